@@ -1,0 +1,194 @@
+"""Every setting there is, once: typed, with unit, default and source.
+
+The fields are the flags of the command line, the keys of a `--config` file and the environment
+variables (`UNETSEG_` + upper case). Precedence: defaults < file < environment < flags. "auto" is
+resolved by `training/plan.py`, which writes each choice with its reason to `plan.json`.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Auto = Literal["auto"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: object) -> object:
+    """Seconds in a duration such as `90`, `90s`, `10m`, `1h30m` or `2d`.
+
+    Raises:
+        ValueError: the text is no duration.
+
+    >>> parse_duration("1h30m")
+    5400.0
+    """
+    if not isinstance(text, str):
+        return text
+    if re.fullmatch(r"\d+(\.\d+)?", text.strip()):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", text.lower())
+    if not parts or "".join(n + u for n, u in parts) != re.sub(r"\s", "", text.lower()):
+        raise ValueError(f"{text!r} is no duration: write 90s, 10m or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and no unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(Settings):
+    """Which images and masks, and how they are split."""
+
+    images: Path | None = None
+    """Folder of the images, when it is not found by its name."""
+    masks: Path | None = None
+    """Folder of the masks, when it is not found by its name."""
+    pairs: Path | None = None
+    """CSV file with the columns image, mask and optionally split and group."""
+    classes: Path | None = None
+    """classes.txt, .json or .yaml with class names and codes (default: found in DATA)."""
+    ignore: tuple[int, ...] = ()
+    """Mask values that no loss and no score counts."""
+    snap: bool = False
+    """Snap stray mask values (anti-aliasing, JPEG noise) to the nearest class."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the images held out for validation when the folder has no split of its own."""
+    group: str | None = None
+    """Regular expression on image names; images with equal matches stay in one split."""
+    group_column: str | None = None
+    """Column of the pairs CSV; images with equal values stay in one split."""
+
+
+BlockKind = Literal["plain", "residual"]
+SkipKind = Literal["concat", "add", "none"]
+NormKind = Literal["batch", "group", "instance", "none"]
+
+
+class NetworkConfig(Settings):
+    """The U-Net."""
+
+    preset: Literal["unet", "classic"] = "unet"
+    """classic: Ronneberger 2015 exactly (depth 4, width 64, valid convolutions, no norm)."""
+    depth: Annotated[int, Field(ge=1, le=8)] | Auto = "auto"
+    """Number of times the resolution is halved."""
+    width: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """Channels of the first level; each level below has twice as many, up to 512 (1024 classic)."""
+    widths: tuple[int, ...] = ()
+    """Channels of every level, depth + 1 numbers, instead of width."""
+    block: BlockKind = "plain"
+    """Two convolutions, plain or with a shortcut around them."""
+    skip: tuple[SkipKind, ...] = ("concat",)
+    """Skip connection of all levels, or one per level from the top."""
+    norm: NormKind = "batch"
+    """Normalisation layer after each convolution."""
+    up: Literal["transpose", "bilinear"] = "transpose"
+    """How the decoder doubles the resolution."""
+    padding: Literal["same", "valid"] = "same"
+    """valid: 3×3 convolutions without padding (572² in, 388² out); needs preset classic."""
+    deep_supervision: bool = False
+    """Also train the coarser decoder levels (weights 1, ½, ¼ …)."""
+    encoder: str | None = None
+    """Encoder of segmentation-models-pytorch, for example resnet34, instead of our own."""
+    weights: str = "none"
+    """Weights of that encoder: imagenet, none, or a local .safetensors or .pth file."""
+    scale: Annotated[float, Field(gt=0, le=1), Parameter(alias=["-s"])] = 1.0
+    """Size at which the network sees the image, as a fraction; masks keep full size."""
+
+
+class TrainingConfig(Settings):
+    """How the network is trained."""
+
+    epochs: Annotated[int | None, Field(ge=1), Parameter(alias=["-e"])] = None
+    """Passes over the training images (default: 100, or what fits in the budget)."""
+    budget: Seconds | None = None
+    """Time for the whole training, validation included: 90s, 10m, 1h30m."""
+    batch: Annotated[Annotated[int, Field(ge=1)] | Auto, Parameter(alias=["-b"])] = "auto"
+    """Crops per step."""
+    lr: Annotated[Annotated[float, Field(gt=0)] | Auto, Parameter(alias=["-l"])] = "auto"
+    """Peak learning rate."""
+    patch: Annotated[int, Field(ge=16)] | Auto = "auto"
+    """Side of the square training crops, pixels."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with Nesterov momentum 0.99."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Weight decay; norms and biases are left out."""
+    schedule: Literal["poly", "cosine"] = "poly"
+    """How the learning rate falls to zero: (1 − t)^0.9, or half a cosine."""
+    warmup: Fraction = 0.03
+    """Share of the training in which the learning rate rises linearly."""
+    loss: Literal["dice_ce", "dice", "ce"] = "dice_ce"
+    """Soft Dice, cross-entropy, or their sum."""
+    class_weights: Literal["auto", "none"] = "auto"
+    """auto: rare classes weigh more in the cross-entropy."""
+    oversample: Fraction | Auto = "auto"
+    """Share of the crops that are centred on a foreground pixel."""
+    augment: Literal["auto", "none", "light", "full"] = "auto"
+    """Augmentation profile."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient; longer ones are scaled to it."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches whose gradients are summed for one step."""
+    ema: bool = True
+    """Validate and keep the running mean of the weights instead of the last ones."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many validations without a better Dice (default: never)."""
+
+
+class RuntimeConfig(Settings):
+    """The machine."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the network; auto takes bf16 or fp16 where the machine has the units."""
+    workers: Annotated[int, Field(ge=0)] | Auto = "auto"
+    """Processes that read and augment images."""
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+
+
+class TrainConfig(Settings):
+    """Everything `unetseg train` can be told."""
+
+    data: Annotated[DataConfig, Parameter(name="*", group="Data")] = DataConfig()
+    network: Annotated[NetworkConfig, Parameter(name="*", group="Network")] = NetworkConfig()
+    training: Annotated[TrainingConfig, Parameter(name="*", group="Training")] = TrainingConfig()
+    runtime: Annotated[RuntimeConfig, Parameter(name="*", group="Machine")] = RuntimeConfig()
+
+
+class PredictConfig(Settings):
+    """How masks are predicted."""
+
+    overlay: bool = False
+    """Also write <name>_overlay.png: the image with the classes drawn over it."""
+    probabilities: bool = False
+    """Also write <name>_probabilities.tif: one float32 band per class, 0–1."""
+    tta: bool = False
+    """Average over the mirror images (4 times the work)."""
+    tile: Annotated[int, Field(ge=32)] | Auto = "auto"
+    """Side of the tiles that large images are cut into, pixels."""
+    overlap: Annotated[float, Field(ge=0, le=0.75)] | Auto = "auto"
+    """Share of a tile that its neighbour covers too."""
+    existing: Literal["refuse", "skip", "overwrite"] = "refuse"
+    """What to do when an output file is there already."""
+
+
+class EvalConfig(Settings):
+    """Which pairs are scored, and what is written beside the scores."""
+
+    split: Literal["auto", "train", "val", "test", "all"] = "auto"
+    """auto: test when there is one, else val, else all."""
+    save_masks: Annotated[bool, Parameter(name="--save-masks")] = True
+    """Write the predicted masks."""
+    overlays: bool = True
+    """Write pictures that show hits, misses and false alarms."""

@@ -1,0 +1,116 @@
+"""Every error that a user can cause, with what came, what was expected and the mend.
+
+The tree (the number is the exit code of the command line):
+
+    UnetsegError                     1
+    ├── ConfigError                  2   a setting or argument is wrong
+    ├── MachineError                 3   a package, device or folder is not usable
+    ├── PartialError                 4   some of the work was done, some failed
+    ├── DataError                    5   the images or masks are not usable
+    │   ├── PairingError                 images and masks do not match up
+    │   ├── ImageError                   an image cannot be read or has the wrong bands
+    │   └── MaskError                    a mask cannot be read or its values make no sense
+    ├── DivergedError                6   the loss stopped being a number
+    ├── OutOfMemoryError             7   the machine's memory does not hold the work
+    ├── BundleError                  8   a checkpoint or bundle is missing, damaged or foreign
+    └── StoppedError               130   stopped by a signal (130 SIGINT, 143 SIGTERM)
+"""
+
+from collections.abc import Sequence
+
+
+class UnetsegError(Exception):
+    """An answer to the user: a summary, all offenders, and the mend.
+
+    Args:
+        summary: One sentence: what came and what was expected.
+        offenders: Every file or setting at fault, one line each; never only the first.
+        mend: What to do, as a command where there is one.
+    """
+
+    exit_code = 1
+
+    def __init__(self, summary: str, offenders: Sequence[object] = (), mend: str = "") -> None:
+        self.summary = summary
+        self.offenders = [str(offender) for offender in offenders]
+        self.mend = mend
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [self.summary, *(f"  - {offender}" for offender in self.offenders)]
+        return "\n".join([*lines, self.mend] if self.mend else lines)
+
+    def __reduce__(self) -> tuple[type, tuple[str, list[str], str]]:
+        """Rebuild from the three parts, so that errors cross process borders whole."""
+        return type(self), (self.summary, self.offenders, self.mend)
+
+
+class ConfigError(UnetsegError):
+    """A setting or argument is wrong."""
+
+    exit_code = 2
+
+
+class MachineError(UnetsegError):
+    """A package, device or folder is not usable."""
+
+    exit_code = 3
+
+
+class PartialError(UnetsegError):
+    """Some of the work was done, some failed."""
+
+    exit_code = 4
+
+
+class DataError(UnetsegError):
+    """The images or masks are not usable."""
+
+    exit_code = 5
+
+
+class PairingError(DataError):
+    """Images and masks do not match up."""
+
+
+class ImageError(DataError):
+    """An image cannot be read, or has the wrong bands."""
+
+
+class MaskError(DataError):
+    """A mask cannot be read, or its values make no sense."""
+
+
+class DivergedError(UnetsegError):
+    """The loss stopped being a number."""
+
+    exit_code = 6
+
+
+class OutOfMemoryError(UnetsegError):
+    """The machine's memory does not hold the work."""
+
+    exit_code = 7
+
+
+class BundleError(UnetsegError):
+    """A checkpoint or bundle is missing, damaged or foreign."""
+
+    exit_code = 8
+
+
+class StoppedError(UnetsegError):
+    """Training was stopped by a signal, after its state was saved."""
+
+    exit_code = 130
+
+    def __init__(
+        self,
+        summary: str,
+        offenders: Sequence[object] = (),
+        mend: str = "",
+        *,
+        exit_code: int = 130,
+    ) -> None:
+        super().__init__(summary, offenders, mend)
+        self.exit_code = exit_code

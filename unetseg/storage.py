@@ -1,0 +1,134 @@
+"""Files that are whole or not there: atomic writes, checksums and run folders."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from hashlib import blake2b, sha256
+from pathlib import Path
+
+from unetseg.errors import BundleError, MachineError
+
+STAMP = "%Y%m%d-%H%M%S"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`.
+
+    The temporary file keeps the suffix, so that writers which look at it still work. On any error
+    it is removed and `path` keeps what it held.
+
+    Raises:
+        MachineError: the folder cannot be written or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        _sync(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` to `path` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def content_hash(*paths: Path) -> str:
+    """BLAKE2b-128 of the bytes of `paths` in order, as 32 hexadecimal digits."""
+    digest = blake2b(digest_size=16)
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_checksum(path: Path) -> None:
+    """Write the SHA-256 of `path` to `<path>.sha256`, in the format of `sha256sum`."""
+    digest = sha256(path.read_bytes()).hexdigest()
+    write_text(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n")
+
+
+def verify_checksum(path: Path) -> None:
+    """Compare `path` with its `.sha256`.
+
+    Raises:
+        BundleError: the checksum is missing or the bytes differ.
+    """
+    record = path.with_name(path.name + ".sha256")
+    if not record.is_file():
+        raise BundleError(f"{path} has no checksum {record.name} beside it")
+    if record.read_text().split()[:1] != [sha256(path.read_bytes()).hexdigest()]:
+        raise BundleError(f"{path} is damaged: its bytes differ from {record.name}")
+
+
+def new_run_folder(out: Path, name: str | None) -> Path:
+    """Create and return `out/name`; without a name, `out/<date-time>`, unique even in one second.
+
+    Raises:
+        MachineError: `out/name` holds a run already, or `out` cannot be written.
+    """
+    stem = name or datetime.now().strftime(STAMP)
+    if not re.fullmatch(r"[\w.+-][\w.+ -]*", stem) or stem in {".", ".."}:
+        raise MachineError(f"{stem!r} is no name for a run folder: use letters, digits, - and _")
+    for attempt in range(1000):
+        folder = out / (stem if not attempt else f"{stem}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if name and any(folder.iterdir()):
+                mend = "Give another --name, or go on with it by --resume."
+                raise MachineError(f"{folder} holds a run already", mend=mend) from None
+            if name:
+                return folder
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        else:
+            return folder
+    raise MachineError(f"{out} holds a thousand runs called {stem}")
+
+
+def latest_run(out: Path) -> Path | None:
+    """The run folder in `out` whose resume state was written last, or None."""
+    states = sorted(out.glob("*/last.pt"), key=lambda state: state.stat().st_mtime)
+    return states[-1].parent if states else None
+
+
+def _cannot_write(path: Path, error: OSError) -> MachineError:
+    reason = error.strerror or str(error)
+    return MachineError(f"cannot write {path}: {reason}", mend="Free space or choose another folder.")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
