@@ -40,6 +40,22 @@ def parse_duration(text: object) -> object:
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 
 
+def split_commas(values: object) -> object:
+    """`("a,b", "c")` as `("a", "b", "c")`: lists may be written with commas."""
+    if isinstance(values, str):
+        values = (values,)
+    if isinstance(values, (list, tuple)):
+        return tuple(
+            part.strip() if isinstance(part, str) else part
+            for value in values
+            for part in (value.split(",") if isinstance(value, str) else [value])
+        )
+    return values
+
+
+Commas = BeforeValidator(split_commas)
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, and no unknown names."""
 
@@ -57,7 +73,7 @@ class DataConfig(Settings):
     """CSV file with the columns image, mask and optionally split and group."""
     classes: Path | None = None
     """classes.txt, .json or .yaml with class names and codes (default: found in DATA)."""
-    ignore: tuple[int, ...] = ()
+    ignore: Annotated[tuple[int, ...], Commas, Parameter(allow_leading_hyphen=True)] = ()
     """Mask values that no loss and no score counts."""
     snap: bool = False
     """Snap stray mask values (anti-aliasing, JPEG noise) to the nearest class."""
@@ -82,12 +98,12 @@ class NetworkConfig(Settings):
     depth: Annotated[int, Field(ge=1, le=8)] | Auto = "auto"
     """Number of times the resolution is halved."""
     width: Annotated[int, Field(ge=1)] | Auto = "auto"
-    """Channels of the first level; each level below has twice as many, up to 512 (1024 classic)."""
-    widths: tuple[int, ...] = ()
-    """Channels of every level, depth + 1 numbers, instead of width."""
+    """Channels of the first level; each level below has twice as many."""
+    widths: Annotated[tuple[int, ...], Commas] = ()
+    """Channels of every level, depth + 1 numbers, instead of width: 32,64,128."""
     block: BlockKind = "plain"
     """Two convolutions, plain or with a shortcut around them."""
-    skip: tuple[SkipKind, ...] = ("concat",)
+    skip: Annotated[tuple[SkipKind, ...], Commas] = ("concat",)
     """Skip connection of all levels, or one per level from the top."""
     norm: NormKind = "batch"
     """Normalisation layer after each convolution."""
@@ -183,12 +199,36 @@ class PredictConfig(Settings):
     """What to do when an output file is there already."""
 
 
-class EvalConfig(Settings):
+class ScoringConfig(Settings):
     """Which pairs are scored, and what is written beside the scores."""
 
     split: Literal["auto", "train", "val", "test", "all"] = "auto"
     """auto: test when there is one, else val, else all."""
-    save_masks: Annotated[bool, Parameter(name="--save-masks")] = True
+    save_masks: bool = True
     """Write the predicted masks."""
     overlays: bool = True
     """Write pictures that show hits, misses and false alarms."""
+
+
+class EvalConfig(Settings):
+    """Everything `unetseg eval` can be told."""
+
+    scoring: Annotated[ScoringConfig, Parameter(name="*", group="Scoring")] = ScoringConfig()
+    data: Annotated[DataConfig, Parameter(name="*", group="Data")] = DataConfig()
+    predict: Annotated[PredictConfig, Parameter(name="*", group="Prediction")] = PredictConfig()
+    runtime: Annotated[RuntimeConfig, Parameter(name="*", group="Machine")] = RuntimeConfig()
+
+
+SETTINGS: frozenset[str] = frozenset(
+    name
+    for group in (
+        DataConfig,
+        NetworkConfig,
+        TrainingConfig,
+        RuntimeConfig,
+        PredictConfig,
+        ScoringConfig,
+    )
+    for name in group.model_fields
+)
+"""The name of every setting."""

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,11 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 
 from unetseg.errors import BundleError, MachineError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks of this kind.
+    fcntl = None  # type: ignore[assignment]
 
 STAMP = "%Y%m%d-%H%M%S"
 
@@ -27,7 +33,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
+        )
         os.close(handle)
     except OSError as error:
         raise _cannot_write(path, error) from error
@@ -41,6 +49,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; on success it takes the place of `folder`."""
+    fresh, old = (folder.with_name(f".{folder.name}-{state}") for state in ("new", "old"))
+    if old.exists() and not folder.exists():
+        old.replace(folder)  # A crash came between the two renames below.
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        yield fresh
+        if folder.exists():
+            folder.replace(old)
+        fresh.replace(folder)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -112,6 +141,29 @@ def new_run_folder(out: Path, name: str | None) -> Path:
     raise MachineError(f"{out} holds a thousand runs called {stem}")
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process alone; the lock ends with the process, however it ends.
+
+    Raises:
+        MachineError: another process holds it.
+    """
+    with (folder / ".lock").open("a+") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                mend = "Wait for it, stop it, or choose another --name."
+                raise MachineError(f"process {owner} trains in {folder}", mend=mend) from None
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
 def latest_run(out: Path) -> Path | None:
     """The run folder in `out` whose resume state was written last, or None."""
     states = sorted(out.glob("*/last.pt"), key=lambda state: state.stat().st_mtime)
@@ -120,7 +172,9 @@ def latest_run(out: Path) -> Path | None:
 
 def _cannot_write(path: Path, error: OSError) -> MachineError:
     reason = error.strerror or str(error)
-    return MachineError(f"cannot write {path}: {reason}", mend="Free space or choose another folder.")
+    return MachineError(
+        f"cannot write {path}: {reason}", mend="Free space or choose another folder."
+    )
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,63 @@
+# Everything runs in .venv, built from constraints.txt. Needs Python 3.11+ and make; nothing else.
+
+PYTHON ?= python3
+ARGS   ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check format clean
+
+help: ## this list
+	@echo "unetseg: say make and one of"
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS=… is handed on."
+
+env: $(STAMP) ## build .venv; nothing to do when it is current
+
+demo: $(STAMP) ## draw sample data, train, evaluate, predict
+	$(BIN)/unetseg demo $(ARGS)
+
+test: $(STAMP) ## run the test suite
+	$(BIN)/pytest $(ARGS)
+
+check: $(STAMP) ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove caches and build products; .venv, data and checkpoints stay
+	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find unetseg tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv installs everything: it honours the versions below to the letter, and takes the build of torch
+# that belongs to torchvision. A uv on PATH is used; otherwise pip puts one into .venv.
+$(STAMP): pyproject.toml constraints.txt
+	@set -eu; \
+	uv=uv; uv --version >/dev/null 2>&1 || uv=$(BIN)/uv; \
+	if ! $(BIN)/python -c pass >/dev/null 2>&1; then \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	        echo "unetseg needs Python 3.11 or newer; say: make env PYTHON=/path/to/python3.12" >&2; \
+	        exit 1; }; \
+	    rm -rf $(VENV); \
+	    if [ $$uv = uv ]; then \
+	        uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
+	    else \
+	        $(PYTHON) -m venv $(VENV) || { \
+	            echo "install your system's python3-venv package, or uv" >&2; exit 1; }; \
+	    fi; \
+	fi; \
+	if [ $$uv != uv ] && [ ! -x $$uv ]; then \
+	    $(BIN)/python -m ensurepip >/dev/null; \
+	    $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; \
+	fi; \
+	$$uv pip install --python $(BIN)/python --constraints constraints.txt \
+	    --build-constraints constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,96 @@
+"""unetseg: pairs on disk → tensors → U-Net → masks on disk.
+
+The files are the stages of that sentence, in order. Imports run one way only: a file may import
+what is written above it, never below.
+
+    errors.py          what a user can do wrong, each with its mend and its exit code
+    progress.py        what long work tells whoever watches
+    config.py          every setting there is, once: typed, with unit, default and source
+    runtime.py         device, precision, threads, memory, seed
+    storage.py         files that are whole or not there; run folders
+    data/              files on disk → tensors
+      images.py          pixels in and out: any bit depth, any band count
+      masks.py           what a mask value means: classes, codings, palette, ignore
+      coding.py          what the values of a folder's masks conclude to
+      overlay.py         pictures of masks over images
+      table.py           pairs listed in a CSV file
+      pairs.py           find and match image/mask pairs
+      splits.py          which pairs train, validate and test
+      fingerprint.py     what a folder is like: sizes, intensities, class statistics
+      survey.py          a folder understood: pairs, splits, facts and classes in one
+      augment.py         geometry moves image and mask together; colour moves the image only
+      dataset.py         pair → (image C×H×W, mask H×W); crops, loaders
+      sample.py          draws the sample folder that the demo and the tests use
+    unet/              image tensor → logits
+      shortcuts.py       inside a block: identity and projection
+      blocks.py          plain and residual blocks
+      skips.py           across the U: concat, add, none
+      encoder.py         image → features, shallow to deep
+      pretrained.py      a segmentation-models-pytorch encoder behind the same contract
+      decoder.py         bottom + skips → full-resolution features
+      model.py           UNet, and the one function that builds it from its settings
+    bundle.py          a trained U-Net on disk: model.safetensors + model.json, complete in itself
+    prediction/        bundle + images → masks
+      tiling.py          cut, overlap, blend (arrays only; knows no network)
+      engine.py          a trained U-Net made fast on this machine
+      predict.py         folder → mask files
+    evaluation/        bundle + pairs → scores
+      confusion.py       int64 counts → IoU, Dice, precision, recall
+      evaluate.py        scores per class and per image, with confidence intervals
+    training/          pairs → bundle
+      plan.py            fingerprint + budget → every "auto" resolved, each with its reason
+      losses.py          (logits, target) → scalar
+      checkpoint.py      everything that a resume needs
+      fit.py             the loop, readable from top to bottom
+    cli/               argv → settings → one call; one file per verb; the only place that prints
+
+The same from Python, each loaded when it is first used:
+
+    import unetseg
+
+    unetseg.train("data/cells")                            # → run folder
+    unetseg.evaluate("checkpoints/cells", "data/cells")    # → scores
+    unetseg.predict("checkpoints/cells", ["new/"], "out")  # → mask files
+    unetseg.load("checkpoints/cells").predict(array)       # → mask H×W
+    unetseg.UNet                                           # the network, a torch module
+"""
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unetseg.evaluation.evaluate import evaluate
+    from unetseg.prediction.predict import load
+    from unetseg.prediction.predict import predict_folder as predict
+    from unetseg.training.fit import train
+    from unetseg.unet.model import UNet
+
+__version__ = "0.1.0"
+__all__ = ["UNet", "__version__", "evaluate", "load", "predict", "train"]
+
+# albumentations looks for updates on the network at import, unless told not to
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+_HOMES = {
+    "UNet": ("unetseg.unet.model", "UNet"),
+    "evaluate": ("unetseg.evaluation.evaluate", "evaluate"),
+    "load": ("unetseg.prediction.predict", "load"),
+    "predict": ("unetseg.prediction.predict", "predict_folder"),
+    "train": ("unetseg.training.fit", "train"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the public name from its home on first use, so that torch is loaded late (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'unetseg' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value: object = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The names in the module, public ones not yet imported included."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,218 @@
+"""A trained U-Net on disk: model.safetensors + model.json, complete in itself.
+
+Whoever loads a bundle cannot scale pixels wrongly: the normalisation is part of the `Segmenter`,
+which takes raw pixel values. No pickled object and no import path is stored; the network is rebuilt
+from the allow-list of `unet/model.py`.
+"""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unetseg.config import NetworkConfig
+from unetseg.data.masks import ClassMap
+from unetseg.errors import BundleError
+from unetseg.runtime import Machine, versions
+from unetseg.storage import replace_folder, write_bytes, write_json
+from unetseg.unet.model import UNet, build_unet
+
+FORMAT: Literal[1] = 1
+LARGEST_JSON = 16 * 2**20
+"""Bytes; a model.json beyond that is refused unread."""
+LARGEST_WEIGHTS = 16 * 2**30
+"""Bytes; weights beyond that are refused unread."""
+
+
+class Normalisation(BaseModel):
+    """How pixel values reach the network: (pixel − mean) / std, per band."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["dataset", "image"]
+    """dataset: mean and std of the training pixels; image: of each whole image, at the time."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class BundleInfo(BaseModel):
+    """model.json: everything beside the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = FORMAT
+    network: NetworkConfig
+    bands: int
+    dtype: str
+    """Pixel type of the training images (numpy name)."""
+    class_map: ClassMap
+    normalisation: Normalisation
+    tile: int
+    """Side of the tiles for images larger than that, pixels."""
+    overlap: float
+    """Share of a tile that its neighbour covers too."""
+    data_hash: str = ""
+    """Hash over all training pairs."""
+    scores: dict[str, Any] = {}
+    """Scores at the end of training, with the split they are from."""
+    versions: dict[str, str] = {}
+    weights_sha256: str = ""
+
+
+class Segmenter(nn.Module):
+    """Normalisation + U-Net: raw pixel values in, logits out.
+
+    Args:
+        network: The U-Net.
+        normalisation: How pixels are scaled; one number per band.
+        scale: Size at which the network sees the image, as a fraction.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: UNet, normalisation: Normalisation, scale: float = 1.0) -> None:
+        super().__init__()
+        self.classes = network.head.out_channels
+        self.network = network
+        self.per_image = normalisation.kind == "image"
+        self.scale = scale
+        self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(normalisation.std).view(1, -1, 1, 1))
+
+    def forward(self, image: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """Logits N×K×H×W of `image`, float32 or uint8 N×C×H×W, raw pixel values.
+
+        Args:
+            image: The pixels.
+            statistics: N×2×C mean and deviation of the whole images that `image` is cut from, for
+                "image" normalisation; taken from `image` itself when not given.
+        """
+        return self.all_logits(image, statistics)[0]
+
+    def all_logits(self, image: Tensor, statistics: Tensor | None = None) -> list[Tensor]:
+        """Logits of every supervised level, the full resolution first."""
+        height, width = image.shape[-2:]
+        pixels = self.normalise(image, statistics)
+        if self.scale != 1:
+            size = [max(1, round(side * self.scale)) for side in (height, width)]
+            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        margin = self.network.geometry.margin
+        if margin:
+            mode = "reflect" if margin < min(pixels.shape[-2:]) else "replicate"
+            pixels = F.pad(pixels, (margin,) * 4, mode)
+        first, *coarser = self.network.all_logits(pixels)
+        if self.scale != 1:
+            first = F.interpolate(first.float(), (height, width), mode="bilinear")
+        return [first, *coarser]
+
+    def normalise(self, image: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """`image` in float32 with mean 0 and deviation 1, as the network was trained."""
+        image = image.float()
+        if not self.per_image:
+            return (image - self.mean) / self.std
+        if statistics is None:
+            statistics = image_statistics(image)
+        mean, std = statistics[:, 0, :, None, None], statistics[:, 1, :, None, None]
+        return (image - mean) / std.clamp_min(1e-6)
+
+
+def image_statistics(image: Tensor) -> Tensor:
+    """N×2×C mean and deviation of every band of N×C×H×W images."""
+    flat = image.double().flatten(2)
+    return torch.stack([flat.mean(2), flat.std(2, correction=0)], dim=1).float()
+
+
+def build_segmenter(info: BundleInfo) -> Segmenter:
+    """A segmenter with fresh weights."""
+    network = build_unet(info.network, info.bands, len(info.class_map.classes))
+    return Segmenter(network, info.normalisation, info.network.scale)
+
+
+def to_machine(segmenter: Segmenter, machine: Machine) -> Segmenter:
+    """`segmenter` on the device of `machine`, in the memory layout of fast convolutions."""
+    segmenter.to(machine.device)
+    for parameter in segmenter.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return segmenter
+
+
+def save_bundle(folder: Path, weights: dict[str, Tensor], info: BundleInfo) -> None:
+    """Write a bundle into `folder`, replacing one that is there, whole or not at all."""
+    content = save_tensors({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
+    digest = sha256(content).hexdigest()
+    complete = info.model_copy(update={"weights_sha256": digest, "versions": versions()})
+    with replace_folder(folder) as temporary:
+        write_bytes(temporary / "model.safetensors", content)
+        write_json(temporary / "model.json", complete.model_dump(mode="json"))
+
+
+def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:
+    """The trained U-Net in a run folder or bundle folder, in evaluation mode on the CPU.
+
+    Raises:
+        BundleError: there is none, it is damaged, or it is not of this format.
+    """
+    folder = find_bundle(run)
+    info = read_info(folder / "model.json")
+    file = folder / "model.safetensors"
+    _check_size(file, LARGEST_WEIGHTS)
+    content = file.read_bytes()
+    if sha256(content).hexdigest() != info.weights_sha256:
+        raise BundleError(f"{file} is damaged: its bytes differ from the sum in model.json")
+    network = info.network.model_copy(update={"weights": "none"})
+    segmenter = build_segmenter(info.model_copy(update={"network": network}))
+    try:
+        segmenter.load_state_dict(load_tensors(content))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise BundleError(f"{file} does not hold the network of model.json", [error]) from error
+    return segmenter.eval(), info
+
+
+def find_bundle(run: Path) -> Path:
+    """The folder with model.json: `run` itself or `run`/model."""
+    for folder in (run, run / "model"):
+        if (folder / "model.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    if run.is_file():
+        raise BundleError(
+            f"{run} is a file, not a run folder",
+            mend="Give the folder that `unetseg train` wrote; foreign checkpoints are not loaded.",
+        )
+    what = "has no trained model" if run.is_dir() else "does not exist"
+    runs = sorted(str(path.parents[1]) for path in run.absolute().parent.glob("*/model/model.json"))
+    raise BundleError(f"{run} {what} (model/model.json)", runs, "Give a run folder of `train`.")
+
+
+def read_info(path: Path) -> BundleInfo:
+    """The checked content of a model.json."""
+    _check_size(path, LARGEST_JSON)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path} is no JSON: {error}") from error
+    version = content.get("format") if isinstance(content, dict) else None
+    if version != FORMAT:
+        mend = "Use the unetseg version that wrote it."
+        raise BundleError(
+            f"{path} is of format {version!r}, this version reads {FORMAT}", mend=mend
+        )
+    try:
+        return BundleInfo.model_validate(content)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise BundleError(f"{path} is not a bundle of this version", wrong) from error
+
+
+def _check_size(path: Path, largest: int) -> None:
+    if path.stat().st_size > largest:
+        raise BundleError(f"{path} has {path.stat().st_size} bytes; at most {largest} are read")

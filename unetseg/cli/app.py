@@ -1,0 +1,119 @@
+"""The command line: verbs registered by import path, settings from config.py, errors as answers."""
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App, CycloptsError
+from cyclopts.config import Env, Yaml
+from pydantic import ValidationError
+
+from unetseg.cli.console import err
+from unetseg.config import SETTINGS
+from unetseg.errors import ConfigError, UnetsegError
+
+HELP = """Train a U-Net on a folder of images and masks, and predict masks with it.
+
+unetseg demo                                    see it work in a minute
+unetseg check photos/                           what unetseg makes of your folder
+unetseg train photos/ --budget 10m --name cells
+unetseg eval checkpoints/cells photos/
+unetseg predict checkpoints/cells new/ -o masks/
+
+Every setting can also stand in a --config FILE.yaml or in the environment (UNETSEG_EPOCHS=20);
+flags win over the environment, and that over the file.
+"""
+
+COMMANDS = {
+    "demo": "Draw a sample folder, train, evaluate and predict on it.",
+    "sample": "Draw a sample folder of image/mask pairs.",
+    "check": "Say what is found in a folder, and the plan for it.",
+    "train": "Train a U-Net on a folder of image/mask pairs.",
+    "eval": "Score a trained U-Net on a folder of pairs.",
+    "predict": "Write masks for images.",
+    "doctor": "Say what this machine offers.",
+}
+ALIASES = {"eval": ["evaluate"]}
+EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPT = 2, 3, 130
+
+app = App(name="unetseg", help=HELP, help_format="plaintext", version_flags=["--version"])
+for verb, summary in COMMANDS.items():
+    module = "evaluate" if verb == "eval" else verb
+    app.command(f"unetseg.cli.{module}:{module}", name=verb, alias=ALIASES.get(verb), help=summary)
+
+
+def main() -> None:
+    """The `unetseg` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        app.config = _sources(tokens)
+        app(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _fail(_usage(error), EXIT_USAGE)
+    except ValidationError as error:
+        return _fail(_settings(error), EXIT_USAGE)
+    except UnetsegError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPT)
+    except ImportError as error:
+        mend = "Install it: pip install 'unetseg' with this Python, or see `unetseg doctor`."
+        return _fail(f"a package is missing or does not fit: {error}\n{mend}", EXIT_MACHINE)
+    return 0
+
+
+def _sources(tokens: Sequence[str]) -> list[Env | Yaml]:
+    """Where settings come from beside the flags: the environment, then the --config file."""
+    sources: list[Env | Yaml] = [Env("UNETSEG_", command=False, show=False)]
+    for at, token in enumerate(tokens):
+        if token == "--config" or token.startswith("--config="):
+            path = token.partition("=")[2] or next(iter(tokens[at + 1 :]), "")
+            sources.append(_file(path))
+    return sources
+
+
+def _file(path: str) -> Yaml:
+    if not Path(path).is_file():
+        raise ConfigError(f"--config {path!r} is no file")
+    return Yaml(path, use_commands_as_keys=False, must_exist=True)
+
+
+def _usage(error: CycloptsError) -> str:
+    """One plain line for a command line that does not fit."""
+    if isinstance(error.__cause__, ValidationError):
+        return _settings(error.__cause__)
+    return f"{error}\nSee `unetseg --help`, or --help after the command."
+
+
+def _settings(error: ValidationError) -> str:
+    """One plain line for each wrong setting: name, value, what is allowed."""
+    lines: dict[str, list[str]] = {}
+    for problem in error.errors():
+        names = [str(part) for part in problem["loc"] if str(part) in SETTINGS]
+        flag = "--" + (names[-1] if names else str(problem["loc"][-1])).replace("_", "-")
+        value = problem.get("input")
+        lines.setdefault(f"{flag} {value!r}", []).append(_allowed(problem))
+    return "\n".join(f"{what}: {' or '.join(dict.fromkeys(why))}" for what, why in lines.items())
+
+
+def _allowed(problem: Any) -> str:
+    if problem["type"] == "literal_error":
+        expected = problem["ctx"]["expected"]
+        options = re.findall(r"'([^']+)'", expected)
+        near = difflib.get_close_matches(str(problem["input"]), options, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"must be {expected}{hint}"
+    message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    return message if problem["type"] == "value_error" else f"must be {message}"
+
+
+def _fail(message: str, code: int) -> int:
+    err.print(f"error: {message}", markup=False)
+    return code

@@ -1,0 +1,129 @@
+"""What the user sees: bars on a terminal, plain lines elsewhere, errors as answers."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+QUIET_SECONDS = 15.0
+"""Between two lines about the same task where there is no terminal."""
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def observer() -> "Bars | Lines":
+    """Bars on a terminal, plain lines elsewhere."""
+    return Bars() if out.is_terminal else Lines()
+
+
+def say(message: str) -> None:
+    """One line to the user; brackets in it are text."""
+    out.print(message, markup=False)
+
+
+class Lines:
+    """Progress as plain lines, a few a minute: for logs, pipes and containers."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, int] = {}
+        self._total: dict[str, int | None] = {}
+        self._facts: dict[str, dict[str, object]] = {}
+        self._spoke: dict[str, float] = {}
+
+    def start(self, task: str, total: int | None = None) -> None:
+        """Begin `task`."""
+        self._done[task], self._total[task], self._facts[task] = 0, total, {}
+        self._spoke[task] = time.monotonic()
+
+    def advance(self, task: str, steps: int = 1, **facts: object) -> None:
+        """Print a line when the last one about `task` is long ago."""
+        self._done[task] += steps
+        self._facts[task] |= facts
+        if time.monotonic() - self._spoke[task] >= QUIET_SECONDS:
+            self._spoke[task] = time.monotonic()
+            say(f"{task} {self._share(task)}{_described(self._facts[task])}")
+
+    def finish(self, task: str) -> None:
+        """Forget `task`."""
+        self._spoke.pop(task, None)
+
+    def say(self, message: str) -> None:
+        """Print the message."""
+        say(message)
+
+    def stop(self) -> None:
+        """Nothing is left on the screen."""
+
+    def _share(self, task: str) -> str:
+        total = self._total[task]
+        return f"{self._done[task] / total:.0%} " if total else ""
+
+
+class Bars:
+    """Progress as bars with the time that is left."""
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._facts: dict[str, dict[str, object]] = {}
+
+    def start(self, task: str, total: int | None = None) -> None:
+        """Show a bar."""
+        if self._bars is None:
+            self._bars = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TaskProgressColumn() if task == "training" else MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[facts]}", markup=False),
+                console=out,
+                transient=True,
+            )
+            self._bars.start()
+        self._facts[task] = {}
+        self._tasks[task] = self._bars.add_task(task, total=total, facts="")
+
+    def advance(self, task: str, steps: int = 1, **facts: object) -> None:
+        """Move the bar."""
+        self._facts[task] |= facts
+        if self._bars is not None:
+            described = _described(self._facts[task])
+            self._bars.update(self._tasks[task], advance=steps, facts=described)
+
+    def finish(self, task: str) -> None:
+        """Take the bar away."""
+        if self._bars is None or task not in self._tasks:
+            return
+        self._bars.remove_task(self._tasks.pop(task))
+        if not self._tasks:
+            self._bars.stop()
+            self._bars = None
+
+    def say(self, message: str) -> None:
+        """Print the message above the bars."""
+        (self._bars.console if self._bars else out).print(message, markup=False)
+
+    def stop(self) -> None:
+        """Take all bars away, whatever happened."""
+        for task in list(self._tasks):
+            self.finish(task)
+
+
+def _described(facts: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {_short(value)}" for name, value in facts.items())
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,39 @@
+"""unetseg doctor."""
+
+import shutil
+from pathlib import Path
+
+from rich.table import Table
+
+from unetseg.cli.console import out, say
+
+
+def doctor() -> None:
+    """Say what this machine offers: packages, device, arithmetic, memory, disk.
+
+    Example:
+    unetseg doctor
+    """
+    import torch
+
+    from unetseg import runtime
+    from unetseg.config import RuntimeConfig
+    from unetseg.data.fingerprint import cache_folder
+
+    machine = runtime.start(RuntimeConfig())
+    gibibyte = 2**30
+    table = Table(show_header=False, box=None)
+    for name, version in runtime.versions().items():
+        table.add_row(name, version)
+    table.add_row("device", str(machine))
+    table.add_row("CUDA", torch.version.cuda or "none" if torch.cuda.is_available() else "none")
+    table.add_row("cores", str(runtime.usable_cores()))
+    table.add_row("free memory", f"{runtime.host_memory() / gibibyte:.1f} GiB")
+    table.add_row("free disk here", f"{shutil.disk_usage(Path()).free / gibibyte:.1f} GiB")
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        free = shutil.disk_usage(shared).free / gibibyte
+        table.add_row("/dev/shm", f"{free:.1f} GiB" + (" (small)" if free < 1 else ""))
+    table.add_row("fingerprint cache", str(cache_folder()))
+    out.print(table)
+    say("next: unetseg demo")

@@ -1,0 +1,61 @@
+"""unetseg eval."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from unetseg.cli.console import observer, out, say
+from unetseg.config import EvalConfig
+
+
+def evaluate(
+    run: Path,
+    data: Path,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    config: Annotated[EvalConfig, Parameter(name="*")] = EvalConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Score a trained U-Net on a folder of image/mask pairs.
+
+    Writes scores.json, classes.csv, images.csv, masks/ and overlays/ (hits green, misses red,
+    false alarms blue, confused classes yellow).
+
+    Examples:
+    unetseg eval checkpoints/cells photos/
+    unetseg eval checkpoints/cells photos/ --split all --tta -o scores/
+
+    Parameters
+    ----------
+    run
+        Run folder of `unetseg train`.
+    data
+        Folder of pairs; images known from training keep their split.
+    output
+        Folder to write to (default: RUN/eval/SPLIT).
+    config_file
+        YAML file with settings.
+    """
+    from unetseg.evaluation.evaluate import evaluate as run_evaluation
+
+    progress = observer()
+    try:
+        result = run_evaluation(run, data, config, output=output, progress=progress)
+    finally:
+        progress.stop()
+    scores = result.scores
+    table = Table("class", "IoU", "Dice", "precision", "recall", "pixels", box=None)
+    for row in scores.classes:
+        ratios = (row.iou, row.dice, row.precision, row.recall)
+        table.add_row(row.name, *(f"{ratio:.4f}" for ratio in ratios), f"{row.pixels:,}")
+    out.print(table)
+    low, high = scores.foreground_dice_interval
+    say(
+        f"{result.split}, {scores.images} images: foreground Dice {scores.foreground_dice:.4f} "
+        f"(95% interval {low:.4f}–{high:.4f}), IoU {scores.foreground_iou:.4f}"
+    )
+    say(f"scores, masks and overlays: {result.folder}")
+    say(f"next: unetseg predict {run} IMAGES -o masks")

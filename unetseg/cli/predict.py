@@ -1,0 +1,57 @@
+"""unetseg predict."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from unetseg.cli.console import observer, say
+from unetseg.config import PredictConfig, RuntimeConfig
+from unetseg.errors import ImageError, PartialError
+
+
+def predict(
+    run: Path,
+    /,
+    *images: Path,
+    output: Annotated[Path, Parameter(alias="-o")],
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    config: Annotated[PredictConfig, Parameter(name="*")] = PredictConfig(),  # noqa: B008 (frozen)
+    runtime: Annotated[RuntimeConfig, Parameter(name="*", group="Machine")] = RuntimeConfig(),  # noqa: B008
+) -> None:
+    """Write masks for images, in the coding of the masks the model was trained on.
+
+    Examples:
+    unetseg predict checkpoints/cells new/ -o masks/
+    unetseg predict checkpoints/cells a.png 'scans/*.tif' -o masks/ --overlay --probabilities
+
+    Parameters
+    ----------
+    run
+        Run folder of `unetseg train`.
+    images
+        Image files, folders (subfolders are kept) or glob patterns.
+    output
+        Folder for the masks.
+    config_file
+        YAML file with settings.
+    """
+    from unetseg.prediction.predict import predict_folder
+
+    progress = observer()
+    try:
+        result = predict_folder(run, images, output, config, runtime, progress)
+    finally:
+        progress.stop()
+    if result.skipped:
+        say(f"{len(result.skipped)} masks were there already")
+    if result.failures:
+        kind = PartialError if result.written else ImageError
+        raise kind(
+            f"{len(result.failures)} images have no mask, {len(result.written)} have",
+            list(result.failures.values()),
+            f"They are listed in {output / 'failures.jsonl'}; mend them and add --existing skip.",
+        )
+    say(f"{len(result.written)} masks: {output}")
+    if not config.overlay:
+        say("next: add --overlay --existing overwrite to see them drawn over the images")

@@ -1,0 +1,88 @@
+"""Augmentation: geometry moves image and mask together, colour moves the image only.
+
+albumentations does the work. It wants uint8, or float32 in 0–1; so images of other types are
+mapped to 0–1 by the range of each band in the window before, and back after. The range is the
+window's own because 16-bit data are skewed: noise in proportion to the brightest pixel of a data
+set would drown most of its images.
+"""
+
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+CONTEXT = 1.25
+"""Side of the window that is cut for a rotated or scaled crop, relative to the crop."""
+
+
+class Augmenter:
+    """One profile of augmentations.
+
+    Args:
+        profile: "none", "light" (flips, right angles, brightness) or "full" (also free rotation,
+            scale, elastic deformation, gamma, noise and blur).
+        size: Side of the crops returned, pixels.
+    """
+
+    def __init__(self, profile: str, size: int) -> None:
+        self.window = round(size * CONTEXT) if profile == "full" else size
+        self.pipeline = A.Compose([*geometry(profile, size), *colour(profile)])
+
+    def __call__(
+        self, image: NDArray[Any], mask: NDArray[np.uint8], seed: int
+    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Augment a window; the result is a pure function of the arguments.
+
+        Args:
+            image: window×window×C, raw pixel values.
+            mask: window×window, class indexes.
+            seed: Seed of every random draw.
+
+        Returns:
+            Image and mask of size×size; the image in its own type, float32 when that is not uint8.
+        """
+        self.pipeline.set_random_seed(seed)
+        if image.dtype == np.uint8:
+            moved = self.pipeline(image=image, mask=mask)
+            return moved["image"], moved["mask"]
+        image = image.astype(np.float32)
+        low = image.min((0, 1))
+        span = image.max((0, 1)) - low
+        span[span == 0] = 1
+        moved = self.pipeline(image=(image - low) / span, mask=mask)
+        return moved["image"] * span + low, moved["mask"]
+
+
+def geometry(profile: str, size: int) -> list[A.BasicTransform]:
+    """Transforms that move pixels; the mask moves with the image, by nearest neighbour."""
+    if profile == "none":
+        return []
+    flips = A.SquareSymmetry(p=1.0)
+    if profile == "light":
+        return [flips]
+    reflect = cv2.BORDER_REFLECT_101
+    return [
+        A.Affine(
+            scale=(0.7, 1.4), rotate=(-45, 45), balanced_scale=True, border_mode=reflect, p=0.6
+        ),
+        A.ElasticTransform(alpha=60, sigma=8, approximate=True, border_mode=reflect, p=0.15),
+        A.CenterCrop(size, size),
+        flips,
+    ]
+
+
+def colour(profile: str) -> list[A.BasicTransform]:
+    """Transforms that change values; the mask stays as it is."""
+    if profile == "none":
+        return []
+    brightness = A.RandomBrightnessContrast(0.25, 0.25, brightness_by_max=False, p=0.5)
+    if profile == "light":
+        return [brightness]
+    return [
+        brightness,
+        A.RandomGamma((70, 140), p=0.3),
+        A.GaussNoise(std_range=(0.01, 0.06), p=0.15),
+        A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.2), p=0.15),
+    ]

@@ -1,0 +1,191 @@
+"""Pairs → training crops: a sample is a pure function of (seed, position in the training)."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from unetseg.data.augment import Augmenter
+from unetseg.data.images import match_bands, read_image
+from unetseg.data.masks import ClassMap, read_mask
+from unetseg.data.pairs import Pair
+
+
+class Sample(NamedTuple):
+    """One crop, or a batch of crops with a leading N."""
+
+    image: Tensor
+    """C×H×W, raw pixel values, uint8 or float32."""
+    mask: Tensor
+    """H×W uint8, class indexes; 255 is ignored."""
+    statistics: Tensor
+    """2×C float32: mean and deviation of the whole image the crop is from."""
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """How crops are taken from images."""
+
+    size: int
+    """Side, pixels."""
+    profile: str
+    """Augmentation profile."""
+    oversample: float
+    """Share of the crops that are centred on a pixel of a class drawn at random."""
+
+
+class PairReader:
+    """Reads pairs as (image H×W×C, class indexes H×W), and keeps them when memory allows.
+
+    Args:
+        pairs: What to read.
+        class_map: What the mask values mean.
+        bands: Bands that every image must have.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], class_map: ClassMap, bands: int) -> None:
+        self.pairs = list(pairs)
+        self.class_map = class_map
+        self.bands = bands
+        self._kept: dict[int, tuple[NDArray[Any], NDArray[np.uint8]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        if index in self._kept:
+            return self._kept[index]
+        pair = self.pairs[index]
+        if pair.mask is None:
+            raise ValueError(f"{pair.image} has no mask")
+        image = match_bands(read_image(pair.image), self.bands, pair.image)
+        return image, self.class_map.encode(read_mask(pair.mask).pixels)
+
+    def keep(self) -> None:
+        """Decode everything now, in parallel, and answer from memory from here on."""
+        with ThreadPoolExecutor() as pool:
+            self._kept = dict(enumerate(pool.map(self.__getitem__, range(len(self)))))
+
+
+class Crops(Dataset[Sample]):
+    """Augmented crops. The index is a pair of numbers: (which image, seed of the draw)."""
+
+    def __init__(self, reader: PairReader, rule: CropRule, statistics: NDArray[np.float32]) -> None:
+        """Take `statistics`, N×2×C: mean and deviation of every image, in the reader's order."""
+        self.reader = reader
+        self.rule = rule
+        self.statistics = statistics
+        self.augment = Augmenter(rule.profile, rule.size)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        index, seed = key
+        image, mask = self.reader[index]
+        rng = np.random.default_rng(seed)
+        centre = self._centre(mask, rng)
+        image = window(image, centre, self.augment.window)
+        mask = window(mask, centre, self.augment.window)
+        image, mask = self.augment(image, mask, int(rng.integers(2**31)))
+        return Sample(
+            torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            torch.from_numpy(np.ascontiguousarray(mask)),
+            torch.from_numpy(self.statistics[index]),
+        )
+
+    def _centre(self, mask: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int, int]:
+        if rng.random() < self.rule.oversample:
+            foreground = self.reader.class_map.foreground
+            present = [c for c in foreground if (mask == c).any()]
+            if present:
+                pixels = np.flatnonzero(mask == present[rng.integers(len(present))])
+                row, column = divmod(int(pixels[rng.integers(len(pixels))]), mask.shape[1])
+                return row, column
+        return _random_centre(mask.shape[0], self.rule.size, rng), _random_centre(
+            mask.shape[1], self.rule.size, rng
+        )
+
+
+def _random_centre(length: int, size: int, rng: np.random.Generator) -> int:
+    """The middle of a crop that lies wholly inside, or of the image when that is smaller."""
+    if length <= size:
+        return length // 2
+    return int(rng.integers(size // 2, length - (size - size // 2) + 1))
+
+
+def window(array: NDArray[Any], centre: tuple[int, int], size: int) -> NDArray[Any]:
+    """The size×size window of `array` around `centre`; outside, the array is mirrored."""
+    picks = []
+    for middle, length in zip(centre, array.shape[:2], strict=True):
+        wanted = np.arange(middle - size // 2, middle - size // 2 + size)
+        picks.append(_mirror(wanted, length))
+    rows, columns = picks
+    return array[rows[:, None], columns[None, :]]
+
+
+def _mirror(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Positions folded back into 0…length−1 without repeating the border (… 2 1 0 1 2 …)."""
+    if length == 1:
+        return np.zeros_like(positions)
+    period = 2 * (length - 1)
+    folded = positions % period
+    return np.minimum(folded, period - folded)
+
+
+class Order(Sampler[list[tuple[int, int]]]):
+    """The batches of the whole training, without end.
+
+    Every epoch visits image i `repeats[i]` times in an order drawn from (seed, epoch). The batch at
+    step s is a pure function of (seed, s), whatever the number of workers; so a resumed training
+    goes on with the very crops the interrupted one would have seen.
+    """
+
+    def __init__(self, repeats: Sequence[int], batch: int, seed: int, first_step: int = 0) -> None:
+        self.images = np.repeat(np.arange(len(repeats)), repeats)
+        self.batch = batch
+        self.seed = seed
+        self.first_step = first_step
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches until every image was seen; the last one is filled from the same epoch."""
+        return -(-len(self.images) // self.batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, skip = divmod(self.first_step, self.steps_per_epoch)
+        while True:
+            yield from self._epoch(epoch)[skip:]
+            epoch, skip = epoch + 1, 0
+
+    def _epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        length = self.steps_per_epoch * self.batch
+        order = np.resize(rng.permutation(self.images), length)
+        keys = list(zip(order.tolist(), rng.integers(2**62, size=length).tolist(), strict=True))
+        return [keys[at : at + self.batch] for at in range(0, length, self.batch)]
+
+
+def crop_loader(crops: Crops, order: Order, workers: int, *, pin: bool = False) -> DataLoader[Any]:
+    """The loader of the whole training: batches of `Sample`, without end."""
+    return DataLoader(
+        crops,
+        batch_sampler=order,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_start_worker,
+        timeout=600 if workers else 0,
+    )
+
+
+def _start_worker(_worker: int) -> None:
+    """One thread for each worker, and Ctrl-C is for the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

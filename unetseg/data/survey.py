@@ -1,0 +1,114 @@
+"""A folder understood: its pairs, their splits, their facts and what the mask values mean."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from unetseg.config import DataConfig
+from unetseg.data.coding import ClassNames, find_class_file, infer_class_map, read_class_names
+from unetseg.data.fingerprint import PairFacts, take_fingerprint
+from unetseg.data.masks import IGNORED, ClassMap
+from unetseg.data.pairs import Pair, PairSet, find_pairs
+from unetseg.data.splits import assign_splits
+from unetseg.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything known about a folder before training."""
+
+    pairs: PairSet
+    facts: dict[str, PairFacts]
+    """By pair name."""
+    class_map: ClassMap
+    rules: tuple[str, ...]
+    """What was concluded, one sentence each."""
+
+    @property
+    def bands(self) -> int:
+        """Bands of every image; grey images among RGB ones count as RGB."""
+        return max(fact.image.bands for fact in self.facts.values())
+
+    @property
+    def dtype(self) -> str:
+        """Pixel type of every image (numpy name)."""
+        return next(iter(self.facts.values())).image.dtype
+
+    def select(self, split: str) -> tuple[Pair, ...]:
+        """The pairs of "train", "val", "test" or "all"."""
+        return self.pairs.select(split)
+
+    def facts_of(self, split: str) -> list[PairFacts]:
+        """The facts of the pairs of a split, in order."""
+        return [self.facts[pair.name] for pair in self.select(split)]
+
+    def class_pixels(self, split: str = "train") -> list[int]:
+        """Pixels of each class in a split."""
+        pixels = [0] * len(self.class_map.classes)
+        for fact in self.facts_of(split):
+            for index, count in class_counts(fact, self.class_map):
+                pixels[index] += count
+        return pixels
+
+
+def survey(data: Path, config: DataConfig | None = None, progress: Progress = SILENT) -> Survey:
+    """Find, read and understand the pairs in `data`.
+
+    Raises:
+        DataError: something in the folder does not fit; every offender is listed.
+    """
+    config = config or DataConfig()
+    found = find_pairs(
+        data,
+        images=config.images,
+        masks=config.masks,
+        table=config.pairs,
+        group=config.group,
+        group_column=config.group_column,
+    )
+    progress.say(f"pairs: {found.rule}")
+    facts = take_fingerprint(found.pairs, progress)
+    class_map, evidence = infer_class_map(
+        [fact.mask for fact in facts],
+        names=_class_names(data, config),
+        ignore=config.ignore,
+        snap=config.snap,
+    )
+    progress.say(evidence)
+    presence = [frozenset(i for i, _ in class_counts(fact, class_map)) for fact in facts]
+    hashes = [fact.hash for fact in facts]
+    pairs = assign_splits(found, hashes, presence, config.val_fraction)
+    by_name = {pair.name: fact for pair, fact in zip(found.pairs, facts, strict=True)}
+    understood = Survey(pairs, by_name, class_map, (found.rule, evidence, split_sentence(pairs)))
+    progress.say(understood.rules[-1])
+    return understood
+
+
+def with_splits(known: Survey, splits: dict[str, str]) -> Survey:
+    """`known` with the split of each pair taken from `splits` (content hash → split)."""
+    pairs = tuple(
+        replace(pair, split=splits.get(known.facts[pair.name].hash)) for pair in known.pairs.pairs
+    )
+    return replace(known, pairs=replace(known.pairs, pairs=pairs))
+
+
+def split_sentence(pairs: PairSet) -> str:
+    """How many pairs each split holds."""
+    counts = {
+        split: sum(pair.split == split for pair in pairs.pairs)
+        for split in ("train", "val", "test")
+    }
+    return "splits: " + ", ".join(f"{count} {split}" for split, count in counts.items() if count)
+
+
+def class_counts(fact: PairFacts, class_map: ClassMap) -> Iterator[tuple[int, int]]:
+    """(class index, pixels) for the classes that one mask holds; ignored codes are left out."""
+    for code, pixels in fact.mask.counts:
+        index = class_map.index_of(code)
+        if index != IGNORED:
+            yield index, pixels
+
+
+def _class_names(data: Path, config: DataConfig) -> ClassNames | None:
+    path = config.classes or (find_class_file(data) if data.is_dir() else None)
+    return read_class_names(path) if path else None

@@ -1,0 +1,332 @@
+"""Int64 counts → IoU, Dice, precision and recall.
+
+A confusion is an int64 K×K array: row = true class, column = predicted class, entry = pixels.
+Counts of images add up; ratios are taken once, of the sums, so that no score depends on how images
+were batched, chunked or tiled.
+
+Conventions, for every score of a class:
+
+- Absent: a class in neither truth nor prediction has no score (nan) and is left out of means. So
+  an image with an empty mask and an empty prediction counts neither as 1 nor as 0.
+- Missed or made up: a class in only one of the two scores 0, precision and recall included.
+- Pixels whose truth is ignored (255) are counted nowhere.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.data.masks import IGNORED
+
+CHUNK = 1 << 16
+"""Pixels counted at a time: few enough to stay in the processor's cache."""
+RESAMPLES_AT_ONCE = 64
+"""Bootstrap samples held in memory together."""
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+def confusion(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int) -> Counts:
+    """Pixels of each true class (row) that were given each class (column).
+
+    Args:
+        truth: uint8 class indexes of any shape, 255 ignored.
+        prediction: uint8 class indexes of the same shape.
+        classes: K, 1–255.
+
+    Returns:
+        int64 K×K.
+
+    Raises:
+        ValueError: other dtypes, different shapes, or an index that is no class.
+
+    >>> truth = np.array([[0, 1], [1, 255]], np.uint8)
+    >>> confusion(truth, np.array([[0, 0], [1, 1]], np.uint8), classes=2).tolist()
+    [[1, 0], [1, 1]]
+    """
+    if truth.dtype != np.uint8 or prediction.dtype != np.uint8:
+        raise ValueError(f"truth is {truth.dtype} and prediction {prediction.dtype}, not uint8")
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}")
+    if prediction.size and prediction.max() >= classes:
+        raise ValueError(f"prediction has class {prediction.max()} of {classes} classes")
+    counts = _count(truth.ravel(), prediction.ravel(), classes)
+    unknown = np.flatnonzero(counts[classes:IGNORED].any(axis=1)) + classes
+    if unknown.size:
+        raise ValueError(f"truth has classes {unknown.tolist()} of {classes} classes")
+    return counts[:classes]
+
+
+def _count(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int) -> Counts:
+    """256×K counts of flat index arrays: every value that truth may have is a row."""
+    counts = np.zeros(256 * classes, np.int64)
+    for start in range(0, truth.size, CHUNK):
+        code = truth[start : start + CHUNK].astype(np.intp) * classes
+        code += prediction[start : start + CHUNK]
+        counts += np.bincount(code, minlength=counts.size)
+    return counts.reshape(256, classes)
+
+
+def _score(gained: Counts, possible: Counts, confusions: Counts) -> Floats:
+    """Divide gained by possible; 0 where nothing was possible, nan where a class is absent."""
+    ratio = gained / np.maximum(possible, 1)
+    return np.where(_truth(confusions) + _predicted(confusions) > 0, ratio, np.nan)
+
+
+def _hits(confusions: Counts) -> Counts:
+    return np.diagonal(confusions, axis1=-2, axis2=-1)
+
+
+def _truth(confusions: Counts) -> Counts:
+    return np.asarray(confusions.sum(axis=-1))
+
+
+def _predicted(confusions: Counts) -> Counts:
+    return np.asarray(confusions.sum(axis=-2))
+
+
+def iou(confusions: Counts) -> Floats:
+    """Intersection over union (Jaccard index) per class: |T ∩ P| / |T ∪ P|.
+
+    Args:
+        confusions: int64 …×K×K; leading axes are images or bootstrap samples.
+
+    Returns:
+        …×K, 0–1; nan where a class is absent from truth and prediction.
+
+    >>> iou(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
+    [0.75, 0.667, nan]
+    """
+    hits = _hits(confusions)
+    return _score(hits, _truth(confusions) + _predicted(confusions) - hits, confusions)
+
+
+def dice(confusions: Counts) -> Floats:
+    """Dice coefficient (F1 score) per class: 2 |T ∩ P| / (|T| + |P|).
+
+    Args:
+        confusions: int64 …×K×K; leading axes are images or bootstrap samples.
+
+    Returns:
+        …×K, 0–1; nan where a class is absent from truth and prediction.
+
+    >>> dice(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
+    [0.857, 0.8, nan]
+    """
+    possible = _truth(confusions) + _predicted(confusions)
+    return _score(2 * _hits(confusions), possible, confusions)
+
+
+def precision(confusions: Counts) -> Floats:
+    """Share of the pixels predicted as a class that are of it: |T ∩ P| / |P|.
+
+    Args:
+        confusions: int64 …×K×K; leading axes are images or bootstrap samples.
+
+    Returns:
+        …×K, 0–1; 0 where a class of the truth was never predicted, nan where it is absent from
+        truth and prediction.
+
+    >>> precision(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
+    [1.0, 0.667, nan]
+    """
+    return _score(_hits(confusions), _predicted(confusions), confusions)
+
+
+def recall(confusions: Counts) -> Floats:
+    """Share of the pixels of a class that were predicted as it: |T ∩ P| / |T|.
+
+    Args:
+        confusions: int64 …×K×K; leading axes are images or bootstrap samples.
+
+    Returns:
+        …×K, 0–1; 0 where a predicted class is not in the truth, nan where it is absent from truth
+        and prediction.
+
+    >>> recall(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
+    [0.75, 1.0, nan]
+    """
+    return _score(_hits(confusions), _truth(confusions), confusions)
+
+
+def pixel_accuracy(confusions: Counts) -> Floats:
+    """Share of the counted pixels whose class is right.
+
+    Args:
+        confusions: int64 …×K×K; leading axes are images or bootstrap samples.
+
+    Returns:
+        …, 0–1; nan where no pixel was counted.
+
+    >>> float(pixel_accuracy(np.array([[3, 1], [0, 4]])))
+    0.875
+    """
+    total = confusions.sum(axis=(-2, -1))
+    ratio = _hits(confusions).sum(axis=-1) / np.maximum(total, 1)
+    return np.where(total > 0, ratio, np.nan)
+
+
+def mean_over(scores: Floats, classes: Sequence[int]) -> Floats:
+    """Mean of the scores of some classes, the absent ones (nan) left out.
+
+    Args:
+        scores: …×K, nan where a class is absent.
+        classes: Indexes of the classes that count.
+
+    Returns:
+        …; nan where all of these classes are absent.
+
+    >>> float(mean_over(np.array([0.9, 0.5, np.nan]), classes=[1, 2]))
+    0.5
+    """
+    chosen = scores[..., list(classes)]
+    there = ~np.isnan(chosen)
+    number = there.sum(axis=-1)
+    mean = np.where(there, chosen, 0).sum(axis=-1) / np.maximum(number, 1)
+    return np.where(number > 0, mean, np.nan)
+
+
+def bootstrap_interval(
+    confusions: Counts,
+    statistic: Callable[[Counts], Floats],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a score, over images.
+
+    Images, not pixels, are drawn with replacement: the pixels of an image are no independent
+    evidence. Images of one patient or place are none either; merge their confusions first.
+
+    Args:
+        confusions: int64 N×K×K, one per image.
+        statistic: int64 S×K×K sums of S samples → S scores; samples that score nan are left out.
+        samples: Number of samples drawn.
+        seed: Seed of the draw; equal seeds give equal intervals.
+        level: Share of the samples inside the interval.
+
+    Returns:
+        Lower and upper end; (nan, nan) for fewer than two images, which say nothing of the spread.
+
+    Source: Efron 1979, Annals of Statistics 7:1.
+
+    >>> images = np.array([[[9, 1], [0, 5]], [[8, 0], [4, 1]], [[7, 1], [1, 7]]])
+    >>> low, high = bootstrap_interval(images, pixel_accuracy)
+    >>> bool(low < pixel_accuracy(images.sum(axis=0)) < high)
+    True
+    """
+    if len(confusions) < 2:
+        return math.nan, math.nan
+    random = np.random.default_rng(seed)
+    flat = confusions.reshape(len(confusions), -1).astype(np.float64)  # exact below 2⁵³ pixels
+    scores = []
+    for start in range(0, samples, RESAMPLES_AT_ONCE):
+        number = min(RESAMPLES_AT_ONCE, samples - start)
+        times_drawn = random.multinomial(len(flat), [1 / len(flat)] * len(flat), size=number)
+        sums = (times_drawn @ flat).astype(np.int64)
+        scores.append(statistic(sums.reshape(number, *confusions.shape[1:])))
+    values = np.concatenate(scores)
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return math.nan, math.nan
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """The scores of one class over a data set, 0–1; nan where the class is absent."""
+
+    name: str
+    iou: float
+    dice: float
+    precision: float
+    recall: float
+    pixels: int
+    """Pixels of the class in the truth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """The scores of a data set, 0–1; nan where nothing could be scored.
+
+    Intervals are 95% bootstrap intervals over images. Means leave absent classes out.
+    """
+
+    images: int
+    classes: tuple[ClassScores, ...]
+    foreground_iou: float
+    foreground_iou_interval: tuple[float, float]
+    foreground_dice: float
+    foreground_dice_interval: tuple[float, float]
+    mean_iou: float
+    """Over all classes, background too."""
+    mean_dice: float
+    """Over all classes, background too."""
+    pixel_accuracy: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as JSON holds them: classes by name, intervals as lists, null for nan."""
+        raw = asdict(self)
+        raw["classes"] = {row.pop("name"): row for row in raw["classes"]}
+        return {key: _json_value(value) for key, value in raw.items()}
+
+
+def _json_value(value: Any) -> Any:
+    """`value` with lists for tuples and None for nan, at any depth."""
+    if isinstance(value, dict):
+        return {key: _json_value(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return [_json_value(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def score(confusions: Counts, names: Sequence[str], foreground: Sequence[int]) -> Scores:
+    """The scores of a data set from the confusions of its images.
+
+    Args:
+        confusions: int64 N×K×K, one per image; N may be 0.
+        names: Names of the K classes, all different.
+        foreground: Indexes of the classes that the foreground means run over.
+
+    Raises:
+        ValueError: the confusions are not N×K×K for these K names.
+
+    >>> scores = score(np.array([[[6, 1], [1, 2]]]), ["ground", "crack"], foreground=[1])
+    >>> scores.foreground_iou, scores.classes[1].pixels
+    (0.5, 3)
+    """
+    if confusions.shape[1:] != (len(names), len(names)):
+        raise ValueError(f"confusions of shape {confusions.shape} for {len(names)} classes")
+
+    def foreground_iou(sums: Counts) -> Floats:
+        return mean_over(iou(sums), foreground)
+
+    def foreground_dice(sums: Counts) -> Floats:
+        return mean_over(dice(sums), foreground)
+
+    total = confusions.sum(axis=0)
+    every = range(len(names))
+    return Scores(
+        images=len(confusions),
+        classes=_class_scores(total, names),
+        foreground_iou=float(foreground_iou(total)),
+        foreground_iou_interval=bootstrap_interval(confusions, foreground_iou),
+        foreground_dice=float(foreground_dice(total)),
+        foreground_dice_interval=bootstrap_interval(confusions, foreground_dice),
+        mean_iou=float(mean_over(iou(total), every)),
+        mean_dice=float(mean_over(dice(total), every)),
+        pixel_accuracy=float(pixel_accuracy(total)),
+    )
+
+
+def _class_scores(total: Counts, names: Sequence[str]) -> tuple[ClassScores, ...]:
+    columns = [column(total).tolist() for column in (iou, dice, precision, recall)]
+    pixels = _truth(total).tolist()
+    return tuple(ClassScores(*row) for row in zip(names, *columns, pixels, strict=True))

@@ -1,0 +1,213 @@
+"""Bundle + pairs → scores per class and per image, predicted masks and error pictures."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.bundle import BundleInfo
+from unetseg.config import EvalConfig, ScoringConfig
+from unetseg.data.images import read_image, write_png
+from unetseg.data.masks import ClassMap, read_mask, write_mask
+from unetseg.data.overlay import error_overlay
+from unetseg.data.pairs import Pair, PairSet, find_pairs
+from unetseg.data.splits import read_splits
+from unetseg.errors import DataError, UnetsegError
+from unetseg.evaluation.confusion import Scores, confusion, dice, iou, mean_over, score
+from unetseg.prediction.engine import Engine
+from unetseg.prediction.predict import Predictor, check_image, read_ahead
+from unetseg.progress import SILENT, Progress
+from unetseg.storage import content_hash, write_json, write_text
+
+Truth = tuple[NDArray[Any], NDArray[np.uint8]]
+"""An image H×W×C of raw pixel values, and its class indexes H×W."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one split, and where they were written."""
+
+    split: str
+    scores: Scores
+    folder: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of scores.json."""
+        return {"split": self.split, **self.scores.to_json()}
+
+
+def evaluate(
+    run: str | Path,
+    data: str | Path,
+    config: EvalConfig | None = None,
+    *,
+    output: Path | None = None,
+    progress: Progress = SILENT,
+) -> Evaluation:
+    """Score a trained U-Net on the pairs of a folder.
+
+    Writes scores.json, classes.csv and images.csv, and masks and error pictures unless `config`
+    says not to, below `output` (default: `run`/eval/`split`).
+
+    Args:
+        run: Run folder or bundle folder.
+        data: The folder of pairs. Images known from training keep their split, recognised by
+            content, wherever the folder is now.
+        config: Which split, how it is predicted, and what is written beside the scores.
+        output: Folder to write to.
+        progress: Hears what is done.
+
+    Raises:
+        DataError: pairs that cannot be read or do not fit the model, all of them.
+        BundleError: there is no usable model.
+    """
+    config, run = config or EvalConfig(), Path(run)
+    predictor = Predictor(run, config.predict, config.runtime)
+    source = config.data
+    found = find_pairs(Path(data), images=source.images, masks=source.masks, table=source.pairs)
+    progress.say(f"pairs: {found.rule}")
+    split, pairs = choose_pairs(found, run, config.scoring.split)
+    output = output or run / "eval" / split
+    progress.say(f"{len(pairs)} images of split {split} on {predictor.machine}")
+    keep = _artifact_writer(output, predictor.info.class_map, config.scoring)
+    counts = evaluate_pairs(predictor.engine, predictor.info, pairs, keep, progress)
+    result = Evaluation(split, _score(counts, predictor.info.class_map), output)
+    write_scores(result, pairs, counts, predictor.info.class_map)
+    return result
+
+
+def choose_pairs(found: PairSet, run: Path, split: str) -> tuple[str, tuple[Pair, ...]]:
+    """The split to score and its pairs.
+
+    The splits of the training count, for images that were there (recognised by content); else the
+    folder's own; without any, every pair is scored as "all".
+    """
+    file = run / "splits.json"
+    known = read_splits(file) if file.is_file() else {}
+    splits = {pair.name: pair.split for pair in found.pairs}
+    for pair in found.pairs:
+        digest = content_hash(pair.image, pair.mask) if known and pair.mask else ""
+        splits[pair.name] = known.get(digest, pair.split)
+    if split == "auto":
+        present = set(splits.values())
+        split = next((name for name in ("test", "val") if name in present), "all")
+    chosen = tuple(p for p in found.pairs if split == "all" or splits[p.name] == split)
+    if not chosen:
+        there = sorted({name or "none" for name in splits.values()})
+        raise DataError(
+            f"no pair of {found.root} is in split {split!r}; there are: {', '.join(there)}",
+            mend="Choose --split all, or one of those.",
+        )
+    return split, chosen
+
+
+def evaluate_pairs(
+    engine: Engine,
+    info: BundleInfo,
+    pairs: Iterable[Pair],
+    keep: Callable[[Pair, Truth, NDArray[np.uint8]], None] | None = None,
+    progress: Progress = SILENT,
+) -> NDArray[np.int64]:
+    """The confusion N×K×K of every pair.
+
+    Args:
+        engine: The trained U-Net.
+        info: What its masks mean.
+        pairs: What to score.
+        keep: Called with each pair, its truth and the predicted class indexes.
+        progress: Hears what is done.
+
+    Raises:
+        DataError: pairs that cannot be read or do not fit the model, all of them.
+    """
+    pairs = list(pairs)
+    by_image = {pair.image: pair for pair in pairs}
+    failures: list[str] = []
+    confusions = []
+    progress.start("evaluating", len(pairs))
+    for path, truth in read_ahead(by_image, lambda path: read_truth(by_image[path], info)):
+        if isinstance(truth, UnetsegError):
+            failures += [truth.summary]
+            continue
+        prediction = engine.classes(truth[0])
+        confusions.append(confusion(truth[1], prediction, len(info.class_map.classes)))
+        if keep:
+            keep(by_image[path], truth, prediction)
+        progress.advance("evaluating", file=path.name)
+    progress.finish("evaluating")
+    if failures:
+        mend = "Replace these files, or leave them out."
+        raise DataError(f"{len(failures)} of {len(pairs)} pairs do not fit", failures, mend)
+    return np.stack(confusions)
+
+
+def read_truth(pair: Pair, info: BundleInfo) -> Truth:
+    """The image and the class indexes of a pair, checked against the model."""
+    if pair.mask is None:
+        raise DataError(f"{pair.image} has no mask")
+    image = check_image(read_image(pair.image), info, pair.image)
+    index = info.class_map.encode(read_mask(pair.mask).pixels)
+    if index.shape != image.shape[:2]:
+        raise DataError(f"{pair.image} is {image.shape[:2]}, {pair.mask} is {index.shape}")
+    return image, index
+
+
+def write_scores(
+    result: Evaluation, pairs: Iterable[Pair], counts: NDArray[np.int64], class_map: ClassMap
+) -> None:
+    """Write scores.json, classes.csv and images.csv into the evaluation's folder."""
+    write_json(result.folder / "scores.json", result.to_json())
+    rows = result.to_json()["classes"]
+    write_text(
+        result.folder / "classes.csv",
+        _csv([{"class": name, **values} for name, values in rows.items()]),
+    )
+    write_text(result.folder / "images.csv", _csv(_image_rows(pairs, counts, class_map)))
+
+
+def _image_rows(
+    pairs: Iterable[Pair], counts: NDArray[np.int64], class_map: ClassMap
+) -> Iterator[dict[str, Any]]:
+    for pair, count in zip(pairs, counts, strict=True):
+        overlaps = dice(count)
+        yield {
+            "image": pair.name,
+            "foreground_dice": _cell(mean_over(overlaps, class_map.foreground)),
+            "foreground_iou": _cell(mean_over(iou(count), class_map.foreground)),
+        } | {f"dice {name}": _cell(d) for name, d in zip(class_map.names, overlaps, strict=True)}
+
+
+def _artifact_writer(
+    folder: Path, class_map: ClassMap, config: ScoringConfig
+) -> Callable[[Pair, Truth, NDArray[np.uint8]], None]:
+    def write(pair: Pair, truth: Truth, prediction: NDArray[np.uint8]) -> None:
+        if config.save_masks:
+            name = Path(pair.name + class_map.suffix)
+            write_mask(folder / "masks" / name, prediction, class_map)
+        if config.overlays:
+            picture = error_overlay(*truth, prediction, class_map.background)
+            write_png(folder / "overlays" / f"{pair.name}.png", picture)
+
+    return write
+
+
+def _score(counts: NDArray[np.int64], class_map: ClassMap) -> Scores:
+    return score(counts, class_map.names, class_map.foreground)
+
+
+def _cell(value: Any) -> str:
+    return "" if np.isnan(value) else f"{value:.4f}"
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,96 @@
+"""A trained U-Net made ready to predict on this machine: device, arithmetic, layout, tiles."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unetseg.bundle import Segmenter, image_statistics, to_machine
+from unetseg.prediction.tiling import Blend, cut
+from unetseg.runtime import Machine
+
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+"""Axes of N×C×H×W that each copy of a test-time augmentation is mirrored along."""
+
+
+class Engine:
+    """Predicts images of any size.
+
+    Args:
+        segmenter: The trained U-Net.
+        machine: Where it runs.
+        tile: Images with a longer side are cut into tiles of this side, pixels.
+        overlap: Share of a tile that its neighbour covers too.
+        tta: Average over the four mirror images.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        machine: Machine,
+        *,
+        tile: int,
+        overlap: float,
+        tta: bool = False,
+    ) -> None:
+        self.segmenter = to_machine(segmenter, machine).eval()
+        self.machine = machine
+        self.tile = tile
+        self.overlap = overlap
+        self.mirrors = MIRRORS if tta else MIRRORS[:1]
+        self.batch = 1 if machine.is_cpu else 8
+
+    def classes(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        """Class indexes H×W uint8 of an image H×W×C of raw pixel values."""
+        # max().indices, because argmax over channels is many times slower on CPU (pytorch#140000).
+        index = self.logits(image).max(0).indices
+        return index.to(torch.uint8).cpu().numpy()
+
+    def probabilities(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Probability of each class, K×H×W float32, of an image H×W×C of raw pixel values."""
+        return self.logits(image).softmax(0).cpu().numpy()
+
+    @torch.inference_mode()
+    def logits(self, image: NDArray[Any]) -> Tensor:
+        """Logits K×H×W float32 of an image H×W×C of raw pixel values."""
+        height, width = image.shape[:2]
+        whole = self._tensor(image)  # 1, C, H, W
+        statistics = image_statistics(whole) if self.segmenter.per_image else None
+        if max(height, width) <= self.tile:
+            return self._forward(whole, statistics)[0]
+        return self._tiled(whole, statistics)
+
+    def _tiled(self, whole: Tensor, statistics: Tensor | None) -> Tensor:
+        height, width = whole.shape[-2:]
+        tiles = cut(height, width, self.tile, self.overlap)
+        blend = Blend(self.segmenter.classes, height, width)
+        for at in range(0, len(tiles), self.batch):
+            some = tiles[at : at + self.batch]
+            batch = torch.cat([whole[..., *tile.slices] for tile in some])
+            logits = self._forward(batch, statistics).cpu().numpy()
+            for tile, tile_logits in zip(some, logits, strict=True):
+                blend.add(tile, tile_logits)
+        return torch.from_numpy(blend.result())
+
+    def _forward(self, batch: Tensor, statistics: Tensor | None) -> Tensor:
+        batch = batch.to(self.machine.device)
+        batch = batch.float().contiguous(memory_format=torch.channels_last)
+        if statistics is not None:
+            statistics = statistics.to(self.machine.device).expand(len(batch), -1, -1)
+        with self.machine.autocast():
+            copies = [self._mirrored(batch, statistics, axes) for axes in self.mirrors]
+        return copies[0] if len(copies) == 1 else torch.stack(copies).mean(0)
+
+    def _mirrored(self, batch: Tensor, statistics: Tensor | None, axes: tuple[int, ...]) -> Tensor:
+        if not axes:
+            return self.segmenter.forward(batch, statistics).float()
+        return self.segmenter.forward(batch.flip(axes), statistics).float().flip(axes)
+
+    @staticmethod
+    def _tensor(image: NDArray[Any]) -> Tensor:
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32)
+        image = image if image.flags.writeable else image.copy()
+        return torch.from_numpy(image).permute(2, 0, 1)[None]  # 1, C, H, W

@@ -1,0 +1,203 @@
+"""Cut an image into overlapping tiles and blend what was predicted for them.
+
+Arrays only: nothing here knows a network. Positions are pixels from the top left corner. Near its
+border a tile is predicted with less context, so there its neighbours count more: the logits are
+averaged with a Gaussian window, as in nnU-Net (Isensee et al. 2021, Nature Methods 18:203).
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIGMAS_PER_TILE = 8
+"""The window's σ is the side of the tile divided by this (nnU-Net)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def bottom(self) -> int:
+        """The first row below the tile."""
+        return self.top + self.height
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns: `image[tile.slices]` for H×W×C, `logits[:, *tile.slices]` for K×H×W."""
+        return slice(self.top, self.bottom), slice(self.left, self.left + self.width)
+
+
+def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
+    """First pixels of the tiles along one side: evenly spread, the last one ending at `length`.
+
+    Neighbours share at least `overlap`·`tile` pixels, to the nearest pixel. A side no longer than
+    the tile is one tile.
+
+    Args:
+        length: Pixels of the side, at least 1.
+        tile: Pixels of a tile, at least 1.
+        overlap: Share of a tile that its neighbour covers too, 0 ≤ overlap < 1.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    >>> tile_starts(100, 40, 0.5)
+    [0, 20, 40, 60]
+    >>> tile_starts(30, 40, 0.5)
+    [0]
+    """
+    if length < 1 or tile < 1 or not 0 <= overlap < 1:
+        raise ValueError(f"no tiles for length {length}, tile {tile}, overlap {overlap}")
+    if length <= tile:
+        return [0]
+    stride = max(1, round(tile * (1 - overlap)))
+    steps = math.ceil((length - tile) / stride)
+    return [step * (length - tile) // steps for step in range(steps + 1)]
+
+
+def cut(height: int, width: int, tile: int, overlap: float) -> list[Tile]:
+    """Tiles that cover an image of `height`×`width` pixels, row by row from the top left.
+
+    All have the same shape: min(tile, height) × min(tile, width).
+
+    Args:
+        height: Pixels, at least 1.
+        width: Pixels, at least 1.
+        tile: Side of a tile, pixels.
+        overlap: Share of a tile that its neighbour covers too, 0 ≤ overlap < 1.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    >>> [(tile.top, tile.left) for tile in cut(4, 6, tile=4, overlap=0.5)]
+    [(0, 0), (0, 2)]
+    """
+    shape = min(tile, height), min(tile, width)
+    tops = tile_starts(height, tile, overlap)
+    lefts = tile_starts(width, tile, overlap)
+    return [Tile(top, left, *shape) for top in tops for left in lefts]
+
+
+@lru_cache(maxsize=16)
+def gaussian_window(shape: tuple[int, int]) -> NDArray[np.float32]:
+    """How much each pixel of a tile counts: 1 in the middle, e⁻¹⁶ in the corners, never 0.
+
+    A Gaussian with σ = side / 8 along each side, scaled to a maximum of 1.
+
+    Args:
+        shape: Height and width of the tile, pixels.
+
+    Returns:
+        float32 height×width, read-only, in (0, 1].
+
+    >>> gaussian_window((3, 3))[1].round(3)
+    array([0.029, 1.   , 0.029], dtype=float32)
+    """
+    rows, columns = (_bell(side) for side in shape)
+    window = np.outer(rows, columns).astype(np.float32)
+    window.setflags(write=False)
+    return window
+
+
+def _bell(side: int) -> NDArray[np.float64]:
+    """A Gaussian over `side` pixels, centred, maximum 1."""
+    distance = np.arange(side) - (side - 1) / 2  # pixels from the middle
+    bell = np.exp(-0.5 * (distance * SIGMAS_PER_TILE / side) ** 2)
+    return np.asarray(bell / bell.max(), np.float64)
+
+
+class Blend:
+    """The weighted mean of overlapping tiles, in float32.
+
+    Memory is (channels + 1)·height·width·4 bytes; `blend_strips` needs only some rows of that.
+
+    Args:
+        channels: K, the channels of the logits.
+        height: Pixels of the whole.
+        width: Pixels of the whole.
+
+    >>> blend = Blend(1, 4, 6)
+    >>> for tile in cut(4, 6, tile=4, overlap=0.5):
+    ...     blend.add(tile, np.full((1, 4, 4), 7.0, np.float32))
+    >>> bool(np.allclose(blend.result(), 7))
+    True
+    """
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        self._totals = np.zeros((channels, height, width), np.float32)
+        self._weights = np.zeros((height, width), np.float32)
+
+    def add(self, tile: Tile, logits: NDArray[Any]) -> None:
+        """Add the K×h×w `logits` of `tile`.
+
+        Raises:
+            ValueError: the logits have another shape than the tile.
+        """
+        expected = (len(self._totals), tile.height, tile.width)
+        if logits.shape != expected:
+            raise ValueError(f"logits of shape {logits.shape} for a tile of {expected}")
+        window = gaussian_window((tile.height, tile.width))
+        self._totals[:, *tile.slices] += logits * window
+        self._weights[tile.slices] += window
+
+    def result(self) -> NDArray[np.float32]:
+        """The blended logits, float32 K×height×width.
+
+        Raises:
+            ValueError: a pixel was in no tile.
+        """
+        if not self._weights.all():
+            raise ValueError(f"{np.count_nonzero(self._weights == 0)} pixels are in no tile")
+        return self._totals / self._weights
+
+    def take_rows(self, rows: int) -> NDArray[np.float32]:
+        """Take off the first `rows` rows, blended, and move the others up over them."""
+        done = self._totals[:, :rows] / self._weights[:rows]
+        for sums in (self._totals, self._weights):
+            sums[..., :-rows, :] = sums[..., rows:, :].copy()
+            sums[..., -rows:, :] = 0
+        return done
+
+
+def blend_strips(
+    tiles: Iterable[tuple[Tile, NDArray[Any]]], width: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """What `Blend` gives, in strips from top to bottom as soon as their last tile is there.
+
+    For images too large to be blended whole: only as many rows as a tile has are held.
+
+    Args:
+        tiles: Every tile of `cut`, in its order, with its K×h×w logits.
+        width: Pixels of the whole.
+
+    Yields:
+        The first row of the strip, and its blended logits, float32 K×rows×width.
+
+    >>> tiles = [(tile, np.ones((1, 4, 4))) for tile in cut(6, 4, tile=4, overlap=0.5)]
+    >>> [(top, strip.shape) for top, strip in blend_strips(tiles, width=4)]
+    [(0, (1, 2, 4)), (2, (1, 4, 4))]
+    """
+    blend: Blend | None = None
+    top, height = 0, 0
+    for next_top, row in groupby(tiles, key=lambda item: item[0].top):
+        if blend is not None and next_top > top:
+            yield top, blend.take_rows(next_top - top)
+        top = next_top
+        for tile, logits in row:
+            height = tile.height
+            blend = blend or Blend(len(logits), height, width)
+            blend.add(Tile(0, tile.left, height, tile.width), logits)
+    if blend is not None:
+        yield top, blend.result()

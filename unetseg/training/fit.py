@@ -1,0 +1,405 @@
+"""Pairs → bundle: the training loop, readable from top to bottom."""
+
+import math
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unetseg.bundle import build_segmenter, save_bundle, to_machine
+from unetseg.config import TrainConfig
+from unetseg.data.dataset import CropRule, Crops, Order, PairReader, Sample, crop_loader
+from unetseg.data.fingerprint import PairFacts
+from unetseg.data.images import write_png
+from unetseg.data.survey import Survey
+from unetseg.errors import DivergedError, OutOfMemoryError, StoppedError
+from unetseg.evaluation.confusion import Scores, confusion, score
+from unetseg.prediction.engine import Engine
+from unetseg.progress import SILENT, Progress
+from unetseg.runtime import host_memory
+from unetseg.training.checkpoint import save_state
+from unetseg.training.losses import SegmentationLoss, deep_supervision
+from unetseg.training.plan import FORWARD_SHARE, bundle_info
+from unetseg.training.previews import augmented_sheet, validation_sheet
+from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
+from unetseg.training.schedule import Clock, learning_rate_factor
+from unetseg.training.signals import StopRequest
+
+EMA_DECAY = 0.999
+"""Largest decay of the running mean of the weights; it grows towards that as (1 + s) / (10 + s)."""
+NON_FINITE_IN_A_ROW = 10
+"""Steps with a non-finite gradient after which training stops."""
+
+
+def train(
+    data: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    out: str | Path = "checkpoints",
+    name: str | None = None,
+    resume: bool = False,
+    progress: Progress = SILENT,
+) -> Path:
+    """Train a U-Net on a folder of image/mask pairs.
+
+    Args:
+        data: The folder, or a CSV of pairs.
+        config: Settings; "auto" is resolved by the plan.
+        out: Folder of the run folders.
+        name: Name of the run folder; default: date and time.
+        resume: Go on with the run called `name`, or with the last one in `out`.
+        progress: Hears what is done.
+
+    Returns:
+        The run folder, with the bundle in `model/`.
+
+    Raises:
+        DataError: the folder cannot be used; every offender is listed.
+        ConfigError: settings contradict each other or the run that is resumed.
+        StoppedError: a signal stopped the training; its state is saved.
+        DivergedError: the loss stopped being a number.
+        OutOfMemoryError: a step does not fit in memory.
+    """
+    began = time.monotonic()
+    config = config or TrainConfig()
+    open_or_resume = resume_run if resume else open_run
+    with open_or_resume(Path(data), config, Path(out), name, progress) as run:
+        trainer = Trainer(run, began, progress)
+        try:
+            with StopRequest() as stop:
+                trainer.fit(stop)
+        except torch.OutOfMemoryError as error:
+            mend = f"Choose a --batch below {run.plan.batch}, a smaller --patch or --width."
+            raise OutOfMemoryError("a training step does not fit in memory", mend=mend) from error
+        return run.folder
+
+
+class Trainer:
+    """One training, from fresh or restored weights to the bundle."""
+
+    def __init__(self, run: TrainingRun, began: float, progress: Progress) -> None:
+        self.run, self.plan, self.config = run, run.plan, run.config.training
+        self.machine, self.progress = run.machine, progress
+        machine = run.machine
+        self.log = RunLog(run.folder, progress)
+        # Data
+        seed = run.config.runtime.seed
+        rule = CropRule(self.plan.patch, self.plan.augment, self.plan.oversample)
+        self.train_reader = _reader(run.known, "train", self.plan.bands)
+        self.val_reader = _reader(run.known, "val", self.plan.bands)
+        facts = run.known.facts_of("train")
+        self.crops = Crops(self.train_reader, rule, _statistics(facts, self.plan.bands))
+        self.order = Order(self.plan.repeats, self.plan.batch * self.config.accumulate, seed)
+        # Network
+        self.info = bundle_info(self.plan, run.known, run.data_hash)
+        self.segmenter = to_machine(build_segmenter(self.info), machine)
+        self.average = deepcopy(self.segmenter).requires_grad_(False)
+        self.loss = SegmentationLoss(
+            self.config.loss, self.plan.class_weights, run.known.class_map.foreground
+        )
+        self.optimizer = build_optimizer(self.segmenter, self.plan.lr, run.config)
+        self.scaler = torch.amp.GradScaler(enabled=machine.dtype == torch.float16)
+        # State
+        self.step = 0
+        self.best = -1.0
+        self.without_better = 0
+        self.skipped_in_a_row = 0
+        self.rows: list[dict[str, float]] = []
+        self.clock = Clock(began, self.config.budget, self._total_steps())
+        if run.state:
+            self.restore(run.state)
+
+    # ---------------------------------------------------------------- the loop
+
+    def fit(self, stop: StopRequest) -> None:
+        """Train until the epochs or the budget are over, validating and saving on the way."""
+        write_png(self.run.folder / "previews" / "augmented.png", augmented_sheet(self.crops))
+        self.segmenter.train()
+        self._announce()
+        losses = LossMean()
+        for batch in self._batches():
+            losses.add(self.train_step(batch))
+            self.step += 1
+            self.clock.step_done(self.step)
+            self._report(losses)
+            if stop.signal is not None:
+                self._stop(stop)
+            if self.clock.over or self._validation_is_due():
+                self.validate(losses.take())
+            if self.clock.over or self._gave_up():
+                break
+        self.finish()
+
+    def train_step(self, batch: Sample) -> Tensor:
+        """One optimizer step on a batch of `accumulate` parts; its mean loss."""
+        self._set_learning_rate()
+        parts = [
+            Sample(*part)
+            for part in zip(*(t.chunk(self.config.accumulate) for t in batch), strict=True)
+        ]
+        total = torch.zeros((), device=self.machine.device)
+        for part in parts:
+            loss = self._loss(part) / len(parts)
+            torch.autograd.backward(self.scaler.scale(loss))
+            total += loss.detach()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.segmenter.parameters(), self.config.clip)
+        if self._usable(norm):
+            self.scaler.step(self.optimizer)
+            update_average(self.average, self.segmenter, self.step)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _loss(self, part: Sample) -> Tensor:
+        device = self.machine.device
+        image = part.image.to(device, non_blocking=True).float()
+        image = image.contiguous(memory_format=torch.channels_last)
+        mask = part.mask.to(device, non_blocking=True)
+        with self.machine.autocast():
+            logits = self.segmenter.all_logits(image, part.statistics.to(device))
+        return deep_supervision(self.loss, logits, mask)
+
+    def validate(self, train_loss: float) -> None:
+        """Score the whole validation set; keep the weights when they are the best so far."""
+        began = time.monotonic()
+        scores = self.score(self.engine())
+        better = scores.foreground_dice > self.best
+        if better or self.best < 0:
+            self.best = max(0.0, np.nan_to_num(scores.foreground_dice))
+            self.without_better = 0
+            self._save_bundle(scores)
+        else:
+            self.without_better += 1
+        self._record(train_loss, scores)
+        self.clock.validation_done(time.monotonic() - began)
+        self.segmenter.train()
+
+    def score(self, engine: Engine) -> Scores:
+        """The scores of the validation set."""
+        class_map = self.run.known.class_map
+        counts = []
+        self.progress.start("validating", len(self.val_reader))
+        for index in range(len(self.val_reader)):
+            image, truth = self.val_reader[index]
+            counts.append(confusion(truth, engine.classes(image), len(class_map.classes)))
+            self.progress.advance("validating")
+        self.progress.finish("validating")
+        return score(np.stack(counts), class_map.names, class_map.foreground)
+
+    def engine(self) -> Engine:
+        """The weights to be kept, ready to predict."""
+        weights = self.average if self.config.ema else self.segmenter
+        return Engine(weights, self.machine, tile=self.plan.tile, overlap=self.plan.overlap)
+
+    def finish(self) -> None:
+        """Save the last state, and say how it went."""
+        self.save()
+        self.progress.finish("training")
+        self.log.close()
+        self.progress.say(
+            f"best validation Dice {self.best:.4f} after {self.step} steps "
+            f"in {self.clock.elapsed:.0f} s"
+        )
+
+    # ---------------------------------------------------------------- state
+
+    def save(self) -> None:
+        """Write everything that a bit-exact continuation needs."""
+        state = {
+            "step": self.step,
+            "elapsed": self.clock.elapsed,
+            "best": self.best,
+            "without_better": self.without_better,
+            "rows": self.rows,
+            "weights": self.segmenter.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "identity": self.run.identity,
+        }
+        save_state(self.run.folder, state)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where `save` was called."""
+        self.step, self.best = state["step"], state["best"]
+        self.without_better, self.rows = state["without_better"], state["rows"]
+        self.segmenter.load_state_dict(state["weights"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"])
+        self.order.first_step = self.step
+        self.clock.resume(self.step, state["elapsed"])
+        self.log.rewrite(self.rows)
+
+    # ---------------------------------------------------------------- parts
+
+    def _batches(self) -> Iterator[Sample]:
+        pin = self.machine.device.type == "cuda"
+        loader = crop_loader(self.crops, self.order, self.plan.workers, pin=pin)
+        return iter(()) if self.clock.over else iter(loader)
+
+    def _total_steps(self) -> int | None:
+        return self.plan.epochs * self.order.steps_per_epoch if self.plan.epochs else None
+
+    def _set_learning_rate(self) -> None:
+        factor = learning_rate_factor(self.clock.fraction, self.config.schedule, self.config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.lr * factor
+
+    def _usable(self, norm: Tensor) -> bool:
+        """Whether the gradient is a number; gives up after several in a row that are not."""
+        if torch.isfinite(norm):
+            self.skipped_in_a_row = 0
+            return True
+        self.skipped_in_a_row += 1
+        self.log.event("skipped", step=self.step)
+        if self.skipped_in_a_row >= NON_FINITE_IN_A_ROW:
+            raise DivergedError(
+                f"the gradient was not a number in {self.skipped_in_a_row} steps in a row",
+                mend="Choose a lower --lr, or --precision float32. The best weights are kept.",
+            )
+        return self.scaler.is_enabled()  # float16 overflows on the way to its scale
+
+    def _validation_is_due(self) -> bool:
+        every = self.plan.validate_every * self.order.steps_per_epoch
+        return self.step % every == 0 and self.clock.may_validate
+
+    def _gave_up(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and self.without_better >= patience
+
+    def _stop(self, stop: StopRequest) -> None:
+        self.save()
+        folder = self.run.folder
+        raise StoppedError(
+            f"stopped at step {self.step}; the state is in {folder / 'last.pt'}",
+            mend=f"Go on with: unetseg train {self.run.data} --out {folder.parent} "
+            f"--name {folder.name} --resume",
+            exit_code=stop.exit_code,
+        )
+
+    def _save_bundle(self, scores: Scores) -> None:
+        weights = (self.average if self.config.ema else self.segmenter).state_dict()
+        info = self.info.model_copy(update={"scores": {"split": "val", **scores.to_json()}})
+        save_bundle(self.run.folder / "model", weights, info)
+
+    def _record(self, train_loss: float, scores: Scores) -> None:
+        row = {
+            "epoch": round(self.step / self.order.steps_per_epoch, 3),
+            "step": self.step,
+            "seconds": round(self.clock.elapsed, 2),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": train_loss,
+            "val_dice": scores.foreground_dice,
+            "val_iou": scores.foreground_iou,
+            **{f"val_dice_{row.name}": row.dice for row in scores.classes},
+        }
+        self.rows.append(row)
+        self.log.rewrite(self.rows)
+        self.log.scalars(row)
+        self.save()
+        sheet = validation_sheet(self.val_reader, self.engine())
+        write_png(self.run.folder / "previews" / f"step_{self.step:06d}.png", sheet)
+        self.progress.advance(
+            "training", 0, loss=train_loss, dice=scores.foreground_dice, best=self.best
+        )
+
+    def _announce(self) -> None:
+        parameters = sum(p.numel() for p in self.segmenter.parameters())
+        self.progress.say(
+            f"U-Net of {parameters:,} parameters on {self.machine}; {len(self.train_reader)} "
+            f"training and {len(self.val_reader)} validation images; crops of {self.plan.patch}², "
+            f"{self.plan.batch} per step, {self.order.steps_per_epoch} steps per epoch"
+        )
+        pixels = sum(
+            fact.image.shape[0] * fact.image.shape[1] for fact in self.run.known.facts_of("val")
+        )
+        work = FORWARD_SHARE * pixels / (self.plan.patch**2 * self.plan.batch)
+        self.clock.validation_steps = work
+        self.progress.start("training", 1000)
+
+    def _report(self, losses: "LossMean") -> None:
+        done = round(1000 * self.clock.fraction)
+        self.progress.advance(
+            "training",
+            done - self.clock.reported,
+            step=self.step,
+            epoch=self.step // self.order.steps_per_epoch,
+            loss=losses.latest,
+            speed=self.clock.speed,
+        )
+        self.clock.reported = done
+
+
+class LossMean:
+    """The mean of losses, read back from the device as seldom as possible."""
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._count = 0
+        self.latest = math.nan
+
+    def add(self, loss: Tensor) -> None:
+        """Count one more loss."""
+        self._sum = loss if self._sum is None else self._sum + loss
+        self._count += 1
+        if self._count % 10 == 1:
+            self.latest = float(loss)
+
+    def take(self) -> float:
+        """The mean since the last call."""
+        mean = math.nan if self._sum is None else float(self._sum) / self._count
+        self._sum, self._count = None, 0
+        return mean
+
+
+def build_optimizer(segmenter: nn.Module, lr: float, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum; norms and biases are not decayed."""
+    parameters = [p for p in segmenter.parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [p for p in parameters if p.ndim > 1],
+            "weight_decay": config.training.weight_decay,
+        },
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=0.99, nesterov=True)
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, live: nn.Module, step: int) -> None:
+    """Move the running mean of all weights and buffers towards the live ones."""
+    decay = min(EMA_DECAY, (1 + step) / (10 + step))
+    for mean, now in zip(average.state_dict().values(), live.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(now, 1 - decay)
+        else:
+            mean.copy_(now)
+
+
+def _reader(known: Survey, split: str, bands: int) -> PairReader:
+    reader = PairReader(known.select(split), known.class_map, bands)
+    facts = known.facts_of(split)
+    pixels = sum(fact.image.shape[0] * fact.image.shape[1] for fact in facts)
+    if pixels * (bands * np.dtype(known.dtype).itemsize + 1) < 0.3 * host_memory():
+        reader.keep()
+    return reader
+
+
+def _statistics(facts: list[PairFacts], bands: int) -> NDArray[np.float32]:
+    """N×2×C mean and deviation of every image; grey among RGB is repeated."""
+    rows = [(fact.image.mean, fact.image.std) for fact in facts]
+    return np.array(
+        [[row * bands if len(row) < bands else row for row in pair] for pair in rows], np.float32
+    )

@@ -1,0 +1,236 @@
+"""Losses: (logits, target) → scalar.
+
+Everywhere, `logits` is N×K×H×W of any floating type, one channel per class, before the softmax, and
+`target` is N×H×W uint8 or int64 class indexes, with 255 where a pixel is ignored. The arithmetic
+is float32 whatever the type of the logits (float64 stays float64), under autocast too. No pixel is
+counted whose target is 255, and its gradient is exactly zero.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unetseg.data.masks import IGNORED
+
+SMOOTH = 1e-5
+"""Pixels added above and below Dice's fraction bar (nnU-Net)."""
+
+
+def _log_probability(logits: Tensor) -> Tensor:
+    """Log-softmax over the classes in at least float32, N×K×H×W."""
+    return logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def _of_true_class(values: Tensor, target: Tensor) -> Tensor:
+    """The entry of N×K×H×W `values` at each pixel's target class; 0 where ignored. N×H×W."""
+    ignored = target == IGNORED
+    index = target.long().masked_fill(ignored, 0).unsqueeze(1)
+    return values.gather(1, index).squeeze(1).masked_fill(ignored, 0)
+
+
+def _dice_loss(
+    probability: Tensor, target: Tensor, foreground: Sequence[int] | None, smooth: float
+) -> Tensor:
+    """`soft_dice` of probabilities N×K×H×W."""
+    classes = range(probability.shape[1]) if foreground is None else foreground
+    masks = [target == k for k in classes]
+    hits = _of_true_class(probability, target)  # N, H, W
+    overlap = torch.stack([(hits * mask).sum() for mask in masks])
+    truth = torch.stack([mask.sum() for mask in masks])
+    counted = (target != IGNORED).unsqueeze(1)  # N, 1, H, W
+    predicted = (probability * counted).sum((0, 2, 3))[list(classes)]
+    dice = (2 * overlap + smooth) / (truth + predicted + smooth)
+    present = truth > 0
+    loss: Tensor = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+    return loss
+
+
+def _cross_entropy(log_probability: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """`cross_entropy` of log-probabilities N×K×H×W."""
+    surprise = -_of_true_class(log_probability, target)  # N, H, W
+    counted = (target != IGNORED).to(surprise.dtype)
+    if weights is not None:
+        counted = counted * weights.to(surprise)[target.long().masked_fill(counted == 0, 0)]
+        surprise = surprise * counted
+    total = counted.sum()
+    loss: Tensor = surprise.sum() / total.masked_fill(total == 0, 1)
+    return loss
+
+
+def soft_dice(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    foreground: Sequence[int] | None = None,
+    smooth: float = SMOOTH,
+) -> Tensor:
+    """One minus the mean over classes of the soft Dice overlap of the whole batch.
+
+        loss = 1 - 1/|C| · Σ_{k ∈ C} (2 Σ p_k g_k + smooth) / (Σ p_k + Σ g_k + smooth)
+
+    p is the softmax of the logits and g the truth, 1 or 0. The sums run over all counted pixels of
+    the batch at once (nnU-Net's "batch Dice"), so that an image with little of a class weighs
+    little. C holds the classes of `foreground` (None: all classes) that have a truth pixel in the
+    batch: an absent class is left out of the mean, because its Dice would be 0 whatever the network
+    says. Without any such class the loss and its gradient are 0.
+
+    Args:
+        logits: N×K×H×W, any floating type.
+        target: N×H×W uint8 or int64 class indexes, 255 ignored.
+        foreground: Class indexes of the mean; None takes all.
+        smooth: Pixels added above and below the fraction bar.
+
+    Returns:
+        A scalar of 0–1, float32 (float64 for float64 logits).
+
+    Source: Milletari et al. 2016 (V-Net, arXiv:1606.04797); Isensee et al. 2021 (nnU-Net, Nature
+    Methods 18:203).
+
+    >>> logits = torch.tensor([[[[20.0, 0.0]], [[0.0, 0.0]]]])  # sure of class 0; undecided
+    >>> target = torch.tensor([[[0, 1]]], dtype=torch.uint8)
+    >>> round(soft_dice(logits, target).item(), 4)  # 1 - (2·1/2.5 + 2·0.5/1.5) / 2
+    0.2667
+    """
+    return _dice_loss(_log_probability(logits).exp(), target, foreground, smooth)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean surprise at the true class, over the counted pixels.
+
+        loss = - Σ w[y] · log p_y / Σ w[y]
+
+    p is the softmax of the logits, y the target class and w the class weights (1 without). An
+    absent class adds nothing. When every pixel is ignored the loss and its gradient are 0, where
+    `torch.nn.functional.cross_entropy` gives nan.
+
+    Args:
+        logits: N×K×H×W, any floating type.
+        target: N×H×W uint8 or int64 class indexes, 255 ignored.
+        weights: K weights, 0 or more; only their ratios matter.
+
+    Returns:
+        A scalar ≥ 0 in nats, float32 (float64 for float64 logits).
+
+    Source: Ronneberger et al. 2015 (U-Net, arXiv:1505.04597), equation 1, with w per class.
+
+    >>> logits = torch.zeros(1, 4, 2, 2)  # four classes, undecided: ln 4
+    >>> round(cross_entropy(logits, torch.zeros(1, 2, 2, dtype=torch.uint8)).item(), 4)
+    1.3863
+    """
+    return _cross_entropy(_log_probability(logits), target, weights)
+
+
+def dice_ce(
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    *,
+    foreground: Sequence[int] | None = None,
+) -> Tensor:
+    """The sum `soft_dice(logits, target) + cross_entropy(logits, target, weights)`.
+
+    Dice cares for small classes and cross-entropy has a useful gradient everywhere, also for
+    classes that are absent from the batch. The softmax is taken once.
+
+    Args:
+        logits: N×K×H×W, any floating type.
+        target: N×H×W uint8 or int64 class indexes, 255 ignored.
+        weights: K class weights of the cross-entropy.
+        foreground: Class indexes of the Dice mean; None takes all.
+
+    Returns:
+        A scalar ≥ 0, float32 (float64 for float64 logits); 0 when every pixel is ignored.
+
+    Source: Isensee et al. 2021 (nnU-Net, Nature Methods 18:203).
+
+    >>> logits = torch.tensor([[[[20.0, -20.0]], [[-20.0, 20.0]]]])
+    >>> round(dice_ce(logits, torch.tensor([[[0, 1]]])).item(), 4)  # a perfect prediction
+    0.0
+    """
+    log_probability = _log_probability(logits)
+    overlap = _dice_loss(log_probability.exp(), target, foreground, SMOOTH)
+    return overlap + _cross_entropy(log_probability, target, weights)
+
+
+@dataclass(frozen=True)
+class SegmentationLoss:
+    """The loss that a training was set to: `loss(logits, target)` → scalar.
+
+    Args:
+        kind: `dice_ce`, `dice` (soft Dice) or `ce` (cross-entropy).
+        class_weights: K weights of the cross-entropy; None weighs all classes alike.
+        foreground: Class indexes of the Dice mean; None takes all.
+
+    Absent classes and ignored pixels: see `soft_dice` and `cross_entropy`.
+
+    >>> loss = SegmentationLoss("ce", class_weights=(1.0, 3.0))
+    >>> logits, target = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]])
+    >>> round(loss(logits, target).item(), 4)
+    0.6931
+    """
+
+    kind: Literal["dice_ce", "dice", "ce"] = "dice_ce"
+    class_weights: Sequence[float] | None = None
+    foreground: Sequence[int] | None = None
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of N×K×H×W `logits` for N×H×W `target`."""
+        if self.kind == "dice":
+            return soft_dice(logits, target, foreground=self.foreground)
+        weights = self._weights(logits.device)
+        if self.kind == "ce":
+            return cross_entropy(logits, target, weights)
+        return dice_ce(logits, target, weights, foreground=self.foreground)
+
+    def _weights(self, device: torch.device) -> Tensor | None:
+        if self.class_weights is None:
+            return None
+        return torch.tensor(self.class_weights, dtype=torch.float32, device=device)
+
+
+def shrink_target(target: Tensor, height: int, width: int) -> Tensor:
+    """`target` N×H×W at `height`×`width` pixels by nearest neighbour: no new values, any dtype.
+
+    Pixel i of h takes pixel ⌊i·H/h⌋ of H, as `torch.nn.functional.interpolate(mode="nearest")`.
+
+    >>> shrink_target(torch.arange(16).reshape(1, 4, 4), 2, 2).tolist()
+    [[[0, 2], [8, 10]]]
+    """
+    if target.shape[1:] == (height, width):
+        return target
+    rows = torch.arange(height, device=target.device) * target.shape[1] // height
+    columns = torch.arange(width, device=target.device) * target.shape[2] // width
+    return target[:, rows[:, None], columns]  # N, height, width
+
+
+def deep_supervision(
+    loss: Callable[[Tensor, Tensor], Tensor], all_logits: Sequence[Tensor], target: Tensor
+) -> Tensor:
+    """The loss of the logits of several resolutions, each half as important as the one before.
+
+        Σ_i w_i · loss(logits_i, target at their size),  w_i = ½ⁱ / Σ_j ½ʲ
+
+    Args:
+        loss: (logits N×K×h×w, target N×h×w) → scalar, for example a `SegmentationLoss`.
+        all_logits: Full resolution first, then coarser; at least one.
+        target: N×H×W class indexes, 255 ignored; brought to each size by nearest neighbour.
+
+    Returns:
+        A scalar in the range of `loss`; a class absent at a coarse size is treated there as `loss`
+        treats absent classes.
+
+    Source: Lee et al. 2015 (Deeply-supervised nets, arXiv:1409.5185); weights of Isensee et al.
+    2021 (nnU-Net).
+
+    >>> fine, coarse = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 2, 2)
+    >>> target = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    >>> round(deep_supervision(cross_entropy, [fine, coarse], target).item(), 4)
+    0.6931
+    """
+    weights = [0.5**level for level in range(len(all_logits))]
+    losses = [loss(logits, shrink_target(target, *logits.shape[2:])) for logits in all_logits]
+    weighted = [weight * value for weight, value in zip(weights, losses, strict=True)]
+    return torch.stack(weighted).sum() / sum(weights)

@@ -1,0 +1,258 @@
+"""Survey + machine + settings → every "auto" resolved, each with its reason.
+
+The rules follow nnU-Net (Isensee et al. 2021) where they are about the data, and measured step
+times where they are about the machine.
+"""
+
+import math
+from statistics import median
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from unetseg.bundle import BundleInfo, Normalisation
+from unetseg.config import NetworkConfig, TrainConfig
+from unetseg.data.fingerprint import PairFacts, pooled
+from unetseg.data.survey import Survey
+from unetseg.runtime import Machine, usable_cores
+from unetseg.unet.model import CLASSIC
+
+LARGEST_PATCH = {"cpu": 256, "cuda": 512, "mps": 384}
+BATCH = {"cpu": 8, "cuda": 16, "mps": 8}
+WIDTH = {"cpu": 32, "cuda": 64, "mps": 32}
+SMALLEST_BOTTOM = 8
+"""Pixels along the bottom of the U that a crop keeps."""
+DEEPEST = 5
+DEFAULT_STEPS = {"cpu": 1000, "cuda": 8000, "mps": 3000}
+MOST_EPOCHS = 300
+RARE = 0.1
+"""Share of foreground below which crops are centred on it."""
+LARGEST_TILE = 2048
+OVERLAP = 0.25
+VALIDATION_SHARE = 0.25
+"""Largest share of the training's arithmetic that validation may take on top."""
+FORWARD_SHARE = 1 / 3
+"""Arithmetic of a forward pass, as a share of a training step on the same pixels."""
+MOST_VALIDATIONS = 100
+ACTIVATION_BYTES = 60
+"""Bytes that a training step holds per pixel and channel of the first level, measured, bf16."""
+
+
+class Plan(BaseModel):
+    """The training, with nothing left open."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: NetworkConfig
+    bands: int
+    normalisation: Normalisation
+    patch: int
+    batch: int
+    lr: float
+    oversample: float
+    augment: str
+    class_weights: tuple[float, ...] | None
+    repeats: tuple[int, ...]
+    """Crops of each training image in an epoch."""
+    epochs: int | None
+    """None: as many as the budget allows."""
+    validate_every: int
+    """Epochs from one validation to the next."""
+    workers: int
+    tile: int
+    overlap: float
+    reasons: dict[str, str]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps until every image was seen."""
+        return -(-sum(self.repeats) // self.batch)
+
+
+def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
+    """Resolve every "auto" of `config` for this folder and this machine."""
+    reasons: dict[str, str] = {}
+    train = known.facts_of("train")
+    patch = _patch(train, config, machine, reasons)
+    network = _network(config, patch, machine, reasons)
+    batch = _batch(config, network, patch, machine, reasons)
+    repeats = tuple(max(1, round(_pixels(fact) / patch**2)) for fact in train)
+    reasons["repeats"] = "one crop per image and epoch, more where an image is larger than a crop"
+    steps = -(-sum(repeats) // batch)
+    return Plan(
+        network=network,
+        bands=known.bands,
+        normalisation=_normalisation(train, known.bands, reasons),
+        patch=patch,
+        batch=batch,
+        lr=_learning_rate(config, network, reasons),
+        oversample=_oversample(known, config, reasons),
+        augment=_augment(config, reasons),
+        class_weights=_class_weights(known, config, reasons),
+        repeats=repeats,
+        epochs=_epochs(config, steps, machine, reasons),
+        validate_every=_validate_every(known, config, patch**2 * sum(repeats), reasons),
+        workers=_workers(config, machine, reasons),
+        tile=LARGEST_TILE,
+        overlap=OVERLAP,
+        reasons=reasons,
+    )
+
+
+def bundle_info(plan: Plan, known: Survey, data_hash: str) -> BundleInfo:
+    """What the bundle of this training will say beside its weights and scores."""
+    return BundleInfo(
+        network=plan.network,
+        bands=plan.bands,
+        dtype=known.dtype,
+        class_map=known.class_map,
+        normalisation=plan.normalisation,
+        tile=plan.tile,
+        overlap=plan.overlap,
+        data_hash=data_hash,
+    )
+
+
+def _pixels(fact: PairFacts) -> int:
+    return fact.image.shape[0] * fact.image.shape[1]
+
+
+def _patch(
+    train: list[PairFacts], config: TrainConfig, machine: Machine, reasons: dict[str, str]
+) -> int:
+    if config.training.patch != "auto":
+        reasons["patch"] = "as set"
+        return config.training.patch
+    side = median(min(fact.image.shape) for fact in train)
+    largest = round(LARGEST_PATCH[machine.device.type] / config.network.scale)
+    patch = max(32, min(largest, 32 * math.ceil(side / 32)))
+    reasons["patch"] = (
+        f"median shorter side is {side:g}, at most {largest} on {machine.device.type}"
+    )
+    return patch
+
+
+def _network(
+    config: TrainConfig, patch: int, machine: Machine, reasons: dict[str, str]
+) -> NetworkConfig:
+    network = config.network
+    if network.preset == "classic":
+        reasons["network"] = "preset classic"
+        return network.model_copy(update=CLASSIC)
+    found: dict[str, object] = {}
+    if network.depth == "auto":
+        fits = int(math.log2(max(2, patch * network.scale / SMALLEST_BOTTOM)))
+        deepest = DEEPEST if network.encoder or network.widths else DEEPEST - machine.is_cpu
+        found["depth"] = len(network.widths) - 1 if network.widths else min(deepest, fits)
+        reasons["depth"] = f"the bottom keeps at least {SMALLEST_BOTTOM} of {patch} pixels"
+    if network.width == "auto":
+        found["width"] = WIDTH[machine.device.type]
+        reasons["width"] = f"what {machine.device.type} trains in good time"
+    return network.model_copy(update=found)
+
+
+def _batch(
+    config: TrainConfig,
+    network: NetworkConfig,
+    patch: int,
+    machine: Machine,
+    reasons: dict[str, str],
+) -> int:
+    if config.training.batch != "auto":
+        reasons["batch"] = "as set"
+        return config.training.batch
+    width = network.widths[0] if network.widths else int(network.width)
+    crop = patch**2 * network.scale**2 * width * ACTIVATION_BYTES
+    fits = int(machine.free_memory() * 0.6 / crop)
+    batch = max(2, min(BATCH[machine.device.type], fits))
+    reasons["batch"] = f"{fits} crops fit in 60% of the free memory by estimate"
+    return batch
+
+
+def _normalisation(train: list[PairFacts], bands: int, reasons: dict[str, str]) -> Normalisation:
+    """Per image where images differ more between one another than within."""
+    over = pooled([fact.image for fact in train], bands)
+    std = np.maximum(over["std"], 1e-6)
+    means = np.array([np.mean(fact.image.mean) for fact in train])
+    within = np.mean([np.mean(fact.image.std) for fact in train])
+    ratio = float(means.std() / max(within, 1e-6))
+    kind = "image" if ratio > 1 else "dataset"
+    reasons["normalisation"] = f"image means vary {ratio:.2f} times the deviation within images"
+    return Normalisation(kind=kind, mean=tuple(over["mean"].tolist()), std=tuple(std.tolist()))
+
+
+def _learning_rate(config: TrainConfig, network: NetworkConfig, reasons: dict[str, str]) -> float:
+    if config.training.lr != "auto":
+        reasons["lr"] = "as set"
+        return config.training.lr
+    if config.training.optimizer == "sgd":
+        reasons["lr"] = "usual for SGD with momentum (nnU-Net)"
+        return 1e-2
+    pretrained = bool(network.encoder) and network.weights != "none"
+    reasons["lr"] = "pretrained weights move little" if pretrained else "usual for AdamW"
+    return 3e-4 if pretrained else 1e-3
+
+
+def _foreground_shares(known: Survey) -> dict[int, float]:
+    pixels = known.class_pixels("train")
+    total = max(1, sum(pixels))
+    return {index: pixels[index] / total for index in known.class_map.foreground}
+
+
+def _oversample(known: Survey, config: TrainConfig, reasons: dict[str, str]) -> float:
+    if config.training.oversample != "auto":
+        reasons["oversample"] = "as set"
+        return config.training.oversample
+    rarest = min((s for s in _foreground_shares(known).values() if s), default=1.0)
+    reasons["oversample"] = f"the rarest class has {rarest:.2%} of the pixels"
+    return 1 / 3 if rarest < RARE else 0.0
+
+
+def _augment(config: TrainConfig, reasons: dict[str, str]) -> str:
+    asked = config.training.augment
+    reasons["augment"] = "as set" if asked != "auto" else "the full profile suits most images"
+    return "full" if asked == "auto" else asked
+
+
+def _class_weights(
+    known: Survey, config: TrainConfig, reasons: dict[str, str]
+) -> tuple[float, ...] | None:
+    """√(median frequency / frequency) of each class, within ½–3, for more than two classes."""
+    pixels = np.array(known.class_pixels("train"), np.float64)
+    if config.training.class_weights == "none" or len(pixels) <= 2:
+        reasons["class_weights"] = (
+            "none: Dice balances the classes" if len(pixels) <= 2 else "as set"
+        )
+        return None
+    weights = np.sqrt(np.median(pixels[pixels > 0]) / np.maximum(pixels, 1))
+    reasons["class_weights"] = "square root of the median frequency over the class's, ½–3"
+    return tuple(np.where(pixels > 0, weights.clip(0.5, 3), 1.0).round(3).tolist())
+
+
+def _epochs(
+    config: TrainConfig, steps: int, machine: Machine, reasons: dict[str, str]
+) -> int | None:
+    if config.training.epochs or config.training.budget:
+        reasons["epochs"] = "as set" if config.training.epochs else "what fits in the budget"
+        return config.training.epochs
+    wanted = DEFAULT_STEPS[machine.device.type]
+    reasons["epochs"] = f"about {wanted} steps; use --epochs or --budget to choose"
+    return max(10, min(MOST_EPOCHS, math.ceil(wanted / steps)))
+
+
+def _validate_every(
+    known: Survey, config: TrainConfig, epoch_pixels: int, reasons: dict[str, str]
+) -> int:
+    pixels = sum(_pixels(fact) for fact in known.facts_of("val"))
+    every = math.ceil(FORWARD_SHARE * pixels / (VALIDATION_SHARE * epoch_pixels))
+    reasons["validate_every"] = f"validation takes at most {VALIDATION_SHARE:.0%} on top"
+    return max(every, math.ceil((config.training.epochs or 0) / MOST_VALIDATIONS), 1)
+
+
+def _workers(config: TrainConfig, machine: Machine, reasons: dict[str, str]) -> int:
+    if config.runtime.workers != "auto":
+        reasons["workers"] = "as set"
+        return config.runtime.workers
+    cores = usable_cores()
+    reasons["workers"] = f"{cores} cores"
+    return min(cores - 1, 2) if machine.is_cpu else min(cores, 12)

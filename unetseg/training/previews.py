@@ -1,0 +1,50 @@
+"""Pictures that show a training at work: what the network is fed, and what it answers."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.data.dataset import CropRule, Crops, PairReader
+from unetseg.data.masks import ClassMap
+from unetseg.data.overlay import contact_sheet, overlay, picture
+from unetseg.data.survey import Survey
+from unetseg.prediction.engine import Engine
+from unetseg.training.plan import Plan
+
+ROWS = 6
+DRAWS = 4
+
+
+def augmented_sheet(crops: Crops, seed: int = 0) -> NDArray[np.uint8]:
+    """A sheet of augmented pairs: each row one image, each column one draw."""
+    class_map = crops.reader.class_map
+    rows = []
+    for index in range(min(ROWS, len(crops.reader))):
+        draws = [crops[index, seed * ROWS * DRAWS + index * DRAWS + draw] for draw in range(DRAWS)]
+        rows.append(
+            [_overlay(d.image.permute(1, 2, 0).numpy(), d.mask.numpy(), class_map) for d in draws]
+        )
+    return contact_sheet(rows)
+
+
+def planned_sheet(known: Survey, plan: Plan) -> NDArray[np.uint8]:
+    """A sheet of augmented pairs as a plan would feed them."""
+    reader = PairReader(known.select("train"), known.class_map, plan.bands)
+    rule = CropRule(plan.patch, plan.augment, plan.oversample)
+    unused = np.zeros((len(reader), 2, plan.bands), np.float32)
+    return augmented_sheet(Crops(reader, rule, unused))
+
+
+def validation_sheet(reader: PairReader, engine: Engine) -> NDArray[np.uint8]:
+    """A sheet of validation images: the image, its mask, and the mask predicted."""
+    rows = []
+    for index in range(min(ROWS, len(reader))):
+        image, truth = reader[index]
+        masks = (truth, engine.classes(image))
+        rows.append([picture(image), *(_overlay(image, mask, reader.class_map) for mask in masks)])
+    return contact_sheet(rows)
+
+
+def _overlay(image: NDArray[Any], index: NDArray[np.uint8], class_map: ClassMap) -> Any:
+    return overlay(image, index, class_map.colours, background=class_map.background)

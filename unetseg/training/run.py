@@ -1,0 +1,197 @@
+"""A run is a folder: opened fresh or resumed, with everything that says how it was made."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unetseg.config import Settings, TrainConfig
+from unetseg.data.splits import read_splits, write_splits
+from unetseg.data.survey import Survey, survey, with_splits
+from unetseg.errors import BundleError, ConfigError
+from unetseg.progress import Progress
+from unetseg.runtime import Machine, start, versions
+from unetseg.storage import latest_run, locked, new_run_folder, write_json, write_text
+from unetseg.training.checkpoint import load_state
+from unetseg.training.plan import Plan, make_plan
+
+CHANGEABLE = {"epochs", "budget", "patience", "device", "workers"}
+"""Settings that a resumed run may be given anew."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Everything that a training starts from."""
+
+    folder: Path
+    data: Path
+    config: TrainConfig
+    machine: Machine
+    known: Survey
+    plan: Plan
+    data_hash: str
+    state: dict[str, Any] | None = None
+    """What `checkpoint.load_state` gave, when the run is resumed."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a resumed run must have in common with the one before, as JSON texts."""
+        return {"config": self.config.model_dump_json(), "data": self.data_hash}
+
+
+@contextmanager
+def open_run(
+    data: Path, config: TrainConfig, out: Path, name: str | None, progress: Progress
+) -> Iterator[TrainingRun]:
+    """A fresh run folder; it is removed again when the data or settings are refused."""
+    folder = new_run_folder(out, name)
+    try:
+        machine = start(config.runtime)
+        known = survey(data, config.data, progress)
+        plan = make_plan(known, config, machine)
+    except BaseException:
+        folder.rmdir()
+        raise
+    run = TrainingRun(folder, data, config, machine, known, plan, _data_hash(known))
+    with locked(folder):
+        _describe(run)
+        yield run
+
+
+@contextmanager
+def resume_run(
+    data: Path, config: TrainConfig, out: Path, name: str | None, progress: Progress
+) -> Iterator[TrainingRun]:
+    """The run called `name`, or the last one in `out`, as it was saved.
+
+    Raises:
+        BundleError: there is no run to go on with.
+        ConfigError: the data or the settings differ from those of the run.
+    """
+    folder = out / name if name else latest_run(out)
+    if folder is None or not folder.is_dir():
+        what = f"there is no run {folder}" if folder else f"there is no run in {out}"
+        raise BundleError(f"{what} to go on with", mend="Train without --resume first.")
+    with locked(folder):
+        state = load_state(folder, progress)
+        saved = TrainConfig.model_validate_json(state["identity"]["config"])
+        config = _merged(saved, config)
+        machine = start(config.runtime)
+        known = survey(data, config.data, progress)
+        known = with_splits(known, read_splits(folder / "splits.json"))
+        if _data_hash(known) != state["identity"]["data"]:
+            mend = "Give the folder it was trained on, or train anew without --resume."
+            raise ConfigError(f"{data} has changed since {folder.name} was started", mend=mend)
+        plan = Plan.model_validate_json((folder / "plan.json").read_bytes())
+        plan = plan.model_copy(
+            update={
+                "epochs": config.training.epochs
+                or (None if config.training.budget else plan.epochs)
+            }
+        )
+        progress.say(f"going on with {folder} at step {state['step']}")
+        yield TrainingRun(folder, data, config, machine, known, plan, _data_hash(known), state)
+
+
+class RunLog:
+    """metrics.csv, log.jsonl and TensorBoard of a run."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self.folder = folder
+        self.tensorboard: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(str(folder / "tensorboard"))
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            progress.say(f"no TensorBoard log: {error}")
+
+    def rewrite(self, rows: list[dict[str, float]]) -> None:
+        """Write all of metrics.csv, so that a resumed run has neither gaps nor duplicates."""
+        if not rows:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _short(value) for key, value in row.items()} for row in rows)
+        write_text(self.folder / "metrics.csv", text.getvalue())
+
+    def scalars(self, row: dict[str, float]) -> None:
+        """Show a row of metrics in TensorBoard."""
+        self.event("validation", **row)
+        if self.tensorboard is not None:
+            for key, value in row.items():
+                self.tensorboard.add_scalar(key.replace("val_", "val/"), value, int(row["step"]))
+            self.tensorboard.flush()
+
+    def event(self, kind: str, **facts: object) -> None:
+        """Append one line to log.jsonl."""
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": kind, **facts}) + "\n")
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+
+def flat_settings(config: Settings) -> dict[str, Any]:
+    """All settings by their flag's name, as a --config file holds them."""
+    flat: dict[str, Any] = {}
+    for name, value in config:
+        flat |= flat_settings(value) if isinstance(value, Settings) else {name: value}
+    return flat
+
+
+def _describe(run: TrainingRun) -> None:
+    """Write what the run was made of: settings, machine, plan and splits."""
+    settings = {k: v for k, v in _plain(run.config).items() if v not in (None, [], "auto")}
+    write_text(run.folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+    environment = {"machine": str(run.machine), "versions": versions(), "data": str(run.data)}
+    write_json(run.folder / "env.json", environment)
+    write_json(run.folder / "plan.json", run.plan.model_dump(mode="json"))
+    hashes = [run.known.facts[pair.name].hash for pair in run.known.pairs.pairs]
+    write_splits(run.folder / "splits.json", run.known.pairs, hashes)
+
+
+def _plain(config: Settings) -> dict[str, Any]:
+    """`flat_settings` in the types of JSON."""
+    plain: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json").items():
+        plain |= value if isinstance(value, dict) else {name: value}
+    return plain
+
+
+def _merged(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
+    """The saved settings with those of CHANGEABLE that were given; any other change is refused."""
+    before, now, default = (flat_settings(c) for c in (saved, given, TrainConfig()))
+    changed = [name for name in now if now[name] not in (default[name], before[name])]
+    refused = [
+        f"--{n.replace('_', '-')}: {before[n]} → {now[n]}" for n in changed if n not in CHANGEABLE
+    ]
+    if refused:
+        mend = "Leave these settings as they were, or train anew without --resume."
+        raise ConfigError("a resumed run keeps its settings; these differ", refused, mend)
+    groups = {
+        group: settings.model_copy(
+            update={n: now[n] for n in changed if n in type(settings).model_fields}
+        )
+        for group, settings in saved
+    }
+    return saved.model_copy(update=groups)
+
+
+def _data_hash(known: Survey) -> str:
+    digests = sorted(fact.hash for fact in known.facts.values())
+    return blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+
+
+def _short(value: float) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,98 @@
+"""How far a training is, and how fast it learns there."""
+
+import math
+import time
+
+FASTEST_VALIDATION = 1 / 30
+"""Smallest part of a budget between two validations."""
+MARGIN = 2.0
+"""Seconds of a budget kept for writing files at the end."""
+
+
+class Clock:
+    """How much of the training is done: by steps, by a time budget, or whichever ends first."""
+
+    def __init__(self, began: float, budget: float | None, total_steps: int | None) -> None:
+        self.began = began
+        self.budget = budget
+        self.total_steps = total_steps
+        self.step = 0
+        self.reported = 0
+        self.validation_steps = 0.0
+        """Estimated cost of a validation, in training steps, until one was measured."""
+        self._validation_seconds: float | None = None
+        self._last_validation = time.monotonic()
+        self._recent: list[float] = []
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this training, those before a resume counted in."""
+        return time.monotonic() - self.began
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training that is done, 0–1."""
+        by_steps = self.step / self.total_steps if self.total_steps else 0.0
+        by_time = self.elapsed / self._usable_budget if self.budget else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    @property
+    def over(self) -> bool:
+        """Whether no further step fits."""
+        return self.fraction >= 1 and (self.step > 0)
+
+    @property
+    def may_validate(self) -> bool:
+        """Whether a validation now leaves most of a budget to training."""
+        if self.budget is None:
+            return True
+        gap = max(self.budget * FASTEST_VALIDATION, 5 * (self._validation_seconds or 0))
+        left = self.budget - self.elapsed
+        return time.monotonic() - self._last_validation >= gap and left > 2 * self._reserve
+
+    @property
+    def speed(self) -> float:
+        """Steps per second, lately."""
+        span = self._recent[-1] - self._recent[0] if len(self._recent) > 1 else 0.0
+        return (len(self._recent) - 1) / span if span else math.nan
+
+    @property
+    def _reserve(self) -> float:
+        if self._validation_seconds is not None:
+            return self._validation_seconds + MARGIN
+        estimate = self.validation_steps / self.speed if self.speed == self.speed else 0.0
+        return 1.5 * estimate + MARGIN
+
+    @property
+    def _usable_budget(self) -> float:
+        return max(1e-3, (self.budget or 0) - self._reserve)
+
+    def step_done(self, step: int) -> None:
+        """A training step ended."""
+        self.step = step
+        self._recent = [*self._recent[-19:], time.monotonic()]
+
+    def validation_done(self, seconds: float) -> None:
+        """A validation, with all it writes, took `seconds`."""
+        self._validation_seconds = max(seconds, self._validation_seconds or 0)
+        self._last_validation = time.monotonic()
+        self._recent = []
+
+    def resume(self, step: int, elapsed: float) -> None:
+        """Go on as if the training had begun `elapsed` seconds ago."""
+        self.step = step
+        self.began = time.monotonic() - elapsed
+
+
+def learning_rate_factor(fraction: float, schedule: str, warmup: float) -> float:
+    """The learning rate after `fraction` of the training, relative to its peak, 0–1.
+
+    >>> [round(learning_rate_factor(t, "poly", 0.1), 3) for t in (0.05, 0.1, 0.5, 1.0)]
+    [0.5, 1.0, 0.589, 0.0]
+    """
+    if fraction < warmup:
+        return max(fraction / warmup, 0.01)
+    along = (fraction - warmup) / max(1 - warmup, 1e-9)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * along))
+    return float((1 - along) ** 0.9)

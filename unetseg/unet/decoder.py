@@ -1,0 +1,91 @@
+"""The way up: bottom + skips → full-resolution features."""
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unetseg.unet.skips import crop
+
+
+class TransposeUp(nn.ConvTranspose2d):
+    """Doubles height and width by a 2×2 transposed convolution of stride 2, with a bias.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that go out.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=2, stride=2)
+
+
+class BilinearUp(nn.Conv2d):
+    """A 1×1 convolution, then twice the height and width by bilinear interpolation.
+
+    The two commute, and the convolution is four times cheaper at the lower resolution.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that go out.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=1)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 — torch's name
+        """N×inputs×H×W → N×outputs×2H×2W."""
+        return functional.interpolate(super().forward(input), scale_factor=2.0, mode="bilinear")
+
+
+class Step(nn.Module):
+    """One level of the way up: double the size, join the encoder's features, convolve.
+
+    Args:
+        up: Doubles the height and width of the level below.
+        skip: Joins the encoder's features of this level with it.
+        block: The convolutions of this level.
+    """
+
+    def __init__(self, up: nn.Module, skip: nn.Module, block: nn.Module) -> None:
+        super().__init__()
+        self.up = up
+        self.skip = skip
+        self.block = block
+
+    def forward(self, below: Tensor, feature: Tensor) -> Tensor:
+        """Below N×C'×H/2×W/2 and feature N×C×H×W (or larger, cropped) → N×width×H×W."""
+        up = self.up(below)
+        output: Tensor = self.block(self.skip(crop(feature, up), up))
+        return output
+
+
+class Decoder(nn.Module):
+    """Steps from the bottom to full resolution.
+
+    Args:
+        steps: One per level, full resolution first, as the skips are.
+        widths: Channels that each step puts out, in the same order.
+    """
+
+    def __init__(self, steps: Iterable[nn.Module], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+        self.widths = tuple(widths)
+
+    def forward(self, bottom: Tensor, skips: Sequence[Tensor]) -> Tensor:
+        """Bottom N×C×h×w and skips (full resolution first) → N×widths[0]×H×W."""
+        return self.levels(bottom, skips)[0]
+
+    def levels(self, bottom: Tensor, skips: Sequence[Tensor]) -> list[Tensor]:
+        """The output of every step, full resolution first; level l is N×widths[l]×H/2ˡ×W/2ˡ.
+
+        Raises:
+            ValueError: there are more or fewer skips than steps.
+        """
+        outputs: list[Tensor] = []
+        features = bottom
+        for step, skip in zip(reversed(self.steps), reversed(skips), strict=True):
+            features = step(features, skip)
+            outputs.insert(0, features)
+        return outputs

@@ -1,0 +1,238 @@
+"""An encoder of segmentation-models-pytorch (smp) behind the contract of our own.
+
+Its shallowest feature is the image itself, so that the decoder ends at full resolution.
+"""
+
+import difflib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unetseg.errors import BundleError, ConfigError, MachineError
+
+DEPTH = 5
+"""Times an smp encoder halves the resolution when nothing else is asked for."""
+DEPTHS = (3, 4, 5)
+"""Depths that every such encoder is known to work with."""
+DECODER_WIDTHS = (16, 32, 64, 128, 256)
+"""Channels of the decoder's levels, full resolution first (smp's Unet)."""
+
+_HEADS = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "linear.")
+_PROBE = 64  # pixels: the smallest square that five halvings leave 2×2 of
+
+
+class Unused(nn.Module):
+    """Stands where a stage was that no feature depends on; passes its first argument on."""
+
+    def forward(self, features: Tensor, *_: object) -> Tensor:
+        """The features as they came."""
+        return features
+
+
+class PretrainedEncoder(nn.Module):
+    """An smp encoder without the parts that its features do not need.
+
+    Args:
+        body: Maps an image to its features, the image first.
+        bands: Channels of the image.
+    """
+
+    def __init__(self, body: nn.Module, bands: int) -> None:
+        super().__init__()
+        self.body = body
+        self.widths = _trim(body, bands)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Image N×bands×H×W → features, level l being N×widths[l]×H/2ˡ×W/2ˡ; level 0: the image.
+
+        Height and width must be multiples of 2^depth.
+        """
+        return list(self.body(image))
+
+
+def pretrained_encoder(name: str, bands: int, depth: int, weights: str) -> PretrainedEncoder:
+    """The smp encoder `name` for any number of bands.
+
+    The first convolution is adapted as smp does: summed for 1 band, repeated cyclically for
+    others. A local file may also have been trained with just these bands.
+
+    Args:
+        name: Name in smp's own table, for example resnet34.
+        bands: Channels of the image.
+        depth: Times the resolution is halved, 3 to 5.
+        weights: "imagenet" (downloads), "none" (touches no network) or a local .safetensors or
+            .pth state dict.
+
+    Raises:
+        ConfigError: smp has no such encoder or weights, or it does not take these bands.
+        MachineError: smp is not installed, or the download failed.
+        BundleError: the local file is damaged or belongs to another encoder.
+    """
+    encoders = _smp_encoders()
+    _check_name(name, encoders.encoders)
+    if weights == "imagenet":
+        return PretrainedEncoder(_downloaded(encoders, name, bands, depth), bands)
+    state = None if weights == "none" else _read_state(_weights_file(weights))
+    body = encoders.get_encoder(name, in_channels=3, depth=depth, weights=None)
+    if state is None:
+        _set_bands(body, name, bands, pretrained=False)
+    else:
+        _load(body, name, state, bands=bands, source=weights)
+    return PretrainedEncoder(body, bands)
+
+
+def _smp_encoders() -> Any:  # noqa: ANN401 — smp has no types
+    try:
+        from segmentation_models_pytorch import encoders
+    except ImportError as error:
+        summary = "an encoder needs segmentation-models-pytorch, which is not installed"
+        raise MachineError(summary, mend="pip install segmentation-models-pytorch") from error
+    return encoders
+
+
+def _check_name(name: str, known: Mapping[str, object]) -> None:
+    if name not in known:
+        nearest = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.4)
+        summary = f"there is no encoder {name!r}; the nearest names:"
+        names = nearest or ["resnet34", "efficientnet-b0", "mobilenet_v2"]
+        raise ConfigError(summary, names, mend=f"Choose one, for example --encoder {names[0]}")
+
+
+def _downloaded(encoders: Any, name: str, bands: int, depth: int) -> nn.Module:  # noqa: ANN401
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # its bases: OSError and the error of the HTTP client, which differs between versions
+    failures: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
+    offered = encoders.encoders[name]["pretrained_settings"]
+    if "imagenet" not in offered:
+        summary = f"smp has no weights 'imagenet' for {name}, only {', '.join(offered) or 'none'}"
+        raise ConfigError(summary, mend="Use --weights none or a local file.")
+    try:
+        body = encoders.get_encoder(name, in_channels=3, depth=depth, weights="imagenet")
+    except failures as error:
+        summary = f"the ImageNet weights of {name} could not be downloaded"
+        mend = "Use --weights none, or --weights FILE with a local .safetensors or .pth file."
+        raise MachineError(summary, [str(error).split("\n", 1)[0]], mend=mend) from error
+    _set_bands(body, name, bands, pretrained=True)
+    assert isinstance(body, nn.Module)
+    return body
+
+
+def _weights_file(weights: str) -> Path:
+    path = Path(weights)
+    if path.suffix not in {".safetensors", ".pth", ".pt"} or not path.is_file():
+        summary = f"--weights {weights} is neither imagenet, none nor a .safetensors or .pth file"
+        raise ConfigError(summary, mend="Check the path, or use --weights none.")
+    return path
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise BundleError(
+            f"{path} cannot be read as weights",
+            [str(error).split("\n", 1)[0]],
+            mend="Give a state dict: a file of named tensors and nothing else.",
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        mend = "Save it again with torch.save(encoder.state_dict(), FILE)."
+        raise BundleError(f"{path} holds no state dict (names → tensors)", mend=mend)
+    return dict(state)
+
+
+def _load(body: nn.Module, name: str, state: dict[str, Tensor], *, bands: int, source: str) -> None:
+    """Load `state` into a 3-band `body`, adapting the first convolution of either to `bands`."""
+    stem = f"{_stem(body)}.weight"
+    fits_bands = bands != 3 and stem in state and state[stem].shape[1:2] == (bands,)
+    if fits_bands:
+        _set_bands(body, name, bands, pretrained=False)
+    own = {key: value for key, value in state.items() if not key.startswith(_HEADS)}
+    offenders = _differences(body.state_dict(), own)
+    if offenders:
+        summary = f"{source} holds no weights of the encoder {name}"
+        mend = "Give the weights of this encoder, or name theirs by --encoder."
+        raise BundleError(summary, offenders, mend=mend)
+    # smp's own load_state_dict would take the head off again and, in some encoders, rename keys
+    nn.Module.load_state_dict(body, own, strict=False)
+    if not fits_bands:
+        _set_bands(body, name, bands, pretrained=True)
+
+
+def _stem(body: nn.Module) -> str:
+    """Name of the first convolution of a 3-band encoder."""
+    for name, module in body.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            return str(name)
+    raise AssertionError("an encoder of images starts with a convolution of 3 bands")
+
+
+def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `given` from being loaded; old files lack the counters of batches."""
+    needed = [key for key in expected if not key.endswith("num_batches_tracked")]
+    missing = [f"missing: {key}" for key in needed if key not in given]
+    unknown = [f"unknown: {key}" for key in given if key not in expected]
+    wrong = [
+        f"{key}: {tuple(given[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in needed
+        if key in given and given[key].shape != expected[key].shape
+    ]
+    return missing + unknown + wrong
+
+
+def _set_bands(body: Any, name: str, bands: int, *, pretrained: bool) -> None:  # noqa: ANN401
+    try:
+        body.set_in_channels(bands, pretrained=pretrained)
+    except ValueError as error:
+        raise ConfigError(
+            f"the encoder {name} does not take {bands} bands: {error}",
+            mend="Choose another, for example --encoder resnet34",
+        ) from error
+
+
+def _trim(body: nn.Module, bands: int) -> tuple[int, ...]:
+    """Drop what the features do not depend on and return the channels of the features.
+
+    smp keeps the deepest stages of an encoder that is cut short. They would be saved, and
+    distributed training would wait for their gradients.
+
+    Raises:
+        ConfigError: the features do not halve the resolution from level to level.
+    """
+    training = body.training
+    named = dict(body.named_parameters())
+    with torch.enable_grad():
+        probe = torch.zeros(1, bands, _PROBE, _PROBE, device=next(iter(named.values())).device)
+        features = body.eval()(probe)
+        total = torch.stack([feature.sum() for feature in features]).sum()
+        gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    body.train(training)
+    if [feature.shape[-1] for feature in features] != [_PROBE >> i for i in range(len(features))]:
+        raise ConfigError(
+            f"{type(body).__name__} does not halve the resolution from level to level",
+            mend="Choose another, for example --encoder resnet34",
+        )
+    used = {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
+    _drop_unused(body, used)
+    return tuple(feature.shape[1] for feature in features)
+
+
+def _drop_unused(body: nn.Module, used: set[str]) -> None:
+    """Put `Unused` in the place of every outermost module that has no used parameter."""
+    dropped: list[str] = []
+    for name, module in list(body.named_modules()):
+        own = {f"{name}.{key}" for key, _ in module.named_parameters()}
+        inside = any(name.startswith(f"{outer}.") for outer in dropped)
+        if name and own and not own & used and not inside:
+            parent, _, child = name.rpartition(".")
+            setattr(body.get_submodule(parent), child, Unused())
+            dropped.append(name)
