@@ -11,10 +11,14 @@ what is written above it, never below.
     data/              files on disk → tensors
       images.py          pixels in and out: any bit depth, any band count
       masks.py           what a mask value means: classes, codings, palette, ignore
-      coding.py          what the values of a folder's masks conclude to
+      class_list.py      classes.txt, .json or .yaml: names of classes and their codes
+      mask_values.py     which values a folder of masks holds, and which of them are noise
+      coding.py          from those values to the classes, concluded in one sentence
       overlay.py         pictures of masks over images
-      table.py           pairs listed in a CSV file
-      pairs.py           find and match image/mask pairs
+      folders.py         the image files in folders, and the names of what is made from them
+      naming.py          what names say: role, split, and the key that image and mask share
+      layouts.py         the readings of a folder: which files are images, which are masks
+      pairs.py           find the images of a folder and the mask of each
       splits.py          which pairs train, validate and test
       fingerprint.py     what a folder is like: sizes, intensities, class statistics
       survey.py          a folder understood: pairs, splits, facts and classes in one
@@ -38,9 +42,13 @@ what is written above it, never below.
       confusion.py       int64 counts → IoU, Dice, precision, recall
       evaluate.py        scores per class and per image, with confidence intervals
     training/          pairs → bundle
-      plan.py            fingerprint + budget → every "auto" resolved, each with its reason
       losses.py          (logits, target) → scalar
+      schedule.py        how far a training is, and how fast it learns there
+      signals.py         stopping politely: a signal sets a flag
+      plan.py            survey + budget → every "auto" resolved, each with its reason
+      previews.py        pictures of what the network is fed and what it answers
       checkpoint.py      everything that a resume needs
+      run.py             a run is a folder: opened fresh or resumed
       fit.py             the loop, readable from top to bottom
     cli/               argv → settings → one call; one file per verb; the only place that prints
 

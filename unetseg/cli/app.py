@@ -1,6 +1,7 @@
 """The command line: verbs registered by import path, settings from config.py, errors as answers."""
 
 import difflib
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,7 @@ def main() -> None:
 
 def run(tokens: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # our own errors say it better
     try:
         app.config = _sources(tokens)
         app(tokens, exit_on_error=False, print_error=False)

@@ -67,7 +67,7 @@ class PairReader:
         if pair.mask is None:
             raise ValueError(f"{pair.image} has no mask")
         image = match_bands(read_image(pair.image), self.bands, pair.image)
-        return image, self.class_map.encode(read_mask(pair.mask).pixels)
+        return image, self.class_map.encode(read_mask(pair.mask).pixels, pair.mask)
 
     def keep(self) -> None:
         """Decode everything now, in parallel, and answer from memory from here on."""

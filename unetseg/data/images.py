@@ -237,6 +237,8 @@ def _open_pillow(path: Path, start: bytes) -> Picture:
         orientation = int(image.getexif().get(_ORIENTATION, 1))
         pixels = _pillow_pixels(image, path, start)
         palette, transparent = _pillow_palette(image) if image.mode == "P" else (None, False)
+        if image.format == "GIF" and palette is not None and not transparent:
+            pixels, palette = _grey_gif(pixels, palette)
         lossy = image.format in {"JPEG", "MPO", "JPEG2000"} or start[12:16] in {b"VP8 ", b"VP8X"}
     return Picture(_upright(pixels, orientation), palette, transparent, lossy)
 
@@ -263,6 +265,19 @@ def _pillow_palette(image: Image.Image) -> tuple[NDArray[np.uint8], bool]:
     elif isinstance(clear, int):
         table[clear, 3] = 0
     return table, clear is not None
+
+
+def _grey_gif(
+    pixels: NDArray[Any], palette: NDArray[np.uint8]
+) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """Grey values instead of indexes where all colours are grey.
+
+    GIF knows no grey, and each file may number its colours in its own way.
+    """
+    used = palette[np.unique(pixels), :3]
+    if bool((used == used[:, :1]).all()):
+        return palette[pixels, 0], None
+    return pixels, palette
 
 
 def _open_tiff(path: Path) -> Picture:

@@ -118,13 +118,21 @@ def explicit_layout(root: Path, images: Path, masks: Path) -> Layout:
     if images.samefile(masks):
         layouts = [_by_name(images, image_paths, pick) for pick in (-1, 0)]
         return max(layouts, key=lambda layout: bool(layout.images and layout.masks))
-    image_files = [_read_path(images, p) for p in image_paths if masks not in p.parents]
-    mask_files = [_read_path(masks, p) for p in mask_paths if images not in p.parents]
+    image_files = [_read_path(images, p) for p in _outside(image_paths, images, masks)]
+    mask_files = [_read_path(masks, p) for p in _outside(mask_paths, masks, images)]
     sides = {"images": (images, image_files), "masks": (masks, mask_files)}
     empty = [f"{show(folder)} ({side})" for side, (folder, files) in sides.items() if not files]
     if empty:
         raise PairingError("there are no images in", empty, "Check --images and --masks.")
     return Layout(_below(images, image_files), _below(masks, mask_files))
+
+
+def _outside(paths: Sequence[Path], folder: Path, other: Path) -> list[Path]:
+    """The `paths` of `folder` that are not in `other`, should `other` lie in `folder`."""
+    folder, other = folder.resolve(), other.resolve()
+    if folder not in other.parents:
+        return list(paths)
+    return [path for path in paths if other not in path.parent.resolve().joinpath("x").parents]
 
 
 def _below(folder: Path, files: Iterable[NamedFile]) -> tuple[NamedFile, ...]:

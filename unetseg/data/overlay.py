@@ -65,6 +65,7 @@ def picture(image: NDArray[Any]) -> Picture:
     return np.ascontiguousarray(rgb, np.uint8)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # beyond float32: drawn black, as infinity is
 def _stretched(bands: NDArray[Any], *, apart: bool) -> Picture:
     """H×W×C numbers as uint8 between two percentiles of all bands, or of each one apart."""
     values = bands.astype(np.float32)
@@ -72,19 +73,19 @@ def _stretched(bands: NDArray[Any], *, apart: bool) -> Picture:
     groups = [[band] for band in range(values.shape[2])] if apart else [slice(None)]
     for group in groups:
         black, white = _range(values[::step, ::step, group])
-        values[..., group] = (values[..., group] - black) * (255 / (white - black))
+        values[..., group] = (values[..., group] - black) * (255 / ((white - black) or 1))
     return np.nan_to_num(values, nan=0, posinf=0, neginf=0).clip(0, 255).astype(np.uint8)
 
 
 def _range(values: NDArray[np.float32]) -> tuple[float, float]:
-    """The values to be drawn black and white; the second is always greater."""
+    """The values to be drawn black and white; equal for constant images."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return 0.0, 1.0
     black, white = (float(value) for value in np.percentile(finite, STRETCH))
     if black == white:  # nearly all pixels are equal: show the others
         black, white = float(finite.min()), float(finite.max())
-    return (black, white) if white > black else (black, black + 1)
+    return black, white
 
 
 def overlay(

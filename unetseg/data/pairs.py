@@ -134,7 +134,7 @@ def _choose(root: Path, layouts: Sequence[Layout]) -> PairSet:
             complete.append((layout.left_out, i))
     if complete:
         left_out, i = min(complete)
-        remark = f" ({left_out} images elsewhere left out)" if left_out else ""
+        remark = f" (left out elsewhere: {left_out})" if left_out else ""
         return PairSet(root, tuple(_named(matches[i])), _sentence(matches[i]) + remark)
     if layouts[0].rivals:
         raise PairingError(

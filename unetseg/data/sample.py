@@ -186,7 +186,8 @@ def _texture(rng: np.random.Generator, size: int, sigma: float) -> Array:
     """Smooth noise of mean 0 and deviation 1, with features of `sigma` pixels, H×W."""
     noise = rng.normal(size=(size, size)).astype(np.float32)
     smooth: Array = ndimage.gaussian_filter(noise, sigma, mode="wrap")
-    return (smooth - smooth.mean()) / smooth.std()
+    result: Array = (smooth - smooth.mean()) / smooth.std()
+    return result
 
 
 def _check_settings(count: int, size: int, seed: int) -> None:

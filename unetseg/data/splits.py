@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,10 @@ def write_splits(path: Path, pairs: PairSet, hashes: Sequence[str]) -> None:
     write_json(path, {"pairs": rows})
 
 
-def read_splits(path: Path) -> dict[str, str]:
+def read_splits(path: Path, key: Literal["hash", "name"] = "hash") -> dict[str, str]:
     """Split of every content hash in a file of `write_splits`, for folders that have moved.
+
+    With `key` "name", the split of every pair by its name instead.
 
     A content that stands in several splits counts for the one nearest to training: what was
     trained on is never held out.
@@ -93,7 +95,7 @@ def read_splits(path: Path) -> dict[str, str]:
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["pairs"]
-        found = [(str(row["hash"]), str(row["split"])) for row in rows]
+        found = [(str(row[key]), str(row["split"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path} is no list of splits", [error], "Train again.") from error
     strangers = sorted({split for _, split in found} - {"train", "val", "test"})

@@ -85,10 +85,8 @@ def survey(data: Path, config: DataConfig | None = None, progress: Progress = SI
 
 
 def with_splits(known: Survey, splits: dict[str, str]) -> Survey:
-    """`known` with the split of each pair taken from `splits` (content hash → split)."""
-    pairs = tuple(
-        replace(pair, split=splits.get(known.facts[pair.name].hash)) for pair in known.pairs.pairs
-    )
+    """`known` with the split of each pair taken from `splits` (pair name → split)."""
+    pairs = tuple(replace(pair, split=splits.get(pair.name)) for pair in known.pairs.pairs)
     return replace(known, pairs=replace(known.pairs, pairs=pairs))
 
 

@@ -151,7 +151,7 @@ def read_truth(pair: Pair, info: BundleInfo) -> Truth:
     if pair.mask is None:
         raise DataError(f"{pair.image} has no mask")
     image = check_image(read_image(pair.image), info, pair.image)
-    index = info.class_map.encode(read_mask(pair.mask).pixels)
+    index = info.class_map.encode(read_mask(pair.mask).pixels, pair.mask)
     if index.shape != image.shape[:2]:
         raise DataError(f"{pair.image} is {image.shape[:2]}, {pair.mask} is {index.shape}")
     return image, index

@@ -149,7 +149,9 @@ class Blend:
         if logits.shape != expected:
             raise ValueError(f"logits of shape {logits.shape} for a tile of {expected}")
         window = gaussian_window((tile.height, tile.width))
-        self._totals[:, *tile.slices] += logits * window
+        weighted = np.empty_like(window)  # one channel at a time stays in the cache
+        for total, channel in zip(self._totals, logits, strict=True):
+            total[tile.slices] += np.multiply(channel, window, out=weighted)
         self._weights[tile.slices] += window
 
     def result(self) -> NDArray[np.float32]:

@@ -110,6 +110,7 @@ class Trainer:
         self.best = -1.0
         self.without_better = 0
         self.skipped_in_a_row = 0
+        self.losses = LossMean()
         self.rows: list[dict[str, float]] = []
         self.clock = Clock(began, self.config.budget, self._total_steps())
         if run.state:
@@ -122,16 +123,15 @@ class Trainer:
         write_png(self.run.folder / "previews" / "augmented.png", augmented_sheet(self.crops))
         self.segmenter.train()
         self._announce()
-        losses = LossMean()
         for batch in self._batches():
-            losses.add(self.train_step(batch))
+            self.losses.add(self.train_step(batch))
             self.step += 1
             self.clock.step_done(self.step)
-            self._report(losses)
+            self._report()
             if stop.signal is not None:
                 self._stop(stop)
             if self.clock.over or self._validation_is_due():
-                self.validate(losses.take())
+                self.validate(self.losses.take())
             if self.clock.over or self._gave_up():
                 break
         self.finish()
@@ -199,8 +199,7 @@ class Trainer:
         return Engine(weights, self.machine, tile=self.plan.tile, overlap=self.plan.overlap)
 
     def finish(self) -> None:
-        """Save the last state, and say how it went."""
-        self.save()
+        """Say how it went."""
         self.progress.finish("training")
         self.log.close()
         self.progress.say(
@@ -218,6 +217,7 @@ class Trainer:
             "best": self.best,
             "without_better": self.without_better,
             "rows": self.rows,
+            "losses": self.losses.state(),
             "weights": self.segmenter.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -231,6 +231,7 @@ class Trainer:
         """Go back to where `save` was called."""
         self.step, self.best = state["step"], state["best"]
         self.without_better, self.rows = state["without_better"], state["rows"]
+        self.losses.restore(*state["losses"])
         self.segmenter.load_state_dict(state["weights"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -327,14 +328,14 @@ class Trainer:
         self.clock.validation_steps = work
         self.progress.start("training", 1000)
 
-    def _report(self, losses: "LossMean") -> None:
+    def _report(self) -> None:
         done = round(1000 * self.clock.fraction)
         self.progress.advance(
             "training",
             done - self.clock.reported,
             step=self.step,
             epoch=self.step // self.order.steps_per_epoch,
-            loss=losses.latest,
+            loss=self.losses.latest,
             speed=self.clock.speed,
         )
         self.clock.reported = done
@@ -355,6 +356,14 @@ class LossMean:
         if self._count % 10 == 1:
             self.latest = float(loss)
 
+    def state(self) -> tuple[Tensor | None, int]:
+        """What `restore` takes."""
+        return self._sum, self._count
+
+    def restore(self, total: Tensor | None, count: int) -> None:
+        """Go on from a `state`."""
+        self._sum, self._count = total, count
+
     def take(self) -> float:
         """The mean since the last call."""
         mean = math.nan if self._sum is None else float(self._sum) / self._count
@@ -374,7 +383,7 @@ def build_optimizer(segmenter: nn.Module, lr: float, config: TrainConfig) -> tor
     ]
     if config.training.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.99, nesterov=True)
-    return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
 @torch.no_grad()

@@ -85,10 +85,10 @@ def resume_run(
         config = _merged(saved, config)
         machine = start(config.runtime)
         known = survey(data, config.data, progress)
-        known = with_splits(known, read_splits(folder / "splits.json"))
         if _data_hash(known) != state["identity"]["data"]:
             mend = "Give the folder it was trained on, or train anew without --resume."
             raise ConfigError(f"{data} has changed since {folder.name} was started", mend=mend)
+        known = with_splits(known, read_splits(folder / "splits.json", "name"))
         plan = Plan.model_validate_json((folder / "plan.json").read_bytes())
         plan = plan.model_copy(
             update={

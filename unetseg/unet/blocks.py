@@ -43,7 +43,7 @@ class PlainBlock(nn.Sequential):
         inputs: Channels that come in.
         outputs: Channels that go out.
         norm: Makes the norm after each convolution.
-        padding: Pixels of zeros around each convolution: 1 keeps the size, 0 loses 4 per side pair.
+        padding: Pixels of zeros around each convolution: 1 keeps the size, 0 loses 2 per side.
     """
 
     def __init__(self, inputs: int, outputs: int, norm: Norm, padding: int = 1) -> None:

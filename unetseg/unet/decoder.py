@@ -83,6 +83,8 @@ class Decoder(nn.Module):
         Raises:
             ValueError: there are more or fewer skips than steps.
         """
+        if len(skips) != len(self.steps):
+            raise ValueError(f"{len(skips)} skips for {len(self.steps)} levels of the decoder")
         outputs: list[Tensor] = []
         features = bottom
         for step, skip in zip(reversed(self.steps), reversed(skips), strict=True):

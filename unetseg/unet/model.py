@@ -194,9 +194,9 @@ def build_unet(config: NetworkConfig, bands: int, classes: int) -> UNet:
     """The U-Net that `config` describes, with fresh weights (or those of `config.weights`).
 
     Every level has twice the channels of the one above, without a cap: width·2^level. `widths`
-    names each instead. An `encoder` brings its own widths and, without a depth, has 5 levels; its
-    decoder has smp's 256, 128, 64, 32, 16. To load trained weights afterwards, set `weights` to
-    "none": then nothing is downloaded.
+    names each instead. An `encoder` brings its own widths, whatever `width` says, and a depth of 5
+    where that is "auto"; its decoder has smp's widths, 256 to 16. To load trained weights
+    afterwards, set `weights` to "none": then nothing is downloaded.
 
     Args:
         config: The settings; depth and width must be numbers, except where the preset or the
@@ -260,9 +260,8 @@ def _encoder_size_problems(config: NetworkConfig) -> list[str]:
     problems = []
     if config.depth not in DEPTHS:
         problems.append(f"depth is {config.depth}: an encoder has a depth of 3, 4 or 5")
-    for name, default in (("width", "auto"), ("widths", ())):
-        if (value := getattr(config, name)) != default:
-            problems.append(f"{name} is {value}: the encoder {config.encoder} brings its own")
+    if config.widths:
+        problems.append(f"widths is {config.widths}: the encoder {config.encoder} brings its own")
     return problems
 
 

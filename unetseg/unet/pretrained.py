@@ -5,6 +5,7 @@ Its shallowest feature is the image itself, so that the decoder ends at full res
 
 import difflib
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ DECODER_WIDTHS = (16, 32, 64, 128, 256)
 """Channels of the decoder's levels, full resolution first (smp's Unet)."""
 
 _HEADS = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "linear.")
+# what torch.load and its unpickler raise on bytes that are no weights
+_DAMAGE = (
+    *(OSError, RuntimeError, EOFError, pickle.UnpicklingError, struct.error),
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
+)
 _PROBE = 64  # pixels: the smallest square that five halvings leave 2×2 of
 
 
@@ -85,7 +91,7 @@ def pretrained_encoder(name: str, bands: int, depth: int, weights: str) -> Pretr
     return PretrainedEncoder(body, bands)
 
 
-def _smp_encoders() -> Any:  # noqa: ANN401 — smp has no types
+def _smp_encoders() -> Any:
     try:
         from segmentation_models_pytorch import encoders
     except ImportError as error:
@@ -102,7 +108,7 @@ def _check_name(name: str, known: Mapping[str, object]) -> None:
         raise ConfigError(summary, names, mend=f"Choose one, for example --encoder {names[0]}")
 
 
-def _downloaded(encoders: Any, name: str, bands: int, depth: int) -> nn.Module:  # noqa: ANN401
+def _downloaded(encoders: Any, name: str, bands: int, depth: int) -> nn.Module:
     from huggingface_hub.errors import HfHubHTTPError
 
     # its bases: OSError and the error of the HTTP client, which differs between versions
@@ -138,7 +144,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except (*_DAMAGE, SafetensorError) as error:
         raise BundleError(
             f"{path} cannot be read as weights",
             [str(error).split("\n", 1)[0]],
@@ -189,7 +195,7 @@ def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) ->
     return missing + unknown + wrong
 
 
-def _set_bands(body: Any, name: str, bands: int, *, pretrained: bool) -> None:  # noqa: ANN401
+def _set_bands(body: Any, name: str, bands: int, *, pretrained: bool) -> None:
     try:
         body.set_in_channels(bands, pretrained=pretrained)
     except ValueError as error:

@@ -1,0 +1,159 @@
+"""A bundle gives back what was saved, and refuses what is damaged, foreign or absurd."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unetseg.bundle import (
+    BundleInfo,
+    Normalisation,
+    Segmenter,
+    build_segmenter,
+    image_statistics,
+    load_bundle,
+    save_bundle,
+)
+from unetseg.config import NetworkConfig
+from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.errors import BundleError
+
+BINARY = ClassMap(
+    classes=(
+        ClassInfo(name="background", code=0, colour=(0, 0, 0)),
+        ClassInfo(name="cell", code=255, colour=(200, 0, 0)),
+    ),
+    coding="integer",
+    dtype="uint8",
+    background=0,
+)
+
+
+def info(kind: str = "dataset", network: dict[str, object] | None = None) -> BundleInfo:
+    settings = {"depth": 2, "width": 4} | (network or {})
+    return BundleInfo(
+        network=NetworkConfig.model_validate(settings),
+        bands=3,
+        dtype="uint8",
+        class_map=BINARY,
+        normalisation=Normalisation.model_validate(
+            {"kind": kind, "mean": (90.0, 100.0, 110.0), "std": (30.0, 20.0, 10.0)}
+        ),
+        tile=256,
+        overlap=0.25,
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "model", build_segmenter(info()).state_dict(), info())
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["dataset", "image"])
+def test_round_trip(tmp_path: Path, kind: str) -> None:
+    segmenter = build_segmenter(info(kind)).eval()
+    save_bundle(tmp_path / "model", segmenter.state_dict(), info(kind))
+    loaded, read = load_bundle(tmp_path)
+    image = torch.randint(0, 256, (1, 3, 37, 21)).float()
+    assert torch.equal(segmenter(image), loaded(image))
+    assert read.class_map == BINARY
+    assert read.versions["torch"]
+    assert not (tmp_path / ".model-new").exists()
+
+
+def test_saving_again_replaces(saved: Path) -> None:
+    again = info().model_copy(update={"scores": {"foreground_dice": 0.5}})
+    save_bundle(saved / "model", build_segmenter(again).state_dict(), again)
+    assert load_bundle(saved)[1].scores == {"foreground_dice": 0.5}
+    assert {p.name for p in saved.iterdir()} == {"model"}
+
+
+def test_raw_pixels_are_normalised_inside() -> None:
+    segmenter = build_segmenter(info())
+    image = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    by_hand = (image.numpy().astype(np.float64) - [[[90]], [[100]], [[110]]]) / [
+        [[30]],
+        [[20]],
+        [[10]],
+    ]
+    np.testing.assert_allclose(segmenter.normalise(image).numpy(), by_hand, rtol=1e-5, atol=1e-5)
+
+
+def test_image_normalisation_ignores_brightness_and_contrast() -> None:
+    segmenter = build_segmenter(info("image")).eval()
+    image = torch.randint(0, 200, (1, 3, 32, 32)).float()
+    torch.testing.assert_close(segmenter(image), segmenter(3 * image + 20), rtol=1e-3, atol=1e-4)
+
+
+def test_crops_with_the_statistics_of_their_image_agree_with_it() -> None:
+    segmenter = build_segmenter(info("image"))
+    image = torch.randint(0, 256, (1, 3, 32, 32)).float()
+    crop = segmenter.normalise(image[..., 4:20, 8:24], image_statistics(image))
+    torch.testing.assert_close(crop, segmenter.normalise(image)[..., 4:20, 8:24])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (37, 21), (64, 64)])
+@pytest.mark.parametrize(
+    "network", [{}, {"scale": 0.5}, {"preset": "classic", "padding": "valid", "norm": "none"}]
+)
+def test_logits_have_the_size_of_the_image(
+    size: tuple[int, int], network: dict[str, object]
+) -> None:
+    segmenter: Segmenter = build_segmenter(info(network=network)).eval()
+    with torch.no_grad():
+        logits = segmenter(torch.zeros(1, 3, *size))
+    assert logits.shape == (1, 2, *size)
+
+
+def test_a_flipped_bit_in_the_weights_is_found(saved: Path) -> None:
+    file = saved / "model" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match="damaged"):
+        load_bundle(saved)
+
+
+def edit(saved: Path, **changes: object) -> None:
+    file = saved / "model" / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_another_format_is_refused(saved: Path) -> None:
+    edit(saved, format=2)
+    with pytest.raises(BundleError, match="is of format 2, this version reads 1"):
+        load_bundle(saved)
+
+
+def test_an_import_path_is_refused(saved: Path) -> None:
+    edit(saved, loader="os.system")
+    with pytest.raises(BundleError, match="loader: Extra inputs"):
+        load_bundle(saved)
+
+
+def test_an_unknown_block_is_refused(saved: Path) -> None:
+    network = json.loads((saved / "model" / "model.json").read_text())["network"]
+    edit(saved, network=network | {"block": "os.system"})
+    with pytest.raises(BundleError, match=r"network\.block"):
+        load_bundle(saved)
+
+
+def test_weights_of_another_network_are_refused(saved: Path) -> None:
+    network = json.loads((saved / "model" / "model.json").read_text())["network"]
+    edit(saved, network=network | {"width": 8})
+    with pytest.raises(BundleError, match="does not hold the network"):
+        load_bundle(saved)
+
+
+def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
+    foreign = tmp_path / "model.pt"
+    foreign.write_bytes(b"\x80\x04")
+    with pytest.raises(BundleError, match="is a file, not a run folder"):
+        load_bundle(foreign)
+    with pytest.raises(BundleError, match="does not exist"):
+        load_bundle(tmp_path / "nothing")
+    with pytest.raises(BundleError, match="has no trained model"):
+        load_bundle(tmp_path)

@@ -1,0 +1,195 @@
+"""Laws of training: resume is exact, a run folder is complete, a refused run leaves nothing."""
+
+import csv
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unetseg.config import NetworkConfig, RuntimeConfig, TrainConfig, TrainingConfig
+from unetseg.data.sample import draw_sample
+from unetseg.errors import BundleError, ConfigError, DataError, MachineError, StoppedError
+from unetseg.progress import Silent
+from unetseg.training.checkpoint import load_state
+from unetseg.training.fit import train
+from unetseg.training.schedule import learning_rate_factor
+
+
+def tiny(**training: object) -> TrainConfig:
+    """Settings under which a training takes a second or two."""
+    settings: dict[str, object] = {"epochs": 3, "batch": 2, "patch": 32} | training
+    return TrainConfig(
+        network=NetworkConfig(depth=2, width=4),
+        training=TrainingConfig.model_validate(settings),
+        runtime=RuntimeConfig(device="cpu", workers=0),
+    )
+
+
+class StopAt(Silent):
+    """Sends a signal to this process when a training step is reached."""
+
+    def __init__(self, step: int, number: signal.Signals) -> None:
+        self.step, self.number = step, number
+
+    def advance(self, task: str, steps: int = 1, **facts: object) -> None:
+        if task == "training" and facts.get("step") == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_sample(tmp_path_factory.mktemp("data") / "cells", count=6, size=64)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_state(run)["weights"]
+    return state
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_folder_is_complete(data: Path, tmp_path: Path) -> None:
+    run = train(data, tiny(), out=tmp_path, name="a")
+    for name in ("config.yaml", "env.json", "plan.json", "splits.json", "metrics.csv", "log.jsonl"):
+        assert (run / name).stat().st_size > 0, name
+    assert {p.name for p in (run / "model").iterdir()} == {"model.json", "model.safetensors"}
+    assert (run / "previews" / "augmented.png").is_file()
+    assert len(list((run / "previews").glob("step_*.png"))) == len(metrics(run))
+    assert list((run / "tensorboard").iterdir())
+    plan = json.loads((run / "plan.json").read_text())
+    assert plan["patch"] == 32
+    assert plan["reasons"]["patch"] == "as set"
+
+
+def test_equal_seeds_give_equal_weights(data: Path, tmp_path: Path) -> None:
+    runs = [train(data, tiny(), out=tmp_path, name=name) for name in "ab"]
+    first, second = (load_file(run / "model" / "model.safetensors") for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_workers_do_not_change_the_weights(data: Path, tmp_path: Path) -> None:
+    alone = train(data, tiny(epochs=2), out=tmp_path, name="alone")
+    config = tiny(epochs=2)
+    config = config.model_copy(update={"runtime": RuntimeConfig(device="cpu", workers=2)})
+    helped = train(data, config, out=tmp_path, name="helped")
+    assert all(torch.equal(weights(alone)[k], weights(helped)[k]) for k in weights(alone))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_bit_for_bit(
+    data: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    whole = train(data, tiny(), out=tmp_path, name="whole")
+    with pytest.raises(StoppedError, match="stopped at step 4;") as stopped:
+        train(data, tiny(), out=tmp_path, name="cut", progress=StopAt(4, number))
+    assert stopped.value.exit_code == 128 + number
+    cut = train(data, tiny(), out=tmp_path, name="cut", resume=True)
+    assert all(torch.equal(weights(whole)[k], weights(cut)[k]) for k in weights(whole))
+    untimed = [[{**row, "seconds": ""} for row in metrics(run)] for run in (whole, cut)]
+    assert untimed[0] == untimed[1]
+
+
+def test_resume_with_more_epochs(data: Path, tmp_path: Path) -> None:
+    run = train(data, tiny(epochs=1), out=tmp_path, name="a")
+    train(data, tiny(epochs=2), out=tmp_path, name="a", resume=True)
+    assert [float(row["epoch"]) for row in metrics(run)] == [1, 2]
+
+
+def test_resume_refuses_other_settings(data: Path, tmp_path: Path) -> None:
+    train(data, tiny(epochs=1), out=tmp_path, name="a")
+    with pytest.raises(ConfigError, match=r"--batch: 2 → 3"):
+        train(data, tiny(epochs=1, batch=3), out=tmp_path, name="a", resume=True)
+
+
+def test_resume_refuses_other_data(data: Path, tmp_path: Path) -> None:
+    train(data, tiny(epochs=1), out=tmp_path, name="a")
+    other = draw_sample(tmp_path / "other", count=6, size=64, seed=1)
+    with pytest.raises(ConfigError, match="has changed since a was started"):
+        train(other, tiny(epochs=1), out=tmp_path, name="a", resume=True)
+
+
+def test_resume_of_nothing_is_an_error(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no run"):
+        train(data, tiny(), out=tmp_path, resume=True)
+    with pytest.raises(BundleError, match="there is no run"):
+        train(data, tiny(), out=tmp_path, name="x", resume=True)
+
+
+def test_a_name_is_not_used_twice(data: Path, tmp_path: Path) -> None:
+    train(data, tiny(epochs=1), out=tmp_path, name="a")
+    with pytest.raises(MachineError, match="holds a run already"):
+        train(data, tiny(epochs=1), out=tmp_path, name="a")
+
+
+def test_refused_data_leave_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError):
+        train(tmp_path / "empty", tiny(), out=tmp_path / "runs", name="a")
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_budget_is_kept_and_ends_with_a_validated_model(data: Path, tmp_path: Path) -> None:
+    run = train(data, tiny(epochs=None, budget="6s"), out=tmp_path, name="a")
+    last = metrics(run)[-1]
+    assert float(last["seconds"]) < 9
+    assert int(last["step"]) == load_state(run)["step"]
+    assert float(last["lr"]) < 2e-4  # the schedule came down to its end
+    assert (run / "model" / "model.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": "ce"},
+        {"loss": "dice", "optimizer": "sgd"},
+        {"schedule": "cosine", "accumulate": 2, "ema": False},
+        {"patience": 1, "augment": "none"},
+        {"oversample": 1.0, "augment": "light"},
+    ],
+)
+def test_every_setting_trains(data: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    run = train(data, tiny(epochs=2, **change), out=tmp_path)
+    assert metrics(run)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        NetworkConfig(depth=2, width=4, deep_supervision=True),
+        NetworkConfig(depth=2, width=4, scale=0.5),
+        NetworkConfig(depth=2, width=4, skip=("add",), block="residual", norm="group"),
+        NetworkConfig(encoder="resnet18"),
+    ],
+)
+def test_every_network_trains(data: Path, tmp_path: Path, network: NetworkConfig) -> None:
+    config = tiny(epochs=1).model_copy(update={"network": network})
+    run = train(data, config, out=tmp_path)
+    assert metrics(run)
+
+
+def test_training_in_a_thread_catches_no_signals(data: Path, tmp_path: Path) -> None:
+    done: list[Path] = []
+    thread = threading.Thread(
+        target=lambda: done.append(train(data, tiny(epochs=1), out=tmp_path, name="a"))
+    )
+    thread.start()
+    thread.join()
+    assert done == [tmp_path / "a"]
+
+
+@pytest.mark.parametrize("schedule", ["poly", "cosine"])
+def test_the_learning_rate_rises_then_falls_to_zero(schedule: str) -> None:
+    rates = [learning_rate_factor(step / 200, schedule, 0.1) for step in range(201)]
+    peak = rates.index(max(rates))
+    assert rates[peak] == pytest.approx(1)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] == pytest.approx(0)

@@ -1,0 +1,60 @@
+"""The way up: doubling, order of the levels, number of skips."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unetseg.unet.blocks import PlainBlock, no_norm
+from unetseg.unet.decoder import BilinearUp, Decoder, Step, TransposeUp
+from unetseg.unet.skips import Concat
+
+
+def decoder() -> Decoder:
+    steps = [
+        Step(TransposeUp(6, 4), Concat(4, 4), PlainBlock(8, 4, no_norm)),
+        Step(BilinearUp(10, 6), Concat(6, 6), PlainBlock(12, 6, no_norm)),
+    ]
+    return Decoder(steps, (4, 6))
+
+
+def pyramid() -> tuple[Tensor, list[Tensor]]:
+    bottom = torch.randn(2, 10, 2, 3)
+    return bottom, [torch.randn(2, 4, 8, 12), torch.randn(2, 6, 4, 6)]
+
+
+@pytest.mark.parametrize("up", [TransposeUp, BilinearUp])
+def test_up_doubles_height_and_width(up: type[TransposeUp | BilinearUp]) -> None:
+    layer = up(6, 4)
+    assert layer(torch.randn(2, 6, 3, 5)).shape == (2, 4, 6, 10)
+    assert layer.bias is not None
+
+
+def test_bilinear_up_may_convolve_before_it_interpolates() -> None:
+    layer, features = BilinearUp(6, 4), torch.randn(2, 6, 3, 5)
+    doubled = functional.interpolate(features, scale_factor=2, mode="bilinear")
+    expected = functional.conv2d(doubled, layer.weight, layer.bias)
+    torch.testing.assert_close(layer(features), expected)
+
+
+def test_levels_come_full_resolution_first() -> None:
+    levels = decoder().levels(*pyramid())
+    assert [tuple(level.shape) for level in levels] == [(2, 4, 8, 12), (2, 6, 4, 6)]
+
+
+def test_the_decoder_returns_the_full_resolution() -> None:
+    network, (bottom, skips) = decoder(), pyramid()
+    assert torch.equal(network(bottom, skips), network.levels(bottom, skips)[0])
+
+
+def test_a_step_takes_the_middle_of_a_larger_feature() -> None:
+    step = Step(TransposeUp(6, 4), Concat(4, 4), nn.Identity())
+    below, feature = torch.randn(1, 6, 2, 2), torch.randn(1, 4, 8, 10)
+    assert torch.equal(step(below, feature)[:, :4], feature[..., 2:6, 3:7])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_as_many_skips_as_steps(count: int) -> None:
+    bottom, skips = pyramid()
+    with pytest.raises(ValueError, match=f"{count} skips for 2 levels"):
+        decoder()(bottom, (skips * 2)[:count])
