@@ -32,7 +32,7 @@ BINARY = ClassMap(
 
 
 def info(kind: str = "dataset", network: dict[str, object] | None = None) -> BundleInfo:
-    settings = {"depth": 2, "width": 4} | (network or {})
+    settings = network or {"depth": 2, "width": 4}
     return BundleInfo(
         network=NetworkConfig.model_validate(settings),
         bands=3,
@@ -97,7 +97,7 @@ def test_crops_with_the_statistics_of_their_image_agree_with_it() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (37, 21), (64, 64)])
 @pytest.mark.parametrize(
-    "network", [{}, {"scale": 0.5}, {"preset": "classic", "padding": "valid", "norm": "none"}]
+    "network", [{}, {"depth": 2, "width": 4, "scale": 0.5}, {"preset": "classic"}]
 )
 def test_logits_have_the_size_of_the_image(
     size: tuple[int, int], network: dict[str, object]

@@ -17,8 +17,8 @@ from unetseg.prediction.tiling import (
     Tile,
     blend_strips,
     cut,
-    gaussian_window,
     tile_starts,
+    tile_window,
 )
 
 law = settings(deadline=None, max_examples=50)
@@ -85,8 +85,8 @@ def test_a_tile_as_large_as_the_image_is_the_only_one(
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 3), (33, 32), (512, 512), (2048, 300)])
-def test_the_window_is_the_gaussian_of_scipy(shape: tuple[int, int]) -> None:
-    window = gaussian_window(shape)
+def test_inside_the_image_the_window_is_the_gaussian_of_scipy(shape: tuple[int, int]) -> None:
+    window = tile_window(Tile(5, 5, *shape), 5000, 5000)
     reference = np.outer(*(gaussian(side, side / 8) for side in shape))
     np.testing.assert_allclose(window, reference / reference.max(), rtol=1e-6)
     assert window.dtype == np.float32
@@ -94,9 +94,21 @@ def test_the_window_is_the_gaussian_of_scipy(shape: tuple[int, int]) -> None:
     assert window.min() > 0
 
 
-def test_the_shared_window_cannot_be_changed() -> None:
-    with pytest.raises(ValueError, match="read-only"):
-        gaussian_window((4, 4))[0, 0] = 0
+@law
+@given(layouts)
+def test_the_window_is_one_from_the_middle_to_the_border_of_the_image(layout: Layout) -> None:
+    height, width, _, _ = layout
+    for tile in cut(*layout):
+        window = tile_window(tile, height, width)
+        assert window.shape == (tile.height, tile.width)
+        assert window.min() > 0
+        middle = window[tile.height // 2]
+        if tile.left == 0:
+            assert (middle[: tile.width // 2 + 1] == 1).all()
+        elif tile.width > 2:
+            assert middle[0] < 0.03  # a cut border hardly counts
+        if tile.left + tile.width == width:
+            assert (middle[tile.width // 2 :] == 1).all()
 
 
 @law
@@ -130,7 +142,7 @@ def test_strips_are_the_whole_to_the_last_bit(layout: Layout, seed: int) -> None
     blend = Blend(2, height, width)
     for piece, logits in predicted:
         blend.add(piece, logits)
-    strips = list(blend_strips(predicted, width))
+    strips = list(blend_strips(predicted, height, width))
     tops = np.cumsum([0] + [strip.shape[1] for _, strip in strips])
     assert [top for top, _ in strips] == tops[:-1].tolist()
     np.testing.assert_array_equal(np.concatenate([s for _, s in strips], axis=1), blend.result())
@@ -145,7 +157,7 @@ def test_strips_hold_only_a_tile_of_rows() -> None:
             asked.append(tile.top)
             yield tile, np.ones((1, 32, 32), np.float32)
 
-    for top, strip in blend_strips(tiles(), 32):
+    for top, strip in blend_strips(tiles(), 3216, 32):
         assert max(asked) <= top + 16
         assert strip.shape[1] <= 32
     assert len(asked) == 200

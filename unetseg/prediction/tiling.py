@@ -2,14 +2,14 @@
 
 Arrays only: nothing here knows a network. Positions are pixels from the top left corner. Near its
 border a tile is predicted with less context, so there its neighbours count more: the logits are
-averaged with a Gaussian window, as in nnU-Net (Isensee et al. 2021, Nature Methods 18:203).
+averaged with a Gaussian window, as in nnU-Net (Isensee et al. 2021, Nature Methods 18:203). Unlike
+there, the window does not fall towards the border of the image, where no context was cut off: else
+an image hardly larger than its tile would take half of its border from tiles that end there.
 """
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import groupby
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,43 +90,52 @@ def cut(height: int, width: int, tile: int, overlap: float) -> list[Tile]:
     return [Tile(top, left, *shape) for top in tops for left in lefts]
 
 
-@lru_cache(maxsize=16)
-def gaussian_window(shape: tuple[int, int]) -> NDArray[np.float32]:
-    """How much each pixel of a tile counts: 1 in the middle, e⁻¹⁶ in the corners, never 0.
+def tile_window(tile: Tile, height: int, width: int) -> NDArray[np.float32]:
+    """How much each pixel of a tile counts: 1 in the middle, down to e⁻¹⁶ in a corner, never 0.
 
-    A Gaussian with σ = side / 8 along each side, scaled to a maximum of 1.
+    A Gaussian with σ = side / 8 along each side, scaled to a maximum of 1; it stays 1 from the
+    middle to a border that is the image's own.
 
     Args:
-        shape: Height and width of the tile, pixels.
+        tile: A tile of the image.
+        height: Pixels of the image.
+        width: Pixels of the image.
 
     Returns:
-        float32 height×width, read-only, in (0, 1].
+        float32 tile.height×tile.width, in (0, 1].
 
-    >>> gaussian_window((3, 3))[1].round(3)
-    array([0.029, 1.   , 0.029], dtype=float32)
+    >>> tile_window(Tile(0, 4, 1, 3), height=1, width=9)  # inside
+    array([[0.02856549, 1.        , 0.02856549]], dtype=float32)
+    >>> tile_window(Tile(0, 0, 1, 3), height=1, width=9)  # at the left border
+    array([[1.        , 1.        , 0.02856549]], dtype=float32)
     """
-    rows, columns = (_bell(side) for side in shape)
-    window = np.outer(rows, columns).astype(np.float32)
-    window.setflags(write=False)
-    return window
+    rows = _bell(tile.top, tile.height, height)
+    columns = _bell(tile.left, tile.width, width)
+    return np.outer(rows, columns)
 
 
-def _bell(side: int) -> NDArray[np.float64]:
-    """A Gaussian over `side` pixels, centred, maximum 1."""
+def _bell(start: int, side: int, whole: int) -> NDArray[np.float32]:
+    """The window along one side of a tile that begins at `start` of `whole` pixels."""
     distance = np.arange(side) - (side - 1) / 2  # pixels from the middle
     bell = np.exp(-0.5 * (distance * SIGMAS_PER_TILE / side) ** 2)
-    return np.asarray(bell / bell.max(), np.float64)
+    bell /= bell.max()
+    if start == 0:
+        bell[: side // 2] = 1
+    if start + side == whole:
+        bell[side // 2 :] = 1
+    return bell.astype(np.float32)
 
 
 class Blend:
     """The weighted mean of overlapping tiles, in float32.
 
-    Memory is (channels + 1)·height·width·4 bytes; `blend_strips` needs only some rows of that.
+    Memory is (channels + 1)·rows·width·4 bytes.
 
     Args:
         channels: K, the channels of the logits.
         height: Pixels of the whole.
         width: Pixels of the whole.
+        rows: Rows held at a time, from the top on; None holds all. See `blend_strips`.
 
     >>> blend = Blend(1, 4, 6)
     >>> for tile in cut(4, 6, tile=4, overlap=0.5):
@@ -135,9 +144,11 @@ class Blend:
     True
     """
 
-    def __init__(self, channels: int, height: int, width: int) -> None:
-        self._totals = np.zeros((channels, height, width), np.float32)
-        self._weights = np.zeros((height, width), np.float32)
+    def __init__(self, channels: int, height: int, width: int, rows: int | None = None) -> None:
+        self._whole = height, width
+        self._top = 0  # the first row held
+        self._totals = np.zeros((channels, rows or height, width), np.float32)
+        self._weights = np.zeros((rows or height, width), np.float32)
 
     def add(self, tile: Tile, logits: NDArray[Any]) -> None:
         """Add the K×h×w `logits` of `tile`.
@@ -148,14 +159,15 @@ class Blend:
         expected = (len(self._totals), tile.height, tile.width)
         if logits.shape != expected:
             raise ValueError(f"logits of shape {logits.shape} for a tile of {expected}")
-        window = gaussian_window((tile.height, tile.width))
+        window = tile_window(tile, *self._whole)
         weighted = np.empty_like(window)  # one channel at a time stays in the cache
+        held = replace(tile, top=tile.top - self._top).slices
         for total, channel in zip(self._totals, logits, strict=True):
-            total[tile.slices] += np.multiply(channel, window, out=weighted)
-        self._weights[tile.slices] += window
+            total[held] += np.multiply(channel, window, out=weighted)
+        self._weights[held] += window
 
     def result(self) -> NDArray[np.float32]:
-        """The blended logits, float32 K×height×width.
+        """The blended logits of all rows held, float32 K×rows×width.
 
         Raises:
             ValueError: a pixel was in no tile.
@@ -165,16 +177,17 @@ class Blend:
         return self._totals / self._weights
 
     def take_rows(self, rows: int) -> NDArray[np.float32]:
-        """Take off the first `rows` rows, blended, and move the others up over them."""
+        """Blend the first `rows` rows held, and hold as many further down instead."""
         done = self._totals[:, :rows] / self._weights[:rows]
         for sums in (self._totals, self._weights):
             sums[..., :-rows, :] = sums[..., rows:, :].copy()
             sums[..., -rows:, :] = 0
+        self._top += rows
         return done
 
 
 def blend_strips(
-    tiles: Iterable[tuple[Tile, NDArray[Any]]], width: int
+    tiles: Iterable[tuple[Tile, NDArray[Any]]], height: int, width: int
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """What `Blend` gives, in strips from top to bottom as soon as their last tile is there.
 
@@ -182,24 +195,23 @@ def blend_strips(
 
     Args:
         tiles: Every tile of `cut`, in its order, with its K×h×w logits.
+        height: Pixels of the whole.
         width: Pixels of the whole.
 
     Yields:
         The first row of the strip, and its blended logits, float32 K×rows×width.
 
     >>> tiles = [(tile, np.ones((1, 4, 4))) for tile in cut(6, 4, tile=4, overlap=0.5)]
-    >>> [(top, strip.shape) for top, strip in blend_strips(tiles, width=4)]
+    >>> [(top, strip.shape) for top, strip in blend_strips(tiles, height=6, width=4)]
     [(0, (1, 2, 4)), (2, (1, 4, 4))]
     """
     blend: Blend | None = None
-    top, height = 0, 0
-    for next_top, row in groupby(tiles, key=lambda item: item[0].top):
-        if blend is not None and next_top > top:
-            yield top, blend.take_rows(next_top - top)
-        top = next_top
-        for tile, logits in row:
-            height = tile.height
-            blend = blend or Blend(len(logits), height, width)
-            blend.add(Tile(0, tile.left, height, tile.width), logits)
+    top = 0
+    for tile, logits in tiles:
+        blend = blend or Blend(len(logits), height, width, rows=tile.height)
+        if tile.top > top:
+            yield top, blend.take_rows(tile.top - top)
+            top = tile.top
+        blend.add(tile, logits)
     if blend is not None:
         yield top, blend.result()

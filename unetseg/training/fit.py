@@ -172,7 +172,7 @@ class Trainer:
         scores = self.score(self.engine())
         better = scores.foreground_dice > self.best
         if better or self.best < 0:
-            self.best = max(0.0, np.nan_to_num(scores.foreground_dice))
+            self.best = max(0.0, float(np.nan_to_num(scores.foreground_dice)))
             self.without_better = 0
             self._save_bundle(scores)
         else:

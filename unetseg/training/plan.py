@@ -16,6 +16,7 @@ from unetseg.data.fingerprint import PairFacts, pooled
 from unetseg.data.survey import Survey
 from unetseg.runtime import Machine, usable_cores
 from unetseg.unet.model import CLASSIC
+from unetseg.unet.pretrained import DEPTHS
 
 LARGEST_PATCH = {"cpu": 256, "cuda": 512, "mps": 384}
 BATCH = {"cpu": 8, "cuda": 16, "mps": 8}
@@ -141,14 +142,21 @@ def _network(
         return network.model_copy(update=CLASSIC)
     found: dict[str, object] = {}
     if network.depth == "auto":
-        fits = int(math.log2(max(2, patch * network.scale / SMALLEST_BOTTOM)))
-        deepest = DEEPEST if network.encoder or network.widths else DEEPEST - machine.is_cpu
-        found["depth"] = len(network.widths) - 1 if network.widths else min(deepest, fits)
-        reasons["depth"] = f"the bottom keeps at least {SMALLEST_BOTTOM} of {patch} pixels"
-    if network.width == "auto":
+        found["depth"], reasons["depth"] = _depth(network, patch, machine)
+    if network.width == "auto" and not (network.encoder or network.widths):
         found["width"] = WIDTH[machine.device.type]
         reasons["width"] = f"what {machine.device.type} trains in good time"
     return network.model_copy(update=found)
+
+
+def _depth(network: NetworkConfig, patch: int, machine: Machine) -> tuple[int, str]:
+    if network.widths:
+        return len(network.widths) - 1, "one less than the widths"
+    if network.encoder:
+        return max(DEPTHS), "the whole encoder"
+    fits = int(math.log2(max(2, patch * network.scale / SMALLEST_BOTTOM)))
+    reason = f"the bottom keeps at least {SMALLEST_BOTTOM} of {patch} pixels"
+    return min(DEEPEST - machine.is_cpu, fits), reason
 
 
 def _batch(
@@ -161,7 +169,8 @@ def _batch(
     if config.training.batch != "auto":
         reasons["batch"] = "as set"
         return config.training.batch
-    width = network.widths[0] if network.widths else int(network.width)
+    width = network.widths[0] if network.widths else WIDTH[machine.device.type]
+    width = network.width if isinstance(network.width, int) else width
     crop = patch**2 * network.scale**2 * width * ACTIVATION_BYTES
     fits = int(machine.free_memory() * 0.6 / crop)
     batch = max(2, min(BATCH[machine.device.type], fits))
