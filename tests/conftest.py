@@ -1,11 +1,15 @@
 """Fixtures of the whole suite."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+settings.register_profile("unetseg", deadline=None)  # machines that run tests are shared and slow
+settings.load_profile("unetseg")
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +19,11 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("UNETSEG_REAL_DATA names no folder with the real data sets")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fingerprints of the tests stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNETSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

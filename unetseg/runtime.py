@@ -144,14 +144,30 @@ def device_name(device: torch.device) -> str:
 
 def host_memory() -> int:
     """Bytes of main memory that are free, within the container's limit where there is one."""
-    free = int(os.sysconf("SC_AVPHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE"))
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    used, limit = (_lines(Path("/sys/fs/cgroup") / f"memory.{name}") for name in ("current", "max"))
+    free = _free_memory()
+    group = Path("/sys/fs/cgroup")
+    used, limit = (_lines(group / f"memory.{name}") for name in ("current", "max"))
     if used and limit and limit[0].isdigit():
-        free = min(free, int(limit[0]) - int(used[0]))
+        cache = _entry(group / "memory.stat", "inactive_file")  # given back when needed
+        free = min(free, int(limit[0]) - int(used[0]) + cache)
     return max(free, 256 * MEBIBYTE)
+
+
+def _free_memory() -> int:
+    """Bytes that the operating system calls free; half of all where it does not say."""
+    available = 1024 * _entry(Path("/proc/meminfo"), "MemAvailable:")  # kB there
+    if available or not hasattr(os, "sysconf"):
+        return available
+    pages, share = ("SC_PHYS_PAGES", 0.5)
+    if "SC_AVPHYS_PAGES" in os.sysconf_names:  # macOS has none
+        pages, share = ("SC_AVPHYS_PAGES", 1.0)
+    return int(share * os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _entry(path: Path, name: str) -> int:
+    """The number after `name` in a file of names and numbers; 0 where it is not."""
+    found = (line.split() for line in _lines(path) if line.startswith(f"{name} "))
+    return next((int(words[1]) for words in found), 0)
 
 
 def _lines(path: Path) -> list[str]:

@@ -11,7 +11,7 @@ from datetime import datetime
 from hashlib import blake2b, sha256
 from pathlib import Path
 
-from unetseg.errors import BundleError, MachineError
+from unetseg.errors import BundleError, ConfigError, MachineError
 
 try:
     import fcntl
@@ -34,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
+            prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent
         )
         os.close(handle)
     except OSError as error:
@@ -68,6 +68,8 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise _cannot_write(folder, error) from error
     finally:
+        if old.exists() and not folder.exists():
+            old.replace(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -119,17 +121,18 @@ def new_run_folder(out: Path, name: str | None) -> Path:
     """Create and return `out/name`; without a name, `out/<date-time>`, unique even in one second.
 
     Raises:
+        ConfigError: `name` is no name for a folder.
         MachineError: `out/name` holds a run already, or `out` cannot be written.
     """
     stem = name or datetime.now().strftime(STAMP)
     if not re.fullmatch(r"[\w.+-][\w.+ -]*", stem) or stem in {".", ".."}:
-        raise MachineError(f"{stem!r} is no name for a run folder: use letters, digits, - and _")
+        raise ConfigError(f"--name {stem!r} is no name for a folder: use letters, digits, - and _")
     for attempt in range(1000):
         folder = out / (stem if not attempt else f"{stem}-{attempt}")
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            if name and any(folder.iterdir()):
+            if name and (not folder.is_dir() or any(folder.iterdir())):
                 mend = "Give another --name, or go on with it by --resume."
                 raise MachineError(f"{folder} holds a run already", mend=mend) from None
             if name:

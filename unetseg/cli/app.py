@@ -5,11 +5,13 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import yaml
 from cyclopts import App, CycloptsError
-from cyclopts.config import Env, Yaml
+from cyclopts.config import Dict, Env
 from pydantic import ValidationError
 
 from unetseg.cli.console import err
@@ -19,13 +21,13 @@ from unetseg.errors import ConfigError, UnetsegError
 HELP = """Train a U-Net on a folder of images and masks, and predict masks with it.
 
 unetseg demo                                    see it work in a minute
-unetseg check photos/                           what unetseg makes of your folder
+unetseg check photos/                           what it makes of your folder
 unetseg train photos/ --budget 10m --name cells
 unetseg eval checkpoints/cells photos/
 unetseg predict checkpoints/cells new/ -o masks/
 
-Every setting can also stand in a --config FILE.yaml or in the environment (UNETSEG_EPOCHS=20);
-flags win over the environment, and that over the file.
+Every setting can also stand in a --config FILE.yaml or in the environment
+(UNETSEG_EPOCHS=20); flags win over the environment, and that over the file.
 """
 
 COMMANDS = {
@@ -40,7 +42,14 @@ COMMANDS = {
 ALIASES = {"eval": ["evaluate"]}
 EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPT = 2, 3, 130
 
-app = App(name="unetseg", help=HELP, help_format="plaintext", version_flags=["--version"])
+app = App(
+    name="unetseg",
+    help=HELP,
+    help_format="plaintext",
+    version_flags=["--version"],
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
 for verb, summary in COMMANDS.items():
     module = "evaluate" if verb == "eval" else verb
     app.command(f"unetseg.cli.{module}:{module}", name=verb, alias=ALIASES.get(verb), help=summary)
@@ -56,6 +65,7 @@ def run(tokens: Sequence[str]) -> int:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # our own errors say it better
     try:
         app.config = _sources(tokens)
+        _open_help(tokens)
         app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return _fail(_usage(error), EXIT_USAGE)
@@ -71,9 +81,15 @@ def run(tokens: Sequence[str]) -> int:
     return 0
 
 
-def _sources(tokens: Sequence[str]) -> list[Env | Yaml]:
+def _open_help(tokens: Sequence[str]) -> None:
+    """Let the verb's docstring, with its examples, be its help, not its line in the list."""
+    if tokens and tokens[0] in {*COMMANDS, *chain.from_iterable(ALIASES.values())}:
+        app[tokens[0]].help = None
+
+
+def _sources(tokens: Sequence[str]) -> list[Env | Dict]:
     """Where settings come from beside the flags: the environment, then the --config file."""
-    sources: list[Env | Yaml] = [Env("UNETSEG_", command=False, show=False)]
+    sources: list[Env | Dict] = [Env("UNETSEG_", command=False, show=False)]
     for at, token in enumerate(tokens):
         if token == "--config" or token.startswith("--config="):
             path = token.partition("=")[2] or next(iter(tokens[at + 1 :]), "")
@@ -81,10 +97,17 @@ def _sources(tokens: Sequence[str]) -> list[Env | Yaml]:
     return sources
 
 
-def _file(path: str) -> Yaml:
+def _file(path: str) -> Dict:
     if not Path(path).is_file():
         raise ConfigError(f"--config {path!r} is no file")
-    return Yaml(path, use_commands_as_keys=False, must_exist=True)
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--config {path!r} is no YAML file: {reason}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {path!r} holds no settings, expected lines like epochs: 20")
+    return Dict(content, source=path, use_commands_as_keys=False)
 
 
 def _usage(error: CycloptsError) -> str:
@@ -102,7 +125,10 @@ def _settings(error: ValidationError) -> str:
         flag = "--" + (names[-1] if names else str(problem["loc"][-1])).replace("_", "-")
         value = problem.get("input")
         lines.setdefault(f"{flag} {value!r}", []).append(_allowed(problem))
-    return "\n".join(f"{what}: {' or '.join(dict.fromkeys(why))}" for what, why in lines.items())
+    reasons = {what: " or ".join(dict.fromkeys(why)) for what, why in lines.items()}
+    return "\n".join(
+        f"{what}: {why.replace(' or must be ', ' or ')}" for what, why in reasons.items()
+    )
 
 
 def _allowed(problem: Any) -> str:
@@ -113,6 +139,7 @@ def _allowed(problem: Any) -> str:
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"must be {expected}{hint}"
     message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    message = message.partition(", unable to parse")[0]
     return message if problem["type"] == "value_error" else f"must be {message}"
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.markup import escape
 from rich.table import Table
 
 from unetseg.cli.console import observer, out, say
@@ -64,7 +65,7 @@ def check(
     pixels = known.class_pixels("all")
     table = Table("class", "code", "share of pixels", box=None)
     for info, count in zip(known.class_map.classes, pixels, strict=True):
-        table.add_row(info.name, str(info.code), f"{count / max(1, sum(pixels)):.2%}")
+        table.add_row(escape(info.name), str(info.code), f"{count / max(1, sum(pixels)):.2%}")
     out.print(table)
     table = Table("plan", "", "why", box=None)
     values = plan.model_dump(mode="json") | {
@@ -74,6 +75,6 @@ def check(
         "repeats": f"{sum(plan.repeats)} crops per epoch",
     }
     for name, reason in plan.reasons.items():
-        table.add_row(name, str(values.get(name, "")), reason)
+        table.add_row(name, escape(str(values.get(name, ""))), escape(reason))
     out.print(table)
     say(f"next: unetseg train {data} --budget 10m")

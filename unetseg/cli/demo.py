@@ -4,14 +4,14 @@ import time
 from pathlib import Path
 
 from unetseg.cli.console import observer, say
-from unetseg.config import EvalConfig, PredictConfig, Seconds, TrainConfig, TrainingConfig
+from unetseg.config import EvalConfig, PredictConfig, TrainConfig, TrainingConfig
 
 
 def demo(
     *,
     data: Path = Path("data/sample"),
     out: Path = Path("checkpoints"),
-    budget: Seconds = 90.0,
+    budget: str = "90s",
 ) -> None:
     """Draw a sample folder, train on it, evaluate and predict: all of unetseg in two minutes.
 
@@ -32,11 +32,12 @@ def demo(
     from unetseg.prediction.predict import predict_folder
     from unetseg.training.fit import train
 
+    training = TrainingConfig.model_validate({"budget": budget})
     progress = observer()
     name = f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         draw_sample(data, progress=progress)
-        config = TrainConfig(training=TrainingConfig(budget=budget))
+        config = TrainConfig(training=training)
         run = train(data, config, out=out, name=name, progress=progress)
         result = evaluate(run, data, EvalConfig(), progress=progress)
         predict_folder(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.markup import escape
 from rich.table import Table
 
 from unetseg.cli.console import observer, out, say
@@ -50,7 +51,7 @@ def evaluate(
     table = Table("class", "IoU", "Dice", "precision", "recall", "pixels", box=None)
     for row in scores.classes:
         ratios = (row.iou, row.dice, row.precision, row.recall)
-        table.add_row(row.name, *(f"{ratio:.4f}" for ratio in ratios), f"{row.pixels:,}")
+        table.add_row(escape(row.name), *(f"{ratio:.4f}" for ratio in ratios), f"{row.pixels:,}")
     out.print(table)
     low, high = scores.foreground_dice_interval
     say(

@@ -53,5 +53,7 @@ def predict(
             f"They are listed in {output / 'failures.jsonl'}; mend them and add --existing skip.",
         )
     say(f"{len(result.written)} masks: {output}")
-    if not config.overlay:
+    if config.overlay:
+        say(f"next: look at {output / '*_overlay.png'}")
+    else:
         say("next: add --overlay --existing overwrite to see them drawn over the images")

@@ -6,7 +6,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unetseg.cli.console import observer, say
-from unetseg.data.sample import draw_sample
 
 
 def sample(
@@ -34,6 +33,8 @@ def sample(
     seed
         Other seeds draw other images.
     """
+    from unetseg.data.sample import draw_sample
+
     progress = observer()
     try:
         draw_sample(out, count=count, size=size, seed=seed, progress=progress)

@@ -68,16 +68,19 @@ def evaluate(
     """
     config, run = config or EvalConfig(), Path(run)
     predictor = Predictor(run, config.predict, config.runtime)
-    source = config.data
+    source, info = config.data, predictor.info
+    if source.snap:
+        snapping = info.class_map.model_copy(update={"snap": True})
+        info = info.model_copy(update={"class_map": snapping})
     found = find_pairs(Path(data), images=source.images, masks=source.masks, table=source.pairs)
     progress.say(f"pairs: {found.rule}")
     split, pairs = choose_pairs(found, run, config.scoring.split)
     output = output or run / "eval" / split
     progress.say(f"{len(pairs)} images of split {split} on {predictor.machine}")
-    keep = _artifact_writer(output, predictor.info.class_map, config.scoring)
-    counts = evaluate_pairs(predictor.engine, predictor.info, pairs, keep, progress)
-    result = Evaluation(split, _score(counts, predictor.info.class_map), output)
-    write_scores(result, pairs, counts, predictor.info.class_map)
+    keep = _artifact_writer(output, info.class_map, config.scoring)
+    counts = evaluate_pairs(predictor.engine, info, pairs, keep, progress)
+    result = Evaluation(split, _score(counts, info.class_map), output)
+    write_scores(result, pairs, counts, info.class_map)
     return result
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetseg.bundle import Segmenter, image_statistics, to_machine
-from unetseg.prediction.tiling import Blend, cut
+from unetseg.prediction.tiling import Blend, Tile, cut
 from unetseg.runtime import Machine
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
@@ -52,6 +52,11 @@ class Engine:
         """Probability of each class, K×H×W float32, of an image H×W×C of raw pixel values."""
         return self.logits(image).softmax(0).cpu().numpy()
 
+    @property
+    def grid(self) -> int:
+        """Pixels; tiles start at its multiples, so that they are pooled as the whole would be."""
+        return max(1, round(self.segmenter.network.geometry.stride / self.segmenter.scale))
+
     @torch.inference_mode()
     def logits(self, image: NDArray[Any]) -> Tensor:
         """Logits K×H×W float32 of an image H×W×C of raw pixel values."""
@@ -60,11 +65,13 @@ class Engine:
         statistics = image_statistics(whole) if self.segmenter.per_image else None
         if max(height, width) <= self.tile:
             return self._forward(whole, statistics)[0]
-        return self._tiled(whole, statistics)
+        below, right = (-side % self.grid for side in (height, width))
+        continued = np.pad(image, ((0, below), (0, right), (0, 0)), "reflect")
+        return self._tiled(self._tensor(continued), statistics)[:, :height, :width]
 
     def _tiled(self, whole: Tensor, statistics: Tensor | None) -> Tensor:
         height, width = whole.shape[-2:]
-        tiles = cut(height, width, self.tile, self.overlap)
+        tiles = cut_on_grid(height, width, self.tile, self.overlap, self.grid)
         blend = Blend(self.segmenter.classes, height, width)
         for at in range(0, len(tiles), self.batch):
             some = tiles[at : at + self.batch]
@@ -90,7 +97,26 @@ class Engine:
 
     @staticmethod
     def _tensor(image: NDArray[Any]) -> Tensor:
-        if image.dtype != np.uint8:
-            image = image.astype(np.float32)
-        image = image if image.flags.writeable else image.copy()
+        dtype = np.uint8 if image.dtype == np.uint8 else np.float32
+        image = np.require(image, dtype, ["C", "W"])  # torch takes no views that run backwards
         return torch.from_numpy(image).permute(2, 0, 1)[None]  # 1, C, H, W
+
+
+def cut_on_grid(height: int, width: int, tile: int, overlap: float, grid: int) -> list[Tile]:
+    """Tiles as of `cut`, with every position and side a multiple of `grid`.
+
+    Args:
+        height: Pixels, a multiple of `grid`.
+        width: Pixels, a multiple of `grid`.
+        tile: Side of a tile, pixels; the largest multiple of `grid` in it is taken.
+        overlap: Share of a tile that its neighbour covers too.
+        grid: Pixels.
+
+    >>> [tile.left for tile in cut_on_grid(8, 24, tile=9, overlap=0.25, grid=4)]
+    [0, 8, 12, 16]
+    """
+    coarse = cut(height // grid, width // grid, max(1, tile // grid), overlap)
+    return [
+        Tile(tile.top * grid, tile.left * grid, tile.height * grid, tile.width * grid)
+        for tile in coarse
+    ]

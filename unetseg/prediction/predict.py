@@ -17,7 +17,7 @@ from unetseg.data.images import match_bands, read_image, write_png, write_tiff
 from unetseg.data.masks import ClassMap, write_mask
 from unetseg.data.overlay import overlay
 from unetseg.data.pairs import find_images
-from unetseg.errors import ConfigError, ImageError, UnetsegError
+from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
@@ -75,6 +75,8 @@ class Predictor:
             pixels = self.read(Path(image))
         else:
             pixels = image[:, :, None] if image.ndim == 2 else image
+            if pixels.ndim != 3 or not pixels.size:
+                raise ImageError(f"the array has shape {image.shape}, expected H×W or H×W×C")
             pixels = check_image(pixels, self.info, Path("the array"))
         return self.info.class_map.decode(self.engine.classes(pixels))
 
@@ -106,7 +108,7 @@ def check_image(image: NDArray[Any], info: BundleInfo, path: Path) -> NDArray[An
     """`image` with the bands of the model.
 
     Raises:
-        ImageError: other bands than the model was trained on, or 8 bit against more.
+        ImageError: other bands than the model was trained on, 8 bit against more, or NaN.
     """
     image = match_bands(image, info.bands, path)
     if (image.dtype == np.uint8) != (info.dtype == "uint8"):
@@ -114,6 +116,8 @@ def check_image(image: NDArray[Any], info: BundleInfo, path: Path) -> NDArray[An
             f"{path} is {image.dtype}, the model was trained on {info.dtype} images",
             mend=f"Give the images as {info.dtype}, with the values they had in training.",
         )
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise ImageError(f"{path} has NaN or infinite pixels", mend="Replace them by a number.")
     return image
 
 
@@ -149,11 +153,11 @@ def predict_folder(
 def _without_existing(
     jobs: dict[Path, Path], config: PredictConfig, result: Prediction
 ) -> dict[Path, Path]:
-    sources = {path.resolve() for path in jobs}
-    clobbered = [mask for mask in jobs.values() if mask.resolve() in sources]
-    if clobbered:
+    sources = {path.resolve().parent for path in jobs}
+    beside = sorted({mask.parent for mask in jobs.values() if mask.parent.resolve() in sources})
+    if beside:
         mend = "Choose another folder with -o."
-        raise ConfigError("these masks would overwrite input images", clobbered, mend)
+        raise ConfigError("masks would be written among the input images in", beside, mend)
     existing = [mask for mask in jobs.values() if mask.exists()]
     if existing and config.existing == "refuse":
         mend = "Add --existing skip to predict only the missing ones, or --existing overwrite."
@@ -232,7 +236,9 @@ def _write(
     """Write the mask, and the probabilities and the overlay over `image` where they are given."""
     write_mask(path, index, class_map)
     if probabilities is not None:
-        write_tiff(path.with_name(f"{path.stem}_probabilities.tif"), probabilities)
+        write_tiff(
+            path.with_name(f"{path.stem}_probabilities.tif"), probabilities.transpose(1, 2, 0)
+        )
     if image is not None:
         picture = overlay(image, index, class_map.colours, background=class_map.background)
         write_png(path.with_name(f"{path.stem}_overlay.png"), picture)
@@ -242,7 +248,7 @@ def _write(
 def _collect(path: Path, write: Future[Path], result: Prediction) -> None:
     try:
         result.written.append(write.result())
-    except ImageError as error:
+    except DataError as error:
         result.failures[path] = error.summary
 
 

@@ -104,10 +104,10 @@ def tile_window(tile: Tile, height: int, width: int) -> NDArray[np.float32]:
     Returns:
         float32 tile.height×tile.width, in (0, 1].
 
-    >>> tile_window(Tile(0, 4, 1, 3), height=1, width=9)  # inside
-    array([[0.02856549, 1.        , 0.02856549]], dtype=float32)
-    >>> tile_window(Tile(0, 0, 1, 3), height=1, width=9)  # at the left border
-    array([[1.        , 1.        , 0.02856549]], dtype=float32)
+    >>> tile_window(Tile(0, 4, 1, 3), height=1, width=9).round(3)  # inside
+    array([[0.029, 1.   , 0.029]], dtype=float32)
+    >>> tile_window(Tile(0, 0, 1, 3), height=1, width=9).round(3)  # at the left border
+    array([[1.   , 1.   , 0.029]], dtype=float32)
     """
     rows = _bell(tile.top, tile.height, height)
     columns = _bell(tile.left, tile.width, width)

@@ -1,0 +1,123 @@
+"""The fingerprint is what numpy says of all pixels, and lists every file that does not fit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unetseg.data import fingerprint
+from unetseg.data.fingerprint import ImageFacts, pooled, take_fingerprint
+from unetseg.data.images import write_tiff
+from unetseg.data.pairs import Pair, find_pairs
+from unetseg.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNETSEG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    for index, size in enumerate([(8, 9), (12, 5), (7, 7)]):
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / "data" / "images" / f"{index}.png")
+        mask = (rng.random(size) > 0.5).astype(np.uint8) * 255
+        Image.fromarray(mask).save(tmp_path / "data" / "masks" / f"{index}.png")
+    return tmp_path / "data"
+
+
+def pairs_of(folder: Path) -> tuple[Pair, ...]:
+    return find_pairs(folder).pairs
+
+
+def test_statistics_are_those_of_all_pixels(folder: Path) -> None:
+    facts = take_fingerprint(pairs_of(folder))
+    files = sorted((folder / "images").iterdir())
+    pixels = np.concatenate([np.asarray(Image.open(file)).reshape(-1, 3) for file in files])
+    over = pooled([fact.image for fact in facts], 3)
+    np.testing.assert_allclose(over["mean"], pixels.mean(0))
+    np.testing.assert_allclose(over["std"], pixels.std(0))
+    np.testing.assert_array_equal(over["low"], pixels.min(0))
+    np.testing.assert_array_equal(over["high"], pixels.max(0))
+
+
+def test_the_cache_is_by_content(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = take_fingerprint(pairs_of(folder))
+    reads: list[Path] = []
+    read = fingerprint.image_facts
+
+    def spy(path: Path) -> ImageFacts:
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(fingerprint, "image_facts", spy)
+    assert take_fingerprint(pairs_of(folder)) == before
+    assert not reads
+    changed = folder / "images" / "1.png"
+    Image.fromarray(np.zeros((12, 5, 3), np.uint8)).save(changed)
+    assert take_fingerprint(pairs_of(folder))[1].image.mean == (0, 0, 0)
+    assert reads == [changed]
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNETSEG_CACHE", "/proc/nowhere")
+    assert len(take_fingerprint(pairs_of(folder))) == 3
+
+
+def test_a_damaged_cache_is_read_anew(folder: Path, fresh_cache: Path) -> None:
+    before = take_fingerprint(pairs_of(folder))
+    for file in fresh_cache.iterdir():
+        file.write_text("{")
+    assert take_fingerprint(pairs_of(folder)) == before
+
+
+def test_all_sizes_that_differ_are_listed(folder: Path) -> None:
+    for index in (0, 2):
+        Image.fromarray(np.zeros((3, 4), np.uint8)).save(folder / "masks" / f"{index}.png")
+    with pytest.raises(DataError, match="2 masks differ in size") as error:
+        take_fingerprint(pairs_of(folder))
+    assert [line.endswith("is 4×3") for line in error.value.offenders] == [True, True]
+
+
+def test_all_unreadable_files_are_listed(folder: Path) -> None:
+    whole = (folder / "images" / "0.png").read_bytes()
+    (folder / "images" / "0.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "masks" / "2.png").write_bytes(b"")
+    with pytest.raises(DataError, match="2 of 3 pairs cannot be read") as error:
+        take_fingerprint(pairs_of(folder))
+    assert "0.png" in error.value.offenders[0]
+    assert "2.png" in error.value.offenders[1]
+
+
+def test_all_images_of_another_kind_are_listed(folder: Path) -> None:
+    (folder / "images" / "1.png").unlink()
+    write_tiff(folder / "images" / "1.tif", np.zeros((12, 5, 3), np.uint16))
+    with pytest.raises(DataError, match="most are uint8 with 3 bands") as error:
+        take_fingerprint(pairs_of(folder))
+    assert error.value.offenders == [f"{folder / 'images' / '1.tif'} is uint16 with 3 bands"]
+
+
+def test_grey_among_rgb_counts_as_rgb(folder: Path) -> None:
+    Image.fromarray(np.full((7, 7), 9, np.uint8)).save(folder / "images" / "2.png")
+    facts = take_fingerprint(pairs_of(folder))
+    assert [fact.image.bands for fact in facts] == [3, 3, 1]
+    assert pooled([facts[2].image], 3)["mean"].tolist() == [9, 9, 9]
+
+
+def test_nan_names_the_file(folder: Path) -> None:
+    for index, size in enumerate([(8, 9), (12, 5), (7, 7)]):
+        (folder / "images" / f"{index}.png").unlink()
+        image = np.ones((*size, 2), np.float32)
+        image[0, 0, 0] = np.nan if index else 1
+        write_tiff(folder / "images" / f"{index}.tif", image)
+    with pytest.raises(DataError, match="2 of 3") as error:
+        take_fingerprint(pairs_of(folder))
+    assert "1.tif has NaN" in error.value.offenders[0]

@@ -1,0 +1,57 @@
+"""Every real folder is understood without a flag."""
+
+from pathlib import Path
+
+import pytest
+
+from unetseg.config import DataConfig
+from unetseg.data.survey import survey, with_splits
+
+FOLDERS = {  # name: (pairs, bands, type, classes, ignored codes, train, val, test)
+    "camvid": (112, 3, "uint8", 11, (11,), 82, 30, 0),
+    "crackforest": (118, 3, "uint8", 2, (), 94, 24, 0),
+    "cwfid": (12, 3, "uint8", 3, (), 6, 1, 5),
+    "drive": (20, 3, "uint8", 2, (), 16, 4, 0),
+    "dsb2018": (217, 3, "uint8", 2, (), 174, 43, 0),
+    "glas256": (165, 1, "uint8", 2, (), 68, 17, 80),
+    "hot_buildings_geotiff": (61, 3, "uint8", 2, (), 48, 13, 0),
+    "isbi2012_em": (30, 1, "uint8", 2, (), 24, 6, 0),
+    "nucseg_16bit": (29, 1, "uint16", 2, (), 23, 6, 0),
+    "sen1floods11_sample": (1, 13, "int16", 2, (-1,), 1, 0, 0),
+    "sen1floods11_tiles13band": (16, 13, "int16", 2, (-1,), 12, 4, 0),
+    "tiny_ade20k": (3, 3, "uint8", 16, (), 2, 1, 0),
+    "tiny_kvasir_jpgmask": (5, 3, "uint8", 2, (), 4, 1, 0),
+    "tiny_voc_palette": (3, 3, "uint8", 7, (255,), 2, 1, 0),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_real_folder_needs_no_flag(real_data: Path, name: str) -> None:
+    known = survey(real_data / name)
+    splits = [pair.split for pair in known.pairs.pairs]
+    assert (
+        len(splits),
+        known.bands,
+        known.dtype,
+        len(known.class_map.classes),
+        known.class_map.ignore,
+        *(splits.count(split) for split in ("train", "val", "test")),
+    ) == FOLDERS[name]
+
+
+def test_class_pixels_are_those_of_the_masks(real_data: Path) -> None:
+    known = survey(real_data / "camvid")
+    counted = sum(sum(known.class_pixels(split)) for split in ("train", "val"))
+    total = sum(fact.image.shape[0] * fact.image.shape[1] for fact in known.facts.values())
+    assert 0.9 * total < counted < total  # void is left out
+
+
+def test_the_share_held_out_can_be_set(real_data: Path) -> None:
+    known = survey(real_data / "drive", DataConfig(val_fraction=0.25))
+    assert len(known.select("val")) == 5
+
+
+def test_recorded_splits_are_taken_back(real_data: Path) -> None:
+    known = survey(real_data / "drive")
+    turned = {pair.name: "test" for pair in known.pairs.pairs}
+    assert len(with_splits(known, turned).select("test")) == 20

@@ -1,0 +1,79 @@
+"""The plan follows its rules, keeps what was set, and gives a reason for each choice."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
+from unetseg.data.sample import draw_sample
+from unetseg.data.survey import Survey, survey
+from unetseg.runtime import Machine
+from unetseg.training.plan import Plan, make_plan
+from unetseg.unet.model import build_unet
+
+CPU = Machine(torch.device("cpu"), torch.bfloat16, "CPU")
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Survey:
+    return survey(draw_sample(tmp_path_factory.mktemp("plan") / "cells", count=10, size=96))
+
+
+def plan(known: Survey, **settings: object) -> Plan:
+    return make_plan(known, TrainConfig(training=TrainingConfig.model_validate(settings)), CPU)
+
+
+def test_nothing_is_left_open(cells: Survey) -> None:
+    made = plan(cells)
+    assert "auto" not in made.model_dump(exclude={"reasons"}).values()
+    assert "auto" not in made.network.model_dump().values()
+    assert set(made.reasons) >= {"patch", "depth", "width", "batch", "lr", "normalisation"}
+    assert all(made.reasons.values())
+    build_unet(made.network, made.bands, 2)
+
+
+def test_what_was_set_is_kept(cells: Survey) -> None:
+    made = plan(cells, patch=64, batch=3, lr=0.5, oversample=0.7, augment="light", epochs=7)
+    kept = (made.patch, made.batch, made.lr, made.oversample, made.augment, made.epochs)
+    assert kept == (64, 3, 0.5, 0.7, "light", 7)
+
+
+def test_the_crop_is_the_median_image_and_fits_the_network(cells: Survey) -> None:
+    made = plan(cells)
+    assert made.patch == 96
+    assert isinstance(made.network.depth, int)
+    assert made.patch / 2**made.network.depth >= 8
+
+
+def test_an_epoch_covers_every_image(cells: Survey) -> None:
+    made = plan(cells, patch=32, batch=4)
+    assert len(made.repeats) == len(cells.select("train"))
+    assert set(made.repeats) == {9}  # 96² pixels in crops of 32²
+    assert made.steps_per_epoch == -(-sum(made.repeats) // 4)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        NetworkConfig(preset="classic"),
+        NetworkConfig(encoder="resnet18"),
+        NetworkConfig(widths=(8, 16, 32)),
+        NetworkConfig(scale=0.5),
+    ],
+)
+def test_every_network_can_be_built(cells: Survey, network: NetworkConfig) -> None:
+    made = make_plan(cells, TrainConfig(network=network), CPU)
+    build_unet(made.network, made.bands, 2)
+
+
+def test_rare_foreground_is_sought(real_data: Path) -> None:
+    assert plan(survey(real_data / "crackforest")).oversample == pytest.approx(1 / 3)
+    assert plan(survey(real_data / "glas256")).oversample == 0
+
+
+def test_rare_classes_weigh_more(real_data: Path) -> None:
+    known = survey(real_data / "camvid")
+    weights = dict(zip(known.class_map.names, plan(known).class_weights or (), strict=True))
+    assert weights["bicyclist"] > weights["car"] > weights["building"]
+    assert plan(survey(real_data / "dsb2018")).class_weights is None
