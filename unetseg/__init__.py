@@ -43,6 +43,7 @@ what is written above it, never below.
       evaluate.py        scores per class and per image, with confidence intervals
     training/          pairs → bundle
       losses.py          (logits, target) → scalar
+      optimizer.py       what moves the weights, and their running mean
       schedule.py        how far a training is, and how fast it learns there
       signals.py         stopping politely: a signal sets a flag
       plan.py            survey + budget → every "auto" resolved, each with its reason

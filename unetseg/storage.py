@@ -125,7 +125,7 @@ def new_run_folder(out: Path, name: str | None) -> Path:
         MachineError: `out/name` holds a run already, or `out` cannot be written.
     """
     stem = name or datetime.now().strftime(STAMP)
-    if not re.fullmatch(r"[\w.+-][\w.+ -]*", stem) or stem in {".", ".."}:
+    if not re.fullmatch(r"[\w.+][\w.+ -]*", stem) or stem in {".", ".."}:
         raise ConfigError(f"--name {stem!r} is no name for a folder: use letters, digits, - and _")
     for attempt in range(1000):
         folder = out / (stem if not attempt else f"{stem}-{attempt}")

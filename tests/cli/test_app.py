@@ -86,7 +86,7 @@ def test_the_help_of_a_verb_has_an_example(verb: str, capsys: Capture) -> None:
     assert run([verb, "--help"]) == 0
     shown = capsys.readouterr().out
     _, _, examples = shown.partition("Example")
-    assert f"\nunetseg {'eval' if verb == 'evaluate' else verb}" in examples.split("╭")[0]
+    assert f"unetseg {'eval' if verb == 'evaluate' else verb}" in examples.split("╭")[0]
 
 
 @pytest.mark.parametrize("verb", ["train", "eval", "predict"])

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.markup import escape
 from rich.table import Table
 
 from unetseg.cli.console import observer, out, say
 from unetseg.config import TrainConfig
+
+if TYPE_CHECKING:
+    from unetseg.data.survey import Survey
+    from unetseg.training.plan import Plan
 
 
 def check(
@@ -58,15 +61,26 @@ def check(
         found = {"rules": known.rules, "classes": known.class_map.model_dump(mode="json")}
         out.print_json(json.dumps({**found, "plan": plan.model_dump(mode="json")}))
         return
+    _show_data(known)
+    _show_plan(plan)
+    say(f"next: unetseg train {data} --budget 10m")
+
+
+def _show_data(known: "Survey") -> None:
+    """Sizes, bands and class frequencies."""
     sizes = sorted({fact.image.shape for fact in known.facts.values()})
-    (low, high) = (sizes[0], sizes[-1])
+    low, high = sizes[0], sizes[-1]
     span = f"{low[1]}×{low[0]}" + (f" to {high[1]}×{high[0]}" if high != low else "")
-    say(f"images: {known.dtype}, {known.bands} bands, {len(sizes)} sizes, {span}")
+    say(f"images: {known.dtype}, bands: {known.bands}, sizes: {len(sizes)}, {span}")
     pixels = known.class_pixels("all")
     table = Table("class", "code", "share of pixels", box=None)
     for info, count in zip(known.class_map.classes, pixels, strict=True):
-        table.add_row(escape(info.name), str(info.code), f"{count / max(1, sum(pixels)):.2%}")
+        table.add_row(info.name, str(info.code), f"{count / max(1, sum(pixels)):.2%}")
     out.print(table)
+
+
+def _show_plan(plan: "Plan") -> None:
+    """What training would do, and why."""
     table = Table("plan", "", "why", box=None)
     values = plan.model_dump(mode="json") | {
         "depth": plan.network.depth,
@@ -75,6 +89,5 @@ def check(
         "repeats": f"{sum(plan.repeats)} crops per epoch",
     }
     for name, reason in plan.reasons.items():
-        table.add_row(name, escape(str(values.get(name, ""))), escape(reason))
+        table.add_row(name, str(values.get(name, "")), reason)
     out.print(table)
-    say(f"next: unetseg train {data} --budget 10m")

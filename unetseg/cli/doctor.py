@@ -11,8 +11,7 @@ from unetseg.cli.console import out, say
 def doctor() -> None:
     """Say what this machine offers: packages, device, arithmetic, memory, disk.
 
-    Example:
-    unetseg doctor
+    Example: unetseg doctor
     """
     import torch
 

@@ -17,6 +17,11 @@ from unetseg.data.augment import Augmenter
 from unetseg.data.images import match_bands, read_image
 from unetseg.data.masks import ClassMap, read_mask
 from unetseg.data.pairs import Pair
+from unetseg.data.survey import Survey
+from unetseg.runtime import host_memory
+
+KEPT_SHARE = 0.3
+"""Share of the free memory that the decoded images of a split may take."""
 
 
 class Sample(NamedTuple):
@@ -73,6 +78,15 @@ class PairReader:
         """Decode everything now, in parallel, and answer from memory from here on."""
         with ThreadPoolExecutor() as pool:
             self._kept = dict(enumerate(pool.map(self.__getitem__, range(len(self)))))
+
+
+def read_split(known: Survey, split: str, bands: int) -> PairReader:
+    """The reader of a split, decoded into memory when that takes a small part of what is free."""
+    reader = PairReader(known.select(split), known.class_map, bands)
+    pixels = sum(fact.image.pixels for fact in known.facts_of(split))
+    if pixels * (bands * np.dtype(known.dtype).itemsize + 1) < KEPT_SHARE * host_memory():
+        reader.keep()
+    return reader
 
 
 class Crops(Dataset[Sample]):

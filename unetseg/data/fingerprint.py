@@ -35,6 +35,11 @@ class ImageFacts(BaseModel):
     high: tuple[float, ...]
 
     @property
+    def pixels(self) -> int:
+        """Height × width."""
+        return self.shape[0] * self.shape[1]
+
+    @property
     def bands(self) -> int:
         """Number of bands, an opaque alpha not counted."""
         return len(self.mean)
@@ -160,7 +165,7 @@ def pooled(images: list[ImageFacts], bands: int) -> dict[str, NDArray[np.float64
         rows = (getattr(image, name) for image in images)
         return np.array([row * bands if len(row) < bands else row for row in rows], np.float64)
 
-    pixels = np.array([image.shape[0] * image.shape[1] for image in images], np.float64)
+    pixels = np.array([image.pixels for image in images], np.float64)
     share = (pixels / pixels.sum())[:, None]  # N, 1
     mean = (share * table("mean")).sum(0)
     variance = (share * (table("std") ** 2 + (table("mean") - mean) ** 2)).sum(0)

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unetseg.config import DataConfig
 from unetseg.data.coding import ClassNames, find_class_file, infer_class_map, read_class_names
 from unetseg.data.fingerprint import PairFacts, take_fingerprint
@@ -49,6 +52,12 @@ class Survey:
             for index, count in class_counts(fact, self.class_map):
                 pixels[index] += count
         return pixels
+
+    def statistics(self, split: str) -> NDArray[np.float32]:
+        """N×2×C mean and deviation of every image of a split; grey among RGB is repeated."""
+        rows = [(fact.image.mean, fact.image.std) for fact in self.facts_of(split)]
+        full = [[row * (self.bands // len(row)) for row in pair] for pair in rows]
+        return np.array(full, np.float32)
 
 
 def survey(data: Path, config: DataConfig | None = None, progress: Progress = SILENT) -> Survey:

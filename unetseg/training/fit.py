@@ -9,30 +9,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unetseg.bundle import build_segmenter, save_bundle, to_machine
 from unetseg.config import TrainConfig
-from unetseg.data.dataset import CropRule, Crops, Order, PairReader, Sample, crop_loader
-from unetseg.data.fingerprint import PairFacts
+from unetseg.data.dataset import CropRule, Crops, Order, Sample, crop_loader, read_split
 from unetseg.data.images import write_png
-from unetseg.data.survey import Survey
 from unetseg.errors import DivergedError, OutOfMemoryError, StoppedError
 from unetseg.evaluation.confusion import Scores, confusion, score
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import host_memory
 from unetseg.training.checkpoint import save_state
 from unetseg.training.losses import SegmentationLoss, deep_supervision
+from unetseg.training.optimizer import build_optimizer, update_average
 from unetseg.training.plan import FORWARD_SHARE, bundle_info
 from unetseg.training.previews import augmented_sheet, validation_sheet
 from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.signals import StopRequest
 
-EMA_DECAY = 0.999
-"""Largest decay of the running mean of the weights; it grows towards that as (1 + s) / (10 + s)."""
 NON_FINITE_IN_A_ROW = 10
 """Steps with a non-finite gradient after which training stops."""
 
@@ -86,25 +81,23 @@ class Trainer:
     def __init__(self, run: TrainingRun, began: float, progress: Progress) -> None:
         self.run, self.plan, self.config = run, run.plan, run.config.training
         self.machine, self.progress = run.machine, progress
-        machine = run.machine
         self.log = RunLog(run.folder, progress)
         # Data
         seed = run.config.runtime.seed
         rule = CropRule(self.plan.patch, self.plan.augment, self.plan.oversample)
-        self.train_reader = _reader(run.known, "train", self.plan.bands)
-        self.val_reader = _reader(run.known, "val", self.plan.bands)
-        facts = run.known.facts_of("train")
-        self.crops = Crops(self.train_reader, rule, _statistics(facts, self.plan.bands))
+        self.val_reader = read_split(run.known, "val", self.plan.bands)
+        train_reader = read_split(run.known, "train", self.plan.bands)
+        self.crops = Crops(train_reader, rule, run.known.statistics("train"))
         self.order = Order(self.plan.repeats, self.plan.batch * self.config.accumulate, seed)
         # Network
         self.info = bundle_info(self.plan, run.known, run.data_hash)
-        self.segmenter = to_machine(build_segmenter(self.info), machine)
+        self.segmenter = to_machine(build_segmenter(self.info), run.machine)
         self.average = deepcopy(self.segmenter).requires_grad_(False)
         self.loss = SegmentationLoss(
             self.config.loss, self.plan.class_weights, run.known.class_map.foreground
         )
-        self.optimizer = build_optimizer(self.segmenter, self.plan.lr, run.config)
-        self.scaler = torch.amp.GradScaler(enabled=machine.dtype == torch.float16)
+        self.optimizer = build_optimizer(self.segmenter, self.plan.lr, self.config)
+        self.scaler = torch.amp.GradScaler(enabled=run.machine.dtype == torch.float16)
         # State
         self.step = 0
         self.best = -1.0
@@ -317,15 +310,13 @@ class Trainer:
     def _announce(self) -> None:
         parameters = sum(p.numel() for p in self.segmenter.parameters())
         self.progress.say(
-            f"U-Net of {parameters:,} parameters on {self.machine}; {len(self.train_reader)} "
+            f"U-Net of {parameters:,} parameters on {self.machine}; {len(self.crops.reader)} "
             f"training and {len(self.val_reader)} validation images; crops of {self.plan.patch}², "
             f"{self.plan.batch} per step, {self.order.steps_per_epoch} steps per epoch"
         )
-        pixels = sum(
-            fact.image.shape[0] * fact.image.shape[1] for fact in self.run.known.facts_of("val")
-        )
-        work = FORWARD_SHARE * pixels / (self.plan.patch**2 * self.plan.batch)
-        self.clock.validation_steps = work
+        pixels = sum(fact.image.pixels for fact in self.run.known.facts_of("val"))
+        crop_pixels = self.plan.patch**2 * self.plan.batch * self.config.accumulate
+        self.clock.validation_steps = FORWARD_SHARE * pixels / crop_pixels
         self.progress.start("training", 1000)
 
     def _report(self) -> None:
@@ -369,46 +360,3 @@ class LossMean:
         mean = math.nan if self._sum is None else float(self._sum) / self._count
         self._sum, self._count = None, 0
         return mean
-
-
-def build_optimizer(segmenter: nn.Module, lr: float, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum; norms and biases are not decayed."""
-    parameters = [p for p in segmenter.parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for p in parameters if p.ndim > 1],
-            "weight_decay": config.training.weight_decay,
-        },
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.99, nesterov=True)
-    return torch.optim.AdamW(groups, lr=lr, fused=True)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, live: nn.Module, step: int) -> None:
-    """Move the running mean of all weights and buffers towards the live ones."""
-    decay = min(EMA_DECAY, (1 + step) / (10 + step))
-    for mean, now in zip(average.state_dict().values(), live.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(now, 1 - decay)
-        else:
-            mean.copy_(now)
-
-
-def _reader(known: Survey, split: str, bands: int) -> PairReader:
-    reader = PairReader(known.select(split), known.class_map, bands)
-    facts = known.facts_of(split)
-    pixels = sum(fact.image.shape[0] * fact.image.shape[1] for fact in facts)
-    if pixels * (bands * np.dtype(known.dtype).itemsize + 1) < 0.3 * host_memory():
-        reader.keep()
-    return reader
-
-
-def _statistics(facts: list[PairFacts], bands: int) -> NDArray[np.float32]:
-    """N×2×C mean and deviation of every image; grey among RGB is repeated."""
-    rows = [(fact.image.mean, fact.image.std) for fact in facts]
-    return np.array(
-        [[row * bands if len(row) < bands else row for row in pair] for pair in rows], np.float32
-    )

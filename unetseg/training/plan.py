@@ -77,7 +77,7 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
     patch = _patch(train, config, machine, reasons)
     network = _network(config, patch, machine, reasons)
     batch = _batch(config, network, patch, machine, reasons)
-    repeats = tuple(max(1, round(_pixels(fact) / patch**2)) for fact in train)
+    repeats = tuple(max(1, round(fact.image.pixels / patch**2)) for fact in train)
     reasons["repeats"] = "one crop per image and epoch, more where an image is larger than a crop"
     steps = -(-sum(repeats) // batch)
     return Plan(
@@ -112,10 +112,6 @@ def bundle_info(plan: Plan, known: Survey, data_hash: str) -> BundleInfo:
         overlap=plan.overlap,
         data_hash=data_hash,
     )
-
-
-def _pixels(fact: PairFacts) -> int:
-    return fact.image.shape[0] * fact.image.shape[1]
 
 
 def _patch(
@@ -252,7 +248,7 @@ def _epochs(
 def _validate_every(
     known: Survey, config: TrainConfig, epoch_pixels: int, reasons: dict[str, str]
 ) -> int:
-    pixels = sum(_pixels(fact) for fact in known.facts_of("val"))
+    pixels = sum(fact.image.pixels for fact in known.facts_of("val"))
     every = math.ceil(FORWARD_SHARE * pixels / (VALIDATION_SHARE * epoch_pixels))
     reasons["validate_every"] = f"validation takes at most {VALIDATION_SHARE:.0%} on top"
     return max(every, math.ceil((config.training.epochs or 0) / MOST_VALIDATIONS), 1)

@@ -5,8 +5,8 @@ import time
 
 FASTEST_VALIDATION = 1 / 30
 """Smallest part of a budget between two validations."""
-MARGIN = 2.0
-"""Seconds of a budget kept for writing files at the end."""
+MARGIN = 3.0
+"""Seconds of a budget kept for the last step and for writing files."""
 
 
 class Clock:
@@ -59,7 +59,7 @@ class Clock:
     @property
     def _reserve(self) -> float:
         if self._validation_seconds is not None:
-            return self._validation_seconds + MARGIN
+            return 1.2 * self._validation_seconds + MARGIN
         estimate = self.validation_steps / self.speed if self.speed == self.speed else 0.0
         return 1.5 * estimate + MARGIN
 

@@ -1,0 +1,202 @@
+"""Bad folders: one clear error that lists every offender and the mend, and nothing is left."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from unetseg.cli.app import run
+from unetseg.data.sample import draw_sample
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_sample(tmp_path_factory.mktemp("data") / "sample", count=4, size=48)
+
+
+@pytest.fixture
+def data(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A good folder of four pairs, to be spoilt."""
+    monkeypatch.setenv("UNETSEG_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(sample, tmp_path / "photos"))
+
+
+def refusal(data: Path, capsys: Capture, *flags: str, code: int = 5) -> str:
+    """The error of `train` and of `check` on a folder, which must agree; no run folder is left."""
+    out = data.parent / "runs"
+    capsys.readouterr()
+    assert run(["check", str(data), "--device", "cpu", *flags]) == code
+    of_check = capsys.readouterr().err
+    assert run(["train", str(data), "--device", "cpu", "--out", str(out), *flags]) == code
+    of_train = capsys.readouterr().err
+    assert of_check == of_train
+    assert of_train.startswith("error: ")
+    assert of_train.count("error: ") == 1
+    assert "Traceback" not in of_train
+    assert not out.exists() or list(out.iterdir()) == []
+    return of_train
+
+
+def pixels(path: Path) -> NDArray[Any]:
+    return np.array(Image.open(path))
+
+
+def all_named(answer: str, *paths: Path) -> bool:
+    return all(path.name in answer for path in paths)
+
+
+# ------------------------------------------------------------------ pairs
+
+
+def test_no_folder_and_an_empty_folder(data: Path, capsys: Capture) -> None:
+    assert "there is no folder" in refusal(data / "nothing", capsys)
+    (data.parent / "empty").mkdir()
+    assert "holds no images" in refusal(data.parent / "empty", capsys)
+
+
+def test_images_without_any_mask(data: Path, capsys: Capture) -> None:
+    shutil.rmtree(data / "masks")
+    answer = refusal(data, capsys)
+    assert "4 images but no masks" in answer
+    assert "--masks DIR" in answer
+
+
+def test_every_image_and_mask_without_counterpart(data: Path, capsys: Capture) -> None:
+    lonely = data / "masks" / "cells_000.png", data / "images" / "cells_001.png"
+    for path in lonely:
+        path.unlink()
+    extra = data / "images" / "odd name [1].png"
+    shutil.copy(data / "images" / "cells_002.png", extra)
+    answer = refusal(data, capsys)
+    assert all_named(answer, *lonely, extra)
+    assert "2 images without mask, 1 masks without image" in answer
+
+
+def test_a_wrong_folder_flag(data: Path, capsys: Capture) -> None:
+    answer = refusal(data, capsys, "--images", "images", "--masks", "labels")
+    assert "labels" in answer
+    assert "--images" in refusal(data, capsys, "--images", "images", code=2).lower()
+
+
+def test_settings_that_contradict_leave_no_run(data: Path, capsys: Capture) -> None:
+    out = data.parent / "runs"
+    words = ["train", str(data), "--out", str(out), "--depth", "2", "--skip", "add,concat,add"]
+    assert run([*words, "--device", "cpu"]) == 2
+    assert "skip has 3 kinds: 1 for all levels, or 2" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_every_unreadable_file_is_listed(data: Path, capsys: Capture) -> None:
+    truncated = data / "images" / "cells_000.png"
+    truncated.write_bytes(truncated.read_bytes()[:-600])
+    empty = data / "images" / "cells_001.png"
+    empty.write_bytes(b"")
+    text = data / "masks" / "cells_002.png"
+    text.write_text("no image")
+    answer = refusal(data, capsys)
+    assert "3 of 4 pairs cannot be read" in answer
+    assert all_named(answer, truncated, empty, text)
+
+
+def test_every_mask_of_another_size_is_listed(data: Path, capsys: Capture) -> None:
+    wrong = data / "masks" / "cells_001.png", data / "masks" / "cells_003.png"
+    for path in wrong:
+        Image.new("L", (20, 30), 255).save(path)
+    answer = refusal(data, capsys)
+    assert "2 masks differ in size from their image" in answer
+    assert all_named(answer, *wrong)
+    assert "is 48×48" in answer
+    assert "is 20×30" in answer
+    assert "nearest" in answer
+
+
+def test_images_of_several_kinds_are_listed(data: Path, capsys: Capture) -> None:
+    for name, bands in (("cells_001", 5), ("cells_002", 2)):
+        (data / "images" / f"{name}.png").unlink()
+        array = np.random.default_rng(0).integers(0, 99, (48, 48, bands), dtype=np.uint8)
+        tifffile.imwrite(
+            data / "images" / f"{name}.tif", array, photometric="minisblack", planarconfig="contig"
+        )
+    answer = refusal(data, capsys)
+    assert "cells_001.tif is uint8 with 5 bands" in answer
+    assert "cells_002.tif is uint8 with 2 bands" in answer
+    assert "cells_000" not in answer
+
+
+def test_not_a_number_is_named(data: Path, capsys: Capture) -> None:
+    for i in range(4):
+        image = data / "images" / f"cells_{i:03d}.png"
+        floats = pixels(image).astype(np.float32)
+        if i in {1, 3}:
+            floats[5, 6, 0] = (np.nan, np.inf)[i // 2]
+        tifffile.imwrite(image.with_suffix(".tif"), floats, photometric="rgb")
+        image.unlink()
+    answer = refusal(data, capsys)
+    assert "2 of 4 pairs cannot be read" in answer
+    assert "cells_001.tif has NaN or infinite pixels" in answer
+    assert "cells_003.tif has NaN or infinite pixels" in answer
+    assert "Replace them" in answer
+
+
+# ------------------------------------------------------------------ masks
+
+
+def test_smoothed_masks_have_more_classes_than_sense(data: Path, capsys: Capture) -> None:
+    for path in (data / "masks").iterdir():
+        array = pixels(path)
+        edges = np.flatnonzero(np.diff(array.ravel().astype(int)))
+        array.ravel()[edges] = np.random.default_rng(0).integers(1, 255, len(edges))
+        Image.fromarray(array).save(path)
+    answer = refusal(data, capsys)
+    assert "more classes than sense" in answer
+    assert "nearest of 0, 255" in answer
+    assert "--snap" in answer
+    assert all_named(answer, *(data / "masks").iterdir())
+    assert run(["check", str(data), "--device", "cpu", "--snap"]) == 0
+    assert "2 classes" in capsys.readouterr().out
+
+
+def test_masks_spoilt_by_jpeg_are_named(data: Path, capsys: Capture) -> None:
+    # Class numbers 0…9 as a JPEG: what one class is can no longer be told from its neighbours.
+    rng = np.random.default_rng(0)
+    for path in list((data / "masks").iterdir()):
+        classes = np.kron(rng.integers(0, 10, (12, 12)), np.ones((4, 4), int)) * 25
+        Image.fromarray(classes.astype(np.uint8)).save(path.with_suffix(".jpg"), quality=30)
+        path.unlink()
+    answer = refusal(data, capsys)
+    assert "JPEG" in answer
+    assert "PNG" in answer
+    assert all_named(answer, *(data / "masks").iterdir())
+
+
+def test_jpeg_noise_on_two_clear_classes_just_works(data: Path, capsys: Capture) -> None:
+    for path in list((data / "masks").iterdir()):
+        Image.open(path).save(path.with_suffix(".jpg"), quality=90)
+        path.unlink()
+    assert run(["check", str(data), "--device", "cpu"]) == 0
+    assert "2 classes" in capsys.readouterr().out
+
+
+def test_masks_of_several_codings_are_listed(data: Path, capsys: Capture) -> None:
+    colour = data / "masks" / "cells_002.png"
+    Image.fromarray(np.stack([pixels(colour), *[pixels(colour) * 0] * 2], -1)).save(colour)
+    answer = refusal(data, capsys)
+    assert "different codings: 3 grey, 1 RGB" in answer
+    assert colour.name in answer
+
+
+def test_masks_with_fractions_are_named(data: Path, capsys: Capture) -> None:
+    for path in list((data / "masks").iterdir())[:2]:
+        tifffile.imwrite(path.with_suffix(".tif"), pixels(path).astype(np.float32) / 254)
+        path.unlink()
+    answer = refusal(data, capsys)
+    assert answer.count("holds fractions or NaN") == 2

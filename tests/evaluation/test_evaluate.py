@@ -1,0 +1,208 @@
+"""Laws of evaluation: pairs are known by content, offenders are all listed, order is nothing."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, load_bundle, save_bundle
+from unetseg.config import EvalConfig, NetworkConfig, PredictConfig, RuntimeConfig, ScoringConfig
+from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.pairs import PairSet, find_pairs
+from unetseg.data.sample import draw_sample
+from unetseg.data.splits import write_splits
+from unetseg.errors import BundleError, DataError
+from unetseg.evaluation.evaluate import choose_pairs, evaluate, evaluate_pairs
+from unetseg.prediction.predict import Predictor
+from unetseg.storage import content_hash
+
+CPU = RuntimeConfig(device="cpu", precision="float32")
+PLAIN = EvalConfig(scoring=ScoringConfig(save_masks=False, overlays=False), runtime=CPU)
+SPLITS = ["train", "train", "val", "train", "val", "test"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_sample(tmp_path_factory.mktemp("data") / "cells", count=6, size=48)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with random weights."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    torch.manual_seed(0)
+    classes = (
+        ClassInfo(name="ground", code=0, colour=(0, 0, 0)),
+        ClassInfo(name="cell", code=255, colour=(255, 0, 0)),
+    )
+    info = BundleInfo(
+        network=NetworkConfig(depth=2, width=4),
+        bands=3,
+        dtype="uint8",
+        class_map=ClassMap(classes=classes, coding="integer", dtype="uint8", background=0),
+        normalisation=Normalisation(kind="dataset", mean=(128,) * 3, std=(60,) * 3),
+        tile=256,
+        overlap=0.25,
+    )
+    save_bundle(folder / "model", build_segmenter(info).state_dict(), info)
+    return folder
+
+
+def remember(run: Path, data: Path, splits: Sequence[str]) -> None:
+    """Let `run` have been trained with these splits of `data`."""
+    found = find_pairs(data)
+    pairs = tuple(replace(p, split=s) for p, s in zip(found.pairs, splits, strict=True))
+    hashes = [content_hash(pair.image, pair.mask) for pair in pairs if pair.mask]
+    write_splits(run / "splits.json", replace(found, pairs=pairs), hashes)
+
+
+def names(found: PairSet, run: Path, split: str) -> tuple[str, list[str]]:
+    chosen, pairs = choose_pairs(found, run, split)
+    return chosen, [pair.name for pair in pairs]
+
+
+# ------------------------------------------------------------------ which pairs
+
+
+def test_pairs_are_known_by_content_wherever_they_are(data: Path, tmp_path: Path) -> None:
+    remember(tmp_path / "run", data, SPLITS)
+    moved = tmp_path / "elsewhere"
+    for kind in ("images", "masks"):
+        (moved / kind).mkdir(parents=True)
+        for i in range(6):
+            shutil.copy(data / kind / f"cells_{i:03d}.png", moved / kind / f"other{5 - i}.png")
+    found = find_pairs(moved)
+    assert names(found, tmp_path / "run", "train")[1] == ["other2", "other4", "other5"]
+    assert names(found, tmp_path / "run", "val")[1] == ["other1", "other3"]
+    assert names(found, tmp_path / "run", "auto") == ("test", ["other0"])
+
+
+def test_a_changed_image_is_no_longer_known(data: Path, tmp_path: Path) -> None:
+    remember(tmp_path / "run", data, SPLITS)
+    copy = shutil.copytree(data, tmp_path / "copy")
+    image = copy / "images" / "cells_002.png"
+    Image.fromarray(255 - np.array(Image.open(image))).save(image)
+    assert names(find_pairs(copy), tmp_path / "run", "val")[1] == ["cells_004"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        (["train", "val", "test"], ("test", ["cells_002", "cells_005"])),
+        (["train", "val", "val"], ("val", ["cells_001", "cells_002", "cells_004", "cells_005"])),
+        (["train", "train", "train"], ("all", [f"cells_{i:03d}" for i in range(6)])),
+    ],
+)
+def test_auto_takes_what_was_held_out(
+    splits: list[str], expected: tuple[str, list[str]], data: Path, tmp_path: Path
+) -> None:
+    remember(tmp_path / "run", data, splits * 2)
+    assert names(find_pairs(data), tmp_path / "run", "auto") == expected
+
+
+def test_a_foreign_folder_is_scored_whole(data: Path, tmp_path: Path) -> None:
+    remember(tmp_path / "run", data, SPLITS)
+    foreign = draw_sample(tmp_path / "foreign", count=3, size=32, seed=9)
+    assert names(find_pairs(foreign), tmp_path / "run", "auto")[0] == "all"
+    with pytest.raises(DataError, match="no pair of .* is in split 'val'; there are: none"):
+        choose_pairs(find_pairs(foreign), tmp_path / "run", "val")
+
+
+def test_a_folders_own_splits_count_for_pairs_that_are_unknown(data: Path, tmp_path: Path) -> None:
+    for split, i in (("train", 0), ("val", 1), ("test", 2)):
+        for kind in ("images", "masks"):
+            target = tmp_path / "own" / split / kind / "x.png"
+            target.parent.mkdir(parents=True)
+            shutil.copy(data / kind / f"cells_{i:03d}.png", target)
+    found = find_pairs(tmp_path / "own")
+    assert names(found, tmp_path / "run", "auto") == ("test", ["test/x"])
+    remember(tmp_path / "run", data, ["train", "val", "train", "val", "val", "val"])
+    # What was trained on is never taken for a test image, whatever the folder is called.
+    assert names(found, tmp_path / "run", "train")[1] == ["test/x", "train/x"]
+    assert names(found, tmp_path / "run", "auto") == ("val", ["val/x"])
+
+
+def test_a_damaged_list_of_splits_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "splits.json").write_text("{")
+    with pytest.raises(BundleError, match=r"splits\.json is no list of splits"):
+        choose_pairs(find_pairs(data), tmp_path, "auto")
+
+
+# ------------------------------------------------------------------ scores
+
+
+def test_the_order_of_the_images_does_not_matter(data: Path, run: Path) -> None:
+    predictor = Predictor(run, PredictConfig(), CPU)
+    pairs = find_pairs(data).pairs
+    counts = evaluate_pairs(predictor.engine, predictor.info, pairs)
+    backwards = evaluate_pairs(predictor.engine, predictor.info, pairs[::-1])
+    np.testing.assert_array_equal(counts, backwards[::-1])
+    assert counts.sum(axis=(1, 2)).tolist() == [48 * 48] * 6
+
+
+def test_counts_are_those_of_the_masks_predicted_one_by_one(data: Path, run: Path) -> None:
+    predictor = Predictor(run, PredictConfig(), CPU)
+    pairs = find_pairs(data).pairs
+    counts = evaluate_pairs(predictor.engine, predictor.info, pairs)
+    for pair, count in zip(pairs, counts, strict=True):
+        assert pair.mask
+        true, predicted = np.array(Image.open(pair.mask)), predictor.predict(pair.image)
+        by_hand = [[np.sum((true == t) & (predicted == p)) for p in (0, 255)] for t in (0, 255)]
+        np.testing.assert_array_equal(count, by_hand)
+
+
+def test_scores_are_written_where_asked(data: Path, run: Path, tmp_path: Path) -> None:
+    result = evaluate(run, data, PLAIN, output=tmp_path / "scores")
+    written = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert written == json.loads(json.dumps(result.to_json()))
+    assert (result.split, result.scores.images) == ("all", 6)
+    low, high = result.scores.foreground_dice_interval
+    assert low <= result.scores.foreground_dice <= high
+    assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == [
+        "classes.csv",
+        "images.csv",
+        "scores.json",
+    ]
+
+
+def test_a_perfect_model_scores_one(data: Path, run: Path, tmp_path: Path) -> None:
+    predictor = Predictor(run, PredictConfig(), CPU)
+    copy = shutil.copytree(data, tmp_path / "copy")
+    for pair in find_pairs(copy).pairs:
+        assert pair.mask
+        Image.fromarray(predictor.predict(pair.image)).save(pair.mask)
+    scores = evaluate(run, copy, PLAIN, output=tmp_path / "out").scores
+    assert scores.pixel_accuracy == 1
+    assert {row.dice for row in scores.classes} <= {1.0}
+
+
+def test_every_pair_that_does_not_fit_is_listed(data: Path, run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data, tmp_path / "copy")
+    truncated, small, strange = (copy / "masks" / f"cells_00{i}.png" for i in range(3))
+    truncated.write_bytes(truncated.read_bytes()[:60])
+    Image.new("L", (20, 30)).save(small)
+    Image.new("L", (48, 48), 7).save(strange)
+    bands = copy / "images" / "cells_003.png"
+    Image.effect_noise((48, 48), 50).convert("RGBA").save(bands)
+    Image.fromarray(np.random.default_rng(0).integers(0, 99, (48, 48, 4), np.uint8)).save(bands)
+    with pytest.raises(DataError, match="4 of 6 pairs do not fit") as caught:
+        evaluate(run, copy, PLAIN, output=tmp_path / "out")
+    listed = "\n".join(caught.value.offenders)
+    for path in (truncated, small, strange, bands):
+        assert str(path) in listed
+    assert "holds values that are no class: 7" in listed
+    assert "has 4 bands, expected 3" in listed
+    assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_evaluation_leaves_the_bundle_as_it_was(data: Path, run: Path, tmp_path: Path) -> None:
+    before = load_bundle(run)[0].state_dict()
+    evaluate(run, data, PLAIN, output=tmp_path)
+    after = load_bundle(run)[0].state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)

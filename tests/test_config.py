@@ -1,0 +1,82 @@
+"""Laws of the settings: durations, lists with commas, frozen models without unknown names."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from unetseg.config import (
+    SETTINGS,
+    DataConfig,
+    EvalConfig,
+    NetworkConfig,
+    PredictConfig,
+    TrainConfig,
+    TrainingConfig,
+    parse_duration,
+    split_commas,
+)
+
+
+@given(days=st.integers(0, 9), hours=st.integers(0, 99), minutes=st.integers(0, 99))
+def test_a_duration_is_the_sum_of_its_parts(days: int, hours: int, minutes: int) -> None:
+    text = f"{days}d{hours}h{minutes}m7s"
+    assert parse_duration(text) == ((days * 24 + hours) * 60 + minutes) * 60 + 7
+    assert parse_duration(text.upper().replace("H", "h ")) == parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), (" 2h ", 7200), (90.5, 90.5)]
+)
+def test_durations(text: object, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10x", "m", "-5s", "1h30", "1:30", "10 10", "ten", "1e3s"])
+def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(ValueError, match="is no duration: write 90s, 10m or 1h30m"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(("budget", "kept"), [("10m", 600), (30, 30), ("45", 45)])
+def test_a_budget_is_kept_in_seconds(budget: object, kept: float) -> None:
+    assert TrainingConfig.model_validate({"budget": budget}).budget == kept
+
+
+@given(st.lists(st.text("abc-1", min_size=1), min_size=1))
+def test_commas_and_repetition_are_the_same(words: list[str]) -> None:
+    assert split_commas(",".join(words)) == tuple(words)
+    assert split_commas(words) == split_commas([" , ".join(words)]) == tuple(words)
+
+
+def test_what_is_no_text_passes_unchanged() -> None:
+    assert split_commas((8, 16)) == (8, 16)
+    assert split_commas(None) is None
+    assert DataConfig.model_validate({"ignore": "255,-1"}).ignore == (255, -1)
+    assert NetworkConfig.model_validate({"widths": [8, 16]}).widths == (8, 16)
+
+
+@pytest.mark.parametrize("model", [TrainConfig, EvalConfig, PredictConfig, NetworkConfig])
+def test_settings_are_frozen_and_know_their_names(
+    model: type[TrainConfig | EvalConfig | PredictConfig | NetworkConfig],
+) -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        model.model_validate({"epohs": 3})
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(model(), next(iter(model.model_fields)), 1)
+
+
+def test_settings_survive_json() -> None:
+    config = TrainConfig(
+        network=NetworkConfig(skip=("concat", "add"), depth=2),
+        training=TrainingConfig.model_validate({"budget": "10m", "lr": 3e-4}),
+    )
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_every_setting_has_one_name_and_one_sentence() -> None:
+    groups = [NetworkConfig, TrainingConfig, DataConfig, PredictConfig]
+    fields = [item for group in groups for item in group.model_fields.items()]
+    assert len({name for name, _ in fields}) == len(fields)
+    assert {name for name, _ in fields} <= SETTINGS
+    assert all((field.description or "").rstrip().endswith((".", ")")) for _, field in fields)

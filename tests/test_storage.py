@@ -1,0 +1,263 @@
+"""Files are whole or not there, whatever goes wrong in between."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+
+from unetseg.errors import BundleError, ConfigError, MachineError
+from unetseg.storage import (
+    atomic_path,
+    content_hash,
+    latest_run,
+    locked,
+    new_run_folder,
+    replace_folder,
+    verify_checksum,
+    write_bytes,
+    write_checksum,
+    write_json,
+    write_text,
+)
+
+NOBODY = 65534
+
+
+class CrashError(Exception):
+    """Stands for whatever goes wrong."""
+
+
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A folder that this process may not write to, root or not."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "kept.txt").write_text("old")
+        folder.chmod(0o555)
+        if user == 0:
+            os.seteuid(NOBODY)
+        yield folder
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*.*")}
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "x.txt", "über")
+    assert (tmp_path / "a" / "b" / "x.txt").read_bytes() == "über".encode()
+    assert tree(tmp_path) == {"a/b/x.txt": "über"}
+
+
+def test_the_temporary_file_has_the_suffix_and_the_folder(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "x.png") as temporary:
+        assert (temporary.suffix, temporary.parent) == (".png", tmp_path)
+        assert not (tmp_path / "x.png").exists()
+        temporary.write_text("new")
+    assert tree(tmp_path) == {"x.png": "new"}
+
+
+@pytest.mark.parametrize("error", [CrashError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("there", [True, False])
+def test_an_error_leaves_the_old_file_and_nothing_else(
+    there: bool, error: type[BaseException], tmp_path: Path
+) -> None:
+    if there:
+        (tmp_path / "x.txt").write_text("old")
+    with pytest.raises(error), atomic_path(tmp_path / "x.txt") as temporary:
+        temporary.write_text("half")
+        raise error
+    assert tree(tmp_path) == ({"x.txt": "old"} if there else {})
+
+
+def test_a_full_disk_is_a_machine_error_and_keeps_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("old")
+    with (
+        pytest.raises(MachineError, match=r"cannot write .*x\.txt: No space left"),
+        atomic_path(tmp_path / "x.txt"),
+    ):
+        raise OSError(28, "No space left on device")
+    assert tree(tmp_path) == {"x.txt": "old"}
+
+
+def test_a_read_only_folder_is_named(read_only: Path) -> None:
+    with pytest.raises(MachineError, match=f"cannot write {read_only}/kept.txt: Permission denied"):
+        write_text(read_only / "kept.txt", "new")
+    with pytest.raises(MachineError, match=r"cannot write .*run: Permission denied"):
+        new_run_folder(read_only, "run")
+    assert tree(read_only) == {"kept.txt": "old"}
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match="cannot write"):
+        write_text(tmp_path / "file" / "x.txt", "new")
+    with pytest.raises(MachineError, match="cannot write"):
+        new_run_folder(tmp_path / "file", "run")
+    with pytest.raises(MachineError, match="holds a run already"):
+        new_run_folder(tmp_path, "file")
+
+
+def test_files_have_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "x.txt", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
+    name = "x" * 251 + ".txt"
+    write_text(tmp_path / name, "long")
+    assert tree(tmp_path) == {name: "long"}
+
+
+def test_a_link_is_replaced_and_its_target_kept(tmp_path: Path) -> None:
+    (tmp_path / "target.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "target.txt")
+    write_text(tmp_path / "link.txt", "new")
+    assert tree(tmp_path) == {"target.txt": "old", "link.txt": "new"}
+
+
+def test_json_is_readable(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"größe": (1, 2), "path": Path("a")})
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert '"größe"' in text
+    assert text.endswith("}\n")
+
+
+# ------------------------------------------------------------------ folders
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for content in ("1", "2"):
+        with replace_folder(folder) as fresh:
+            (fresh / f"{content}.txt").write_text(content)
+            assert not (folder / f"{content}.txt").exists()
+    assert tree(tmp_path) == {"model/2.txt": "2"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_error_keeps_the_old_folder(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    write_text(tmp_path / "model" / "old.txt", "old")
+    with pytest.raises(CrashError), replace_folder(tmp_path / "model") as fresh:
+        (fresh / "half.txt").write_text("half")
+        raise CrashError
+    assert tree(tmp_path) == {"model/old.txt": "old"}
+
+
+def test_a_crash_between_the_two_renames_is_mended_by_the_next_call(tmp_path: Path) -> None:
+    write_text(tmp_path / ".model-old" / "old.txt", "old")
+    write_text(tmp_path / ".model-new" / "new.txt", "new")
+    with pytest.raises(CrashError), replace_folder(tmp_path / "model"):
+        raise CrashError
+    assert tree(tmp_path) == {"model/old.txt": "old"}
+
+
+def test_a_failed_second_rename_brings_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "model" / "old.txt", "old")
+    rename = Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == ".model-new":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(MachineError, match="cannot write"), replace_folder(tmp_path / "model"):
+            pass
+    assert tree(tmp_path) == {"model/old.txt": "old"}
+
+
+# ------------------------------------------------------------------ checksums
+
+
+def test_a_checksum_is_that_of_sha256sum(tmp_path: Path) -> None:
+    file = tmp_path / "x.bin"
+    file.write_bytes(b"abc")
+    write_checksum(file)
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
+    assert (tmp_path / "x.bin.sha256").read_text() == f"{known}  x.bin\n"
+    verify_checksum(file)
+    file.write_bytes(b"abd")
+    with pytest.raises(BundleError, match="is damaged"):
+        verify_checksum(file)
+
+
+def test_a_missing_checksum_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").touch()
+    with pytest.raises(BundleError, match="has no checksum"):
+        verify_checksum(tmp_path / "x.bin")
+
+
+def test_a_content_hash_depends_on_content_and_order_alone(tmp_path: Path) -> None:
+    for name, content in (("a", b"1"), ("b", b"23"), ("c", b"1")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c = (tmp_path / name for name in "abc")
+    assert content_hash(a, b) == content_hash(c, b) == blake2b(b"123", digest_size=16).hexdigest()
+    assert content_hash(a, b) != content_hash(b, a)
+
+
+# ------------------------------------------------------------------ run folders
+
+
+def test_two_runs_in_one_second_have_two_folders(tmp_path: Path) -> None:
+    folders = {new_run_folder(tmp_path / "runs", None) for _ in range(5)}
+    assert len(folders) == 5
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_a_named_run_takes_an_empty_folder_and_no_other(tmp_path: Path) -> None:
+    assert new_run_folder(tmp_path, "cells") == tmp_path / "cells"
+    assert new_run_folder(tmp_path, "cells") == tmp_path / "cells"
+    write_text(tmp_path / "cells" / "last.pt", "state")
+    with pytest.raises(MachineError, match="holds a run already") as caught:
+        new_run_folder(tmp_path, "cells")
+    assert "--resume" in caught.value.mend
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "/tmp", "-rf", "a\nb", "../x", "a\\b"])
+def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no name for a folder"):
+        new_run_folder(tmp_path, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_latest_run_is_the_one_saved_last(tmp_path: Path) -> None:
+    assert latest_run(tmp_path) is None
+    for second, name in enumerate(("z", "a", "m")):
+        write_text(tmp_path / name / "last.pt", "state")
+        os.utime(tmp_path / name / "last.pt", (second, second))
+    (tmp_path / "unsaved").mkdir()
+    assert latest_run(tmp_path) == tmp_path / "m"
+
+
+def test_a_second_process_is_refused_and_named_the_first(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from unetseg.storage import locked\n"
+        "with locked(Path(sys.argv[1])): print('in')"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    with locked(tmp_path):
+        second = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert second.returncode == 1
+    assert f"process {os.getpid()} trains in {tmp_path}" in second.stderr
+    third = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert third.stdout == "in\n"
