@@ -11,6 +11,7 @@ from unetseg.config import (
     EvalConfig,
     NetworkConfig,
     PredictConfig,
+    Settings,
     TrainConfig,
     TrainingConfig,
     parse_duration,
@@ -57,9 +58,7 @@ def test_what_is_no_text_passes_unchanged() -> None:
 
 
 @pytest.mark.parametrize("model", [TrainConfig, EvalConfig, PredictConfig, NetworkConfig])
-def test_settings_are_frozen_and_know_their_names(
-    model: type[TrainConfig | EvalConfig | PredictConfig | NetworkConfig],
-) -> None:
+def test_settings_are_frozen_and_know_their_names(model: type[Settings]) -> None:
     with pytest.raises(ValidationError, match="Extra inputs"):
         model.model_validate({"epohs": 3})
     with pytest.raises(ValidationError, match="frozen"):

@@ -75,9 +75,14 @@ def test_an_error_leaves_the_old_file_and_nothing_else(
 ) -> None:
     if there:
         (tmp_path / "x.txt").write_text("old")
-    with pytest.raises(error), atomic_path(tmp_path / "x.txt") as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def write_half() -> None:
+        with atomic_path(tmp_path / "x.txt") as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert tree(tmp_path) == ({"x.txt": "old"} if there else {})
 
 
@@ -152,11 +157,15 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_an_error_keeps_the_old_folder(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
     write_text(tmp_path / "model" / "old.txt", "old")
-    with pytest.raises(CrashError), replace_folder(tmp_path / "model") as fresh:
-        (fresh / "half.txt").write_text("half")
-        raise CrashError
+
+    def write_half() -> None:
+        with replace_folder(tmp_path / "model") as fresh:
+            (fresh / "half.txt").write_text("half")
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        write_half()
     assert tree(tmp_path) == {"model/old.txt": "old"}
 
 

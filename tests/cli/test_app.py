@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -343,7 +344,7 @@ def test_progress_says_messages_and_survives_a_stop(
 
 def test_lines_are_few(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress = console.Lines()
     progress.start("training", 1000)
     for _ in range(1000):

@@ -153,7 +153,7 @@ def test_not_a_number_is_named(data: Path, capsys: Capture) -> None:
 def test_smoothed_masks_have_more_classes_than_sense(data: Path, capsys: Capture) -> None:
     for path in (data / "masks").iterdir():
         array = pixels(path)
-        edges = np.flatnonzero(np.diff(array.ravel().astype(int)))
+        edges = np.flatnonzero(np.diff(array.ravel().astype(int)))[::2]  # 3% of the pixels
         array.ravel()[edges] = np.random.default_rng(0).integers(1, 255, len(edges))
         Image.fromarray(array).save(path)
     answer = refusal(data, capsys)
@@ -166,10 +166,11 @@ def test_smoothed_masks_have_more_classes_than_sense(data: Path, capsys: Capture
 
 
 def test_masks_spoilt_by_jpeg_are_named(data: Path, capsys: Capture) -> None:
-    # Class numbers 0…9 as a JPEG: what one class is can no longer be told from its neighbours.
+    # Class numbers 0…3 as a JPEG: what one class is can no longer be told from its neighbours.
+    (data / "classes.txt").write_text("ground\ncell\ncrack\nhole\n")
     rng = np.random.default_rng(0)
     for path in list((data / "masks").iterdir()):
-        classes = np.kron(rng.integers(0, 10, (12, 12)), np.ones((4, 4), int)) * 25
+        classes = np.kron(rng.integers(0, 4, (12, 12)), np.ones((4, 4), int))
         Image.fromarray(classes.astype(np.uint8)).save(path.with_suffix(".jpg"), quality=30)
         path.unlink()
     answer = refusal(data, capsys)
@@ -200,3 +201,23 @@ def test_masks_with_fractions_are_named(data: Path, capsys: Capture) -> None:
         path.unlink()
     answer = refusal(data, capsys)
     assert answer.count("holds fractions or NaN") == 2
+
+
+@pytest.mark.xfail(reason="centres 48 apart leave no grey value farther than 48 from one of them")
+def test_a_photo_as_jpeg_is_no_mask(data: Path, capsys: Capture) -> None:
+    for path in list((data / "masks").iterdir()):
+        ramp = np.linspace(0, 255, 48)[:, None] * np.ones(48)
+        Image.fromarray(ramp.astype(np.uint8)).save(path.with_suffix(".jpg"), quality=90)
+        path.unlink()
+    assert "JPEG" in refusal(data, capsys)
+
+
+@pytest.mark.xfail(reason="a twentieth of the pixels may be strays, however many values they have")
+def test_thin_smoothed_masks_have_more_classes_than_sense(data: Path, capsys: Capture) -> None:
+    rng = np.random.default_rng(0)
+    for path in (data / "masks").iterdir():
+        lines = np.zeros((48, 48), np.uint8)
+        lines[::8] = 255
+        lines[1::8] = rng.integers(1, 255, lines[1::8].shape)  # one soft edge: 12.5%
+        Image.fromarray(lines).save(path)
+    assert "more classes than sense" in refusal(data, capsys)

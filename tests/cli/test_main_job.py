@@ -17,7 +17,8 @@ import unetseg
 from unetseg.cli.app import run
 
 Capture = pytest.CaptureFixture[str]
-TINY = "--epochs 2 --depth 2 --width 4 --patch 32 -b 2 --workers 0 --device cpu".split()
+TINY = ["-e", "2", "--depth", "2", "--width", "4", "--patch", "32", "-b", "2", "--workers", "0"]
+TINY += ["--device", "cpu"]
 SKIP = ("--existing", "skip")
 COUNT, SIZE = 10, 64
 
@@ -375,7 +376,7 @@ def test_a_missing_run_names_those_that_are_there(
 def test_check_says_what_was_found_and_planned(sample: Path, capsys: Capture) -> None:
     code, out, err = command(capsys, "check", sample)
     assert (code, err) == (0, "")
-    for words in ("images/NAME.png ↔ masks/NAME.png, 10 pairs", "0/255", "uint8, 3 bands"):
+    for words in ("images/NAME.png ↔ masks/NAME.png, 10 pairs", "0/255", "uint8", "64×64"):
         assert words in out
     assert last_line(out) == f"next: unetseg train {sample} --budget 10m"
 

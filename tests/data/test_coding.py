@@ -381,6 +381,12 @@ def test_smoothed_masks_are_refused_and_mended_by_snap(tmp_path: Path) -> None:
     np.testing.assert_array_equal(known.encode(smooth), smooth > 127)
 
 
+def test_a_few_stray_greys_are_noise_too() -> None:
+    soft = facts((0, 90_000), (255, 20_000), *((16 * i, 30) for i in range(1, 16)), (7, 9))
+    with pytest.raises(MaskError, match="more classes than sense: the masks hold 18 distinct"):
+        infer_class_map([soft])
+
+
 def test_smoothed_colours_are_refused_and_mended_by_snap(tmp_path: Path) -> None:
     smooth = np.stack([blob(smooth=16), np.zeros((256, 256), np.uint8), blob(smooth=16)], -1)
     write_png(tmp_path / "a.png", smooth)

@@ -110,7 +110,7 @@ def test_a_foreign_folder_is_scored_whole(data: Path, tmp_path: Path) -> None:
     remember(tmp_path / "run", data, SPLITS)
     foreign = draw_sample(tmp_path / "foreign", count=3, size=32, seed=9)
     assert names(find_pairs(foreign), tmp_path / "run", "auto")[0] == "all"
-    with pytest.raises(DataError, match="no pair of .* is in split 'val'; there are: none"):
+    with pytest.raises(DataError, match=r"no pair of .* is in split 'val'; there are: none"):
         choose_pairs(find_pairs(foreign), tmp_path / "run", "val")
 
 

@@ -50,6 +50,8 @@ def segmenter(kind: str = "dataset", **network: object) -> Segmenter:
     built = build_segmenter(info(kind, **network)).eval()
     for module in built.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean, 0, 0.3)
             nn.init.uniform_(module.running_var, 0.5, 2)
     return built

@@ -23,7 +23,8 @@ CENTRE_SHARE = 0.001  # a third class among noise holds at least this share of t
 LOSSY_SHARE = 0.99  # of lossy masks at least this share lies within reach of a class
 SNAP_SHARE = 0.9  # the same, of other masks when the user asks to snap
 STRAY_SHARE = 0.05  # noise is less than this share of the pixels …
-SANE_VALUES = 64  # … spread over more distinct values than this
+SANE_VALUES = 16  # … spread over more distinct values than this
+SMALL_INDEX = 64  # numbers below this are class indexes, not grey values
 
 _SHOWN = 6  # values that a message lists
 _SHOWN_FILES = 10  # files that the line about the most values lists
@@ -258,7 +259,7 @@ def find_centres(folder: Folder, seeds: tuple[Code, ...] = ()) -> tuple[Code, ..
 def is_noise(folder: Folder, centres: tuple[Code, ...]) -> bool:
     """Whether the values between `centres` look like anti-aliasing, not like classes.
 
-    The evidence, all of it: more than 64 distinct values, and less than 5% of the pixels outside
+    The evidence, all of it: more than 16 distinct values, and less than 5% of the pixels outside
     the centres. Of numbers also: all values lie between the lowest and the highest centre and
     reach near to both (class numbers stop far below 255), and they are not simply 0, 1, 2, …
     nearly without gaps.
@@ -287,7 +288,7 @@ def _is_clean(folder: Folder, centres: tuple[Code, ...]) -> bool:
     if len(centres) == len(folder.counts):
         return True
     highest = max((code for code in integers(folder.counts) if code != 255), default=255)
-    return folder.coding != "rgb" and highest < SANE_VALUES
+    return folder.coding != "rgb" and highest < SMALL_INDEX
 
 
 def _too_many(folder: Folder, centres: tuple[Code, ...]) -> MaskError:
