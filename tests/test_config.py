@@ -61,8 +61,10 @@ def test_what_is_no_text_passes_unchanged() -> None:
 def test_settings_are_frozen_and_know_their_names(model: type[Settings]) -> None:
     with pytest.raises(ValidationError, match="Extra inputs"):
         model.model_validate({"epohs": 3})
+    settings = model()
+    name, _ = next(iter(settings))
     with pytest.raises(ValidationError, match="frozen"):
-        setattr(model(), next(iter(model.model_fields)), 1)
+        setattr(settings, name, 1)
 
 
 def test_settings_survive_json() -> None:
@@ -74,7 +76,7 @@ def test_settings_survive_json() -> None:
 
 
 def test_every_setting_has_one_name_and_one_sentence() -> None:
-    groups = [NetworkConfig, TrainingConfig, DataConfig, PredictConfig]
+    groups: list[type[Settings]] = [NetworkConfig, TrainingConfig, DataConfig, PredictConfig]
     fields = [item for group in groups for item in group.model_fields.items()]
     assert len({name for name, _ in fields}) == len(fields)
     assert {name for name, _ in fields} <= SETTINGS

@@ -151,10 +151,11 @@ def test_not_a_number_is_named(data: Path, capsys: Capture) -> None:
 
 
 def test_smoothed_masks_have_more_classes_than_sense(data: Path, capsys: Capture) -> None:
+    rng = np.random.default_rng(0)
     for path in (data / "masks").iterdir():
         array = pixels(path)
         edges = np.flatnonzero(np.diff(array.ravel().astype(int)))[::2]  # 3% of the pixels
-        array.ravel()[edges] = np.random.default_rng(0).integers(1, 255, len(edges))
+        array.ravel()[edges] = rng.integers(1, 255, len(edges))
         Image.fromarray(array).save(path)
     answer = refusal(data, capsys)
     assert "more classes than sense" in answer

@@ -20,7 +20,7 @@ Capture = pytest.CaptureFixture[str]
 TINY = ["-e", "2", "--depth", "2", "--width", "4", "--patch", "32", "-b", "2", "--workers", "0"]
 TINY += ["--device", "cpu"]
 SKIP = ("--existing", "skip")
-COUNT, SIZE = 10, 64
+COUNT, SIZE = 8, 48
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +86,7 @@ def test_a_run_folder_holds_what_the_readme_says(trained: Path) -> None:
 
 
 def test_a_fifth_is_held_out(trained: Path) -> None:
-    assert sorted(splits(trained).values()) == ["train"] * 8 + ["val"] * 2
+    assert sorted(splits(trained).values()) == ["train"] * 6 + ["val"] * 2
 
 
 def test_a_runs_own_config_repeats_the_run(
@@ -163,7 +163,7 @@ def test_evaluate_is_another_name_of_eval(
 def test_the_split_can_be_chosen(
     trained: Path, sample: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    for split, images in (("train", 8), ("all", COUNT)):
+    for split, images in (("train", 6), ("all", COUNT)):
         code, out, _ = command(
             capsys, "eval", trained, sample, "--split", split, "-o", tmp_path, "--no-overlays"
         )
@@ -376,7 +376,7 @@ def test_a_missing_run_names_those_that_are_there(
 def test_check_says_what_was_found_and_planned(sample: Path, capsys: Capture) -> None:
     code, out, err = command(capsys, "check", sample)
     assert (code, err) == (0, "")
-    for words in ("images/NAME.png ↔ masks/NAME.png, 10 pairs", "0/255", "uint8", "64×64"):
+    for words in ("images/NAME.png ↔ masks/NAME.png, 8 pairs", "0/255", "uint8", "48×48"):
         assert words in out
     assert last_line(out) == f"next: unetseg train {sample} --budget 10m"
 
@@ -387,7 +387,7 @@ def test_check_as_json(sample: Path, capsys: Capture) -> None:
     found = json.loads(out)
     assert [info["code"] for info in found["classes"]["classes"]] == [0, 255]
     assert found["plan"]["network"]["depth"] == 3
-    assert found["rules"][0].endswith("10 pairs")
+    assert found["rules"][0].endswith("8 pairs")
 
 
 def test_check_writes_a_sheet_of_augmented_pairs(

@@ -39,12 +39,13 @@ class Lines:
         self._done: dict[str, int] = {}
         self._total: dict[str, int | None] = {}
         self._facts: dict[str, dict[str, object]] = {}
+        self._began: dict[str, float] = {}
         self._spoke: dict[str, float] = {}
 
     def start(self, task: str, total: int | None = None) -> None:
         """Begin `task`."""
         self._done[task], self._total[task], self._facts[task] = 0, total, {}
-        self._spoke[task] = time.monotonic()
+        self._began[task] = self._spoke[task] = time.monotonic()
 
     def advance(self, task: str, steps: int = 1, **facts: object) -> None:
         """Print a line when the last one about `task` is long ago."""
@@ -66,8 +67,11 @@ class Lines:
         """Nothing is left on the screen."""
 
     def _share(self, task: str) -> str:
-        total = self._total[task]
-        return f"{self._done[task] / total:.0%} " if total else ""
+        total, done = self._total[task], self._done[task]
+        if not total or not done:
+            return ""
+        left = (time.monotonic() - self._began[task]) * (total - done) / done
+        return f"{done / total:.0%}, {_duration(left)} left  "
 
 
 class Bars:
@@ -119,6 +123,11 @@ class Bars:
         """Take all bars away, whatever happened."""
         for task in list(self._tasks):
             self.finish(task)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def _described(facts: dict[str, Any]) -> str:

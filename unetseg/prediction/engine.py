@@ -113,7 +113,7 @@ def cut_on_grid(height: int, width: int, tile: int, overlap: float, grid: int) -
         grid: Pixels.
 
     >>> [tile.left for tile in cut_on_grid(8, 24, tile=9, overlap=0.25, grid=4)]
-    [0, 8, 12, 16]
+    [0, 8, 16]
     """
     coarse = cut(height // grid, width // grid, max(1, tile // grid), overlap)
     return [

@@ -327,7 +327,7 @@ class Trainer:
             step=self.step,
             epoch=self.step // self.order.steps_per_epoch,
             loss=self.losses.latest,
-            speed=self.clock.speed,
+            **{"steps/s": self.clock.speed},
         )
         self.clock.reported = done
 
