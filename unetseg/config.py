@@ -62,8 +62,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class DataConfig(Settings):
-    """Which images and masks, and how they are split."""
+class PairsConfig(Settings):
+    """Where images and masks are."""
 
     images: Path | None = None
     """Folder of the images, when it is not found by its name."""
@@ -71,12 +71,17 @@ class DataConfig(Settings):
     """Folder of the masks, when it is not found by its name."""
     pairs: Path | None = None
     """CSV file with the columns image, mask and optionally split and group."""
+    snap: bool = False
+    """Snap stray mask values (anti-aliasing, JPEG noise) to the nearest class."""
+
+
+class DataConfig(PairsConfig):
+    """What the masks mean, and how the pairs are split."""
+
     classes: Path | None = None
     """classes.txt, .json or .yaml with class names and codes (default: found in DATA)."""
     ignore: Annotated[tuple[int, ...], Commas, Parameter(allow_leading_hyphen=True)] = ()
     """Mask values that no loss and no score counts."""
-    snap: bool = False
-    """Snap stray mask values (anti-aliasing, JPEG noise) to the nearest class."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images held out for validation when the folder has no split of its own."""
     group: str | None = None
@@ -214,7 +219,7 @@ class EvalConfig(Settings):
     """Everything `unetseg eval` can be told."""
 
     scoring: Annotated[ScoringConfig, Parameter(name="*", group="Scoring")] = ScoringConfig()
-    data: Annotated[DataConfig, Parameter(name="*", group="Data")] = DataConfig()
+    data: Annotated[PairsConfig, Parameter(name="*", group="Data")] = PairsConfig()
     predict: Annotated[PredictConfig, Parameter(name="*", group="Prediction")] = PredictConfig()
     runtime: Annotated[RuntimeConfig, Parameter(name="*", group="Machine")] = RuntimeConfig()
 

@@ -21,9 +21,13 @@ COUNTED = 4096  # distinct codes that the facts of one file keep, the most frequ
 REACH = 48  # a stray value lies at most this far from its class, in grey values
 CENTRE_SHARE = 0.001  # a third class among noise holds at least this share of the pixels
 LOSSY_SHARE = 0.99  # of lossy masks at least this share lies within reach of a class
+CLOSE = 12  # and most of their pixels lie this near to it, which tells a mask from a photo
+CLOSE_SHARE = 0.9
 SNAP_SHARE = 0.9  # the same, of other masks when the user asks to snap
 STRAY_SHARE = 0.05  # noise is less than this share of the pixels …
 SANE_VALUES = 16  # … spread over more distinct values than this
+MANY_VALUES = 64  # over more than so many, it may be …
+MANY_STRAY_SHARE = 0.5  # … this share: the soft edges of thin structures
 SMALL_INDEX = 64  # numbers below this are class indexes, not grey values
 
 _SHOWN = 6  # values that a message lists
@@ -223,6 +227,8 @@ def _judge_jpeg(folder: Folder, given: tuple[Code, ...]) -> Verdict:
     centres = in_order(find_centres(folder, given))
     if len(centres) < 2 and len(folder.counts) > 1:
         raise _spoilt(folder, centres, REACH)
+    if folder.share(centres, CLOSE) < CLOSE_SHARE:
+        raise _spoilt(folder, centres, CLOSE)
     return _judge_lossy(folder, centres, REACH)
 
 
@@ -260,13 +266,14 @@ def is_noise(folder: Folder, centres: tuple[Code, ...]) -> bool:
     """Whether the values between `centres` look like anti-aliasing, not like classes.
 
     The evidence, all of it: more than 16 distinct values, and less than 5% of the pixels outside
-    the centres. Of numbers also: all values lie between the lowest and the highest centre and
-    reach near to both (class numbers stop far below 255), and they are not simply 0, 1, 2, …
-    nearly without gaps.
+    the centres (half of them for more than 64 numbers). Of numbers also: all values lie between
+    the lowest and the highest centre and reach near to both (class numbers stop far below 255),
+    and they are not simply 0, 1, 2, … nearly without gaps.
     """
     if len(folder.counts) <= SANE_VALUES or len(centres) < 2:
         return False
-    if 1 - folder.share(centres) >= STRAY_SHARE:
+    many = folder.coding != "rgb" and len(folder.counts) > MANY_VALUES
+    if 1 - folder.share(centres) >= (MANY_STRAY_SHARE if many else STRAY_SHARE):
         return False
     if folder.coding == "rgb":
         return True
