@@ -22,6 +22,7 @@ what is written above it, never below.
       splits.py          which pairs train, validate and test
       fingerprint.py     what a folder is like: sizes, intensities, class statistics
       survey.py          a folder understood: pairs, splits, facts and classes in one
+      orientation.py     whether up is up in the images
       augment.py         geometry moves image and mask together; colour moves the image only
       dataset.py         pair → (image C×H×W, mask H×W); crops, loaders
       sample.py          draws the sample folder that the demo and the tests use

@@ -155,6 +155,8 @@ class TrainingConfig(Settings):
     """Share of the crops that are centred on a foreground pixel."""
     augment: Literal["auto", "none", "light", "full"] = "auto"
     """Augmentation profile."""
+    upright: Literal["auto", "yes", "no"] = "auto"
+    """Whether up is up in the images; then augmentation does not turn them upside down."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient; longer ones are scaled to it."""
     accumulate: Annotated[int, Field(ge=1)] = 1

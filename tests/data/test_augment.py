@@ -79,3 +79,15 @@ def test_a_constant_image_stays_finite() -> None:
         augment = Augmenter("full", 32)
         image: NDArray[Any] = np.full((augment.window, augment.window, 2), 7, dtype)
         assert np.isfinite(augment(image, blob(augment.window), 0)[0]).all()
+
+
+@pytest.mark.parametrize("profile", ["light", "full"])
+def test_upright_images_stay_upright(profile: str) -> None:
+    """The sky stays above the ground, whatever is drawn."""
+    augment = Augmenter(profile, 64, upright=True)
+    ground = np.zeros((augment.window, augment.window), np.uint8)
+    ground[augment.window // 2 :] = 1
+    image = np.zeros((augment.window, augment.window, 3), np.uint8)
+    for seed in range(30):
+        _, mask = augment(image, ground, seed)
+        assert mask[-1].mean() > mask[0].mean(), seed

@@ -24,11 +24,13 @@ class Augmenter:
         profile: "none", "light" (flips, right angles, brightness) or "full" (also free rotation,
             scale, elastic deformation, gamma, noise and blur).
         size: Side of the crops returned, pixels.
+        upright: Up is up in the images: they are mirrored left to right and tilted a little, and
+            never turned upside down.
     """
 
-    def __init__(self, profile: str, size: int) -> None:
+    def __init__(self, profile: str, size: int, *, upright: bool = False) -> None:
         self.window = round(size * CONTEXT) if profile == "full" else size
-        self.pipeline = A.Compose([*geometry(profile, size), *colour(profile)])
+        self.pipeline = A.Compose([*geometry(profile, size, upright), *colour(profile)])
 
     def __call__(
         self, image: NDArray[Any], mask: NDArray[np.uint8], seed: int
@@ -55,17 +57,22 @@ class Augmenter:
         return moved["image"] * span + low, moved["mask"]
 
 
-def geometry(profile: str, size: int) -> list[A.BasicTransform]:
+def geometry(profile: str, size: int, upright: bool) -> list[A.BasicTransform]:
     """Transforms that move pixels; the mask moves with the image, by nearest neighbour."""
     if profile == "none":
         return []
-    flips = A.SquareSymmetry(p=1.0)
+    flips = A.HorizontalFlip(p=0.5) if upright else A.SquareSymmetry(p=1.0)
     if profile == "light":
         return [flips]
     reflect = cv2.BORDER_REFLECT_101
+    degrees = 8 if upright else 45
     return [
         A.Affine(
-            scale=(0.7, 1.4), rotate=(-45, 45), balanced_scale=True, border_mode=reflect, p=0.6
+            scale=(0.7, 1.4),
+            rotate=(-degrees, degrees),
+            balanced_scale=True,
+            border_mode=reflect,
+            p=0.6,
         ),
         A.ElasticTransform(alpha=60, sigma=8, approximate=True, border_mode=reflect, p=0.15),
         A.CenterCrop(size, size),

@@ -45,6 +45,8 @@ class CropRule:
     """Augmentation profile."""
     oversample: float
     """Share of the crops that are centred on a pixel of a class drawn at random."""
+    upright: bool = False
+    """Whether up is up in the images."""
 
 
 class PairReader:
@@ -97,7 +99,7 @@ class Crops(Dataset[Sample]):
         self.reader = reader
         self.rule = rule
         self.statistics = statistics
-        self.augment = Augmenter(rule.profile, rule.size)
+        self.augment = Augmenter(rule.profile, rule.size, upright=rule.upright)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         index, seed = key

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unetseg.bundle import build_segmenter, save_bundle, to_machine
 from unetseg.config import TrainConfig
-from unetseg.data.dataset import CropRule, Crops, Order, Sample, crop_loader, read_split
+from unetseg.data.dataset import Crops, Order, Sample, crop_loader, read_split
 from unetseg.data.images import write_png
 from unetseg.errors import DivergedError, OutOfMemoryError, StoppedError
 from unetseg.evaluation.confusion import Scores, confusion, score
@@ -22,7 +22,7 @@ from unetseg.progress import SILENT, Progress
 from unetseg.training.checkpoint import save_state
 from unetseg.training.losses import SegmentationLoss, deep_supervision
 from unetseg.training.optimizer import build_optimizer, update_average
-from unetseg.training.plan import FORWARD_SHARE, bundle_info
+from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
 from unetseg.training.previews import augmented_sheet, validation_sheet
 from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
@@ -84,7 +84,7 @@ class Trainer:
         self.log = RunLog(run.folder, progress)
         # Data
         seed = run.config.runtime.seed
-        rule = CropRule(self.plan.patch, self.plan.augment, self.plan.oversample)
+        rule = crop_rule(self.plan)
         self.val_reader = read_split(run.known, "val", self.plan.bands)
         train_reader = read_split(run.known, "train", self.plan.bands)
         self.crops = Crops(train_reader, rule, run.known.statistics("train"))

@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict
 
 from unetseg.bundle import BundleInfo, Normalisation
 from unetseg.config import NetworkConfig, TrainConfig
+from unetseg.data.dataset import CropRule
 from unetseg.data.fingerprint import PairFacts, pooled
+from unetseg.data.masks import read_mask
+from unetseg.data.orientation import is_upright
 from unetseg.data.survey import Survey
 from unetseg.runtime import Machine, usable_cores
 from unetseg.unet.model import CLASSIC
@@ -28,6 +31,8 @@ DEFAULT_STEPS = {"cpu": 1000, "cuda": 8000, "mps": 3000}
 MOST_EPOCHS = 300
 RARE = 0.1
 """Share of foreground below which crops are centred on it."""
+MASKS_LOOKED_AT = 40
+"""Masks read to tell whether up is up."""
 LARGEST_TILE = 2048
 OVERLAP = 0.25
 VALIDATION_SHARE = 0.25
@@ -52,6 +57,7 @@ class Plan(BaseModel):
     lr: float
     oversample: float
     augment: str
+    upright: bool
     class_weights: tuple[float, ...] | None
     repeats: tuple[int, ...]
     """Crops of each training image in an epoch."""
@@ -89,6 +95,7 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
         lr=_learning_rate(config, network, reasons),
         oversample=_oversample(known, config, reasons),
         augment=_augment(config, reasons),
+        upright=_upright(known, config, reasons),
         class_weights=_class_weights(known, config, reasons),
         repeats=repeats,
         epochs=_epochs(config, steps, machine, reasons),
@@ -98,6 +105,11 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
         overlap=OVERLAP,
         reasons=reasons,
     )
+
+
+def crop_rule(plan: Plan) -> CropRule:
+    """How the crops of this training are taken."""
+    return CropRule(plan.patch, plan.augment, plan.oversample, plan.upright)
 
 
 def bundle_info(plan: Plan, known: Survey, data_hash: str) -> BundleInfo:
@@ -217,6 +229,18 @@ def _augment(config: TrainConfig, reasons: dict[str, str]) -> str:
     asked = config.training.augment
     reasons["augment"] = "as set" if asked != "auto" else "the full profile suits most images"
     return "full" if asked == "auto" else asked
+
+
+def _upright(known: Survey, config: TrainConfig, reasons: dict[str, str]) -> bool:
+    if config.training.upright != "auto":
+        reasons["upright"] = "as set"
+        return config.training.upright == "yes"
+    train = known.select("train")
+    some = train[:: max(1, len(train) // MASKS_LOOKED_AT)]
+    masks = (known.class_map.encode(read_mask(pair.mask).pixels) for pair in some if pair.mask)
+    found = is_upright(masks, range(len(known.class_map.classes)))
+    reasons["upright"] = f"classes {'have' if found else 'have no'} heights of their own"
+    return found
 
 
 def _class_weights(

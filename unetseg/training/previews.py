@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.dataset import CropRule, Crops, PairReader
+from unetseg.data.dataset import Crops, PairReader
 from unetseg.data.masks import ClassMap
 from unetseg.data.overlay import contact_sheet, overlay, picture
 from unetseg.data.survey import Survey
 from unetseg.prediction.engine import Engine
-from unetseg.training.plan import Plan
+from unetseg.training.plan import Plan, crop_rule
 
 ROWS = 6
 DRAWS = 4
@@ -31,7 +31,7 @@ def augmented_sheet(crops: Crops, seed: int = 0) -> NDArray[np.uint8]:
 def planned_sheet(known: Survey, plan: Plan) -> NDArray[np.uint8]:
     """A sheet of augmented pairs as a plan would feed them."""
     reader = PairReader(known.select("train"), known.class_map, plan.bands)
-    rule = CropRule(plan.patch, plan.augment, plan.oversample)
+    rule = crop_rule(plan)
     unused = np.zeros((len(reader), 2, plan.bands), np.float32)
     return augmented_sheet(Crops(reader, rule, unused))
 
