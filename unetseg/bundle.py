@@ -26,6 +26,8 @@ from unetseg.storage import replace_folder, write_bytes, write_json
 from unetseg.unet.model import UNet, build_unet
 
 FORMAT: Literal[1] = 1
+SMALLEST_DEVIATION = 0.05
+"""Deviation that an image is taken to have at least, relative to the data set's."""
 LARGEST_JSON = 16 * 2**20
 """Bytes; a model.json beyond that is refused unread."""
 LARGEST_WEIGHTS = 16 * 2**30
@@ -122,7 +124,8 @@ class Segmenter(nn.Module):
         if statistics is None:
             statistics = image_statistics(image)
         mean, std = statistics[:, 0, :, None, None], statistics[:, 1, :, None, None]
-        return (image - mean) / std.clamp_min(1e-6)
+        # A blank image has no deviation of its own; what augmentation adds must not explode.
+        return (image - mean) / std.maximum(SMALLEST_DEVIATION * self.std)
 
 
 def image_statistics(image: Tensor) -> Tensor:
@@ -180,7 +183,7 @@ def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:
 
 def find_bundle(run: Path) -> Path:
     """The folder with model.json: `run` itself or `run`/model."""
-    for folder in (run, run / "model"):
+    for folder in (run, run / "model", run / ".model-old"):  # the last after a crash in saving
         if (folder / "model.json").is_file() and (folder / "model.safetensors").is_file():
             return folder
     if run.is_file():

@@ -130,7 +130,7 @@ class TrainingConfig(Settings):
     """How the network is trained."""
 
     epochs: Annotated[int | None, Field(ge=1), Parameter(alias=["-e"])] = None
-    """Passes over the training images (default: 100, or what fits in the budget)."""
+    """Passes over the training images (default: what fits in the budget, else by the plan)."""
     budget: Seconds | None = None
     """Time for the whole training, validation included: 90s, 10m, 1h30m."""
     batch: Annotated[Annotated[int, Field(ge=1)] | Auto, Parameter(alias=["-b"])] = "auto"
@@ -167,13 +167,18 @@ class TrainingConfig(Settings):
     """Stop after this many validations without a better Dice (default: never)."""
 
 
-class RuntimeConfig(Settings):
-    """The machine."""
+class DeviceConfig(Settings):
+    """Where the network runs."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """Arithmetic of the network; auto takes bf16 or fp16 where the machine has the units."""
+
+
+class RuntimeConfig(DeviceConfig):
+    """The machine that trains."""
+
     workers: Annotated[int, Field(ge=0)] | Auto = "auto"
     """Processes that read and augment images."""
     seed: int = 0
@@ -189,19 +194,24 @@ class TrainConfig(Settings):
     runtime: Annotated[RuntimeConfig, Parameter(name="*", group="Machine")] = RuntimeConfig()
 
 
-class PredictConfig(Settings):
-    """How masks are predicted."""
+class TilingConfig(Settings):
+    """How a network is applied to images of any size."""
 
-    overlay: bool = False
-    """Also write <name>_overlay.png: the image with the classes drawn over it."""
-    probabilities: bool = False
-    """Also write <name>_probabilities.tif: one float32 band per class, 0–1."""
     tta: bool = False
     """Average over the mirror images (4 times the work)."""
     tile: Annotated[int, Field(ge=32)] | Auto = "auto"
     """Side of the tiles that large images are cut into, pixels."""
     overlap: Annotated[float, Field(ge=0, le=0.75)] | Auto = "auto"
     """Share of a tile that its neighbour covers too."""
+
+
+class PredictConfig(TilingConfig):
+    """What is written for each image."""
+
+    overlay: bool = False
+    """Also write <name>_overlay.png: the image with the classes drawn over it."""
+    probabilities: bool = False
+    """Also write <name>_probabilities.tif: one float32 band per class, 0–1."""
     existing: Literal["refuse", "skip", "overwrite"] = "refuse"
     """What to do when an output file is there already."""
 
@@ -222,8 +232,8 @@ class EvalConfig(Settings):
 
     scoring: Annotated[ScoringConfig, Parameter(name="*", group="Scoring")] = ScoringConfig()
     data: Annotated[PairsConfig, Parameter(name="*", group="Data")] = PairsConfig()
-    predict: Annotated[PredictConfig, Parameter(name="*", group="Prediction")] = PredictConfig()
-    runtime: Annotated[RuntimeConfig, Parameter(name="*", group="Machine")] = RuntimeConfig()
+    tiling: Annotated[TilingConfig, Parameter(name="*", group="Prediction")] = TilingConfig()
+    device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig()
 
 
 SETTINGS: frozenset[str] = frozenset(

@@ -4,15 +4,16 @@ import ctypes
 import os
 import platform
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from unetseg.config import RuntimeConfig
-from unetseg.errors import ConfigError, MachineError
+from unetseg.config import DeviceConfig
+from unetseg.errors import ConfigError, MachineError, OutOfMemoryError
 
 MEBIBYTE = 2**20
 PACKAGES = (
@@ -58,7 +59,7 @@ class Machine:
         return f"{self.name}, {str(self.dtype).removeprefix('torch.')}"
 
 
-def start(config: RuntimeConfig) -> Machine:
+def start(config: DeviceConfig) -> Machine:
     """Make this process ready for numerical work, and choose device and arithmetic.
 
     Raises:
@@ -66,7 +67,6 @@ def start(config: RuntimeConfig) -> Machine:
         MachineError: the device is not there, or cannot do the arithmetic asked for.
     """
     tune_allocator()
-    torch.manual_seed(config.seed)
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
     if device.type == "cuda":
@@ -140,6 +140,22 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return "Apple MPS" if device.type == "mps" else f"CPU ({torch.get_num_threads()} threads)"
+
+
+@contextmanager
+def explained_memory(mend: str) -> Iterator[None]:
+    """Turn what torch says when memory runs out, on any device, into an answer.
+
+    Raises:
+        OutOfMemoryError: the work inside does not fit in memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        words = ("out of memory", "allocate memory")
+        if isinstance(error, MemoryError) or any(word in str(error) for word in words):
+            raise OutOfMemoryError("this does not fit in memory", mend=mend) from error
+        raise
 
 
 def host_memory() -> int:

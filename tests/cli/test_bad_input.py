@@ -76,7 +76,7 @@ def test_every_image_and_mask_without_counterpart(data: Path, capsys: Capture) -
     shutil.copy(data / "images" / "cells_002.png", extra)
     answer = refusal(data, capsys)
     assert all_named(answer, *lonely, extra)
-    assert "2 images without mask, 1 masks without image" in answer
+    assert "2 images without mask, 1 mask without image" in answer
 
 
 def test_a_wrong_folder_flag(data: Path, capsys: Capture) -> None:

@@ -297,6 +297,19 @@ def test_mixed_codings_list_the_files() -> None:
     assert caught.value.offenders == ["RGB: colour.png", "palette: palette.png"]
 
 
+def test_grey_saved_as_rgb_is_grey_among_grey(tmp_path: Path) -> None:
+    truth = blob()
+    write_png(tmp_path / "grey.png", truth)
+    write_png(tmp_path / "rgb.png", np.repeat(truth[..., None], 3, axis=-1))
+    files = [tmp_path / "grey.png", tmp_path / "rgb.png"]
+    known, _ = infer_class_map([mask_facts(file) for file in files])
+    assert (codes_of(known), known.coding) == ([0, 255], "integer")
+    grey, rgb = (known.encode(read_mask(file).pixels, file) for file in files)
+    np.testing.assert_array_equal(grey, rgb)
+    with pytest.raises(MaskError, match="expected a mask of the coding integer"):
+        known.encode(np.array([[(0, 0, 255)]], np.uint8))
+
+
 def test_palettes_that_disagree_are_refused_where_it_matters() -> None:
     other = (*VOC[:3], 1, 1, 1, *VOC[6:])
     one = facts(0, 1, path="one.png", coding="palette", palette=VOC)
@@ -387,6 +400,60 @@ def test_a_few_stray_greys_are_noise_too() -> None:
         infer_class_map([soft])
 
 
+def test_one_stray_pixel_in_one_file_is_no_class() -> None:
+    masks = [facts((0, 90_000), (255, 20_000), path=f"{i}.png") for i in range(3)]
+    speckled = facts((0, 90_000), (255, 20_000), (7, 1), (254, 2), path="odd.png")
+    with pytest.raises(MaskError, match=r"99\.9% of the pixels are exactly 0, 255") as caught:
+        infer_class_map([*masks, speckled])
+    assert caught.value.offenders == ["odd.png: 7, 254"]
+    assert codes_of(infer_class_map([*masks, speckled], snap=True)[0]) == [0, 255]
+
+
+@pytest.mark.parametrize("rare", [(1,), (7,), (128,), (2, 3), (128, 254)])
+def test_a_rare_class_is_a_class(rare: tuple[int, ...]) -> None:
+    found = facts((0, 90_000), (255, 20_000), *((code, 2) for code in rare))
+    assert not infer_class_map([found])[0].snap
+
+
+def test_masks_of_two_scales_are_refused() -> None:
+    ones = [facts(0, 1, path=f"one{i}.png") for i in range(3)]
+    full = [facts(0, path="blank.png"), facts(0, 255, path="a.png"), facts(255, path="b.png")]
+    with pytest.raises(MaskError, match="3 of the masks hold 0/1 and 2 0/255") as caught:
+        infer_class_map([*ones, *full])
+    assert caught.value.offenders == ["0/255: a.png", "0/255: b.png"]
+    assert "--ignore 255" in caught.value.mend
+    assert infer_class_map([*ones, *full], ignore=[255])[0].ignore == (255,)
+    border = facts(0, 1, 255)
+    assert infer_class_map([*ones, *full, border])[0].ignore == (255,)
+
+
+def test_numbered_objects_are_no_classes() -> None:
+    masks = [facts(*range(count), path=f"{count}.png") for count in (1, 9, 21, 35)]
+    with pytest.raises(MaskError, match=r"number objects, not classes.* 8 to 34") as caught:
+        infer_class_map(masks)
+    assert "classes.txt" in caught.value.mend
+
+
+def test_numbered_objects_are_classes_when_a_list_says_so(tmp_path: Path) -> None:
+    names = class_list(tmp_path, "".join(f"kind {chr(97 + i)}\n" for i in range(25)))
+    masks = [facts(*range(count)) for count in (9, 21, 25)]
+    assert len(infer_class_map(masks, names=names)[0].classes) == 25
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        [range(20)] * 4,  # every class in every file
+        [range(0, 40, 3), range(0, 30, 2), range(9)],  # gaps
+        [range(4), range(9), range(14)],  # a sane number
+        [range(9), range(40)],  # too few files to tell
+    ],
+)
+def test_classes_are_no_numbered_objects(masks: Sequence[range]) -> None:
+    known, _ = infer_class_map([facts(*codes) for codes in masks])
+    assert len(known.classes) == len({code for codes in masks for code in codes})
+
+
 def test_smoothed_colours_are_refused_and_mended_by_snap(tmp_path: Path) -> None:
     smooth = np.stack([blob(smooth=16), np.zeros((256, 256), np.uint8), blob(smooth=16)], -1)
     write_png(tmp_path / "a.png", smooth)
@@ -433,6 +500,7 @@ def test_snap_merges_strays_into_the_listed_classes(tmp_path: Path) -> None:
         ("classes.txt", "sky\nsign symbol\n", [("sky", None), ("sign symbol", None)]),
         ("classes.txt", "# list\n0 sky\n\n7 a tree # green\n", [("sky", 0), ("a tree", 7)]),
         ("classes.txt", "-1: void\n0: sea\n", [("void", -1), ("sea", 0)]),
+        ("classes.txt", "sky: 0\nbig tree = 7\n", [("sky", 0), ("big tree", 7)]),
         (
             "classes.txt",
             "\ufeffsky 1 2 3\nred car 255 0 0",

@@ -1,16 +1,18 @@
 """The fingerprint is what numpy says of all pixels, and lists every file that does not fit."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from unetseg.data import fingerprint
 from unetseg.data.fingerprint import ImageFacts, pooled, take_fingerprint
 from unetseg.data.images import write_tiff
 from unetseg.data.pairs import Pair, find_pairs
-from unetseg.errors import DataError
+from unetseg.errors import ConfigError, DataError
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +123,46 @@ def test_nan_names_the_file(folder: Path) -> None:
     with pytest.raises(DataError, match="2 of 3") as error:
         take_fingerprint(pairs_of(folder))
     assert "1.tif has NaN" in error.value.offenders[0]
+
+
+def test_both_files_of_a_pair_are_named_and_every_mend_given(folder: Path) -> None:
+    (folder / "images" / "0.png").write_text("no image")
+    (folder / "masks" / "0.png").write_bytes(b"")
+    Image.fromarray(np.zeros((12, 5, 4), np.uint8)).save(folder / "masks" / "1.png")
+    with pytest.raises(DataError, match="2 of 3 pairs cannot be read") as error:
+        take_fingerprint(pairs_of(folder))
+    named = [line.split()[0] for line in error.value.offenders]
+    assert named == [str(folder / f"{side}.png") for side in ("images/0", "masks/0", "masks/1")]
+    assert "Copy the file again" in error.value.mend
+    assert "8-bit RGB without transparency" in error.value.mend
+
+
+def test_control_characters_in_names_are_made_visible(folder: Path) -> None:
+    for side in ("images", "masks"):
+        (folder / side / "0.png").rename(folder / side / "0\n\x1b[31m.png")
+    (folder / "images" / "0\n\x1b[31m.png").write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        take_fingerprint(pairs_of(folder))
+    assert r"0\n\x1b[31m.png is empty" in error.value.offenders[0]
+
+
+def test_a_wrong_setting_is_no_fault_of_the_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "many")
+    with pytest.raises(ConfigError, match="UNETSEG_MAX_PIXELS"):
+        take_fingerprint(pairs_of(folder))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("bands", [1, 3, 5])
+def test_each_band_has_its_statistics(tmp_path: Path, dtype: type, bands: int) -> None:
+    drawn = np.random.default_rng(1).normal(90, 20, (30, 41, bands))
+    image: NDArray[Any] = drawn.clip(0, 250).astype(dtype)
+    write_tiff(tmp_path / "a.tif", image)
+    facts = fingerprint.image_facts(tmp_path / "a.tif")
+    wide = image.astype(np.float64)
+    assert (facts.shape, facts.dtype, facts.bands) == ((30, 41), np.dtype(dtype).name, bands)
+    np.testing.assert_allclose(facts.mean, wide.mean((0, 1)))
+    np.testing.assert_allclose(facts.std, wide.std((0, 1)))
+    assert (facts.low, facts.high) == (tuple(wide.min((0, 1))), tuple(wide.max((0, 1))))

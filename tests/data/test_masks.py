@@ -143,7 +143,7 @@ def test_unknown_codes_are_all_named() -> None:
 @pytest.mark.parametrize(
     ("coding", "pixels"),
     [
-        ("integer", np.zeros((2, 2, 3), np.uint8)),
+        ("integer", np.eye(3, dtype=np.uint8)[None]),  # a red, a green and a blue pixel
         ("rgb", np.zeros((2, 2), np.uint8)),
         ("integer", np.zeros((2, 2), np.float32)),
     ],

@@ -119,6 +119,21 @@ LAYOUTS = {
         {"images/im-1-rgb.png": "masks/gt-1-bw.png", "images/im-2-rgb.png": "masks/gt-2-bw.png"},
         "images/im-NAME-rgb.png ↔ masks/gt-NAME-bw.png, 2 pairs",
     ),
+    "masks among the images": (
+        {"images/a.png": "images/masks/a.png", "images/b.png": "images/masks/b.png"},
+        "images/NAME.png ↔ images/masks/NAME.png, 2 pairs",
+    ),
+    "nnU-Net": (
+        {"imagesTr/c_001_0000.png": "labelsTr/c_001.png", "imagesTs/d_0000.png": "labelsTs/d.png"},
+        "2 pairs",
+    ),
+    "Cityscapes": (
+        {
+            "leftImg8bit/val/x/x_1_2_leftImg8bit.png": "gtFine/val/x/x_1_2_gtFine_labelIds.png",
+            "leftImg8bit/train/y/y_1_3_leftImg8bit.png": "gtFine/train/y/y_1_3_gtFine_labelIds.png",
+        },
+        "NAME_leftImg8bit.png ↔ gtFine/{split}/… ↔ … 2 pairs",
+    ),
     "odd names": (
         {"images/a [1]\n(*).png": "masks/a [1]\n(*).png", "images/ü ß.png": "masks/ü ß.png"},
         "2 pairs",
@@ -225,6 +240,23 @@ def test_noise_in_the_folder_is_ignored(tmp_path: Path) -> None:
     assert "left out" not in found.rule
 
 
+@pytest.mark.parametrize(
+    ("files", "image"),
+    [
+        (["train/images/a.png", "train/masks/a.png", "test/images/b.png"], "train/images/a.png"),
+        (["train/a.jpg", "train_masks/a_mask.gif", "test/b.jpg"], "train/a.jpg"),
+        (["imagesTr/a.png", "labelsTr/a.png", "imagesTs/b.png"], "imagesTr/a.png"),
+    ],
+)
+def test_a_test_split_without_masks_is_left_out_and_told(
+    tmp_path: Path, files: list[str], image: str
+) -> None:
+    found = find_pairs(write(tmp_path, files))
+    assert list(couples(found)) == [image]
+    assert found.rule.endswith("1 pair (1 test image without masks left out)")
+    assert [pair.split for pair in found.pairs] == ["train"]
+
+
 def test_images_outside_the_folders_are_told(tmp_path: Path) -> None:
     found = find_pairs(write(tmp_path, ["images/a.png", "masks/a.png", "logo.png"]))
     assert found.rule == "images/NAME.png ↔ masks/NAME.png, 1 pair (left out elsewhere: 1)"
@@ -281,7 +313,7 @@ def test_images_but_no_masks(tmp_path: Path) -> None:
 
 
 def test_masks_but_no_images(tmp_path: Path) -> None:
-    with pytest.raises(PairingError, match="1 masks but no images"):
+    with pytest.raises(PairingError, match="1 mask but no images"):
         find_pairs(write(tmp_path, ["masks/a.png"]))
 
 
@@ -292,7 +324,7 @@ def test_every_single_one_is_listed(tmp_path: Path) -> None:
         find_pairs(write(tmp_path, [*both, *alone]))
     assert error.value.summary == (
         f"29 images and 21 masks in {tmp_path} do not match up: "
-        "9 images without mask, 1 masks without image"
+        "9 images without mask, 1 mask without image"
     )
     expected = [f"images without mask: images/alone{i}.png" for i in range(9)]
     assert error.value.offenders == [*expected, r"masks without image: masks/orphan\n.png"]
@@ -306,6 +338,35 @@ def test_affixed_names_with_one_missing(tmp_path: Path) -> None:
     with pytest.raises(PairingError) as error:
         find_pairs(write(tmp_path, files))
     assert error.value.offenders == ["images without mask: images/4_training.tif"]
+
+
+def test_several_masks_of_an_image_are_told_together(tmp_path: Path) -> None:
+    kinds = ("color", "instanceIds", "labelIds")
+    files = [f"leftImg8bit/train/x/x_{i}_leftImg8bit.png" for i in range(2)]
+    files += [f"gtFine/train/x/x_{i}_gtFine_{kind}.png" for i in range(2) for kind in kinds]
+    with pytest.raises(PairingError, match=r"do not match up: 2 with several masks\n") as error:
+        find_pairs(write(tmp_path, files))
+    assert error.value.offenders[0] == "with several masks: " + ", ".join(
+        ["leftImg8bit/train/x/x_0_leftImg8bit.png"]
+        + [f"gtFine/train/x/x_0_gtFine_{kind}.png" for kind in kinds]
+    )
+    assert "Keep one mask of each image, or unite them in one." in error.value.mend
+
+
+def test_a_numbered_orphan_belongs_to_no_other_image(tmp_path: Path) -> None:
+    files = ["images/a.png", "images/b.png", "masks/a.png", "masks/b.png", "masks/a_1.png"]
+    with pytest.raises(PairingError) as error:
+        find_pairs(write(tmp_path, files))
+    assert error.value.offenders == ["masks without image: masks/a_1.png"]
+
+
+def test_a_folder_of_masks_for_each_image_is_told_together(tmp_path: Path) -> None:
+    files = [f"{x}/images/{x}.png" for x in ("abc", "def")]
+    files += [f"{x}/masks/{y}.png" for x in ("abc", "def") for y in ("foo", "bar")]
+    with pytest.raises(PairingError, match=r"do not match up: 2 with several masks\n") as error:
+        find_pairs(write(tmp_path, files))
+    expected = "with several masks: abc/images/abc.png, abc/masks/bar.png, abc/masks/foo.png"
+    assert error.value.offenders[0] == expected
 
 
 def test_equal_stems_are_listed(tmp_path: Path) -> None:
@@ -451,7 +512,7 @@ def test_table_that_is_none(tmp_path: Path, text: bytes, message: str) -> None:
 
 
 def test_missing_table(tmp_path: Path) -> None:
-    with pytest.raises(PairingError, match=r"cannot read .*gone\.csv"):
+    with pytest.raises(PairingError, match=r"gone\.csv: No such file or directory\nCheck"):
         find_pairs(tmp_path, table=tmp_path / "gone.csv")
 
 

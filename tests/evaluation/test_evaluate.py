@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, load_bundle, save_bundle
-from unetseg.config import EvalConfig, NetworkConfig, PredictConfig, RuntimeConfig, ScoringConfig
+from unetseg.config import DeviceConfig, EvalConfig, NetworkConfig, PredictConfig, ScoringConfig
 from unetseg.data.masks import ClassInfo, ClassMap
 from unetseg.data.pairs import PairSet, find_pairs
 from unetseg.data.sample import draw_sample
@@ -22,8 +22,8 @@ from unetseg.evaluation.evaluate import choose_pairs, evaluate, evaluate_pairs
 from unetseg.prediction.predict import Predictor
 from unetseg.storage import content_hash
 
-CPU = RuntimeConfig(device="cpu", precision="float32")
-PLAIN = EvalConfig(scoring=ScoringConfig(save_masks=False, overlays=False), runtime=CPU)
+CPU = DeviceConfig(device="cpu", precision="float32")
+PLAIN = EvalConfig(scoring=ScoringConfig(save_masks=False, overlays=False), device=CPU)
 SPLITS = ["train", "train", "val", "train", "val", "test"]
 
 

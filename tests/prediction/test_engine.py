@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from unetseg.bundle import BundleInfo, Normalisation, Segmenter, build_segmenter, save_bundle
-from unetseg.config import NetworkConfig, PredictConfig, RuntimeConfig
+from unetseg.config import DeviceConfig, NetworkConfig, PredictConfig
 from unetseg.data.masks import ClassInfo, ClassMap
 from unetseg.errors import ImageError
 from unetseg.prediction.engine import Engine, cut_on_grid
@@ -254,8 +254,8 @@ def test_not_a_number_is_refused(tmp_path: Path) -> None:
 
 
 def test_settings_win_over_the_bundle(bundle: Path) -> None:
-    cpu = RuntimeConfig(device="cpu")
-    as_trained = Predictor(bundle, runtime=cpu).engine
+    cpu = DeviceConfig(device="cpu")
+    as_trained = Predictor(bundle, device=cpu).engine
     assert (as_trained.tile, as_trained.overlap, len(as_trained.mirrors)) == (128, 0.5, 1)
     chosen = Predictor(bundle, PredictConfig(tile=64, overlap=0.25, tta=True), cpu).engine
     assert (chosen.tile, chosen.overlap, len(chosen.mirrors)) == (64, 0.25, 4)

@@ -4,7 +4,10 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,19 @@ import torch
 from safetensors.torch import load_file
 
 from unetseg.config import NetworkConfig, RuntimeConfig, TrainConfig, TrainingConfig
+from unetseg.data.dataset import Sample
 from unetseg.data.sample import draw_sample
-from unetseg.errors import BundleError, ConfigError, DataError, MachineError, StoppedError
+from unetseg.errors import (
+    BundleError,
+    ConfigError,
+    DataError,
+    DivergedError,
+    MachineError,
+    StoppedError,
+)
 from unetseg.progress import Silent
 from unetseg.training.checkpoint import load_state
-from unetseg.training.fit import train
+from unetseg.training.fit import Trainer, train
 from unetseg.training.schedule import learning_rate_factor
 
 
@@ -193,3 +204,78 @@ def test_the_learning_rate_rises_then_falls_to_zero(schedule: str) -> None:
     assert rates[:peak] == sorted(rates[:peak])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[-1] == pytest.approx(0)
+
+
+def test_settings_that_contradict_leave_no_run_folder(data: Path, tmp_path: Path) -> None:
+    config = tiny().model_copy(update={"network": NetworkConfig(depth=2, widths=(4, 8))})
+    with pytest.raises(ConfigError):
+        train(data, config, out=tmp_path, name="a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_at_the_last_step_does_not_cost_the_last_validation(
+    data: Path, tmp_path: Path
+) -> None:
+    whole = train(data, tiny(epochs=1), out=tmp_path, name="whole")
+    last = int(metrics(whole)[-1]["step"])
+    stop = StopAt(last, signal.SIGTERM)
+    with pytest.raises(StoppedError):
+        train(data, tiny(epochs=1), out=tmp_path, name="cut", progress=stop)
+    cut = train(data, tiny(epochs=1), out=tmp_path, name="cut", resume=True)
+    assert [row["val_dice"] for row in metrics(cut)] == [row["val_dice"] for row in metrics(whole)]
+
+
+def test_a_step_that_is_no_number_leaves_no_trace(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward = Trainer._backward
+
+    def poisoned(self: Trainer, part: Sample) -> torch.Tensor:
+        if self.step == 1:
+            part = part._replace(image=part.image.float() * torch.inf)
+        return backward(self, part)
+
+    monkeypatch.setattr(Trainer, "_backward", poisoned)
+    run = train(data, tiny(), out=tmp_path, name="a")
+    assert all(torch.isfinite(value).all() for value in weights(run).values())
+    assert '"skipped"' in (run / "log.jsonl").read_text()
+
+
+def test_only_such_steps_end_the_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward = Trainer._backward
+
+    def poisoned(self: Trainer, part: Sample) -> torch.Tensor:
+        return backward(self, part._replace(image=part.image.float() * torch.inf))
+
+    monkeypatch.setattr(Trainer, "_backward", poisoned)
+    with pytest.raises(DivergedError, match="not a number in 10 steps in a row"):
+        train(data, tiny(epochs=20), out=tmp_path, name="a")
+
+
+def test_a_group_signal_does_not_kill_the_workers(data: Path, tmp_path: Path) -> None:
+    """SIGTERM reaches the whole process group under timeout, Slurm and systemd."""
+    command = [sys.executable, "-m", "unetseg", "train", str(data), "--out", str(tmp_path)]
+    settings = [
+        "--name",
+        "a",
+        "--depth",
+        "2",
+        "--width",
+        "4",
+        "--patch",
+        "32",
+        "-b",
+        "2",
+        "--workers",
+        "2",
+        "--budget",
+        "60s",
+    ]
+    process = subprocess.Popen([*command, *settings.split(" ")], start_new_session=True)
+    while not (tmp_path / "a" / "last.pt").exists() and process.poll() is None:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert load_state(tmp_path / "a")["step"] > 0

@@ -16,10 +16,10 @@ def doctor() -> None:
     import torch
 
     from unetseg import runtime
-    from unetseg.config import RuntimeConfig
+    from unetseg.config import DeviceConfig
     from unetseg.data.fingerprint import cache_folder
 
-    machine = runtime.start(RuntimeConfig())
+    machine = runtime.start(DeviceConfig())
     gibibyte = 2**30
     table = Table(show_header=False, box=None)
     for name, version in runtime.versions().items():

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unetseg.cli.console import observer, say
-from unetseg.config import PredictConfig, RuntimeConfig
+from unetseg.config import DeviceConfig, PredictConfig
 from unetseg.errors import ImageError, PartialError
 
 
@@ -17,7 +17,7 @@ def predict(
     output: Annotated[Path, Parameter(alias="-o")],
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
     config: Annotated[PredictConfig, Parameter(name="*")] = PredictConfig(),  # noqa: B008 (frozen)
-    runtime: Annotated[RuntimeConfig, Parameter(name="*", group="Machine")] = RuntimeConfig(),  # noqa: B008
+    device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig(),  # noqa: B008
 ) -> None:
     """Write masks for images, in the coding of the masks the model was trained on.
 
@@ -40,7 +40,7 @@ def predict(
 
     progress = observer()
     try:
-        result = predict_folder(run, images, output, config, runtime, progress)
+        result = predict_folder(run, images, output, config, device, progress)
     finally:
         progress.stop()
     if result.skipped:

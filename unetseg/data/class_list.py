@@ -15,7 +15,7 @@ from unetseg.errors import MaskError
 
 _FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml")
 _MASK_FOLDER = re.compile(r"mask|label|annot|segm|truth|target|^gts?$", re.IGNORECASE)
-_MEND = "Write one class per line: index and name, or name and r g b."
+_MEND = "Write classes.txt with one class per line: index and name, or name and r g b."
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def find_class_file(root: Path) -> Path | None:
 def read_class_names(path: Path) -> ClassNames:
     """Read a class list.
 
-    Text has one class per line: `name`, `index name`, `name r g b`, `index name r g b` or
-    `r,g,b name`, with `#` comments. JSON and YAML have a list of names, {name: code or [r, g, b]}
-    or {code: name}, directly or below the key `names` or `classes`.
+    Text has one class per line: `name`, `index name`, `name: index`, `name r g b`,
+    `index name r g b` or `r,g,b name`, with `#` comments. JSON and YAML have a list of names,
+    {name: code or [r, g, b]} or {code: name}, directly or below the key `names` or `classes`.
 
     Raises:
         MaskError: the file cannot be read, or is no such list.
@@ -92,6 +92,8 @@ def _line(line: str) -> NamedClass:
         return NamedClass(found[2], colour if found[1] is None else int(found[1]), colour)
     if found := re.fullmatch(f"{index}{gap}(.+)", line):
         return NamedClass(found[2], int(found[1]))
+    if found := re.fullmatch(rf"(.*\S)\s*[:=]\s*{index}", line):
+        return NamedClass(found[1], int(found[2]))
     return NamedClass(line)
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from unetseg.data.class_list import ClassNames, find_class_file, read_class_names
 from unetseg.data.mask_values import (
+    SANE_VALUES,
     Folder,
     MaskFacts,
     Verdict,
@@ -38,6 +39,8 @@ __all__ = [
 
 _IGNORE_WORDS = re.compile(r"\b(void|ignored?|unlabell?ed|don'?t ?care)\b")
 _BACKGROUND_NAMES = frozenset({"background", "bg"})
+OBJECT_FILES = 3  # fewer masks do not tell numbered objects from classes
+GAPLESS = 0.9  # share of the numbers up to the highest that a file of numbered objects holds
 _SHOWN = 6  # classes that the sentence lists
 _BLACK: Colour = (0, 0, 0)
 # Sasha Trubetskoy, "20 simple, distinct colors", without black and white
@@ -91,6 +94,9 @@ def infer_class_map(
     meaning = _interpret(folder, verdict, named, given)
     if names:
         _check_strangers(folder, verdict, meaning, names)
+    _check_scale(folder, meaning, given)
+    if not names and not snap:
+        _check_objects(folder)
     _check_number(folder, meaning)
     class_map = _build(folder, verdict, meaning)
     return class_map, _sentence(verdict, meaning, class_map, names)
@@ -144,7 +150,8 @@ def _codes_in_order(names: ClassNames, folder: Folder, given: tuple[Code, ...]) 
         return tuple(found)
     mend = "Write `index name` lines, or `name r g b` lines for RGB masks."
     summary = f"{names.source} gives {count} names without codes; the masks hold {some(found)}"
-    raise MaskError(summary, mend=mend)
+    strangers = set(found) - set(range(count)) if folder.coding != "rgb" else ()
+    raise MaskError(summary, folder.holders(strangers), mend)
 
 
 def _adapt(code: Code, colour: Colour | None, folder: Folder) -> Code:
@@ -223,6 +230,42 @@ def _check_strangers(
         )
 
 
+def _check_scale(folder: Folder, meaning: _Meaning, given: tuple[Code, ...]) -> None:
+    """Refuse a mixture of 0/1 and 0/255 masks, whose 255 would be taken for "no truth"."""
+    if folder.coding != "integer" or 255 in given or 255 not in meaning.ignore:
+        return
+    if {item.code for item in meaning.classes} != {0, 1}:
+        return
+    held = [(fact.path, dict(fact.counts).keys()) for fact in folder.facts]
+    small = [path for path, codes in held if 1 in codes]
+    large = [path for path, codes in held if 255 in codes]
+    if small and set(small).isdisjoint(large):
+        rare, scale = min((large, "0/255"), (small, "0/1"), key=lambda side: len(side[0]))
+        raise MaskError(
+            f"{len(small)} of the masks hold 0/1 and {len(large)} 0/255, never 1 and 255 together",
+            [f"{scale}: {path}" for path in rare],
+            "Save them alike, or give --ignore 255 if those pixels have no truth.",
+        )
+
+
+def _check_objects(folder: Folder) -> None:
+    """Refuse masks that number objects: 1, 2, … in each file, up to different numbers."""
+    numbers = [{code for code in integers(dict(fact.counts)) if code > 0} for fact in folder.facts]
+    numbers = [found for found in numbers if found]
+    highest = [max(found) for found in numbers]
+    if folder.coding != "integer" or len(numbers) < OBJECT_FILES or max(highest) <= SANE_VALUES:
+        return
+    gapless = all(len(found) >= GAPLESS * max(found) for found in numbers)
+    if gapless and max(highest) >= 1.5 * min(highest):
+        raise MaskError(
+            "the masks number objects, not classes: each holds 1, 2, 3, … up to a number of its "
+            f"own, {min(highest)} to {max(highest)}",
+            [folder.fullest()],
+            "Save one number for each class, such as 255 wherever there is an object; or, if these "
+            "are classes, name them in classes.txt.",
+        )
+
+
 def _check_number(folder: Folder, meaning: _Meaning) -> None:
     """Refuse fewer than two classes, and more than an index can hold."""
     count = len(meaning.classes)
@@ -231,7 +274,8 @@ def _check_number(folder: Folder, meaning: _Meaning) -> None:
         summary = f"the masks hold {count} distinct values; at most {MAX_CLASSES} can be classes"
         raise MaskError(summary, [folder.fullest()], mend)
     if count < 2:
-        blank = f", of which {some(meaning.ignore)} are ignored" if meaning.ignore else ""
+        verb = "is" if len(meaning.ignore) == 1 else "are"
+        blank = f", of which {some(meaning.ignore)} {verb} ignored" if meaning.ignore else ""
         mend = "Check that these are the masks; name a class that is absent here in classes.txt."
         summary = f"there are no two classes: all masks hold {some(folder.found)}{blank}"
         raise MaskError(summary, [fact.path for fact in folder.facts], mend)

@@ -1,6 +1,7 @@
 """Pairs → training crops: a sample is a pure function of (seed, position in the training)."""
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ class Sample(NamedTuple):
     """H×W uint8, class indexes; 255 is ignored."""
     statistics: Tensor
     """2×C float32: mean and deviation of the whole image the crop is from."""
+
+    def split(self, parts: int) -> "list[Sample]":
+        """A batch as `parts` smaller ones."""
+        return [Sample(*part) for part in zip(*(t.chunk(parts) for t in self), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -197,11 +202,16 @@ def crop_loader(crops: Crops, order: Order, workers: int, *, pin: bool = False) 
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker,
         timeout=600 if workers else 0,
+        # Its own generator: the global one belongs to the network, and to an exact resume.
+        generator=torch.Generator().manual_seed(order.seed),
+        # Forked workers share the decoded images; spawned ones would each be sent a copy.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
 
 
 def _start_worker(_worker: int) -> None:
-    """One thread for each worker, and Ctrl-C is for the main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """One thread for each worker; signals to stop are for the main process, which ends them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -2,20 +2,21 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from unetseg.data.coding import MaskFacts, mask_facts
+from unetseg.data.folders import number, show
 from unetseg.data.images import effective_bands, match_bands, read_image
 from unetseg.data.pairs import Pair
-from unetseg.errors import DataError, ImageError, MachineError, UnetsegError
+from unetseg.errors import DataError, ImageError, MachineError
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import content_hash, write_bytes
 
@@ -63,17 +64,25 @@ def image_facts(path: Path) -> ImageFacts:
     """
     image = read_image(path)
     image = match_bands(image, effective_bands(image), path)
-    pixels = image.reshape(-1, image.shape[2])  # H·W, C
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise ImageError(f"{path} has NaN or infinite pixels", mend="Replace them by a number.")
+    # Band by band: numpy reduces contiguous pixels twenty times faster than interleaved ones.
+    rows = [_statistics(np.ascontiguousarray(band)) for band in np.moveaxis(image, -1, 0)]
+    mean, std, low, high = zip(*rows, strict=True)
     return ImageFacts(
         shape=(image.shape[0], image.shape[1]),
         dtype=str(image.dtype),
-        mean=_numbers(pixels.mean(0, dtype=np.float64)),
-        std=_numbers(pixels.std(0, dtype=np.float64)),
-        low=_numbers(pixels.min(0)),
-        high=_numbers(pixels.max(0)),
+        mean=mean,
+        std=std,
+        low=low,
+        high=high,
     )
+
+
+def _statistics(band: NDArray[Any]) -> tuple[float, float, float, float]:
+    """Mean, deviation, lowest and highest value of one band, H×W."""
+    mean, std = band.mean(dtype=np.float64), band.std(dtype=np.float64)
+    return float(mean), float(std), float(band.min()), float(band.max())
 
 
 def take_fingerprint(pairs: Iterable[Pair], progress: Progress = SILENT) -> list[PairFacts]:
@@ -88,7 +97,7 @@ def take_fingerprint(pairs: Iterable[Pair], progress: Progress = SILENT) -> list
     known = len(cache)
     progress.start("reading", len(pairs))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        facts: list[PairFacts | UnetsegError] = []
+        facts: list[PairFacts | list[DataError]] = []
         for pair, fact in zip(pairs, pool.map(lambda p: _describe(p, cache), pairs), strict=True):
             facts.append(fact)
             progress.advance("reading", file=pair.name)
@@ -101,42 +110,57 @@ def take_fingerprint(pairs: Iterable[Pair], progress: Progress = SILENT) -> list
     return whole
 
 
-def _describe(pair: Pair, cache: dict[str, PairFacts]) -> PairFacts | UnetsegError:
+def _describe(pair: Pair, cache: dict[str, PairFacts]) -> PairFacts | list[DataError]:
+    """The facts of a pair, or what is wrong with its files."""
     if pair.mask is None:
-        return DataError(f"{pair.image} has no mask")
+        return [DataError(f"{pair.image} has no mask")]
     try:
         key = content_hash(pair.image, pair.mask)
-        if key not in cache:
-            image, mask = image_facts(pair.image), mask_facts(pair.mask)
-            cache[key] = PairFacts(hash=key, image=image, mask=mask)
     except OSError as error:
-        return DataError(f"{error.filename} cannot be read: {error.strerror}")
-    except UnetsegError as error:
-        return error
+        return [DataError(f"{error.filename} cannot be read: {error.strerror}")]
+    if key not in cache:
+        image = _attempt(image_facts, pair.image)
+        mask = _attempt(mask_facts, pair.mask)
+        if isinstance(image, DataError) or isinstance(mask, DataError):
+            return [fact for fact in (image, mask) if isinstance(fact, DataError)]
+        cache[key] = PairFacts(hash=key, image=image, mask=mask)
     fact = cache[key]
     return fact.model_copy(update={"mask": fact.mask.model_copy(update={"path": str(pair.mask)})})
 
 
-def _without_failures(facts: list[PairFacts | UnetsegError]) -> list[PairFacts]:
-    failures = [fact for fact in facts if isinstance(fact, UnetsegError)]
-    if failures:
+_Facts = TypeVar("_Facts", ImageFacts, MaskFacts)
+
+
+def _attempt(describe: Callable[[Path], _Facts], path: Path) -> _Facts | DataError:
+    try:
+        return describe(path)
+    except DataError as error:
+        return error
+
+
+def _without_failures(facts: list[PairFacts | list[DataError]]) -> list[PairFacts]:
+    failures = [fact for fact in facts if isinstance(fact, list)]
+    faults = [fault for failure in failures for fault in failure]
+    if faults:
+        mends = dict.fromkeys(fault.mend for fault in faults if fault.mend)
         raise DataError(
-            f"{len(failures)} of {len(facts)} pairs cannot be read",
-            [failure.summary for failure in failures],
-            failures[0].mend or "Replace or remove these files.",
+            f"{len(failures)} of {number(len(facts), 'pair')} cannot be read",
+            [show(fault.summary) for fault in faults],
+            " ".join(mends) or "Replace or remove these files.",
         )
     return [fact for fact in facts if isinstance(fact, PairFacts)]
 
 
 def _check_sizes(pairs: list[Pair], facts: list[PairFacts]) -> None:
     wrong = [
-        f"{pair.image} is {_size(fact.image.shape)}, {pair.mask} is {_size(fact.mask.shape)}"
+        show(f"{pair.image} is {_size(fact.image.shape)}, {pair.mask} is {_size(fact.mask.shape)}")
         for pair, fact in zip(pairs, facts, strict=True)
         if fact.image.shape != fact.mask.shape
     ]
     if wrong:
         raise DataError(
-            f"{len(wrong)} masks differ in size from their image (width×height)",
+            f"{number(len(wrong), 'mask')} {'differs' if len(wrong) == 1 else 'differ'} in size "
+            f"from {'its' if len(wrong) == 1 else 'their'} image (width×height)",
             wrong,
             "Resize these masks with nearest-neighbour interpolation, or remove the pairs.",
         )
@@ -148,9 +172,9 @@ def _check_kinds(pairs: list[Pair], facts: list[PairFacts]) -> None:
     ((dtype, bands), _), *others = Counter(kinds).most_common()
     if others:
         raise DataError(
-            f"the images differ in kind: most are {dtype} with {bands} bands, these are not",
+            f"the images differ in kind: most are {_kind(dtype, bands)}, these are not",
             [
-                f"{pair.image} is {fact.image.dtype} with {fact.image.bands} bands"
+                show(f"{pair.image} is {_kind(fact.image.dtype, fact.image.bands)}")
                 for pair, fact, kind in zip(pairs, facts, kinds, strict=True)
                 if kind != (dtype, bands)
             ],
@@ -204,8 +228,8 @@ def _write_cache(store: Path, cache: dict[str, PairFacts]) -> None:
         return  # A cache that cannot be written costs time, nothing else.
 
 
-def _numbers(values: NDArray[Any]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+def _kind(dtype: str, bands: int) -> str:
+    return f"{dtype} with {number(bands, 'band')}"
 
 
 def _size(shape: tuple[int, int]) -> str:

@@ -118,6 +118,15 @@ def _name_options(path: Path, base: Path, common: Path) -> tuple[Path, Path, Pat
     return inner.with_name(path.stem), inner.with_name(full), outer.with_name(full)
 
 
+def number(count: int, noun: str) -> str:
+    """The count with its noun.
+
+    >>> number(1, "pair"), number(2, "pair")
+    ('1 pair', '2 pairs')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def show(path: Path | str) -> str:
     """The path with line breaks and other control characters made visible."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))

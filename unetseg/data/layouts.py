@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unetseg.data.folders import scan, show
+from unetseg.data.folders import number, scan, show
 from unetseg.data.images import IMAGE_SUFFIXES
 from unetseg.data.naming import SPLIT_WORD, SPLITS, Key, name_parts, read_folder_name, says_mask
 from unetseg.errors import PairingError
@@ -40,6 +40,8 @@ class Layout:
     images: tuple[NamedFile, ...]
     masks: tuple[NamedFile, ...]
     left_out: int = 0
+    bare: int = 0
+    """Images of a test split without any mask, which are not among `images`."""
     rivals: tuple[str, ...] = ()
     """Folders that compete for one role."""
 
@@ -58,19 +60,24 @@ def read_layouts(root: Path) -> list[Layout]:
         _by_name(root, paths, -1),
         _by_name(root, paths, 0),
     ]
-    usable = [layout for layout in dict.fromkeys(layouts) if layout.images and layout.masks]
+    layouts.append(_one_in_the_other(layouts[0]))
+    usable = [
+        _without_bare_test(layout)
+        for layout in dict.fromkeys(layouts)
+        if layout.images and layout.masks
+    ]
     if not usable:
         raise _one_sided(root, paths, only_masks=bool(layouts[0].masks))
     return usable
 
 
 def _one_sided(root: Path, paths: Sequence[Path], *, only_masks: bool) -> PairingError:
-    there, lacking = ("masks", "images") if only_masks else ("images", "masks")
+    there, lacking = ("mask", "image") if only_masks else ("image", "mask")
     count = Counter(path.parent for path in paths)
     return PairingError(
-        f"{show(root)} holds {len(paths)} {there} but no {lacking}: no folder or file name says "
-        f"{lacking[:-1]}",
-        [f"{show(folder)}: {number} files" for folder, number in sorted(count.items())],
+        f"{show(root)} holds {number(len(paths), there)} but no {lacking}s: no folder or file name "
+        f"says {lacking}",
+        [f"{show(folder)}: {number(files, 'file')}" for folder, files in sorted(count.items())],
         f"Give the folder that holds both. {BY_HAND}",
     )
 
@@ -166,7 +173,32 @@ def _settle(images: Sequence[NamedFile], masks: Sequence[NamedFile], left_out: i
         )
     elif max(map(len, tags)) > 1 and min(map(len, tags)):
         rivals = [*_places(images), *_places(masks)]
-    return Layout(tuple(images), tuple(masks), left_out, tuple(rivals))
+    return Layout(tuple(images), tuple(masks), left_out, rivals=tuple(rivals))
+
+
+def _one_in_the_other(layout: Layout) -> Layout:
+    """The reading with masks in a folder among the images: images/a.png, images/masks/a.png."""
+    images, masks = (
+        tuple(
+            replace(f, folder=tuple(name for name in f.folder if not _tells_role(name)))
+            for f in side
+        )
+        for side in (layout.images, layout.masks)
+    )
+    return replace(layout, images=images, masks=masks)
+
+
+def _tells_role(name: str) -> bool:
+    return read_folder_name(name).role in {"image", "mask"}
+
+
+def _without_bare_test(layout: Layout) -> Layout:
+    """Leave out the images of a test split that has no masks, where others have splits."""
+    splits = {mask.split for mask in layout.masks}
+    kept = tuple(image for image in layout.images if image.split != "test")
+    if "test" in splits or splits == {None} or not kept:
+        return layout
+    return replace(layout, images=kept, bare=len(layout.images) - len(kept))
 
 
 def _rivals(files: Sequence[NamedFile]) -> list[str]:

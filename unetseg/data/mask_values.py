@@ -4,6 +4,7 @@
 `judge` tells the codes that stand for something from stray values around them.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ CLOSE_SHARE = 0.9
 SNAP_SHARE = 0.9  # the same, of other masks when the user asks to snap
 STRAY_SHARE = 0.05  # noise is less than this share of the pixels …
 SANE_VALUES = 16  # … spread over more distinct values than this
+EDGE = 51  # a fifth of the range: nearly black or nearly white
 MANY_VALUES = 64  # over more than so many, it may be …
 MANY_STRAY_SHARE = 0.5  # … this share: the soft edges of thin structures
 SMALL_INDEX = 64  # numbers below this are class indexes, not grey values
@@ -159,6 +161,7 @@ def gather(facts: Sequence[MaskFacts]) -> Folder:
     """
     if not facts:
         raise MaskError("there are no masks", mend="Put the mask of each image into masks/.")
+    facts = _grey_as_numbers(facts)
     kinds = Counter(fact.coding for fact in facts).most_common()
     if len(kinds) > 1:
         listed = ", ".join(f"{count} {coding_name(coding)}" for coding, count in kinds)
@@ -169,6 +172,23 @@ def gather(facts: Sequence[MaskFacts]) -> Folder:
     # Files with few codes may have a shortened palette.
     palette = max(facts, key=lambda fact: len(fact.counts)).palette
     return Folder(facts, facts[0].coding, palette)
+
+
+def _grey_as_numbers(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
+    """Count grey RGB files as numbers where other files hold numbers."""
+    colours = [fact for fact in facts if fact.coding == "rgb"]
+    if all(fact.coding != "integer" for fact in facts) or not all(map(_is_grey, colours)):
+        return facts
+    return [_as_numbers(fact) if fact.coding == "rgb" else fact for fact in facts]
+
+
+def _is_grey(fact: MaskFacts) -> bool:
+    return all(len({*_rank(code)}) == 1 for code, _ in fact.counts)
+
+
+def _as_numbers(fact: MaskFacts) -> MaskFacts:
+    counts = tuple((_rank(code)[0], pixels) for code, pixels in fact.counts)
+    return fact.model_copy(update={"coding": "integer", "counts": counts})
 
 
 def _check_palettes(facts: Sequence[MaskFacts]) -> None:
@@ -241,7 +261,7 @@ def _judge_lossy(folder: Folder, codes: tuple[Code, ...], reach: int | None = No
         raise _spoilt(folder, codes, reach)
     if set(folder.counts) <= set(codes):
         return Verdict(codes, snap=True)
-    near = f"{share:.1%} of the pixels are within {reach}"
+    near = f"{_percent(share)} of the pixels are within {reach}"
     return Verdict(
         codes, snap=True, noise=f"JPEG noise is snapped to the nearest of {some(codes)} ({near})"
     )
@@ -268,10 +288,13 @@ def is_noise(folder: Folder, centres: tuple[Code, ...]) -> bool:
     The evidence, all of it: more than 16 distinct values, and less than 5% of the pixels outside
     the centres (half of them for more than 64 numbers). Of numbers also: all values lie between
     the lowest and the highest centre and reach near to both (class numbers stop far below 255),
-    and they are not simply 0, 1, 2, … nearly without gaps.
+    and they are not simply 0, 1, 2, … nearly without gaps. Fewer values are noise when hardly any
+    pixel holds them and they are almost black or almost white in masks of 0 and 255.
     """
-    if len(folder.counts) <= SANE_VALUES or len(centres) < 2:
+    if len(centres) < 2 or len(folder.counts) == len(centres):
         return False
+    if len(folder.counts) <= SANE_VALUES:
+        return folder.coding != "rgb" and _is_speckled(folder, centres)
     many = folder.coding != "rgb" and len(folder.counts) > MANY_VALUES
     if 1 - folder.share(centres) >= (MANY_STRAY_SHARE if many else STRAY_SHARE):
         return False
@@ -282,6 +305,13 @@ def is_noise(folder: Folder, centres: tuple[Code, ...]) -> bool:
     edge = (high - low) / 5
     between = low < others[0] <= low + edge and high - edge <= others[-1] < high
     return between and not _is_dense(folder)
+
+
+def _is_speckled(folder: Folder, centres: tuple[Code, ...]) -> bool:
+    """Whether a pixel in a thousand or fewer is nearly 0 or 255, and the others are just that."""
+    others = sorted(set(integers(folder.counts)) - set(integers(centres)))
+    near = all(min(code, 255 - code) <= EDGE for code in others) and others[-1] >= 255 - EDGE
+    return set(centres) == {0, 255} and near and folder.share(centres) > 1 - CENTRE_SHARE
 
 
 def _is_dense(folder: Folder) -> bool:
@@ -300,10 +330,12 @@ def _is_clean(folder: Folder, centres: tuple[Code, ...]) -> bool:
 
 def _too_many(folder: Folder, centres: tuple[Code, ...]) -> MaskError:
     nearest = some(in_order(centres))
+    few = len(folder.counts) <= SANE_VALUES
+    strays = set(folder.counts) - set(centres)
     return MaskError(
         f"more classes than sense: the masks hold {len(folder.counts)} distinct values; "
-        f"{folder.share(centres):.1%} of the pixels are exactly {nearest}",
-        [folder.fullest()],
+        f"{_percent(folder.share(centres))} of the pixels are exactly {nearest}",
+        folder.holders(strays) if few else [folder.fullest()],
         f"Give --snap to take the nearest of {nearest}, or save the masks without smoothing.",
     )
 
@@ -311,7 +343,7 @@ def _too_many(folder: Folder, centres: tuple[Code, ...]) -> MaskError:
 def _spoilt(folder: Folder, codes: tuple[Code, ...], reach: int) -> MaskError:
     return MaskError(
         f"lossy compression (JPEG) has spoilt the masks: of {len(folder.counts)} distinct values "
-        f"{folder.share(codes, reach):.1%} of the pixels lie within {reach} of {some(codes)}",
+        f"{_percent(folder.share(codes, reach))} of the pixels lie within {reach} of {some(codes)}",
         [folder.fullest()],
         "Export the masks again, as PNG.",
     )
@@ -337,6 +369,11 @@ def some(codes: Iterable[Code]) -> str:
 def coding_name(coding: Coding) -> str:
     """A coding in the words of messages."""
     return {"integer": "grey", "palette": "palette", "rgb": "RGB"}[coding]
+
+
+def _percent(share: float) -> str:
+    """A share rounded down, so that only all is 100%."""
+    return f"{math.floor(1000 * share) / 10:.1f}%"
 
 
 def _rank(code: Code) -> Colour:

@@ -107,6 +107,8 @@ class ClassMap(BaseModel):
     def encode(self, pixels: NDArray[Any], path: Path | None = None) -> NDArray[np.uint8]:
         """Turn mask pixels (integers H×W, or uint8 H×W×3 for RGB) into indexes (uint8 H×W).
 
+        Three equal bands are as good as one where the classes are numbers.
+
         Ignored codes become `IGNORED`. With `snap`, an unknown code becomes the nearest known one
         (of colours, the largest difference of the three bands counts).
 
@@ -158,6 +160,8 @@ class ClassMap(BaseModel):
     def _flat(self, pixels: NDArray[Any], path: Path | None) -> NDArray[Any]:
         """The codes as integers H×W; RGB packed into one number."""
         is_rgb = pixels.ndim == 3 and pixels.shape[-1] == 3 and pixels.dtype == np.uint8
+        if is_rgb and self.coding == "integer" and bool((pixels == pixels[..., :1]).all()):
+            is_rgb, pixels = False, pixels[..., 0]
         is_grey = pixels.ndim == 2 and pixels.dtype.kind in "iu"
         if not (is_rgb if self.coding == "rgb" else is_grey):
             came = f"{pixels.dtype} pixels of shape {pixels.shape}"

@@ -24,6 +24,7 @@ _MASK_WORD = re.compile(
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _GLUED = re.compile(rf"^({SPLIT_WORD.pattern})(?=ima?g|mask|label|annot)", re.IGNORECASE)
+_NNUNET = re.compile(r"(?<=s)T([rs])$")  # imagesTr, labelsTr, imagesTs
 _SEPARATORS = frozenset("._- ")
 _SAMPLE = 16
 _CANDIDATES = 8
@@ -57,6 +58,7 @@ def read_folder_name(name: str) -> FolderName:
     FolderName(role='image', split='train', source='images v2', tag='v2')
     """
     text = re.sub(r"ground[ _-]?truth", "groundtruth", name, flags=re.IGNORECASE)
+    text = _NNUNET.sub(lambda found: {"r": "_train", "s": "_test"}[found[1]], text)
     text = _GLUED.sub(r"\1_", text)
     words = [word.lower() for word in _WORD.findall(text)]
     splits = [word for word in words if word in SPLITS][:1]
@@ -87,7 +89,7 @@ def strip(key: Key, prefix: str, suffix: str) -> Key | None:
     if not (stem.startswith(prefix) and stem.endswith(suffix) and len(prefix) <= end):
         return None
     core = stem[len(prefix) : end]
-    if core and not (_cuts_at(stem, len(prefix)) and _cuts_at(stem, end)):
+    if core and not (cuts_at(stem, len(prefix)) and cuts_at(stem, end)):
         return None
     return folder, core
 
@@ -117,7 +119,7 @@ def _without(text: str, words: Iterable[str]) -> str:
     return re.sub(r"[\W_]+", " ", text).strip()
 
 
-def _cuts_at(stem: str, at: int) -> bool:
+def cuts_at(stem: str, at: int) -> bool:
     """Whether a word or number ends before the character `at`."""
     if at in (0, len(stem)):
         return True
@@ -167,11 +169,11 @@ def _cuts(image: str, mask: str) -> Iterator[Affixes]:
 
 
 def _ends_clean(stem: str, end: int) -> bool:
-    return stem[end - 1] not in _SEPARATORS and _cuts_at(stem, end)
+    return stem[end - 1] not in _SEPARATORS and cuts_at(stem, end)
 
 
 def _starts_clean(stem: str, start: int) -> bool:
-    return stem[start] not in _SEPARATORS and _cuts_at(stem, start % len(stem))
+    return stem[start] not in _SEPARATORS and cuts_at(stem, start % len(stem))
 
 
 def _constant(images: Collection[Key], masks: Collection[Key]) -> list[Affixes]:

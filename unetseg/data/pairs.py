@@ -19,9 +19,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from unetseg.data.folders import find_images, output_names, show
+from unetseg.data.folders import find_images, number, output_names, show
 from unetseg.data.layouts import BY_HAND, Layout, NamedFile, explicit_layout, read_layouts
-from unetseg.data.naming import SPLITS, Affixes, Key, find_affixes, strip
+from unetseg.data.naming import SPLITS, Affixes, Key, cuts_at, find_affixes, strip
 from unetseg.errors import ConfigError, PairingError
 
 __all__ = ["Pair", "PairSet", "find_images", "find_pairs"]
@@ -131,11 +131,11 @@ def _choose(root: Path, layouts: Sequence[Layout]) -> PairSet:
     for i, layout in enumerate(layouts):
         matches.append(_match(layout.images, layout.masks))
         if len(matches[i]) == len(layout.images) == len(layout.masks) and not layout.rivals:
-            complete.append((layout.left_out, i))
+            complete.append((layout.left_out + layout.bare, i))
     if complete:
-        left_out, i = min(complete)
-        remark = f" (left out elsewhere: {left_out})" if left_out else ""
-        return PairSet(root, tuple(_named(matches[i])), _sentence(matches[i]) + remark)
+        i = min(complete)[1]
+        rule = _sentence(matches[i]) + _remark(layouts[i])
+        return PairSet(root, tuple(_named(matches[i])), rule)
     if layouts[0].rivals:
         raise PairingError(
             f"{show(root)} has several folders of images or masks, and it is not clear which "
@@ -189,9 +189,17 @@ def _sentence(matches: Sequence[_Match]) -> str:
     return "; ".join(
         f"{_template([m.image for m in group], affixes[:2])} ↔ "
         f"{_template([m.mask for m in group], affixes[2:])}, "
-        f"{len(group)} {'pair' if len(group) == 1 else 'pairs'}"
+        f"{number(len(group), 'pair')}"
         for affixes, group in groups.items()
     )
+
+
+def _remark(layout: Layout) -> str:
+    """What was left out, in brackets."""
+    parts = [f"left out elsewhere: {layout.left_out}"] if layout.left_out else []
+    if layout.bare:
+        parts.append(f"{number(layout.bare, 'test image')} without masks left out")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _template(files: Sequence[NamedFile], affixes: tuple[str, ...]) -> str:
@@ -221,25 +229,58 @@ def _mismatch(root: Path, layout: Layout, matches: Sequence[_Match]) -> PairingE
     masks = [file for file in layout.masks if file.path not in known]
     variants = _variants(images, masks)
     known |= {path for couple in variants for path in couple}
+    crowds = _crowds(layout, matches, [file for file in masks if file.path not in known])
+    known |= {path for crowd in crowds for path in crowd}
     faults = {
         "with the same name": [_list(root, [f.path for f in twin]) for twin in twins],
         "different only in case or Unicode form": [_list(root, v, _unlike(*v)) for v in variants],
+        "with several masks": [_list(root, crowd) for crowd in crowds],
         "images without mask": [_list(root, [f.path]) for f in images if f.path not in known],
         "masks without image": [_list(root, [f.path]) for f in masks if f.path not in known],
     }
     mends = {
         "with the same name": "Keep one of each.",
         "different only in case or Unicode form": "Rename the mask exactly like its image.",
+        "with several masks": "Keep one mask of each image, or unite them in one.",
         "images without mask": "Add the masks or move these images away.",
         "masks without image": "Add the images or move these masks away.",
     }
     found = {fault: offenders for fault, offenders in faults.items() if offenders}
     return PairingError(
-        f"{len(layout.images)} images and {len(layout.masks)} masks in {show(root)} do not match "
-        f"up: {', '.join(f'{len(offenders)} {fault}' for fault, offenders in found.items())}",
+        f"{number(len(layout.images), 'image')} and {number(len(layout.masks), 'mask')} in "
+        f"{show(root)} do not match up: "
+        f"{', '.join(_counted(len(offenders), fault) for fault, offenders in found.items())}",
         [f"{fault}: {one}" for fault, offenders in found.items() for one in offenders],
         " ".join([*(mends[fault] for fault in found), "Or " + BY_HAND[0].lower() + BY_HAND[1:]]),
     )
+
+
+def _counted(count: int, fault: str) -> str:
+    one = re.sub("^(image|mask)s", r"\1", fault)
+    return f"1 {one}" if count == 1 else f"{count} {fault}"
+
+
+def _crowds(
+    layout: Layout, matches: Sequence[_Match], masks: Sequence[NamedFile]
+) -> list[list[Path]]:
+    """Each image with the masks that are left over in its folder, or begin with its name."""
+    partner = {match.image.path: match.mask.path for match in matches}
+    owners = {match.key: match.image.path for match in matches}
+    folders: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    for image in layout.images:
+        folders[image.folder].append(image.path)
+    alone = {folder: paths[0] for folder, paths in folders.items() if folder and len(paths) == 1}
+    crowds: dict[Path, list[Path]] = defaultdict(list)
+    for mask in masks:
+        folder, stem = mask.key
+        ends = (end for end in range(len(stem), 0, -1) if cuts_at(stem, end))
+        worded = (end for end in ends if re.search("[a-zA-Z]", stem[end:]))  # a_1 is not one of a
+        owner = next(filter(None, (owners.get((folder, stem[:end])) for end in worded)), None)
+        owner = owner or alone.get(folder)
+        if owner is not None:
+            crowds[owner].append(mask.path)
+    whole = ([image, *filter(None, [partner.get(image)]), *more] for image, more in crowds.items())
+    return [crowd for crowd in whole if len(crowd) > 2]
 
 
 def _twins(files: Iterable[NamedFile]) -> list[list[NamedFile]]:
@@ -308,7 +349,7 @@ def _read_table(root: Path, table: Path, group_column: str | None) -> PairSet:
     base = Path(os.path.commonpath([path.parent for path in images]))
     names = dict(output_names([(path, base) for path in images]))
     pairs = [_row_pair(table, row, names, (group_column or "group").lower()) for row in rows]
-    return PairSet(root, tuple(pairs), f"{show(table)}, {len(pairs)} pairs")
+    return PairSet(root, tuple(pairs), f"{show(table)}, {number(len(pairs), 'pair')}")
 
 
 def _read_rows(table: Path) -> tuple[list[str], list[_Row]]:
@@ -323,7 +364,11 @@ def _read_rows(table: Path) -> tuple[list[str], list[_Row]]:
             for cells in reader
             if any(cell.strip() for cell in cells)
         ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        reason = error.strerror or error
+        mend = "Check the path."
+        raise PairingError(f"cannot read {show(table)}: {reason}", mend=mend) from error
+    except (UnicodeDecodeError, csv.Error) as error:
         mend = "Save it as CSV in UTF-8."
         raise PairingError(f"cannot read {show(table)}: {error}", mend=mend) from error
 

@@ -46,7 +46,7 @@ def evaluate(
     data: str | Path,
     config: EvalConfig | None = None,
     *,
-    output: Path | None = None,
+    output: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Score a trained U-Net on the pairs of a folder.
@@ -67,15 +67,16 @@ def evaluate(
         BundleError: there is no usable model.
     """
     config, run = config or EvalConfig(), Path(run)
-    predictor = Predictor(run, config.predict, config.runtime)
+    predictor = Predictor(run, config.tiling, config.device)
     source, info = config.data, predictor.info
     if source.snap:
         snapping = info.class_map.model_copy(update={"snap": True})
         info = info.model_copy(update={"class_map": snapping})
     found = find_pairs(Path(data), images=source.images, masks=source.masks, table=source.pairs)
     progress.say(f"pairs: {found.rule}")
-    split, pairs = choose_pairs(found, run, config.scoring.split)
-    output = output or run / "eval" / split
+    home = run.parent if (run.parent / "splits.json").is_file() else run  # `run` is run/model
+    split, pairs = choose_pairs(found, home, config.scoring.split)
+    output = Path(output or home / "eval" / split)
     progress.say(f"{len(pairs)} images of split {split} on {predictor.machine}")
     keep = _artifact_writer(output, info.class_map, config.scoring)
     counts = evaluate_pairs(predictor.engine, info, pairs, keep, progress)

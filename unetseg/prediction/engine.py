@@ -9,8 +9,10 @@ from torch import Tensor
 
 from unetseg.bundle import Segmenter, image_statistics, to_machine
 from unetseg.prediction.tiling import Blend, Tile, cut
-from unetseg.runtime import Machine
+from unetseg.runtime import Machine, explained_memory
 
+PIXELS_AT_ONCE = 2**21
+"""Pixels of tiles that go through a GPU together."""
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 """Axes of N×C×H×W that each copy of a test-time augmentation is mirrored along."""
 
@@ -40,7 +42,7 @@ class Engine:
         self.tile = tile
         self.overlap = overlap
         self.mirrors = MIRRORS if tta else MIRRORS[:1]
-        self.batch = 1 if machine.is_cpu else 8
+        self.batch = 1 if machine.is_cpu else max(1, PIXELS_AT_ONCE // tile**2)
 
     def classes(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """Class indexes H×W uint8 of an image H×W×C of raw pixel values."""
@@ -57,6 +59,7 @@ class Engine:
         """Pixels; tiles start at its multiples, so that they are pooled as the whole would be."""
         return max(1, round(self.segmenter.network.geometry.stride / self.segmenter.scale))
 
+    @explained_memory("Choose a smaller --tile.")
     @torch.inference_mode()
     def logits(self, image: NDArray[Any]) -> Tensor:
         """Logits K×H×W float32 of an image H×W×C of raw pixel values."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo, Segmenter, load_bundle
-from unetseg.config import PredictConfig, RuntimeConfig
+from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
 from unetseg.data.images import match_bands, read_image, write_png, write_tiff
 from unetseg.data.masks import ClassMap, write_mask
 from unetseg.data.overlay import overlay
@@ -44,14 +44,14 @@ class Predictor:
     Args:
         run: Run folder or bundle folder.
         config: Tiles and test-time augmentation; "auto" takes what the bundle says.
-        runtime: Device and arithmetic.
+        device: Device and arithmetic.
     """
 
     def __init__(
-        self, run: Path, config: PredictConfig | None = None, runtime: RuntimeConfig | None = None
+        self, run: Path, config: TilingConfig | None = None, device: DeviceConfig | None = None
     ) -> None:
-        config = config or PredictConfig()
-        self.machine = start(runtime or RuntimeConfig())
+        config = config or TilingConfig()
+        self.machine = start(device or DeviceConfig())
         segmenter, self.info = load_bundle(run)
         self.engine = build_engine(segmenter, self.info, self.machine, config)
 
@@ -87,16 +87,16 @@ def load(run: str | Path, *, device: str = "auto", **settings: Any) -> Predictor
     Args:
         run: Run folder or bundle folder.
         device: auto, cpu, cuda, cuda:1 or mps.
-        **settings: Fields of `PredictConfig`: tile, overlap, tta.
+        **settings: Fields of `TilingConfig`: tile, overlap, tta.
 
     Raises:
         BundleError: there is no usable model.
     """
-    return Predictor(Path(run), PredictConfig(**settings), RuntimeConfig(device=device))
+    return Predictor(Path(run), TilingConfig(**settings), DeviceConfig(device=device))
 
 
 def build_engine(
-    segmenter: Segmenter, info: BundleInfo, machine: Machine, config: PredictConfig
+    segmenter: Segmenter, info: BundleInfo, machine: Machine, config: TilingConfig
 ) -> Engine:
     """The engine for a bundle; tile and overlap as the bundle says unless `config` says."""
     tile = info.tile if config.tile == "auto" else config.tile
@@ -123,10 +123,10 @@ def check_image(image: NDArray[Any], info: BundleInfo, path: Path) -> NDArray[An
 
 def predict_folder(
     run: str | Path,
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     config: PredictConfig | None = None,
-    runtime: RuntimeConfig | None = None,
+    device: DeviceConfig | None = None,
     progress: Progress = SILENT,
 ) -> Prediction:
     """Write a mask for every image in `inputs` (files, folders, globs) below `output`.
@@ -138,8 +138,9 @@ def predict_folder(
         BundleError: there is no usable model.
     """
     config, output = config or PredictConfig(), Path(output)
-    images = find_images([Path(path) for path in inputs])
-    predictor = Predictor(Path(run), config, runtime)
+    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    images = find_images([Path(path) for path in given])
+    predictor = Predictor(Path(run), config, device)
     suffix = predictor.info.class_map.suffix
     jobs = {path: output / relative.with_name(relative.name + suffix) for path, relative in images}
     result = Prediction()

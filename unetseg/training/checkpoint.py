@@ -5,8 +5,10 @@ so that a crash between the two renames leaves a pair that matches. The state be
 `previous.pt`, for the case that `last.pt` is damaged afterwards.
 """
 
+import io
 import os
 import pickle
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,15 @@ PREVIOUS = "previous.pt"
 def save_state(run: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, lists and dicts) as the run's last one."""
     file, previous = run / STATE, run / PREVIOUS
-    sums = _recorded_sums(file)[:1]
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    before = _valid_sum(file)
     with atomic_path(file) as temporary:
-        torch.save(state, temporary)
-        digest = sha256(temporary.read_bytes()).hexdigest()
-        if file.exists():
-            previous.unlink(missing_ok=True)
-            os.link(file, previous)
-            write_text(_sum_file(previous), "\n".join(sums) + "\n")
-        write_text(_sum_file(file), "\n".join([digest, *sums]) + "\n")
+        temporary.write_bytes(buffer.getbuffer())
+        if before:
+            _keep(file, previous)
+            write_text(_sum_file(previous), f"{before}\n")
+        write_text(_sum_file(file), f"{sha256(buffer.getbuffer()).hexdigest()}\n{before}\n")
 
 
 def load_state(run: Path, progress: Progress = SILENT) -> dict[str, Any]:
@@ -71,6 +73,23 @@ def _load(file: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise BundleError(f"{file} is no resume state: {error}") from error
     return state
+
+
+def _keep(file: Path, copy: Path) -> None:
+    """Make `copy` hold what `file` holds, by a link where the file system has links."""
+    copy.unlink(missing_ok=True)
+    try:
+        os.link(file, copy)
+    except OSError:
+        shutil.copy2(file, copy)
+
+
+def _valid_sum(file: Path) -> str:
+    """The sum of a state that is there and whole, else an empty text."""
+    if not file.exists():
+        return ""
+    digest = sha256(file.read_bytes()).hexdigest()
+    return digest if digest in _recorded_sums(file) else ""
 
 
 def _sum_file(file: Path) -> Path:

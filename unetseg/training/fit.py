@@ -15,19 +15,22 @@ from unetseg.bundle import build_segmenter, save_bundle, to_machine
 from unetseg.config import TrainConfig
 from unetseg.data.dataset import Crops, Order, Sample, crop_loader, read_split
 from unetseg.data.images import write_png
-from unetseg.errors import DivergedError, OutOfMemoryError, StoppedError
+from unetseg.errors import DivergedError, StoppedError
 from unetseg.evaluation.confusion import Scores, confusion, score
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
+from unetseg.runtime import explained_memory
 from unetseg.training.checkpoint import save_state
 from unetseg.training.losses import SegmentationLoss, deep_supervision
-from unetseg.training.optimizer import build_optimizer, update_average
+from unetseg.training.optimizer import build_optimizer, restore_buffers, update_average
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
 from unetseg.training.previews import augmented_sheet, validation_sheet
 from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.signals import StopRequest
 
+SAVE_SECONDS = 600.0
+"""Longest time between two saved states."""
 NON_FINITE_IN_A_ROW = 10
 """Steps with a non-finite gradient after which training stops."""
 
@@ -65,13 +68,9 @@ def train(
     config = config or TrainConfig()
     open_or_resume = resume_run if resume else open_run
     with open_or_resume(Path(data), config, Path(out), name, progress) as run:
-        trainer = Trainer(run, began, progress)
-        try:
-            with StopRequest() as stop:
-                trainer.fit(stop)
-        except torch.OutOfMemoryError as error:
-            mend = f"Choose a --batch below {run.plan.batch}, a smaller --patch or --width."
-            raise OutOfMemoryError("a training step does not fit in memory", mend=mend) from error
+        advice = f"Choose a --batch below {run.plan.batch}, a smaller --patch or --width."
+        with explained_memory(advice), StopRequest() as stop:
+            Trainer(run, began, progress).fit(stop)
         return run.folder
 
 
@@ -97,12 +96,15 @@ class Trainer:
             self.config.loss, self.plan.class_weights, run.known.class_map.foreground
         )
         self.optimizer = build_optimizer(self.segmenter, self.plan.lr, self.config)
-        self.scaler = torch.amp.GradScaler(enabled=run.machine.dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(
+            run.machine.device.type, enabled=run.machine.dtype == torch.float16
+        )
         # State
         self.step = 0
         self.best = -1.0
         self.without_better = 0
         self.skipped_in_a_row = 0
+        self.saved = time.monotonic()
         self.losses = LossMean()
         self.rows: list[dict[str, float]] = []
         self.clock = Clock(began, self.config.budget, self._total_steps())
@@ -123,32 +125,43 @@ class Trainer:
             self._report()
             if stop.signal is not None:
                 self._stop(stop)
-            if self.clock.over or self._validation_is_due():
-                self.validate(self.losses.take())
+            if self._validation_is_due():
+                self.validate()
+            elif self._save_is_due():
+                self.save()
             if self.clock.over or self._gave_up():
                 break
+        if not self.rows or self.rows[-1]["step"] != self.step:
+            self.validate()
         self.finish()
 
     def train_step(self, batch: Sample) -> Tensor:
         """One optimizer step on a batch of `accumulate` parts; its mean loss."""
         self._set_learning_rate()
-        parts = [
-            Sample(*part)
-            for part in zip(*(t.chunk(self.config.accumulate) for t in batch), strict=True)
-        ]
-        total = torch.zeros((), device=self.machine.device)
-        for part in parts:
-            loss = self._loss(part) / len(parts)
-            torch.autograd.backward(self.scaler.scale(loss))
-            total += loss.detach()
+        losses = [self._backward(part) for part in batch.split(self.config.accumulate)]
+        self._update()
+        return torch.stack(losses).mean()
+
+    def _backward(self, part: Sample) -> Tensor:
+        """Add the gradient of a part of a step; its loss."""
+        loss = self._loss(part)
+        torch.autograd.backward(self.scaler.scale(loss / self.config.accumulate))
+        return loss.detach()
+
+    def _update(self) -> None:
+        """Move the weights, and their running mean, when the gradient is a number."""
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.segmenter.parameters(), self.config.clip)
-        if self._usable(norm):
+        finite = bool(torch.isfinite(norm))
+        if finite or self.scaler.is_enabled():  # the scaler skips such a step itself, and learns
             self.scaler.step(self.optimizer)
-            update_average(self.average, self.segmenter, self.step)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return total
+        if finite:
+            self.skipped_in_a_row = 0
+            update_average(self.average, self.segmenter, self.step)
+        else:
+            self._skip()
 
     def _loss(self, part: Sample) -> Tensor:
         device = self.machine.device
@@ -159,17 +172,19 @@ class Trainer:
             logits = self.segmenter.all_logits(image, part.statistics.to(device))
         return deep_supervision(self.loss, logits, mask)
 
-    def validate(self, train_loss: float) -> None:
-        """Score the whole validation set; keep the weights when they are the best so far."""
+    def validate(self) -> None:
+        """Score the whole validation set; keep the weights when they are the best so far.
+
+        Without any foreground in truth and prediction there is no Dice; that counts as perfect.
+        """
         began = time.monotonic()
+        train_loss = self.losses.take()
         scores = self.score(self.engine())
-        better = scores.foreground_dice > self.best
-        if better or self.best < 0:
-            self.best = max(0.0, float(np.nan_to_num(scores.foreground_dice)))
-            self.without_better = 0
+        dice = float(np.nan_to_num(scores.foreground_dice, nan=1.0))
+        self.without_better = 0 if dice > self.best else self.without_better + 1
+        if dice > self.best or dice == self.best == 0:
+            self.best = dice
             self._save_bundle(scores)
-        else:
-            self.without_better += 1
         self._record(train_loss, scores)
         self.clock.validation_done(time.monotonic() - began)
         self.segmenter.train()
@@ -219,6 +234,7 @@ class Trainer:
             "identity": self.run.identity,
         }
         save_state(self.run.folder, state)
+        self.saved = time.monotonic()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where `save` was called."""
@@ -228,7 +244,8 @@ class Trainer:
         self.segmenter.load_state_dict(state["weights"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
         self.order.first_step = self.step
         self.clock.resume(self.step, state["elapsed"])
@@ -249,23 +266,23 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.lr * factor
 
-    def _usable(self, norm: Tensor) -> bool:
-        """Whether the gradient is a number; gives up after several in a row that are not."""
-        if torch.isfinite(norm):
-            self.skipped_in_a_row = 0
-            return True
+    def _skip(self) -> None:
+        """Forget what a step that is no number left behind; give up after several in a row."""
         self.skipped_in_a_row += 1
         self.log.event("skipped", step=self.step)
+        restore_buffers(self.segmenter, self.average)
         if self.skipped_in_a_row >= NON_FINITE_IN_A_ROW:
             raise DivergedError(
                 f"the gradient was not a number in {self.skipped_in_a_row} steps in a row",
-                mend="Choose a lower --lr, or --precision float32. The best weights are kept.",
+                mend="Choose a lower --lr, or --precision float32.",
             )
-        return self.scaler.is_enabled()  # float16 overflows on the way to its scale
 
     def _validation_is_due(self) -> bool:
         every = self.plan.validate_every * self.order.steps_per_epoch
-        return self.step % every == 0 and self.clock.may_validate
+        return self.clock.over or (self.step % every == 0 and self.clock.may_validate)
+
+    def _save_is_due(self) -> bool:
+        return time.monotonic() - self.saved > SAVE_SECONDS
 
     def _gave_up(self) -> bool:
         patience = self.config.patience
@@ -327,7 +344,7 @@ class Trainer:
             step=self.step,
             epoch=self.step // self.order.steps_per_epoch,
             loss=self.losses.latest,
-            **{"steps/s": self.clock.speed},
+            **({"steps/s": self.clock.speed} if self.clock.speed else {}),
         )
         self.clock.reported = done
 

@@ -35,3 +35,10 @@ def update_average(average: nn.Module, live: nn.Module, step: int) -> None:
             mean.lerp_(now, 1 - decay)
         else:
             mean.copy_(now)
+
+
+@torch.no_grad()
+def restore_buffers(live: nn.Module, average: nn.Module) -> None:
+    """Take the statistics of norms back from the running mean, after a step that was no number."""
+    for now, mean in zip(live.buffers(), average.buffers(), strict=True):
+        now.copy_(mean)

@@ -70,11 +70,6 @@ class Plan(BaseModel):
     overlap: float
     reasons: dict[str, str]
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Training steps until every image was seen."""
-        return -(-sum(self.repeats) // self.batch)
-
 
 def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
     """Resolve every "auto" of `config` for this folder and this machine."""
@@ -85,7 +80,7 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
     batch = _batch(config, network, patch, machine, reasons)
     repeats = tuple(max(1, round(fact.image.pixels / patch**2)) for fact in train)
     reasons["repeats"] = "one crop per image and epoch, more where an image is larger than a crop"
-    steps = -(-sum(repeats) // batch)
+    steps = -(-sum(repeats) // (batch * config.training.accumulate))
     return Plan(
         network=network,
         bands=known.bands,
@@ -100,7 +95,7 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
         repeats=repeats,
         epochs=_epochs(config, steps, machine, reasons),
         validate_every=_validate_every(known, config, patch**2 * sum(repeats), reasons),
-        workers=_workers(config, machine, reasons),
+        workers=count_workers(config, machine, reasons),
         tile=LARGEST_TILE,
         overlap=OVERLAP,
         reasons=reasons,
@@ -278,7 +273,8 @@ def _validate_every(
     return max(every, math.ceil((config.training.epochs or 0) / MOST_VALIDATIONS), 1)
 
 
-def _workers(config: TrainConfig, machine: Machine, reasons: dict[str, str]) -> int:
+def count_workers(config: TrainConfig, machine: Machine, reasons: dict[str, str]) -> int:
+    """Processes that read and augment images."""
     if config.runtime.workers != "auto":
         reasons["workers"] = "as set"
         return config.runtime.workers

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,17 +12,18 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from unetseg.config import Settings, TrainConfig
 from unetseg.data.splits import read_splits, write_splits
 from unetseg.data.survey import Survey, survey, with_splits
-from unetseg.errors import BundleError, ConfigError
+from unetseg.errors import BundleError, ConfigError, UnetsegError
 from unetseg.progress import Progress
 from unetseg.runtime import Machine, start, versions
 from unetseg.storage import latest_run, locked, new_run_folder, write_json, write_text
-from unetseg.training.checkpoint import load_state
-from unetseg.training.plan import Plan, make_plan
+from unetseg.training.checkpoint import STATE, load_state
+from unetseg.training.plan import Plan, count_workers, make_plan
 
 CHANGEABLE = {"epochs", "budget", "patience", "device", "workers"}
 """Settings that a resumed run may be given anew."""
@@ -53,16 +56,18 @@ def open_run(
     """A fresh run folder; it is removed again when the data or settings are refused."""
     folder = new_run_folder(out, name)
     try:
-        machine = start(config.runtime)
-        known = survey(data, config.data, progress)
-        plan = make_plan(known, config, machine)
-    except BaseException:
-        folder.rmdir()
+        with locked(folder):
+            machine = start(config.runtime)
+            torch.manual_seed(config.runtime.seed)
+            known = survey(data, config.data, progress)
+            plan = make_plan(known, config, machine)
+            run = TrainingRun(folder, data, config, machine, known, plan, data_hash(known))
+            _describe(run)
+            yield run
+    except UnetsegError:
+        if not (folder / STATE).exists():  # nothing was learned: leave no trace
+            shutil.rmtree(folder)
         raise
-    run = TrainingRun(folder, data, config, machine, known, plan, _data_hash(known))
-    with locked(folder):
-        _describe(run)
-        yield run
 
 
 @contextmanager
@@ -75,29 +80,38 @@ def resume_run(
         BundleError: there is no run to go on with.
         ConfigError: the data or the settings differ from those of the run.
     """
-    folder = out / name if name else latest_run(out)
-    if folder is None or not folder.is_dir():
-        what = f"there is no run {folder}" if folder else f"there is no run in {out}"
-        raise BundleError(f"{what} to go on with", mend="Train without --resume first.")
+    folder = _find_run(out, name)
     with locked(folder):
         state = load_state(folder, progress)
         saved = TrainConfig.model_validate_json(state["identity"]["config"])
         config = _merged(saved, config)
         machine = start(config.runtime)
         known = survey(data, config.data, progress)
-        if _data_hash(known) != state["identity"]["data"]:
+        if data_hash(known) != state["identity"]["data"]:
             mend = "Give the folder it was trained on, or train anew without --resume."
             raise ConfigError(f"{data} has changed since {folder.name} was started", mend=mend)
         known = with_splits(known, read_splits(folder / "splits.json", "name"))
-        plan = Plan.model_validate_json((folder / "plan.json").read_bytes())
-        plan = plan.model_copy(
-            update={
-                "epochs": config.training.epochs
-                or (None if config.training.budget else plan.epochs)
-            }
-        )
+        plan = _continued_plan(folder, config, machine)
         progress.say(f"going on with {folder} at step {state['step']}")
-        yield TrainingRun(folder, data, config, machine, known, plan, _data_hash(known), state)
+        yield TrainingRun(folder, data, config, machine, known, plan, data_hash(known), state)
+
+
+def _find_run(out: Path, name: str | None) -> Path:
+    folder = out / name if name else latest_run(out)
+    if folder is None or not folder.is_dir():
+        what = f"there is no run {folder}" if folder else f"there is no run in {out}"
+        raise BundleError(f"{what} to go on with", mend="Train without --resume first.")
+    return folder
+
+
+def _continued_plan(folder: Path, config: TrainConfig, machine: Machine) -> Plan:
+    """The plan of the run, with what may change on the way: its length and the workers."""
+    plan = Plan.model_validate_json((folder / "plan.json").read_bytes())
+    epochs = config.training.epochs
+    if epochs is None and config.training.budget is None:
+        epochs = plan.epochs
+    workers = count_workers(config, machine, {})
+    return plan.model_copy(update={"epochs": epochs, "workers": workers})
 
 
 class RunLog:
@@ -132,7 +146,8 @@ class RunLog:
             self.tensorboard.flush()
 
     def event(self, kind: str, **facts: object) -> None:
-        """Append one line to log.jsonl."""
+        """Append one line to log.jsonl; what is not a number becomes null."""
+        facts = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in facts.items()}
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"event": kind, **facts}) + "\n")
 
@@ -172,25 +187,23 @@ def _plain(config: Settings) -> dict[str, Any]:
 def _merged(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
     """The saved settings with those of CHANGEABLE that were given; any other change is refused."""
     before, now, default = (flat_settings(c) for c in (saved, given, TrainConfig()))
-    changed = [name for name in now if now[name] not in (default[name], before[name])]
-    refused = [
-        f"--{n.replace('_', '-')}: {before[n]} → {now[n]}" for n in changed if n not in CHANGEABLE
-    ]
+    changes = {n: v for n, v in now.items() if v not in (default[n], before[n])}
+    refused = sorted(changes.keys() - CHANGEABLE)
     if refused:
         mend = "Leave these settings as they were, or train anew without --resume."
-        raise ConfigError("a resumed run keeps its settings; these differ", refused, mend)
+        differences = [f"--{n.replace('_', '-')}: {before[n]} → {now[n]}" for n in refused]
+        raise ConfigError("a resumed run keeps its settings; these differ", differences, mend)
     groups = {
-        group: settings.model_copy(
-            update={n: now[n] for n in changed if n in type(settings).model_fields}
-        )
+        group: {**dict(settings), **{n: v for n, v in changes.items() if n in dict(settings)}}
         for group, settings in saved
     }
-    return saved.model_copy(update=groups)
+    return TrainConfig.model_validate(groups)
 
 
-def _data_hash(known: Survey) -> str:
-    digests = sorted(fact.hash for fact in known.facts.values())
-    return blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+def data_hash(known: Survey) -> str:
+    """A hash over the names and contents of all pairs."""
+    rows = sorted(f"{name}\0{fact.hash}" for name, fact in known.facts.items())
+    return blake2b("\n".join(rows).encode(), digest_size=16).hexdigest()
 
 
 def _short(value: float) -> str:

@@ -3,6 +3,8 @@
 import math
 import time
 
+FEWEST_STEPS = 5
+"""Steps whose times tell the speed."""
 FASTEST_VALIDATION = 1 / 30
 """Smallest part of a budget between two validations."""
 MARGIN = 3.0
@@ -33,13 +35,13 @@ class Clock:
     def fraction(self) -> float:
         """Share of the training that is done, 0–1."""
         by_steps = self.step / self.total_steps if self.total_steps else 0.0
-        by_time = self.elapsed / self._usable_budget if self.budget else 0.0
+        by_time = self.elapsed / (self.budget - self._reserve) if self.budget else 0.0
         return min(1.0, max(by_steps, by_time))
 
     @property
     def over(self) -> bool:
         """Whether no further step fits."""
-        return self.fraction >= 1 and (self.step > 0)
+        return self.fraction >= 1 and self.step > 0
 
     @property
     def may_validate(self) -> bool:
@@ -52,20 +54,20 @@ class Clock:
 
     @property
     def speed(self) -> float:
-        """Steps per second, lately."""
-        span = self._recent[-1] - self._recent[0] if len(self._recent) > 1 else 0.0
-        return (len(self._recent) - 1) / span if span else math.nan
+        """Steps per second, lately; 0 while that is not known."""
+        if len(self._recent) < FEWEST_STEPS:
+            return 0.0
+        return (len(self._recent) - 1) / (self._recent[-1] - self._recent[0])
 
     @property
     def _reserve(self) -> float:
-        if self._validation_seconds is not None:
-            return 1.2 * self._validation_seconds + MARGIN
-        estimate = self.validation_steps / self.speed if self.speed == self.speed else 0.0
-        return 1.5 * estimate + MARGIN
+        """Seconds kept for the last validation, at most half of the budget."""
+        return min(self._validation_cost() + MARGIN, 0.5 * (self.budget or 0))
 
-    @property
-    def _usable_budget(self) -> float:
-        return max(1e-3, (self.budget or 0) - self._reserve)
+    def _validation_cost(self) -> float:
+        if self._validation_seconds is not None:
+            return 1.2 * self._validation_seconds
+        return 1.5 * self.validation_steps / self.speed if self.speed else 0.0
 
     def step_done(self, step: int) -> None:
         """A training step ended."""
