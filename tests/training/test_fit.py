@@ -257,22 +257,7 @@ def test_only_such_steps_end_the_training(
 def test_a_group_signal_does_not_kill_the_workers(data: Path, tmp_path: Path) -> None:
     """SIGTERM reaches the whole process group under timeout, Slurm and systemd."""
     command = [sys.executable, "-m", "unetseg", "train", str(data), "--out", str(tmp_path)]
-    settings = [
-        "--name",
-        "a",
-        "--depth",
-        "2",
-        "--width",
-        "4",
-        "--patch",
-        "32",
-        "-b",
-        "2",
-        "--workers",
-        "2",
-        "--budget",
-        "60s",
-    ]
+    settings = "--name a --depth 2 --width 4 --patch 32 -b 2 --workers 2 --budget 60s"
     process = subprocess.Popen([*command, *settings.split(" ")], start_new_session=True)
     while not (tmp_path / "a" / "last.pt").exists() and process.poll() is None:
         time.sleep(0.2)

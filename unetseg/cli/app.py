@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -73,12 +74,22 @@ def run(tokens: Sequence[str]) -> int:
         return _fail(_settings(error), EXIT_USAGE)
     except UnetsegError as error:
         return _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPT)
     except ImportError as error:
-        mend = "Install it: pip install 'unetseg' with this Python, or see `unetseg doctor`."
-        return _fail(f"a package is missing or does not fit: {error}\n{mend}", EXIT_MACHINE)
+        return _misfit(error)
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+        return _misfit(error)
     return 0
+
+
+def _misfit(error: Exception) -> int:
+    mend = "Install torch and torchvision together: uv pip install -c constraints.txt unetseg"
+    return _fail(f"a package is missing or does not fit: {error}\n{mend}", EXIT_MACHINE)
 
 
 def _open_help(tokens: Sequence[str]) -> None:

@@ -6,12 +6,14 @@ window's own because 16-bit data are skewed: noise in proportion to the brightes
 set would drown most of its images.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import albumentations as A
 
 CONTEXT = 1.25
 """Side of the window that is cut for a rotated or scaled crop, relative to the crop."""
@@ -30,6 +32,8 @@ class Augmenter:
 
     def __init__(self, profile: str, size: int, *, upright: bool = False) -> None:
         self.window = round(size * CONTEXT) if profile == "full" else size
+        import albumentations as A  # a second; whoever only plans need not wait
+
         self.pipeline = A.Compose([*geometry(profile, size, upright), *colour(profile)])
 
     def __call__(
@@ -57,10 +61,12 @@ class Augmenter:
         return moved["image"] * span + low, moved["mask"]
 
 
-def geometry(profile: str, size: int, upright: bool) -> list[A.BasicTransform]:
+def geometry(profile: str, size: int, upright: bool) -> "list[A.BasicTransform]":
     """Transforms that move pixels; the mask moves with the image, by nearest neighbour."""
     if profile == "none":
         return []
+    import albumentations as A
+
     flips = A.HorizontalFlip(p=0.5) if upright else A.SquareSymmetry(p=1.0)
     if profile == "light":
         return [flips]
@@ -80,10 +86,12 @@ def geometry(profile: str, size: int, upright: bool) -> list[A.BasicTransform]:
     ]
 
 
-def colour(profile: str) -> list[A.BasicTransform]:
+def colour(profile: str) -> "list[A.BasicTransform]":
     """Transforms that change values; the mask stays as it is."""
     if profile == "none":
         return []
+    import albumentations as A
+
     brightness = A.RandomBrightnessContrast(0.25, 0.25, brightness_by_max=False, p=0.5)
     if profile == "light":
         return [brightness]
