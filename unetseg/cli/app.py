@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -43,6 +42,15 @@ COMMANDS = {
 ALIASES = {"eval": ["evaluate"]}
 EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPT = 2, 3, 130
 
+ANSWERED = (
+    CycloptsError,
+    ValidationError,
+    UnetsegError,
+    ImportError,
+    RuntimeError,
+    KeyboardInterrupt,
+)
+
 app = App(
     name="unetseg",
     help=HELP,
@@ -68,28 +76,34 @@ def run(tokens: Sequence[str]) -> int:
         app.config = _sources(tokens)
         _open_help(tokens)
         app(tokens, exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        return _fail(_usage(error), EXIT_USAGE)
-    except ValidationError as error:
-        return _fail(_settings(error), EXIT_USAGE)
-    except UnetsegError as error:
-        return _fail(str(error), error.exit_code)
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPT)
-    except ImportError as error:
-        return _misfit(error)
-    except RuntimeError as error:
-        if "operator torchvision::" not in str(error):
+    except ANSWERED as error:
+        answer = _answer(error)
+        if answer is None:
             raise
-        return _misfit(error)
+        err.print(f"error: {answer[0]}", markup=False)
+        return answer[1]
     return 0
 
 
-def _misfit(error: Exception) -> int:
-    mend = "Install torch and torchvision together: uv pip install -c constraints.txt unetseg"
-    return _fail(f"a package is missing or does not fit: {error}\n{mend}", EXIT_MACHINE)
+def _answer(error: BaseException) -> tuple[str, int] | None:
+    """What the user is told, and the exit code; None for a bug."""
+    match error:
+        case CycloptsError():
+            return _usage(error), EXIT_USAGE
+        case ValidationError():
+            return _settings(error), EXIT_USAGE
+        case UnetsegError():
+            return str(error), error.exit_code
+        case KeyboardInterrupt():
+            return "interrupted", EXIT_INTERRUPT
+        case ImportError() | RuntimeError() if _is_misfit(error):
+            mend = "Install torch and torchvision together: uv pip install -c constraints.txt -e ."
+            return f"a package is missing or does not fit: {error}\n{mend}", EXIT_MACHINE
+    return None
+
+
+def _is_misfit(error: BaseException) -> bool:
+    return isinstance(error, ImportError) or "operator torchvision::" in str(error)
 
 
 def _open_help(tokens: Sequence[str]) -> None:
@@ -152,8 +166,3 @@ def _allowed(problem: Any) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     message = message.partition(", unable to parse")[0]
     return message if problem["type"] == "value_error" else f"must be {message}"
-
-
-def _fail(message: str, code: int) -> int:
-    err.print(f"error: {message}", markup=False)
-    return code
