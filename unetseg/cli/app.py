@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-import yaml
 from cyclopts import App, CycloptsError
 from cyclopts.config import Dict, Env
-from pydantic import ValidationError
 
 from unetseg.cli.console import err
-from unetseg.config import SETTINGS
 from unetseg.errors import ConfigError, UnetsegError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 HELP = """Train a U-Net on a folder of images and masks, and predict masks with it.
 
@@ -44,7 +44,7 @@ EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPT = 2, 3, 130
 
 ANSWERED = (
     CycloptsError,
-    ValidationError,
+    ValueError,
     UnetsegError,
     ImportError,
     RuntimeError,
@@ -90,7 +90,7 @@ def _answer(error: BaseException) -> tuple[str, int] | None:
     match error:
         case CycloptsError():
             return _usage(error), EXIT_USAGE
-        case ValidationError():
+        case ValueError() if _is_setting(error):
             return _settings(error), EXIT_USAGE
         case UnetsegError():
             return str(error), error.exit_code
@@ -100,6 +100,12 @@ def _answer(error: BaseException) -> tuple[str, int] | None:
             mend = "Install torch and torchvision together: uv pip install -c constraints.txt -e ."
             return f"a package is missing or does not fit: {error}\n{mend}", EXIT_MACHINE
     return None
+
+
+def _is_setting(error: BaseException | None) -> TypeGuard["ValidationError"]:
+    from pydantic import ValidationError
+
+    return isinstance(error, ValidationError)
 
 
 def _is_misfit(error: BaseException) -> bool:
@@ -123,6 +129,8 @@ def _sources(tokens: Sequence[str]) -> list[Env | Dict]:
 
 
 def _file(path: str) -> Dict:
+    import yaml
+
     if not Path(path).is_file():
         raise ConfigError(f"--config {path!r} is no file")
     try:
@@ -137,13 +145,15 @@ def _file(path: str) -> Dict:
 
 def _usage(error: CycloptsError) -> str:
     """One plain line for a command line that does not fit."""
-    if isinstance(error.__cause__, ValidationError):
+    if _is_setting(error.__cause__):
         return _settings(error.__cause__)
     return f"{error}\nSee `unetseg --help`, or --help after the command."
 
 
-def _settings(error: ValidationError) -> str:
+def _settings(error: "ValidationError") -> str:
     """One plain line for each wrong setting: name, value, what is allowed."""
+    from unetseg.config import SETTINGS
+
     lines: dict[str, list[str]] = {}
     for problem in error.errors():
         names = [str(part) for part in problem["loc"] if str(part) in SETTINGS]

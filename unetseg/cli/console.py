@@ -1,19 +1,12 @@
 """What the user sees: bars on a terminal, plain lines elsewhere, errors as answers."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 QUIET_SECONDS = 15.0
 """Between two lines about the same task where there is no terminal."""
@@ -85,16 +78,7 @@ class Bars:
     def start(self, task: str, total: int | None = None) -> None:
         """Show a bar."""
         if self._bars is None:
-            self._bars = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TaskProgressColumn() if task == "training" else MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[facts]}", markup=False),
-                console=out,
-                transient=True,
-            )
+            self._bars = _bars(is_share=task == "training")
             self._bars.start()
         self._facts[task] = {}
         self._tasks[task] = self._bars.add_task(task, total=total, facts="")
@@ -123,6 +107,22 @@ class Bars:
         """Take all bars away, whatever happened."""
         for task in list(self._tasks):
             self.finish(task)
+
+
+def _bars(*, is_share: bool) -> "Progress":
+    """Bars that show the share done, or how many of how many."""
+    from rich import progress  # not needed to print a help page
+
+    return progress.Progress(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=24),
+        progress.TaskProgressColumn() if is_share else progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[facts]}", markup=False),
+        console=out,
+        transient=True,
+    )
 
 
 def _duration(seconds: float) -> str:
