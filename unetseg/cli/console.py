@@ -43,7 +43,7 @@ class Lines:
     def advance(self, task: str, steps: int = 1, **facts: object) -> None:
         """Print a line when the last one about `task` is long ago."""
         self._done[task] += steps
-        self._facts[task] |= facts
+        self._facts[task] = facts or self._facts[task]
         if time.monotonic() - self._spoke[task] >= QUIET_SECONDS:
             self._spoke[task] = time.monotonic()
             say(f"{task} {self._share(task)}{_described(self._facts[task])}")
@@ -85,7 +85,7 @@ class Bars:
 
     def advance(self, task: str, steps: int = 1, **facts: object) -> None:
         """Move the bar."""
-        self._facts[task] |= facts
+        self._facts[task] = facts or self._facts[task]
         if self._bars is not None:
             described = _described(self._facts[task])
             self._bars.update(self._tasks[task], advance=steps, facts=described)
@@ -112,15 +112,18 @@ class Bars:
 def _bars(*, is_share: bool) -> "Progress":
     """Bars that show the share done, or how many of how many."""
     from rich import progress  # not needed to print a help page
+    from rich.table import Column
 
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     return progress.Progress(
         progress.SpinnerColumn(),
         progress.TextColumn("{task.description}"),
-        progress.BarColumn(bar_width=24),
+        progress.BarColumn(bar_width=16),
         progress.TaskProgressColumn() if is_share else progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[facts]}", markup=False),
+        progress.TextColumn("{task.fields[facts]}", markup=False, table_column=rest),
         console=out,
+        expand=True,
         transient=True,
     )
 

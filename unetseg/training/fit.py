@@ -320,9 +320,6 @@ class Trainer:
         self.save()
         sheet = validation_sheet(self.val_reader, self.engine())
         write_png(self.run.folder / "previews" / f"step_{self.step:06d}.png", sheet)
-        self.progress.advance(
-            "training", 0, loss=train_loss, dice=scores.foreground_dice, best=self.best
-        )
 
     def _announce(self) -> None:
         parameters = sum(p.numel() for p in self.segmenter.parameters())
@@ -338,14 +335,13 @@ class Trainer:
 
     def _report(self) -> None:
         done = round(1000 * self.clock.fraction)
-        self.progress.advance(
-            "training",
-            done - self.clock.reported,
-            step=self.step,
-            epoch=self.step // self.order.steps_per_epoch,
-            loss=self.losses.latest,
-            **({"steps/s": self.clock.speed} if self.clock.speed else {}),
-        )
+        facts: dict[str, float] = {"loss": self.losses.latest}
+        if self.best >= 0:
+            facts["best Dice"] = self.best
+        facts |= {"epoch": self.step // self.order.steps_per_epoch, "step": self.step}
+        if self.clock.speed:
+            facts["steps/s"] = self.clock.speed
+        self.progress.advance("training", done - self.clock.reported, **facts)
         self.clock.reported = done
 
 
