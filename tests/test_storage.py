@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unetseg.errors import BundleError, ConfigError, MachineError
+from unetseg.errors import ConfigError, MachineError
 from unetseg.storage import (
     atomic_path,
     content_hash,
@@ -18,9 +18,7 @@ from unetseg.storage import (
     locked,
     new_run_folder,
     replace_folder,
-    verify_checksum,
     write_bytes,
-    write_checksum,
     write_json,
     write_text,
 )
@@ -196,24 +194,6 @@ def test_a_failed_second_rename_brings_the_old_folder_back(
 
 
 # ------------------------------------------------------------------ checksums
-
-
-def test_a_checksum_is_that_of_sha256sum(tmp_path: Path) -> None:
-    file = tmp_path / "x.bin"
-    file.write_bytes(b"abc")
-    write_checksum(file)
-    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
-    assert (tmp_path / "x.bin.sha256").read_text() == f"{known}  x.bin\n"
-    verify_checksum(file)
-    file.write_bytes(b"abd")
-    with pytest.raises(BundleError, match="is damaged"):
-        verify_checksum(file)
-
-
-def test_a_missing_checksum_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.bin").touch()
-    with pytest.raises(BundleError, match="has no checksum"):
-        verify_checksum(tmp_path / "x.bin")
 
 
 def test_a_content_hash_depends_on_content_and_order_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, checksums and run folders."""
+"""Files that are whole or not there: atomic writes, locks and run folders."""
 
 import json
 import os
@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from pathlib import Path
 
-from unetseg.errors import BundleError, ConfigError, MachineError
+from unetseg.errors import ConfigError, MachineError
 
 try:
     import fcntl
@@ -96,25 +96,6 @@ def content_hash(*paths: Path) -> str:
     for path in paths:
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def write_checksum(path: Path) -> None:
-    """Write the SHA-256 of `path` to `<path>.sha256`, in the format of `sha256sum`."""
-    digest = sha256(path.read_bytes()).hexdigest()
-    write_text(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n")
-
-
-def verify_checksum(path: Path) -> None:
-    """Compare `path` with its `.sha256`.
-
-    Raises:
-        BundleError: the checksum is missing or the bytes differ.
-    """
-    record = path.with_name(path.name + ".sha256")
-    if not record.is_file():
-        raise BundleError(f"{path} has no checksum {record.name} beside it")
-    if record.read_text().split()[:1] != [sha256(path.read_bytes()).hexdigest()]:
-        raise BundleError(f"{path} is damaged: its bytes differ from {record.name}")
 
 
 def new_run_folder(out: Path, name: str | None) -> Path:

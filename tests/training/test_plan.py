@@ -63,7 +63,7 @@ def test_an_epoch_covers_every_image(cells: Survey) -> None:
 )
 def test_every_network_can_be_built(cells: Survey, network: NetworkConfig) -> None:
     made = make_plan(cells, TrainConfig(network=network), CPU)
-    build_unet(made.network, made.bands, 2)
+    assert build_unet(made.network, made.bands, 2).head.out_channels == 2
 
 
 def test_rare_foreground_is_sought(real_data: Path) -> None:
