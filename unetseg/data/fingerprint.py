@@ -182,19 +182,22 @@ def _check_kinds(pairs: list[Pair], facts: list[PairFacts]) -> None:
         )
 
 
+def per_band(images: Iterable[ImageFacts], name: str, bands: int) -> NDArray[np.float64]:
+    """N×C: "mean", "std", "low" or "high" of every image; grey among RGB is repeated."""
+    rows = (getattr(image, name) for image in images)
+    return np.array([row * (bands // len(row)) for row in rows], np.float64)
+
+
 def pooled(images: list[ImageFacts], bands: int) -> dict[str, NDArray[np.float64]]:
     """Mean, deviation, lowest and highest value per band over all pixels of `images`."""
-
-    def table(name: str) -> NDArray[np.float64]:  # N, C
-        rows = (getattr(image, name) for image in images)
-        return np.array([row * bands if len(row) < bands else row for row in rows], np.float64)
-
+    means, deviations, lows, highs = (
+        per_band(images, name, bands) for name in ("mean", "std", "low", "high")
+    )
     pixels = np.array([image.pixels for image in images], np.float64)
     share = (pixels / pixels.sum())[:, None]  # N, 1
-    mean = (share * table("mean")).sum(0)
-    variance = (share * (table("std") ** 2 + (table("mean") - mean) ** 2)).sum(0)
-    low, high = table("low").min(0), table("high").max(0)
-    return {"mean": mean, "std": np.sqrt(variance), "low": low, "high": high}
+    mean = (share * means).sum(0)
+    variance = (share * (deviations**2 + (means - mean) ** 2)).sum(0)
+    return {"mean": mean, "std": np.sqrt(variance), "low": lows.min(0), "high": highs.max(0)}
 
 
 def cache_folder() -> Path:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from unetseg.config import DataConfig
 from unetseg.data.coding import ClassNames, find_class_file, infer_class_map, read_class_names
-from unetseg.data.fingerprint import PairFacts, take_fingerprint
+from unetseg.data.fingerprint import PairFacts, per_band, take_fingerprint
 from unetseg.data.masks import IGNORED, ClassMap
 from unetseg.data.pairs import Pair, PairSet, find_pairs
 from unetseg.data.splits import assign_splits
@@ -55,9 +55,9 @@ class Survey:
 
     def statistics(self, split: str) -> NDArray[np.float32]:
         """N×2×C mean and deviation of every image of a split; grey among RGB is repeated."""
-        rows = [(fact.image.mean, fact.image.std) for fact in self.facts_of(split)]
-        full = [[row * (self.bands // len(row)) for row in pair] for pair in rows]
-        return np.array(full, np.float32)
+        images = [fact.image for fact in self.facts_of(split)]
+        tables = [per_band(images, name, self.bands) for name in ("mean", "std")]
+        return np.stack(tables, axis=1).astype(np.float32)
 
 
 def survey(data: Path, config: DataConfig | None = None, progress: Progress = SILENT) -> Survey:

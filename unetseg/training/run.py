@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import yaml
 
-from unetseg.config import Settings, TrainConfig
+from unetseg.config import TrainConfig
 from unetseg.data.splits import read_splits, write_splits
 from unetseg.data.survey import Survey, survey, with_splits
 from unetseg.errors import BundleError, ConfigError, UnetsegError
@@ -157,31 +157,23 @@ class RunLog:
             self.tensorboard.close()
 
 
-def flat_settings(config: Settings) -> dict[str, Any]:
-    """All settings by their flag's name, as a --config file holds them."""
+def flat_settings(config: TrainConfig) -> dict[str, Any]:
+    """All settings by their flag's name, in the types of JSON, as a --config file holds them."""
     flat: dict[str, Any] = {}
-    for name, value in config:
-        flat |= flat_settings(value) if isinstance(value, Settings) else {name: value}
+    for group in config.model_dump(mode="json").values():
+        flat |= group
     return flat
 
 
 def _describe(run: TrainingRun) -> None:
     """Write what the run was made of: settings, machine, plan and splits."""
-    settings = {k: v for k, v in _plain(run.config).items() if v not in (None, [], "auto")}
+    settings = {k: v for k, v in flat_settings(run.config).items() if v not in (None, [], "auto")}
     write_text(run.folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     environment = {"machine": str(run.machine), "versions": versions(), "data": str(run.data)}
     write_json(run.folder / "env.json", environment)
     write_json(run.folder / "plan.json", run.plan.model_dump(mode="json"))
     hashes = [run.known.facts[pair.name].hash for pair in run.known.pairs.pairs]
     write_splits(run.folder / "splits.json", run.known.pairs, hashes)
-
-
-def _plain(config: Settings) -> dict[str, Any]:
-    """`flat_settings` in the types of JSON."""
-    plain: dict[str, Any] = {}
-    for name, value in config.model_dump(mode="json").items():
-        plain |= value if isinstance(value, dict) else {name: value}
-    return plain
 
 
 def _merged(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
