@@ -27,13 +27,16 @@ what is written above it, never below.
       dataset.py         pair → (image C×H×W, mask H×W); crops, loaders
       sample.py          draws the sample folder that the demo and the tests use
     unet/              image tensor → logits
-      shortcuts.py       inside a block: identity and projection
-      blocks.py          plain and residual blocks
-      skips.py           across the U: concat, add, none
+      shortcuts.py       inside a block: identity, zero-padded, learned, gated, deactivable …
+      initialisation.py  the weights that a network starts with
+      blocks.py          plain, residual and dense blocks
+      skips.py           across the U: concat, add, none, learned, gated, attention, switch
+      nested.py          the nodes of UNet++ between encoder and decoder
       encoder.py         image → features, shallow to deep
       pretrained.py      a segmentation-models-pytorch encoder behind the same contract
       decoder.py         bottom + skips → full-resolution features
-      model.py           UNet, and the one function that builds it from its settings
+      model.py           UNet
+      build.py           the one function that builds it from its settings
     bundle.py          a trained U-Net on disk: model.safetensors + model.json, complete in itself
     prediction/        bundle + images → masks
       tiling.py          cut, overlap, blend (arrays only; knows no network)
@@ -52,6 +55,9 @@ what is written above it, never below.
       checkpoint.py      everything that a resume needs
       run.py             a run is a folder: opened fresh or resumed
       fit.py             the loop, readable from top to bottom
+    skiplab/           a trained or fresh U-Net with its skips edited: what breaks, what flows
+      finding.py         a table, a picture and two sentences in plain words
+      subject.py         what the lab looks at: a trained U-Net, and images with their truth
     cli/               argv → settings → one call; one file per verb; the only place that prints
 
 The same from Python, each loaded when it is first used:

@@ -23,7 +23,8 @@ from unetseg.data.masks import ClassMap
 from unetseg.errors import BundleError
 from unetseg.runtime import Machine, versions
 from unetseg.storage import replace_folder, write_bytes, write_json
-from unetseg.unet.model import UNet, build_unet
+from unetseg.unet.build import build_unet
+from unetseg.unet.model import Edit, UNet, unchanged
 
 FORMAT: Literal[1] = 1
 SMALLEST_DEVIATION = 0.05
@@ -90,18 +91,29 @@ class Segmenter(nn.Module):
         self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(normalisation.std).view(1, -1, 1, 1))
 
-    def forward(self, image: Tensor, statistics: Tensor | None = None) -> Tensor:
+    def forward(
+        self, image: Tensor, statistics: Tensor | None = None, edit: Edit = unchanged
+    ) -> Tensor:
         """Logits N×K×H×W of `image`, float32 or uint8 N×C×H×W, raw pixel values.
 
         Args:
             image: The pixels.
             statistics: N×2×C mean and deviation of the whole images that `image` is cut from, for
                 "image" normalisation; taken from `image` itself when not given.
+            edit: Changes the skips on their way to the decoder.
         """
-        return self.all_logits(image, statistics)[0]
+        height, width = image.shape[-2:]
+        logits = self.network(self.prepared(image, statistics), edit)
+        return self._full_size(logits, height, width)
 
     def all_logits(self, image: Tensor, statistics: Tensor | None = None) -> list[Tensor]:
         """Logits of every supervised level, the full resolution first."""
+        height, width = image.shape[-2:]
+        first, *coarser = self.network.all_logits(self.prepared(image, statistics))
+        return [self._full_size(first, height, width), *coarser]
+
+    def prepared(self, image: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """What the network sees: normalised, scaled, and with the margin it loses added."""
         height, width = image.shape[-2:]
         pixels = self.normalise(image, statistics)
         if self.scale != 1:
@@ -111,10 +123,12 @@ class Segmenter(nn.Module):
         if margin:
             mode = "reflect" if margin < min(pixels.shape[-2:]) else "replicate"
             pixels = F.pad(pixels, (margin,) * 4, mode)
-        first, *coarser = self.network.all_logits(pixels)
-        if self.scale != 1:
-            first = F.interpolate(first.float(), (height, width), mode="bilinear")
-        return [first, *coarser]
+        return pixels
+
+    def _full_size(self, logits: Tensor, height: int, width: int) -> Tensor:
+        if self.scale == 1:
+            return logits
+        return F.interpolate(logits.float(), (height, width), mode="bilinear")
 
     def normalise(self, image: Tensor, statistics: Tensor | None = None) -> Tensor:
         """`image` in float32 with mean 0 and deviation 1, as the network was trained."""

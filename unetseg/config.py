@@ -90,9 +90,15 @@ class DataConfig(PairsConfig):
     """Column of the pairs CSV; images with equal values stay in one split."""
 
 
-BlockKind = Literal["plain", "residual"]
-SkipKind = Literal["concat", "add", "none"]
+BlockKind = Literal["plain", "residual", "dense"]
+ShortcutKind = Literal[
+    "identity", "zero_pad", "projection", "learned", "rezero", "gated", "deactivable", "none"
+]
+SkipKind = Literal[
+    "concat", "add", "none", "learned", "gated", "attention", "switch", "nested", "pruned"
+]
 NormKind = Literal["batch", "group", "instance", "none"]
+InitKind = Literal["he", "xavier", "orthogonal", "torch"]
 
 
 class NetworkConfig(Settings):
@@ -107,11 +113,23 @@ class NetworkConfig(Settings):
     widths: Annotated[tuple[int, ...], Commas] = ()
     """Channels of every level, depth + 1 numbers, instead of width: 32,64,128."""
     block: BlockKind = "plain"
-    """Two convolutions, plain or with a shortcut around them."""
+    """Two convolutions, plain or with a shortcut around them, or four that see all before them."""
+    blocks_per_level: Annotated[int, Field(ge=1)] = 1
+    """Blocks of each level of encoder and decoder, one after the other."""
+    shortcut: ShortcutKind = "identity"
+    """Shortcut of residual blocks: how the input x passes by the convolutions F."""
     skip: Annotated[tuple[SkipKind, ...], Commas] = ("concat",)
     """Skip connection of all levels, or one per level from the top."""
+    alpha: float | None = None
+    """First value of learned factors α (default: 1 in F + αx and in skips, 0 in x + αF)."""
+    survival: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the training steps in which a deactivable shortcut's convolutions take part."""
+    growth: Annotated[int | None, Field(ge=1)] = None
+    """Channels that each layer of a dense block adds (default: a quarter of the level's)."""
     norm: NormKind = "batch"
     """Normalisation layer after each convolution."""
+    init: InitKind = "he"
+    """First weights: He 2015, Glorot 2010, orthogonal, or torch's own default."""
     up: Literal["transpose", "bilinear"] = "transpose"
     """How the decoder doubles the resolution."""
     padding: Literal["same", "valid"] = "same"
@@ -157,6 +175,8 @@ class TrainingConfig(Settings):
     """Augmentation profile."""
     upright: Literal["auto", "yes", "no"] = "auto"
     """Whether up is up in the images; then augmentation does not turn them upside down."""
+    switch_penalty: Annotated[float, Field(ge=0)] = 0.02
+    """Added to the loss for each skip of kind switch, times the probability that it is open."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient; longer ones are scaled to it."""
     accumulate: Annotated[int, Field(ge=1)] = 1
@@ -236,6 +256,81 @@ class EvalConfig(Settings):
     device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig()
 
 
+class GradientsConfig(Settings):
+    """The networks that `lab gradients` compares, and for how long it trains them."""
+
+    depths: Annotated[tuple[int, ...], Commas] = (10, 20, 56, 110, 200)
+    """Convolutions of each stack."""
+    blocks: Annotated[tuple[BlockKind, ...], Commas] = ("plain", "residual")
+    """Blocks to compare."""
+    shortcuts: Annotated[tuple[ShortcutKind, ...], Commas] = ("identity", "rezero")
+    """Shortcuts of the residual blocks to compare."""
+    norms: Annotated[tuple[NormKind, ...], Commas] = ("none", "batch")
+    """Normalisations to compare."""
+    inits: Annotated[tuple[InitKind, ...], Commas] = ("torch", "he")
+    """First weights to compare."""
+    skips: Annotated[tuple[SkipKind, ...], Commas] = ("concat", "none")
+    """Skips to compare where a U-Net is looked at, one kind for all levels."""
+    steps: Annotated[int, Field(ge=0)] = 50
+    """Training steps along which gradients are measured."""
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of those steps."""
+
+
+class SubjectConfig(Settings):
+    """Which images of DATA a trained U-Net is looked at with."""
+
+    split: Literal["auto", "train", "val", "test", "all"] = "auto"
+    """auto: test when there is one, else val, else all."""
+    images_used: Annotated[int, Field(ge=1)] | None = None
+    """Use only the first so many images."""
+    window: Annotated[int, Field(ge=32)] = 1024
+    """Larger images are seen through a window of this side in their middle, pixels."""
+
+
+class AblateConfig(SubjectConfig):
+    """How `lab ablate` breaks the skips."""
+
+    edits: Annotated[tuple[Literal["zero", "mean", "shuffle", "noise"], ...], Commas] = (
+        "zero",
+        "mean",
+        "shuffle",
+        "noise",
+    )
+    """What a skip is replaced by: nothing, its mean, another image's, or noise."""
+    samples: Annotated[int, Field(ge=100)] = 1000
+    """Bootstrap samples of the intervals."""
+
+
+class CompareConfig(Settings):
+    """What `lab compare` trains. All else is set as for `unetseg train`."""
+
+    skips: Annotated[tuple[SkipKind, ...], Commas] = (
+        "concat",
+        "add",
+        "none",
+        "gated",
+        "attention",
+        "nested",
+    )
+    """Skips to compare, one kind for all levels."""
+    seeds: Annotated[int, Field(ge=1)] = 3
+    """Trainings of each kind, with seeds 0, 1, 2 …"""
+
+
+class LandscapeConfig(SubjectConfig):
+    """The part of the loss surface that `lab landscape` looks at."""
+
+    points: Annotated[int, Field(ge=3)] = 21
+    """Points along each direction; odd numbers have the trained weights in the middle."""
+    reach: Annotated[float, Field(gt=0)] = 1.0
+    """How far each direction is followed, relative to the norm of each filter."""
+    statistics: Literal["recompute", "keep"] = "recompute"
+    """Batch norm's at each point: taken anew from the images, or kept as trained."""
+    iterations: Annotated[int, Field(ge=0)] = 20
+    """Steps of the power iteration for the sharpness."""
+
+
 SETTINGS: frozenset[str] = frozenset(
     name
     for group in (
@@ -245,6 +340,10 @@ SETTINGS: frozenset[str] = frozenset(
         RuntimeConfig,
         PredictConfig,
         ScoringConfig,
+        GradientsConfig,
+        AblateConfig,
+        CompareConfig,
+        LandscapeConfig,
     )
     for name in group.model_fields
 )

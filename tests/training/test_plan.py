@@ -10,7 +10,7 @@ from unetseg.data.sample import draw_sample
 from unetseg.data.survey import Survey, survey
 from unetseg.runtime import Machine
 from unetseg.training.plan import Plan, make_plan
-from unetseg.unet.model import build_unet
+from unetseg.unet.build import build_unet
 
 CPU = Machine(torch.device("cpu"), torch.bfloat16, "CPU")
 

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unetseg.config import NetworkConfig
 from unetseg.errors import ConfigError
-from unetseg.unet.model import CLASSIC, Geometry, UNet, build_unet
+from unetseg.unet.build import CLASSIC, build_unet
+from unetseg.unet.model import Geometry, UNet
 
 FULL: dict[str, Any] = {"depth": 4, "width": 64}
 SMALL: dict[str, Any] = {"depth": 3, "width": 4}
@@ -325,7 +326,7 @@ def test_export(size: tuple[int, int]) -> None:
 def test_our_own_network_does_not_import_smp() -> None:
     program = (
         "import sys; from unetseg.config import NetworkConfig\n"
-        "from unetseg.unet.model import build_unet\n"
+        "from unetseg.unet.build import build_unet\n"
         "build_unet(NetworkConfig(depth=1, width=1), 1, 2)\n"
         "assert 'segmentation_models_pytorch' not in sys.modules"
     )

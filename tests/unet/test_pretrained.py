@@ -14,7 +14,8 @@ from torch import Tensor
 
 from unetseg.config import NetworkConfig
 from unetseg.errors import BundleError, ConfigError, MachineError
-from unetseg.unet.model import UNet, build_unet
+from unetseg.unet.build import build_unet
+from unetseg.unet.model import UNet
 from unetseg.unet.pretrained import PretrainedEncoder, pretrained_encoder
 
 

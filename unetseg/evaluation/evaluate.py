@@ -74,7 +74,7 @@ def evaluate(
         info = info.model_copy(update={"class_map": snapping})
     found = find_pairs(Path(data), images=source.images, masks=source.masks, table=source.pairs)
     progress.say(f"pairs: {found.rule}")
-    home = run.parent if (run.parent / "splits.json").is_file() else run  # `run` is run/model
+    home = run_folder(run)
     split, pairs = choose_pairs(found, home, config.scoring.split)
     output = Path(output or home / "eval" / split)
     progress.say(f"{len(pairs)} images of split {split} on {predictor.machine}")
@@ -83,6 +83,11 @@ def evaluate(
     result = Evaluation(split, _score(counts, info.class_map), output)
     write_scores(result, pairs, counts, info.class_map)
     return result
+
+
+def run_folder(run: Path) -> Path:
+    """The run folder of a bundle: `run` itself, or its parent when `run` is RUN/model."""
+    return run.parent if (run.parent / "splits.json").is_file() else run
 
 
 def choose_pairs(found: PairSet, run: Path, split: str) -> tuple[str, tuple[Pair, ...]]:

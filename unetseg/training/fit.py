@@ -1,6 +1,5 @@
 """Pairs → bundle: the training loop, readable from top to bottom."""
 
-import math
 import time
 from collections.abc import Iterator
 from copy import deepcopy
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from unetseg.bundle import build_segmenter, save_bundle, to_machine
 from unetseg.config import TrainConfig
-from unetseg.data.dataset import Crops, Order, Sample, crop_loader, read_split
+from unetseg.data.dataset import Crops, Order, Sample, crop_loader, read_split, window
 from unetseg.data.images import write_png
 from unetseg.errors import DivergedError, StoppedError
 from unetseg.evaluation.confusion import Scores, confusion, score
@@ -21,13 +20,14 @@ from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
 from unetseg.training.checkpoint import save_state
-from unetseg.training.losses import SegmentationLoss, deep_supervision
+from unetseg.training.losses import LossMean, SegmentationLoss, deep_supervision
 from unetseg.training.optimizer import build_optimizer, restore_buffers, update_average
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
 from unetseg.training.previews import augmented_sheet, validation_sheet
 from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.signals import StopRequest
+from unetseg.unet.skips import expected_open_switches
 
 SAVE_SECONDS = 600.0
 """Longest time between two saved states."""
@@ -170,7 +170,9 @@ class Trainer:
         mask = part.mask.to(device, non_blocking=True)
         with self.machine.autocast():
             logits = self.segmenter.all_logits(image, part.statistics.to(device))
-        return deep_supervision(self.loss, logits, mask)
+        loss = deep_supervision(self.loss, logits, mask)
+        switches = expected_open_switches(self.segmenter)
+        return loss if switches is None else loss + self.config.switch_penalty * switches
 
     def validate(self) -> None:
         """Score the whole validation set; keep the weights when they are the best so far.
@@ -317,9 +319,26 @@ class Trainer:
         self.rows.append(row)
         self.log.rewrite(self.rows)
         self.log.scalars(row)
+        self._log_skips()
         self.save()
         sheet = validation_sheet(self.val_reader, self.engine())
         write_png(self.run.folder / "previews" / f"step_{self.step:06d}.png", sheet)
+
+    @torch.no_grad()
+    def _log_skips(self) -> None:
+        """Log the learned factors, and how much each skip lets through on a validation crop."""
+        kept = self.engine().segmenter
+        network = kept.network
+        factors = {name: p.item() for name, p in network.named_parameters() if p.ndim == 0}
+        image, _ = self.val_reader[0]
+        centre = (image.shape[0] // 2, image.shape[1] // 2)
+        crop = torch.from_numpy(window(image, centre, self.plan.patch)).permute(2, 0, 1)[None]
+        pixels = kept.prepared(crop.to(self.machine.device))
+        with self.machine.autocast():
+            openings = network.openings(pixels)
+        means = [None if opening is None else opening.float().mean().item() for opening in openings]
+        if factors or any(mean is not None for mean in means):
+            self.log.event("skips", step=self.step, openings=means, factors=factors)
 
     def _announce(self) -> None:
         parameters = sum(p.numel() for p in self.segmenter.parameters())
@@ -343,33 +362,3 @@ class Trainer:
             facts["steps/s"] = self.clock.speed
         self.progress.advance("training", done - self.clock.reported, **facts)
         self.clock.reported = done
-
-
-class LossMean:
-    """The mean of losses, read back from the device as seldom as possible."""
-
-    def __init__(self) -> None:
-        self._sum: Tensor | None = None
-        self._count = 0
-        self.latest = math.nan
-
-    def add(self, loss: Tensor) -> None:
-        """Count one more loss."""
-        self._sum = loss if self._sum is None else self._sum + loss
-        self._count += 1
-        if self._count % 10 == 1:
-            self.latest = float(loss)
-
-    def state(self) -> tuple[Tensor | None, int]:
-        """What `restore` takes."""
-        return self._sum, self._count
-
-    def restore(self, total: Tensor | None, count: int) -> None:
-        """Go on from a `state`."""
-        self._sum, self._count = total, count
-
-    def take(self) -> float:
-        """The mean since the last call."""
-        mean = math.nan if self._sum is None else float(self._sum) / self._count
-        self._sum, self._count = None, 0
-        return mean

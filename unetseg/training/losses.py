@@ -6,6 +6,7 @@ is float32 whatever the type of the logits (float64 stays float64), under autoca
 counted whose target is 255, and its gradient is exactly zero.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -234,3 +235,33 @@ def deep_supervision(
     losses = [loss(logits, shrink_target(target, *logits.shape[2:])) for logits in all_logits]
     weighted = [weight * value for weight, value in zip(weights, losses, strict=True)]
     return torch.stack(weighted).sum() / sum(weights)
+
+
+class LossMean:
+    """The mean of losses, read back from the device as seldom as possible."""
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._count = 0
+        self.latest = math.nan
+
+    def add(self, loss: Tensor) -> None:
+        """Count one more loss."""
+        self._sum = loss if self._sum is None else self._sum + loss
+        self._count += 1
+        if self._count % 10 == 1:
+            self.latest = float(loss)
+
+    def state(self) -> tuple[Tensor | None, int]:
+        """What `restore` takes."""
+        return self._sum, self._count
+
+    def restore(self, total: Tensor | None, count: int) -> None:
+        """Go on from a `state`."""
+        self._sum, self._count = total, count
+
+    def take(self) -> float:
+        """The mean since the last call."""
+        mean = math.nan if self._sum is None else float(self._sum) / self._count
+        self._sum, self._count = None, 0
+        return mean

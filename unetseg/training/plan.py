@@ -18,7 +18,7 @@ from unetseg.data.masks import read_mask
 from unetseg.data.orientation import is_upright
 from unetseg.data.survey import Survey
 from unetseg.runtime import Machine, usable_cores
-from unetseg.unet.model import CLASSIC
+from unetseg.unet.build import CLASSIC
 from unetseg.unet.pretrained import DEPTHS
 
 LARGEST_PATCH = {"cpu": 256, "cuda": 512, "mps": 384}
@@ -174,7 +174,7 @@ def _batch(
         return config.training.batch
     width = network.widths[0] if network.widths else WIDTH[machine.device.type]
     width = network.width if isinstance(network.width, int) else width
-    crop = patch**2 * network.scale**2 * width * ACTIVATION_BYTES
+    crop = patch**2 * network.scale**2 * width * network.blocks_per_level * ACTIVATION_BYTES
     fits = int(machine.free_memory() * 0.6 / crop)
     batch = max(2, min(BATCH[machine.device.type], fits))
     reasons["batch"] = f"{fits} crops fit in 60% of the free memory by estimate"

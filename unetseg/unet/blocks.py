@@ -1,13 +1,20 @@
-"""Blocks: the convolutions of one level of the U, with the norms and the weights they start with.
+"""Blocks: the convolutions of one level of the U, and their norms.
 
-A block maps N×inputs×H×W to N×outputs×H×W; without padding it loses 2 pixels on every side.
+A block maps N×inputs×H×W to N×outputs×H/stride×W/stride. The U-Net's blocks have stride 1.
 """
 
 import math
+from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
-from unetseg.unet.shortcuts import Norm, identity_or_projection
+from unetseg.unet.shortcuts import Norm, Sum, identity_or_projection
+
+MakeShortcut = Callable[[int, int, Norm, int], nn.Module]
+"""Makes a shortcut from the channels that come in and go out, the norm and the stride."""
+DENSE_LAYERS = 4
+"""Layers of a dense block."""
 
 
 def group_norm(channels: int) -> nn.Module:
@@ -29,11 +36,13 @@ def no_norm(channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def convolution(inputs: int, outputs: int, norm: Norm, padding: int) -> list[nn.Module]:
+def convolution(
+    inputs: int, outputs: int, norm: Norm, padding: int = 1, stride: int = 1
+) -> list[nn.Module]:
     """A 3×3 convolution and its norm; the convolution has a bias only where there is no norm."""
     layer = norm(outputs)
     bias = isinstance(layer, nn.Identity)
-    return [nn.Conv2d(inputs, outputs, 3, padding=padding, bias=bias), layer]
+    return [nn.Conv2d(inputs, outputs, 3, stride, padding=padding, bias=bias), layer]
 
 
 class PlainBlock(nn.Sequential):
@@ -44,57 +53,95 @@ class PlainBlock(nn.Sequential):
         outputs: Channels that go out.
         norm: Makes the norm after each convolution.
         padding: Pixels of zeros around each convolution: 1 keeps the size, 0 loses 2 per side.
+        stride: Of the first convolution.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: Norm, padding: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, norm: Norm, padding: int = 1, stride: int = 1
+    ) -> None:
         super().__init__(
-            *convolution(inputs, outputs, norm, padding),
+            *convolution(inputs, outputs, norm, padding, stride),
             nn.ReLU(inplace=True),
             *convolution(outputs, outputs, norm, padding),
             nn.ReLU(inplace=True),
         )
 
 
+def sum_shortcut(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> Sum:
+    """F(x) + x, with a projection where the shapes change."""
+    return Sum(identity_or_projection(inputs, outputs, norm, stride))
+
+
 class ResidualBlock(nn.Module):
-    """ReLU(branch(x) + shortcut(x)), the branch being two 3×3 convolutions (He 2015, 1512.03385).
+    """ReLU(F(x) joined with x), F being two 3×3 convolutions (He 2015, 1512.03385).
 
     Args:
         inputs: Channels that come in.
         outputs: Channels that go out.
         norm: Makes the norm after each convolution.
-        padding: Only 1: branch and shortcut must have one size.
+        shortcut: Makes what joins x and F(x).
+        stride: Of the first convolution and of the shortcut.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: Norm, padding: int = 1) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        norm: Norm,
+        shortcut: MakeShortcut = sum_shortcut,
+        stride: int = 1,
+    ) -> None:
         super().__init__()
-        assert padding == 1, "a residual block keeps the size"
-        self.shortcut = identity_or_projection(inputs, outputs, norm)
+        self.shortcut = shortcut(inputs, outputs, norm, stride)
         self.branch = nn.Sequential(
-            *convolution(inputs, outputs, norm, padding),
+            *convolution(inputs, outputs, norm, stride=stride),
             nn.ReLU(inplace=True),
-            *convolution(outputs, outputs, norm, padding),
+            *convolution(outputs, outputs, norm),
         )
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×inputs×H×W → N×outputs×H×W."""
-        output: Tensor = self.relu(self.branch(features) + self.shortcut(features))
+        """N×inputs×H×W → N×outputs×H/stride×W/stride."""
+        output: Tensor = self.relu(self.shortcut(features, self.branch))
         return output
 
 
-def he_initialise(part: nn.Module) -> None:
-    """Draw the weights of `part` from N(0, gain² / fan-in) and set the biases to 0.
+class DenseBlock(nn.Module):
+    """Layers that each see all before them: DenseNet's connections (Huang 2016, 1608.06993).
 
-    Gain² is 2 for 3×3 convolutions, which a ReLU follows (He 2015, 1502.01852), and 1 for 1×1 and
-    transposed ones, which none follows. Each output pixel of a 2×2 transposed convolution of
-    stride 2 sees one pixel of every input channel, so its fan-in is the number of input channels.
+    Layer l sees inputs + growth·(l − 1) channels and adds `growth`; at the end a 1×1 convolution
+    brings all of them to `outputs` channels, and average pooling takes the stride. A layer is
+    convolution, norm, ReLU as in the other blocks (DenseNet begins with norm and ReLU), so that a
+    dense block may stand first, on the image.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that go out.
+        norm: Makes the norm after each convolution.
+        growth: Channels that each layer adds.
+        stride: Of the pooling.
     """
-    for module in part.modules():
-        if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            continue
-        transposed = isinstance(module, nn.ConvTranspose2d)
-        taps = 1 if transposed else math.prod(module.kernel_size)
-        gain = math.sqrt(2) if taps > 1 else 1.0
-        nn.init.normal_(module.weight, std=gain / math.sqrt(module.in_channels * taps))
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+
+    def __init__(
+        self, inputs: int, outputs: int, norm: Norm, growth: int = 32, stride: int = 1
+    ) -> None:
+        super().__init__()
+        widths = [inputs + growth * layer for layer in range(DENSE_LAYERS + 1)]
+        self.layers = nn.ModuleList(
+            nn.Sequential(*convolution(width, growth, norm), nn.ReLU(inplace=True))
+            for width in widths[:-1]
+        )
+        last = norm(outputs)
+        self.transition = nn.Sequential(
+            nn.Conv2d(widths[-1], outputs, 1, bias=isinstance(last, nn.Identity)),
+            last,
+            nn.ReLU(inplace=True),
+            nn.AvgPool2d(stride) if stride > 1 else nn.Identity(),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×inputs×H×W → N×outputs×H/stride×W/stride."""
+        for layer in self.layers:
+            features = torch.cat([features, layer(features)], dim=1)
+        output: Tensor = self.transition(features)
+        return output

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unetseg.unet.skips import crop
+from unetseg.unet.skips import Adaptive, crop
 
 
 class TransposeUp(nn.ConvTranspose2d):
@@ -59,6 +59,13 @@ class Step(nn.Module):
         output: Tensor = self.block(self.skip(crop(feature, up), up))
         return output
 
+    def opening(self, below: Tensor, feature: Tensor) -> Tensor | None:
+        """How much of `feature` the skip lets through; None where that is not learned."""
+        if not isinstance(self.skip, Adaptive):
+            return None
+        up = self.up(below)
+        return self.skip.opening(crop(feature, up), up)
+
 
 class Decoder(nn.Module):
     """Steps from the bottom to full resolution.
@@ -66,12 +73,16 @@ class Decoder(nn.Module):
     Args:
         steps: One per level, full resolution first, as the skips are.
         widths: Channels that each step puts out, in the same order.
+        pathway: What the skips of all levels pass together before the steps: nested nodes.
     """
 
-    def __init__(self, steps: Iterable[nn.Module], widths: Sequence[int]) -> None:
+    def __init__(
+        self, steps: Iterable[Step], widths: Sequence[int], pathway: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.steps = nn.ModuleList(steps)
         self.widths = tuple(widths)
+        self.pathway = pathway or nn.Identity()
 
     def forward(self, bottom: Tensor, skips: Sequence[Tensor]) -> Tensor:
         """Bottom N×C×h×w and skips (full resolution first) → N×widths[0]×H×W."""
@@ -87,7 +98,19 @@ class Decoder(nn.Module):
             raise ValueError(f"{len(skips)} skips for {len(self.steps)} levels of the decoder")
         outputs: list[Tensor] = []
         features = bottom
-        for step, skip in zip(reversed(self.steps), reversed(skips), strict=True):
+        for step, skip in zip(reversed(self.steps), reversed(self.pathway(skips)), strict=True):
             features = step(features, skip)
             outputs.insert(0, features)
         return outputs
+
+    def openings(self, bottom: Tensor, skips: Sequence[Tensor]) -> list[Tensor | None]:
+        """How much each skip lets through, full resolution first; None where that is not learned.
+
+        One number for learned and switch, N×C×1×1 for gated, N×1×H×W for attention.
+        """
+        below = [*self.levels(bottom, skips)[1:], bottom]
+        openings = []
+        for step, under, skip in zip(self.steps, below, self.pathway(skips), strict=True):
+            assert isinstance(step, Step)
+            openings.append(step.opening(under, skip))
+        return openings

@@ -1,0 +1,305 @@
+"""The one function that builds a UNet from NetworkConfig, of an allow-list of parts."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import nn
+
+from unetseg.config import NetworkConfig
+from unetseg.errors import ConfigError
+from unetseg.unet.blocks import (
+    DenseBlock,
+    PlainBlock,
+    ResidualBlock,
+    group_norm,
+    instance_norm,
+    no_norm,
+)
+from unetseg.unet.decoder import BilinearUp, Decoder, Step, TransposeUp
+from unetseg.unet.encoder import Encoder, MakeBlock
+from unetseg.unet.initialisation import initialise
+from unetseg.unet.model import Geometry, UNet
+from unetseg.unet.nested import NestedPathway, Node
+from unetseg.unet.pretrained import (
+    DECODER_WIDTHS,
+    DEPTH,
+    DEPTHS,
+    PretrainedEncoder,
+    pretrained_encoder,
+)
+from unetseg.unet.shortcuts import (
+    Deactivable,
+    Highway,
+    MakePath,
+    Norm,
+    NoShortcut,
+    Projection,
+    ScaledBranch,
+    ScaledInput,
+    Sum,
+    ZeroPad,
+    identity_or_projection,
+)
+from unetseg.unet.skips import Add, Attention, Concat, Gated, Learned, NoSkip, Skip, Switch
+
+NORMS: dict[str, Norm] = {
+    "batch": nn.BatchNorm2d,
+    "group": group_norm,
+    "instance": instance_norm,
+    "none": no_norm,
+}
+UPS: dict[str, type[TransposeUp | BilinearUp]] = {
+    "transpose": TransposeUp,
+    "bilinear": BilinearUp,
+}
+PATHS: dict[str, MakePath] = {"projection": Projection, "zero_pad": ZeroPad}
+"""How x gets the shape of F(x), where that is not by `identity_or_projection`."""
+
+# Ronneberger 2015 (1505.04597), exactly.
+CLASSIC: dict[str, object] = {
+    "depth": 4,
+    "width": 64,
+    "widths": (),
+    "block": "plain",
+    "blocks_per_level": 1,
+    "skip": ("concat",),
+    "norm": "none",
+    "up": "transpose",
+    "padding": "valid",
+    "deep_supervision": False,
+    "encoder": None,
+    "weights": "none",
+}
+
+
+def build_unet(config: NetworkConfig, bands: int, classes: int) -> UNet:
+    """The U-Net that `config` describes, with fresh weights (or those of `config.weights`).
+
+    Every level has twice the channels of the one above, without a cap: width·2^level. `widths`
+    names each instead. An `encoder` brings its own widths, whatever `width` says, and a depth of 5
+    where that is "auto"; its decoder has smp's widths, 256 to 16. To load trained weights
+    afterwards, set `weights` to "none": then nothing is downloaded.
+
+    Args:
+        config: The settings; depth and width must be numbers, except where the preset or the
+            encoder knows them.
+        bands: Channels of the image.
+        classes: Number of classes.
+
+    Raises:
+        ConfigError: settings contradict one another or are still "auto"; all are listed.
+        MachineError: the weights of the encoder could not be downloaded.
+        BundleError: the weights of the encoder are damaged or belong to another.
+    """
+    problems = _classic_problems(config)
+    config = _settled(config)
+    problems += _size_problems(config) + _kind_problems(config)
+    counts = {"bands": bands, "classes": classes}
+    problems += [f"{name} is {n}: at least 1" for name, n in counts.items() if n < 1]
+    if problems:
+        summary = "no network can be built from these settings"
+        raise ConfigError(summary, problems, mend="Correct them in the flags or the --config file.")
+    return _build(config, bands, classes)
+
+
+def _settled(config: NetworkConfig) -> NetworkConfig:
+    """The settings with everything that the preset or the encoder decides."""
+    if config.preset == "classic":
+        return config.model_copy(update=CLASSIC)
+    if config.encoder is not None and config.depth == "auto":
+        return config.model_copy(update={"depth": DEPTH})
+    return config
+
+
+def _classic_problems(config: NetworkConfig) -> list[str]:
+    """Settings that are neither left alone nor what preset classic is."""
+    if config.preset != "classic":
+        return []
+    defaults = {name: field.default for name, field in NetworkConfig.model_fields.items()}
+    return [
+        f"{name} is {getattr(config, name)!r}: preset classic is {value!r}"
+        for name, value in CLASSIC.items()
+        if getattr(config, name) not in (value, defaults[name])
+    ]
+
+
+def _size_problems(config: NetworkConfig) -> list[str]:
+    if config.depth == "auto":
+        return ["depth is 'auto': a number of levels, for example --depth 4"]
+    if config.encoder is not None:
+        return _encoder_size_problems(config)
+    if not config.widths and config.width == "auto":
+        return ["width is 'auto': a number of channels, for example --width 32"]
+    if config.widths and len(config.widths) != config.depth + 1:
+        count = len(config.widths)
+        return [f"widths has {count} numbers: depth {config.depth} takes {config.depth + 1}"]
+    if any(width < 1 for width in config.widths):
+        return [f"widths is {config.widths}: every level has at least 1 channel"]
+    return []
+
+
+def _encoder_size_problems(config: NetworkConfig) -> list[str]:
+    problems = []
+    if config.depth not in DEPTHS:
+        problems.append(f"depth is {config.depth}: an encoder has a depth of 3, 4 or 5")
+    if config.widths:
+        problems.append(f"widths is {config.widths}: the encoder {config.encoder} brings its own")
+    return problems
+
+
+def _kind_problems(config: NetworkConfig) -> list[str]:
+    problems = []
+    if config.depth != "auto" and len(config.skip) not in (1, config.depth):
+        count = len(config.skip)
+        problems.append(f"skip has {count} kinds: 1 for all levels, or {config.depth}")
+    if config.padding == "valid" and config.preset != "classic":
+        problems.append("padding is 'valid': only --preset classic has valid convolutions")
+    if config.weights != "none" and config.encoder is None and config.preset != "classic":
+        problems.append(f"weights is {config.weights!r}: it needs an --encoder, such as resnet34")
+    return problems + _idle_problems(config)
+
+
+def _idle_problems(config: NetworkConfig) -> list[str]:
+    """Settings of parts that this network does not have."""
+    problems = []
+    if config.shortcut != "identity" and config.block != "residual":
+        problems.append(f"shortcut is {config.shortcut!r}: only --block residual has shortcuts")
+    if config.growth is not None and config.block != "dense":
+        problems.append(f"growth is {config.growth}: only --block dense grows")
+    if config.alpha is not None and not {"learned", "rezero"} & {config.shortcut, *config.skip}:
+        kinds = "--skip learned, --shortcut learned or --shortcut rezero"
+        problems.append(f"alpha is {config.alpha:g}: only {kinds} has an α")
+    return problems
+
+
+def _build(config: NetworkConfig, bands: int, classes: int) -> UNet:
+    assert isinstance(config.depth, int)
+    geometry = Geometry(config.depth, valid=config.padding == "valid")
+    encoder, widths = _encoder(config, bands)
+    decoder = _decoder(config, encoder.widths, widths)
+    deep = config.deep_supervision
+    network = UNet(encoder, decoder, classes, geometry=geometry, deep_supervision=deep)
+    for part in network.children():
+        if not isinstance(part, PretrainedEncoder):
+            initialise(part, config.init)
+    return network
+
+
+def _encoder(
+    config: NetworkConfig, bands: int
+) -> tuple[Encoder | PretrainedEncoder, tuple[int, ...]]:
+    """The encoder, and the channels of the decoder's levels, full resolution first."""
+    assert isinstance(config.depth, int)
+    if config.encoder is not None:
+        pretrained = pretrained_encoder(config.encoder, bands, config.depth, config.weights)
+        return pretrained, DECODER_WIDTHS[: config.depth]
+    widths = config.widths
+    if not widths:
+        assert isinstance(config.width, int)
+        widths = tuple(config.width << level for level in range(config.depth + 1))
+    return Encoder(bands, widths, make_level(config)), widths[:-1]
+
+
+def _decoder(config: NetworkConfig, features: tuple[int, ...], widths: tuple[int, ...]) -> Decoder:
+    """Steps to `widths` from the encoder's `features`, whose last is the bottom."""
+    asked = config.skip * (len(widths) if len(config.skip) == 1 else 1)
+    # some encoders (mit_b0) have no features at half the resolution
+    kinds = [kind if n else "none" for kind, n in zip(asked, features[:-1], strict=True)]
+    nodes = _nodes(config, kinds, features, widths)
+    steps = []
+    for level, (kind, width) in enumerate(zip(kinds, widths, strict=True)):
+        below = (*widths[1:], features[-1])[level]
+        skip = _skip(config, kind, features[level] + len(nodes[level]) * width, width)
+        block = make_level(config, project=kind == "pruned")(skip.width, width)
+        steps.append(Step(UPS[config.up](below, width), skip, block))
+    return Decoder(steps, widths, NestedPathway(nodes) if any(nodes) else None)
+
+
+def _nodes(
+    config: NetworkConfig, kinds: Sequence[str], features: tuple[int, ...], widths: tuple[int, ...]
+) -> list[list[Node]]:
+    """The nodes of every level: as many as the row of the level below has entries."""
+    nodes: list[list[Node]] = []
+    row_below: list[int] = []
+    for kind, feature, width in reversed(list(zip(kinds, features[:-1], widths, strict=True))):
+        row = [feature] if feature else []
+        made = []
+        for below in row_below if kind == "nested" else []:
+            block = make_level(config)(sum(row) + width, width)
+            made.append(Node(UPS[config.up](below, width), block))
+            row.append(width)
+        nodes.insert(0, made)
+        row_below = row
+    return nodes
+
+
+def _skip(config: NetworkConfig, kind: str, feature: int, width: int) -> Skip:
+    """A skip of `kind` from `feature` channels of the encoder to `width` of the decoder."""
+    alpha = 1.0 if config.alpha is None else config.alpha
+    made: dict[str, Callable[[int, int], Skip]] = {
+        "concat": Concat,
+        "nested": Concat,  # its nodes stand before the decoder
+        "add": Add,
+        "none": NoSkip,
+        "pruned": NoSkip,
+        "learned": partial(Learned, alpha=alpha),
+        "gated": Gated,
+        "attention": partial(Attention, norm=NORMS[config.norm]),
+        "switch": Switch,
+    }
+    return made[kind](feature, width)
+
+
+def make_level(config: NetworkConfig, *, project: bool = False) -> MakeBlock:
+    """What makes the blocks of one level, from the channels that come in and go out."""
+    make = make_block(config, project=project)
+    further = make_block(config)
+
+    def level(inputs: int, outputs: int) -> nn.Module:
+        first = make(inputs, outputs)
+        if config.blocks_per_level == 1:
+            return first
+        rest = (further(outputs, outputs) for _ in range(config.blocks_per_level - 1))
+        return nn.Sequential(first, *rest)
+
+    return level
+
+
+def make_block(config: NetworkConfig, *, project: bool = False) -> Callable[..., nn.Module]:
+    """What makes one block as `config` says: `(inputs, outputs, stride=1)` → module.
+
+    Args:
+        config: Block, shortcut, norm, padding and their numbers.
+        project: Whether a shortcut has a projection even where the shapes agree.
+    """
+    norm = NORMS[config.norm]
+    if config.block == "plain":
+        return partial(PlainBlock, norm=norm, padding=0 if config.padding == "valid" else 1)
+    if config.block == "residual":
+        return partial(ResidualBlock, norm=norm, shortcut=_shortcut(config, project=project))
+
+    def dense(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+        growth = max(1, outputs // 4) if config.growth is None else config.growth
+        return DenseBlock(inputs, outputs, norm, growth, stride)
+
+    return dense
+
+
+def _shortcut(config: NetworkConfig, *, project: bool) -> Callable[..., nn.Module]:
+    path = PATHS.get(config.shortcut, Projection if project else identity_or_projection)
+    alpha = float(config.shortcut == "learned") if config.alpha is None else config.alpha
+    joins: dict[str, Callable[[nn.Module, int], nn.Module]] = {
+        "identity": lambda path, _: Sum(path),
+        "zero_pad": lambda path, _: Sum(path),
+        "projection": lambda path, _: Sum(path),
+        "learned": lambda path, _: ScaledInput(path, alpha),
+        "rezero": lambda path, _: ScaledBranch(path, alpha),
+        "gated": Highway,
+        "deactivable": lambda path, _: Deactivable(path, config.survival),
+        "none": lambda path, _: NoShortcut(),
+    }
+
+    def shortcut(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> nn.Module:
+        return joins[config.shortcut](path(inputs, outputs, norm, stride), outputs)
+
+    return shortcut
