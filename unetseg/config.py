@@ -275,6 +275,8 @@ class GradientsConfig(Settings):
     """Training steps along which gradients are measured."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
     """Learning rate of those steps."""
+    seed: int = 0
+    """Seed of weights and images."""
 
 
 class SubjectConfig(Settings):
@@ -300,6 +302,8 @@ class AblateConfig(SubjectConfig):
     """What a skip is replaced by: nothing, its mean, another image's, or noise."""
     samples: Annotated[int, Field(ge=100)] = 1000
     """Bootstrap samples of the intervals."""
+    seed: int = 0
+    """Seed of noise and intervals."""
 
 
 class CompareConfig(Settings):
@@ -329,6 +333,19 @@ class LandscapeConfig(SubjectConfig):
     """Batch norm's at each point: taken anew from the images, or kept as trained."""
     iterations: Annotated[int, Field(ge=0)] = 20
     """Steps of the power iteration for the sharpness."""
+    seed: int = 0
+    """Seed of the directions."""
+
+
+class LookConfig(Settings):
+    """Where a look into the lab is taken, and where its files go."""
+
+    output: Annotated[Path | None, Parameter(alias=["-o"])] = None
+    """Folder to write to (default: in RUN/lab or checkpoints/lab)."""
+    quick: bool = False
+    """Fewer images, sizes and steps: minutes on a CPU."""
+    data: Annotated[PairsConfig, Parameter(name="*", group="Data")] = PairsConfig()
+    device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig()
 
 
 SETTINGS: frozenset[str] = frozenset(
@@ -344,6 +361,7 @@ SETTINGS: frozenset[str] = frozenset(
         AblateConfig,
         CompareConfig,
         LandscapeConfig,
+        LookConfig,
     )
     for name in group.model_fields
 )

@@ -103,7 +103,7 @@ def fitted(view: View, height: int, width: int) -> Tensor:
     side = max(height, width)
     centre = (view.truth.shape[0] // 2, view.truth.shape[1] // 2)
     square = window(view.image, centre, side)
-    top, left = (side - height) // 2, (side - width) // 2
+    top, left = side // 2 - height // 2, side // 2 - width // 2
     return _tensor(square[top : top + height, left : left + width])
 
 
