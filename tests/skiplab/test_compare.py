@@ -1,0 +1,297 @@
+"""Laws of the comparison: alike for all, scored as stated, never repeated, never mixed."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unetseg.config import (
+    CompareConfig,
+    EvalConfig,
+    NetworkConfig,
+    RuntimeConfig,
+    ScoringConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from unetseg.data.images import read_image
+from unetseg.data.pairs import find_pairs
+from unetseg.data.sample import draw_sample
+from unetseg.data.splits import read_splits
+from unetseg.errors import ConfigError, DataError, StoppedError
+from unetseg.evaluation.evaluate import evaluate
+from unetseg.prediction.predict import Predictor
+from unetseg.progress import Silent
+from unetseg.skiplab.compare import SCORES, SEVERITY, compare
+from unetseg.skiplab.corruptions import CORRUPTIONS
+from unetseg.skiplab.finding import Finding
+
+KINDS = CompareConfig(skips=("concat", "none"), seeds=2)
+RUNS = ["concat-seed0", "none-seed0", "concat-seed1", "none-seed1"]
+
+
+def tiny(**training: object) -> TrainConfig:
+    """Settings under which a training takes a fraction of a second."""
+    settings: dict[str, object] = {"epochs": 1, "patch": 32, "ema": False} | training
+    return TrainConfig(
+        network=NetworkConfig(depth=2, width=4),
+        training=TrainingConfig.model_validate(settings),
+        runtime=RuntimeConfig(device="cpu", precision="float32", workers=0),
+    )
+
+
+class Listener(Silent):
+    """Remembers what was said, and stops the process at the first training step if asked to."""
+
+    def __init__(self, *, stop: bool = False) -> None:
+        self.said: list[str] = []
+        self.stop = stop
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def advance(self, task: str, steps: int = 1, **facts: object) -> None:
+        if self.stop and task == "training":
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.stop = False
+
+    @property
+    def trained(self) -> list[str]:
+        """The trainings that were not done before, `skip-seedN`."""
+        turns = [text for text in self.said if text.startswith("training ")]
+        fresh = [text.split(": ")[1] for text in turns if "done before" not in text]
+        return [text.replace(", seed ", "-seed") for text in fresh]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def scores(output: Path) -> list[dict[str, str]]:
+    """The table of all trainings, without the times."""
+    rows = table(output / "compare_seeds.csv")
+    return [{k: v for k, v in row.items() if k != "train_seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_sample(tmp_path_factory.mktemp("data") / "cells", count=6, size=48)
+
+
+@pytest.fixture(scope="module")
+def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finding, Listener]:
+    """A comparison of two kinds with two seeds, and what was said."""
+    listener = Listener()
+    output = tmp_path_factory.mktemp("first") / "out"
+    return compare(data, KINDS, tiny(), output=output, progress=listener), listener
+
+
+@pytest.fixture
+def copy(first: tuple[Finding, Listener], tmp_path: Path) -> Path:
+    """A copy of the folder of `first`."""
+    return shutil.copytree(first[0].folder, tmp_path / "copy")
+
+
+# ------------------------------------------------------------------ what is written
+
+
+def test_everything_is_written(data: Path, first: tuple[Finding, Listener]) -> None:
+    finding, listener = first
+    rows = table(finding.folder / "compare.csv")
+    assert [row["skip"] for row in rows] == ["concat", "none"]
+    for row in rows:
+        assert all(row.values()), row
+        assert {f"{name}_mean" for name in CORRUPTIONS} < row.keys()
+    assert int(rows[0]["parameters"]) > int(rows[1]["parameters"])
+    assert float(rows[0]["gflop"]) > float(rows[1]["gflop"])
+    facts = json.loads((finding.folder / "compare.json").read_text())
+    assert (facts["seen"], facts["meaning"]) == (finding.seen, finding.meaning)
+    assert (facts["split"], facts["images"], facts["severity"]) == ("val", 1, 3)
+    assert facts["predict_ms_of"] == [48, 48]
+    assert "on 1 validation image" in finding.seen
+    with Image.open(finding.folder / "compare.png") as picture:
+        assert picture.width > 1000
+    assert listener.trained == RUNS  # all kinds with one seed before the next seed
+
+
+def test_kinds_differ_in_the_skip_alone_and_seeds_in_the_seed(
+    first: tuple[Finding, Listener],
+) -> None:
+    plans, splits = [], []
+    for name in RUNS:
+        run = first[0].folder / "runs" / name
+        plans.append(json.loads((run / "plan.json").read_text()))
+        splits.append(read_splits(run / "splits.json"))
+        assert plans[-1]["network"].pop("skip") == [name.split("-")[0]]
+        assert f"seed: {name[-1]}" in (run / "config.yaml").read_text()
+        plans[-1].pop("reasons")
+    assert all(plan == plans[0] for plan in plans)
+    assert all(split == splits[0] for split in splits)
+    rows = scores(first[0].folder)
+    assert len({row["steps"] for row in rows}) == 1
+    assert len({row["dice"] for row in rows}) == 4
+
+
+def test_means_are_of_the_seeds(first: tuple[Finding, Listener]) -> None:
+    seeds = scores(first[0].folder)
+    for row in table(first[0].folder / "compare.csv"):
+        values = [float(seed["noise"]) for seed in seeds if seed["skip"] == row["skip"]]
+        assert float(row["noise_mean"]) == pytest.approx(np.mean(values), abs=1e-4)
+        assert float(row["noise_sd"]) == pytest.approx(np.std(values, ddof=1), abs=1e-4)
+
+
+# ------------------------------------------------------------------ scores
+
+
+def test_the_clean_score_is_that_of_eval(
+    data: Path, first: tuple[Finding, Listener], tmp_path: Path
+) -> None:
+    config = EvalConfig(
+        scoring=ScoringConfig(save_masks=False, overlays=False),
+        device=RuntimeConfig(device="cpu", precision="float32"),
+    )
+    for row, name in zip(scores(first[0].folder), sorted(RUNS), strict=True):
+        run = first[0].folder / "runs" / name
+        found = evaluate(run, data, config, output=tmp_path / name)
+        assert found.split == "val"
+        assert float(row["dice"]) == pytest.approx(found.scores.foreground_dice, abs=1e-4)
+
+
+def test_corrupted_scores_are_those_of_corrupted_images(
+    data: Path, first: tuple[Finding, Listener]
+) -> None:
+    run = first[0].folder / "runs" / "concat-seed1"
+    predictor = Predictor(run, device=RuntimeConfig(device="cpu", precision="float32"))
+    held_out = [n for n, s in read_splits(run / "splits.json", "name").items() if s == "val"]
+    pair = next(pair for pair in find_pairs(data).pairs if pair.name == held_out[0])
+    assert pair.mask
+    truth = np.array(Image.open(pair.mask)) > 0
+    row = next(r for r in scores(first[0].folder) if (r["skip"], r["seed"]) == ("concat", "1"))
+    for name, corrupt in CORRUPTIONS.items():
+        image = corrupt(read_image(pair.image), SEVERITY, 0)
+        found = predictor.predict(image) > 0
+        by_hand = 2 * (truth & found).sum() / (truth.sum() + found.sum())
+        assert float(row[name]) == pytest.approx(by_hand, abs=1e-4)
+        assert row["dice_per_image"] == row["dice"]  # of a single image
+
+
+def test_test_images_count_before_validation_images(data: Path, tmp_path: Path) -> None:
+    for i, split in enumerate(["train", "train", "train", "val", "test", "test"]):
+        for kind in ("images", "masks"):
+            target = tmp_path / "split" / split / kind / f"x{i}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(data / kind / f"cells_{i:03d}.png", target)
+    one = CompareConfig(skips=("add", "none"), seeds=1)
+    finding = compare(tmp_path / "split", one, tiny(), output=tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert (facts["split"], facts["images"]) == ("test", 2)
+    rows = table(tmp_path / "out" / "compare.csv")
+    assert {row["dice_sd"] for row in rows} == {""}  # one seed has no spread
+    assert "one seed does not tell" in finding.seen
+    assert "--seeds 3" in finding.meaning
+
+
+def test_images_without_foreground_compare_nothing(data: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data, tmp_path / "copy")
+    for kind in ("images", "masks"):
+        (copy / "train" / kind).mkdir(parents=True)
+        (copy / "test" / kind).mkdir(parents=True)
+        for path in sorted((copy / kind).iterdir()):
+            path.rename(copy / ("test" if path.stem.endswith("5") else "train") / kind / path.name)
+        (copy / kind).rmdir()
+    Image.new("L", (48, 48)).save(copy / "test" / "masks" / "cells_005.png")
+    with pytest.raises(DataError, match=r"split test \(1 image\) show no foreground"):
+        compare(copy, KINDS, tiny(), output=tmp_path / "out")
+
+
+# ------------------------------------------------------------------ going on
+
+
+def test_what_is_complete_is_not_repeated(
+    data: Path, copy: Path, first: tuple[Finding, Listener]
+) -> None:
+    weights = {path: path.stat().st_mtime_ns for path in copy.rglob("model.safetensors")}
+    assert len(weights) == 4
+    listener = Listener()
+    again = compare(data, KINDS, tiny(), output=copy, progress=listener)
+    assert listener.trained == []
+    assert sum("done before" in text for text in listener.said) == 4
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    assert scores(copy) == scores(first[0].folder)
+    assert again.seen == first[0].seen
+
+
+def test_only_what_is_incomplete_is_trained(
+    data: Path, copy: Path, first: tuple[Finding, Listener]
+) -> None:
+    shutil.rmtree(copy / "runs" / "concat-seed1" / "model")
+    (copy / "runs" / "concat-seed1" / "last.pt").unlink()  # stopped before its first validation
+    (copy / "runs" / "none-seed0" / SCORES).unlink()  # stopped before it was scored
+    listener = Listener()
+    compare(data, KINDS, tiny(), output=copy, progress=listener)
+    assert listener.trained == ["none-seed0", "concat-seed1"]
+    assert any("none-seed0 at step" in text for text in listener.said)  # resumed, not repeated
+    assert scores(copy) == scores(first[0].folder)
+
+
+def test_a_signal_stops_and_the_same_command_goes_on(
+    data: Path, copy: Path, first: tuple[Finding, Listener]
+) -> None:
+    shutil.rmtree(copy / "runs" / "none-seed1")
+    with pytest.raises(StoppedError, match="the same `unetseg lab compare` command") as caught:
+        compare(data, KINDS, tiny(), output=copy, progress=Listener(stop=True))
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    compare(data, KINDS, tiny(), output=copy)
+    assert scores(copy) == scores(first[0].folder)
+
+
+def test_kinds_are_added_to_a_comparison(data: Path, copy: Path) -> None:
+    listener = Listener()
+    more = CompareConfig(skips=("none", "add"), seeds=1)
+    finding = compare(data, more, tiny(), output=copy, progress=listener)
+    assert listener.trained == ["add-seed0"]
+    assert [row["skip"] for row in finding.rows] == ["none", "add"]
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def test_other_settings_and_other_data_are_not_mixed(
+    data: Path, copy: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="these differ") as caught:
+        compare(data, KINDS, tiny(lr=0.01, epochs=2), output=copy)
+    assert caught.value.offenders == ["epochs: 1 → 2", "lr: auto → 0.01"]
+    other = draw_sample(tmp_path / "other", count=6, size=48, seed=1)
+    with pytest.raises(ConfigError, match="content of the data: "):
+        compare(other, KINDS, tiny(), output=copy)
+    (copy / "started.json").unlink()
+    with pytest.raises(ConfigError, match="is of no known comparison"):
+        compare(data, KINDS, tiny(), output=copy)
+
+
+def test_the_skip_and_the_seed_of_the_settings_do_not_count(data: Path, copy: Path) -> None:
+    network = NetworkConfig(depth=2, width=4, skip=("add",))
+    runtime = RuntimeConfig(device="cpu", precision="float32", workers=0, seed=9)
+    base = tiny().model_copy(update={"network": network, "runtime": runtime})
+    listener = Listener()
+    compare(data, KINDS, base, output=copy, progress=listener)
+    assert listener.trained == []
+
+
+def test_settings_of_which_no_network_can_be_built_leave_nothing(
+    data: Path, tmp_path: Path
+) -> None:
+    base = tiny().model_copy(update={"network": NetworkConfig(preset="classic")})
+    with pytest.raises(ConfigError, match="no network can be built"):
+        compare(data, KINDS, base, output=tmp_path / "out")
+    with pytest.raises(ConfigError, match="leaves nothing to compare"):
+        compare(data, CompareConfig(skips=("add", "add")), tiny(), output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,329 @@
+"""The arms of a comparison: which is best, what the seeds can tell apart, in words and a picture.
+
+Whether one kind of skip is better than another is told by how far the seeds alone move the scores:
+by Welch's interval (1947) of the difference of two means, at a level of 95% for all comparisons
+with the best kind together (Bonferroni).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from pydantic import BaseModel, ConfigDict
+from scipy.special import stdtrit
+
+from unetseg.data.folders import number
+from unetseg.evaluation.confusion import Floats
+from unetseg.skiplab.corruptions import CORRUPTIONS, STRONGEST
+from unetseg.skiplab.finding import COLOURS, new_figure
+
+CONFIDENCE = 0.95
+"""Of all statements together that a kind scores less than the best."""
+CHEAPER = 0.95
+"""Share of the best kind's arithmetic below which another is called cheaper."""
+UNEVEN = 1.2
+"""Ratio of the steps of two seeds of one kind from which on it is told."""
+CLEAN = "clean"
+"""The condition of images that are as they were."""
+
+
+class Training(BaseModel):
+    """One training, and its scores on the images held out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    skip: str
+    seed: int
+    steps: int
+    seconds: float
+    """Of the whole training, validation included."""
+    split: str
+    images: int
+    """Images that it was scored on."""
+    dice: dict[str, float]
+    """Foreground Dice over all pixels of the split, 0–1, by condition: clean or a corruption."""
+    dice_per_image: dict[str, float]
+    """Mean of the foreground Dice of every image that has one, likewise."""
+
+    def row(self) -> dict[str, object]:
+        """The training as a row of a table."""
+        scores = {name: round(self.dice[name], 4) for name in CORRUPTIONS}
+        per_image = round(self.dice_per_image[CLEAN], 4)
+        first = {"skip": self.skip, "seed": self.seed, "dice": round(self.dice[CLEAN], 4)}
+        last = {"train_seconds": round(self.seconds, 1), "steps": self.steps}
+        return {**first, "dice_per_image": per_image, **scores, **last}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of skip: what it costs, and its trainings, one per seed."""
+
+    skip: str
+    parameters: int
+    gflop: float
+    """Of one image of the size of a training crop; a multiplication and an addition are two."""
+    predict_ms: float
+    """Median time for one image, milliseconds."""
+    trainings: tuple[Training, ...]
+
+    def dice(self, condition: str = CLEAN) -> Floats:
+        """The Dice of each seed under a condition."""
+        return np.array([training.dice[condition] for training in self.trainings])
+
+    @property
+    def mean(self) -> float:
+        """Mean Dice of the seeds on clean images."""
+        return float(self.dice().mean())
+
+    @property
+    def robust(self) -> float:
+        """Mean Dice of the seeds over all corruptions."""
+        return float(np.mean([self.dice(name) for name in CORRUPTIONS]))
+
+    @property
+    def unevenness(self) -> float:
+        """Steps of the longest training over those of the shortest, at least 1."""
+        steps = [training.steps for training in self.trainings]
+        return max(steps) / max(1, min(steps))
+
+    def __str__(self) -> str:
+        return f"{self.skip} ({mean_and_deviation(self.dice())})"
+
+    def row(self) -> dict[str, object]:
+        """The arm as a row of a table: means and deviations over the seeds."""
+        per_image = np.array([training.dice_per_image[CLEAN] for training in self.trainings])
+        scores = {"dice": self.dice(), "dice_per_image": per_image}
+        scores |= {name: self.dice(name) for name in CORRUPTIONS}
+        row: dict[str, object] = {"skip": self.skip, "seeds": len(self.trainings)}
+        row |= {"parameters": self.parameters, "gflop": round(self.gflop, 4)}
+        for name, values in scores.items():
+            row[f"{name}_mean"] = round(float(values.mean()), 4)
+            row[f"{name}_sd"] = None if len(values) < 2 else round(deviation(values), 4)
+        seconds = np.mean([training.seconds for training in self.trainings])
+        steps = np.mean([training.steps for training in self.trainings])
+        row |= {"train_seconds": round(float(seconds), 1), "steps": round(float(steps))}
+        return row | {"predict_ms": round(self.predict_ms, 2)}
+
+
+# ------------------------------------------------------------------ what the seeds can tell
+
+
+def deviation(values: Floats) -> float:
+    """Standard deviation of a sample (n − 1); nan of fewer than two values."""
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+
+
+def mean_and_deviation(values: Floats) -> str:
+    """`0.880 ± 0.004`; the mean alone where one value has no deviation.
+
+    >>> mean_and_deviation(np.array([0.80, 0.82])), mean_and_deviation(np.array([0.8]))
+    ('0.810 ± 0.014', '0.800')
+    """
+    spread = f" ± {deviation(values):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{spread}"
+
+
+def difference_interval(first: Floats, second: Floats, comparisons: int = 1) -> tuple[float, float]:
+    """Welch's interval of mean(first) − mean(second), of samples with variances of their own.
+
+    Args:
+        first: Values of one sample.
+        second: Values of the other.
+        comparisons: Number of intervals that hold together at a level of 95% (Bonferroni).
+
+    Returns:
+        Lower and upper end; infinite where a sample has fewer than two values.
+
+    Source: Welch 1947, Biometrika 34:28.
+
+    >>> low, high = difference_interval(np.array([0.90, 0.91, 0.92]), np.array([0.80, 0.82, 0.84]))
+    >>> bool(0 < low < 0.09 < high)
+    True
+    """
+    if min(len(first), len(second)) < 2:
+        return -math.inf, math.inf
+    middle = float(first.mean() - second.mean())
+    parts = [deviation(sample) ** 2 / len(sample) for sample in (first, second)]
+    if not sum(parts):
+        return middle, middle
+    degrees = [len(sample) - 1 for sample in (first, second)]
+    freedom = sum(parts) ** 2 / sum(p**2 / d for p, d in zip(parts, degrees, strict=True))
+    quantile = stdtrit(freedom, 1 - (1 - CONFIDENCE) / (2 * comparisons))
+    half = float(quantile) * math.sqrt(sum(parts))
+    return middle - half, middle + half
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the arms stand on clean images, each group from the best downwards."""
+
+    best: Arm
+    """The one of the highest mean Dice."""
+    equals: tuple[Arm, ...]
+    """Those that the seeds cannot tell from it."""
+    worse: tuple[Arm, ...]
+    """Those that score less by more than the seeds explain."""
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """All of them."""
+        return (self.best, *self.equals, *self.worse)
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether every arm has two seeds at least."""
+        return all(len(arm.trainings) > 1 for arm in self.arms)
+
+
+def rank(arms: Sequence[Arm]) -> Standing:
+    """Find the best arm, and tell the others from it where the seeds allow."""
+    best, *others = sorted(arms, key=lambda arm: -arm.mean)
+    equals: list[Arm] = []
+    worse: list[Arm] = []
+    for arm in others:
+        low, _ = difference_interval(best.dice(), arm.dice(), len(others))
+        (worse if low > 0 else equals).append(arm)
+    return Standing(best, tuple(equals), tuple(worse))
+
+
+# ------------------------------------------------------------------ words
+
+
+def describe(standing: Standing, where: str) -> str:
+    """One sentence: what was seen.
+
+    Args:
+        standing: How the arms stand.
+        where: On what they were scored: "80 test images".
+    """
+    best, seeds = standing.best, number(len(standing.best.trainings), "seed")
+    parts = [f"With {seeds} each, {best.skip} scored highest on {where}, Dice "]
+    parts[0] += mean_and_deviation(best.dice())
+    if not standing.has_spread:
+        others = _listed(standing.equals)
+        parts += [f"then {others}, and one seed does not tell how far chance moves these scores"]
+    elif standing.equals:
+        parts += [f"the spread of the seeds does not tell it from {_listed(standing.equals)}"]
+    if standing.worse:
+        parts += [f"it is above {_listed(standing.worse)} by more than the spread of the seeds"]
+    uneven = max(arm.unevenness for arm in standing.arms)
+    if uneven > UNEVEN:
+        parts += [f"part of the spread is that one seed got {uneven:.1f} times another's steps"]
+    return "; ".join([*parts, _about_corruptions(standing)]) + "."
+
+
+def _about_corruptions(standing: Standing) -> str:
+    hardest, loss = hardest_corruption(standing.arms)
+    robust = max(standing.arms, key=lambda arm: arm.robust)
+    return (
+        f"of the spoilt copies {hardest} moved Dice most ({-loss:+.3f} on average), and over all "
+        f"of them {robust.skip} scored highest ({robust.robust:.3f})"
+    )
+
+
+def advise(standing: Standing) -> str:
+    """One sentence: what it means for the user."""
+    best = standing.best
+    if not standing.has_spread:
+        return f"A hint towards --skip {best.skip} and no more: repeat this with --seeds 3 or more."
+    cost = f"{best.gflop:.3g} GFLOP, {best.predict_ms:.3g} ms per image"
+    advice = f"Use --skip {best.skip} ({cost})"
+    cheap = min(standing.equals, key=lambda arm: arm.gflop, default=best)
+    if cheap.gflop < CHEAPER * best.gflop:
+        advice += f", or the cheaper {cheap.skip} ({cheap.gflop:.3g} GFLOP, "
+        advice += f"{cheap.predict_ms:.3g} ms; {best.mean - cheap.mean:.3f} Dice less on average, "
+        advice += f"which {len(best.trainings)} seeds cannot tell from chance)"
+    return f"{advice}{_about_none(standing)}."
+
+
+def _about_none(standing: Standing) -> str:
+    """Whether skips help at all, where the control without skips took part."""
+    none = next((arm for arm in standing.arms if arm.skip == "none"), None)
+    if none is None:
+        return ""
+    if none in standing.worse:
+        return f"; without skips Dice is {standing.best.mean - none.mean:.3f} lower"
+    if none is standing.best and not standing.equals:
+        return "; every kind of skip does harm on these images"
+    return "; that skips help on these images is not shown, and they do not always"
+
+
+def hardest_corruption(arms: Sequence[Arm]) -> tuple[str, float]:
+    """The corruption that costs most Dice on average over the arms, and how much."""
+    losses = {
+        name: float(np.mean([arm.mean - arm.dice(name).mean() for arm in arms]))
+        for name in CORRUPTIONS
+    }
+    hardest = max(losses, key=lambda name: losses[name])
+    return hardest, losses[hardest]
+
+
+def _listed(arms: Sequence[Arm]) -> str:
+    *first, last = map(str, arms)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+# ------------------------------------------------------------------ picture
+
+
+def draw(standing: Standing, where: str, severity: int) -> Figure:
+    """Left: the Dice of every kind and seed. Right: the same under each corruption."""
+    figure, axes = new_figure(13, 5, columns=2)
+    _draw_scores(axes[0, 0], standing, where)
+    _draw_conditions(axes[0, 1], standing, severity)
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", title="--skip")
+    return figure
+
+
+def _draw_scores(axes: Any, standing: Standing, where: str) -> None:
+    for place, (arm, colour) in enumerate(zip(standing.arms, _colours(standing), strict=True)):
+        values = arm.dice()
+        axes.plot(values, np.full(len(values), place + 0.18), ".", color=colour, alpha=0.6)
+        spread = [deviation(values)] if len(values) > 1 else None
+        axes.errorbar(arm.mean, place, xerr=spread, fmt="o", color=colour, capsize=4)
+    names = [f"{arm.skip}\n{arm.gflop:.3g} GFLOP" for arm in standing.arms]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("foreground Dice (mean ± deviation; dots: one training each)")
+    axes.set_title(f"{_headline(standing)}\n({where})")
+
+
+def _headline(standing: Standing) -> str:
+    others = len(standing.arms) - 1
+    if not standing.has_spread:
+        return f"{standing.best.skip} scored highest, with a single seed"
+    if not standing.equals:
+        return f"{standing.best.skip} scored highest, beyond the spread of the seeds"
+    untold = f"{len(standing.equals)} of {others} others" if standing.worse else "no other kind"
+    cannot = "cannot" if standing.worse else "can"
+    return f"{standing.best.skip} scored highest; {untold} {cannot} be told from it"
+
+
+def _draw_conditions(axes: Any, standing: Standing, severity: int) -> None:
+    conditions = (CLEAN, *CORRUPTIONS)
+    shifts = np.linspace(-0.3, 0.3, len(standing.arms)) if len(standing.arms) > 1 else [0.0]
+    for arm, colour, shift in zip(standing.arms, _colours(standing), shifts, strict=True):
+        values = [arm.dice(condition) for condition in conditions]
+        means = [float(value.mean()) for value in values]
+        spread = [deviation(value) for value in values] if len(arm.trainings) > 1 else None
+        places = np.arange(len(conditions)) + shift
+        axes.errorbar(places, means, spread, fmt="o", color=colour, capsize=3, label=arm.skip)
+    for border in range(len(conditions) - 1):
+        axes.axvline(border + 0.5, color="0.8", linewidth=0.8)
+    axes.grid(visible=False, axis="x")
+    axes.set_xticks(range(len(conditions)), conditions)
+    axes.set_xlim(-0.5, len(conditions) - 0.5)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel("foreground Dice (mean ± deviation)")
+    hardest, _ = hardest_corruption(standing.arms)
+    axes.set_title(
+        f"Of the spoilt images {hardest} is the hardest\n(severity {severity} of {STRONGEST})"
+    )
+
+
+def _colours(standing: Standing) -> list[str]:
+    return [COLOURS[place % len(COLOURS)] for place in range(len(standing.arms))]
