@@ -25,6 +25,7 @@ unetseg check photos/                           what it makes of your folder
 unetseg train photos/ --budget 10m --name cells
 unetseg eval checkpoints/cells photos/
 unetseg predict checkpoints/cells new/ -o masks/
+unetseg lab ablate checkpoints/cells photos/    what each skip connection carries
 
 Every setting can also stand in a --config FILE.yaml or in the environment
 (UNETSEG_EPOCHS=20); flags win over the environment, and that over the file.
@@ -37,7 +38,15 @@ COMMANDS = {
     "train": "Train a U-Net on a folder of image/mask pairs.",
     "eval": "Score a trained U-Net on a folder of pairs.",
     "predict": "Write masks for images.",
+    "prune": "Take the skips whose switch is off out of a trained U-Net.",
     "doctor": "Say what this machine offers.",
+}
+LAB = {
+    "gradients": "How gradients flow, with and without skips.",
+    "ablate": "Break one skip at a time and see what the masks lose.",
+    "compare": "Train the same data with different skips, and compare.",
+    "landscape": "The surface of the loss around the trained weights.",
+    "gates": "What learned skips settled on.",
 }
 ALIASES = {"eval": ["evaluate"]}
 EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPT = 2, 3, 130
@@ -62,6 +71,10 @@ app = App(
 for verb, summary in COMMANDS.items():
     module = "evaluate" if verb == "eval" else verb
     app.command(f"unetseg.cli.{module}:{module}", name=verb, alias=ALIASES.get(verb), help=summary)
+lab = App(name="lab", help="Show what the skip connections do, on your own data.")
+for verb, summary in LAB.items():
+    lab.command(f"unetseg.cli.lab:{verb}", name=verb, help=summary)
+app.command(lab)
 
 
 def main() -> None:
@@ -116,6 +129,8 @@ def _open_help(tokens: Sequence[str]) -> None:
     """Let the verb's docstring, with its examples, be its help, not its line in the list."""
     if tokens and tokens[0] in {*COMMANDS, *chain.from_iterable(ALIASES.values())}:
         app[tokens[0]].help = None
+    if tokens[:1] == ["lab"] and tokens[1:] and tokens[1] in LAB:
+        lab[tokens[1]].help = None
 
 
 def _sources(tokens: Sequence[str]) -> list[Env | Dict]:

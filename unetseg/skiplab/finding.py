@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ Row = Mapping[str, Any]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Colours of lines and bars, told apart by colour-blind eyes too (Okabe & Ito 2008)."""
+MOST_ROWS = 2000
+"""Rows of a table up to which the JSON repeats it."""
 STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -46,6 +49,8 @@ def publish(
 ) -> Finding:
     """Write NAME.csv (the rows), NAME.json (sentences, facts and rows) and each figure as PNG.
 
+    Numbers that are not finite are null in the JSON; very long tables are in the CSV only.
+
     Args:
         folder: Where to write.
         name: Stem of the files of the table.
@@ -54,8 +59,10 @@ def publish(
         **facts: What else belongs to the JSON: settings, seeds, versions.
     """
     write_text(folder / f"{name}.csv", _csv(finding.rows))
-    sentences = {"seen": finding.seen, "meaning": finding.meaning}
-    write_json(folder / f"{name}.json", sentences | facts | {"rows": list(finding.rows)})
+    content: dict[str, object] = {"seen": finding.seen, "meaning": finding.meaning} | facts
+    if len(finding.rows) <= MOST_ROWS:
+        content["rows"] = [{key: _json_value(row[key]) for key in row} for row in finding.rows]
+    write_json(folder / f"{name}.json", content)
     for stem, figure in figures.items():
         save_figure(folder / f"{stem}.png", figure)
     return finding
@@ -75,6 +82,10 @@ def save_figure(path: Path, figure: Figure) -> None:
     """Write `figure` as PNG, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
+
+
+def _json_value(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _csv(rows: Sequence[Row]) -> str:

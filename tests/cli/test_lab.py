@@ -1,0 +1,124 @@
+"""The skip lab and prune through the command line, on the drawn sample: real runs, tiny sizes."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from unetseg.bundle import load_bundle, save_bundle
+from unetseg.cli.app import LAB, run
+
+Capture = pytest.CaptureFixture[str]
+TINY = ["-e", "1", "--depth", "2", "--width", "4", "--patch", "32", "-b", "2", "--workers", "0"]
+TINY += ["--device", "cpu"]
+SMALL = ["--images-used", "3", "--window", "32", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "sample"
+    assert run(["sample", str(folder), "-n", "8", "--size", "48"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with a skip of its own kind on each level: attention on top, a switch below."""
+    out = tmp_path_factory.mktemp("runs")
+    skips = ["--skip", "attention,switch"]
+    assert run(["train", str(sample), *TINY, *skips, "--out", str(out), "--name", "cells"]) == 0
+    return out / "cells"
+
+
+def found(folder: Path, name: str) -> dict[str, object]:
+    """The JSON of a look, whose table and pictures are there too."""
+    content: dict[str, object] = json.loads((folder / f"{name}.json").read_text())
+    with (folder / f"{name}.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(list(content["rows"]))  # type: ignore[call-overload]
+    pictures = list(folder.glob("*.png"))
+    assert pictures
+    for picture in pictures:
+        with Image.open(picture) as opened:
+            assert min(opened.size) > 100
+    return content
+
+
+@pytest.mark.parametrize("verb", LAB)
+def test_the_help_of_a_look_has_an_example(verb: str, capsys: Capture) -> None:
+    assert run(["lab", verb, "--help"]) == 0
+    _, _, examples = capsys.readouterr().out.partition("Example")
+    assert f"unetseg lab {verb}" in examples.split("╭")[0]
+
+
+def test_the_lab_lists_its_looks(capsys: Capture) -> None:
+    assert run(["lab", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f" {verb} " in shown for verb in LAB)
+
+
+@pytest.mark.parametrize("verb", ["ablate", "gates", "landscape"])
+def test_a_look_at_a_run(verb: str, trained: Path, sample: Path, capsys: Capture) -> None:
+    extra = ["--points", "3", "--iterations", "2"] if verb == "landscape" else []
+    extra += ["--samples", "100"] if verb == "ablate" else []
+    assert run(["lab", verb, str(trained), str(sample), "--split", "all", *SMALL, *extra]) == 0
+    content = found(trained / "lab" / verb, verb)
+    shown = capsys.readouterr().out
+    assert str(content["seen"]) in shown
+    assert str(content["meaning"]) in shown
+    assert str(trained / "lab" / verb) in shown
+
+
+def test_quick_leaves_what_was_asked_for(trained: Path, sample: Path, tmp_path: Path) -> None:
+    flags = ["--quick", "--edits", "zero", "--images-used", "2", "--split", "all"]
+    assert run(["lab", "ablate", str(trained), str(sample), *flags, "-o", str(tmp_path)]) == 0
+    rows = found(tmp_path, "ablate")["rows"]
+    assert isinstance(rows, list)
+    assert {row["edit"] for row in rows} <= {"zero", "none", None, ""}
+
+
+@pytest.mark.parametrize("source", ["nothing", "data", "run"])
+def test_gradients(source: str, trained: Path, sample: Path, tmp_path: Path) -> None:
+    sources = {"nothing": [], "data": [str(sample)], "run": [str(trained)]}
+    flags = ["--depths", "4", "--norms", "none", "--inits", "he", "--steps", "1", "--width", "4"]
+    assert run(["lab", "gradients", *sources[source], *flags, "-o", str(tmp_path)]) == 0
+    found(tmp_path, "gradients")
+
+
+def test_compare_and_compare_again(sample: Path, tmp_path: Path, capsys: Capture) -> None:
+    line = ["lab", "compare", str(sample), "--skips", "concat,none", "--seeds", "1", *TINY]
+    assert run([*line, "-o", str(tmp_path / "c")]) == 0
+    rows = found(tmp_path / "c", "compare")["rows"]
+    assert isinstance(rows, list)
+    assert [row["skip"] for row in rows] == ["concat", "none"]
+    assert run([*line, "-o", str(tmp_path / "c")]) == 0
+
+
+def test_prune_a_closed_switch_and_predict(
+    trained: Path, sample: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    bundle = tmp_path / "closed"
+    segmenter, info = load_bundle(trained)
+    weights = segmenter.state_dict()
+    weights["network.decoder.steps.1.skip.slow_log_odds"] -= 1.0
+    save_bundle(bundle, weights, info)
+    assert run(["prune", str(bundle), "--device", "cpu"]) == 0
+    assert "unetseg predict" in capsys.readouterr().out
+    for source, masks in ((bundle, "before"), (bundle / "pruned", "after")):
+        images = str(sample / "images")
+        assert run(["predict", str(source), images, "-o", str(tmp_path / masks)]) == 0
+    before, after = (sorted((tmp_path / masks).rglob("*.png")) for masks in ("before", "after"))
+    assert [file.read_bytes() for file in before] == [file.read_bytes() for file in after]
+    small = load_file(bundle / "pruned" / "model.safetensors")
+    saved = sum(tensor.numel() for tensor in weights.values()) - sum(
+        tensor.numel() for tensor in small.values()
+    )
+    assert saved == 9 * 8 * 8 + 1  # the first convolution of level 1 sees 8 channels fewer
+
+
+def test_only_switches_can_be_pruned(sample: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run(["train", str(sample), *TINY, "--out", str(tmp_path), "--name", "plain"]) == 0
+    assert run(["prune", str(tmp_path / "plain")]) == 2
+    assert "--skip switch" in capsys.readouterr().err

@@ -1,0 +1,274 @@
+"""unetseg lab: what the skip connections do, on the user's own data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from cyclopts import Parameter
+from pydantic import BaseModel
+
+from unetseg.cli.console import observer, say
+from unetseg.config import (
+    AblateConfig,
+    CompareConfig,
+    DataConfig,
+    GradientsConfig,
+    LandscapeConfig,
+    LookConfig,
+    NetworkConfig,
+    RuntimeConfig,
+    SubjectConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from unetseg.progress import Progress
+
+if TYPE_CHECKING:
+    from unetseg.skiplab.finding import Finding
+
+QUICK: dict[type[BaseModel], dict[str, Any]] = {
+    GradientsConfig: {"depths": (10, 20, 56), "steps": 10},
+    AblateConfig: {"images_used": 8, "window": 256},
+    CompareConfig: {"seeds": 1},
+    LandscapeConfig: {"images_used": 2, "window": 128, "points": 9, "iterations": 8},
+    SubjectConfig: {"images_used": 6, "window": 512},
+    NetworkConfig: {"width": 8},
+    TrainingConfig: {"budget": 60.0},
+}
+"""What `--quick` sets where nothing else was asked for: minutes on a CPU."""
+FILE = Annotated[Path | None, Parameter(name="--config")]
+LOOK = Annotated[LookConfig, Parameter(name="*")]
+C = TypeVar("C", bound=BaseModel)
+
+
+def gradients(
+    source: Path | None = None,
+    /,
+    *,
+    width: int = 8,
+    config_file: FILE = None,
+    config: Annotated[GradientsConfig, Parameter(name="*")] = GradientsConfig(),  # noqa: B008
+    look: LOOK = LookConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Measure how gradients flow: per layer, at the start and through training.
+
+    Without SOURCE: stacks of convolutions on random images, with and without shortcuts. With a
+    folder of pairs: U-Nets with and without skips, trained on it for some steps. With a run
+    folder: the trained U-Net, with its skips and with all of them muted.
+
+    Examples:
+    unetseg lab gradients
+    unetseg lab gradients --depths 20,56 --shortcuts identity,rezero,none --norms none,batch
+    unetseg lab gradients photos/ --skips concat,none --steps 100
+    unetseg lab gradients checkpoints/cells
+
+    Parameters
+    ----------
+    source
+        Folder of pairs, or run folder of `unetseg train`.
+    width
+        Channels of the first level of the U-Nets that are trained.
+    config_file
+        YAML file with settings.
+    """
+    from unetseg.skiplab import gradients as room
+
+    base = TrainConfig(
+        data=DataConfig(**look.data.model_dump()),
+        network=NetworkConfig(width=width),
+        runtime=RuntimeConfig(**look.device.model_dump(), seed=config.seed),
+    )
+    folder = look.output or _home("gradients", source)
+    settings = _quickened(config, look.quick)
+    _show(
+        lambda progress: room.gradients(
+            settings, source=source, base=base, output=folder, seed=config.seed, progress=progress
+        )
+    )
+
+
+def ablate(
+    run: Path,
+    data: Path,
+    /,
+    *,
+    config_file: FILE = None,
+    config: Annotated[AblateConfig, Parameter(name="*")] = AblateConfig(),  # noqa: B008 (frozen)
+    look: LOOK = LookConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Break one skip at a time and see what the masks lose.
+
+    Each level's skip is zeroed, replaced by its mean, taken from another image, and replaced by
+    noise. The change of Dice has a 95% interval over images, and each level a verdict: it carries,
+    helps, is idle or hurts.
+
+    Examples:
+    unetseg lab ablate checkpoints/cells photos/
+    unetseg lab ablate checkpoints/cells photos/ --split val --edits zero,mean --quick
+
+    Parameters
+    ----------
+    run
+        Run folder of `unetseg train`.
+    data
+        Folder of pairs; images known from training keep their split.
+    config_file
+        YAML file with settings.
+    """
+    from unetseg.skiplab import ablate as room
+    from unetseg.skiplab.subject import open_subject
+
+    settings, folder = _quickened(config, look.quick), look.output or _home("ablate", run)
+
+    def work(progress: Progress) -> "Finding":
+        subject = open_subject(run, data, settings, look.data, look.device, progress=progress)
+        return room.ablate(subject, settings, output=folder, seed=config.seed, progress=progress)
+
+    _show(work)
+
+
+def compare(
+    data: Path,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    quick: bool = False,
+    config_file: FILE = None,
+    config: Annotated[CompareConfig, Parameter(name="*")] = CompareConfig(),  # noqa: B008 (frozen)
+    base: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Train the same data with different skips and seeds, and compare masks, size and speed.
+
+    Masks are scored on the test split (validation without one), clean and on corrupted copies:
+    noise, blur, contrast, texture. A comparison that was interrupted goes on where it was.
+
+    Examples:
+    unetseg lab compare photos/ --budget 5m
+    unetseg lab compare photos/ --skips concat,none,attention,nested --seeds 3 -e 30 --width 16
+
+    Parameters
+    ----------
+    data
+        Folder of pairs.
+    output
+        Folder to write to (default: checkpoints/lab/compare-NAME).
+    quick
+        One seed, a narrow network, a minute for each training.
+    config_file
+        YAML file with settings.
+    """
+    from unetseg.skiplab import compare as room
+
+    settings, folder = _quickened(config, quick), output or _home("compare", data)
+    parts = {"network": _quickened(base.network, quick), "training": base.training}
+    if not base.training.epochs:
+        parts["training"] = _quickened(base.training, quick)
+    trained = base.model_copy(update=parts)
+    _show(lambda progress: room.compare(data, settings, trained, output=folder, progress=progress))
+
+
+def landscape(
+    run: Path,
+    data: Path,
+    /,
+    *,
+    beside: Path | None = None,
+    config_file: FILE = None,
+    config: Annotated[LandscapeConfig, Parameter(name="*")] = LandscapeConfig(),  # noqa: B008
+    look: LOOK = LookConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Draw the loss around the trained weights, in two filter-normalised random directions.
+
+    Examples:
+    unetseg lab landscape checkpoints/cells photos/ --images-used 8 --window 256
+    unetseg lab landscape checkpoints/with photos/ --beside checkpoints/without --reach 0.5
+
+    Parameters
+    ----------
+    run
+        Run folder of `unetseg train`.
+    data
+        Folder of pairs; images known from training keep their split.
+    beside
+        A second run, drawn on the same scale.
+    config_file
+        YAML file with settings.
+    """
+    from unetseg.skiplab import landscape as room
+    from unetseg.skiplab.subject import open_subject
+
+    settings, folder = _quickened(config, look.quick), look.output or _home("landscape", run)
+    runs = [run, beside] if beside else [run]
+
+    def work(progress: Progress) -> "Finding":
+        subjects = [
+            open_subject(each, data, settings, look.data, look.device, progress=progress)
+            for each in runs
+        ]
+        return room.landscape(
+            subjects, settings, output=folder, seed=config.seed, progress=progress
+        )
+
+    _show(work)
+
+
+def gates(
+    run: Path,
+    data: Path,
+    /,
+    *,
+    config_file: FILE = None,
+    config: Annotated[SubjectConfig, Parameter(name="*")] = SubjectConfig(),  # noqa: B008 (frozen)
+    look: LOOK = LookConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Show what learned skips settled on: α, gates, switches and attention maps.
+
+    Examples:
+    unetseg lab gates checkpoints/cells photos/
+
+    Parameters
+    ----------
+    run
+        Run folder of `unetseg train`, with skips or shortcuts that learn.
+    data
+        Folder of pairs; images known from training keep their split.
+    config_file
+        YAML file with settings.
+    """
+    from unetseg.skiplab import gates as room
+    from unetseg.skiplab.subject import open_subject
+
+    settings, folder = _quickened(config, look.quick), look.output or _home("gates", run)
+
+    def work(progress: Progress) -> "Finding":
+        subject = open_subject(run, data, settings, look.data, look.device, progress=progress)
+        return room.gates(subject, output=folder, progress=progress)
+
+    _show(work)
+
+
+def _show(work: Callable[[Progress], "Finding"]) -> None:
+    """Do the work under a progress bar, and say what was found."""
+    progress = observer()
+    try:
+        finding = work(progress)
+    finally:
+        progress.stop()
+    say(finding.seen)
+    say(finding.meaning)
+    say(f"table, pictures and sentences: {finding.folder}")
+
+
+def _quickened(config: C, quick: bool) -> C:
+    """`config` with what `--quick` sets, where nothing else was asked for."""
+    changes = QUICK[type(config)] if quick else {}
+    asked = config.model_fields_set
+    return config.model_copy(update={k: v for k, v in changes.items() if k not in asked})
+
+
+def _home(name: str, source: Path | None) -> Path:
+    """Where the files of a look go: into the run's folder, or beside the runs."""
+    if source is not None and (source / "model" / "model.json").is_file():
+        return source / "lab" / name
+    stem = f"{name}-{source.resolve().stem}" if source is not None else name
+    return Path("checkpoints") / "lab" / stem
