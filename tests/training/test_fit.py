@@ -108,6 +108,43 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert untimed[0] == untimed[1]
 
 
+def drawing(**training: object) -> TrainConfig:
+    """A network that draws numbers in every training step: switches and dropped branches."""
+    network = NetworkConfig(
+        depth=2, width=4, skip=("switch",), block="residual", shortcut="deactivable", survival=0.5
+    )
+    return tiny(**training).model_copy(update={"network": network})
+
+
+def test_a_network_that_draws_numbers_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    whole = train(data, drawing(), out=tmp_path, name="whole")
+    with pytest.raises(StoppedError):
+        train(data, drawing(), out=tmp_path, name="cut", progress=StopAt(4, signal.SIGINT))
+    cut = train(data, drawing(), out=tmp_path, name="cut", resume=True)
+    assert all(torch.equal(weights(whole)[k], weights(cut)[k]) for k in weights(whole))
+
+
+def test_a_penalty_closes_switches_and_the_log_tells_how_far(data: Path, tmp_path: Path) -> None:
+    free, dear = (
+        train(data, drawing(epochs=8, switch_penalty=penalty), out=tmp_path, name=f"{penalty:g}")
+        for penalty in (0.0, 100.0)
+    )
+    name = "network.decoder.steps.1.skip.slow_log_odds"
+    assert weights(dear)[name] < 0.1 - 0.005  # log-odds 2 at first, 20 times the weight
+    assert weights(dear)[name] < weights(free)[name]
+    lines = [json.loads(line) for line in (dear / "log.jsonl").read_text().splitlines()]
+    skips = [line for line in lines if line["event"] == "skips"]
+    assert [line["step"] for line in skips] == [int(row["step"]) for row in metrics(dear)]
+    odds = [line["factors"][name.removeprefix("network.")] for line in skips]
+    assert odds == sorted(odds, reverse=True)
+    assert skips[-1]["openings"] == [1.0, 1.0]  # on average still open
+
+
+def test_the_log_is_silent_about_skips_that_learn_nothing(data: Path, tmp_path: Path) -> None:
+    run = train(data, tiny(epochs=1), out=tmp_path, name="plain")
+    assert '"skips"' not in (run / "log.jsonl").read_text()
+
+
 def test_resume_with_more_epochs(data: Path, tmp_path: Path) -> None:
     run = train(data, tiny(epochs=1), out=tmp_path, name="a")
     train(data, tiny(epochs=2), out=tmp_path, name="a", resume=True)
