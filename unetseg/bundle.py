@@ -2,7 +2,7 @@
 
 Whoever loads a bundle cannot scale pixels wrongly: the normalisation is part of the `Segmenter`,
 which takes raw pixel values. No pickled object and no import path is stored; the network is rebuilt
-from the allow-list of `unet/model.py`.
+from the allow-list of `unet/build.py`.
 """
 
 import json

@@ -120,10 +120,12 @@ class NetworkConfig(Settings):
     """Shortcut of residual blocks: how the input x passes by the convolutions F."""
     skip: Annotated[tuple[SkipKind, ...], Commas] = ("concat",)
     """Skip connection of all levels, or one per level from the top."""
-    alpha: float | None = None
+    alpha: Annotated[float | None, Field(allow_inf_nan=False)] = None
     """First value of learned factors α (default: 1 in F + αx and in skips, 0 in x + αF)."""
     survival: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of the training steps in which a deactivable shortcut's convolutions take part."""
+    deactivable: Literal["scaled", "whole"] = "scaled"
+    """Weight of these convolutions in evaluation: their survival, or 1 (and more in training)."""
     growth: Annotated[int | None, Field(ge=1)] = None
     """Channels that each layer of a dense block adds (default: a quarter of the level's)."""
     norm: NormKind = "batch"

@@ -1,4 +1,4 @@
-"""The way up: doubling, order of the levels, number of skips."""
+"""The way up: doubling, order of the levels, number of skips, openings."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from unetseg.unet.blocks import PlainBlock, no_norm
 from unetseg.unet.decoder import BilinearUp, Decoder, Step, TransposeUp
-from unetseg.unet.skips import Concat
+from unetseg.unet.skips import Concat, Gated, Learned
 
 
 def decoder() -> Decoder:
@@ -58,3 +58,52 @@ def test_as_many_skips_as_steps(count: int) -> None:
     bottom, skips = pyramid()
     with pytest.raises(ValueError, match=f"{count} skips for 2 levels"):
         decoder()(bottom, (skips * 2)[:count])
+
+
+# Openings
+
+
+def adaptive() -> Decoder:
+    steps = [
+        Step(TransposeUp(6, 4), Gated(4, 4), PlainBlock(8, 4, no_norm)),
+        Step(BilinearUp(10, 6), Learned(6, 6, alpha=0.5), PlainBlock(6, 6, no_norm)),
+    ]
+    return Decoder(steps, (4, 6))
+
+
+def test_fixed_skips_have_no_openings() -> None:
+    assert decoder().openings(*pyramid()) == [None, None]
+
+
+def test_the_openings_are_those_of_every_step_with_the_level_below() -> None:
+    network, (bottom, skips) = adaptive(), pyramid()
+    nn.init.normal_(network.get_parameter("steps.0.skip.excite.weight"))
+    top, lower = network.openings(bottom, skips)
+    assert lower is network.get_parameter("steps.1.skip.alpha")
+    up = network.get_submodule("steps.0.up")(network.levels(bottom, skips)[1])
+    gated = network.get_submodule("steps.0.skip")
+    assert isinstance(gated, Gated)
+    assert top is not None
+    assert torch.equal(top, gated.opening(skips[0], up))
+
+
+def test_the_opening_of_a_larger_feature_is_that_of_its_middle() -> None:
+    torch.manual_seed(0)
+    step = Step(TransposeUp(6, 4), Gated(4, 4), nn.Identity())
+    nn.init.normal_(step.get_parameter("skip.excite.weight"))
+    below, feature = torch.randn(1, 6, 2, 2), torch.randn(1, 4, 8, 10)
+    opening = step.opening(below, feature)
+    assert opening is not None
+    assert torch.equal(step(below, feature)[:, :4], opening * feature[..., 2:6, 3:7])
+
+
+def test_what_the_skips_pass_together_comes_before_the_steps() -> None:
+    class Doubled(nn.Module):
+        def forward(self, skips: list[Tensor]) -> list[Tensor]:
+            return [2 * skip for skip in skips]
+
+    plain, (bottom, skips) = decoder(), pyramid()
+    steps = [step for step in plain.steps if isinstance(step, Step)]
+    doubled = Decoder(steps, (4, 6), Doubled())
+    expected = plain(bottom, [2 * skip for skip in skips])
+    assert torch.equal(doubled(bottom, skips), expected)

@@ -1,24 +1,19 @@
-"""The U-Net: published sizes, exact output sizes, editable skips, and every error's text."""
+"""The U-Net: exact output sizes, editable skips, openings, and the machines it runs on."""
 
 import itertools
-import subprocess
-import sys
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from unetseg.config import NetworkConfig
+from unetseg.config import NetworkConfig, SkipKind
 from unetseg.errors import ConfigError
-from unetseg.unet.build import CLASSIC, build_unet
+from unetseg.unet.build import build_unet
 from unetseg.unet.model import Geometry, UNet
 
-FULL: dict[str, Any] = {"depth": 4, "width": 64}
 SMALL: dict[str, Any] = {"depth": 3, "width": 4}
-CLASSIC_PRESET: dict[str, Any] = {"preset": "classic"}
 
 
 def build(bands: int = 3, classes: int = 2, **settings: Any) -> UNet:
@@ -28,80 +23,6 @@ def build(bands: int = 3, classes: int = 2, **settings: Any) -> UNet:
 def on_meta(bands: int, classes: int, **settings: Any) -> UNet:
     with torch.device("meta"):
         return build(bands, classes, **settings)
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def gigaflops(network: UNet, bands: int, side: int) -> float:
-    image = torch.zeros(1, bands, side, side, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.eval()(image)
-    return round(float(counter.get_total_flops()) / 1e9, 1)
-
-
-# Published sizes
-
-
-@pytest.mark.parametrize(
-    ("bands", "classes", "settings", "expected"),
-    [
-        (1, 1, CLASSIC_PRESET, 31_030_593),
-        (1, 2, CLASSIC_PRESET, 31_030_658),
-        (3, 1, CLASSIC_PRESET, 31_031_745),
-        (3, 2, CLASSIC_PRESET, 31_031_810),
-        (1, 1, FULL, 31_036_481),
-        (1, 2, FULL, 31_036_546),
-        (3, 1, FULL, 31_037_633),
-        (3, 2, FULL, 31_037_698),
-        (3, 2, {"depth": 4, "widths": (64, 128, 256, 512, 1024)}, 31_037_698),
-        (3, 2, FULL | {"norm": "group"}, 31_037_698),
-        (3, 2, FULL | {"norm": "instance"}, 31_037_698),
-        (3, 2, {"depth": 4, "width": 32}, 7_763_074),
-        (3, 2, {"depth": 4, "width": 16}, 1_942_594),
-        (3, 2, {"depth": 4, "width": 8}, 486_562),
-        (1, 1, {"depth": 4, "width": 32, "norm": "none"}, 7_759_521),
-        (3, 2, FULL | {"skip": ("add",)}, 27_904_258),
-        (3, 2, FULL | {"skip": ("none",)}, 27_904_258),
-    ],
-)
-def test_parameters(bands: int, classes: int, settings: dict[str, Any], expected: int) -> None:
-    assert parameters(on_meta(bands, classes, **settings)) == expected
-
-
-def test_concat_costs_one_more_convolution_input_per_level_than_add() -> None:
-    concat, add = (parameters(on_meta(3, 2, **FULL, skip=(kind,))) for kind in ("concat", "add"))
-    assert concat - add == 9 * (64**2 + 128**2 + 256**2 + 512**2) == 3_133_440
-
-
-def test_the_classic_has_23_convolutions() -> None:
-    modules = list(on_meta(1, 2, preset="classic").modules())
-    sizes = [m.kernel_size[0] for m in modules if isinstance(m, nn.Conv2d)]
-    assert sizes.count(3) == 18
-    assert sizes.count(1) == 1
-    assert sum(isinstance(m, nn.ConvTranspose2d) for m in modules) == 4
-
-
-@pytest.mark.parametrize(
-    ("bands", "settings", "side", "expected"),
-    [
-        (1, CLASSIC_PRESET, 572, 300.9),
-        (3, FULL, 512, 385.4),
-        (3, FULL, 256, 96.3),
-        (3, FULL | {"skip": ("add",)}, 512, 308.1),
-        (3, FULL | {"skip": ("none",)}, 512, 308.1),
-    ],
-)
-def test_arithmetic(bands: int, settings: dict[str, Any], side: int, expected: float) -> None:
-    assert gigaflops(on_meta(bands, 2, **settings), bands, side) == expected
-
-
-def test_a_training_step_is_three_times_a_forward_pass() -> None:
-    network, image = on_meta(3, 2, **FULL), torch.zeros(2, 3, 256, 256, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        network(image).sum().backward()
-    assert counter.get_total_flops() / 1e9 == pytest.approx(3 * 2 * 96.3, rel=0.01)
 
 
 # Sizes of images
@@ -178,19 +99,20 @@ def test_valid_convolutions_refuse_an_image_of_which_nothing_is_left() -> None:
 # Skips
 
 
-def test_the_identity_changes_nothing() -> None:
-    network, image = build(**SMALL).eval(), torch.randn(1, 3, 24, 24)
+@pytest.mark.parametrize("kind", get_args(SkipKind))
+def test_the_identity_changes_nothing(kind: str) -> None:
+    network, image = build(**SMALL, skip=(kind,)).eval(), torch.randn(1, 3, 24, 24)
     assert torch.equal(network(image), network(image, lambda skips: list(skips)))
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
-@pytest.mark.parametrize(("kind", "matters"), [("concat", True), ("add", True), ("none", False)])
-def test_muting_a_skip_matters_where_there_is_one(kind: str, matters: bool, level: int) -> None:
+@pytest.mark.parametrize("kind", get_args(SkipKind))
+def test_muting_a_skip_matters_where_there_is_one(kind: str, level: int) -> None:
     def mute(skips: list[Tensor]) -> list[Tensor]:
         return [s * (index != level) for index, s in enumerate(skips)]
 
     network, image = build(**SMALL, skip=(kind,)).eval(), torch.randn(1, 3, 24, 24)
-    assert torch.equal(network(image), network(image, mute)) != matters
+    assert torch.equal(network(image), network(image, mute)) == (kind in {"none", "pruned"})
 
 
 def test_an_edit_sees_the_skips_from_full_resolution_down() -> None:
@@ -204,18 +126,6 @@ def test_an_edit_sees_the_skips_from_full_resolution_down() -> None:
     assert seen == [(1, 4, 24, 24), (1, 8, 12, 12), (1, 16, 6, 6)]
 
 
-def test_kinds_are_given_from_the_top() -> None:
-    network = build(**SMALL, skip=("none", "add", "concat")).eval()
-    image = torch.randn(1, 3, 24, 24)
-
-    def mute_top(skips: list[Tensor]) -> list[Tensor]:
-        return [torch.zeros_like(skips[0]), *skips[1:]]
-
-    assert torch.equal(network(image), network(image, mute_top))
-    names = [type(step.skip).__name__ for step in network.decoder.steps]
-    assert names == ["NoSkip", "Add", "Concat"]
-
-
 def test_the_first_channels_of_a_decoder_block_are_the_skip() -> None:
     network, image = build(**SMALL).eval(), torch.randn(1, 3, 24, 24)
     with torch.no_grad():
@@ -227,6 +137,81 @@ def test_the_first_channels_of_a_decoder_block_are_the_skip() -> None:
 def test_an_edit_may_not_lose_a_skip() -> None:
     with pytest.raises(ValueError, match="2 skips for 3 levels"):
         build(**SMALL)(torch.randn(1, 3, 24, 24), lambda skips: skips[1:])
+
+
+# Openings
+
+
+def adaptive(kind: str, **settings: Any) -> UNet:
+    """A network whose gates do not let everything through, nor the same on every level."""
+    torch.manual_seed(0)
+    network = build(**SMALL, skip=(kind,), init="torch", **settings).eval()
+    for name, parameter in network.named_parameters():
+        if ".excite." in name or ".psi." in name or name.endswith("alpha"):
+            nn.init.normal_(parameter)
+    if kind == "switch":
+        nn.init.constant_(network.get_parameter("decoder.steps.1.skip.slow_log_odds"), -1)
+    return network
+
+
+@pytest.mark.parametrize("kind", ["concat", "add", "none", "nested"])
+def test_fixed_skips_have_no_openings(kind: str) -> None:
+    assert build(**SMALL, skip=(kind,)).openings(torch.randn(2, 3, 24, 24)) == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes"),
+    [
+        ("learned", [(), (), ()]),
+        ("switch", [(), (), ()]),
+        ("gated", [(2, 4, 1, 1), (2, 8, 1, 1), (2, 16, 1, 1)]),
+        ("attention", [(2, 1, 24, 32), (2, 1, 12, 16), (2, 1, 6, 8)]),
+    ],
+)
+def test_openings_are_as_large_as_what_they_decide_on(
+    kind: str, shapes: list[tuple[int, ...]]
+) -> None:
+    openings = adaptive(kind).openings(torch.randn(2, 3, 17, 31))  # continued to 24 × 32
+    assert [None if each is None else tuple(each.shape) for each in openings] == shapes
+
+
+def test_mixed_skips_have_openings_where_they_learn() -> None:
+    network = build(**SMALL, skip=("attention", "concat", "learned"))
+    openings = network.openings(torch.randn(1, 3, 24, 24))
+    assert [opening is None for opening in openings] == [False, True, False]
+
+
+@pytest.mark.parametrize("block", ["plain", "residual", "dense"])
+@pytest.mark.parametrize(
+    ("kind", "fixed"),
+    [("learned", "add"), ("gated", "concat"), ("attention", "concat"), ("switch", "concat")],
+)
+def test_features_times_openings_are_what_the_decoder_gets(
+    kind: str, fixed: str, block: str
+) -> None:
+    """A network with fixed skips and the same weights, its features weighed by hand."""
+    network, image = adaptive(kind, block=block), torch.randn(2, 3, 24, 24)
+    by_hand = build(**SMALL, skip=(fixed,), block=block).eval()
+    assert not by_hand.load_state_dict(network.state_dict(), strict=False).missing_keys
+    openings = network.openings(image)
+
+    def weigh(skips: list[Tensor]) -> list[Tensor]:
+        pairs = zip(skips, openings, strict=True)
+        return [skip if opening is None else opening * skip for skip, opening in pairs]
+
+    torch.testing.assert_close(network(image), by_hand(image, weigh))
+    assert not torch.allclose(network(image), by_hand(image))
+
+
+def test_where_attention_is_0_the_feature_does_not_matter() -> None:
+    network, image = adaptive("attention"), torch.randn(1, 3, 24, 24)
+    nn.init.zeros_(network.get_parameter("decoder.steps.1.skip.psi.1.weight"))
+    nn.init.constant_(network.get_parameter("decoder.steps.1.skip.psi.1.bias"), -200)
+    opening = network.openings(image)[1]
+    assert opening is not None
+    assert not opening.any()
+    noise = network(image, lambda skips: [skips[0], torch.randn_like(skips[1]), skips[2]])
+    assert torch.equal(network(image), noise)
 
 
 # Training
@@ -251,7 +236,13 @@ def test_without_deep_supervision_there_is_one_head() -> None:
     assert len(network.all_logits(torch.randn(1, 3, 24, 24))) == 1
     assert not network.coarse_heads
     heads = build(**SMALL, deep_supervision=True).coarse_heads
-    assert parameters(heads) == 2 * (8 + 1) + 2 * (16 + 1)
+    assert sum(p.numel() for p in heads.parameters()) == 2 * (8 + 1) + 2 * (16 + 1)
+
+
+def test_one_image_alone_or_in_a_batch() -> None:
+    network, images = build(**SMALL).eval(), torch.randn(3, 3, 17, 31)
+    alone = torch.cat([network(image[None]) for image in images])
+    torch.testing.assert_close(network(images), alone)
 
 
 @pytest.mark.parametrize(
@@ -274,25 +265,6 @@ def test_the_gradient_reaches_every_parameter(block: str, skip: str, norm: str, 
     gradients = torch.autograd.grad(loss, list(network.parameters()))
     for (name, _), gradient in zip(network.named_parameters(), gradients, strict=True):
         assert gradient.any(), name
-
-
-def test_add_may_join_widths_that_do_not_double() -> None:
-    network = build(depth=2, widths=(4, 10, 7), skip=("add",))
-    assert network(torch.randn(1, 3, 12, 12)).shape == (1, 2, 12, 12)
-
-
-def test_one_image_alone_or_in_a_batch() -> None:
-    network, images = build(**SMALL).eval(), torch.randn(3, 3, 17, 31)
-    alone = torch.cat([network(image[None]) for image in images])
-    torch.testing.assert_close(network(images), alone)
-
-
-def test_equal_seeds_give_equal_weights() -> None:
-    states = []
-    for _ in range(2):
-        torch.manual_seed(7)
-        states.append(build(**SMALL).state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 # Machines
@@ -321,78 +293,3 @@ def test_export(size: tuple[int, int]) -> None:
     network, image = build(**SMALL).eval(), torch.randn(1, 3, *size)
     program = torch.export.export(network, (image,))
     torch.testing.assert_close(program.module()(image), network(image))
-
-
-def test_our_own_network_does_not_import_smp() -> None:
-    program = (
-        "import sys; from unetseg.config import NetworkConfig\n"
-        "from unetseg.unet.build import build_unet\n"
-        "build_unet(NetworkConfig(depth=1, width=1), 1, 2)\n"
-        "assert 'segmentation_models_pytorch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
-
-
-# Settings
-
-
-@pytest.mark.parametrize(
-    ("settings", "offender"),
-    [
-        ({"width": 8}, "depth is 'auto': a number of levels, for example --depth 4"),
-        ({"depth": 3}, "width is 'auto': a number of channels, for example --width 32"),
-        ({"depth": 3, "widths": (4, 8)}, "widths has 2 numbers: depth 3 takes 4"),
-        ({"depth": 1, "widths": (4, 0)}, "widths is (4, 0): every level has at least 1 channel"),
-        (SMALL | {"skip": ("add", "none")}, "skip has 2 kinds: 1 for all levels, or 3"),
-        (
-            SMALL | {"padding": "valid"},
-            "padding is 'valid': only --preset classic has valid convolutions",
-        ),
-        (
-            SMALL | {"weights": "imagenet"},
-            "weights is 'imagenet': it needs an --encoder, such as resnet34",
-        ),
-        ({"encoder": "resnet18", "depth": 2}, "depth is 2: an encoder has a depth of 3, 4 or 5"),
-        (
-            {"encoder": "resnet18", "widths": (1, 2)},
-            "widths is (1, 2): the encoder resnet18 brings its own",
-        ),
-        ({"preset": "classic", "depth": 3}, "depth is 3: preset classic is 4"),
-        ({"preset": "classic", "width": 32}, "width is 32: preset classic is 64"),
-        ({"preset": "classic", "norm": "group"}, "norm is 'group': preset classic is 'none'"),
-        (
-            {"preset": "classic", "skip": ("add",)},
-            "skip is ('add',): preset classic is ('concat',)",
-        ),
-        (
-            {"preset": "classic", "encoder": "resnet18"},
-            "encoder is 'resnet18': preset classic is None",
-        ),
-    ],
-)
-def test_settings_that_make_no_network(settings: dict[str, Any], offender: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        build(**settings)
-    assert str(error.value) == (
-        f"no network can be built from these settings\n  - {offender}\n"
-        "Correct them in the flags or the --config file."
-    )
-
-
-def test_all_problems_are_listed() -> None:
-    with pytest.raises(ConfigError) as error:
-        build(0, 0, depth=3, widths=(1,), skip=("add", "add"), padding="valid", weights="x")
-    assert error.value.offenders == [
-        "widths has 1 numbers: depth 3 takes 4",
-        "skip has 2 kinds: 1 for all levels, or 3",
-        "padding is 'valid': only --preset classic has valid convolutions",
-        "weights is 'x': it needs an --encoder, such as resnet34",
-        "bands is 0: at least 1",
-        "classes is 0: at least 1",
-    ]
-
-
-def test_the_classic_settings_may_be_spelled_out() -> None:
-    spelled = NetworkConfig.model_validate({"preset": "classic"} | CLASSIC)
-    with torch.device("meta"):
-        assert parameters(build_unet(spelled, 1, 2)) == 31_030_658

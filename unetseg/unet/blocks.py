@@ -136,7 +136,7 @@ class DenseBlock(nn.Module):
             nn.Conv2d(widths[-1], outputs, 1, bias=isinstance(last, nn.Identity)),
             last,
             nn.ReLU(inplace=True),
-            nn.AvgPool2d(stride) if stride > 1 else nn.Identity(),
+            nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity(),
         )
 
     def forward(self, features: Tensor) -> Tensor:

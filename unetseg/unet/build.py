@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 from torch import nn
 
@@ -9,6 +10,7 @@ from unetseg.config import NetworkConfig
 from unetseg.errors import ConfigError
 from unetseg.unet.blocks import (
     DenseBlock,
+    MakeShortcut,
     PlainBlock,
     ResidualBlock,
     group_norm,
@@ -52,6 +54,8 @@ UPS: dict[str, type[TransposeUp | BilinearUp]] = {
     "transpose": TransposeUp,
     "bilinear": BilinearUp,
 }
+DROPPING = ("survival", "deactivable")
+"""Settings of shortcuts that drop their branch."""
 PATHS: dict[str, MakePath] = {"projection": Projection, "zero_pad": ZeroPad}
 """How x gets the shape of F(x), where that is not by `identity_or_projection`."""
 
@@ -166,6 +170,13 @@ def _idle_problems(config: NetworkConfig) -> list[str]:
         problems.append(f"shortcut is {config.shortcut!r}: only --block residual has shortcuts")
     if config.growth is not None and config.block != "dense":
         problems.append(f"growth is {config.growth}: only --block dense grows")
+    if config.shortcut != "deactivable":
+        defaults = {name: NetworkConfig.model_fields[name].default for name in DROPPING}
+        problems += [
+            f"{name} is {getattr(config, name)!r}: only --shortcut deactivable drops branches"
+            for name, default in defaults.items()
+            if getattr(config, name) != default
+        ]
     if config.alpha is not None and not {"learned", "rezero"} & {config.shortcut, *config.skip}:
         kinds = "--skip learned, --shortcut learned or --shortcut rezero"
         problems.append(f"alpha is {config.alpha:g}: only {kinds} has an α")
@@ -206,9 +217,9 @@ def _decoder(config: NetworkConfig, features: tuple[int, ...], widths: tuple[int
     # some encoders (mit_b0) have no features at half the resolution
     kinds = [kind if n else "none" for kind, n in zip(asked, features[:-1], strict=True)]
     nodes = _nodes(config, kinds, features, widths)
+    widths_below = (*widths[1:], features[-1])
     steps = []
-    for level, (kind, width) in enumerate(zip(kinds, widths, strict=True)):
-        below = (*widths[1:], features[-1])[level]
+    for level, (kind, width, below) in enumerate(zip(kinds, widths, widths_below, strict=True)):
         skip = _skip(config, kind, features[level] + len(nodes[level]) * width, width)
         block = make_level(config, project=kind == "pruned")(skip.width, width)
         steps.append(Step(UPS[config.up](below, width), skip, block))
@@ -251,55 +262,67 @@ def _skip(config: NetworkConfig, kind: str, feature: int, width: int) -> Skip:
 
 
 def make_level(config: NetworkConfig, *, project: bool = False) -> MakeBlock:
-    """What makes the blocks of one level, from the channels that come in and go out."""
-    make = make_block(config, project=project)
-    further = make_block(config)
+    """What makes the blocks of one level, from the channels that come in and go out.
+
+    Args:
+        config: As for `make_block`, and the number of blocks.
+        project: Whether the first shortcut has a projection even where the shapes agree.
+    """
+    first, further = make_block(config, project=project), make_block(config)
 
     def level(inputs: int, outputs: int) -> nn.Module:
-        first = make(inputs, outputs)
-        if config.blocks_per_level == 1:
-            return first
-        rest = (further(outputs, outputs) for _ in range(config.blocks_per_level - 1))
-        return nn.Sequential(first, *rest)
+        rest = [further(outputs, outputs) for _ in range(config.blocks_per_level - 1)]
+        block = first(inputs, outputs)
+        return nn.Sequential(block, *rest) if rest else block
 
     return level
 
 
-def make_block(config: NetworkConfig, *, project: bool = False) -> Callable[..., nn.Module]:
-    """What makes one block as `config` says: `(inputs, outputs, stride=1)` → module.
+class MakeStridedBlock(Protocol):
+    """Makes a block from the channels that come in and go out, and the stride."""
+
+    def __call__(self, inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+        """A fresh block."""
+
+
+def make_block(config: NetworkConfig, *, project: bool = False) -> MakeStridedBlock:
+    """What makes one block as `config` says.
 
     Args:
         config: Block, shortcut, norm, padding and their numbers.
         project: Whether a shortcut has a projection even where the shapes agree.
     """
     norm = NORMS[config.norm]
-    if config.block == "plain":
-        return partial(PlainBlock, norm=norm, padding=0 if config.padding == "valid" else 1)
-    if config.block == "residual":
-        return partial(ResidualBlock, norm=norm, shortcut=_shortcut(config, project=project))
+    shortcut = _shortcut(config, project=project)
 
-    def dense(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+    def block(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+        if config.block == "plain":
+            padding = 0 if config.padding == "valid" else 1
+            return PlainBlock(inputs, outputs, norm, padding, stride)
+        if config.block == "residual":
+            return ResidualBlock(inputs, outputs, norm, shortcut, stride)
         growth = max(1, outputs // 4) if config.growth is None else config.growth
         return DenseBlock(inputs, outputs, norm, growth, stride)
 
-    return dense
+    return block
 
 
-def _shortcut(config: NetworkConfig, *, project: bool) -> Callable[..., nn.Module]:
-    path = PATHS.get(config.shortcut, Projection if project else identity_or_projection)
-    alpha = float(config.shortcut == "learned") if config.alpha is None else config.alpha
-    joins: dict[str, Callable[[nn.Module, int], nn.Module]] = {
-        "identity": lambda path, _: Sum(path),
-        "zero_pad": lambda path, _: Sum(path),
-        "projection": lambda path, _: Sum(path),
-        "learned": lambda path, _: ScaledInput(path, alpha),
-        "rezero": lambda path, _: ScaledBranch(path, alpha),
-        "gated": Highway,
-        "deactivable": lambda path, _: Deactivable(path, config.survival),
-        "none": lambda path, _: NoShortcut(),
-    }
+def _shortcut(config: NetworkConfig, *, project: bool) -> MakeShortcut:
+    make_path = PATHS.get(config.shortcut, Projection if project else identity_or_projection)
 
     def shortcut(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> nn.Module:
-        return joins[config.shortcut](path(inputs, outputs, norm, stride), outputs)
+        if config.shortcut == "none":
+            return NoShortcut()
+        path = make_path(inputs, outputs, norm, stride)
+        match config.shortcut:
+            case "learned":
+                return ScaledInput(path, 1.0 if config.alpha is None else config.alpha)
+            case "rezero":
+                return ScaledBranch(path, config.alpha or 0.0)
+            case "gated":
+                return Highway(path, outputs)
+            case "deactivable":
+                return Deactivable(path, config.survival, whole=config.deactivable == "whole")
+        return Sum(path)
 
     return shortcut

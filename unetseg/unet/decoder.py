@@ -108,9 +108,10 @@ class Decoder(nn.Module):
 
         One number for learned and switch, N×C×1×1 for gated, N×1×H×W for attention.
         """
-        below = [*self.levels(bottom, skips)[1:], bottom]
-        openings = []
-        for step, under, skip in zip(self.steps, below, self.pathway(skips), strict=True):
+        openings: list[Tensor | None] = []
+        features = bottom
+        for step, skip in zip(reversed(self.steps), reversed(self.pathway(skips)), strict=True):
             assert isinstance(step, Step)
-            openings.append(step.opening(under, skip))
+            openings.insert(0, step.opening(features, skip))
+            features = step(features, skip)
         return openings

@@ -117,7 +117,8 @@ class UNet(nn.Module):
     def openings(self, image: Tensor) -> list[Tensor | None]:
         """How much each skip lets through, full resolution first; None where that is not learned.
 
-        One number for learned and switch, N×C×1×1 for gated, N×1×H×W for attention.
+        See `Decoder.openings`. Maps are of the continued image: the smallest that is at least as
+        large and that the network can work on, with the image at its top left.
         """
         *skips, bottom = self.encoder(self._continued(image))
         return self.decoder.openings(bottom, skips)

@@ -24,7 +24,7 @@ BELOW, ABOVE = -0.1, 1.1
 SWITCH_START = 2.0
 """First log-odds of a switch: open with a probability of 97%."""
 SWITCH_SPEED = 20.0
-"""How many times faster the log-odds move than other weights: they have a long way to go."""
+"""How many times faster than other weights Adam moves the log-odds: they have a long way to go."""
 
 
 class Concat(nn.Module):
@@ -170,8 +170,9 @@ class Switch(nn.Module):
     """[z·feature, up], z = 0 or 1: a switch per level, learned by gradient (Louizos 2018).
 
     In training z is drawn from the hard concrete distribution: mostly 0 or 1, with a gradient for
-    the log-odds in between. In evaluation the switch is open if its log-odds are above 0. A closed
-    one can be taken out of the network: see `unetseg prune`.
+    the log-odds in between. In evaluation the switch is open if its log-odds are above 0; one that
+    is undecided, near 0, is then set where training saw both. A closed one can be taken out of the
+    network: see `unetseg prune`.
 
     Args:
         inputs: Channels of the encoder's features.
