@@ -191,7 +191,8 @@ def test_survival_weighs_the_branch_in_evaluation() -> None:
 
 def test_a_whole_branch_weighs_as_much_as_that_of_a_plain_residual_block() -> None:
     image, networks = torch.randn(1, 3, 16, 16), []
-    for settings in ({"shortcut": "deactivable", "deactivable": "whole"}, {}):
+    whole: dict[str, Any] = {"shortcut": "deactivable", "deactivable": "whole"}
+    for settings in (whole, {}):
         torch.manual_seed(0)
         networks.append(build(depth=1, width=4, block="residual", **settings).eval())
     dropping, residual = networks

@@ -1,0 +1,396 @@
+"""Laws of `lab gates`: what is reported is what the network does, over images and over training."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from unetseg.bundle import BundleInfo, Normalisation, Segmenter, image_statistics
+from unetseg.config import (
+    DeviceConfig,
+    NetworkConfig,
+    RuntimeConfig,
+    SubjectConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from unetseg.data.masks import IGNORED, ClassInfo, ClassMap
+from unetseg.data.sample import draw_cells, draw_sample
+from unetseg.errors import ConfigError
+from unetseg.progress import Silent
+from unetseg.runtime import Machine
+from unetseg.skiplab.gates import COLOUR_MAP, OPACITY, gates, laid_over
+from unetseg.skiplab.openings import (
+    OPENING,
+    Opening,
+    enlarged,
+    learned_factors,
+    measure_openings,
+    on_objects,
+    over_images,
+    read_log,
+    training_courses,
+)
+from unetseg.skiplab.subject import Subject, View, open_subject
+from unetseg.training.fit import train
+from unetseg.unet.build import build_unet
+from unetseg.unet.skips import SWITCH_SPEED, Attention, Gated, Switch
+
+SIZES = ((48, 48), (37, 52), (64, 41))
+"""Height and width of the images: none but the first is a multiple of what the network needs."""
+CELLS = ClassMap(
+    classes=(
+        ClassInfo(name="background", code=0, colour=(0, 0, 0)),
+        ClassInfo(name="cell", code=255, colour=(230, 20, 60)),
+    ),
+    background=0,
+)
+
+
+def network(**settings: Any) -> NetworkConfig:
+    return NetworkConfig.model_validate({"depth": 2, "width": 4, "norm": "none"} | settings)
+
+
+def view(index: int, height: int, width: int) -> View:
+    image, mask = draw_cells(64, seed=0, index=index)
+    image, mask = image[:height, :width], mask[:height, :width]
+    tensor = torch.from_numpy(image.astype(np.float32).transpose(2, 0, 1))[None]
+    return View(f"cells_{index}", image, (mask > 0).astype(np.uint8), image_statistics(tensor))
+
+
+def subject(
+    run: Path, config: NetworkConfig, sizes: tuple[tuple[int, int], ...] = SIZES
+) -> Subject:
+    """A fresh network of `config`, and drawn cells of several sizes."""
+    torch.manual_seed(0)
+    scaling = Normalisation(kind="dataset", mean=(128.0,) * 3, std=(60.0,) * 3)
+    info = BundleInfo(
+        network=config,
+        bands=3,
+        dtype="uint8",
+        class_map=CELLS,
+        normalisation=scaling,
+        tile=64,
+        overlap=0.25,
+    )
+    segmenter = Segmenter(build_unet(config, 3, 2), scaling, config.scale).eval()
+    machine = Machine(torch.device("cpu"), torch.float32, "cpu")
+    views = tuple(view(index, *size) for index, size in enumerate(sizes))
+    return Subject(run, segmenter, info, machine, "all", views)
+
+
+def skips(of: Subject) -> list[nn.Module]:
+    return [step.get_submodule("skip") for step in of.segmenter.network.decoder.steps]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "gates.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def width_of(picture: Path) -> int:
+    with Image.open(picture) as opened:
+        return opened.width
+
+
+class Listener(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+# ------------------------------------------------------------------ over images
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_attention_forced_to_a_constant_is_reported_as_it_everywhere(
+    tmp_path: Path, scale: float
+) -> None:
+    looked_at = subject(tmp_path, network(skip=("attention",), scale=scale))
+    for skip, share in zip(skips(looked_at), (0.25, 0.8), strict=True):
+        assert isinstance(skip, Attention)
+        psi = skip.psi[0]
+        assert isinstance(psi, nn.Conv2d)
+        assert psi.bias is not None
+        nn.init.zeros_(psi.weight)
+        nn.init.constant_(psi.bias, math.log(share / (1 - share)))
+    finding = gates(looked_at, output=tmp_path)
+    assert [row["image"] for row in finding.rows] == [
+        *(f"cells_{index}" for index in range(3) for _ in range(2)),
+        *("all", "all"),
+    ]
+    for row in finding.rows:
+        share = (0.25, 0.8)[row["level"]]
+        for column in ("mean", "low", "high", "foreground", "background"):
+            assert row[column] == pytest.approx(share, abs=1e-6)
+        assert row["contrast"] == pytest.approx(0, abs=1e-6)
+        assert not row["spread"] or row["spread"] < 1e-6
+    assert "0.80, the widest" in finding.seen
+    assert finding.meaning == "Attention treats objects and background alike at levels 0 and 1."
+    assert (tmp_path / "gates_maps.png").is_file()
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (9, 13), (3, 5)])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_every_pixel_gets_the_number_of_the_square_it_lies_in(
+    level: int, height: int, width: int
+) -> None:
+    side = 2**level
+    opening = np.random.default_rng(0).random((-(-height // side) + 1, -(-width // side) + 2))
+    squares = np.kron(opening, np.ones((side, side)))[:height, :width]
+    found = enlarged(opening.astype(np.float32), level, (height, width), (height, width))
+    np.testing.assert_allclose(found, squares, rtol=1e-6)
+
+
+def test_an_image_seen_at_half_its_size_has_squares_of_twice_the_side() -> None:
+    opening = np.arange(12, dtype=np.float32).reshape(3, 4)
+    half = enlarged(opening, 1, (6, 8), (12, 16))
+    np.testing.assert_array_equal(half, np.kron(opening, np.ones((4, 4))))
+
+
+def test_a_map_equal_to_the_foreground_is_1_on_it_and_0_elsewhere() -> None:
+    truth = view(0, 40, 50).truth
+    truth[:5] = IGNORED
+    opening = (truth == 1).astype(np.float32)
+    opening[:5] = 0.5  # where there is no truth
+    inside, outside = on_objects(opening, truth, (1,))
+    assert (inside, outside) == (1, 0)
+    only = Opening(0, "attention", "cells", opening, 0.3, 0, 1, inside, outside)
+    assert only.contrast == 1
+    assert over_images([only, only]).contrast == 1
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_an_image_without_objects_or_without_background_has_no_contrast(code: int) -> None:
+    truth = np.full((4, 4), code, np.uint8)
+    opening = np.full((4, 4), 0.3, np.float32)
+    sides = on_objects(opening, truth, (1,))
+    assert sides.count(None) == 1
+    bare = Opening(0, "attention", "bare", opening, 0.3, 0.3, 0.3, *sides)
+    whole = Opening(0, "attention", "whole", opening, 0.3, 0.3, 0.3, 0.9, 0.1)
+    assert bare.contrast is None
+    assert over_images([bare, bare]).contrast is None
+    assert over_images([bare, whole, bare]).contrast == whole.contrast
+
+
+def test_gates_are_counted_and_averaged_channel_by_channel(tmp_path: Path) -> None:
+    looked_at = subject(tmp_path, network(skip=("gated", "none")))
+    gated = skips(looked_at)[0]
+    assert isinstance(gated, Gated)
+    assert gated.excite.bias is not None
+    with torch.no_grad():
+        gated.excite.bias.copy_(torch.tensor([-5.0, 5.0, 0.0, 5.0]))
+    finding = gates(looked_at, output=tmp_path)
+    assert len(finding.rows) == 4
+    assert all((row["nearly_shut"], row["nearly_open"]) == (1, 2) for row in finding.rows)
+    expected = torch.tensor([-5.0, 5.0, 0.0, 5.0]).sigmoid().mean().item()
+    assert finding.rows[-1]["mean"] == pytest.approx(expected, abs=1e-6)
+    assert finding.rows[-1]["spread"] == pytest.approx(0, abs=1e-6)  # no weights, only biases
+    assert finding.meaning == "The gates of level 0 hardly differ from image to image."
+    assert (tmp_path / "gates_channels.png").is_file()
+
+
+def test_gates_that_depend_on_the_image_are_told_from_those_that_do_not(tmp_path: Path) -> None:
+    looked_at = subject(tmp_path, network(skip=("gated",)))
+    first = looked_at.views[0]
+    black = replace(first, name="black", image=np.zeros_like(first.image))
+    looked_at = replace(looked_at, views=(first, black))
+    follows = skips(looked_at)[1]
+    assert isinstance(follows, Gated)
+    nn.init.normal_(follows.excite.weight, std=30)
+    finding = gates(looked_at, output=tmp_path)
+    expected = "The gates of level 1 follow the image; the gates of level 0 hardly differ"
+    assert finding.meaning.startswith(expected)
+    single = replace(looked_at, views=looked_at.views[:1])
+    assert "takes more than one image" in gates(single, output=tmp_path).meaning
+
+
+def test_the_spread_of_gates_is_that_of_each_channel() -> None:
+    """Two channels that change places from image to image: the mean stays, the gates do not."""
+    shares = ([0.2, 0.8], [0.8, 0.2])
+    two = [
+        Opening(0, "gated", "", np.array(share, np.float32), 0.5, 0.2, 0.8, None, None)
+        for share in shares
+    ]
+    assert over_images(two).spread == pytest.approx(0.3)
+    assert over_images(two).mean == pytest.approx(0.5)
+
+
+def test_a_closed_switch_is_0_and_prune_is_named(tmp_path: Path) -> None:
+    looked_at = subject(tmp_path, network(skip=("switch",)))
+    closed = skips(looked_at)[1]
+    assert isinstance(closed, Switch)
+    nn.init.constant_(closed.slow_log_odds, -0.2)
+    finding = gates(looked_at, output=tmp_path)
+    means = {row["level"]: row["mean"] for row in finding.rows if "level" in row}
+    assert means == {0: 1.0, 1: 0.0}
+    odds = [row["value"] for row in finding.rows if "value" in row]
+    assert odds == pytest.approx([2.0, -0.2 * SWITCH_SPEED])
+    assert "without the skip of level 1" in finding.meaning
+    assert f"unetseg prune {tmp_path}" in finding.meaning
+
+
+# ------------------------------------------------------------------ learned numbers
+
+
+@pytest.mark.parametrize("shortcut", ["learned", "rezero"])
+def test_reported_alphas_are_the_parameters(tmp_path: Path, shortcut: str) -> None:
+    config = network(block="residual", shortcut=shortcut, skip=("learned", "concat"))
+    looked_at = subject(tmp_path, config)
+    numbers = {
+        name: parameter
+        for name, parameter in looked_at.segmenter.network.named_parameters()
+        if parameter.ndim == 0
+    }
+    assert len(numbers) == 6  # 3 levels of the encoder, 2 of the decoder, 1 skip
+    for value, parameter in enumerate(numbers.values()):
+        nn.init.constant_(parameter, 0.5 * value - 1)
+    finding = gates(looked_at, output=tmp_path)
+    reported = {row["name"]: row["value"] for row in finding.rows if "name" in row}
+    assert reported == {name: parameter.item() for name, parameter in numbers.items()}
+    assert finding.rows[0]["mean"] == reported["decoder.steps.0.skip.alpha"]
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25])
+@pytest.mark.parametrize("shortcut", ["learned", "rezero", "gated"])
+def test_a_fresh_network_stands_at_its_start(shortcut: str, alpha: float | None) -> None:
+    if shortcut == "gated":
+        alpha = None
+    config = network(block="residual", shortcut=shortcut, alpha=alpha)
+    factors = learned_factors(build_unet(config, 3, 2), alpha)
+    assert len(factors) == 5
+    assert [factor.value for factor in factors] == pytest.approx([f.start for f in factors])
+    assert {factor.stage for factor in factors} == {
+        *("encoder level 0", "encoder level 1", "encoder level 2"),
+        *("decoder level 0", "decoder level 1"),
+    }
+
+
+def test_a_network_that_learns_no_opening_is_refused_with_the_mend(tmp_path: Path) -> None:
+    plain = subject(tmp_path, network(skip=("concat", "none")))
+    with pytest.raises(ConfigError) as caught:
+        gates(plain, output=tmp_path / "out")
+    text = str(caught.value)
+    assert "learns how far it opens" in text
+    assert "skip concat, none" in text
+    assert "block plain" in text
+    assert "--skip attention, gated, learned or switch" in text
+    assert "--shortcut learned, rezero or gated" in text
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------ over training
+
+
+def line(step: int, opening: float | None = 0.5, **factors: float) -> str:
+    facts = {"event": "skips", "step": step, "openings": [opening, None], "factors": factors}
+    return json.dumps(facts)
+
+
+def write_log(folder: Path, *lines: str) -> Path:
+    path = folder / "log.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_the_log_is_read_into_a_course_for_each_number(tmp_path: Path) -> None:
+    write_log(
+        tmp_path,
+        line(5, 0.5, **{"encoder.levels.0.0.shortcut.alpha": 0.0}),
+        json.dumps({"event": "validation", "step": 5, "val_dice": None}),
+        line(10, None, **{"encoder.levels.0.0.shortcut.alpha": -0.25}),
+        line(15, 0.75, **{"decoder.steps.1.skip.slow_log_odds": 0.1}),
+    )
+    config = network(skip=("attention", "switch"), block="residual", shortcut="rezero")
+    looked_at = subject(tmp_path, config)
+    openings = measure_openings(looked_at)
+    overall = [over_images([o for o in openings if o.level == level]) for level in (0, 1)]
+    factors = learned_factors(looked_at.segmenter.network)
+    courses = training_courses(read_log(tmp_path / "log.jsonl"), overall, factors)
+    found = {(course.what.partition(":")[0], course.stage): course.points for course in courses}
+    assert found == {
+        (OPENING.partition(":")[0], "level 0"): {5: 0.5, 15: 0.75},
+        ("α of the shortcuts", "encoder level 0"): {5: 0.0, 10: -0.25},
+        ("log-odds of the switches", "skip level 1"): {15: pytest.approx(2.0)},
+    }
+    gates(looked_at, output=tmp_path / "out")
+    assert (tmp_path / "out" / "gates_training.png").is_file()
+
+
+def test_broken_lines_are_left_out_and_told(tmp_path: Path) -> None:
+    broken = ['{"event": "skips", "step": 7, "open', '{"event": "skips"}', "\xff\x00"]
+    others = ["17", '["skips"]', '{"event": "skipped", "step": 8}']
+    path = write_log(tmp_path, line(5), *broken, *others, line(10))
+    listener = Listener()
+    assert [moment.step for moment in read_log(path, listener)] == [5, 10]
+    assert listener.said == [f"3 lines of {path} cannot be read and are left out"]
+
+
+def test_where_a_resumed_training_went_back_the_later_lines_count(tmp_path: Path) -> None:
+    lines = [line(step, 0.1) for step in (5, 10, 15, 20)] + [line(step, 0.2) for step in (15, 18)]
+    moments = read_log(write_log(tmp_path, *lines))
+    assert [(moment.step, moment.openings[0]) for moment in moments] == [
+        (5, 0.1),
+        (10, 0.1),
+        (15, 0.2),
+        (18, 0.2),
+    ]
+
+
+def test_a_bundle_without_a_log_has_no_courses(tmp_path: Path) -> None:
+    listener = Listener()
+    assert read_log(tmp_path / "log.jsonl", listener) == []
+    assert "tells nothing" in listener.said[0]
+
+
+# ------------------------------------------------------------------ pictures and a real run
+
+
+def test_colours_over_an_image_mix_its_grey_with_the_colour_map() -> None:
+    from matplotlib import colormaps
+
+    image = np.array([[[10, 40, 70]] * 3], np.uint8)  # grey 40
+    opening = np.array([[0.1, 0.2, 0.9]], np.float32)
+    mixed: NDArray[Any] = laid_over(image, opening, 0.2, 0.6)
+    ends = 255 * colormaps[COLOUR_MAP](np.array([0.0, 0.0, 1.0]))[:, :3]
+    np.testing.assert_allclose(mixed[0], (1 - OPACITY) * 40 + OPACITY * ends, atol=1)
+
+
+def test_a_real_training_is_shown(tmp_path: Path) -> None:
+    data = draw_sample(tmp_path / "data", count=6, size=48)
+    config = TrainConfig(
+        network=NetworkConfig(depth=2, width=4, skip=("attention",)),
+        training=TrainingConfig(epochs=2, batch=2, patch=32),
+        runtime=RuntimeConfig(workers=0, device="cpu", precision="float32"),
+    )
+    run = train(data, config, out=tmp_path, name="run")
+    looked_at = open_subject(
+        run, data, SubjectConfig(split="all"), device=DeviceConfig(device="cpu")
+    )
+    finding = gates(looked_at, output=tmp_path / "out")
+    table = rows(tmp_path / "out")
+    assert len(table) == 2 * 6 + 2
+    assert all(0 < float(row["low"]) <= float(row["high"]) < 1 for row in table)
+    of_top = [row for row in table if row["level"] == "0"]
+    assert float(of_top[-1]["mean"]) == pytest.approx(
+        np.mean([float(r["mean"]) for r in of_top[:-1]])
+    )
+    facts = json.loads((tmp_path / "out" / "gates.json").read_text(encoding="utf-8"))
+    assert (facts["seen"], facts["meaning"]) == (finding.seen, finding.meaning)
+    assert len(facts["training"]) == 2
+    for name in ("gates", "gates_training", "gates_maps"):
+        assert width_of(tmp_path / "out" / f"{name}.png") > 300
+    assert not (tmp_path / "out" / "gates_channels.png").exists()
