@@ -25,6 +25,7 @@ from unetseg.progress import Progress
 
 if TYPE_CHECKING:
     from unetseg.skiplab.finding import Finding
+    from unetseg.skiplab.subject import Subject
 
 QUICK: dict[type[BaseModel], dict[str, Any]] = {
     GradientsConfig: {"depths": (10, 20, 56), "steps": 10},
@@ -39,6 +40,7 @@ QUICK: dict[type[BaseModel], dict[str, Any]] = {
 FILE = Annotated[Path | None, Parameter(name="--config")]
 LOOK = Annotated[LookConfig, Parameter(name="*")]
 C = TypeVar("C", bound=BaseModel)
+S = TypeVar("S", bound=SubjectConfig)
 
 
 def gradients(
@@ -52,9 +54,10 @@ def gradients(
 ) -> None:
     """Measure how gradients flow: per layer, at the start and through training.
 
-    Without SOURCE: stacks of convolutions on random images, with and without shortcuts. With a
-    folder of pairs: U-Nets with and without skips, trained on it for some steps. With a run
-    folder: the trained U-Net, with its skips and with all of them muted.
+    Without SOURCE: stacks of convolutions on random images, with and without
+    shortcuts. With a folder of pairs: U-Nets with and without skips, trained on
+    it for some steps. With a run folder: the trained U-Net, with its skips and
+    with all of them muted.
 
     Examples:
     unetseg lab gradients
@@ -98,9 +101,9 @@ def ablate(
 ) -> None:
     """Break one skip at a time and see what the masks lose.
 
-    Each level's skip is zeroed, replaced by its mean, taken from another image, and replaced by
-    noise. The change of Dice has a 95% interval over images, and each level a verdict: it carries,
-    helps, is idle or hurts.
+    Each level's skip is zeroed, replaced by its mean, taken from another image,
+    and replaced by noise. The change of Dice has a 95% interval over images,
+    and each level a verdict: it carries, helps, is idle or hurts.
 
     Examples:
     unetseg lab ablate checkpoints/cells photos/
@@ -115,16 +118,12 @@ def ablate(
     config_file
         YAML file with settings.
     """
-    from unetseg.skiplab import ablate as room
-    from unetseg.skiplab.subject import open_subject
+    from unetseg.skiplab.ablate import ablate as break_skips
 
-    settings, folder = _quickened(config, look.quick), look.output or _home("ablate", run)
+    def work(subjects: list["Subject"], settings: AblateConfig, **rest: Any) -> "Finding":
+        return break_skips(subjects[0], settings, seed=config.seed, **rest)
 
-    def work(progress: Progress) -> "Finding":
-        subject = open_subject(run, data, settings, look.data, look.device, progress=progress)
-        return room.ablate(subject, settings, output=folder, seed=config.seed, progress=progress)
-
-    _show(work)
+    _look_at("ablate", [run], data, config, look, work)
 
 
 def compare(
@@ -139,8 +138,9 @@ def compare(
 ) -> None:
     """Train the same data with different skips and seeds, and compare masks, size and speed.
 
-    Masks are scored on the test split (validation without one), clean and on corrupted copies:
-    noise, blur, contrast, texture. A comparison that was interrupted goes on where it was.
+    Masks are scored on the test split (validation without one), clean and on
+    corrupted copies: noise, blur, contrast, texture. A comparison that was
+    interrupted goes on where it was.
 
     Examples:
     unetseg lab compare photos/ --budget 5m
@@ -194,22 +194,12 @@ def landscape(
     config_file
         YAML file with settings.
     """
-    from unetseg.skiplab import landscape as room
-    from unetseg.skiplab.subject import open_subject
+    from unetseg.skiplab.landscape import landscape as draw
 
-    settings, folder = _quickened(config, look.quick), look.output or _home("landscape", run)
-    runs = [run, beside] if beside else [run]
+    def work(subjects: list["Subject"], settings: LandscapeConfig, **rest: Any) -> "Finding":
+        return draw(subjects, settings, seed=config.seed, **rest)
 
-    def work(progress: Progress) -> "Finding":
-        subjects = [
-            open_subject(each, data, settings, look.data, look.device, progress=progress)
-            for each in runs
-        ]
-        return room.landscape(
-            subjects, settings, output=folder, seed=config.seed, progress=progress
-        )
-
-    _show(work)
+    _look_at("landscape", [run, beside] if beside else [run], data, config, look, work)
 
 
 def gates(
@@ -235,16 +225,35 @@ def gates(
     config_file
         YAML file with settings.
     """
-    from unetseg.skiplab import gates as room
+    from unetseg.skiplab.gates import gates as read
+
+    def work(subjects: list["Subject"], settings: SubjectConfig, **rest: Any) -> "Finding":
+        return read(subjects[0], **rest)
+
+    _look_at("gates", [run], data, config, look, work)
+
+
+def _look_at(
+    name: str,
+    runs: list[Path],
+    data: Path,
+    config: S,
+    look: LookConfig,
+    work: Callable[..., "Finding"],
+) -> None:
+    """Open the runs on the images that `config` chooses, and let `work` look at them."""
     from unetseg.skiplab.subject import open_subject
 
-    settings, folder = _quickened(config, look.quick), look.output or _home("gates", run)
+    settings, folder = _quickened(config, look.quick), look.output or _home(name, runs[0])
 
-    def work(progress: Progress) -> "Finding":
-        subject = open_subject(run, data, settings, look.data, look.device, progress=progress)
-        return room.gates(subject, output=folder, progress=progress)
+    def opened(progress: Progress) -> "Finding":
+        subjects = [
+            open_subject(run, data, settings, look.data, look.device, progress=progress)
+            for run in runs
+        ]
+        return work(subjects, settings, output=folder, progress=progress)
 
-    _show(work)
+    _show(opened)
 
 
 def _show(work: Callable[[Progress], "Finding"]) -> None:
