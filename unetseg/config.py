@@ -203,7 +203,7 @@ class RuntimeConfig(DeviceConfig):
 
     workers: Annotated[int, Field(ge=0)] | Auto = "auto"
     """Processes that read and augment images."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, order and augmentation."""
 
 
@@ -277,7 +277,7 @@ class GradientsConfig(Settings):
     """Training steps along which gradients are measured."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
     """Learning rate of those steps."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights and images."""
 
 
@@ -304,7 +304,7 @@ class AblateConfig(SubjectConfig):
     """What a skip is replaced by: nothing, its mean, another image's, or noise."""
     samples: Annotated[int, Field(ge=100)] = 1000
     """Bootstrap samples of the intervals."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed of noise and intervals."""
 
 
@@ -335,7 +335,7 @@ class LandscapeConfig(SubjectConfig):
     """Batch norm's at each point: taken anew from the images, or kept as trained."""
     iterations: Annotated[int, Field(ge=0)] = 20
     """Steps of the power iteration for the sharpness."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the directions."""
 
 

@@ -1,15 +1,17 @@
 """Files that are whole or not there: atomic writes, locks and run folders."""
 
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from unetseg.errors import ConfigError, MachineError
 
@@ -86,8 +88,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` to `path` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    """Write `value` to `path` as indented JSON, whole or not at all; see `json_value`."""
+    text = json.dumps(json_value(value), indent=2, ensure_ascii=False, default=str)
+    write_text(path, text + "\n")
+
+
+def json_value(value: Any) -> Any:
+    """`value` as JSON can hold it: null for numbers that are not finite, lists for tuples.
+
+    >>> json_value({"dice": (0.5, float("nan"))})
+    {'dice': [0.5, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: json_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def content_hash(*paths: Path) -> str:

@@ -96,6 +96,22 @@ def test_compare_and_compare_again(sample: Path, tmp_path: Path, capsys: Capture
     assert run([*line, "-o", str(tmp_path / "c")]) == 0
 
 
+@pytest.mark.parametrize("slip", ["--skip", "--seed"])
+def test_compare_refuses_what_it_sets_itself(slip: str, sample: Path, capsys: Capture) -> None:
+    value = "concat" if slip == "--skip" else "1"
+    assert run(["lab", "compare", str(sample), slip, value]) == 2
+    answer = capsys.readouterr().err
+    assert f"  - {slip}\n" in answer
+    assert "Give --skips concat,none and --seeds 3" in answer
+
+
+def test_a_look_at_a_bundle_is_kept_in_its_run(trained: Path, sample: Path) -> None:
+    line = ["lab", "gates", str(trained / "model"), str(sample), "--split", "all", *SMALL]
+    assert run(line) == 0
+    assert not (trained / "model" / "lab").exists()
+    found(trained / "lab" / "gates", "gates")
+
+
 def test_prune_a_closed_switch_and_predict(
     trained: Path, sample: Path, tmp_path: Path, capsys: Capture
 ) -> None:

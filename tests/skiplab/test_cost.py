@@ -55,6 +55,12 @@ def test_the_cost_of_a_pretrained_encoder_needs_no_weights() -> None:
     assert cost.gflop > 0
 
 
+def test_the_cost_of_an_encoder_that_reads_numbers_while_it_is_built() -> None:
+    cost = network_cost(network(encoder="mit_b0", depth=5, skip="switch"), 64)
+    assert cost.parameters > 3_000_000
+    assert cost.gflop > 0
+
+
 class Engines:
     """Stand-ins for engines: each notes its turns, and takes the milliseconds it is told."""
 

@@ -21,6 +21,7 @@ from unetseg.config import (
     TrainConfig,
     TrainingConfig,
 )
+from unetseg.errors import ConfigError
 from unetseg.progress import Progress
 
 if TYPE_CHECKING:
@@ -160,9 +161,9 @@ def compare(
     from unetseg.skiplab import compare as room
 
     settings, folder = _quickened(config, quick), output or _home("compare", data)
-    parts = {"network": _quickened(base.network, quick), "training": base.training}
-    if not base.training.epochs:
-        parts["training"] = _quickened(base.training, quick)
+    _refuse_single_kinds(base)
+    training = base.training if base.training.epochs else _quickened(base.training, quick)
+    parts = {"network": _quickened(base.network, quick), "training": training}
     trained = base.model_copy(update=parts)
     _show(lambda progress: room.compare(data, settings, trained, output=folder, progress=progress))
 
@@ -268,6 +269,19 @@ def _show(work: Callable[[Progress], "Finding"]) -> None:
     say(f"table, pictures and sentences: {finding.folder}")
 
 
+def _refuse_single_kinds(base: TrainConfig) -> None:
+    """Refuse settings that a comparison makes itself, so that a slip is not trained for hours.
+
+    Raises:
+        ConfigError: --skip or --seed is given.
+    """
+    asked = {"skip": base.network, "seed": base.runtime}
+    wrong = [f"--{name}" for name, group in asked.items() if name in group.model_fields_set]
+    if wrong:
+        mend = "Give --skips concat,none and --seeds 3: kinds to compare, and trainings of each."
+        raise ConfigError("a comparison sets these itself", wrong, mend)
+
+
 def _quickened(config: C, quick: bool) -> C:
     """`config` with what `--quick` sets, where nothing else was asked for."""
     changes = QUICK[type(config)] if quick else {}
@@ -277,7 +291,8 @@ def _quickened(config: C, quick: bool) -> C:
 
 def _home(name: str, source: Path | None) -> Path:
     """Where the files of a look go: into the run's folder, or beside the runs."""
-    if source is not None and (source / "model" / "model.json").is_file():
-        return source / "lab" / name
+    for run in (source, source.parent) if source is not None else ():
+        if (run / "model" / "model.json").is_file():
+            return run / "lab" / name  # `source` may also be a bundle in the run's folder
     stem = f"{name}-{source.resolve().stem}" if source is not None else name
     return Path("checkpoints") / "lab" / stem

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.masks import IGNORED
+from unetseg.storage import json_value
 
 CHUNK = 1 << 16
 """Pixels counted at a time: few enough to stay in the processor's cache."""
@@ -275,16 +276,8 @@ class Scores:
         """The scores as JSON holds them: classes by name, intervals as lists, null for nan."""
         raw = asdict(self)
         raw["classes"] = {row.pop("name"): row for row in raw["classes"]}
-        return {key: _json_value(value) for key, value in raw.items()}
-
-
-def _json_value(value: Any) -> Any:
-    """`value` with lists for tuples and None for nan, at any depth."""
-    if isinstance(value, dict):
-        return {key: _json_value(entry) for key, entry in value.items()}
-    if isinstance(value, tuple):
-        return [_json_value(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        plain: dict[str, Any] = json_value(raw)
+        return plain
 
 
 def score(confusions: Counts, names: Sequence[str], foreground: Sequence[int]) -> Scores:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,7 @@ def publish(
     write_text(folder / f"{name}.csv", _csv(finding.rows))
     content: dict[str, object] = {"seen": finding.seen, "meaning": finding.meaning} | facts
     if len(finding.rows) <= MOST_ROWS:
-        content["rows"] = [{key: _json_value(row[key]) for key in row} for row in finding.rows]
+        content["rows"] = list(finding.rows)
     write_json(folder / f"{name}.json", content)
     for stem, figure in figures.items():
         save_figure(folder / f"{stem}.png", figure)
@@ -82,10 +81,6 @@ def save_figure(path: Path, figure: Figure) -> None:
     """Write `figure` as PNG, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
-
-
-def _json_value(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -78,8 +78,7 @@ def prune(
     difference = check_agreement(segmenter, smaller)
     side = min(LARGEST_SIDE, info.tile)
     progress.say(f"timing both networks on {machine}")
-    save_bundle(output.absolute(), smaller.state_dict(), smaller_info)
-    return Pruning(
+    pruning = Pruning(
         folder=output,
         levels=closed_levels(segmenter.network),
         side=side,
@@ -88,6 +87,8 @@ def prune(
         milliseconds=_times((segmenter, smaller), side, machine, progress),
         difference=difference,
     )
+    save_bundle(output.absolute(), smaller.state_dict(), smaller_info)
+    return pruning
 
 
 def prune_segmenter(segmenter: Segmenter, info: BundleInfo) -> tuple[Segmenter, BundleInfo]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from unetseg.bundle import BundleInfo, Segmenter, image_statistics, load_bundle, to_machine
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
 from unetseg.data.dataset import window
+from unetseg.data.folders import number
 from unetseg.data.pairs import find_pairs
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.evaluate import choose_pairs, read_truth, run_folder
@@ -75,7 +76,7 @@ def open_subject(
     found = find_pairs(data, images=source.images, masks=source.masks, table=source.pairs)
     split, chosen = choose_pairs(found, run_folder(run), config.split)
     by_image = {pair.image: pair for pair in chosen[: config.images_used]}
-    progress.say(f"{len(by_image)} images of split {split} on {machine}")
+    progress.say(f"{number(len(by_image), 'image')} of split {split} on {machine}")
     views, failures = [], []
     for path, truth in read_ahead(by_image, lambda path: read_truth(by_image[path], info)):
         if isinstance(truth, UnetsegError):

@@ -169,7 +169,8 @@ def _describe(run: TrainingRun) -> None:
     """Write what the run was made of: settings, machine, plan and splits."""
     settings = {k: v for k, v in flat_settings(run.config).items() if v not in (None, [], "auto")}
     write_text(run.folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    environment = {"machine": str(run.machine), "versions": versions(), "data": str(run.data)}
+    data = str(run.data.resolve())
+    environment = {"machine": str(run.machine), "versions": versions(), "data": data}
     write_json(run.folder / "env.json", environment)
     write_json(run.folder / "plan.json", run.plan.model_dump(mode="json"))
     hashes = [run.known.facts[pair.name].hash for pair in run.known.pairs.pairs]
