@@ -411,14 +411,48 @@ def change_of(change: float, low: float, high: float) -> dict[str, float]:
         ((-0.02, -0.03, -0.01), "helps"),
         ((-0.002, -0.003, -0.001), "idle"),  # beyond doubt, but too small to matter
         ((0.0, -IDLE, IDLE), "idle"),
+        ((-0.004, -0.009, -0.001), "unclear"),  # may be too small to matter
         ((0.02, 0.01, 0.03), "hurts"),
+        ((0.004, 0.001, 0.009), "unclear"),
+        ((0.001, -0.004, 0.004), "idle"),
+        ((-0.009, -0.012, -0.005), "helps"),
         ((-0.2, -0.5, 0.1), "unclear"),
         ((-0.2, np.nan, np.nan), "unclear"),
         ((np.nan, np.nan, np.nan), "unclear"),
     ],
 )
 def test_verdicts(change: tuple[float, float, float], verdict: str) -> None:
-    assert decide(change_of(*change)) == verdict
+    assert decide({"zero": change_of(*change)}) == verdict
+
+
+def test_a_level_hurts_only_if_every_removal_gains() -> None:
+    gain, small = change_of(0.02, 0.01, 0.03), change_of(0.008, 0.001, 0.02)
+    loss, doubt = change_of(-0.02, -0.03, -0.01), change_of(0.01, -0.01, 0.03)
+    assert decide({"zero": gain, "mean": small, "noise": loss}) == "hurts"
+    for other in (loss, doubt):
+        assert decide({"zero": gain, "mean": other}) == "unclear"
+        assert decide({"shuffle": gain, "noise": other}) == "unclear"
+
+
+def test_no_gain_by_chance_is_called_harm() -> None:
+    """The better of two removals that change nothing but by chance, of 20 images."""
+    random = np.random.default_rng(0)
+    harmful = 0
+    for _ in range(400):
+        changes = {}
+        for edit in ("zero", "mean"):
+            drawn = random.normal(0, 0.03, 20)
+            half = 1.96 * drawn.std() / np.sqrt(20)
+            mean = float(drawn.mean())
+            changes[edit] = change_of(mean, mean - half, mean + half)
+        harmful += decide(changes) == "hurts"
+    assert harmful / 400 < 0.025  # what one removal alone would have
+
+
+@pytest.mark.parametrize("before", [np.nan, 0.0, CARRIES])
+def test_without_dice_there_is_nothing_to_judge(before: float) -> None:
+    changes = {"dice": before, "change": 0 * before, "low": 0 * before, "high": 0 * before}
+    assert decide({"zero": changes}) == "unclear"
 
 
 def test_the_gentler_removal_decides_and_wrong_content_only_without_one() -> None:
@@ -454,6 +488,21 @@ def test_one_image_gives_changes_but_no_interval_and_no_verdict(tmp_path: Path) 
     assert all(row["low"] is None and row["high"] is None for row in found.rows)
     assert set(verdicts(found.rows).values()) == {"unclear"}
     assert "no interval" in found.meaning
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_a_network_that_finds_nothing_has_no_dice_to_lose(there: int, tmp_path: Path) -> None:
+    """Nothing is found where there is nothing: no Dice; or where there is something: Dice 0."""
+    subject = constructed(0)
+    subject.segmenter.network.head.bias = nn.Parameter(torch.tensor([9.0, -9.0]))
+    truths = [np.full_like(view.truth, there) for view in subject.views]
+    views = [replace(v, truth=truth) for v, truth in zip(subject.views, truths, strict=True)]
+    found = ablate(replace(subject, views=tuple(views)), QUICK, output=tmp_path)
+    assert set(verdicts(found.rows).values()) == {"unclear"}
+    assert "no Dice to lose" in found.meaning
+    assert "--skip none" not in found.meaning
+    assert "nan" not in found.seen
+    assert (tmp_path / "ablate.png").is_file()
 
 
 def test_shuffling_alone_needs_two_images(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +25,15 @@ from unetseg.data.images import read_image
 from unetseg.data.pairs import find_pairs
 from unetseg.data.sample import draw_sample
 from unetseg.data.splits import read_splits
-from unetseg.errors import ConfigError, DataError, StoppedError
+from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.prediction.predict import Predictor
 from unetseg.progress import Silent
+from unetseg.skiplab import compare as room
 from unetseg.skiplab.compare import SCORES, SEVERITY, compare
 from unetseg.skiplab.corruptions import CORRUPTIONS
 from unetseg.skiplab.finding import Finding
+from unetseg.training.fit import train
 
 KINDS = CompareConfig(skips=("concat", "none"), seeds=2)
 RUNS = ["concat-seed0", "none-seed0", "concat-seed1", "none-seed1"]
@@ -260,6 +263,52 @@ def test_kinds_are_added_to_a_comparison(data: Path, copy: Path) -> None:
     assert [row["skip"] for row in finding.rows] == ["none", "add"]
 
 
+# ------------------------------------------------------------------ what diverges
+
+
+@pytest.fixture
+def diverging(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The trainings named in this set diverge when they are begun."""
+    names: set[str] = set()
+
+    def train_or_diverge(*args: Any, name: str, **rest: Any) -> Path:
+        if name in names:
+            raise DivergedError("the gradient was not a number in 20 steps in a row")
+        return train(*args, name=name, **rest)
+
+    monkeypatch.setattr(room, "train", train_or_diverge)
+    return names
+
+
+def test_what_diverges_is_left_out_and_not_tried_again(
+    data: Path, tmp_path: Path, diverging: set[str]
+) -> None:
+    diverging |= {"add-seed0", "add-seed1", "concat-seed0"}
+    kinds = CompareConfig(skips=("concat", "add", "none"), seeds=2)
+    listener = Listener()
+    finding = compare(data, kinds, tiny(), output=tmp_path / "out", progress=listener)
+    assert [(row["skip"], row["seeds"]) for row in finding.rows] == [("none", 2), ("concat", 1)]
+    assert "are concat (seed 0), add (seed 0), add (seed 1);" in finding.seen
+    assert sum("is left out: the gradient was not a number" in said for said in listener.said) == 3
+    facts = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert facts["diverged"] == ["concat (seed 0)", "add (seed 0)", "add (seed 1)"]
+    diverging.clear()
+    again = Listener()
+    assert (
+        compare(data, kinds, tiny(), output=tmp_path / "out", progress=again).seen == finding.seen
+    )
+    assert sum("diverged before" in said for said in again.said) == 3
+
+
+def test_a_single_kind_that_is_left_is_no_comparison(
+    data: Path, tmp_path: Path, diverging: set[str]
+) -> None:
+    diverging |= {"none-seed0", "none-seed1"}
+    with pytest.raises(DivergedError, match="no two kinds are left") as caught:
+        compare(data, KINDS, tiny(), output=tmp_path / "out")
+    assert caught.value.offenders == ["none (seed 0)", "none (seed 1)"]
+
+
 # ------------------------------------------------------------------ what is refused
 
 
@@ -272,6 +321,7 @@ def test_other_settings_and_other_data_are_not_mixed(
     other = draw_sample(tmp_path / "other", count=6, size=48, seed=1)
     with pytest.raises(ConfigError, match="content of the data: "):
         compare(other, KINDS, tiny(), output=copy)
+    assert caught.value.mend.startswith("Choose another --output, ")
     (copy / "started.json").unlink()
     with pytest.raises(ConfigError, match="is of no known comparison"):
         compare(data, KINDS, tiny(), output=copy)
@@ -286,10 +336,44 @@ def test_the_skip_and_the_seed_of_the_settings_do_not_count(data: Path, copy: Pa
     assert listener.trained == []
 
 
+def test_another_number_of_workers_changes_nothing(data: Path, copy: Path) -> None:
+    runtime = RuntimeConfig(device="cpu", precision="float32", workers=1)
+    listener = Listener()
+    base = tiny().model_copy(update={"runtime": runtime})
+    compare(data, KINDS, base, output=copy, progress=listener)
+    assert listener.trained == []
+    started = json.loads((copy / "started.json").read_text())
+    assert "workers" not in started["identity"]
+    started["identity"]["workers"] = 7  # as earlier versions wrote it
+    (copy / "started.json").write_text(json.dumps(started))
+    compare(data, KINDS, base, output=copy)
+
+
+def test_alpha_is_of_the_kinds_that_have_one(data: Path, tmp_path: Path) -> None:
+    network = NetworkConfig(depth=2, width=4, alpha=0.1)
+    base = tiny().model_copy(update={"network": network})
+    compare(data, CompareConfig(skips=("none", "learned"), seeds=1), base, output=tmp_path / "out")
+    alphas = {
+        skip: json.loads((tmp_path / f"out/runs/{skip}-seed0/plan.json").read_text())["network"][
+            "alpha"
+        ]
+        for skip in ("none", "learned")
+    }
+    assert alphas == {"none": None, "learned": 0.1}
+    with pytest.raises(ConfigError, match=r"alpha is 0\.1, but none of these kinds"):
+        compare(data, KINDS, base, output=tmp_path / "other")
+
+
+def test_the_classic_network_has_fixed_skips(data: Path, tmp_path: Path) -> None:
+    base = tiny().model_copy(update={"network": NetworkConfig(preset="classic")})
+    with pytest.raises(ConfigError, match="classic has fixed skips"):
+        compare(data, KINDS, base, output=tmp_path / "out")
+
+
 def test_settings_of_which_no_network_can_be_built_leave_nothing(
     data: Path, tmp_path: Path
 ) -> None:
-    base = tiny().model_copy(update={"network": NetworkConfig(preset="classic")})
+    base = tiny().model_copy(update={"network": NetworkConfig(depth=2, width=4, growth=4)})
     with pytest.raises(ConfigError, match="no network can be built"):
         compare(data, KINDS, base, output=tmp_path / "out")
     with pytest.raises(ConfigError, match="leaves nothing to compare"):

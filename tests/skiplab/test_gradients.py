@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 from torch import Tensor, nn
 
+from unetseg.bundle import load_bundle, save_bundle
 from unetseg.config import (
     DataConfig,
     DeviceConfig,
@@ -22,11 +26,12 @@ from unetseg.config import (
     TrainingConfig,
 )
 from unetseg.data.sample import draw_sample
-from unetseg.errors import BundleError, ConfigError
+from unetseg.errors import BundleError, ConfigError, DataError, OutOfMemoryError, UnetsegError
+from unetseg.progress import Silent
 from unetseg.runtime import start
 from unetseg.skiplab.finding import Finding, Row
 from unetseg.skiplab.gradient_flow import Case, find_layers, follow, measure, unet_stages
-from unetseg.skiplab.gradient_words import first_layer_table
+from unetseg.skiplab.gradient_words import first_layer_table, run_words, stack_words, unet_words
 from unetseg.skiplab.gradients import gradients, of_stacks
 from unetseg.training.fit import train
 from unetseg.unet.build import build_unet
@@ -106,6 +111,14 @@ def test_layers_come_in_the_order_of_the_forward_pass(skip: Any) -> None:
     assert found == {id(m.weight) for m in convolutions}
 
 
+def test_a_residual_block_begins_with_its_first_3x3_convolution() -> None:
+    config = NetworkConfig(depth=1, width=2, block="residual", shortcut="projection")
+    layers = find_layers(unet_stages(build_unet(config, 3, 2)))
+    sides = [layer.weight.shape[-1] for layer in layers if layer.stage == "encoder 0"]
+    assert sides == [3, 3, 1]
+    assert (layers[0].number, layers[0].name.split(".")[-3:]) == (0, ["branch", "0", "weight"])
+
+
 def test_a_step_that_is_no_number_is_not_taken() -> None:
     layer = nn.Conv2d(1, 1, 3)
     before = layer.weight.detach().clone()
@@ -163,6 +176,8 @@ def test_stacks_are_compared_and_drawn(tmp_path: Path) -> None:
     assert len(first_layer_table(finding.rows)) == 12  # 3 kinds of block × 2 norms × 2 inits
     assert "the first of 10 convolutions" in finding.seen
     assert {row["step"] for row in finding.rows} == {0, 2}
+    facts = json.loads((finding.folder / "gradients.json").read_text())
+    assert facts["first_layer"] == first_layer_table(finding.rows)
 
 
 def test_seeds_decide(tmp_path: Path) -> None:
@@ -194,6 +209,39 @@ def test_unets_with_and_without_skips_learn_the_data(data: Path, tmp_path: Path)
     assert {row["step"] for row in finding.rows} == {0, 1, 5}
 
 
+class Count(Silent):
+    """Counts the steps of each task."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, int | None] = {}
+        self.done: dict[str, int] = {}
+
+    def start(self, task: str, total: int | None = None) -> None:
+        self.total[task] = total
+
+    def advance(self, task: str, steps: int = 1, **facts: object) -> None:
+        self.done[task] = self.done.get(task, 0) + steps
+
+
+def test_every_step_is_heard_of(data: Path, tmp_path: Path) -> None:
+    heard = Count()
+    config = GradientsConfig(steps=3)
+    gradients(config, source=data, base=BASE, output=tmp_path, progress=heard)
+    assert heard.done["measuring gradients"] == heard.total["measuring gradients"] == 2 * 4
+
+
+def test_too_little_memory_is_answered_with_flags_that_there_are(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("unetseg.skiplab.gradients.follow", fail)
+    with pytest.raises(OutOfMemoryError) as caught:
+        gradients(GradientsConfig(), source=data, base=BASE, output=tmp_path)
+    assert "--width" in caught.value.mend
+
+
 def test_what_is_asked_for_explicitly_varies_too(data: Path, tmp_path: Path) -> None:
     config = GradientsConfig(
         skips=("add",), steps=0, norms=("none", "group"), shortcuts=("rezero", "identity")
@@ -218,7 +266,8 @@ def test_a_run_is_seen_fresh_and_trained_with_skips_and_without(run: Path, tmp_p
 
 
 def test_zeroing_skips_that_are_not_there_changes_nothing(data: Path, tmp_path: Path) -> None:
-    network = BASE.network.model_copy(update={"skip": ("none",)})
+    chance = {"block": "residual", "shortcut": "deactivable", "survival": 0.5}
+    network = BASE.network.model_copy(update={"skip": ("none",), **chance})
     run = train(data, BASE.model_copy(update={"network": network}), out=tmp_path, name="bare")
     finding = gradients(GradientsConfig(), source=run, base=BASE, output=tmp_path / "out")
     whole, zeroed = (
@@ -240,6 +289,77 @@ def test_a_run_can_be_shown_other_images(run: Path, data: Path, tmp_path: Path) 
     assert own[0]["loss"] != foreign[0]["loss"]
 
 
+def settings_of(run: Path, **changes: object) -> None:
+    """Change the settings that a run was trained with."""
+    file = run / "config.yaml"
+    settings = yaml.safe_load(file.read_text()) | changes
+    file.write_text(yaml.safe_dump(settings))
+
+
+def look(run: Path, output: Path, **data: object) -> list[Row]:
+    base = BASE.model_copy(update={"data": DataConfig.model_validate(data)})
+    return list(gradients(GradientsConfig(), source=run, base=base, output=output).rows)
+
+
+def test_images_that_moved_are_those_of_the_training(run: Path, data: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(data, tmp_path / "moved")
+    for file in (path for path in moved.rglob("*") if path.is_file()):
+        file.rename(file.with_name(f"x{file.name}"))  # known by what they hold
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "env.json").write_text(json.dumps({"data": str(tmp_path / "gone")}))
+    found = look(copy, tmp_path / "a", images=moved / "images", masks=moved / "masks")
+    assert found == look(run, tmp_path / "b")
+
+
+def test_images_held_out_stay_so_whatever_else_is_asked(
+    data: Path, tmp_path: Path, run: Path
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    settings_of(copy, val_fraction=0.7)
+    rows = json.loads((copy / "splits.json").read_text())
+    for at, row in enumerate(rows["pairs"]):
+        row["split"] = "train" if at == 0 else "val"
+    (copy / "splits.json").write_text(json.dumps(rows))
+    few = look(copy, tmp_path / "a")
+    assert few != look(run, tmp_path / "b")
+    assert few == look(copy, tmp_path / "c", snap=True)
+    places = {"images": data / "images", "masks": data / "masks"}
+    assert few == look(copy, tmp_path / "d", **places)
+    for row in rows["pairs"]:
+        row["split"] = "val"
+    (copy / "splits.json").write_text(json.dumps(rows))
+    with pytest.raises(DataError, match="is for training"):
+        look(copy, tmp_path / "e")
+
+
+def test_stray_mask_values_are_snapped_where_asked(run: Path, data: Path, tmp_path: Path) -> None:
+    stray = shutil.copytree(data, tmp_path / "stray")
+    for file in (stray / "masks").iterdir():
+        mask = np.array(Image.open(file))
+        mask[0, :8] = 3
+        Image.fromarray(mask).save(file)
+    places = {"images": stray / "images", "masks": stray / "masks"}
+    with pytest.raises(UnetsegError, match="3"):
+        look(run, tmp_path / "a", **places)
+    assert look(run, tmp_path / "b", snap=True, **places)
+
+
+def test_a_run_is_measured_with_its_own_loss(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    settings_of(copy, loss="ce")
+    rows = look(copy, tmp_path / "out")
+    assert {row["objective"] for row in rows} == {"ce"} != {BASE.training.loss}
+
+
+def test_fresh_weights_are_random_ones(run: Path, tmp_path: Path) -> None:
+    segmenter, info = load_bundle(run)
+    network = info.network.model_copy(update={"weights": "imagenet"})
+    copy = shutil.copytree(run, tmp_path / "copy")
+    model = next(path.parent for path in copy.rglob("model.json"))
+    save_bundle(model, segmenter.state_dict(), info.model_copy(update={"network": network}))
+    assert look(copy, tmp_path / "a") == look(run, tmp_path / "b")
+
+
 def test_a_run_whose_images_are_gone_says_so(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "env.json").write_text(json.dumps({"data": str(tmp_path / "gone")}))
@@ -248,3 +368,36 @@ def test_a_run_whose_images_are_gone_says_so(run: Path, tmp_path: Path) -> None:
     (copy / "env.json").unlink()
     with pytest.raises(BundleError, match="does not say what it was trained on"):
         gradients(GradientsConfig(), source=copy, base=BASE, output=tmp_path / "out")
+
+
+# ------------------------------------------------------------------ words
+
+
+def first(network: str, size: float, step: int = 0, **columns: object) -> Row:
+    """The row of a first layer."""
+    place = {"objective": "ce", "step": step, "layer": 0, "part": "weights", "depth": 10}
+    shares = {"stuck_float32": 0.0, "stuck_bf16": 0.5}
+    kind = {"network": network, "norm": "none", "init": "he"}
+    return {**kind, **place, "gradient": size, **shares, **columns}
+
+
+def test_one_kind_is_not_held_against_itself() -> None:
+    stack = " ".join(stack_words([first("plain", 0.19)], 1e-4))
+    unet = " ".join(unet_words([first("plain", 0.19), first("plain", 0.2, step=1)], 1e-4))
+    for text in (stack, unet):
+        assert text.count("0.19") == 1
+        assert "these" not in text
+    assert "after 1 step with" in unet
+    assert "after" not in unet_words([first("plain", 0.19)], 1e-4)[0]
+
+
+@pytest.mark.parametrize(("size", "said"), [(0.0, "No gradient"), (math.inf, "too large")])
+def test_a_gradient_that_never_arrives_says_nothing_of_the_skips(size: float, said: str) -> None:
+    rows = [
+        first("plain", size, weights=weights, skips=skips)
+        for weights in ("fresh", "trained")
+        for skips in ("skips as they are", "skips zeroed")
+    ]
+    assert said in run_words(rows, 1e-4)[1]
+    assert "no use" not in run_words(rows, 1e-4)[1]
+    assert said in unet_words([first("a", size), first("b", size)], 1e-4)[1]

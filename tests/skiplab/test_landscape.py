@@ -110,6 +110,14 @@ def test_the_middle_is_the_loss_of_the_network_as_it_is_used(trained: Trained) -
     assert (surface.losses != surface.centre).sum() == 8
 
 
+def test_the_loss_as_trained_is_in_the_arithmetic_of_the_surface(trained: Trained) -> None:
+    subject = trained("batch")
+    coarse = replace(subject, machine=replace(subject.machine, dtype=torch.bfloat16))
+    surface = measure_surface(coarse, "net", KEPT)
+    assert surface.as_trained == surface.centre
+    assert surface.centre != measure_surface(subject, "net", KEPT).centre
+
+
 def test_recomputed_statistics_change_a_network_with_batch_norm(trained: Trained) -> None:
     anew, kept = (measure_surface(trained("batch"), "net", config) for config in (QUICK, KEPT))
     assert anew.losses[1, 1] == anew.centre != anew.as_trained
@@ -240,6 +248,13 @@ def test_a_lower_place_nearby_is_told() -> None:
     assert "one lowers it by 20%" in describe([surface], reach=1.0)[1]
 
 
+def test_a_little_lower_place_nearby_is_no_bottom() -> None:
+    surface = bowl("cells", 0.4)
+    surface.losses[12, 10] = 0.249
+    meaning = describe([surface], reach=1.0)[1]
+    assert meaning.endswith("none that was tried lowers it by more than 1%.")
+
+
 def test_two_valleys_are_compared_at_one_loss() -> None:
     wide, narrow = bowl("wide", 0.8, centre=0.2), bowl("narrow", 0.2, centre=0.4)
     assert common_level([wide, narrow]) == 0.8
@@ -255,8 +270,32 @@ def test_a_network_that_learned_nothing_is_not_called_the_better_valley() -> Non
 
 
 def test_valleys_of_one_width_are_not_ranked() -> None:
-    assert "neither" in describe([bowl("a", 0.5), bowl("b", 0.5)], reach=1.0)[1]
+    same = describe([bowl("a", 0.5), bowl("b", 0.52)], reach=1.0)[1]
+    assert "b keeps its loss below 0.5 up to random changes of 52% of its weights' size" in same
+    assert same.endswith("a up to 50%: neither valley is clearly wider.")
     assert "a larger --reach" in describe([bowl("a", 9), bowl("b", 9)], reach=1.0)[1]
+
+
+@pytest.mark.parametrize(
+    ("width", "verdict"), [(1.15, "the wider valley"), (1.35, "neither valley is clearly wider")]
+)
+def test_a_valley_without_end_is_told_to_have_none(width: float, verdict: str) -> None:
+    for order in (1, -1):
+        surfaces = [bowl("endless", 9), bowl("ending", width)][::order]
+        meaning = describe(surfaces, reach=1.0)[1]
+        assert meaning.startswith("endless keeps its loss below 0.5 all over the picture, ending ")
+        assert f"up to {width:.0%}" in meaning
+        assert verdict in meaning
+
+
+def test_what_is_flat_because_it_is_high_is_not_called_wide() -> None:
+    """The losses of two trained networks: one doubles at 96%, one is nowhere as low as its own."""
+    learned, high = bowl("learned", 0.96, centre=0.938), bowl("high", 3.0, centre=1.07)
+    for order in ([learned, high], [high, learned]):
+        meaning = describe(order, reach=1.0)[1]
+        assert meaning.startswith("high does not double its loss in the picture, as learned does")
+        assert "even its lowest, 1.07, is above the 0.938 of learned" in meaning
+        assert "no sign of a wider valley" in meaning
 
 
 @pytest.mark.parametrize("widths", [(0.5, 0.8), (0.01, 0.5), (1e-5, 0.5), (1e-30, 1e-20), (9, 9)])

@@ -13,9 +13,11 @@ Four edits replace the encoder's features of one level, all else being left as i
 Zero and mean take the content of a level away; shuffle and noise put something false in its place.
 What the network loses with the content is at most what the gentlest removal costs, and harsher ones
 overstate it (Li & Janson 2024, 2409.09951). So the gentler of zero and mean decides the verdict:
-where one of them costs nothing the skip could go, whatever other edits break. Shuffle and noise
-tell whether the level is read; an idle one may be, for what brings nothing can still mislead. They
-decide only where neither zero nor mean was run.
+where one of them costs nothing the skip could go, whatever other edits break. The better of two is
+above 0 by chance more often than either, so that a skip hurts only if both removals gain. Shuffle
+and noise tell whether the level is read; an idle one may be, for what brings nothing can still
+mislead. They decide only where neither zero nor mean was run. Where the whole network has hardly
+any Dice, or there is none, nothing can be lost and nothing is judged.
 
 Taking the gentler of two edits favours doing without a little, and bootstrap intervals of few
 images are too narrow (by a third for five): a verdict close to its threshold is no certainty. It is
@@ -128,9 +130,8 @@ def ablate(
     if subject.segmenter.classes > 2 and broken:
         pictures["ablate_classes"] = draw_classes(rows)
     known = [{name: _known(value) for name, value in row.items()} for row in rows]
-    finding = Finding(
-        output, known, what_was_seen(overall, subject, score), what_it_means(overall, subject)
-    )
+    seen = what_was_seen(overall, subject, score)
+    finding = Finding(output, known, seen, what_it_means(overall, subject, score))
     facts = {
         "run": subject.run,
         "split": subject.split,
@@ -348,7 +349,7 @@ def tabulate(
 
 def _rows(level: Level, name: str, changes: Mapping[str, Change]) -> list[dict[str, Any]]:
     decides = deciding_edit(changes)
-    verdict = decide(changes[decides])
+    verdict = decide(changes)
     return [
         {**level.place, "edit": edit, "class": name, **change}
         | {"decides": edit == decides, "verdict": verdict}

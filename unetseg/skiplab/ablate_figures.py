@@ -19,7 +19,8 @@ EDITS = {
     "noise": "noise: random, of equal mean and deviation",
 }
 KEY = (
-    f"carries: loses {CARRIES} or more    helps: loses    hurts: gains    "
+    f"carries: loses {CARRIES} or more    helps: loses more than {IDLE}    "
+    f"hurts: gains more than {IDLE}, and every removal gains\n"
     f"idle: stays within ±{IDLE}    unclear: none of these for certain"
 )
 

@@ -1,12 +1,12 @@
 """The arms of a comparison: which is best, what the seeds can tell apart, in words and a picture.
 
 Whether one kind of skip is better than another is told by how far the seeds alone move the scores:
-by Welch's interval (1947) of the difference of two means, at a level of 95% for all comparisons
-with the best kind together (Bonferroni).
+by Welch's interval (1947) of the difference of two means. Which kind is best is seen in the same
+scores, and might have been any; so the level is 95% for all pairs of kinds together (Bonferroni).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ from scipy.special import stdtrit
 from unetseg.data.folders import number
 from unetseg.evaluation.confusion import Floats
 from unetseg.skiplab.corruptions import CORRUPTIONS, STRONGEST
+from unetseg.skiplab.cost import Cost
 from unetseg.skiplab.finding import COLOURS, new_figure
 
 CONFIDENCE = 0.95
-"""Of all statements together that a kind scores less than the best."""
+"""Of all statements together that a kind scores less than the best, whichever that is."""
 CHEAPER = 0.95
 """Share of the best kind's arithmetic below which another is called cheaper."""
 UNEVEN = 1.2
@@ -108,6 +109,23 @@ class Arm:
         return row | {"predict_ms": round(self.predict_ms, 2)}
 
 
+def form_arms(
+    trainings: Sequence[Training], costs: Mapping[str, Cost], times: Mapping[str, float]
+) -> list[Arm]:
+    """One arm for each kind that has a training.
+
+    Args:
+        trainings: Of all kinds.
+        costs: What the network of each kind costs.
+        times: Milliseconds that each kind takes for one image.
+    """
+    arms = []
+    for skip in dict.fromkeys(training.skip for training in trainings):
+        own = tuple(training for training in trainings if training.skip == skip)
+        arms.append(Arm(skip, costs[skip].parameters, costs[skip].gflop, times[skip], own))
+    return arms
+
+
 # ------------------------------------------------------------------ what the seeds can tell
 
 
@@ -177,14 +195,25 @@ class Standing:
         """Whether every arm has two seeds at least."""
         return all(len(arm.trainings) > 1 for arm in self.arms)
 
+    @property
+    def seeds(self) -> str:
+        """How many seeds the arms have: "3 seeds", or "2 to 3 seeds"."""
+        counts = [len(arm.trainings) for arm in self.arms]
+        least, most = min(counts), max(counts)
+        return number(most, "seed") if least == most else f"{least} to {most} seeds"
+
 
 def rank(arms: Sequence[Arm]) -> Standing:
-    """Find the best arm, and tell the others from it where the seeds allow."""
+    """Find the best arm, and tell the others from it where the seeds allow.
+
+    Any of k arms may turn out the best, so an interval is one of k(k − 1)/2 that hold together.
+    """
     best, *others = sorted(arms, key=lambda arm: -arm.mean)
+    pairs = math.comb(len(arms), 2)
     equals: list[Arm] = []
     worse: list[Arm] = []
     for arm in others:
-        low, _ = difference_interval(best.dice(), arm.dice(), len(others))
+        low, _ = difference_interval(best.dice(), arm.dice(), pairs)
         (worse if low > 0 else equals).append(arm)
     return Standing(best, tuple(equals), tuple(worse))
 
@@ -192,15 +221,16 @@ def rank(arms: Sequence[Arm]) -> Standing:
 # ------------------------------------------------------------------ words
 
 
-def describe(standing: Standing, where: str) -> str:
+def describe(standing: Standing, where: str, diverged: Sequence[str] = ()) -> str:
     """One sentence: what was seen.
 
     Args:
         standing: How the arms stand.
         where: On what they were scored: "80 test images".
+        diverged: Trainings that were left out: "none (seed 1)".
     """
-    best, seeds = standing.best, number(len(standing.best.trainings), "seed")
-    parts = [f"With {seeds} each, {best.skip} scored highest on {where}, Dice "]
+    best = standing.best
+    parts = [f"With {standing.seeds} each, {best.skip} scored highest on {where}, Dice "]
     parts[0] += mean_and_deviation(best.dice())
     if not standing.has_spread:
         others = _listed(standing.equals)
@@ -212,6 +242,8 @@ def describe(standing: Standing, where: str) -> str:
     uneven = max(arm.unevenness for arm in standing.arms)
     if uneven > UNEVEN:
         parts += [f"part of the spread is that one seed got {uneven:.1f} times another's steps"]
+    if diverged:
+        parts += [f"left out, for their training diverged, are {', '.join(diverged)}"]
     return "; ".join([*parts, _about_corruptions(standing)]) + "."
 
 
@@ -235,7 +267,7 @@ def advise(standing: Standing) -> str:
     if cheap.gflop < CHEAPER * best.gflop:
         advice += f", or the cheaper {cheap.skip} ({cheap.gflop:.3g} GFLOP, "
         advice += f"{cheap.predict_ms:.3g} ms; {best.mean - cheap.mean:.3f} Dice less on average, "
-        advice += f"which {len(best.trainings)} seeds cannot tell from chance)"
+        advice += f"which {standing.seeds} cannot tell from chance)"
     return f"{advice}{_about_none(standing)}."
 
 

@@ -17,26 +17,36 @@ from numpy.typing import NDArray
 
 from unetseg import __version__
 from unetseg.bundle import BundleInfo
-from unetseg.config import CompareConfig, TrainConfig
+from unetseg.config import CompareConfig, NetworkConfig, TrainConfig
 from unetseg.data.folders import number
 from unetseg.data.images import read_image
 from unetseg.data.masks import ClassMap
 from unetseg.data.pairs import Pair, find_pairs
 from unetseg.data.survey import survey
-from unetseg.errors import ConfigError, DataError, StoppedError, UnetsegError
+from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError, UnetsegError
 from unetseg.evaluation.confusion import Counts, confusion, dice, mean_over
 from unetseg.evaluation.evaluate import choose_pairs, read_truth
 from unetseg.prediction.predict import Predictor, check_image, read_ahead
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start, versions
-from unetseg.skiplab.arms import CLEAN, CONFIDENCE, Arm, Training, advise, describe, draw, rank
+from unetseg.skiplab.arms import (
+    CLEAN,
+    CONFIDENCE,
+    Arm,
+    Training,
+    advise,
+    describe,
+    draw,
+    form_arms,
+    rank,
+)
 from unetseg.skiplab.corruptions import CORRUPTIONS
 from unetseg.skiplab.cost import network_cost, time_in_turns
 from unetseg.skiplab.finding import Finding, publish
 from unetseg.storage import locked, write_json
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
-from unetseg.training.plan import bundle_info, make_plan
+from unetseg.training.plan import Plan, bundle_info, make_plan
 from unetseg.training.run import data_hash, flat_settings
 
 SEVERITY = 3
@@ -47,6 +57,12 @@ STARTED = "started.json"
 """What a comparison was started with; only the same is gone on with."""
 SCORES = "skip_scores.json"
 """In a run folder: this training is complete, and these are its scores."""
+DIVERGED = "diverged.json"
+"""In a run folder: this training diverged, as it would again, and is left out."""
+WITH_ALPHA = {"learned", "rezero"}
+"""Skips and shortcuts that have a factor α."""
+FREE = {"workers"}
+"""Settings that may change when a comparison is gone on with."""
 
 
 def compare(
@@ -62,13 +78,15 @@ def compare(
     Writes compare.csv, compare.json and compare.png, and compare_seeds.csv with a row for each
     training, whose run folders are in `output`/runs. The trainings take turns, all kinds with one
     seed before the next seed. Calling it again goes on where it was interrupted, and repeats no
-    training that is complete; kinds and seeds may be added.
+    training that is complete; kinds and seeds may be added. A training that diverges is left out,
+    and so is a kind of which all do.
 
     Args:
         data: The folder of pairs. Scores are taken on its test images, else on those held out for
             validation (which also chose the weights that were kept), else on all.
         config: Kinds and number of seeds.
-        base: All other settings; its skip and its seed do not count.
+        base: All other settings; its skip and its seed do not count, and its α only for those
+            kinds that have one.
         output: Where to write.
         progress: Hears what is done.
 
@@ -76,12 +94,13 @@ def compare(
         ConfigError: `output` holds a comparison of other data or settings, or there is no network
             of these settings.
         DataError: the folder cannot be used.
+        DivergedError: so many trainings diverged that fewer than two kinds are left.
         StoppedError: a signal stopped a training; its state is saved.
     """
-    skips = _distinct(config.skips)
+    skips = _comparable(config.skips, base.network)
     machine = start(base.runtime)
     known = survey(data, base.data, progress)
-    plan = make_plan(known, base, machine)
+    plan = make_plan(known, _of_kind(base, "concat"), machine)
     info = bundle_info(plan, known, data_hash(known))
     costs = {skip: network_cost(_with_skip(info, skip), plan.patch) for skip in skips}
     batch = _claim(output, _identity(base, info, machine), plan.batch)
@@ -89,40 +108,58 @@ def compare(
     base = base.model_copy(update={"training": training})
     with locked(output):
         bench = _Bench(data, base, output, progress)
-        results = bench.all_trainings(skips, range(config.seeds))
-        times, shape = bench.predict_times(skips)
-    arms = [
-        Arm(
-            s,
-            costs[s].parameters,
-            costs[s].gflop,
-            times[s],
-            tuple(r for r in results if r.skip == s),
+        results, diverged = bench.all_trainings(skips, range(config.seeds))
+        _check_left(results, diverged)
+        times, shape = bench.predict_times(results)
+    facts = _facts(bench, plan, info, results) | {
+        "diverged": diverged,
+        "predict_ms_of": shape,
+        "machine": str(machine),
+    }
+    return _publish(output, form_arms(results, costs, times), facts)
+
+
+def _comparable(skips: Sequence[str], network: NetworkConfig) -> tuple[str, ...]:
+    """The kinds, each once; of `network` it is checked that its skips can be chosen.
+
+    Raises:
+        ConfigError: there are no two kinds, the skips are given, or there is an α but no place.
+    """
+    distinct = tuple(dict.fromkeys(skips))
+    if len(distinct) < 2:
+        mend = "Give two kinds at least: --skips concat,none."
+        raise ConfigError(f"--skips {','.join(skips)} leaves nothing to compare", mend=mend)
+    if network.preset == "classic":
+        mend = "Leave --preset classic out; --depth 4 --width 64 make a network of its size."
+        raise ConfigError("preset classic has fixed skips, which nothing compares with", mend=mend)
+    if network.alpha is not None and not WITH_ALPHA & {network.shortcut, *distinct}:
+        mend = "Leave --alpha out, or compare learned too."
+        raise ConfigError(
+            f"alpha is {network.alpha:g}, but none of these kinds has an α", mend=mend
         )
-        for s in skips
-    ]
-    facts = {
-        "data": str(data),
+    return distinct
+
+
+def _check_left(results: Sequence[Training], diverged: Sequence[str]) -> None:
+    if len({training.skip for training in results}) < 2:
+        mend = "Choose a lower --lr, or --precision float32, and another --output."
+        raise DivergedError("trainings diverged, and no two kinds are left", diverged, mend)
+
+
+def _facts(
+    bench: "_Bench", plan: Plan, info: BundleInfo, results: Sequence[Training]
+) -> dict[str, Any]:
+    return {
+        "data": str(bench.data),
         "data_hash": info.data_hash,
         "split": results[0].split,
         "images": results[0].images,
         "severity": SEVERITY,
         "confidence": CONFIDENCE,
         "gflop_of": [plan.patch, plan.patch],
-        "predict_ms_of": shape,
-        "machine": str(machine),
-        "settings": _common_settings(base),
+        "settings": _common_settings(bench.base),
         "versions": versions(),
     }
-    return _publish(output, arms, facts)
-
-
-def _distinct(skips: Sequence[str]) -> tuple[str, ...]:
-    distinct = tuple(dict.fromkeys(skips))
-    if len(distinct) < 2:
-        mend = "Give two kinds at least: --skips concat,none."
-        raise ConfigError(f"--skips {','.join(skips)} leaves nothing to compare", mend=mend)
-    return distinct
 
 
 def _publish(output: Path, arms: Sequence[Arm], facts: Mapping[str, Any]) -> Finding:
@@ -130,7 +167,7 @@ def _publish(output: Path, arms: Sequence[Arm], facts: Mapping[str, Any]) -> Fin
     standing = rank(arms)
     split = {"val": "validation"}.get(facts["split"], facts["split"])
     where = number(facts["images"], "image" if split == "all" else f"{split} image")
-    seen, meaning = describe(standing, where), advise(standing)
+    seen, meaning = describe(standing, where, facts["diverged"]), advise(standing)
     rows = [training.row() for arm in arms for training in arm.trainings]
     publish(output, "compare_seeds", Finding(output, rows, seen, meaning), {})
     finding = Finding(output, [arm.row() for arm in arms], seen, meaning)
@@ -144,12 +181,20 @@ def _with_skip(info: BundleInfo, skip: str) -> BundleInfo:
     return info.model_copy(update={"network": network})
 
 
+def _of_kind(base: TrainConfig, skip: str) -> TrainConfig:
+    """The settings with one kind of skip, and with α only where there is one."""
+    alpha = base.network.alpha if WITH_ALPHA & {base.network.shortcut, skip} else None
+    network = base.network.model_copy(update={"skip": (skip,), "alpha": alpha})
+    return base.model_copy(update={"network": network})
+
+
 # ------------------------------------------------------------------ what was started
 
 
 def _identity(base: TrainConfig, info: BundleInfo, machine: Machine) -> dict[str, Any]:
     """What all trainings of a comparison have in common."""
-    return _common_settings(base) | {
+    settings = {name: v for name, v in _common_settings(base).items() if name not in FREE}
+    return settings | {
         "content of the data": info.data_hash,
         "severity of the corruptions": SEVERITY,
         "machine": f"{machine.device.type}, {machine.dtype}",
@@ -172,13 +217,14 @@ def _claim(output: Path, identity: dict[str, Any], batch: int) -> int:
     if not any((output / RUNS).glob("*")):
         write_json(file, {"identity": identity, "batch": batch})
         return batch
-    mend = "Choose another --out, or go back to what it was started with."
+    mend = "Choose another --output, or go back to what it was started with."
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
         before, batch = dict(saved["identity"]), int(saved["batch"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{output / RUNS} is of no known comparison", [error], mend) from error
-    names = [n for n in before | identity if before.get(n) != identity.get(n)]
+    shared = [name for name in before | identity if name not in FREE]
+    names = [n for n in shared if before.get(n) != identity.get(n)]
     if names:
         differences = [f"{n}: {before.get(n)} → {identity.get(n)}" for n in names]
         raise ConfigError(f"{output} holds another comparison; these differ", differences, mend)
@@ -197,25 +243,39 @@ class _Bench:
     output: Path
     progress: Progress
 
-    def all_trainings(self, skips: Sequence[str], seeds: Sequence[int]) -> list[Training]:
-        """Every kind with the first seed, then every kind with the next."""
+    def all_trainings(
+        self, skips: Sequence[str], seeds: Sequence[int]
+    ) -> tuple[list[Training], list[str]]:
+        """Every kind with the first seed, then every kind with the next; and what diverged."""
         turns = [(skip, seed) for seed in seeds for skip in skips]
-        results = []
+        results, diverged = [], []
         for turn, (skip, seed) in enumerate(turns, 1):
             where = f"training {turn} of {len(turns)}: {skip}, seed {seed}"
-            done = _completed(self._folder(skip, seed))
-            self.progress.say(f"{where}: done before" if done else where)
-            results.append(done or self._trained_and_scored(skip, seed))
-        return results
+            folder = self._folder(skip, seed)
+            done, lost = _completed(folder), (folder / DIVERGED).is_file()
+            before = ": done before" if done else ": diverged before, and is left out"
+            self.progress.say(f"{where}{before if done or lost else ''}")
+            if not (done or lost):
+                done = self._trained_and_scored(skip, seed)
+            if done:
+                results.append(done)
+            else:
+                diverged.append(f"{skip} (seed {seed})")
+        return results, diverged
 
-    def predict_times(self, skips: Sequence[str]) -> tuple[dict[str, float], tuple[int, ...]]:
+    def predict_times(
+        self, results: Sequence[Training]
+    ) -> tuple[dict[str, float], tuple[int, ...]]:
         """Median milliseconds of each kind for one image, and that image's height and width.
 
         The kinds take turns, so that whatever else the machine does slows all of them alike.
         """
-        predictors = {skip: self._predictor(self._folder(skip, 0)) for skip in skips}
-        first = self._pairs(self._folder(skips[0], 0))[1][0]
-        info = predictors[skips[0]].info
+        folders: dict[str, Path] = {}  # of the first training of each kind that is left
+        for training in results:
+            folders.setdefault(training.skip, self._folder(training.skip, training.seed))
+        predictors = {skip: self._predictor(folder) for skip, folder in folders.items()}
+        kind, folder = next(iter(folders.items()))
+        first, info = self._pairs(folder)[1][0], predictors[kind].info
         image = check_image(read_image(first.image), info, first.image)
         engines = {skip: predictor.engine for skip, predictor in predictors.items()}
         return time_in_turns(engines, image, self.progress), image.shape[:2]
@@ -223,9 +283,15 @@ class _Bench:
     def _folder(self, skip: str, seed: int) -> Path:
         return self.output / RUNS / f"{skip}-seed{seed}"
 
-    def _trained_and_scored(self, skip: str, seed: int) -> Training:
+    def _trained_and_scored(self, skip: str, seed: int) -> Training | None:
+        """None of a training that diverged, which its folder remembers."""
         folder = self._folder(skip, seed)
-        self._train(folder, skip, seed)
+        try:
+            self._train(folder, skip, seed)
+        except DivergedError as error:
+            write_json(folder / DIVERGED, {"reason": error.summary})
+            self.progress.say(f"{skip}, seed {seed} is left out: {error.summary}")
+            return None
         split, pairs = self._pairs(folder)
         predictor = self._predictor(folder)
         counts = self._counts(predictor, pairs)
@@ -248,9 +314,8 @@ class _Bench:
 
     def _train(self, folder: Path, skip: str, seed: int) -> None:
         """Train anew, or go on with what an interruption left."""
-        network = self.base.network.model_copy(update={"skip": (skip,)})
         runtime = self.base.runtime.model_copy(update={"seed": seed})
-        config = self.base.model_copy(update={"network": network, "runtime": runtime})
+        config = _of_kind(self.base, skip).model_copy(update={"runtime": runtime})
         resume = (folder / STATE).is_file()
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)  # stopped before there was anything to keep

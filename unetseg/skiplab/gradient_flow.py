@@ -1,20 +1,91 @@
-"""The gradient of every layer of a network, at the start and along a training."""
+"""Which networks are compared; the gradient of their layers, at the start and in training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-from unetseg.config import TrainingConfig
+from unetseg.config import (
+    BlockKind,
+    GradientsConfig,
+    NetworkConfig,
+    ShortcutKind,
+    TrainingConfig,
+)
+from unetseg.progress import SILENT, Progress
 from unetseg.skiplab.finding import Row
 from unetseg.skiplab.updates import measure_update
 from unetseg.training.optimizer import build_optimizer
+from unetseg.unet.blocks import ResidualBlock
 from unetseg.unet.model import UNet
 from unetseg.unet.pretrained import PretrainedEncoder
 
+TASK = "measuring gradients"
 Stages = Sequence[tuple[str, nn.Module]]
 """The parts of a network in the order of the forward pass, with their names."""
+
+
+# ---------------------------------------------------------------- what is compared
+
+
+def kinds(
+    blocks: Sequence[BlockKind], shortcuts: Sequence[ShortcutKind]
+) -> list[tuple[BlockKind, ShortcutKind]]:
+    """Every block with every shortcut it can have; only residual blocks have a choice.
+
+    >>> kinds(["plain", "residual"], ["zero_pad", "rezero"])
+    [('plain', 'identity'), ('residual', 'zero_pad'), ('residual', 'rezero')]
+    """
+    return [
+        (block, shortcut)
+        for block in blocks
+        for shortcut in (shortcuts if block == "residual" else ("identity",))
+    ]
+
+
+def vary(
+    config: GradientsConfig, base: NetworkConfig, *, explicit: bool = False
+) -> list[NetworkConfig]:
+    """`base` with every norm × init × block and shortcut of `config`.
+
+    With `explicit`, only of those that were set: the product of all defaults would be days of
+    training for U-Nets.
+    """
+    set_ones = config.model_fields_set if explicit else set(GradientsConfig.model_fields)
+    norms = config.norms if "norms" in set_ones else (base.norm,)
+    inits = config.inits if "inits" in set_ones else (base.init,)
+    pairs = [(base.block, base.shortcut)]
+    if set_ones & {"blocks", "shortcuts"}:
+        pairs = kinds(config.blocks, config.shortcuts)
+    return [
+        base.model_copy(update={"norm": norm, "init": init, "block": block, "shortcut": shortcut})
+        for norm, init, (block, shortcut) in product(norms, inits, pairs)
+    ]
+
+
+def tell_apart(network: NetworkConfig, *, unet: bool = False) -> Row:
+    """The columns that tell networks apart."""
+    shortcut = network.shortcut if network.block == "residual" else ""
+    name = f"{network.block}, {shortcut}" if shortcut else network.block
+    settings: Row = {
+        "block": network.block,
+        "shortcut": shortcut,
+        "norm": network.norm,
+        "init": network.init,
+    }
+    if not unet:
+        return {"network": name, **settings}
+    skip = ", ".join(network.skip)
+    return {
+        "network": f"{'no' if skip == 'none' else skip} skips, {name}",
+        "skip": skip,
+        **settings,
+    }
+
+
+# ---------------------------------------------------------------- what is measured
 
 
 @dataclass(frozen=True)
@@ -52,11 +123,27 @@ def find_layers(stages: Stages) -> list[Layer]:
     layers: list[Layer] = []
     number = 0
     for stage, part in stages:
-        for name, weight in part.named_parameters():
+        for name, weight in _in_order(part):
             if weight.ndim in {0, 4}:
                 layers.append(Layer(number, stage, name, weight))
                 number += weight.ndim == 4
     return layers
+
+
+def _in_order(part: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters in the order of the forward pass.
+
+    That is the order in which modules register them, except in residual blocks: these have their
+    shortcut before their branch, but what a shortcut learns comes last, where both are joined.
+    """
+    named = list(part.named_parameters())
+    keys = {weight: (place, False) for place, (_, weight) in enumerate(named)}
+    for block in part.modules():
+        if isinstance(block, ResidualBlock):
+            place = min(keys[weight] for weight in block.parameters())[0]
+            keys |= dict.fromkeys(block.parameters(), (place, False))
+            keys |= dict.fromkeys(block.shortcut.parameters(), (place, True))
+    return sorted(named, key=lambda entry: keys[entry[1]])
 
 
 def unet_stages(network: UNet) -> list[tuple[str, nn.Module]]:
@@ -98,12 +185,15 @@ def measure(case: Case, lr: float, step: int = 0) -> list[Row]:
     return rows
 
 
-def follow(case: Case, lr: float, steps: int, config: TrainingConfig) -> list[Row]:
+def follow(
+    case: Case, lr: float, steps: int, config: TrainingConfig, progress: Progress = SILENT
+) -> list[Row]:
     """The rows of `measure` at `chosen_steps` of a training with a constant learning rate.
 
     The optimizer is the one of `unetseg train`, gradients are clipped as there, and a step whose
-    gradient is no number is not taken.
+    gradient is no number is not taken. Progress in `TASK` is `steps` + 1.
     """
+    facts = {name: case.labels[name] for name in ("network", "depth") if name in case.labels}
     parameters = [p for p in case.network.parameters() if p.requires_grad]
     optimizer = build_optimizer(case.network, lr, config)
     rows: list[Row] = []
@@ -116,6 +206,7 @@ def follow(case: Case, lr: float, steps: int, config: TrainingConfig) -> list[Ro
                 parameter.grad = gradient
             if torch.isfinite(nn.utils.clip_grad_norm_(parameters, config.clip)):
                 optimizer.step()
+        progress.advance(TASK, 1, **facts)
     return rows
 
 

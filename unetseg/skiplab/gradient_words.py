@@ -1,7 +1,9 @@
 """What the measured gradients say, in plain words."""
 
+import math
 from collections.abc import Sequence
 
+from unetseg.data.folders import number
 from unetseg.skiplab.finding import Row
 from unetseg.skiplab.gradient_flow import at_start, first_layers
 
@@ -26,21 +28,30 @@ def stack_words(rows: Sequence[Row], lr: float) -> tuple[str, str]:
     depth = max(row["depth"] for row in rows)
     deep = [row for row in at_start(rows) if row["depth"] == depth]
     firsts = sorted(first_layers(deep), key=_size)
-    weakest, strongest = firsts[0], firsts[-1]
-    seen = (
-        f"Before training, the gradient of the first of {depth} convolutions is "
-        f"{say(_size(weakest))} with {_kind(weakest)} and {say(_size(strongest))} with "
-        f"{_kind(strongest)}."
-    )
-    stiff = sum(row["stuck_float32"] == 1 for row in firsts)
+    ends = firsts[:1] if len(firsts) == 1 else [firsts[0], firsts[-1]]
+    sizes = " and ".join(f"{say(_size(row))} with {_kind(row)}" for row in ends)
+    seen = f"Before training, the gradient of the first of {depth} convolutions is {sizes}."
     sound = [_kind(row) for row in firsts if SOUND[0] <= _size(row) <= SOUND[1]]
     advice = f"build deep networks on {'; '.join(sound)}" if sound else "build shallower networks"
-    meaning = (
-        f"At a learning rate of {lr:g}, {stiff} of these {len(firsts)} kinds cannot move a single "
-        f"weight of that layer in float32, and in {len(sound)} its gradient neither vanishes nor "
-        f"explodes ({SOUND[0]:g} to {SOUND[1]:g}): {advice}."
+    found = _one_kind(firsts[0]) if len(firsts) == 1 else _many_kinds(firsts, len(sound))
+    bounds = f"({SOUND[0]:g} to {SOUND[1]:g})"
+    return seen, f"At a learning rate of {lr:g}, {found} {bounds}: {advice}."
+
+
+def _one_kind(row: Row) -> str:
+    moves = "cannot move a single weight" if row["stuck_float32"] == 1 else "can move weights"
+    size = _size(row)
+    fate = "vanishes" if size < SOUND[0] else "explodes" if size > SOUND[1] else ""
+    fate = f"{fate}, being outside the sound range" if fate else "neither vanishes nor explodes"
+    return f"this kind {moves} of that layer in float32, and its gradient {fate}"
+
+
+def _many_kinds(firsts: Sequence[Row], sound: int) -> str:
+    stiff = sum(row["stuck_float32"] == 1 for row in firsts)
+    return (
+        f"{stiff} of these {len(firsts)} kinds cannot move a single weight of that layer in "
+        f"float32, and in {sound} of them its gradient neither vanishes nor explodes"
     )
-    return seen, meaning
 
 
 def unet_words(rows: Sequence[Row], lr: float) -> tuple[str, str]:
@@ -49,22 +60,32 @@ def unet_words(rows: Sequence[Row], lr: float) -> tuple[str, str]:
     weakest, strongest = firsts[0], firsts[-1]
     after = {_kind(row): _size(row) for row in first_layers(rows)}
     steps = max(row["step"] for row in rows)
-    low, high = _kind(weakest), _kind(strongest)
-    seen = (
-        f"The gradient of the first layer is {say(_size(weakest))} before training and "
-        f"{say(after[low])} after {steps} steps with {low}, {say(_size(strongest))} and "
-        f"{say(after[high])} with {high}; {_stiffness(firsts, lr)}."
-    )
-    ratio = _ratio(_size(weakest), _size(strongest))
-    if ratio < CLEAR:
-        return seen, (
-            "The gradient reaches the first layer whichever of these you choose, so choose by the "
-            "Dice: see `unetseg lab compare`."
+    ends = firsts[:1] if len(firsts) == 1 else [weakest, strongest]
+    sizes = [f"{say(_size(row))} before training" for row in ends]
+    if steps:
+        ways = [f" and {say(after[_kind(row)])} after {number(steps, 'step')}" for row in ends]
+        sizes = [size + way for size, way in zip(sizes, ways, strict=True)]
+    each = ", ".join(f"{size} with {_kind(row)}" for size, row in zip(sizes, ends, strict=True))
+    seen = f"The gradient of the first layer is {each}; {_stiffness(firsts, lr)}."
+    return seen, _choice(weakest, strongest, several=len(firsts) > 1)
+
+
+def _choice(weakest: Row, strongest: Row, *, several: bool) -> str:
+    """What the first layer's gradients say about the choice between U-Nets."""
+    low, high = _size(weakest), _size(strongest)
+    way = "whichever of these you choose" if several else f"with {_kind(weakest)}"
+    if low == high and low in {0, math.inf}:
+        amount = "No gradient" if low == 0 else "A gradient too large for float32"
+        return f"{amount} reaches the first layer {way}: such networks do not learn, choose others."
+    if _ratio(low, high) < CLEAR:
+        advice = "choose" if several else "choose the skips"
+        return (
+            f"The gradient reaches the first layer {way}, so {advice} by the Dice: "
+            "see `unetseg lab compare`."
         )
-    amount = "no gradient" if _size(weakest) == 0 else f"a gradient {ratio:.2g} times weaker"
-    return seen, (
-        f"Before training the first layer gets {amount} with {low} than with {high}: "
-        "`unetseg lab compare` tells whether that costs Dice."
+    return (
+        f"Before training the first layer gets {_weaker(low, high)} with {_kind(weakest)} than "
+        f"with {_kind(strongest)}: `unetseg lab compare` tells whether that costs Dice."
     )
 
 
@@ -79,20 +100,36 @@ def run_words(rows: Sequence[Row], lr: float) -> tuple[str, str]:
         f"instead of {say(kept)}; with fresh weights {say(before[1])} instead of {say(before[0])}; "
         f"{_stiffness([firsts['trained', 'skips as they are']], lr)}."
     )
+    return seen, _worth(kept, lost)
+
+
+def _worth(kept: float, lost: float) -> str:
+    """What the skips are to the gradient of a trained network's first layer."""
+    if kept == lost and kept in {0, math.inf}:
+        amount = "No gradient arrives" if kept == 0 else "The gradient is too large for float32"
+        return f"{amount} at the first layer, with skips or without: they make no difference here."
     if kept == lost:
-        return seen, "This network makes no use of skips, so nothing depends on them."
+        return "This network makes no use of skips, so nothing depends on them."
     ratio = _ratio(kept, lost)
     if ratio >= CLEAR and lost < kept:
-        amount = "nothing" if lost == 0 else f"a gradient {ratio:.2g} times weaker"
-        return seen, (
+        amount = "nothing" if lost == 0 else _weaker(lost, kept)
+        return (
             f"The skips are the gradient's way to the first layer: without them {amount} would "
             "arrive there."
         )
-    size = "of much the same size" if ratio < CLEAR else f"even {ratio:.2g} times stronger"
-    return seen, (
+    size = f"even {_times(ratio)} stronger" if ratio >= CLEAR else "of much the same size"
+    return (
         f"The gradient finds its way to the first layer without skips, {size}: what they carry is "
         "seen by `unetseg lab ablate`."
     )
+
+
+def _weaker(low: float, high: float) -> str:
+    return "no gradient" if low == 0 else f"a gradient {_times(_ratio(low, high))} weaker"
+
+
+def _times(ratio: float) -> str:
+    return "beyond measure" if ratio == math.inf else f"{ratio:.2g} times"
 
 
 def _stiffness(firsts: Sequence[Row], lr: float) -> str:
@@ -104,13 +141,13 @@ def _stiffness(firsts: Sequence[Row], lr: float) -> str:
     )
 
 
-def say(number: float) -> str:
+def say(size: float) -> str:
     """A number in two digits; what is too large for float32 is called so.
 
     >>> say(0.03512), say(0.0), say(float("inf"))
     ('0.035', '0', 'too large for float32')
     """
-    return "too large for float32" if number == float("inf") else f"{number:.2g}"
+    return "too large for float32" if size == math.inf else f"{size:.2g}"
 
 
 def _kind(row: Row) -> str:
@@ -129,4 +166,4 @@ def _ratio(one: float, other: float) -> float:
     small, large = sorted((one, other))
     if small == large:
         return 1.0
-    return large / small if small else float("inf")
+    return large / small if small else math.inf

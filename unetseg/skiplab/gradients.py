@@ -1,11 +1,12 @@
 """How the gradient fares on its way to the first layer: vanishing, exploding, or carried."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -13,35 +14,36 @@ from torch import Tensor
 from torch.nn import functional
 
 from unetseg.bundle import BundleInfo, Segmenter, build_segmenter, load_bundle, to_machine
-from unetseg.config import (
-    BlockKind,
-    DataConfig,
-    GradientsConfig,
-    NetworkConfig,
-    ShortcutKind,
-    TrainConfig,
-)
+from unetseg.config import DataConfig, GradientsConfig, TrainConfig, TrainingConfig
 from unetseg.data.dataset import Crops, Order, Sample, crop_loader, read_split
 from unetseg.data.splits import read_splits
 from unetseg.data.survey import Survey, survey, with_splits
-from unetseg.errors import BundleError
+from unetseg.errors import BundleError, DataError
 from unetseg.evaluation.evaluate import run_folder
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import Machine, start
+from unetseg.runtime import Machine, explained_memory, start
 from unetseg.skiplab.finding import Finding, Row, publish
 from unetseg.skiplab.gradient_figures import stack_figures, unet_figures
-from unetseg.skiplab.gradient_flow import Case, follow, measure, unet_stages
-from unetseg.skiplab.gradient_words import run_words, stack_words, unet_words
+from unetseg.skiplab.gradient_flow import TASK, Case, follow, measure, tell_apart, unet_stages, vary
+from unetseg.skiplab.gradient_words import (
+    first_layer_table,
+    run_words,
+    stack_words,
+    unet_words,
+)
 from unetseg.skiplab.tower import WIDTH, Stack, build_stack, check_depths
 from unetseg.training.losses import SegmentationLoss
 from unetseg.training.plan import Plan, bundle_info, crop_rule, make_plan
 from unetseg.unet.model import Edit, unchanged
 
+Group = TypeVar("Group", DataConfig, TrainingConfig)
 PIXELS, IMAGES, BANDS = 8, 4, 3
 """Side, number and bands of the random images that stacks are shown."""
 OUTPUT = "mean square of the output"
 LABELS = "cross-entropy with random labels"
-TASK = "measuring gradients"
+SMALLER = "Choose a smaller --width, or another --device."
+PLACE = frozenset({"images", "masks", "pairs", "group", "group_column"})
+"""Settings that belong to the place of the pairs: those of a run say nothing of another place."""
 
 
 def gradients(
@@ -56,15 +58,17 @@ def gradients(
     """Measure the gradient of every layer, and the updates that a learning rate makes of it.
 
     Without a source, of stacks of convolutions on random images. With a data folder, of U-Nets
-    planned for it, trained a little. With a run folder, of its network, fresh and trained, with
-    its skips as they are and zeroed.
+    planned for it, trained a little. With a run folder, of its network, with fresh and with
+    trained weights, with its skips as they are and zeroed. Gradients are those of float32
+    passes, whatever precision `base.runtime` asks for: they are what other types are held against.
 
     Args:
         config: What is compared. For U-Nets, blocks, shortcuts, norms and inits that are not set
             explicitly are those of `base`.
         source: A run folder or a data folder.
-        base: Settings of the U-Nets, the optimizer and the machine. A run is shown the images it
-            was trained on, or those of `base.data` where these are set.
+        base: Settings of the U-Nets, the optimizer and the machine. A run has its own loss, and
+            is shown the images it was trained on, or those that `base.data` names; of the other
+            settings of its data, those that are no defaults in `base.data` are changed.
         output: Folder for gradients.csv, gradients.json and the plots.
         seed: Seed of weights, images and order.
         progress: Hears what is done.
@@ -73,11 +77,14 @@ def gradients(
         ConfigError: a network cannot be built as asked.
         DataError: the data folder cannot be used.
         BundleError: the run folder has no usable model, or its data are gone.
+        OutOfMemoryError: a network does not fit in memory.
     """
     base = _seeded(base or TrainConfig(), seed)
     machine = start(base.runtime)
+    facts: dict[str, object] = {}
     if source is None:
         rows = of_stacks(config, base, machine, progress)
+        facts["first_layer"] = first_layer_table(rows)
         words, figures = stack_words(rows, config.lr), stack_figures(rows)
     elif any((source / name).is_file() for name in ("plan.json", "model.json")):
         rows = of_run(config, source, base, machine, progress)
@@ -87,7 +94,7 @@ def gradients(
         words, figures = unet_words(rows, config.lr), unet_figures(rows)
     settings = config.model_dump(mode="json") | {"seed": seed}
     finding = Finding(output, rows, *words)
-    return publish(output, "gradients", finding, figures, settings=settings, source=source)
+    return publish(output, "gradients", finding, figures, settings=settings, source=source, **facts)
 
 
 # ---------------------------------------------------------------- stacks
@@ -125,20 +132,19 @@ def of_stacks(
     for block in config.blocks:
         check_depths(config.depths, block)
     toy = _draw_toy(base.runtime.seed, machine.device)
-    variants = _variants(config, base.network)
+    variants = vary(config, base.network)
     rows: list[Row] = []
-    progress.start(TASK, len(variants) * len(config.depths))
+    progress.start(TASK, len(variants) * len(config.depths) * (config.steps + 1))
     for network, depth in product(variants, config.depths):
         torch.manual_seed(base.runtime.seed)
         stack = build_stack(network, depth, BANDS).to(machine.device)
         blocks = [(f"block {number}", block) for number, block in enumerate(stack.blocks, 1)]
         stages = [("first", stack.first), *blocks, ("last", stack.last)]
-        columns = {**_columns(network), "depth": depth}
+        columns = {**tell_apart(network), "depth": depth}
         case = Case(columns, stack, stages, partial(toy.output_loss, stack), OUTPUT)
         rows += measure(case, config.lr)
         case = replace(case, loss=partial(toy.label_loss, stack), objective=LABELS)
-        rows += follow(case, config.lr, config.steps, base.training)
-        progress.advance(TASK, network=columns["network"], depth=depth)
+        rows += follow(case, config.lr, config.steps, base.training, progress)
     progress.finish(TASK)
     return rows
 
@@ -158,13 +164,23 @@ class Lesson:
     """What U-Nets are shown: crops of real images, the same ones for every network."""
 
     info: BundleInfo
-    batches: Sequence[Sample]
+    crops: Crops
+    batch: int
+    """Crops of a step."""
+    seed: int
+    """Of their order."""
     criterion: SegmentationLoss
     device: torch.device
 
+    def draw(self, step: int) -> Sample:
+        """The batch of a training step: as in a training, and the same whenever it is asked for."""
+        repeats = [1] * len(self.crops.reader)
+        order = Order(repeats, self.batch, self.seed, first_step=step)
+        return Sample(*next(iter(crop_loader(self.crops, order, workers=0))))
+
     def loss(self, segmenter: Segmenter, edit: Edit, step: int) -> Tensor:
         """The loss of the training at full resolution."""
-        image, mask, statistics = (part.to(self.device) for part in self.batches[step])
+        image, mask, statistics = (part.to(self.device) for part in self.draw(step))
         return self.criterion(segmenter(image, statistics, edit), mask)
 
     def case(self, columns: Row, segmenter: Segmenter, edit: Edit = unchanged) -> Case:
@@ -188,22 +204,23 @@ def of_unets(
     Raises:
         ConfigError: a U-Net cannot be built as asked.
         DataError: the folder cannot be used.
+        OutOfMemoryError: a U-Net does not fit in memory.
     """
     known = survey(data, base.data, progress)
     plan = make_plan(known, base, machine)
-    lesson = _read_lesson(known, plan, base, machine.device, config.steps + 1)
+    lesson = _read_lesson(known, plan, base, machine.device)
     variants = [
         network.model_copy(update={"skip": (skip,)})
-        for network, skip in product(_variants(config, plan.network, explicit=True), config.skips)
+        for network, skip in product(vary(config, plan.network, explicit=True), config.skips)
     ]
     rows: list[Row] = []
-    progress.start(TASK, len(variants))
+    progress.start(TASK, len(variants) * (config.steps + 1))
     for network in variants:
-        torch.manual_seed(base.runtime.seed)
-        segmenter = build_segmenter(lesson.info.model_copy(update={"network": network}))
-        case = lesson.case(_columns(network, unet=True), to_machine(segmenter, machine))
-        rows += follow(case, config.lr, config.steps, base.training)
-        progress.advance(TASK, network=case.labels["network"])
+        with explained_memory(SMALLER):
+            torch.manual_seed(base.runtime.seed)
+            segmenter = build_segmenter(lesson.info.model_copy(update={"network": network}))
+            case = lesson.case(tell_apart(network, unet=True), to_machine(segmenter, machine))
+            rows += follow(case, config.lr, config.steps, base.training, progress)
     progress.finish(TASK)
     return rows
 
@@ -217,17 +234,19 @@ def of_run(
 ) -> list[Row]:
     """Rows of a run's network, fresh and trained, with its skips as they are and zeroed.
 
+    Fresh weights are random ones, also where the run began with those of a trained encoder. Each
+    time, whatever the network draws (switches, deactivable blocks) is drawn the same.
+
     Raises:
         BundleError: the run has no usable model, or its data are gone.
         DataError: the data cannot be used.
+        OutOfMemoryError: the network does not fit in memory.
     """
     trained, info = load_bundle(run)
+    lesson = _lesson_of(run_folder(run), info, base, machine.device, progress)
     torch.manual_seed(base.runtime.seed)
-    fresh = build_segmenter(info)
-    known = _survey_of(run_folder(run), base.data, progress)
-    plan = _plan_of(run_folder(run))
-    known = replace(known, class_map=info.class_map)
-    lesson = _read_lesson(known, plan, base, machine.device, 1)
+    random = info.network.model_copy(update={"weights": "none"})
+    fresh = build_segmenter(info.model_copy(update={"network": random}))
     networks = {"fresh": fresh, "trained": trained}
     edits: dict[str, Edit] = {"skips as they are": unchanged, "skips zeroed": zeroed}
     rows: list[Row] = []
@@ -235,7 +254,10 @@ def of_run(
     for (state, segmenter), (skips, edit) in product(networks.items(), edits.items()):
         columns = {"network": f"{state}, {skips}", "weights": state, "skips": skips}
         columns |= {"norm": info.network.norm, "init": info.network.init}
-        rows += measure(lesson.case(columns, to_machine(segmenter, machine), edit), config.lr)
+        with explained_memory("Look at it on another --device."):
+            case = lesson.case(columns, to_machine(segmenter, machine), edit)
+            torch.manual_seed(base.runtime.seed)
+            rows += measure(case, config.lr)
         progress.advance(TASK, network=columns["network"])
     progress.finish(TASK)
     return rows
@@ -246,18 +268,36 @@ def zeroed(skips: list[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(skip) for skip in skips]
 
 
-def _read_lesson(
-    known: Survey, plan: Plan, base: TrainConfig, device: torch.device, steps: int
-) -> Lesson:
-    """As many batches of crops as there are steps, drawn as in a training."""
+def _read_lesson(known: Survey, plan: Plan, base: TrainConfig, device: torch.device) -> Lesson:
+    """The crops of a training on `known`.
+
+    Raises:
+        DataError: there is nothing to train on.
+    """
     reader = read_split(known, "train", plan.bands)
+    if not len(reader):
+        mend = "Give other pairs with --images and --masks."
+        raise DataError(f"no pair of {known.pairs.root} is for training", mend=mend)
     crops = Crops(reader, crop_rule(plan), known.statistics("train"))
-    order = Order([1] * len(reader), plan.batch, base.runtime.seed)
-    batches = [Sample(*batch) for batch in islice(crop_loader(crops, order, workers=0), steps)]
-    info = bundle_info(plan, known, data_hash="")
     foreground = known.class_map.foreground
     criterion = SegmentationLoss(base.training.loss, plan.class_weights, foreground)
-    return Lesson(info, batches, criterion, device)
+    info = bundle_info(plan, known, data_hash="")
+    return Lesson(info, crops, plan.batch, base.runtime.seed, criterion, device)
+
+
+# ---------------------------------------------------------------- what a run was trained on
+
+
+def _lesson_of(
+    run: Path, info: BundleInfo, base: TrainConfig, device: torch.device, progress: Progress
+) -> Lesson:
+    """The crops and the loss of a run's training."""
+    plan, settings = _plan_of(run), _settings_of(run)
+    known = _survey_of(run, settings, base.data, progress)
+    snap = info.class_map.snap or base.data.snap
+    known = replace(known, class_map=info.class_map.model_copy(update={"snap": snap}))
+    training = base.training.model_copy(update={"loss": _own(settings, TrainingConfig).loss})
+    return _read_lesson(known, plan, base.model_copy(update={"training": training}), device)
 
 
 def _plan_of(run: Path) -> Plan:
@@ -270,79 +310,59 @@ def _plan_of(run: Path) -> Plan:
         ) from error
 
 
-def _survey_of(run: Path, asked: DataConfig, progress: Progress) -> Survey:
-    """What a run was trained on, in its splits; or other images where they are asked for."""
+def _settings_of(run: Path) -> dict[str, Any]:
+    """How a training was told to take its data and to learn, where not left to the defaults."""
+    try:
+        settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
+        groups = _own(settings, DataConfig), _own(settings, TrainingConfig)
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        summary = f"{run} does not say how it was trained (config.yaml)"
+        raise BundleError(summary, [error], "Train again, or give a data folder.") from error
+    return {k: v for group in groups for k, v in group.model_dump(exclude_unset=True).items()}
+
+
+def _own(settings: Mapping[str, Any], group: type[Group]) -> Group:
+    """Those of the settings that belong to a group."""
+    return group.model_validate({k: v for k, v in settings.items() if k in group.model_fields})
+
+
+def _folder_of(run: Path, asked: DataConfig) -> Path:
+    """Where the pairs are: the place that is asked for, else the folder of the training."""
+    place = asked.images or asked.pairs
+    if place is not None and place.exists():
+        return place.parent
     try:
         folder = Path(json.loads((run / "env.json").read_bytes())["data"])
-        settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
-        own = DataConfig.model_validate(
-            {name: value for name, value in settings.items() if name in DataConfig.model_fields}
-        )
-    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         summary = f"{run} does not say what it was trained on"
-        raise BundleError(summary, [error], "Train again, or give a data folder.") from error
-    if asked != DataConfig():
-        return survey(folder, asked, progress)
+        raise BundleError(summary, [error], "Give pairs with --images and --masks.") from error
     if not folder.exists():
         summary = f"{folder}, which {run} was trained on, is not there"
-        raise BundleError(summary, mend="Give other pairs with --images and --masks.")
-    return with_splits(survey(folder, own, progress), read_splits(run / "splits.json", "name"))
+        raise BundleError(summary, mend="Say where it is now with --images and --masks.")
+    return folder
+
+
+def _survey_of(
+    run: Path, settings: Mapping[str, Any], asked: DataConfig, progress: Progress
+) -> Survey:
+    """The images of a run's training with its settings and its splits, changed as asked.
+
+    Images of the training keep their split, recognised by content; others have the one they would
+    have in a training of their own.
+    """
+    folder = _folder_of(run, asked)
+    changes = asked.model_dump(exclude_defaults=True)
+    moved = bool(changes.keys() & {"images", "masks", "pairs"})
+    own = {k: v for k, v in settings.items() if not (moved and k in PLACE)}
+    known = survey(folder, _own(own | changes, DataConfig), progress)
+    if not (run / "splits.json").is_file():
+        return known
+    splits = read_splits(run / "splits.json")
+    there = {pair.name: pair.split for pair in known.pairs.pairs if pair.split}
+    told = {name: splits.get(fact.hash) for name, fact in known.facts.items()}
+    return with_splits(known, there | {name: split for name, split in told.items() if split})
 
 
 def _seeded(base: TrainConfig, seed: int) -> TrainConfig:
     runtime = base.runtime.model_copy(update={"seed": seed})
     return base.model_copy(update={"runtime": runtime})
-
-
-# ---------------------------------------------------------------- what is compared
-
-
-def kinds(
-    blocks: Sequence[BlockKind], shortcuts: Sequence[ShortcutKind]
-) -> list[tuple[BlockKind, ShortcutKind]]:
-    """Every block with every shortcut it can have; only residual blocks have a choice.
-
-    >>> kinds(["plain", "residual"], ["zero_pad", "rezero"])
-    [('plain', 'identity'), ('residual', 'zero_pad'), ('residual', 'rezero')]
-    """
-    return [
-        (block, shortcut)
-        for block in blocks
-        for shortcut in (shortcuts if block == "residual" else ("identity",))
-    ]
-
-
-def _variants(
-    config: GradientsConfig, base: NetworkConfig, *, explicit: bool = False
-) -> list[NetworkConfig]:
-    """`base` with every norm × init × block and shortcut of `config`.
-
-    With `explicit`, only of those that were set: the product of all defaults would be days of
-    training for U-Nets.
-    """
-    set_ones = config.model_fields_set if explicit else set(GradientsConfig.model_fields)
-    norms = config.norms if "norms" in set_ones else (base.norm,)
-    inits = config.inits if "inits" in set_ones else (base.init,)
-    pairs = [(base.block, base.shortcut)]
-    if set_ones & {"blocks", "shortcuts"}:
-        pairs = kinds(config.blocks, config.shortcuts)
-    return [
-        base.model_copy(update={"norm": norm, "init": init, "block": block, "shortcut": shortcut})
-        for norm, init, (block, shortcut) in product(norms, inits, pairs)
-    ]
-
-
-def _columns(network: NetworkConfig, *, unet: bool = False) -> Row:
-    """The columns that tell networks apart."""
-    shortcut = network.shortcut if network.block == "residual" else ""
-    name = f"{network.block}, {shortcut}" if shortcut else network.block
-    columns: Row = {
-        "block": network.block,
-        "shortcut": shortcut,
-        "norm": network.norm,
-        "init": network.init,
-    }
-    if not unet:
-        return {"network": name, **columns}
-    skip = ", ".join(network.skip)
-    return {"network": f"{'no' if skip == 'none' else skip} skips, {name}", "skip": skip, **columns}

@@ -141,7 +141,7 @@ def measure_surface(
     """
     network, loss = subject.segmenter, images_loss(subject)
     at_point = partial(_loss_with, subject=subject, loss=loss, statistics=config.statistics)
-    centre, as_trained = at_point(deepcopy(network)), loss(network)
+    centre, as_trained = at_point(deepcopy(network)), at_point(network, statistics="keep")
     if not math.isfinite(centre):
         raise DivergedError(f"the loss of {name} is {centre} at its trained weights")
     generator = torch.Generator().manual_seed(seed)
@@ -165,7 +165,7 @@ def measure_surface(
 def _loss_with(
     segmenter: nn.Module, subject: Subject, loss: ImagesLoss, *, statistics: str
 ) -> float:
-    """The loss of a copy of the subject's network, whose batch norms may be changed."""
+    """The loss in the machine's arithmetic; "recompute" changes the batch norms of `segmenter`."""
     with subject.machine.autocast():
         if statistics == "recompute":
             recompute_statistics(segmenter, loss.batches)
@@ -216,7 +216,7 @@ def describe(surfaces: Sequence[Surface], reach: float) -> tuple[str, str]:
 
 
 def _described(surface: Surface, reach: float) -> str:
-    radius = surface.radius(DOUBLED * surface.centre)
+    radius = surface.doubling_radius
     doubles = f"doubles after a move of {radius:.0%}" if radius < math.inf else "does not double"
     minima = count_minima(surface.losses)
     otherwise = ""
@@ -246,7 +246,7 @@ def _short(number: float) -> str:
 
 
 def _meaning_of_one(surface: Surface, reach: float) -> str:
-    radius = surface.radius(DOUBLED * surface.centre)
+    radius = surface.doubling_radius
     bears = (
         f"Random changes of the weights by up to {min(radius, reach):.0%} of their size "
         f"{'less than double' if radius < math.inf else 'do not double'} the loss of this network"
@@ -254,25 +254,36 @@ def _meaning_of_one(surface: Surface, reach: float) -> str:
     gain = 1 - surface.lowest / surface.centre if surface.centre else 0
     if gain > SETTLED:
         return f"{bears}, and one lowers it by {gain:.0%}: weights nearby suit these images better."
+    if surface.lowest < surface.centre:
+        return f"{bears}, and none that was tried lowers it by more than {SETTLED:.0%}."
     return f"{bears}, and none that was tried lowers it: it lies at the bottom of this valley."
 
 
 def _meaning_of_two(first: Surface, second: Surface, reach: float) -> str:
+    for flat, other in ((first, second), (second, first)):
+        if flat.is_flat_beside(other):
+            return (
+                f"{flat.name} does not double its loss in the picture, as {other.name} does; but "
+                f"even its lowest, {flat.lowest:.3g}, is above the {other.centre:.3g} of "
+                f"{other.name} at its trained weights: what has learned less has less to lose, "
+                "which is no sign of a wider valley."
+            )
     level = common_level((first, second))
-    radii = {each.name: each.radius(level) for each in (first, second)}
-    narrow, wide = sorted(radii, key=lambda name: radii[name])
-    inner, outer = radii[narrow], radii[wide] if radii[wide] < math.inf else reach
+    radii = [(each.radius(level), each.name) for each in (first, second)]
+    (inner, narrow), (outer, wide) = sorted(radii)
     below = f"keeps its loss below {level:.3g}"
     if inner == math.inf:
         return f"Either network {below} all over the picture: a larger --reach tells them apart."
+    if outer == math.inf:
+        outer = math.sqrt(2) * reach  # the corners, where nothing was seen of its end
+        bounds = f"{wide} {below} all over the picture"
+    else:
+        bounds = f"{wide} {below} up to random changes of {outer:.0%} of its weights' size"
+    bounds += f", {narrow} up to {inner:.0%}"
     if outer <= SAME_WIDTH * inner:
-        return (
-            f"Either network {below} up to random changes of about {inner:.0%} of its weights' "
-            "size: neither valley is clearly wider."
-        )
+        return f"{bounds}: neither valley is clearly wider."
     return (
-        f"{wide} {below} up to random changes of {outer:.0%} of its weights' size, {narrow} up to "
-        f"{inner:.0%}: the wider valley bears more rounding and noise in the weights, and is as a "
+        f"{bounds}: the wider valley bears more rounding and noise in the weights, and is as a "
         "rule the easier one to train in."
     )
 
@@ -382,7 +393,7 @@ def _draw_relief(panel: Any, surface: Surface, levels: Floats) -> None:
 
 
 def _title(surface: Surface) -> str:
-    radius = surface.radius(DOUBLED * surface.centre)
+    radius = surface.doubling_radius
     doubled = f"doubled at {radius:.0%}" if radius < math.inf else "never doubled"
     bend = f", sharpness {_short(surface.sharpness.eigenvalue)}" if surface.sharpness else ""
     return f"{surface.name}\nloss {surface.centre:.3g} in the middle, {doubled}{bend}"

@@ -132,6 +132,16 @@ class Surface:
         """Distance from the trained weights within which the loss is below `level`."""
         return valley_radius(self.axis, self.losses, level)
 
+    @property
+    def doubling_radius(self) -> float:
+        """The radius of twice the loss of the trained weights."""
+        return self.radius(DOUBLED * self.centre)
+
+    def is_flat_beside(self, other: "Surface") -> bool:
+        """Whether it never doubles, unlike the other, and is all above the other's weights."""
+        ends = [surface.doubling_radius < math.inf for surface in (self, other)]
+        return ends == [False, True] and self.lowest > other.centre
+
     def facts(self) -> dict[str, Any]:
         """What belongs to the JSON."""
         bend = self.sharpness
@@ -142,7 +152,7 @@ class Surface:
             "lowest": self.lowest,
             "highest": self.highest,
             "off_scale": self.off_scale,
-            "doubling_radius": finite_or_none(self.radius(DOUBLED * self.centre)),
+            "doubling_radius": finite_or_none(self.doubling_radius),
             "local_minima": count_minima(self.losses),
             "sharpness": bend and asdict(bend) | {"eigenvalue": finite_or_none(bend.eigenvalue)},
         }

@@ -1,6 +1,6 @@
 """Deep towers without a U: where the story of shortcuts began, and where it is seen best."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import comb
 
@@ -84,7 +84,7 @@ def build_stack(config: NetworkConfig, depth: int, bands: int = 3) -> Stack:
     return stack
 
 
-def check_depths(depths: Iterable[int], block: BlockKind) -> None:
+def check_depths(depths: Sequence[int], block: BlockKind) -> None:
     """Refuse depths that a stack of such blocks cannot have.
 
     Raises:
@@ -93,9 +93,10 @@ def check_depths(depths: Iterable[int], block: BlockKind) -> None:
     layers = LAYERS[block]
     wrong = [depth for depth in depths if depth < 2 or (depth - 2) % layers]
     if wrong:
-        nearest = [2 + layers * max(1, round((depth - 2) / layers)) for depth in wrong]
+        nearest = {depth: 2 + layers * max(1, round((depth - 2) / layers)) for depth in wrong}
+        possible = dict.fromkeys(nearest.get(depth, depth) for depth in depths)
         summary = f"a stack of {block} blocks has 2 + {layers}·n convolutions"
-        mend = f"Use --depths {','.join(map(str, nearest))}"
+        mend = f"Use --depths {','.join(map(str, possible))}."
         raise ConfigError(summary, [f"depth {depth}" for depth in wrong], mend)
 
 

@@ -80,46 +80,64 @@ def deciding_edit(changes: Mapping[str, Change]) -> str:
     >>> deciding_edit({"zero": {"change": -0.3}, "mean": {"change": -0.1}, "noise": {"change": 0}})
     'mean'
     """
-    candidates = [edit for edit in changes if edit in REMOVING] or list(changes)
+    candidates = removals(changes)
     return max(candidates, key=lambda edit: np.nan_to_num(changes[edit]["change"], nan=-np.inf))
 
 
-def decide(change: Change) -> str:
+def removals(changes: Mapping[str, Change]) -> list[str]:
+    """The edits that the verdict comes from: zero and mean, else all that were run."""
+    return [edit for edit in changes if edit in REMOVING] or list(changes)
+
+
+def decide(changes: Mapping[str, Change]) -> str:
     """The verdict on a level, by the change that the deciding edit makes.
 
     - idle: its interval lies within ±`IDLE`.
     - carries: it costs `CARRIES` or more, and its whole interval is below 0.
-    - helps: its whole interval is below 0.
-    - hurts: its whole interval is above 0.
-    - unclear: none of these, or there is no interval: one image, or an absent class.
+    - helps: it costs more than `IDLE`, and its whole interval is below 0.
+    - hurts: it gains more than `IDLE`, and the intervals of all removals are above 0. The deciding
+      one is the best of them, and the best of several gains by chance alone more often.
+    - unclear: none of these; or there is no interval (one image, or an absent class); or the whole
+      network has no more Dice than `CARRIES`, so that there is nothing to lose.
 
-    >>> decide({"dice": 0.6, "change": -0.2, "low": -0.3, "high": -0.1})
+    >>> decide({"zero": {"dice": 0.6, "change": -0.2, "low": -0.3, "high": -0.1}})
     'carries'
     """
-    if change["low"] >= -IDLE and change["high"] <= IDLE:
+    decisive = changes[deciding_edit(changes)]
+    if not has_dice(decisive["dice"] - decisive["change"]):
+        return "unclear"
+    if decisive["low"] >= -IDLE and decisive["high"] <= IDLE:
         return "idle"
-    if change["high"] < 0:
-        return "carries" if change["change"] <= -CARRIES else "helps"
-    return "hurts" if change["low"] > 0 else "unclear"
+    if abs(decisive["change"]) > IDLE and decisive["high"] < 0:
+        return "carries" if decisive["change"] <= -CARRIES else "helps"
+    gains = all(changes[edit]["low"] > 0 for edit in removals(changes))
+    return "hurts" if gains and decisive["change"] > IDLE else "unclear"
+
+
+def has_dice(score: float) -> bool:
+    """Whether the whole network has Dice to lose: more than `CARRIES`, and not nan."""
+    return score > CARRIES
 
 
 def headline(subject: Subject, score: float) -> str:
     """On what the whole network scored how much."""
     count = len(subject.views)
     images = "1 image" if count == 1 else f"{count} images"
-    return f"on {images} of split {subject.split} the whole network has {score:.3f}"
+    amount = "none, as there is no foreground" if np.isnan(score) else f"{score:.3f}"
+    return f"on {images} of split {subject.split} the whole network has {amount}"
 
 
 def what_was_seen(overall: Sequence[Row], subject: Subject, score: float) -> str:
     """One sentence on the rows of the foreground: what each level's deciding edit changed."""
+    judged = [row for row in overall if row["decides"]]
     changes = [
         f"{row['change']:+.3f} at level {row['level']} ({row['edit']}{_interval(row)})"
-        for row in overall
-        if row["decides"]
+        for row in judged
+        if not np.isnan(row["change"])
     ]
     end = f"broken in the gentlest way, the skips change it by {', '.join(changes)}"
     if not changes:
-        end = "there is no skip to break"
+        end = "breaking skips changes nothing of it" if judged else "there is no skip to break"
     return f"Foreground Dice: {headline(subject, score)}; {end}."
 
 
@@ -127,11 +145,16 @@ def _interval(row: Row) -> str:
     return "" if np.isnan(row["low"]) else f", 95% {row['low']:+.3f} to {row['high']:+.3f}"
 
 
-def what_it_means(overall: Sequence[Row], subject: Subject) -> str:
+def what_it_means(overall: Sequence[Row], subject: Subject, score: float) -> str:
     """One sentence on the rows of the foreground: which levels matter, and what to try."""
     judged = [row for row in overall if row["decides"]]
     if not judged:
         return "The decoder works from the bottom of the U alone: there is no skip to lose."
+    if not has_dice(score):
+        return (
+            "The whole network has no Dice to lose on these images, so no skip is judged: choose "
+            "images with foreground, and a network that finds it."
+        )
     if len(subject.views) < 2:
         return "One image gives no interval, so no skip is judged: use two images or more."
     parts = []
