@@ -126,7 +126,8 @@ def test_version_and_no_words_at_all(capsys: Capture) -> None:
         ("--val-fraction 1", "--val-fraction '1': must be less than 1"),
         (
             "--skip concat,ad",
-            "--skip 'ad': must be 'concat', 'add' or 'none' (did you mean add?)",
+            "--skip 'ad': must be 'concat', 'add', 'none', 'learned', 'gated', 'attention', "
+            "'switch', 'nested' or 'pruned' (did you mean add?)",
         ),
         ("--widths 8,a", "--widths 'a': must be a valid integer"),
         ("--ignore x", "--ignore 'x': must be a valid integer"),
