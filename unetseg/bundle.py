@@ -69,6 +69,11 @@ class BundleInfo(BaseModel):
     versions: dict[str, str] = {}
     weights_sha256: str = ""
 
+    def snapping(self, snap: bool) -> "BundleInfo":
+        """The same, with stray mask values taken for the nearest class if `snap` says so too."""
+        class_map = self.class_map.model_copy(update={"snap": self.class_map.snap or snap})
+        return self.model_copy(update={"class_map": class_map})
+
 
 class Segmenter(nn.Module):
     """Normalisation + U-Net: raw pixel values in, logits out.

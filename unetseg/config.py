@@ -145,6 +145,10 @@ class NetworkConfig(Settings):
     scale: Annotated[float, Field(gt=0, le=1), Parameter(alias=["-s"])] = 1.0
     """Size at which the network sees the image, as a fraction; masks keep full size."""
 
+    def skip_of_levels(self, levels: int) -> tuple[SkipKind, ...]:
+        """The kind of skip of each level, full resolution first, where one may stand for all."""
+        return self.skip * (levels if len(self.skip) == 1 else 1)
+
 
 class TrainingConfig(Settings):
     """How the network is trained."""

@@ -68,10 +68,8 @@ def evaluate(
     """
     config, run = config or EvalConfig(), Path(run)
     predictor = Predictor(run, config.tiling, config.device)
-    source, info = config.data, predictor.info
-    if source.snap:
-        snapping = info.class_map.model_copy(update={"snap": True})
-        info = info.model_copy(update={"class_map": snapping})
+    source = config.data
+    info = predictor.info.snapping(source.snap)
     found = find_pairs(Path(data), images=source.images, masks=source.masks, table=source.pairs)
     progress.say(f"pairs: {found.rule}")
     home = run_folder(run)

@@ -189,7 +189,7 @@ def skip_levels(network: NetworkConfig, channels: Sequence[int]) -> tuple[Level,
     >>> [level.there for level in skip_levels(NetworkConfig(skip=("none", "concat")), [8, 16])]
     [False, True]
     """
-    kinds = network.skip * (len(channels) if len(network.skip) == 1 else 1)
+    kinds = network.skip_of_levels(len(channels))
     levels = []
     for number, (kind, width) in enumerate(zip(kinds, channels, strict=True)):
         read = kind not in {"none", "pruned"} or "nested" in kinds[max(0, number - 1) : number]

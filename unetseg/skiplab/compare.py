@@ -48,6 +48,7 @@ from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
 from unetseg.training.plan import Plan, bundle_info, make_plan
 from unetseg.training.run import data_hash, flat_settings
+from unetseg.unet.build import WITH_ALPHA
 
 SEVERITY = 3
 """Severity of the corruptions that robustness is measured with, 1–5."""
@@ -59,8 +60,6 @@ SCORES = "skip_scores.json"
 """In a run folder: this training is complete, and these are its scores."""
 DIVERGED = "diverged.json"
 """In a run folder: this training diverged, as it would again, and is left out."""
-WITH_ALPHA = {"learned", "rezero"}
-"""Skips and shortcuts that have a factor α."""
 FREE = {"workers"}
 """Settings that may change when a comparison is gone on with."""
 

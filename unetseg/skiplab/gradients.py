@@ -294,8 +294,7 @@ def _lesson_of(
     """The crops and the loss of a run's training."""
     plan, settings = _plan_of(run), _settings_of(run)
     known = _survey_of(run, settings, base.data, progress)
-    snap = info.class_map.snap or base.data.snap
-    known = replace(known, class_map=info.class_map.model_copy(update={"snap": snap}))
+    known = replace(known, class_map=info.snapping(base.data.snap).class_map)
     training = base.training.model_copy(update={"loss": _own(settings, TrainingConfig).loss})
     return _read_lesson(known, plan, base.model_copy(update={"training": training}), device)
 

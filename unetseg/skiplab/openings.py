@@ -144,8 +144,7 @@ def of_kind(openings: Iterable[Opening], *kinds: str) -> list[Opening]:
 def measure_openings(subject: Subject, progress: Progress = SILENT) -> list[Opening]:
     """The openings of every image and every level whose skip learns; empty where none does."""
     device, segmenter = subject.machine.device, subject.segmenter
-    kinds: tuple[str, ...] = subject.info.network.skip
-    kinds *= len(segmenter.network.decoder.steps) if len(kinds) == 1 else 1
+    kinds = subject.info.network.skip_of_levels(len(segmenter.network.decoder.steps))
     openings = []
     progress.start(TASK, len(subject.views))
     for index, view in enumerate(subject.views):

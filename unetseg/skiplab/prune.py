@@ -111,7 +111,7 @@ def prune_segmenter(segmenter: Segmenter, info: BundleInfo) -> tuple[Segmenter, 
         mend = f"Train longer, or with a higher --switch-penalty (default {usual:g})."
         raise ConfigError(summary, [_described(*item) for item in switches.items()], mend)
     depth = len(segmenter.network.decoder.steps)
-    kinds = _pruned_kinds(info.network.skip, switches, depth)
+    kinds = _pruned_kinds(info.network.skip_of_levels(depth), switches)
     network = info.network.model_copy(update={"skip": kinds})
     fresh = network.model_copy(update={"weights": "none"})
     smaller = build_segmenter(info.model_copy(update={"network": fresh}))
@@ -131,10 +131,10 @@ def closed_levels(network: UNet) -> tuple[int, ...]:
 
 
 def _pruned_kinds(
-    kinds: Sequence[SkipKind], switches: Mapping[int, Switch], depth: int
+    kinds: Sequence[SkipKind], switches: Mapping[int, Switch]
 ) -> tuple[SkipKind, ...]:
     """The kind of every level once its switch, if it has one, is gone."""
-    pruned: list[SkipKind] = list(kinds) * (depth if len(kinds) == 1 else 1)
+    pruned = list(kinds)
     for level, kind in enumerate(pruned):
         if level in switches:
             pruned[level] = "concat" if switches[level].is_open else "pruned"

@@ -70,9 +70,7 @@ def open_subject(
     machine = start(device or DeviceConfig())
     segmenter, info = load_bundle(run)
     source = pairs or PairsConfig()
-    if source.snap:
-        class_map = info.class_map.model_copy(update={"snap": True})
-        info = info.model_copy(update={"class_map": class_map})
+    info = info.snapping(source.snap)
     found = find_pairs(data, images=source.images, masks=source.masks, table=source.pairs)
     split, chosen = choose_pairs(found, run_folder(run), config.split)
     by_image = {pair.image: pair for pair in chosen[: config.images_used]}

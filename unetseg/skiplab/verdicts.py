@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from unetseg.data.folders import number
 from unetseg.evaluation.confusion import Counts, Floats, bootstrap_interval, dice
 from unetseg.skiplab.finding import Row
 from unetseg.skiplab.subject import Subject
@@ -121,8 +122,7 @@ def has_dice(score: float) -> bool:
 
 def headline(subject: Subject, score: float) -> str:
     """On what the whole network scored how much."""
-    count = len(subject.views)
-    images = "1 image" if count == 1 else f"{count} images"
+    images = number(len(subject.views), "image")
     amount = "none, as there is no foreground" if np.isnan(score) else f"{score:.3f}"
     return f"on {images} of split {subject.split} the whole network has {amount}"
 

@@ -27,7 +27,7 @@ from unetseg.training.previews import augmented_sheet, validation_sheet
 from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.signals import StopRequest
-from unetseg.unet.skips import expected_open_switches
+from unetseg.unet.skips import Adaptive, expected_open_switches
 
 SAVE_SECONDS = 600.0
 """Longest time between two saved states."""
@@ -330,14 +330,15 @@ class Trainer:
         kept = self.engine().segmenter
         network = kept.network
         factors = {name: p.item() for name, p in network.named_parameters() if p.ndim == 0}
+        if not factors and not any(isinstance(part, Adaptive) for part in network.modules()):
+            return
         image, _ = self.val_reader[0]
         centre = (image.shape[0] // 2, image.shape[1] // 2)
         crop = torch.from_numpy(window(image, centre, self.plan.patch)).permute(2, 0, 1)[None]
         pixels = kept.prepared(crop.to(self.machine.device))
         openings = network.openings(pixels)  # in float32: bf16 has few numbers near 1
         means = [None if opening is None else opening.float().mean().item() for opening in openings]
-        if factors or any(mean is not None for mean in means):
-            self.log.event("skips", step=self.step, openings=means, factors=factors)
+        self.log.event("skips", step=self.step, openings=means, factors=factors)
 
     def _announce(self) -> None:
         parameters = sum(p.numel() for p in self.segmenter.parameters())

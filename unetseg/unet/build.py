@@ -54,6 +54,8 @@ UPS: dict[str, type[TransposeUp | BilinearUp]] = {
     "transpose": TransposeUp,
     "bilinear": BilinearUp,
 }
+WITH_ALPHA = {"learned", "rezero"}
+"""Skips and shortcuts that have a factor α."""
 DROPPING = ("survival", "deactivable")
 """Settings of shortcuts that drop their branch."""
 PATHS: dict[str, MakePath] = {"projection": Projection, "zero_pad": ZeroPad}
@@ -177,7 +179,7 @@ def _idle_problems(config: NetworkConfig) -> list[str]:
             for name, default in defaults.items()
             if getattr(config, name) != default
         ]
-    if config.alpha is not None and not {"learned", "rezero"} & {config.shortcut, *config.skip}:
+    if config.alpha is not None and not WITH_ALPHA & {config.shortcut, *config.skip}:
         kinds = "--skip learned, --shortcut learned or --shortcut rezero"
         problems.append(f"alpha is {config.alpha:g}: only {kinds} has an α")
     return problems
@@ -213,7 +215,7 @@ def _encoder(
 
 def _decoder(config: NetworkConfig, features: tuple[int, ...], widths: tuple[int, ...]) -> Decoder:
     """Steps to `widths` from the encoder's `features`, whose last is the bottom."""
-    asked = config.skip * (len(widths) if len(config.skip) == 1 else 1)
+    asked = config.skip_of_levels(len(widths))
     # some encoders (mit_b0) have no features at half the resolution
     kinds = [kind if n else "none" for kind, n in zip(asked, features[:-1], strict=True)]
     nodes = _nodes(config, kinds, features, widths)
