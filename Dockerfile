@@ -29,6 +29,11 @@ ENV PATH=/opt/unetseg/bin:$PATH \
 
 WORKDIR /build
 
+# rasterio's wheel brings GDAL, but not this library.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libexpat1 \
+    && rm -rf /var/lib/apt/lists/*
+
 # The dependencies are gigabytes and change seldom: a layer of their own. The wheels of torch on
 # Linux bring CUDA; the base needs none.
 COPY pyproject.toml constraints.txt ./

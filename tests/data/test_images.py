@@ -3,6 +3,8 @@
 import contextlib
 import os
 import random
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +22,16 @@ from PIL import Image, ImageOps
 
 from unetseg.data.images import (
     IMAGE_SUFFIXES,
+    allow_pixels,
+    content_format,
     effective_bands,
+    image_size,
     match_bands,
     open_picture,
+    pillow_bands,
+    pixel_limit,
     read_image,
+    stored_orientation,
     write_png,
     write_tiff,
 )
@@ -346,7 +354,7 @@ def test_decompression_bombs_are_refused(tmp_path: Path, action: Any) -> None:
         warnings.simplefilter(action)
         with pytest.raises(ImageError, match=r"bomb.*120000000.*89478485") as caught:
             read_image(path)
-    assert "UNETSEG_MAX_PIXELS" in caught.value.mend
+    assert "--max-pixels 120000000" in caught.value.mend
 
 
 def test_tiff_bombs_are_refused_but_large_tiffs_are_not(
@@ -372,6 +380,95 @@ def test_the_pixel_limit_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("UNETSEG_MAX_PIXELS", "many")
     with pytest.raises(ConfigError, match="many"):
         read_image(tmp_path / "a.png")
+
+
+def test_allowed_pixels_hold_here_and_in_the_processes_started_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "100")
+    write_png(tmp_path / "a.png", noise("uint8", 16, 16))
+    allow_pixels(None)
+    assert pixel_limit() == 100
+    with pytest.raises(ImageError, match="bomb") as caught:
+        read_image(tmp_path / "a.png")
+    assert "--max-pixels 256" in caught.value.mend
+    allow_pixels(256)
+    assert read_image(tmp_path / "a.png").shape == (16, 16, 1)
+    script = "from unetseg.data.images import pixel_limit; print(pixel_limit())"
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert int(told.stdout) == 256
+    with pytest.raises(ConfigError, match="--max-pixels is 0"):
+        allow_pixels(0)
+
+
+# What the header tells
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        (".png", "PNG"),
+        (".jpg", "JPEG"),
+        (".tif", "TIFF"),
+        (".gif", "GIF"),
+        (".bmp", "BMP"),
+        (".webp", "WEBP"),
+        (".ppm", "PPM"),
+        (".jp2", "JPEG2000"),
+    ],
+)
+def test_the_content_tells_format_and_size(tmp_path: Path, suffix: str, kind: str) -> None:
+    Image.fromarray(noise("uint8", 8, 9, 3)).save(tmp_path / f"a{suffix}")
+    path = (tmp_path / f"a{suffix}").rename(tmp_path / "a.dat")
+    assert content_format(path) == open_picture(path).format == kind
+    assert open_picture(path).tiff == (kind == "TIFF")
+    assert image_size(path) == (8, 9)
+
+
+def test_two_photographs_in_a_jpeg_are_a_jpeg(tmp_path: Path) -> None:
+    frames = [Image.fromarray(noise("uint8", 8, 9, 3, seed=seed)) for seed in (0, 1)]
+    frames[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    assert content_format(tmp_path / "a.jpg") == open_picture(tmp_path / "a.jpg").format == "JPEG"
+    assert open_picture(tmp_path / "a.jpg").lossy
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_the_stored_orientation_is_told(tmp_path: Path, orientation: int, name: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise("uint8", 4, 6, 3)).save(tmp_path / name, exif=exif)
+    assert stored_orientation(tmp_path / name) == orientation
+    assert open_picture(tmp_path / name).orientation == orientation
+    assert image_size(tmp_path / name) == read_image(tmp_path / name).shape[:2]
+
+
+def test_pillow_sees_fewer_bands_than_there_are(tmp_path: Path) -> None:
+    for bands in (1, 3):
+        write_png(tmp_path / "a.png", noise("uint8", 5, 6, bands))
+        write_tiff(tmp_path / "a.tif", noise("uint8", 5, 6, bands))
+        assert pillow_bands(tmp_path / "a.png") == pillow_bands(tmp_path / "a.tif") == bands
+    write_tiff(tmp_path / "a.tif", noise("int16", 5, 6, 13))
+    assert pillow_bands(tmp_path / "a.tif") is None
+    tifffile.imwrite(
+        tmp_path / "a.tif", noise("int16", 13, 5, 6), photometric="minisblack", planarconfig=2
+    )
+    assert pillow_bands(tmp_path / "a.tif") in {1, None}
+    with pytest.raises(ImageError, match="No such file"):
+        pillow_bands(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("ask", [content_format, stored_orientation, image_size, pillow_bands])
+def test_no_image_has_no_header(tmp_path: Path, ask: Callable[[Path], object]) -> None:
+    (tmp_path / "a.png").write_text("not an image\n" * 20)
+    if ask is pillow_bands:
+        assert ask(tmp_path / "a.png") is None
+    else:
+        with pytest.raises(ImageError, match="no image"):
+            ask(tmp_path / "a.png")
 
 
 # Bands
@@ -440,3 +537,4 @@ def test_every_band_of_a_geotiff_differs(real_data: Path) -> None:
     assert image.shape == (512, 512, 13)
     assert len({image[..., band].tobytes() for band in range(13)}) == 13
     assert open_picture(file).tiff
+    assert pillow_bands(file) == 1

@@ -59,7 +59,8 @@ def class_maps(draw: st.DrawFn) -> ClassMap:
     number = st.integers(int(limits.min), int(limits.max))
     code = st.tuples(number, number, number) if coding == "rgb" else number
     codes: list[Any] = draw(st.lists(code, min_size=1, max_size=40, unique=True))
-    ignore = (codes.pop(),) if len(codes) > 1 and draw(st.booleans()) else ()
+    ignored = min(draw(st.integers(0, 3)), len(codes) - 1)
+    codes, ignore = codes[ignored:], tuple(codes[:ignored])
     palette = VOC if coding == "palette" else None
     return class_map(codes, ignore, coding=coding, dtype=dtype, suffix=suffix, palette=palette)
 
@@ -94,6 +95,19 @@ def test_written_masks_read_back_exactly(tmp_path: Path, known: ClassMap, seed: 
 
 @RELAXED
 @given(class_maps())
+def test_every_code_of_a_class_map_has_its_index(tmp_path: Path, known: ClassMap) -> None:
+    codes = np.array([*(item.code for item in known.classes), *known.ignore], known.dtype)[None]
+    index = known.encode(codes)
+    classes = len(known.classes)
+    assert index.tolist() == [[*range(classes), *[IGNORED] * len(known.ignore)]]
+    path = tmp_path / f"codes{known.suffix}"
+    write_mask(path, index, known)
+    np.testing.assert_array_equal(known.encode(read_mask(path).pixels), index)
+    np.testing.assert_array_equal(known.decode(index)[:, :classes], codes[:, :classes])
+
+
+@RELAXED
+@given(class_maps())
 def test_class_maps_survive_json(known: ClassMap) -> None:
     again = ClassMap.model_validate_json(known.model_dump_json())
     assert again == known
@@ -111,10 +125,10 @@ def test_snap_takes_the_nearest_code(known: ClassMap, seed: int) -> None:
     codes = [*(item.code for item in known.classes), *known.ignore]
     table = np.array(codes, np.int64).reshape(len(codes), -1)
     distance = np.abs(pixels.reshape(5, 6, 1, -1).astype(np.int64) - table).max(-1)  # 5, 6, K
-    chosen = snapping.encode(pixels).astype(int)
-    chosen[chosen == IGNORED] = len(known.classes)
-    taken = np.take_along_axis(distance, chosen[..., None], -1)[..., 0]
-    np.testing.assert_array_equal(taken, distance.min(-1))
+    chosen = snapping.encode(pixels)
+    place = [*range(len(known.classes)), *[IGNORED] * len(known.ignore)]
+    others = np.where(chosen[..., None] == place, distance, 2**32)  # to the codes of the index
+    np.testing.assert_array_equal(others.min(-1), distance.min(-1))
 
 
 def test_snap_changes_nothing_where_the_codes_are_known() -> None:
@@ -231,7 +245,7 @@ def test_opaque_alpha_is_dropped_and_other_alpha_refused(tmp_path: Path) -> None
     colours[..., 0], colours[..., 3] = 200, 255
     write_png(tmp_path / "a.png", colours)
     raw = read_mask(tmp_path / "a.png")
-    assert (raw.coding, raw.pixels.shape) == ("rgb", (4, 4, 3))
+    assert (raw.coding, raw.pixels.shape, raw.alpha) == ("rgb", (4, 4, 3), True)
     colours[0, 0, 3] = 0
     write_png(tmp_path / "b.png", colours)
     with pytest.raises(MaskError, match=r"b\.png has 4 bands"):

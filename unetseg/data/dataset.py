@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,11 +19,23 @@ from unetseg.data.augment import Augmenter
 from unetseg.data.images import match_bands, read_image
 from unetseg.data.masks import ClassMap, read_mask
 from unetseg.data.pairs import Pair
+from unetseg.data.rasters import (
+    MaskRaster,
+    Raster,
+    open_mask_raster,
+    open_raster,
+    reads_by_windows,
+)
 from unetseg.data.survey import Survey
+from unetseg.data.windows import GiantPair, WholePair
+from unetseg.data.windows import window as window
+from unetseg.errors import DataError
 from unetseg.runtime import host_memory
 
 KEPT_SHARE = 0.3
 """Share of the free memory that the decoded images of a split may take."""
+OPEN_PAIRS = 8
+"""Giant pairs whose files stay open."""
 
 
 class Sample(NamedTuple):
@@ -57,6 +70,8 @@ class CropRule:
 class PairReader:
     """Reads pairs as (image H×W×C, class indexes H×W), and keeps them when memory allows.
 
+    Pairs with a giant TIFF are never kept; `pair` gives windows of them.
+
     Args:
         pairs: What to read.
         class_map: What the mask values mean.
@@ -68,6 +83,8 @@ class PairReader:
         self.class_map = class_map
         self.bands = bands
         self._kept: dict[int, tuple[NDArray[Any], NDArray[np.uint8]]] = {}
+        self._are_giants: dict[int, bool] = {}
+        self._giants: dict[int, GiantPair] = {}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -75,22 +92,71 @@ class PairReader:
     def __getitem__(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         if index in self._kept:
             return self._kept[index]
+        path, mask = self._files(index)
+        image = match_bands(read_image(path), self.bands, path)
+        return image, self.class_map.encode(read_mask(mask).pixels, mask)
+
+    def is_giant(self, index: int) -> bool:
+        """Whether a file of the pair is a giant TIFF, so that the pair is read by windows."""
+        if index not in self._are_giants:
+            self._are_giants[index] = any(reads_by_windows(path) for path in self._files(index))
+        return self._are_giants[index]
+
+    def rasters(self, index: int) -> tuple[Raster, MaskRaster]:
+        """The image and the mask of a pair, to be read by windows; they belong to the reader.
+
+        Raises:
+            DataError: they differ in size, or cannot be read.
+        """
+        giant = self._giant(index)
+        return giant.image, giant.mask
+
+    def pair(self, index: int) -> WholePair | GiantPair:
+        """A pair that windows can be cut from; a giant stays on disk."""
+        return self._giant(index) if self.is_giant(index) else WholePair(*self[index])
+
+    def keep(self) -> None:
+        """Decode all but the giants now, in parallel, and answer from memory from here on."""
+        wanted = [index for index in range(len(self)) if not self.is_giant(index)]
+        with ThreadPoolExecutor() as pool:
+            self._kept = dict(zip(wanted, pool.map(self.__getitem__, wanted), strict=True))
+
+    def close(self) -> None:
+        """Close the files of giants; reading opens them again."""
+        for giant in self._giants.values():
+            giant.close()
+
+    def _giant(self, index: int) -> GiantPair:
+        """A pair read by windows; those read long ago are closed, and open again when needed."""
+        if index not in self._giants:
+            path, mask = self._files(index)
+            giant = GiantPair(open_raster(path), open_mask_raster(mask), self.class_map, self.bands)
+            sizes = [f"{one.width}×{one.height}" for one in (giant.image, giant.mask)]
+            if sizes[0] != sizes[1]:
+                giant.close()
+                raise DataError(f"{path} is {sizes[0]}, {mask} is {sizes[1]} (width×height)")
+        else:
+            giant = self._giants.pop(index)
+        self._giants[index] = giant  # the last of the dict is the one used last
+        for old in list(self._giants.values())[:-OPEN_PAIRS]:
+            old.close()
+        return giant
+
+    def _files(self, index: int) -> tuple[Path, Path]:
         pair = self.pairs[index]
         if pair.mask is None:
             raise ValueError(f"{pair.image} has no mask")
-        image = match_bands(read_image(pair.image), self.bands, pair.image)
-        return image, self.class_map.encode(read_mask(pair.mask).pixels, pair.mask)
-
-    def keep(self) -> None:
-        """Decode everything now, in parallel, and answer from memory from here on."""
-        with ThreadPoolExecutor() as pool:
-            self._kept = dict(enumerate(pool.map(self.__getitem__, range(len(self)))))
+        return pair.image, pair.mask
 
 
 def read_split(known: Survey, split: str, bands: int) -> PairReader:
-    """The reader of a split, decoded into memory when that takes a small part of what is free."""
+    """The reader of a split, decoded into memory when that takes a small part of what is free.
+
+    Giants stay on disk, and do not count.
+    """
     reader = PairReader(known.select(split), known.class_map, bands)
-    pixels = sum(fact.image.pixels for fact in known.facts_of(split))
+    facts = enumerate(known.facts_of(split))
+    pixels = sum(fact.image.pixels for index, fact in facts if not reader.is_giant(index))
     if pixels * (bands * np.dtype(known.dtype).itemsize + 1) < KEPT_SHARE * host_memory():
         reader.keep()
     return reader
@@ -108,11 +174,9 @@ class Crops(Dataset[Sample]):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         index, seed = key
-        image, mask = self.reader[index]
+        pair = self.reader.pair(index)
         rng = np.random.default_rng(seed)
-        centre = self._centre(mask, rng)
-        image = window(image, centre, self.augment.window)
-        mask = window(mask, centre, self.augment.window)
+        image, mask = pair.window(self._centre(pair, rng), self.augment.window)
         image, mask = self.augment(image, mask, int(rng.integers(2**31)))
         return Sample(
             torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
@@ -120,17 +184,14 @@ class Crops(Dataset[Sample]):
             torch.from_numpy(self.statistics[index]),
         )
 
-    def _centre(self, mask: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int, int]:
+    def _centre(self, pair: WholePair | GiantPair, rng: np.random.Generator) -> tuple[int, int]:
         if rng.random() < self.rule.oversample:
-            foreground = self.reader.class_map.foreground
-            present = [c for c in foreground if (mask == c).any()]
+            present = pair.present(self.reader.class_map.foreground)
             if present:
-                pixels = np.flatnonzero(mask == present[rng.integers(len(present))])
-                row, column = divmod(int(pixels[rng.integers(len(pixels))]), mask.shape[1])
-                return row, column
-        return _random_centre(mask.shape[0], self.rule.size, rng), _random_centre(
-            mask.shape[1], self.rule.size, rng
-        )
+                return pair.pixel(present[rng.integers(len(present))], rng)
+        height, width = pair.size
+        size = self.rule.size
+        return _random_centre(height, size, rng), _random_centre(width, size, rng)
 
 
 def _random_centre(length: int, size: int, rng: np.random.Generator) -> int:
@@ -138,25 +199,6 @@ def _random_centre(length: int, size: int, rng: np.random.Generator) -> int:
     if length <= size:
         return length // 2
     return int(rng.integers(size // 2, length - (size - size // 2) + 1))
-
-
-def window(array: NDArray[Any], centre: tuple[int, int], size: int) -> NDArray[Any]:
-    """The size×size window of `array` around `centre`; outside, the array is mirrored."""
-    picks = []
-    for middle, length in zip(centre, array.shape[:2], strict=True):
-        wanted = np.arange(middle - size // 2, middle - size // 2 + size)
-        picks.append(_mirror(wanted, length))
-    rows, columns = picks
-    return array[rows[:, None], columns[None, :]]
-
-
-def _mirror(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Positions folded back into 0…length−1 without repeating the border (… 2 1 0 1 2 …)."""
-    if length == 1:
-        return np.zeros_like(positions)
-    period = 2 * (length - 1)
-    folded = positions % period
-    return np.minimum(folded, period - folded)
 
 
 class Order(Sampler[list[tuple[int, int]]]):

@@ -5,10 +5,6 @@ band of many without a word), 16-bit colour PNGs through imagecodecs (Pillow wou
 byte), everything else through Pillow. A file that cannot be read whole is an `ImageError`.
 """
 
-import os
-import stat
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,42 +14,24 @@ import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin
 
-from unetseg.errors import ConfigError, ImageError
+from unetseg.data.limits import PIXEL_LIMIT as PIXEL_LIMIT
+from unetseg.data.limits import allow_pixels as allow_pixels
+from unetseg.data.limits import bomb, explained, start_of
+from unetseg.data.limits import pixel_limit as pixel_limit
+from unetseg.data.tiffs import TIFF_STARTS, Tiff
+from unetseg.errors import ImageError
 from unetseg.storage import atomic_path
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
-PIXEL_LIMIT = 89_478_485  # pixels; Pillow's limit for decompression bombs
-EXPANSION_LIMIT = 100  # a TIFF over the pixel limit may grow by this factor when it is unpacked
-
 # Pillow may open these and no others: never TIFF, and never EPS, which runs a program.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
-_LOSSY_TIFF = frozenset({6, 7, 33003, 33005, 34892, 34933, 34934, 50001})  # JPEG and its kin
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_DAMAGE = (
-    OSError,
-    EOFError,
-    SyntaxError,  # what Pillow calls a broken PNG
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,  # the codecs of imagecodecs
-    struct.error,
-    zlib.error,
-    tifffile.TiffFileError,
-)
-_READ_MEND = "Copy the file again from its source, or take it out of the folder."
-_BOMB_MEND = "If you trust the file, set UNETSEG_MAX_PIXELS to a larger number of pixels."
 
 
 @dataclass(frozen=True)
@@ -65,26 +43,21 @@ class Picture:
         palette: uint8 256×4, the RGBA colour of each index, or None.
         transparent: Whether the palette declares transparent entries.
         lossy: Whether the compression changes values (JPEG and its kin).
-        tiff: Whether the file is a TIFF, whatever its name says.
+        format: What the content is: PNG, JPEG, TIFF, GIF, BMP, WEBP, PPM or JPEG2000.
+        orientation: 1–8 as EXIF or TIFF store it; the pixels are upright already.
     """
 
     pixels: NDArray[Any]
     palette: NDArray[np.uint8] | None = None
     transparent: bool = False
     lossy: bool = False
-    tiff: bool = False
+    format: str = ""
+    orientation: int = 1
 
-
-def pixel_limit() -> int:
-    """The most pixels an image may have: `UNETSEG_MAX_PIXELS`, or Pillow's limit.
-
-    Raises:
-        ConfigError: the variable is no positive whole number.
-    """
-    text = os.environ.get("UNETSEG_MAX_PIXELS", "").replace("_", "") or str(PIXEL_LIMIT)
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"UNETSEG_MAX_PIXELS is {text!r}, expected a positive number of pixels")
-    return int(text)
+    @property
+    def tiff(self) -> bool:
+        """Whether the file is a TIFF, whatever its name says."""
+        return self.format == "TIFF"
 
 
 def open_picture(path: Path) -> Picture:
@@ -94,13 +67,9 @@ def open_picture(path: Path) -> Picture:
         ImageError: the file is missing, empty, truncated, damaged, too large, animated, a stack of
             pages, or no image.
     """
-    start = _start_of(path)
-    try:
-        return _open_tiff(path) if start[:4] in _TIFF_STARTS else _open_pillow(path, start)
-    except _BOMBS as error:
-        raise _bomb(path, str(error)) from error
-    except _DAMAGE as error:
-        raise ImageError(f"{path} cannot be read: {_reason(error)}", mend=_READ_MEND) from error
+    start = start_of(path)
+    with explained(path):
+        return _open_tiff(path) if start[:4] in TIFF_STARTS else _open_pillow(path, start)
 
 
 def read_image(path: Path) -> NDArray[Any]:
@@ -113,11 +82,78 @@ def read_image(path: Path) -> NDArray[Any]:
     Raises:
         ImageError: the file cannot be read, or its values fit none of the four types.
     """
-    picture = open_picture(path)
+    return image_of(open_picture(path), path)
+
+
+def image_of(picture: Picture, path: Path) -> NDArray[Any]:
+    """Make of a picture what `read_image` gives for its file.
+
+    Raises:
+        ImageError: the values fit none of the four types; `path` is named.
+    """
     if picture.palette is not None:
         colours = picture.palette[:, : 4 if picture.transparent else 3]
         return np.ascontiguousarray(colours[picture.pixels[..., 0]])
-    return np.ascontiguousarray(_plain(picture.pixels, path))
+    return np.ascontiguousarray(plain(picture.pixels, path))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an upright image, pixels, from its header alone.
+
+    Raises:
+        ImageError: the file is no image, or larger than the limit.
+    """
+    start = start_of(path)
+    with explained(path):
+        if start[:4] in TIFF_STARTS:
+            with Tiff(path) as file:
+                (height, width, _), orientation = file.shape, file.orientation
+        else:
+            with _opened(path) as image:
+                (width, height), orientation = image.size, _exif_orientation(image)
+    return (width, height) if orientation in {5, 6, 7, 8} else (height, width)
+
+
+def content_format(path: Path) -> str:
+    """PNG, JPEG, TIFF, GIF, BMP, WEBP, PPM or JPEG2000, by the content and not by the name.
+
+    Raises:
+        ImageError: the file is none of these.
+    """
+    start = start_of(path)
+    if start[:4] in TIFF_STARTS:
+        return "TIFF"
+    with explained(path), _opened(path) as image:
+        return _format(image)
+
+
+def stored_orientation(path: Path) -> int:
+    """The orientation, 1–8, that the EXIF or TIFF tag of a file asks for.
+
+    Raises:
+        ImageError: the file is no image.
+    """
+    start = start_of(path)
+    with explained(path):
+        if start[:4] in TIFF_STARTS:
+            with Tiff(path) as file:
+                return file.orientation
+        with _opened(path) as image:
+            return _exif_orientation(image)
+
+
+def pillow_bands(path: Path) -> int | None:
+    """The bands that Pillow sees in a file, which may be fewer than there are; None if it cannot.
+
+    Raises:
+        ImageError: the file is missing, no regular file, or empty.
+    """
+    start = start_of(path)
+    try:
+        with explained(path), _header(path, start) as image:
+            return len(image.getbands())
+    except ImageError:
+        return None
 
 
 def effective_bands(image: NDArray[Any]) -> int:
@@ -154,6 +190,17 @@ def match_bands(image: NDArray[Any], bands: int, path: Path) -> NDArray[Any]:
         mend = f"Convert the images to {bands} bands, or train on images like this one."
         raise ImageError(f"{path} has {image.shape[-1]} bands, expected {bands}", mend=mend)
     return plain
+
+
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Apply the orientation (1–8) of EXIF 2.32, section 4.6.4, to H×W×C."""
+    if orientation in {5, 6, 7, 8}:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in {3, 4, 7, 8}:
+        pixels = pixels[::-1]
+    if orientation in {2, 3, 6, 7}:
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
 def write_png(path: Path, array: NDArray[Any], palette: Sequence[int] | None = None) -> None:
@@ -194,53 +241,50 @@ def write_tiff(path: Path, array: NDArray[Any], palette: Sequence[int] | None = 
         tifffile.imwrite(temporary, array, compression="zlib", metadata=None, **options)
 
 
-def _start_of(path: Path) -> bytes:
-    """The first bytes of a regular file: never waits on a pipe, never reads a folder."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ImageError(f"{path} is no regular file", mend=_READ_MEND)
-        with path.open("rb") as file:
-            start = file.read(64)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path} cannot be read: {_reason(error)}", mend=_READ_MEND) from error
-    if not start:
-        raise ImageError(f"{path} is empty (0 bytes)", mend=_READ_MEND)
-    return start
+def _header(path: Path, start: bytes) -> Image.Image:
+    """A file opened by Pillow, TIFFs too."""
+    if start[:4] in TIFF_STARTS:  # this way Pillow opens large ones too
+        return TiffImagePlugin.TiffImageFile(path)
+    return _opened(path)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "its content is no image that is known here, whatever its name says"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).split("\n")[0] or type(error).__name__
-
-
-def _bomb(path: Path, size: str) -> ImageError:
-    summary = f"{path} is refused as a decompression bomb: {size}; the limit is {pixel_limit()}"
-    return ImageError(summary, mend=_BOMB_MEND)
-
-
-def _open_pillow(path: Path, start: bytes) -> Picture:
+def _opened(path: Path) -> Image.Image:
+    """A file opened by Pillow; its pixels wait."""
     limit = pixel_limit()
     if limit != PIXEL_LIMIT:
         Image.MAX_IMAGE_PIXELS = limit
     Image.init()  # the formats beyond the commonest five
-    with Image.open(path, formats=_FORMATS) as image:
-        if image.width * image.height > limit:
-            raise _bomb(path, f"{image.width}×{image.height} = {image.width * image.height} pixels")
+    image = Image.open(path, formats=_FORMATS)
+    pixels = image.width * image.height
+    if pixels > limit:
+        image.close()
+        raise bomb(path, pixels, f"{image.width}×{image.height} = {pixels} pixels")
+    return image
+
+
+def _format(image: Image.Image) -> str:
+    return "JPEG" if image.format == "MPO" else str(image.format)
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _open_pillow(path: Path, start: bytes) -> Picture:
+    with _opened(path) as image:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":
             mend = "Save the frame you need as an image of its own."
             raise ImageError(f"{path} is animated: {frames} frames, expected one", mend=mend)
         image.load()
-        orientation = int(image.getexif().get(_ORIENTATION, 1))
+        orientation = _exif_orientation(image)
         pixels = _pillow_pixels(image, path, start)
         palette, transparent = _pillow_palette(image) if image.mode == "P" else (None, False)
         if image.format == "GIF" and palette is not None and not transparent:
             pixels, palette = _grey_gif(pixels, palette)
-        lossy = image.format in {"JPEG", "MPO", "JPEG2000"} or start[12:16] in {b"VP8 ", b"VP8X"}
-    return Picture(_upright(pixels, orientation), palette, transparent, lossy)
+        kind = _format(image)
+        lossy = kind in {"JPEG", "JPEG2000"} or start[12:16] in {b"VP8 ", b"VP8X"}
+    return Picture(upright(pixels, orientation), palette, transparent, lossy, kind, orientation)
 
 
 def _pillow_pixels(image: Image.Image, path: Path, start: bytes) -> NDArray[Any]:
@@ -281,68 +325,15 @@ def _grey_gif(
 
 
 def _open_tiff(path: Path) -> Picture:
-    with tifffile.TiffFile(path) as file:
-        series = _only_series(file, path)
-        page = series.keyframe
-        height, width = page.imagelength, page.imagewidth
-        unpacked = int(np.prod(series.shape)) * series.dtype.itemsize
-        crowded = unpacked > EXPANSION_LIMIT * path.stat().st_size
-        if crowded and height * width > pixel_limit():
-            raise _bomb(path, f"{width}×{height} = {height * width} pixels")
-        _refuse_cut_off(series, path)
-        pixels = _bands_last(_native(series.asarray()), series.axes, path)
-        orientation = int(page.tags.valueof(_ORIENTATION, 1))
-        palette = _tiff_palette(page.colormap, pixels) if page.photometric == 3 else None
-        lossy = int(page.compression) in _LOSSY_TIFF
-    return Picture(_upright(pixels, orientation), palette, lossy=lossy, tiff=True)
-
-
-def _only_series(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
-    """The image of a TIFF; overviews (1) and masks (4) beside it do not count."""
-    images = [s for s in file.series if not int(s.keyframe.subfiletype) & 5] or file.series[:1]
-    if len(images) != 1:
-        raise _stack(path, f"{len(images)} different images")
-    return images[0]
-
-
-def _refuse_cut_off(series: tifffile.TiffPageSeries, path: Path) -> None:
-    """Strips that lie beyond the end of the file would be read as zeros or not at all."""
-    size = path.stat().st_size
-    for page in series.pages:
-        if page is None:
-            continue
-        ends = (o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False))
-        if max(ends, default=0) > size:
-            raise ImageError(f"{path} cannot be read: it is truncated", mend=_READ_MEND)
-
-
-def _bands_last(pixels: NDArray[Any], axes: str, path: Path) -> NDArray[Any]:
-    """Bring pixels with named axes (YX, YXS, SYX, CYX, …) to H×W×C."""
-    long = [i for i, axis in enumerate(axes) if axis in "YX" or pixels.shape[i] > 1]
-    kept = "".join(axes[i] for i in long)
-    pixels = pixels.reshape([pixels.shape[i] for i in long])
-    if sorted(kept) == ["X", "Y"]:
-        return pixels.transpose(kept.index("Y"), kept.index("X"))[..., None]
-    if sorted(kept) not in (["C", "X", "Y"], ["S", "X", "Y"]):
-        sizes = "×".join(str(size) for size in pixels.shape)
-        raise _stack(path, f"a stack of pages, axes {kept} of {sizes}")
-    band = kept.index("S" if "S" in kept else "C")
-    return pixels.transpose(kept.index("Y"), kept.index("X"), band)
-
-
-def _stack(path: Path, what: str) -> ImageError:
-    mend = "Save each page as an image of its own, or bands as samples of one page (axes YXS)."
-    return ImageError(f"{path} holds {what}, expected one image", mend=mend)
-
-
-def _tiff_palette(colormap: NDArray[Any] | None, pixels: NDArray[Any]) -> NDArray[np.uint8] | None:
-    """The colour map (3×2ⁿ, 16 bit) of at most 256 entries as 256×4 RGBA."""
-    if colormap is None or colormap.shape[-1] > 256 or pixels.dtype != np.uint8:
-        return None
-    table = np.zeros((256, 4), np.uint8)
-    table[:, 3] = 255
-    table[: colormap.shape[-1], :3] = (np.asarray(colormap) >> 8).T
-    return table
+    with Tiff(path) as file:
+        pixels = upright(file.whole(), file.orientation)
+        return Picture(
+            pixels,
+            palette=file.palette,
+            lossy=file.lossy,
+            format="TIFF",
+            orientation=file.orientation,
+        )
 
 
 def _native(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -360,18 +351,7 @@ def _flat(array: NDArray[Any]) -> NDArray[Any]:
     return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
 
 
-def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Apply the orientation (1–8) of EXIF 2.32, section 4.6.4, to H×W×C."""
-    if orientation in {5, 6, 7, 8}:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in {3, 4, 7, 8}:
-        pixels = pixels[::-1]
-    if orientation in {2, 3, 6, 7}:
-        pixels = pixels[:, ::-1]
-    return pixels
-
-
-def _plain(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
+def plain(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
     """Bring any number type to uint8, uint16, int16 or float32 without loss."""
     if pixels.dtype in (np.uint8, np.uint16, np.int16, np.float32):
         return pixels

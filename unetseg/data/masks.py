@@ -190,6 +190,7 @@ class RawMask:
         palette: 768 numbers with the coding "palette".
         lossy: Whether the file's compression changes values (JPEG).
         tiff: Whether the file is a TIFF.
+        alpha: Whether the file has an opaque alpha band, left out here.
     """
 
     pixels: NDArray[Any]
@@ -197,6 +198,7 @@ class RawMask:
     palette: tuple[int, ...] | None = None
     lossy: bool = False
     tiff: bool = False
+    alpha: bool = False
 
 
 def read_mask(path: Path) -> RawMask:
@@ -217,10 +219,11 @@ def read_mask(path: Path) -> RawMask:
         coding: Coding = "integer" if grey else "palette"
         return RawMask(picture.pixels[..., 0], coding, palette, lossy, tiff)
     pixels = picture.pixels[..., : effective_bands(picture.pixels)]
+    alpha = pixels.shape != picture.pixels.shape
     if pixels.shape[-1] == 1:
-        return RawMask(_whole(pixels[..., 0], path), "integer", None, lossy, tiff)
+        return RawMask(whole_numbers(pixels[..., 0], path), "integer", None, lossy, tiff, alpha)
     if pixels.shape[-1] == 3 and pixels.dtype == np.uint8:
-        return RawMask(pixels, "rgb", None, lossy, tiff)
+        return RawMask(pixels, "rgb", None, lossy, tiff, alpha)
     came = f"{pixels.shape[-1]} bands of {pixels.dtype}"
     mend = "Save the mask with one band of class numbers, or as 8-bit RGB without transparency."
     raise MaskError(f"{path} has {came}, expected one band, a palette or RGB", mend=mend)
@@ -305,7 +308,7 @@ def _nearest_colour(values: NDArray[np.int64], codes: NDArray[np.int64]) -> NDAr
     return np.asarray(distances.argmin(axis=0))
 
 
-def _whole(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
+def whole_numbers(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
     """Bring mask values to uint8, uint16, int16 or int32 without loss."""
     if pixels.dtype in (np.uint8, np.uint16, np.int16, np.int32):
         return pixels

@@ -1,0 +1,183 @@
+"""Square windows of a pair around any centre, of arrays in memory or of files too large for it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.data.images import match_bands
+from unetseg.data.masks import ClassMap
+from unetseg.data.rasters import MaskRaster, Raster
+
+SPOTS = 4096
+"""Pixels of each class that are remembered of a giant mask."""
+SCAN_ROWS = 512
+"""Rows of a giant mask that are searched at once."""
+
+
+@dataclass(frozen=True)
+class WholePair:
+    """A pair in memory: image H×W×C, class indexes uint8 H×W."""
+
+    image: NDArray[Any]
+    mask: NDArray[np.uint8]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.mask.shape[0], self.mask.shape[1]
+
+    def present(self, classes: Sequence[int]) -> list[int]:
+        """Those of `classes` that the mask shows."""
+        return [c for c in classes if (self.mask == c).any()]
+
+    def pixel(self, wanted: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Row and column of a pixel of a class that is present, drawn at random."""
+        pixels = np.flatnonzero(self.mask == wanted)
+        row, column = divmod(int(pixels[rng.integers(len(pixels))]), self.mask.shape[1])
+        return row, column
+
+    def window(self, centre: tuple[int, int], size: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Image size×size×C and mask size×size around `centre`, mirrored outside."""
+        return window(self.image, centre, size), window(self.mask, centre, size)
+
+
+@dataclass
+class GiantPair:
+    """A pair on disk, of which only windows are read.
+
+    Attributes:
+        image: The image.
+        mask: Its mask, of the same size.
+        class_map: What the mask values mean.
+        bands: Bands that windows of the image shall have.
+    """
+
+    image: Raster
+    mask: MaskRaster
+    class_map: ClassMap
+    bands: int
+    _spots: dict[int, NDArray[np.int64]] | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.mask.height, self.mask.width
+
+    def present(self, classes: Sequence[int]) -> list[int]:
+        """Those of `classes` that the mask shows."""
+        return [c for c in classes if c in self.spots]
+
+    def pixel(self, wanted: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Row and column of one of the `spots` of a class that is present, drawn at random."""
+        pixels = self.spots[wanted]
+        row, column = pixels[rng.integers(len(pixels))].tolist()
+        return row, column
+
+    def window(self, centre: tuple[int, int], size: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Image size×size×C and mask size×size around `centre`, mirrored outside."""
+
+        def read_image(*box: int) -> NDArray[Any]:
+            return match_bands(self.image.read(*box), self.bands, self.image.path)
+
+        def read_mask(*box: int) -> NDArray[np.uint8]:
+            return self.class_map.encode(self.mask.read(*box), self.mask.path)
+
+        where = (self.size, centre, size)
+        return _read_window(read_image, *where), _read_window(read_mask, *where)
+
+    def close(self) -> None:
+        """Close both files; reading opens them again."""
+        self.image.close()
+        self.mask.close()
+
+    @property
+    def spots(self) -> dict[int, NDArray[np.int64]]:
+        """Pixels of each foreground class that is there, as of `find_spots`; the first call scans.
+
+        Raises:
+            MaskError: the mask cannot be read, or a value is no class.
+        """
+        if self._spots is None:
+            strips = self.mask.strips(SCAN_ROWS)
+            encoded = ((top, self.class_map.encode(rows, self.mask.path)) for top, rows in strips)
+            self._spots = find_spots(encoded, self.class_map.foreground)
+        return self._spots
+
+
+def window(array: NDArray[Any], centre: tuple[int, int], size: int) -> NDArray[Any]:
+    """The size×size window of `array` around `centre`; outside, the array is mirrored."""
+    rows, columns = _positions(array.shape, centre, size)
+    return array[rows[:, None], columns[None, :]]
+
+
+def _read_window(
+    read: Callable[[int, int, int, int], NDArray[Any]],
+    shape: Sequence[int],
+    centre: tuple[int, int],
+    size: int,
+) -> NDArray[Any]:
+    """The same of what `read` (top, left, height, width) gives: the part inside is read once."""
+    rows, columns = _positions(shape, centre, size)
+    top, left = int(rows.min()), int(columns.min())
+    inside = read(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
+    return inside[(rows - top)[:, None], (columns - left)[None, :]]
+
+
+def _positions(
+    shape: Sequence[int], centre: tuple[int, int], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows and the columns of a window."""
+    rows, columns = (
+        _mirror(np.arange(middle - size // 2, middle - size // 2 + size), length)
+        for middle, length in zip(centre, shape[:2], strict=True)
+    )
+    return rows, columns
+
+
+def _mirror(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Positions folded back into 0…length−1 without repeating the border (… 2 1 0 1 2 …)."""
+    if length == 1:
+        return np.zeros_like(positions)
+    period = 2 * (length - 1)
+    folded = positions % period
+    return np.minimum(folded, period - folded)
+
+
+def find_spots(
+    strips: Iterable[tuple[int, NDArray[np.uint8]]], classes: Sequence[int], most: int = SPOTS
+) -> dict[int, NDArray[np.int64]]:
+    """A few pixels of each class, drawn evenly from all it has, the same in every run.
+
+    Args:
+        strips: (first row, class indexes rows×W) from top to bottom.
+        classes: The classes wanted; those that are not there are left out.
+        most: Pixels of a class.
+
+    Returns:
+        Class → N×2, row and column of at most `most` pixels.
+    """
+    rng = np.random.default_rng(0)
+    tickets: dict[int, NDArray[np.float64]] = {}  # the lowest of all strips win
+    spots: dict[int, NDArray[np.int64]] = {}
+    for top, strip in strips:
+        for wanted in np.intersect1d(np.flatnonzero(np.bincount(strip.ravel())), classes).tolist():
+            pixels = np.flatnonzero(strip == wanted)
+            drawn = rng.random(len(pixels))
+            lowest = _lowest(drawn, most)
+            rows, columns = np.divmod(pixels[lowest], strip.shape[1])
+            found = np.stack([rows + top, columns], axis=1)
+            if wanted in spots:
+                drawn = np.concatenate([tickets[wanted], drawn[lowest]])
+                found = np.concatenate([spots[wanted], found])
+                lowest = _lowest(drawn, most)
+                found = found[lowest]
+            tickets[wanted], spots[wanted] = drawn[lowest], found
+    return spots
+
+
+def _lowest(values: NDArray[np.float64], most: int) -> NDArray[np.intp]:
+    """Where the `most` lowest values are, in no order."""
+    return np.argpartition(values, most)[:most] if len(values) > most else np.arange(len(values))
