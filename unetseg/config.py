@@ -73,6 +73,8 @@ class PairsConfig(Settings):
     """CSV file with the columns image, mask and optionally split and group."""
     snap: bool = False
     """Snap stray mask values (anti-aliasing, JPEG noise) to the nearest class."""
+    max_pixels: Annotated[int, Field(ge=1)] | None = None
+    """Largest image that is decoded, pixels (default: 89,478,485); larger TIFFs go by windows."""
 
 
 class DataConfig(PairsConfig):
@@ -235,11 +237,15 @@ class PredictConfig(TilingConfig):
     """What is written for each image."""
 
     overlay: bool = False
-    """Also write <name>_overlay.png: the image with the classes drawn over it."""
+    """Also write <name>_overlay.png or .tif: the image with the classes drawn over it."""
     probabilities: bool = False
     """Also write <name>_probabilities.tif: one float32 band per class, 0–1."""
+    overviews: bool = False
+    """Add smaller copies to GeoTIFFs, so that viewers open them at once."""
     existing: Literal["refuse", "skip", "overwrite"] = "refuse"
     """What to do when an output file is there already."""
+    max_pixels: Annotated[int, Field(ge=1)] | None = None
+    """Largest image that is decoded, pixels (default: 89,478,485); larger TIFFs go by windows."""
 
 
 class ScoringConfig(Settings):
@@ -260,6 +266,21 @@ class EvalConfig(Settings):
     data: Annotated[PairsConfig, Parameter(name="*", group="Data")] = PairsConfig()
     tiling: Annotated[TilingConfig, Parameter(name="*", group="Prediction")] = TilingConfig()
     device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig()
+
+
+class CheckConfig(Settings):
+    """What `unetseg check` writes beside what it shows."""
+
+    fix: Path | None = None
+    """Write a mended copy to this folder: stray values snapped, masks resized, names made equal."""
+    describe: Path | None = None
+    """Write classes and splits to this file; as DATA/dataset.yaml every command honours it."""
+    report: Path | None = None
+    """Write all findings with all their files to this file: JSON if it ends in .json, else text."""
+    preview: Path | None = None
+    """Write a sheet of augmented pairs to this PNG file."""
+    strict: bool = False
+    """Exit code 5 for warnings too, not only for errors."""
 
 
 class GradientsConfig(Settings):
@@ -363,6 +384,7 @@ SETTINGS: frozenset[str] = frozenset(
         RuntimeConfig,
         PredictConfig,
         ScoringConfig,
+        CheckConfig,
         GradientsConfig,
         AblateConfig,
         CompareConfig,

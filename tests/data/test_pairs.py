@@ -8,11 +8,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unetseg.data.mismatch import (
+    NO_IMAGE,
+    NO_MASK,
+    SAME_NAME,
+    SEVERAL_MASKS,
+    UNLIKE,
+    Fault,
+)
 from unetseg.data.naming import Affixes, find_affixes
-from unetseg.data.pairs import Pair, PairSet, find_images, find_pairs
+from unetseg.data.pairs import Pair, PairSet, find_images, find_pairs, match_pairs
 from unetseg.errors import ConfigError, ImageError, PairingError
 
 
@@ -185,7 +193,7 @@ def test_split_is_the_folders(tmp_path: Path, name: str, split: str | None) -> N
     assert below.pairs[0].name == above.pairs[0].name == f"{split or name}/a"
 
 
-names = st.text(st.sampled_from("ab01_-. "), min_size=1, max_size=6)
+names = st.from_regex(r"[_\-. ]{0,2}[ab01][ab01_\-. ]{0,4}", fullmatch=True)
 affixes = st.sampled_from(["", "_image", "_x1", "-rgb"]), st.sampled_from(["", "_mask", ".gt"])
 
 
@@ -406,6 +414,118 @@ def test_rival_mask_folders_are_named(tmp_path: Path, rival: str) -> None:
         tmp_path, images=tmp_path / "train" / "images", masks=tmp_path / "train" / "manual"
     )
     assert len(found.pairs) == 3
+
+
+def test_rivals_beyond_the_first_reading_are_named(tmp_path: Path) -> None:
+    root = write(tmp_path, ["images/a.png", "data/b.png", "masks/a.png", "masks/b.png"])
+    with pytest.raises(PairingError, match="not clear which belong together") as error:
+        find_pairs(root)
+    assert error.value.offenders == ["data", "images"]
+
+
+# What matches beside what does not
+
+COMPOSED, APART = (unicodedata.normalize(form, "zoé") for form in ("NFC", "NFD"))
+FAULTS = {  # files beside the good pairs: kind, paths and remark
+    "no mask": (["images/left [1]\n.png"], Fault(NO_MASK, (Path("images/left [1]\n.png"),))),
+    "no image": (["masks/or phan.png"], Fault(NO_IMAGE, (Path("masks/or phan.png"),))),
+    "case": (
+        ["images/Cat (1).jpg", "masks/cat (1).png"],
+        Fault(
+            UNLIKE,
+            (Path("images/Cat (1).jpg"), Path("masks/cat (1).png")),
+            "upper and lower case",
+        ),
+    ),
+    "Unicode form": (
+        [f"images/{COMPOSED}.png", f"masks/{APART}.png"],
+        Fault(
+            UNLIKE,
+            (Path(f"images/{COMPOSED}.png"), Path(f"masks/{APART}.png")),
+            "Unicode form, NFC and NFD",
+        ),
+    ),
+    "equal images": (
+        ["images/t.jpg", "images/t.png"],
+        Fault(SAME_NAME, (Path("images/t.jpg"), Path("images/t.png"))),
+    ),
+    "several masks": (
+        ["images/s s.png", "masks/s s.png", "masks/s s_edge.png"],
+        Fault(
+            SEVERAL_MASKS,
+            (Path("images/s s.png"), Path("masks/s s.png"), Path("masks/s s_edge.png")),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_does_not_hide_the_pairs(tmp_path: Path, name: str) -> None:
+    files, fault = FAULTS[name]
+    good = {f"images/{stem}.png": f"masks/{stem}.png" for stem in ("x 1", "y[2]", "z\n3")}
+    root = write(tmp_path, [*good, *good.values(), *files])
+    found, faults = match_pairs(root)
+    assert couples(found) == good
+    assert faults == (Fault(fault.kind, tuple(root / p for p in fault.paths), fault.remark),)
+    with pytest.raises(PairingError) as error:
+        find_pairs(root)
+    assert error.value.offenders == [f"{fault.kind}: {faults[0].line(root)}"]
+    assert all(line.isprintable() for line in error.value.offenders)
+
+
+sides = st.sets(st.from_regex(r"[abAB]{1,2}(_[xX1])?\.(png|jpg)", fullmatch=True), min_size=1)
+
+
+@settings(max_examples=60)
+@given(sides, sides)
+def test_every_file_is_paired_or_told(
+    tmp_path_factory: pytest.TempPathFactory, images: set[str], masks: set[str]
+) -> None:
+    files = [*(f"images/{name}" for name in images), *(f"masks/{name}" for name in masks)]
+    root = write(tmp_path_factory.mktemp("data"), files)
+    found, faults = match_pairs(root)
+    paired = [path for pair in found.pairs for path in (pair.image, pair.mask)]
+    faulty = {path for fault in faults for path in fault.paths}
+    assert len({*paired}) == len(paired)
+    assert faulty.isdisjoint(paired)
+    lost = {root / file for file in files} - faulty - {*paired}
+    rivals = [fault for fault in faults if fault.kind == SAME_NAME]
+    assert len(lost) <= len(rivals)  # the mask of two images, or the image of two masks
+    assert len({pair.name for pair in found.pairs}) == len(found.pairs)
+    if faults:
+        with pytest.raises(PairingError) as error:
+            find_pairs(root)
+        assert len(error.value.offenders) == len(faults)
+    else:
+        assert find_pairs(root) == found
+
+
+def test_no_pair_at_all_is_no_error_of_matching(tmp_path: Path) -> None:
+    found, faults = match_pairs(write(tmp_path, ["images/cat.png", "masks/dog.png"]))
+    assert found == PairSet(tmp_path, (), "no pairs")
+    assert [fault.kind for fault in faults] == [NO_MASK, NO_IMAGE]
+
+
+def test_groups_and_tables_are_those_of_finding(tmp_path: Path) -> None:
+    write(tmp_path, [f"{side}/p{i}_{i}.png" for side in ("images", "masks") for i in range(3)])
+    found, faults = match_pairs(tmp_path, group=r"p\d")
+    assert (found, faults) == (find_pairs(tmp_path, group=r"p\d"), ())
+    (tmp_path / "pairs.csv").write_text("image,mask\nimages/p1_1.png,masks/p2_2.png\n")
+    assert match_pairs(tmp_path) == (find_pairs(tmp_path), ())
+
+
+def test_where_nothing_can_be_said_matching_fails_too(tmp_path: Path) -> None:
+    with pytest.raises(PairingError, match="there is no folder"):
+        match_pairs(tmp_path / "nowhere")
+    with pytest.raises(PairingError, match="holds no images"):
+        match_pairs(tmp_path)
+    with pytest.raises(PairingError, match="but no masks"):
+        match_pairs(write(tmp_path, ["images/a.png"]))
+    with pytest.raises(PairingError, match="not clear which"):
+        match_pairs(write(tmp_path, ["masks/a.png", "labels/a.png"]))
+    (tmp_path / "pairs.csv").write_text("image,mask\ngone.png,masks/a.png\n")
+    with pytest.raises(PairingError, match="faulty rows"):
+        match_pairs(tmp_path)
 
 
 # Folders and tables by hand

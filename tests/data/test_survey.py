@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from unetseg.config import DataConfig
+from unetseg.data.images import write_png
 from unetseg.data.survey import survey, with_splits
+from unetseg.errors import DataError
 
 FOLDERS = {  # name: (pairs, bands, type, classes, ignored codes, train, val, test)
     "camvid": (112, 3, "uint8", 11, (11,), 82, 30, 0),
@@ -55,3 +58,15 @@ def test_recorded_splits_are_taken_back(real_data: Path) -> None:
     known = survey(real_data / "drive")
     turned = {pair.name: "test" for pair in known.pairs.pairs}
     assert len(with_splits(known, turned).select("test")) == 20
+
+
+def test_larger_images_than_allowed_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "")  # what survey sets is taken back
+    for side, values in (("images", 256), ("masks", 2)):
+        pixels = np.random.default_rng(0).integers(0, values, (20, 20, 1), np.uint8)
+        write_png(tmp_path / side / "a.png", pixels)
+    with pytest.raises(DataError, match=r"400; the limit is 399|--max-pixels 400"):
+        survey(tmp_path, DataConfig(max_pixels=399))
+    assert len(survey(tmp_path, DataConfig(max_pixels=400)).pairs.pairs) == 1

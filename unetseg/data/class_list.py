@@ -3,12 +3,14 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from unetseg.data.masks import Code, Colour
 from unetseg.errors import MaskError
@@ -48,31 +50,86 @@ def read_class_names(path: Path) -> ClassNames:
     """Read a class list.
 
     Text has one class per line: `name`, `index name`, `name: index`, `name r g b`,
-    `index name r g b` or `r,g,b name`, with `#` comments. JSON and YAML have a list of names,
-    {name: code or [r, g, b]} or {code: name}, directly or below the key `names` or `classes`.
+    `index name r g b` or `r,g,b name`, with `#` comments. JSON and YAML have what
+    `parse_class_names` takes, directly or below the key `names` or `classes`.
 
     Raises:
         MaskError: the file cannot be read, or is no such list.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        entries = _parse(text, path.suffix.lower())
+        return ClassNames(_checked(_parse(text, path.suffix.lower())), path.name)
     except OSError as error:
         raise MaskError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise MaskError(f"{path} is no class list: {reason}", mend=_MEND) from error
-    fault = _fault(entries)
-    if fault:
-        raise MaskError(f"{path} is no class list: {fault}", mend=_MEND)
-    return ClassNames(entries, path.name)
+
+
+def parse_class_names(content: object, source: str) -> ClassNames:
+    """The class list in a value of JSON or YAML that stands in the file called `source`.
+
+    It is a list of names, {code: name}, or {name: code}, where the code is a number, [r, g, b], or
+    {code: …, colour: [r, g, b]} for a colour that is for pictures only.
+
+    Raises:
+        MaskError: it is no such list.
+    """
+    try:
+        return ClassNames(_checked(tuple(_structured(content))), source)
+    except ValueError as error:
+        raise MaskError(f"{source} has no class list: {error}", mend=_MEND) from error
+
+
+def load_yaml(text: str) -> object:
+    """The value of a YAML text without references, tags of other programs and repeated keys.
+
+    Only true and false are truth values, so that classes may be called yes, no, on and off.
+
+    Raises:
+        YAMLError: the text is no such YAML, or nested too deeply.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise yaml.YAMLError(str(error)) from error  # what PyYAML lets out, as for `!!int x`
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that cannot surprise: references make bombs, repeated keys lose all but the last."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (declared so by PyYAML)
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":bool")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose the next node, unless it is a reference to another."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise ComposerError(None, None, "references (*name) are refused", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping whose keys differ."""
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        twice = [key for key, count in keys.items() if count > 1]
+        if twice:
+            problem = f"twice there: {', '.join(twice)}"
+            raise ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def _parse(text: str, suffix: str) -> tuple[NamedClass, ...]:
     if suffix == ".json":
-        return tuple(_structured(json.loads(text)))
+        return tuple(_structured(_unwrapped(json.loads(text))))
     if suffix in {".yaml", ".yml"}:
-        return tuple(_structured(yaml.safe_load(text)))
+        return tuple(_structured(_unwrapped(load_yaml(text))))
     bare = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
     return tuple(_line(line) for line in bare if line)
 
@@ -97,19 +154,30 @@ def _line(line: str) -> NamedClass:
     return NamedClass(line)
 
 
+def _unwrapped(content: object) -> object:
+    """What stands below the key `names` or `classes`, if there is one."""
+    inner = [content.get(key) for key in ("names", "classes")] if isinstance(content, dict) else []
+    return next((item for item in inner if isinstance(item, list | dict)), content)
+
+
 def _structured(content: object) -> Iterator[NamedClass]:
     """The classes of parsed JSON or YAML."""
-    if isinstance(content, dict):
-        inner = (content.get(key) for key in ("names", "classes"))
-        content = next((item for item in inner if isinstance(item, list | dict)), content)
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         yield from (NamedClass(name) for name in content)
     elif isinstance(content, dict) and all(isinstance(name, str) for name in content.values()):
         yield from (NamedClass(name, _number(code)) for code, name in content.items())
     elif isinstance(content, dict):
-        yield from (NamedClass(str(name), _code(code)) for name, code in content.items())
+        yield from (_coded(str(name), value) for name, value in content.items())
     else:
         raise ValueError("expected a list of names, or pairs of names and codes")
+
+
+def _coded(name: str, value: object) -> NamedClass:
+    if isinstance(value, dict) and value.keys() == {"code", "colour"}:
+        if not isinstance(colour := _code(value["colour"]), tuple):
+            raise ValueError(f"{colour} is no colour: expected [r, g, b]")
+        return NamedClass(name, _code(value["code"]), colour)
+    return NamedClass(name, _code(value))
 
 
 def _number(text: object) -> int:
@@ -133,15 +201,16 @@ def _colour(values: Iterable[Any]) -> Colour:
     return red, green, blue
 
 
-def _fault(entries: tuple[NamedClass, ...]) -> str:
-    """What is wrong with the list as a whole, or nothing."""
+def _checked(entries: tuple[NamedClass, ...]) -> tuple[NamedClass, ...]:
+    """The entries, unless they contradict each other."""
     if not entries:
-        return "it names no class"
+        raise ValueError("it names no class")
     names = [entry.name for entry in entries]
     codes = [entry.code for entry in entries if entry.code is not None]
     twice = [str(item) for items in (names, codes) for item, n in Counter(items).items() if n > 1]
     if twice:
-        return f"twice there: {', '.join(twice)}"
+        raise ValueError(f"twice there: {', '.join(twice)}")
     if codes and len(codes) < len(entries):
-        return f"no code for {', '.join(entry.name for entry in entries if entry.code is None)}"
-    return ""
+        lacking = ", ".join(entry.name for entry in entries if entry.code is None)
+        raise ValueError(f"no code for {lacking}")
+    return entries

@@ -1,6 +1,6 @@
 """A folder understood: its pairs, their splits, their facts and what the mask values mean."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from unetseg.config import DataConfig
 from unetseg.data.coding import ClassNames, find_class_file, infer_class_map, read_class_names
+from unetseg.data.description import described, find_described, honoured, read_description
 from unetseg.data.fingerprint import PairFacts, per_band, take_fingerprint
+from unetseg.data.images import allow_pixels
 from unetseg.data.masks import IGNORED, ClassMap
-from unetseg.data.pairs import Pair, PairSet, find_pairs
+from unetseg.data.pairs import Pair, PairSet
 from unetseg.data.splits import assign_splits
 from unetseg.progress import SILENT, Progress
 
@@ -26,6 +28,10 @@ class Survey:
     class_map: ClassMap
     rules: tuple[str, ...]
     """What was concluded, one sentence each."""
+    own_splits: bool = False
+    """Whether the splits of the pairs are those of the folder, and not drawn by us."""
+    named: bool = False
+    """Whether the classes come from a class list."""
 
     @property
     def bands(self) -> int:
@@ -66,31 +72,53 @@ def survey(data: Path, config: DataConfig | None = None, progress: Progress = SI
     Raises:
         DataError: something in the folder does not fit; every offender is listed.
     """
-    config = config or DataConfig()
-    found = find_pairs(
-        data,
-        images=config.images,
-        masks=config.masks,
-        table=config.pairs,
-        group=config.group,
-        group_column=config.group_column,
-    )
-    progress.say(f"pairs: {found.rule}")
+    config = described(data, config or DataConfig())
+    allow_pixels(config.max_pixels)
+    keys = honoured(data, config)
+    told = [f"dataset.yaml: {', '.join(keys)}"] if keys else []
+    found = find_described(data, config)
+    for rule in (*told, f"pairs: {found.rule}"):
+        progress.say(rule)
     facts = take_fingerprint(found.pairs, progress)
+    masks = [fact.mask for fact in facts]
+    names = class_names(data, config)
     class_map, evidence = infer_class_map(
-        [fact.mask for fact in facts],
-        names=_class_names(data, config),
-        ignore=config.ignore,
-        snap=config.snap,
+        masks, names=names, ignore=config.ignore, snap=config.snap
     )
     progress.say(evidence)
-    presence = [frozenset(i for i, _ in class_counts(fact, class_map)) for fact in facts]
-    hashes = [fact.hash for fact in facts]
-    pairs = assign_splits(found, hashes, presence, config.val_fraction)
+    pairs = split_facts(found, facts, class_map, config.val_fraction)
+    progress.say(split_sentence(pairs))
     by_name = {pair.name: fact for pair, fact in zip(found.pairs, facts, strict=True)}
-    understood = Survey(pairs, by_name, class_map, (found.rule, evidence, split_sentence(pairs)))
-    progress.say(understood.rules[-1])
-    return understood
+    rules = (*told, found.rule, evidence, split_sentence(pairs))
+    own_splits = any(pair.split for pair in found.pairs)
+    return Survey(pairs, by_name, class_map, rules, own_splits, bool(names))
+
+
+def class_names(data: Path, config: DataConfig) -> ClassNames | None:
+    """The class list of the user, of dataset.yaml, or of the folder, in this order.
+
+    Raises:
+        MaskError: the file is no class list.
+        ConfigError: dataset.yaml is wrong.
+    """
+    description = read_description(data)
+    if config.classes is None and description is not None and description.classes is not None:
+        return description.classes
+    path = config.classes or (find_class_file(data) if data.is_dir() else None)
+    return read_class_names(path) if path else None
+
+
+def split_facts(
+    found: PairSet, facts: Sequence[PairFacts], class_map: ClassMap, val_fraction: float
+) -> PairSet:
+    """The pairs with the split of each, drawn by the content in `facts` where they have none.
+
+    Raises:
+        PairingError: some pairs have a split and some have none, or none is for training.
+        ConfigError: all pairs are in one group.
+    """
+    presence = [frozenset(i for i, _ in class_counts(fact, class_map)) for fact in facts]
+    return assign_splits(found, [fact.hash for fact in facts], presence, val_fraction)
 
 
 def with_splits(known: Survey, splits: dict[str, str]) -> Survey:
@@ -114,8 +142,3 @@ def class_counts(fact: PairFacts, class_map: ClassMap) -> Iterator[tuple[int, in
         index = class_map.index_of(code)
         if index != IGNORED:
             yield index, pixels
-
-
-def _class_names(data: Path, config: DataConfig) -> ClassNames | None:
-    path = config.classes or (find_class_file(data) if data.is_dir() else None)
-    return read_class_names(path) if path else None

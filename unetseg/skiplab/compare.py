@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from unetseg import __version__
 from unetseg.bundle import BundleInfo
 from unetseg.config import CompareConfig, NetworkConfig, TrainConfig
+from unetseg.data.description import find_described
 from unetseg.data.folders import number
 from unetseg.data.images import read_image
 from unetseg.data.masks import ClassMap
-from unetseg.data.pairs import Pair, find_pairs
+from unetseg.data.pairs import Pair
 from unetseg.data.survey import survey
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError, UnetsegError
 from unetseg.evaluation.confusion import Counts, confusion, dice, mean_over
@@ -337,9 +338,7 @@ class _Bench:
 
     def _pairs(self, folder: Path) -> tuple[str, tuple[Pair, ...]]:
         """The split that scores are taken on, and its pairs."""
-        source = self.base.data
-        found = find_pairs(self.data, images=source.images, masks=source.masks, table=source.pairs)
-        return choose_pairs(found, folder, "auto")
+        return choose_pairs(find_described(self.data, self.base.data), folder, "auto")
 
     def _counts(self, predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Counts]:
         """The confusions N×K×K of clean images and of each corruption's copies."""

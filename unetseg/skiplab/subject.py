@@ -12,8 +12,9 @@ from torch import Tensor
 from unetseg.bundle import BundleInfo, Segmenter, image_statistics, load_bundle, to_machine
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
 from unetseg.data.dataset import window
+from unetseg.data.description import described, find_described
 from unetseg.data.folders import number
-from unetseg.data.pairs import find_pairs
+from unetseg.data.images import allow_pixels
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.evaluate import choose_pairs, read_truth, run_folder
 from unetseg.prediction.predict import read_ahead
@@ -69,9 +70,10 @@ def open_subject(
     """
     machine = start(device or DeviceConfig())
     segmenter, info = load_bundle(run)
-    source = pairs or PairsConfig()
+    source = described(data, pairs or PairsConfig())
+    allow_pixels(source.max_pixels)
     info = info.snapping(source.snap)
-    found = find_pairs(data, images=source.images, masks=source.masks, table=source.pairs)
+    found = find_described(data, source)
     split, chosen = choose_pairs(found, run_folder(run), config.split)
     by_image = {pair.image: pair for pair in chosen[: config.images_used]}
     progress.say(f"{number(len(by_image), 'image')} of split {split} on {machine}")
