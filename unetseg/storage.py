@@ -22,6 +22,8 @@ except ImportError:  # Windows has no advisory locks of this kind.
 
 STAMP = "%Y%m%d-%H%M%S"
 
+_CHUNK = 2**20  # bytes that are hashed at once
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -110,7 +112,9 @@ def content_hash(*paths: Path) -> str:
     """BLAKE2b-128 of the bytes of `paths` in order, as 32 hexadecimal digits."""
     digest = blake2b(digest_size=16)
     for path in paths:
-        digest.update(path.read_bytes())
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -1,5 +1,7 @@
 """The fingerprint is what numpy says of all pixels, and lists every file that does not fit."""
 
+import os
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,20 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.data import fingerprint
-from unetseg.data.fingerprint import ImageFacts, pooled, take_fingerprint
-from unetseg.data.images import write_tiff
+from unetseg.data import fingerprint, rasters
+from unetseg.data.coding import mask_facts
+from unetseg.data.fingerprint import (
+    ImageFacts,
+    PairFacts,
+    describe_pairs,
+    pooled,
+    take_fingerprint,
+)
+from unetseg.data.geotiff import write_geotiff
+from unetseg.data.images import write_png, write_tiff
 from unetseg.data.pairs import Pair, find_pairs
 from unetseg.errors import ConfigError, DataError
+from unetseg.storage import content_hash
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +177,117 @@ def test_each_band_has_its_statistics(tmp_path: Path, dtype: type, bands: int) -
     np.testing.assert_allclose(facts.mean, wide.mean((0, 1)))
     np.testing.assert_allclose(facts.std, wide.std((0, 1)))
     assert (facts.low, facts.high) == (tuple(wide.min((0, 1))), tuple(wide.max((0, 1))))
+
+
+# ------------------------------------------------------------------ for the audit
+
+
+def test_what_can_be_read_is_described_in_the_order_of_the_pairs(folder: Path) -> None:
+    (folder / "masks" / "1.png").write_text("no image")
+    write_tiff(folder / "images" / "2.tif", np.full((7, 7, 3), np.nan, np.float32))
+    (folder / "images" / "2.png").unlink()
+    pairs = pairs_of(folder)
+    first, second, third = describe_pairs(pairs)
+    assert isinstance(first, PairFacts)
+    assert first.mask.path == str(pairs[0].mask)
+    assert isinstance(second, list)
+    assert [str(pairs[1].mask) in error.summary for error in second] == [True]
+    assert isinstance(third, PairFacts)
+    assert third.image.bad == 49
+    assert describe_pairs(pairs[:1]) == take_fingerprint(pairs[:1]) == [first]
+
+
+def test_all_that_is_wrong_with_a_pair_is_told(folder: Path) -> None:
+    image, mask = folder / "images" / "0.tif", folder / "masks" / "0.png"
+    write_tiff(image, np.full((8, 9, 3), np.inf, np.float32))
+    mask.unlink()
+    (wrong,) = describe_pairs([Pair(image, mask, "0")])
+    assert isinstance(wrong, list)
+    assert [error.summary for error in wrong] == [
+        f"{image} has NaN or infinite pixels",
+        f"{mask} cannot be read: No such file or directory",
+    ]
+
+
+def test_nobody_waits_for_a_pipe(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    pairs = [Pair(folder / "pipe.png", folder / "pipe.png", "pipe")]
+    (wrong,) = describe_pairs(pairs)
+    assert isinstance(wrong, list)
+    assert ["is no regular file" in error.summary for error in wrong] == [True, True]
+
+
+def test_nan_survives_the_cache_and_is_refused_even_when_declared(folder: Path) -> None:
+    image = np.ones((8, 9, 1), np.float32)
+    image[:2] = np.nan
+    write_geotiff(folder / "images" / "0.tif", image, nodata=float("nan"))
+    pairs = [Pair(folder / "images" / "0.tif", folder / "masks" / "0.png", "0")]
+    for _ in range(2):  # read, and from the cache
+        (fact,) = describe_pairs(pairs)
+        assert isinstance(fact, PairFacts)
+        assert np.isnan(fact.image.nodata or 0)
+        assert (fact.image.nodata_share, fact.image.bad) == (0.25, 0)
+        with pytest.raises(DataError, match="1 of 1 pair") as error:
+            take_fingerprint(pairs)
+        assert "0.tif has NaN" in error.value.offenders[0]
+
+
+def test_pooled_statistics_are_over_the_pixels_with_data(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(2).normal(50, 9, (3, 20, 30, 2)).astype(np.float32)
+    drawn[1, :5] = drawn[2] = -9999
+    for number, image in enumerate(drawn):
+        write_geotiff(tmp_path / f"{number}.tif", image, nodata=-9999)
+    over = pooled([fingerprint.image_facts(tmp_path / f"{n}.tif") for n in range(3)], 2)
+    counted = np.concatenate([drawn[0].reshape(-1, 2), drawn[1, 5:].reshape(-1, 2)])
+    np.testing.assert_allclose(over["mean"], counted.astype(np.float64).mean(0))
+    np.testing.assert_allclose(over["std"], counted.astype(np.float64).std(0))
+    np.testing.assert_array_equal(over["low"], counted.min(0))
+    np.testing.assert_array_equal(over["high"], counted.max(0))
+
+
+def test_without_any_data_there_are_zeros(tmp_path: Path) -> None:
+    write_geotiff(tmp_path / "a.tif", np.full((4, 4, 1), -9999, np.float32), nodata=-9999)
+    over = pooled([fingerprint.image_facts(tmp_path / "a.tif")], 1)
+    assert {name: values.tolist() for name, values in over.items()} == {
+        name: [0] for name in ("mean", "std", "low", "high")
+    }
+
+
+# ------------------------------------------------------------------ giants
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.random.default_rng(0).integers(0, 9, (700, 40), np.uint8),
+        np.random.default_rng(0).integers(-400, 400, (600, 40)).astype(np.int16),
+        np.random.default_rng(0).integers(0, 3, (513, 40, 3), np.uint8),
+        np.random.default_rng(0).integers(0, 60000, (600, 99)).astype(np.uint16),
+    ],
+    ids=["numbers", "signed", "colours", "more values than are kept"],
+)
+def test_a_giant_mask_has_the_counts_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: NDArray[Any]
+) -> None:
+    write_tiff(tmp_path / "a.tif", mask)
+    whole = mask_facts(tmp_path / "a.tif")
+    flat = mask.reshape(-1, 3) if mask.ndim == 3 else mask.ravel()
+    values, counts = np.unique(flat, axis=0, return_counts=True)
+    expected = dict(zip(map(str, values.tolist()), counts.tolist(), strict=True))
+    found = {str(list(c) if isinstance(c, tuple) else c): n for c, n in whole.counts}
+    assert found.items() <= expected.items()
+    assert len(found) == min(len(expected), 4096)
+    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 1000)
+    assert mask_facts(tmp_path / "a.tif") == whole
+
+
+def test_the_content_of_masks_is_told_whatever_their_name(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.jpg", np.zeros((4, 4), np.uint8))
+    write_tiff(tmp_path / "b.png", np.zeros((4, 4), np.uint8))
+    assert [mask_facts(tmp_path / name).format for name in ("a.jpg", "b.png")] == ["PNG", "TIFF"]
+
+
+def test_a_file_of_many_chunks_has_the_hash_of_its_bytes(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(5 * 2**19 + 3)
+    (tmp_path / "a").write_bytes(content)
+    assert content_hash(tmp_path / "a") == blake2b(content, digest_size=16).hexdigest()

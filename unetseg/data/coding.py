@@ -10,17 +10,14 @@ import numpy as np
 from pydantic import ValidationError
 
 from unetseg.data.class_list import ClassNames, find_class_file, read_class_names
+from unetseg.data.mask_noise import SANE_VALUES, Verdict, find_centres, is_sparse, judge
 from unetseg.data.mask_values import (
-    SANE_VALUES,
     Folder,
     MaskFacts,
-    Verdict,
     coding_name,
-    find_centres,
     gather,
     in_order,
     integers,
-    judge,
     mask_facts,
     some,
 )
@@ -95,7 +92,7 @@ def infer_class_map(
     if names:
         _check_strangers(folder, verdict, meaning, names)
     _check_scale(folder, meaning, given)
-    if not names and not snap:
+    if not names:
         _check_objects(folder)
     _check_number(folder, meaning)
     class_map = _build(folder, verdict, meaning)
@@ -219,10 +216,11 @@ def _plain_background(classes: tuple[_Class, ...]) -> int | None:
 def _check_strangers(
     folder: Folder, verdict: Verdict, meaning: _Meaning, names: ClassNames
 ) -> None:
-    """Refuse values of the masks that the class list does not know."""
+    """Refuse values of the masks that the class list does not know, unless they are noise."""
     known = {*(item.code for item in meaning.classes), *meaning.ignore}
-    strangers = [code for code in verdict.codes if code not in known]
-    if strangers:
+    strangers = [code for code in folder.found if code not in known]
+    is_noise = verdict.snap and (folder.lossy or is_sparse(folder, known))
+    if strangers and not is_noise:
         raise MaskError(
             f"{len(strangers)} values of the masks are not in {names.source}: {some(strangers)}",
             folder.holders(strangers),
@@ -243,7 +241,7 @@ def _check_scale(folder: Folder, meaning: _Meaning, given: tuple[Code, ...]) -> 
         rare, scale = min((large, "0/255"), (small, "0/1"), key=lambda side: len(side[0]))
         raise MaskError(
             f"{len(small)} of the masks hold 0/1 and {len(large)} 0/255, never 1 and 255 together",
-            [f"{scale}: {path}" for path in rare],
+            [f"{path}: {scale}" for path in rare],
             "Save them alike, or give --ignore 255 if those pixels have no truth.",
         )
 
@@ -260,7 +258,7 @@ def _check_objects(folder: Folder) -> None:
         raise MaskError(
             "the masks number objects, not classes: each holds 1, 2, 3, … up to a number of its "
             f"own, {min(highest)} to {max(highest)}",
-            [folder.fullest()],
+            folder.fullest(),
             "Save one number for each class, such as 255 wherever there is an object; or, if these "
             "are classes, name them in classes.txt.",
         )
@@ -272,7 +270,7 @@ def _check_number(folder: Folder, meaning: _Meaning) -> None:
     if count > MAX_CLASSES:
         mend = "If they number objects, save class numbers instead; if they are noise, give --snap."
         summary = f"the masks hold {count} distinct values; at most {MAX_CLASSES} can be classes"
-        raise MaskError(summary, [folder.fullest()], mend)
+        raise MaskError(summary, folder.fullest(), mend)
     if count < 2:
         verb = "is" if len(meaning.ignore) == 1 else "are"
         blank = f", of which {some(meaning.ignore)} {verb} ignored" if meaning.ignore else ""

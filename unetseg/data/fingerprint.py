@@ -2,11 +2,11 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,36 +14,16 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from unetseg.data.coding import MaskFacts, mask_facts
 from unetseg.data.folders import number, show
-from unetseg.data.images import effective_bands, match_bands, read_image
+from unetseg.data.image_values import ImageFacts as ImageFacts
+from unetseg.data.image_values import image_facts as image_facts
 from unetseg.data.pairs import Pair
 from unetseg.errors import DataError, ImageError, MachineError
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import content_hash, write_bytes
 
-CACHE_VERSION = "1"
-
-
-class ImageFacts(BaseModel):
-    """One image in numbers; one entry per band in the tuples, raw pixel values."""
-
-    model_config = ConfigDict(frozen=True)
-
-    shape: tuple[int, int]
-    dtype: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-    @property
-    def pixels(self) -> int:
-        """Height × width."""
-        return self.shape[0] * self.shape[1]
-
-    @property
-    def bands(self) -> int:
-        """Number of bands, an opaque alpha not counted."""
-        return len(self.mean)
+CACHE_VERSION = "2"
+NO_NUMBERS = "NaN or infinite pixels"
+KIND_MEND = "Convert these images, or train on them apart."
 
 
 class PairFacts(BaseModel):
@@ -56,40 +36,26 @@ class PairFacts(BaseModel):
     mask: MaskFacts
 
 
-def image_facts(path: Path) -> ImageFacts:
-    """Read an image and describe it.
-
-    Raises:
-        ImageError: it cannot be read, or holds NaN or infinite pixels.
-    """
-    image = read_image(path)
-    image = match_bands(image, effective_bands(image), path)
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise ImageError(f"{path} has NaN or infinite pixels", mend="Replace them by a number.")
-    # Band by band: numpy reduces contiguous pixels twenty times faster than interleaved ones.
-    rows = [_statistics(np.ascontiguousarray(band)) for band in np.moveaxis(image, -1, 0)]
-    mean, std, low, high = zip(*rows, strict=True)
-    return ImageFacts(
-        shape=(image.shape[0], image.shape[1]),
-        dtype=str(image.dtype),
-        mean=mean,
-        std=std,
-        low=low,
-        high=high,
-    )
-
-
-def _statistics(band: NDArray[Any]) -> tuple[float, float, float, float]:
-    """Mean, deviation, lowest and highest value of one band, H×W."""
-    mean, std = band.mean(dtype=np.float64), band.std(dtype=np.float64)
-    return float(mean), float(std), float(band.min()), float(band.max())
-
-
 def take_fingerprint(pairs: Iterable[Pair], progress: Progress = SILENT) -> list[PairFacts]:
-    """Describe every pair, in parallel; pairs seen before come from the cache by content.
+    """Describe every pair, and refuse what cannot be trained on; see `describe_pairs`.
 
     Raises:
         DataError: files that cannot be read or do not fit together, all of them.
+    """
+    pairs = list(pairs)
+    described = describe_pairs(pairs, progress)
+    facts = _without_failures([_refused(*couple) for couple in zip(pairs, described, strict=True)])
+    _check_sizes(pairs, facts)
+    _check_kinds(pairs, facts)
+    return facts
+
+
+def describe_pairs(
+    pairs: Iterable[Pair], progress: Progress = SILENT
+) -> list[PairFacts | list[DataError]]:
+    """The facts of every pair, or all that is wrong with its files, in the order of the pairs.
+
+    Files are read in parallel; pairs seen before come from the cache by content.
     """
     pairs = list(pairs)
     store = _cache_file(pairs)
@@ -104,28 +70,33 @@ def take_fingerprint(pairs: Iterable[Pair], progress: Progress = SILENT) -> list
     progress.finish("reading")
     if len(cache) > known:
         _write_cache(store, cache)
-    whole = _without_failures(facts)
-    _check_sizes(pairs, whole)
-    _check_kinds(pairs, whole)
-    return whole
+    return facts
 
 
 def _describe(pair: Pair, cache: dict[str, PairFacts]) -> PairFacts | list[DataError]:
     """The facts of a pair, or what is wrong with its files."""
     if pair.mask is None:
         return [DataError(f"{pair.image} has no mask")]
-    try:
-        key = content_hash(pair.image, pair.mask)
-    except OSError as error:
-        return [DataError(f"{error.filename} cannot be read: {error.strerror}")]
+    key = _key(pair.image, pair.mask)
     if key not in cache:
         image = _attempt(image_facts, pair.image)
         mask = _attempt(mask_facts, pair.mask)
         if isinstance(image, DataError) or isinstance(mask, DataError):
-            return [fact for fact in (image, mask) if isinstance(fact, DataError)]
+            return [*_faults(pair.image, image), *([mask] if isinstance(mask, DataError) else [])]
+        if key is None:
+            return [DataError(f"{pair.image} or {pair.mask} changes while it is read")]
         cache[key] = PairFacts(hash=key, image=image, mask=mask)
     fact = cache[key]
     return fact.model_copy(update={"mask": fact.mask.model_copy(update={"path": str(pair.mask)})})
+
+
+def _key(image: Path, mask: Path) -> str | None:
+    """The hash of both files; None where one is no file that can be read."""
+    try:
+        is_whole = image.is_file() and mask.is_file()  # a pipe would keep us waiting
+        return content_hash(image, mask) if is_whole else None
+    except OSError:
+        return None
 
 
 _Facts = TypeVar("_Facts", ImageFacts, MaskFacts)
@@ -136,6 +107,21 @@ def _attempt(describe: Callable[[Path], _Facts], path: Path) -> _Facts | DataErr
         return describe(path)
     except DataError as error:
         return error
+
+
+def _refused(pair: Pair, fact: PairFacts | list[DataError]) -> PairFacts | list[DataError]:
+    """What is wrong with a pair for training, or its facts."""
+    faults = _faults(pair.image, fact.image) if isinstance(fact, PairFacts) else []
+    return list(faults) or fact
+
+
+def _faults(path: Path, image: ImageFacts | DataError) -> list[DataError]:
+    """What is wrong with an image for training."""
+    if isinstance(image, DataError):
+        return [image]
+    if image.no_numbers:
+        return [ImageError(f"{path} has {NO_NUMBERS}", mend="Replace them by a number.")]
+    return []
 
 
 def _without_failures(facts: list[PairFacts | list[DataError]]) -> list[PairFacts]:
@@ -153,7 +139,7 @@ def _without_failures(facts: list[PairFacts | list[DataError]]) -> list[PairFact
 
 def _check_sizes(pairs: list[Pair], facts: list[PairFacts]) -> None:
     wrong = [
-        show(f"{pair.image} is {_size(fact.image.shape)}, {pair.mask} is {_size(fact.mask.shape)}")
+        show(size_line(pair, fact))
         for pair, fact in zip(pairs, facts, strict=True)
         if fact.image.shape != fact.mask.shape
     ]
@@ -166,20 +152,34 @@ def _check_sizes(pairs: list[Pair], facts: list[PairFacts]) -> None:
         )
 
 
+def size_line(pair: Pair, fact: PairFacts) -> str:
+    """The sizes of an image and its mask, width×height."""
+    return f"{pair.image} is {_size(fact.image.shape)}, {pair.mask} is {_size(fact.mask.shape)}"
+
+
 def _check_kinds(pairs: list[Pair], facts: list[PairFacts]) -> None:
-    """Grey and RGB images may mix (grey is repeated); other band counts or depths may not."""
-    kinds = [(fact.image.dtype, 3 if fact.image.bands == 1 else fact.image.bands) for fact in facts]
-    ((dtype, bands), _), *others = Counter(kinds).most_common()
-    if others:
+    most, strangers = find_strangers(pairs, facts)
+    if strangers:
         raise DataError(
-            f"the images differ in kind: most are {_kind(dtype, bands)}, these are not",
-            [
-                show(f"{pair.image} is {_kind(fact.image.dtype, fact.image.bands)}")
-                for pair, fact, kind in zip(pairs, facts, kinds, strict=True)
-                if kind != (dtype, bands)
-            ],
-            "Convert these images, or train on them apart.",
+            f"the images differ in kind: most are {most}, these are not",
+            [show(line) for line in strangers],
+            KIND_MEND,
         )
+
+
+def find_strangers(pairs: Sequence[Pair], facts: Sequence[PairFacts]) -> tuple[str, list[str]]:
+    """The kind of most images in words, and a line for each image that cannot go with them.
+
+    Grey and RGB images may mix (grey is repeated); other band counts or depths may not.
+    """
+    kinds = [(fact.image.dtype, 3 if fact.image.bands == 1 else fact.image.bands) for fact in facts]
+    usual = Counter(kinds).most_common(1)[0][0]
+    lines = [
+        f"{pair.image} is {_kind(fact.image.dtype, fact.image.bands)}"
+        for pair, fact, kind in zip(pairs, facts, kinds, strict=True)
+        if kind != usual
+    ]
+    return _kind(*usual), lines
 
 
 def per_band(images: Iterable[ImageFacts], name: str, bands: int) -> NDArray[np.float64]:
@@ -189,12 +189,13 @@ def per_band(images: Iterable[ImageFacts], name: str, bands: int) -> NDArray[np.
 
 
 def pooled(images: list[ImageFacts], bands: int) -> dict[str, NDArray[np.float64]]:
-    """Mean, deviation, lowest and highest value per band over all pixels of `images`."""
+    """Mean, deviation, lowest and highest value per band over all pixels with data of `images`."""
+    images = [image for image in images if image.with_data] or images
     means, deviations, lows, highs = (
         per_band(images, name, bands) for name in ("mean", "std", "low", "high")
     )
-    pixels = np.array([image.pixels for image in images], np.float64)
-    share = (pixels / pixels.sum())[:, None]  # N, 1
+    pixels = np.array([image.with_data for image in images], np.float64)
+    share = (pixels / max(pixels.sum(), 1))[:, None]  # N, 1
     mean = (share * means).sum(0)
     variance = (share * (deviations**2 + (means - mean) ** 2)).sum(0)
     return {"mean": mean, "std": np.sqrt(variance), "low": lows.min(0), "high": highs.max(0)}
