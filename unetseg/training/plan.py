@@ -16,6 +16,7 @@ from unetseg.data.dataset import CropRule
 from unetseg.data.fingerprint import PairFacts, pooled
 from unetseg.data.masks import read_mask
 from unetseg.data.orientation import is_upright
+from unetseg.data.rasters import is_giant
 from unetseg.data.survey import Survey
 from unetseg.runtime import Machine, usable_cores
 from unetseg.unet.build import CLASSIC
@@ -232,7 +233,8 @@ def _upright(known: Survey, config: TrainConfig, reasons: dict[str, str]) -> boo
         return config.training.upright == "yes"
     train = known.select("train")
     some = train[:: max(1, len(train) // MASKS_LOOKED_AT)]
-    masks = (known.class_map.encode(read_mask(pair.mask).pixels) for pair in some if pair.mask)
+    paths = (pair.mask for pair in some if pair.mask and not is_giant(pair.image))
+    masks = (known.class_map.encode(read_mask(path).pixels) for path in paths)
     found = is_upright(masks, range(len(known.class_map.classes)))
     reasons["upright"] = f"classes {'have' if found else 'have no'} heights of their own"
     return found

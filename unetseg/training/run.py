@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 
+from unetseg.audit.audit import heed
 from unetseg.config import TrainConfig
 from unetseg.data.splits import read_splits, write_splits
 from unetseg.data.survey import Survey, survey, with_splits
@@ -25,7 +26,7 @@ from unetseg.storage import latest_run, locked, new_run_folder, write_json, writ
 from unetseg.training.checkpoint import STATE, load_state
 from unetseg.training.plan import Plan, count_workers, make_plan
 
-CHANGEABLE = {"epochs", "budget", "patience", "device", "workers"}
+CHANGEABLE = {"epochs", "budget", "patience", "device", "workers", "max_pixels"}
 """Settings that a resumed run may be given anew."""
 
 
@@ -46,7 +47,8 @@ class TrainingRun:
     @property
     def identity(self) -> dict[str, str]:
         """What a resumed run must have in common with the one before, as JSON texts."""
-        return {"config": self.config.model_dump_json(), "data": self.data_hash}
+        classes = self.known.class_map.model_dump_json()
+        return {"config": self.config.model_dump_json(), "data": self.data_hash, "classes": classes}
 
 
 @contextmanager
@@ -60,6 +62,7 @@ def open_run(
             machine = start(config.runtime)
             torch.manual_seed(config.runtime.seed)
             known = survey(data, config.data, progress)
+            heed(known, progress)
             plan = make_plan(known, config, machine)
             run = TrainingRun(folder, data, config, machine, known, plan, data_hash(known))
             _describe(run)
@@ -87,13 +90,24 @@ def resume_run(
         config = _merged(saved, config)
         machine = start(config.runtime)
         known = survey(data, config.data, progress)
-        if data_hash(known) != state["identity"]["data"]:
-            mend = "Give the folder it was trained on, or train anew without --resume."
-            raise ConfigError(f"{data} has changed since {folder.name} was started", mend=mend)
+        _check_same_data(data, known, state["identity"], folder)
         known = with_splits(known, read_splits(folder / "splits.json", "name"))
         plan = _continued_plan(folder, config, machine)
         progress.say(f"going on with {folder} at step {state['step']}")
         yield TrainingRun(folder, data, config, machine, known, plan, data_hash(known), state)
+
+
+def _check_same_data(data: Path, known: Survey, identity: dict[str, str], folder: Path) -> None:
+    """Refuse to go on with other images, other masks, or another meaning of the masks."""
+    classes = known.class_map.model_dump_json()
+    same = {
+        "images and masks": data_hash(known) == identity["data"],
+        "classes": classes == identity.get("classes", classes),
+    }
+    changed = [name for name, is_same in same.items() if not is_same]
+    if changed:
+        mend = "Give the folder it was trained on, or train anew without --resume."
+        raise ConfigError(f"{data} has changed since {folder.name} was started", changed, mend)
 
 
 def _find_run(out: Path, name: str | None) -> Path:

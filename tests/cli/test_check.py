@@ -1,0 +1,350 @@
+"""`unetseg check`: each fault in a folder of its own is named with its files and its mend."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from unetseg.cli.app import run
+from unetseg.data.images import read_image
+from unetseg.data.masks import read_mask
+from unetseg.data.pairs import find_pairs
+from unetseg.data.sample import draw_sample
+from unetseg.storage import content_hash
+
+Capture = pytest.CaptureFixture[str]
+SMALL = ("--device", "cpu", "--width", "4", "--depth", "2", "--workers", "0")
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_sample(tmp_path_factory.mktemp("data") / "sample", count=8, size=96)
+
+
+@pytest.fixture
+def data(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A good folder of eight pairs, to be spoilt."""
+    monkeypatch.setenv("UNETSEG_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(sample, tmp_path / "photos"))
+
+
+def image(data: Path, number: int) -> Path:
+    return data / "images" / f"cells_{number:03d}.png"
+
+
+def mask(data: Path, number: int) -> Path:
+    return data / "masks" / f"cells_{number:03d}.png"
+
+
+def pixels(path: Path) -> NDArray[Any]:
+    return np.array(Image.open(path))
+
+
+def save(path: Path, array: NDArray[Any]) -> Path:
+    Image.fromarray(array).save(path)
+    return path
+
+
+def findings(data: Path, capsys: Capture, *flags: str, code: int | None = None) -> list[Any]:
+    """The findings of `check --json`, and that its exit code fits them."""
+    capsys.readouterr()
+    exit_code = run(["check", str(data), "--json", *SMALL, *flags])
+    found = json.loads(capsys.readouterr().out)["findings"]
+    errors = any(finding["severity"] == "error" for finding in found)
+    assert exit_code == (code if code is not None else 5 * errors)
+    return list(found)
+
+
+def named(found: list[Any], severity: str, words: str, *files: Path | str) -> dict[str, Any]:
+    """The finding of this severity that says `words` and names all `files`, with its mend."""
+    for finding in found:
+        said = f"{finding['check']} {finding['summary']} {finding['mend']}".lower()
+        listed = "\n".join(finding["files"])
+        all_there = all((f.name if isinstance(f, Path) else f) in listed for f in files)
+        if finding["severity"] == severity and words.lower() in said and all_there:
+            assert finding["mend"] or finding["command"] or severity == "note"
+            return dict(finding)
+    raise AssertionError(f"no {severity} says {words!r} and names {files}: {found}")
+
+
+def test_a_good_folder_has_no_finding(data: Path, capsys: Capture) -> None:
+    before = {path: content_hash(path) for path in sorted(data.rglob("*.*"))}
+    assert findings(data, capsys, "--strict") == []
+    assert {path: content_hash(path) for path in sorted(data.rglob("*.*"))} == before
+
+
+# ------------------------------------------------------------------ 25 and 26: files
+
+
+def test_truncated_empty_and_false_files_are_all_named(data: Path, capsys: Capture) -> None:
+    image(data, 0).write_bytes(image(data, 0).read_bytes()[:2000])
+    image(data, 1).write_bytes(b"")
+    image(data, 2).write_text("not an image")
+    photo = data / "images" / "cells_003.jpg"
+    Image.open(image(data, 3)).save(photo, quality=95)
+    photo.write_bytes(photo.read_bytes()[:-300])
+    image(data, 3).unlink()
+    found = findings(data, capsys)
+    for path in (image(data, 0), image(data, 1), image(data, 2), photo):
+        named(found, "error", "", path)
+
+
+def test_a_decompression_bomb_is_refused_unless_the_limit_is_raised(
+    data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UNETSEG_MAX_PIXELS", raising=False)
+    bomb = Image.new("1", (20000, 10000))
+    bomb.save(image(data, 0))
+    bomb.save(mask(data, 0))
+    assert image(data, 0).stat().st_size < 250_000
+    named(findings(data, capsys), "error", "--max-pixels", image(data, 0), mask(data, 0))
+
+
+def test_a_suffix_that_lies_is_a_warning(data: Path, capsys: Capture) -> None:
+    false = image(data, 4).with_suffix(".jpg")
+    image(data, 4).rename(false)
+    named(findings(data, capsys), "warning", "suffix", false)
+
+
+# ------------------------------------------------------------------ 27: names
+
+
+def test_names_that_do_not_pair_are_all_listed(data: Path, capsys: Capture) -> None:
+    mask(data, 0).unlink()
+    image(data, 1).unlink()
+    mask(data, 2).rename(data / "masks" / "CELLS_002.png")
+    odd = data / "images" / "odd [1]\n name.png"
+    shutil.copy(image(data, 3), odd)
+    found = findings(data, capsys)
+    named(found, "error", "without mask", image(data, 0), "odd [1]\\n name.png")
+    named(found, "error", "without image", mask(data, 1))
+    twins = named(found, "error", "case", image(data, 2), "CELLS_002.png")
+    assert "--fix" in twins["command"]
+
+
+# ------------------------------------------------------------------ 28: sizes and rotation
+
+
+def test_masks_at_half_size_are_named_and_mended(data: Path, capsys: Capture) -> None:
+    small = save(mask(data, 1), pixels(mask(data, 1))[::2, ::2])
+    save(mask(data, 2), pixels(mask(data, 2))[:90])
+    found = findings(data, capsys)
+    assert "--fix" in named(found, "error", "factor", small, image(data, 1))["command"]
+    named(found, "error", "size", mask(data, 2), image(data, 2))
+    assert run(["check", str(data), *SMALL, "--fix", str(data.parent / "mended")]) == 5
+    mended = read_mask(data.parent / "mended" / "masks" / small.name).pixels
+    assert (mended == pixels(small).repeat(2, 0).repeat(2, 1)).all()
+    assert not (data.parent / "mended" / "masks" / mask(data, 2).name).exists()
+
+
+def test_a_rotated_photo_with_an_upright_mask_is_fine(data: Path, capsys: Capture) -> None:
+    photo = Image.open(image(data, 5)).crop((0, 0, 96, 64))
+    save(mask(data, 5), pixels(mask(data, 5))[:64])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its left side
+    photo.transpose(Image.Transpose.ROTATE_90).save(image(data, 5), exif=exif)
+    assert read_image(image(data, 5)).shape == (64, 96, 3)
+    assert not [f for f in findings(data, capsys) if f["severity"] != "note"]
+
+
+def test_a_mask_drawn_before_the_rotation_is_mended(data: Path, capsys: Capture) -> None:
+    truth = pixels(mask(data, 5))[:64]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = Image.open(image(data, 5)).crop((0, 0, 96, 64)).transpose(Image.Transpose.ROTATE_90)
+    lying.save(image(data, 5), exif=exif)
+    save(mask(data, 5), np.rot90(truth))
+    named(findings(data, capsys), "error", "rotat", mask(data, 5))
+    assert run(["check", str(data), *SMALL, "--fix", str(data.parent / "mended")]) == 5
+    assert (read_mask(data.parent / "mended" / "masks" / "cells_005.png").pixels == truth).all()
+
+
+# ------------------------------------------------------------------ 29: mask values
+
+
+def test_stray_values_around_two_classes(data: Path, capsys: Capture) -> None:
+    for number in range(8):
+        soft = Image.open(mask(data, number)).filter(ImageFilter.GaussianBlur(1))
+        soft.save(mask(data, number))
+    found = findings(data, capsys)
+    noisy = next(f for f in found if f["check"].startswith("mask") and "--fix" in f["command"])
+    assert noisy["severity"] in {"error", "warning"}
+    assert run(["check", str(data), *SMALL, "--fix", str(data.parent / "mended")]) in {0, 5}
+    assert findings(data.parent / "mended", capsys, "--strict") == []
+    values = np.unique(read_mask(data.parent / "mended" / "masks" / "cells_000.png").pixels)
+    assert set(values.tolist()) <= {0, 255}
+
+
+def test_a_stray_value_in_one_file(data: Path, capsys: Capture) -> None:
+    spoilt = pixels(mask(data, 6))
+    spoilt[:2, :3] = 7
+    save(mask(data, 6), spoilt)
+    found = findings(data, capsys)
+    assert any("cells_006.png" in "".join(f["files"]) for f in found if f["severity"] != "note")
+
+
+def test_inverted_masks_are_suspected(data: Path, capsys: Capture) -> None:
+    for number in range(8):
+        few = np.zeros((96, 96), np.uint8)
+        few[10:20, 10:30] = 255
+        save(mask(data, number), 255 - few)
+    named(findings(data, capsys), "warning", "invert")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda m: np.where(m, 1, 0).astype(np.uint8),
+        lambda m: m > 0,
+        lambda m: np.stack([m, m, m], -1),
+        lambda m: np.stack([m, m, m, np.full_like(m, 255)], -1),
+        lambda m: np.where(m, 40000, 0).astype(np.uint16),
+        lambda m: np.where(m, 2, np.where(np.arange(96) < 4, 255, 1)).astype(np.uint8),
+        lambda m: np.stack([m, m // 2, m * 0], -1),
+    ],
+    ids=["0/1", "1 bit", "grey RGB", "opaque RGBA", "16 bit", "ignore value", "colours"],
+)
+def test_every_coding_is_right_or_explained(
+    data: Path, capsys: Capture, spoil: Callable[[NDArray[Any]], NDArray[Any]]
+) -> None:
+    for number in range(8):
+        save(mask(data, number), spoil(pixels(mask(data, number))))
+    assert not [f for f in findings(data, capsys) if f["severity"] == "error"]
+
+
+def test_masks_without_any_foreground_are_explained(data: Path, capsys: Capture) -> None:
+    for number in range(8):
+        save(mask(data, number), np.zeros((96, 96), np.uint8))
+    named(findings(data, capsys), "error", "class")
+
+
+# ------------------------------------------------------------------ 30: kinds of images
+
+
+def test_images_of_other_kinds_are_named(data: Path, capsys: Capture) -> None:
+    deep = image(data, 7).with_suffix(".tif")
+    tifffile.imwrite(deep, pixels(image(data, 7)).astype(np.uint16) * 200, photometric="rgb")
+    image(data, 7).unlink()
+    many = image(data, 6).with_suffix(".tif")
+    five = np.zeros((96, 96, 5), np.uint8)
+    tifffile.imwrite(many, five, photometric="minisblack", planarconfig="contig")
+    image(data, 6).unlink()
+    named(findings(data, capsys), "error", "differ", deep, many)
+
+
+def test_cmyk_grey_and_palette_images_are_read(data: Path, capsys: Capture) -> None:
+    original = Image.open(image(data, 0))
+    original.convert("CMYK").save(image(data, 0).with_suffix(".jpg"), quality=95)
+    image(data, 0).unlink()
+    original.quantize(64).save(image(data, 1))
+    original.convert("L").save(image(data, 2))
+    shutil.copy(mask(data, 0), mask(data, 1))
+    shutil.copy(mask(data, 0), mask(data, 2))
+    assert not [f for f in findings(data, capsys) if f["severity"] == "error"]
+
+
+def test_animated_images_and_stacks_are_refused_by_name(data: Path, capsys: Capture) -> None:
+    moving = image(data, 0).with_suffix(".gif")
+    frames = [Image.open(image(data, n)) for n in (0, 1)]
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
+    stack = image(data, 1).with_suffix(".tif")
+    tifffile.imwrite(stack, np.zeros((5, 2, 96, 96), np.uint8), photometric="minisblack")
+    image(data, 0).unlink()
+    image(data, 1).unlink()
+    found = findings(data, capsys)
+    named(found, "error", "", moving)
+    named(found, "error", "", stack)
+
+
+def test_nan_pixels_are_an_error_and_no_data_a_warning(data: Path, capsys: Capture) -> None:
+    for number in range(8):
+        values = pixels(image(data, number)).astype(np.float32)
+        values[:20, :20] = np.nan if number == 3 else -9999
+        tifffile.imwrite(image(data, number).with_suffix(".tif"), values, photometric="rgb")
+        image(data, number).unlink()
+    found = findings(data, capsys)
+    named(found, "error", "nan", "cells_003.tif")
+    named(found, "warning", "9999", "cells_000.tif", "cells_007.tif")
+
+
+# ------------------------------------------------------------------ 31: entries that are no files
+
+
+def test_pipes_broken_links_and_loops_are_named_at_once(data: Path, capsys: Capture) -> None:
+    os.mkfifo(data / "images" / "pipe.png")
+    (data / "images" / "gone.png").symlink_to("nowhere.png")
+    (data / "images" / "loop").symlink_to(data / "images")
+    found = findings(data, capsys)
+    named(found, "error", "", "pipe.png", "gone.png")
+
+
+# ------------------------------------------------------------------ 33 and beyond: doubles
+
+
+def split_in_two(data: Path) -> None:
+    for number in range(8):
+        for side, path in (("images", image(data, number)), ("masks", mask(data, number))):
+            folder = data / side / ("val" if number > 5 else "train")
+            folder.mkdir(exist_ok=True)
+            path.rename(folder / path.name)
+
+
+def test_an_image_on_both_sides_of_a_split_is_a_warning(data: Path, capsys: Capture) -> None:
+    original = pixels(image(data, 0))
+    save(image(data, 6), original)  # the same pixels with another mask
+    brighter = np.clip(original * 1.15, 0, 255).astype(np.uint8)
+    save(image(data, 7), brighter)
+    split_in_two(data)
+    found = findings(data, capsys)
+    named(found, "warning", "identical", "cells_000.png", "cells_006.png")
+    named(found, "warning", "near", "cells_000.png", "cells_007.png")
+    assert findings(data, capsys, "--strict", code=5)
+
+
+# ------------------------------------------------------------------ what check writes
+
+
+def test_the_report_holds_every_file(data: Path, capsys: Capture) -> None:
+    extra = [data / "images" / f"lonely_{n}.png" for n in range(15)]
+    for path in extra:
+        shutil.copy(image(data, 0), path)
+    report = data.parent / "report.txt"
+    assert run(["check", str(data), *SMALL, "--report", str(report)]) == 5
+    shown = capsys.readouterr().out
+    assert "and 5 more" in shown
+    assert sum(path.name in shown for path in extra) == 10
+    assert all(path.name in report.read_text() for path in extra)
+
+
+def test_a_description_is_written_and_honoured(data: Path, capsys: Capture) -> None:
+    target = data / "dataset.yaml"
+    assert run(["check", str(data), *SMALL, "--describe", str(target)]) == 0
+    capsys.readouterr()
+    assert run(["check", str(data), "--json", *SMALL]) == 0
+    described = json.loads(capsys.readouterr().out)
+    target.write_text(target.read_text().replace("foreground", "nucleus"))
+    assert run(["check", str(data), "--json", *SMALL]) == 0
+    renamed = json.loads(capsys.readouterr().out)
+    assert [c["name"] for c in described["classes"]["classes"]] == ["background", "foreground"]
+    assert [c["name"] for c in renamed["classes"]["classes"]] == ["background", "nucleus"]
+    assert run(["check", str(data), *SMALL, "--describe", str(target)]) == 3  # not overwritten
+
+
+def test_fix_never_touches_the_source_or_a_folder_in_use(data: Path, capsys: Capture) -> None:
+    mask(data, 2).rename(data / "masks" / "CELLS_002.png")
+    before = {path: content_hash(path) for path in sorted(data.rglob("*.png"))}
+    out = data.parent / "mended"
+    assert run(["check", str(data), *SMALL, "--fix", str(out)]) == 5
+    assert {path: content_hash(path) for path in sorted(data.rglob("*.png"))} == before
+    assert len(find_pairs(out).pairs) == 8
+    assert findings(out, capsys, "--strict") == []
+    assert run(["check", str(data), *SMALL, "--fix", str(out)]) == 3
+    assert "holds something already" in capsys.readouterr().err

@@ -1,0 +1,253 @@
+"""What is wrong with a folder of pairs, and the mend for each finding.
+
+`audit` reads every file in full and goes on where training would stop, so that one look tells all.
+`inspect` is the fast part, on what training knows anyway. `write_fixed` writes a mended copy.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unetseg.audit.alignment import inspect_alignment
+from unetseg.audit.balance import inspect_balance
+from unetseg.audit.duplicates import inspect_duplicates
+from unetseg.audit.evidence import Evidence
+from unetseg.audit.files import inspect_entries, inspect_files, inspect_formats
+from unetseg.audit.finding import Finding, Severity, in_order, listed
+from unetseg.audit.leakage import inspect_leakage
+from unetseg.audit.mend import Mended, write_mended
+from unetseg.audit.names import inspect_names, inspect_portability
+from unetseg.audit.pixels import inspect_pixels
+from unetseg.audit.sizes import inspect_sizes
+from unetseg.audit.values import inspect_coding
+from unetseg.config import DataConfig
+from unetseg.data.coding import ClassNames, infer_class_map
+from unetseg.data.description import described, match_described
+from unetseg.data.fingerprint import PairFacts, describe_pairs
+from unetseg.data.limits import allow_pixels
+from unetseg.data.masks import ClassMap
+from unetseg.data.mismatch import UNLIKE, Fault
+from unetseg.data.pairs import Pair, PairSet
+from unetseg.data.survey import Survey, class_names, split_facts, split_sentence
+from unetseg.errors import ConfigError, DataError, MaskError, PairingError
+from unetseg.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was noticed about a folder.
+
+    Attributes:
+        root: The folder.
+        findings: The worst first.
+        evidence: The pairs that could be read.
+        faults: Names that do not pair.
+        unread: Files that cannot be read, and why.
+        rules: What was concluded, one sentence each.
+        known: The folder as training takes it; None where it would refuse.
+    """
+
+    root: Path
+    findings: tuple[Finding, ...]
+    evidence: Evidence
+    faults: tuple[Fault, ...] = ()
+    unread: tuple[DataError, ...] = ()
+    rules: tuple[str, ...] = ()
+    known: Survey | None = None
+
+    def of(self, severity: Severity) -> tuple[Finding, ...]:
+        """The findings of one severity."""
+        return tuple(finding for finding in self.findings if finding.severity == severity)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON can hold it."""
+        return {
+            "data": str(self.root),
+            "pairs": len(self.evidence.pairs),
+            "rules": list(self.rules),
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+def audit(data: Path, config: DataConfig | None = None, progress: Progress = SILENT) -> Report:
+    """Look at everything in the folder `data`, and go on past what is wrong.
+
+    Raises:
+        ConfigError: a setting or dataset.yaml is wrong.
+    """
+    config = described(data, config or DataConfig())
+    allow_pixels(config.max_pixels)
+    entries = list(inspect_entries(data))
+    try:
+        found, faults = match_described(data, config)
+    except PairingError as error:
+        findings = [*entries, _refusal("pairing", error)]
+        return Report(data, tuple(findings), Evidence(data, (), ()))
+    progress.say(f"pairs: {found.rule}")
+    facts, unread = _read(found, progress)
+    understood = _understand(data, found, facts, config)
+    findings = [
+        *entries,
+        *inspect_names(data, faults),
+        *inspect_files(unread),
+        *understood.findings,
+        *inspect(understood.evidence),
+        *inspect_alignment(understood.evidence, progress),
+    ]
+    rules = (found.rule, *understood.rules)
+    for rule in understood.rules:
+        progress.say(rule)
+    report = Report(
+        data, tuple(in_order(findings)), understood.evidence, faults, tuple(unread), rules
+    )
+    return report if report.of("error") else replace(report, known=_known(report, found))
+
+
+def inspect(evidence: Evidence) -> Iterator[Finding]:
+    """Every check that reads no image again."""
+    yield from inspect_portability(evidence)
+    yield from inspect_formats(evidence)
+    yield from inspect_sizes(evidence)
+    yield from inspect_pixels(evidence)
+    if evidence.class_map is not None:
+        yield from inspect_balance(evidence)
+    yield from inspect_duplicates(evidence)
+    yield from inspect_leakage(evidence)
+
+
+def heed(known: Survey, progress: Progress = SILENT) -> None:
+    """The fast part of the audit, for a training: refuse errors, and say warnings.
+
+    Raises:
+        DataError: there are errors; all are listed.
+    """
+    pairs = known.pairs.pairs
+    facts = tuple(known.facts[pair.name] for pair in pairs)
+    root, class_map = known.pairs.root, known.class_map
+    evidence = Evidence(root, pairs, facts, class_map, known.named, known.own_splits)
+    findings = in_order([*inspect_coding(evidence), *inspect(evidence)])
+    errors = [finding for finding in findings if finding.severity == "error"]
+    tell = f"`unetseg check {root}` lists the files and the mends."
+    if errors:
+        raise DataError(f"{root} cannot be trained on", [e.summary for e in errors], tell)
+    warnings = [finding for finding in findings if finding.severity == "warning"]
+    for finding in warnings:
+        progress.say(f"warning: {finding.summary}")
+    if warnings:
+        progress.say(tell)
+
+
+def write_fixed(
+    report: Report, config: DataConfig, out: Path, progress: Progress = SILENT
+) -> Mended:
+    """Write a mended copy of a folder that was looked at; see `write_mended`.
+
+    Raises:
+        MaskError: the masks' values make no sense, even when stray ones are snapped.
+        MachineError: `out` holds something, or cannot be written.
+        DataError: no pair can be mended.
+    """
+    couples = [_couple(*fault.paths) for fault in report.faults if fault.kind == UNLIKE]
+    evidence, unread = _with_couples(report.evidence, couples)
+    class_map = evidence.class_map
+    if class_map is None:
+        names = class_names(report.root, config)
+        class_map, _ = _conclude(evidence, names, config, snap=True)
+    alone = [fault.line(report.root) for fault in report.faults if fault.kind != UNLIKE]
+    left_out = [*alone, *(fault.summary for fault in (*report.unread, *unread))]
+    return write_mended(evidence, class_map, out, left_out, progress)
+
+
+def _read(found: PairSet, progress: Progress) -> tuple[dict[Pair, PairFacts], list[DataError]]:
+    """The facts of the pairs that can be read, and what is wrong with the others."""
+    described_pairs = describe_pairs(found.pairs, progress)
+    couples = zip(found.pairs, described_pairs, strict=True)
+    facts = {pair: fact for pair, fact in couples if not isinstance(fact, list)}
+    unread = [fault for fact in described_pairs if isinstance(fact, list) for fault in fact]
+    return facts, unread
+
+
+@dataclass
+class _Understood:
+    """What mask values and splits tell, as far as they make sense."""
+
+    evidence: Evidence
+    findings: list[Finding] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
+
+
+def _understand(
+    data: Path, found: PairSet, facts: dict[Pair, PairFacts], config: DataConfig
+) -> _Understood:
+    """Conclude what the masks mean, and draw the splits, as `survey` does."""
+    evidence = Evidence(data, tuple(facts), tuple(facts.values()))
+    result = _Understood(evidence)
+    if not facts:
+        return result
+    names = class_names(data, config)
+    try:
+        class_map, sentence = _conclude(evidence, names, config, snap=config.snap)
+    except MaskError as error:
+        can_snap = _can_snap(evidence, names, config)
+        result.findings += inspect_coding(evidence, error, can_snap=can_snap)
+        return result
+    own = any(pair.split for pair in facts)
+    result.evidence = replace(evidence, class_map=class_map, names=bool(names), own_splits=own)
+    result.findings += inspect_coding(result.evidence)
+    result.rules.append(sentence)
+    try:
+        pairs = split_facts(
+            replace(found, pairs=tuple(facts)), list(facts.values()), class_map, config.val_fraction
+        )
+    except (PairingError, ConfigError) as error:
+        result.findings.append(_refusal("splits", error))
+        return result
+    result.evidence = replace(result.evidence, pairs=pairs.pairs)
+    result.rules.append(split_sentence(pairs))
+    return result
+
+
+def _conclude(
+    evidence: Evidence, names: ClassNames | None, config: DataConfig, *, snap: bool
+) -> tuple[ClassMap, str]:
+    """What the mask values mean, and the sentence that says so."""
+    masks = [fact.mask for fact in evidence.facts]
+    return infer_class_map(masks, names=names, ignore=config.ignore, snap=snap)
+
+
+def _can_snap(evidence: Evidence, names: ClassNames | None, config: DataConfig) -> bool:
+    """Whether the masks make sense once stray values are snapped."""
+    try:
+        _conclude(evidence, names, config, snap=True)
+    except MaskError:
+        return False
+    return True
+
+
+def _known(report: Report, found: PairSet) -> Survey | None:
+    """The folder as training takes it."""
+    evidence = report.evidence
+    if evidence.class_map is None:
+        return None
+    facts = {p.name: fact for p, fact in zip(evidence.pairs, evidence.facts, strict=True)}
+    pairs = replace(found, pairs=evidence.pairs)
+    own, named = evidence.own_splits, evidence.names
+    return Survey(pairs, facts, evidence.class_map, report.rules, own, named)
+
+
+def _couple(image: Path, mask: Path) -> Pair:
+    """An image and a mask that differ only in case or Unicode form, as a pair."""
+    return Pair(image, mask, image.stem)
+
+
+def _with_couples(evidence: Evidence, couples: list[Pair]) -> tuple[Evidence, list[DataError]]:
+    """The evidence with more pairs, and what is wrong with those that cannot be read."""
+    more, unread = _read(PairSet(evidence.root, tuple(couples), ""), SILENT)
+    pairs, facts = (*evidence.pairs, *more), (*evidence.facts, *more.values())
+    return replace(evidence, pairs=pairs, facts=facts), unread
+
+
+def _refusal(check: str, error: DataError | ConfigError) -> Finding:
+    """An error of training as a finding."""
+    return Finding(check, "error", error.summary, listed(error.offenders), error.mend)
