@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 HELP = """Train a U-Net on a folder of images and masks, and predict masks with it.
 
 unetseg demo                                    see it work in a minute
-unetseg check photos/                           what it makes of your folder
+unetseg import coco instances.json photos/      from COCO, labelme, CVAT …
+unetseg check photos/                           what is wrong, and the mend
 unetseg train photos/ --budget 10m --name cells
 unetseg eval checkpoints/cells photos/
 unetseg predict checkpoints/cells new/ -o masks/
@@ -34,7 +35,8 @@ Every setting can also stand in a --config FILE.yaml or in the environment
 COMMANDS = {
     "demo": "Draw a sample folder, train, evaluate and predict on it.",
     "sample": "Draw a sample folder of image/mask pairs.",
-    "check": "Say what is found in a folder, and the plan for it.",
+    "import": "Turn annotations of other programs into a folder of pairs.",
+    "check": "Say what is wrong with a folder and how to mend it, and the plan for it.",
     "train": "Train a U-Net on a folder of image/mask pairs.",
     "eval": "Score a trained U-Net on a folder of pairs.",
     "predict": "Write masks for images.",
@@ -49,6 +51,8 @@ LAB = {
     "gates": "What learned skips settled on.",
 }
 ALIASES = {"eval": ["evaluate"]}
+NAMES = {"eval": "evaluate", "import": "import_"}
+"""Functions that have not the name of their verb, which Python or the package uses otherwise."""
 EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPT = 2, 3, 130
 
 ANSWERED = (
@@ -69,7 +73,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 for verb, summary in COMMANDS.items():
-    module = "evaluate" if verb == "eval" else verb
+    module = NAMES.get(verb, verb)
     app.command(f"unetseg.cli.{module}:{module}", name=verb, alias=ALIASES.get(verb), help=summary)
 lab = App(name="lab", help="Show what the skip connections do, on your own data.")
 for verb, summary in LAB.items():

@@ -1,0 +1,100 @@
+"""`unetseg import`: from the annotations to a folder that `check` has nothing to say against."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from cyclopts import App
+from cyclopts.exceptions import CycloptsError
+from PIL import Image
+
+from unetseg.cli.app import run
+from unetseg.cli.import_ import Format, import_
+from unetseg.errors import DataError, MachineError
+
+Capture = pytest.CaptureFixture[str]
+
+
+def command(*tokens: object) -> None:
+    app = App(result_action="return_value")
+    app.command(import_, name="import")
+    app(["import", *map(str, tokens)], exit_on_error=False, print_error=False)
+
+
+def export(folder: Path, count: int = 6) -> Path:
+    """Photos with a square each, as labelme writes them."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        pixels = rng.integers(0, 90, (64, 64, 3), np.uint8)
+        left = 4 + 5 * i
+        pixels[10:40, left : left + 20] += 120
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        square: dict[str, Any] = {
+            "label": "square",
+            "points": [[left, 10], [left + 20, 40]],
+            "group_id": None,
+            "shape_type": "rectangle",
+            "flags": {},
+        }
+        content: dict[str, Any] = {
+            "version": "5.4.1",
+            "flags": {},
+            "shapes": [square],
+            "imagePath": f"{i}.png",
+            "imageData": None,
+            "imageHeight": 64,
+            "imageWidth": 64,
+        }
+        (folder / f"{i}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_an_import_ends_with_the_next_command_and_check_agrees(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    command("labelme", export(tmp_path / "photos"), tmp_path / "out")
+    text = capsys.readouterr().out
+    assert f"6 pairs in {tmp_path / 'out'}" in text
+    assert "background (6), square (6)" in text
+    assert text.endswith(f"next: unetseg check {tmp_path / 'out'}\n")
+    small = ("--device", "cpu", "--width", "4", "--depth", "2", "--workers", "0", "--json")
+    assert run(["check", str(tmp_path / "out"), *small]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [item["name"] for item in found["classes"]["classes"]] == ["background", "square"]
+
+
+def test_faults_are_listed_and_may_be_skipped(tmp_path: Path, capsys: Capture) -> None:
+    folder = export(tmp_path / "photos")
+    for i in (2, 4):
+        (folder / f"{i}.png").unlink()
+    with pytest.raises(DataError, match=r"no such image \(2\)") as caught:
+        command("labelme", folder, tmp_path / "out")
+    assert "2.json names 2.png" in str(caught.value)
+    assert "4.json names 4.png" in str(caught.value)
+    command("labelme", folder, tmp_path / "out", "--on-bad", "skip")
+    text = capsys.readouterr().out
+    assert "4 pairs in" in text
+    assert "left out, 2 problems" in text
+
+
+def test_out_must_be_free(tmp_path: Path) -> None:
+    folder = export(tmp_path / "photos", 1)
+    with pytest.raises(MachineError, match="holds something already"):
+        command("labelme", folder, folder)
+
+
+def test_a_wrong_format_is_answered_with_the_list(tmp_path: Path) -> None:
+    with pytest.raises(CycloptsError) as caught:
+        command("cocoo", tmp_path, tmp_path / "out")
+    text = str(caught.value)
+    assert all(name in text for name in get_args(Format))
+
+
+def test_the_help_tells_every_argument(capsys: Capture) -> None:
+    command("--help")
+    text = capsys.readouterr().out
+    for part in ("FORMAT", "SRC", "OUT", "--images", "--on-bad", "coco", "unetseg import voc"):
+        assert part in text

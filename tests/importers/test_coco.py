@@ -1,0 +1,257 @@
+"""COCO: what comes out is what went in, by an independent writer and pycocotools' own masks."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from unetseg.data.masks import read_mask
+from unetseg.data.pairs import find_pairs
+from unetseg.data.sample import draw_sample
+from unetseg.errors import DataError
+from unetseg.importers.importing import import_dataset
+
+pytestmark = pytest.mark.filterwarnings(  # pycocotools' own decoder, the reference here
+    "ignore:__array__ implementation:DeprecationWarning"
+)
+SIZE = (60, 80)
+
+
+def write_image(path: Path, size: tuple[int, int] = SIZE, orientation: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.full((*size, 3), len(path.name), np.uint8))
+    image.save(path, exif=exif) if path.suffix == ".jpg" else image.save(path)
+    return path
+
+
+def dataset(
+    annotations: list[dict[str, Any]],
+    names: tuple[str, ...] = ("a.png",),
+    categories: dict[int, str] | None = None,
+) -> dict[str, Any]:
+    """COCO's layout: images numbered from 1, each 60×80."""
+    return {
+        "info": {"year": 2017},
+        "images": [
+            {"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
+            for i, name in enumerate(names, 1)
+        ],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": 1, "iscrowd": 0} | one
+            for i, one in enumerate(annotations, 1)
+        ],
+        "categories": [
+            {"id": i, "name": name, "supercategory": "x"}
+            for i, name in (categories or {1: "cat"}).items()
+        ],
+    }
+
+
+def write(folder: Path, content: object, name: str = "instances.json") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def box(x: float, y: float, x2: float, y2: float) -> list[float]:
+    return [x, y, x2, y, x2, y2, x, y2]
+
+
+def imported(tmp_path: Path, content: object, names: tuple[str, ...] = ("a.png",)) -> Path:
+    """OUT of one JSON beside its images."""
+    for name in names:
+        write_image(tmp_path / "src" / name)
+    write(tmp_path / "src", content)
+    import_dataset("coco", tmp_path / "src", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def mask_of(out: Path, name: str = "a") -> NDArray[np.uint8]:
+    return np.asarray(read_mask(out / f"masks/{name}.png").pixels)
+
+
+# The same masks as pycocotools
+
+
+def star(rng: np.random.Generator) -> list[float]:
+    angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 30)))
+    reach = rng.uniform(2, 30, len(angles))
+    points = (
+        rng.uniform(0, 1, 2) * [80, 60] + reach[:, None] * np.c_[np.cos(angles), np.sin(angles)]
+    )
+    return np.clip(points, 0, [80, 60]).round(2).ravel().tolist()  # type: ignore[no-any-return]
+
+
+def shapes(rng: np.random.Generator, kind: str) -> Any:
+    """A random shape as polygons, plain runs or compressed runs."""
+    if kind == "polygon":
+        return [star(rng) for _ in range(rng.integers(1, 3))]
+    blob = np.asfortranarray(rng.random(SIZE) < 0.3, np.uint8)
+    code = coco_mask.encode(blob)
+    if kind == "compressed":
+        return {"size": list(SIZE), "counts": code["counts"].decode()}
+    flat = blob.ravel(order="F")
+    edges = np.flatnonzero(np.diff(np.r_[0, flat].astype(np.int8)))
+    return {"size": list(SIZE), "counts": np.diff(np.r_[0, edges, flat.size]).tolist()}
+
+
+@pytest.mark.parametrize("kind", ["polygon", "runs", "compressed"])
+def test_each_mask_is_that_of_pycocotools(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(len(kind))
+    names = tuple(f"{i}.png" for i in range(25))
+    one_each = [{"image_id": i, "segmentation": shapes(rng, kind)} for i in range(1, 26)]
+    out = imported(tmp_path, dataset(one_each, names), names)
+    reference = COCO(tmp_path / "src/instances.json")
+    for annotation in reference.anns.values():
+        found = mask_of(out, str(annotation["image_id"] - 1))
+        assert (found == reference.annToMask(annotation)).all()
+
+
+def test_a_folder_of_pairs_goes_to_coco_and_back(tmp_path: Path) -> None:
+    """By another writer: pycocotools encodes what draw_sample drew."""
+    draw_sample(tmp_path / "pairs", count=6, size=64, seed=1)
+    pairs = find_pairs(tmp_path / "pairs").pairs
+    content = dataset([], (), {7: "foreground"})
+    for i, pair in enumerate(pairs):
+        assert pair.mask is not None
+        mask = read_mask(pair.mask).pixels
+        runs = coco_mask.encode(np.asfortranarray(mask > 0, np.uint8))
+        runs["counts"] = runs["counts"].decode()
+        size = dict(zip(("height", "width"), mask.shape, strict=True))
+        content["images"].append({"id": i, "file_name": pair.image.name} | size)
+        content["annotations"].append(
+            {"id": i, "image_id": i, "category_id": 7, "segmentation": runs, "iscrowd": 0}
+        )
+    path = write(tmp_path / "coco/annotations", content, "instances_all.json")
+    images = pairs[0].image.parent
+    import_dataset("coco", path, tmp_path / "out", images=images)
+    again = find_pairs(tmp_path / "out").pairs
+    assert len(again) == len(pairs)
+    for before, after in zip(pairs, again, strict=True):
+        assert after.image.read_bytes() == before.image.read_bytes()
+        assert before.mask is not None
+        assert after.mask is not None
+        assert (read_mask(after.mask).pixels == (read_mask(before.mask).pixels > 0)).all()
+
+
+# Order, crowds, classes
+
+
+def test_small_objects_stay_visible_in_any_order(tmp_path: Path) -> None:
+    small = {"segmentation": [box(10, 10, 20, 20)], "category_id": 5}
+    large = {"segmentation": [box(0, 0, 60, 50)], "category_id": 9}
+    for i, order in enumerate([[small, large], [large, small]]):
+        out = imported(tmp_path / str(i), dataset(order, categories={9: "sea", 5: "boat"}))
+        mask = mask_of(out)
+        assert [(mask == code).sum() for code in (1, 2)] == [100, 60 * 50 - 100]
+        assert (out / "classes.txt").read_text() == "0 background\n1 boat\n2 sea\n"
+
+
+def test_crowds_are_ignored_but_never_hide_an_object(tmp_path: Path) -> None:
+    crowd = {"segmentation": [box(10, 10, 20, 20)], "iscrowd": 1}
+    cat = {"segmentation": [box(0, 0, 15, 60)]}
+    out = imported(tmp_path, dataset([cat, crowd]))
+    mask = mask_of(out)
+    assert (mask == 255).sum() == 50
+    assert (mask == 1).sum() == 15 * 60
+    record = json.loads((out / "import.json").read_text())
+    assert "1 crowd region (iscrowd) ignored: 255 in the masks" in record["notes"]
+    assert "ignore: [255]" in (out / "dataset.yaml").read_text()
+
+
+def test_images_without_annotations_are_background(tmp_path: Path) -> None:
+    names = ("a.png", "b.png")
+    out = imported(tmp_path, dataset([{"segmentation": [box(0, 0, 9, 9)]}], names), names)
+    assert mask_of(out, "b").max() == 0
+    assert "1 image without annotations" in (out / "import.json").read_text()
+
+
+def test_names_of_categories_are_kept_and_made_different(tmp_path: Path) -> None:
+    categories = {3: "traffic light", 1: "background", 2: "cat", 8: "cat", 90: "a\tb"}
+    one = [{"segmentation": [box(0, 0, 9, 9)], "category_id": i} for i in (8, 3)]
+    out = imported(tmp_path, dataset(one, categories=categories))
+    expected = "0 background\n1 cat\n2 traffic light\n3 a b\n"
+    assert (out / "classes.txt").read_text() == expected
+
+
+def test_a_flat_polygon_is_a_polygon(tmp_path: Path) -> None:
+    out = imported(tmp_path, dataset([{"segmentation": box(0, 0, 10, 10)}]))
+    assert mask_of(out).sum() == 100
+
+
+# Where images and splits are
+
+
+def test_splits_are_told_by_the_names_of_the_files(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_image(tmp_path / f"src/{split}2017/{split}1.png")
+        content = dataset([{"segmentation": [box(0, 0, 9, 9)]}], (f"{split}1.png",))
+        write(tmp_path / "src/annotations", content, f"instances_{split}2017.json")
+        write(tmp_path / "src/annotations", {"images": []}, f"captions_{split}2017.json")
+    done = import_dataset("coco", tmp_path / "src", tmp_path / "out")
+    assert done.counts.splits == {"train": 1, "val": 1}
+    pairs = find_pairs(tmp_path / "out").pairs
+    assert {pair.name: pair.split for pair in pairs} == {
+        "train/train1": "train",
+        "val/val1": "val",
+    }
+
+
+def test_files_beside_their_images_and_equal_names(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        write_image(tmp_path / f"src/{split}/a.jpg", orientation=1)
+        content = dataset([{"segmentation": [box(0, 0, 9, 9)]}], ("a.jpg",))
+        write(tmp_path / f"src/{split}", content, "_annotations.coco.json")
+    done = import_dataset("coco", tmp_path / "src", tmp_path / "out")
+    assert done.counts.splits == {"train": 1, "val": 1, "test": 1}
+
+
+def test_a_lone_validation_set_has_no_splits(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    path = write(tmp_path, dataset([{"segmentation": [box(0, 0, 9, 9)]}]), "instances_val.json")
+    import_dataset("coco", path, tmp_path / "out")
+    assert [pair.split for pair in find_pairs(tmp_path / "out").pairs] == [None]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sub/a.png", "/home/someone/sub/a.png", "C:\\sub\\a.png", "./sub/a.png", "../x/sub/a.png"],
+)
+def test_subfolders_and_foreign_paths(tmp_path: Path, name: str) -> None:
+    write_image(tmp_path / "src/sub/a.png")
+    write_image(tmp_path / "src/other/a.png")
+    write(tmp_path / "src", dataset([{"segmentation": [box(0, 0, 9, 9)]}], (name,)))
+    import_dataset("coco", tmp_path / "src", tmp_path / "out")
+    assert (tmp_path / "out/masks/sub/a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/secret.png", "..\\secret.png", "x/../../secret.png", "..", "", "/"]
+)
+def test_a_file_name_never_reaches_outside(tmp_path: Path, name: str) -> None:
+    write_image(tmp_path / "secret.png")
+    write_image(tmp_path / "src/b.png")
+    absolute = name.replace("/secret", f"{tmp_path}/secret") if name == "/secret.png" else name
+    write(tmp_path / "src", dataset([{"segmentation": [box(0, 0, 9, 9)]}], (absolute,)))
+    with pytest.raises(DataError, match="no such image"):
+        import_dataset("coco", tmp_path / "src", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_of_it_all(tmp_path: Path) -> None:
+    write_image(tmp_path / "src/images/a.png")
+    write(tmp_path / "src", dataset([{"segmentation": [box(0, 0, 9, 9)]}]))
+    archive = shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "src")
+    done = import_dataset("coco", Path(archive), tmp_path / "out")
+    assert done.pairs == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export.zip", "out", "src"]

@@ -1,0 +1,109 @@
+"""Names in foreign files find the image they mean, and nothing outside of the folder."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unetseg.errors import ImageError
+from unetseg.importers.annotations import Problem
+from unetseg.importers.image_files import ImageFiles, split_path
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ImageFiles:
+    root = tree(tmp_path / "src", "photos/n/a.jpg", "photos/s/a.jpg", "photos/s/b.jpg", "c.png")
+    tree(root, "masks/c.png", "text.txt", "labels/x.json")
+    tree(tmp_path, "outside.jpg")
+    return ImageFiles(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("photos/n/a.jpg", "photos/n/a.jpg"),
+        ("n/a.jpg", "photos/n/a.jpg"),
+        ("b.jpg", "photos/s/b.jpg"),
+        ("b", "photos/s/b.jpg"),  # CVAT and VOC leave the suffix out
+        ("/data/set/s/a.jpg", "photos/s/a.jpg"),
+        ("D:\\set\\n\\a.jpg", "photos/n/a.jpg"),
+        ("https://host/n/a.jpg?token=1", "photos/n/a.jpg"),
+        ("c.png", "c.png"),
+    ],
+)
+def test_names_mean_files(files: ImageFiles, name: str, expected: str) -> None:
+    assert files.find(name) == files.root / expected
+
+
+def test_names_count_from_the_file_that_says_them(files: ImageFiles) -> None:
+    labels = files.root / "labels"
+    assert files.find("../photos/n/a.jpg", labels) == files.root / "photos/n/a.jpg"
+    assert files.find("a.jpg", files.root / "photos/s") == files.root / "photos/s/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../outside.jpg", "/outside.jpg", "photos/../../outside.jpg", "text.txt", "", "..", "/"),
+        *("x" * 5000 + ".jpg", "nothing.jpg", "photos", "photos/n", "\0"),
+    ],
+)
+def test_what_is_not_there_or_outside_is_a_problem(files: ImageFiles, name: str) -> None:
+    found = files.find(name, files.root / "labels")
+    assert isinstance(found, Problem)
+    assert found.kind == "no such image"
+
+
+def test_several_that_fit_are_named(files: ImageFiles) -> None:
+    found = files.find("a.jpg")
+    assert isinstance(found, Problem)
+    assert str(found) == "several files fit: a.jpg: photos/n/a.jpg, photos/s/a.jpg"
+
+
+def test_an_image_is_taken_before_its_mask(tmp_path: Path) -> None:
+    files = ImageFiles(tree(tmp_path, "x/c.png", "masks/c.png"))
+    assert files.find("c.png") == tmp_path / "x/c.png"
+
+
+@given(st.text(alphabet="./\\ab:~%", max_size=30), st.sampled_from(["in", "in/a"]))
+def test_nothing_leads_outside(
+    tmp_path_factory: pytest.TempPathFactory, name: str, near: str
+) -> None:
+    root = tmp_path_factory.getbasetemp() / "shared"
+    if not root.is_dir():
+        tree(root, "a", "b", "a.jpg", "b.png", "in/a/a.jpg", "in/b.png", "in/a/b.png")
+    files = ImageFiles(root / "in")
+    for text in (name, f"{name}/a.jpg", f"{name}b.png"):
+        found = files.find(text, root / near)
+        if isinstance(found, Path):
+            assert files.root.resolve() in found.resolve().parents
+            assert ".." not in found.parts
+
+
+def test_a_single_file_has_its_images_beside_it_or_one_above(tmp_path: Path) -> None:
+    tree(tmp_path, "set/annotations/instances.json", "set/train/a.jpg", "other/x.json", "b.jpg")
+    files = ImageFiles(tmp_path / "set/annotations/instances.json")
+    assert files.find("a.jpg") == tmp_path / "set/train/a.jpg"
+    assert isinstance(ImageFiles(tmp_path / "other/x.json").find("b.jpg"), Problem)
+    given_by_hand = ImageFiles(tmp_path / "other/x.json", tmp_path)
+    assert given_by_hand.find("b.jpg") == tmp_path / "b.jpg"
+    assert given_by_hand.name_of(tmp_path / "set/train/a.b.jpg") == "set/train/a.b"
+
+
+def test_the_folder_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="there is no folder"):
+        ImageFiles(tmp_path, tmp_path / "nowhere")
+
+
+def test_paths_of_any_system() -> None:
+    assert split_path("\\\\server\\share\\a.jpg") == ["server", "share", "a.jpg"]
+    assert split_path("file:///tmp/a%20b.jpg") == ["tmp", "a b.jpg"]
+    assert split_path("100%.jpg") == ["100%.jpg"]

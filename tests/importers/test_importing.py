@@ -1,0 +1,311 @@
+"""The frame: OUT is whole or not there, and every command understands it without a flag."""
+
+import json
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from unetseg.cli.import_ import Format
+from unetseg.data.images import read_image
+from unetseg.data.masks import read_mask
+from unetseg.data.survey import survey
+from unetseg.errors import ConfigError, DataError, ImageError, MachineError, MaskError
+from unetseg.importers import importing
+from unetseg.importers.annotations import (
+    AnnotatedImage,
+    Annotations,
+    Problem,
+    class_codes,
+    split_of,
+)
+from unetseg.importers.importing import FORMATS, Imported, import_dataset
+from unetseg.progress import Silent
+
+CLASSES = ("background", "cell", "red thing")
+SIZE = (20, 30)
+
+
+def code_image(seed: int, codes: tuple[int, ...] = (0, 1, 2, 255)) -> NDArray[np.uint8]:
+    """Blocks of codes."""
+    rng = np.random.default_rng(seed)
+    return np.kron(rng.choice(codes, (4, 6)), np.ones((5, 5), int)).astype(np.uint8)
+
+
+def photo(folder: Path, name: str, seed: int) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    Image.fromarray(rng.integers(0, 255, (*SIZE, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Annotations], None]:
+    """Lets the format coco read the given annotations."""
+
+    def replace(found: Annotations) -> None:
+        monkeypatch.setitem(importing.FORMATS, "coco", lambda _source, _images: found)
+
+    return replace
+
+
+def annotated(
+    tmp_path: Path, count: int = 8, codes: tuple[int, ...] = (0, 1, 2, 255)
+) -> list[AnnotatedImage]:
+    return [
+        AnnotatedImage(
+            photo(tmp_path / "src", f"{i}.png", i),
+            f"{i}",
+            lambda _height, _width, i=i: code_image(i, codes),  # type: ignore[misc]
+            "train" if i % 4 else "val",
+        )
+        for i in range(count)
+    ]
+
+
+def run(tmp_path: Path, *, skip: bool = False) -> Imported:
+    (tmp_path / "src").mkdir(exist_ok=True)
+    return import_dataset(
+        "coco", tmp_path / "src", tmp_path / "out", on_bad="skip" if skip else "error"
+    )
+
+
+# What is written
+
+
+@pytest.mark.parametrize("codes", [(0, 1, 2), (0, 1, 2, 255), (0, 255, 2), (0,)])
+def test_training_understands_the_folder_as_classes_txt_says(
+    tmp_path: Path, use: Callable[[Annotations], None], codes: tuple[int, ...]
+) -> None:
+    use(Annotations(CLASSES, annotated(tmp_path, codes=codes)))
+    done = run(tmp_path)
+    known = survey(tmp_path / "out")
+    assert known.class_map.names == CLASSES
+    assert known.class_map.background == 0
+    assert known.class_map.ignore == ((255,) if 255 in codes else ())
+    assert {pair.split for pair in known.pairs.pairs} == {"train", "val"}
+    assert done.counts.splits == {"train": 6, "val": 2}
+    for pair in known.pairs.pairs:
+        seed = int(pair.image.stem)
+        assert pair.mask is not None
+        assert (read_mask(pair.mask).pixels == code_image(seed, codes)).all()
+        assert (
+            known.class_map.encode(read_mask(pair.mask).pixels) == code_image(seed, codes)
+        ).all()
+        assert pair.image.read_bytes() == (tmp_path / f"src/{seed}.png").read_bytes()
+
+
+def test_one_class_here_and_ignored_pixels_there_is_no_mixture(
+    tmp_path: Path, use: Callable[[Annotations], None]
+) -> None:
+    """Masks of 0/1 and masks of 0/255 look like two habits; dataset.yaml says that 255 is none."""
+    images = annotated(tmp_path, codes=(0, 1))
+    crowds = annotated(tmp_path, 2, codes=(0, 255))
+    images[:2] = crowds
+    use(Annotations(("background", "cell"), images))
+    run(tmp_path)
+    assert survey(tmp_path / "out").class_map.ignore == (255,)
+
+
+def test_the_record_says_what_was_done(tmp_path: Path, use: Callable[[Annotations], None]) -> None:
+    problem = Problem("no such image", "x\n.png")
+    use(Annotations(CLASSES, annotated(tmp_path, 4), (problem,), ("a note",)))
+    done = run(tmp_path, skip=True)
+    masks = [code_image(seed) for seed in range(4)]
+    record = json.loads((tmp_path / "out/import.json").read_text())
+    assert record == {
+        "format": "coco",
+        "source": "src",
+        "pairs": 4,
+        "splits": {"train": 3, "val": 1},
+        "classes": {
+            name: {"code": code, "masks": sum(code in mask for mask in masks)}
+            for code, name in enumerate(CLASSES)
+        },
+        "masks_with_ignored_pixels": sum(255 in mask for mask in masks),
+        "notes": ["a note"],
+        "skipped": [r"no such image: x\n.png"],
+    }
+    assert done.pairs == 4
+    assert done.classes == CLASSES
+
+
+def test_progress_counts_every_image(tmp_path: Path, use: Callable[[Annotations], None]) -> None:
+    class Watcher(Silent):
+        total: int | None = 0
+        done = 0
+
+        def start(self, task: str, total: int | None = None) -> None:
+            self.total = total
+
+        def advance(self, task: str, steps: int = 1, **facts: object) -> None:
+            self.done += steps
+
+    use(Annotations(CLASSES, annotated(tmp_path, 5)))
+    watcher = Watcher()
+    import_dataset("coco", tmp_path / "src", tmp_path / "out", progress=watcher)
+    assert watcher.total == watcher.done == 5
+
+
+def test_masks_are_drawn_one_by_one(tmp_path: Path, use: Callable[[Annotations], None]) -> None:
+    """At no time are there more masks than threads, so that memory does not grow with the set."""
+    alive, most, lock = 0, 0, threading.RLock()
+
+    def count(change: int) -> None:
+        nonlocal alive, most
+        with lock:
+            alive += change
+            most = max(most, alive)
+
+    def draw(height: int, width: int) -> NDArray[np.uint8]:
+        mask = np.ones((height, width), np.uint8)
+        weakref.finalize(mask, count, -1)
+        count(1)
+        return mask
+
+    path = photo(tmp_path / "src", "a.png", 0)
+    images = [AnnotatedImage(path, str(i), draw) for i in range(150)]
+    use(Annotations(CLASSES, images))
+    assert run(tmp_path).pairs == 150
+    assert most < 60
+
+
+# What is wrong
+
+
+def failing(text: str) -> Callable[[int, int], NDArray[np.uint8]]:
+    def draw(_height: int, _width: int) -> NDArray[np.uint8]:
+        raise MaskError("several", [text, f"more {text}"])
+
+    return draw
+
+
+def spoilt(tmp_path: Path) -> list[AnnotatedImage]:
+    """Eight good images and four bad ones."""
+    path = photo(tmp_path / "src", "a.png", 0)
+    text = tmp_path / "src/text.png"
+    text.write_text("no image")
+    good = annotated(tmp_path)
+    return [
+        *good[:3],
+        AnnotatedImage(path, "fails", failing("shape 3")),
+        AnnotatedImage(path, "small", lambda *_: np.zeros((9, 9), np.uint8)),
+        AnnotatedImage(path, "turned", lambda *_: code_image(1), size=SIZE[::-1]),
+        AnnotatedImage(text, "text", lambda *_: code_image(1)),
+        AnnotatedImage(path, "strange", lambda *_: code_image(1, (0, 3))),
+        *good[3:],
+    ]
+
+
+FAULTS = (
+    "fails: shape 3",
+    "fails: more shape 3",
+    "small: the mask has 9×9 pixels, the image 20×30",
+    "turned: the annotations are for 30×20 pixels (height × width), the image has 20×30",
+    "text.png cannot be read",
+    "strange: the mask holds 3; the classes end at 2",
+)
+
+
+def test_everything_is_listed_and_nothing_is_written(
+    tmp_path: Path, use: Callable[[Annotations], None]
+) -> None:
+    gone = Problem("no such image", "gone.png")
+    use(Annotations(CLASSES, spoilt(tmp_path), (gone,)))
+    with pytest.raises(DataError) as caught:
+        run(tmp_path)
+    for text in ("no such image: gone.png", *FAULTS, "no such image (1)", "--on-bad skip"):
+        assert text in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+def test_with_skip_the_good_ones_are_written(
+    tmp_path: Path, use: Callable[[Annotations], None]
+) -> None:
+    use(Annotations(CLASSES, spoilt(tmp_path)))
+    done = run(tmp_path, skip=True)
+    assert done.pairs == 8
+    assert len(done.skipped) == len(FAULTS)
+    text = (tmp_path / "out/import.json").read_text()
+    assert all(fault in text for fault in FAULTS)
+    assert len(survey(tmp_path / "out").pairs.pairs) == 8
+
+
+def test_nothing_left_is_an_error_even_with_skip(
+    tmp_path: Path, use: Callable[[Annotations], None]
+) -> None:
+    use(Annotations(CLASSES, [], (Problem("no such image", "gone.png"),)))
+    with pytest.raises(DataError, match="nothing could be imported"):
+        run(tmp_path, skip=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bug_leaves_nothing_either(tmp_path: Path, use: Callable[[Annotations], None]) -> None:
+    def draw(_height: int, _width: int) -> NDArray[np.uint8]:
+        raise ZeroDivisionError
+
+    path = photo(tmp_path / "src", "a.png", 0)
+    use(Annotations(CLASSES, [AnnotatedImage(path, "a", draw)]))
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+def test_what_is_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    photo(tmp_path / "out", "mine.png", 0)
+    (tmp_path / "src").mkdir()
+    with pytest.raises(MachineError, match="holds something already"):
+        run(tmp_path)
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_arguments_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no format 'os'\nChoose of coco, voc"):
+        import_dataset("os", tmp_path, tmp_path / "out")
+    with pytest.raises(DataError, match="there is no"):
+        import_dataset("coco", tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "voc/SegmentationClass").mkdir(parents=True)
+    with pytest.raises(ImageError, match="Check --images"):
+        import_dataset("voc", tmp_path / "voc", tmp_path / "out", images=tmp_path / "nowhere")
+
+
+def test_the_command_line_offers_every_format() -> None:
+    assert set(get_args(Format)) == set(FORMATS)
+
+
+# Small parts
+
+
+def test_the_background_comes_first_whatever_it_is_called() -> None:
+    assert class_codes(["_background_", "b", "a"])[0] == ("background", "b", "a")
+    assert class_codes(["b", "BG", "b"])[1] == {"b": 1, "BG": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("instances_val2017", "val"),
+        ("train", "train"),
+        ("validation", "val"),
+        ("Testing", "test"),
+        ("trainval", None),
+        ("trainval2012", None),
+        ("contest", None),
+        ("_annotations.coco", None),
+    ],
+)
+def test_splits_in_names(name: str, split: str | None) -> None:
+    assert split_of(name) == split
+
+
+def test_images_are_the_ones_read(tmp_path: Path, use: Callable[[Annotations], None]) -> None:
+    use(Annotations(CLASSES, annotated(tmp_path, 1)))
+    run(tmp_path)
+    assert (read_image(tmp_path / "out/images/0.png") == read_image(tmp_path / "src/0.png")).all()

@@ -1,0 +1,215 @@
+"""Masks of objects in the layouts that are published.
+
+`bowl` follows the 2018 Data Science Bowl, as its page describes it: "Each image is represented by
+an associated ImageId. Files belonging to an image are contained in a folder with this ImageId.
+Within this folder are two subfolders: images contains the image file. masks contains the segmented
+masks of each nucleus" (https://www.kaggle.com/c/data-science-bowl-2018/data).
+"""
+
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from unetseg.data.images import write_png
+from unetseg.data.masks import read_mask
+from unetseg.data.pairs import find_pairs
+from unetseg.errors import MaskError
+from unetseg.importers import importing
+from unetseg.importers.annotations import AnnotatedImage
+from unetseg.importers.instances import read, read_object
+
+HEIGHT, WIDTH = 5, 8
+Mask = NDArray[np.uint8]
+
+
+def box(top: int, left: int, height: int = 2, width: int = 2) -> Mask:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[top : top + height, left : left + width] = 255
+    return mask
+
+
+def photo(path: Path) -> None:
+    write_png(path, np.full((HEIGHT, WIDTH, 3), 7, np.uint8))
+
+
+def draw(image: AnnotatedImage) -> Mask:
+    assert not isinstance(image.mask, Path)
+    return image.mask(HEIGHT, WIDTH)
+
+
+def bowl(root: Path, split: str, image_id: str, *objects: Mask) -> None:
+    folder = root / f"stage1_{split}/{image_id}"
+    photo(folder / f"images/{image_id}.png")
+    for mask in objects:
+        write_png(folder / f"masks/{sha256(mask.tobytes()).hexdigest()}.png", mask)
+
+
+def test_the_layout_of_the_data_science_bowl(tmp_path: Path) -> None:
+    bowl(tmp_path, "train", "00071198d059ba7f", box(0, 0), box(2, 5), box(1, 1))
+    bowl(tmp_path, "train", "003cee89357d9fe1", box(3, 3))
+    bowl(tmp_path, "test", "0114f484a16c152b")
+    found = read(tmp_path)
+    assert (found.classes, found.problems) == (("background", "foreground"), ())
+    names = [(image.split, image.name) for image in found.images]
+    assert names == [("train", "00071198d059ba7f"), ("train", "003cee89357d9fe1")]
+    expected = (box(0, 0) | box(2, 5) | box(1, 1)) // 255
+    assert (draw(found.images[0]) == expected).all()
+    assert "the test split has no masks: 1 image left out" in found.notes
+
+
+def test_a_folder_of_masks_for_each_image(tmp_path: Path) -> None:
+    for split, stem, masks in (
+        ("train", "image_01", [box(0, 0), box(0, 2)]),
+        ("train", "image_02", [box(3, 0)]),
+        ("val", "image_01", [box(2, 2)]),
+    ):
+        photo(tmp_path / f"{split}/images/{stem}.jpg.png")
+        for i, mask in enumerate(masks):
+            write_png(tmp_path / f"{split}/masks/{stem}.jpg/{i}.png", mask)
+    found = read(tmp_path)
+    names = ["image_01.jpg", "image_02.jpg", "image_01.jpg"]
+    assert found.problems == ()
+    assert [image.name for image in found.images] == names
+    assert [image.split for image in found.images] == ["train", "train", "val"]
+    assert (draw(found.images[0]) == box(0, 0, 2, 4) // 255).all()
+    assert (draw(found.images[2]) == box(2, 2) // 255).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_numbered_objects(tmp_path: Path, dtype: type[np.unsignedinteger]) -> None:
+    photo(tmp_path / "images/frame_12_left.png")
+    photo(tmp_path / "images/frame_13_left.png")
+    numbers: NDArray[np.integer] = np.arange(HEIGHT * WIDTH, dtype=dtype).reshape(HEIGHT, WIDTH)
+    numbers = numbers * dtype(np.iinfo(dtype).max // numbers.size)
+    for stem in ("frame_12_left", "frame_13_left"):
+        write_png(tmp_path / f"masks/{stem}.png", numbers)
+    found = read(tmp_path)
+    assert (found.classes, found.problems) == (("background", "foreground"), ())
+    for image in found.images:
+        assert (draw(image) == (numbers > 0)).all()
+
+
+def test_classes_in_the_names_of_objects(tmp_path: Path) -> None:
+    photo(tmp_path / "images/street.png")
+    write_png(tmp_path / "masks/street/0001_car.png", box(0, 0, 3, 3))
+    write_png(tmp_path / "masks/street/0002_bus.png", box(2, 2, 3, 3))
+    write_png(tmp_path / "masks/street/0003_car.png", box(0, 6))
+    found = read(tmp_path)
+    assert found.classes == ("background", "bus", "car")
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[:3, :3], expected[2:, 2:5], expected[:2, 6:] = 2, 1, 2
+    assert (draw(found.images[0]) == expected).all()
+    assert "where objects overlap, the one whose file name comes last counts" in found.notes
+
+
+def test_a_folder_with_the_name_of_its_image_is_no_split(tmp_path: Path) -> None:
+    for image_id in ("test_01", "train_02"):
+        photo(tmp_path / f"{image_id}/images/{image_id}.png")
+        write_png(tmp_path / f"{image_id}/masks/1.png", box(0, 0))
+    told = [(image.name, image.split) for image in read(tmp_path).images]
+    assert told == [("test_01", None), ("train_02", None)]
+
+
+def test_one_name_without_a_class_makes_all_foreground(tmp_path: Path) -> None:
+    photo(tmp_path / "images/street.png")
+    for name in ("0001_car", "0002"):
+        write_png(tmp_path / f"masks/street/{name}.png", box(0, 0))
+    assert read(tmp_path).classes == ("background", "foreground")
+
+
+def test_no_objects_are_not_no_masks(tmp_path: Path) -> None:
+    bowl(tmp_path, "train", "a", box(0, 0))
+    bowl(tmp_path, "train", "empty")
+    (tmp_path / "stage1_train/empty/masks").mkdir()
+    bowl(tmp_path, "train", "lacking")
+    found = read(tmp_path)
+    assert [image.name for image in found.images] == ["a", "empty"]
+    assert not draw(found.images[1]).any()
+    assert [str(problem) for problem in found.problems] == ["no masks: lacking"]
+    assert "1 image with an empty folder of masks: all background" in found.notes
+
+
+def test_two_images_of_one_name_are_a_problem(tmp_path: Path) -> None:
+    for name in ("a.png", "a.bmp", "b.png"):
+        photo(tmp_path / f"images/{name}")
+    for stem in ("a", "b"):
+        write_png(tmp_path / f"masks/{stem}/1.png", box(0, 0))
+    found = read(tmp_path)
+    assert [image.name for image in found.images] == ["b"]
+    assert [str(problem) for problem in found.problems] == ["several images of one name: a"]
+
+
+def test_masks_of_no_image_are_listed(tmp_path: Path) -> None:
+    for stem in ("a", "b"):
+        photo(tmp_path / f"images/{stem}.png")
+        write_png(tmp_path / f"masks/{stem}.png", box(0, 0))
+    write_png(tmp_path / "masks/c.png", box(0, 0))
+    write_png(tmp_path / "masks/d/1.png", box(0, 0))
+    found = read(tmp_path)
+    lines = ["no such image: masks/c.png", "no such image: masks/d/1.png"]
+    assert [str(problem) for problem in found.problems] == lines
+    assert len(found.images) == 2
+
+
+def test_all_files_that_do_not_fit_are_listed(tmp_path: Path) -> None:
+    bowl(tmp_path, "train", "a", box(0, 0))
+    masks = tmp_path / "stage1_train/a/masks"
+    write_png(masks / "x.png", np.zeros((HEIGHT, WIDTH + 1), np.uint8))
+    (masks / "y.png").write_bytes(b"no image")
+    with pytest.raises(MaskError) as error:
+        draw(read(tmp_path).images[0])
+    assert error.value.offenders[0] == "x.png is 5×9, expected 5×8"
+    assert "y.png cannot be read" in error.value.offenders[1]
+
+
+def test_jpeg_noise_is_no_object(tmp_path: Path) -> None:
+    wide = np.kron(box(1, 2), np.ones((8, 8), np.uint8))
+    Image.fromarray(wide).save(tmp_path / "a.jpg", quality=60)
+    assert (read_object(tmp_path / "a.jpg") == (wide > 0)).all()
+    Image.fromarray(wide // 60).save(tmp_path / "b.jpg")
+    with pytest.raises(MaskError, match="JPEG with values up to 4, expected 0 and 255"):
+        read_object(tmp_path / "b.jpg")
+
+
+def test_images_elsewhere(tmp_path: Path) -> None:
+    photo(tmp_path / "photos/a.png")
+    write_png(tmp_path / "objects/a/1.png", box(0, 0))
+    found = read(tmp_path / "objects", tmp_path / "photos")
+    assert (len(found.images), found.problems) == (1, ())
+    assert (draw(found.images[0]) == box(0, 0) // 255).all()
+
+
+def test_real_nuclei_come_back_from_their_objects(real_data: Path, tmp_path: Path) -> None:
+    """Split real masks into one file for each object, and read them as the Bowl has them."""
+    masks = sorted((real_data / "dsb2018/masks").glob("*"))[:5]
+    for path in masks:
+        truth = read_mask(path).pixels > 0
+        objects, count = ndimage.label(truth)
+        folder = tmp_path / f"stage1_train/{path.stem}"
+        write_png(folder / f"images/{path.stem}.png", truth.astype(np.uint8))
+        for i in range(1, count + 1):
+            write_png(folder / f"masks/{i:04d}.png", (objects == i).astype(np.uint8) * 255)
+    found = read(tmp_path)
+    assert [image.name for image in found.images] == [path.stem for path in masks]
+    for image, path in zip(found.images, masks, strict=True):
+        truth = read_mask(path).pixels > 0
+        assert not isinstance(image.mask, Path)
+        assert (image.mask(*truth.shape) == truth).all()
+
+
+def test_imported_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(importing.FORMATS, "instances", read)
+    for image_id in ("a", "b"):
+        bowl(tmp_path / "bowl", "train", image_id, box(0, 0), box(2, 5))
+    done = importing.import_dataset("instances", tmp_path / "bowl", tmp_path / "out")
+    assert done.classes == ("background", "foreground")
+    masks = [pair.mask for pair in find_pairs(tmp_path / "out").pairs]
+    assert len(masks) == 2
+    for mask in masks:
+        assert mask is not None
+        assert (read_mask(mask).pixels * 255 == box(0, 0) | box(2, 5)).all()

@@ -1,0 +1,192 @@
+"""The JSON export, as https://labelstud.io/guide/export ("Raw JSON format") shows it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unetseg.data.images import write_png
+from unetseg.data.masks import read_mask
+from unetseg.data.pairs import find_pairs
+from unetseg.errors import DataError, MaskError
+from unetseg.importers import importing
+from unetseg.importers.annotations import AnnotatedImage, Annotations
+from unetseg.importers.labelstudio import read
+
+HEIGHT, WIDTH = 10, 20
+
+
+def box(label: str, left: float, width: float, **more: Any) -> dict[str, Any]:
+    """A rectangle over the whole height, in per cent."""
+    value = {"x": left, "y": 0, "width": width, "height": 100, "rotation": 0}
+    return {
+        "id": "Dx_aB91ISN",
+        "type": "rectanglelabels",
+        "from_name": "label",
+        "to_name": "image",
+        "original_width": WIDTH,
+        "original_height": HEIGHT,
+        "image_rotation": 0,
+        "value": value | {"rectanglelabels": [label]},
+        **more,
+    }
+
+
+def annotation(*results: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"id": 1001, "result": list(results), "was_cancelled": False, **more}
+
+
+def task(number: int, *annotations: dict[str, Any], image: str = "") -> dict[str, Any]:
+    place = image or f"/data/upload/1/0a1b2c3d-{number}.png"
+    return {
+        "id": number,
+        "data": {"image": place},
+        "annotations": list(annotations),
+        "predictions": [{"result": [box("Predicted", 0, 100)]}],
+    }
+
+
+def export(root: Path, *tasks: dict[str, Any]) -> Annotations:
+    """Read the tasks, whose images are 1.png, 2.png, …"""
+    for number in range(1, len(tasks) + 1):
+        write_png(root / f"images/{number}.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    (root / "project-1.json").write_text(json.dumps(tasks))
+    return read(root)
+
+
+def row(image: AnnotatedImage) -> list[int]:
+    """The first row of a mask whose rows are all alike."""
+    assert not isinstance(image.mask, Path)
+    mask = image.mask(HEIGHT, WIDTH)
+    assert (mask == mask[:1]).all()
+    return list(mask[0].tolist())
+
+
+def test_later_regions_lie_above_and_classes_are_sorted(tmp_path: Path) -> None:
+    found = export(tmp_path, task(1, annotation(box("Zebra", 0, 50), box("Ant", 25, 50))))
+    assert (found.classes, found.problems) == (("background", "Ant", "Zebra"), ())
+    (image,) = found.images
+    assert (image.path, image.name) == (tmp_path / "images/1.png", "images/1")
+    assert image.size == (HEIGHT, WIDTH)
+    assert row(image) == [2] * 5 + [1] * 10 + [0] * 5
+
+
+def test_the_newest_finished_annotation_counts(tmp_path: Path) -> None:
+    old = annotation(box("Old", 0, 100), id=9, updated_at="2024-01-01T00:00:00Z")
+    new = annotation(box("New", 0, 100), id=3, updated_at="2024-02-01T00:00:00Z")
+    skipped = annotation(box("Skipped", 0, 100), id=10, was_cancelled=True)
+    found = export(tmp_path, task(1, new, old, skipped))
+    assert found.classes == ("background", "New")
+    assert "1 task with several annotations: the newest is taken" in found.notes
+
+
+def test_tasks_without_an_annotation_are_left_out_and_empty_ones_are_background(
+    tmp_path: Path,
+) -> None:
+    skipped = task(2, annotation(box("A", 0, 100), was_cancelled=True))
+    found = export(
+        tmp_path, task(1, annotation()), skipped, task(3), task(4, annotation(box("B", 0, 9)))
+    )
+    assert [image.name for image in found.images] == ["images/1", "images/4"]
+    assert not any(row(found.images[0]))
+    assert found.classes == ("background", "B")
+    assert found.notes == (
+        "2 tasks without a finished annotation left out",
+        "1 annotation without areas: all background",
+    )
+
+
+def test_other_results_are_counted(tmp_path: Path) -> None:
+    point = {"id": "k", "type": "keypointlabels", "value": {"x": 1, "y": 1, "width": 0.2}}
+    found = export(tmp_path, task(1, annotation(box("A", 0, 50), point)))
+    assert found.notes == ("1 result of the type keypointlabels left out: no area",)
+
+
+def test_everything_that_is_wrong_is_listed(tmp_path: Path) -> None:
+    twice = box("A", 0, 9)
+    twice["value"]["rectanglelabels"] = ["A", "B"]
+    found = export(
+        tmp_path,
+        task(1, annotation(twice, box("A", 0, 9, image_rotation=180))),
+        task(2, annotation(box("A", 0, 9), box("A", 0, 9, original_width=21))),
+        task(3, annotation(box("A", 0, 9)), image="../../etc/x.png"),
+        task(4, annotation(box("A", 0, 9)), image="/data/upload/1/0a1b2c3d-missing.png"),
+        task(5, annotation(box("A", 0, 9))),
+    )
+    assert [image.name for image in found.images] == ["images/5"]
+    assert [str(problem) for problem in found.problems] == [
+        "region cannot be read: task 1: region Dx_aB91ISN has 2 labels (A, B), expected one",
+        "region cannot be read: task 1: region Dx_aB91ISN was drawn on an image turned by 180°",
+        "images of several sizes in one task: task 2: 10×20, 10×21",
+        "no such image: task 3: ../../etc/x.png",
+        "no such image: task 4: missing.png",
+    ]
+
+
+def test_regions_that_cannot_be_drawn_are_listed(tmp_path: Path) -> None:
+    flat = box("A", 0, 9)
+    flat["value"] = {"points": [[0, 0], [9, 9]], "polygonlabels": ["A"]}
+    flat["type"] = "polygonlabels"
+    (image,) = export(tmp_path, task(1, annotation(flat, box("A", 0, 9), flat))).images
+    with pytest.raises(MaskError) as error:
+        row(image)
+    line = "region Dx_aB91ISN (A): a polygon has 2 points, expected 3 or more"
+    assert error.value.offenders == [line, line]
+
+
+def test_an_image_of_two_tasks_is_a_problem(tmp_path: Path) -> None:
+    one = task(1, annotation(box("A", 0, 9)))
+    found = export(tmp_path, one, task(2, annotation(box("A", 0, 9)), image="1.png"))
+    assert found.images == []
+    assert len(found.problems) == 1
+
+
+def test_exports_of_old_versions(tmp_path: Path) -> None:
+    old = task(1, annotation(box("A", 0, 50)))
+    old["completions"] = old.pop("annotations")
+    assert row(export(tmp_path, old).images[0]) == [1] * 10 + [0] * 10
+
+
+def test_the_file_and_images_elsewhere(tmp_path: Path) -> None:
+    export(tmp_path / "labels", task(1, annotation(box("A", 0, 50))))
+    (tmp_path / "labels/images").rename(tmp_path / "photos")
+    found = read(tmp_path / "labels/project-1.json", tmp_path / "photos")
+    assert [image.name for image in found.images] == ["1"]
+
+
+def test_several_exports_are_not_mixed(tmp_path: Path) -> None:
+    export(tmp_path, task(1, annotation(box("A", 0, 50))))
+    (tmp_path / "project-2.json").write_bytes((tmp_path / "project-1.json").read_bytes())
+    with pytest.raises(DataError, match="several exports") as error:
+        read(tmp_path)
+    assert len(error.value.offenders) == 2
+
+
+def test_other_json_files_beside_it_are_left_alone(tmp_path: Path) -> None:
+    tmp_path.joinpath("coco.json").write_text('{"images": [], "annotations": []}')
+    tmp_path.joinpath("._project-1.json").write_bytes(b"\0\5\26\7")
+    tmp_path.joinpath("list.json").write_text("[1, 2]")
+    assert len(export(tmp_path, task(1, annotation(box("A", 0, 50)))).images) == 1
+
+
+def test_what_is_no_export_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no list of tasks with annotations"):
+        read(tmp_path)
+    (tmp_path / "a.json").write_text('[{"annotations": 3}, {"annotations": [{"result": 1}]}]')
+    with pytest.raises(DataError, match="is not what this format has") as error:
+        read(tmp_path)
+    assert len(error.value.offenders) == 2
+
+
+def test_imported_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(importing.FORMATS, "labelstudio", read)
+    export(tmp_path / "in", task(1, annotation(box("A", 0, 50))), task(2, annotation()))
+    done = importing.import_dataset("labelstudio", tmp_path / "in", tmp_path / "out")
+    assert (done.pairs, done.classes) == (2, ("background", "A"))
+    first, second = find_pairs(tmp_path / "out").pairs
+    assert first.mask is not None
+    assert second.mask is not None
+    assert read_mask(first.mask).pixels.sum() == HEIGHT * WIDTH // 2
+    assert not read_mask(second.mask).pixels.any()

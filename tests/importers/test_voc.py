@@ -1,0 +1,249 @@
+"""Pascal VOC: masks with VOC's palette are copied to the byte; painted ones mean the same."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from unetseg.data.coding import infer_class_map, mask_facts, read_class_names
+from unetseg.data.masks import read_mask
+from unetseg.data.pairs import find_pairs
+from unetseg.errors import DataError
+from unetseg.importers.importing import Imported, import_dataset
+from unetseg.importers.voc import BORDER, CLASSES, colours
+
+# The beginning and the end of the palette of the devkit (VOClabelcolormap.m).
+PUBLISHED = {
+    0: (0, 0, 0),
+    1: (128, 0, 0),
+    2: (0, 128, 0),
+    3: (128, 128, 0),
+    4: (0, 0, 128),
+    7: (128, 128, 128),
+    8: (64, 0, 0),
+    15: (192, 128, 128),
+    20: (0, 64, 128),
+    21: (128, 64, 128),
+    255: (224, 224, 192),
+}
+FLAT = [part for colour in colours() for part in colour]
+
+
+def codes(height: int = 12, width: int = 16) -> NDArray[np.uint8]:
+    """A mask of background, an aeroplane, a monitor and a border."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[2:6, 2:8], mask[6:10, 8:14], mask[5, 2:8] = 1, 20, 255
+    return mask
+
+
+def save_mask(path: Path, mask: NDArray[np.uint8], palette: list[int] | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(mask)
+    image.putpalette(FLAT if palette is None else palette)
+    image.save(path)
+    return path
+
+
+def save_image(path: Path, size: tuple[int, int] = (12, 16)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(path)
+    return path
+
+
+def devkit(root: Path, names: tuple[str, ...] = ("a", "b", "c")) -> Path:
+    """VOC's tree: each image has its mask."""
+    for name in names:
+        save_image(root / f"JPEGImages/{name}.jpg")
+        save_mask(root / f"SegmentationClass/{name}.png", codes())
+        save_mask(root / f"SegmentationObject/{name}.png", codes() % 5)
+    return root
+
+
+def write_list(root: Path, split: str, names: str) -> None:
+    path = root / f"ImageSets/Segmentation/{split}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(names.split()) + "\n")
+
+
+def imported(source: Path, out: Path) -> Imported:
+    return import_dataset("voc", source, out)
+
+
+def test_the_palette_is_the_published_one() -> None:
+    assert {code: colours()[code] for code in PUBLISHED} == PUBLISHED
+    assert len(set(colours())) == 256
+
+
+def test_files_are_copied_to_the_byte(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "VOCdevkit/VOC2012")
+    done = imported(tmp_path / "VOCdevkit", tmp_path / "out")
+    assert done.classes == CLASSES
+    for name in "abc":
+        for copy, original in (
+            (f"images/{name}.jpg", f"JPEGImages/{name}.jpg"),
+            (f"masks/{name}.png", f"SegmentationClass/{name}.png"),
+        ):
+            assert (tmp_path / "out" / copy).read_bytes() == (root / original).read_bytes()
+
+
+def test_the_real_masks(tmp_path: Path, real_data: Path) -> None:
+    source = real_data / "tiny_voc_palette"
+    shutil.copytree(source / "images", tmp_path / "voc/JPEGImages")
+    shutil.copytree(source / "masks", tmp_path / "voc/SegmentationClass")
+    write_list(tmp_path / "voc", "train", "2011_000003 2011_000006")
+    write_list(tmp_path / "voc", "val", "2011_000025")
+    done = imported(tmp_path / "voc", tmp_path / "out")
+    assert done.counts.splits == {"train": 2, "val": 1}
+    held = [
+        np.unique(np.asarray(Image.open(path))) for path in sorted((source / "masks").iterdir())
+    ]
+    assert done.counts.ignored == sum(255 in codes for codes in held) == 2
+    assert set(done.counts.shown) == {int(code) for codes in held for code in codes} - {255}
+    pairs = find_pairs(tmp_path / "out").pairs
+    for pair in pairs:
+        assert pair.mask is not None
+        original = source / "masks" / pair.mask.name
+        assert pair.mask.read_bytes() == original.read_bytes()
+    names = read_class_names(tmp_path / "out/classes.txt")
+    facts = [mask_facts(pair.mask) for pair in pairs if pair.mask]
+    class_map, _ = infer_class_map(facts, names=names)
+    assert class_map.names == CLASSES
+    assert class_map.ignore == (255,)
+    assert class_map.coding == "palette"
+    assert class_map.colours.tolist() == [list(colour) for colour in colours(21)]
+
+
+def test_lists_say_what_is_taken_and_for_what(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc", ("a", "b", "c", "d"))
+    save_image(root / "JPEGImages/e.jpg")
+    write_list(root, "train", "a")
+    write_list(root, "val", "b")
+    write_list(root, "trainval", "a b")
+    write_list(root, "test", "c e")
+    done = imported(root, tmp_path / "out")
+    assert {pair.name: pair.split for pair in find_pairs(tmp_path / "out").pairs} == {
+        "train/a": "train",
+        "val/b": "val",
+        "test/c": "test",
+    }
+    assert "1 image without a mask left out" in done.notes
+    assert "1 mask left out that no file in ImageSets/Segmentation lists" in done.notes
+
+
+def test_trainval_trains_where_there_is_nothing_else(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc")
+    write_list(root, "trainval", "a b")
+    write_list(root, "test", "c")
+    assert imported(root, tmp_path / "out").counts.splits == {"train": 2, "test": 1}
+
+
+LABELMAP = "# label:color_rgb:parts:actions\ncat:250,50,83::\nbackground:0,0,0::\nsea:9,9,9::\n"
+CODES = {(0, 0, 0): 0, (250, 50, 83): 1, (9, 9, 9): 2, BORDER: 255}
+
+
+def painted() -> NDArray[np.uint8]:
+    picture = np.zeros((12, 16, 3), np.uint8)
+    picture[1:4], picture[4:8, 3:9], picture[8] = (250, 50, 83), (9, 9, 9), BORDER
+    return picture
+
+
+@pytest.mark.parametrize("kind", ["rgb", "palette"])
+def test_painted_masks_mean_what_labelmap_says(tmp_path: Path, kind: str) -> None:
+    root = devkit(tmp_path / "voc", ("a",))
+    (root / "labelmap.txt").write_text(LABELMAP)
+    image = Image.fromarray(painted())
+    (image if kind == "rgb" else image.quantize(8)).save(root / "SegmentationClass/a.png")
+    done = imported(root, tmp_path / "out")
+    assert done.classes == ("background", "cat", "sea")
+    expected = np.array([[CODES[*pixel] for pixel in row.tolist()] for row in painted()])
+    mask = read_mask(tmp_path / "out/masks/a.png")
+    assert mask.coding == "integer"
+    assert (mask.pixels == expected).all()
+
+
+def test_a_palette_in_the_order_of_labelmap_is_copied(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc", ("a",))
+    lines = [f"{name}:{r},{g},{b}::" for name, (r, g, b) in zip(CLASSES, colours(21), strict=True)]
+    (root / "labelmap.txt").write_text("\n".join(lines).replace("tvmonitor", "screen"))
+    done = imported(root, tmp_path / "out")
+    assert done.classes[-1] == "screen"
+    original = root / "SegmentationClass/a.png"
+    assert (tmp_path / "out/masks/a.png").read_bytes() == original.read_bytes()
+
+
+def test_one_file_of_another_coding_makes_all_plain_numbers(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc", ("a", "b"))
+    Image.fromarray(codes()).save(root / "SegmentationClass/b.png")  # grey, the same codes
+    imported(root, tmp_path / "out")
+    for name in "ab":
+        mask = read_mask(tmp_path / f"out/masks/{name}.png")
+        assert (mask.pixels == codes()).all()
+        assert mask.coding == "integer"
+
+
+def test_numbers_without_names_get_some(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc", ("a",))
+    Image.fromarray(np.where(codes() == 20, 3, codes())).save(root / "SegmentationClass/a.png")
+    done = imported(root, tmp_path / "out")
+    assert done.classes == ("background", "class 1", "class 2", "class 3")
+    assert "classes are called by their codes" in done.notes[-1]
+
+
+# What is wrong
+
+
+def fail(source: Path, tmp_path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        imported(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    return str(caught.value)
+
+
+def test_boxes_are_no_masks(tmp_path: Path) -> None:
+    (tmp_path / "voc/Annotations").mkdir(parents=True)
+    xml = "<annotation><object><bndbox><xmin>1</xmin></bndbox></object></annotation>"
+    (tmp_path / "voc/Annotations/a.xml").write_text(xml)
+    assert "boxes alone: boxes are no masks" in fail(tmp_path / "voc", tmp_path)
+
+
+def test_no_folder_or_several(tmp_path: Path) -> None:
+    (tmp_path / "voc").mkdir()
+    assert "has no folder SegmentationClass" in fail(tmp_path / "voc", tmp_path)
+    for year in (2007, 2012):
+        devkit(tmp_path / f"voc/VOC{year}", ("a",))
+    assert "VOC2007" in fail(tmp_path / "voc", tmp_path)
+
+
+def test_everything_that_is_missing_is_listed(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc")
+    (root / "JPEGImages/a.jpg").unlink()
+    (root / "SegmentationClass/b.png").unlink()
+    save_image(root / "JPEGImages/c.jpg", (12, 17))
+    write_list(root, "train", "a b c")
+    write_list(root, "val", "c")
+    text = fail(root, tmp_path)
+    for part in ("no such image: a", "no such mask: b", "in several splits: c"):
+        assert part in text
+
+
+def test_another_size(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc")
+    save_image(root / "JPEGImages/c.jpg", (12, 17))
+    assert "c: the mask has 12×16 pixels, the image 12×17" in fail(root, tmp_path)
+
+
+def test_codes_and_colours_of_no_class(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc", ("a", "b"))
+    save_mask(root / "SegmentationClass/a.png", codes() + np.uint8(100))
+    assert "a: the mask holds 99, 100, 101, 120" in fail(root, tmp_path)
+    (root / "labelmap.txt").write_text(LABELMAP)
+    assert "b" in fail(root, tmp_path)
+
+
+def test_rgb_without_labelmap(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc", ("a",))
+    Image.fromarray(painted()).save(root / "SegmentationClass/a.png")
+    assert "Put a labelmap.txt" in fail(root, tmp_path)

@@ -1,0 +1,79 @@
+"""unetseg import."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from unetseg.cli.console import observer, say
+
+if TYPE_CHECKING:
+    from unetseg.importers.importing import Imported
+
+SHOWN = 10
+"""Problems that are shown; import.json holds all."""
+Format = Literal["coco", "voc", "labelme", "cvat", "labelstudio", "cityscapes", "instances"]
+
+
+def import_(
+    kind: Annotated[Format, Parameter(name="FORMAT")],
+    source: Annotated[Path, Parameter(name="SRC")],
+    out: Path,
+    /,
+    *,
+    images: Path | None = None,
+    on_bad: Literal["error", "skip"] = "error",
+) -> None:
+    """Turn the annotations of another program into plain pairs: images/, masks/, classes.txt.
+
+    Image files are copied as they are. OUT is written whole or not at all.
+
+    Examples:
+    unetseg import coco export.zip cells/
+    unetseg import coco annotations/instances_val2017.json coco/ --images val2017/
+    unetseg import voc VOCdevkit/VOC2012 voc/
+    unetseg import labelme photos/ pairs/ --on-bad skip
+
+    Parameters
+    ----------
+    kind
+        coco: JSON of instances; voc: SegmentationClass; labelme: a JSON for each image; cvat: masks
+        or XML; labelstudio: JSON or PNG; cityscapes: gtFine; instances: a mask for each object.
+    source
+        Folder, file, or archive (.zip, .tar, .tar.gz) with the annotations.
+    out
+        Folder to write; not there yet, or empty.
+    images
+        Folder of the images, when they are not beside the annotations.
+    on_bad
+        error: list everything that is wrong; skip: leave such images out, listed in import.json.
+    """
+    from unetseg.importers.importing import import_dataset
+
+    progress = observer()
+    try:
+        done = import_dataset(kind, source, out, images=images, on_bad=on_bad, progress=progress)
+    finally:
+        progress.stop()
+    _show(done, out)
+    say(f"next: unetseg check {out}")
+
+
+def _show(done: "Imported", out: Path) -> None:
+    """What was written, what was concluded, and what was left out."""
+    from unetseg.data.folders import number
+
+    counts = done.counts
+    say(f"{number(counts.pairs, 'pair')} in {out}")
+    if counts.splits:
+        say(f"splits: {', '.join(f'{count} {name}' for name, count in counts.splits.items())}")
+    classes = (f"{name} ({counts.shown[code]})" for code, name in enumerate(done.classes))
+    say(f"classes, with the masks that show them: {', '.join(classes)}")
+    if counts.ignored:
+        say(f"255 is ignored: {number(counts.ignored, 'mask')} with such pixels")
+    for note in done.notes:
+        say(note)
+    if done.skipped:
+        say(f"left out, {number(len(done.skipped), 'problem')}, all of them in import.json:")
+        for problem in done.skipped[:SHOWN]:
+            say(f"  {problem}")

@@ -1,0 +1,1 @@
+"""Other programs' annotations → plain pairs of image and mask."""

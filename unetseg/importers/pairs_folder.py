@@ -1,0 +1,259 @@
+"""The folder that an import writes: images/, masks/ and classes.txt, complete or not there.
+
+Image files are copied byte for byte. Masks hold class codes, the line numbers of classes.txt, and
+255 where there is no truth; one pair has one name on both sides, so that every command understands
+the folder without a flag.
+"""
+
+import re
+import shutil
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.data.folders import show
+from unetseg.data.images import write_png
+from unetseg.data.masks import IGNORED, MAX_CLASSES
+from unetseg.data.naming import SPLITS, read_folder_name
+from unetseg.errors import DataError, MachineError, MaskError
+from unetseg.importers.annotations import AnnotatedImage
+from unetseg.storage import atomic_path, replace_folder, write_json, write_text
+
+RECORD = "import.json"
+"""What was imported and what was left out, in OUT."""
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|__macosx", re.IGNORECASE)
+_LONGEST = 180  # bytes of one part of a name; file systems hold 255
+_LIKE_CODES = re.compile(r"^\d+[\s,;:]+\d+[\s,;:]|\d+[\s,;:]+\d+[\s,;:]+\d+$|(^|\s)#|^[\s,;:]")
+
+
+@dataclass
+class Counts:
+    """What was written.
+
+    Attributes:
+        pairs: Number of pairs.
+        splits: Pairs of each split; empty without splits.
+        shown: Masks that show each code.
+        ignored: Masks with pixels that are ignored.
+    """
+
+    pairs: int = 0
+    splits: Counter[str] = field(default_factory=Counter)
+    shown: Counter[int] = field(default_factory=Counter)
+    ignored: int = 0
+
+
+class PairsFolder:
+    """OUT while it is written: a context manager, after which OUT is whole or untouched.
+
+    Args:
+        out: A folder that is not there yet, or empty.
+        classes: The name of each code from 0 on.
+
+    Raises:
+        MachineError: `out` holds something, or cannot be written.
+        DataError: there are more classes than a mask can hold, or fewer than two.
+    """
+
+    def __init__(self, out: Path, classes: Sequence[str]) -> None:
+        if not 2 <= len(classes) <= MAX_CLASSES:
+            mend = "Take out or unite categories in the annotations, then import them again."
+            came = f"the annotations have {len(classes)} classes, the background counted"
+            raise DataError(f"{came}; from 2 to {MAX_CLASSES} are possible", classes[:2], mend)
+        refuse_used(out)
+        self.out = out.absolute()
+        self.classes = unique_classes(classes)
+        self.counts = Counts()
+        self._stack = ExitStack()
+        self._lock = Lock()
+        self._fresh = self.out
+
+    def __enter__(self) -> Self:
+        """Begin a hidden folder beside OUT."""
+        self._fresh = self._stack.enter_context(replace_folder(self.out))
+        lines = (f"{code} {name}\n" for code, name in enumerate(self.classes))
+        write_text(self._fresh / "classes.txt", "".join(lines))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let the hidden folder become OUT; remove it if anything failed."""
+        self._stack.__exit__(kind, error, trace)
+
+    def add(
+        self, place: str, image: Path, codes: NDArray[Any], mask_file: Path | None = None
+    ) -> None:
+        """Write one pair; threads may do so at once.
+
+        Args:
+            place: Its name, as `places` gives it: `train/0001`.
+            image: The image file, copied as it is.
+            codes: Class codes and 255, uint8 H×W.
+            mask_file: A file that holds just these codes; it is copied as it is.
+
+        Raises:
+            MaskError: the mask holds codes that are no class.
+            MachineError: a file cannot be written.
+        """
+        used = self.check(codes)
+        if mask_file is None:
+            write_png(self._fresh / f"masks/{place}.png", codes)
+        else:
+            self._copy(mask_file, self._fresh / f"masks/{place}{mask_file.suffix.lower()}")
+        self._copy(image, self._fresh / f"images/{place}{image.suffix}")
+        with self._lock:
+            self._count(place, used)
+
+    def check(self, codes: NDArray[Any]) -> list[int]:
+        """The distinct codes of a mask, which must be classes or 255.
+
+        Raises:
+            MaskError: it holds others, or no codes at all.
+        """
+        if codes.ndim != 2 or codes.dtype != np.uint8:
+            raise MaskError(f"the mask has {codes.dtype} pixels of {codes.ndim} axes, not codes")
+        used = [int(code) for code in np.flatnonzero(np.bincount(codes.ravel(), minlength=256))]
+        strange = [code for code in used if code >= len(self.classes) and code != IGNORED]
+        if strange:
+            shown = ", ".join(str(code) for code in strange)
+            raise MaskError(f"the mask holds {shown}; the classes end at {len(self.classes) - 1}")
+        return used
+
+    def finish(self, record: object) -> None:
+        """Write import.json and, where pixels are ignored, a dataset.yaml that says so."""
+        write_json(self._fresh / RECORD, record)
+        if self.counts.ignored:
+            write_text(self._fresh / "dataset.yaml", f"ignore: [{IGNORED}]  # no truth there\n")
+
+    def _count(self, place: str, used: Sequence[int]) -> None:
+        self.counts.pairs += 1
+        self.counts.shown.update(code for code in used if code != IGNORED)
+        self.counts.ignored += IGNORED in used
+        first, _, rest = place.partition("/")
+        if first in SPLITS and rest:
+            self.counts.splits[first] += 1
+
+    def _copy(self, source: Path, target: Path) -> None:
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def refuse_used(out: Path) -> None:
+    """See that `out` is not there, or an empty folder.
+
+    Raises:
+        MachineError: it holds something, or is a file.
+    """
+    if out.is_file():
+        raise MachineError(f"{show(out)} is a file; an import needs a folder")
+    if out.exists() and any(out.iterdir()):
+        mend = "Name a folder that is not there yet, or empty this one."
+        raise MachineError(f"{show(out)} holds something already", mend=mend)
+
+
+def places(images: Sequence[AnnotatedImage]) -> list[str]:
+    """Where each pair lies below images/ and masks/: `train/north/0001`, safe and unique.
+
+    Folders of splits stand first, when every image has a split and some are for training;
+    otherwise no split is told. Names that only differ in case or Unicode form are made different.
+    """
+    parts = [safe_parts(image.name) for image in images]
+    splits = [image.split or _split(p) for image, p in zip(images, parts, strict=True)]
+    has_splits = None not in splits and "train" in splits
+    wanted = [
+        ([split, *_without_splits(p)] if has_splits and split else _as_sets(p))
+        for split, p in zip(splits, parts, strict=True)
+    ]
+    return _unique(wanted, [image.path.suffix for image in images])
+
+
+def safe_parts(name: str) -> list[str]:
+    r"""The parts of a relative name that every file system can hold and nothing can climb out of.
+
+    Folders that say "mask" are left out: the place of a pair below masks/ must not change its role.
+
+    >>> safe_parts("../../etc/a:b.c"), safe_parts(r"C:\x\labels\y"), safe_parts(".")
+    (['etc', 'a_b.c'], ['x', 'y'], ['_'])
+    """
+    text = re.sub(r"^[A-Za-z]:", "", name)
+    parts = [part for part in re.split(r"[/\\]+", text) if part not in {"", ".", ".."}] or ["_"]
+    kept = [part for part in parts[:-1] if read_folder_name(part).role != "mask"]
+    return [_safe(part) for part in [*kept, parts[-1]]]
+
+
+def unique_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names that a line of classes.txt can hold, all different.
+
+    >>> unique_classes(["traffic  light", "a", "a", "x 1 2 3", ""])
+    ('traffic light', 'a', 'a 2nd', 'x_1_2_3', 'class 4')
+    """
+    found: list[str] = []
+    for index, name in enumerate(names):
+        text = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+        if _LIKE_CODES.search(text):  # would be read as numbers, a colour or a comment
+            text = re.sub(r"[\s,;:#]+", "_", text)
+        text = text or f"class {index}"
+        found.append(text if text not in found else _numbered(text, found))
+    return tuple(found)
+
+
+def _numbered(name: str, taken: Sequence[str]) -> str:
+    counted = ["2nd", "3rd", *(f"{n}th" for n in range(4, MAX_CLASSES + 2))]
+    return next(f"{name} {n}" for n in counted if f"{name} {n}" not in taken)
+
+
+def _safe(part: str) -> str:
+    """One part of a name without what some system forbids or hides."""
+    text = "".join("_" if c in '<>:"|?*' or not c.isprintable() else c for c in part)
+    text = text.encode()[:_LONGEST].decode(errors="ignore").rstrip(". ")
+    text = "_" + text[1:] if text.startswith(".") else text
+    return f"_{text}" if _RESERVED.fullmatch(text) or not text else text
+
+
+def _split(parts: Sequence[str]) -> str | None:
+    """The split that a folder of the name says."""
+    return next((SPLITS[part.lower()] for part in parts[:-1] if part.lower() in SPLITS), None)
+
+
+def _without_splits(parts: Sequence[str]) -> list[str]:
+    return [part for part in parts[:-1] if part.lower() not in SPLITS] + [parts[-1]]
+
+
+def _as_sets(parts: Sequence[str]) -> list[str]:
+    """Folders such as val as val_set, which no command takes for a split."""
+    folders = [f"{part}_set" if part.lower() in SPLITS else part for part in parts[:-1]]
+    return [*folders, parts[-1]]
+
+
+def _unique(wanted: Iterable[Sequence[str]], suffixes: Iterable[str]) -> list[str]:
+    """The wanted names; those that are taken get their suffix, then numbers."""
+    taken: set[str] = set()
+    found = []
+    for parts, suffix in zip(wanted, suffixes, strict=True):
+        plain = "/".join(parts)
+        name, number = plain, 1
+        while _folded(name) in taken:
+            name = f"{plain}_{suffix[1:]}" if number == 1 and suffix else f"{plain}_{number}"
+            number += 1
+        taken.add(_folded(name))
+        found.append(name)
+    return found
+
+
+def _folded(name: str) -> str:
+    """What file systems that ignore case or Unicode form may take for the same name."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -1,0 +1,322 @@
+"""Drawn shapes → pixels: polygons, ellipses, lines and run-length codes.
+
+Coordinates are x to the right and y down, in pixels, continuous: the first pixel reaches from 0 to
+1. One rule holds for all shapes: a pixel belongs to a shape when its centre lies inside. That is
+how COCO's own program fills polygons, which is the reference here (it rounds corners to fifths of a
+pixel first); filling by Pillow or OpenCV adds the outline, half a pixel all around. What lies
+outside the image is cut off.
+
+A `Patch` is the window that a shape covers, so that a thousand shapes on a large image need no more
+memory than their own pixels.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from unetseg.errors import MaskError
+
+Point = tuple[float, float]  # x, y
+Points = Sequence[Sequence[float]]  # N×2
+Size = tuple[int, int]  # height and width of the image, pixels
+Floats = NDArray[np.float64]
+
+LONGEST_OUTLINE = 2**22
+"""Pixels; a polygon with a longer outline is refused, since each takes memory."""
+_FARTHEST = 1e15  # pixels; what lies farther is no coordinate
+_AT_ONCE = 2**18  # pixels whose distances are computed at once
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A window of an image and the pixels of it that a shape covers.
+
+    Attributes:
+        top: First row of the window.
+        left: First column.
+        covered: bool H×W of the window.
+    """
+
+    top: int
+    left: int
+    covered: NDArray[np.bool_]
+
+    @property
+    def area(self) -> int:
+        """Number of covered pixels."""
+        return int(np.count_nonzero(self.covered))
+
+    def paint(self, mask: NDArray[np.uint8], code: int) -> None:
+        """Give the covered pixels of `mask` (H×W of the whole image) the value `code`."""
+        height, width = self.covered.shape
+        window = mask[self.top : self.top + height, self.left : self.left + width]
+        window[self.covered] = code
+
+
+def paint_in_order(layers: Iterable[tuple[int, Patch]], size: Size) -> NDArray[np.uint8]:
+    """The mask of (code, patch) couples on background 0: later ones lie over earlier ones.
+
+    >>> full = Patch(0, 0, np.ones((1, 3), bool))
+    >>> paint_in_order([(1, full), (2, Patch(0, 1, full.covered[:, :1]))], (1, 3)).tolist()
+    [[1, 2, 1]]
+    """
+    mask = np.zeros(size, np.uint8)
+    for code, patch in layers:
+        patch.paint(mask, code)
+    return mask
+
+
+def paint_small_on_top(layers: Iterable[tuple[int, Patch]], size: Size) -> NDArray[np.uint8]:
+    """The mask of (code, patch) couples without an order: smaller ones lie over larger ones."""
+    return paint_in_order(largest_first(layers), size)
+
+
+def largest_first(layers: Iterable[tuple[int, Patch]]) -> list[tuple[int, Patch]]:
+    """The couples by falling area, so that painting leaves an object within another visible.
+
+    Equal areas keep their order: the later lies on top.
+    """
+    return sorted(layers, key=lambda layer: -layer[1].area)
+
+
+def polygons(parts: Sequence[Points], size: Size) -> Patch:
+    """The union of polygons (N×2 corners each, closed by themselves), as COCO fills them.
+
+    Where an outline crosses itself, what it goes around twice is outside (even-odd rule).
+
+    Raises:
+        MaskError: a polygon has fewer than three points, coordinates that are no numbers, or an
+            outline too long to follow.
+    """
+    outlines = [_outline(part, size) for part in parts]
+    flat = [outline.ravel().tolist() for outline in outlines if len(outline)]
+    if not flat:
+        return _nothing()
+    united = coco_mask.merge(coco_mask.frPyObjects(flat, *size))
+    return runs_to_patch(unpack_runs(united["counts"]), size)
+
+
+def polygon(points: Points, size: Size) -> Patch:
+    """One polygon; see `polygons`."""
+    return polygons([points], size)
+
+
+def rectangle(corner: Point, opposite: Point, size: Size) -> Patch:
+    """The rectangle between two opposite corners, whichever they are."""
+    (x, y), (x2, y2) = corner, opposite
+    return polygons([[(x, y), (x2, y), (x2, y2), (x, y2)]], size)
+
+
+def ellipse(centre: Point, radii: Point, size: Size, angle: float = 0.0) -> Patch:
+    """An ellipse with its radii along x and y, then turned clockwise by `angle` degrees.
+
+    Raises:
+        MaskError: a number is none, or a radius is negative.
+    """
+    values = _finite([(*centre, *radii, angle)], "an ellipse")[0]
+    if min(radii) < 0:
+        raise MaskError(f"an ellipse has the radii {radii[0]:g} and {radii[1]:g}")
+    if min(radii) == 0:
+        return _nothing()
+    turn = math.radians(values[4])
+    cos, sin = math.cos(turn), math.sin(turn)
+    reach = np.hypot([radii[0] * cos, radii[0] * sin], [radii[1] * sin, radii[1] * cos])
+
+    def holds(x: Floats, y: Floats) -> NDArray[np.bool_]:
+        x, y = x - centre[0], y - centre[1]
+        along, across = x * cos + y * sin, y * cos - x * sin  # H×W each
+        with np.errstate(over="ignore"):  # of radii next to nothing
+            return np.asarray(np.hypot(along / radii[0], across / radii[1]) <= 1)
+
+    return _filled(_window(values[:2] - reach, values[:2] + reach, size), holds)
+
+
+def circle(centre: Point, edge: Point, size: Size) -> Patch:
+    """The circle around `centre` through `edge`."""
+    radius = math.dist(centre, edge)
+    return ellipse(centre, (radius, radius), size)
+
+
+def line(points: Points, thickness: float, size: Size) -> Patch:
+    """A line through two or more points: all pixels within half of `thickness` pixels of it.
+
+    Raises:
+        MaskError: there are fewer than two points, or coordinates that are no numbers.
+    """
+    corners = _finite(points, "a line")
+    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 2:
+        raise MaskError(f"a line has {len(corners)} points, expected 2 or more")
+    radius = thickness / 2
+    (top, left), inner = _window(corners.min(0) - radius, corners.max(0) + radius, size)
+    covered = np.zeros(inner, bool)
+    for start, end in pairwise(corners):
+        piece = _segment(start, end, radius, size)
+        rows, columns = piece.covered.shape
+        first, begin = piece.top - top, piece.left - left
+        covered[first : first + rows, begin : begin + columns] |= piece.covered
+    return Patch(top, left, covered)
+
+
+def runs_to_patch(counts: Sequence[int] | NDArray[np.integer], size: Size) -> Patch:
+    """The pixels of COCO's run lengths: of 0s, of 1s, of 0s, … down column after column.
+
+    Raises:
+        MaskError: the runs are negative, or cover another number of pixels than the image has.
+    """
+    try:
+        lengths = np.asarray(counts)
+    except (TypeError, ValueError) as error:
+        raise MaskError("the run lengths are no list of whole numbers") from error
+    if lengths.ndim != 1 or (lengths.size and lengths.dtype.kind not in "iu"):
+        raise MaskError("the run lengths are no list of whole numbers")
+    height, width = size
+    ends = np.cumsum(lengths, dtype=np.float64)  # exact below 2⁵³
+    if (lengths < 0).any() or not ends.size or ends[-1] != height * width:
+        came = f"the run lengths cover {ends[-1] if ends.size else 0:.0f} pixels"
+        raise MaskError(f"{came}, expected {height * width} ({height} rows × {width} columns)")
+    filled = np.flatnonzero(lengths[1::2]) * 2 + 1
+    if not filled.size:
+        return _nothing()
+    left, right = int(ends[filled[0] - 1]) // height, int(ends[filled[-1]] - 1) // height + 1
+    edges = np.clip(np.r_[0, ends], left * height, right * height).astype(np.int64)
+    values = np.arange(lengths.size) % 2 == 1
+    columns = np.repeat(values, np.diff(edges)).reshape(right - left, height)  # W, H
+    patch = crop(columns.T)
+    return Patch(patch.top, left + patch.left, patch.covered)
+
+
+def unpack_runs(text: str | bytes) -> NDArray[np.int64]:
+    """The run lengths in COCO's compressed text.
+
+    Each number is written in 5-bit groups, lowest first, as characters from 48 on; the sixth bit
+    says that more follow and the fifth of the last is the sign. From the fourth number on, the
+    difference to the last but one is written.
+
+    Raises:
+        MaskError: the text is cut off or holds other characters.
+    """
+    raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    groups = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    if not groups.size:
+        return groups
+    ends = np.flatnonzero(groups & 0x20 == 0)
+    starts = np.r_[0, ends[:-1] + 1] if ends.size else ends
+    lengths = ends - starts + 1
+    is_whole = bool(ends.size) and ends[-1] == groups.size - 1
+    if not is_whole or groups.min() < 0 or groups.max() > 63 or lengths.max() > 7:
+        raise MaskError("the compressed run lengths are damaged")
+    place = np.arange(groups.size) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((groups & 0x1F) << (5 * place), starts)
+    numbers -= np.where(groups[ends] & 0x10, 1 << (5 * lengths), 0)
+    for first in (1, 2):  # every second number from here on adds to the one before
+        numbers[first::2] = np.cumsum(numbers[first::2])
+    return np.asarray(numbers)
+
+
+def crop(covered: NDArray[np.bool_]) -> Patch:
+    """The patch of a mask of the whole image (bool H×W): the window around what is covered."""
+    rows, columns = (np.flatnonzero(covered.any(axis)) for axis in (1, 0))
+    if not rows.size:
+        return _nothing()
+    top, left = int(rows[0]), int(columns[0])
+    window = covered[top : rows[-1] + 1, left : columns[-1] + 1]
+    return Patch(top, left, np.array(window))
+
+
+def _nothing() -> Patch:
+    return Patch(0, 0, np.zeros((0, 0), bool))
+
+
+def _finite(points: Points, what: str) -> Floats:
+    """Rows of finite numbers, or a refusal."""
+    try:
+        values = np.array(points, np.float64)
+    except (TypeError, ValueError) as error:
+        raise MaskError(f"{what} has coordinates that are no numbers") from error
+    if not (np.abs(values) < _FARTHEST).all():  # nor NaN
+        raise MaskError(f"{what} has coordinates that are no numbers of pixels")
+    return values
+
+
+def _window(low: Floats, high: Floats, size: Size) -> tuple[Size, Size]:
+    """(top, left), (height, width) of the part of the image from `low` to `high` (x, y each)."""
+    limit = np.array([size[1], size[0]])
+    start = np.clip(np.floor(low) - 1, 0, limit).astype(int)
+    end = np.clip(np.ceil(high) + 1, 0, limit).astype(int)
+    (left, top), (width, height) = start, end - start
+    return (int(top), int(left)), (int(height), int(width))
+
+
+def _filled(window: tuple[Size, Size], holds: Callable[[Floats, Floats], Any]) -> Patch:
+    """The pixels of a window for whose centres (x of 1×W, y of H×1) something holds.
+
+    A few rows at a time, so that large windows need no more memory than their own pixels.
+    """
+    (top, left), (height, width) = window
+    covered = np.zeros((height, width), bool)
+    x = np.arange(width, dtype=np.float64)[None] + (left + 0.5)
+    step = max(_AT_ONCE // max(width, 1), 1)
+    for first in range(0, height, step):
+        rows = np.arange(first, min(first + step, height), dtype=np.float64)[:, None]
+        covered[first : first + step] = holds(x, rows + (top + 0.5))
+    return Patch(top, left, covered)
+
+
+def _segment(start: Floats, end: Floats, radius: float, size: Size) -> Patch:
+    """The pixels whose centres lie within `radius` of the segment from `start` to `end`."""
+    dx, dy = end - start
+    square = float(dx * dx + dy * dy)
+
+    def holds(x: Floats, y: Floats) -> NDArray[np.bool_]:
+        x, y = x - start[0], y - start[1]
+        share = np.clip((x * dx + y * dy) / square, 0, 1) if square else 0.0 * (x + y)  # H×W
+        return np.asarray(np.hypot(x - share * dx, y - share * dy) <= radius)
+
+    low, high = np.minimum(start, end) - radius, np.maximum(start, end) + radius
+    return _filled(_window(low, high, size), holds)
+
+
+def _outline(points: Points, size: Size) -> Floats:
+    """The corners of a polygon, without stretches far outside of the image.
+
+    Raises:
+        MaskError: these are no corners of a polygon.
+    """
+    corners = _finite(points, "a polygon")
+    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
+        raise MaskError(f"a polygon has {len(corners)} points, expected 3 or more")
+    reach = np.array([size[1], size[0]], np.float64)
+    if bool(((corners < -reach) | (corners > 2 * reach)).any()):
+        corners = _cut(corners, -reach, 2 * reach)
+    length = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()
+    if length > LONGEST_OUTLINE:
+        raise MaskError(f"a polygon has an outline of {length:.0f} pixels")
+    return corners
+
+
+def _cut(corners: Floats, low: Floats, high: Floats) -> Floats:
+    """The part of a polygon between `low` and `high` (x, y each), edge by edge.
+
+    Sutherland and Hodgman, "Reentrant polygon clipping", Communications of the ACM 17 (1974).
+    Without it a corner at a million would make a million points in memory.
+    """
+    for axis, limit, sign in ((0, low, 1), (0, high, -1), (1, low, 1), (1, high, -1)):
+        if not len(corners):
+            break
+        depth = sign * (corners[:, axis] - limit[axis])  # ≥ 0 inside
+        kept = []
+        for i in range(len(corners)):
+            before, here = depth[i - 1], depth[i]
+            if (before < 0) != (here < 0):
+                share = before / (before - here)
+                kept.append(corners[i - 1] + share * (corners[i] - corners[i - 1]))
+            if here >= 0:
+                kept.append(corners[i])
+        corners = np.array(kept).reshape(-1, 2)
+    return corners
