@@ -9,23 +9,73 @@ what is written above it, never below.
     runtime.py         device, precision, threads, memory, seed
     storage.py         files that are whole or not there; run folders
     data/              files on disk → tensors
+      limits.py          what a file must be before it is read: a regular file, and no bomb
+      tiffs.py           one TIFF: its header, its pixels whole, and any window of them
       images.py          pixels in and out: any bit depth, any band count
       masks.py           what a mask value means: classes, codings, palette, ignore
+      giants.py          TIFFs larger than memory, upright, in any process and thread
+      places.py          where an image lies on the earth
+      rasters.py         images and masks by windows, however large they are
+      geotiff.py         tiled TIFFs written from top to bottom, with their place on the earth
       class_list.py      classes.txt, .json or .yaml: names of classes and their codes
-      mask_values.py     which values a folder of masks holds, and which of them are noise
+      mask_values.py     which values the masks of a folder hold
+      mask_noise.py      which of them stand for something, and which are noise
       coding.py          from those values to the classes, concluded in one sentence
       overlay.py         pictures of masks over images
+      similarity.py      a hash of what an image looks like: near-copies have near hashes
       folders.py         the image files in folders, and the names of what is made from them
       naming.py          what names say: role, split, and the key that image and mask share
       layouts.py         the readings of a folder: which files are images, which are masks
+      mismatch.py        images and masks that do not match up, and in which way
+      table.py           pairs listed in a CSV file
       pairs.py           find the images of a folder and the mask of each
       splits.py          which pairs train, validate and test
+      image_values.py    what the pixels of one image are like, in one reading
       fingerprint.py     what a folder is like: sizes, intensities, class statistics
+      dataset_yaml.py    the file dataset.yaml, read and written
+      description.py     dataset.yaml honoured: pairs, settings and splits
       survey.py          a folder understood: pairs, splits, facts and classes in one
       orientation.py     whether up is up in the images
       augment.py         geometry moves image and mask together; colour moves the image only
+      windows.py         squares around any centre of a pair, in memory or in giant files
       dataset.py         pair → (image C×H×W, mask H×W); crops, loaders
       sample.py          draws the sample folder that the demo and the tests use
+    audit/             a folder of pairs → what is wrong with it, and the mend
+      finding.py         one thing that is wrong, with the files and the mend
+      evidence.py        what a folder was found to hold
+      names.py           names that do not pair, or will not on other machines
+      tally.py           the values of the masks, counted
+      files.py           files that cannot be read, or are not what their name says
+      pixels.py          NaN, no data, saturation, constant bands, images of several kinds
+      sizes.py           masks of another size than their image
+      values.py          mask values: coding, noise, strays, near-colours, polarity
+      balance.py         rare and missing classes, empty masks
+      duplicates.py      the same image, or nearly, more than once
+      leakage.py         the same image, scene or patient on both sides of a split
+      alignment.py       masks that are shifted against their images
+      mend.py            a mended copy of a folder
+      audit.py           all of it in one look
+    importers/         other programs' annotations → plain pairs
+      annotations.py     what every reader gives: classes, annotated images, problems
+      image_files.py     the image files that annotations name
+      shapes.py          polygons, ellipses, lines and run lengths → pixels
+      rectangles.py      rectangles that stand askew
+      archives.py        zip and tar, unpacked so that none can do harm
+      pairs_folder.py    the folder of plain pairs that every import writes
+      brush.py           the run-length code of Label Studio's brush
+      label_colours.py   masks painted in the colours of a labelmap.txt
+      coco.py            COCO instances: polygons and run lengths
+      voc.py             Pascal VOC: palette masks and lists of splits
+      labelme.py         labelme: one JSON for each image
+      labelstudio_regions.py  Label Studio: brushes, polygons and other regions → pixels
+      labelstudio_names.py  which image a task of Label Studio means
+      labelstudio_png.py the PNG export of Label Studio
+      labelstudio.py     the JSON export of Label Studio
+      cvat_xml.py        shapes in the XML "CVAT for images 1.1"
+      cvat.py            CVAT: its segmentation masks and its XML
+      cityscapes.py      Cityscapes, and data sets laid out like it
+      instances.py       one mask file for each object, united
+      importing.py       the formats, and the one function that imports
     unet/              image tensor → logits
       shortcuts.py       inside a block: identity, zero-padded, learned, gated, deactivable …
       initialisation.py  the weights that a network starts with
@@ -40,10 +90,17 @@ what is written above it, never below.
     bundle.py          a trained U-Net on disk: model.safetensors + model.json, complete in itself
     prediction/        bundle + images → masks
       tiling.py          cut, overlap, blend (arrays only; knows no network)
+      moments.py         mean and deviation of an image that comes in parts
+      nodata.py          pixels without data: in the image, in the network, in the mask
       engine.py          a trained U-Net made fast on this machine
+      outputs.py         what is written for one image: mask, probabilities, overlay
+      bands.py           finished bands of a large image, kept until its mask is written
+      stream.py          images bigger than memory, predicted from top to bottom
+      giants.py          one such image: its bands to disk, and from there into the files
       predict.py         folder → mask files
     evaluation/        bundle + pairs → scores
       confusion.py       int64 counts → IoU, Dice, precision, recall
+      counting.py        a pair → its confusion, band by band where it is large
       evaluate.py        scores per class and per image, with confidence intervals
     training/          pairs → bundle
       losses.py          (logits, target) → scalar

@@ -14,8 +14,9 @@ from unetseg.bundle import BundleInfo, Normalisation, Segmenter, build_segmenter
 from unetseg.config import DeviceConfig, NetworkConfig, PredictConfig
 from unetseg.data.masks import ClassInfo, ClassMap
 from unetseg.errors import ImageError
-from unetseg.prediction.engine import Engine, cut_on_grid
+from unetseg.prediction.engine import Engine
 from unetseg.prediction.predict import Predictor, load
+from unetseg.prediction.tiling import cut_on_grid
 from unetseg.runtime import Machine
 
 CPU = Machine(torch.device("cpu"), torch.float32, "CPU")

@@ -1,6 +1,6 @@
 """Laws of cutting and blending."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from unetseg.prediction.tiling import (
     Tile,
     blend_strips,
     cut,
+    lay_out,
     tile_starts,
     tile_window,
 )
@@ -136,31 +137,59 @@ def test_cutting_then_blending_is_the_identity(layout: Layout, seed: int) -> Non
 @given(layouts, st.integers(0, 2**32 - 1))
 def test_strips_are_the_whole_to_the_last_bit(layout: Layout, seed: int) -> None:
     random = np.random.default_rng(seed)
-    height, width, tile, _ = layout
+    height, width, tile, overlap = layout
+    rows = lay_out(height, width, tile, overlap, grid=1).rows
     shape = (2, min(tile, height), min(tile, width))
-    predicted = [(piece, random.normal(size=shape).astype(np.float32)) for piece in cut(*layout)]
+    predicted = {
+        piece: random.normal(size=shape).astype(np.float32) for row in rows for piece in row
+    }
     blend = Blend(2, height, width)
-    for piece, logits in predicted:
+    for piece, logits in predicted.items():
         blend.add(piece, logits)
-    strips = list(blend_strips(predicted, height, width))
+
+    def predict(row: Sequence[Tile]) -> list[tuple[Tile, NDArray[np.float32]]]:
+        return [(piece, predicted[piece]) for piece in row]
+
+    strips = list(blend_strips(rows, predict, height, width))
     tops = np.cumsum([0] + [strip.shape[1] for _, strip in strips])
     assert [top for top, _ in strips] == tops[:-1].tolist()
     np.testing.assert_array_equal(np.concatenate([s for _, s in strips], axis=1), blend.result())
+    # Begun further down, the strips that no tile above reaches into are the same.
+    first = random.integers(len(rows))
+    for top, strip in blend_strips(rows[first:], predict, height, width):
+        if first == 0 or top >= rows[first - 1][0].bottom:
+            np.testing.assert_array_equal(strip, blend.result()[:, top : top + strip.shape[1]])
 
 
 def test_strips_hold_only_a_tile_of_rows() -> None:
-    # 200 rows of tiles, one at a time: each strip comes before the next row is asked for
+    # 200 rows of tiles: each strip comes before the next row is asked for
     asked = []
 
-    def tiles() -> Iterator[tuple[Tile, NDArray[np.float32]]]:
-        for tile in cut(3216, 32, 32, 0.5):
+    def predict(row: Sequence[Tile]) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+        for tile in row:
             asked.append(tile.top)
             yield tile, np.ones((1, 32, 32), np.float32)
 
-    for top, strip in blend_strips(tiles(), 3216, 32):
-        assert max(asked) <= top + 16
+    rows = lay_out(3216, 32, 32, 0.5, grid=1).rows
+    for top, strip in blend_strips(rows, predict, 3216, 32):
+        assert max(asked) == top
         assert strip.shape[1] <= 32
     assert len(asked) == 200
+
+
+@law
+@given(layouts, st.integers(1, 16))
+def test_a_layout_covers_the_image_continued_to_its_grid(layout: Layout, grid: int) -> None:
+    height, width, tile, overlap = layout
+    laid = lay_out(height, width, tile, overlap, grid)
+    assert 0 <= laid.below < grid
+    assert 0 <= laid.right < grid
+    assert (laid.height, laid.width) == (height + laid.below, width + laid.right)
+    assert [piece for row in laid.rows for piece in row] == laid.tiles
+    if max(height, width) <= tile:
+        assert laid.tiles == [Tile(0, 0, height, width)]
+    else:
+        assert {number % grid for t in laid.tiles for number in (t.top, t.left, t.bottom)} == {0}
 
 
 def test_a_forgotten_tile_is_an_error() -> None:

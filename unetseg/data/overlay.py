@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from unetseg.data.masks import IGNORED
 
 Picture = NDArray[np.uint8]
+Levels = NDArray[np.float64]
+"""The values drawn black and white, C×2."""
 
 STRETCH = (1.0, 99.0)
 """Percentiles of the pixel values that are drawn black and white."""
@@ -40,7 +42,7 @@ HIT_OPACITY = 0.3
 ERROR_OPACITY = 0.65
 
 
-def picture(image: NDArray[Any]) -> Picture:
+def picture(image: NDArray[Any], levels: Levels | None = None) -> Picture:
     """An image of any bands and numbers as RGB.
 
     Bands: one or two (grey with alpha) are drawn grey, of three or more the first three. 8-bit
@@ -50,6 +52,8 @@ def picture(image: NDArray[Any]) -> Picture:
 
     Args:
         image: H×W×C or H×W, any integer, float or bool type.
+        levels: What is drawn black and white, where `image` is a part of a larger one; see
+            `levels_of`.
 
     Returns:
         uint8 H×W×3.
@@ -57,23 +61,46 @@ def picture(image: NDArray[Any]) -> Picture:
     >>> picture(np.array([[[0.0], [5.0], [10.0]]]))[0, :, 0].tolist()
     [0, 127, 255]
     """
-    image = image if image.ndim == 3 else image[..., np.newaxis]
-    bands = image[..., :3] if image.shape[2] >= 3 else image[..., :1]
+    bands = _drawn_bands(image)
     if bands.dtype != np.uint8:
-        bands = _stretched(bands, apart=image.shape[2] > 4)
+        bands = _stretched(bands, levels_of(image) if levels is None else levels)
     rgb = np.broadcast_to(bands, (*bands.shape[:2], 3))
     return np.ascontiguousarray(rgb, np.uint8)
 
 
+def levels_of(image: NDArray[Any]) -> Levels:
+    """The values of `image` (H×W×C or H×W) that `picture` draws black and white.
+
+    The levels of a thumbnail serve for every part of a large image. Not used for 8-bit images.
+
+    Returns:
+        float64 C×2 of the one or three bands that are drawn.
+
+    >>> levels_of(np.array([[0.0, 50.0, 100.0]])).tolist()
+    [[1.0, 99.0]]
+    """
+    bands = _drawn_bands(image)
+    step = max(1, int((bands.shape[0] * bands.shape[1] / STRETCH_PIXELS) ** 0.5))
+    with np.errstate(over="ignore"):  # beyond float32: infinity
+        values = bands[::step, ::step].astype(np.float32)
+    is_spectral = image.ndim == 3 and image.shape[2] > 4
+    groups = np.moveaxis(values, 2, 0) if is_spectral else [values] * values.shape[2]
+    return np.array([_range(group) for group in groups], np.float64)
+
+
+def _drawn_bands(image: NDArray[Any]) -> NDArray[Any]:
+    """The one or three bands that a picture shows, H×W×C."""
+    image = image if image.ndim == 3 else image[..., np.newaxis]
+    return image[..., :3] if image.shape[2] >= 3 else image[..., :1]
+
+
 @np.errstate(over="ignore", invalid="ignore")  # beyond float32: drawn black, as infinity is
-def _stretched(bands: NDArray[Any], *, apart: bool) -> Picture:
-    """H×W×C numbers as uint8 between two percentiles of all bands, or of each one apart."""
+def _stretched(bands: NDArray[Any], levels: Levels) -> Picture:
+    """H×W×C numbers as uint8 between the levels of each band."""
     values = bands.astype(np.float32)
-    step = max(1, int((values.shape[0] * values.shape[1] / STRETCH_PIXELS) ** 0.5))
-    groups = [[band] for band in range(values.shape[2])] if apart else [slice(None)]
-    for group in groups:
-        black, white = _range(values[::step, ::step, group])
-        values[..., group] = (values[..., group] - black) * (255 / ((white - black) or 1))
+    for band, (black, white) in enumerate(levels):
+        values[..., band] -= np.float32(black)
+        values[..., band] *= np.float32(255 / ((white - black) or 1))
     return np.nan_to_num(values, nan=0, posinf=0, neginf=0).clip(0, 255).astype(np.uint8)
 
 
@@ -92,19 +119,19 @@ def overlay(
     image: NDArray[Any],
     index: NDArray[np.uint8],
     colours: NDArray[Any],
-    ignored: int = IGNORED,
     opacity: float = 0.45,
     background: int | None = None,
+    outline: NDArray[np.bool_] | None = None,
 ) -> Picture:
-    """An image with its classes in colour over it, outlines in full colour.
+    """An image with its classes in colour over it, outlines in full colour, ignored pixels grey.
 
     Args:
         image: H×W×C, anything that `picture` takes.
-        index: uint8 H×W class indexes.
+        index: uint8 H×W class indexes, 255 ignored.
         colours: K×3, RGB 0–255 of each class.
-        ignored: Index of ignored pixels, drawn grey.
         opacity: 0 shows only the image and the outlines, 1 only the classes.
         background: Index of the class that is not drawn; None draws all.
+        outline: Where outlines are, H×W, when `index` is a part of a larger mask; see `outlines`.
 
     Returns:
         uint8 H×W×3.
@@ -125,26 +152,39 @@ def overlay(
         opacities[background] = 0
     drawn = opacities.copy()
     drawn[: len(colours)] = np.arange(len(colours)) != background
-    paint[ignored], opacities[ignored], drawn[ignored] = IGNORED_COLOUR, opacity, 0
-    return _paint(image, index, paint, np.stack([opacities, drawn]))
+    paint[IGNORED], opacities[IGNORED], drawn[IGNORED] = IGNORED_COLOUR, opacity, 0
+    return _paint(image, index, paint, np.stack([opacities, drawn]), outline)
 
 
 def _paint(
-    image: NDArray[Any], index: NDArray[np.uint8], paint: Picture, opacities: NDArray[np.float32]
+    image: NDArray[Any],
+    index: NDArray[np.uint8],
+    paint: Picture,
+    opacities: NDArray[np.float32],
+    outline: NDArray[np.bool_] | None = None,
 ) -> Picture:
     """Blend 256 colours over a picture; `opacities` is 2×256, for insides and for outlines."""
     if image.shape[:2] != index.shape:
         raise ValueError(f"image of {image.shape[:2]} pixels with a mask of {index.shape}")
     below = picture(image).astype(np.float32)
-    outline = _outline(index).astype(np.intp)
-    opacity = opacities[outline, index][..., np.newaxis]  # H, W, 1
+    if outline is None:
+        outline = outlines(index, outline_reach(*index.shape))
+    opacity = opacities[outline.astype(np.intp), index][..., np.newaxis]  # H, W, 1
     below += opacity * (paint[index] - below)
     return (below + 0.5).astype(np.uint8)
 
 
-def _outline(index: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels of each class that touch another class; not those at the border of the image."""
-    reach = 1 + min(index.shape) // OUTLINE_STEP
+def outline_reach(height: int, width: int) -> int:
+    """Pixels that outlines reach into a class, for a picture of this size."""
+    return 1 + min(height, width) // OUTLINE_STEP
+
+
+def outlines(index: NDArray[np.uint8], reach: int) -> NDArray[np.bool_]:
+    """Pixels within `reach` of another class, bool H×W; not those at the border of the image.
+
+    Rows of a large mask come out as they would in the whole where `reach` rows more are given on
+    either side.
+    """
     square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     return np.asarray(cv2.morphologyEx(index, cv2.MORPH_GRADIENT, square) > 0)
 

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import EvalConfig, ScoringConfig
-from unetseg.data.images import read_image, write_png
-from unetseg.data.masks import ClassMap, read_mask, write_mask
+from unetseg.data.description import described, find_described
+from unetseg.data.images import allow_pixels, read_image, write_png
+from unetseg.data.masks import ClassMap, read_mask
 from unetseg.data.overlay import error_overlay
-from unetseg.data.pairs import Pair, PairSet, find_pairs
+from unetseg.data.pairs import Pair, PairSet
+from unetseg.data.rasters import georeference, is_giant, open_mask_raster, open_raster
 from unetseg.data.splits import read_splits
-from unetseg.errors import DataError, UnetsegError
-from unetseg.evaluation.confusion import Scores, confusion, dice, iou, mean_over, score
+from unetseg.errors import DataError, ImageError, UnetsegError
+from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, score
+from unetseg.evaluation.counting import GiantCount, count_classes
 from unetseg.prediction.engine import Engine
+from unetseg.prediction.outputs import GeotiffWriter, plan_job, write_outputs
 from unetseg.prediction.predict import Predictor, check_image, read_ahead
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import content_hash, write_json, write_text
@@ -68,15 +72,16 @@ def evaluate(
     """
     config, run = config or EvalConfig(), Path(run)
     predictor = Predictor(run, config.tiling, config.device)
-    source = config.data
+    source = described(Path(data), config.data)
+    allow_pixels(source.max_pixels)
     info = predictor.info.snapping(source.snap)
-    found = find_pairs(Path(data), images=source.images, masks=source.masks, table=source.pairs)
+    found = find_described(Path(data), source)
     progress.say(f"pairs: {found.rule}")
     home = run_folder(run)
     split, pairs = choose_pairs(found, home, config.scoring.split)
     output = Path(output or home / "eval" / split)
     progress.say(f"{len(pairs)} images of split {split} on {predictor.machine}")
-    keep = _artifact_writer(output, info.class_map, config.scoring)
+    keep = Artifacts(output, info.class_map, config.scoring)
     counts = evaluate_pairs(predictor.engine, info, pairs, keep, progress)
     result = Evaluation(split, _score(counts, info.class_map), output)
     write_scores(result, pairs, counts, info.class_map)
@@ -117,7 +122,7 @@ def evaluate_pairs(
     engine: Engine,
     info: BundleInfo,
     pairs: Iterable[Pair],
-    keep: Callable[[Pair, Truth, NDArray[np.uint8]], None] | None = None,
+    keep: "Artifacts | None" = None,
     progress: Progress = SILENT,
 ) -> NDArray[np.int64]:
     """The confusion N×K×K of every pair.
@@ -126,38 +131,65 @@ def evaluate_pairs(
         engine: The trained U-Net.
         info: What its masks mean.
         pairs: What to score.
-        keep: Called with each pair, its truth and the predicted class indexes.
+        keep: Writes masks and pictures on the way.
         progress: Hears what is done.
 
     Raises:
         DataError: pairs that cannot be read or do not fit the model, all of them.
     """
     pairs = list(pairs)
-    by_image = {pair.image: pair for pair in pairs}
-    failures: list[str] = []
-    confusions = []
+    giants = {pair.image: pair for pair in pairs if _is_giant(pair)}
+    whole = {pair.image: pair for pair in pairs if pair.image not in giants}
+    counted: dict[Path, Counts | UnetsegError] = {}
     progress.start("evaluating", len(pairs))
-    for path, truth in read_ahead(by_image, lambda path: read_truth(by_image[path], info)):
+    for path, truth in read_ahead(whole, lambda path: read_truth(whole[path], info)):
         if isinstance(truth, UnetsegError):
-            failures += [truth.summary]
-            continue
-        prediction = engine.classes(truth[0])
-        confusions.append(confusion(truth[1], prediction, len(info.class_map.classes)))
-        if keep:
-            keep(by_image[path], truth, prediction)
+            counted[path] = truth
+        else:
+            prediction = engine.classes(truth[0], georeference(path)[1])
+            counted[path] = count_classes(truth[1], prediction, len(info.class_map.classes))
+            if keep:
+                keep.write(whole[path], truth, prediction)
+        progress.advance("evaluating", file=path.name)
+    for path, pair in giants.items():
+        counted[path] = _count_giant(engine, info, pair, keep, progress)
         progress.advance("evaluating", file=path.name)
     progress.finish("evaluating")
+    in_order = [counted[pair.image] for pair in pairs]
+    failures = [one.summary for one in in_order if isinstance(one, UnetsegError)]
     if failures:
         mend = "Replace these files, or leave them out."
         raise DataError(f"{len(failures)} of {len(pairs)} pairs do not fit", failures, mend)
-    return np.stack(confusions)
+    return np.stack([one for one in in_order if not isinstance(one, UnetsegError)])
+
+
+def _is_giant(pair: Pair) -> bool:
+    try:
+        return pair.mask is not None and is_giant(pair.image)
+    except ImageError:
+        return False  # it is listed with the reason when it is read
+
+
+def _count_giant(
+    engine: Engine, info: BundleInfo, pair: Pair, keep: "Artifacts | None", progress: Progress
+) -> Counts | DataError:
+    """The confusion of a pair bigger than memory, or what is wrong with it."""
+    if pair.mask is None:
+        return DataError(f"{pair.image} has no mask")
+    try:
+        with open_raster(pair.image) as image, open_mask_raster(pair.mask) as mask:
+            giant = GiantCount(engine, info, image, mask, progress)
+            return keep.write_giant(pair, giant) if keep else giant.count()
+    except DataError as error:
+        return error
 
 
 def read_truth(pair: Pair, info: BundleInfo) -> Truth:
     """The image and the class indexes of a pair, checked against the model."""
     if pair.mask is None:
         raise DataError(f"{pair.image} has no mask")
-    image = check_image(read_image(pair.image), info, pair.image)
+    _, nodata = georeference(pair.image)
+    image = check_image(read_image(pair.image), info, pair.image, nodata)
     index = info.class_map.encode(read_mask(pair.mask).pixels, pair.mask)
     if index.shape != image.shape[:2]:
         raise DataError(f"{pair.image} is {image.shape[:2]}, {pair.mask} is {index.shape}")
@@ -189,18 +221,43 @@ def _image_rows(
         } | {f"dice {name}": _cell(d) for name, d in zip(class_map.names, overlaps, strict=True)}
 
 
-def _artifact_writer(
-    folder: Path, class_map: ClassMap, config: ScoringConfig
-) -> Callable[[Pair, Truth, NDArray[np.uint8]], None]:
-    def write(pair: Pair, truth: Truth, prediction: NDArray[np.uint8]) -> None:
-        if config.save_masks:
-            name = Path(pair.name + class_map.suffix)
-            write_mask(folder / "masks" / name, prediction, class_map)
-        if config.overlays:
-            picture = error_overlay(*truth, prediction, class_map.background)
-            write_png(folder / "overlays" / f"{pair.name}.png", picture)
+class Artifacts:
+    """Masks and pictures of errors, written beside the scores.
 
-    return write
+    Args:
+        folder: Where `masks/` and `overlays/` go.
+        class_map: The coding of the masks.
+        config: What is wanted.
+    """
+
+    def __init__(self, folder: Path, class_map: ClassMap, config: ScoringConfig) -> None:
+        self._folder = folder
+        self._class_map = class_map
+        self._config = config
+
+    def write(self, pair: Pair, truth: Truth, prediction: NDArray[np.uint8]) -> None:
+        """Write what is wanted of an ordinary pair."""
+        if self._config.save_masks:
+            job = plan_job(pair.image, self._folder / "masks" / pair.name, self._class_map)
+            write_outputs(job, self._class_map, prediction)
+        if self._config.overlays:
+            picture = error_overlay(*truth, prediction, self._class_map.background)
+            self._write_picture(pair, picture)
+
+    def write_giant(self, pair: Pair, giant: GiantCount) -> Counts:
+        """Predict and count a pair bigger than memory, and write what is wanted on the way."""
+        if self._config.save_masks:
+            job = plan_job(pair.image, self._folder / "masks" / pair.name, self._class_map)
+            writer = GeotiffWriter(job, giant.image.height, giant.image.width)
+            writer.write_mask(giant.predict(), self._class_map)
+        else:
+            giant.count()
+        if self._config.overlays:
+            self._write_picture(pair, giant.picture())
+        return giant.counts
+
+    def _write_picture(self, pair: Pair, picture: NDArray[np.uint8]) -> None:
+        write_png(self._folder / "overlays" / f"{pair.name}.png", picture)
 
 
 def _score(counts: NDArray[np.int64], class_map: ClassMap) -> Scores:

@@ -13,12 +13,21 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo, Segmenter, load_bundle
 from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
-from unetseg.data.images import match_bands, read_image, write_png, write_tiff
-from unetseg.data.masks import ClassMap, write_mask
-from unetseg.data.overlay import overlay
-from unetseg.data.pairs import find_images
+from unetseg.data.folders import find_images
+from unetseg.data.images import allow_pixels, match_bands, read_image
+from unetseg.data.rasters import Raster, georeference, open_raster
 from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
-from unetseg.prediction.engine import Engine
+from unetseg.prediction.engine import Engine, most_probable, softmax
+from unetseg.prediction.giants import predict_giant
+from unetseg.prediction.nodata import mask_pixels, missing_pixels
+from unetseg.prediction.outputs import (
+    Job,
+    draw_classes,
+    levels_with_data,
+    plan_job,
+    write_outputs,
+)
+from unetseg.prediction.stream import Stream
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
 from unetseg.storage import write_text
@@ -55,9 +64,9 @@ class Predictor:
         segmenter, self.info = load_bundle(run)
         self.engine = build_engine(segmenter, self.info, self.machine, config)
 
-    def read(self, path: Path) -> NDArray[Any]:
+    def read(self, path: Path, nodata: float | None = None) -> NDArray[Any]:
         """The image at `path`, H×W×C, checked against what the model was trained on."""
-        return check_image(read_image(path), self.info, path)
+        return check_image(read_image(path), self.info, path, nodata)
 
     def predict(self, image: NDArray[Any] | str | Path) -> NDArray[Any]:
         """The mask of an image, in the coding of the masks the model was trained on.
@@ -71,14 +80,16 @@ class Predictor:
         Raises:
             ImageError: the file cannot be read, or bands or pixel type are not those trained on.
         """
+        nodata: float | None = None
         if isinstance(image, (str, Path)):
-            pixels = self.read(Path(image))
+            _, nodata = georeference(Path(image))
+            pixels = self.read(Path(image), nodata)
         else:
             pixels = image[:, :, None] if image.ndim == 2 else image
             if pixels.ndim != 3 or not pixels.size:
                 raise ImageError(f"the array has shape {image.shape}, expected H×W or H×W×C")
             pixels = check_image(pixels, self.info, Path("the array"))
-        return self.info.class_map.decode(self.engine.classes(pixels))
+        return mask_pixels(self.engine.classes(pixels, nodata), self.info.class_map)
 
 
 def load(run: str | Path, *, device: str = "auto", **settings: Any) -> Predictor:
@@ -104,21 +115,48 @@ def build_engine(
     return Engine(segmenter, machine, tile=tile, overlap=overlap, tta=config.tta)
 
 
-def check_image(image: NDArray[Any], info: BundleInfo, path: Path) -> NDArray[Any]:
+def check_image(
+    image: NDArray[Any], info: BundleInfo, path: Path, nodata: float | None = None
+) -> NDArray[Any]:
     """`image` with the bands of the model.
+
+    Args:
+        image: H×W×C, or some rows of it.
+        info: What the model was trained on.
+        path: Named where the image does not fit.
+        nodata: Pixels that hold this value in all bands may hold anything, even NaN.
 
     Raises:
         ImageError: other bands than the model was trained on, 8 bit against more, or NaN.
     """
-    image = match_bands(image, info.bands, path)
+    try:
+        image = match_bands(image, info.bands, path)
+    except ImageError as error:
+        bands = f"{info.bands} band{'s' if info.bands > 1 else ''} of {info.dtype}"
+        summary = f"{path} has {image.shape[-1]} bands, expected {bands}"
+        raise ImageError(summary, mend=error.mend) from error
     if (image.dtype == np.uint8) != (info.dtype == "uint8"):
         raise ImageError(
             f"{path} is {image.dtype}, the model was trained on {info.dtype} images",
             mend=f"Give the images as {info.dtype}, with the values they had in training.",
         )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise ImageError(f"{path} has NaN or infinite pixels", mend="Replace them by a number.")
+        strange = ~np.isfinite(image).all(-1)
+        if (strange & ~missing_pixels(image, nodata)).any():
+            raise ImageError(f"{path} has NaN or infinite pixels", mend="Replace them by a number.")
     return image
+
+
+def open_stream(
+    engine: Engine, info: BundleInfo, raster: Raster, progress: Progress = SILENT
+) -> Stream:
+    """An image on its way through a network band by band, checked on the way."""
+    return Stream(
+        engine,
+        raster,
+        lambda rows: check_image(rows, info, raster.path, raster.nodata),
+        progress,
+    )
 
 
 def predict_folder(
@@ -138,11 +176,12 @@ def predict_folder(
         BundleError: there is no usable model.
     """
     config, output = config or PredictConfig(), Path(output)
+    allow_pixels(config.max_pixels)
     given = [inputs] if isinstance(inputs, (str, Path)) else inputs
     images = find_images([Path(path) for path in given])
     predictor = Predictor(Path(run), config, device)
-    suffix = predictor.info.class_map.suffix
-    jobs = {path: output / relative.with_name(relative.name + suffix) for path, relative in images}
+    class_map = predictor.info.class_map
+    jobs = [plan_job(path, output / relative, class_map) for path, relative in images]
     result = Prediction()
     jobs = _without_existing(jobs, config, result)
     progress.say(f"{len(jobs)} images on {predictor.machine}")
@@ -151,49 +190,92 @@ def predict_folder(
     return result
 
 
-def _without_existing(
-    jobs: dict[Path, Path], config: PredictConfig, result: Prediction
-) -> dict[Path, Path]:
-    sources = {path.resolve().parent for path in jobs}
-    beside = sorted({mask.parent for mask in jobs.values() if mask.parent.resolve() in sources})
+def _without_existing(jobs: list[Job], config: PredictConfig, result: Prediction) -> list[Job]:
+    sources = {job.image.resolve().parent for job in jobs}
+    folders = {job.mask.parent for job in jobs}
+    beside = sorted(folder for folder in folders if folder.resolve() in sources)
     if beside:
         mend = "Choose another folder with -o."
         raise ConfigError("masks would be written among the input images in", beside, mend)
-    existing = [mask for mask in jobs.values() if mask.exists()]
+    existing = [job.mask for job in jobs if job.mask.exists()]
     if existing and config.existing == "refuse":
         mend = "Add --existing skip to predict only the missing ones, or --existing overwrite."
         raise ConfigError(f"{len(existing)} masks are there already", existing, mend)
     if config.existing == "overwrite":
         return jobs
     result.skipped = existing
-    return {path: mask for path, mask in jobs.items() if mask not in set(existing)}
+    done = set(existing)
+    return [job for job in jobs if job.mask not in done]
 
 
 def _predict_all(
     predictor: Predictor,
-    jobs: dict[Path, Path],
+    jobs: list[Job],
     config: PredictConfig,
     result: Prediction,
     progress: Progress,
 ) -> None:
     progress.start("predicting", len(jobs))
+    ordinary = {job.image: job for job in jobs if not job.is_giant}
     with ThreadPoolExecutor(2) as writers:
         writes: deque[tuple[Path, Future[Path]]] = deque()
-        for path, image in read_ahead(jobs, predictor.read):
+        images = read_ahead(ordinary, lambda path: predictor.read(path, ordinary[path].nodata))
+        for path, image in images:
             if isinstance(image, UnetsegError):
                 result.failures[path] = image.summary
             else:
-                index, probabilities = _infer(predictor.engine, image, config)
-                shown = image if config.overlay else None
-                class_map = predictor.info.class_map
-                write = writers.submit(_write, class_map, jobs[path], index, probabilities, shown)
-                writes.append((path, write))
+                write = _predict_image(predictor, ordinary[path], image, config)
+                writes.append((path, writers.submit(write)))
             while len(writes) > AHEAD:
                 _collect(*writes.popleft(), result)
             progress.advance("predicting", file=path.name)
         for waiting in writes:
             _collect(*waiting, result)
+    for job in jobs:
+        if job.is_giant:
+            _predict_giant(predictor, job, config, result, progress)
+            progress.advance("predicting", file=job.image.name)
     progress.finish("predicting")
+
+
+def _predict_image(
+    predictor: Predictor, job: Job, image: NDArray[Any], config: PredictConfig
+) -> Callable[[], Path]:
+    """Predict an ordinary image; what is returned writes its files."""
+    class_map = predictor.info.class_map
+    logits = predictor.engine.logits(image, job.nodata)
+    missing = missing_pixels(image, job.nodata)
+    index = most_probable(logits, missing)
+    probabilities = softmax(logits, missing) if config.probabilities else None
+
+    def write() -> Path:
+        shown = None
+        if config.overlay:
+            levels = levels_with_data(image, job.nodata)
+            shown = draw_classes(image, index, class_map, levels)
+        return write_outputs(
+            job, class_map, index, probabilities, shown, overviews=config.overviews
+        )
+
+    return write
+
+
+def _predict_giant(
+    predictor: Predictor,
+    job: Job,
+    config: PredictConfig,
+    result: Prediction,
+    progress: Progress,
+) -> None:
+    """Predict an image bigger than memory, or note why not."""
+    try:
+        with open_raster(job.image) as raster:
+            stream = open_stream(predictor.engine, predictor.info, raster, progress)
+            predict_giant(stream, predictor.info, job, config, progress)
+    except DataError as error:
+        result.failures[job.image] = error.summary
+    else:
+        result.written.append(job.mask)
 
 
 def read_ahead(
@@ -216,34 +298,6 @@ def read_ahead(
                 yield done, future.result()
         for done, future in waiting:
             yield done, future.result()
-
-
-def _infer(
-    engine: Engine, image: NDArray[Any], config: PredictConfig
-) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-    if not config.probabilities:
-        return engine.classes(image), None
-    probabilities = engine.probabilities(image)
-    return probabilities.argmax(0).astype(np.uint8), probabilities
-
-
-def _write(
-    class_map: ClassMap,
-    path: Path,
-    index: NDArray[np.uint8],
-    probabilities: NDArray[np.float32] | None,
-    image: NDArray[Any] | None,
-) -> Path:
-    """Write the mask, and the probabilities and the overlay over `image` where they are given."""
-    write_mask(path, index, class_map)
-    if probabilities is not None:
-        write_tiff(
-            path.with_name(f"{path.stem}_probabilities.tif"), probabilities.transpose(1, 2, 0)
-        )
-    if image is not None:
-        picture = overlay(image, index, class_map.colours, background=class_map.background)
-        write_png(path.with_name(f"{path.stem}_overlay.png"), picture)
-    return path
 
 
 def _collect(path: Path, write: Future[Path], result: Prediction) -> None:

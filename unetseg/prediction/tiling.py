@@ -8,8 +8,9 @@ an image hardly larger than its tile would take half of its border from tiles th
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 
 SIGMAS_PER_TILE = 8
 """The window's σ is the side of the tile divided by this (nnU-Net)."""
+
+Logits = NDArray[np.float32]
+"""K×h×w."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,69 @@ def cut(height: int, width: int, tile: int, overlap: float) -> list[Tile]:
     return [Tile(top, left, *shape) for top in tops for left in lefts]
 
 
+def cut_on_grid(height: int, width: int, tile: int, overlap: float, grid: int) -> list[Tile]:
+    """Tiles as of `cut`, with every position and side a multiple of `grid`.
+
+    Args:
+        height: Pixels, a multiple of `grid`.
+        width: Pixels, a multiple of `grid`.
+        tile: Side of a tile, pixels; the largest multiple of `grid` in it is taken.
+        overlap: Share of a tile that its neighbour covers too.
+        grid: Pixels.
+
+    >>> [tile.left for tile in cut_on_grid(8, 24, tile=9, overlap=0.25, grid=4)]
+    [0, 8, 16]
+    """
+    coarse = cut(height // grid, width // grid, max(1, tile // grid), overlap)
+    return [
+        Tile(tile.top * grid, tile.left * grid, tile.height * grid, tile.width * grid)
+        for tile in coarse
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The tiles of an image that is mirrored below and to the right until it fits a grid."""
+
+    below: int
+    """Rows that are added."""
+    right: int
+    """Columns that are added."""
+    tiles: list[Tile]
+    """Row by row from the top left; they cover the larger image."""
+
+    @property
+    def height(self) -> int:
+        """Pixels of the larger image."""
+        return self.tiles[-1].bottom
+
+    @property
+    def width(self) -> int:
+        """Pixels of the larger image."""
+        return self.tiles[-1].left + self.tiles[-1].width
+
+    @property
+    def rows(self) -> list[list[Tile]]:
+        """The tiles that begin at one height together."""
+        return [list(row) for _, row in groupby(self.tiles, lambda tile: tile.top)]
+
+
+def lay_out(height: int, width: int, tile: int, overlap: float, grid: int) -> Layout:
+    """The tiles of an image: one as large as the image where that is no larger than a tile.
+
+    Args:
+        height: Pixels, at least 1.
+        width: Pixels, at least 1.
+        tile: Images with a longer side are cut, pixels.
+        overlap: Share of a tile that its neighbour covers too.
+        grid: Tiles begin at its multiples, so that they are pooled as the whole would be; pixels.
+    """
+    if max(height, width) <= tile:
+        return Layout(0, 0, [Tile(0, 0, height, width)])
+    below, right = -height % grid, -width % grid
+    return Layout(below, right, cut_on_grid(height + below, width + right, tile, overlap, grid))
+
+
 def tile_window(tile: Tile, height: int, width: int) -> NDArray[np.float32]:
     """How much each pixel of a tile counts: 1 in the middle, down to e⁻¹⁶ in a corner, never 0.
 
@@ -135,7 +202,8 @@ class Blend:
         channels: K, the channels of the logits.
         height: Pixels of the whole.
         width: Pixels of the whole.
-        rows: Rows held at a time, from the top on; None holds all. See `blend_strips`.
+        rows: Rows held at a time; None holds all. See `blend_strips`.
+        top: The first row held.
 
     >>> blend = Blend(1, 4, 6)
     >>> for tile in cut(4, 6, tile=4, overlap=0.5):
@@ -144,9 +212,11 @@ class Blend:
     True
     """
 
-    def __init__(self, channels: int, height: int, width: int, rows: int | None = None) -> None:
+    def __init__(
+        self, channels: int, height: int, width: int, rows: int | None = None, top: int = 0
+    ) -> None:
         self._whole = height, width
-        self._top = 0  # the first row held
+        self._top = top
         self._totals = np.zeros((channels, rows or height, width), np.float32)
         self._weights = np.zeros((rows or height, width), np.float32)
 
@@ -187,31 +257,36 @@ class Blend:
 
 
 def blend_strips(
-    tiles: Iterable[tuple[Tile, NDArray[Any]]], height: int, width: int
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """What `Blend` gives, in strips from top to bottom as soon as their last tile is there.
+    rows: Sequence[Sequence[Tile]],
+    predict: Callable[[Sequence[Tile]], Iterable[tuple[Tile, Logits]]],
+    height: int,
+    width: int,
+) -> Iterator[tuple[int, Logits]]:
+    """What `Blend` gives, in strips from top to bottom, one after each row of tiles.
 
-    For images too large to be blended whole: only as many rows as a tile has are held.
+    For images too large to be blended whole: only as many rows as a tile has are held. When the
+    first rows of tiles are left out, the strips begin with the first row that is given, and lack
+    what the tiles above would have added where they reach into it.
 
     Args:
-        tiles: Every tile of `cut`, in its order, with its K×h×w logits.
+        rows: The tiles of `Layout.rows`, to the last.
+        predict: Gives K×h×w logits for the tiles of one row, in order.
         height: Pixels of the whole.
         width: Pixels of the whole.
 
     Yields:
-        The first row of the strip, and its blended logits, float32 K×rows×width.
+        The first row of pixels of the strip, and its blended logits, float32 K×rows×width.
 
-    >>> tiles = [(tile, np.ones((1, 4, 4))) for tile in cut(6, 4, tile=4, overlap=0.5)]
-    >>> [(top, strip.shape) for top, strip in blend_strips(tiles, height=6, width=4)]
+    >>> rows = lay_out(6, 4, tile=4, overlap=0.5, grid=1).rows
+    >>> ones = lambda row: [(tile, np.ones((1, 4, 4), np.float32)) for tile in row]
+    >>> [(top, strip.shape) for top, strip in blend_strips(rows, ones, height=6, width=4)]
     [(0, (1, 2, 4)), (2, (1, 4, 4))]
     """
     blend: Blend | None = None
-    top = 0
-    for tile, logits in tiles:
-        blend = blend or Blend(len(logits), height, width, rows=tile.height)
-        if tile.top > top:
-            yield top, blend.take_rows(tile.top - top)
-            top = tile.top
-        blend.add(tile, logits)
-    if blend is not None:
-        yield top, blend.result()
+    ends = [row[0].top for row in rows[1:]] + [height]
+    for row, end in zip(rows, ends, strict=True):
+        for tile, logits in predict(row):
+            blend = blend or Blend(len(logits), height, width, rows=tile.height, top=tile.top)
+            blend.add(tile, logits)
+        if blend is not None:
+            yield row[0].top, blend.take_rows(end - row[0].top)

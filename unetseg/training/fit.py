@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from unetseg.bundle import build_segmenter, save_bundle, to_machine
 from unetseg.config import TrainConfig
-from unetseg.data.dataset import Crops, Order, Sample, crop_loader, read_split, window
+from unetseg.data.dataset import Crops, Order, Sample, crop_loader, read_split
 from unetseg.data.images import write_png
+from unetseg.data.rasters import georeference
 from unetseg.errors import DivergedError, StoppedError
-from unetseg.evaluation.confusion import Scores, confusion, score
+from unetseg.evaluation.confusion import Counts, Scores, score
+from unetseg.evaluation.counting import GiantCount, count_classes
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
@@ -23,7 +25,7 @@ from unetseg.training.checkpoint import save_state
 from unetseg.training.losses import LossMean, SegmentationLoss, deep_supervision
 from unetseg.training.optimizer import build_optimizer, restore_buffers, update_average
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
-from unetseg.training.previews import augmented_sheet, validation_sheet
+from unetseg.training.previews import augmented_sheet, middle, validation_sheet
 from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.signals import StopRequest
@@ -197,11 +199,20 @@ class Trainer:
         counts = []
         self.progress.start("validating", len(self.val_reader))
         for index in range(len(self.val_reader)):
-            image, truth = self.val_reader[index]
-            counts.append(confusion(truth, engine.classes(image), len(class_map.classes)))
+            counts.append(self._count(engine, index))
             self.progress.advance("validating")
         self.progress.finish("validating")
         return score(np.stack(counts), class_map.names, class_map.foreground)
+
+    def _count(self, engine: Engine, index: int) -> Counts:
+        """The confusion of a validation pair."""
+        reader = self.val_reader
+        if reader.is_giant(index):
+            return GiantCount(engine, self.info, *reader.rasters(index)).count()
+        image, truth = reader[index]
+        _, nodata = georeference(reader.pairs[index].image)
+        prediction = engine.classes(image, nodata)
+        return count_classes(truth, prediction, len(self.info.class_map.classes))
 
     def engine(self) -> Engine:
         """The weights to be kept, ready to predict."""
@@ -332,9 +343,8 @@ class Trainer:
         factors = {name: p.item() for name, p in network.named_parameters() if p.ndim == 0}
         if not factors and not any(isinstance(part, Adaptive) for part in network.modules()):
             return
-        image, _ = self.val_reader[0]
-        centre = (image.shape[0] // 2, image.shape[1] // 2)
-        crop = torch.from_numpy(window(image, centre, self.plan.patch)).permute(2, 0, 1)[None]
+        image, _ = middle(self.val_reader, 0, self.plan.patch)
+        crop = torch.from_numpy(image).permute(2, 0, 1)[None]
         pixels = kept.prepared(crop.to(self.machine.device))
         openings = network.openings(pixels)  # in float32: bf16 has few numbers near 1
         means = [None if opening is None else opening.float().mean().item() for opening in openings]

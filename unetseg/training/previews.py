@@ -14,6 +14,8 @@ from unetseg.training.plan import Plan, crop_rule
 
 ROWS = 6
 DRAWS = 4
+VIEW = 512
+"""Of a pair bigger than memory, the square of this side in its middle is shown, pixels."""
 
 
 def augmented_sheet(crops: Crops, seed: int = 0) -> NDArray[np.uint8]:
@@ -40,10 +42,17 @@ def validation_sheet(reader: PairReader, engine: Engine) -> NDArray[np.uint8]:
     """A sheet of validation images: the image, its mask, and the mask predicted."""
     rows = []
     for index in range(min(ROWS, len(reader))):
-        image, truth = reader[index]
+        image, truth = middle(reader, index, VIEW) if reader.is_giant(index) else reader[index]
         masks = (truth, engine.classes(image))
         rows.append([picture(image), *(_overlay(image, mask, reader.class_map) for mask in masks)])
     return contact_sheet(rows)
+
+
+def middle(reader: PairReader, index: int, side: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """The square in the middle of a pair: image side×side×C and class indexes side×side."""
+    pair = reader.pair(index)
+    height, width = pair.size
+    return pair.window((height // 2, width // 2), side)
 
 
 def _overlay(image: NDArray[Any], index: NDArray[np.uint8], class_map: ClassMap) -> Any:

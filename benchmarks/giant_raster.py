@@ -1,0 +1,171 @@
+"""How fast, and in how much memory, an image bigger than memory is predicted.
+
+    python -m benchmarks.giant_raster --side 20000
+
+A square RGB TIFF is laid with the images of a folder, predicted by `unetseg predict` in a process
+of its own, and a crop of it is predicted whole for comparison. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.data.folders import find_images
+from unetseg.data.geotiff import RasterWriter
+from unetseg.data.images import read_image
+from unetseg.data.rasters import is_giant
+from unetseg.data.sample import draw_sample
+
+SEED = 0
+CROP = 1536
+"""Side of the crop that is predicted whole, pixels."""
+BORDER = 256
+"""Pixels at the border of the crop that are not compared: there it lacks what lies around it."""
+AS_A_GIANT = """
+from unetseg.cli.app import main
+from unetseg.data import rasters
+rasters.WHOLE_PIXELS = 0
+main()
+"""
+"""`unetseg` that predicts by bands what is small enough to be predicted whole."""
+ON_GRID = 256
+"""Pixels; the crop begins at a multiple, so that it is pooled as the whole is."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured."""
+
+    side: int
+    megapixels: float
+    file_megabytes: float
+    seconds: float
+    megapixels_per_second: float
+    peak_gigabytes: float
+    """Largest resident memory of `unetseg predict`, torch included."""
+    equal_share: float
+    """Share of the pixels inside the crop with the class that the crop predicted whole has."""
+    compared_pixels: int
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print a table and a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="benchmarks.giant_raster")
+    parser.add_argument("--side", type=int, default=20_000, help="pixels")
+    parser.add_argument("--run", type=Path, help="trained run (default: a small one is trained)")
+    parser.add_argument("--data", type=Path, help="folder of RGB images (default: drawn samples)")
+    parser.add_argument("--width", type=int, default=16, help="width of the U-Net that is trained")
+    parser.add_argument("--work", type=Path, help="folder to work in (default: a temporary one)")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="giant-", dir=given.work) as folder:
+        show(measure(Path(folder), given))
+
+
+def measure(folder: Path, given: argparse.Namespace) -> Result:
+    """Lay the image, predict it, and compare a crop.
+
+    Until the prediction has run, this process stays small: what it holds when it starts another
+    counts as the memory of the other.
+    """
+    sample = draw_sample(folder / "sample", count=24, size=256, seed=SEED)
+    run = given.run or train(folder, sample, given.width)
+    image = folder / "giant.tif"
+    lay_tiles(image, given.data or sample / "images", given.side)
+    seconds, peak = predict(run, image, folder / "masks")
+    equal = compare(run, image, folder / "masks" / "giant.tif")
+    megapixels = given.side**2 / 1e6
+    return Result(
+        side=given.side,
+        megapixels=megapixels,
+        file_megabytes=round(image.stat().st_size / 1e6, 1),
+        seconds=round(seconds, 1),
+        megapixels_per_second=round(megapixels / seconds, 3),
+        peak_gigabytes=round(peak / 1e9, 3),
+        equal_share=float(equal.mean()),
+        compared_pixels=equal.size,
+    )
+
+
+def train(folder: Path, sample: Path, width: int) -> Path:
+    """A small U-Net trained for a moment, in a process of its own."""
+    words = ["train", str(sample), "--out", str(folder), "--name", "run", "--workers", "0"]
+    words += ["-e", "6", "--width", str(width), "--depth", "4", "--device", "cpu"]
+    subprocess.run([sys.executable, "-m", "unetseg", *words], check=True, stdout=subprocess.DEVNULL)
+    return folder / "run"
+
+
+def lay_tiles(path: Path, data: Path, side: int) -> None:
+    """A square image of `side` pixels, laid with the images of a folder in an order drawn once."""
+    images = [rgb(read_image(file)) for file, _ in find_images([data])]
+    high = min(len(image) for image in images)
+    wide = min(image.shape[1] for image in images)
+    rng = np.random.default_rng(SEED)
+    with RasterWriter(path, side, side, 3, np.uint8) as writer:
+        for top in range(0, side, high):
+            picks = rng.integers(len(images), size=-(-side // wide))
+            row = np.concatenate([images[pick][:high, :wide] for pick in picks], axis=1)
+            writer.write(top, row[: side - top, :side])
+
+
+def rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """The first three bands of an 8-bit image; grey is repeated."""
+    if image.dtype != np.uint8:
+        raise SystemExit(f"the images must be 8 bit, these are {image.dtype}")
+    return np.repeat(image[..., :1], 3, axis=2) if image.shape[2] < 3 else image[..., :3]
+
+
+def predict(run: Path, image: Path, output: Path) -> tuple[float, int]:
+    """Seconds of wall time and bytes of peak memory of `unetseg predict`."""
+    words = ["predict", str(run), str(image), "-o", str(output), "--device", "cpu"]
+    start = ["-m", "unetseg"] if is_giant(image) else ["-c", AS_A_GIANT]
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, *start, *words])
+    _, status, usage = os.wait4(process.pid, 0)  # of this child alone, not of those before
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"unetseg predict ended with {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
+    return time.monotonic() - began, usage.ru_maxrss * unit
+
+
+def compare(run: Path, image: Path, mask: Path) -> NDArray[np.bool_]:
+    """Where the middle of the mask is what the crop around it, predicted whole, gives there."""
+    from unetseg.config import DeviceConfig
+    from unetseg.data.rasters import open_mask_raster, open_raster
+    from unetseg.prediction.engine import TileNetwork
+    from unetseg.prediction.predict import Predictor, open_stream
+
+    predictor = Predictor(run, device=DeviceConfig(device="cpu"))
+    with open_raster(image) as raster, open_mask_raster(mask) as masks:
+        size = min(CROP, raster.height, raster.width)
+        top = (raster.height - size) // 2 // ON_GRID * ON_GRID
+        statistics = open_stream(predictor.engine, predictor.info, raster).statistics
+        network = TileNetwork(predictor.engine, statistics, raster.nodata)
+        logits = network.forward([raster.read(top, top, size, size)])[0]
+        index = logits.max(0).indices.numpy().astype(np.uint8)
+        inner = slice(BORDER, size - BORDER)
+        alone = predictor.info.class_map.decode(index)[inner, inner]
+        start, side = top + BORDER, size - 2 * BORDER
+        return np.asarray(masks.read(start, start, side, side) == alone)
+
+
+def show(result: Result) -> None:
+    """Print what was measured."""
+    lines = [f"{name.replace('_', ' '):24}{value}" for name, value in asdict(result).items()]
+    lines.append(f"(compared: a crop of {CROP}² without the {BORDER} pixels at its border)")
+    sys.stdout.write("\n".join([*lines, json.dumps(asdict(result))]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,375 @@
+"""What `unetseg predict` writes: the same bands or whole, in place on the earth, and resumable."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from torch import nn
+
+from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
+from unetseg.cli.app import run
+from unetseg.config import NetworkConfig
+from unetseg.data import rasters
+from unetseg.data.masks import ClassInfo, ClassMap, Code, read_mask
+from unetseg.prediction import stream
+from unetseg.prediction.bands import BandStore
+from unetseg.prediction.engine import TileNetwork
+
+Capture = pytest.CaptureFixture[str]
+Pixels = NDArray[Any]
+ALL = ("--overlay", "--probabilities")
+UTM = CRS.from_epsg(32633)
+PLACE = Affine(0.5, 0, 431_000, 0, -0.5, 5_820_000)
+PALETTE = tuple(np.random.default_rng(0).integers(0, 256, 768).tolist())
+CODINGS: dict[str, dict[str, Any]] = {
+    "uint8": {"codes": (0, 128, 255)},
+    "int16": {"codes": (0, 1, 2), "dtype": "int16", "ignore": (-1,), "suffix": ".tif"},
+    "palette": {"codes": (0, 3, 7), "coding": "palette", "palette": PALETTE},
+    "rgb": {"codes": ((0, 0, 0), (255, 0, 0), (0, 255, 0)), "coding": "rgb"},
+}
+
+
+def class_map(codes: tuple[Code, ...], **more: Any) -> ClassMap:
+    colours = ((0, 0, 0), (255, 40, 0), (0, 90, 255))
+    infos = [
+        ClassInfo(name=f"class {code}", code=code, colour=colour)
+        for code, colour in zip(codes, colours, strict=True)
+    ]
+    return ClassMap.model_validate({"classes": infos, "background": 0} | more)
+
+
+def bundle(folder: Path, coding: str = "uint8", kind: str = "dataset", **about: Any) -> Path:
+    """A run with random weights that give all classes."""
+    bands = about.pop("bands", 3)
+    info = BundleInfo(
+        network=NetworkConfig(depth=2, width=4),
+        bands=bands,
+        dtype=about.pop("dtype", "uint8"),
+        class_map=class_map(**CODINGS[coding]),
+        normalisation=Normalisation.model_validate(
+            {"kind": kind, "mean": (100.0,) * bands, "std": (60.0,) * bands}
+        ),
+        tile=64,
+        overlap=0.5,
+    )
+    torch.manual_seed(0)
+    built = build_segmenter(info)
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            nn.init.normal_(module.running_mean, 0, 0.3)
+    save_bundle(folder / "run" / "model", built.state_dict(), info)
+    return folder / "run"
+
+
+def noise(height: int, width: int, bands: int = 3) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(0)
+    blotches = np.kron(rng.random((height // 8 + 1, width // 8 + 1, bands)), np.ones((8, 8, 1)))
+    return (255 * blotches[:height, :width]).astype(np.uint8)
+
+
+def write_geotiff(path: Path, image: Pixels, **tags: Any) -> Path:
+    """An image at `PLACE`, written by rasterio."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width, bands = image.shape
+    shape = {"height": height, "width": width, "count": bands, "dtype": image.dtype.name}
+    where = {"crs": UTM, "transform": PLACE} | tags
+    with rasterio.open(path, "w", driver="GTiff", compress="deflate", **shape, **where) as file:
+        file.write(image.transpose(2, 0, 1))
+    return path
+
+
+def predict(trained: Path, source: Path, out: Path, *more: str) -> Path:
+    words = ["predict", str(trained), str(source), "-o", str(out), "--device", "cpu"]
+    assert run([*words, "--precision", "float32", *more]) == 0
+    return out
+
+
+def read(path: Path) -> Pixels:
+    return np.asarray(tifffile.imread(path) if path.suffix == ".tif" else Image.open(path))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def as_giants(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, every image is predicted band by band, and in small parts."""
+
+    def start() -> None:
+        monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+        monkeypatch.setattr(stream, "STRIP_ROWS", 29)
+        monkeypatch.setattr(stream, "PIECE_PIXELS", 1500)
+
+    return start
+
+
+# ------------------------------------------------------------------ bands = whole
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("nodata", [None, 0])
+def test_bands_and_whole_write_the_same(
+    coding: str, nodata: int | None, tmp_path: Path, as_giants: Callable[[], None]
+) -> None:
+    trained, image = bundle(tmp_path, coding), noise(203, 90)
+    image[20:170, :70] = 0
+    source = write_geotiff(tmp_path / "in" / "x.tif", image, nodata=nodata)
+    whole = predict(trained, source, tmp_path / "whole", *ALL)
+    as_giants()
+    bands = predict(trained, source, tmp_path / "bands", *ALL)
+    names = ["x.tif", "x_overlay.tif", "x_probabilities.tif"]
+    assert files(whole) == files(bands) == names
+    for name in names:
+        np.testing.assert_allclose(read(bands / name), read(whole / name), atol=1e-6)
+        with rasterio.open(bands / name) as one, rasterio.open(whole / name) as other:
+            for file in (one, other):
+                assert file.crs == UTM
+                assert file.transform == PLACE
+                assert file.is_tiled
+            assert str(one.nodata) == str(other.nodata)
+    mask = read_mask(bands / "x.tif")
+    assert mask.coding == CODINGS[coding].get("coding", "integer")
+    assert mask.palette == CODINGS[coding].get("palette")
+    assert mask.pixels.dtype == CODINGS[coding].get("dtype", "uint8")
+
+
+@pytest.mark.parametrize(
+    ("coding", "code", "tag"),
+    [("uint8", 254, 254), ("int16", -1, -1), ("palette", 0, None), ("rgb", (0, 0, 0), None)],
+)
+def test_pixels_without_data_have_their_code_and_the_mask_says_so(
+    coding: str, code: Code, tag: int | None, tmp_path: Path, as_giants: Callable[[], None]
+) -> None:
+    trained, image = bundle(tmp_path, coding), noise(150, 90).astype(np.uint8) + 1
+    image[20:120, :50] = 0
+    image[130, :, 1] = 0  # data: only one band is 0
+    source = write_geotiff(tmp_path / "in" / "x.tif", image, nodata=0)
+    as_giants()
+    out = predict(trained, source, tmp_path / "out", "--probabilities")
+    mask, expected = read(out / "x.tif"), np.zeros((150, 90), bool)
+    expected[20:120, :50] = True
+    assert (mask[expected] == np.array(code)).all()
+    if tag is not None:
+        assert (mask[~expected] != tag).all()
+    with rasterio.open(out / "x.tif") as file:
+        assert file.nodata == tag
+    probabilities = read(out / "x_probabilities.tif")
+    np.testing.assert_array_equal(np.isnan(probabilities).all(-1), expected)
+    with rasterio.open(out / "x_probabilities.tif") as file:
+        assert np.isnan(file.nodata)
+
+
+@pytest.mark.parametrize("shape", [(1, 90), (90, 1), (1, 1), (7, 5), (33, 200), (300, 17)])
+@pytest.mark.parametrize("kind", ["dataset", "image"])
+def test_any_size_by_bands(
+    shape: tuple[int, int], kind: str, tmp_path: Path, as_giants: Callable[[], None]
+) -> None:
+    trained, image = bundle(tmp_path, kind=kind), noise(*shape)
+    Image.fromarray(image).save(tmp_path / "x.png")
+    whole = predict(trained, tmp_path / "x.png", tmp_path / "whole", *ALL)
+    as_giants()
+    bands = predict(trained, tmp_path / "x.png", tmp_path / "bands", *ALL)
+    assert files(whole) == ["x.png", "x_overlay.png", "x_probabilities.tif"]
+    assert files(bands) == ["x.tif", "x_overlay.tif", "x_probabilities.tif"]
+    for name, other in zip(files(bands), files(whole), strict=True):
+        np.testing.assert_allclose(
+            read(bands / name).reshape(*shape, -1),
+            read(whole / other).reshape(*shape, -1),
+            atol=1e-5,
+        )
+
+
+def test_the_overlay_of_deep_images_has_one_brightness(
+    tmp_path: Path, as_giants: Callable[[], None]
+) -> None:
+    trained = bundle(tmp_path, bands=2, dtype="int16")
+    ramp = np.linspace(-3000, 9000, 300)[:, None, None] + noise(300, 60, 2)  # brighter downwards
+    source = write_geotiff(tmp_path / "x.tif", ramp.astype(np.int16))
+    whole = predict(trained, source, tmp_path / "whole", "--overlay")
+    as_giants()
+    bands = predict(trained, source, tmp_path / "bands", "--overlay")
+    drawn = [read(folder / "x_overlay.tif") for folder in (whole, bands)]
+    assert np.ptp(drawn[0].astype(int).mean((1, 2))) > 150
+    np.testing.assert_array_equal(*drawn)
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_ordinary_images_keep_the_suffix_of_the_training(tmp_path: Path) -> None:
+    trained, image = bundle(tmp_path), noise(40, 50)
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "plain.tif", image, photometric="rgb")
+    Image.fromarray(image).save(tmp_path / "in" / "photo.png")
+    write_geotiff(tmp_path / "in" / "placed.tif", image)
+    write_geotiff(tmp_path / "in" / "holes.tif", image, nodata=7, crs=None, transform=None)
+    out = predict(trained, tmp_path / "in", tmp_path / "out")
+    assert files(out) == ["holes.tif", "photo.png", "placed.tif", "plain.png"]
+    np.testing.assert_array_equal(read(out / "placed.tif"), read(out / "plain.png"))
+
+
+def test_overviews_are_added_where_asked_for(tmp_path: Path, as_giants: Callable[[], None]) -> None:
+    trained = bundle(tmp_path)
+    source = write_geotiff(tmp_path / "x.tif", np.zeros((600, 700, 3), np.uint8) + 9)
+    as_giants()
+    for more, levels in (((), []), (("--overviews",), [2, 4])):
+        out = predict(trained, source, tmp_path / f"out{len(levels)}", *more)
+        with rasterio.open(out / "x.tif") as file:
+            assert file.overviews(1)[: len(levels)] == levels
+            assert bool(file.overviews(1)) == bool(levels)
+
+
+def test_a_giant_that_fails_is_listed_and_the_others_go_on(
+    tmp_path: Path, as_giants: Callable[[], None], capsys: Capture
+) -> None:
+    trained = bundle(tmp_path)
+    good = write_geotiff(tmp_path / "in" / "good.tif", noise(90, 80))
+    wrong = write_geotiff(tmp_path / "in" / "wrong.tif", noise(90, 80, bands=5))
+    cut = write_geotiff(tmp_path / "in" / "cut.tif", noise(90, 80))
+    cut.write_bytes(cut.read_bytes()[:-900])
+    as_giants()
+    out = tmp_path / "out"
+    assert run(["predict", str(trained), str(tmp_path / "in"), "-o", str(out)]) == 4
+    assert "wrong.tif has 5 bands, expected 3 bands of uint8" in capsys.readouterr().err
+    rows = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert {row["image"] for row in rows} == {str(wrong), str(cut)}
+    assert (out / good.name).is_file()
+    assert not (out / wrong.name).exists()
+
+
+def test_images_beyond_the_limit_of_pixels_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "1000000")  # and taken back after the test
+    trained = bundle(tmp_path)
+    Image.fromarray(noise(40, 50)).save(tmp_path / "x.png")
+    words = ["predict", str(trained), str(tmp_path / "x.png"), "-o", str(tmp_path / "out")]
+    assert run([*words, "--max-pixels", "1999"]) == 5
+    assert "x.png is refused as a decompression bomb" in capsys.readouterr().err
+    assert run([*words, "--max-pixels", "2000"]) == 0
+
+
+# ------------------------------------------------------------------ going on
+
+
+class Stopped(BaseException):
+    """What ends a prediction here, as a signal would."""
+
+
+def test_a_stopped_prediction_goes_on_where_it_was(
+    tmp_path: Path, as_giants: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = bundle(tmp_path, kind="image")
+    source = write_geotiff(tmp_path / "x.tif", noise(300, 90))
+    as_giants()
+    sent: list[int] = []
+    forward, save = TileNetwork.forward, BandStore.save
+
+    def counted(network: TileNetwork, crops: list[Pixels]) -> torch.Tensor:
+        sent.append(len(crops))
+        return forward(network, crops)
+
+    def stopping(store: BandStore, number: int, *rest: Any) -> None:
+        if number == 5:
+            raise Stopped
+        save(store, number, *rest)
+
+    monkeypatch.setattr(TileNetwork, "forward", counted)
+    whole = predict(trained, source, tmp_path / "whole", *ALL)
+    tiles, rows = sum(sent), 9
+    assert tiles == rows * 2
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(BandStore, "save", stopping)
+        words = ["predict", str(trained), str(source), "-o", str(out), *ALL]
+        with pytest.raises(Stopped):
+            run([*words, "--device", "cpu", "--precision", "float32"])
+    assert not (out / "x.tif").exists()
+    finished = sorted((out / ".x.tif.bands").glob("*.classes"))
+    assert len(finished) == 5
+    stamps = [file.stat().st_mtime_ns for file in finished]
+    sent.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(BandStore, "remove", lambda store: None)
+        predict(trained, source, out, *ALL, "--existing", "skip")
+    assert [file.stat().st_mtime_ns for file in finished] == stamps
+    # Band 5 takes part of the row of tiles above it; nothing else is done again.
+    assert sum(sent) == (rows - 5 + 1) * 2
+    predict(trained, source, out, *ALL, "--existing", "overwrite")
+    assert files(out) == files(whole)
+    for name in files(whole):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("change", [("--tta",), ("--tile", "32"), ("--probabilities",)])
+def test_with_other_settings_it_begins_anew(
+    change: tuple[str, ...],
+    tmp_path: Path,
+    as_giants: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained = bundle(tmp_path)
+    source = write_geotiff(tmp_path / "x.tif", noise(200, 90))
+    as_giants()
+    expected = predict(trained, source, tmp_path / "expected", *change)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(BandStore, "remove", lambda store: None)
+        predict(trained, source, out)
+    (out / "x.tif").unlink()
+    predict(trained, source, out, *change)
+    assert files(out) == files(expected)
+    for name in files(out):
+        assert (out / name).read_bytes() == (expected / name).read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from unetseg.cli.app import run
+from unetseg.data import rasters
+from unetseg.prediction.bands import BandStore
+rasters.WHOLE_PIXELS = 0
+save = BandStore.save
+def killing(store, number, *rest):
+    save(store, number, *rest)
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+BandStore.save = killing
+run(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_prediction_goes_on_where_it_was(
+    tmp_path: Path, as_giants: Callable[[], None]
+) -> None:
+    trained = bundle(tmp_path)
+    source = write_geotiff(tmp_path / "x.tif", noise(300, 90))
+    out = tmp_path / "out"
+    words = ["predict", str(trained), str(source), "-o", str(out)]
+    words += ["--device", "cpu", "--precision", "float32"]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *words], check=False, env=os.environ, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len(list((out / ".x.tif.bands").glob("*.classes"))) == 4
+    as_giants()
+    predict(trained, source, out)
+    whole = predict(trained, source, tmp_path / "whole")
+    assert files(out) == ["x.tif"]
+    assert (out / "x.tif").read_bytes() == (whole / "x.tif").read_bytes()

@@ -1,0 +1,353 @@
+"""Laws of prediction by bands: bands = whole, whatever the tiles, and no band twice."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+
+from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, image_statistics
+from unetseg.config import NetworkConfig
+from unetseg.data import rasters
+from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.errors import ImageError
+from unetseg.prediction import stream
+from unetseg.prediction.engine import Engine, TileNetwork
+from unetseg.prediction.predict import open_stream
+from unetseg.prediction.stream import RowWindow, Stream, band_tile, read_on
+from unetseg.prediction.tiling import Tile
+from unetseg.runtime import Machine
+
+CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
+Image = NDArray[Any]
+
+
+def info(
+    kind: str = "dataset", bands: int = 3, dtype: str = "uint8", classes: int = 3
+) -> BundleInfo:
+    codes = [ClassInfo(name=f"class {c}", code=c, colour=(c, c, c)) for c in range(classes)]
+    return BundleInfo(
+        network=NetworkConfig(depth=2, width=8),
+        bands=3,
+        dtype=dtype,
+        class_map=ClassMap(classes=tuple(codes), background=0),
+        normalisation=Normalisation.model_validate(
+            {"kind": kind, "mean": (100.0,) * 3, "std": (60.0,) * 3}
+        ),
+        tile=128,
+        overlap=0.5,
+    )
+
+
+def engine(about: BundleInfo, tile: int = 128, overlap: float = 0.5) -> Engine:
+    """A U-Net with random weights, whose batch norms have seen something else than 0 and 1."""
+    torch.manual_seed(0)
+    built = build_segmenter(about).eval()
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return Engine(built, CPU, tile=tile, overlap=overlap)
+
+
+def noise(height: int, width: int, bands: int = 3, seed: int = 0) -> NDArray[np.uint8]:
+    """Blotched noise, bright on one side: no two tiles are alike."""
+    rng = np.random.default_rng(seed)
+    blotches = np.kron(rng.random((height // 8 + 1, width // 8 + 1, bands)), np.ones((8, 8, 1)))
+    light = np.linspace(0.3, 1, width)[:, None]
+    return (255 * blotches[:height, :width] * light).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def everything_is_giant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    monkeypatch.setattr(stream, "STRIP_ROWS", 23)
+    monkeypatch.setattr(stream, "PIECE_PIXELS", 1000)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[..., Stream]]:
+    """A stream of an image, through a file."""
+    files = ExitStack()
+
+    def open_it(
+        image: Image, about: BundleInfo, one: Engine, nodata: float | None = None
+    ) -> Stream:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.tif"
+        tags = [] if nodata is None else [(42113, "s", 0, str(nodata), True)]
+        tifffile.imwrite(
+            path,
+            image,
+            photometric="minisblack",
+            planarconfig="contig",
+            tile=(64, 48),
+            compression="zlib",
+            extratags=tags,
+        )
+        return open_stream(one, about, files.enter_context(rasters.open_raster(path)))
+
+    with files:
+        yield open_it
+
+
+def logits(one: Stream, first: int = 0) -> NDArray[np.float32]:
+    return np.concatenate([band.logits for band in one.predict(first)], axis=1)
+
+
+SHAPES = [(1, 1), (1, 90), (90, 1), (7, 5), (31, 97), (97, 31), (130, 129), (257, 150), (300, 40)]
+
+
+@pytest.mark.parametrize("kind", ["dataset", "image"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bands_are_the_whole(
+    kind: str, shape: tuple[int, int], opened: Callable[..., Stream]
+) -> None:
+    about, image = info(kind), noise(*shape)
+    for tile, overlap in ((32, 0.25), (64, 0.7), (128, 0.5), (512, 0.5)):
+        one = engine(about, tile, overlap)
+        bands = logits(opened(image, about, one))
+        np.testing.assert_allclose(bands, one.logits(image), rtol=1e-5, atol=1e-5)
+
+
+def test_other_tiles_give_the_same_classes(opened: Callable[..., Stream]) -> None:
+    # The field of view is 22 pixels to each side; half-overlapping tiles of 128 and more are
+    # joined 32 pixels from their borders. What differs is a thousandth of a deviation, so that
+    # only pixels where two classes are nearly tied may change.
+    about, image = info(), noise(700, 400)
+    results = [
+        logits(opened(image, about, engine(about, tile, overlap)))
+        for tile, overlap in ((128, 0.5), (160, 0.5), (256, 0.3), (256, 0.5))
+    ]
+    deviation = results[0].std()
+    classes = [result.argmax(0) for result in results]
+    assert len(np.unique(classes[0])) == 3
+    second, first = np.sort(results[0], axis=0)[-2:]
+    clear = first - second > 0.05 * deviation
+    assert clear.mean() > 0.9
+    for other, index in zip(results[1:], classes[1:], strict=True):
+        assert np.abs(other - results[0]).max() < 0.02 * deviation
+        assert np.abs(other - results[0]).mean() < 0.001 * deviation
+        assert (index == classes[0])[clear].all()
+        assert (index == classes[0]).mean() >= 0.999
+
+
+def test_a_shifted_grid_of_tiles_gives_the_same_logits(opened: Callable[..., Stream]) -> None:
+    about, image = info(), noise(420, 260)
+    one = engine(about)
+    whole = logits(opened(image, about, one))
+    part = logits(opened(np.ascontiguousarray(image[52:, 36:]), about, one))  # multiples of 4
+    inner = np.s_[:, 32:, 32:]  # without what sees the new border
+    difference = np.abs(part - whole[:, 52:, 36:])[inner]
+    assert difference.max() < 0.02 * whole.std()
+    assert difference.mean() < 0.001 * whole.std()
+
+
+def test_a_stream_begun_further_down_is_the_same_to_the_last_bit(
+    opened: Callable[..., Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about, image = info("image"), noise(300, 90)
+    one = engine(about, 64, 0.6)
+    whole = opened(image, about, one)
+    expected = list(whole.predict())
+    calls: list[int] = []
+    forward = TileNetwork.forward
+
+    def counted(network: TileNetwork, crops: list[Image]) -> torch.Tensor:
+        calls.append(len(crops))
+        return forward(network, crops)
+
+    monkeypatch.setattr(TileNetwork, "forward", counted)
+    rows = whole.layout.rows
+    for first in (1, 4, len(expected) - 1):
+        calls.clear()
+        bands = list(opened(image, about, one).predict(first))
+        assert [band.number for band in bands] == list(range(first, len(expected)))
+        for band, before in zip(bands, expected[first:], strict=True):
+            assert band.top == before.top == whole.spans[band.number][0]
+            np.testing.assert_array_equal(band.logits, before.logits)
+        # Only the tiles that reach into the bands wanted go through the network.
+        needed = [row for row in rows if row[0].bottom > rows[first][0].top]
+        assert sum(calls) == sum(map(len, needed))
+
+
+def test_spans_follow_one_another_from_top_to_bottom(opened: Callable[..., Stream]) -> None:
+    about = info()
+    one = opened(noise(333, 50), about, engine(about, 64, 0.3))
+    bands = list(one.predict())
+    assert one.spans == [(band.top, band.top + len(band.missing)) for band in bands]
+    assert one.spans[0][0] == 0
+    assert one.spans[-1][1] == 333
+    assert all(a[1] == b[0] for a, b in zip(one.spans, one.spans[1:], strict=False))
+
+
+def test_classes_and_probabilities_of_bands_are_those_of_the_engine(
+    opened: Callable[..., Stream],
+) -> None:
+    about, image = info(), noise(200, 90)
+    one = engine(about, 64)
+    bands = list(opened(image, about, one).predict())
+    classes = np.concatenate([band.classes() for band in bands])
+    np.testing.assert_array_equal(classes, one.classes(image))
+    pieces = [piece for band in bands for piece in band.probabilities()]
+    assert max(len(piece) for piece in pieces) <= 1000 // 90
+    np.testing.assert_allclose(
+        np.concatenate(pieces).transpose(2, 0, 1), one.probabilities(image), atol=1e-6
+    )
+
+
+# ------------------------------------------------------------------ no data
+
+
+@pytest.mark.parametrize("kind", ["dataset", "image"])
+@pytest.mark.parametrize("nodata", [0.0, -9999.0, np.nan])
+def test_no_data_is_left_out_and_spoils_nothing(
+    kind: str, nodata: float, opened: Callable[..., Stream]
+) -> None:
+    about = info(kind, dtype="float32")
+    image = noise(260, 180).astype(np.float32) + 1
+    image[:140, :100] = nodata
+    image[200, 60:, 1] = 0 if np.isnan(nodata) else nodata  # one band alone is data
+    one = engine(about, 64)
+    bands = list(opened(image, about, one, nodata).predict())
+    missing = np.concatenate([band.missing for band in bands])
+    expected = np.zeros((260, 180), bool)
+    expected[:140, :100] = True
+    np.testing.assert_array_equal(missing, expected)
+    classes = np.concatenate([band.classes() for band in bands])
+    np.testing.assert_array_equal(classes, one.classes(image, nodata))
+    assert (classes[missing] == 255).all()
+    assert classes[~missing].max() < 3
+    both = [np.concatenate([band.logits for band in bands], 1), one.logits(image, nodata).numpy()]
+    np.testing.assert_allclose(both[0][:, ~missing], both[1][:, ~missing], rtol=1e-4, atol=1e-4)
+    assert np.isfinite(both[0]).all()
+    # Far from the border, there is no difference to the image with data there.
+    full = np.where(missing[..., None], noise(260, 180, seed=5).astype(np.float32), image)
+    if kind == "dataset":
+        inner = np.s_[:, 180:, 140:]
+        np.testing.assert_allclose(both[0][inner], one.logits(full)[inner], rtol=1e-3, atol=1e-3)
+
+
+def test_tiles_without_data_and_repeated_blank_tiles_do_not_go_through_the_network(
+    opened: Callable[..., Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about, image = info(), noise(512, 64)
+    image[:256], image[256:448] = 0, 77
+    one = engine(about, 64, 0.0)
+    with_all = one.logits(image).numpy()
+    sent: list[Image] = []
+    forward = TileNetwork.forward
+
+    def noted(network: TileNetwork, crops: list[Image]) -> torch.Tensor:
+        sent.extend(crops)
+        return forward(network, crops)
+
+    monkeypatch.setattr(TileNetwork, "forward", noted)
+    bands = logits(opened(image, about, one, nodata=0))
+    np.testing.assert_array_equal(bands[:, 256:], with_all[:, 256:])
+    assert len(sent) == 2  # of 8 tiles, the first of the blank ones and the one with noise
+
+
+def test_not_a_number_that_is_data_is_refused_before_any_work(
+    opened: Callable[..., Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = info(dtype="float32")
+    image = noise(200, 50).astype(np.float32)
+    image[190, 3, 1] = np.nan
+    monkeypatch.delattr(TileNetwork, "forward")
+    for nodata in (None, np.nan):  # of the no-data pixels, all bands are
+        with pytest.raises(ImageError, match="has NaN or infinite pixels"):
+            list(opened(image, about, engine(about, 64), nodata).predict())
+
+
+def test_bands_are_matched_or_refused(opened: Callable[..., Stream]) -> None:
+    about = info()
+    one = engine(about, 64)
+    image = noise(150, 60)
+    opaque = np.concatenate([image, np.full((150, 60, 1), 255, np.uint8)], axis=2)
+    np.testing.assert_array_equal(logits(opened(opaque, about, one)), one.logits(image))
+    opaque[140, 7, 3] = 9  # somewhere down, not opaque: four bands with a meaning
+    with pytest.raises(ImageError, match="has 4 bands, expected 3 bands of uint8"):
+        list(opened(opaque, about, one).predict())
+    with pytest.raises(ImageError, match="is uint16, the model was trained on uint8"):
+        list(opened(image.astype(np.uint16), about, one).predict())
+
+
+# ------------------------------------------------------------------ statistics
+
+
+def test_statistics_are_those_of_the_whole_image(opened: Callable[..., Stream]) -> None:
+    about = info("image", dtype="uint16")
+    image = noise(300, 70).astype(np.uint16) * 200 + 3000
+    expected = image_statistics(torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None])
+    streamed = opened(image, about, engine(about)).statistics
+    assert streamed is not None
+    torch.testing.assert_close(streamed, expected, rtol=1e-5, atol=0)
+    assert opened(image, info(), engine(info())).statistics is None
+
+
+# ------------------------------------------------------------------ parts
+
+
+@pytest.mark.parametrize(
+    ("classes", "width"), [(2, 20_000), (2, 2_000), (20, 20_000), (150, 9_000)]
+)
+def test_a_band_and_a_tile_stay_small(classes: int, width: int) -> None:
+    about = info(classes=classes)
+    one = engine(about, tile=2048)
+    tile = band_tile(one, width, pixel_bytes=3)
+    assert 256 <= tile <= 1024
+    assert tile == 256 or (4 * (classes + 1) + 3) * tile * width <= 2**28
+    assert band_tile(engine(about, tile=64), width, 3) == 64
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 9), min_size=1), st.integers(1, 20), st.integers(0, 99))
+def test_rows_pass_through_the_window(heights: list[int], side: int, seed: int) -> None:
+    whole = np.arange(sum(heights) * 3).reshape(-1, 3, 1)
+    strips = np.split(whole, np.cumsum(heights)[:-1])
+    window = RowWindow(iter(strips))
+    rng = np.random.default_rng(seed)
+    top = 0
+    while top < len(whole):
+        bottom = min(top + side, len(whole))
+        window.move(top, bottom)
+        inside = np.s_[top + (bottom - top) // 2 : bottom, 1:3]
+        crop = window.crop(Tile(inside[0].start, 1, bottom - inside[0].start, 2))
+        np.testing.assert_array_equal(crop, whole[inside])
+        np.testing.assert_array_equal(window.crop(Tile(top, 0, bottom - top, 3)), whole[top:bottom])
+        top += int(rng.integers(1, side + 1))
+
+
+def test_items_made_ahead_come_in_order_and_errors_at_their_place() -> None:
+    def items() -> Iterator[int]:
+        yield from range(5)
+        raise ImageError("the file ends here")
+
+    made = read_on(items())
+    assert [next(made) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ImageError, match="ends here"):
+        next(made)
+
+
+def test_items_that_nobody_wants_are_not_made() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(10**9):
+            made.append(item)
+            yield item
+
+    for item in read_on(items()):
+        if item == 3:
+            break
+    assert len(made) < 10

@@ -1,0 +1,130 @@
+"""Finished bands of a large image, on disk until its mask is written.
+
+They lie in a hidden folder beside the mask, `.NAME.bands/`: one compressed file for each band, and
+job.json, which says what they belong to. A prediction that was killed goes on from the first band
+that is not there; bands of another image, model or setting are thrown away.
+"""
+
+import json
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.errors import MachineError
+from unetseg.storage import atomic_path, json_value, write_bytes, write_json
+
+FORMAT = 1
+"""Version of these folders; another one is not gone on with."""
+LEVEL = 1
+"""Of zlib: classes are small at any level, and probabilities at none."""
+
+
+class BandStore:
+    """The bands of one image that are done.
+
+    Args:
+        mask: The file that the bands are for.
+        job: Everything that the result depends on, as JSON.
+        spans: First row of each band, and the first below it.
+        width: Pixels of the image.
+        classes: K, where probabilities are kept too; else 0.
+
+    Raises:
+        MachineError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        mask: Path,
+        job: Mapping[str, Any],
+        spans: Sequence[tuple[int, int]],
+        width: int,
+        classes: int = 0,
+    ) -> None:
+        self.folder = mask.with_name(f".{mask.name}.bands")
+        self.spans = spans
+        self.width = width
+        self.classes = classes
+        self._recent = lru_cache(2)(self._load)  # neighbours share rows of outlines
+        self._open(json_value({"format": FORMAT, "spans": spans, **job}))
+
+    def _open(self, job: Any) -> None:
+        """Keep the bands of the same job, and no others."""
+        file = self.folder / "job.json"
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = None
+        if known != job:
+            self.remove()
+            write_json(file, job)
+
+    @property
+    def finished(self) -> int:
+        """How many bands are there, from the top on without a gap."""
+        gaps = (at for at in range(len(self.spans)) if not self._file(at, "classes").is_file())
+        return next(gaps, len(self.spans))
+
+    def save(
+        self,
+        number: int,
+        index: NDArray[np.uint8],
+        probabilities: Iterable[NDArray[np.float32]] = (),
+    ) -> None:
+        """Keep a band: class indexes rows×W, and probabilities in pieces of rows×W×K.
+
+        Raises:
+            MachineError: the disk is full.
+        """
+        if self.classes:
+            packer = zlib.compressobj(LEVEL)
+            path = self._file(number, "probabilities")
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                for piece in probabilities:
+                    file.write(packer.compress(np.ascontiguousarray(piece).data))
+                file.write(packer.flush())
+        # The classes come last: a band is there when they are.
+        content = zlib.compress(np.ascontiguousarray(index).data, LEVEL)
+        write_bytes(self._file(number, "classes"), content)
+
+    def index(self, top: int, bottom: int) -> NDArray[np.uint8]:
+        """Class indexes of the rows `top` … `bottom`, those outside the image left out."""
+        return self._rows("classes", top, bottom)
+
+    def probabilities(self, top: int, bottom: int) -> NDArray[np.float32]:
+        """Probabilities of the rows `top` … `bottom`, rows×W×K."""
+        return self._rows("probabilities", top, bottom)
+
+    def _rows(self, kind: str, top: int, bottom: int) -> NDArray[Any]:
+        parts = [
+            self._recent(kind, number)[max(0, top - first) : bottom - first]
+            for number, (first, end) in enumerate(self.spans)
+            if first < bottom and end > top
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _load(self, kind: str, number: int) -> NDArray[Any]:
+        first, end = self.spans[number]
+        path = self._file(number, kind)
+        try:
+            content = zlib.decompress(path.read_bytes())
+        except (OSError, zlib.error) as error:
+            mend = f"Remove the folder {self.folder} and predict again."
+            raise MachineError(f"the band {path} cannot be read: {error}", mend=mend) from error
+        if kind == "classes":
+            return np.frombuffer(content, np.uint8).reshape(end - first, self.width)
+        return np.frombuffer(content, np.float32).reshape(end - first, self.width, self.classes)
+
+    def _file(self, number: int, kind: str) -> Path:
+        return self.folder / f"{number:06d}.{kind}"
+
+    def remove(self) -> None:
+        """Throw all bands away."""
+        self._recent.cache_clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
