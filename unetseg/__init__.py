@@ -14,6 +14,7 @@ what is written above it, never below.
       images.py          pixels in and out: any bit depth, any band count
       masks.py           what a mask value means: classes, codings, palette, ignore
       giants.py          TIFFs larger than memory, upright, in any process and thread
+      nodata.py          pixels without data, and what the network sees there
       places.py          where an image lies on the earth
       rasters.py         images and masks by windows, however large they are
       geotiff.py         tiled TIFFs written from top to bottom, with their place on the earth
@@ -91,7 +92,7 @@ what is written above it, never below.
     prediction/        bundle + images → masks
       tiling.py          cut, overlap, blend (arrays only; knows no network)
       moments.py         mean and deviation of an image that comes in parts
-      nodata.py          pixels without data: in the image, in the network, in the mask
+      nodata.py          what a mask holds where its image has no data
       engine.py          a trained U-Net made fast on this machine
       outputs.py         what is written for one image: mask, probabilities, overlay
       bands.py           finished bands of a large image, kept until its mask is written

@@ -62,7 +62,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class PairsConfig(Settings):
+class ReadingConfig(Settings):
+    """How image files are read."""
+
+    max_pixels: Annotated[int, Field(ge=1)] | None = None
+    """Largest image that is decoded, pixels (default: 89,478,485); larger TIFFs go by windows."""
+
+
+class PairsConfig(ReadingConfig):
     """Where images and masks are."""
 
     images: Path | None = None
@@ -73,8 +80,6 @@ class PairsConfig(Settings):
     """CSV file with the columns image, mask and optionally split and group."""
     snap: bool = False
     """Snap stray mask values (anti-aliasing, JPEG noise) to the nearest class."""
-    max_pixels: Annotated[int, Field(ge=1)] | None = None
-    """Largest image that is decoded, pixels (default: 89,478,485); larger TIFFs go by windows."""
 
 
 class DataConfig(PairsConfig):
@@ -233,7 +238,7 @@ class TilingConfig(Settings):
     """Share of a tile that its neighbour covers too."""
 
 
-class PredictConfig(TilingConfig):
+class PredictConfig(TilingConfig, ReadingConfig):
     """What is written for each image."""
 
     overlay: bool = False
@@ -244,8 +249,6 @@ class PredictConfig(TilingConfig):
     """Add smaller copies to GeoTIFFs, so that viewers open them at once."""
     existing: Literal["refuse", "skip", "overwrite"] = "refuse"
     """What to do when an output file is there already."""
-    max_pixels: Annotated[int, Field(ge=1)] | None = None
-    """Largest image that is decoded, pixels (default: 89,478,485); larger TIFFs go by windows."""
 
 
 class ScoringConfig(Settings):

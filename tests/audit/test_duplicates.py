@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.audit import duplicates
 from unetseg.audit.duplicates import chains, inspect_duplicates
 from unetseg.audit.evidence import Evidence
 from unetseg.audit.finding import Finding
@@ -120,14 +119,6 @@ def test_near_copies_count_within_a_split_only(tmp_path: Path) -> None:
     assert lines == [["a", "d"], ["c", "f"]]
 
 
-def test_masks_that_cannot_be_read_any_more_are_left_to_other_checks(tmp_path: Path) -> None:
-    evidence = _folder(tmp_path, list("abc"), lambda index: (_cells(index)[0], _cells(0)[1]))
-    assert "identical-masks" in _by_check(evidence)
-    for name in "abc":
-        (tmp_path / f"masks/{name}.png").unlink()
-    assert _by_check(evidence) == {}
-
-
 def test_facts_without_hashes_are_no_copies(tmp_path: Path) -> None:
     evidence = _folder(tmp_path, list("abc"), lambda _: _cells(0))
     blind = [
@@ -139,12 +130,6 @@ def test_facts_without_hashes_are_no_copies(tmp_path: Path) -> None:
         for fact in evidence.facts
     ]
     assert "identical-images" not in _by_check(replace(evidence, facts=tuple(blind)))
-
-
-def test_reading_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evidence = _folder(tmp_path, list("abc"), lambda index: (_cells(index)[0], _cells(0)[1]))
-    monkeypatch.setattr(duplicates, "MASKS_READ", 2)
-    assert "2 masks" in _by_check(evidence)["identical-masks"].summary
 
 
 @pytest.mark.parametrize("count", [2, 300])

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unetseg.data import dataset, rasters
-from unetseg.data.dataset import CropRule, Crops, Order, PairReader, crop_loader
-from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.dataset import CropRule, Crops, Order, PairReader, crop_loader, find_gaps
+from unetseg.data.geotiff import write_geotiff
+from unetseg.data.images import write_png
+from unetseg.data.masks import IGNORED, ClassInfo, ClassMap
 from unetseg.data.pairs import Pair
+from unetseg.data.survey import survey
 from unetseg.errors import DataError
 
 CLASSES = ClassMap(
@@ -238,3 +241,22 @@ def test_an_epoch_visits_every_image_as_often_as_it_should(repeats: list[int], b
     assert (counts >= repeats).all()
     assert len(seen) - sum(repeats) < batch
     assert len({seed for _, seed in seen}) == len(seen)
+
+
+def test_pixels_without_data_are_hidden_from_loss_and_network(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).normal(50, 9, (40, 40, 1)).astype(np.float32)
+    image[:10] = np.nan
+    write_geotiff(tmp_path / "images" / "a.tif", image, nodata=np.nan)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[5:30, 5:30] = 255
+    write_png(tmp_path / "masks" / "a.png", mask)
+    known = survey(tmp_path)
+    reader = PairReader(known.select("train"), known.class_map, 1)
+    rule = CropRule(40, "none", 0.0)
+    crops = Crops(reader, rule, known.statistics("train"), find_gaps(known, "train", 1))
+    sample = crops[0, 0]
+    assert torch.isfinite(sample.image).all()
+    assert (sample.mask[:10] == IGNORED).all()
+    assert sorted(set(sample.mask[10:].flatten().tolist())) == [0, 1]
+    torch.testing.assert_close(sample.image[0, 10:], torch.from_numpy(image[10:, :, 0]))
+    np.testing.assert_allclose(sample.image[0, :10], image[10:].mean(), rtol=1e-5)

@@ -18,6 +18,9 @@ from unetseg.data.overlay import (
     IGNORED_COLOUR,
     contact_sheet,
     error_overlay,
+    levels_of,
+    outline_reach,
+    outlines,
     overlay,
     picture,
 )
@@ -92,6 +95,41 @@ def test_nan_is_black_and_spoils_no_other_pixel() -> None:
     drawn = picture(image)
     assert drawn[0, :2].max() == 0
     assert drawn[9, 9, 0] == 255
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("bands", [1, 3, 5])
+def test_parts_with_the_levels_of_the_whole_are_parts_of_its_picture(
+    dtype: type, bands: int
+) -> None:
+    ramp = np.linspace(0, 900, 60)[:, None, None] * np.arange(1, bands + 1)
+    image: NDArray[Any] = (ramp + photo(60, 40)[..., :1]).astype(dtype)
+    levels = levels_of(image)
+    assert levels.shape == (3 if bands >= 3 else 1, 2)
+    parts = [picture(image[top : top + 7], levels) for top in range(0, 60, 7)]
+    np.testing.assert_array_equal(np.concatenate(parts), picture(image))
+
+
+@law
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 5), st.integers(0, 99))
+def test_parts_with_rows_around_are_parts_of_the_overlay(
+    height: int, width: int, reach: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    index = random.integers(0, 3, (height, width)).astype(np.uint8)
+    index[random.random(index.shape) < 0.1] = 255
+    image = photo(height, width)
+    top = int(random.integers(height))
+    bottom = int(random.integers(top, height)) + 1
+    above = min(top, reach)
+    outline = outlines(index[top - above : bottom + reach], reach)[above : above + bottom - top]
+    whole = outlines(index, reach)
+    np.testing.assert_array_equal(outline, whole[top:bottom])
+    part = overlay(image[top:bottom], index[top:bottom], COLOURS, background=0, outline=outline)
+    drawn = overlay(image, index, COLOURS, background=0, outline=whole)
+    np.testing.assert_array_equal(part, drawn[top:bottom])
+    if reach == outline_reach(height, width):
+        np.testing.assert_array_equal(drawn, overlay(image, index, COLOURS, background=0))
 
 
 def test_background_is_untouched_and_insides_are_blended() -> None:

@@ -74,6 +74,7 @@ def audit(data: Path, config: DataConfig | None = None, progress: Progress = SIL
     """Look at everything in the folder `data`, and go on past what is wrong.
 
     Raises:
+        PairingError: there is no such folder.
         ConfigError: a setting or dataset.yaml is wrong.
     """
     config = described(data, config or DataConfig())
@@ -82,6 +83,8 @@ def audit(data: Path, config: DataConfig | None = None, progress: Progress = SIL
     try:
         found, faults = match_described(data, config)
     except PairingError as error:
+        if not data.exists():
+            raise
         findings = [*entries, _refusal("pairing", error)]
         return Report(data, tuple(findings), Evidence(data, (), ()))
     progress.say(f"pairs: {found.rule}")

@@ -2,8 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 
 import numpy as np
 
@@ -11,20 +9,14 @@ from unetseg.audit.evidence import Evidence
 from unetseg.audit.finding import Finding, listed
 from unetseg.data.folders import number
 from unetseg.data.mask_values import MaskFacts
-from unetseg.data.masks import read_mask
-from unetseg.data.pairs import Pair
-from unetseg.data.rasters import is_giant
 from unetseg.data.similarity import distance, near_across, near_limit
-from unetseg.errors import DataError
-
-MASKS_READ = 1000  # masks with equal counts that are read to compare them, at most
 
 Places = list[int]
 """Places in the pairs of the evidence, in ascending order."""
 
 
 def inspect_duplicates(evidence: Evidence) -> Iterator[Finding]:
-    """Equal images, equal masks and near-copies; reads only masks that hold equal counts."""
+    """Equal images, equal masks and near-copies."""
     yield from _same_images(evidence)
     yield from _two_truths(evidence)
     yield from _same_masks(evidence)
@@ -99,31 +91,10 @@ def _same_masks(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _equal_masks(evidence: Evidence) -> Iterator[Places]:
-    """Masks with equal pixels, of two values or more.
-
-    Only those with equal counts are read; the largest first, as equal counts of few pixels happen
-    by chance.
-    """
-    facts = [fact.mask for fact in evidence.facts]
-    groups = together(_counts(mask) if len(mask.counts) > 1 else None for mask in facts)
-    groups.sort(key=lambda group: min(pixels for _, pixels in facts[group[0]].counts), reverse=True)
-    read = [place for group in groups for place in group][:MASKS_READ]
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(_digest, [evidence.pairs[place] for place in read])
-        for group in together(digests):
-            yield [read[k] for k in group]
-
-
-def _digest(pair: Pair) -> bytes | None:
-    """A hash of the pixels of a mask; None where it cannot be read or is too large to."""
-    try:
-        if pair.mask is None or is_giant(pair.mask):
-            return None
-        pixels = read_mask(pair.mask).pixels
-    except DataError:
-        return None  # other checks name the file
-    return blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
+def _equal_masks(evidence: Evidence) -> list[Places]:
+    """Masks with equal pixels, of two values or more."""
+    masks = [fact.mask for fact in evidence.facts]
+    return together(mask.pixel_hash if len(mask.counts) > 1 else "" for mask in masks)
 
 
 def _unlike(evidence: Evidence, groups: Iterable[Places]) -> Iterator[Places]:

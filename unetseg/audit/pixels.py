@@ -35,9 +35,7 @@ def inspect_pixels(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _inspect_numbers(images: _Images) -> Iterator[Finding]:
-    lines = [
-        f"{path}: {number(image.no_numbers, 'pixel')}" for path, image in images if image.no_numbers
-    ]
+    lines = [f"{path}: {number(image.bad, 'pixel')}" for path, image in images if image.bad]
     if lines:
         yield Finding(
             check="nan-pixels",
@@ -93,7 +91,7 @@ def _inspect_constant_images(images: _Images) -> Iterator[Finding]:
 
 
 def _is_constant(image: ImageFacts) -> bool:
-    return image.low == image.high and image.pixels > 1 and not image.no_numbers
+    return image.low == image.high and image.pixels > 1 and not image.bad
 
 
 def _content(image: ImageFacts) -> str:

@@ -21,9 +21,14 @@ def predict(
 ) -> None:
     """Write masks for images, in the coding of the masks the model was trained on.
 
+    Images that are placed on the earth give GeoTIFFs of the same place.
+
+    Images bigger than memory go band by band; after a stop, --existing skip goes on.
+
     Examples:
     unetseg predict checkpoints/cells new/ -o masks/
     unetseg predict checkpoints/cells a.png 'scans/*.tif' -o masks/ --overlay --probabilities
+    unetseg predict checkpoints/roofs city.tif -o masks/ --overviews --existing skip
 
     Parameters
     ----------
@@ -54,6 +59,6 @@ def predict(
         )
     say(f"{len(result.written)} masks: {output}")
     if config.overlay:
-        say(f"next: look at {output / '*_overlay.png'}")
+        say(f"next: look at {output / '*_overlay.*'}")
     else:
         say("next: add --overlay --existing overwrite to see them drawn over the images")

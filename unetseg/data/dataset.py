@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unetseg.data.augment import Augmenter
+from unetseg.data.fingerprint import pooled
 from unetseg.data.images import match_bands, read_image
-from unetseg.data.masks import ClassMap, read_mask
+from unetseg.data.masks import IGNORED, ClassMap, read_mask
+from unetseg.data.nodata import filled, missing_pixels
 from unetseg.data.pairs import Pair
 from unetseg.data.rasters import (
     MaskRaster,
@@ -162,14 +164,59 @@ def read_split(known: Survey, split: str, bands: int) -> PairReader:
     return reader
 
 
-class Crops(Dataset[Sample]):
-    """Augmented crops. The index is a pair of numbers: (which image, seed of the draw)."""
+@dataclass(frozen=True)
+class Gaps:
+    """Pixels without data in the images of a split, kept from loss and network.
 
-    def __init__(self, reader: PairReader, rule: CropRule, statistics: NDArray[np.float32]) -> None:
-        """Take `statistics`, N×2×C: mean and deviation of every image, in the reader's order."""
+    Attributes:
+        nodata: The value that each image declares for them, or None.
+        mean: Mean of the training pixels, per band.
+        std: Deviation of the training pixels, per band.
+    """
+
+    nodata: tuple[float | None, ...]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+    def hide(
+        self, index: int, image: NDArray[Any], mask: NDArray[np.uint8]
+    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """A window of an image, filled as for prediction, and of its mask, ignored there."""
+        nodata = self.nodata[index]
+        if nodata is None:
+            return image, mask
+        hidden = np.where(missing_pixels(image, nodata), np.uint8(IGNORED), mask)
+        return filled(image, nodata, self.mean, self.std), hidden
+
+
+def find_gaps(known: Survey, split: str, bands: int) -> Gaps:
+    """What the images of a split declare."""
+    over = pooled([fact.image for fact in known.facts_of("train")], bands)
+    nodata = tuple(fact.image.nodata for fact in known.facts_of(split))
+    return Gaps(nodata, over["mean"], over["std"])
+
+
+class Crops(Dataset[Sample]):
+    """Augmented crops. The index is a pair of numbers: (which image, seed of the draw).
+
+    Args:
+        reader: The pairs.
+        rule: How crops are taken.
+        statistics: N×2×C, mean and deviation of every image, in the reader's order.
+        gaps: Pixels without data, where there are such.
+    """
+
+    def __init__(
+        self,
+        reader: PairReader,
+        rule: CropRule,
+        statistics: NDArray[np.float32],
+        gaps: Gaps | None = None,
+    ) -> None:
         self.reader = reader
         self.rule = rule
         self.statistics = statistics
+        self.gaps = gaps
         self.augment = Augmenter(rule.profile, rule.size, upright=rule.upright)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
@@ -177,6 +224,8 @@ class Crops(Dataset[Sample]):
         pair = self.reader.pair(index)
         rng = np.random.default_rng(seed)
         image, mask = pair.window(self._centre(pair, rng), self.augment.window)
+        if self.gaps is not None:
+            image, mask = self.gaps.hide(index, image, mask)
         image, mask = self.augment(image, mask, int(rng.integers(2**31)))
         return Sample(
             torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),

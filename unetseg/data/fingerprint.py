@@ -112,14 +112,14 @@ def _attempt(describe: Callable[[Path], _Facts], path: Path) -> _Facts | DataErr
 def _refused(pair: Pair, fact: PairFacts | list[DataError]) -> PairFacts | list[DataError]:
     """What is wrong with a pair for training, or its facts."""
     faults = _faults(pair.image, fact.image) if isinstance(fact, PairFacts) else []
-    return list(faults) or fact
+    return faults or fact
 
 
 def _faults(path: Path, image: ImageFacts | DataError) -> list[DataError]:
     """What is wrong with an image for training."""
     if isinstance(image, DataError):
         return [image]
-    if image.no_numbers:
+    if image.bad:
         return [ImageError(f"{path} has {NO_NUMBERS}", mend="Replace them by a number.")]
     return []
 

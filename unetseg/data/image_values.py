@@ -98,12 +98,6 @@ class ImageFacts(BaseModel):
         """Pixels with data, as far as the file declares which have none."""
         return self.pixels - round(self.nodata_share * self.pixels)
 
-    @property
-    def no_numbers(self) -> int:
-        """Pixels that training cannot take: `bad` ones, and those that are NaN for no-data."""
-        declared = self.nodata is not None and np.isnan(self.nodata)
-        return self.bad + (self.pixels - self.with_data if declared else 0)
-
 
 def image_facts(path: Path) -> ImageFacts:
     """Read an image and describe it.

@@ -250,9 +250,7 @@ def _header(path: Path, start: bytes) -> Image.Image:
 
 def _opened(path: Path) -> Image.Image:
     """A file opened by Pillow; its pixels wait."""
-    limit = pixel_limit()
-    if limit != PIXEL_LIMIT:
-        Image.MAX_IMAGE_PIXELS = limit
+    limit = Image.MAX_IMAGE_PIXELS = pixel_limit()
     Image.init()  # the formats beyond the commonest five
     image = Image.open(path, formats=_FORMATS)
     pixels = image.width * image.height

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class MaskFacts(BaseModel):
         format: What the content is, whatever the name says: PNG, JPEG, TIFF, …
         inner: Of each code in `counts`, the 2×2 squares that hold nothing else: areas have about
             as many as pixels, soft edges nearly none. Empty where it is not known.
+        pixel_hash: BLAKE2b-128 of shape, coding and pixels, 32 hexadecimal digits.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,6 +52,7 @@ class MaskFacts(BaseModel):
     dtype: str
     counts: tuple[tuple[Code, int], ...]
     inner: tuple[int, ...] = ()
+    pixel_hash: str = ""
     palette: tuple[int, ...] | None = None
     lossy: bool = False
     alpha: bool = False
@@ -69,7 +72,7 @@ def mask_facts(path: Path) -> MaskFacts:
         MaskError: the file cannot be read or is no mask.
     """
     with open_mask_raster(path) as raster:
-        values, counts, inner = _count_codes(raster)
+        values, counts, inner, digest = _count_codes(raster)
         return MaskFacts(
             path=str(path),
             shape=(raster.height, raster.width),
@@ -77,6 +80,7 @@ def mask_facts(path: Path) -> MaskFacts:
             dtype=raster.dtype.name,
             counts=tuple(zip(unpack(values, raster.coding), counts.tolist(), strict=True)),
             inner=tuple(inner.tolist()),
+            pixel_hash=digest,
             palette=raster.palette,
             lossy=raster.lossy,
             alpha=raster.alpha,
@@ -85,11 +89,14 @@ def mask_facts(path: Path) -> MaskFacts:
         )
 
 
-def _count_codes(raster: MaskRaster) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """The codes of a mask, the most frequent first, with their pixels and their 2×2 squares."""
+def _count_codes(raster: MaskRaster) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], str]:
+    """The codes of a mask, the most frequent first, their pixels, their 2×2 squares, a hash."""
+    kind = f"{raster.height} {raster.width} {raster.coding} {raster.dtype.name}"
+    digest = blake2b(kind.encode(), digest_size=16)
     found: list[NDArray[Any]] = []
     numbers: list[NDArray[np.float64]] = []  # V×2
     for _, strip in raster.strips(_STRIP):
+        digest.update(strip.tobytes())
         codes = pack(strip) if raster.coding == "rgb" else strip
         values, inverse, lengths = runs(codes.ravel())
         squares = np.add.reduceat(
@@ -106,7 +113,7 @@ def _count_codes(raster: MaskRaster) -> tuple[NDArray[Any], NDArray[Any], NDArra
     # Exact below 2⁵³.
     counts, inner = (np.bincount(inverse, column).astype(np.int64) for column in rows.T)
     order = np.argsort(-counts, kind="stable")[:COUNTED]
-    return values[order], counts[order], inner[order]
+    return values[order], counts[order], inner[order], digest.hexdigest()
 
 
 def _squares(codes: NDArray[Any]) -> NDArray[np.bool_]:

@@ -79,11 +79,11 @@ class GiantCount:
             DataError: image or mask cannot be read, or do not fit the model.
         """
         for band in self._stream.predict():
-            index = band.classes()
-            pixels = self._mask.read(band.top, 0, *index.shape)
-            truth = self.class_map.encode(pixels, self._mask.path)
+            top, index = band.top, band.classes()
+            del band  # its logits are not to be held while the next are made
+            truth = self.class_map.encode(self._mask.read(top, 0, *index.shape), self._mask.path)
             self.counts += count_classes(truth, index, len(self.counts))
-            picked = np.s_[-band.top % self._step :: self._step, :: self._step]
+            picked = np.s_[-top % self._step :: self._step, :: self._step]
             self._small.append(np.stack([truth[picked], index[picked]]))
             yield index
 

@@ -52,7 +52,7 @@ class BandStore:
         self.width = width
         self.classes = classes
         self._recent = lru_cache(2)(self._load)  # neighbours share rows of outlines
-        self._open(json_value({"format": FORMAT, "spans": spans, **job}))
+        self._open(json_value({"format": FORMAT, "spans": spans, "probabilities": classes, **job}))
 
     def _open(self, job: Any) -> None:
         """Keep the bands of the same job, and no others."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unetseg.bundle import Segmenter, image_statistics, to_machine
 from unetseg.data.masks import IGNORED
+from unetseg.data.nodata import filled, missing_pixels
 from unetseg.prediction.moments import Moments
-from unetseg.prediction.nodata import filled, missing_pixels
 from unetseg.prediction.tiling import Blend, Layout, Logits, Tile, lay_out
 from unetseg.runtime import Machine, explained_memory
 

@@ -70,6 +70,7 @@ def fill(store: BandStore, stream: Stream, progress: Progress) -> None:
     progress.advance(task, done)
     for band in stream.predict(done):
         store.save(band.number, band.classes(), band.probabilities())
+        del band  # its logits are not to be held while the next are made
         progress.advance(task)
     progress.finish(task)
 

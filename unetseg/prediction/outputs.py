@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from unetseg.data.geotiff import RasterWriter
 from unetseg.data.images import write_png, write_tiff
 from unetseg.data.masks import ClassMap, write_mask
+from unetseg.data.nodata import missing_pixels
 from unetseg.data.overlay import Levels, levels_of, overlay, picture
 from unetseg.data.rasters import Georeference, georeference, is_giant
 from unetseg.errors import ImageError
-from unetseg.prediction.nodata import mask_pixels, missing_pixels, no_data_tag
+from unetseg.prediction.nodata import mask_pixels, no_data_tag
 
 
 @dataclass(frozen=True)

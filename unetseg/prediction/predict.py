@@ -15,11 +15,12 @@ from unetseg.bundle import BundleInfo, Segmenter, load_bundle
 from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
 from unetseg.data.folders import find_images
 from unetseg.data.images import allow_pixels, match_bands, read_image
+from unetseg.data.nodata import missing_pixels
 from unetseg.data.rasters import Raster, georeference, open_raster
 from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
 from unetseg.prediction.engine import Engine, most_probable, softmax
 from unetseg.prediction.giants import predict_giant
-from unetseg.prediction.nodata import mask_pixels, missing_pixels
+from unetseg.prediction.nodata import mask_pixels
 from unetseg.prediction.outputs import (
     Job,
     draw_classes,

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unetseg.data.nodata import missing_pixels
 from unetseg.data.rasters import Raster
 from unetseg.prediction.engine import (
     Engine,
@@ -26,7 +27,6 @@ from unetseg.prediction.engine import (
     softmax,
 )
 from unetseg.prediction.moments import Moments
-from unetseg.prediction.nodata import missing_pixels
 from unetseg.prediction.tiling import Layout, Logits, Tile, blend_strips
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
@@ -47,7 +47,7 @@ STRIP_ROWS = 256
 """Rows of the file that are read at once."""
 AHEAD = 2
 """Strips that are read before the network wants them."""
-PIECE_PIXELS = 2**22
+PIECE_PIXELS = 2**21
 """Pixels of a band that are worked on at once, where that needs wide numbers."""
 
 
@@ -138,7 +138,7 @@ class Stream:
         return moments_tensor(moments) if per_image else None
 
     def predict(self, first: int = 0) -> Iterator[Band]:
-        """The bands from number `first` on.
+        """The bands from number `first` on; a band that is kept takes memory beside the next.
 
         Of the rows of tiles above it, only those that reach into it go through the network.
 
@@ -159,8 +159,10 @@ class Stream:
         strips = blend_strips(
             self._rows[start:], predict_row, self.layout.height, self.layout.width
         )
+        numbers = iter(range(start, len(self._rows)))
         with explained_memory("Choose a smaller --tile."):
-            for number, (top, logits) in enumerate(strips, start):
+            for top, logits in strips:
+                number = next(numbers)
                 if number < first:
                     continue
                 rows = min(logits.shape[1], height - top)
@@ -168,6 +170,7 @@ class Stream:
                 if nodata is not None:
                     missing = missing_pixels(window.crop(Tile(top, 0, rows, width)), nodata)
                 yield Band(number, top, logits[:, :rows, :width], missing)
+                del logits, missing  # not to be held while the next band is made
 
     def _first_row(self, band: int) -> int:
         """The first row of tiles that reaches into a band."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from unetseg.bundle import BundleInfo, Segmenter, build_segmenter, load_bundle, to_machine
 from unetseg.config import DataConfig, GradientsConfig, TrainConfig, TrainingConfig
-from unetseg.data.dataset import Crops, Order, Sample, crop_loader, read_split
+from unetseg.data.dataset import Crops, Order, Sample, crop_loader, find_gaps, read_split
 from unetseg.data.splits import read_splits
 from unetseg.data.survey import Survey, survey, with_splits
 from unetseg.errors import BundleError, DataError
@@ -278,7 +278,8 @@ def _read_lesson(known: Survey, plan: Plan, base: TrainConfig, device: torch.dev
     if not len(reader):
         mend = "Give other pairs with --images and --masks."
         raise DataError(f"no pair of {known.pairs.root} is for training", mend=mend)
-    crops = Crops(reader, crop_rule(plan), known.statistics("train"))
+    gaps = find_gaps(known, "train", plan.bands)
+    crops = Crops(reader, crop_rule(plan), known.statistics("train"), gaps)
     foreground = known.class_map.foreground
     criterion = SegmentationLoss(base.training.loss, plan.class_weights, foreground)
     info = bundle_info(plan, known, data_hash="")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unetseg.bundle import build_segmenter, save_bundle, to_machine
 from unetseg.config import TrainConfig
-from unetseg.data.dataset import Crops, Order, Sample, crop_loader, read_split
+from unetseg.data.dataset import Crops, Order, Sample, crop_loader, find_gaps, read_split
 from unetseg.data.images import write_png
 from unetseg.data.rasters import georeference
 from unetseg.errors import DivergedError, StoppedError
@@ -88,7 +88,8 @@ class Trainer:
         rule = crop_rule(self.plan)
         self.val_reader = read_split(run.known, "val", self.plan.bands)
         train_reader = read_split(run.known, "train", self.plan.bands)
-        self.crops = Crops(train_reader, rule, run.known.statistics("train"))
+        gaps = find_gaps(run.known, "train", self.plan.bands)
+        self.crops = Crops(train_reader, rule, run.known.statistics("train"), gaps)
         self.order = Order(self.plan.repeats, self.plan.batch * self.config.accumulate, seed)
         # Network
         self.info = bundle_info(self.plan, run.known, run.data_hash)

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.dataset import Crops, PairReader
+from unetseg.data.dataset import Crops, PairReader, find_gaps
 from unetseg.data.masks import ClassMap
 from unetseg.data.overlay import contact_sheet, overlay, picture
+from unetseg.data.rasters import georeference
 from unetseg.data.survey import Survey
 from unetseg.prediction.engine import Engine
 from unetseg.training.plan import Plan, crop_rule
@@ -35,7 +36,8 @@ def planned_sheet(known: Survey, plan: Plan) -> NDArray[np.uint8]:
     reader = PairReader(known.select("train"), known.class_map, plan.bands)
     rule = crop_rule(plan)
     unused = np.zeros((len(reader), 2, plan.bands), np.float32)
-    return augmented_sheet(Crops(reader, rule, unused))
+    gaps = find_gaps(known, "train", plan.bands)
+    return augmented_sheet(Crops(reader, rule, unused, gaps))
 
 
 def validation_sheet(reader: PairReader, engine: Engine) -> NDArray[np.uint8]:
@@ -43,7 +45,8 @@ def validation_sheet(reader: PairReader, engine: Engine) -> NDArray[np.uint8]:
     rows = []
     for index in range(min(ROWS, len(reader))):
         image, truth = middle(reader, index, VIEW) if reader.is_giant(index) else reader[index]
-        masks = (truth, engine.classes(image))
+        _, nodata = georeference(reader.pairs[index].image)
+        masks = (truth, engine.classes(image, nodata))
         rows.append([picture(image), *(_overlay(image, mask, reader.class_map) for mask in masks)])
     return contact_sheet(rows)
 

@@ -1,0 +1,164 @@
+"""Laws of counting: band by band = at once, and pixels without data do not count."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.transform import Affine
+
+from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
+from unetseg.config import DeviceConfig, EvalConfig, NetworkConfig, ScoringConfig, TilingConfig
+from unetseg.data import rasters
+from unetseg.data.dataset import PairReader
+from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.pairs import find_pairs
+from unetseg.errors import DataError
+from unetseg.evaluation.confusion import confusion
+from unetseg.evaluation.counting import GiantCount, count_classes
+from unetseg.evaluation.evaluate import evaluate, evaluate_pairs
+from unetseg.prediction import stream
+from unetseg.prediction.predict import Predictor
+
+CPU = DeviceConfig(device="cpu", precision="float32")
+SMALL = TilingConfig(tile=64)
+PLACE = Affine(2, 0, 100, 0, -2, 900)
+CLASSES = tuple(
+    ClassInfo(name=name, code=code, colour=colour)
+    for name, code, colour in (("ground", 0, (0, 0, 0)), ("cell", 255, (255, 0, 0)))
+)
+INFO = BundleInfo(
+    network=NetworkConfig(depth=2, width=4),
+    bands=3,
+    dtype="uint8",
+    class_map=ClassMap(classes=CLASSES, background=0),
+    normalisation=Normalisation(kind="image", mean=(128,) * 3, std=(60,) * 3),
+    tile=64,
+    overlap=0.5,
+)
+SIZES = [(150, 90), (64, 200), (70, 70)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_bundle(tmp_path / "run" / "model", build_segmenter(INFO).state_dict(), INFO)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three pairs: a GeoTIFF with a hole, a GeoTIFF without, and a PNG."""
+    rng = np.random.default_rng(0)
+    for name, (height, width) in zip("abc", SIZES, strict=True):
+        image = np.kron(rng.random((height // 8 + 1, width // 8 + 1, 3)), np.ones((8, 8, 1)))
+        pixels = (200 * image[:height, :width]).astype(np.uint8) + 1
+        mask = np.where(rng.random((height, width)) < 0.4, 255, 0).astype(np.uint8)
+        if name == "a":
+            pixels[10:90, 20:80] = 0
+        suffix = "png" if name == "c" else "tif"
+        for kind, array in (("images", pixels), ("masks", mask[..., None])):
+            write(tmp_path / "data" / kind / f"{name}.{suffix}", array, nodata=0)
+    return tmp_path / "data"
+
+
+def write(path: Path, array: NDArray[np.uint8], nodata: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        Image.fromarray(array.squeeze()).save(path)
+        return
+    shape = dict(zip(("height", "width", "count"), array.shape, strict=True))
+    tags: dict[str, Any] = {"nodata": nodata} if array.shape[2] == 3 else {}
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype="uint8", transform=PLACE, crs="EPSG:32633", **shape, **tags
+    ) as file:
+        file.write(array.transpose(2, 0, 1))
+
+
+def as_giants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    monkeypatch.setattr(stream, "STRIP_ROWS", 29)
+
+
+def test_pixels_without_prediction_are_as_pixels_without_truth() -> None:
+    rng = np.random.default_rng(0)
+    truth, prediction = rng.integers(0, 3, (2, 40, 30)).astype(np.uint8)
+    np.testing.assert_array_equal(
+        count_classes(truth, prediction, 3), confusion(truth, prediction, 3)
+    )
+    missing = rng.random(truth.shape) < 0.3
+    seen = confusion(truth[~missing], prediction[~missing], 3)
+    prediction[missing] = 255
+    np.testing.assert_array_equal(count_classes(truth, prediction, 3), seen)
+
+
+def test_counts_of_bands_are_those_of_the_whole(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(run, SMALL, CPU)
+    pairs = find_pairs(data).pairs
+    whole = evaluate_pairs(predictor.engine, predictor.info, pairs)
+    as_giants(monkeypatch)
+    bands = evaluate_pairs(predictor.engine, predictor.info, pairs)
+    np.testing.assert_array_equal(bands, whole)
+    hole = 80 * 60
+    assert whole.sum((1, 2)).tolist() == [150 * 90 - hole, 64 * 200, 70 * 70]
+    reader = PairReader(pairs, predictor.info.class_map, 3)
+    images = [GiantCount(predictor.engine, predictor.info, *reader.rasters(i)) for i in range(3)]
+    np.testing.assert_array_equal(np.stack([image.count() for image in images]), whole)
+    reader.close()
+
+
+def test_what_is_written_of_giants_is_what_is_written_of_others(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EvalConfig(scoring=ScoringConfig(split="all"), tiling=SMALL, device=CPU)
+    evaluate(run, data, config, output=tmp_path / "whole")
+    as_giants(monkeypatch)
+    evaluate(run, data, config, output=tmp_path / "bands")
+    for name in ("scores.json", "images.csv", "classes.csv", *(f"overlays/{n}.png" for n in "abc")):
+        whole, bands = (tmp_path / kind / name for kind in ("whole", "bands"))
+        assert whole.read_bytes() == bands.read_bytes()
+    for name in "ab":
+        with (
+            rasterio.open(tmp_path / "whole" / "masks" / f"{name}.tif") as whole_file,
+            rasterio.open(tmp_path / "bands" / "masks" / f"{name}.tif") as bands_file,
+        ):
+            np.testing.assert_array_equal(whole_file.read(), bands_file.read())
+            assert whole_file.transform == bands_file.transform == PLACE
+    assert (tmp_path / "whole" / "masks" / "c.png").is_file()
+    assert (tmp_path / "bands" / "masks" / "c.tif").is_file()
+
+
+def test_the_picture_of_errors_of_a_giant_is_small(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_giants(monkeypatch)
+    monkeypatch.setattr("unetseg.evaluation.counting.PICTURE", 40)
+    predictor = Predictor(run, SMALL, CPU)
+    reader = PairReader(find_pairs(data).pairs, predictor.info.class_map, 3)
+    for number, (height, width) in enumerate(SIZES):
+        giant = GiantCount(predictor.engine, predictor.info, *reader.rasters(number))
+        giant.count()
+        step = -(-max(height, width) // 40)
+        assert giant.picture().shape == (-(-height // step), -(-width // step), 3)
+    reader.close()
+
+
+def test_giants_that_do_not_fit_are_all_listed(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_giants(monkeypatch)
+    write(data / "images" / "a.tif", np.ones((40, 30, 3), np.uint8), nodata=0)
+    write(data / "masks" / "b.tif", np.full((64, 200, 1), 7, np.uint8), nodata=0)
+    config = EvalConfig(scoring=ScoringConfig(split="all"), device=CPU)
+    with pytest.raises(DataError, match="2 of 3 pairs do not fit") as caught:
+        evaluate(run, data, config, output=tmp_path / "out")
+    first, second = caught.value.offenders
+    assert "a.tif is (40, 30)" in first
+    assert "holds values that are no class: 7" in second
+    assert not (tmp_path / "out" / "scores.json").exists()

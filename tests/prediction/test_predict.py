@@ -1,0 +1,165 @@
+"""Laws of predicting folders: real images keep their place, what does not fit is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
+from unetseg.cli.app import run
+from unetseg.config import DeviceConfig, NetworkConfig
+from unetseg.data import rasters
+from unetseg.data.images import read_image
+from unetseg.data.masks import ClassInfo, ClassMap, read_mask
+from unetseg.prediction.predict import Predictor
+
+Capture = pytest.CaptureFixture[str]
+INTEGERS = ClassMap.model_validate(
+    {
+        "classes": [
+            ClassInfo(name="land", code=0, colour=(0, 0, 0)),
+            ClassInfo(name="water", code=1, colour=(0, 0, 255)),
+        ],
+        "ignore": (-1,),
+        "dtype": "int16",
+        "background": 0,
+        "suffix": ".tif",
+    }
+)
+
+
+def bundle(folder: Path, bands: int, dtype: str, class_map: ClassMap | None = None) -> Path:
+    """A run with random weights."""
+    plain = ClassMap(classes=tuple(INTEGERS.classes), background=0)
+    info = BundleInfo(
+        network=NetworkConfig(depth=2, width=4),
+        bands=bands,
+        dtype=dtype,
+        class_map=class_map or plain,
+        normalisation=Normalisation(kind="image", mean=(0.0,) * bands, std=(1.0,) * bands),
+        tile=128,
+        overlap=0.25,
+    )
+    torch.manual_seed(0)
+    save_bundle(folder / "run" / "model", build_segmenter(info).state_dict(), info)
+    return folder / "run"
+
+
+def predict(trained: Path, source: Path, out: Path, *more: str) -> int:
+    words = ["predict", str(trained), str(source), "-o", str(out), "--device", "cpu"]
+    return run([*words, "--precision", "float32", *more])
+
+
+def noise(height: int, width: int, bands: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, bands)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("is_giant", [False, True])
+def test_real_images_of_the_earth_keep_their_place(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_giant: bool
+) -> None:
+    if is_giant:
+        monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    folder = real_data / "hot_buildings_geotiff" / "images" / "val"
+    source = sorted(folder.glob("*.tif"))[0]
+    trained = bundle(tmp_path, 3, "uint8")
+    assert predict(trained, source, tmp_path / "out", "--overlay", "--probabilities") == 0
+    written = sorted((tmp_path / "out").iterdir())
+    assert len(written) == 3
+    with rasterio.open(source) as image:
+        for path in written:
+            with rasterio.open(path) as file:
+                assert (file.crs, file.transform) == (image.crs, image.transform)
+                assert (file.bounds, file.shape) == (image.bounds, image.shape)
+
+
+@pytest.mark.parametrize("is_giant", [False, True])
+def test_real_images_of_13_bands_give_masks_of_the_training(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_giant: bool
+) -> None:
+    if is_giant:
+        monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    source = sorted((real_data / "sen1floods11_sample").rglob("images/**/*.tif"))[0]
+    trained = bundle(tmp_path, 13, "int16", INTEGERS)
+    assert predict(trained, source, tmp_path / "out") == 0
+    mask = read_mask(next((tmp_path / "out").glob("*.tif")))
+    assert mask.pixels.dtype == np.int16
+    assert mask.pixels.shape == read_image(source).shape[:2]
+    assert set(np.unique(mask.pixels)) <= {-1, 0, 1}
+
+
+def test_the_bands_and_the_type_that_are_wanted_are_named(tmp_path: Path, capsys: Capture) -> None:
+    trained = bundle(tmp_path, 13, "int16", INTEGERS)
+    Image.fromarray(noise(20, 30)).save(tmp_path / "photo.png")
+    assert predict(trained, tmp_path / "photo.png", tmp_path / "out") == 5
+    error = capsys.readouterr().err
+    assert "photo.png has 3 bands, expected 13 bands of int16" in error
+
+
+def test_a_file_and_its_path_have_one_mask_holes_included(tmp_path: Path) -> None:
+    trained, image = bundle(tmp_path, 3, "uint8"), noise(150, 140)
+    image[30:90, 20:100] = 0
+    declared = (42113, "s", 0, "0", True)
+    tifffile.imwrite(tmp_path / "x.tif", image, photometric="rgb", extratags=[declared])
+    assert predict(trained, tmp_path / "x.tif", tmp_path / "out") == 0
+    cpu = DeviceConfig(device="cpu", precision="float32")
+    mask = Predictor(trained, device=cpu).predict(tmp_path / "x.tif")
+    np.testing.assert_array_equal(mask, tifffile.imread(tmp_path / "out" / "x.tif"))
+    assert (mask[30:90, 20:100] == 255).all()
+    assert np.sum(mask == 255) == 60 * 80
+
+
+def test_a_giant_that_fails_is_listed_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    trained, folder = bundle(tmp_path, 3, "uint8"), tmp_path / "in"
+    folder.mkdir()
+    layout: dict[str, Any] = {"planarconfig": "contig", "compression": "zlib"}
+    for name, bands in (("good", 3), ("wrong", 5), ("cut", 3)):
+        image = noise(90, 80, bands)
+        tifffile.imwrite(folder / f"{name}.tif", image, photometric="minisblack", **layout)
+    cut = folder / "cut.tif"
+    cut.write_bytes(cut.read_bytes()[:-900])
+    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    out = tmp_path / "out"
+    assert predict(trained, folder, out) == 4
+    assert "wrong.tif has 5 bands, expected 3 bands of uint8" in capsys.readouterr().err
+    rows = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert {row["image"] for row in rows} == {str(folder / "wrong.tif"), str(cut)}
+    assert sorted(path.name for path in out.glob("*.tif")) == ["good.tif"]
+
+
+def test_giants_that_are_there_are_refused_or_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    trained, image = bundle(tmp_path, 3, "uint8"), noise(70, 80)
+    Image.fromarray(image).save(tmp_path / "x.png")
+    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    out = tmp_path / "out"
+    assert predict(trained, tmp_path / "x.png", out) == 0
+    stamp = (out / "x.tif").stat().st_mtime_ns
+    assert predict(trained, tmp_path / "x.png", out) == 2
+    assert "x.tif" in capsys.readouterr().err
+    assert predict(trained, tmp_path / "x.png", out, "--existing", "skip") == 0
+    assert (out / "x.tif").stat().st_mtime_ns == stamp
+    assert predict(trained, tmp_path / "x.png", out, "--existing", "overwrite") == 0
+    assert (out / "x.tif").stat().st_mtime_ns > stamp
+
+
+def test_images_beyond_the_limit_of_pixels_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "1000000")  # both are taken back after the test
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    trained = bundle(tmp_path, 3, "uint8")
+    Image.fromarray(noise(40, 50)).save(tmp_path / "x.png")
+    assert predict(trained, tmp_path / "x.png", tmp_path / "out", "--max-pixels", "1999") == 5
+    assert "x.png is refused as a decompression bomb" in capsys.readouterr().err
+    assert predict(trained, tmp_path / "x.png", tmp_path / "out", "--max-pixels", "2000") == 0

@@ -1,0 +1,72 @@
+"""Laws of previews: a pair bigger than memory is shown by a window, and never decoded whole."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from unetseg.bundle import Normalisation, Segmenter
+from unetseg.config import NetworkConfig
+from unetseg.data import dataset, rasters
+from unetseg.data.dataset import PairReader
+from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.pairs import find_pairs
+from unetseg.prediction.engine import Engine
+from unetseg.runtime import Machine
+from unetseg.training import previews
+from unetseg.training.previews import middle, validation_sheet
+from unetseg.unet.build import build_unet
+
+CLASSES = ClassMap(
+    classes=(
+        ClassInfo(name="ground", code=0, colour=(0, 0, 0)),
+        ClassInfo(name="cell", code=255, colour=(255, 0, 0)),
+    ),
+    background=0,
+)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> PairReader:
+    """One pair of 200×120 pixels."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (200, 120, 3)).astype(np.uint8)
+    mask = np.where(rng.random((200, 120)) < 0.3, 255, 0).astype(np.uint8)
+    for kind, array in (("images", image), ("masks", mask)):
+        (tmp_path / kind).mkdir()
+        tifffile.imwrite(tmp_path / kind / "a.tif", array, tile=(64, 64), compression="zlib")
+    return PairReader(find_pairs(tmp_path).pairs, CLASSES, 3)
+
+
+@pytest.mark.parametrize("is_giant", [False, True])
+def test_the_middle_is_the_same_of_giants_and_others(
+    reader: PairReader, monkeypatch: pytest.MonkeyPatch, is_giant: bool
+) -> None:
+    image, truth = reader[0]
+    if is_giant:
+        monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    part, mask = middle(reader, 0, 64)
+    np.testing.assert_array_equal(part, image[68:132, 28:92])
+    np.testing.assert_array_equal(mask, truth[68:132, 28:92])
+    reader.close()
+
+
+def test_giants_are_shown_without_decoding_them(
+    reader: PairReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build_unet(NetworkConfig(depth=2, width=4), 3, 2)
+    normalisation = Normalisation(kind="dataset", mean=(128,) * 3, std=(60,) * 3)
+    cpu = Machine(torch.device("cpu"), torch.float32, "CPU")
+    engine = Engine(Segmenter(network, normalisation), cpu, tile=64, overlap=0.25)
+    whole = validation_sheet(reader, engine)
+    assert whole.shape[0] > previews.VIEW / 4
+    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    monkeypatch.setattr(previews, "VIEW", 48)
+    monkeypatch.delattr(dataset, "read_image")
+    giant = PairReader(reader.pairs, CLASSES, 3)
+    sheet = validation_sheet(giant, engine)
+    assert sheet.ndim == 3
+    assert len(np.unique(sheet)) > 50
+    giant.close()
