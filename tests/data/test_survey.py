@@ -7,6 +7,7 @@ import pytest
 
 from unetseg.config import DataConfig
 from unetseg.data.images import write_png
+from unetseg.data.sample import draw_sample
 from unetseg.data.survey import survey, with_splits
 from unetseg.errors import DataError
 
@@ -70,3 +71,19 @@ def test_larger_images_than_allowed_are_refused(
     with pytest.raises(DataError, match=r"400; the limit is 399|--max-pixels 400"):
         survey(tmp_path, DataConfig(max_pixels=399))
     assert len(survey(tmp_path, DataConfig(max_pixels=400)).pairs.pairs) == 1
+
+
+def test_few_bad_files_are_left_out_when_asked_and_many_never(tmp_path: Path) -> None:
+    folder = draw_sample(tmp_path / "photos", count=20, size=32)
+    bad = [folder / "images" / f"cells_{number:03d}.png" for number in (3, 7, 11)]
+    skip = DataConfig(on_bad="skip")
+    for path in bad[:2]:
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match="2 of 20 pairs cannot be read") as error:
+        survey(folder)
+    assert [path.name in line for path, line in zip(bad, error.value.offenders, strict=False)]
+    known = survey(folder, skip)
+    assert len(known.pairs.pairs) == len(known.facts) == 18
+    bad[2].write_bytes(b"")
+    with pytest.raises(DataError, match="3 of 20 pairs cannot be read"):
+        survey(folder, skip)

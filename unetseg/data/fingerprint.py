@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,11 +43,33 @@ def take_fingerprint(pairs: Iterable[Pair], progress: Progress = SILENT) -> list
     Raises:
         DataError: files that cannot be read or do not fit together, all of them.
     """
+    return list(take_readable(pairs, most_bad=0, progress=progress).values())
+
+
+def take_readable(
+    pairs: Iterable[Pair], most_bad: float, progress: Progress = SILENT
+) -> dict[Pair, PairFacts]:
+    """Describe every pair but those that cannot be read, as long as these are few.
+
+    Args:
+        pairs: What to describe.
+        most_bad: Share of the pairs that may be left out, 0–1.
+        progress: Hears what is left out.
+
+    Raises:
+        DataError: more files cannot be read, or they do not fit together; all of them.
+    """
     pairs = list(pairs)
     described = describe_pairs(pairs, progress)
-    facts = _without_failures([_refused(*couple) for couple in zip(pairs, described, strict=True)])
-    _check_sizes(pairs, facts)
-    _check_kinds(pairs, facts)
+    checked = [_refused(*couple) for couple in zip(pairs, described, strict=True)]
+    bad = [fact for fact in checked if isinstance(fact, list)]
+    if len(bad) > most_bad * len(pairs):
+        raise _unreadable(bad, len(pairs))
+    for fault in chain.from_iterable(bad):
+        progress.say(f"left out: {show(fault.summary)}")
+    facts = {p: f for p, f in zip(pairs, checked, strict=True) if isinstance(f, PairFacts)}
+    _check_sizes(list(facts), list(facts.values()))
+    _check_kinds(list(facts), list(facts.values()))
     return facts
 
 
@@ -124,17 +147,15 @@ def _faults(path: Path, image: ImageFacts | DataError) -> list[DataError]:
     return []
 
 
-def _without_failures(facts: list[PairFacts | list[DataError]]) -> list[PairFacts]:
-    failures = [fact for fact in facts if isinstance(fact, list)]
-    faults = [fault for failure in failures for fault in failure]
-    if faults:
-        mends = dict.fromkeys(fault.mend for fault in faults if fault.mend)
-        raise DataError(
-            f"{len(failures)} of {number(len(facts), 'pair')} cannot be read",
-            [show(fault.summary) for fault in faults],
-            " ".join(mends) or "Replace or remove these files.",
-        )
-    return [fact for fact in facts if isinstance(fact, PairFacts)]
+def _unreadable(bad: list[list[DataError]], pairs: int) -> DataError:
+    """All that is wrong with the bad ones of so many pairs."""
+    faults = list(chain.from_iterable(bad))
+    mends = dict.fromkeys(fault.mend for fault in faults if fault.mend)
+    return DataError(
+        f"{len(bad)} of {number(pairs, 'pair')} cannot be read",
+        [show(fault.summary) for fault in faults],
+        " ".join(mends) or "Replace or remove these files.",
+    )
 
 
 def _check_sizes(pairs: list[Pair], facts: list[PairFacts]) -> None:

@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from unetseg.config import DataConfig
 from unetseg.data.coding import ClassNames, find_class_file, infer_class_map, read_class_names
 from unetseg.data.description import described, find_described, honoured, read_description
-from unetseg.data.fingerprint import PairFacts, per_band, take_fingerprint
+from unetseg.data.fingerprint import PairFacts, per_band, take_readable
 from unetseg.data.images import allow_pixels
 from unetseg.data.masks import IGNORED, ClassMap
 from unetseg.data.pairs import Pair, PairSet
 from unetseg.data.splits import assign_splits
 from unetseg.progress import SILENT, Progress
+
+MOST_BAD = 0.1
+"""Share of the pairs that `on_bad` "skip" may leave out."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def survey(data: Path, config: DataConfig | None = None, progress: Progress = SI
     found = find_described(data, config)
     for rule in (*told, f"pairs: {found.rule}"):
         progress.say(rule)
-    facts = take_fingerprint(found.pairs, progress)
+    readable = take_readable(found.pairs, MOST_BAD if config.on_bad == "skip" else 0, progress)
+    found, facts = replace(found, pairs=tuple(readable)), list(readable.values())
     masks = [fact.mask for fact in facts]
     names = class_names(data, config)
     class_map, evidence = infer_class_map(
