@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,40 @@ def test_resume_refuses_other_data(data: Path, tmp_path: Path) -> None:
     other = draw_sample(tmp_path / "other", count=6, size=64, seed=1)
     with pytest.raises(ConfigError, match="has changed since a was started"):
         train(other, tiny(epochs=1), out=tmp_path, name="a", resume=True)
+
+
+def test_resume_with_other_names_of_classes_is_refused(data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "cells"))
+    train(folder, tiny(epochs=1), out=tmp_path, name="a")
+    (folder / "dataset.yaml").write_text("classes: {background: 0, nucleus: 255}\n")
+    with pytest.raises(ConfigError, match="has changed since a was started") as error:
+        train(folder, tiny(epochs=2), out=tmp_path, name="a", resume=True)
+    assert error.value.offenders == ["classes"]
+
+
+class Hears(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_an_image_on_both_sides_of_a_split_is_said(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cells"
+    for number, path in enumerate(sorted((data / "images").iterdir())):
+        split = "val" if number > 4 else "train"
+        for side in ("images", "masks"):
+            (folder / side / split).mkdir(parents=True, exist_ok=True)
+            shutil.copy(data / side / path.name, folder / side / split)
+    copy = folder / "images" / "val" / "cells_005.png"
+    shutil.copy(folder / "images" / "train" / "cells_000.png", copy)
+    hears = Hears()
+    train(folder, tiny(epochs=1), out=tmp_path, name="a", progress=hears)
+    assert any(line.startswith("warning: ") and "split" in line for line in hears.said)
+    assert f"`unetseg check {folder}` lists the files and the mends." in hears.said
 
 
 def test_resume_of_nothing_is_an_error(data: Path, tmp_path: Path) -> None:
