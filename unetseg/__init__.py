@@ -59,8 +59,7 @@ what is written above it, never below.
     importers/         other programs' annotations → plain pairs
       annotations.py     what every reader gives: classes, annotated images, problems
       image_files.py     the image files that annotations name
-      shapes.py          polygons, ellipses, lines and run lengths → pixels
-      rectangles.py      rectangles that stand askew
+      shapes.py          polygons, turned rectangles, ellipses, lines, run lengths → pixels
       archives.py        zip and tar, unpacked so that none can do harm
       pairs_folder.py    the folder of plain pairs that every import writes
       brush.py           the run-length code of Label Studio's brush

@@ -13,6 +13,7 @@ from PIL import Image
 from unetseg.cli.app import run
 from unetseg.cli.import_ import Format, import_
 from unetseg.errors import DataError, MachineError
+from unetseg.importers.importing import FORMATS
 
 Capture = pytest.CaptureFixture[str]
 
@@ -98,3 +99,46 @@ def test_the_help_tells_every_argument(capsys: Capture) -> None:
     text = capsys.readouterr().out
     for part in ("FORMAT", "SRC", "OUT", "--images", "--on-bad", "coco", "unetseg import voc"):
         assert part in text
+
+
+def test_the_help_tells_every_format_with_an_example() -> None:
+    assert get_args(Format) == tuple(FORMATS)
+    text = import_.__doc__ or ""
+    for name in FORMATS:
+        assert f"{name}: " in text
+        assert f"unetseg import {name} " in text
+
+
+# End to end
+
+
+def to_coco(photos: Path) -> Path:
+    """The squares of `export` as COCO has them."""
+    content: dict[str, list[dict[str, Any]]] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 7, "name": "square"}],
+    }
+    for i, path in enumerate(sorted(photos.glob("*.json"))):
+        (left, top), (right, bottom) = json.loads(path.read_text())["shapes"][0]["points"]
+        path.unlink()
+        corners = [left, top, right, top, right, bottom, left, bottom]
+        image = {"id": i, "file_name": f"{path.stem}.png", "height": 64, "width": 64}
+        content["images"].append(image)
+        square = {"id": i, "image_id": i, "category_id": 7, "segmentation": [corners]}
+        content["annotations"].append(square)
+    (photos / "instances.json").write_text(json.dumps(content))
+    return photos
+
+
+@pytest.mark.parametrize("kind", ["coco", "labelme"])
+def test_import_then_check_then_train(tmp_path: Path, capsys: Capture, kind: str) -> None:
+    photos = export(tmp_path / "photos", 10)
+    source = to_coco(photos) if kind == "coco" else photos
+    out, small = str(tmp_path / "out"), ("--device", "cpu", "--workers", "0")
+    assert run(["import", kind, str(source), out]) == 0
+    tiny = (*small, "--width", "4", "--depth", "2")
+    assert run(["check", out, "--strict", *tiny]) == 0, capsys.readouterr().out
+    once = ("-e", "1", "-b", "2", "--patch", "64", "--out", str(tmp_path / "runs"), "--name", "x")
+    assert run(["train", out, *once, *tiny]) == 0, capsys.readouterr().err
+    assert "best validation Dice" in capsys.readouterr().out

@@ -319,3 +319,28 @@ def test_nothing_is_ever_written_outside(
     except (DataError, MachineError):
         pass
     assert sorted(outer.rglob("*")) == [inner, path]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_empty_folders_are_kept(tmp_path: Path, kind: str) -> None:
+    """An empty folder of masks says that there are no objects."""
+    (tmp_path / "set/a/masks").mkdir(parents=True)
+    source = Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "set"))
+    with unpacked(source, tmp_path / "out") as folder:
+        assert (folder / "a/masks").is_dir()
+
+
+def test_a_file_and_a_folder_of_one_name(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("A", b"x")
+        archive.writestr("a/", b"")
+    assert "a: A is a file" in refused(tmp_path / "set.zip")
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_names_without_end(tmp_path: Path, suffix: str) -> None:
+    """Each of the 20,000 folders above the file would be written, and looked up."""
+    name = "d/" * 20_000 + "x.png"
+    assert "has a name of 40005 characters" in refused(
+        pack(tmp_path / f"set{suffix}", {name: b"", "a.png": b""})
+    )

@@ -179,7 +179,6 @@ def test_images_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_imported_pairs_keep_splits_and_truth(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(importing.FORMATS, "cityscapes", read)
     out = tmp_path_factory.mktemp("imported") / "out"
     done = importing.import_dataset("cityscapes", root, out)
     assert done.counts.splits == {"train": 2, "val": 1}

@@ -255,3 +255,18 @@ def test_an_archive_of_it_all(tmp_path: Path) -> None:
     done = import_dataset("coco", Path(archive), tmp_path / "out")
     assert done.pairs == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export.zip", "out", "src"]
+
+
+def test_splits_that_number_their_images_alike(tmp_path: Path) -> None:
+    """`0001.jpg` of the training JSON is the one in the folder for training."""
+    for split in ("train", "val"):
+        write_image(tmp_path / f"src/{split}2017/0001.png")
+        shape = {"segmentation": [[0, 0, 9, 0, 9, 9]]}
+        content = dataset([shape], ("0001.png",))
+        write(tmp_path / "src/annotations", content, f"instances_{split}2017.json")
+    done = import_dataset("coco", tmp_path / "src", tmp_path / "out")
+    assert done.counts.splits == {"train": 1, "val": 1}
+    content["images"][0]["file_name"] = "2017/0001.png"
+    write(tmp_path / "src/annotations", content, "instances.json")
+    with pytest.raises(DataError, match="several files fit"):
+        import_dataset("coco", tmp_path / "src", tmp_path / "second")

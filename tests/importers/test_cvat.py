@@ -99,7 +99,7 @@ def test_images_that_are_elsewhere(root: Path, tmp_path_factory: pytest.TempPath
     found = read(root, elsewhere)
     assert (len(found.images), found.problems) == (3, ())
     assert all(elsewhere in image.path.parents for image in found.images)
-    with pytest.raises(DataError, match="holds masks but no images"):
+    with pytest.raises(DataError, match="holds no images"):
         read(root)
 
 
@@ -108,6 +108,16 @@ def test_masks_are_never_taken_for_images(root: Path) -> None:
     found = read(root)
     assert [str(problem) for problem in found.problems] == ["no such image: a"]
     assert all("JPEGImages" in image.path.parts for image in found.images)
+
+
+def test_masks_are_never_taken_for_images_that_lie_beside_them(root: Path) -> None:
+    for path in (root / "JPEGImages").iterdir():
+        path.rename(root / path.name)
+    (root / "JPEGImages").rmdir()
+    (root / "a.png").unlink()
+    found = read(root)
+    assert [str(problem) for problem in found.problems] == ["no such image: a"]
+    assert len(found.images) == 2
 
 
 def test_names_that_climb_lead_nowhere(root: Path) -> None:
@@ -165,7 +175,6 @@ def test_several_exports_are_not_mixed(root: Path) -> None:
 
 
 def test_an_archive_becomes_pairs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(importing.FORMATS, "cvat", read)
     source = Path(make_archive(str(root.parent / "task"), "zip", root))
     done = importing.import_dataset("cvat", source, root.parent / "out")
     assert (done.pairs, done.skipped) == (3, ())
@@ -177,7 +186,6 @@ def test_an_archive_becomes_pairs(root: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_all_problems_are_told_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(importing.FORMATS, "cvat", read)
     with (root / "ImageSets/Segmentation/default.txt").open("a") as file:
         file.write("../../etc/x.png\nmissing\n")
     write_png(root / "SegmentationClass/a.png", np.full((HEIGHT, WIDTH, 3), 7, np.uint8))

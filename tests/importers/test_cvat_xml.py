@@ -265,3 +265,21 @@ def test_an_image_that_is_listed_twice_is_a_problem(tmp_path: Path) -> None:
     found = raw(tmp_path, '<annotations><image name="a.png"/><image name="a.png"/></annotations>')
     assert found.images == []
     assert len(found.problems) == 1
+
+
+@pytest.mark.parametrize("type_first", [True, False])
+def test_labels_of_points_are_no_classes_wherever_their_type_stands(
+    tmp_path: Path, type_first: bool
+) -> None:
+    parts = ["<type>points</type>", "<name>nose</name>"]
+    label = "".join(parts if type_first else reversed(parts))
+    path = tmp_path / "annotations.xml"
+    path.write_text(
+        f"<annotations><meta><task><labels><label><name>road</name></label><label>{label}</label>"
+        "</labels></task></meta><image name='a.png' width='40' height='30'>"
+        "<points label='nose' points='1,1'/><points label='nose' points='2,2'/></image>"
+        "</annotations>"
+    )
+    found = read(path)
+    assert found.classes == ("background", "road")
+    assert "2 points left out: they cover no area" in found.notes

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from unetseg.errors import ImageError
 from unetseg.importers.annotations import Problem
-from unetseg.importers.image_files import ImageFiles, split_path
+from unetseg.importers.image_files import ImageFiles, _Ends, split_path
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -107,3 +107,34 @@ def test_paths_of_any_system() -> None:
     assert split_path("\\\\server\\share\\a.jpg") == ["server", "share", "a.jpg"]
     assert split_path("file:///tmp/a%20b.jpg") == ["tmp", "a b.jpg"]
     assert split_path("100%.jpg") == ["100%.jpg"]
+
+
+def test_files_kept_apart_are_never_found(tmp_path: Path) -> None:
+    tree(tmp_path, "SegmentationClass/a.png", "x/SegmentationClass/b.png", "x/b.jpg")
+    files = ImageFiles(tmp_path, apart=("SegmentationClass",))
+    assert files.paths == (tmp_path / "x/b.jpg",)
+    assert files.find("b") == tmp_path / "x/b.jpg"
+    for name in ("a", "a.png", "SegmentationClass/a.png", "x/SegmentationClass/b.png"):
+        assert files.find(name) in {Problem("no such image", name), tmp_path / "x/b.jpg"}
+
+
+@given(st.lists(st.tuples(*[st.sampled_from("abc")] * 3), unique=True), st.text("abcd", max_size=4))
+def test_the_longest_shared_end_counts(files: list[tuple[str, ...]], name: str) -> None:
+    """As a comparison with every file says."""
+    ends = _Ends((parts, Path(*parts)) for parts in files)
+
+    def shared(parts: tuple[str, ...]) -> int:
+        lengths = range(1, min(len(parts), len(name)) + 1)
+        return max((n for n in lengths if parts[-n:] == tuple(name[-n:])), default=0)
+
+    most = max(map(shared, files), default=0)
+    expected = [Path(*parts) for parts in files if shared(parts) == most] if most else []
+    assert ends.matching(tuple(name)) == sorted(expected)
+
+
+def test_thousands_of_files_of_one_name(tmp_path: Path) -> None:
+    """Each search takes some twenty steps; comparing all with all would take minutes."""
+    names = [f"scene{i}/image.png" for i in range(5000)]
+    files = ImageFiles(tmp_path)
+    files.paths = tuple(tmp_path / name for name in names)
+    assert [files.find(f"/elsewhere/{name}") for name in names] == [*files.paths]

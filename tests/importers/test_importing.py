@@ -1,6 +1,7 @@
 """The frame: OUT is whole or not there, and every command understands it without a flag."""
 
 import json
+import shutil
 import threading
 import weakref
 from collections.abc import Callable
@@ -18,13 +19,7 @@ from unetseg.data.masks import read_mask
 from unetseg.data.survey import survey
 from unetseg.errors import ConfigError, DataError, ImageError, MachineError, MaskError
 from unetseg.importers import importing
-from unetseg.importers.annotations import (
-    AnnotatedImage,
-    Annotations,
-    Problem,
-    class_codes,
-    split_of,
-)
+from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem
 from unetseg.importers.importing import FORMATS, Imported, import_dataset
 from unetseg.progress import Silent
 
@@ -280,32 +275,66 @@ def test_the_command_line_offers_every_format() -> None:
     assert set(get_args(Format)) == set(FORMATS)
 
 
-# Small parts
-
-
-def test_the_background_comes_first_whatever_it_is_called() -> None:
-    assert class_codes(["_background_", "b", "a"])[0] == ("background", "b", "a")
-    assert class_codes(["b", "BG", "b"])[1] == {"b": 1, "BG": 0}
-
-
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("instances_val2017", "val"),
-        ("train", "train"),
-        ("validation", "val"),
-        ("Testing", "test"),
-        ("trainval", None),
-        ("trainval2012", None),
-        ("contest", None),
-        ("_annotations.coco", None),
-    ],
-)
-def test_splits_in_names(name: str, split: str | None) -> None:
-    assert split_of(name) == split
-
-
 def test_images_are_the_ones_read(tmp_path: Path, use: Callable[[Annotations], None]) -> None:
     use(Annotations(CLASSES, annotated(tmp_path, 1)))
     run(tmp_path)
     assert (read_image(tmp_path / "out/images/0.png") == read_image(tmp_path / "src/0.png")).all()
+
+
+# Archives
+
+
+def pack_labelme(tmp_path: Path, *names: str) -> Path:
+    """An archive of photos with a square each; of the first the JSON is cut off."""
+    folder = tmp_path / "packed"
+    for seed, name in enumerate(names):
+        path = photo(folder, f"{name}.png", seed)
+        square = {"label": "a", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}
+        content = json.dumps({"shapes": [square], "imagePath": path.name})
+        (folder / f"{name}.json").write_text(content[: 20 if seed == 0 else None])
+    return Path(shutil.make_archive(str(tmp_path / "set"), "zip", folder))
+
+
+def test_of_an_archive_the_names_within_it_are_told(tmp_path: Path) -> None:
+    source = pack_labelme(tmp_path, "a", "b")
+    with pytest.raises(DataError) as caught:
+        import_dataset("labelme", source, tmp_path / "out")
+    assert ": a.json is not what this format has" in str(caught.value)
+    with pytest.raises(DataError, match=r"/set\.zip holds no COCO annotations\n  - a\.json"):
+        import_dataset("coco", source, tmp_path / "out")
+    done = import_dataset("labelme", source, tmp_path / "out", on_bad="skip")
+    assert str(done.skipped[0]).startswith("no JSON of labelme: a.json is not")
+    assert ".unpacked" not in (tmp_path / "out/import.json").read_text()
+
+
+def test_what_the_system_refuses_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(source: Path, _images: Path | None) -> Annotations:
+        raise PermissionError(13, "Permission denied", str(source / "x.json"))
+
+    monkeypatch.setitem(importing.FORMATS, "coco", read)
+    with pytest.raises(DataError, match=r"src/x\.json cannot be read: Permission denied"):
+        run(tmp_path)
+
+
+def test_problems_are_told_before_the_number_of_classes(
+    tmp_path: Path, use: Callable[[Annotations], None]
+) -> None:
+    images = annotated(tmp_path, 1, codes=(0,))
+    use(Annotations(("background",), images, (Problem("no such image", "gone.png"),)))
+    with pytest.raises(DataError, match=r"nothing could be imported\n.*gone\.png"):
+        run(tmp_path)
+
+
+def test_no_text_of_a_foreign_file_reaches_the_terminal_raw(
+    tmp_path: Path, use: Callable[[Annotations], None]
+) -> None:
+    escape = "\x1b[2J"
+    images = [*annotated(tmp_path, 2), AnnotatedImage(tmp_path, "bad", failing(escape))]
+    use(Annotations(("background", f"a{escape}", "b"), images, notes=(escape,)))
+    with pytest.raises(DataError) as caught:
+        run(tmp_path)
+    done = run(tmp_path, skip=True)
+    texts = [str(caught.value), *map(str, done.skipped), *done.notes, *done.classes]
+    assert all(line.isprintable() for text in texts for line in text.split("\n"))

@@ -8,6 +8,7 @@ masks of each nucleus" (https://www.kaggle.com/c/data-science-bowl-2018/data).
 
 from hashlib import sha256
 from pathlib import Path
+from shutil import make_archive
 
 import numpy as np
 import pytest
@@ -203,7 +204,6 @@ def test_real_nuclei_come_back_from_their_objects(real_data: Path, tmp_path: Pat
 
 
 def test_imported_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(importing.FORMATS, "instances", read)
     for image_id in ("a", "b"):
         bowl(tmp_path / "bowl", "train", image_id, box(0, 0), box(2, 5))
     done = importing.import_dataset("instances", tmp_path / "bowl", tmp_path / "out")
@@ -213,3 +213,20 @@ def test_imported_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for mask in masks:
         assert mask is not None
         assert (read_mask(mask).pixels * 255 == box(0, 0) | box(2, 5)).all()
+
+
+@pytest.mark.parametrize("kind", [None, "zip"])
+@pytest.mark.parametrize("hidden", [True, False])
+def test_an_empty_folder_of_masks_means_the_same_in_an_archive(
+    tmp_path: Path, kind: str | None, hidden: bool
+) -> None:
+    bowl(tmp_path / "set", "train", "a", box(0, 0))
+    bowl(tmp_path / "set", "train", "b")
+    (tmp_path / "set/stage1_train/b/masks").mkdir()
+    if hidden:
+        (tmp_path / "set/stage1_train/b/masks/.DS_Store").touch()
+    folder = tmp_path / "set"
+    source = Path(make_archive(str(tmp_path / "packed"), kind, folder)) if kind else folder
+    done = importing.import_dataset("instances", source, tmp_path / "out")
+    assert (done.pairs, done.skipped) == (2, ())
+    assert not read_mask(tmp_path / "out/masks/train/b.png").pixels.any()

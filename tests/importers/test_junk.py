@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ def _png() -> str:
 
 
 SQUARE = [[1, 1], [9, 1], [9, 9], [1, 9]]
+PLACE = {"x": 10, "y": 10, "rotation": 30}
 GOOD: dict[str, Any] = {
     "coco": {
         "images": [
@@ -64,6 +66,49 @@ GOOD: dict[str, Any] = {
         "imageHeight": 60,
         "imageWidth": 80,
     },
+    "labelstudio": [
+        {
+            "id": 1,
+            "data": {"image": "/data/upload/1/0a1b2c3d-a.png"},
+            "annotations": [
+                {
+                    "id": 1,
+                    "updated_at": "2024-01-01",
+                    "was_cancelled": False,
+                    "result": [
+                        {
+                            "id": "r",
+                            "type": "rectanglelabels",
+                            "original_width": 80,
+                            "original_height": 60,
+                            "image_rotation": 0,
+                            "value": PLACE | {"width": 9, "height": 9, "rectanglelabels": ["a"]},
+                        },
+                        {
+                            "id": "e",
+                            "type": "ellipselabels",
+                            "value": PLACE | {"radiusX": 3, "radiusY": 4, "ellipselabels": ["b"]},
+                        },
+                        {
+                            "id": "p",
+                            "type": "polygonlabels",
+                            "value": {"points": SQUARE, "polygonlabels": ["b"]},
+                        },
+                        {
+                            "id": "b",
+                            "type": "brushlabels",
+                            "value": {"rle": [0, 0, 75, 0], "brushlabels": ["b"]},
+                        },
+                        {
+                            "id": "m",
+                            "type": "bitmasklabels",
+                            "value": {"imageDataURL": "data:,", "bitmasklabels": ["b"]},
+                        },
+                    ],
+                }
+            ],
+        }
+    ],
 }
 JUNK: list[Any] = [
     *(None, True, -1, 0, 7, 1e308, -1e308, 1e-320, float("nan"), float("inf"), 2**63, 2**70),
@@ -102,20 +147,17 @@ def spoilt(draw: st.DrawFn) -> tuple[str, Any]:
     return kind, content
 
 
-@given(spoilt(), st.sampled_from(["error", "skip"]))
-def test_junk_is_answered(
-    tmp_path_factory: pytest.TempPathFactory, case: tuple[str, Any], on_bad: Any
-) -> None:
-    folder = tmp_path_factory.mktemp("junk")
-    for name in "ab":
-        (folder / "src").mkdir(exist_ok=True)
-        Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(folder / f"src/{name}.png")
-    (folder / "src/instances.json").write_text(json.dumps(case[1]))
+def answer_of(folder: Path, kind: str, name: str, text: str, on_bad: Any) -> None:
+    """Import `text` with two images; whatever it is, the answer must be pairs or an error."""
+    (folder / "src").mkdir()
+    for stem in "ab":
+        Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(folder / f"src/{stem}.png")
+    (folder / "src" / name).write_text(text)
     pairs = answer = None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "_sync", lambda _: None)  # for speed
         try:
-            pairs = import_dataset(case[0], folder / "src", folder / "out", on_bad=on_bad).pairs
+            pairs = import_dataset(kind, folder / "src", folder / "out", on_bad=on_bad).pairs
         except UnetsegError as error:
             answer = str(error)
     if pairs is None:
@@ -124,3 +166,35 @@ def test_junk_is_answered(
     else:
         assert len(find_pairs(folder / "out").pairs) == pairs
     shutil.rmtree(folder)
+
+
+@given(spoilt(), st.sampled_from(["error", "skip"]))
+def test_junk_is_answered(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[str, Any], on_bad: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("junk")
+    answer_of(folder, case[0], "instances.json", json.dumps(case[1]), on_bad)
+
+
+XML = """<annotations><meta><task><labels><label><name>a</name><type>any</type></label></labels>
+</task></meta><image id="0" name="a.png" subset="train" width="80" height="60">
+<polygon label="a" points="1,1;9,1;9,9" z_order="0"></polygon>
+<box label="a" xtl="1" ytl="1" xbr="9" ybr="9" rotation="30"></box>
+<ellipse label="a" cx="9" cy="9" rx="3" ry="4"></ellipse>
+<mask label="a" rle="2,2" left="1" top="1" width="2" height="2"></mask></image></annotations>"""
+BITS = ["", "a", "-1", "0", "9" * 30, "nan", "1e400", ";", ",", "&", "<", ">", '"', "<label>"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(XML)), st.integers(0, 9), st.sampled_from(BITS)), max_size=3
+    ),
+    st.sampled_from(["error", "skip"]),
+)
+def test_junk_in_xml_is_answered(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int, str]], on_bad: Any
+) -> None:
+    text = XML
+    for at, length, junk in changes:
+        text = text[:at] + junk + text[at + length :]
+    answer_of(tmp_path_factory.mktemp("junk"), "cvat", "annotations.xml", text, on_bad)

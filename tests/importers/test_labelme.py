@@ -300,3 +300,26 @@ def test_no_files_of_labelme(tmp_path: Path) -> None:
     (tmp_path / "src/a.json").write_text("{}")
     with pytest.raises(DataError, match="holds no annotations of labelme"):
         imported(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [0, 20, -5])
+def test_jsons_that_are_cut_off_are_listed_or_left_out(tmp_path: Path, cut: int) -> None:
+    square = shape("cat", box(1, 1, 9, 9))
+    paths = [write(tmp_path / "src", name, [square]) for name in "abc"]
+    for path in paths[:2]:
+        path.write_text(path.read_text()[:cut])
+    (tmp_path / "src/other.json").write_text('{"shapes": "of something else"}')
+    with pytest.raises(DataError, match="2 problems in the annotations: no JSON of labelme"):
+        imported(tmp_path)
+    done = imported(tmp_path, on_bad="skip")
+    assert (done.pairs, len(done.skipped)) == (1, 2)
+    paths[2].unlink()
+    with pytest.raises(DataError, match="nothing could be imported") as caught:
+        import_dataset("labelme", tmp_path / "src", tmp_path / "nothing")
+    assert len(caught.value.offenders) == 2
+
+
+def test_the_mark_at_the_beginning_of_texts_from_windows(tmp_path: Path) -> None:
+    path = write(tmp_path / "src", "a", [shape("cat", box(1, 1, 9, 9))])
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert imported(tmp_path).pairs == 1

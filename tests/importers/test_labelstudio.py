@@ -181,7 +181,6 @@ def test_what_is_no_export_is_said(tmp_path: Path) -> None:
 
 
 def test_imported_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(importing.FORMATS, "labelstudio", read)
     export(tmp_path / "in", task(1, annotation(box("A", 0, 50))), task(2, annotation()))
     done = importing.import_dataset("labelstudio", tmp_path / "in", tmp_path / "out")
     assert (done.pairs, done.classes) == (2, ("background", "A"))
@@ -190,3 +189,10 @@ def test_imported_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert second.mask is not None
     assert read_mask(first.mask).pixels.sum() == HEIGHT * WIDTH // 2
     assert not read_mask(second.mask).pixels.any()
+
+
+def test_exports_in_hidden_folders_are_not_seen(tmp_path: Path) -> None:
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints/tasks.json").write_text('[{"annotations": []}]')
+    with pytest.raises(DataError, match="holds no list of tasks"):
+        read(tmp_path)

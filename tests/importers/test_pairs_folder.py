@@ -1,5 +1,6 @@
 """The folder of pairs: whatever images are called, every pair is found again."""
 
+import os
 import shutil
 import unicodedata
 from collections.abc import Sequence
@@ -16,7 +17,13 @@ from unetseg.data.class_list import read_class_names
 from unetseg.data.pairs import find_pairs
 from unetseg.errors import DataError, MachineError, MaskError
 from unetseg.importers.annotations import AnnotatedImage
-from unetseg.importers.pairs_folder import PairsFolder, places, safe_parts, unique_classes
+from unetseg.importers.pairs_folder import (
+    PairsFolder,
+    places,
+    refuse_used,
+    safe_parts,
+    unique_classes,
+)
 
 CLASSES = ("background", "cell")
 MASK = np.zeros((2, 3), np.uint8)
@@ -212,3 +219,19 @@ def test_codes_of_no_class_are_refused(tmp_path: Path) -> None:
 def test_the_number_of_classes_has_limits(tmp_path: Path, count: int) -> None:
     with pytest.raises(DataError, match=f"have {count} classes"):
         PairsFolder(tmp_path / "out", [str(i) for i in range(count)])
+
+
+def test_a_folder_is_not_called_like_a_file_beside_it() -> None:
+    images = [wanted(name) for name in ("a", "a.png/b")]
+    assert places(images) == ["a", "a_png/b"]
+
+
+def test_many_equal_names_are_numbered_in_no_time() -> None:
+    count = 20_000
+    assert len(set(places([wanted("x" * 200)] * count))) == count
+
+
+def test_a_pipe_is_no_folder(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out")
+    with pytest.raises(MachineError, match="is a file; an import needs a folder"):
+        refuse_used(tmp_path / "out")

@@ -247,3 +247,51 @@ def test_rgb_without_labelmap(tmp_path: Path) -> None:
     root = devkit(tmp_path / "voc", ("a",))
     Image.fromarray(painted()).save(root / "SegmentationClass/a.png")
     assert "Put a labelmap.txt" in fail(root, tmp_path)
+
+
+def test_a_mask_is_never_taken_for_an_image(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc", ("a", "b"))
+    (root / "JPEGImages/a.jpg").rename(root / "a.jpg")
+    shutil.rmtree(root / "JPEGImages")
+    assert "1 problem in the annotations: no such image (1)" in fail(root, tmp_path)
+    (root / "a.jpg").unlink()
+    assert "holds no images\nSay where they are (--images DIR)" in fail(root, tmp_path)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_masks_that_cannot_be_read_are_listed_or_left_out(tmp_path: Path, labelled: bool) -> None:
+    root = devkit(tmp_path / "voc", ("a", "b", "c"))
+    if not labelled:
+        for name in "bc":
+            Image.fromarray(codes() % 20).save(root / f"SegmentationClass/{name}.png")
+    cut = root / "SegmentationClass/b.png"
+    cut.write_bytes(cut.read_bytes()[:-30])
+    (root / "SegmentationClass/a.png").write_text("no image")
+    text = fail(root, tmp_path)
+    assert "cannot be drawn: a: " in text
+    assert "cannot be drawn: b: " in text
+    done = import_dataset("voc", root, tmp_path / "out", on_bad="skip")
+    assert (done.pairs, len(done.skipped)) == (1, 2)
+    assert (done.classes == CLASSES) == labelled
+
+
+def test_all_masks_in_unknown_colours_are_listed(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc", ("a", "b"))
+    for name in "ab":
+        Image.fromarray(painted()).save(root / f"SegmentationClass/{name}.png")
+    text = fail(root, tmp_path)
+    assert "SegmentationClass/a.png" in text
+    assert "SegmentationClass/b.png" in text
+
+
+def test_a_list_that_is_no_file(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc")
+    (root / "ImageSets/Segmentation/train.txt").mkdir(parents=True)
+    assert "train.txt cannot be read: Is a directory" in fail(root, tmp_path)
+
+
+def test_shadows_of_macos_are_no_second_data_set(tmp_path: Path) -> None:
+    devkit(tmp_path / "set/voc")
+    (tmp_path / "set/__MACOSX/voc/SegmentationClass").mkdir(parents=True)
+    (tmp_path / "set/__MACOSX/voc/SegmentationClass/._a.png").write_bytes(b"x")
+    assert imported(tmp_path / "set", tmp_path / "out").pairs == 3

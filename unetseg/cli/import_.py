@@ -33,14 +33,20 @@ def import_(
     unetseg import coco annotations/instances_val2017.json coco/ --images val2017/
     unetseg import voc VOCdevkit/VOC2012 voc/
     unetseg import labelme photos/ pairs/ --on-bad skip
+    unetseg import cvat task_7.zip roads/
+    unetseg import labelstudio project-3.json leaves/ --images uploads/
+    unetseg import cityscapes cityscapes/ streets/
+    unetseg import instances stage1_train/ nuclei/
 
     Parameters
     ----------
     kind
-        coco: JSON of instances; voc: SegmentationClass; labelme: a JSON for each image; cvat: masks
-        or XML; labelstudio: JSON or PNG; cityscapes: gtFine; instances: a mask for each object.
+        coco: JSON of instances; voc: SegmentationClass, by VOC's palette or labelmap.txt;
+        labelme: a JSON for each image; cvat: "Segmentation mask 1.1" or "CVAT for images 1.1";
+        labelstudio: JSON, or PNG of brushes; cityscapes: leftImg8bit and gtFine or gtCoarse;
+        instances: a mask file for each object, or masks that number them.
     source
-        Folder, file, or archive (.zip, .tar, .tar.gz) with the annotations.
+        Folder, file, or archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz) with the annotations.
     out
         Folder to write; not there yet, or empty.
     images

@@ -1,6 +1,7 @@
 """What every reader gives: classes, annotated images and what is wrong with them."""
 
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ def read_model(path: Path, model: type[Model]) -> Model:
         DataError: the file cannot be read, is no JSON, or has other contents; all faults listed.
     """
     try:
-        return model.model_validate_json(path.read_bytes())
+        return model.model_validate_json(path.read_bytes().removeprefix(BOM_UTF8))
     except OSError as error:
         raise DataError(f"{show(path)} cannot be read: {error.strerror}") from error
     except ValidationError as error:

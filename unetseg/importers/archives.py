@@ -17,9 +17,10 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -35,6 +36,8 @@ HARMLESS_BYTES = 2**30
 """Up to so many bytes an archive may hold whatever its own size is; beyond that …"""
 MOST_EXPANSION = 100
 """… at most this many times its own size."""
+LONGEST_NAME = 1000
+"""Characters of a member's name with its folders; systems take 4096 bytes for a whole path."""
 
 _OPENERS: dict[str, Callable[[Path], Any]] = {
     ".tar": lambda path: path.open("rb"),
@@ -81,10 +84,9 @@ class _Member:
         return tuple(part for part in re.split(r"[/\\]", self.name) if part not in {"", "."})
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether it is a file, and none of the shadows that macOS packs beside files."""
-        is_shadow = "__MACOSX" in self.parts[:1] or any(p.startswith("._") for p in self.parts)
-        return self.kind == "file" and not is_shadow
+    def is_shadow(self) -> bool:
+        """Whether it is one of the shadows that macOS packs beside files."""
+        return "__MACOSX" in self.parts[:1] or any(p.startswith("._") for p in self.parts)
 
 
 _Opened = tuple[Iterable[_Member], Callable[[_Member], IO[bytes]]]
@@ -125,6 +127,9 @@ def _unpack(source: Path, suffix: str, beside: Path, stack: ExitStack) -> Path:
         wanted = _judged(source, members)
         folder = stack.enter_context(_temporary(beside, sum(member.size for member in wanted)))
         for member in wanted:
+            if member.kind == "folder":
+                _make(folder.joinpath(*member.parts))
+                continue
             with read(member) as stream:
                 _write(stream, folder.joinpath(*member.parts), member.size)
     return folder
@@ -211,7 +216,7 @@ class _Guarded:
 
 
 def _judged(source: Path, members: Iterable[_Member]) -> list[_Member]:
-    """The files to write.
+    """The files and folders to write.
 
     Raises:
         DataError: any member is refused, or all together are too much.
@@ -224,8 +229,8 @@ def _judged(source: Path, members: Iterable[_Member]) -> list[_Member]:
         total += max(member.size, 0)
         if total > allowed or len(kept) > MOST_FILES:
             raise _bomb(source, len(kept), total)
-    faults = [f"{m.name}: {fault}" for m in kept for fault in _faults(m)]
-    wanted = [member for member in kept if member.is_wanted]
+    faults = [f"{m.name[:LONGEST_NAME]}: {fault}" for m in kept for fault in _faults(m)]
+    wanted = [m for m in kept if not m.is_shadow and len(m.name) <= LONGEST_NAME]
     faults += _clashes(wanted)
     if faults:
         summary = f"{show(source)} is refused: {number(len(faults), 'member')} could do harm"
@@ -252,24 +257,30 @@ def _faults(member: _Member) -> Iterator[str]:
         yield "leads out of the folder"
     if "\0" in member.name or (member.kind == "file" and not member.parts):
         yield "has no proper name"
+    if len(member.name) > LONGEST_NAME:
+        yield f"has a name of {len(member.name)} characters"
     if member.size < 0:
         yield "has a negative size"
     if member.kind not in {"file", "folder"}:
         yield member.kind
 
 
-def _clashes(files: Iterable[_Member]) -> Iterator[str]:
+def _clashes(members: Sequence[_Member]) -> Iterator[str]:
     """Files that would be written over one another, here or where case does not count."""
     names: dict[str, str] = {}
-    for member in files:
+    for member in members:
+        if member.kind == "folder":
+            continue
         name = "/".join(member.parts)
         other = names.setdefault(_folded(name), name)
         if other is not name:
             alike = "is there twice" if other == name else f"differs only in case from {other}"
             yield f"{name}: {alike}"
-    for name in names.values():
+    for member in members:
+        name = "/".join(member.parts)
         above = (parent.as_posix() for parent in Path(name).parents)
-        yield from (f"{name}: {names[p]} is a file" for p in map(_folded, above) if p in names)
+        folders = chain(above, [name] if member.kind == "folder" else [])
+        yield from (f"{name}: {names[p]} is a file" for p in map(_folded, folders) if p in names)
 
 
 def _folded(name: str) -> str:
@@ -300,8 +311,8 @@ def _temporary(beside: Path, size: int) -> Iterator[Path]:
 def _write(stream: IO[bytes], path: Path, size: int) -> None:
     """Write what `stream` holds, which is `size` bytes and no more."""
     left = size
+    _make(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("xb")
     except OSError as error:
         raise _cannot_write(path, error) from error
@@ -316,6 +327,13 @@ def _write(stream: IO[bytes], path: Path, size: int) -> None:
                 raise _cannot_write(path, error) from error
     if left:
         raise ValueError(f"{path.name} holds {left} bytes less than it announces")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
 
 
 def _cannot_write(path: Path, error: OSError) -> MachineError:

@@ -34,7 +34,7 @@ def decode_brush(coded: Sequence[int], height: int, width: int) -> NDArray[np.bo
         MaskError: the bytes are no such coding, or hold another number of pixels.
     """
     try:
-        data = bytes(list(coded))
+        data = coded if isinstance(coded, bytes) else bytes(list(coded))
     except (TypeError, ValueError) as error:
         raise MaskError("the brush is no list of numbers from 0 to 255") from error
     words = decode_words(data, height * width * _BANDS)

@@ -18,13 +18,11 @@ from unetseg.data.folders import number, scan, show
 from unetseg.errors import DataError, MaskError
 from unetseg.importers import cvat_xml
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem, split_of
-from unetseg.importers.image_files import ImageFiles
+from unetseg.importers.image_files import CLASS_MASKS, images_beside_masks
 from unetseg.importers.label_colours import LabelColours, read_labelmap, read_painted
 
 _LABELS, _SHAPES = "labelmap.txt", "annotations.xml"
-_MASKS, _OBJECTS = "SegmentationClass", "SegmentationObject"
 _LISTS = "ImageSets/Segmentation"
-_IMAGES = ("JPEGImages", "images")
 
 
 def read(source: Path, images: Path | None = None) -> Annotations:
@@ -57,7 +55,7 @@ def _read_masks(labelmap: Path, images: Path | None) -> Annotations:
     labels = read_labelmap(labelmap)
     masks = _masks(root)
     splits, problems = _read_lists(root)
-    files = ImageFiles(root, images or _image_folder(root))
+    files = images_beside_masks(root, images)
     found = []
     for name in dict.fromkeys(chain(masks, splits)):
         path = files.find(name)
@@ -75,32 +73,14 @@ def _masks(root: Path) -> dict[str, Path]:
     Raises:
         DataError: there are none.
     """
-    folder = root / _MASKS
+    folder = root / CLASS_MASKS
     paths = scan(folder, MaskError) if folder.is_dir() else []
     if not paths:
         raise DataError(
-            f"{show(root)} has no masks in {_MASKS}",
+            f"{show(root)} has no masks in {CLASS_MASKS}",
             mend="Export a task on which something was drawn.",
         )
     return {path.relative_to(folder).with_name(path.stem).as_posix(): path for path in paths}
-
-
-def _image_folder(root: Path) -> Path | None:
-    """The folder of an export that holds the images; None where they lie elsewhere in it.
-
-    Raises:
-        DataError: the export holds no images.
-    """
-    folder = next((root / name for name in _IMAGES if (root / name).is_dir()), None)
-    own = {_MASKS, _OBJECTS}
-    if folder is None and all(
-        own & {*path.relative_to(root).parts} for path in scan(root, MaskError)
-    ):
-        raise DataError(
-            f"{show(root)} holds masks but no images",
-            mend='Say where they are (--images DIR), or export once more with "Save images".',
-        )
-    return folder
 
 
 def _read_lists(root: Path) -> tuple[dict[str, str | None], list[Problem]]:

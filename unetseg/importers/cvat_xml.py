@@ -29,8 +29,7 @@ from unetseg.importers.annotations import (
     without_twins,
 )
 from unetseg.importers.image_files import ImageFiles
-from unetseg.importers.rectangles import turned_rectangle
-from unetseg.importers.shapes import Patch, Size, ellipse, paint_in_order, polygon
+from unetseg.importers.shapes import Patch, Size, ellipse, paint_in_order, polygon, turned_rectangle
 
 _AREAS = ("polygon", "box", "ellipse", "mask")
 _OTHERS = ("polyline", "points", "cuboid", "skeleton", "tag")
@@ -90,6 +89,7 @@ class _Collector:
         self.tracks = 0
         self._path: list[str] = []
         self._text = ""
+        self._label: dict[str, str] = {}
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """An element begins."""
@@ -110,10 +110,12 @@ class _Collector:
 
     def end(self, _tag: str) -> None:
         """An element ends."""
-        if self._path[-3:] == ["labels", "label", "name"]:
-            self.labels.append(self._text)
-        elif self._path[-3:] == ["labels", "label", "type"] and self._text in _OTHERS:
-            self.labels.pop()
+        if self._path[-3:-1] == ["labels", "label"]:
+            self._label[self._path[-1]] = self._text
+        elif self._path[-2:] == ["labels", "label"]:
+            if "name" in self._label and self._label.get("type") not in _OTHERS:
+                self.labels.append(self._label["name"])
+            self._label = {}
         self._path.pop()
 
 
@@ -242,7 +244,7 @@ def _window(shape: _Shape, size: Size) -> Patch:
 def _notes(found: _Collector) -> Iterator[str]:
     """What was left out, and images without shapes."""
     for kind, count in found.others.items():
-        yield f"{number(count, kind)} left out: they cover no area"
+        yield f"{number(count, kind.removesuffix('s'))} left out: they cover no area"
     bare = sum(not image.shapes for image in found.images)
     if bare:
         yield f"{number(bare, 'image')} without shapes: nothing was drawn, all background"

@@ -102,13 +102,53 @@ def import_dataset(
     if not source.exists():
         raise DataError(f"there is no {show(source)}", mend="Check the path.")
     refuse_used(out)
-    with unpacked(source, beside=out) as folder:
-        found = FORMATS[kind](folder, images)
+    with unpacked(source, beside=out) as folder, _told_of(source, folder) as told:
+        found = _read(kind, folder, images)
         with PairsFolder(out, found.classes) as target:
-            problems = _write_pairs(found, target, on_bad, progress)
-            done = Imported(target.classes, target.counts, tuple(problems), found.notes)
+            problems = [
+                Problem(problem.kind, told(problem.where))
+                for problem in _write_pairs(found, target, on_bad, progress)
+            ]
+            notes = tuple(map(told, found.notes))
+            done = Imported(target.classes, target.counts, tuple(problems), notes)
             target.finish(_record(kind, source, done))
     return done
+
+
+def _read(kind: str, folder: Path, images: Path | None) -> Annotations:
+    """What the reader of the format gives.
+
+    Raises:
+        DataError: a file or folder cannot be read, or there is no image or no class to import.
+    """
+    try:
+        found = FORMATS[kind](folder, images)
+    except OSError as error:
+        where = show(error.filename or folder)
+        raise DataError(f"{where} cannot be read: {error.strerror}", mend="Check it.") from error
+    if not found.images or (found.problems and len(found.classes) < 2):
+        raise _nothing(found.problems)
+    return found
+
+
+@contextmanager
+def _told_of(source: Path, folder: Path) -> Iterator[Callable[[str], str]]:
+    """Let errors tell the names within an archive, and not those of the folder it was unpacked to.
+
+    Control characters, which foreign files may have in any text, become visible. Yields what does
+    all this with a text.
+    """
+
+    def told(text: str) -> str:
+        if folder != source:
+            text = text.replace(f"{folder}/", "").replace(str(folder), str(source))
+        return show(text)
+
+    try:
+        yield told
+    except DataError as error:
+        texts = [told(offender) for offender in error.offenders]
+        raise type(error)(told(error.summary), texts, error.mend) from error
 
 
 def _write_pairs(
@@ -136,8 +176,7 @@ def _write_pairs(
     if problems and on_bad == "error":
         raise _refusal(problems)
     if not target.counts.pairs:
-        mend = "Check that this is the format, and that the images are there (--images DIR)."
-        raise DataError("nothing could be imported", problems, mend)
+        raise _nothing(problems)
     return problems
 
 
@@ -222,6 +261,11 @@ def _refusal(problems: Sequence[Problem]) -> DataError:
         "Mend them, give --images DIR if images are elsewhere, or leave these images out by "
         "--on-bad skip.",
     )
+
+
+def _nothing(problems: Sequence[Problem]) -> DataError:
+    mend = "Check that this is the format, and that the images are there (--images DIR)."
+    return DataError("nothing could be imported", problems, mend)
 
 
 def _record(kind: str, source: Path, done: Imported) -> dict[str, object]:

@@ -204,11 +204,15 @@ def _mask_files(
 
 
 def _empty_folders(source: Path) -> Iterator[_Folders]:
-    """Folders of masks without any."""
+    """Folders of masks that hold nothing, or nothing but hidden files."""
     for folder in sorted(source.rglob("*/")):
         folders = folder.relative_to(source).parts
-        if "mask" in _roles(folders) and not any(folder.iterdir()):
+        if "mask" in _roles(folders) and _is_empty(folder):
             yield _without(folders, "mask")
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def _owner(

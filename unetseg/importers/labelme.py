@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel
+from pydantic_core import from_json
 
-from unetseg.data.folders import number, scan, show
+from unetseg.data.folders import number, show
 from unetseg.data.limits import explained
 from unetseg.data.masks import IGNORED
 from unetseg.errors import DataError, ImageError, MaskError
@@ -76,9 +77,9 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     """Read the JSONs of labelme in a folder and below, or one of them.
 
     Raises:
-        DataError: there are none, or one cannot be read.
+        DataError: there are none.
     """
-    jsons = {path: read_model(path, _Json) for path in _json_files(source)}
+    jsons, problems = _read_jsons(_json_files(source))
     shapes = [shape for json in jsons.values() for shape in json.shapes]
     labels = {shape.label for shape in shapes if shape.shape_type not in _POINTS}
     classes, codes = class_codes(sorted(labels - {IGNORE_LABEL}))
@@ -86,7 +87,6 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     files = ImageFiles(source, images)
     folder = source if source.is_dir() else source.parent
     found: list[AnnotatedImage] = []
-    problems: list[Problem] = []
     for path, json in jsons.items():
         image = _annotated(path, json, codes, files, folder)
         if isinstance(image, Problem):
@@ -103,11 +103,33 @@ def _json_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     paths = visible_files(source, "*.json")
-    found = [path for path in paths if mentions(path, _KEYS)]
+    found = [path for path in paths if mentions(path, _KEYS) or _is_cut_off(path)]
     if not found:
         mend = "Give the folder that holds a JSON for each image."
         raise DataError(f"{show(source)} holds no annotations of labelme", paths, mend)
     return found
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a file is no JSON, and may be what is left of one of labelme."""
+    try:
+        from_json(path.read_bytes())
+    except ValueError:
+        return True
+    return False
+
+
+def _read_jsons(paths: Iterable[Path]) -> tuple[dict[Path, _Json], list[Problem]]:
+    """What the files hold, and all that is wrong with those that cannot be read."""
+    found = {}
+    problems = []
+    for path in paths:
+        try:
+            found[path] = read_model(path, _Json)
+        except DataError as error:
+            reasons = "; ".join(error.offenders)
+            problems.append(Problem("no JSON of labelme", f"{error.summary}: {reasons}"))
+    return found, problems
 
 
 def _annotated(
@@ -235,7 +257,7 @@ def _notes(
     jsons = list(jsons)
     points = sum(shape.shape_type in _POINTS for json in jsons for shape in json.shapes)
     used = {image.path for image in images}
-    bare = sum(path not in used for path in scan(files.root, ImageError))
+    bare = sum(path not in used for path in files.paths)
     embedded = sum(image.embedded is not None for image in images)
     empty = sum(not json.shapes for json in jsons)
     if points:

@@ -26,6 +26,7 @@ from unetseg.importers.annotations import (
     Problem,
     class_codes,
     read_model,
+    visible_files,
     without_twins,
 )
 from unetseg.importers.image_files import ImageFiles
@@ -40,7 +41,7 @@ from unetseg.importers.labelstudio_regions import (
 )
 from unetseg.importers.shapes import Patch, Size, paint_in_order
 
-_LIST = rb"\s*\["
+_LIST = rb"(?:\xef\xbb\xbf)?\s*\["  # after the mark with which Windows begins a text
 _TASKS = _LIST + rb'(?s:.*?)"(?:annotations|completions)"'
 
 
@@ -113,8 +114,7 @@ def _exports(source: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """The JSON exports, other lists such as JSON-MIN exports, and the PNG files of brushes."""
     if source.is_file():
         return [source], [], []
-    visible = (path for path in sorted(source.rglob("*")) if not path.name.startswith("."))
-    files = [path for path in visible if path.is_file()]
+    files = visible_files(source, "*")
     jsons = [path for path in files if path.suffix.lower() == ".json"]
     full = [path for path in jsons if re.match(_TASKS, path.read_bytes())]
     rows = [path for path in jsons if path not in full and re.match(_LIST, path.read_bytes())]

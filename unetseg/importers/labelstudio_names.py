@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from unetseg.data.folders import scan
 from unetseg.data.images import IMAGE_SUFFIXES
-from unetseg.errors import ImageError
 from unetseg.importers.annotations import Problem
 from unetseg.importers.image_files import ImageFiles
 
@@ -52,7 +50,7 @@ class TaskImages:
     def _uploads(self) -> Mapping[str, list[Path]]:
         """The files by the names that they have after an upload."""
         names: dict[str, list[Path]] = defaultdict(list)
-        for path in scan(self._files.root, ImageError):
+        for path in self._files.paths:
             names[_changed(path.name)].append(path)
         return names
 

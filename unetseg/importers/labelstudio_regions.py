@@ -22,8 +22,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from unetseg.data.limits import explained
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.brush import decode_brush
-from unetseg.importers.rectangles import turned_rectangle
-from unetseg.importers.shapes import Patch, Size, crop, ellipse, polygon
+from unetseg.importers.shapes import Patch, Size, crop, ellipse, polygon, turned_rectangle
 
 _AREAS = ("brush", "bitmask", "polygon", "rectangle", "ellipse")
 _LABELLED = tuple(f"{area}labels" for area in _AREAS)

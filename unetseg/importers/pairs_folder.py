@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.folders import show
-from unetseg.data.images import write_png
+from unetseg.data.images import IMAGE_SUFFIXES, write_png
 from unetseg.data.masks import IGNORED, MAX_CLASSES
 from unetseg.data.naming import SPLITS, read_folder_name
 from unetseg.errors import DataError, MachineError, MaskError
@@ -158,7 +158,7 @@ def refuse_used(out: Path) -> None:
     Raises:
         MachineError: it holds something, or is a file.
     """
-    if out.is_file():
+    if out.exists() and not out.is_dir():
         raise MachineError(f"{show(out)} is a file; an import needs a folder")
     if out.exists() and any(out.iterdir()):
         mend = "Name a folder that is not there yet, or empty this one."
@@ -192,7 +192,7 @@ def safe_parts(name: str) -> list[str]:
     text = re.sub(r"^[A-Za-z]:", "", name)
     parts = [part for part in re.split(r"[/\\]+", text) if part not in {"", ".", ".."}] or ["_"]
     kept = [part for part in parts[:-1] if read_folder_name(part).role != "mask"]
-    return [_safe(part) for part in [*kept, parts[-1]]]
+    return [_safe(part) for part in [*map(_no_file, kept), parts[-1]]]
 
 
 def unique_classes(names: Iterable[str]) -> tuple[str, ...]:
@@ -224,6 +224,12 @@ def _safe(part: str) -> str:
     return f"_{text}" if _RESERVED.fullmatch(text) or not text else text
 
 
+def _no_file(folder: str) -> str:
+    """The name of a folder so that no image or mask beside it has the same: `a.png` as `a_png`."""
+    stem, dot, suffix = folder.rpartition(".")
+    return f"{stem}_{suffix}" if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else folder
+
+
 def _split(parts: Sequence[str]) -> str | None:
     """The split that a folder of the name says."""
     return next((SPLITS[part.lower()] for part in parts[:-1] if part.lower() in SPLITS), None)
@@ -242,13 +248,14 @@ def _as_sets(parts: Sequence[str]) -> list[str]:
 def _unique(wanted: Iterable[Sequence[str]], suffixes: Iterable[str]) -> list[str]:
     """The wanted names; those that are taken get their suffix, then numbers."""
     taken: set[str] = set()
+    tries: Counter[str] = Counter()  # of each wanted name, so that equal ones do not count anew
     found = []
     for parts, suffix in zip(wanted, suffixes, strict=True):
-        plain = "/".join(parts)
-        name, number = plain, 1
+        name = plain = "/".join(parts)
         while _folded(name) in taken:
+            tries[plain] += 1
+            number = tries[plain]
             name = f"{plain}_{suffix[1:]}" if number == 1 and suffix else f"{plain}_{number}"
-            number += 1
         taken.add(_folded(name))
         found.append(name)
     return found

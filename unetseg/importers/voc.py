@@ -6,6 +6,7 @@ class codes. Layout: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.p
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -18,9 +19,9 @@ from PIL import Image
 from unetseg.data.folders import number, scan, show
 from unetseg.data.limits import explained
 from unetseg.data.masks import IGNORED, Colour, read_mask
-from unetseg.errors import DataError, MaskError
+from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Draw, Problem, class_codes
-from unetseg.importers.image_files import ImageFiles
+from unetseg.importers.image_files import CLASS_MASKS, ImageFiles, images_beside_masks
 from unetseg.importers.label_colours import LabelColours, read_labelmap, read_painted
 
 CLASSES = (
@@ -32,10 +33,12 @@ CLASSES = (
 BORDER: Colour = (224, 224, 192)
 """The colour of code 255: edges of objects, and what was too hard to tell."""
 
-_MASKS, _IMAGES, _LISTS = "SegmentationClass", "JPEGImages", "ImageSets/Segmentation"
+_MASKS, _LISTS = CLASS_MASKS, "ImageSets/Segmentation"
 LABELMAP = "labelmap.txt"
 _SPLITS = {"train": "train", "val": "val", "test": "test"}
 _XML_LOOKED_AT = 20  # files
+
+_Palette = NDArray[np.uint8] | None  # N×3 RGB
 
 
 def read(source: Path, images: Path | None = None) -> Annotations:
@@ -45,25 +48,25 @@ def read(source: Path, images: Path | None = None) -> Annotations:
         DataError: there is no such folder, or its labelmap.txt is wrong.
     """
     root = _root(source)
-    photos = root / _IMAGES
-    files = ImageFiles(root, images or (photos if photos.is_dir() else None))
+    files = images_beside_masks(root, images)
     masks = {_name(path, root / _MASKS): path for path in scan(root / _MASKS, MaskError)}
     splits, problems = _read_lists(root)
     wanted = {name: path for name, path in masks.items() if not splits or name in splits}
     if not wanted:
         raise DataError(f"{show(root / _MASKS)} holds none of the masks that are listed")
     paths = list(wanted.values())
-    labels = _labels(root, paths)
-    classes = labels.classes if labels else _numbered(paths)
+    palettes = _palettes(paths)
+    labels = _labels(root, palettes.values())
+    classes = labels.classes if labels else _numbered(palettes)
     found = []
-    for name, mask in zip(wanted, _drawn(paths, labels), strict=True):
+    for name, mask in zip(wanted, _drawn(paths, palettes, labels), strict=True):
         path = files.find(name)
         if isinstance(path, Problem):
             problems.append(path)
         else:
             found.append(AnnotatedImage(path, name, mask, splits.get(name)))
     problems += _lacking(splits, masks)
-    notes = [*_notes(files.root, root, masks, len(masks) - len(wanted))]
+    notes = [*_notes(files, root, masks, len(masks) - len(wanted))]
     notes += [] if labels else [f"no {LABELMAP}: classes are called by their codes"]
     return Annotations(classes, found, tuple(problems), tuple(notes))
 
@@ -90,7 +93,8 @@ def _root(source: Path) -> Path:
         return source.absolute().parent
     if (source / _MASKS).is_dir():
         return source
-    found = sorted(path.parent for path in source.rglob(_MASKS) if path.is_dir())
+    folders = (path for path in source.rglob(_MASKS) if path.is_dir())
+    found = sorted(path.parent for path in folders if _is_shown(path.relative_to(source)))
     if len(found) == 1:
         return found[0]
     if found:
@@ -101,6 +105,11 @@ def _root(source: Path) -> Path:
             mend=f"Export segmentation masks; VOC has them in {_MASKS}.",
         )
     raise DataError(f"{show(source)} has no folder {_MASKS}", mend="Give the folder that has one.")
+
+
+def _is_shown(path: Path) -> bool:
+    """Whether a path leads through nothing hidden, nor through the shadows of macOS."""
+    return not any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def _xml(source: Path) -> Iterator[Path]:
@@ -140,10 +149,12 @@ def _lacking(splits: Mapping[str, str | None], masks: Mapping[str, Path]) -> Ite
             yield Problem("no such mask", f"{name}: listed for {split}")
 
 
-def _notes(folder: Path, root: Path, masks: Mapping[str, Path], unlisted: int) -> Iterator[str]:
+def _notes(
+    files: ImageFiles, root: Path, masks: Mapping[str, Path], unlisted: int
+) -> Iterator[str]:
     """What was left out on purpose."""
-    photos = scan(folder, MaskError) if folder != root else []
-    bare = sum(_name(path, folder) not in masks for path in photos)
+    photos = files.paths if files.root != root else ()
+    bare = sum(files.name_of(path) not in masks for path in photos)
     if bare:
         yield f"{number(bare, 'image')} without a mask left out"
     if unlisted:
@@ -153,47 +164,52 @@ def _notes(folder: Path, root: Path, masks: Mapping[str, Path], unlisted: int) -
 # Classes
 
 
-def _labels(root: Path, masks: Sequence[Path]) -> LabelColours | None:
-    """Those of labelmap.txt, or of the challenge where the palette is its own."""
+def _labels(root: Path, palettes: Iterable[_Palette]) -> LabelColours | None:
+    """Those of labelmap.txt, or of the challenge where a palette is its own."""
     table = root / LABELMAP
     if table.is_file():
         labels = read_labelmap(table)
         return replace(labels, by_colour={BORDER: IGNORED} | dict(labels.by_colour))
-    palette = _palette(masks[0])
-    if palette is None or palette[: len(CLASSES)].tolist() != _rows(colours(len(CLASSES))):
+    own = [list(colour) for colour in colours(len(CLASSES))]
+    if not any(p is not None and p[: len(CLASSES)].tolist() == own for p in palettes):
         return None
     by_colour = dict(zip(colours(), range(len(CLASSES)), strict=False)) | {BORDER: IGNORED}
     return LabelColours(CLASSES, by_colour, range(len(CLASSES)))
 
 
-def _numbered(masks: Sequence[Path]) -> tuple[str, ...]:
-    """Names for all codes up to the highest."""
-    highest = max(_highest(path) for path in masks)
-    return class_codes(f"class {code}" for code in range(1, max(highest, 1) + 1))[0]
-
-
-def _highest(path: Path) -> int:
-    """The highest code in a mask but 255."""
-    pixels = read_mask(path).pixels
-    if pixels.ndim != 2:
+def _numbered(masks: Iterable[Path]) -> tuple[str, ...]:
+    """Names for all codes up to the highest but 255."""
+    highest = 1
+    coloured = []
+    for path in masks:
+        try:
+            pixels = read_mask(path).pixels
+        except MaskError:  # is told when the mask is drawn
+            continue
+        if pixels.ndim == 2:
+            highest = max(highest, int(np.max(pixels, initial=0, where=pixels != IGNORED)))
+        else:
+            coloured.append(path)
+    if coloured:
         mend = f"Put a {LABELMAP} with lines label:r,g,b:: beside {_MASKS}."
-        raise DataError(f"{show(path)} has colours, and no {LABELMAP} says which", mend=mend)
-    return int(np.max(pixels, initial=0, where=pixels != IGNORED))
+        raise DataError(f"masks have colours, and no {LABELMAP} says which", coloured, mend)
+    return class_codes(f"class {code}" for code in range(1, highest + 1))[0]
 
 
 # Masks
 
 
-def _drawn(masks: Sequence[Path], labels: LabelColours | None) -> list[Path | Draw]:
+def _drawn(
+    masks: Sequence[Path], palettes: Mapping[Path, _Palette], labels: LabelColours | None
+) -> list[Path | Draw]:
     """Every mask as a file to copy, if all hold codes in one palette; else drawn as codes."""
-    if labels is None or all(_holds_codes(path, labels) for path in masks):
+    if labels is None or all(_holds_codes(palette, labels) for palette in palettes.values()):
         return list(masks)
     return [partial(_draw, path, labels) for path in masks]
 
 
-def _holds_codes(path: Path, labels: LabelColours) -> bool:
-    """Whether the palette of a mask gives each code its colour, and 255 that of borders."""
-    palette = _palette(path)
+def _holds_codes(palette: _Palette, labels: LabelColours) -> bool:
+    """Whether a palette gives each code its colour, and 255 that of borders."""
     if palette is None or len(palette) < len(labels.classes):
         return False
     table = [labels.by_colour.get((red, green, blue)) for red, green, blue in palette.tolist()]
@@ -214,14 +230,19 @@ def _draw(path: Path, labels: LabelColours, height: int, width: int) -> NDArray[
     return np.asarray(table[raw.pixels])
 
 
-def _palette(path: Path) -> NDArray[np.uint8] | None:
-    """The palette of a PNG, N×3 RGB, from its header; None where there is none."""
+def _palettes(masks: Iterable[Path]) -> dict[Path, _Palette]:
+    """The palette of each mask; those that cannot be read are told when they are drawn."""
+    found = {}
+    for path in masks:
+        with suppress(ImageError):
+            found[path] = _palette(path)
+    return found
+
+
+def _palette(path: Path) -> _Palette:
+    """The palette of a PNG, from its header; None where there is none."""
     if path.suffix.lower() != ".png":
         return None
     with explained(path), Image.open(path, formats=("PNG",)) as image:
         values = image.getpalette("RGB") if image.mode == "P" else None
     return None if values is None else np.array(values, np.uint8).reshape(-1, 3)
-
-
-def _rows(table: Iterable[Colour]) -> list[list[int]]:
-    return [list(colour) for colour in table]
