@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -13,10 +14,11 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from rasterio.crs import CRS
 
 from unetseg.data import geotiff, rasters
-from unetseg.data.geotiff import RasterWriter, write_geotiff
+from unetseg.data.geotiff import RasterWriter, every_other, mean_of_four, write_geotiff
 from unetseg.data.images import read_image
 from unetseg.data.masks import read_mask
 from unetseg.data.places import Georeference, georeference, quiet
@@ -68,7 +70,14 @@ def test_rows_may_come_in_any_counts(data: st.DataObject, tmp_path_factory: Any)
     bands = data.draw(st.sampled_from([1, 3]))
     pixels = noise("uint8", height, width, bands)
     top = 0
-    with RasterWriter(path, height, width, bands, "uint8", overviews=data.draw(st.booleans())) as w:
+    with RasterWriter(
+        path,
+        height,
+        width,
+        bands,
+        "uint8",
+        overviews=data.draw(st.sampled_from([None, every_other])),
+    ) as w:
         while top < height:
             rows = data.draw(st.integers(1, height - top))
             part = pixels[top : top + rows]
@@ -89,7 +98,7 @@ def test_palettes_are_written(tmp_path: Path) -> None:
     assert [v for n in range(256) for v in colours[n][:3]] == palette
 
 
-def test_empty_tiles_take_no_space_and_are_read(
+def test_empty_tiles_are_read_by_every_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rasters, "WHOLE_PIXELS", 100)
@@ -97,7 +106,9 @@ def test_empty_tiles_take_no_space_and_are_read(
         pixels = np.full((1500, 1500), nodata or 0, np.uint8)
         pixels[600:700, 600:700] = noise("uint8", 100, 100)
         write_geotiff(tmp_path / "a.tif", pixels, nodata=nodata)
-        assert (tmp_path / "a.tif").stat().st_size < 14_000
+        assert (tmp_path / "a.tif").stat().st_size < 18_000
+        np.testing.assert_array_equal(Image.open(tmp_path / "a.tif"), pixels)
+        np.testing.assert_array_equal(cv2.imread(tmp_path / "a.tif", -1), pixels)
         np.testing.assert_array_equal(by_gdal(tmp_path / "a.tif")[0][..., 0], pixels)
         np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], pixels)
         with rasters.open_raster(tmp_path / "a.tif") as raster:
@@ -114,10 +125,15 @@ def test_nan_is_a_nodata_value(tmp_path: Path) -> None:
 
 def test_overviews_are_every_other_pixel_of_masks_and_means_of_pictures(tmp_path: Path) -> None:
     mask = noise("uint8", 1001, 700)
+    colours = noise("uint8", 1001, 700, 3)
     picture = noise("uint16", 1001, 700, 3)
-    for name, pixels in (("mask.tif", mask[..., None]), ("picture.tif", picture)):
+    for name, pixels, halving in (
+        ("mask.tif", mask[..., None], every_other),
+        ("colours.tif", colours, every_other),
+        ("picture.tif", picture, mean_of_four),
+    ):
         height, width, bands = pixels.shape
-        options: dict[str, Any] = {"place": PLACE, "overviews": True}
+        options: dict[str, Any] = {"place": PLACE, "overviews": halving}
         with RasterWriter(tmp_path / name, height, width, bands, pixels.dtype, **options) as writer:
             writer.write(0, pixels)
         np.testing.assert_array_equal(read_image(tmp_path / name), pixels)
@@ -125,6 +141,8 @@ def test_overviews_are_every_other_pixel_of_masks_and_means_of_pictures(tmp_path
             assert file.overviews(1) == [2, 4]
     with rasterio.open(tmp_path / "mask.tif", overview_level=1) as file:
         np.testing.assert_array_equal(file.read(1), mask[::4, ::4])
+    with rasterio.open(tmp_path / "colours.tif", overview_level=1) as file:
+        np.testing.assert_array_equal(file.read().transpose(1, 2, 0), colours[::4, ::4])
     with rasterio.open(tmp_path / "picture.tif", overview_level=0) as file:
         even = picture[:1000].reshape(500, 2, 350, 2, 3).mean((1, 3))
         np.testing.assert_allclose(file.read().transpose(1, 2, 0)[:500], even, atol=0.5)

@@ -18,6 +18,7 @@ def test_only_pixels_without_data_in_all_bands_are_missing() -> None:
     assert not missing_pixels(image, np.nan).any()
     floats = np.where(image < 0, np.nan, image).astype(np.float32)
     np.testing.assert_array_equal(missing_pixels(floats, np.nan), expected)
+    assert not missing_pixels(floats, float(np.finfo(np.float64).min)).any()  # beyond float32
 
 
 @pytest.mark.parametrize(

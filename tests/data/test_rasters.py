@@ -21,13 +21,14 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from unetseg.data import rasters
 from unetseg.data.images import match_bands, read_image, write_png, write_tiff
 from unetseg.data.masks import read_mask
 from unetseg.data.places import quiet
 from unetseg.data.rasters import is_giant, open_mask_raster, open_raster, reads_by_windows
+from unetseg.data.tiffs import Tiff
 from unetseg.errors import ImageError, MaskError
 
 Array = NDArray[Any]
@@ -655,3 +656,20 @@ def test_real_masks(real_data: Path, name: str) -> None:
         with open_mask_raster(file) as raster:
             assert (raster.coding, raster.dtype) == (raw.coding, raw.pixels.dtype)
             np.testing.assert_array_equal(raster.read(20, 30, 100, 90), raw.pixels[20:120, 30:120])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_the_header_alone_says_what_a_giant_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(np.zeros((30, 40), np.uint8)).save(path)
+
+    def reading(*_: object) -> None:
+        raise AssertionError("pixels were read")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", reading)
+    monkeypatch.setattr(Tiff, "whole", reading)
+    for limit in (1199, 1200):
+        monkeypatch.setattr(rasters, "WHOLE_PIXELS", limit)
+        assert rasters.is_giant(path) == (limit == 1199)

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from unetseg.errors import MachineError
-from unetseg.prediction.bands import BandStore
+from unetseg.prediction.bands import BandStore, bands_folder, held_bands
 
 SPANS = [(0, 7), (7, 12), (12, 30)]
 WIDTH = 11
@@ -103,3 +103,25 @@ def test_nothing_is_left_when_it_is_removed(tmp_path: Path) -> None:
     save(kept, range(3))
     kept.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_held_is_told(tmp_path: Path) -> None:
+    mask = tmp_path / "mask.tif"
+    (bands_folder(mask) / ".lock").mkdir(parents=True)
+    with pytest.raises(MachineError, match=r"cannot write .*mask\.tif\.bands"), held_bands(mask):
+        pass
+
+
+def test_bands_are_held_by_one(tmp_path: Path) -> None:
+    mask = tmp_path / "mask.tif"
+    with held_bands(mask):
+        kept = store(tmp_path)
+        with pytest.raises(MachineError, match=r"another .*mask\.tif now"), held_bands(mask):
+            pass
+        save(kept, range(3))
+        assert store(tmp_path).finished == 3
+        assert store(tmp_path, JOB | {"tile": 1}).finished == 0
+        with pytest.raises(MachineError, match="another process"), held_bands(mask):
+            pass
+    with held_bands(mask):
+        pass

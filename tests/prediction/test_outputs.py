@@ -23,9 +23,10 @@ from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bund
 from unetseg.cli.app import run
 from unetseg.config import NetworkConfig
 from unetseg.data import rasters
+from unetseg.data.geotiff import RasterWriter
 from unetseg.data.masks import ClassInfo, ClassMap, Code, read_mask
 from unetseg.prediction import stream
-from unetseg.prediction.bands import BandStore
+from unetseg.prediction.bands import BandStore, held_bands
 from unetseg.prediction.engine import TileNetwork
 from unetseg.prediction.tiling import lay_out
 
@@ -313,7 +314,7 @@ KILLED = """
 import os, signal, sys
 from unetseg.cli.app import run
 from unetseg.data import rasters
-from unetseg.prediction.bands import BandStore
+from unetseg.prediction.bands import BandStore, held_bands
 rasters.WHOLE_PIXELS = 0
 save = BandStore.save
 def killing(store, number, *rest):
@@ -344,3 +345,65 @@ def test_a_killed_prediction_goes_on_where_it_was(
     whole = predict(trained, source, tmp_path / "whole")
     assert files(out) == ["x.tif"]
     assert (out / "x.tif").read_bytes() == (whole / "x.tif").read_bytes()
+
+
+def test_two_processes_do_not_mix_their_bands(
+    tmp_path: Path, as_giants: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = bundle(tmp_path)
+    source = write_geotiff(tmp_path / "x.tif", noise(200, 90))
+    as_giants()
+    out = tmp_path / "out"
+    words = ["predict", str(trained), str(source), "-o", str(out), "--device", "cpu"]
+    with held_bands(out / "x.tif"):
+        assert run(words) != 0
+        assert f"another process predicts {out / 'x.tif'} now" in capsys.readouterr().err
+    predict(trained, source, out)
+    assert files(out) == ["x.tif"]
+
+
+def test_what_was_half_written_is_cleared_and_nothing_of_it_lies_beside_the_mask(
+    tmp_path: Path, as_giants: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = bundle(tmp_path)
+    source = write_geotiff(tmp_path / "x.tif", noise(200, 90))
+    as_giants()
+    out = tmp_path / "out"
+    seen: list[list[str]] = []
+
+    def stopping(writer: RasterWriter, *_: object) -> None:
+        seen.append([name for name in files(out) if "/" not in name])
+        raise Stopped
+
+    words = ["predict", str(trained), str(source), "-o", str(out), "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr(RasterWriter, "write", stopping)
+        with pytest.raises(Stopped):
+            run(words)
+    assert seen == [[".x.tif.bands"]]
+    (out / ".x.tif.bands" / ".x-half.tif").write_bytes(b"left by a kill")
+    with monkeypatch.context() as patch:
+        patch.setattr(BandStore, "remove", lambda store: None)
+        assert run(words) == 0
+    assert not list((out / ".x.tif.bands").glob("*.tif"))
+    assert not list((out / ".x.tif.bands").glob(".x-*"))
+
+
+def test_an_image_changed_to_one_of_the_same_size_and_time_is_begun_anew(
+    tmp_path: Path, as_giants: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = bundle(tmp_path)
+    source, image = tmp_path / "x.tif", noise(200, 90)
+    tifffile.imwrite(source, image)
+    status = source.stat()
+    as_giants()
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(BandStore, "remove", lambda store: None)
+        predict(trained, source, out)
+    tifffile.imwrite(source, image[::-1])
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert source.stat().st_size == status.st_size
+    predict(trained, source, out, "--existing", "overwrite")
+    expected = predict(trained, source, tmp_path / "expected")
+    assert (out / "x.tif").read_bytes() == (expected / "x.tif").read_bytes()

@@ -163,3 +163,34 @@ def test_images_beyond_the_limit_of_pixels_are_refused(
     assert predict(trained, tmp_path / "x.png", tmp_path / "out", "--max-pixels", "1999") == 5
     assert "x.png is refused as a decompression bomb" in capsys.readouterr().err
     assert predict(trained, tmp_path / "x.png", tmp_path / "out", "--max-pixels", "2000") == 0
+
+
+def test_real_images_are_trained_on_scored_and_predicted_by_windows_as_whole(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = str(real_data / "sen1floods11_tiles13band")
+    source = next((real_data / "sen1floods11_sample" / "images").rglob("*.tif"))
+    cpu = ["--device", "cpu", "--precision", "float32"]
+    trained = tmp_path / "run"
+    words = ["train", data, "--out", str(tmp_path), "--name", "run", "--ignore", "-1", *cpu]
+    with monkeypatch.context() as patch:
+        patch.setattr(rasters, "WHOLE_PIXELS", 0)
+        assert run([*words, "-e", "1", "--width", "4", "--depth", "2", "--workers", "0"]) == 0
+    logged = (trained / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    for kind, limit in (("windows", 0), ("whole", rasters.WHOLE_PIXELS)):
+        monkeypatch.setattr(rasters, "WHOLE_PIXELS", limit)
+        out = tmp_path / kind
+        assert run(["eval", str(trained), data, "--split", "val", "--output", str(out), *cpu]) == 0
+        assert predict(trained, source, out / "new", "--tile", "128", "--probabilities") == 0
+    scores = [json.loads((tmp_path / k / "scores.json").read_text()) for k in ("windows", "whole")]
+    assert scores[0] == scores[1]
+    row = dict(zip(logged[0].split(","), logged[-1].split(","), strict=True))
+    assert float(row["val_dice"]) == pytest.approx(scores[0]["foreground_dice"], rel=1e-4)
+    with rasterio.open(source) as image:
+        place = image.crs, image.transform, image.shape
+    for name in (source.name, f"{source.stem}_probabilities.tif"):
+        with rasterio.open(tmp_path / "windows" / "new" / name) as file:
+            assert (file.crs, file.transform, file.shape) == place
+            by_windows = file.read()
+        with rasterio.open(tmp_path / "whole" / "new" / name) as file:
+            np.testing.assert_array_equal(by_windows, file.read())

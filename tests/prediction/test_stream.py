@@ -20,7 +20,7 @@ from unetseg.data import rasters
 from unetseg.data.masks import ClassInfo, ClassMap
 from unetseg.errors import ImageError
 from unetseg.prediction import stream
-from unetseg.prediction.engine import Engine, TileNetwork
+from unetseg.prediction.engine import MIRRORS, Engine, TileNetwork
 from unetseg.prediction.predict import open_stream
 from unetseg.prediction.stream import RowWindow, Stream, band_tile, read_on
 from unetseg.prediction.tiling import Tile
@@ -117,6 +117,19 @@ def test_bands_are_the_whole(
         one = engine(about, tile, overlap)
         bands = logits(opened(image, about, one))
         np.testing.assert_allclose(bands, one.logits(image), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [{"scale": 0.5}, {"scale": 0.3}])
+@pytest.mark.parametrize("shape", [(7, 5), (31, 97), (133, 129)])
+def test_bands_of_scaled_networks_with_tta_are_the_whole(
+    opened: Callable[..., Stream], network: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    about = info("image")
+    about = about.model_copy(update={"network": about.network.model_copy(update=network)})
+    one, image = engine(about, tile=64), noise(*shape)
+    one.mirrors = MIRRORS
+    whole = one.logits(image).numpy()
+    np.testing.assert_allclose(logits(opened(image, about, one)), whole, rtol=1e-4, atol=1e-4)
 
 
 def test_other_tiles_give_the_same_classes(opened: Callable[..., Stream]) -> None:

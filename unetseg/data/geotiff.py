@@ -3,7 +3,7 @@
 tifffile writes them, because GDAL leaves a broken file behind without a word when the disk is full.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import SEEK_END, BytesIO
 from pathlib import Path
@@ -26,6 +26,9 @@ from unetseg.storage import atomic_path
 
 TILE = 512  # pixels, side of a tile
 BUFFER = 2**27  # bytes of rows that may wait for a row of tiles; tiles of wide images are lower
+
+Halving = Callable[[NDArray[Any]], NDArray[Any]]
+"""Makes rows×W×C half as high and half as wide; `every_other` or `mean_of_four`."""
 
 _DTYPES = ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 _SMALLEST = 256  # pixels; no overview has both sides smaller than half of this
@@ -65,8 +68,8 @@ class RasterWriter:
     """A GeoTIFF written from top to bottom; a context manager.
 
     The file takes its name when the context is left without an error and all rows are written.
-    Otherwise nothing is left of it, and a file that was there stays as it was. Tiles that hold
-    nothing but `nodata` (or 0 where there is none) take no space.
+    Otherwise nothing is left of it, and a file that was there stays as it was. Every tile is
+    written, empty ones too: Pillow and OpenCV cannot read a file that leaves some out.
 
     Args:
         path: The file.
@@ -77,8 +80,7 @@ class RasterWriter:
         palette: 768 numbers, 256 times RGB, for one band of uint8 indexes.
         place: Where the image lies on the earth.
         nodata: The value of pixels without data.
-        overviews: Whether to add smaller copies for viewers, each half as large: every other pixel
-            of one band of integers, the mean of four pixels of other pictures.
+        overviews: How smaller copies for viewers are made, each half as large; None adds none.
 
     Raises:
         ImageError: a GeoTIFF cannot hold such pixels.
@@ -95,7 +97,7 @@ class RasterWriter:
         palette: Sequence[int] | None = None,
         place: Georeference | None = None,
         nodata: float | None = None,
-        overviews: bool = False,
+        overviews: Halving | None = None,
     ) -> None:
         self.path = path
         self.shape = (height, width, bands)
@@ -103,7 +105,6 @@ class RasterWriter:
         _refuse(path, self.shape, self.dtype, palette, nodata)
         self._colours = _colours(self.shape, self.dtype, palette)
         self._extra_tags = [*_geo_tags(path, place), *_nodata_tags(nodata)]
-        self._fill = 0.0 if nodata is None else nodata
         self._overviews = overviews
         self._received = 0  # rows
 
@@ -111,9 +112,9 @@ class RasterWriter:
         with _told(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._spool = TemporaryFile(dir=self.path.parent)  # closed by __exit__
-        self._levels = [_Level(self.shape, self.dtype, self._fill, self._spool)]
+        self._levels = [_Level(self.shape, self.dtype, self._spool)]
         while self._overviews and max(self._levels[-1].shape[:2]) >= _SMALLEST:
-            self._levels.append(self._levels[-1].half())
+            self._levels.append(self._levels[-1].half(self._overviews))
         return self
 
     def write(self, top: int, rows: NDArray[Any]) -> None:
@@ -167,11 +168,9 @@ class RasterWriter:
 class _Level:
     """The image in one resolution: rows come in, and go to the spool as packed tiles."""
 
-    def __init__(
-        self, shape: tuple[int, int, int], dtype: np.dtype[Any], fill: float, spool: IO[bytes]
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], dtype: np.dtype[Any], spool: IO[bytes]) -> None:
         _, width, bands = shape
-        self.shape, self.dtype, self.fill, self.spool = shape, dtype, fill, spool
+        self.shape, self.dtype, self.spool = shape, dtype, spool
         self.tile = (TILE, TILE)
         while self.tile[0] > 16 and self.tile[0] * width * bands * dtype.itemsize > BUFFER:
             self.tile = (self.tile[0] // 2, TILE)
@@ -179,14 +178,15 @@ class _Level:
         self._places: list[tuple[int, int]] = []  # offset and bytes of each tile in the spool
         self._waiting: list[NDArray[Any]] = []
         self._received = self._packed = 0  # rows
-        self._smaller: _Level | None = None
+        self._smaller: tuple[Halving, _Level] | None = None
 
-    def half(self) -> "_Level":
+    def half(self, halving: Halving) -> "_Level":
         """The level of half the size, which is given its rows by this one."""
         height, width, bands = self.shape
         shape = (-(-height // 2), -(-width // 2), bands)
-        self._smaller = _Level(shape, self.dtype, self.fill, self.spool)
-        return self._smaller
+        smaller = _Level(shape, self.dtype, self.spool)
+        self._smaller = halving, smaller
+        return smaller
 
     def add(self, rows: NDArray[Any]) -> None:
         """Take rows×W×C, and pack what makes full tiles."""
@@ -202,19 +202,17 @@ class _Level:
             for left in range(0, self.shape[1], TILE):
                 self._pack(ready[top : top + tile, left : left + TILE])
         if self._smaller is not None:
-            self._smaller.add(_halved(ready))
+            halving, smaller = self._smaller
+            smaller.add(halving(ready))
 
     def packed(self) -> Iterator[bytes]:
-        """The packed tiles in order; nothing for an empty one."""
+        """The packed tiles in order."""
         for offset, size in self._places:
             self.spool.seek(offset)
             yield self.spool.read(size)
 
     def _pack(self, pixels: NDArray[Any]) -> None:
         """Write a tile to the end of the spool, filled up to full size."""
-        if bool((pixels == self.fill).all()):
-            self._places.append((0, 0))
-            return
         full = np.zeros((*self.tile, self.shape[2]), self.dtype.newbyteorder("<"))
         full[: pixels.shape[0], : pixels.shape[1]] = pixels
         if self.predictor == 2:
@@ -226,10 +224,13 @@ class _Level:
         self.spool.write(content)
 
 
-def _halved(rows: NDArray[Any]) -> NDArray[Any]:
-    """Every other pixel of one band of integers; else the mean of 2×2 pixels, rounded."""
-    if rows.shape[2] == 1 and rows.dtype.kind != "f":
-        return rows[::2, ::2]
+def every_other(rows: NDArray[Any]) -> NDArray[Any]:
+    """Every other pixel of every other row: for classes, of which there is no mean."""
+    return rows[::2, ::2]
+
+
+def mean_of_four(rows: NDArray[Any]) -> NDArray[Any]:
+    """The mean of 2×2 pixels, rounded for integers: for pictures and probabilities."""
     even = np.pad(rows, ((0, len(rows) % 2), (0, rows.shape[1] % 2), (0, 0)), "edge")
     height, width, bands = even.shape
     fours = even.reshape(height // 2, 2, width // 2, 2, bands)

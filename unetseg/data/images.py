@@ -98,7 +98,9 @@ def image_of(picture: Picture, path: Path) -> NDArray[Any]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an upright image, pixels, from its header alone.
+    """Height and width of an upright image, pixels.
+
+    Of most files from the header alone; the orientation of a PNG may stand behind its pixels.
 
     Raises:
         ImageError: the file is no image, or larger than the limit.
@@ -112,6 +114,21 @@ def image_size(path: Path) -> tuple[int, int]:
             with _opened(path) as image:
                 (width, height), orientation = image.size, _exif_orientation(image)
     return (width, height) if orientation in {5, 6, 7, 8} else (height, width)
+
+
+def pixel_count(path: Path) -> int:
+    """Height times width, from the header alone; of a PNG `image_size` may have to read it all.
+
+    Raises:
+        ImageError: the file is no image, or larger than the limit.
+    """
+    start = start_of(path)
+    with explained(path):
+        if start[:4] in TIFF_STARTS:
+            with Tiff(path) as file:
+                return file.shape[0] * file.shape[1]
+        with _opened(path) as image:
+            return image.width * image.height
 
 
 def content_format(path: Path) -> str:

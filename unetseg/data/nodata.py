@@ -22,8 +22,9 @@ def missing_pixels(image: NDArray[Any], nodata: float | None) -> NDArray[np.bool
     if nodata is None:
         return np.zeros(image.shape[:2], bool)
     missing = np.ones(image.shape[:2], bool)
-    for band in np.moveaxis(image, -1, 0):
-        missing &= np.isnan(band) if np.isnan(nodata) else band == nodata
+    with np.errstate(over="ignore"):  # a value beyond float32, of a file that was float64
+        for band in np.moveaxis(image, -1, 0):
+            missing &= np.isnan(band) if np.isnan(nodata) else band == nodata
     return missing
 
 

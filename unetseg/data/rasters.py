@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.giants import STRIP, Giant, Once
-from unetseg.data.images import effective_bands, image_size, plain, read_image
+from unetseg.data.images import effective_bands, pixel_count, plain, read_image
 from unetseg.data.limits import start_of
 from unetseg.data.masks import Coding, RawMask, read_mask, whole_numbers
 from unetseg.data.places import Georeference as Georeference
@@ -270,8 +270,7 @@ def is_giant(path: Path) -> bool:
     Raises:
         ImageError: the file is no image.
     """
-    height, width = image_size(path)
-    return height * width > WHOLE_PIXELS
+    return pixel_count(path) > WHOLE_PIXELS
 
 
 def reads_by_windows(path: Path) -> bool:

@@ -5,6 +5,7 @@ they are not counted, whatever the mask says of them.
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -78,14 +79,19 @@ class GiantCount:
         Raises:
             DataError: image or mask cannot be read, or do not fit the model.
         """
-        for band in self._stream.predict():
-            top, index = band.top, band.classes()
-            del band  # its logits are not to be held while the next are made
-            truth = self.class_map.encode(self._mask.read(top, 0, *index.shape), self._mask.path)
-            self.counts += count_classes(truth, index, len(self.counts))
-            picked = np.s_[-top % self._step :: self._step, :: self._step]
-            self._small.append(np.stack([truth[picked], index[picked]]))
-            yield index
+        with closing(self._stream.predict()) as bands:  # so that nothing reads on after an error
+            for band in bands:
+                top, index = band.top, band.classes()
+                del band  # its logits are not to be held while the next are made
+                self._count(top, index)
+                yield index
+
+    def _count(self, top: int, index: NDArray[np.uint8]) -> None:
+        """Compare some rows with their truth."""
+        truth = self.class_map.encode(self._mask.read(top, 0, *index.shape), self._mask.path)
+        self.counts += count_classes(truth, index, len(self.counts))
+        picked = np.s_[-top % self._step :: self._step, :: self._step]
+        self._small.append(np.stack([truth[picked], index[picked]]))
 
     def count(self) -> Counts:
         """The confusion K×K of the whole pair."""

@@ -2,14 +2,17 @@
 
 They lie in a hidden folder beside the mask, `.NAME.bands/`: one compressed file for each band, and
 job.json, which says what they belong to. A prediction that was killed goes on from the first band
-that is not there; bands of another image, model or setting are thrown away.
+that is not there; bands of another image, model or setting are thrown away. The mask is written
+there too, and moved to its place when it is whole.
 """
 
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.errors import MachineError
-from unetseg.storage import atomic_path, json_value, write_bytes, write_json
+from unetseg.storage import atomic_path, json_value, locked, write_bytes, write_json
 
 FORMAT = 1
 """Version of these folders; another one is not gone on with."""
@@ -47,7 +50,7 @@ class BandStore:
         width: int,
         classes: int = 0,
     ) -> None:
-        self.folder = mask.with_name(f".{mask.name}.bands")
+        self.folder = bands_folder(mask)
         self.spans = spans
         self.width = width
         self.classes = classes
@@ -61,9 +64,19 @@ class BandStore:
             known = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             known = None
+        kept = {".lock"}
+        if known == job:
+            kept |= {"job.json", *(self._file(*band).name for band in self._bands())}
+        with _told(self.folder):  # what a killed process left half written goes, too
+            for entry in self.folder.glob("*"):
+                if entry.name not in kept:
+                    entry.unlink()
         if known != job:
-            self.remove()
             write_json(file, job)
+
+    def _bands(self) -> Iterator[tuple[int, str]]:
+        """Number and kind of every file of a finished image."""
+        return product(range(len(self.spans)), ("classes", "probabilities"))
 
     @property
     def finished(self) -> int:
@@ -128,3 +141,45 @@ class BandStore:
         """Throw all bands away."""
         self._recent.cache_clear()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def hand_over(self, path: Path) -> None:
+        """Move a file that was written in the folder to its place beside it.
+
+        Raises:
+            MachineError: it cannot be moved there.
+        """
+        with _told(path):
+            (self.folder / path.name).replace(path)
+
+
+def bands_folder(mask: Path) -> Path:
+    """Where the bands of a mask lie until it is written."""
+    return mask.with_name(f".{mask.name}.bands")
+
+
+@contextmanager
+def held_bands(mask: Path) -> Iterator[None]:
+    """Hold the bands of a mask for this process alone.
+
+    Raises:
+        MachineError: another process predicts the same mask, or the folder cannot be written.
+    """
+    folder = bands_folder(mask)
+    with ExitStack() as stack:
+        with _told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locked(folder))
+            except MachineError as error:
+                mend = "Wait for it, stop it, or choose another folder with -o."
+                raise MachineError(f"another process predicts {mask} now", mend=mend) from error
+        yield
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        mend = "Free space or choose another folder."
+        raise MachineError(f"cannot write {path}: {error.strerror or error}", mend=mend) from error

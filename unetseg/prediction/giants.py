@@ -1,6 +1,8 @@
 """One image bigger than memory: its bands to disk one by one, and from there into the files."""
 
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from unetseg.bundle import BundleInfo
 from unetseg.config import PredictConfig
 from unetseg.data.masks import ClassMap
 from unetseg.data.overlay import outline_reach, outlines
-from unetseg.prediction.bands import BandStore
+from unetseg.prediction.bands import BandStore, held_bands
 from unetseg.prediction.outputs import GeotiffWriter, Job, draw_classes, levels_with_data
 from unetseg.prediction.stream import Stream, rows_at_once
 from unetseg.progress import SILENT, Progress
@@ -35,12 +37,12 @@ def predict_giant(
         MachineError: a file cannot be written.
     """
     classes = len(info.class_map.classes) if config.probabilities else 0
-    store = BandStore(
-        job.mask, identity(stream, info, job), stream.spans, stream.raster.width, classes
-    )
-    fill(store, stream, progress)
-    assemble(store, stream, info.class_map, job, config)
-    store.remove()
+    job_facts = identity(stream, info, job)
+    with held_bands(job.mask):
+        store = BandStore(job.mask, job_facts, stream.spans, stream.raster.width, classes)
+        fill(store, stream, progress)
+        assemble(store, stream, info.class_map, job, config)
+        store.remove()
 
 
 def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
     return {
         "image": str(job.image.resolve()),
         "bytes": status.st_size,
-        "modified": status.st_mtime_ns,
+        "modified": [status.st_mtime_ns, status.st_ctime_ns],  # copies may keep the first
         "nodata": str(stream.raster.nodata),
         "model": info.model_dump(mode="json", exclude={"scores", "versions"}),
         "tile": stream.tile,
@@ -68,10 +70,11 @@ def fill(store: BandStore, stream: Stream, progress: Progress) -> None:
     task = f"bands of {stream.raster.path.name}"
     progress.start(task, total)
     progress.advance(task, done)
-    for band in stream.predict(done):
-        store.save(band.number, band.classes(), band.probabilities())
-        del band  # its logits are not to be held while the next are made
-        progress.advance(task)
+    with closing(stream.predict(done)) as bands:  # so that nothing reads on after an error
+        for band in bands:
+            store.save(band.number, band.classes(), band.probabilities())
+            del band  # its logits are not to be held while the next are made
+            progress.advance(task)
     progress.finish(task)
 
 
@@ -80,13 +83,17 @@ def assemble(
 ) -> None:
     """Write the files from the bands, the mask last: it says that all is there."""
     raster = stream.raster
-    geotiff = GeotiffWriter(job, raster.height, raster.width, config.overviews)
+    inside = replace(job, mask=store.folder / job.mask.name)
+    geotiff = GeotiffWriter(inside, raster.height, raster.width, config.overviews)
     spans = pieces(raster.height, raster.width)
     if config.probabilities:
         geotiff.write_probabilities(store.probabilities(*span) for span in spans)
+        store.hand_over(job.probabilities)
     if config.overlay:
         geotiff.write_overlay(overlay_pieces(store, stream, class_map))
+        store.hand_over(job.overlay)
     geotiff.write_mask((store.index(*span) for span in spans), class_map)
+    store.hand_over(job.mask)
 
 
 def pieces(height: int, width: int) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.geotiff import RasterWriter
+from unetseg.data.geotiff import Halving, RasterWriter, every_other, mean_of_four
 from unetseg.data.images import write_png, write_tiff
 from unetseg.data.masks import ClassMap, write_mask
 from unetseg.data.nodata import missing_pixels
@@ -82,21 +82,22 @@ class GeotiffWriter:
         """Write class indexes, in pieces of rows×W, in the coding of the training masks."""
         coded = (mask_pixels(piece, class_map) for piece in pieces)
         nodata = None if self.job.nodata is None else no_data_tag(class_map)
-        self._write(self.job.mask, coded, class_map.palette, nodata)
+        self._write(self.job.mask, coded, every_other, class_map.palette, nodata)
 
     def write_probabilities(self, pieces: Iterator[NDArray[np.float32]]) -> None:
         """Write pieces of rows×W×K; without data there is NaN."""
         nodata = None if self.job.nodata is None else np.nan
-        self._write(self.job.probabilities, pieces, nodata=nodata)
+        self._write(self.job.probabilities, pieces, mean_of_four, nodata=nodata)
 
     def write_overlay(self, pieces: Iterator[NDArray[np.uint8]]) -> None:
         """Write pieces of rows×W×3."""
-        self._write(self.job.overlay, pieces)
+        self._write(self.job.overlay, pieces, mean_of_four)
 
     def _write(
         self,
         path: Path,
         pieces: Iterator[NDArray[Any]],
+        halving: Halving,
         palette: tuple[int, ...] | None = None,
         nodata: float | None = None,
     ) -> None:
@@ -111,7 +112,7 @@ class GeotiffWriter:
             palette=palette,
             place=self.job.place,
             nodata=nodata,
-            overviews=self.overviews,
+            overviews=halving if self.overviews else None,
         ) as writer:
             top = 0
             for piece in chain([first], pieces):

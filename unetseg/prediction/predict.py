@@ -248,12 +248,13 @@ def _predict_image(
     missing = missing_pixels(image, job.nodata)
     index = most_probable(logits, missing)
     probabilities = softmax(logits, missing) if config.probabilities else None
+    drawn = image if config.overlay else None  # an image that nobody needs is not to be held
 
     def write() -> Path:
         shown = None
-        if config.overlay:
-            levels = levels_with_data(image, job.nodata)
-            shown = draw_classes(image, index, class_map, levels)
+        if drawn is not None:
+            levels = levels_with_data(drawn, job.nodata)
+            shown = draw_classes(drawn, index, class_map, levels)
         return write_outputs(
             job, class_map, index, probabilities, shown, overviews=config.overviews
         )

@@ -5,7 +5,7 @@ the file pass through a window as high as a tile, each read once, and so do the 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,7 +137,7 @@ class Stream:
         self._progress.finish(task)
         return moments_tensor(moments) if per_image else None
 
-    def predict(self, first: int = 0) -> Iterator[Band]:
+    def predict(self, first: int = 0) -> Generator[Band, None, None]:
         """The bands from number `first` on; a band that is kept takes memory beside the next.
 
         Of the rows of tiles above it, only those that reach into it go through the network.

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,12 @@ def train(
     open_or_resume = resume_run if resume else open_run
     with open_or_resume(Path(data), config, Path(out), name, progress) as run:
         advice = f"Choose a --batch below {run.plan.batch}, a smaller --patch or --width."
-        with explained_memory(advice), StopRequest() as stop:
-            Trainer(run, began, progress).fit(stop)
+        with (
+            explained_memory(advice),
+            StopRequest() as stop,
+            closing(Trainer(run, began, progress)) as trainer,
+        ):
+            trainer.fit(stop)
         return run.folder
 
 
@@ -119,6 +124,7 @@ class Trainer:
     def fit(self, stop: StopRequest) -> None:
         """Train until the epochs or the budget are over, validating and saving on the way."""
         write_png(self.run.folder / "previews" / "augmented.png", augmented_sheet(self.crops))
+        self.close()  # the processes that read from now on open them themselves
         self.segmenter.train()
         self._announce()
         for batch in self._batches():
@@ -228,6 +234,11 @@ class Trainer:
             f"best validation Dice {self.best:.4f} after {self.step} steps "
             f"in {self.clock.elapsed:.0f} s"
         )
+
+    def close(self) -> None:
+        """Close the files of images bigger than memory."""
+        self.crops.reader.close()
+        self.val_reader.close()
 
     # ---------------------------------------------------------------- state
 

@@ -1,5 +1,6 @@
 """Pictures that show a training at work: what the network is fed, and what it answers."""
 
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,10 @@ def augmented_sheet(crops: Crops, seed: int = 0) -> NDArray[np.uint8]:
 
 def planned_sheet(known: Survey, plan: Plan) -> NDArray[np.uint8]:
     """A sheet of augmented pairs as a plan would feed them."""
-    reader = PairReader(known.select("train"), known.class_map, plan.bands)
-    rule = crop_rule(plan)
-    unused = np.zeros((len(reader), 2, plan.bands), np.float32)
-    gaps = find_gaps(known, "train", plan.bands)
-    return augmented_sheet(Crops(reader, rule, unused, gaps))
+    rule, gaps = crop_rule(plan), find_gaps(known, "train", plan.bands)
+    with closing(PairReader(known.select("train"), known.class_map, plan.bands)) as reader:
+        unused = np.zeros((len(reader), 2, plan.bands), np.float32)
+        return augmented_sheet(Crops(reader, rule, unused, gaps))
 
 
 def validation_sheet(reader: PairReader, engine: Engine) -> NDArray[np.uint8]:
