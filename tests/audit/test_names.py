@@ -115,7 +115,7 @@ def test_usual_names_are_no_finding(tmp_path: Path, stems: tuple[str, ...]) -> N
 def test_names_that_become_one_elsewhere(tmp_path: Path, stems: tuple[str, ...]) -> None:
     (finding,) = portability_of(tmp_path, "good", *stems)
     assert (finding.check, finding.severity) == ("colliding-names", "warning")
-    assert finding.summary.startswith("2 names stand for several files")  # image and mask
+    assert finding.summary.startswith("2 names of several files")  # image and mask
     assert all(stem in finding.files[0] for stem in stems)
 
 

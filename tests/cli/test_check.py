@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -348,3 +349,85 @@ def test_fix_never_touches_the_source_or_a_folder_in_use(data: Path, capsys: Cap
     assert findings(out, capsys, "--strict") == []
     assert run(["check", str(data), *SMALL, "--fix", str(out)]) == 3
     assert "holds something already" in capsys.readouterr().err
+
+
+def test_nothing_but_json_is_printed_with_json(data: Path, capsys: Capture) -> None:
+    mask(data, 2).rename(data / "masks" / "CELLS_002.png")
+    image(data, 3).rename(data / "images" / "a:cat:[red]\x1b[31m.png")
+    out = data.parent / "mended"
+    found = findings(data, capsys, "--fix", str(out), "--report", str(data.parent / "report.json"))
+    assert json.loads((data.parent / "report.json").read_text())["findings"] == found
+    assert out.is_dir()
+    named(found, "error", "without mask", "a:cat:[red]\\x1b[31m.png")
+
+
+def test_names_are_shown_as_they_are(
+    data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Path(shutil.move(data, data.parent / "s"))
+    for name in ("a:cat:[red]b", "x's/y", "\x1b[31m"):
+        target = home / "images" / f"{name}.png"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(image(home, 0), target)
+    mask(home, 2).rename(home / "masks" / "CELLS_002.png")
+    monkeypatch.chdir(home.parent)
+    assert run(["check", "s", *SMALL]) == 5
+    shown = capsys.readouterr()
+    for name in ("images/a:cat:[red]b.png", "images/x's/y.png", "images/\\x1b[31m.png"):
+        assert f"\n  {name}\n" in shown.out
+    assert "\n  images/cells_002.png, masks/CELLS_002.png (" in shown.out
+    assert "\x1b" not in shown.out + shown.err
+
+
+def test_commands_can_be_copied(data: Path, capsys: Capture) -> None:
+    home = Path(shutil.move(data, data.parent / "it's my DATA"))
+    assert run(["check", str(home), *SMALL]) == 0
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[3] == str(home)
+    mask(home, 2).rename(home / "masks" / "CELLS_002.png")
+    out = data.parent / "a copy"
+    assert run(["check", str(home), *SMALL, "--fix", str(out)]) == 5
+    shown = capsys.readouterr()
+    lines = [line for line in shown.out.splitlines() if line.startswith("  unetseg check ")]
+    assert shlex.split(lines[0]) == ["unetseg", "check", str(home), "--fix", "OUT"]
+    assert shlex.split(shown.out.splitlines()[-1]) == ["next:", "unetseg", "check", str(out)]
+
+
+def test_a_copy_within_the_folder_is_refused_before_it_is_read(data: Path, capsys: Capture) -> None:
+    assert run(["check", str(data), *SMALL, "--fix", str(data / "mended")]) == 3
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Name a folder outside of it" in shown.err
+    assert not (data / "mended").exists()
+
+
+def test_class_names_are_text_whatever_they_hold(data: Path, capsys: Capture) -> None:
+    names = '"[/bold] ground": 0, ":cat:\\e[31m": 255'
+    (data / "dataset.yaml").write_text(f"classes: {{{names}}}\n", encoding="utf-8")
+    assert run(["check", str(data), *SMALL]) == 0
+    shown = capsys.readouterr().out
+    assert "[/bold] ground" in shown
+    assert ":cat:\\x1b[31m" in shown
+    assert "\x1b" not in shown
+
+
+def test_codes_that_no_mask_holds_are_refused_by_name(data: Path, capsys: Capture) -> None:
+    (data / "dataset.yaml").write_text(f"classes: {{ground: 0, sky: {10**30}}}\n", encoding="utf-8")
+    named(findings(data, capsys), "error", "no mask holds", "sky")
+
+
+def test_commands_repeat_what_was_given_about_the_folder(data: Path, capsys: Capture) -> None:
+    (data / "images").rename(data / "my A")
+    (data / "masks").rename(data / "B")
+    flags = ["--images", str(data / "my A"), "--masks", "B", "--ignore", "7,8", "--snap"]
+    assert run(["check", str(data), *flags, *SMALL]) == 0
+    told = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert told[:4] == ["next:", "unetseg", "train", str(data)]
+    assert set(flags) <= set(told)
+    (data / "B" / "cells_002.png").rename(data / "B" / "CELLS_002.png")
+    assert run(["check", str(data), *flags, *SMALL]) == 5
+    lines = capsys.readouterr().out.splitlines()
+    command = shlex.split(next(line for line in lines if line.startswith("  unetseg check ")))
+    assert command.count("--snap") == 1
+    command[command.index("OUT")] = str(data.parent / "mended")
+    assert run([*command[1:], *SMALL]) == 5
+    assert findings(data.parent / "mended", capsys, "--strict") == []

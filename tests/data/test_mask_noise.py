@@ -118,6 +118,20 @@ def test_smoothed_masks_are_refused_and_mended_by_snap(tmp_path: Path) -> None:
     np.testing.assert_array_equal(known.encode(smooth), smooth > 127)
 
 
+@pytest.mark.parametrize("smooth", [0.5, 1])
+def test_soft_edges_of_small_things_are_noise_however_many_pixels(
+    tmp_path: Path, smooth: float
+) -> None:
+    y, x = np.mgrid[:48, :48]
+    disc = np.where((y - 20) ** 2 + (x - 22) ** 2 < 150, 255, 0).astype(np.uint8)
+    Image.fromarray(disc).filter(ImageFilter.GaussianBlur(smooth)).save(tmp_path / "a.png")
+    soft = mask_facts(tmp_path / "a.png")
+    assert sum(pixels for code, pixels in soft.counts if code not in {0, 255}) > 0.1 * 48 * 48
+    with pytest.raises(MaskError, match="more classes than sense"):
+        infer_class_map([soft])
+    assert codes_of(infer_class_map([soft], snap=True)[0]) == [0, 255]
+
+
 def test_a_few_stray_greys_are_noise_too() -> None:
     soft = facts((0, 90_000), (255, 20_000), *((16 * i, 30) for i in range(1, 16)), (7, 9))
     with pytest.raises(MaskError, match="more classes than sense: the masks hold 18 distinct"):

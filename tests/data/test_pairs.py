@@ -1,5 +1,6 @@
 """Pairs are found by name, whatever the layout; whatever does not pair is listed whole."""
 
+import csv
 import os
 import re
 import unicodedata
@@ -466,7 +467,8 @@ def test_a_fault_does_not_hide_the_pairs(tmp_path: Path, name: str) -> None:
     root = write(tmp_path, [*good, *good.values(), *files])
     found, faults = match_pairs(root)
     assert couples(found) == good
-    assert faults == (Fault(fault.kind, tuple(root / p for p in fault.paths), fault.remark),)
+    told = [(fault.kind, fault.paths, fault.remark) for fault in faults]
+    assert told == [(fault.kind, tuple(root / p for p in fault.paths), fault.remark)]
     with pytest.raises(PairingError) as error:
         find_pairs(root)
     assert error.value.offenders == [f"{fault.kind}: {faults[0].line(root)}"]
@@ -762,3 +764,21 @@ def test_real_folder(real_data: Path, folder: str) -> None:
 def test_real_rule(real_data: Path) -> None:
     rule = find_pairs(real_data / "drive").rule
     assert rule == "images/{split}/NAME_training.tif ↔ masks/{split}/NAME_manual1.gif, 20 pairs"
+
+
+def test_a_table_may_hold_any_name(tmp_path: Path) -> None:
+    names = ["a\rb", "c\nd", "e,f;g", 'h"i', " j "]
+    root = write(tmp_path, [f"{side}/{name}.png" for name in names for side in ("images", "masks")])
+    with (root / "pairs.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "mask"])
+        writer.writerows([f"images/{name}.png", f"masks/{name}.png"] for name in names)
+    found = couples(find_pairs(root))
+    assert found == {f"images/{name}.png": f"masks/{name}.png" for name in names}
+
+
+def test_a_table_with_a_name_beyond_all_limits_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("image,mask\n" + "a" * 5000 + ".png,b.png\n", encoding="utf-8")
+    with pytest.raises(PairingError, match="faulty rows"):
+        find_pairs(table)

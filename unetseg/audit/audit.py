@@ -4,8 +4,10 @@
 `inspect` is the fast part, on what training knows anyway. `write_fixed` writes a mended copy.
 """
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,16 @@ from unetseg.audit.evidence import Evidence
 from unetseg.audit.files import inspect_entries, inspect_files, inspect_formats
 from unetseg.audit.finding import Finding, Severity, in_order, listed
 from unetseg.audit.leakage import inspect_leakage
-from unetseg.audit.mend import Mended, write_mended
+from unetseg.audit.mend import Mended, check_target, write_mended
 from unetseg.audit.names import inspect_names, inspect_portability
 from unetseg.audit.pixels import inspect_pixels
 from unetseg.audit.sizes import inspect_sizes
 from unetseg.audit.values import inspect_coding
 from unetseg.config import DataConfig
 from unetseg.data.coding import ClassNames, infer_class_map
-from unetseg.data.description import described, match_described
+from unetseg.data.description import described, honoured, join_described, match_described
 from unetseg.data.fingerprint import PairFacts, describe_pairs
+from unetseg.data.folders import show
 from unetseg.data.limits import allow_pixels
 from unetseg.data.masks import ClassMap
 from unetseg.data.mismatch import UNLIKE, Fault
@@ -44,6 +47,7 @@ class Report:
         evidence: The pairs that could be read.
         faults: Names that do not pair.
         unread: Files that cannot be read, and why.
+        found: Everything that pairs by name; None where nothing could be said.
         rules: What was concluded, one sentence each.
         known: The folder as training takes it; None where it would refuse.
     """
@@ -53,6 +57,7 @@ class Report:
     evidence: Evidence
     faults: tuple[Fault, ...] = ()
     unread: tuple[DataError, ...] = ()
+    found: PairSet | None = None
     rules: tuple[str, ...] = ()
     known: Survey | None = None
 
@@ -79,6 +84,8 @@ def audit(data: Path, config: DataConfig | None = None, progress: Progress = SIL
     """
     config = described(data, config or DataConfig())
     allow_pixels(config.max_pixels)
+    keys = honoured(data, config)
+    told = [f"dataset.yaml: {', '.join(keys)}"] if keys else []
     entries = list(inspect_entries(data))
     try:
         found, faults = match_described(data, config)
@@ -86,24 +93,24 @@ def audit(data: Path, config: DataConfig | None = None, progress: Progress = SIL
         if not data.exists():
             raise
         findings = [*entries, _refusal("pairing", error)]
-        return Report(data, tuple(findings), Evidence(data, (), ()))
-    progress.say(f"pairs: {found.rule}")
-    facts, unread = _read(found, progress)
+        return Report(data, tuple(in_order(findings)), Evidence(data, (), ()))
+    for rule in (*told, f"pairs: {found.rule}"):
+        progress.say(rule)
+    facts, unread = _read(found.pairs, progress)
     understood = _understand(data, found, facts, config)
     findings = [
         *entries,
         *inspect_names(data, faults),
-        *inspect_files(unread),
+        *inspect_files(_without_told(unread, data, found)),
         *understood.findings,
         *inspect(understood.evidence),
         *inspect_alignment(understood.evidence, progress),
     ]
-    rules = (found.rule, *understood.rules)
+    rules = (*told, found.rule, *understood.rules)
     for rule in understood.rules:
         progress.say(rule)
-    report = Report(
-        data, tuple(in_order(findings)), understood.evidence, faults, tuple(unread), rules
-    )
+    evidence, ordered = understood.evidence, tuple(in_order(findings))
+    report = Report(data, ordered, evidence, faults, tuple(unread), found, rules)
     return report if report.of("error") else replace(report, known=_known(report, found))
 
 
@@ -131,9 +138,9 @@ def heed(known: Survey, progress: Progress = SILENT) -> None:
     evidence = Evidence(root, pairs, facts, class_map, known.named, known.own_splits)
     findings = in_order([*inspect_coding(evidence), *inspect(evidence)])
     errors = [finding for finding in findings if finding.severity == "error"]
-    tell = f"`unetseg check {root}` lists the files and the mends."
+    tell = f"`unetseg check {shlex.quote(str(root))}` lists the files and the mends."
     if errors:
-        raise DataError(f"{root} cannot be trained on", [e.summary for e in errors], tell)
+        raise DataError(f"{show(root)} cannot be trained on", [e.summary for e in errors], tell)
     warnings = [finding for finding in findings if finding.severity == "warning"]
     for finding in warnings:
         progress.say(f"warning: {finding.summary}")
@@ -148,24 +155,55 @@ def write_fixed(
 
     Raises:
         MaskError: the masks' values make no sense, even when stray ones are snapped.
-        MachineError: `out` holds something, or cannot be written.
+        MachineError: `out` holds something, lies in the folder, or cannot be written.
         DataError: no pair can be mended.
     """
-    couples = [_couple(*fault.paths) for fault in report.faults if fault.kind == UNLIKE]
-    evidence, unread = _with_couples(report.evidence, couples)
-    class_map = evidence.class_map
-    if class_map is None:
-        names = class_names(report.root, config)
-        class_map, _ = _conclude(evidence, names, config, snap=True)
-    alone = [fault.line(report.root) for fault in report.faults if fault.kind != UNLIKE]
-    left_out = [*alone, *(fault.summary for fault in (*report.unread, *unread))]
-    return write_mended(evidence, class_map, out, left_out, progress)
+    config = described(report.root, config)
+    for source in filter(None, (report.root, config.images, config.masks)):
+        check_target(source, out)
+    left_out = [fault.line(report.root) for fault in report.faults if fault.kind != UNLIKE]
+    left_out += [error.summary for error in report.unread]
+    evidence, unread = _whole(report, config)
+    left_out += [error.summary for error in unread]
+    if not evidence.pairs:
+        raise DataError("no pair can be mended", listed(left_out), "Mend the files by hand.")
+    class_map = _sense(evidence, config)
+    return write_mended(evidence, class_map, out, config, left_out, progress)
 
 
-def _read(found: PairSet, progress: Progress) -> tuple[dict[Pair, PairFacts], list[DataError]]:
+def _whole(report: Report, config: DataConfig) -> tuple[Evidence, list[DataError]]:
+    """What can be read of all pairs, also those with unlike names, with none but their own splits.
+
+    Also what is wrong with those that cannot be read.
+    """
+    facts = {
+        p.image: fact for p, fact in zip(report.evidence.pairs, report.evidence.facts, strict=True)
+    }
+    if report.found is None:
+        return report.evidence, []
+    joined = join_described(report.found, report.faults, report.root, config)
+    unlike = {fault.paths[0] for fault in report.faults if fault.kind == UNLIKE}
+    more, unread = _read([pair for pair in joined.pairs if pair.image in unlike], SILENT)
+    facts |= {pair.image: fact for pair, fact in more.items()}
+    pairs = tuple(pair for pair in joined.pairs if pair.image in facts)
+    return Evidence(report.root, pairs, tuple(facts[pair.image] for pair in pairs)), unread
+
+
+def _sense(evidence: Evidence, config: DataConfig) -> ClassMap:
+    """What the mask values mean; where they make no sense, once stray ones are snapped."""
+    names = class_names(evidence.root, config)
+    try:
+        return _conclude(evidence, names, config, snap=config.snap)[0]
+    except MaskError:
+        return _conclude(evidence, names, config, snap=True)[0]
+
+
+def _read(
+    pairs: Sequence[Pair], progress: Progress
+) -> tuple[dict[Pair, PairFacts], list[DataError]]:
     """The facts of the pairs that can be read, and what is wrong with the others."""
-    described_pairs = describe_pairs(found.pairs, progress)
-    couples = zip(found.pairs, described_pairs, strict=True)
+    described_pairs = describe_pairs(pairs, progress)
+    couples = zip(pairs, described_pairs, strict=True)
     facts = {pair: fact for pair, fact in couples if not isinstance(fact, list)}
     unread = [fault for fact in described_pairs if isinstance(fact, list) for fault in fact]
     return facts, unread
@@ -239,16 +277,13 @@ def _known(report: Report, found: PairSet) -> Survey | None:
     return Survey(pairs, facts, evidence.class_map, report.rules, own, named)
 
 
-def _couple(image: Path, mask: Path) -> Pair:
-    """An image and a mask that differ only in case or Unicode form, as a pair."""
-    return Pair(image, mask, image.stem)
-
-
-def _with_couples(evidence: Evidence, couples: list[Pair]) -> tuple[Evidence, list[DataError]]:
-    """The evidence with more pairs, and what is wrong with those that cannot be read."""
-    more, unread = _read(PairSet(evidence.root, tuple(couples), ""), SILENT)
-    pairs, facts = (*evidence.pairs, *more), (*evidence.facts, *more.values())
-    return replace(evidence, pairs=pairs, facts=facts), unread
+def _without_told(unread: list[DataError], data: Path, found: PairSet) -> list[DataError]:
+    """The errors but for those about entries that are no files, which `inspect_entries` tells."""
+    paths = chain.from_iterable((pair.image, pair.mask) for pair in found.pairs)
+    told = tuple(
+        f"{path} " for path in paths if path and data in path.parents if not path.is_file()
+    )
+    return [error for error in unread if not error.summary.startswith(told)]
 
 
 def _refusal(check: str, error: DataError | ConfigError) -> Finding:

@@ -107,15 +107,15 @@ class _Entry:
 _NO_FILE = _Entry(
     "no-regular-file",
     "error",
-    "name",
-    "of images on broken links, pipes or the like",
+    "image",
+    "behind broken links, pipes or the like",
     "Restore the files or remove the entries.",
 )
 _LEADS_NOWHERE = _Entry(
     "broken-link",
     "warning",
     "link",
-    "that lead nowhere, perhaps once to a folder of images",
+    "leading nowhere, perhaps once to a folder of images",
     "Restore what they lead to, or remove them.",
 )
 _FORBIDDEN = _Entry(
@@ -123,7 +123,7 @@ _FORBIDDEN = _Entry(
     "error",
     "file or folder",
     "without permission to read",
-    "Give yourself the permission (chmod -R u+rX DATA), or take them out.",
+    "Give yourself the permission (chmod -R u+rX FOLDER), or take them out.",
 )
 _LOOP = _Entry("link-loop", "note", "link", "to a folder above, left out", "")
 

@@ -3,17 +3,20 @@
 What a program can put right is put right: stray mask values are snapped to their class, masks at a
 whole fraction or multiple of the image's size are resized, masks drawn on the unrotated photo are
 rotated with it, names that differ only in case or Unicode form are made equal, and suffixes are
-those of the content. Everything else is copied byte for byte, or left out and listed.
+those of the content, and names that other machines refuse or confuse get another. Everything else
+is copied byte for byte, or left out and listed.
 """
 
 import csv
 import io
+import os
 import shutil
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +24,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.audit.evidence import Evidence
+from unetseg.audit.files import SUFFIXES
 from unetseg.audit.finding import listed
+from unetseg.audit.names import UNSEEN
 from unetseg.audit.sizes import whole_factor
+from unetseg.config import DataConfig
 from unetseg.data.description import write_description
-from unetseg.data.fingerprint import PairFacts
+from unetseg.data.fingerprint import NO_NUMBERS, PairFacts
+from unetseg.data.folders import number, show
 from unetseg.data.images import upright
+from unetseg.data.mask_values import MaskFacts
 from unetseg.data.masks import ClassMap, read_mask, write_mask
+from unetseg.data.mismatch import fold
 from unetseg.data.pairs import Pair
-from unetseg.errors import DataError, MachineError
+from unetseg.errors import DataError, ImageError, MachineError, MaskError
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import replace_folder, write_json, write_text
-
-SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "GIF": ".gif", "BMP": ".bmp"}
-"""The suffix that a file of each content is given, where its name has another's."""
 
 
 @dataclass
@@ -51,49 +57,78 @@ class Mended:
     left_out: list[str] = field(default_factory=list)
 
 
+def check_target(data: Path, out: Path) -> None:
+    """Refuse a folder for the copy of `data` that is in use, or a part of `data`.
+
+    Raises:
+        MachineError: `out` holds something, or lies in `data`.
+    """
+    if data.resolve() in out.resolve().parents:
+        raise MachineError(
+            f"{show(out)} lies in {show(data)}, which is never changed",
+            mend="Name a folder outside of it.",
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise MachineError(
+            f"{show(out)} holds something already", mend="Name a folder that is not there."
+        )
+
+
 def write_mended(
     evidence: Evidence,
     class_map: ClassMap,
     out: Path,
+    settings: DataConfig | None = None,
     left_out: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> Mended:
     """Write OUT/images, OUT/masks, OUT/pairs.csv, OUT/dataset.yaml and OUT/mended.json.
 
     Args:
-        evidence: The pairs to copy.
+        evidence: The pairs to copy, with the splits and groups to keep.
         class_map: What the mask values mean; with `snap` where stray ones are to be snapped.
         out: A folder that is not there yet, or empty.
+        settings: Of which the share of validation is kept.
         left_out: Files that are known to be beyond mending, for the list.
         progress: Hears what is done.
 
     Raises:
-        MachineError: `out` holds something, or cannot be written.
+        MachineError: `out` holds something, lies in the folder, or cannot be written.
         DataError: no pair can be mended.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MachineError(
-            f"{out} holds something already", mend="Name a folder that is not there."
-        )
+    check_target(evidence.root, out)
+    out = out.resolve()  # "." has no name beside which a folder could be prepared
     result = Mended(left_out=list(left_out))
     rows: list[dict[str, str]] = []
     progress.start("mending", len(evidence.pairs))
-    with replace_folder(out) as fresh, ThreadPoolExecutor() as pool:
-        work = partial(_mend_pair, class_map=class_map, out=fresh)
-        couples = zip(evidence.pairs, evidence.facts, strict=True)
-        for pair, done in zip(evidence.pairs, pool.map(lambda c: work(*c), couples), strict=True):
-            progress.advance("mending", file=pair.name)
-            if isinstance(done, str):
-                result.left_out.append(done)
+    with replace_folder(out) as fresh, ThreadPoolExecutor(os.cpu_count()) as pool:
+        names = _free_names(pair.name for pair in evidence.pairs)
+        mend = partial(_mend_pair, class_map=class_map, out=fresh)
+        copies = pool.map(mend, evidence.pairs, evidence.facts, names)
+        for pair, copy in zip(evidence.pairs, copies, strict=True):
+            progress.advance("mending", file=show(pair.name))
+            if isinstance(copy, str):
+                result.left_out.append(copy)
                 continue
-            rows.append(_row(pair, done, own_splits=evidence.own_splits))
-            result.changes += done.changes
+            rows.append(_row(pair, copy))
+            result.changes += copy.changes
         if not rows:
             raise DataError("no pair can be mended", result.left_out, "Mend the files by hand.")
         result.pairs = len(rows)
-        _write_lists(fresh, rows, class_map, result)
+        _write_lists(fresh, rows, class_map, settings or DataConfig(), result)
     progress.finish("mending")
     return result
+
+
+def _free_names(names: Iterable[str]) -> Iterator[str]:
+    """Names without unseen characters, and different in more than case or Unicode form."""
+    taken: set[str] = set()
+    for name in names:
+        seen = UNSEEN.sub("_", unicodedata.normalize("NFC", name))
+        options = chain([seen], (f"{seen}_{i}" for i in count(2)))
+        free = next(option for option in options if fold(option) not in taken)
+        taken.add(fold(free))
+        yield free
 
 
 @dataclass(frozen=True)
@@ -105,29 +140,51 @@ class _Copy:
     changes: tuple[str, ...]
 
 
-def _mend_pair(pair: Pair, fact: PairFacts, class_map: ClassMap, out: Path) -> _Copy | str:
-    """Copy a pair, mended; or say why that cannot be."""
+def _mend_pair(
+    pair: Pair, fact: PairFacts, name: str, class_map: ClassMap, out: Path
+) -> _Copy | str:
+    """Copy a pair, mended, under a new name; or say why that cannot be."""
     assert pair.mask is not None  # the evidence holds whole pairs
-    name = unicodedata.normalize("NFC", pair.name)
-    suffix = _suffix(pair.image, fact.image.format)
-    image, changes = f"images/{name}{suffix}", []
     if fact.image.bad:
-        return f"{pair.image}: NaN or infinite pixels"
-    if suffix != pair.image.suffix.lower():
-        changes.append(f"{image}: the content is {fact.image.format}, not {pair.image.suffix}")
-    index, how = _mended_mask(pair.mask, fact, class_map)
-    if index is None:
-        return f"{pair.mask}: {how}"
-    mask = f"masks/{name}{class_map.suffix if how else pair.mask.suffix}"
-    if how:
-        changes.append(f"{mask}: {how}")
-        write_mask(out / mask, index, class_map)
-    for source, target in ((pair.image, image), *([] if how else [(pair.mask, mask)])):
-        (out / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, out / target)
-    if pair.mask.stem != pair.image.stem and _folded(pair.mask.stem) == _folded(pair.image.stem):
-        changes.append(f"{mask}: named like its image")
-    return _Copy(image, mask, tuple(changes))
+        return f"{pair.image}: {NO_NUMBERS}"
+    try:
+        index, step = _mended_mask(pair.mask, fact, class_map)
+    except MaskError as error:
+        return error.summary  # a class of its own, or changed since it was looked at
+    if index is None and step:
+        return f"{pair.mask}: {step}"
+    image = f"images/{name}{_suffix(pair.image, fact.image.format)}"
+    suffix = _suffix(pair.mask, fact.mask.format) if index is None else class_map.suffix
+    mask = f"masks/{name}{suffix}"
+    renamed = _renamed(pair, name)
+    alike = [] if renamed else _made_alike(pair)
+    relabelled = [] if step else _relabelled(pair.mask, fact.mask.format)
+    changes = [
+        (image, [*renamed, *_relabelled(pair.image, fact.image.format)]),
+        (mask, [*renamed, *alike, *relabelled, *filter(None, [step])]),
+    ]
+    try:
+        _copy(pair.image, out / image)
+        if index is None:
+            _copy(pair.mask, out / mask)
+        else:
+            write_mask(out / mask, index, class_map)
+    except ImageError as error:
+        (out / image).unlink(missing_ok=True)
+        return error.summary
+    lines = tuple(f"{file}: {', '.join(steps)}" for file, steps in changes if steps)
+    return _Copy(image, mask, lines)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the content of a file; an error of reading is told from one of writing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        if error.filename is None or Path(error.filename) != source:
+            raise
+        raise ImageError(f"{source} cannot be read: {error.strerror}") from error
 
 
 def _mended_mask(
@@ -135,21 +192,28 @@ def _mended_mask(
 ) -> tuple[NDArray[np.uint8] | None, str]:
     """The class indexes of a mask that needs mending, and what was done.
 
-    An empty text means that the file is good as it is; None, that it is beyond mending.
+    Without indexes and text the file is good as it is; with a text alone it is beyond mending.
     """
-    known = {*(item.code for item in class_map.classes), *class_map.ignore}
-    strays = sum(pixels for code, pixels in fact.mask.counts if code not in known)
+    strays = _strays(fact.mask, class_map)
     same_size = fact.mask.shape == fact.image.shape
     if same_size and not strays and not fact.mask.lossy:
-        return np.empty(0, np.uint8), ""
+        return None, ""
     index = class_map.encode(read_mask(path).pixels, path)
-    steps = [f"{strays} pixels snapped to the nearest class"] if strays else []
+    steps = [f"{number(strays, 'pixel')} snapped to the nearest class"] if strays else []
     if not same_size:
         resized, step = _resized(index, fact)
         if resized is None:
             return None, step
         index, steps = resized, [*steps, step]
     return index, ", ".join(steps) or "saved without loss"
+
+
+def _strays(mask: MaskFacts, class_map: ClassMap) -> int:
+    """The pixels whose code is none of the class map."""
+    known = {*(item.code for item in class_map.classes), *class_map.ignore}
+    if mask.coding == "rgb" and class_map.coding != "rgb":  # grey among numbers
+        known = {(code, code, code) for code in known if not isinstance(code, tuple)}
+    return mask.pixels - sum(pixels for code, pixels in mask.counts if code in known)
 
 
 def _resized(index: NDArray[np.uint8], fact: PairFacts) -> tuple[NDArray[np.uint8] | None, str]:
@@ -169,22 +233,40 @@ def _resized(index: NDArray[np.uint8], fact: PairFacts) -> tuple[NDArray[np.uint
 
 def _suffix(path: Path, content: str) -> str:
     """The suffix that says what the file holds; its own where that is no lie."""
-    right = SUFFIXES.get(content, path.suffix.lower())
-    alike = {".jpg": {".jpeg", ".jpe", ".jfif"}, ".tif": {".tiff"}}.get(right, set())
-    return path.suffix.lower() if path.suffix.lower() in {right, *alike} else right
+    own, right = path.suffix.lower(), SUFFIXES.get(content, ())
+    return own if own in right or not right else right[0]
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+def _relabelled(path: Path, content: str) -> list[str]:
+    """What is said about a suffix that lied."""
+    lied = _suffix(path, content) != path.suffix.lower()
+    return [f"the content is {content}, not {path.suffix}"] if lied else []
 
 
-def _row(pair: Pair, copy: _Copy, *, own_splits: bool) -> dict[str, str]:
-    split = (pair.split or "") if own_splits else ""
-    return {"image": copy.image, "mask": copy.mask, "split": split, "group": pair.group or ""}
+def _renamed(pair: Pair, name: str) -> list[str]:
+    """What is said about a name that could not stay."""
+    stays = unicodedata.normalize("NFC", pair.name) == name
+    return [] if stays else [f"was {show(pair.name)}"]
+
+
+def _made_alike(pair: Pair) -> list[str]:
+    """What is said about a mask that differed from its image in case or Unicode form."""
+    assert pair.mask is not None
+    image, mask = pair.image.stem, pair.mask.stem
+    return ["named like its image"] if image != mask and fold(image) == fold(mask) else []
+
+
+def _row(pair: Pair, copy: _Copy) -> dict[str, str]:
+    group = show(pair.group or "")
+    return {"image": copy.image, "mask": copy.mask, "split": pair.split or "", "group": group}
 
 
 def _write_lists(
-    out: Path, rows: Sequence[dict[str, str]], class_map: ClassMap, result: Mended
+    out: Path,
+    rows: Sequence[dict[str, str]],
+    class_map: ClassMap,
+    settings: DataConfig,
+    result: Mended,
 ) -> None:
     """pairs.csv, dataset.yaml with the classes, and mended.json with what was done."""
     used = [name for name in rows[0] if any(row[name] for row in rows)]
@@ -193,6 +275,8 @@ def _write_lists(
     writer.writeheader()
     writer.writerows(rows)
     write_text(out / "pairs.csv", text.getvalue())
-    write_description(out / "dataset.yaml", class_map.model_copy(update={"snap": False}))
+    clean = class_map.model_copy(update={"snap": False})
+    kept = DataConfig(val_fraction=settings.val_fraction)
+    write_description(out / "dataset.yaml", clean, settings=kept)
     lists = {"changes": listed(result.changes), "left_out": listed(result.left_out)}
     write_json(out / "mended.json", {"pairs": result.pairs, **lists})

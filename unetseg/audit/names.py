@@ -34,7 +34,8 @@ _WHO = {  # one, several
     SEVERAL_MASKS: ("image", "images"),
 }
 # Line breaks and control characters, marks that turn text around, bytes that are no UTF-8.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_FIX = "unetseg check DATA --fix OUT"
 _FORBIDDEN = re.compile(r'[<>:"|?*\\]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 
@@ -48,7 +49,7 @@ def inspect_names(root: Path, faults: Sequence[Fault]) -> Iterator[Finding]:
             summary=_counted(len(found), kind),
             files=listed(fault.line(root) for fault in found),
             mend=MENDS[kind],
-            command="unetseg check DATA --fix OUT" if kind == UNLIKE else "",
+            command=_FIX if kind == UNLIKE else "",
         )
 
 
@@ -82,10 +83,12 @@ def _inspect_collisions(paths: Iterable[Path]) -> Iterator[Finding]:
         yield Finding(
             check="colliding-names",
             severity="warning",
-            summary=f"{number(len(crowds), 'name')} stand for several files, different only in "
-            "case or Unicode form: Windows and macOS keep one of each",
+            summary=f"{number(len(crowds), 'name')} of several files, different only in case or "
+            "Unicode form: Windows and macOS keep one of each",
             files=listed(", ".join(map(str, crowd)) for crowd in crowds),
-            mend="Give each a name of its own before the folder is copied.",
+            mend="Before the folder is copied, give each a name of its own, or let the command do "
+            "so.",
+            command=_FIX,
         )
 
 
@@ -95,15 +98,15 @@ def _inspect_stems(sides: Iterable[Iterable[Path]]) -> Iterator[Finding]:
         yield Finding(
             check="same-stem",
             severity="note",
-            summary=f"{number(len(crowds), 'name')} stand for files that differ only in their "
-            "suffix; what is predicted for them is called after both",
+            summary=f"{number(len(crowds), 'name')} of files that differ only in their suffix; "
+            "what is predicted for them is called after both",
             files=listed(", ".join(map(str, crowd)) for crowd in crowds),
             mend="Give each a name of its own, unless one is a copy of the other.",
         )
 
 
 def _inspect_unseen(paths: Iterable[Path]) -> Iterator[Finding]:
-    found = [path for path in paths if _UNSEEN.search(str(path))]
+    found = [path for path in paths if UNSEEN.search(str(path))]
     if found:
         yield Finding(
             check="unseen-characters",
@@ -111,7 +114,8 @@ def _inspect_unseen(paths: Iterable[Path]) -> Iterator[Finding]:
             summary=f"{number(len(found), 'name')} with line breaks or other characters that are "
             "not seen, which break lists and scripts",
             files=listed(found),
-            mend="Rename these files.",
+            mend="Rename these files, or let the command do so.",
+            command=_FIX,
         )
 
 

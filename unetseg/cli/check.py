@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from unetseg.cli.console import observer, out, say
-from unetseg.cli.report import finding_lines, shortened, show_data, show_findings, show_plan
+from unetseg.cli.report import (
+    as_given,
+    finding_lines,
+    quoted,
+    shortened,
+    show_data,
+    show_findings,
+    show_plan,
+)
 from unetseg.config import CheckConfig, TrainConfig
 from unetseg.errors import DataError, MachineError
 
 if TYPE_CHECKING:
     from unetseg.audit.audit import Report
+    from unetseg.audit.mend import Mended
     from unetseg.training.plan import Plan
 
 
@@ -52,36 +61,49 @@ def check(
     from unetseg.training.plan import make_plan
     from unetseg.training.previews import planned_sheet
 
-    progress = observer()
+    _check_targets(data, wanted)
     machine = start(config.runtime)
+    progress = observer()
     try:
         found = audit(data, config.data, SILENT if as_json else progress)
     finally:
         progress.stop()
+    given = as_given(data, config.data)
     plan = make_plan(found.known, config, machine) if found.known else None
     if as_json:
-        out.print_json(json.dumps(_to_json(found, plan)))
+        out.print_json(json.dumps(_to_json(found, plan)), ensure_ascii=True)
     else:
-        _show(found, plan)
+        _show(found, plan, given)
     if wanted.report:
-        _write_report(found, wanted.report)
+        _write_report(found, wanted.report, given)
     if wanted.preview and found.known and plan:
         write_png(wanted.preview, planned_sheet(found.known, plan))
+    if wanted.fix:
+        _fix(found, config, wanted.fix, quiet=as_json)
     if wanted.describe:
         _describe(found, wanted.describe)
-    if wanted.fix:
-        _fix(found, config, wanted.fix)
-    _answer(found, strict=wanted.strict)
+    _answer(found, given, strict=wanted.strict)
     if not as_json:
-        say(f"next: unetseg train {data} --budget 10m")
+        say(f"next: unetseg train {given} --budget 10m")
 
 
-def _show(found: "Report", plan: "Plan | None") -> None:
+def _check_targets(data: Path, wanted: CheckConfig) -> None:
+    """Refuse to write over something, before anything is read."""
+    from unetseg.audit.mend import check_target
+
+    if wanted.fix:
+        check_target(data, wanted.fix)
+    if wanted.describe and wanted.describe.exists():
+        mend = "Name another file, or remove it."
+        raise MachineError(f"{wanted.describe} is there already", mend=mend)
+
+
+def _show(found: "Report", plan: "Plan | None", given: str) -> None:
     """What the folder holds, how training would go, and what is wrong, last."""
     if found.known and plan:
         show_data(found.known)
         show_plan(plan)
-    show_findings(found.findings, found.root)
+    show_findings(found.findings, found.root, given)
 
 
 def _to_json(found: "Report", plan: "Plan | None") -> dict[str, object]:
@@ -94,14 +116,14 @@ def _to_json(found: "Report", plan: "Plan | None") -> dict[str, object]:
     }
 
 
-def _write_report(found: "Report", path: Path) -> None:
+def _write_report(found: "Report", path: Path, given: str) -> None:
     """Every finding with all its files."""
     from unetseg.storage import write_json, write_text
 
     if path.suffix == ".json":
         write_json(path, found.to_json())
         return
-    lines = (line for one in found.findings for line in finding_lines(one, found.root))
+    lines = (line for one in found.findings for line in finding_lines(one, found.root, given))
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -109,40 +131,48 @@ def _describe(found: "Report", path: Path) -> None:
     """Write a dataset.yaml that says what was concluded."""
     from unetseg.data.description import write_description
 
-    if path.exists():
-        raise MachineError(f"{path} is there already", mend="Name another file, or remove it.")
     if found.known is None:
         raise DataError("the folder is not understood yet", mend="Mend the errors above first.")
     write_description(path, found.known.class_map, found.known.pairs)
 
 
-def _fix(found: "Report", config: TrainConfig, target: Path) -> None:
-    """Write the mended copy, and say what was done."""
+def _fix(found: "Report", config: TrainConfig, target: Path, *, quiet: bool) -> None:
+    """Write the mended copy and, unless `quiet`, say what was done."""
     from unetseg.audit.audit import write_fixed
-    from unetseg.data.folders import number
+    from unetseg.progress import SILENT
 
     progress = observer()
     try:
-        done = write_fixed(found, config.data, target, progress)
+        done = write_fixed(found, config.data, target, SILENT if quiet else progress)
     finally:
         progress.stop()
-    for line in shortened((*done.changes, *(f"left out: {line}" for line in done.left_out))):
+    if not quiet:
+        _show_fixed(done, target)
+
+
+def _show_fixed(done: "Mended", target: Path) -> None:
+    """What was done, and where the copy is."""
+    from unetseg.data.folders import number, show
+
+    lines = [*done.changes, *(f"left out: {line}" for line in done.left_out)]
+    for line in shortened([show(line) for line in lines], whole="mended.json lists all"):
         say(f"  {line}")
     say(
-        f"{number(done.pairs, 'pair')} in {target}, {len(done.changes)} changed, "
-        f"{len(done.left_out)} left out: {target / 'mended.json'}"
+        f"{number(done.pairs, 'pair')} in {show(target)}, {len(done.changes)} changed, "
+        f"{len(done.left_out)} left out: {show(target / 'mended.json')}"
     )
-    say(f"next: unetseg check {target}")
+    say(f"next: unetseg check {quoted(target)}")
 
 
-def _answer(found: "Report", *, strict: bool) -> None:
+def _answer(found: "Report", given: str, *, strict: bool) -> None:
     """Refuse a folder with errors, and with `strict` one with warnings."""
-    from unetseg.data.folders import number
+    from unetseg.data.folders import number, show
 
     errors, warnings = (len(found.of(severity)) for severity in ("error", "warning"))
     if errors or (strict and warnings):
-        counted = [number(errors, "error"), number(warnings, "warning")]
+        counts = {"error": errors, "warning": warnings}
+        counted = [number(count, severity) for severity, count in counts.items() if count]
         can_fix = any("--fix" in finding.command for finding in found.findings)
-        fix = f"; `unetseg check {found.root} --fix OUT` mends what it can" if can_fix else ""
+        fix = f"; `unetseg check {given} --fix OUT` mends what it can" if can_fix else ""
         mend = f"Mend what is listed{fix}."
-        raise DataError(f"{found.root}: {' and '.join(counted)}", mend=mend)
+        raise DataError(f"{show(found.root)}: {' and '.join(counted)}", mend=mend)

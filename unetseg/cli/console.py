@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 QUIET_SECONDS = 15.0
 """Between two lines about the same task where there is no terminal."""
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)  # a file may be called a:cat:.png
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def observer() -> "Bars | Lines":

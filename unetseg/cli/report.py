@@ -1,15 +1,19 @@
 """What `unetseg check` shows: findings, what the folder holds, and the plan."""
 
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from unetseg.cli.console import out, say
 
 if TYPE_CHECKING:
     from unetseg.audit.finding import Finding
+    from unetseg.config import DataConfig
     from unetseg.data.survey import Survey
     from unetseg.training.plan import Plan
 
@@ -18,10 +22,10 @@ SHOWN = 10
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def show_findings(findings: Sequence["Finding"], data: Path) -> None:
+def show_findings(findings: Sequence["Finding"], data: Path, given: str) -> None:
     """Each finding with its first files and its mend, the worst first."""
     for finding in findings:
-        head, *rest = finding_lines(finding, data, SHOWN)
+        head, *rest = finding_lines(finding, data, given, SHOWN)
         out.print(head, style=COLOURS[finding.severity], markup=False)
         for line in rest:
             say(line)
@@ -29,22 +33,52 @@ def show_findings(findings: Sequence["Finding"], data: Path) -> None:
         say("nothing is wrong")
 
 
-def finding_lines(finding: "Finding", data: Path, most: int | None = None) -> Iterator[str]:
-    """A finding as lines of text; with `most`, only so many of its files."""
+def finding_lines(
+    finding: "Finding", data: Path, given: str, most: int | None = None
+) -> Iterator[str]:
+    """A finding as lines of text; with `most`, only so many of its files.
+
+    `given` is what a command must be given for this folder, see `as_given`.
+    """
+    from unetseg.data.folders import show
+
     yield f"{finding.severity}: {finding.summary} [{finding.check}]"
-    inner = [file.replace(f"{data}/", "") for file in finding.files]  # within DATA
+    above = re.compile(rf"(^|[ \"]){re.escape(show(data))}/")
+    inner = [above.sub(r"\1", file) for file in finding.files]  # within DATA
     yield from (f"  {file}" for file in shortened(inner, most))
     if finding.mend:
         yield f"  mend: {finding.mend}"
     if finding.command:
-        yield f"  {finding.command.replace('DATA', str(data))}"
+        command = finding.command.replace("DATA", given, 1)
+        yield f"  {re.sub(r'( --snap)(?=.* --snap)', '', command)}"  # once is enough
 
 
-def shortened(lines: Sequence[str], most: int | None = SHOWN) -> list[str]:
-    """The first lines, and how many there are beyond them."""
+def as_given(data: Path, config: "DataConfig") -> str:
+    """The folder and the flags about it that were given, as a shell takes them."""
+    flags = []
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        if value != info.default:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            flag = f" --{name.replace('_', '-')}"
+            flags.append(flag if value is True else f"{flag} {quoted(text)}")
+    return quoted(data) + "".join(flags)
+
+
+def quoted(path: Path | str) -> str:
+    """A path or a word as a shell takes it."""
+    from unetseg.data.folders import show
+
+    return show(shlex.quote(str(path)))
+
+
+def shortened(
+    lines: Sequence[str], most: int | None = SHOWN, whole: str = "--report FILE lists all"
+) -> list[str]:
+    """The first lines, how many there are beyond them, and where these are."""
     if most is None or len(lines) <= most:
         return list(lines)
-    return [*lines[:most], f"… and {len(lines) - most} more (--report FILE lists all)"]
+    return [*lines[:most], f"… and {len(lines) - most} more ({whole})"]
 
 
 def show_data(known: "Survey") -> None:
@@ -56,7 +90,8 @@ def show_data(known: "Survey") -> None:
     pixels = known.class_pixels("all")
     table = Table("class", "code", "share of pixels", box=None)
     for info, count in zip(known.class_map.classes, pixels, strict=True):
-        table.add_row(info.name, str(info.code), f"{count / max(1, sum(pixels)):.2%}")
+        share = f"{count / max(1, sum(pixels)):.2%}"
+        table.add_row(Text(info.name), str(info.code), share)  # brackets in names are text
     out.print(table)
 
 
@@ -70,5 +105,5 @@ def show_plan(plan: "Plan") -> None:
         "repeats": f"{sum(plan.repeats)} crops per epoch",
     }
     for name, reason in plan.reasons.items():
-        table.add_row(name, str(values.get(name, "")), reason)
+        table.add_row(name, Text(str(values.get(name, ""))), Text(reason))
     out.print(table)

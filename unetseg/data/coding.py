@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from unetseg.data.class_list import ClassNames, find_class_file, read_class_names
+from unetseg.data.folders import show
 from unetseg.data.mask_noise import SANE_VALUES, Verdict, find_centres, is_sparse, judge
 from unetseg.data.mask_values import (
     Folder,
@@ -120,17 +121,31 @@ def _given(ignore: Sequence[int], folder: Folder) -> tuple[Code, ...]:
 
 
 def _adapted(names: ClassNames, folder: Folder, given: tuple[Code, ...]) -> tuple[_Class, ...]:
-    """The classes of a list with the codes that they have in this folder."""
+    """The classes of a list with the codes that they have in this folder, and printable names."""
+    _check_reach(names)
     bare = all(entry.code is None for entry in names.entries)
     codes = _codes_in_order(names, folder, given) if bare else ()
     return tuple(
         _Class(
             codes[i] if entry.code is None else _adapt(entry.code, entry.colour, folder),
-            entry.name,
+            show(entry.name),
             entry.colour,
         )
         for i, entry in enumerate(names.entries)
     )
+
+
+def _check_reach(names: ClassNames) -> None:
+    """Refuse codes that no mask can hold."""
+    limits = np.iinfo(np.int32)
+    wrong = [
+        f"{show(entry.name)}: {entry.code}"
+        for entry in names.entries
+        if isinstance(entry.code, int) and not limits.min <= entry.code <= limits.max
+    ]
+    if wrong:
+        summary = f"{names.source} has codes that no mask holds"
+        raise MaskError(summary, wrong, f"Codes reach from {limits.min} to {limits.max}.")
 
 
 def _codes_in_order(names: ClassNames, folder: Folder, given: tuple[Code, ...]) -> tuple[Code, ...]:

@@ -22,7 +22,7 @@ from unetseg.data.dataset_yaml import (
 )
 from unetseg.data.folders import number, show
 from unetseg.data.mismatch import Fault
-from unetseg.data.pairs import PairSet, find_pairs, match_pairs
+from unetseg.data.pairs import PairSet, find_pairs, match_pairs, with_variants
 from unetseg.errors import ConfigError
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "described",
     "find_described",
     "honoured",
+    "join_described",
     "match_described",
     "read_description",
     "write_description",
@@ -85,6 +86,14 @@ def match_described(data: Path, config: PairsConfig) -> tuple[PairSet, tuple[Fau
     """
     found, faults = match_pairs(data, **_arguments(described(data, config)))
     return _with_splits(found, data, config, whole=not faults), faults
+
+
+def join_described(
+    found: PairSet, faults: Iterable[Fault], data: Path, config: DataConfig
+) -> PairSet:
+    """The pairs of `match_described`, and those whose names differ only in case or Unicode form."""
+    joined = with_variants(found, faults, described(data, config).group)
+    return _with_splits(joined, data, config, whole=False)
 
 
 def _arguments(config: PairsConfig) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def describe_pairs(
         facts: list[PairFacts | list[DataError]] = []
         for pair, fact in zip(pairs, pool.map(lambda p: _describe(p, cache), pairs), strict=True):
             facts.append(fact)
-            progress.advance("reading", file=pair.name)
+            progress.advance("reading", file=show(pair.name))
     progress.finish("reading")
     if len(cache) > known:
         _write_cache(store, cache)
@@ -108,7 +108,8 @@ def _describe(pair: Pair, cache: dict[str, PairFacts]) -> PairFacts | list[DataE
             return [*_faults(pair.image, image), *([mask] if isinstance(mask, DataError) else [])]
         if key is None:
             return [DataError(f"{pair.image} or {pair.mask} changes while it is read")]
-        cache[key] = PairFacts(hash=key, image=image, mask=mask)
+        placeless = mask.model_copy(update={"path": ""})  # names may be no text that JSON can hold
+        cache[key] = PairFacts(hash=key, image=image, mask=placeless)
     fact = cache[key]
     return fact.model_copy(update={"mask": fact.mask.model_copy(update={"path": str(pair.mask)})})
 

@@ -37,11 +37,8 @@ def find_images(inputs: Sequence[Path | str]) -> list[tuple[Path, Path]]:
 
 def scan(folder: Path, error: type[DataError]) -> list[Path]:
     """All image files in `folder` and below, hidden entries and link loops left out."""
-    try:
-        paths = list(_walk(folder))
-        broken = [path for path in paths if not path.is_file()]
-    except OSError as problem:
-        raise error(f"cannot read the folder {show(folder)}: {problem}") from problem
+    paths = scan_names(folder, error)
+    broken = [path for path in paths if not path.is_file()]
     if broken:
         raise error(
             f"{len(broken)} with the name of an image are broken links or no ordinary files",
@@ -49,6 +46,14 @@ def scan(folder: Path, error: type[DataError]) -> list[Path]:
             "Restore the files or remove the entries.",
         )
     return paths
+
+
+def scan_names(folder: Path, error: type[DataError]) -> list[Path]:
+    """As `scan`, with the broken links, pipes and the like that have the name of an image."""
+    try:
+        return list(_walk(folder))
+    except OSError as problem:
+        raise error(f"cannot read the folder {show(folder)}: {problem}") from problem
 
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:

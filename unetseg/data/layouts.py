@@ -1,15 +1,17 @@
 """The readings of a folder: which files are images and which are masks."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unetseg.data.folders import number, scan, show
 from unetseg.data.images import IMAGE_SUFFIXES
 from unetseg.data.naming import SPLIT_WORD, SPLITS, Key, name_parts, read_folder_name, says_mask
-from unetseg.errors import PairingError
+from unetseg.errors import DataError, PairingError
 
+Find = Callable[[Path, type[DataError]], list[Path]]
+"""`scan`, or `scan_names`, of which the latter lets broken links and pipes pass."""
 BY_HAND = "Say which is which: --images DIR --masks DIR, or --pairs FILE.csv (columns image, mask)."
 
 
@@ -46,9 +48,9 @@ class Layout:
     """Folders that compete for one role."""
 
 
-def read_layouts(root: Path) -> list[Layout]:
+def read_layouts(root: Path, find: Find = scan) -> list[Layout]:
     """The readings of `root` that have both images and masks, the most usual first."""
-    paths = scan(root, PairingError)
+    paths = find(root, PairingError)
     if not paths:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise PairingError(f"{show(root)} holds no images", mend=f"Images end in {suffixes}.")
@@ -109,7 +111,7 @@ def _by_name(root: Path, paths: Sequence[Path], pick: int) -> Layout:
     return Layout(tuple(images), tuple(masks))
 
 
-def explicit_layout(root: Path, images: Path, masks: Path) -> Layout:
+def explicit_layout(root: Path, images: Path, masks: Path, find: Find = scan) -> Layout:
     """The files of two folders, which may lie one in the other, or in `root`, or be the same.
 
     Raises:
@@ -120,7 +122,7 @@ def explicit_layout(root: Path, images: Path, masks: Path) -> Layout:
     if missing:
         raise PairingError("there is no such folder", missing, "Check --images and --masks.")
     (images, image_paths), (masks, mask_paths) = (
-        (folder, scan(folder, PairingError)) for folder in folders
+        (folder, find(folder, PairingError)) for folder in folders
     )
     if images.samefile(masks):
         layouts = [_by_name(images, image_paths, pick) for pick in (-1, 0)]

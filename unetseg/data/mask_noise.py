@@ -179,12 +179,13 @@ def is_noise(folder: Folder, centres: tuple[Code, ...]) -> bool:
     """Whether the values between `centres` look like anti-aliasing, not like classes.
 
     The evidence, all of it: more than 16 distinct values, and less than 5% of the pixels outside
-    the centres (half of them for more than 64 values). Of colours also: masks with stray ones hold
-    twice as many of those as of others, and rare classes are not as many at once. Of numbers also:
-    all values lie between the lowest and the highest centre and reach near to both (class numbers
-    stop far below 255), and they are not simply 0, 1, 2, … nearly without gaps. Fewer values are
-    noise when hardly any pixel holds them and they are almost black or almost white in masks of 0
-    and 255, or when several cover no area anywhere.
+    the centres (half of them for more than 64 values, or where none of the others covers an area).
+    Of colours also: masks with stray ones hold twice as many of those as of others, and rare
+    classes are not as many at once. Of numbers also: all values lie between the lowest and the
+    highest centre and reach near to both (class numbers stop far below 255), and they are not
+    simply 0, 1, 2, … nearly without gaps. Fewer values are noise when hardly any pixel holds them
+    and they are almost black or almost white in masks of 0 and 255, or when several cover no area
+    anywhere.
     """
     if len(centres) < 2 or len(folder.counts) == len(centres):
         return False
@@ -194,7 +195,8 @@ def is_noise(folder: Folder, centres: tuple[Code, ...]) -> bool:
         )
     if folder.coding == "rgb":
         return _is_crowded(folder, centres)
-    if not is_sparse(folder, centres):
+    is_soft = _is_softened(folder, centres) and folder.share(centres) > MANY_STRAY_SHARE
+    if not (is_soft or is_sparse(folder, centres)):
         return False
     low, high = min(integers(centres)), max(integers(centres))
     others = sorted(set(integers(folder.counts)) - set(integers(centres)))

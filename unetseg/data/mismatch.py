@@ -47,11 +47,15 @@ class Fault:
         paths: The files: all that share a name; the image and the mask (in this order) that differ
             only in case or Unicode form; the image and then its masks; or the one that is alone.
         remark: More about it, or nothing.
+        split: The split of an image and a mask that differ only in case or Unicode form.
+        name: The name that they would have as a pair.
     """
 
     kind: str
     paths: tuple[Path, ...]
     remark: str = ""
+    split: str | None = None
+    name: str = ""
 
     def line(self, root: Path) -> str:
         """The files as one line, those in `root` relative to it."""
@@ -127,12 +131,19 @@ def _twins(files: Iterable[NamedFile]) -> list[Fault]:
 
 def _variants(images: Sequence[NamedFile], masks: Sequence[NamedFile]) -> list[Fault]:
     """Images and masks that would pair but for case or Unicode form."""
-    folded = [{_folded(file): file.path for file in side} for side in (images, masks)]
+    folded = [{_folded(file): file for file in side} for side in (images, masks)]
     affixes = find_affixes(folded[0], folded[1])
-    partners = {strip(key, *affixes[2:]): path for key, path in folded[1].items()}
-    keys = {strip(key, *affixes[:2]): path for key, path in folded[0].items()}
-    couples = [(keys[key], partners[key]) for key in keys if key is not None and key in partners]
-    return [Fault(UNLIKE, couple, _unlike(*couple)) for couple in couples]
+    partners = {strip(key, *affixes[2:]): file for key, file in folded[1].items()}
+    keys = {strip(key, *affixes[:2]): file for key, file in folded[0].items()}
+    return [
+        _variant(keys[key], partners[key]) for key in keys if key is not None and key in partners
+    ]
+
+
+def _variant(image: NamedFile, mask: NamedFile) -> Fault:
+    couple = image.path, mask.path
+    name = "/".join((*image.folder, image.path.stem))
+    return Fault(UNLIKE, couple, _unlike(*couple), image.split, name)
 
 
 def _folded(file: NamedFile) -> Key:

@@ -9,19 +9,19 @@ names must agree after one constant beginning and end is taken off each side
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
-from unetseg.data.folders import find_images, number, show
-from unetseg.data.layouts import BY_HAND, Layout, NamedFile, explicit_layout, read_layouts
-from unetseg.data.mismatch import Fault, Match, Mismatch, find_mismatch
+from unetseg.data.folders import find_images, number, scan, scan_names, show
+from unetseg.data.layouts import BY_HAND, Find, Layout, NamedFile, explicit_layout, read_layouts
+from unetseg.data.mismatch import UNLIKE, Fault, Match, Mismatch, find_mismatch
 from unetseg.data.naming import Affixes, find_affixes, strip
 from unetseg.data.table import read_table
 from unetseg.errors import ConfigError, PairingError
 
-__all__ = ["Fault", "Pair", "PairSet", "find_images", "find_pairs", "match_pairs"]
+__all__ = ["Fault", "Pair", "PairSet", "find_images", "find_pairs", "match_pairs", "with_variants"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def find_pairs(
         PairingError: images and masks do not match up; every offender is listed.
         ConfigError: the arguments contradict each other, or `group` does not match every image.
     """
-    found, mismatch = _search(root, images, masks, table, (group, group_column))
+    found, mismatch = _search(root, (images, masks), table, (group, group_column), scan)
     if mismatch is not None:
         raise mismatch.error(root)
     return _finished(found, group)
@@ -98,25 +98,37 @@ def match_pairs(
     """The pairs that do match, and what does not, where `find_pairs` would refuse the folder.
 
     No file is both in a pair and in a fault, and in neither are only files whose counterpart shares
-    its name with another. The arguments are those of `find_pairs`.
+    its name with another. A broken link or a pipe with the name of an image counts as a file. The
+    arguments are those of `find_pairs`.
 
     Raises:
         PairingError: nothing can be said: there is no folder, no image or no mask, folders compete
             for one role, or the CSV file is faulty.
         ConfigError: the arguments contradict each other, or `group` does not match every image.
     """
-    found, mismatch = _search(root, images, masks, table, (group, group_column))
+    found, mismatch = _search(root, (images, masks), table, (group, group_column), scan_names)
     return _finished(found, group), mismatch.faults if mismatch else ()
+
+
+def with_variants(found: PairSet, faults: Iterable[Fault], group: str | None = None) -> PairSet:
+    """The pairs, and those of the faults whose names differ only in case or Unicode form."""
+    more = tuple(
+        Pair(fault.paths[0], fault.paths[1], fault.name, fault.split)
+        for fault in faults
+        if fault.kind == UNLIKE
+    )
+    return _finished(replace(found, pairs=(*found.pairs, *more)), group) if more else found
 
 
 def _search(
     root: Path,
-    images: Path | None,
-    masks: Path | None,
+    folders: tuple[Path | None, Path | None],
     table: Path | None,
     groups: tuple[str | None, str | None],
+    find: Find,
 ) -> tuple[PairSet, Mismatch | None]:
     """The pairs in any order, and what does not match; `groups` is the expression and column."""
+    images, masks = folders
     root, table = _locate(root, images, masks, table)
     group, group_column = groups
     if group_column is not None and (table is None or group is not None):
@@ -128,8 +140,8 @@ def _search(
         pairs = tuple(Pair(*row) for row in read_table(table, group_column))
         return PairSet(root, pairs, f"{show(table)}, {number(len(pairs), 'pair')}"), None
     if images is not None and masks is not None:
-        return _choose(root, [explicit_layout(root, images, masks)])
-    return _choose(root, read_layouts(root))
+        return _choose(root, [explicit_layout(root, images, masks, find)])
+    return _choose(root, read_layouts(root, find))
 
 
 def _finished(found: PairSet, group: str | None) -> PairSet:
@@ -254,7 +266,7 @@ def _template(files: Sequence[NamedFile], affixes: tuple[str, ...]) -> str:
     prefix, end = affixes
     stems = {file.path.stem for file in files}
     stem = prefix if stems == {prefix} else f"{prefix}NAME{end}"
-    return "/".join(filter(None, (place, f"{stem}.{suffix}")))
+    return show("/".join(filter(None, (place, f"{stem}.{suffix}"))))
 
 
 # Groups

@@ -65,9 +65,9 @@ def read_table(table: Path, group_column: str | None = None) -> list[ListedPair]
 def _read_rows(table: Path) -> tuple[list[str], list[_Row]]:
     """The column names in lower case, and the rows that are not empty."""
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        text = table.read_bytes().decode("utf-8-sig")  # names may hold \r
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        reader = csv.reader(StringIO(text), delimiter=delimiter, strict=True)
+        reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
         columns = [name.strip().lower() for name in next(reader, [])]
         return columns, [
             _row(columns, reader.line_num, cells)
@@ -94,13 +94,20 @@ def _row_faults(table: Path, row: _Row) -> Iterator[str]:
         cell = row.cells.get(column, "")
         if not cell:
             yield f"line {row.line}: no {column}"
-        elif not _resolve(table, cell).is_file():
+        elif not _is_file(_resolve(table, cell)):
             yield f"line {row.line}: {column} {show(cell)} does not exist"
     split = row.cells.get("split", "")
     if split and split.lower() not in SPLITS:
         yield f"line {row.line}: split {show(split)} is none of train, val, test"
     if row.surplus:
         yield f"line {row.line}: more cells than columns (quote names with commas)"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _listed(table: Path, row: _Row, names: dict[Path, Path], group_column: str) -> ListedPair:
