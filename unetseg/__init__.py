@@ -12,6 +12,7 @@ what is written above it, never below.
       limits.py          what a file must be before it is read: a regular file, and no bomb
       tiffs.py           one TIFF: its header, its pixels whole, and any window of them
       images.py          pixels in and out: any bit depth, any band count
+      folders.py         the image files in folders, and the names of what is made from them
       masks.py           what a mask value means: classes, codings, palette, ignore
       giants.py          TIFFs larger than memory, upright, in any process and thread
       nodata.py          pixels without data, and what the network sees there
@@ -24,7 +25,6 @@ what is written above it, never below.
       coding.py          from those values to the classes, concluded in one sentence
       overlay.py         pictures of masks over images
       similarity.py      a hash of what an image looks like: near-copies have near hashes
-      folders.py         the image files in folders, and the names of what is made from them
       naming.py          what names say: role, split, and the key that image and mask share
       layouts.py         the readings of a folder: which files are images, which are masks
       mismatch.py        images and masks that do not match up, and in which way

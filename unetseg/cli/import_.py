@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from unetseg.cli.console import observer, say
+from unetseg.cli.report import quoted
 
 if TYPE_CHECKING:
     from unetseg.importers.importing import Imported
@@ -62,7 +63,7 @@ def import_(
     finally:
         progress.stop()
     _show(done, out)
-    say(f"next: unetseg check {out}")
+    say(f"next: unetseg check {quoted(out)}")
 
 
 def _show(done: "Imported", out: Path) -> None:

@@ -105,5 +105,7 @@ def show_plan(plan: "Plan") -> None:
         "repeats": f"{sum(plan.repeats)} crops per epoch",
     }
     for name, reason in plan.reasons.items():
-        table.add_row(name, Text(str(values.get(name, ""))), Text(reason))
+        value = values.get(name, "")
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        table.add_row(name, Text(shown), Text(reason))
     out.print(table)
