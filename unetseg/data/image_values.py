@@ -19,6 +19,7 @@ from unetseg.data.images import (
     pillow_bands,
     stored_orientation,
 )
+from unetseg.data.nodata import missing_pixels
 from unetseg.data.rasters import Raster, georeference, open_raster, reads_by_windows
 from unetseg.data.similarity import perceptual_hash
 from unetseg.errors import ImageError
@@ -158,10 +159,10 @@ class _Tally:
             self._count(strip)
 
     def _count(self, strip: NDArray[Any]) -> None:
-        missing, kept = _missing_pixels(strip, self._nodata), None
-        if missing is not None:
-            self._missing += int(missing.sum())
-            kept = ~missing
+        missing, kept = None, None
+        if self._nodata is not None and (hidden := missing_pixels(strip, self._nodata)).any():
+            missing, kept = hidden, ~hidden
+            self._missing += int(hidden.sum())
         if strip.dtype.kind == "f" and not np.isfinite(strip).all():
             finite = np.isfinite(strip).all(axis=-1)
             self._bad += int((~finite if missing is None else ~finite & ~missing).sum())
@@ -293,21 +294,9 @@ def _holds(dtype: np.dtype[Any], value: float) -> bool:
     return int(limits.min) <= value <= int(limits.max)
 
 
-def _missing_pixels(image: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:
-    """Where H×W×C holds `nodata` in all bands, H×W; None for nowhere."""
-    if nodata is None:
-        return None
-    missing = np.ones(image.shape[:2], bool)
-    with np.errstate(over="ignore"):  # a value beyond float32 is in no pixel
-        for band in np.moveaxis(image, -1, 0):
-            missing &= np.isnan(band) if np.isnan(nodata) else band == nodata
-    return missing if missing.any() else None
-
-
 def _resemblance(small: NDArray[Any], nodata: float | None, fill: float | None) -> str:
     """The perceptual hash of a thumbnail, H×W×C, whose pixels without data show nothing."""
-    missing = _missing_pixels(small, nodata)
-    blank = np.zeros(small.shape[:2], bool) if missing is None else missing
+    blank = missing_pixels(small, nodata)
     if fill is not None:
         blank |= (small == fill).any(axis=-1)
     if small.dtype.kind == "f":
