@@ -1,12 +1,18 @@
 """Pixels without data: found, and filled where they would drown others."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from unetseg.data.geotiff import write_geotiff
+from unetseg.data.image_values import image_facts
+from unetseg.data.images import read_image
 from unetseg.data.nodata import filled, missing_pixels
+from unetseg.data.places import georeference
+from unetseg.errors import ImageError
 
 
 def test_only_pixels_without_data_in_all_bands_are_missing() -> None:
@@ -45,3 +51,25 @@ def test_far_values_are_filled_with_the_mean(
         np.testing.assert_array_equal(result[1, 1], mean)
         before[1, 1] = mean
     np.testing.assert_array_equal(result, before)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_end_of_float64_may_stand_for_no_data(tmp_path: Path, sign: int) -> None:
+    """As in rasters of double precision from ArcGIS."""
+    end = sign * float(np.finfo(np.float64).max)
+    image = np.arange(12.0).reshape(3, 4, 1)
+    image[0] = end
+    write_geotiff(tmp_path / "a.tif", image, nodata=end)
+    pixels = read_image(tmp_path / "a.tif")
+    _, nodata = georeference(tmp_path / "a.tif")
+    assert pixels.dtype == np.float32
+    assert np.isfinite(pixels).all()
+    np.testing.assert_array_equal(missing_pixels(pixels, nodata)[:, 0], [True, False, False])
+    facts = image_facts(tmp_path / "a.tif")
+    assert (facts.nodata_share, facts.low, facts.high) == (1 / 3, (4.0,), (11.0,))
+
+
+def test_other_values_beyond_float32_are_refused(tmp_path: Path) -> None:
+    write_geotiff(tmp_path / "a.tif", np.array([[[1e300], [0]]]))
+    with pytest.raises(ImageError, match="too large for float32"):
+        read_image(tmp_path / "a.tif")

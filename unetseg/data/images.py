@@ -385,8 +385,18 @@ def plain(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _as_float32(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
-    finite = pixels[np.isfinite(pixels)]
-    if finite.size and float(np.abs(finite).max()) > float(np.finfo(np.float32).max):
+    """Round to float32; the end of the own range, which stands for "no data", becomes the new one.
+
+    Raises:
+        ImageError: other values are too large.
+    """
+    new, own = (float(np.finfo(dtype).max) for dtype in (np.float32, pixels.dtype))
+    if own <= new:
+        return pixels.astype(np.float32)
+    size = np.abs(pixels)
+    if bool(((size > new) & (size < own)).any()):
         mend = "Divide the values so that they fit float32."
         raise ImageError(f"{path} holds {pixels.dtype} values too large for float32", mend=mend)
-    return pixels.astype(np.float32)
+    ends = size == own
+    rounded = np.where(ends, np.copysign(new, pixels), pixels) if ends.any() else pixels
+    return rounded.astype(np.float32)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 FAR = 10
 """Deviations from the mean; a no-data value further off is a number like −9999, no brightness."""
 
+_FLOAT32 = np.finfo(np.float32)
+
 
 def missing_pixels(image: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
     """Where `image` (H×W×C) holds `nodata` in all bands, H×W; nowhere when that is None.
@@ -21,10 +23,11 @@ def missing_pixels(image: NDArray[Any], nodata: float | None) -> NDArray[np.bool
     """
     if nodata is None:
         return np.zeros(image.shape[:2], bool)
+    if image.dtype == np.float32:  # of a file that was float64, perhaps; see `read_image`
+        nodata = float(np.clip(nodata, _FLOAT32.min, _FLOAT32.max))
     missing = np.ones(image.shape[:2], bool)
-    with np.errstate(over="ignore"):  # a value beyond float32, of a file that was float64
-        for band in np.moveaxis(image, -1, 0):
-            missing &= np.isnan(band) if np.isnan(nodata) else band == nodata
+    for band in np.moveaxis(image, -1, 0):
+        missing &= np.isnan(band) if np.isnan(nodata) else band == nodata
     return missing
 
 
