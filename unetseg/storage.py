@@ -56,6 +56,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing `path` into an answer.
+
+    Raises:
+        MachineError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+@contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; on success it takes the place of `folder`."""
     fresh, old = (folder.with_name(f".{folder.name}-{state}") for state in ("new", "old"))

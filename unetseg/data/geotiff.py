@@ -4,7 +4,7 @@ tifffile writes them, because GDAL leaves a broken file behind without a word wh
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import SEEK_END, BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -21,8 +21,8 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.io import MemoryFile
 
 from unetseg.data.places import GEOTIFF_TAGS, Georeference, quiet
-from unetseg.errors import ImageError, MachineError
-from unetseg.storage import atomic_path
+from unetseg.errors import ImageError
+from unetseg.storage import atomic_path, writing
 
 TILE = 512  # pixels, side of a tile
 BUFFER = 2**27  # bytes of rows that may wait for a row of tiles; tiles of wide images are lower
@@ -109,7 +109,7 @@ class RasterWriter:
         self._received = 0  # rows
 
     def __enter__(self) -> "RasterWriter":
-        with _told(self.path):
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._spool = TemporaryFile(dir=self.path.parent)  # closed by __exit__
         self._levels = [_Level(self.shape, self.dtype, self._spool)]
@@ -131,7 +131,7 @@ class RasterWriter:
             came = f"{rows.dtype} {rows.shape} at row {top}"
             raise ValueError(f"{came} for {self.dtype} {self.shape} with {self._received} rows")
         self._received += len(rows)
-        with _told(self.path):
+        with writing(self.path):
             self._levels[0].add(rows)
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
@@ -139,7 +139,7 @@ class RasterWriter:
             with suppress(OSError):
                 self._spool.close()
             return
-        with _told(self.path), self._spool:
+        with writing(self.path), self._spool:
             if self._received < self.shape[0]:
                 raise ValueError(f"{self._received} of {self.shape[0]} rows were written")
             with atomic_path(self.path) as temporary:
@@ -290,12 +290,3 @@ def _nodata_tags(nodata: float | None) -> list[tuple[Any, ...]]:
         return []
     text = str(int(nodata)) if float(nodata).is_integer() else repr(float(nodata))
     return [(42113, "s", 0, text, True)]
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        mend = "Free space or choose another folder."
-        raise MachineError(f"cannot write {path}: {error.strerror or error}", mend=mend) from error

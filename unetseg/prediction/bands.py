@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.errors import MachineError
-from unetseg.storage import atomic_path, json_value, locked, write_bytes, write_json
+from unetseg.storage import atomic_path, json_value, locked, write_bytes, write_json, writing
 
 FORMAT = 1
 """Version of these folders; another one is not gone on with."""
@@ -67,7 +67,7 @@ class BandStore:
         kept = {".lock"}
         if known == job:
             kept |= {"job.json", *(self._file(*band).name for band in self._bands())}
-        with _told(self.folder):  # what a killed process left half written goes, too
+        with writing(self.folder):  # what a killed process left half written goes, too
             for entry in self.folder.glob("*"):
                 if entry.name not in kept:
                     entry.unlink()
@@ -148,7 +148,7 @@ class BandStore:
         Raises:
             MachineError: it cannot be moved there.
         """
-        with _told(path):
+        with writing(path):
             (self.folder / path.name).replace(path)
 
 
@@ -166,7 +166,7 @@ def held_bands(mask: Path) -> Iterator[None]:
     """
     folder = bands_folder(mask)
     with ExitStack() as stack:
-        with _told(folder):
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(locked(folder))
@@ -174,12 +174,3 @@ def held_bands(mask: Path) -> Iterator[None]:
                 mend = "Wait for it, stop it, or choose another folder with -o."
                 raise MachineError(f"another process predicts {mask} now", mend=mend) from error
         yield
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        mend = "Free space or choose another folder."
-        raise MachineError(f"cannot write {path}: {error.strerror or error}", mend=mend) from error
