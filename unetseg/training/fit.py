@@ -15,7 +15,6 @@ from unetseg.bundle import build_segmenter, save_bundle, to_machine
 from unetseg.config import TrainConfig
 from unetseg.data.dataset import Crops, Order, Sample, crop_loader, find_gaps, read_split
 from unetseg.data.images import write_png
-from unetseg.data.rasters import georeference
 from unetseg.errors import DivergedError, StoppedError
 from unetseg.evaluation.confusion import Counts, Scores, score
 from unetseg.evaluation.counting import GiantCount, count_classes
@@ -217,8 +216,8 @@ class Trainer:
         if reader.is_giant(index):
             return GiantCount(engine, self.info, *reader.rasters(index)).count()
         image, truth = reader[index]
-        _, nodata = georeference(reader.pairs[index].image)
-        prediction = engine.classes(image, nodata)
+        facts = self.run.known.facts[reader.pairs[index].name]
+        prediction = engine.classes(image, facts.image.nodata)
         return count_classes(truth, prediction, len(self.info.class_map.classes))
 
     def engine(self) -> Engine:
