@@ -1,5 +1,6 @@
 """Splits follow content, never order or path; groups and copies stay together."""
 
+import itertools
 import json
 import random
 from collections import Counter, defaultdict
@@ -169,13 +170,39 @@ def test_empty_masks_are_shared_out_in_proportion(count: int, tenths: int) -> No
     assert abs(held_out - share) <= 1.5
 
 
+def missing_classes(classes: Sequence[frozenset[int]], splits: Sequence[str | None]) -> int:
+    """Classes of two images or more that only one of train and val shows."""
+    sides = [
+        {index for c, s in zip(classes, splits, strict=True) if s == split for index in c}
+        for split in ("train", "val")
+    ]
+    shared = {index for index in range(6) if sum(index in c for c in classes) >= 2}
+    return len(shared - (sides[0] & sides[1]))
+
+
 @given(st.lists(st.frozensets(st.integers(0, 5), min_size=1), min_size=40, max_size=60))
-def test_every_class_in_enough_images_is_validated(classes: list[frozenset[int]]) -> None:
+def test_no_exchange_of_two_images_would_show_more_classes(classes: list[frozenset[int]]) -> None:
     splits = split_of(make([None] * len(classes)), [set(c) for c in classes])
-    for split in ("train", "val"):
-        seen = set().union(*(c for c, s in zip(classes, splits, strict=True) if s == split))
-        for index in range(6):
-            assert index in seen or sum(index in c for c in classes) < 2
+    least = missing_classes(classes, splits)
+    for a, b in itertools.combinations(range(len(classes)) if least else (), 2):
+        exchanged = list(splits)
+        exchanged[a], exchanged[b] = splits[b], splits[a]
+        assert missing_classes(classes, exchanged) >= least
+
+
+@given(st.lists(st.frozensets(st.integers(1, 5)), min_size=40, max_size=60))
+def test_every_class_in_enough_images_is_validated(classes: list[frozenset[int]]) -> None:
+    frequent = {c for c in range(1, 6) if sum(c in k for k in classes) > len(classes) // 5 + 1}
+    classes = [c & frequent | {0} for c in classes]
+    splits = split_of(make([None] * len(classes)), [set(c) for c in classes])
+    assert missing_classes(classes, splits) == 0
+
+
+def test_a_class_in_two_images_is_on_both_sides_among_many_others() -> None:
+    # Three classes in two images each, chained: of the chain's four images, every other one.
+    classes = [frozenset({0})] * 40 + [frozenset(c) for c in ({1}, {1, 2}, {2, 3}, {3})]
+    splits = split_of(make([None] * len(classes)), [set(c) for c in classes])
+    assert missing_classes(classes, splits) == 0
 
 
 # The folder's own splits

@@ -43,7 +43,8 @@ def assign_splits(
     order gives way to the classes: step by step that group is taken which, first, leaves the
     fewest classes (of those in two or more groups) missing on either side, and second, brings the
     number of validation pairs that show each class nearest to the fraction's share; the hash
-    decides between equals. There an added pair can move more.
+    decides between equals. Where a class is still missing, groups of one size change sides as long
+    as that helps. There an added pair can move more.
 
     A single pair, or copies of a single one, all stay in train; `PairSet.select("val")` then
     returns them too.
@@ -192,19 +193,38 @@ def _stratify(units: Sequence[_Unit], target: int, fraction: float) -> list[int]
     sizes = np.array([len(unit.members) for unit in units])
     counts = _class_counts(units)  # units × classes, pairs that show the class
     shown = counts > 0
-    spread = shown.sum(0)
-    shared = spread >= 2
     chosen: list[int] = []
     while True:
         free = sizes <= target - sizes[chosen].sum()
         free[chosen] = False
         if not free.any():
-            return chosen
-        held = shown[chosen].sum(0) + shown
-        missing = (shared & ((held == 0) | (held == spread))).sum(1)
+            return _exchange(chosen, sizes, shown)
+        missing = _missing(shown[chosen].sum(0) + shown, shown)
         distance = (counts[chosen].sum(0) + counts - fraction * counts.sum(0)) ** 2
         order = np.lexsort((np.round(distance.sum(1), 6), missing, ~free))
         chosen.append(int(order[0]))
+
+
+def _exchange(chosen: list[int], sizes: NDArray[Any], shown: NDArray[Any]) -> list[int]:
+    """`chosen`, with single units exchanged for others of their size while fewer classes miss."""
+    while True:
+        held = shown[chosen].sum(0)
+        least, better = int(_missing(held, shown)), chosen
+        for place, unit in enumerate(chosen if least else ()):
+            missing = _missing(held - shown[unit] + shown, shown)
+            missing[(sizes != sizes[unit]) | np.isin(np.arange(len(sizes)), chosen)] = least
+            if missing.min() < least:
+                least, best = int(missing.min()), int(missing.argmin())
+                better = [*chosen[:place], best, *chosen[place + 1 :]]
+        if better is chosen:
+            return chosen
+        chosen = better
+
+
+def _missing(held: NDArray[Any], shown: NDArray[Any]) -> NDArray[Any]:
+    """How many classes of two units or more are on one side only, if `held` units show them."""
+    spread = shown.sum(0)
+    return np.asarray(((spread >= 2) & ((held == 0) | (held == spread))).sum(-1))
 
 
 def _class_counts(units: Sequence[_Unit]) -> NDArray[Any]:
