@@ -209,11 +209,19 @@ class DeviceConfig(Settings):
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """Arithmetic of the network; auto takes bf16 or fp16 where the machine has the units."""
+    engine: Literal["auto", "eager", "fused", "compile", "openvino"] = "auto"
+    """What runs the trained network; auto takes the fastest that earns back its preparation."""
 
 
 class RuntimeConfig(DeviceConfig):
     """The machine that trains."""
 
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Compile the training step with torch.compile; auto: on CUDA, when the training is long."""
+    checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: half the memory."""
+    cache: Literal["auto", "memory", "disk", "none"] = "auto"
+    """Where decoded images are kept between epochs; auto: memory, else disk, else nowhere."""
     workers: Annotated[int, Field(ge=0)] | Auto = "auto"
     """Processes that read and augment images."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -1,6 +1,7 @@
 """A trained U-Net made ready to predict on this machine: device, arithmetic, layout, tiles."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ from torch import Tensor
 from unetseg.bundle import Segmenter, image_statistics, to_machine
 from unetseg.data.masks import IGNORED
 from unetseg.data.nodata import filled, missing_pixels
+from unetseg.prediction.backends import Choice, choose_backend
 from unetseg.prediction.moments import Moments
 from unetseg.prediction.tiling import Blend, Layout, Logits, Tile, lay_out
 from unetseg.runtime import Machine, explained_memory
 
-PIXELS_AT_ONCE = 2**21
-"""Pixels of tiles that go through a GPU together."""
+PIXELS_ON_CPU = 2**17
+"""Pixels of images or tiles that go through the network together: small ones are faster so."""
+PIXELS_ON_GPU = 2**21
+"""The same on a GPU."""
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 """Axes of N×C×H×W that each copy of a test-time augmentation is mirrored along."""
 
@@ -25,11 +29,12 @@ class Engine:
     """Predicts images of any size.
 
     Args:
-        segmenter: The trained U-Net.
+        segmenter: The trained U-Net; its weights are not to be changed afterwards.
         machine: Where it runs.
         tile: Images with a longer side are cut into tiles of this side, pixels.
         overlap: Share of a tile that its neighbour covers too.
         tta: Average over the four mirror images.
+        engine: What runs the network; see `choose_backend`.
     """
 
     def __init__(
@@ -40,21 +45,57 @@ class Engine:
         tile: int,
         overlap: float,
         tta: bool = False,
+        engine: str = "auto",
     ) -> None:
         self.segmenter = to_machine(segmenter, machine).eval()
         self.machine = machine
         self.tile = tile
         self.overlap = overlap
         self.mirrors = MIRRORS if tta else MIRRORS[:1]
+        self.pixels: int | None = None  # of the whole job, where that is known
+        self._engine = engine
+        self._mean, self._std = (
+            table.flatten().cpu().numpy() for table in (segmenter.mean, segmenter.std)
+        )
+
+    @cached_property
+    def choice(self) -> Choice:
+        """What runs the network, made ready at the first image."""
+        return choose_backend(self.segmenter, self.machine, self._engine, self.pixels)
 
     @property
     def grid(self) -> int:
         """Pixels; tiles start at its multiples, so that they are pooled as the whole would be."""
         return max(1, round(self.segmenter.network.geometry.stride / self.segmenter.scale))
 
+    def images_at_once(self, height: int, width: int) -> int:
+        """How many images of this size go through the network together; 1 where they are cut."""
+        if max(height, width) > self.tile:
+            return 1
+        pixels = PIXELS_ON_CPU if self.machine.is_cpu else PIXELS_ON_GPU
+        return max(1, pixels // (height * width))
+
     def classes(self, image: NDArray[Any], nodata: float | None = None) -> NDArray[np.uint8]:
         """Class indexes H×W uint8 of an image H×W×C of raw pixel values; 255 without data."""
-        return most_probable(self.logits(image, nodata), missing_pixels(image, nodata))
+        return self.classes_of([image], [nodata])[0]
+
+    def classes_of(
+        self, images: Sequence[NDArray[Any]], nodata: Sequence[float | None]
+    ) -> list[NDArray[np.uint8]]:
+        """The classes of images of one size, all at once; `images_at_once` is a good number."""
+        if self._is_whole(*images[0].shape[:2]):
+            found = most_probable(self._whole_logits(images, nodata))
+        else:
+            found = np.concatenate(
+                [
+                    most_probable(self.logits(*each)[None])
+                    for each in zip(images, nodata, strict=True)
+                ]
+            )
+        for index, image, value in zip(found, images, nodata, strict=True):
+            if value is not None:
+                index[missing_pixels(image, value)] = IGNORED
+        return list(found)
 
     def probabilities(
         self, image: NDArray[Any], nodata: float | None = None
@@ -62,8 +103,6 @@ class Engine:
         """Probability of each class, K×H×W float32, of an image H×W×C; NaN without data."""
         return softmax(self.logits(image, nodata), missing_pixels(image, nodata))
 
-    @explained_memory("Choose a smaller --tile.")
-    @torch.inference_mode()
     def logits(self, image: NDArray[Any], nodata: float | None = None) -> Tensor:
         """Logits K×H×W float32 of an image H×W×C of raw pixel values.
 
@@ -72,10 +111,10 @@ class Engine:
             nodata: Pixels that hold this value in all bands have no data; their logits say nothing.
         """
         height, width = image.shape[:2]
+        if self._is_whole(height, width):
+            return self._whole_logits([image], [nodata])[0].float()
         layout = self.lay_out(height, width)
         network = TileNetwork(self, self.statistics(image, nodata), nodata)
-        if len(layout.tiles) == 1 and layout.tiles[0] == Tile(0, 0, height, width):
-            return network.forward([image])[0]
         continued = np.pad(image, ((0, layout.below), (0, layout.right), (0, 0)), "reflect")
         blend = Blend(self.segmenter.classes, layout.height, layout.width)
         for tile, logits in network.predict(layout.tiles, lambda tile: continued[tile.slices]):
@@ -97,6 +136,51 @@ class Engine:
         moments.add(image, missing)
         return moments_tensor(moments)
 
+    @explained_memory("Choose a smaller --tile.")
+    @torch.inference_mode()
+    def forward(
+        self,
+        crops: Sequence[NDArray[Any]],
+        statistics: Tensor | None,
+        nodata: Sequence[float | None],
+    ) -> Tensor:
+        """Logits N×K×h×w of crops h×w×C of one size, on the device, as precise as the network is.
+
+        Args:
+            crops: Raw pixel values.
+            statistics: N×2×C or 1×2×C mean and deviation of the whole images, where they count.
+            nodata: Of each crop, the value of pixels without data.
+        """
+        known = zip(crops, nodata, strict=True)
+        tensors = [_tensor(filled(crop, value, self._mean, self._std)) for crop, value in known]
+        batch = torch.cat(tensors)
+        if self.machine.device.type == "cuda":
+            batch = batch.pin_memory()
+        batch = batch.to(self.machine.device, non_blocking=True)
+        if statistics is not None:
+            statistics = statistics.to(self.machine.device).expand(len(batch), -1, -1)
+        copies = [self._mirrored(batch, statistics, axes) for axes in self.mirrors]
+        return copies[0] if len(copies) == 1 else torch.stack(copies).mean(0)
+
+    def _mirrored(self, batch: Tensor, statistics: Tensor | None, axes: tuple[int, ...]) -> Tensor:
+        height, width = batch.shape[-2:]
+        image = self.segmenter.prepared(batch.flip(axes) if axes else batch, statistics)
+        image = image.contiguous(memory_format=torch.channels_last)
+        logits = self.segmenter.full_size(self.choice.backend(image), height, width)
+        return logits.float().flip(axes) if axes or len(self.mirrors) > 1 else logits
+
+    def _is_whole(self, height: int, width: int) -> bool:
+        """Whether an image goes through the network in one piece."""
+        return max(height, width) <= self.tile
+
+    def _whole_logits(
+        self, images: Sequence[NDArray[Any]], nodata: Sequence[float | None]
+    ) -> Tensor:
+        known = zip(images, nodata, strict=True)
+        statistics = [self.statistics(*each) for each in known] if self.segmenter.per_image else []
+        some = [each for each in statistics if each is not None]
+        return self.forward(images, torch.cat(some) if some else None, nodata)
+
 
 class TileNetwork:
     """A network at work on the tiles of one image.
@@ -112,20 +196,15 @@ class TileNetwork:
 
     def __init__(self, engine: Engine, statistics: Tensor | None, nodata: float | None) -> None:
         self._engine = engine
-        self._machine = engine.machine
-        self._segmenter = engine.segmenter
-        self._statistics = None if statistics is None else statistics.to(self._machine.device)
+        self._statistics = statistics
         self._nodata = nodata
-        mean, std = engine.segmenter.mean, engine.segmenter.std
-        self._mean, self._std = (table.flatten().cpu().numpy() for table in (mean, std))
         self._plain: tuple[bytes, Logits] | None = None  # a tile of one value, and its logits
 
     def predict(
         self, tiles: Sequence[Tile], pixels: Callable[[Tile], NDArray[Any]]
     ) -> Iterator[tuple[Tile, Logits]]:
         """Each tile with its logits K×h×w; `pixels` gives the h×w×C of a tile."""
-        side = max(tiles[0].height, tiles[0].width)
-        batch = 1 if self._machine.is_cpu else max(1, PIXELS_AT_ONCE // side**2)
+        batch = self._engine.images_at_once(tiles[0].height, tiles[0].width)
         for at in range(0, len(tiles), batch):
             some = tiles[at : at + batch]
             yield from zip(some, self._answers([pixels(tile) for tile in some]), strict=True)
@@ -135,7 +214,7 @@ class TileNetwork:
         answers = [self._known(crop) for crop in crops]
         new = [at for at, answer in enumerate(answers) if answer is None]
         if new:
-            computed = self.forward([crops[at] for at in new]).cpu().numpy()
+            computed = self.forward([crops[at] for at in new]).float().cpu().numpy()
             for at, logits in zip(new, computed, strict=True):
                 answers[at] = logits
                 value = _only_value(crops[at])
@@ -144,7 +223,7 @@ class TileNetwork:
 
     def _known(self, crop: NDArray[Any]) -> Logits | None:
         """The logits of a crop that needs no network, or None."""
-        shape = self._segmenter.classes, *crop.shape[:2]
+        shape = self._engine.segmenter.classes, *crop.shape[:2]
         if self._nodata is not None and missing_pixels(crop, self._nodata).all():
             return np.zeros(shape, np.float32)
         if self._plain is None or self._plain[1].shape != shape:
@@ -152,32 +231,16 @@ class TileNetwork:
         value, logits = self._plain
         return logits if _only_value(crop) == value else None
 
-    @explained_memory("Choose a smaller --tile.")
-    @torch.inference_mode()
     def forward(self, crops: list[NDArray[Any]]) -> Tensor:
-        """Logits N×K×h×w float32 of crops h×w×C, on the device."""
-        tensors = [_tensor(filled(crop, self._nodata, self._mean, self._std)) for crop in crops]
-        batch = torch.cat(tensors).to(self._machine.device)
-        batch = batch.float().contiguous(memory_format=torch.channels_last)
-        statistics = self._statistics
-        if statistics is not None:
-            statistics = statistics.expand(len(batch), -1, -1)
-        with self._machine.autocast():
-            copies = [self._mirrored(batch, statistics, axes) for axes in self._engine.mirrors]
-        return copies[0] if len(copies) == 1 else torch.stack(copies).mean(0)
-
-    def _mirrored(self, batch: Tensor, statistics: Tensor | None, axes: tuple[int, ...]) -> Tensor:
-        if not axes:
-            return self._segmenter.forward(batch, statistics).float()
-        return self._segmenter.forward(batch.flip(axes), statistics).float().flip(axes)
+        """Logits N×K×h×w of crops h×w×C, on the device."""
+        return self._engine.forward(crops, self._statistics, [self._nodata] * len(crops))
 
 
-def most_probable(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Class indexes H×W uint8 of logits K×H×W; 255 where pixels are missing."""
+def most_probable(logits: Tensor) -> NDArray[np.uint8]:
+    """Class indexes N×H×W uint8 of logits N×K×H×W; the first class of equals."""
     # max().indices, because argmax over channels is many times slower on CPU (pytorch#140000).
-    index = logits.max(0).indices.to(torch.uint8).cpu().numpy()
-    index[missing] = IGNORED
-    return index
+    index = logits[:, 1] > logits[:, 0] if logits.shape[1] == 2 else logits.max(1).indices
+    return np.asarray(index.to(torch.uint8).cpu().numpy())
 
 
 def softmax(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unetseg.data import rasters
 from unetseg.data.geotiff import Halving, RasterWriter, every_other, mean_of_four
-from unetseg.data.images import write_png, write_tiff
+from unetseg.data.images import pixel_count, write_png, write_tiff
 from unetseg.data.masks import ClassMap, write_mask
 from unetseg.data.nodata import missing_pixels
 from unetseg.data.overlay import Levels, levels_of, overlay, picture
-from unetseg.data.rasters import Georeference, georeference, is_giant
+from unetseg.data.rasters import Georeference, georeference
 from unetseg.errors import ImageError
 from unetseg.prediction.nodata import mask_pixels, no_data_tag
 
@@ -29,6 +30,8 @@ class Job:
 
     image: Path
     mask: Path
+    pixels: int = 0
+    """Height × width."""
     is_giant: bool = False
     """Whether it is predicted band by band."""
     place: Georeference | None = None
@@ -55,7 +58,8 @@ class Job:
 def plan_job(image: Path, stem: Path, class_map: ClassMap) -> Job:
     """How `image` is predicted, from its header alone; the mask is `stem` and a suffix."""
     try:
-        job = Job(image, stem, is_giant(image), *georeference(image))
+        pixels = pixel_count(image)
+        job = Job(image, stem, pixels, pixels > rasters.WHOLE_PIXELS, *georeference(image))
     except ImageError:  # it is listed with the reason when it is read
         job = Job(image, stem)
     suffix = ".tif" if job.is_geotiff else class_map.suffix

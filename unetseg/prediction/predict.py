@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.bundle import BundleInfo, Segmenter, load_bundle
+from unetseg.bundle import BundleInfo, Segmenter, load_bundle, machine_for
 from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
 from unetseg.data.folders import find_images
 from unetseg.data.images import allow_pixels, match_bands, read_image
+from unetseg.data.masks import IGNORED, ClassMap
 from unetseg.data.nodata import missing_pixels
 from unetseg.data.rasters import Raster, georeference, open_raster
 from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
@@ -34,8 +35,12 @@ from unetseg.runtime import Machine, start
 from unetseg.storage import write_text
 
 T = TypeVar("T")
-AHEAD = 4
-"""Images that are read before, and written behind, the one in the network."""
+AHEAD = 2
+"""Images at least that are read before, and written behind, those in the network."""
+MOST_AHEAD = 64
+"""Images at most that are read before those in the network."""
+PIXELS_AHEAD = 2**22
+"""Pixels beyond which no more than `AHEAD` images are read before those in the network."""
 
 
 @dataclass
@@ -60,10 +65,17 @@ class Predictor:
     def __init__(
         self, run: Path, config: TilingConfig | None = None, device: DeviceConfig | None = None
     ) -> None:
-        config = config or TilingConfig()
-        self.machine = start(device or DeviceConfig())
+        device = device or DeviceConfig()
         segmenter, self.info = load_bundle(run)
-        self.engine = build_engine(segmenter, self.info, self.machine, config)
+        self.machine, self.remark = machine_for(self.info, start(device), device.precision)
+        self.engine = build_engine(
+            segmenter, self.info, self.machine, config or TilingConfig(), device.engine
+        )
+
+    def describe(self) -> str:
+        """Where and how it predicts, and why so; makes the network ready."""
+        remarks = [str(self.machine), str(self.engine.choice), self.remark]
+        return "; ".join(filter(None, remarks))
 
     def read(self, path: Path, nodata: float | None = None) -> NDArray[Any]:
         """The image at `path`, H×W×C, checked against what the model was trained on."""
@@ -108,12 +120,16 @@ def load(run: str | Path, *, device: str = "auto", **settings: Any) -> Predictor
 
 
 def build_engine(
-    segmenter: Segmenter, info: BundleInfo, machine: Machine, config: TilingConfig
+    segmenter: Segmenter,
+    info: BundleInfo,
+    machine: Machine,
+    config: TilingConfig,
+    engine: str = "auto",
 ) -> Engine:
     """The engine for a bundle; tile and overlap as the bundle says unless `config` says."""
     tile = info.tile if config.tile == "auto" else config.tile
     overlap = info.overlap if config.overlap == "auto" else config.overlap
-    return Engine(segmenter, machine, tile=tile, overlap=overlap, tta=config.tta)
+    return Engine(segmenter, machine, tile=tile, overlap=overlap, tta=config.tta, engine=engine)
 
 
 def check_image(
@@ -185,8 +201,9 @@ def predict_folder(
     jobs = [plan_job(path, output / relative, class_map) for path, relative in images]
     result = Prediction()
     jobs = _without_existing(jobs, config, result)
-    progress.say(f"{len(jobs)} images on {predictor.machine}")
-    _predict_all(predictor, jobs, config, result, progress)
+    predictor.engine.pixels = sum(job.pixels for job in jobs)
+    progress.say(f"{len(jobs)} images on {predictor.describe()}")
+    predict_images(predictor, jobs, config, result, progress)
     _write_failures(output / "failures.jsonl", result)
     return result
 
@@ -209,27 +226,33 @@ def _without_existing(jobs: list[Job], config: PredictConfig, result: Prediction
     return [job for job in jobs if job.mask not in done]
 
 
-def _predict_all(
+def predict_images(
     predictor: Predictor,
-    jobs: list[Job],
+    jobs: Sequence[Job],
     config: PredictConfig,
     result: Prediction,
-    progress: Progress,
+    progress: Progress = SILENT,
 ) -> None:
+    """Write what is wanted for every image; reading, network and writing overlap.
+
+    Args:
+        predictor: The trained U-Net.
+        jobs: The images, and the files for their masks.
+        config: What is written.
+        result: Gets the masks that are written, and the images that fail.
+        progress: Hears of every image.
+    """
     progress.start("predicting", len(jobs))
-    ordinary = {job.image: job for job in jobs if not job.is_giant}
+    at_once = predictor.engine.images_at_once if not config.probabilities else _one
     with ThreadPoolExecutor(2) as writers:
         writes: deque[tuple[Path, Future[Path]]] = deque()
-        images = read_ahead(ordinary, lambda path: predictor.read(path, ordinary[path].nodata))
-        for path, image in images:
-            if isinstance(image, UnetsegError):
-                result.failures[path] = image.summary
-            else:
-                write = _predict_image(predictor, ordinary[path], image, config)
-                writes.append((path, writers.submit(write)))
-            while len(writes) > AHEAD:
+        for batch in alike(_read(predictor, jobs, result, progress), at_once):
+            for answer in _predict_batch(predictor.engine, batch, config):
+                write = writers.submit(_write, answer, predictor.info.class_map, config)
+                writes.append((answer.job.image, write))
+            while len(writes) > max(AHEAD, len(batch)):
                 _collect(*writes.popleft(), result)
-            progress.advance("predicting", file=path.name)
+            progress.advance("predicting", len(batch), file=batch[-1][0].image.name)
         for waiting in writes:
             _collect(*waiting, result)
     for job in jobs:
@@ -239,27 +262,88 @@ def _predict_all(
     progress.finish("predicting")
 
 
-def _predict_image(
-    predictor: Predictor, job: Job, image: NDArray[Any], config: PredictConfig
-) -> Callable[[], Path]:
-    """Predict an ordinary image; what is returned writes its files."""
-    class_map = predictor.info.class_map
-    logits = predictor.engine.logits(image, job.nodata)
-    missing = missing_pixels(image, job.nodata)
-    index = most_probable(logits, missing)
-    probabilities = softmax(logits, missing) if config.probabilities else None
-    drawn = image if config.overlay else None  # an image that nobody needs is not to be held
+def _read(
+    predictor: Predictor, jobs: Sequence[Job], result: Prediction, progress: Progress
+) -> Iterator[tuple[Job, NDArray[Any]]]:
+    """The images that are not giants; those that cannot be read are noted."""
+    ordinary = {job.image: job for job in jobs if not job.is_giant}
+    for path, image in read_ahead(
+        ordinary,
+        lambda path: predictor.read(path, ordinary[path].nodata),
+        lambda path: ordinary[path].pixels,
+    ):
+        if isinstance(image, UnetsegError):
+            result.failures[path] = image.summary
+            progress.advance("predicting", file=path.name)
+        else:
+            yield ordinary[path], image
 
-    def write() -> Path:
-        shown = None
-        if drawn is not None:
-            levels = levels_with_data(drawn, job.nodata)
-            shown = draw_classes(drawn, index, class_map, levels)
-        return write_outputs(
-            job, class_map, index, probabilities, shown, overviews=config.overviews
-        )
 
-    return write
+def alike(
+    images: Iterable[tuple[T, NDArray[Any]]], at_once: Callable[[int, int], int]
+) -> Iterator[list[tuple[T, NDArray[Any]]]]:
+    """Neighbours of one shape and type together, at most `at_once` of their height and width.
+
+    >>> wide, high = np.zeros((1, 2, 3)), np.zeros((2, 1, 3))
+    >>> pairs = [("a", wide), ("b", wide), ("c", wide), ("d", high)]
+    >>> [[name for name, _ in batch] for batch in alike(pairs, lambda height, width: 2)]
+    [['a', 'b'], ['c'], ['d']]
+    """
+    batch: list[tuple[T, NDArray[Any]]] = []
+    for name, image in images:
+        if batch and (image.shape, image.dtype) != (batch[0][1].shape, batch[0][1].dtype):
+            yield batch
+            batch = []
+        batch.append((name, image))
+        if len(batch) >= at_once(*image.shape[:2]):
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _one(_height: int, _width: int) -> int:
+    return 1
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the network says of an image."""
+
+    job: Job
+    image: NDArray[Any] | None
+    """The pixels, if they are drawn: an image that nobody needs is not to be held."""
+    index: NDArray[np.uint8]
+    probabilities: NDArray[np.float32] | None = None
+
+
+def _predict_batch(
+    engine: Engine, batch: Sequence[tuple[Job, NDArray[Any]]], config: PredictConfig
+) -> Iterator[_Answer]:
+    """Predict images of one shape."""
+    jobs, images = zip(*batch, strict=True)
+    if not config.probabilities:
+        found = engine.classes_of(images, [job.nodata for job in jobs])
+        for job, image, index in zip(jobs, images, found, strict=True):
+            yield _Answer(job, image if config.overlay else None, index)
+        return
+    for job, image in batch:
+        logits = engine.logits(image, job.nodata)
+        missing = missing_pixels(image, job.nodata)
+        index = most_probable(logits[None])[0]
+        index[missing] = IGNORED
+        yield _Answer(job, image if config.overlay else None, index, softmax(logits, missing))
+
+
+def _write(answer: _Answer, class_map: ClassMap, config: PredictConfig) -> Path:
+    """Write the files of an ordinary image; the one of its mask."""
+    job, index, shown = answer.job, answer.index, None
+    if answer.image is not None:
+        levels = levels_with_data(answer.image, job.nodata)
+        shown = draw_classes(answer.image, index, class_map, levels)
+    return write_outputs(
+        job, class_map, index, answer.probabilities, shown, overviews=config.overviews
+    )
 
 
 def _predict_giant(
@@ -281,9 +365,17 @@ def _predict_giant(
 
 
 def read_ahead(
-    paths: Iterable[Path], read: Callable[[Path], T]
+    paths: Iterable[Path],
+    read: Callable[[Path], T],
+    pixels: Callable[[Path], int] = lambda path: 0,
 ) -> Iterator[tuple[Path, T | UnetsegError]]:
-    """Each path with what `read` gives for it, or the error it raised; a few are read ahead."""
+    """Each path with what `read` gives for it, or the error it raised; some are read ahead.
+
+    Args:
+        paths: What to read.
+        read: Reads one.
+        pixels: The size of each, so that many small ones are read ahead, and few large ones.
+    """
 
     def attempt(path: Path) -> T | UnetsegError:
         try:
@@ -292,13 +384,16 @@ def read_ahead(
             return error
 
     with ThreadPoolExecutor(2) as readers:
-        waiting: deque[tuple[Path, Future[T | UnetsegError]]] = deque()
+        waiting: deque[tuple[Path, int, Future[T | UnetsegError]]] = deque()
+        held = 0
         for path in paths:
-            waiting.append((path, readers.submit(attempt, path)))
-            if len(waiting) > AHEAD:
-                done, future = waiting.popleft()
+            waiting.append((path, pixels(path), readers.submit(attempt, path)))
+            held += waiting[-1][1]
+            while len(waiting) > MOST_AHEAD or (len(waiting) > AHEAD and held > PIXELS_AHEAD):
+                done, size, future = waiting.popleft()
+                held -= size
                 yield done, future.result()
-        for done, future in waiting:
+        for done, _, future in waiting:
             yield done, future.result()
 
 

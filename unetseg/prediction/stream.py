@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unetseg.data.masks import IGNORED
 from unetseg.data.nodata import missing_pixels
 from unetseg.data.rasters import Raster
 from unetseg.prediction.engine import (
@@ -65,7 +66,12 @@ class Band:
 
     def classes(self) -> NDArray[np.uint8]:
         """Class indexes, rows×W; 255 without data."""
-        return np.concatenate([most_probable(*piece) for piece in self._pieces()])
+        found = []
+        for logits, missing in self._pieces():
+            index = most_probable(logits[None])[0]
+            index[missing] = IGNORED
+            found.append(index)
+        return np.concatenate(found)
 
     def probabilities(self) -> Iterator[NDArray[np.float32]]:
         """Probabilities of the classes from top to bottom in pieces of rows×W×K; NaN without data.

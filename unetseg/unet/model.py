@@ -97,10 +97,14 @@ class UNet(nn.Module):
         Raises:
             ConfigError: valid convolutions leave nothing of so small an image.
         """
-        features = self.encoder(self._continued(image))
+        return self.cropped(self.on_grid(self.continued(image), edit), image)
+
+    def on_grid(self, image: Tensor, edit: Edit = unchanged) -> Tensor:
+        """Logits of an image whose sides fit the network, as those of `continued` do."""
+        features = self.encoder(image)
         *skips, bottom = features
-        logits = self.head(self.decoder(bottom, edit(skips)))
-        return self._cropped(logits, image)
+        logits: Tensor = self.head(self.decoder(bottom, edit(skips)))
+        return logits
 
     def all_logits(self, image: Tensor) -> list[Tensor]:
         """Logits of every level with a head: N×K×H×W, then N×K×⌈H/2⌉×⌈W/2⌉ and so on.
@@ -108,11 +112,11 @@ class UNet(nn.Module):
         Pixel (y, x) of level l stands for the square of 2ˡ pixels from (2ˡ·y, 2ˡ·x). Without deep
         supervision there is one level: what `forward` returns.
         """
-        *skips, bottom = self.encoder(self._continued(image))
+        *skips, bottom = self.encoder(self.continued(image))
         heads = [self.head, *self.coarse_heads]
         levels = self.decoder.levels(bottom, skips)[: len(heads)]
         logits = [head(features) for head, features in zip(heads, levels, strict=True)]
-        return [self._cropped(each, image, 1 << level) for level, each in enumerate(logits)]
+        return [self.cropped(each, image, 1 << level) for level, each in enumerate(logits)]
 
     def openings(self, image: Tensor) -> list[Tensor | None]:
         """How much each skip lets through, full resolution first; None where that is not learned.
@@ -120,10 +124,11 @@ class UNet(nn.Module):
         See `Decoder.openings`. Maps are of the continued image: the smallest that is at least as
         large and that the network can work on, with the image at its top left.
         """
-        *skips, bottom = self.encoder(self._continued(image))
+        *skips, bottom = self.encoder(self.continued(image))
         return self.decoder.openings(bottom, skips)
 
-    def _continued(self, image: Tensor) -> Tensor:
+    def continued(self, image: Tensor) -> Tensor:
+        """The image with what is missing to sides that fit, to the right and below."""
         height, width = image.shape[-2:]
         if min(height, width) <= 2 * self.geometry.margin:
             least = 2 * self.geometry.margin + 1
@@ -140,7 +145,8 @@ class UNet(nn.Module):
             image = functional.pad(image, (0, right, 0, 0), _mode(right, width))
         return image
 
-    def _cropped(self, logits: Tensor, image: Tensor, scale: int = 1) -> Tensor:
+    def cropped(self, logits: Tensor, image: Tensor, scale: int = 1) -> Tensor:
+        """The logits of a continued image, 1/`scale` of its size, without what was added."""
         height, width = (side - 2 * self.geometry.margin for side in image.shape[-2:])
         return logits[..., : -(-height // scale), : -(-width // scale)]
 
