@@ -116,7 +116,8 @@ def _openvino(segmenter: Segmenter, machine: Machine) -> Backend:
 
     if not machine.is_cpu:
         raise MachineError("--engine openvino runs on the CPU", mend="Add --device cpu.")
-    return OpenVinoNetwork(segmenter.network, machine.dtype, torch.get_num_threads())
+    network: Backend = OpenVinoNetwork(segmenter.network, machine.dtype, torch.get_num_threads())
+    return network
 
 
 def folded(recording: Recording, dtype: torch.dtype) -> Backend:

@@ -23,7 +23,7 @@ SAME_AS: dict[str, Function] = {
 """Calls that are written down as one function, when they are given tensors alone."""
 OF_ANY_SIZE = {
     *("conv2d", "conv_transpose2d", "batch_norm", "instance_norm", "group_norm", "cat", "mean"),
-    *("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "interpolate"),
+    *("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "interpolate", "pad", "__getitem__"),
     *("relu", "relu6", "hardtanh", "silu", "sigmoid", "hardswish", "hardsigmoid", "gelu", "tanh"),
     *("leaky_relu", "elu", "clamp", "neg", "add", "sub", "mul", "div", "mul_", "rsub"),
     *("relu_", "add_", "__add__", "__iadd__", "__radd__"),
@@ -200,8 +200,15 @@ def _name(function: Function) -> str:
 
 
 def _names_a_size(name: str, args: Any, named: dict[str, Any]) -> bool:
-    """Whether an interpolation is told how large its output is, not how many times larger."""
+    """Whether arguments are rows or columns: where to crop, or how large to make an image."""
+    if name == "__getitem__":
+        spatial = args[1][2:] if isinstance(args[1], tuple) else ()
+        return len(spatial) < 2 or any(_cuts(index) for index in spatial)
     return name == "interpolate" and (len(args) > 1 or named.get("size") is not None)
+
+
+def _cuts(index: object) -> bool:
+    return not isinstance(index, slice) or index.start is not None or index.stop is not None
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
