@@ -12,19 +12,20 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import EvalConfig, ScoringConfig
+from unetseg.data import rasters
 from unetseg.data.description import described, find_described
-from unetseg.data.images import allow_pixels, read_image, write_png
+from unetseg.data.images import allow_pixels, pixel_count, read_image, write_png
 from unetseg.data.masks import ClassMap, read_mask
 from unetseg.data.overlay import error_overlay
 from unetseg.data.pairs import Pair, PairSet
-from unetseg.data.rasters import georeference, is_giant, open_mask_raster, open_raster
+from unetseg.data.rasters import georeference, open_mask_raster, open_raster
 from unetseg.data.splits import read_splits
 from unetseg.errors import DataError, ImageError, UnetsegError
 from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, score
 from unetseg.evaluation.counting import GiantCount, count_classes
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.outputs import GeotiffWriter, plan_job, write_outputs
-from unetseg.prediction.predict import Predictor, check_image, read_ahead
+from unetseg.prediction.predict import Predictor, alike, check_image, read_ahead
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import content_hash, write_json, write_text
 
@@ -80,7 +81,7 @@ def evaluate(
     home = run_folder(run)
     split, pairs = choose_pairs(found, home, config.scoring.split)
     output = Path(output or home / "eval" / split)
-    progress.say(f"{len(pairs)} images of split {split} on {predictor.machine}")
+    progress.say(f"{len(pairs)} images of split {split} on {predictor.describe()}")
     keep = Artifacts(output, info.class_map, config.scoring)
     counts = evaluate_pairs(predictor.engine, info, pairs, keep, progress)
     result = Evaluation(split, _score(counts, info.class_map), output)
@@ -142,15 +143,14 @@ def evaluate_pairs(
     whole = {pair.image: pair for pair in pairs if pair.image not in giants}
     counted: dict[Path, Counts | UnetsegError] = {}
     progress.start("evaluating", len(pairs))
-    for path, truth in read_ahead(whole, lambda path: read_truth(whole[path], info)):
-        if isinstance(truth, UnetsegError):
-            counted[path] = truth
-        else:
-            prediction = engine.classes(truth[0], georeference(path)[1])
-            counted[path] = count_classes(truth[1], prediction, len(info.class_map.classes))
+    for batch in alike(_read(whole, info, counted, progress), engine.images_at_once):
+        nodata = [georeference(pair.image)[1] for (pair, _), _ in batch]
+        predictions = engine.classes_of([image for _, image in batch], nodata)
+        for ((pair, index), image), prediction in zip(batch, predictions, strict=True):
+            counted[pair.image] = count_classes(index, prediction, len(info.class_map.classes))
             if keep:
-                keep.write(whole[path], truth, prediction)
-        progress.advance("evaluating", file=path.name)
+                keep.write(pair, (image, index), prediction)
+            progress.advance("evaluating", file=pair.image.name)
     for path, pair in giants.items():
         counted[path] = _count_giant(engine, info, pair, keep, progress)
         progress.advance("evaluating", file=path.name)
@@ -163,11 +163,30 @@ def evaluate_pairs(
     return np.stack([one for one in in_order if not isinstance(one, UnetsegError)])
 
 
+def _read(
+    pairs: dict[Path, Pair],
+    info: BundleInfo,
+    counted: dict[Path, Counts | UnetsegError],
+    progress: Progress,
+) -> Iterator[tuple[tuple[Pair, NDArray[np.uint8]], NDArray[Any]]]:
+    """Each pair and its class indexes with its image; what is wrong with the others is noted."""
+    for path, truth in read_ahead(pairs, lambda path: read_truth(pairs[path], info), _pixels):
+        if isinstance(truth, UnetsegError):
+            counted[path] = truth
+            progress.advance("evaluating", file=path.name)
+        else:
+            yield (pairs[path], truth[1]), truth[0]
+
+
 def _is_giant(pair: Pair) -> bool:
+    return pair.mask is not None and _pixels(pair.image) > rasters.WHOLE_PIXELS
+
+
+def _pixels(path: Path) -> int:
     try:
-        return pair.mask is not None and is_giant(pair.image)
+        return pixel_count(path)
     except ImageError:
-        return False  # it is listed with the reason when it is read
+        return 0  # it is listed with the reason when it is read
 
 
 def _count_giant(

@@ -367,7 +367,7 @@ def _predict_giant(
 def read_ahead(
     paths: Iterable[Path],
     read: Callable[[Path], T],
-    pixels: Callable[[Path], int] = lambda path: 0,
+    pixels: Callable[[Path], int] = lambda path: PIXELS_AHEAD // 4,
 ) -> Iterator[tuple[Path, T | UnetsegError]]:
     """Each path with what `read` gives for it, or the error it raised; some are read ahead.
 

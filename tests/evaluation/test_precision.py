@@ -1,0 +1,274 @@
+"""Laws of the precision gate: a network agrees with itself, gaps do not count, windows are fair."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from unetseg.bundle import (
+    BundleInfo,
+    Normalisation,
+    Segmenter,
+    build_segmenter,
+    load_bundle,
+    machine_for,
+    save_bundle,
+)
+from unetseg.config import NetworkConfig
+from unetseg.data import rasters
+from unetseg.data.dataset import PairReader
+from unetseg.data.fingerprint import ImageFacts, image_facts
+from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.pairs import find_pairs
+from unetseg.evaluation.precision import (
+    FEWEST_PIXELS,
+    MOST_PIXELS,
+    WINDOW,
+    Labelled,
+    check_precision,
+    compare_precision,
+    pixels_to_compare,
+    spread_windows,
+)
+from unetseg.prediction.engine import Engine
+from unetseg.runtime import Machine
+
+FAST = Machine(torch.device("cpu"), torch.bfloat16, "CPU")
+EXACT = replace(FAST, dtype=torch.float32)
+NAMES = ("ground", "cell", "crack")
+CLASS_MAP = ClassMap(
+    classes=tuple(
+        ClassInfo(name=name, code=code, colour=(code, 0, 0)) for code, name in enumerate(NAMES)
+    ),
+    background=0,
+)
+INFO = BundleInfo(
+    network=NetworkConfig(depth=2, width=4),
+    bands=3,
+    dtype="uint8",
+    class_map=CLASS_MAP,
+    normalisation=Normalisation(kind="dataset", mean=(128,) * 3, std=(60,) * 3),
+    tile=2048,
+    overlap=0.25,
+)
+
+
+def segmenter() -> Segmenter:
+    torch.manual_seed(1)
+    return build_segmenter(INFO).eval()
+
+
+def engine(machine: Machine, built: Segmenter | None = None) -> Engine:
+    return Engine(built or segmenter(), machine, tile=2048, overlap=0.25)
+
+
+def some_pairs(count: int = 3, seed: int = 0) -> list[Labelled]:
+    """Blotched noise; the first has a hole without data, some truth of all is ignored."""
+    rng = np.random.default_rng(seed)
+    pairs: list[Labelled] = []
+    for number in range(count):
+        shape = (70 + 8 * number, 90)
+        image = np.kron(rng.integers(1, 255, (shape[0] // 8 + 1, 12, 3)), np.ones((8, 8, 1), int))
+        truth = rng.integers(0, 3, shape).astype(np.uint8)
+        truth[:5] = 255
+        pixels = image[: shape[0], : shape[1]].astype(np.uint8)
+        if number == 0:
+            pixels[20:40, 30:50] = 0
+        pairs.append((pixels, truth, 0 if number == 0 else None))
+    return pairs
+
+
+# ------------------------------------------------------------------ the comparison
+
+
+def test_a_network_agrees_with_itself() -> None:
+    verdict = compare_precision(engine(FAST), engine(FAST), some_pairs(), 3, [1, 2])
+    assert verdict is not None
+    assert (verdict.equal_pixels, verdict.images, verdict.dtype) == (1, 3, "bfloat16")
+    assert verdict.dice == verdict.dice_float32
+    assert verdict.holds
+
+
+def flat_masks(predictor: Engine, pairs: Sequence[Labelled]) -> NDArray[np.uint8]:
+    return np.concatenate([predictor.classes(image, nodata).ravel() for image, _, nodata in pairs])
+
+
+def dice_of_sets(truth: NDArray[np.uint8], mask: NDArray[np.uint8], wanted: int) -> float:
+    counted = (truth != 255) & (mask != 255)
+    true, found = (set(np.flatnonzero(counted & (index == wanted))) for index in (truth, mask))
+    return 2 * len(true & found) / (len(true) + len(found))
+
+
+def test_the_figures_are_those_of_all_pixels_with_data() -> None:
+    pairs = some_pairs()
+    fast, exact = engine(FAST), engine(EXACT)
+    masks = flat_masks(fast, pairs), flat_masks(exact, pairs)
+    truth = np.concatenate([index.ravel() for _, index, _ in pairs])
+    seen = masks[1] != 255
+    assert np.count_nonzero(~seen) == 20 * 20
+    verdict = compare_precision(fast, exact, iter(pairs), 3, [1, 2])
+    assert verdict is not None
+    assert verdict.equal_pixels == np.mean(masks[0][seen] == masks[1][seen])
+    assert 0.9 < verdict.equal_pixels < 1
+    for found, mask in zip((verdict.dice, verdict.dice_float32), masks, strict=True):
+        by_hand = np.mean([dice_of_sets(truth, mask, wanted) for wanted in (1, 2)])
+        assert found == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_ignored_truth_counts_for_equal_pixels_but_not_for_dice() -> None:
+    pairs = [(image, np.full_like(truth, 255), nodata) for image, truth, nodata in some_pairs()]
+    with_truth = compare_precision(engine(FAST), engine(EXACT), some_pairs(), 3, [1, 2])
+    without = compare_precision(engine(FAST), engine(EXACT), pairs, 3, [1, 2])
+    assert with_truth is not None
+    assert without is not None
+    assert without.equal_pixels == with_truth.equal_pixels
+    assert np.isnan([without.dice, without.dice_float32]).all()
+
+
+def test_images_without_data_are_no_evidence() -> None:
+    blank = np.zeros((40, 40, 3), np.uint8), np.ones((40, 40), np.uint8), 0.0
+    assert compare_precision(engine(FAST), engine(EXACT), [blank], 3, [1]) is None
+    assert compare_precision(engine(FAST), engine(EXACT), [], 3, [1]) is None
+    with_blank = compare_precision(engine(FAST), engine(EXACT), [blank, *some_pairs()], 3, [1])
+    assert with_blank == compare_precision(engine(FAST), engine(EXACT), some_pairs(), 3, [1])
+
+
+def test_a_network_that_says_something_else_does_not_hold() -> None:
+    other = segmenter()
+    other.load_state_dict({**other.state_dict(), "network.head.bias": torch.tensor([0, 0.1, 0])})
+    verdict = compare_precision(engine(FAST, other), engine(EXACT), some_pairs(), 3, [1, 2])
+    assert verdict is not None
+    assert verdict.equal_pixels < 0.999
+    assert not verdict.holds
+
+
+# ------------------------------------------------------------------ the bundle
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "run" / "model", segmenter().state_dict(), INFO)
+    return tmp_path / "run"
+
+
+def unread() -> Iterator[Labelled]:
+    raise AssertionError("no pair is to be read")
+    yield
+
+
+def test_the_verdict_is_kept_and_heeded(run: Path) -> None:
+    verdict = check_precision(run, FAST, some_pairs())
+    info = load_bundle(run)[1]
+    assert verdict is not None
+    assert info.precision == verdict
+    assert machine_for(info, FAST, "auto")[0] == (FAST if verdict.holds else EXACT)
+    assert verdict == compare_precision(engine(FAST), engine(EXACT), some_pairs(), 3, [1, 2])
+
+
+def test_what_is_known_is_not_measured_again_until_the_weights_change(run: Path) -> None:
+    first = check_precision(run, FAST, some_pairs())
+    content = (run / "model" / "model.json").read_bytes()
+    assert check_precision(run, FAST, unread()) == first
+    assert (run / "model" / "model.json").read_bytes() == content
+    save_bundle(run / "model", segmenter().state_dict(), INFO)
+    assert load_bundle(run)[1].precision is None
+    with pytest.raises(AssertionError, match="no pair is to be read"):
+        check_precision(run, FAST, unread())
+
+
+def test_nothing_is_compared_or_kept_without_fast_arithmetic_or_data(run: Path) -> None:
+    assert check_precision(run, EXACT, unread()) is None
+    assert check_precision(run, FAST, []) is None
+    assert load_bundle(run)[1].precision is None
+
+
+# ------------------------------------------------------------------ what is compared
+
+
+def numbered(folder: Path, shapes: Sequence[tuple[int, int]]) -> tuple[PairReader, list[Any]]:
+    """Pairs whose pixels tell where they are: red the image, green and blue row and column / 4."""
+    for number, (height, width) in enumerate(shapes):
+        rows, columns = np.mgrid[:height, :width] // 4
+        image = np.stack([np.full_like(rows, number), rows, columns], -1).astype(np.uint8)
+        for kind, array in (("images", image), ("masks", (image[..., 1] % 2 * 255))):
+            path = folder / kind / f"{number:02}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+    pairs = find_pairs(folder).pairs
+    classes = (CLASS_MAP.classes[0], CLASS_MAP.classes[1].model_copy(update={"code": 255}))
+    class_map = CLASS_MAP.model_copy(update={"classes": classes})
+    return PairReader(pairs, class_map, 3), [image_facts(pair.image) for pair in pairs]
+
+
+def images_of(windows: Sequence[Labelled]) -> list[int]:
+    return [int(image[0, 0, 0]) for image, _, _ in windows]
+
+
+def test_windows_are_parts_of_their_images_and_masks(tmp_path: Path) -> None:
+    shapes = [(40, 30), (300, 700), (256, 256), (900, 800)]
+    reader, facts = numbered(tmp_path, shapes)
+    windows = list(spread_windows(reader, facts, pixels=10**9))
+    assert images_of(windows) == [0, 1, 1, 1, 2] + 10 * [3]  # each as often as 256² fit into it
+    for number, (image, mask, nodata) in zip(images_of(windows), windows, strict=True):
+        side = min(WINDOW, *shapes[number])
+        assert image.shape == (side, side, 3)
+        assert mask.shape == (side, side)
+        assert nodata is None
+        np.testing.assert_array_equal(mask, image[..., 1] % 2)
+        # never mirrored: rows and columns only grow
+        assert (np.diff(image[:, 0, 1].astype(int)) >= 0).all()
+        assert (np.diff(image[0, :, 2].astype(int)) >= 0).all()
+        assert image[-1, 0, 1] - image[0, 0, 1] >= side // 4 - 1
+
+
+def test_windows_are_spread_evenly_and_equal_in_every_run(tmp_path: Path) -> None:
+    reader, facts = numbered(tmp_path, [(256, 256)] * 12)
+    few = list(spread_windows(reader, facts, pixels=4 * WINDOW**2))
+    assert images_of(few) == [1, 4, 7, 10]
+    assert images_of(list(spread_windows(reader, facts, pixels=1))) == [6]
+    again = spread_windows(reader, facts, pixels=4 * WINDOW**2)
+    for one, other in zip(few, again, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_of_giants_only_windows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, facts = numbered(tmp_path, [(300, 700), (900, 800)])
+    whole = list(spread_windows(reader, facts, pixels=5 * WINDOW**2))
+    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    giants = PairReader(reader.pairs, reader.class_map, 3)
+    monkeypatch.setattr(PairReader, "__getitem__", None)
+    for one, other in zip(whole, spread_windows(giants, facts, 5 * WINDOW**2), strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+    giants.close()
+
+
+def test_more_training_pays_for_more_pixels_within_limits() -> None:
+    wanted = [pixels_to_compare(trained) for trained in (0, 10**6, 10**8, 3 * 10**8, 10**12)]
+    assert wanted == sorted(wanted)
+    assert (wanted[0], wanted[-1]) == (FEWEST_PIXELS, MOST_PIXELS)
+    assert wanted[2] == 10**8 // 128
+
+
+def test_real_windows_carry_what_their_files_declare(real_data: Path) -> None:
+    pairs = find_pairs(real_data / "dsb2018").pairs[:6]
+    reader = PairReader(pairs, CLASS_MAP.model_copy(update={"classes": BINARY}), 3)
+    facts: list[ImageFacts] = [image_facts(pair.image) for pair in pairs]
+    windows = list(spread_windows(reader, facts, pixels=10**9))
+    assert sum(image.shape[0] * image.shape[1] for image, _, _ in windows) <= sum(
+        fact.pixels for fact in facts
+    )
+    assert {image.shape[2] for image, _, _ in windows} == {3}
+    assert set(np.unique(np.concatenate([mask.ravel() for _, mask, _ in windows]))) == {0, 1}
+
+
+BINARY = (
+    ClassInfo(name="ground", code=0, colour=(0, 0, 0)),
+    ClassInfo(name="cell", code=255, colour=(255, 0, 0)),
+)
