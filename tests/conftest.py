@@ -37,5 +37,5 @@ def own_limit() -> Iterator[None]:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fingerprints of the tests stay out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNETSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("UNETSEG_CACHE_FOLDER", str(tmp_path_factory.mktemp("cache")))
         yield

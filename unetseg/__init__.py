@@ -11,6 +11,8 @@ what is written above it, never below.
     data/              files on disk → tensors
       limits.py          what a file must be before it is read: a regular file, and no bomb
       tiffs.py           one TIFF: its header, its pixels whole, and any window of them
+      pngs.py            PNG as bytes, both ways, fast
+      jpegs.py           JPEG as bytes, read fast where the file is whole
       images.py          pixels in and out: any bit depth, any band count
       folders.py         the image files in folders, and the names of what is made from them
       masks.py           what a mask value means: classes, codings, palette, ignore
@@ -37,8 +39,11 @@ what is written above it, never below.
       description.py     dataset.yaml honoured: pairs, settings and splits
       survey.py          a folder understood: pairs, splits, facts and classes in one
       orientation.py     whether up is up in the images
+      warps.py           two transforms of albumentations, the same in less time
       augment.py         geometry moves image and mask together; colour moves the image only
       windows.py         squares around any centre of a pair, in memory or in giant files
+      reader.py          pairs of files → (image, class indexes)
+      cache.py           decoded pairs kept between epochs: in memory, or in a file
       dataset.py         pair → (image C×H×W, mask H×W); crops, loaders
       sample.py          draws the sample folder that the demo and the tests use
     audit/             a folder of pairs → what is wrong with it, and the mend
@@ -86,12 +91,17 @@ what is written above it, never below.
       pretrained.py      a segmentation-models-pytorch encoder behind the same contract
       decoder.py         bottom + skips → full-resolution features
       model.py           UNet
+      checkpointing.py   blocks that compute their activations twice, to save memory
       build.py           the one function that builds it from its settings
     bundle.py          a trained U-Net on disk: model.safetensors + model.json, complete in itself
     prediction/        bundle + images → masks
       tiling.py          cut, overlap, blend (arrays only; knows no network)
       moments.py         mean and deviation of an image that comes in parts
       nodata.py          what a mask holds where its image has no data
+      recording.py       a network's calls as a graph, its batch norms folded
+      fusion.py          that graph in the fused operations of oneDNN
+      openvino.py        a network in OpenVINO, where that is installed
+      backends.py        what runs a network, and which is chosen: eager, fused, compiled …
       engine.py          a trained U-Net made fast on this machine
       outputs.py         what is written for one image: mask, probabilities, overlay
       bands.py           finished bands of a large image, kept until its mask is written
@@ -101,6 +111,7 @@ what is written above it, never below.
     evaluation/        bundle + pairs → scores
       confusion.py       int64 counts → IoU, Dice, precision, recall
       counting.py        a pair → its confusion, band by band where it is large
+      precision.py       whether fast arithmetic gives the masks of float32
       evaluate.py        scores per class and per image, with confidence intervals
     training/          pairs → bundle
       losses.py          (logits, target) → scalar
@@ -108,6 +119,10 @@ what is written above it, never below.
       schedule.py        how far a training is, and how fast it learns there
       signals.py         stopping politely: a signal sets a flag
       plan.py            survey + budget → every "auto" resolved, each with its reason
+      learner.py         one training step: from a batch to moved weights
+      trial.py           the largest batch that fits, found by trial
+      loading.py         how many processes load the crops: measured
+      validation.py      the scores of a split, while training
       previews.py        pictures of what the network is fed and what it answers
       checkpoint.py      everything that a resume needs
       run.py             a run is a folder: opened fresh or resumed
@@ -135,6 +150,18 @@ what is written above it, never below.
       openings.py        how much of each level learned skips let through, over images and time
       gates.py           what learned skips settled on
       prune.py           switched-off skips taken out of a trained U-Net
+    speed/             how fast this machine is with a U-Net, and where the time goes
+      settings.py        the settings of `unetseg bench`
+      pace.py            how fast work goes: in turns, within a time
+      ceiling.py         what the machine can do at best
+      memory.py          how much memory a piece of work takes
+      material.py        images and pairs to measure with
+      subject.py         the network that is measured, on its machine
+      network.py         the engines side by side
+      stages.py          prediction: each stage alone, and all overlapped
+      training.py        training: loading, steps, and both together
+      advice.py          what the figures say to do
+      bench.py           all of it, in the time that is given
     cli/               argv → settings → one call; one file per verb; the only place that prints
 
 The same from Python, each loaded when it is first used:

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -35,18 +34,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         MachineError: the folder cannot be written or the disk is full.
     """
+    temporary = path.with_name(f".{path.stem[:40]}-{os.urandom(8).hex()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent
-        )
-        os.close(handle)
+        temporary.touch(exist_ok=False)  # with the rights that the user gives to new files
     except OSError as error:
         raise _cannot_write(path, error) from error
-    temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         _sync(temporary)
         temporary.replace(path)
     except OSError as error:
@@ -197,9 +192,3 @@ def _cannot_write(path: Path, error: OSError) -> MachineError:
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -55,7 +55,7 @@ def assert_same(root: Path, config: DataConfig | None = None) -> Survey:
 def test_the_audit_agrees_with_training_on_every_real_folder(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("UNETSEG_CACHE", str(tmp_path))  # each file is read in full only once
+    monkeypatch.setenv("UNETSEG_CACHE_FOLDER", str(tmp_path))  # each file is read in full only once
     folders = sorted(path for path in real_data.iterdir() if (path / "images").is_dir())
     assert len(folders) >= 10
     for folder in folders:

@@ -322,7 +322,7 @@ def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_folder_is_a_data_error(tmp_path: Path) -> None:
-    done = real("check", str(tmp_path / "nothing"), UNETSEG_CACHE=str(tmp_path))
+    done = real("check", str(tmp_path / "nothing"), UNETSEG_CACHE_FOLDER=str(tmp_path))
     assert (done.returncode, done.stdout) == (5, "")
     assert done.stderr.startswith(f"error: there is no folder {tmp_path / 'nothing'}")
 

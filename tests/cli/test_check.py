@@ -33,7 +33,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def data(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A good folder of eight pairs, to be spoilt."""
-    monkeypatch.setenv("UNETSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("UNETSEG_CACHE_FOLDER", str(tmp_path / "cache"))
     return Path(shutil.copytree(sample, tmp_path / "photos"))
 
 

@@ -26,7 +26,7 @@ COUNT, SIZE = 8, 48
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNETSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("UNETSEG_CACHE_FOLDER", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -39,6 +39,20 @@ def test_every_type_and_band_count(profile: str, dtype: str, bands: int) -> None
     np.testing.assert_array_equal(image, before)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
+def test_values_survive_their_way_through_0_to_1(dtype: str) -> None:
+    """Bands of very different range, one of them constant, come back in their own."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, [9, 30_000, 300, 1], (32, 32, 4)) - (dtype != "uint16") * 100
+    image = image.astype(dtype)
+    back, _ = Augmenter("none", 32)(image, blob(32), seed=0)
+    np.testing.assert_allclose(back, image.astype(np.float32), rtol=0, atol=30_000 * 2**-23)
+    for band in (0, 2):
+        np.testing.assert_allclose(back[..., band], image[..., band], rtol=0, atol=1e-4)
+    turned, _ = Augmenter("light", 32)(image, blob(32), seed=1)
+    assert turned.shape == image.shape
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_equal_seeds_equal_crops(profile: str) -> None:
     augment = Augmenter(profile, 32)

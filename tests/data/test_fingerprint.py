@@ -28,7 +28,7 @@ from unetseg.storage import content_hash
 
 @pytest.fixture(autouse=True)
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("UNETSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("UNETSEG_CACHE_FOLDER", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -81,7 +81,7 @@ def test_the_cache_is_by_content(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_cache_that_cannot_be_written_is_done_without(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("UNETSEG_CACHE", "/proc/nowhere")
+    monkeypatch.setenv("UNETSEG_CACHE_FOLDER", "/proc/nowhere")
     assert len(take_fingerprint(pairs_of(folder))) == 3
 
 

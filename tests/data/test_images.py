@@ -98,6 +98,11 @@ def test_png_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
         write_png(tmp_path / "a.png", noise("int16", 3, 3))
     with pytest.raises(ImageError, match="13"):
         write_png(tmp_path / "a.png", noise("uint8", 3, 3, 13))
+    with pytest.raises(ImageError, match=r"\(0, 3\)"):
+        write_png(tmp_path / "a.png", noise("uint8", 0, 3))
+    for index in (noise("uint16", 3, 3), noise("uint8", 3, 3, 3)):
+        with pytest.raises(ImageError, match="PNG with a palette"):
+            write_png(tmp_path / "a.png", index, palette=[0] * 768)
     assert not list(tmp_path.iterdir())
 
 
@@ -223,6 +228,24 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, name: str
     np.testing.assert_array_equal(read_image(tmp_path / name), expected)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_behind_the_pixels_of_a_png_is_applied(
+    tmp_path: Path, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = noise("uint8", 4, 6, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    expected = read_image(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4])
+    moved = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    (tmp_path / "a.png").write_bytes(moved)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+    assert stored_orientation(tmp_path / "a.png") == orientation
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_tiff_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     pixels = noise("uint8", 4, 6)
@@ -317,6 +340,14 @@ def test_truncated_files_are_named(tmp_path: Path, suffix: str, share: float) ->
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ImageError, match=r"a\.\w+ cannot be read"):
         read_image(path)
+
+
+def test_a_png_with_whole_pixels_is_read_though_its_end_is_lost(tmp_path: Path) -> None:
+    pixels = noise("uint8", 64, 64, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[:-12])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits"])
@@ -529,6 +560,19 @@ def test_real_images_have_their_published_kind(
     for file in files[:5]:
         image = read_image(file)
         assert (image.dtype.name, image.shape[2], effective_bands(image)) == kind
+
+
+def test_real_images_are_what_pillow_reads(real_data: Path) -> None:
+    formats: set[str] = set()
+    for name in ("dsb2018", "camvid", "isbi2012_em", "cwfid", "crackforest", "tiny_ade20k"):
+        files = sorted(file for file in (real_data / name).rglob("*") if file.suffix != ".txt")
+        for file in (file for file in files[:: max(1, len(files) // 6)] if file.is_file()):
+            with Image.open(file) as image:
+                formats.add(f"{image.format} {image.mode}")
+                expected = np.asarray(ImageOps.exif_transpose(image))
+            read = read_image(file)
+            np.testing.assert_array_equal(read[..., 0] if expected.ndim == 2 else read, expected)
+    assert formats >= {"PNG L", "PNG RGB", "PNG RGBA", "JPEG RGB"}
 
 
 def test_every_band_of_a_geotiff_differs(real_data: Path) -> None:

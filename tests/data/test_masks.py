@@ -82,6 +82,21 @@ def test_encode_undoes_decode_and_decode_undoes_encode(known: ClassMap, seed: in
 
 @RELAXED
 @given(class_maps(), st.integers(0, 1000))
+def test_codes_are_those_of_the_classes_however_the_index_lies(known: ClassMap, seed: int) -> None:
+    index = index_for(known, seed)
+    codes = {i: item.code for i, item in enumerate(known.classes)}
+    codes.update(zip([IGNORED], known.ignore, strict=False))
+    expected = np.array([[codes[int(i)] for i in row] for row in index])
+    expected = expected.reshape(7, 9, -1)
+    for turned, back in ((index, 1), (index[::-1], -1), (np.asfortranarray(index), 1)):
+        pixels = known.decode(turned)[::back]
+        np.testing.assert_array_equal(pixels.reshape(expected.shape), expected)
+        np.testing.assert_array_equal(known.encode(pixels), index)
+    assert known.encode(known.decode(index[:0])).shape == (0, 9)
+
+
+@RELAXED
+@given(class_maps(), st.integers(0, 1000))
 def test_written_masks_read_back_exactly(tmp_path: Path, known: ClassMap, seed: int) -> None:
     index = index_for(known, seed)
     path = tmp_path / f"mask{known.suffix}"

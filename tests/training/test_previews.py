@@ -9,7 +9,8 @@ import torch
 
 from unetseg.bundle import Normalisation, Segmenter
 from unetseg.config import NetworkConfig
-from unetseg.data import dataset, rasters
+from unetseg.data import rasters
+from unetseg.data import reader as reading
 from unetseg.data.dataset import PairReader
 from unetseg.data.masks import ClassInfo, ClassMap
 from unetseg.data.pairs import find_pairs
@@ -64,7 +65,7 @@ def test_giants_are_shown_without_decoding_them(
     assert whole.shape[0] > previews.VIEW / 4
     monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
     monkeypatch.setattr(previews, "VIEW", 48)
-    monkeypatch.delattr(dataset, "read_image")
+    monkeypatch.delattr(reading, "read_image")
     giant = PairReader(reader.pairs, CLASSES, 3)
     sheet = validation_sheet(giant, engine)
     assert sheet.ndim == 3

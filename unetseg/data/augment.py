@@ -53,12 +53,37 @@ class Augmenter:
         if image.dtype == np.uint8:
             moved = self.pipeline(image=image, mask=mask)
             return moved["image"], moved["mask"]
-        image = image.astype(np.float32)
-        low = image.min((0, 1))
-        span = image.max((0, 1)) - low
-        span[span == 0] = 1
-        moved = self.pipeline(image=(image - low) / span, mask=mask)
-        return moved["image"] * span + low, moved["mask"]
+        low, span = band_range(image)
+        unit = image.astype(np.float32)
+        _each_band(np.subtract, unit, low)
+        _each_band(np.divide, unit, span)
+        moved = self.pipeline(image=unit, mask=mask)
+        back = np.ascontiguousarray(moved["image"])
+        _each_band(np.multiply, back, span)
+        _each_band(np.add, back, low)
+        return back, moved["mask"]
+
+
+def band_range(image: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The lowest value of each band of an image H×W×C, and how far the highest is above it, or 1.
+
+    >>> band_range(np.array([[[1, 7], [3, 7]]], np.uint16))
+    (array([1., 7.], dtype=float32), array([2., 1.], dtype=float32))
+    """
+    rows = image.reshape(len(image), -1)  # numpy is slow along an axis as short as bands
+    low, high = (
+        extreme(extreme(rows, 0).reshape(image.shape[1:]), 0).astype(np.float32)
+        for extreme in (np.min, np.max)
+    )
+    span = high - low
+    span[span == 0] = 1
+    return low, span
+
+
+def _each_band(change: np.ufunc, image: NDArray[np.float32], values: NDArray[np.float32]) -> None:
+    """Change each band of a contiguous image H×W×C by its own value, in place."""
+    rows = image.reshape(len(image), -1)
+    change(rows, np.tile(values, image.shape[1]), out=rows)
 
 
 def geometry(profile: str, size: int, upright: bool) -> "list[A.BasicTransform]":
@@ -67,7 +92,9 @@ def geometry(profile: str, size: int, upright: bool) -> "list[A.BasicTransform]"
         return []
     import albumentations as A
 
-    flips = A.HorizontalFlip(p=0.5) if upright else A.SquareSymmetry(p=1.0)
+    from unetseg.data.warps import Elastic, Symmetry
+
+    flips = A.HorizontalFlip(p=0.5) if upright else Symmetry(p=1.0)
     if profile == "light":
         return [flips]
     reflect = cv2.BORDER_REFLECT_101
@@ -80,7 +107,7 @@ def geometry(profile: str, size: int, upright: bool) -> "list[A.BasicTransform]"
             border_mode=reflect,
             p=0.6,
         ),
-        A.ElasticTransform(alpha=60, sigma=8, approximate=True, border_mode=reflect, p=0.15),
+        Elastic(size, alpha=60, sigma=8, border_mode=reflect, p=0.15),
         A.CenterCrop(size, size),
         flips,
     ]

@@ -1,11 +1,9 @@
 """Pairs → training crops: a sample is a pure function of (seed, position in the training)."""
 
 import signal
-import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -16,28 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unetseg.data.augment import Augmenter
+from unetseg.data.cache import FORKS
+from unetseg.data.cache import read_split as read_split
 from unetseg.data.fingerprint import pooled
-from unetseg.data.images import match_bands, read_image
-from unetseg.data.masks import IGNORED, ClassMap, read_mask
+from unetseg.data.masks import IGNORED
 from unetseg.data.nodata import filled, missing_pixels
-from unetseg.data.pairs import Pair
-from unetseg.data.rasters import (
-    MaskRaster,
-    Raster,
-    open_mask_raster,
-    open_raster,
-    reads_by_windows,
-)
+from unetseg.data.reader import PairReader as PairReader
 from unetseg.data.survey import Survey
 from unetseg.data.windows import GiantPair, WholePair
 from unetseg.data.windows import window as window
-from unetseg.errors import DataError
-from unetseg.runtime import host_memory
-
-KEPT_SHARE = 0.3
-"""Share of the free memory that the decoded images of a split may take."""
-OPEN_PAIRS = 8
-"""Giant pairs whose files stay open."""
 
 
 class Sample(NamedTuple):
@@ -67,101 +52,6 @@ class CropRule:
     """Share of the crops that are centred on a pixel of a class drawn at random."""
     upright: bool = False
     """Whether up is up in the images."""
-
-
-class PairReader:
-    """Reads pairs as (image H×W×C, class indexes H×W), and keeps them when memory allows.
-
-    Pairs with a giant TIFF are never kept; `pair` gives windows of them.
-
-    Args:
-        pairs: What to read.
-        class_map: What the mask values mean.
-        bands: Bands that every image must have.
-    """
-
-    def __init__(self, pairs: Sequence[Pair], class_map: ClassMap, bands: int) -> None:
-        self.pairs = list(pairs)
-        self.class_map = class_map
-        self.bands = bands
-        self._kept: dict[int, tuple[NDArray[Any], NDArray[np.uint8]]] = {}
-        self._are_giants: dict[int, bool] = {}
-        self._giants: dict[int, GiantPair] = {}
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        if index in self._kept:
-            return self._kept[index]
-        path, mask = self._files(index)
-        image = match_bands(read_image(path), self.bands, path)
-        return image, self.class_map.encode(read_mask(mask).pixels, mask)
-
-    def is_giant(self, index: int) -> bool:
-        """Whether a file of the pair is a giant TIFF, so that the pair is read by windows."""
-        if index not in self._are_giants:
-            self._are_giants[index] = any(reads_by_windows(path) for path in self._files(index))
-        return self._are_giants[index]
-
-    def rasters(self, index: int) -> tuple[Raster, MaskRaster]:
-        """The image and the mask of a pair, to be read by windows; they belong to the reader.
-
-        Raises:
-            DataError: they differ in size, or cannot be read.
-        """
-        giant = self._giant(index)
-        return giant.image, giant.mask
-
-    def pair(self, index: int) -> WholePair | GiantPair:
-        """A pair that windows can be cut from; a giant stays on disk."""
-        return self._giant(index) if self.is_giant(index) else WholePair(*self[index])
-
-    def keep(self) -> None:
-        """Decode all but the giants now, in parallel, and answer from memory from here on."""
-        wanted = [index for index in range(len(self)) if not self.is_giant(index)]
-        with ThreadPoolExecutor() as pool:
-            self._kept = dict(zip(wanted, pool.map(self.__getitem__, wanted), strict=True))
-
-    def close(self) -> None:
-        """Close the files of giants; reading opens them again."""
-        for giant in self._giants.values():
-            giant.close()
-
-    def _giant(self, index: int) -> GiantPair:
-        """A pair read by windows; those read long ago are closed, and open again when needed."""
-        if index not in self._giants:
-            path, mask = self._files(index)
-            giant = GiantPair(open_raster(path), open_mask_raster(mask), self.class_map, self.bands)
-            sizes = [f"{one.width}×{one.height}" for one in (giant.image, giant.mask)]
-            if sizes[0] != sizes[1]:
-                giant.close()
-                raise DataError(f"{path} is {sizes[0]}, {mask} is {sizes[1]} (width×height)")
-        else:
-            giant = self._giants.pop(index)
-        self._giants[index] = giant  # the last of the dict is the one used last
-        for old in list(self._giants.values())[:-OPEN_PAIRS]:
-            old.close()
-        return giant
-
-    def _files(self, index: int) -> tuple[Path, Path]:
-        pair = self.pairs[index]
-        if pair.mask is None:
-            raise ValueError(f"{pair.image} has no mask")
-        return pair.image, pair.mask
-
-
-def read_split(known: Survey, split: str, bands: int) -> PairReader:
-    """The reader of a split, decoded into memory when that takes a small part of what is free.
-
-    Giants stay on disk, and do not count.
-    """
-    reader = PairReader(known.select(split), known.class_map, bands)
-    facts = enumerate(known.facts_of(split))
-    pixels = sum(fact.image.pixels for index, fact in facts if not reader.is_giant(index))
-    if pixels * (bands * np.dtype(known.dtype).itemsize + 1) < KEPT_SHARE * host_memory():
-        reader.keep()
-    return reader
 
 
 @dataclass(frozen=True)
@@ -228,7 +118,7 @@ class Crops(Dataset[Sample]):
             image, mask = self.gaps.hide(index, image, mask)
         image, mask = self.augment(image, mask, int(rng.integers(2**31)))
         return Sample(
-            torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),  # C, H, W
             torch.from_numpy(np.ascontiguousarray(mask)),
             torch.from_numpy(self.statistics[index]),
         )
@@ -269,6 +159,12 @@ class Order(Sampler[list[tuple[int, int]]]):
         """Batches until every image was seen; the last one is filled from the same epoch."""
         return -(-len(self.images) // self.batch)
 
+    def after(self, steps: int) -> "Order":
+        """The same order, entered so many batches later."""
+        later = copy(self)
+        later.first_step += steps
+        return later
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, skip = divmod(self.first_step, self.steps_per_epoch)
         while True:
@@ -289,6 +185,7 @@ def crop_loader(crops: Crops, order: Order, workers: int, *, pin: bool = False) 
         crops,
         batch_sampler=order,
         num_workers=workers,
+        collate_fn=collate,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker,
@@ -296,8 +193,15 @@ def crop_loader(crops: Crops, order: Order, workers: int, *, pin: bool = False) 
         # Its own generator: the global one belongs to the network, and to an exact resume.
         generator=torch.Generator().manual_seed(order.seed),
         # Forked workers share the decoded images; spawned ones would each be sent a copy.
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        multiprocessing_context="fork" if workers and FORKS else None,
     )
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Crops as a batch, its image channels_last: as crops are cut and as the network wants it."""
+    images, masks, statistics = zip(*samples, strict=True)
+    batch = torch.stack([image.permute(1, 2, 0) for image in images])  # N, H, W, C
+    return Sample(batch.permute(0, 3, 1, 2), torch.stack(masks), torch.stack(statistics))
 
 
 def _start_worker(_worker: int) -> None:

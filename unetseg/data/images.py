@@ -2,27 +2,29 @@
 
 `read_image` returns a file's own values as H×W×C. TIFFs go through tifffile (Pillow would read one
 band of many without a word), 16-bit colour PNGs through imagecodecs (Pillow would drop the low
-byte), everything else through Pillow. A file that cannot be read whole is an `ImageError`.
+byte), sound PNGs and whole JPEGs too (Pillow takes half as long again), everything else through
+Pillow. A file that cannot be read whole is an `ImageError`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
+from unetseg.data.jpegs import jpeg_pixels
 from unetseg.data.limits import PIXEL_LIMIT as PIXEL_LIMIT
 from unetseg.data.limits import allow_pixels as allow_pixels
 from unetseg.data.limits import bomb, explained, start_of
 from unetseg.data.limits import pixel_limit as pixel_limit
+from unetseg.data.pngs import PNG_START, png_pixels
+from unetseg.data.pngs import write_png as write_png
 from unetseg.data.tiffs import TIFF_STARTS, Tiff
+from unetseg.data.tiffs import write_tiff as write_tiff
 from unetseg.errors import ImageError
-from unetseg.storage import atomic_path
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
@@ -30,7 +32,6 @@ IMAGE_SUFFIXES = frozenset(
 )
 # Pillow may open these and no others: never TIFF, and never EPS, which runs a program.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 
 
@@ -220,44 +221,6 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels
 
 
-def write_png(path: Path, array: NDArray[Any], palette: Sequence[int] | None = None) -> None:
-    """Write uint8 or uint16 H×W or H×W×(1–4) as PNG; with a palette (768 numbers), uint8 indexes.
-
-    Raises:
-        ImageError: a PNG cannot hold the array.
-        MachineError: the file cannot be written.
-    """
-    array = _flat(array)
-    if array.dtype not in (np.uint8, np.uint16) or array.shape[2:] not in ((), (2,), (3,), (4,)):
-        raise ImageError(f"{path}: a PNG holds no {array.dtype} of shape {array.shape}")
-    with atomic_path(path) as temporary:
-        if palette is None:
-            temporary.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(array)))
-            return
-        image = Image.fromarray(array.astype(np.uint8, copy=False))
-        image.putpalette(bytes(palette))
-        image.save(temporary, format="PNG")
-
-
-def write_tiff(path: Path, array: NDArray[Any], palette: Sequence[int] | None = None) -> None:
-    """Write H×W or H×W×C as deflated chunky TIFF; with a palette (768 numbers), uint8 indexes.
-
-    Raises:
-        MachineError: the file cannot be written.
-    """
-    array = np.ascontiguousarray(_flat(array))
-    options: dict[str, Any] = {"photometric": "minisblack"}
-    if palette is not None:
-        colours = np.asarray(palette, np.uint16).reshape(256, 3).T * 257  # 3×256, 16 bit
-        options = {"photometric": "palette", "colormap": colours}
-    elif array.ndim == 3 and array.shape[-1] == 3 and array.dtype in (np.uint8, np.uint16):
-        options = {"photometric": "rgb"}
-    if array.ndim == 3:
-        options["planarconfig"] = "contig"
-    with atomic_path(path) as temporary:
-        tifffile.imwrite(temporary, array, compression="zlib", metadata=None, **options)
-
-
 def _header(path: Path, start: bytes) -> Image.Image:
     """A file opened by Pillow, TIFFs too."""
     if start[:4] in TIFF_STARTS:  # this way Pillow opens large ones too
@@ -282,7 +245,13 @@ def _format(image: Image.Image) -> str:
 
 
 def _exif_orientation(image: Image.Image) -> int:
+    """The orientation, which of a PNG may stand behind the pixels: they are read."""
     return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _known_orientation(image: Image.Image) -> int:
+    """The orientation in what was read of a file so far."""
+    return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
 
 
 def _open_pillow(path: Path, start: bytes) -> Picture:
@@ -291,9 +260,11 @@ def _open_pillow(path: Path, start: bytes) -> Picture:
         if frames > 1 and image.format != "MPO":
             mend = "Save the frame you need as an image of its own."
             raise ImageError(f"{path} is animated: {frames} frames, expected one", mend=mend)
-        image.load()
-        orientation = _exif_orientation(image)
-        pixels = _pillow_pixels(image, path, start)
+        pixels = _quick_pixels(image, path)
+        if pixels is None:
+            image.load()
+            pixels = _pillow_pixels(image, path, start)
+        orientation = _known_orientation(image)
         palette, transparent = _pillow_palette(image) if image.mode == "P" else (None, False)
         if image.format == "GIF" and palette is not None and not transparent:
             pixels, palette = _grey_gif(pixels, palette)
@@ -302,9 +273,19 @@ def _open_pillow(path: Path, start: bytes) -> Picture:
     return Picture(upright(pixels, orientation), palette, transparent, lossy, kind, orientation)
 
 
+def _quick_pixels(image: Image.Image, path: Path) -> NDArray[Any] | None:
+    """The pixels of an image that is not loaded, H×W×C, where a faster decoder gives the same."""
+    pixels: NDArray[Any] | None = None
+    if image.format == "PNG":
+        pixels = png_pixels(path.read_bytes())
+    elif image.format == "JPEG" and image.mode in {"L", "RGB"}:
+        pixels = jpeg_pixels(path.read_bytes())
+    return None if pixels is None else _with_bands(pixels)
+
+
 def _pillow_pixels(image: Image.Image, path: Path, start: bytes) -> NDArray[Any]:
     """The pixels of a loaded image as H×W×C."""
-    deep = start[:8] == _PNG_START and start[24] == 16 and start[25] in (2, 4, 6)
+    deep = start[:8] == PNG_START and start[24] == 16 and start[25] in (2, 4, 6)
     if deep:  # 16-bit grey+alpha, RGB or RGBA
         return np.asarray(imagecodecs.png_decode(path.read_bytes()))
     if image.mode in {"CMYK", "YCbCr", "LAB", "HSV"}:
@@ -360,10 +341,6 @@ def _native(pixels: NDArray[Any]) -> NDArray[Any]:
 
 def _with_bands(pixels: NDArray[Any]) -> NDArray[Any]:
     return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def _flat(array: NDArray[Any]) -> NDArray[Any]:
-    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
 
 
 def plain(pixels: NDArray[Any], path: Path) -> NDArray[Any]:

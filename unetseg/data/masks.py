@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -116,9 +117,11 @@ class ClassMap(BaseModel):
             MaskError: the pixels have another coding, or a code is no class; `path` is named.
         """
         codes = self._flat(pixels, path)
-        if codes.dtype.itemsize <= 2:
-            table = _table(self, codes.dtype.name)
-            index: NDArray[np.uint8] = table[codes.view(f"u{codes.dtype.itemsize}")]
+        index: NDArray[np.uint8]
+        if codes.dtype.itemsize == 1:
+            index = _look_up(_table(self, codes.dtype.name), codes.view(np.uint8))
+        elif codes.dtype.itemsize == 2:
+            index = _table(self, codes.dtype.name).take(codes.view(np.uint16))
         else:
             values, inverse, lengths = runs(codes.ravel())
             index = np.repeat(_match(values, self)[inverse], lengths).reshape(codes.shape)
@@ -134,19 +137,20 @@ class ClassMap(BaseModel):
         Raises:
             MaskError: an index is no class, or `IGNORED` has no code.
         """
-        used = np.flatnonzero(np.bincount(index.ravel(), minlength=256))
         blank = list(self.ignore[:1])
         if not blank and self.background is not None:
             blank = [self.classes[self.background].code]
-        allowed = {*range(len(self.classes)), *([IGNORED] if blank else [])}
-        strange = [int(i) for i in used if int(i) not in allowed]
-        if strange:
+        is_strange = index >= len(self.classes)
+        if blank:
+            is_strange &= index != IGNORED
+        if is_strange.any():
+            strange = np.unique(index[is_strange]).tolist()
             raise MaskError(f"the indexes {strange} are none of the {len(self.classes)} classes")
         table = np.zeros((256, 3) if self.coding == "rgb" else 256, self.dtype)
         table[: len(self.classes)] = [item.code for item in self.classes]
         if blank:
             table[IGNORED] = blank[0]
-        return np.asarray(table[index])
+        return _look_up(table, index)
 
     def index_of(self, code: Code) -> int:
         """The index of one code, or `IGNORED`.
@@ -247,8 +251,11 @@ def write_mask(path: Path, index: NDArray[np.uint8], class_map: ClassMap) -> Non
 
 def pack(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Make one number of each colour: uint8 …×3 → int32 …, red in the highest byte."""
-    wide = pixels.astype(np.int32)
-    return np.asarray((wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2])
+    packed = pixels[..., 0].astype(np.int32)
+    for band in (1, 2):
+        packed <<= 8
+        packed |= pixels[..., band]
+    return packed
 
 
 def unpack(values: NDArray[Any], coding: Coding) -> list[Code]:
@@ -274,6 +281,15 @@ def runs(
     lengths = np.diff(np.r_[starts, codes.size])
     values, inverse = np.unique(codes[starts], return_inverse=True)
     return values, inverse.ravel(), lengths
+
+
+def _look_up(table: NDArray[Any], index: NDArray[np.uint8]) -> NDArray[Any]:
+    """`table[index]` of a table with 256 rows; OpenCV does it many times faster than NumPy."""
+    if not index.size:
+        return np.asarray(table[index])
+    columns = [cv2.LUT(index, column) for column in table.reshape(256, -1).T.copy()]
+    looked_up = cv2.merge(columns) if len(columns) > 1 else columns[0]
+    return np.asarray(looked_up).reshape(index.shape + table.shape[1:])
 
 
 @lru_cache(maxsize=16)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,9 +108,38 @@ class GiantPair:
 
 
 def window(array: NDArray[Any], centre: tuple[int, int], size: int) -> NDArray[Any]:
-    """The size×size window of `array` around `centre`; outside, the array is mirrored."""
-    rows, columns = _positions(array.shape, centre, size)
-    return array[rows[:, None], columns[None, :]]
+    """A copy of the size×size window of `array` around `centre`; outside, the array is mirrored."""
+    spans = [_span(*along, size) for along in zip(array.shape[:2], centre, strict=True)]
+    rows, columns = (slice(span.start, span.stop) for span in spans)
+    margins = [(span.before, span.after) for span in spans]
+    inside = array[rows, columns]
+    if not any(map(any, margins)):
+        return inside.copy()
+    mirrored = np.pad(inside, margins + [(0, 0)] * (array.ndim - 2), "reflect")
+    top, left = (span.skipped for span in spans)
+    return np.ascontiguousarray(mirrored[top : top + size, left : left + size])
+
+
+class _Span(NamedTuple):
+    """A window along one axis: what is read of the array, and how that is continued."""
+
+    start: int
+    stop: int
+    before: int
+    """Pixels mirrored at the start."""
+    after: int
+    """Pixels mirrored at the end."""
+    skipped: int
+    """Pixels of the result before the window."""
+
+
+def _span(length: int, middle: int, size: int) -> _Span:
+    """The span of a window; it is read a little wider where that is needed to mirror it."""
+    first = middle - size // 2
+    before, after = max(0, -first), max(0, first + size - length)
+    start = max(0, min(first, length - 1 - after))
+    stop = min(length, max(first + size, 1 + before))
+    return _Span(start, stop, before, after, first - (start - before))
 
 
 def _read_window(
@@ -120,30 +149,10 @@ def _read_window(
     size: int,
 ) -> NDArray[Any]:
     """The same of what `read` (top, left, height, width) gives: the part inside is read once."""
-    rows, columns = _positions(shape, centre, size)
-    top, left = int(rows.min()), int(columns.min())
-    inside = read(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
-    return inside[(rows - top)[:, None], (columns - left)[None, :]]
-
-
-def _positions(
-    shape: Sequence[int], centre: tuple[int, int], size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows and the columns of a window."""
-    rows, columns = (
-        _mirror(np.arange(middle - size // 2, middle - size // 2 + size), length)
-        for middle, length in zip(centre, shape[:2], strict=True)
-    )
-    return rows, columns
-
-
-def _mirror(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Positions folded back into 0…length−1 without repeating the border (… 2 1 0 1 2 …)."""
-    if length == 1:
-        return np.zeros_like(positions)
-    period = 2 * (length - 1)
-    folded = positions % period
-    return np.minimum(folded, period - folded)
+    rows, columns = (_span(*along, size) for along in zip(shape[:2], centre, strict=True))
+    top, left = rows.start, columns.start
+    inside = read(top, left, rows.stop - top, columns.stop - left)
+    return window(inside, (centre[0] - top, centre[1] - left), size)
 
 
 def find_spots(
