@@ -1,40 +1,49 @@
 """Pairs → bundle: the training loop, readable from top to bottom."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from unetseg.bundle import build_segmenter, save_bundle, to_machine
+from unetseg.bundle import Segmenter, save_bundle
 from unetseg.config import TrainConfig
-from unetseg.data.dataset import Crops, Order, Sample, crop_loader, find_gaps, read_split
+from unetseg.data.cache import choose_cache, read_split
+from unetseg.data.dataset import Crops, Order, PairReader, Sample, crop_loader, find_gaps
+from unetseg.data.fingerprint import ImageFacts
 from unetseg.data.images import write_png
 from unetseg.errors import DivergedError, StoppedError
-from unetseg.evaluation.confusion import Counts, Scores, score
-from unetseg.evaluation.counting import GiantCount, count_classes
+from unetseg.evaluation.confusion import Scores
+from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
 from unetseg.training.checkpoint import save_state
-from unetseg.training.losses import LossMean, SegmentationLoss, deep_supervision
-from unetseg.training.optimizer import build_optimizer, restore_buffers, update_average
+from unetseg.training.learner import build_learner
+from unetseg.training.loading import training_batches
+from unetseg.training.losses import LossMean
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
 from unetseg.training.previews import augmented_sheet, middle, validation_sheet
 from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.signals import StopRequest
-from unetseg.unet.skips import Adaptive, expected_open_switches
+from unetseg.training.trial import compile_step
+from unetseg.training.validation import score_split
+from unetseg.unet.skips import Adaptive
 
 SAVE_SECONDS = 600.0
 """Longest time between two saved states."""
 NON_FINITE_IN_A_ROW = 10
 """Steps with a non-finite gradient after which training stops."""
+MOST_UNREAD = 10
+"""Steps after which the device is waited for, to read back what it has computed."""
+PRECISION_SHARE = 0.03
+"""Share of a budget kept for comparing the arithmetic of the masks with float32."""
 
 
 def train(
@@ -88,49 +97,48 @@ class Trainer:
         self.machine, self.progress = run.machine, progress
         self.log = RunLog(run.folder, progress)
         # Data
-        seed = run.config.runtime.seed
         rule = crop_rule(self.plan)
-        self.val_reader = read_split(run.known, "val", self.plan.bands)
-        train_reader = read_split(run.known, "train", self.plan.bands)
+        train_reader, self.val_reader = self._open_readers()
         gaps = find_gaps(run.known, "train", self.plan.bands)
         self.crops = Crops(train_reader, rule, run.known.statistics("train"), gaps)
+        seed = run.config.runtime.seed
         self.order = Order(self.plan.repeats, self.plan.batch * self.config.accumulate, seed)
         # Network
         self.info = bundle_info(self.plan, run.known, run.data_hash)
-        self.segmenter = to_machine(build_segmenter(self.info), run.machine)
-        self.average = deepcopy(self.segmenter).requires_grad_(False)
-        self.loss = SegmentationLoss(
-            self.config.loss, self.plan.class_weights, run.known.class_map.foreground
-        )
-        self.optimizer = build_optimizer(self.segmenter, self.plan.lr, self.config)
-        self.scaler = torch.amp.GradScaler(
-            run.machine.device.type, enabled=run.machine.dtype == torch.float16
-        )
+        self.learner = build_learner(self.info, self.plan, run.config, run.machine)
         # State
         self.step = 0
         self.best = -1.0
         self.without_better = 0
-        self.skipped_in_a_row = 0
         self.saved = time.monotonic()
         self.losses = LossMean()
+        self.latest = math.nan
         self.rows: list[dict[str, float]] = []
         self.clock = Clock(began, self.config.budget, self._total_steps())
+        self.clock.afterwards = 0.0 if run.machine.dtype == torch.float32 else PRECISION_SHARE
         if run.state:
             self.restore(run.state)
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The network that learns."""
+        return self.learner.segmenter
 
     # ---------------------------------------------------------------- the loop
 
     def fit(self, stop: StopRequest) -> None:
         """Train until the epochs or the budget are over, validating and saving on the way."""
         write_png(self.run.folder / "previews" / "augmented.png", augmented_sheet(self.crops))
-        self.close()  # the processes that read from now on open them themselves
+        self._close_files()  # the processes that read from now on open them themselves
         self.segmenter.train()
+        self._compile()
         self._announce()
         for batch in self._batches():
-            self.losses.add(self.train_step(batch))
+            loss = self.train_step(batch)
+            self.losses.add(loss)
             self.step += 1
             self.clock.step_done(self.step)
-            self._report()
+            self._report(loss)
             if stop.signal is not None:
                 self._stop(stop)
             if self._validation_is_due():
@@ -141,46 +149,13 @@ class Trainer:
                 break
         if not self.rows or self.rows[-1]["step"] != self.step:
             self.validate()
+        self._check_precision()
         self.finish()
 
     def train_step(self, batch: Sample) -> Tensor:
-        """One optimizer step on a batch of `accumulate` parts; its mean loss."""
-        self._set_learning_rate()
-        losses = [self._backward(part) for part in batch.split(self.config.accumulate)]
-        self._update()
-        return torch.stack(losses).mean()
-
-    def _backward(self, part: Sample) -> Tensor:
-        """Add the gradient of a part of a step; its loss."""
-        loss = self._loss(part)
-        torch.autograd.backward(self.scaler.scale(loss / self.config.accumulate))
-        return loss.detach()
-
-    def _update(self) -> None:
-        """Move the weights, and their running mean, when the gradient is a number."""
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.segmenter.parameters(), self.config.clip)
-        finite = bool(torch.isfinite(norm))
-        if finite or self.scaler.is_enabled():  # the scaler skips such a step itself, and learns
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if finite:
-            self.skipped_in_a_row = 0
-            update_average(self.average, self.segmenter, self.step)
-        else:
-            self._skip()
-
-    def _loss(self, part: Sample) -> Tensor:
-        device = self.machine.device
-        image = part.image.to(device, non_blocking=True).float()
-        image = image.contiguous(memory_format=torch.channels_last)
-        mask = part.mask.to(device, non_blocking=True)
-        with self.machine.autocast():
-            logits = self.segmenter.all_logits(image, part.statistics.to(device))
-        loss = deep_supervision(self.loss, logits, mask)
-        switches = expected_open_switches(self.segmenter)
-        return loss if switches is None else loss + self.config.switch_penalty * switches
+        """One optimizer step; its loss, which the device may still be computing."""
+        factor = learning_rate_factor(self.clock.fraction, self.config.schedule, self.config.warmup)
+        return self.learner.step(batch, self.step, factor)
 
     def validate(self) -> None:
         """Score the whole validation set; keep the weights when they are the best so far.
@@ -188,42 +163,23 @@ class Trainer:
         Without any foreground in truth and prediction there is no Dice; that counts as perfect.
         """
         began = time.monotonic()
+        self._heed_skips()
         train_loss = self.losses.take()
-        scores = self.score(self.engine())
+        engine = self.engine()
+        scores = score_split(engine, self.info, self.val_reader, self._val_facts, self.progress)
         dice = float(np.nan_to_num(scores.foreground_dice, nan=1.0))
         self.without_better = 0 if dice > self.best else self.without_better + 1
         if dice > self.best or dice == self.best == 0:
             self.best = dice
             self._save_bundle(scores)
-        self._record(train_loss, scores)
+        self._record(train_loss, scores, engine)
         self.clock.validation_done(time.monotonic() - began)
         self.segmenter.train()
 
-    def score(self, engine: Engine) -> Scores:
-        """The scores of the validation set."""
-        class_map = self.run.known.class_map
-        counts = []
-        self.progress.start("validating", len(self.val_reader))
-        for index in range(len(self.val_reader)):
-            counts.append(self._count(engine, index))
-            self.progress.advance("validating")
-        self.progress.finish("validating")
-        return score(np.stack(counts), class_map.names, class_map.foreground)
-
-    def _count(self, engine: Engine, index: int) -> Counts:
-        """The confusion of a validation pair."""
-        reader = self.val_reader
-        if reader.is_giant(index):
-            return GiantCount(engine, self.info, *reader.rasters(index)).count()
-        image, truth = reader[index]
-        facts = self.run.known.facts[reader.pairs[index].name]
-        prediction = engine.classes(image, facts.image.nodata)
-        return count_classes(truth, prediction, len(self.info.class_map.classes))
-
     def engine(self) -> Engine:
-        """The weights to be kept, ready to predict."""
-        weights = self.average if self.config.ema else self.segmenter
-        return Engine(weights, self.machine, tile=self.plan.tile, overlap=self.plan.overlap)
+        """The weights to be kept, ready to predict; only until they move."""
+        tile, overlap = self.plan.tile, self.plan.overlap
+        return Engine(self.learner.kept, self.machine, tile=tile, overlap=overlap)
 
     def finish(self) -> None:
         """Say how it went."""
@@ -235,9 +191,14 @@ class Trainer:
         )
 
     def close(self) -> None:
-        """Close the files of images bigger than memory."""
-        self.crops.reader.close()
-        self.val_reader.close()
+        """Close the files of images bigger than memory, and give back what was kept of others."""
+        self._close_files()
+        for reader in (self.crops.reader, self.val_reader):
+            reader.forget()
+
+    def _close_files(self) -> None:
+        for reader in (self.crops.reader, self.val_reader):
+            reader.close()
 
     # ---------------------------------------------------------------- state
 
@@ -250,10 +211,7 @@ class Trainer:
             "without_better": self.without_better,
             "rows": self.rows,
             "losses": self.losses.state(),
-            "weights": self.segmenter.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.learner.state(),
             "random": torch.get_rng_state(),
             "identity": self.run.identity,
         }
@@ -265,11 +223,7 @@ class Trainer:
         self.step, self.best = state["step"], state["best"]
         self.without_better, self.rows = state["without_better"], state["rows"]
         self.losses.restore(*state["losses"])
-        self.segmenter.load_state_dict(state["weights"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled() and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        self.learner.restore(state)
         torch.set_rng_state(state["random"])
         self.order.first_step = self.step
         self.clock.resume(self.step, state["elapsed"])
@@ -277,27 +231,47 @@ class Trainer:
 
     # ---------------------------------------------------------------- parts
 
+    def _open_readers(self) -> list[PairReader]:
+        """The readers of the training and validation pairs, which are decoded once if possible."""
+        known, bands, folder = self.run.known, self.plan.bands, self.run.folder
+        choice = choose_cache(known, bands, self.run.config.runtime.cache, folder)
+        self.log.event("cache", place=choice.place, reason=choice.reason)
+        return [
+            read_split(known, split, bands, choice.place, folder, self.progress)
+            for split in ("train", "val")
+        ]
+
     def _batches(self) -> Iterator[Sample]:
-        pin = self.machine.device.type == "cuda"
-        loader = crop_loader(self.crops, self.order, self.plan.workers, pin=pin)
-        return iter(()) if self.clock.over else iter(loader)
+        if self.clock.over:
+            return iter(())
+        wanted = self.run.config.runtime.workers
+        workers = None if wanted == "auto" else wanted
+        return training_batches(self.crops, self.order, self.machine, workers, self.progress)
+
+    def _compile(self) -> None:
+        """Compile the step if it was planned; where that does not work, say why and go on."""
+        if not self.plan.compile or self.clock.over:
+            return
+        batch = next(iter(crop_loader(self.crops, self.order, 0)))
+        problem = compile_step(self.learner, batch.split(self.config.accumulate)[0])
+        if problem:
+            self.progress.say(f"training without torch.compile: {problem}")
 
     def _total_steps(self) -> int | None:
         return self.plan.epochs * self.order.steps_per_epoch if self.plan.epochs else None
 
-    def _set_learning_rate(self) -> None:
-        factor = learning_rate_factor(self.clock.fraction, self.config.schedule, self.config.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.lr * factor
+    @property
+    def _val_facts(self) -> list[ImageFacts]:
+        return [fact.image for fact in self.run.known.facts_of("val")]
 
-    def _skip(self) -> None:
-        """Forget what a step that is no number left behind; give up after several in a row."""
-        self.skipped_in_a_row += 1
-        self.log.event("skipped", step=self.step)
-        restore_buffers(self.segmenter, self.average)
-        if self.skipped_in_a_row >= NON_FINITE_IN_A_ROW:
+    def _heed_skips(self) -> None:
+        """Log steps that were no numbers; give up after several in a row."""
+        skipped, in_a_row = self.learner.skips.read()
+        if skipped:
+            self.log.event("skipped", step=self.step, steps=skipped)
+        if in_a_row >= NON_FINITE_IN_A_ROW:
             raise DivergedError(
-                f"the gradient was not a number in {self.skipped_in_a_row} steps in a row",
+                f"the gradient was not a number in {in_a_row} steps in a row",
                 mend="Choose a lower --lr, or --precision float32.",
             )
 
@@ -323,16 +297,24 @@ class Trainer:
         )
 
     def _save_bundle(self, scores: Scores) -> None:
-        weights = (self.average if self.config.ema else self.segmenter).state_dict()
         info = self.info.model_copy(update={"scores": {"split": "val", **scores.to_json()}})
-        save_bundle(self.run.folder / "model", weights, info)
+        save_bundle(self.run.folder / "model", self.learner.kept.state_dict(), info)
 
-    def _record(self, train_loss: float, scores: Scores) -> None:
+    def _check_precision(self) -> None:
+        """Let the bundle know whether its masks may be computed in the training's arithmetic."""
+        trained = self.step * self.order.batch * self.plan.patch**2
+        windows = spread_windows(self.val_reader, self._val_facts, pixels_to_compare(trained))
+        verdict = check_precision(self.run.folder, self.machine, windows)
+        if verdict is not None:
+            self.log.event("precision", **verdict.model_dump(), holds=verdict.holds)
+            self.progress.say(verdict.figures)
+
+    def _record(self, train_loss: float, scores: Scores, engine: Engine) -> None:
         row = {
             "epoch": round(self.step / self.order.steps_per_epoch, 3),
             "step": self.step,
             "seconds": round(self.clock.elapsed, 2),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.learner.optimizer.param_groups[0]["lr"],
             "train_loss": train_loss,
             "val_dice": scores.foreground_dice,
             "val_iou": scores.foreground_iou,
@@ -341,15 +323,14 @@ class Trainer:
         self.rows.append(row)
         self.log.rewrite(self.rows)
         self.log.scalars(row)
-        self._log_skips()
+        self._log_skips(engine.segmenter)
         self.save()
-        sheet = validation_sheet(self.val_reader, self.engine())
+        sheet = validation_sheet(self.val_reader, engine)
         write_png(self.run.folder / "previews" / f"step_{self.step:06d}.png", sheet)
 
     @torch.no_grad()
-    def _log_skips(self) -> None:
+    def _log_skips(self, kept: Segmenter) -> None:
         """Log the learned factors, and how much each skip lets through on a validation crop."""
-        kept = self.engine().segmenter
         network = kept.network
         factors = {name: p.item() for name, p in network.named_parameters() if p.ndim == 0}
         if not factors and not any(isinstance(part, Adaptive) for part in network.modules()):
@@ -368,14 +349,19 @@ class Trainer:
             f"training and {len(self.val_reader)} validation images; crops of {self.plan.patch}², "
             f"{self.plan.batch} per step, {self.order.steps_per_epoch} steps per epoch"
         )
-        pixels = sum(fact.image.pixels for fact in self.run.known.facts_of("val"))
-        crop_pixels = self.plan.patch**2 * self.plan.batch * self.config.accumulate
-        self.clock.validation_steps = FORWARD_SHARE * pixels / crop_pixels
+        pixels = sum(fact.pixels for fact in self._val_facts)
+        self.clock.validation_steps = (
+            FORWARD_SHARE * pixels / (self.plan.patch**2 * self.order.batch)
+        )
         self.progress.start("training", 1000)
 
-    def _report(self) -> None:
+    def _report(self, loss: Tensor) -> None:
+        """Tell how far the training is; look at the device's numbers about once a second."""
+        if self.step % max(1, min(MOST_UNREAD, round(self.clock.speed))) == 0:
+            self.latest = float(loss)
+            self._heed_skips()
         done = round(1000 * self.clock.fraction)
-        facts: dict[str, float] = {"loss": self.losses.latest}
+        facts: dict[str, float] = {"loss": self.latest}
         if self.best >= 0:
             facts["best Dice"] = self.best
         facts |= {"epoch": self.step // self.order.steps_per_epoch, "step": self.step}

@@ -42,7 +42,8 @@ def _dice_loss(
     overlap = torch.stack([(hits * mask).sum() for mask in masks])
     truth = torch.stack([mask.sum() for mask in masks])
     counted = (target != IGNORED).unsqueeze(1)  # N, 1, H, W
-    predicted = (probability * counted).sum((0, 2, 3))[list(classes)]
+    sums = (probability * counted).sum((0, 2, 3))
+    predicted = torch.stack([sums[k] for k in classes])  # a list as index would be copied over
     dice = (2 * overlap + smooth) / (truth + predicted + smooth)
     present = truth > 0
     loss: Tensor = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
@@ -162,7 +163,8 @@ class SegmentationLoss:
 
     Args:
         kind: `dice_ce`, `dice` (soft Dice) or `ce` (cross-entropy).
-        class_weights: K weights of the cross-entropy; None weighs all classes alike.
+        class_weights: K weights of the cross-entropy; None weighs all classes alike. A float32
+            tensor on the device of the logits is taken as it is, without a copy in each step.
         foreground: Class indexes of the Dice mean; None takes all.
 
     Absent classes and ignored pixels: see `soft_dice` and `cross_entropy`.
@@ -174,7 +176,7 @@ class SegmentationLoss:
     """
 
     kind: Literal["dice_ce", "dice", "ce"] = "dice_ce"
-    class_weights: Sequence[float] | None = None
+    class_weights: Sequence[float] | Tensor | None = None
     foreground: Sequence[int] | None = None
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ class SegmentationLoss:
     def _weights(self, device: torch.device) -> Tensor | None:
         if self.class_weights is None:
             return None
-        return torch.tensor(self.class_weights, dtype=torch.float32, device=device)
+        return torch.as_tensor(self.class_weights, dtype=torch.float32, device=device)
 
 
 def shrink_target(target: Tensor, height: int, width: int) -> Tensor:
@@ -238,30 +240,35 @@ def deep_supervision(
 
 
 class LossMean:
-    """The mean of losses, read back from the device as seldom as possible."""
+    """The mean of losses, on the device until it is taken; losses that are no numbers are left out.
+
+    >>> mean = LossMean()
+    >>> for loss in (1.0, math.nan, 2.0):
+    ...     mean.add(torch.tensor(loss))
+    >>> mean.take()
+    1.5
+    """
 
     def __init__(self) -> None:
-        self._sum: Tensor | None = None
-        self._count = 0
-        self.latest = math.nan
+        self._sum: Tensor | float = 0.0
+        self._count: Tensor | int = 0
 
     def add(self, loss: Tensor) -> None:
         """Count one more loss."""
-        self._sum = loss if self._sum is None else self._sum + loss
-        self._count += 1
-        if self._count % 10 == 1:
-            self.latest = float(loss)
+        finite = loss.isfinite()
+        self._sum = self._sum + loss.where(finite, 0)
+        self._count = self._count + finite.long()
 
-    def state(self) -> tuple[Tensor | None, int]:
+    def state(self) -> tuple[Tensor | float, Tensor | int]:
         """What `restore` takes."""
         return self._sum, self._count
 
-    def restore(self, total: Tensor | None, count: int) -> None:
+    def restore(self, total: Tensor | float | None, count: Tensor | int) -> None:
         """Go on from a `state`."""
-        self._sum, self._count = total, count
+        self._sum, self._count = total or 0.0, count
 
     def take(self) -> float:
-        """The mean since the last call."""
-        mean = math.nan if self._sum is None else float(self._sum) / self._count
-        self._sum, self._count = None, 0
-        return mean
+        """The mean since the last call; nan of none."""
+        total, count = float(self._sum), int(self._count)
+        self._sum, self._count = 0.0, 0
+        return total / count if count else math.nan

@@ -41,6 +41,8 @@ VALIDATION_SHARE = 0.25
 FORWARD_SHARE = 1 / 3
 """Arithmetic of a forward pass, as a share of a training step on the same pixels."""
 MOST_VALIDATIONS = 100
+WORTH_COMPILING = (2000, 900.0)
+"""Steps, and seconds of a budget, from which a GPU makes up for the minutes of compiling."""
 ACTIVATION_BYTES = 60
 """Bytes that a training step holds per pixel and channel of the first level, measured, bf16."""
 
@@ -67,6 +69,8 @@ class Plan(BaseModel):
     validate_every: int
     """Epochs from one validation to the next."""
     workers: int
+    compile: bool = False
+    """Whether the training step is compiled."""
     tile: int
     overlap: float
     reasons: dict[str, str]
@@ -82,6 +86,7 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
     repeats = tuple(max(1, round(fact.image.pixels / patch**2)) for fact in train)
     reasons["repeats"] = "one crop per image and epoch, more where an image is larger than a crop"
     steps = -(-sum(repeats) // (batch * config.training.accumulate))
+    epochs = _epochs(config, steps, machine, reasons)
     return Plan(
         network=network,
         bands=known.bands,
@@ -94,9 +99,10 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
         upright=_upright(known, config, reasons),
         class_weights=_class_weights(known, config, reasons),
         repeats=repeats,
-        epochs=_epochs(config, steps, machine, reasons),
+        epochs=epochs,
         validate_every=_validate_every(known, config, patch**2 * sum(repeats), reasons),
         workers=count_workers(config, machine, reasons),
+        compile=_compile(config, epochs and epochs * steps, machine, reasons),
         tile=LARGEST_TILE,
         overlap=OVERLAP,
         reasons=reasons,
@@ -283,3 +289,19 @@ def count_workers(config: TrainConfig, machine: Machine, reasons: dict[str, str]
     cores = usable_cores()
     reasons["workers"] = f"{cores} cores"
     return min(cores - 1, 2) if machine.is_cpu else min(cores, 12)
+
+
+def _compile(
+    config: TrainConfig, steps: int | None, machine: Machine, reasons: dict[str, str]
+) -> bool:
+    """Whether compiling the step pays; never on a CPU, where it was measured not to."""
+    if config.runtime.compile != "auto":
+        reasons["compile"] = "as set"
+        return config.runtime.compile == "yes"
+    fewest, shortest = WORTH_COMPILING
+    long = (steps or fewest) >= fewest and (config.training.budget or shortest) >= shortest
+    if machine.device.type != "cuda" or config.runtime.checkpointing:
+        reasons["compile"] = "it pays on CUDA alone, and without checkpointing"
+        return False
+    reasons["compile"] = f"the training is {'long' if long else 'too short to make up for it'}"
+    return long

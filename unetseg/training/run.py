@@ -25,9 +25,17 @@ from unetseg.runtime import Machine, start, versions
 from unetseg.storage import latest_run, locked, new_run_folder, write_json, write_text
 from unetseg.training.checkpoint import STATE, load_state
 from unetseg.training.plan import Plan, count_workers, make_plan
+from unetseg.training.trial import tried_plan
 
-CHANGEABLE = {"epochs", "budget", "patience", "device", "workers", "max_pixels"}
-"""Settings that a resumed run may be given anew."""
+CHANGEABLE = {
+    *("epochs", "budget", "patience", "max_pixels"),
+    *("device", "compile", "engine", "checkpointing", "cache", "workers"),
+}
+"""Settings that a resumed run may be given anew.
+
+Neither checkpointing, cache nor workers change a number. Another device and compiled code round
+otherwise: the training goes on from the same state, but not bit for bit as it would have.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def open_run(
             torch.manual_seed(config.runtime.seed)
             known = survey(data, config.data, progress)
             heed(known, progress)
-            plan = make_plan(known, config, machine)
+            plan = tried_plan(make_plan(known, config, machine), known, config, machine)
             run = TrainingRun(folder, data, config, machine, known, plan, data_hash(known))
             _describe(run)
             yield run
@@ -119,13 +127,15 @@ def _find_run(out: Path, name: str | None) -> Path:
 
 
 def _continued_plan(folder: Path, config: TrainConfig, machine: Machine) -> Plan:
-    """The plan of the run, with what may change on the way: its length and the workers."""
+    """The plan of the run, with what may change on the way: its length and the machine's part."""
     plan = Plan.model_validate_json((folder / "plan.json").read_bytes())
     epochs = config.training.epochs
     if epochs is None and config.training.budget is None:
         epochs = plan.epochs
     workers = count_workers(config, machine, {})
-    return plan.model_copy(update={"epochs": epochs, "workers": workers})
+    asked = config.runtime.compile
+    compiled = plan.compile if asked == "auto" else asked == "yes"
+    return plan.model_copy(update={"epochs": epochs, "workers": workers, "compile": compiled})
 
 
 class RunLog:

@@ -22,6 +22,8 @@ class Clock:
         self.reported = 0
         self.validation_steps = 0.0
         """Estimated cost of a validation, in training steps, until one was measured."""
+        self.afterwards = 0.0
+        """Share of a budget that is kept for what follows the last validation."""
         self._validation_seconds: float | None = None
         self._last_validation = time.monotonic()
         self._recent: list[float] = []
@@ -61,8 +63,9 @@ class Clock:
 
     @property
     def _reserve(self) -> float:
-        """Seconds kept for the last validation, at most half of the budget."""
-        return min(self._validation_cost() + MARGIN, 0.5 * (self.budget or 0))
+        """Seconds kept for the last validation and what follows, at most half of the budget."""
+        budget = self.budget or 0
+        return min(self._validation_cost() + MARGIN + self.afterwards * budget, 0.5 * budget)
 
     def _validation_cost(self) -> float:
         if self._validation_seconds is not None:

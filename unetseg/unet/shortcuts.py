@@ -186,7 +186,7 @@ class Deactivable(nn.Module):
         """N×outputs×H×W."""
         carried: Tensor = self.path(features)
         if self.training and torch.rand(()).item() >= self.survival:
-            return carried.clone()  # the block's ReLU works in place
+            return carried
         weight = self.in_training if self.training else self.in_evaluation
         return carried + weight * branch(features)
 

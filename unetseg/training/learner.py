@@ -1,0 +1,142 @@
+"""A network that learns: one training step, from a batch to moved weights.
+
+A step never waits for the device. What it has to know of its own numbers stays a tensor: a step
+whose gradient is no number leaves weights, running mean and buffers as they were.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unetseg.bundle import BundleInfo, Segmenter, build_segmenter, to_machine
+from unetseg.config import TrainConfig, TrainingConfig
+from unetseg.data.dataset import Sample
+from unetseg.runtime import Machine
+from unetseg.training.losses import SegmentationLoss, deep_supervision
+from unetseg.training.optimizer import (
+    Skips,
+    build_optimizer,
+    move_weights,
+    restore_buffers,
+    update_average,
+)
+from unetseg.training.plan import Plan
+from unetseg.unet.checkpointing import recompute
+from unetseg.unet.skips import expected_open_switches
+
+
+class Learner:
+    """The weights in training, their running mean, and what moves them.
+
+    Args:
+        segmenter: The network, on its device.
+        loss: What is to become small.
+        config: How.
+        lr: Peak learning rate.
+        machine: Where.
+
+    Attributes:
+        average: The running mean of the weights.
+        objective: `loss_of`, or what was compiled from it.
+        skips: How many steps were no numbers.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        loss: SegmentationLoss,
+        config: TrainingConfig,
+        lr: float,
+        machine: Machine,
+    ) -> None:
+        self.segmenter = segmenter
+        self.average = deepcopy(segmenter).requires_grad_(False)
+        self.loss, self.config, self.lr, self.machine = loss, config, lr, machine
+        self.objective: Callable[[Sample], Tensor] = self.loss_of
+        self.optimizer = build_optimizer(segmenter, lr, config)
+        self.scaler = torch.amp.GradScaler(
+            machine.device.type, enabled=machine.dtype == torch.float16
+        )
+        self.skips = Skips(machine.device)
+
+    @property
+    def kept(self) -> Segmenter:
+        """The weights that are validated, and that the bundle gets."""
+        return self.average if self.config.ema else self.segmenter
+
+    def step(self, batch: Sample, number: int, factor: float) -> Tensor:
+        """One step on a batch of `accumulate` parts; its mean loss, on the device.
+
+        Args:
+            batch: Crops, on the CPU.
+            number: How many steps were made before.
+            factor: Learning rate, relative to its peak.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor
+        before = [buffer.clone() for buffer in self.segmenter.buffers()]
+        losses = [self.add_gradient(part) for part in batch.split(self.config.accumulate)]
+        finite = move_weights(self.optimizer, self.scaler, self.config.clip)
+        restore_buffers(self.segmenter, before, finite)
+        update_average(self.average, self.segmenter, number, finite)
+        self.skips.count(finite)
+        return torch.stack(losses).mean()
+
+    def add_gradient(self, part: Sample) -> Tensor:
+        """Add the gradient of a part of a step to what is there; its loss."""
+        device = self.machine.device
+        loss = self.objective(Sample(*(each.to(device, non_blocking=True) for each in part)))
+        torch.autograd.backward(self.scaler.scale(loss / self.config.accumulate))
+        return loss.detach()
+
+    def loss_of(self, part: Sample) -> Tensor:
+        """The loss of crops that are on the device."""
+        image = part.image.float().contiguous(memory_format=torch.channels_last)
+        with self.machine.autocast():
+            logits = self.segmenter.all_logits(image, part.statistics)
+        loss = deep_supervision(self.loss, logits, part.mask)
+        switches = expected_open_switches(self.segmenter)
+        return loss if switches is None else loss + self.config.switch_penalty * switches
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes."""
+        return {
+            "weights": self.segmenter.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was called."""
+        self.segmenter.load_state_dict(state["weights"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def build_learner(info: BundleInfo, plan: Plan, config: TrainConfig, machine: Machine) -> Learner:
+    """A learner with fresh weights.
+
+    Args:
+        info: The network, and what its classes are.
+        plan: Everything that was "auto".
+        config: Everything else.
+        machine: Where it learns.
+
+    Raises:
+        ConfigError: settings contradict each other.
+    """
+    segmenter = to_machine(build_segmenter(info), machine)
+    weights = None
+    if plan.class_weights is not None:
+        weights = torch.tensor(plan.class_weights, device=machine.device)
+    loss = SegmentationLoss(config.training.loss, weights, info.class_map.foreground)
+    learner = Learner(segmenter, loss, config.training, plan.lr, machine)
+    if config.runtime.checkpointing:
+        recompute(segmenter.network)
+    return learner

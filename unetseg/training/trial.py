@@ -1,0 +1,155 @@
+"""Tried before the training: the largest batch that fits, and whether the step can be compiled.
+
+A trial leaves no trace: neither in weights and buffers, nor in the state of random numbers, nor in
+the memory of the device.
+"""
+
+import gc
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from unetseg.config import TrainConfig
+from unetseg.data.dataset import Sample
+from unetseg.data.survey import Survey
+from unetseg.runtime import MEBIBYTE, Machine
+from unetseg.training.learner import Learner, build_learner
+from unetseg.training.optimizer import restore_buffers
+from unetseg.training.plan import BATCH, Plan, bundle_info, make_plan
+
+FILLED = 0.9
+"""Share of the free memory that a step may take: some is lost between the pieces."""
+# What torch.compile raises without a compiler or Triton, and on what it cannot compile.
+NOT_COMPILED = (RuntimeError, OSError, ImportError, subprocess.SubprocessError)
+
+
+def tried_plan(plan: Plan, known: Survey, config: TrainConfig, machine: Machine) -> Plan:
+    """`plan`, with the largest batch that training steps were seen to fit with, on a GPU.
+
+    On other devices, and where the batch was set, the plan stays as it is.
+    """
+    if config.training.batch != "auto" or machine.device.type != "cuda":
+        return plan
+    most = BATCH[machine.device.type]
+    with no_trace(machine.device):
+        free = machine.free_memory()
+        batch, reason = largest_batch(
+            lambda batch: step_memory(batch, plan, known, config, machine), free, most
+        )
+    training = config.training.model_copy(update={"batch": batch})
+    tried = make_plan(known, config.model_copy(update={"training": training}), machine)
+    return tried.model_copy(update={"reasons": tried.reasons | {"batch": reason}})
+
+
+def largest_batch(needed: Callable[[int], int], free: int, most: int) -> tuple[int, str]:
+    """The largest batch whose training step takes at most 90% of the free memory, and why.
+
+    Args:
+        needed: Bytes that a step on so many crops takes; raises `torch.OutOfMemoryError`.
+        free: Bytes.
+        most: Crops; more are not wanted.
+
+    >>> largest_batch(lambda batch: batch * 1000 * 2**20, free=10_000 * 2**20, most=16)
+    (9, 'tried: a step on 9 crops takes 9000 of 10000 MiB that are free')
+    """
+    fits, too_many, taken = 0, most + 1, 0.0
+    while too_many - fits > 1:
+        twice = 2 * fits or 1
+        batch = twice if twice < too_many else (fits + too_many) // 2
+        bytes_needed = _bytes_needed(needed, batch)
+        if bytes_needed <= FILLED * free:
+            fits, taken = batch, bytes_needed
+        else:
+            too_many = batch
+    if not fits:
+        return 1, f"tried: not even a step on 1 crop fits in {free // MEBIBYTE} MiB"
+    megabytes = f"{taken / MEBIBYTE:.0f} of {free // MEBIBYTE} MiB that are free"
+    return fits, f"tried: a step on {fits} crops takes {megabytes}"
+
+
+def _bytes_needed(needed: Callable[[int], int], batch: int) -> float:
+    try:
+        return needed(batch)
+    except torch.OutOfMemoryError:
+        return float("inf")
+
+
+def step_memory(
+    batch: int, plan: Plan, known: Survey, config: TrainConfig, machine: Machine
+) -> int:
+    """Bytes of a GPU that a training step of `plan` takes at most, on random crops.
+
+    Raises:
+        OutOfMemoryError: torch's; there are not so many.
+    """
+    free_memory(machine.device)
+    network = plan.network.model_copy(update={"weights": "none"})
+    info = bundle_info(plan, known, data_hash="").model_copy(update={"network": network})
+    learner = build_learner(info, plan, config, machine)
+    learner.segmenter.train()
+    crops = random_crops(batch * config.training.accumulate, plan, learner.segmenter.classes)
+    learner.step(crops, 0, 1.0)  # chooses kernels, and makes the optimizer's moments
+    free_memory(machine.device)
+    torch.cuda.reset_peak_memory_stats(machine.device)
+    learner.step(crops, 1, 1.0)
+    torch.cuda.synchronize(machine.device)
+    return torch.cuda.max_memory_allocated(machine.device)
+
+
+def random_crops(count: int, plan: Plan, classes: int) -> Sample:
+    """Crops of a training, as `collate` gives them, but of random pixels."""
+    size = (count, plan.patch, plan.patch)
+    image = torch.randint(256, (*size, plan.bands), dtype=torch.uint8).permute(0, 3, 1, 2)
+    mask = torch.randint(classes, size, dtype=torch.uint8)
+    statistics = torch.tensor([[0.0], [1.0]]).repeat(count, 1, plan.bands)  # mean 0, deviation 1
+    return Sample(image, mask, statistics)
+
+
+def compile_step(learner: Learner, crops: Sample) -> str | None:
+    """Let `learner` compute its loss and the gradient by compiled code, if that works.
+
+    Args:
+        learner: Its `objective` is replaced; the names of its weights stay as they are.
+        crops: Part of a step, like those of the training.
+
+    Returns:
+        None, or what went wrong; then the learner computes as before.
+    """
+    try:
+        learner.objective = torch.compile(learner.loss_of, dynamic=False)
+        rehearse(learner, crops)
+    except NOT_COMPILED as error:
+        learner.objective = learner.loss_of
+        return str(error).strip().split("\n", 1)[0] or type(error).__name__
+    return None
+
+
+def rehearse(learner: Learner, crops: Sample) -> None:
+    """Forward and backward pass on part of a step, for nothing."""
+    before = [buffer.clone() for buffer in learner.segmenter.buffers()]
+    with no_trace(learner.machine.device):
+        try:
+            learner.add_gradient(crops)
+        finally:
+            learner.optimizer.zero_grad(set_to_none=True)
+            never = torch.zeros((), dtype=torch.bool, device=learner.machine.device)
+            restore_buffers(learner.segmenter, before, never)
+
+
+@contextmanager
+def no_trace(device: torch.device) -> Iterator[None]:
+    """Forget the random numbers that are drawn inside, and give memory back afterwards."""
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        free_memory(device)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
