@@ -8,7 +8,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check format clean
+.PHONY: help env demo test check bench format clean
 
 help: ## this list
 	@echo "unetseg: say make and one of"
@@ -28,6 +28,13 @@ check: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(STAMP) ## measure against the plain script, in turns; ARGS=--quick takes minutes
+	$(BIN)/python -m benchmarks.predict_folder $(ARGS)
+	$(BIN)/python -m benchmarks.train_steps $(ARGS)
+	$(BIN)/python -m benchmarks.forward_pass
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.growth
 
 format: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -37,6 +37,8 @@ from unetseg.storage import write_text
 T = TypeVar("T")
 AHEAD = 2
 """Images at least that are read before, and written behind, those in the network."""
+WRITERS = 4
+"""Threads that write: they wait for the disk (fsync) more than they compute."""
 MOST_AHEAD = 64
 """Images at most that are read before those in the network."""
 PIXELS_AHEAD = 2**22
@@ -244,7 +246,7 @@ def predict_images(
     """
     progress.start("predicting", len(jobs))
     at_once = predictor.engine.images_at_once if not config.probabilities else _one
-    with ThreadPoolExecutor(2) as writers:
+    with ThreadPoolExecutor(WRITERS) as writers:
         writes: deque[tuple[Path, Future[Path]]] = deque()
         for batch in alike(_read(predictor, jobs, result, progress), at_once):
             for answer in _predict_batch(predictor.engine, batch, config):
