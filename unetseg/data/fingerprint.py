@@ -224,7 +224,7 @@ def pooled(images: list[ImageFacts], bands: int) -> dict[str, NDArray[np.float64
 
 
 def cache_folder() -> Path:
-    """Where fingerprints are kept: UNETSEG_CACHE_FOLDER, XDG_CACHE_HOME/unetseg or ~/.cache/unetseg."""
+    """UNETSEG_CACHE_FOLDER, XDG_CACHE_HOME/unetseg or ~/.cache/unetseg."""
     if "UNETSEG_CACHE_FOLDER" in os.environ:
         return Path(os.environ["UNETSEG_CACHE_FOLDER"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unetseg"

@@ -12,13 +12,8 @@ from typing import IO, Any
 
 import imagecodecs
 import numpy as np
-import rasterio
 import tifffile
 from numpy.typing import NDArray
-from rasterio import Affine
-from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
-from rasterio.io import MemoryFile
 
 from unetseg.data.places import GEOTIFF_TAGS, Georeference, quiet
 from unetseg.errors import ImageError
@@ -271,10 +266,15 @@ def _geo_tags(path: Path, place: Georeference | None) -> list[tuple[Any, ...]]:
     """The tags that GDAL gives a GeoTIFF at `place`."""
     if place is None:
         return []
+    import rasterio
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError, RasterioError
+    from rasterio.io import MemoryFile
+
     try:
         with quiet(), rasterio.Env(), MemoryFile() as memory:
             crs = CRS.from_wkt(place.crs) if place.crs else None
-            options = {"crs": crs, "transform": Affine(*place.transform), "dtype": "uint8"}
+            options = {"crs": crs, "transform": rasterio.Affine(*place.transform), "dtype": "uint8"}
             with memory.open(driver="GTiff", height=1, width=1, count=1, **options):
                 pass
             content = memory.read()

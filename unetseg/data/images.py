@@ -13,7 +13,12 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import (
+    Image,
+    Jpeg2KImagePlugin,  # noqa: F401 (Pillow knows the format once this is imported)
+    TiffImagePlugin,
+    WebPImagePlugin,  # noqa: F401 (the same)
+)
 
 from unetseg.data.jpegs import jpeg_pixels
 from unetseg.data.limits import PIXEL_LIMIT as PIXEL_LIMIT
@@ -231,7 +236,6 @@ def _header(path: Path, start: bytes) -> Image.Image:
 def _opened(path: Path) -> Image.Image:
     """A file opened by Pillow; its pixels wait."""
     limit = Image.MAX_IMAGE_PIXELS = pixel_limit()
-    Image.init()  # the formats beyond the commonest five
     image = Image.open(path, formats=_FORMATS)
     pixels = image.width * image.height
     if pixels > limit:

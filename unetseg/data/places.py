@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from unetseg.data.limits import READ_MEND, explained, start_of
 from unetseg.data.tiffs import TIFF_STARTS, Tiff
@@ -63,6 +61,8 @@ def georeference(path: Path) -> tuple[Georeference | None, float | None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Let rasterio say nothing of images that lie nowhere, in one thread at a time."""
+    from rasterio.errors import NotGeoreferencedWarning
+
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
@@ -70,6 +70,9 @@ def quiet() -> Iterator[None]:
 
 def _ask_gdal(path: Path) -> tuple[str, NDArray[np.float64], float | None]:
     """The CRS as WKT, the transform as 3×3, and the no-data value of a GeoTIFF."""
+    import rasterio  # most images are placed nowhere, and need not wait for it
+    from rasterio.errors import RasterioError
+
     try:
         with quiet(), rasterio.Env(**_GDAL), rasterio.open(path, driver="GTiff") as raster:
             crs = raster.crs.to_wkt() if raster.crs else ""

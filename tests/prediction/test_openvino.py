@@ -1,0 +1,116 @@
+"""What OpenVINO runs gives what torch gives: exactly in float32, nearly in bfloat16."""
+
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unetseg.bundle import Segmenter
+from unetseg.errors import MachineError
+from unetseg.prediction.openvino import OpenVinoNetwork
+from unetseg.runtime import cpu_has_bf16
+
+needs_openvino = pytest.mark.skipif(
+    find_spec("openvino") is None, reason="openvino is not installed (an extra)"
+)
+NETWORKS: dict[str, dict[str, Any]] = {
+    "four skips": {"skip": ("concat", "add", "attention", "gated"), "depth": 4},
+    "group norm": {"block": "residual", "norm": "group", "up": "bilinear"},
+    "instance norm": {"skip": ("learned", "none"), "norm": "instance"},
+    "resnet34": {"encoder": "resnet34", "depth": "auto", "width": "auto"},
+}
+SIZES = ((1, 64, 64), (3, 75, 130), (2, 7, 9))
+"""Batches of images: as the network likes them, odd, and smaller than it can work on."""
+
+
+def image(batch: int, height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(height)
+    noise = torch.randn(batch, 3, height, width, generator=generator)
+    return noise.contiguous(memory_format=torch.channels_last)
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    assert found.shape == expected.shape
+    return float((found.float() - expected).norm() / expected.norm())
+
+
+@needs_openvino
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.inference_mode()
+def test_logits_are_those_of_torch(name: str, make: Callable[..., Segmenter]) -> None:
+    network = make(**NETWORKS[name]).network
+    converted = OpenVinoNetwork(network, torch.float32, threads=2)
+    for size in SIZES:
+        assert error(converted(image(*size)), network(image(*size))) < 1e-4
+
+
+@needs_openvino
+def test_bfloat16_is_no_further_off_than_autocast(make: Callable[..., Segmenter]) -> None:
+    if not cpu_has_bf16():
+        pytest.skip("this processor has no bfloat16")
+    network, pixels = make().network, image(2, 96, 80)
+    exact = network(pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        # converted in the midst of it, as in prediction: nothing of autocast is written down
+        usual, found = network(pixels), OpenVinoNetwork(network, torch.bfloat16, 2)(pixels)
+    assert 1e-4 < error(found, exact) < 1.5 * error(usual, exact)
+
+
+@needs_openvino
+def test_an_image_alone_in_any_layout_is_the_image_in_a_batch(
+    make: Callable[..., Segmenter],
+) -> None:
+    converted = OpenVinoNetwork(make().network, torch.float32, threads=2)
+    batch = image(3, 40, 50)
+    found = converted(batch)
+    kept = found.clone()
+    for at in range(3):
+        for alone in (batch[at : at + 1], batch[at : at + 1].contiguous()):
+            torch.testing.assert_close(converted(alone)[0], found[at], rtol=1e-5, atol=1e-5)
+    assert torch.equal(found, kept), "later images were written over earlier logits"
+
+
+class Undecided(nn.Module):
+    """Does what the pixels say."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[:, :3] if features.mean().item() > 0 else features[:, 3:6]
+
+
+class Random(nn.Module):
+    """Never says the same twice."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.rand_like(features[:, :3])
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("head", "reason"), [(Undecided(), ""), (Random(), "converted, its logits are off by")]
+)
+def test_networks_that_it_cannot_run_are_refused(
+    head: nn.Module, reason: str, make: Callable[..., Segmenter]
+) -> None:
+    network = make().network
+    network.head = head  # type: ignore[assignment]
+    with pytest.raises(MachineError, match=f"(?s)cannot run this network.*{reason}.*auto"):
+        OpenVinoNetwork(network, torch.float32, threads=1)(image(1, 16, 16))
+
+
+@needs_openvino
+def test_nothing_is_reported_to_its_makers(make: Callable[..., Segmenter]) -> None:
+    OpenVinoNetwork(make().network, torch.float32, threads=1)
+    assert sys.modules["openvino"]
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_without_openvino_the_error_names_the_extra(
+    make: Callable[..., Segmenter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MachineError, match=r"pip install 'unetseg\[openvino\]'"):
+        OpenVinoNetwork(make().network, torch.float32, threads=1)

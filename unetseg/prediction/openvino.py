@@ -1,0 +1,171 @@
+"""A trained U-Net run by OpenVINO, Intel's library for networks on processors; an extra.
+
+The network is converted once, for all sizes; each size is compiled when it first comes. Code for
+one size is 5–25% faster than OpenVINO's code for any size.
+"""
+
+import sys
+import warnings
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from unetseg.errors import MachineError
+from unetseg.unet.model import Geometry, UNet
+
+SIZES_KEPT = 4
+"""Sizes that stay compiled, the last used; each holds the weights once more."""
+EXAMPLE = (4, 5)
+"""Height and width of the image that a network is converted with, in strides of the network."""
+PROBE = (2, 3)
+"""The same of the image that the converted network is tried on."""
+TOLERANCE = 0.01
+"""Largest relative error of its logits there in float32, as a norm: more is a wrong conversion."""
+
+
+class OpenVinoNetwork:
+    """A U-Net that OpenVINO runs on the processor.
+
+    The images of a batch are computed side by side, each by its share of the threads: threads that
+    work at one image wait for one another after every layer.
+
+    Args:
+        network: In evaluation mode, on the CPU; not to be changed afterwards.
+        dtype: Arithmetic of the convolutions: bfloat16 where the processor has it, or float32.
+        threads: Processor threads that work at the same time.
+
+    Raises:
+        MachineError: OpenVINO is not installed.
+    """
+
+    def __init__(self, network: UNet, dtype: torch.dtype, threads: int) -> None:
+        self._openvino = _imported()
+        self._core = self._openvino.Core()
+        self._network = network
+        self._precision = "bf16" if dtype == torch.bfloat16 else "f32"
+        self._threads = threads
+        self._model = lru_cache(1)(self._convert)
+        self._compiled = lru_cache(SIZES_KEPT)(self._compile_own)
+
+    def __call__(self, prepared: Tensor) -> Tensor:
+        """Logits N×K×H×W float32 of prepared images N×C×H×W float32, of any height and width.
+
+        Raises:
+            MachineError: OpenVINO cannot run this network.
+        """
+        image = self._network.continued(prepared)
+        compiled = self._compiled(tuple(image.shape[1:]), min(len(image), self._threads))
+        return self._network.cropped(self._run(compiled, image), prepared)
+
+    def _convert(self, bands: int) -> Any:
+        """OpenVINO's model, held against torch at another size than it was converted with."""
+        model = _converted(self._openvino, self._network, bands)
+        probe = _noise(self._network.geometry, PROBE, bands)
+        with torch.inference_mode():
+            expected = self._network.on_grid(probe)
+            found = self._run(self._compile(model, tuple(probe.shape[1:]), 1, "f32"), probe)
+        error = float((found - expected).norm() / expected.norm().clamp(min=1e-6))
+        if not error <= TOLERANCE:
+            raise _unfit(f"converted, its logits are off by {error:.1%}")
+        return model
+
+    def _compile_own(self, size: tuple[int, ...], streams: int) -> Any:
+        return self._compile(self._model(size[0]), size, streams, self._precision)
+
+    def _compile(self, model: Any, size: tuple[int, ...], streams: int, precision: str) -> Any:
+        """`model` for images of `size` (C, H, W), `streams` of them at the same time."""
+        model = model.clone()
+        model.reshape([1, *size])
+        steps = self._openvino.preprocess.PrePostProcessor(model)
+        steps.input().tensor().set_layout(self._openvino.Layout("NHWC"))
+        steps.input().model().set_layout(self._openvino.Layout("NCHW"))
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": streams,
+            # bound to cores, the threads of two processes would share one and leave others idle
+            "ENABLE_CPU_PINNING": False,
+        }
+        return self._core.compile_model(steps.build(), "CPU", settings)
+
+    def _run(self, compiled: Any, image: Tensor) -> Tensor:
+        """Logits of images of the compiled size; OpenVINO reads and writes torch's own memory."""
+        pixels = image.permute(0, 2, 3, 1).contiguous()  # N, H, W, C: no copy if channels_last
+        logits = torch.empty(len(pixels), *list(compiled.output(0).shape)[1:])
+        requests = []
+        for one, result in zip(pixels, logits, strict=True):
+            request = compiled.create_infer_request()
+            request.set_input_tensor(self._shared(one))
+            request.set_output_tensor(self._shared(result))
+            request.start_async()
+            requests.append(request)
+        for request in requests:
+            request.wait()
+        return logits
+
+    def _shared(self, tensor: Tensor) -> Any:
+        """OpenVINO's view of a tensor, as a batch of one."""
+        return self._openvino.Tensor(tensor[None].numpy(), shared_memory=True)
+
+
+class _OnGrid(nn.Module):
+    """A U-Net for images whose sides fit it: without the control flow that continues others."""
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image N×C×H×W → logits N×K×H×W, or smaller with valid convolutions."""
+        return self.network.on_grid(image)
+
+
+def _imported() -> Any:
+    """OpenVINO without its telemetry, which sends usage data to Intel unless one opts out."""
+    sys.modules.setdefault("openvino_telemetry", cast(Any, None))  # None: cannot be imported
+    try:
+        import openvino
+    except ImportError as error:
+        summary = "--engine openvino needs OpenVINO, which cannot be imported"
+        raise MachineError(summary, [error], mend="pip install 'unetseg[openvino]'") from error
+    return openvino
+
+
+def _converted(openvino: Any, network: UNet, bands: int) -> Any:
+    """The network as OpenVINO's model of images 1×C×H×W, H and W being all that fit it."""
+    from torch.export import Dim, export
+
+    geometry = network.geometry
+    least = (geometry.fitting(2 * geometry.margin + 1) - geometry.offset) // geometry.stride
+    sides = {
+        axis: geometry.stride * Dim(name, min=least) + geometry.offset
+        for axis, name in ((2, "rows"), (3, "columns"))
+    }
+    example = _noise(geometry, EXAMPLE, bands)
+    # whoever predicts may be in inference mode and autocast, which the export would write down
+    with (
+        warnings.catch_warnings(),
+        torch.inference_mode(mode=False),
+        torch.autocast("cpu", enabled=False),
+        torch.no_grad(),
+    ):
+        warnings.simplefilter("ignore")  # of what the two libraries deprecate in one another
+        try:
+            program = export(_OnGrid(network), (example,), dynamic_shapes=(sides,))
+            return openvino.convert_model(program)
+        except RuntimeError as error:
+            raise _unfit(str(error).strip().split("\n", 1)[0]) from error
+
+
+def _unfit(reason: str) -> MachineError:
+    return MachineError("OpenVINO cannot run this network", [reason], mend="Choose --engine auto.")
+
+
+def _noise(geometry: Geometry, strides: tuple[int, int], bands: int) -> Tensor:
+    """Normalised noise of a size that fits the network, channels_last."""
+    sides = [geometry.fitting(2 * geometry.margin + n * geometry.stride) for n in strides]
+    generator = torch.Generator().manual_seed(0)  # the global one is not to be disturbed
+    noise = torch.randn(1, bands, *sides, generator=generator)
+    return noise.contiguous(memory_format=torch.channels_last)
