@@ -10,7 +10,7 @@ from torch import Tensor
 from unetseg.bundle import Segmenter
 from unetseg.errors import MachineError
 from unetseg.prediction import backends
-from unetseg.prediction.backends import Compiled, choose_backend
+from unetseg.prediction.backends import Compiled, Rewritten, choose_backend, folded
 from unetseg.runtime import Machine
 
 Make = Callable[..., Segmenter]
@@ -68,6 +68,26 @@ def test_a_processor_without_the_units_runs_eager(
     choice = choose_backend(make(), CPU, "auto")
     assert choice.name == "eager"
     assert "oneDNN" in choice.reason
+
+
+class Finished:
+    """A graph as torch.compile gives it: it has `__len__`, which fails."""
+
+    def __init__(self, graph: Callable[[Tensor], Tensor]) -> None:
+        self.graph = graph
+
+    def __len__(self) -> int:
+        raise TypeError("GraphModule does not support len()")
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return self.graph(image)
+
+
+def test_a_finished_graph_is_called_whatever_else_it_is(make: Make) -> None:
+    built = make()
+    backend = Rewritten(built, CPU, folded, finish=Finished)
+    with torch.no_grad():
+        assert torch.allclose(backend(image(64, 64)), built.network(image(64, 64)), atol=1e-4)
 
 
 def test_compiling_sees_few_sizes() -> None:

@@ -40,6 +40,7 @@ COMMANDS = {
     "train": "Train a U-Net on a folder of image/mask pairs.",
     "eval": "Score a trained U-Net on a folder of pairs.",
     "predict": "Write masks for images.",
+    "bench": "Measure how fast this machine is, and where the time goes.",
     "prune": "Take the skips whose switch is off out of a trained U-Net.",
     "doctor": "Say what this machine offers.",
 }

@@ -179,7 +179,7 @@ class Rewritten:
     def __call__(self, image: Tensor) -> Tensor:
         """Logits of a prepared image."""
         continued = self._network.continued(image)
-        graph = self._graph or self._own.graph(continued)
+        graph = self._own.graph(continued) if self._graph is None else self._graph
         if graph is None:
             return self._eager(image)
         return self._network.cropped(graph(continued.to(self._dtype)), image)
