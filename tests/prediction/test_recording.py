@@ -63,7 +63,7 @@ class Twice(nn.Module):
         nn.init.normal_(self.norm.running_mean)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
-        features = self.convolution(image)
+        features: Tensor = self.convolution(image)
         normed: Tensor = self.norm(features)
         return features + normed
 
@@ -76,7 +76,7 @@ def test_a_convolution_that_others_need_too_keeps_its_weights() -> None:
 def in_place(image: Tensor) -> Tensor:
     features = image.mul(2)
     features.add_(1).relu_()
-    return features.mul(features)
+    return torch.mul(features, features)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ from unetseg.errors import (
 )
 from unetseg.progress import Silent
 from unetseg.training.checkpoint import load_state
-from unetseg.training.fit import Trainer, train
+from unetseg.training.fit import train
+from unetseg.training.learner import Learner
 from unetseg.training.schedule import learning_rate_factor
 
 
@@ -300,14 +301,14 @@ def test_a_signal_at_the_last_step_does_not_cost_the_last_validation(
 def test_a_step_that_is_no_number_leaves_no_trace(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backward = Trainer._backward
+    step = Learner.step
 
-    def poisoned(self: Trainer, part: Sample) -> torch.Tensor:
-        if self.step == 1:
-            part = part._replace(image=part.image.float() * torch.inf)
-        return backward(self, part)
+    def poisoned(self: Learner, batch: Sample, number: int, factor: float) -> torch.Tensor:
+        if number == 1:
+            batch = batch._replace(image=batch.image.float() * torch.inf)
+        return step(self, batch, number, factor)
 
-    monkeypatch.setattr(Trainer, "_backward", poisoned)
+    monkeypatch.setattr(Learner, "step", poisoned)
     run = train(data, tiny(), out=tmp_path, name="a")
     assert all(torch.isfinite(value).all() for value in weights(run).values())
     assert '"skipped"' in (run / "log.jsonl").read_text()
@@ -316,12 +317,12 @@ def test_a_step_that_is_no_number_leaves_no_trace(
 def test_only_such_steps_end_the_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backward = Trainer._backward
+    step = Learner.step
 
-    def poisoned(self: Trainer, part: Sample) -> torch.Tensor:
-        return backward(self, part._replace(image=part.image.float() * torch.inf))
+    def poisoned(self: Learner, batch: Sample, number: int, factor: float) -> torch.Tensor:
+        return step(self, batch._replace(image=batch.image.float() * torch.inf), number, factor)
 
-    monkeypatch.setattr(Trainer, "_backward", poisoned)
+    monkeypatch.setattr(Learner, "step", poisoned)
     with pytest.raises(DivergedError, match="not a number in 10 steps in a row"):
         train(data, tiny(epochs=20), out=tmp_path, name="a")
 

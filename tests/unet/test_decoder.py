@@ -30,6 +30,19 @@ def test_up_doubles_height_and_width(up: type[TransposeUp | BilinearUp]) -> None
     assert layer.bias is not None
 
 
+def test_transpose_up_has_the_gradients_of_a_transposed_convolution() -> None:
+    layer, features = TransposeUp(6, 4).double(), torch.randn(2, 6, 3, 5, dtype=torch.float64)
+    inputs = [features.requires_grad_(), *layer.parameters()]
+    ours = layer(features).sin()
+    torchs = functional.conv_transpose2d(inputs[0], inputs[1], inputs[2], stride=2).sin()
+    torch.testing.assert_close(ours, torchs)
+    gradients = (torch.autograd.grad(each.sum(), inputs) for each in (ours, torchs))
+    for ours, torchs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, torchs)
+    assert layer.bias is not None
+    assert torch.autograd.gradgradcheck(lambda x, _: layer(x), (inputs[0], layer.bias))
+
+
 def test_bilinear_up_may_convolve_before_it_interpolates() -> None:
     layer, features = BilinearUp(6, 4), torch.randn(2, 6, 3, 5)
     doubled = functional.interpolate(features, scale_factor=2, mode="bilinear")

@@ -1,0 +1,74 @@
+import doctest
+import json
+import re
+
+import numpy as np
+import pytest
+
+from benchmarks import rounds
+from benchmarks.rounds import (
+    in_turns,
+    machine_lines,
+    paired_ratio,
+    ratio_text,
+    ratios,
+    show,
+    spread,
+)
+
+
+def test_the_examples_hold() -> None:
+    assert doctest.testmod(rounds).failed == 0
+
+
+def test_spread_is_what_numpy_calls_quartiles() -> None:
+    values = np.random.default_rng(0).lognormal(size=11).tolist()
+    found = spread(values)
+    expected = np.quantile(values, [0.5, 0.25, 0.75])
+    np.testing.assert_allclose([found.median, found.low, found.high], expected)
+
+
+def test_a_machine_that_slows_down_for_all_changes_no_ratio() -> None:
+    slowness = np.linspace(1, 5, 9)
+    ratio = paired_ratio((2 * slowness).tolist(), (7 * slowness).tolist())
+    assert (ratio.median, ratio.low, ratio.high) == pytest.approx((3.5, 3.5, 3.5))
+
+
+def test_rounds_of_different_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        paired_ratio([1.0, 2.0], [1.0])
+
+
+def test_every_round_has_everyone_and_every_other_goes_backwards() -> None:
+    order: list[str] = []
+
+    def contender(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    names = ("a", "b", "c")
+    measured = in_turns({name: lambda name=name: contender(name) for name in names}, 2)  # type: ignore[misc]
+    assert order == ["a", "b", "c", "c", "b", "a"]
+    assert measured == {"a": [1.0, 6.0], "b": [2.0, 5.0], "c": [3.0, 4.0]}
+
+
+def test_one_round_is_measured_even_without_time() -> None:
+    assert in_turns({"a": lambda: 1.0}, 5, budget=-1) == {"a": [1.0]}
+
+
+def test_ratios_and_their_text() -> None:
+    told = ratios({"ours": [1.0, 1.0, 2.0], "plain": [4.0, 6.0, 16.0], "flags": [1.0, 1.0, 2.0]})
+    assert told["ratio_plain"] == 6.0
+    assert told["ratio_flags"] == 1.0
+    assert ratio_text(told, "plain") == "6.00 (5.00–7.00)"
+
+
+def test_the_machine_is_named() -> None:
+    first, second = machine_lines()
+    assert re.match(r"\d{4}-\d\d-\d\d · .+, \d+ cores?$", first)
+    assert "torch" in second
+
+
+def test_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    show(["a table", ""], {"ratio_plain": 6.1})
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"ratio_plain": 6.1}

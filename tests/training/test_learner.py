@@ -1,0 +1,156 @@
+"""Laws of a training step: parts add up, bad steps leave no trace, nothing is read back."""
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unetseg.bundle import Normalisation, Segmenter
+from unetseg.config import NetworkConfig, TrainingConfig
+from unetseg.data.dataset import Sample
+from unetseg.runtime import Machine
+from unetseg.training.learner import Learner
+from unetseg.training.losses import SegmentationLoss
+from unetseg.training.optimizer import update_average
+from unetseg.unet.build import build_unet
+
+Kind = Literal["dice_ce", "dice", "ce"]
+CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
+NORMALISATION = Normalisation(kind="dataset", mean=(120.0,) * 3, std=(60.0,) * 3)
+
+
+def learner(norm: str = "batch", loss: Kind = "dice_ce", **training: object) -> Learner:
+    """A small network with fresh weights, the same each time."""
+    torch.manual_seed(0)
+    network = build_unet(
+        NetworkConfig.model_validate({"depth": 2, "width": 4, "norm": norm}), bands=3, classes=3
+    )
+    config = TrainingConfig.model_validate(training)
+    weighted = SegmentationLoss(loss, torch.tensor([1.0, 2.0, 3.0]), (1, 2))
+    return Learner(Segmenter(network, NORMALISATION).train(), weighted, config, 0.01, CPU)
+
+
+def crops(seed: int, count: int = 4) -> Sample:
+    draw = torch.Generator().manual_seed(seed)
+    image = torch.randint(256, (count, 3, 32, 32), generator=draw, dtype=torch.uint8)
+    mask = torch.randint(3, (count, 32, 32), generator=draw, dtype=torch.uint8)
+    return Sample(image, mask, torch.tensor([[0.0], [1.0]]).repeat(count, 1, 3))
+
+
+def poisoned(sample: Sample) -> Sample:
+    image = sample.image.float()
+    image[0, 0, 0, 0] = torch.inf
+    return sample._replace(image=image)
+
+
+def tensors(of: Learner) -> list[Tensor]:
+    """Copies of everything that a step may change."""
+    state = of.state()
+    moments = [value for each in state["optimizer"]["state"].values() for value in each.values()]
+    both = [*state["weights"].values(), *state["average"].values()]
+    return [tensor.clone() for tensor in (*both, *moments)]
+
+
+def assert_equal(one: Learner, other: Learner) -> None:
+    for ours, theirs in zip(tensors(one), tensors(other), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_parts_of_a_step_add_up_to_the_whole() -> None:
+    whole, parts = (learner("group", "ce", accumulate=n) for n in (1, 4))
+    losses = [each.step(crops(1), 0, 1.0) for each in (whole, parts)]
+    torch.testing.assert_close(*losses)
+    for ours, theirs in zip(tensors(whole), tensors(parts), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("ema", [True, False])
+@pytest.mark.parametrize("bad", [0, 2])
+def test_a_bad_step_leaves_everything_as_it_was(optimizer: str, ema: bool, bad: int) -> None:
+    """What follows is as if it had never been: with Adam's counters, momentum and all."""
+    settings: dict[str, Any] = {"optimizer": optimizer, "ema": ema, "accumulate": 2}
+    clean, hurt = learner(**settings), learner(**settings)
+    for number in range(4):
+        if number == bad:
+            before = tensors(hurt)
+            hurt.step(poisoned(crops(9)), number, 1.0)
+            assert all(map(torch.equal, tensors(hurt)[: len(before)], before))
+        for each in (clean, hurt):
+            each.step(crops(number), number, 1.0)
+    assert_equal(clean, hurt)
+    assert hurt.skips.read() == (1, 1)
+
+
+def test_bad_steps_in_a_row_are_counted() -> None:
+    bad = learner()
+    for number, is_bad in enumerate([True, True, False, True]):
+        bad.step(poisoned(crops(number)) if is_bad else crops(number), number, 1.0)
+    assert bad.skips.read() == (3, 2)
+    assert bad.skips.read() == (0, 2)
+
+
+class ReadsNothing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Fails where the processor reads a number of a tensor, or makes a tensor of its numbers.
+
+    On a GPU it would wait there until everything before is computed.
+    """
+
+    WAITING = ("_local_scalar_dense", "is_nonzero", "lift_fresh", "nonzero", "equal", "item")
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.WAITING, name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("loss", ["dice_ce", "dice", "ce"])
+def test_a_step_reads_nothing_back(loss: Kind, optimizer: str) -> None:
+    busy = learner(loss=loss, optimizer=optimizer, accumulate=2)
+    busy.step(crops(0), 0, 1.0)  # the first makes Adam's counters
+    batch = crops(1)
+    with ReadsNothing():  # type: ignore[no-untyped-call]
+        busy.step(batch, 1, 1.0)
+
+
+def test_reading_is_noticed() -> None:
+    nothing: Any = ReadsNothing()  # type: ignore[no-untyped-call]
+    with nothing, pytest.raises(AssertionError, match="_local_scalar_dense"):
+        float(torch.ones(()) + 1)
+
+
+@pytest.mark.parametrize("clip", [0.01, 1e6])
+def test_long_gradients_are_clipped_as_torch_does(clip: float) -> None:
+    ours, theirs = learner("group", clip=clip), learner("group")
+    ours.step(crops(3), 0, 1.0)
+    theirs.add_gradient(crops(3))
+    nn.utils.clip_grad_norm_(theirs.segmenter.parameters(), clip)
+    theirs.optimizer.param_groups[0]["lr"] = theirs.optimizer.param_groups[1]["lr"] = 0.01
+    theirs.optimizer.step()
+    for moved, expected in zip(
+        ours.segmenter.parameters(), theirs.segmenter.parameters(), strict=True
+    ):
+        torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_running_mean_weighs_late_steps_more() -> None:
+    """Its weights are those of the recursion m ← d·m + (1 − d)·w, for floats of every kind."""
+    live, mean = nn.BatchNorm2d(2), nn.BatchNorm2d(2).requires_grad_(False)
+    expected = 1.0
+    for step in range(20):
+        for value in (*live.parameters(), live.running_var):
+            assert value is not None
+            nn.init.constant_(value, float(step))
+        assert live.num_batches_tracked is not None
+        live.num_batches_tracked.fill_(step)
+        update_average(mean, live, step, torch.tensor(True))
+        decay = (1 + step) / (10 + step)
+        expected = decay * expected + (1 - decay) * step
+    torch.testing.assert_close(mean.weight, torch.full((2,), expected))
+    torch.testing.assert_close(mean.running_var, torch.full((2,), expected))
+    assert mean.num_batches_tracked == 19
