@@ -1,1 +1,14 @@
-"""Measurements that take minutes; each is a command, `python -m benchmarks.NAME`."""
+"""Measurements that take minutes; each is a command, `python -m benchmarks.NAME`.
+
+    predict_folder   a folder of images → a folder of masks, against the plain script
+    train_steps      training steps, loading included, against the plain script; --curves: what is
+                     learned
+    forward_pass     the network alone, against a product of matrices
+    startup          what a command costs before it works
+    growth           memory and pace over thousands of images
+    giant_raster     an image bigger than memory
+
+The plain scripts are in baseline.py. All contenders are processes of their own (contenders.py,
+workers.py) and are measured in turns (rounds.py); the last line of each is one JSON object, and
+--save writes benchmarks/results/NAME.md. UNETSEG_REAL_DATA names the folder with real images.
+"""

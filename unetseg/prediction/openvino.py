@@ -134,29 +134,22 @@ def _imported() -> Any:
 
 
 def _converted(openvino: Any, network: UNet, bands: int) -> Any:
-    """The network as OpenVINO's model of images 1×C×H×W, H and W being all that fit it."""
-    from torch.export import Dim, export
-
-    geometry = network.geometry
-    least = (geometry.fitting(2 * geometry.margin + 1) - geometry.offset) // geometry.stride
-    sides = {
-        axis: geometry.stride * Dim(name, min=least) + geometry.offset
-        for axis, name in ((2, "rows"), (3, "columns"))
-    }
-    example = _noise(geometry, EXAMPLE, bands)
-    # whoever predicts may be in inference mode and autocast, which the export would write down
+    """The network as OpenVINO's model of images whose sides fit it."""
+    frontend = openvino.frontend
+    failures = (RuntimeError, frontend.OpConversionFailure, frontend.GeneralFailure)
+    example = _noise(network.geometry, EXAMPLE, bands)
+    # whoever predicts may be in inference mode and autocast, which would be written down
     with (
         warnings.catch_warnings(),
         torch.inference_mode(mode=False),
         torch.autocast("cpu", enabled=False),
         torch.no_grad(),
     ):
-        warnings.simplefilter("ignore")  # of what the two libraries deprecate in one another
+        warnings.simplefilter("ignore")  # of what torch deprecates and OpenVINO uses
         try:
-            program = export(_OnGrid(network), (example,), dynamic_shapes=(sides,))
-            return openvino.convert_model(program)
-        except RuntimeError as error:
-            raise _unfit(str(error).strip().split("\n", 1)[0]) from error
+            return openvino.convert_model(_OnGrid(network), example_input=example)
+        except failures as error:
+            raise _unfit(" ".join(str(error).split())) from error
 
 
 def _unfit(reason: str) -> MachineError:
@@ -166,6 +159,6 @@ def _unfit(reason: str) -> MachineError:
 def _noise(geometry: Geometry, strides: tuple[int, int], bands: int) -> Tensor:
     """Normalised noise of a size that fits the network, channels_last."""
     sides = [geometry.fitting(2 * geometry.margin + n * geometry.stride) for n in strides]
-    generator = torch.Generator().manual_seed(0)  # the global one is not to be disturbed
+    generator = torch.Generator().manual_seed(strides[0])  # the global one is not to be disturbed
     noise = torch.randn(1, bands, *sides, generator=generator)
     return noise.contiguous(memory_format=torch.channels_last)

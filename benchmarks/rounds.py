@@ -1,0 +1,161 @@
+"""Contenders measured in turns: ratios, their spread, and the machine they were measured on.
+
+A shared machine is faster in one minute than in the next. So contenders are measured in turns, each
+round gives one ratio, and the median of the ratios is what is told, with the middle half of them.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from unetseg.storage import write_text
+
+RESULTS = Path(__file__).parent / "results"
+UNITS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "bf16", "asimddp")
+"""Flags of processors that decide how fast a network runs."""
+PACKAGES = ("torch", "numpy", "pillow", "openvino")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long the others took as we did."""
+
+    median: float
+    low: float
+    """The lower quartile of the rounds."""
+    high: float
+    """The upper quartile."""
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f}× ({self.low:.2f}–{self.high:.2f})"
+
+    def rounded(self) -> dict[str, float]:
+        """The three numbers, for JSON."""
+        return {name: round(value, 3) for name, value in asdict(self).items()}
+
+
+def spread(values: Sequence[float]) -> Ratio:
+    """Median and quartiles of `values`; of one value, that value.
+
+    >>> spread([3.0, 1.0, 2.0, 5.0, 4.0])
+    Ratio(median=3.0, low=2.0, high=4.0)
+    """
+    if len(values) == 1:
+        return Ratio(values[0], values[0], values[0])
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Ratio(median, low, high)
+
+
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+    """The ratio of each round, theirs / ours, as median and quartiles.
+
+    Args:
+        ours: Seconds for a unit of work, one number per round.
+        theirs: The same of the others, from the same rounds in the same order.
+
+    Raises:
+        ValueError: not the same number of rounds.
+
+    >>> print(paired_ratio([1.0, 2.0, 1.0], [2.0, 8.0, 3.0]))
+    3.00× (2.50–3.50)
+    """
+    return spread([their / our for our, their in zip(ours, theirs, strict=True)])
+
+
+def in_turns(
+    contenders: Mapping[str, Callable[[], float]], rounds: int, budget: float | None = None
+) -> dict[str, list[float]]:
+    """Measure all contenders in every round; every other round goes backwards.
+
+    Args:
+        contenders: Name → a function that works once and returns seconds per unit of work.
+        rounds: At most so many; at least one is done.
+        budget: Seconds; no round begins that would last beyond them, if it is as long as the
+            longest before.
+
+    Returns:
+        Name → one number per round.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in contenders}
+    names, began, longest = list(contenders), time.monotonic(), 0.0
+    for _ in range(rounds):
+        start = time.monotonic()
+        if longest and budget is not None and start - began + longest > budget:
+            break
+        for name in names:
+            measured[name].append(contenders[name]())
+        names.reverse()
+        longest = max(longest, time.monotonic() - start)
+    return measured
+
+
+def ratios(seconds: Mapping[str, Sequence[float]], ours: str = "ours") -> dict[str, Any]:
+    """`ratio_NAME` and `spread_NAME` (quartiles) of all others, from `in_turns`, for JSON."""
+    told: dict[str, Any] = {}
+    for name in seconds.keys() - {ours}:
+        ratio = paired_ratio(seconds[ours], seconds[name])
+        told[f"ratio_{name}"] = round(ratio.median, 3)
+        told[f"spread_{name}"] = [round(ratio.low, 3), round(ratio.high, 3)]
+    return dict(sorted(told.items()))
+
+
+def ratio_text(told: Mapping[str, Any], name: str) -> str:
+    """What `ratios` tells of `name`, for a table.
+
+    >>> ratio_text({"ratio_plain": 6.1, "spread_plain": [5.9, 6.25]}, "plain")
+    '6.10 (5.90–6.25)'
+    """
+    low, high = told[f"spread_{name}"]
+    return f"{told[f'ratio_{name}']:.2f} ({low:.2f}–{high:.2f})"
+
+
+def machine_lines() -> list[str]:
+    """Date, processor and versions, as lines of text; imports nothing heavy."""
+    model, cores, flags = processor()
+    found = [f"{name} {version}" for name, version in _versions().items()]
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    return [
+        f"{date.today().isoformat()} · {model}, {cores} core{'s' if cores > 1 else ''}",
+        f"units: {', '.join(flags) or 'unknown'} · Python {python}, {', '.join(found)}",
+    ]
+
+
+def processor() -> tuple[str, int, list[str]]:
+    """Name of the processor, its cores, and those of its flags that matter here."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    entries = [line.partition(":") for line in lines]
+    facts = {key.strip().lower(): value.strip() for key, _, value in entries}
+    words = set((facts.get("flags") or facts.get("features") or "").split())
+    cores = max(1, sum(key.strip() == "processor" for key, _, _ in entries))
+    return facts.get("model name", "unknown processor"), cores, [u for u in UNITS if u in words]
+
+
+def save(name: str, title: str, lines: Sequence[str]) -> Path:
+    """Write `benchmarks/results/NAME.md`: title, machine, and what was measured."""
+    path = RESULTS / f"{name}.md"
+    write_text(path, "\n".join([f"# {title}", "", *machine_lines(), "", *lines, ""]))
+    return path
+
+
+def show(lines: Sequence[str], result: Mapping[str, object]) -> None:
+    """Print lines, and `result` as the last one, as JSON."""
+    sys.stdout.write("\n".join([*lines, json.dumps(result)]) + "\n")
+    sys.stdout.flush()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

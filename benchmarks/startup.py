@@ -1,0 +1,171 @@
+"""What a command line costs before and around its work: `--help`, and one image from the shell.
+
+    python -m benchmarks.startup --rounds 7
+
+Each command is a process of its own, started in turns with one that only imports torch; what is
+told is the wall time, and what of it is left without that import. Python keeps its bytecode in a
+temporary folder, so that the first start (which compiles all of it) is told apart from the others.
+The last line is one JSON object.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.networks import fresh_run, plain_weights
+from benchmarks.pictures import lay, pieces
+from benchmarks.rounds import in_turns, machine_lines, save, show, spread
+
+SIDE = 512
+"""Of the image, pixels."""
+HELP, ONE = 0.5, 3.0
+"""Seconds that `--help`, and an image without the import of torch, may take."""
+TORCH = "import torch"
+
+
+class Command:
+    """A process that is started again and again.
+
+    Args:
+        words: What follows `python`.
+        environment: Its environment.
+    """
+
+    def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._command = [sys.executable, *words]
+        self._environment = environment
+        self.processor: list[float] = []
+        """Seconds of processor time of every start; other processes disturb them less."""
+        self.first = self()
+        """Seconds of the first start."""
+        self.processor.clear()
+
+    def __call__(self) -> float:
+        """Wall time from start to end, seconds."""
+        began = time.monotonic()
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(self._command, stdout=quiet, env=self._environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(self._command)} ended with {process.returncode}")
+        self.processor.append(usage.ru_utime + usage.ru_stime)
+        return time.monotonic() - began
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print a table and a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="benchmarks.startup")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=150, help="no round begins after these")
+    parser.add_argument("--engine", default="auto", help="unetseg's engine")
+    parser.add_argument("--train", action="store_true", help="also the shortest of trainings")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/startup.md")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="startup-") as folder:
+        rows = measure(Path(folder), given)
+    lines = [*table(rows), ""]
+    if given.save:
+        save("startup", "Start-up", lines)
+    show([*machine_lines(), "", *lines], summary(rows))
+
+
+def measure(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The figures of every command."""
+    started = {
+        name: Command(words, bytecode_in(folder / "bytecode"))
+        for name, words in commands(folder, given).items()
+    }
+    seconds = in_turns(started, given.rounds, given.seconds)
+    rows = {}
+    for name, command in started.items():
+        wall, busy = seconds[name], command.processor
+        rows[name] = {
+            "wall": figures(wall),
+            "beyond_torch": figures(differences(wall, seconds[TORCH])),
+            "processor": figures(busy),
+            "processor_beyond_torch": figures(differences(busy, started[TORCH].processor)),
+            "first": round(command.first, 3),
+        }
+    return rows
+
+
+def commands(folder: Path, given: argparse.Namespace) -> dict[str, list[str]]:
+    """Name → what follows `python`; the import of torch comes first."""
+    drawn = lay(folder / "pairs", pieces(folder / "sample", 8), (SIDE, SIDE), 8, ".png")
+    image = next((drawn / "images").iterdir())
+    lone = folder / "lone" / "image.png"
+    lone.parent.mkdir()
+    image.rename(lone)
+    unetseg = ["-m", "unetseg"]
+    found = {
+        TORCH: ["-c", TORCH],
+        "--help": [*unetseg, "--help"],
+        "predict --help": [*unetseg, "predict", "--help"],
+    }
+    out = ["--existing", "overwrite", "--engine", given.engine, "-o", str(folder / "masks")]
+    for network in ("base16", "classic"):
+        run = fresh_run(network, folder / "runs")
+        found[f"one image, {network}"] = [*unetseg, "predict", str(run), str(lone), *out]
+    weights = plain_weights("classic", run, folder / "weights.pt")
+    script = ["-m", "benchmarks.baseline", "plain", "classic", str(weights)]
+    found["one image, plain script"] = [*script, str(lone.parent), str(folder / "plain")]
+    if given.train:
+        words = ["train", str(drawn), "--out", str(folder), "--existing", "overwrite", "-e", "1"]
+        found["one epoch"] = [*unetseg, *words]
+    return found
+
+
+def bytecode_in(folder: Path) -> dict[str, str]:
+    """This environment, with Python's bytecode kept in `folder`."""
+    names = {"PYTHONPYCACHEPREFIX": str(folder), "PYTHONDONTWRITEBYTECODE": ""}
+    return {**os.environ, **names}
+
+
+def differences(seconds: Sequence[float], torch: Sequence[float]) -> list[float]:
+    """What is left of each round without the import of torch in that round."""
+    return [one - other for one, other in zip(seconds, torch, strict=True)]
+
+
+def figures(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles, for JSON."""
+    return spread(values).rounded()
+
+
+def summary(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the targets speak of, and everything else below it."""
+    found = {
+        "help_seconds": rows["--help"]["wall"]["median"],
+        "torch_seconds": rows[TORCH]["wall"]["median"],
+        "one_image_beyond_torch": rows["one image, classic"]["beyond_torch"]["median"],
+    }
+    held = found["help_seconds"] <= HELP and found["one_image_beyond_torch"] <= ONE
+    return {**found, "targets_held": held, "commands": rows}
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The figures as lines of Markdown."""
+    lines = [
+        "| seconds | wall | without torch | processor | without torch | first start, wall |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        cells = [text(row[key]) for key in ("wall", "beyond_torch")]
+        cells += [text(row[key]) for key in ("processor", "processor_beyond_torch")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['first']:.2f} |")
+    return lines
+
+
+def text(found: Mapping[str, float]) -> str:
+    """A median with the middle half of the rounds."""
+    return f"{found['median']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
+
+
+if __name__ == "__main__":
+    main()
