@@ -17,6 +17,9 @@ from typing import Any, Self
 MOST_UNITS = 16
 """Units of one turn at most: that many images fill the pipeline of a prediction."""
 
+SLOW = 10.0
+"""Seconds; what takes so long for a unit is warm after one."""
+
 
 class ContenderError(RuntimeError):
     """A contender's process ended; what went wrong stands on standard error."""
@@ -35,6 +38,7 @@ class Contender:
         self.units = 1
         self.first = 0.0
         """Seconds of one of the first units, with all that is done once."""
+        self._turn, self._most = 0.0, MOST_UNITS
         began = time.monotonic()
         pipe = subprocess.PIPE
         command = [sys.executable, "-m", *words]
@@ -48,22 +52,23 @@ class Contender:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{self.units}\n")
         self._process.stdin.flush()
-        return float(self._answer()["seconds"])
+        seconds = float(self._answer()["seconds"])
+        if self._turn:
+            self.units = max(1, min(self._most, round(self._turn / seconds)))
+        return seconds
 
-    def warm_up(self, seconds: float, most: int = MOST_UNITS, first: int = 1) -> Self:
-        """Work until it is warm, and choose `units` so that a turn takes about `seconds`.
+    def warm_up(self, turn: float, most: int = MOST_UNITS, first: int = 1) -> Self:
+        """Work until it is warm; from then on a turn takes about `turn` seconds.
 
         Args:
-            seconds: Of a turn.
+            turn: Seconds; at least one unit is worked on.
             most: Units of a turn at most.
             first: Units before anything is measured.
         """
-        self.units = first
+        self._turn, self._most, self.units = turn, most, first
         self.first = self.go()
-        self.units = 1
-        self.units = max(1, min(most, round(seconds / self.go())))
-        if self.units > 1:  # all of a turn overlapped is another thing than one unit
-            self.units = max(1, min(most, round(seconds / self.go())))
+        if self.first < SLOW:
+            self.go()
         return self
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Laws of a training step: parts add up, bad steps leave no trace, nothing is read back."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytest
@@ -21,15 +22,20 @@ CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 NORMALISATION = Normalisation(kind="dataset", mean=(120.0,) * 3, std=(60.0,) * 3)
 
 
-def learner(norm: str = "batch", loss: Kind = "dice_ce", **training: object) -> Learner:
+def learner(
+    training: dict[str, object] | None = None,
+    norm: str = "batch",
+    loss: Kind = "dice_ce",
+    weights: Sequence[float] | None = (1.0, 2.0, 3.0),
+) -> Learner:
     """A small network with fresh weights, the same each time."""
     torch.manual_seed(0)
     network = build_unet(
         NetworkConfig.model_validate({"depth": 2, "width": 4, "norm": norm}), bands=3, classes=3
     )
-    config = TrainingConfig.model_validate(training)
-    weighted = SegmentationLoss(loss, torch.tensor([1.0, 2.0, 3.0]), (1, 2))
-    return Learner(Segmenter(network, NORMALISATION).train(), weighted, config, 0.01, CPU)
+    config = TrainingConfig.model_validate(training or {})
+    made = SegmentationLoss(loss, None if weights is None else torch.tensor(weights), (1, 2))
+    return Learner(Segmenter(network, NORMALISATION).train(), made, config, 0.01, CPU)
 
 
 def crops(seed: int, count: int = 4) -> Sample:
@@ -59,7 +65,7 @@ def assert_equal(one: Learner, other: Learner) -> None:
 
 
 def test_parts_of_a_step_add_up_to_the_whole() -> None:
-    whole, parts = (learner("group", "ce", accumulate=n) for n in (1, 4))
+    whole, parts = (learner({"accumulate": n}, "group", "ce", None) for n in (1, 4))
     losses = [each.step(crops(1), 0, 1.0) for each in (whole, parts)]
     torch.testing.assert_close(*losses)
     for ours, theirs in zip(tensors(whole), tensors(parts), strict=True):
@@ -72,7 +78,7 @@ def test_parts_of_a_step_add_up_to_the_whole() -> None:
 def test_a_bad_step_leaves_everything_as_it_was(optimizer: str, ema: bool, bad: int) -> None:
     """What follows is as if it had never been: with Adam's counters, momentum and all."""
     settings: dict[str, Any] = {"optimizer": optimizer, "ema": ema, "accumulate": 2}
-    clean, hurt = learner(**settings), learner(**settings)
+    clean, hurt = learner(settings), learner(settings)
     for number in range(4):
         if number == bad:
             before = tensors(hurt)
@@ -111,7 +117,7 @@ class ReadsNothing(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("loss", ["dice_ce", "dice", "ce"])
 def test_a_step_reads_nothing_back(loss: Kind, optimizer: str) -> None:
-    busy = learner(loss=loss, optimizer=optimizer, accumulate=2)
+    busy = learner({"optimizer": optimizer, "accumulate": 2}, loss=loss)
     busy.step(crops(0), 0, 1.0)  # the first makes Adam's counters
     batch = crops(1)
     with ReadsNothing():  # type: ignore[no-untyped-call]
@@ -126,7 +132,7 @@ def test_reading_is_noticed() -> None:
 
 @pytest.mark.parametrize("clip", [0.01, 1e6])
 def test_long_gradients_are_clipped_as_torch_does(clip: float) -> None:
-    ours, theirs = learner("group", clip=clip), learner("group")
+    ours, theirs = learner({"clip": clip}, "group"), learner(norm="group")
     ours.step(crops(3), 0, 1.0)
     theirs.add_gradient(crops(3))
     nn.utils.clip_grad_norm_(theirs.segmenter.parameters(), clip)

@@ -20,7 +20,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import irfft2, next_fast_len, rfft2
 
 from unetseg.audit.evidence import Evidence
 from unetseg.audit.finding import Finding, listed
@@ -143,6 +142,8 @@ def agreement(image: NDArray[Any], index: Index) -> Agreement | None:
 
 def _correlate(edge: Array, line: Array) -> Array:
     """33×33: at row 16 + d, column 16 + r the sum of edge(p)·line(p + (d, r)) over the pixels."""
+    from scipy.fft import irfft2, next_fast_len, rfft2  # training does without
+
     shape = [next_fast_len(length, real=True) for length in edge.shape]
     product = rfft2(edge, shape).conj() * rfft2(line, shape)
     values = np.roll(irfft2(product, shape), (REACH, REACH), (0, 1))

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dctn
-from scipy.stats import rankdata
 
 from unetseg.data.images import effective_bands
 
@@ -74,6 +72,9 @@ def perceptual_hash(image: NDArray[Any]) -> str:
     >>> perceptual_hash(np.full((8, 8, 3), 200, np.uint8))
     ''
     """
+    from scipy.fft import dctn  # half a second, spared where the hashes are known
+    from scipy.stats import rankdata
+
     small = _thumbnail(image)
     spread = float(small.std())
     if not spread > _FLAT * float(np.abs(small).max()):

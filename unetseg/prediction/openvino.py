@@ -7,6 +7,7 @@ one size is 5–25% faster than OpenVINO's code for any size.
 import sys
 import warnings
 from functools import lru_cache
+from textwrap import shorten
 from typing import Any, cast
 
 import torch
@@ -149,7 +150,7 @@ def _converted(openvino: Any, network: UNet, bands: int) -> Any:
         try:
             return openvino.convert_model(_OnGrid(network), example_input=example)
         except failures as error:
-            raise _unfit(" ".join(str(error).split())) from error
+            raise _unfit(shorten(str(error), 400)) from error
 
 
 def _unfit(reason: str) -> MachineError:

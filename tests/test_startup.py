@@ -1,0 +1,73 @@
+"""What each door loads: nothing heavy before it is needed, so that short work starts at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
+from unetseg.cli.app import COMMANDS, LAB
+from unetseg.config import NetworkConfig
+from unetseg.data.masks import ClassInfo, ClassMap
+
+HEAVY = {"torch", "numpy", "PIL", "cv2", "scipy", "yaml", "matplotlib", "rasterio"}
+SELDOM = {
+    *("albumentations", "matplotlib", "openvino", "pycocotools", "rasterio", "scipy"),
+    *("segmentation_models_pytorch", "sympy", "tensorboard", "timm", "torchvision"),
+    *("torch._dynamo", "torch._inductor"),
+}
+"""What only some images, networks and commands need."""
+
+
+def loaded(script: str, modules: set[str]) -> set[str]:
+    """Those of `modules` that a process of its own has loaded at the end of a script."""
+    report = f"{script}\nprint('loaded', *({modules!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{report}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_no_help_page_loads_anything_heavy() -> None:
+    pages = [[verb, "--help"] for verb in COMMANDS] + [["lab", verb, "--help"] for verb in LAB]
+    script = f"from unetseg.cli.app import run\nfor page in {pages!r}:\n    assert run(page) == 0"
+    assert loaded(script, HEAVY) == set()
+
+
+@pytest.mark.parametrize("module", ["audit.audit", "importers.importing", "data.sample"])
+def test_what_needs_no_network_does_without_torch(module: str) -> None:
+    assert loaded(f"import unetseg.{module}", {"torch"}) == set()
+
+
+def test_a_prediction_from_the_shell_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+    info = BundleInfo(
+        network=NetworkConfig(width=4, depth=2),
+        bands=3,
+        dtype="uint8",
+        class_map=ClassMap(
+            classes=(
+                ClassInfo(name="background", code=0, colour=(0, 0, 0)),
+                ClassInfo(name="cell", code=255, colour=(255, 0, 0)),
+            ),
+            background=0,
+        ),
+        normalisation=Normalisation(kind="dataset", mean=(100.0,) * 3, std=(50.0,) * 3),
+        tile=256,
+        overlap=0.25,
+    )
+    save_bundle(tmp_path / "run", build_segmenter(info).state_dict(), info)
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "image.png")
+    words = ["predict", *(str(tmp_path / name) for name in ("run", "image.png"))]
+    words += ["-o", str(tmp_path / "masks")]
+    script = f"from unetseg.cli.app import run\nassert run({words!r}) == 0"
+    assert loaded(script, SELDOM) == set()
+    assert (tmp_path / "masks" / "image.png").is_file()
+
+
+def test_training_loads_what_only_other_commands_need_late() -> None:
+    script = "import unetseg.training.fit, unetseg.evaluation.evaluate"
+    assert loaded(script, SELDOM) == set()
