@@ -27,6 +27,8 @@ PAIRS = 64
 BATCH = 8
 LOOKED_AT = 6
 """Steps whose times decide who loads our crops; they are not to be interrupted."""
+CORES_TO_SPARE = 4
+"""Cores from which processes load for a network on the CPU."""
 QUICK_SECONDS = 225.0
 """All that --quick takes, about."""
 
@@ -79,10 +81,15 @@ def measure(
     ours = ["benchmarks.workers", "train-ours", network, str(data), device, str(runs)]
     with contenders({"ours": ours} | commands) as all_of_them:
         for kind, contender in all_of_them.items():
-            contender.warm_up(TURN, first=LOOKED_AT if kind == "ours" else 1)
+            contender.warm_up(TURN, first=_first(device) if kind == "ours" else 1)
         left = given.seconds if ends is None else ends - time.monotonic()
         turns = {kind: one.go for kind, one in all_of_them.items()}
         return figures(in_turns(turns, given.rounds, left), all_of_them)
+
+
+def _first(device: str) -> int:
+    """Steps of ours before any turn ends: where processes may load, their number is found out."""
+    return LOOKED_AT if device != "cpu" or (os.cpu_count() or 1) >= CORES_TO_SPARE else 1
 
 
 def figures(seconds: dict[str, list[float]], them: dict[str, Contender]) -> dict[str, Any]:
