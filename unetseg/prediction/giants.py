@@ -54,11 +54,15 @@ def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
         "bytes": status.st_size,
         "modified": [status.st_mtime_ns, status.st_ctime_ns],  # copies may keep the first
         "nodata": str(stream.raster.nodata),
-        "model": info.model_dump(mode="json", exclude={"scores", "versions"}),
+        "model": info.model_dump(mode="json", exclude={"scores", "versions", "precision"}),
         "tile": stream.tile,
         "overlap": engine.overlap,
         "mirrors": len(engine.mirrors),
-        "arithmetic": [engine.machine.device.type, str(engine.machine.dtype)],
+        "arithmetic": [
+            engine.machine.device.type,
+            str(engine.machine.dtype),
+            engine.choice.name,
+        ],
     }
 
 
