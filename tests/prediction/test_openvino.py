@@ -1,5 +1,6 @@
 """What OpenVINO runs gives what torch gives: exactly in float32, nearly in bfloat16."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -101,6 +102,30 @@ def test_networks_that_it_cannot_run_are_refused(
     network.head = head  # type: ignore[assignment]
     with pytest.raises(MachineError, match=f"(?s)cannot run this network.*{reason}.*auto"):
         OpenVinoNetwork(network, torch.float32, threads=1)(image(1, 16, 16))
+
+
+SIGNAL = """
+import gc, os, signal, threading, torch
+from unetseg.config import NetworkConfig
+from unetseg.prediction.openvino import OpenVinoNetwork
+from unetseg.unet.build import build_unet
+
+network = build_unet(NetworkConfig(depth=1, width=4), bands=3, classes=2).eval()
+networks = [OpenVinoNetwork(network, torch.float32, threads=1)]
+networks[0](torch.zeros(1, 3, 16, 16))
+thread = threading.Thread(target=lambda: (networks.clear(), gc.collect()))
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("received"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@needs_openvino
+def test_signals_arrive_after_a_network_went_in_another_thread() -> None:
+    # OpenVINO's plugin leaves the thread that loaded it without a stack for signals
+    done = subprocess.run([sys.executable, "-c", SIGNAL], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "received\n"), done.stderr
 
 
 @needs_openvino

@@ -6,7 +6,7 @@ one size is 5–25% faster than OpenVINO's code for any size.
 
 import sys
 import warnings
-from functools import lru_cache
+from functools import cache, lru_cache
 from textwrap import shorten
 from typing import Any, cast
 
@@ -43,7 +43,7 @@ class OpenVinoNetwork:
 
     def __init__(self, network: UNet, dtype: torch.dtype, threads: int) -> None:
         self._openvino = _imported()
-        self._core = self._openvino.Core()
+        self._core = _core()
         self._network = network
         self._precision = "bf16" if dtype == torch.bfloat16 else "f32"
         self._threads = threads
@@ -132,6 +132,16 @@ def _imported() -> Any:
         summary = "--engine openvino needs OpenVINO, which cannot be imported"
         raise MachineError(summary, [error], mend="pip install 'unetseg[openvino]'") from error
     return openvino
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO's plugins, which stay for the life of the process.
+
+    Its CPU plugin gives the thread that loads it another stack for signals, and unmaps that when it
+    is unloaded, be it by another thread: the next signal, a Ctrl-C too, then ends the process.
+    """
+    return _imported().Core()
 
 
 def _converted(openvino: Any, network: UNet, bands: int) -> Any:

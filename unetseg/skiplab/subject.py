@@ -9,7 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unetseg.bundle import BundleInfo, Segmenter, image_statistics, load_bundle, to_machine
+from unetseg.bundle import (
+    BundleInfo,
+    Segmenter,
+    image_statistics,
+    load_bundle,
+    machine_for,
+    to_machine,
+)
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
 from unetseg.data.dataset import window
 from unetseg.data.description import described, find_described
@@ -68,15 +75,17 @@ def open_subject(
         DataError: pairs that cannot be read or do not fit the model, all of them.
         BundleError: there is no usable model.
     """
-    machine = start(device or DeviceConfig())
+    device = device or DeviceConfig()
     segmenter, info = load_bundle(run)
+    machine, remark = machine_for(info, start(device), device.precision)
     source = described(data, pairs or PairsConfig())
     allow_pixels(source.max_pixels)
     info = info.snapping(source.snap)
     found = find_described(data, source)
     split, chosen = choose_pairs(found, run_folder(run), config.split)
     by_image = {pair.image: pair for pair in chosen[: config.images_used]}
-    progress.say(f"{number(len(by_image), 'image')} of split {split} on {machine}")
+    why = f"; {remark}" if remark else ""
+    progress.say(f"{number(len(by_image), 'image')} of split {split} on {machine}{why}")
     views, failures = [], []
     for path, truth in read_ahead(by_image, lambda path: read_truth(by_image[path], info)):
         if isinstance(truth, UnetsegError):
