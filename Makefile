@@ -21,7 +21,7 @@ demo: $(STAMP) ## draw sample data, train, evaluate, predict
 	$(BIN)/unetseg demo $(ARGS)
 
 test: $(STAMP) ## run the test suite
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses auto --dist worksteal $(ARGS)
 
 check: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -35,6 +35,8 @@ bench: $(STAMP) ## measure against the plain script, in turns; ARGS=--quick take
 	$(BIN)/python -m benchmarks.forward_pass
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.threads
+	$(BIN)/python -m benchmarks.memory
 
 format: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -6,6 +6,8 @@
     forward_pass     the network alone, against a product of matrices
     startup          what a command costs before it works
     growth           memory and pace over thousands of images
+    threads          what a second core gives
+    memory           the largest memory of prediction and training
     giant_raster     an image bigger than memory
 
 The plain scripts are in baseline.py. All contenders are processes of their own (contenders.py,

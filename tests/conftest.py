@@ -9,6 +9,8 @@ from hypothesis import settings
 from PIL import Image
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would only wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("unetseg", deadline=None)  # machines that run tests are shared and slow
 settings.load_profile("unetseg")
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import forward_pass, predict_folder, train_steps
+from benchmarks import forward_pass, memory, predict_folder, threads, train_steps
 from benchmarks.predict_folder import Case
 
 pytestmark = pytest.mark.slow
@@ -51,3 +51,16 @@ def test_the_forward_pass_is_measured(capsys: pytest.CaptureFixture[str]) -> Non
     found = last_line(capsys)
     assert set(found["contenders"]) == {"auto", "eager", "plain", "flags"}
     assert found["share_of_product"] > 0
+
+
+def test_cores_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    threads.main(["--cores", "1", "--network", "base16", "--work", "forward", "--rounds", "2"])
+    assert last_line(capsys)["forward"]["seconds"]["1"] > 0
+
+
+def test_memory_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    memory.main(["--network", "base16", "--sides", "128", "--batches", "2"])
+    found = last_line(capsys)
+    (predicting,), (training,) = found["predict"], found["train"]
+    assert predicting["megabytes"] > found["torch_megabytes"]
+    assert training["checkpointing"] <= training["ours"]

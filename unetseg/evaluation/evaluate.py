@@ -143,9 +143,8 @@ def evaluate_pairs(
     whole = {pair.image: pair for pair in pairs if pair.image not in giants}
     counted: dict[Path, Counts | UnetsegError] = {}
     progress.start("evaluating", len(pairs))
-    for batch in alike(_read(whole, info, counted, progress), engine.images_at_once):
-        nodata = [georeference(pair.image)[1] for (pair, _), _ in batch]
-        predictions = engine.classes_of([image for _, image in batch], nodata)
+    batches = alike(_read(whole, info, counted, progress), engine.images_at_once)
+    for batch, predictions in engine.classes_of_each(batches, _nodata):
         for ((pair, index), image), prediction in zip(batch, predictions, strict=True):
             counted[pair.image] = count_classes(index, prediction, len(info.class_map.classes))
             if keep:
@@ -176,6 +175,10 @@ def _read(
             progress.advance("evaluating", file=path.name)
         else:
             yield (pairs[path], truth[1]), truth[0]
+
+
+def _nodata(known: tuple[Pair, NDArray[np.uint8]]) -> float | None:
+    return georeference(known[0].image)[1]
 
 
 def _is_giant(pair: Pair) -> bool:

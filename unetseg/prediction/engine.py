@@ -1,8 +1,9 @@
 """A trained U-Net made ready to predict on this machine: device, arithmetic, layout, tiles."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from unetseg.prediction.moments import Moments
 from unetseg.prediction.tiling import Blend, Layout, Logits, Tile, lay_out
 from unetseg.runtime import Machine, explained_memory
 
+T = TypeVar("T")
 PIXELS_ON_CPU = 2**17
 """Pixels of images or tiles that go through the network together: small ones are faster so."""
 PIXELS_ON_GPU = 2**21
@@ -53,6 +55,7 @@ class Engine:
         self.overlap = overlap
         self.mirrors = MIRRORS if tta else MIRRORS[:1]
         self.pixels: int | None = None  # of the whole job, where that is known
+        self.ahead = 0 if machine.is_cpu else 1  # batches a GPU is given before it is waited for
         self._engine = engine
         self._mean, self._std = (
             table.flatten().cpu().numpy() for table in (segmenter.mean, segmenter.std)
@@ -83,19 +86,50 @@ class Engine:
         self, images: Sequence[NDArray[Any]], nodata: Sequence[float | None]
     ) -> list[NDArray[np.uint8]]:
         """The classes of images of one size, all at once; `images_at_once` is a good number."""
+        return self._begin(images, nodata)()
+
+    def classes_of_each(
+        self,
+        batches: Iterable[Sequence[tuple[T, NDArray[Any]]]],
+        nodata: Callable[[T], float | None],
+    ) -> Iterator[tuple[Sequence[tuple[T, NDArray[Any]]], list[NDArray[np.uint8]]]]:
+        """Every batch with the classes of its images, in order.
+
+        A GPU works at one batch while the next is awaited and the one before is made use of.
+
+        Args:
+            batches: Images of one size each, with their names.
+            nodata: Of a name, the value of pixels without data.
+        """
+        begun: deque[tuple[Any, Callable[[], list[NDArray[np.uint8]]]]] = deque()
+        for batch in batches:
+            values = [nodata(name) for name, _ in batch]
+            begun.append((batch, self._begin([image for _, image in batch], values)))
+            if len(begun) > self.ahead:
+                done, classes = begun.popleft()
+                yield done, classes()
+        for done, classes in begun:
+            yield done, classes()
+
+    def _begin(
+        self, images: Sequence[NDArray[Any]], nodata: Sequence[float | None]
+    ) -> Callable[[], list[NDArray[np.uint8]]]:
+        """Set the network to work on images of one size; what is returned waits for the classes."""
         if self._is_whole(*images[0].shape[:2]):
-            found = most_probable(self._whole_logits(images, nodata))
+            index = most_probable(self._whole_logits(images, nodata))
         else:
-            found = np.concatenate(
-                [
-                    most_probable(self.logits(*each)[None])
-                    for each in zip(images, nodata, strict=True)
-                ]
-            )
-        for index, image, value in zip(found, images, nodata, strict=True):
-            if value is not None:
-                index[missing_pixels(image, value)] = IGNORED
-        return list(found)
+            known = zip(images, nodata, strict=True)
+            index = torch.cat([most_probable(self.logits(*each)[None]) for each in known])
+        wait = fetch(index)
+
+        def classes() -> list[NDArray[np.uint8]]:
+            found = wait()
+            for index, image, value in zip(found, images, nodata, strict=True):
+                if value is not None:
+                    index[missing_pixels(image, value)] = IGNORED
+            return list(found)
+
+        return classes
 
     def probabilities(
         self, image: NDArray[Any], nodata: float | None = None
@@ -236,11 +270,30 @@ class TileNetwork:
         return self._engine.forward(crops, self._statistics, [self._nodata] * len(crops))
 
 
-def most_probable(logits: Tensor) -> NDArray[np.uint8]:
+def most_probable(logits: Tensor) -> Tensor:
     """Class indexes N×H×W uint8 of logits N×K×H×W; the first class of equals."""
     # max().indices, because argmax over channels is many times slower on CPU (pytorch#140000).
     index = logits[:, 1] > logits[:, 0] if logits.shape[1] == 2 else logits.max(1).indices
-    return np.asarray(index.to(torch.uint8).cpu().numpy())
+    return index.to(torch.uint8)
+
+
+def fetch(tensor: Tensor) -> Callable[[], NDArray[Any]]:
+    """Start copying a tensor to the host; what is returned waits for the copy.
+
+    It waits for no work that a GPU is given later.
+    """
+    if tensor.device.type != "cuda":
+        return tensor.cpu().numpy
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> NDArray[Any]:
+        done.synchronize()
+        return np.asarray(host.numpy())
+
+    return wait
 
 
 def softmax(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[np.float32]:

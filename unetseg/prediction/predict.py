@@ -248,13 +248,14 @@ def predict_images(
     at_once = predictor.engine.images_at_once if not config.probabilities else _one
     with ThreadPoolExecutor(WRITERS) as writers:
         writes: deque[tuple[Path, Future[Path]]] = deque()
-        for batch in alike(_read(predictor, jobs, result, progress), at_once):
-            for answer in _predict_batch(predictor.engine, batch, config):
+        batches = alike(_read(predictor, jobs, result, progress), at_once)
+        for answers in _answers(predictor.engine, batches, config):
+            for answer in answers:
                 write = writers.submit(_write, answer, predictor.info.class_map, config)
                 writes.append((answer.job.image, write))
-            while len(writes) > max(AHEAD, len(batch)):
+            while len(writes) > max(AHEAD, len(answers)):
                 _collect(*writes.popleft(), result)
-            progress.advance("predicting", len(batch), file=batch[-1][0].image.name)
+            progress.advance("predicting", len(answers), file=answers[-1].job.image.name)
         for waiting in writes:
             _collect(*waiting, result)
     for job in jobs:
@@ -319,22 +320,29 @@ class _Answer:
     probabilities: NDArray[np.float32] | None = None
 
 
-def _predict_batch(
-    engine: Engine, batch: Sequence[tuple[Job, NDArray[Any]]], config: PredictConfig
-) -> Iterator[_Answer]:
-    """Predict images of one shape."""
-    jobs, images = zip(*batch, strict=True)
-    if not config.probabilities:
-        found = engine.classes_of(images, [job.nodata for job in jobs])
-        for job, image, index in zip(jobs, images, found, strict=True):
-            yield _Answer(job, image if config.overlay else None, index)
+def _answers(
+    engine: Engine,
+    batches: Iterable[Sequence[tuple[Job, NDArray[Any]]]],
+    config: PredictConfig,
+) -> Iterator[list[_Answer]]:
+    """Predict batches of images of one shape."""
+    if config.probabilities:
+        yield from ([_likely(engine, *each, config) for each in batch] for batch in batches)
         return
-    for job, image in batch:
-        logits = engine.logits(image, job.nodata)
-        missing = missing_pixels(image, job.nodata)
-        index = most_probable(logits[None])[0]
-        index[missing] = IGNORED
-        yield _Answer(job, image if config.overlay else None, index, softmax(logits, missing))
+    for batch, found in engine.classes_of_each(batches, lambda job: job.nodata):
+        yield [
+            _Answer(job, image if config.overlay else None, index)
+            for (job, image), index in zip(batch, found, strict=True)
+        ]
+
+
+def _likely(engine: Engine, job: Job, image: NDArray[Any], config: PredictConfig) -> _Answer:
+    """Predict an image with its probabilities."""
+    logits = engine.logits(image, job.nodata)
+    missing = missing_pixels(image, job.nodata)
+    index = most_probable(logits[None])[0].cpu().numpy()
+    index[missing] = IGNORED
+    return _Answer(job, image if config.overlay else None, index, softmax(logits, missing))
 
 
 def _write(answer: _Answer, class_map: ClassMap, config: PredictConfig) -> Path:

@@ -68,7 +68,7 @@ class Band:
         """Class indexes, rows×W; 255 without data."""
         found = []
         for logits, missing in self._pieces():
-            index = most_probable(logits[None])[0]
+            index = most_probable(logits[None])[0].numpy()
             index[missing] = IGNORED
             found.append(index)
         return np.concatenate(found)

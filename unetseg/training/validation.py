@@ -35,9 +35,8 @@ def score_split(
     classes = len(info.class_map.classes)
     counts: dict[int, Counts] = {}
     progress.start("validating", len(reader))
-    for batch in alike(_whole_pairs(reader), engine.images_at_once):
-        nodata = [facts[index].nodata for (index, _), _ in batch]
-        predictions = engine.classes_of([image for _, image in batch], nodata)
+    batches = alike(_whole_pairs(reader), engine.images_at_once)
+    for batch, predictions in engine.classes_of_each(batches, lambda known: facts[known[0]].nodata):
         for ((index, truth), _), prediction in zip(batch, predictions, strict=True):
             counts[index] = count_classes(truth, prediction, classes)
             progress.advance("validating")
