@@ -35,7 +35,7 @@ bench: $(STAMP) ## measure against the plain script, in turns; ARGS=--quick take
 	$(BIN)/python -m benchmarks.forward_pass
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.growth
-	$(BIN)/python -m benchmarks.threads
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.memory
 
 format: $(STAMP) ## let ruff mend what it can

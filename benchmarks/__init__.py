@@ -6,7 +6,7 @@
     forward_pass     the network alone, against a product of matrices
     startup          what a command costs before it works
     growth           memory and pace over thousands of images
-    threads          what a second core gives
+    scaling          with cores, with loading processes, with image size
     memory           the largest memory of prediction and training
     giant_raster     an image bigger than memory
 

@@ -58,16 +58,17 @@ def train_script(kind: str, network: str, data: str, device: str) -> None:
     serve(lambda count: list(itertools.islice(losses, count)))
 
 
-def train_ours(network: str, data: str, device: str, folder: str) -> None:
-    """`unetseg train`, which waits for orders between its steps."""
+def train_ours(network: str, data: str, device: str, folder: str, workers: str = "") -> None:
+    """`unetseg train`, which waits for orders between its steps; WORKERS processes load."""
     from benchmarks.contenders import InTurns, NoMoreOrders
     from benchmarks.networks import NETWORKS
     from unetseg.config import TrainConfig
     from unetseg.training.fit import train
 
     training = {"patch": 256, "batch": 8, "augment": "full", "upright": "no", "epochs": EPOCHS}
+    runtime = {"device": device} | ({"workers": int(workers)} if workers else {})
     config = TrainConfig.model_validate(
-        {"network": NETWORKS[network], "training": training, "runtime": {"device": device}}
+        {"network": NETWORKS[network], "training": training, "runtime": runtime}
     )
     with suppress(NoMoreOrders):
         train(data, config, out=folder, name=network, progress=InTurns())

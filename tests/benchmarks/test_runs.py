@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import forward_pass, memory, predict_folder, threads, train_steps
+from benchmarks import forward_pass, memory, predict_folder, scaling, train_steps
 from benchmarks.predict_folder import Case
 
 pytestmark = pytest.mark.slow
@@ -53,9 +53,15 @@ def test_the_forward_pass_is_measured(capsys: pytest.CaptureFixture[str]) -> Non
     assert found["share_of_product"] > 0
 
 
-def test_cores_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    threads.main(["--cores", "1", "--network", "base16", "--work", "forward", "--rounds", "2"])
-    assert last_line(capsys)["forward"]["seconds"]["1"] > 0
+def test_growth_with_cores_workers_and_sizes_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    few = ["--cores", "1", "--workers", "0", "1", "--sides", "64", "128"]
+    scaling.main([*few, "--network", "base16", "--rounds", "2"])
+    found = last_line(capsys)
+    assert found["predict"]["seconds"]["1 core"] > found["forward"]["seconds"]["1 core"]
+    assert set(found["workers"]["seconds"]) == {"0 processes", "1 processes"}
+    assert found["sizes"]["times_as_fast"]["64²"]["median"] == 1
 
 
 def test_memory_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
