@@ -26,8 +26,7 @@ TURN = 2.0
 SIDE = 512
 """Of the images whose size is not what counts, pixels."""
 COUNT = 16
-FEW = 2
-"""Images of each size."""
+"""Images in a folder; a turn is at most all of them, because a job has no image twice."""
 UNITS = {
     "predict": "image from file to file",
     "forward": "image",
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--of", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--sides", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096])
+    parser.add_argument("--sides", type=int, nargs="+", default=[128, 256, 512, 1024, 2048])
     parser.add_argument("--network", default="classic", help="classic, base32, base16, resnet34")
     parser.add_argument("--engine", default="auto", help="unetseg's engine")
     parser.add_argument("--rounds", type=int, default=7)
@@ -98,7 +97,7 @@ def over_sizes(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     run, squares = str(fresh_run(given.network, folder / "runs")), pieces(folder / "sample", 24)
     commands, megapixels = {}, []
     for side in given.sides:
-        data = lay(folder / f"side-{side}", squares, (side, side), FEW, ".png")
+        data = lay(folder / f"side-{side}", squares, (side, side), COUNT, ".png")
         images, masks = str(data / "images"), str(folder / f"masks-{side}")
         commands[f"{side}²"] = ["predict-ours", run, images, masks, "cpu", given.engine]
         megapixels.append(side**2 / 1e6)
@@ -136,7 +135,8 @@ def compare(
             them[name] = on_cores(cores[number] if cores else None, name, words)
             stack.callback(them[name].close)
         for one in them.values():
-            one.warm_up(TURN)
+            one.warm_up(TURN, most=COUNT)
+            one.go()  # the second pass through a network still takes memory from the system
         measured = in_turns(
             {name: one.go for name, one in them.items()}, given.rounds, given.seconds
         )
