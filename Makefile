@@ -37,6 +37,7 @@ bench: $(STAMP) ## measure against the plain script, in turns; ARGS=--quick take
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.profiles
 
 format: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -8,6 +8,7 @@
     growth           memory and pace over thousands of images
     scaling          with cores, with loading processes, with image size
     memory           the largest memory of prediction and training
+    profiles         where the time goes, part by part
     giant_raster     an image bigger than memory
 
 The plain scripts are in baseline.py. All contenders are processes of their own (contenders.py,

@@ -12,22 +12,21 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.pictures import lay, pieces
 from benchmarks.rounds import machine_lines, save, show
 
-if TYPE_CHECKING:
-    from unetseg.unet.model import UNet
-
-CROP = 256
-"""Side of the crops that are trained on, pixels."""
-STEPS = 2
-"""Training steps: in the second, what the optimizer keeps is there from the start."""
 PREDICT = "from unetseg.cli.app import run; assert run({words!r}) == 0"
-STEP = "from benchmarks.memory import {kind}; {kind}({network!r}, {batch})"
+STEPS = {
+    "plain": "script_step('plain', {network!r}, {batch})",
+    "ours": "our_step({network!r}, {batch})",
+    "checkpointing": "our_step({network!r}, {batch}, checkpointing=True)",
+}
+STEP = "from benchmarks.steps import our_step, script_step; step = {step}; step(); step()"
+"""Two steps: in the second, what the optimizer keeps is there from the start."""
 PEAK = """
 import pathlib
 print(next(l for l in pathlib.Path("/proc/self/status").open() if l.startswith("VmHWM")))
@@ -81,8 +80,8 @@ def measure_training(networks: Sequence[str], batches: Sequence[int]) -> list[di
     for network in networks:
         for batch in batches:
             row: dict[str, Any] = {"network": network, "batch": batch}
-            for kind in ("plain", "ours", "checkpointing"):
-                row[kind] = peak(STEP.format(kind=kind, network=network, batch=batch))
+            for kind, step in STEPS.items():
+                row[kind] = peak(STEP.format(step=step.format(network=network, batch=batch)))
             rows.append(row)
     return rows
 
@@ -105,60 +104,6 @@ def peak(script: str) -> int:
     return round(int(done.stdout.splitlines()[-1].split()[1]) / 1024)  # VmHWM: 1024 kB
 
 
-# ------------------------------------------------------ training, in a child
-
-
-def plain(network: str, batch: int) -> None:
-    """Steps of the plain script."""
-    import torch
-
-    from benchmarks.baseline import STEP as DESCEND
-    from benchmarks.baseline import build
-
-    net = build(network, "plain", "cpu").train()
-    optimizer = torch.optim.AdamW(net.parameters())
-    images, masks = torch.randn(batch, 3, CROP, CROP), torch.zeros(batch, CROP, CROP).long()
-    for _ in range(STEPS):
-        DESCEND["plain"](net, optimizer, images, masks)
-
-
-def ours(network: str, batch: int) -> None:
-    """Steps of unetseg."""
-    _train(network, batch)
-
-
-def checkpointing(network: str, batch: int) -> None:
-    """The same with --checkpointing."""
-    from unetseg.unet.checkpointing import recompute
-
-    _train(network, batch, recompute)
-
-
-def _train(network: str, batch: int, change: "Callable[[UNet], object]" = lambda _: None) -> None:
-    import torch
-
-    from benchmarks.networks import fresh_run
-    from unetseg.bundle import load_bundle, to_machine
-    from unetseg.config import DeviceConfig, TrainingConfig
-    from unetseg.data.dataset import Sample
-    from unetseg.runtime import start
-    from unetseg.training.learner import Learner
-    from unetseg.training.losses import SegmentationLoss
-
-    machine = start(DeviceConfig(device="cpu"))
-    with tempfile.TemporaryDirectory(prefix="memory-") as folder:
-        segmenter, info = load_bundle(fresh_run(network, Path(folder)))
-    to_machine(segmenter, machine).train()
-    loss = SegmentationLoss("dice_ce", None, info.class_map.foreground)
-    learner = Learner(segmenter, loss, TrainingConfig(), 1e-3, machine)
-    change(segmenter.network)
-    image = torch.randint(0, 256, (batch, 3, CROP, CROP), dtype=torch.uint8)
-    mask = torch.zeros(batch, CROP, CROP, dtype=torch.uint8)
-    sample = Sample(image, mask, torch.ones(batch, 2, 3))
-    for number in range(STEPS):
-        learner.step(sample, number, 1.0)
-
-
 # ---------------------------------------------------------------------- tables
 
 
@@ -168,7 +113,7 @@ def table(predicting: Sequence[dict[str, Any]], training: Sequence[dict[str, Any
     lines += [f"| {row['network']} | {row['side']} | {row['megabytes']} |" for row in predicting]
     lines += ["", "| training | batch | plain script | ours | --checkpointing |", "|" + "---|" * 5]
     for row in training:
-        kinds = " | ".join(f"{row[kind]} MB" for kind in ("plain", "ours", "checkpointing"))
+        kinds = " | ".join(f"{row[kind]} MB" for kind in STEPS)
         lines.append(f"| {row['network']} | {row['batch']} | {kinds} |")
     return [*lines, ""]
 

@@ -1,0 +1,53 @@
+"""Training steps on batches in memory, of the plain scripts and of unetseg."""
+
+import tempfile
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+CROP = 256
+"""Side of the crops that are trained on, pixels."""
+
+
+def script_step(kind: str, network: str, batch: int) -> Callable[[], object]:
+    """A step of a plain script (kind: plain, flags)."""
+    import torch
+
+    from benchmarks.baseline import LR, STEP, WEIGHT_DECAY, build
+
+    net = build(network, kind, "cpu").train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+    images, masks = torch.randn(batch, 3, CROP, CROP), torch.zeros(batch, CROP, CROP).long()
+    masks[:, ::2] = 1
+    return lambda: STEP[kind](net, optimizer, images, masks)
+
+
+def our_step(network: str, batch: int, *, checkpointing: bool = False) -> Callable[[], object]:
+    """A step of unetseg."""
+    import torch
+
+    from benchmarks.networks import fresh_run
+    from unetseg.bundle import load_bundle, to_machine
+    from unetseg.config import DeviceConfig, TrainingConfig
+    from unetseg.data.dataset import Sample
+    from unetseg.runtime import start
+    from unetseg.training.learner import Learner
+    from unetseg.training.losses import SegmentationLoss
+    from unetseg.unet.checkpointing import recompute
+
+    machine = start(DeviceConfig(device="cpu"))
+    with tempfile.TemporaryDirectory(prefix="steps-") as folder:
+        segmenter, info = load_bundle(fresh_run(network, Path(folder)))
+    to_machine(segmenter, machine).train()
+    loss = SegmentationLoss("dice_ce", None, info.class_map.foreground)
+    learner = Learner(segmenter, loss, TrainingConfig(), 1e-3, machine)
+    if checkpointing:
+        recompute(segmenter.network)
+    image = torch.randint(0, 256, (batch, 3, CROP, CROP), dtype=torch.uint8)
+    mask = torch.zeros(batch, CROP, CROP, dtype=torch.uint8)
+    mask[:, ::2] = 1
+    numbers = count()
+    sample = Sample(
+        image.contiguous(memory_format=torch.channels_last), mask, torch.ones(batch, 2, 3)
+    )
+    return lambda: learner.step(sample, next(numbers), 1.0)
