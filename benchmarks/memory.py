@@ -29,7 +29,7 @@ STEP = "from benchmarks.steps import our_step, script_step; step = {step}; step(
 """Two steps: in the second, what the optimizer keeps is there from the start."""
 PEAK = """
 import pathlib
-print(next(l for l in pathlib.Path("/proc/self/status").open() if l.startswith("VmHWM")))
+print(next(l for l in pathlib.Path("/proc/self/status").open() if l.startswith("VmHWM")).strip())
 """
 NOTHING = "import torch"
 

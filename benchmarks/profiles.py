@@ -27,7 +27,7 @@ PARTS = {
     "batch norm, backward": ("batch_norm_backward",),
     "batch norm": ("batch_norm",),
     "joining features": ("aten::cat", "aten::narrow", "slice_backward"),
-    "ReLU": ("relu", "threshold_backward"),
+    "ReLU": ("relu", "clamp_min", "threshold_backward"),
     "pooling": ("max_pool",),
     "weights and running mean": ("adam", "foreach", "clip_grad", "linalg_vector_norm", "lerp"),
     "loss": ("softmax", "nll_loss", "cross_entropy"),
@@ -38,8 +38,10 @@ OTHER = "other operations"
 OUTSIDE = "outside of operations"
 KINDS = ("plain", "flags", "ours")
 BATCH = 8
+WARM = 6
+"""Images or steps before any counts: they, and the profiler itself, take memory from the system."""
 UNITS = 3
-"""Images or steps that are profiled, after as many that are not."""
+"""Images or steps that are profiled."""
 COUNT = 8
 """Files whose way is measured, after as many that are not."""
 CHILD = "from benchmarks.profiles import {name}; {name}({words})"
@@ -55,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     results = {}
     with tempfile.TemporaryDirectory(prefix="profiles-") as folder:
-        data = lay(Path(folder), pieces(Path(folder), 24), (given.side, given.side), COUNT, ".png")
+        squares, size = pieces(Path(folder) / "sample", 24), (given.side, given.side)
+        data = lay(Path(folder) / "pairs", squares, size, COUNT, ".png")
         works: dict[str, tuple[object, ...]] = {
             "forward": (given.network, given.side, given.top),
             "train": (given.network, given.top),
@@ -159,17 +162,21 @@ def _predictor(network: str) -> Any:
 
 def _profile(work: Callable[[], object], *, top: bool) -> None:
     """Print the milliseconds of each part of a unit of work."""
-    from torch.profiler import ProfilerActivity, profile
+    from torch.profiler import ProfilerActivity, profile, schedule
 
-    for _ in range(UNITS):
-        work()
-    began = time.perf_counter()
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for _ in range(UNITS):
+    turns = schedule(wait=0, warmup=WARM, active=UNITS, repeat=1)
+    walls = []
+    with profile(activities=[ProfilerActivity.CPU], schedule=turns, acc_events=True) as profiler:
+        for _ in range(WARM + UNITS):
+            began = time.perf_counter()
             work()
-        wall = 1e3 * (time.perf_counter() - began) / UNITS
+            walls.append(1e3 * (time.perf_counter() - began))
+            profiler.step()
+    wall = sum(walls[WARM:]) / UNITS
     parts: Counter[str] = Counter()
     for event in profiler.key_averages():
+        if event.key.startswith("ProfilerStep"):
+            continue
         parts[part_of(event.key, top=top)] += event.self_cpu_time_total / 1e3 / UNITS
     parts[OUTSIDE] = wall - sum(parts.values())
     sys.stdout.write(json.dumps({"all": wall, **parts}) + "\n")

@@ -1,6 +1,9 @@
 """The machine: devices are there or refused by name, memory is what a container leaves."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +121,25 @@ def test_systems_without_proc_have_memory_too(
     assert runtime.host_memory() >= 256 * MEBIBYTE
     monkeypatch.delattr(os, "sysconf")  # Windows
     assert runtime.host_memory() == 256 * MEBIBYTE
+
+
+KEEP = """
+import ctypes
+from unetseg.runtime import tune_allocator
+
+tune_allocator()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+block = libc.malloc(3 * 2**30)
+end = libc.sbrk(0)
+libc.free(block)
+print("kept" if libc.sbrk(0) == end else "handed back")
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is of glibc")
+def test_freed_memory_is_kept_however_much_it_is() -> None:
+    # in a process of its own: the 3 GB are never touched, but would stay reserved
+    done = subprocess.run([sys.executable, "-c", KEEP], check=True, capture_output=True, text=True)
+    assert done.stdout == "kept\n"
