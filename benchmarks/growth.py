@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from benchmarks.pictures import lay, pieces
 from benchmarks.rounds import machine_lines, save, show
 from unetseg.data.folders import find_images
 from unetseg.prediction.outputs import plan_job
+from unetseg.speed.pace import seconds_of
 
 DISTINCT = 40
 """Files that the images of a folder are links to."""
@@ -153,13 +154,6 @@ def plan(images: Path, output: Path) -> float:
             plan_job(path, output / relative, CLASS_MAP)
 
     return round(seconds_of(work), 3)
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """Wall time of a call."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def watch(words: Sequence[str]) -> list[Look]:

@@ -56,7 +56,7 @@ class Machine:
         return host_memory()
 
     def __str__(self) -> str:
-        return f"{self.name}, {str(self.dtype).removeprefix('torch.')}"
+        return f"{self.name}, {dtype_name(self.dtype)}"
 
 
 def start(config: DeviceConfig) -> Machine:
@@ -141,6 +141,19 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return "Apple MPS" if device.type == "mps" else f"CPU ({torch.get_num_threads()} threads)"
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Such as float32."""
+    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager

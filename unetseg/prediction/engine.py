@@ -75,8 +75,7 @@ class Engine:
         """How many images of this size go through the network together; 1 where they are cut."""
         if max(height, width) > self.tile:
             return 1
-        pixels = PIXELS_ON_CPU if self.machine.is_cpu else PIXELS_ON_GPU
-        return max(1, pixels // (height * width))
+        return fitting_batch(self.machine, height, width)
 
     def classes(self, image: NDArray[Any], nodata: float | None = None) -> NDArray[np.uint8]:
         """Class indexes H×W uint8 of an image H×W×C of raw pixel values; 255 without data."""
@@ -270,6 +269,12 @@ class TileNetwork:
         return self._engine.forward(crops, self._statistics, [self._nodata] * len(crops))
 
 
+def fitting_batch(machine: Machine, height: int, width: int) -> int:
+    """How many images of height × width pixels go through a network together."""
+    pixels = PIXELS_ON_CPU if machine.is_cpu else PIXELS_ON_GPU
+    return max(1, pixels // (height * width))
+
+
 def most_probable(logits: Tensor) -> Tensor:
     """Class indexes N×H×W uint8 of logits N×K×H×W; the first class of equals."""
     # max().indices, because argmax over channels is many times slower on CPU (pytorch#140000).
@@ -294,6 +299,13 @@ def fetch(tensor: Tensor) -> Callable[[], NDArray[Any]]:
         return np.asarray(host.numpy())
 
     return wait
+
+
+def classes_with_data(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Class indexes H×W uint8 of logits K×H×W; 255 where pixels are missing."""
+    index: NDArray[np.uint8] = most_probable(logits[None])[0].cpu().numpy()
+    index[missing] = IGNORED
+    return index
 
 
 def softmax(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[np.float32]:

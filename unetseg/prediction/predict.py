@@ -15,11 +15,11 @@ from unetseg.bundle import BundleInfo, Segmenter, load_bundle, machine_for
 from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
 from unetseg.data.folders import find_images
 from unetseg.data.images import allow_pixels, match_bands, read_image
-from unetseg.data.masks import IGNORED, ClassMap
+from unetseg.data.masks import ClassMap
 from unetseg.data.nodata import missing_pixels
 from unetseg.data.rasters import Raster, georeference, open_raster
 from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
-from unetseg.prediction.engine import Engine, most_probable, softmax
+from unetseg.prediction.engine import Engine, classes_with_data, softmax
 from unetseg.prediction.giants import predict_giant
 from unetseg.prediction.nodata import mask_pixels
 from unetseg.prediction.outputs import (
@@ -340,8 +340,7 @@ def _likely(engine: Engine, job: Job, image: NDArray[Any], config: PredictConfig
     """Predict an image with its probabilities."""
     logits = engine.logits(image, job.nodata)
     missing = missing_pixels(image, job.nodata)
-    index = most_probable(logits[None])[0].cpu().numpy()
-    index[missing] = IGNORED
+    index = classes_with_data(logits, missing)
     return _Answer(job, image if config.overlay else None, index, softmax(logits, missing))
 
 

@@ -17,14 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unetseg.data.masks import IGNORED
 from unetseg.data.nodata import missing_pixels
 from unetseg.data.rasters import Raster
 from unetseg.prediction.engine import (
     Engine,
     TileNetwork,
+    classes_with_data,
     moments_tensor,
-    most_probable,
     softmax,
 )
 from unetseg.prediction.moments import Moments
@@ -66,12 +65,7 @@ class Band:
 
     def classes(self) -> NDArray[np.uint8]:
         """Class indexes, rows×W; 255 without data."""
-        found = []
-        for logits, missing in self._pieces():
-            index = most_probable(logits[None])[0].numpy()
-            index[missing] = IGNORED
-            found.append(index)
-        return np.concatenate(found)
+        return np.concatenate([classes_with_data(*piece) for piece in self._pieces()])
 
     def probabilities(self) -> Iterator[NDArray[np.float32]]:
         """Probabilities of the classes from top to bottom in pieces of rows×W×K; NaN without data.

@@ -34,7 +34,7 @@ from torch import nn
 from unetseg.config import LandscapeConfig
 from unetseg.errors import ConfigError, DivergedError
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import explained_memory, versions
+from unetseg.runtime import dtype_name, explained_memory, versions
 from unetseg.skiplab.finding import COLOURS, STYLE, Finding, new_figure, publish
 from unetseg.skiplab.images_loss import ImagesLoss, images_loss, recompute_statistics
 from unetseg.skiplab.sharpness import Sharpness, measure_sharpness
@@ -198,7 +198,7 @@ def _subject_facts(subject: Subject) -> dict[str, object]:
         "run": subject.run,
         "split": subject.split,
         "images": [view.name for view in subject.views],
-        "surface_arithmetic": str(subject.machine.dtype).removeprefix("torch."),
+        "surface_arithmetic": dtype_name(subject.machine.dtype),
     }
 
 

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from unetseg.runtime import Machine, choose_dtype
-from unetseg.speed.ceiling import dtype_name
+from unetseg.runtime import Machine, choose_dtype, dtype_name
 from unetseg.speed.network import Comparison
 from unetseg.speed.stages import PredictionSpeed
 from unetseg.speed.training import TrainingSpeed

@@ -11,10 +11,11 @@ from typing import Any
 
 from unetseg.config import NetworkConfig, RuntimeConfig
 from unetseg.errors import ConfigError
+from unetseg.prediction.engine import fitting_batch
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import usable_cores, versions
+from unetseg.runtime import dtype_name, usable_cores, versions
 from unetseg.speed.advice import advise
-from unetseg.speed.ceiling import copy_bandwidth, dtype_name
+from unetseg.speed.ceiling import copy_bandwidth
 from unetseg.speed.network import (
     ENGINES,
     QUICK,
@@ -22,7 +23,6 @@ from unetseg.speed.network import (
     Model,
     compare_engines,
     describe_model,
-    fitting_batch,
 )
 from unetseg.speed.settings import BenchConfig
 from unetseg.speed.stages import PredictionSpeed, measure_prediction
@@ -124,7 +124,7 @@ def _measured(
     compared = compare_engines(
         subject,
         engine_names(config.engines, runtime.engine),
-        config.batch or fitting_batch(machine, subject.side),
+        config.batch or fitting_batch(machine, subject.side, subject.side),
         model,
         seconds=rest * (1 - PREDICTION),
         progress=progress,

@@ -5,7 +5,7 @@ from statistics import median
 
 import torch
 
-from unetseg.runtime import MEBIBYTE
+from unetseg.runtime import MEBIBYTE, dtype_name, synchronise
 from unetseg.speed.pace import seconds_of
 
 LONGEST = 0.6
@@ -76,16 +76,3 @@ def copy_bandwidth(device: torch.device) -> float:
         synchronise(device)
 
     return 2 * COPIED / 1e9 / median(seconds_of(copy) for _ in range(COPIES))
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Such as float32."""
-    return str(dtype).removeprefix("torch.")

@@ -60,9 +60,8 @@ def _forget_peak() -> bool:
     if sys.platform != "linux":
         return False
     if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(
-            0
-        )  # our own setting keeps it, and later work would hide in it
+        # `tune_allocator` keeps what is free, and later work would hide in it
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         CLEAR.write_text(FORGET_PEAK)
     except OSError:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo, Segmenter
 from unetseg.errors import MachineError, UnetsegError
-from unetseg.prediction.engine import PIXELS_ON_CPU, PIXELS_ON_GPU, Engine
+from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import Machine, choose_dtype
+from unetseg.runtime import Machine, choose_dtype, dtype_name
 from unetseg.skiplab.cost import network_cost
-from unetseg.speed.ceiling import Ceiling, dtype_name, fitting_product
+from unetseg.speed.ceiling import Ceiling, fitting_product
 from unetseg.speed.memory import PeakMemory
 from unetseg.speed.pace import Pace, in_turns, seconds_of
 from unetseg.speed.subject import Subject
@@ -93,11 +93,6 @@ def describe_model(info: BundleInfo, side: int) -> Model:
     kind = network.encoder or f"U-Net, depth {network.depth}, width {network.width}"
     classes = len(info.class_map.classes)
     return Model(kind, cost.parameters, info.bands, classes, side, cost.gflop)
-
-
-def fitting_batch(machine: Machine, side: int) -> int:
-    """Images of side×side pixels that a prediction puts through the network at once."""
-    return max(1, (PIXELS_ON_CPU if machine.is_cpu else PIXELS_ON_GPU) // side**2)
 
 
 def compare_engines(

@@ -19,9 +19,9 @@ from unetseg.data.dataset import (
     read_split,
 )
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import explained_memory, usable_cores
+from unetseg.runtime import explained_memory, synchronise, usable_cores
 from unetseg.skiplab.cost import network_cost
-from unetseg.speed.ceiling import Ceiling, fitting_product, synchronise
+from unetseg.speed.ceiling import Ceiling, fitting_product
 from unetseg.speed.memory import PeakMemory
 from unetseg.speed.pace import Pace, in_turns
 from unetseg.training.learner import build_learner

@@ -15,7 +15,7 @@ import torch
 
 from unetseg.data.dataset import Crops, Order, Sample, crop_loader
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import Machine, usable_cores
+from unetseg.runtime import Machine, synchronise, usable_cores
 
 WARM_UP = 2
 """Steps that are not timed: they choose kernels and fill the memory."""
@@ -120,17 +120,9 @@ def _timed_steps(batches: Iterable[Sample], device: torch.device) -> Generator[S
     """
     seconds = []
     for batch in batches:
-        _wait_for(device)
+        synchronise(device)
         began = time.perf_counter()
         yield batch
-        _wait_for(device)
+        synchronise(device)
         seconds.append(time.perf_counter() - began)
     return min(seconds)
-
-
-def _wait_for(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
