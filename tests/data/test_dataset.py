@@ -16,11 +16,12 @@ from torch.utils.data import default_collate
 
 from unetseg.data import rasters
 from unetseg.data import reader as reading
-from unetseg.data.dataset import CropRule, Crops, Order, PairReader, crop_loader, find_gaps
+from unetseg.data.dataset import CropRule, Crops, Order, crop_loader, find_gaps
 from unetseg.data.geotiff import write_geotiff
 from unetseg.data.images import write_png
 from unetseg.data.masks import IGNORED, ClassInfo, ClassMap
 from unetseg.data.pairs import Pair
+from unetseg.data.reader import PairReader
 from unetseg.data.survey import survey
 
 CLASSES = ClassMap(

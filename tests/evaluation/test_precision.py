@@ -22,10 +22,10 @@ from unetseg.bundle import (
 )
 from unetseg.config import NetworkConfig
 from unetseg.data import rasters
-from unetseg.data.dataset import PairReader
 from unetseg.data.fingerprint import ImageFacts, image_facts
 from unetseg.data.masks import ClassInfo, ClassMap
 from unetseg.data.pairs import find_pairs
+from unetseg.data.reader import PairReader
 from unetseg.evaluation.precision import (
     FEWEST_PIXELS,
     MOST_PIXELS,

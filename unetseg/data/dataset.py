@@ -15,14 +15,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unetseg.data.augment import Augmenter
 from unetseg.data.cache import FORKS
-from unetseg.data.cache import read_split as read_split
 from unetseg.data.fingerprint import pooled
 from unetseg.data.masks import IGNORED
 from unetseg.data.nodata import filled, missing_pixels
-from unetseg.data.reader import PairReader as PairReader
+from unetseg.data.reader import PairReader
 from unetseg.data.survey import Survey
 from unetseg.data.windows import GiantPair, WholePair
-from unetseg.data.windows import window as window
 
 
 class Sample(NamedTuple):

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from unetseg.bundle import BundleInfo, Segmenter, build_segmenter, load_bundle, to_machine
 from unetseg.config import DataConfig, GradientsConfig, TrainConfig, TrainingConfig
-from unetseg.data.dataset import Crops, Order, Sample, crop_loader, find_gaps, read_split
+from unetseg.data.cache import read_split
+from unetseg.data.dataset import Crops, Order, Sample, crop_loader, find_gaps
 from unetseg.data.splits import read_splits
 from unetseg.data.survey import Survey, survey, with_splits
 from unetseg.errors import BundleError, DataError

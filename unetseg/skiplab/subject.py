@@ -18,10 +18,10 @@ from unetseg.bundle import (
     to_machine,
 )
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
-from unetseg.data.dataset import window
 from unetseg.data.description import described, find_described
 from unetseg.data.folders import number
 from unetseg.data.images import allow_pixels
+from unetseg.data.windows import window
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.evaluate import choose_pairs, read_truth, run_folder
 from unetseg.prediction.predict import read_ahead

@@ -14,9 +14,10 @@ from torch import Tensor
 from unetseg.bundle import Segmenter, save_bundle
 from unetseg.config import TrainConfig
 from unetseg.data.cache import choose_cache, read_split
-from unetseg.data.dataset import Crops, Order, PairReader, Sample, crop_loader, find_gaps
+from unetseg.data.dataset import Crops, Order, Sample, crop_loader, find_gaps
 from unetseg.data.fingerprint import ImageFacts
 from unetseg.data.images import write_png
+from unetseg.data.reader import PairReader
 from unetseg.errors import DivergedError, StoppedError
 from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.dataset import Crops, PairReader, find_gaps
+from unetseg.data.dataset import Crops, find_gaps
 from unetseg.data.masks import ClassMap
 from unetseg.data.overlay import contact_sheet, overlay, picture
 from unetseg.data.rasters import georeference
+from unetseg.data.reader import PairReader
 from unetseg.data.survey import Survey
 from unetseg.prediction.engine import Engine
 from unetseg.training.plan import Plan, crop_rule
