@@ -39,7 +39,7 @@ bench: $(STAMP) ## measure against the plain script, in turns; ARGS=--quick take
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.profiles
 
-format: $(STAMP) ## let ruff mend what it can
+format: $(STAMP) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -24,8 +24,8 @@ from benchmarks.pictures import lay, pieces
 from benchmarks.rounds import machine_lines, save, show
 from unetseg.bundle import Segmenter, build_segmenter
 from unetseg.config import TrainConfig
-from unetseg.data.dataset import crop_loader
-from unetseg.data.reader import PairReader
+from unetseg.data.crops.dataset import crop_loader
+from unetseg.data.crops.reader import PairReader
 from unetseg.progress import SILENT
 from unetseg.training.fit import Trainer
 from unetseg.training.plan import bundle_info

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.folders import find_images
-from unetseg.data.geotiff import RasterWriter
-from unetseg.data.images import read_image
-from unetseg.data.rasters import is_giant
+from unetseg.data.files.folders import find_images
+from unetseg.data.files.geotiff import RasterWriter
+from unetseg.data.files.images import read_image
+from unetseg.data.masks.rasters import is_giant
 from unetseg.data.sample import draw_sample
 
 SEED = 0
@@ -34,7 +34,7 @@ BORDER = 256
 """Pixels at the border of the crop that are not compared: there it lacks what lies around it."""
 AS_A_GIANT = """
 from unetseg.cli.app import main
-from unetseg.data import rasters
+from unetseg.data.masks import rasters
 rasters.WHOLE_PIXELS = 0
 main()
 """
@@ -142,7 +142,7 @@ def predict(run: Path, image: Path, output: Path) -> tuple[float, int]:
 def compare(run: Path, image: Path, mask: Path) -> NDArray[np.bool_]:
     """Where the middle of the mask is what the crop around it, predicted whole, gives there."""
     from unetseg.config import DeviceConfig
-    from unetseg.data.rasters import open_mask_raster, open_raster
+    from unetseg.data.masks.rasters import open_mask_raster, open_raster
     from unetseg.prediction.engine import TileNetwork
     from unetseg.prediction.predict import Predictor, open_stream
 

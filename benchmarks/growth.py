@@ -28,7 +28,7 @@ from PIL import Image
 from benchmarks.networks import CLASS_MAP, fresh_run
 from benchmarks.pictures import lay, pieces
 from benchmarks.rounds import machine_lines, save, show
-from unetseg.data.folders import find_images
+from unetseg.data.files.folders import find_images
 from unetseg.prediction.outputs import plan_job
 from unetseg.speed.pace import seconds_of
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.data.folders import find_images
+from unetseg.data.files.folders import find_images
 from unetseg.data.sample import draw_sample
 
 SOURCE = 256

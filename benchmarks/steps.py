@@ -29,7 +29,7 @@ def our_step(network: str, batch: int, *, checkpointing: bool = False) -> Callab
     from benchmarks.networks import fresh_run
     from unetseg.bundle import load_bundle, to_machine
     from unetseg.config import DeviceConfig, TrainingConfig
-    from unetseg.data.dataset import Sample
+    from unetseg.data.crops.dataset import Sample
     from unetseg.runtime import start
     from unetseg.training.learner import Learner
     from unetseg.training.losses import SegmentationLoss

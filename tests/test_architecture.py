@@ -1,7 +1,7 @@
 """The tour, the layers contract, the README and the files on disk tell one story.
 
 The tour is the docstring of `unetseg/__init__.py`, the contract the import-linter part of
-`pyproject.toml`, and the third the last fenced block of `README.md`. A failure says what to mend.
+`pyproject.toml`. A failure says what to fix.
 """
 
 import ast
@@ -57,19 +57,11 @@ def tour() -> list[str]:
     return read_tree(unetseg.__doc__ or "")
 
 
-def readme_tree() -> list[str]:
-    file = ROOT / "README.md"
-    assert file.is_file(), "README.md is missing"
-    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", file.read_text(encoding="utf-8"), re.M | re.S)
-    assert blocks, "README.md does not end with the fenced tree of unetseg/"
-    return read_tree(blocks[-1])
-
-
 def on_disk() -> set[str]:
     files = [path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts]
     relative = [path.relative_to(PACKAGE) for path in files]
-    folders = {f"{path.parts[0]}/" for path in relative if len(path.parts) > 1}
-    return {path.as_posix() for path in relative if is_listed(path)} | folders
+    rooms = {f"{room.as_posix()}/" for path in relative for room in list(path.parents)[:-1]}
+    return {path.as_posix() for path in relative if is_listed(path)} | rooms
 
 
 def contracts() -> dict[str, list[str]]:
@@ -103,26 +95,33 @@ def test_the_tour_names_nothing_twice() -> None:
     assert len(set(tour())) == len(tour()), "the tour in unetseg/__init__.py names a file twice"
 
 
-def test_the_readme_ends_with_the_tree_of_the_tour() -> None:
-    mend = "the tree at the end of README.md and the tour in unetseg/__init__.py differ"
-    assert readme_tree() == tour(), mend
+@pytest.mark.parametrize("container", sorted(contracts()))
+def test_the_contract_has_the_order_of_the_tour(container: str) -> None:
+    folder = f"{container.removeprefix('unetseg').replace('.', '/').lstrip('/')}/".lstrip("/")
+    fix = f"the layers of {container} in pyproject.toml, read upwards, are not the tour's order"
+    assert contracts()[container] == modules(tour(), folder), fix
 
 
-@pytest.mark.parametrize(
-    "folder",
-    ["", *(path for path in tour() if path.endswith("/") and path.rstrip("/") not in CLOSED)],
-)
-def test_the_contract_has_the_order_of_the_tour(folder: str) -> None:
-    container = f"unetseg.{folder}".rstrip("/.")
-    layers = contracts().get(container)
-    assert layers, f"pyproject.toml has no import-linter layers contract for {container}"
-    mend = f"the layers of {container} in pyproject.toml, read upwards, are not the tour's order"
-    assert layers == modules(tour(), folder), mend
+def imported(file: Path) -> set[str]:
+    """The files of the package, relative to it, that a file imports, now or late."""
+    tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    froms = [node for node in tree if isinstance(node, ast.ImportFrom) and node.module]
+    names = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+    names |= {str(node.module) for node in froms}
+    paths = {Path(*name.split(".")[1:]).with_suffix(".py") for name in names if "unetseg." in name}
+    return {path.as_posix() for path in paths if (PACKAGE / path).is_file()}
 
 
-def test_every_contract_has_a_stage() -> None:
-    rooms = {"unetseg", *(f"unetseg.{path.rstrip('/')}" for path in tour() if path.endswith("/"))}
-    assert set(contracts()) <= rooms, "pyproject.toml has a contract for a stage not in the tour"
+def test_a_file_imports_only_what_the_tour_names_before_it() -> None:
+    order = {path: place for place, path in enumerate(tour())}
+    wrong = [
+        f"{path} imports {other}"
+        for path in order
+        if path.endswith(".py")
+        for other in sorted(imported(PACKAGE / path))
+        if order.get(other, -1) >= order[path]
+    ]
+    assert not wrong, f"a file imports what stands above it in the tour, never below: {wrong}"
 
 
 def test_no_optional_layers() -> None:

@@ -22,7 +22,7 @@ from unetseg.bundle import (
     store_verdict,
 )
 from unetseg.config import NetworkConfig
-from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.errors import BundleError
 from unetseg.runtime import Machine
 

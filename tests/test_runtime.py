@@ -30,10 +30,10 @@ def test_a_name_that_is_no_device_is_a_wrong_setting(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "xpu", "meta"])
-def test_a_device_that_is_not_there_is_refused_with_the_mend(name: str) -> None:
+def test_a_device_that_is_not_there_is_refused_with_the_fix(name: str) -> None:
     with pytest.raises(MachineError, match=f"--device {name}: this machine") as caught:
         choose_device(name)
-    assert "--device cpu" in caught.value.mend
+    assert "--device cpu" in caught.value.fix
 
 
 def test_arithmetic_as_asked() -> None:

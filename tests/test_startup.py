@@ -11,7 +11,7 @@ from PIL import Image
 from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
 from unetseg.cli.app import COMMANDS, LAB
 from unetseg.config import NetworkConfig
-from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
 
 HEAVY = {"torch", "numpy", "PIL", "cv2", "scipy", "yaml", "matplotlib", "rasterio"}
 SELDOM = {
@@ -38,7 +38,7 @@ def test_no_help_page_loads_anything_heavy() -> None:
     assert loaded(script, HEAVY) == set()
 
 
-@pytest.mark.parametrize("module", ["audit.audit", "importers.importing", "data.sample"])
+@pytest.mark.parametrize("module", ["checks.check", "importers.importing", "data.sample"])
 def test_what_needs_no_network_does_without_torch(module: str) -> None:
     assert loaded(f"import unetseg.{module}", {"torch"}) == set()
 

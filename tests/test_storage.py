@@ -180,7 +180,7 @@ def test_an_error_keeps_the_old_folder(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"model/old.txt": "old"}
 
 
-def test_a_crash_between_the_two_renames_is_mended_by_the_next_call(tmp_path: Path) -> None:
+def test_a_crash_between_the_two_renames_is_fixed_by_the_next_call(tmp_path: Path) -> None:
     write_text(tmp_path / ".model-old" / "old.txt", "old")
     write_text(tmp_path / ".model-new" / "new.txt", "new")
     with pytest.raises(CrashError), replace_folder(tmp_path / "model"):
@@ -232,7 +232,7 @@ def test_a_named_run_takes_an_empty_folder_and_no_other(tmp_path: Path) -> None:
     write_text(tmp_path / "cells" / "last.pt", "state")
     with pytest.raises(MachineError, match="holds a run already") as caught:
         new_run_folder(tmp_path, "cells")
-    assert "--resume" in caught.value.mend
+    assert "--resume" in caught.value.fix
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "/tmp", "-rf", "a\nb", "../x", "a\\b"])

@@ -3,51 +3,57 @@
 The files are the stages of that sentence, in order. Imports run one way only: a file may import
 what is written above it, never below.
 
-    errors.py          what a user can do wrong, each with its mend and its exit code
+    errors.py          what a user can do wrong: code, paths, fix and exit code
+    text.py            plurals and printable paths
     progress.py        what long work tells whoever watches
     config.py          every setting there is, once: typed, with unit, default and source
     runtime.py         device, precision, threads, memory, seed
     storage.py         files that are whole or not there; run folders
     data/              files on disk → tensors
-      limits.py          what a file must be before it is read: a regular file, and no bomb
-      tiffs.py           one TIFF: its header, its pixels whole, and any window of them
-      pngs.py            PNG as bytes, both ways, fast
-      jpegs.py           JPEG as bytes, read fast where the file is whole
-      images.py          pixels in and out: any bit depth, any band count
-      folders.py         the image files in folders, and the names of what is made from them
-      masks.py           what a mask value means: classes, codings, palette, ignore
-      giants.py          TIFFs larger than memory, upright, in any process and thread
-      nodata.py          pixels without data, and what the network sees there
-      places.py          where an image lies on the earth
-      rasters.py         images and masks by windows, however large they are
-      geotiff.py         tiled TIFFs written from top to bottom, with their place on the earth
-      class_list.py      classes.txt, .json or .yaml: names of classes and their codes
-      mask_values.py     which values the masks of a folder hold
-      mask_noise.py      which of them stand for something, and which are noise
-      coding.py          from those values to the classes, concluded in one sentence
-      overlay.py         pictures of masks over images
-      similarity.py      a hash of what an image looks like: near-copies have near hashes
-      naming.py          what names say: role, split, and the key that image and mask share
-      layouts.py         the readings of a folder: which files are images, which are masks
-      mismatch.py        images and masks that do not match up, and in which way
-      table.py           pairs listed in a CSV file
-      pairs.py           find the images of a folder and the mask of each
-      splits.py          which pairs train, validate and test
-      image_values.py    what the pixels of one image are like, in one reading
-      fingerprint.py     what a folder is like: sizes, intensities, class statistics
-      dataset_yaml.py    the file dataset.yaml, read and written
-      description.py     dataset.yaml honoured: pairs, settings and splits
-      survey.py          a folder understood: pairs, splits, facts and classes in one
-      orientation.py     whether up is up in the images
-      warps.py           two transforms of albumentations, the same in less time
-      augment.py         geometry moves image and mask together; colour moves the image only
-      windows.py         squares around any centre of a pair, in memory or in giant files
-      reader.py          pairs of files → (image, class indexes)
-      cache.py           decoded pairs kept between epochs: in memory, or in a file
-      dataset.py         pair → (image C×H×W, mask H×W); crops, loaders
+      files/             bytes ↔ arrays
+        limits.py          what a file must be before it is read: a regular file, and no bomb
+        tiffs.py           one TIFF: its header, its pixels whole, and any window of them
+        pngs.py            PNG as bytes, both ways, fast
+        jpegs.py           JPEG as bytes, read fast where the file is whole
+        images.py          pixels in and out: any bit depth, any band count
+        folders.py         the image files in folders, and the names of what is made from them
+        giants.py          TIFFs larger than memory, upright, in any process and thread
+        places.py          where an image lies on the earth
+        nodata.py          pixels without data, and what the network sees there
+        geotiff.py         tiled TIFFs written from top to bottom, with their place on the earth
+      masks/             what a mask value means
+        class_map.py       classes, their codes, palette, ignored codes
+        rasters.py         images and masks by windows, however large they are
+        class_list.py      classes.txt, .json or .yaml: names of classes and their codes
+        mask_values.py     which values the masks of a folder hold
+        mask_noise.py      which of them stand for something, and which are noise
+        infer_classes.py   from those values to the classes, concluded in one sentence
+        overlay.py         pictures of masks over images
+      pairs/             which image has which mask
+        naming.py          what names say: role, split, and the key that image and mask share
+        layouts.py         the readings of a folder: which files are images, which are masks
+        mismatch.py        images and masks that do not match up, and in which way
+        table.py           pairs listed in a CSV file
+        match.py           find the images of a folder and the mask of each
+        splits.py          which pairs train, validate and test
+        dataset_yaml.py    the file dataset.yaml, read and written
+        description.py     dataset.yaml applied: pairs, settings and splits
+      facts/             what a folder is like
+        orientation.py     whether up is up in the images
+        similarity.py      a hash of what an image looks like: near-copies have near hashes
+        image_values.py    what the pixels of one image are like, in one reading
+        fingerprint.py     what a folder is like: sizes, intensities, class statistics
+        survey.py          a folder understood: pairs, splits, facts and classes in one
+      crops/             pairs → tensors
+        geometry.py        two transforms of albumentations, the same in less time
+        augment.py         geometry moves image and mask together; colour moves the image only
+        crop.py            squares around any centre of a pair
+        reader.py          pairs of files → (image, class indexes)
+        cache.py           decoded pairs kept between epochs: in memory, or in a file
+        dataset.py         pair → (image C×H×W, mask H×W); crops, loaders
       sample.py          draws the sample folder that the demo and the tests use
-    audit/             a folder of pairs → what is wrong with it, and the mend
-      finding.py         one thing that is wrong, with the files and the mend
+    checks/            a folder of pairs → what is wrong with it, and the fix
+      finding.py         one thing that is wrong, with the files and the fix
       evidence.py        what a folder was found to hold
       names.py           names that do not pair, or will not on other machines
       tally.py           the values of the masks, counted
@@ -58,9 +64,9 @@ what is written above it, never below.
       balance.py         rare and missing classes, empty masks
       duplicates.py      the same image, or nearly, more than once
       leakage.py         the same image, scene or patient on both sides of a split
-      alignment.py       masks that are shifted against their images
-      mend.py            a mended copy of a folder
-      audit.py           all of it in one look
+      alignment.py       masks that are shifted or turned against their image
+      fix.py             the fixed copy of a folder
+      check.py           all of it in one look
     importers/         other programs' annotations → plain pairs
       annotations.py     what every reader gives: classes, annotated images, problems
       image_files.py     the image files that annotations name

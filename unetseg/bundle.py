@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unetseg.config import NetworkConfig
-from unetseg.data.masks import ClassMap
+from unetseg.data.masks.class_map import ClassMap
 from unetseg.errors import BundleError
 from unetseg.runtime import Machine, versions
 from unetseg.storage import replace_folder, write_bytes, write_json
@@ -323,7 +323,7 @@ def find_bundle(run: Path) -> Path:
     if run.is_file():
         raise BundleError(
             f"{run} is a file, not a run folder",
-            mend="Give the folder that `unetseg train` wrote; foreign checkpoints are not loaded.",
+            fix="Give the folder that `unetseg train` wrote; foreign checkpoints are not loaded.",
         )
     what = "has no trained model" if run.is_dir() else "does not exist"
     runs = sorted(str(path.parents[1]) for path in run.absolute().parent.glob("*/model/model.json"))
@@ -339,10 +339,8 @@ def read_info(path: Path) -> BundleInfo:
         raise BundleError(f"{path} is no JSON: {error}") from error
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
-        mend = "Use the unetseg version that wrote it."
-        raise BundleError(
-            f"{path} is of format {version!r}, this version reads {FORMAT}", mend=mend
-        )
+        fix = "Use the unetseg version that wrote it."
+        raise BundleError(f"{path} is of format {version!r}, this version reads {FORMAT}", fix=fix)
     try:
         return BundleInfo.model_validate(content)
     except ValidationError as error:

@@ -285,7 +285,7 @@ class CheckConfig(Settings):
     """What `unetseg check` writes beside what it shows."""
 
     fix: Path | None = None
-    """Write a mended copy to this folder: stray values snapped, masks resized, names made equal."""
+    """Write a fixed copy to this folder: stray values snapped, masks resized, names made equal."""
     describe: Path | None = None
     """Write classes and splits to this file; as DATA/dataset.yaml every command honours it."""
     report: Path | None = None

@@ -1,4 +1,4 @@
-"""Every error that a user can cause, with what came, what was expected and the mend.
+"""Every error that a user can cause, with what came, what was expected and the fix.
 
 The tree (the number is the exit code of the command line):
 
@@ -20,29 +20,29 @@ from collections.abc import Sequence
 
 
 class UnetsegError(Exception):
-    """An answer to the user: a summary, all offenders, and the mend.
+    """An answer to the user: a summary, all offenders, and the fix.
 
     Args:
         summary: One sentence: what came and what was expected.
         offenders: Every file or setting at fault, one line each; never only the first.
-        mend: What to do, as a command where there is one.
+        fix: What to do, as a command where there is one.
     """
 
     exit_code = 1
 
-    def __init__(self, summary: str, offenders: Sequence[object] = (), mend: str = "") -> None:
+    def __init__(self, summary: str, offenders: Sequence[object] = (), fix: str = "") -> None:
         self.summary = summary
         self.offenders = [str(offender) for offender in offenders]
-        self.mend = mend
+        self.fix = fix
         super().__init__(str(self))
 
     def __str__(self) -> str:
         lines = [self.summary, *(f"  - {offender}" for offender in self.offenders)]
-        return "\n".join([*lines, self.mend] if self.mend else lines)
+        return "\n".join([*lines, self.fix] if self.fix else lines)
 
     def __reduce__(self) -> tuple[type, tuple[str, list[str], str]]:
         """Rebuild from the three parts, so that errors cross process borders whole."""
-        return type(self), (self.summary, self.offenders, self.mend)
+        return type(self), (self.summary, self.offenders, self.fix)
 
 
 class ConfigError(UnetsegError):
@@ -108,9 +108,9 @@ class StoppedError(UnetsegError):
         self,
         summary: str,
         offenders: Sequence[object] = (),
-        mend: str = "",
+        fix: str = "",
         *,
         exit_code: int = 130,
     ) -> None:
-        super().__init__(summary, offenders, mend)
+        super().__init__(summary, offenders, fix)
         self.exit_code = exit_code

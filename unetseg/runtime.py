@@ -106,8 +106,8 @@ def choose_device(name: str) -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not available.get(device.type, False):
-        mend = "Choose --device cpu, or run `unetseg doctor` to see what this machine offers."
-        raise MachineError(f"--device {name}: this machine or this torch has none", mend=mend)
+        fix = "Choose --device cpu, or run `unetseg doctor` to see what this machine offers."
+        raise MachineError(f"--device {name}: this machine or this torch has none", fix=fix)
     return device
 
 
@@ -116,7 +116,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return _fast_dtype(device)
     if precision == "fp16" and device.type == "cpu":
-        raise MachineError("--precision fp16 needs a GPU", mend="Choose bf16 or float32.")
+        raise MachineError("--precision fp16 needs a GPU", fix="Choose bf16 or float32.")
     return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
@@ -157,7 +157,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 @contextmanager
-def explained_memory(mend: str) -> Iterator[None]:
+def explained_memory(fix: str) -> Iterator[None]:
     """Turn what torch says when memory runs out, on any device, into an answer.
 
     Raises:
@@ -168,7 +168,7 @@ def explained_memory(mend: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         words = ("out of memory", "allocate memory")
         if isinstance(error, MemoryError) or any(word in str(error) for word in words):
-            raise OutOfMemoryError("this does not fit in memory", mend=mend) from error
+            raise OutOfMemoryError("this does not fit in memory", fix=fix) from error
         raise
 
 

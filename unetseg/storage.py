@@ -142,8 +142,8 @@ def new_run_folder(out: Path, name: str | None) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             if name and (not folder.is_dir() or any(folder.iterdir())):
-                mend = "Give another --name, or go on with it by --resume."
-                raise MachineError(f"{folder} holds a run already", mend=mend) from None
+                fix = "Give another --name, or go on with it by --resume."
+                raise MachineError(f"{folder} holds a run already", fix=fix) from None
             if name:
                 return folder
         except OSError as error:
@@ -167,8 +167,8 @@ def locked(folder: Path) -> Iterator[None]:
             except OSError:
                 file.seek(0)
                 owner = file.read().strip() or "unknown"
-                mend = "Wait for it, stop it, or choose another --name."
-                raise MachineError(f"process {owner} trains in {folder}", mend=mend) from None
+                fix = "Wait for it, stop it, or choose another --name."
+                raise MachineError(f"process {owner} trains in {folder}", fix=fix) from None
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))
@@ -185,7 +185,7 @@ def latest_run(out: Path) -> Path | None:
 def _cannot_write(path: Path, error: OSError) -> MachineError:
     reason = error.strerror or str(error)
     return MachineError(
-        f"cannot write {path}: {reason}", mend="Free space or choose another folder."
+        f"cannot write {path}: {reason}", fix="Free space or choose another folder."
     )
 
 

@@ -301,16 +301,16 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         run(["train", "photos"])
 
 
-def test_an_answer_lists_every_offender_and_the_mend(
+def test_an_answer_lists_every_offender_and_the_fix(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise DataError("2 files are bad", ["a[1].png", "b.png"], "Mend them.")
+        raise DataError("2 files are bad", ["a[1].png", "b.png"], "Fix them.")
 
     monkeypatch.setattr(fit, "train", fail)
     run(["train", "photos"])
     assert capsys.readouterr().err == (
-        "error: 2 files are bad\n  - a[1].png\n  - b.png\nMend them.\n"
+        "error: 2 files are bad\n  - a[1].png\n  - b.png\nFix them.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Bad folders: one clear error that lists every offender and the mend, and nothing is left."""
+"""Bad folders: one clear error that lists every offender and the fix, and nothing is left."""
 
 import re
 import shutil

@@ -10,7 +10,7 @@ import pytest
 from unetseg.bundle import load_bundle, save_bundle
 from unetseg.cli.app import run
 from unetseg.config import NetworkConfig, RuntimeConfig
-from unetseg.data.images import write_png
+from unetseg.data.files.images import write_png
 from unetseg.speed import ceiling
 from unetseg.speed.settings import BenchConfig
 from unetseg.speed.subject import open_subject

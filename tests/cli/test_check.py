@@ -1,4 +1,4 @@
-"""`unetseg check`: each fault in a folder of its own is named with its files and its mend."""
+"""`unetseg check`: each fault in a folder of its own is named with its files and its fix."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from unetseg.cli.app import run
-from unetseg.data.images import read_image
-from unetseg.data.masks import read_mask
-from unetseg.data.pairs import find_pairs
+from unetseg.data.files.images import read_image
+from unetseg.data.masks.class_map import read_mask
+from unetseg.data.pairs.match import find_pairs
 from unetseg.data.sample import draw_sample
 from unetseg.storage import content_hash
 
@@ -65,13 +65,13 @@ def findings(data: Path, capsys: Capture, *flags: str, code: int | None = None) 
 
 
 def named(found: list[Any], severity: str, words: str, *files: Path | str) -> dict[str, Any]:
-    """The finding of this severity that says `words` and names all `files`, with its mend."""
+    """The finding of this severity that says `words` and names all `files`, with its fix."""
     for finding in found:
-        said = f"{finding['check']} {finding['summary']} {finding['mend']}".lower()
+        said = f"{finding['check']} {finding['summary']} {finding['fix']}".lower()
         listed = "\n".join(finding["files"])
         all_there = all((f.name if isinstance(f, Path) else f) in listed for f in files)
         if finding["severity"] == severity and words.lower() in said and all_there:
-            assert finding["mend"] or finding["command"] or severity == "note"
+            assert finding["fix"] or finding["command"] or severity == "note"
             return dict(finding)
     raise AssertionError(f"no {severity} says {words!r} and names {files}: {found}")
 
@@ -134,16 +134,16 @@ def test_names_that_do_not_pair_are_all_listed(data: Path, capsys: Capture) -> N
 # ------------------------------------------------------------------ 28: sizes and rotation
 
 
-def test_masks_at_half_size_are_named_and_mended(data: Path, capsys: Capture) -> None:
+def test_masks_at_half_size_are_named_and_fixed(data: Path, capsys: Capture) -> None:
     small = save(mask(data, 1), pixels(mask(data, 1))[::2, ::2])
     save(mask(data, 2), pixels(mask(data, 2))[:90])
     found = findings(data, capsys)
     assert "--fix" in named(found, "error", "factor", small, image(data, 1))["command"]
     named(found, "error", "size", mask(data, 2), image(data, 2))
-    assert run(["check", str(data), *SMALL, "--fix", str(data.parent / "mended")]) == 5
-    mended = read_mask(data.parent / "mended" / "masks" / small.name).pixels
-    assert (mended == pixels(small).repeat(2, 0).repeat(2, 1)).all()
-    assert not (data.parent / "mended" / "masks" / mask(data, 2).name).exists()
+    assert run(["check", str(data), *SMALL, "--fix", str(data.parent / "fixed")]) == 5
+    fixed = read_mask(data.parent / "fixed" / "masks" / small.name).pixels
+    assert (fixed == pixels(small).repeat(2, 0).repeat(2, 1)).all()
+    assert not (data.parent / "fixed" / "masks" / mask(data, 2).name).exists()
 
 
 def test_a_rotated_photo_with_an_upright_mask_is_fine(data: Path, capsys: Capture) -> None:
@@ -156,7 +156,7 @@ def test_a_rotated_photo_with_an_upright_mask_is_fine(data: Path, capsys: Captur
     assert not [f for f in findings(data, capsys) if f["severity"] != "note"]
 
 
-def test_a_mask_drawn_before_the_rotation_is_mended(data: Path, capsys: Capture) -> None:
+def test_a_mask_drawn_before_the_rotation_is_fixed(data: Path, capsys: Capture) -> None:
     truth = pixels(mask(data, 5))[:64]
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -164,8 +164,8 @@ def test_a_mask_drawn_before_the_rotation_is_mended(data: Path, capsys: Capture)
     lying.save(image(data, 5), exif=exif)
     save(mask(data, 5), np.rot90(truth))
     named(findings(data, capsys), "error", "rotat", mask(data, 5))
-    assert run(["check", str(data), *SMALL, "--fix", str(data.parent / "mended")]) == 5
-    assert (read_mask(data.parent / "mended" / "masks" / "cells_005.png").pixels == truth).all()
+    assert run(["check", str(data), *SMALL, "--fix", str(data.parent / "fixed")]) == 5
+    assert (read_mask(data.parent / "fixed" / "masks" / "cells_005.png").pixels == truth).all()
 
 
 # ------------------------------------------------------------------ 29: mask values
@@ -178,9 +178,9 @@ def test_stray_values_around_two_classes(data: Path, capsys: Capture) -> None:
     found = findings(data, capsys)
     noisy = next(f for f in found if f["check"].startswith("mask") and "--fix" in f["command"])
     assert noisy["severity"] in {"error", "warning"}
-    assert run(["check", str(data), *SMALL, "--fix", str(data.parent / "mended")]) in {0, 5}
-    assert findings(data.parent / "mended", capsys, "--strict") == []
-    values = np.unique(read_mask(data.parent / "mended" / "masks" / "cells_000.png").pixels)
+    assert run(["check", str(data), *SMALL, "--fix", str(data.parent / "fixed")]) in {0, 5}
+    assert findings(data.parent / "fixed", capsys, "--strict") == []
+    values = np.unique(read_mask(data.parent / "fixed" / "masks" / "cells_000.png").pixels)
     assert set(values.tolist()) <= {0, 255}
 
 
@@ -342,7 +342,7 @@ def test_a_description_is_written_and_honoured(data: Path, capsys: Capture) -> N
 def test_fix_never_touches_the_source_or_a_folder_in_use(data: Path, capsys: Capture) -> None:
     mask(data, 2).rename(data / "masks" / "CELLS_002.png")
     before = {path: content_hash(path) for path in sorted(data.rglob("*.png"))}
-    out = data.parent / "mended"
+    out = data.parent / "fixed"
     assert run(["check", str(data), *SMALL, "--fix", str(out)]) == 5
     assert {path: content_hash(path) for path in sorted(data.rglob("*.png"))} == before
     assert len(find_pairs(out).pairs) == 8
@@ -354,7 +354,7 @@ def test_fix_never_touches_the_source_or_a_folder_in_use(data: Path, capsys: Cap
 def test_nothing_but_json_is_printed_with_json(data: Path, capsys: Capture) -> None:
     mask(data, 2).rename(data / "masks" / "CELLS_002.png")
     image(data, 3).rename(data / "images" / "a:cat:[red]\x1b[31m.png")
-    out = data.parent / "mended"
+    out = data.parent / "fixed"
     found = findings(data, capsys, "--fix", str(out), "--report", str(data.parent / "report.json"))
     assert json.loads((data.parent / "report.json").read_text())["findings"] == found
     assert out.is_dir()
@@ -393,11 +393,11 @@ def test_commands_can_be_copied(data: Path, capsys: Capture) -> None:
 
 
 def test_a_copy_within_the_folder_is_refused_before_it_is_read(data: Path, capsys: Capture) -> None:
-    assert run(["check", str(data), *SMALL, "--fix", str(data / "mended")]) == 3
+    assert run(["check", str(data), *SMALL, "--fix", str(data / "fixed")]) == 3
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "Name a folder outside of it" in shown.err
-    assert not (data / "mended").exists()
+    assert not (data / "fixed").exists()
 
 
 def test_class_names_are_text_whatever_they_hold(data: Path, capsys: Capture) -> None:
@@ -428,6 +428,6 @@ def test_commands_repeat_what_was_given_about_the_folder(data: Path, capsys: Cap
     lines = capsys.readouterr().out.splitlines()
     command = shlex.split(next(line for line in lines if line.startswith("  unetseg check ")))
     assert command.count("--snap") == 1
-    command[command.index("OUT")] = str(data.parent / "mended")
+    command[command.index("OUT")] = str(data.parent / "fixed")
     assert run([*command[1:], *SMALL]) == 5
-    assert findings(data.parent / "mended", capsys, "--strict") == []
+    assert findings(data.parent / "fixed", capsys, "--strict") == []

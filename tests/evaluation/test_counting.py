@@ -13,10 +13,10 @@ from rasterio.transform import Affine
 
 from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
 from unetseg.config import DeviceConfig, EvalConfig, NetworkConfig, ScoringConfig, TilingConfig
-from unetseg.data import rasters
-from unetseg.data.masks import ClassInfo, ClassMap
-from unetseg.data.pairs import find_pairs
-from unetseg.data.reader import PairReader
+from unetseg.data.crops.reader import PairReader
+from unetseg.data.masks import rasters
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError
 from unetseg.evaluation.confusion import confusion
 from unetseg.evaluation.counting import GiantCount, count_classes

@@ -13,10 +13,10 @@ from PIL import Image
 
 from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, load_bundle, save_bundle
 from unetseg.config import DeviceConfig, EvalConfig, NetworkConfig, PredictConfig, ScoringConfig
-from unetseg.data.masks import ClassInfo, ClassMap
-from unetseg.data.pairs import PairSet, find_pairs
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from unetseg.data.pairs.match import PairSet, find_pairs
+from unetseg.data.pairs.splits import write_splits
 from unetseg.data.sample import draw_sample
-from unetseg.data.splits import write_splits
 from unetseg.errors import BundleError, DataError
 from unetseg.evaluation.evaluate import choose_pairs, evaluate, evaluate_pairs
 from unetseg.prediction.predict import Predictor

@@ -21,11 +21,11 @@ from unetseg.bundle import (
     save_bundle,
 )
 from unetseg.config import NetworkConfig
-from unetseg.data import rasters
-from unetseg.data.fingerprint import ImageFacts, image_facts
-from unetseg.data.masks import ClassInfo, ClassMap
-from unetseg.data.pairs import find_pairs
-from unetseg.data.reader import PairReader
+from unetseg.data.crops.reader import PairReader
+from unetseg.data.facts.fingerprint import ImageFacts, image_facts
+from unetseg.data.masks import rasters
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from unetseg.data.pairs.match import find_pairs
 from unetseg.evaluation.precision import (
     FEWEST_PIXELS,
     MOST_PIXELS,

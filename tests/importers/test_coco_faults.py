@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unetseg.data.pairs import find_pairs
+from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError
 from unetseg.importers.importing import import_dataset
 

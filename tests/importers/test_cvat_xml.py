@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.data.images import write_png
+from unetseg.data.files.images import write_png
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Annotations
 from unetseg.importers.cvat_xml import read

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from unetseg.data.images import write_png
-from unetseg.data.masks import read_mask
-from unetseg.data.pairs import find_pairs
+from unetseg.data.files.images import write_png
+from unetseg.data.masks.class_map import read_mask
+from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import MaskError
 from unetseg.importers import importing
 from unetseg.importers.annotations import AnnotatedImage

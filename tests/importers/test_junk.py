@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unetseg import storage
-from unetseg.data.pairs import find_pairs
+from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import UnetsegError
 from unetseg.importers.importing import import_dataset
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.data.images import write_png
+from unetseg.data.files.images import write_png
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.label_colours import LabelColours, read_labelmap, read_painted
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unetseg.data.images import write_png
+from unetseg.data.files.images import write_png
 from unetseg.importers.annotations import Problem
 from unetseg.importers.image_files import ImageFiles
 from unetseg.importers.labelstudio_names import TaskImages, image_names, place_of

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.data.class_list import read_class_names
-from unetseg.data.pairs import find_pairs
+from unetseg.data.masks.class_list import read_class_names
+from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MachineError, MaskError
 from unetseg.importers.annotations import AnnotatedImage
 from unetseg.importers.pairs_folder import (

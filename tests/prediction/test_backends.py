@@ -107,7 +107,7 @@ def failing(_image: Tensor) -> Tensor:
     raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand more")
 
 
-def test_where_compiling_fails_the_answer_names_the_mend_or_another_takes_over() -> None:
+def test_where_compiling_fails_the_answer_names_the_fix_or_another_takes_over() -> None:
     with pytest.raises(MachineError, match="No working C"):
         Compiled(failing)(image(8, 8))
     both: Callable[[Tensor], Any] = Compiled(failing, lambda image: image[:, :1])

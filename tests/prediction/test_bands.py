@@ -95,7 +95,7 @@ def test_a_damaged_band_says_what_to_do(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(MachineError, match=r"000001\.classes cannot be read") as caught:
         kept.index(0, 30)
-    assert str(kept.folder) in caught.value.mend
+    assert str(kept.folder) in caught.value.fix
 
 
 def test_nothing_is_left_when_it_is_removed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from unetseg.bundle import BundleInfo, Normalisation, Segmenter, build_segmenter, save_bundle
 from unetseg.config import DeviceConfig, NetworkConfig, PredictConfig
-from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.errors import ImageError
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.predict import Predictor, load

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.data.masks import IGNORED, ClassInfo, ClassMap, Code
+from unetseg.data.masks.class_map import IGNORED, ClassInfo, ClassMap, Code
 from unetseg.prediction.nodata import mask_pixels, no_data_code, no_data_tag
 
 

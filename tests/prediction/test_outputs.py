@@ -22,9 +22,9 @@ from torch import nn
 from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
 from unetseg.cli.app import run
 from unetseg.config import NetworkConfig
-from unetseg.data import rasters
-from unetseg.data.geotiff import RasterWriter
-from unetseg.data.masks import ClassInfo, ClassMap, Code, read_mask
+from unetseg.data.files.geotiff import RasterWriter
+from unetseg.data.masks import rasters
+from unetseg.data.masks.class_map import ClassInfo, ClassMap, Code, read_mask
 from unetseg.prediction import stream
 from unetseg.prediction.bands import BandStore, held_bands
 from unetseg.prediction.engine import TileNetwork
@@ -313,7 +313,7 @@ def test_with_other_settings_it_begins_anew(
 KILLED = """
 import os, signal, sys
 from unetseg.cli.app import run
-from unetseg.data import rasters
+from unetseg.data.masks import rasters
 from unetseg.prediction.bands import BandStore, held_bands
 rasters.WHOLE_PIXELS = 0
 save = BandStore.save

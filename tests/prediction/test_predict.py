@@ -15,9 +15,9 @@ from PIL import Image
 from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
 from unetseg.cli.app import run
 from unetseg.config import DeviceConfig, NetworkConfig
-from unetseg.data import rasters
-from unetseg.data.images import read_image
-from unetseg.data.masks import ClassInfo, ClassMap, read_mask
+from unetseg.data.files.images import read_image
+from unetseg.data.masks import rasters
+from unetseg.data.masks.class_map import ClassInfo, ClassMap, read_mask
 from unetseg.prediction.predict import Predictor
 
 Capture = pytest.CaptureFixture[str]

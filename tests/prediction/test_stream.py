@@ -16,8 +16,8 @@ from torch import nn
 
 from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, image_statistics
 from unetseg.config import NetworkConfig
-from unetseg.data import rasters
-from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.masks import rasters
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.errors import ImageError
 from unetseg.prediction import stream
 from unetseg.prediction.engine import MIRRORS, Engine, TileNetwork

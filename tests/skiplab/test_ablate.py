@@ -19,7 +19,7 @@ from torch.nn import functional
 from unetseg.bundle import BundleInfo, Normalisation, Segmenter, build_segmenter, image_statistics
 from unetseg.cli.app import run
 from unetseg.config import AblateConfig, DeviceConfig, NetworkConfig
-from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.errors import ConfigError
 from unetseg.evaluation.confusion import Counts, dice
 from unetseg.evaluation.evaluate import evaluate
@@ -509,7 +509,7 @@ def test_shuffling_alone_needs_two_images(tmp_path: Path) -> None:
     only = AblateConfig(edits=("shuffle",))
     with pytest.raises(ConfigError, match="no edit is left") as caught:
         ablate(constructed(sizes=[(48, 48)]), only, output=tmp_path)
-    assert "at least two images" in caught.value.mend
+    assert "at least two images" in caught.value.fix
 
 
 def test_sizes_may_differ_and_classes_be_many_or_absent(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from unetseg.config import (
     TrainConfig,
     TrainingConfig,
 )
-from unetseg.data.images import read_image
-from unetseg.data.pairs import find_pairs
+from unetseg.data.files.images import read_image
+from unetseg.data.pairs.match import find_pairs
+from unetseg.data.pairs.splits import read_splits
 from unetseg.data.sample import draw_sample
-from unetseg.data.splits import read_splits
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.prediction.predict import Predictor
@@ -321,7 +321,7 @@ def test_other_settings_and_other_data_are_not_mixed(
     other = draw_sample(tmp_path / "other", count=6, size=48, seed=1)
     with pytest.raises(ConfigError, match="content of the data: "):
         compare(other, KINDS, tiny(), output=copy)
-    assert caught.value.mend.startswith("Choose another --output, ")
+    assert caught.value.fix.startswith("Choose another --output, ")
     (copy / "started.json").unlink()
     with pytest.raises(ConfigError, match="is of no known comparison"):
         compare(data, KINDS, tiny(), output=copy)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo, Normalisation
 from unetseg.config import NetworkConfig
-from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.prediction.engine import Engine
 from unetseg.skiplab.cost import network_cost, time_in_turns
 

@@ -23,7 +23,7 @@ from unetseg.config import (
     TrainConfig,
     TrainingConfig,
 )
-from unetseg.data.masks import IGNORED, ClassInfo, ClassMap
+from unetseg.data.masks.class_map import IGNORED, ClassInfo, ClassMap
 from unetseg.data.sample import draw_cells, draw_sample
 from unetseg.errors import ConfigError
 from unetseg.progress import Silent
@@ -279,7 +279,7 @@ def test_a_fresh_network_stands_at_its_start(shortcut: str, alpha: float | None)
     }
 
 
-def test_a_network_that_learns_no_opening_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_a_network_that_learns_no_opening_is_refused_with_the_fix(tmp_path: Path) -> None:
     plain = subject(tmp_path, network(skip=("concat", "none")))
     with pytest.raises(ConfigError) as caught:
         gates(plain, output=tmp_path / "out")

@@ -239,7 +239,7 @@ def test_too_little_memory_is_answered_with_flags_that_there_are(
     monkeypatch.setattr("unetseg.skiplab.gradients.follow", fail)
     with pytest.raises(OutOfMemoryError) as caught:
         gradients(GradientsConfig(), source=data, base=BASE, output=tmp_path)
-    assert "--width" in caught.value.mend
+    assert "--width" in caught.value.fix
 
 
 def test_what_is_asked_for_explicitly_varies_too(data: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import update_bn
 
 from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, image_statistics
 from unetseg.config import NetworkConfig
-from unetseg.data.masks import IGNORED, ClassInfo, ClassMap
+from unetseg.data.masks.class_map import IGNORED, ClassInfo, ClassMap
 from unetseg.errors import DataError
 from unetseg.runtime import Machine
 from unetseg.skiplab.images_loss import images_loss, recompute_statistics

@@ -22,7 +22,7 @@ from unetseg.bundle import (
 from unetseg.cli.app import run
 from unetseg.cli.prune import prune as prune_command
 from unetseg.config import DeviceConfig, NetworkConfig
-from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.errors import BundleError, ConfigError
 from unetseg.skiplab.prune import (
     Pruning,

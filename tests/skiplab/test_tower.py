@@ -77,7 +77,7 @@ def test_refused_depths_are_all_listed_with_their_neighbours() -> None:
     with pytest.raises(ConfigError) as caught:
         check_depths([10, 20, 56], "dense")
     assert caught.value.offenders == ["depth 20", "depth 56"]
-    assert "--depths 10,18,58" in caught.value.mend
+    assert "--depths 10,18,58" in caught.value.fix
     check_depths([10, 18, 58], "dense")
 
 

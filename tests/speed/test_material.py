@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from unetseg.config import TrainConfig
-from unetseg.data.images import read_image
-from unetseg.data.masks import ClassInfo, ClassMap, read_mask
-from unetseg.data.survey import survey
+from unetseg.data.facts.survey import survey
+from unetseg.data.files.images import read_image
+from unetseg.data.masks.class_map import ClassInfo, ClassMap, read_mask
 from unetseg.errors import ImageError
 from unetseg.runtime import start
 from unetseg.speed.material import (

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from unetseg.config import NetworkConfig, RuntimeConfig, TrainConfig, TrainingConfig
-from unetseg.data.dataset import Sample
+from unetseg.data.crops.dataset import Sample
 from unetseg.data.sample import draw_sample
 from unetseg.errors import (
     BundleError,
@@ -197,7 +197,7 @@ def test_an_image_on_both_sides_of_a_split_is_said(data: Path, tmp_path: Path) -
     hears = Hears()
     train(folder, tiny(epochs=1), out=tmp_path, name="a", progress=hears)
     assert any(line.startswith("warning: ") and "split" in line for line in hears.said)
-    assert f"`unetseg check {folder}` lists the files and the mends." in hears.said
+    assert f"`unetseg check {folder}` lists the files and the fixes." in hears.said
 
 
 def test_resume_of_nothing_is_an_error(data: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unetseg.bundle import Normalisation, Segmenter
 from unetseg.config import NetworkConfig, TrainingConfig
-from unetseg.data.dataset import Sample
+from unetseg.data.crops.dataset import Sample
 from unetseg.runtime import Machine
 from unetseg.training.learner import Learner
 from unetseg.training.losses import SegmentationLoss

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
+from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.sample import draw_sample
-from unetseg.data.survey import Survey, survey
 from unetseg.runtime import Machine
 from unetseg.training.plan import Plan, make_plan
 from unetseg.unet.build import build_unet

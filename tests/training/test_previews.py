@@ -9,11 +9,11 @@ import torch
 
 from unetseg.bundle import Normalisation, Segmenter
 from unetseg.config import NetworkConfig
-from unetseg.data import rasters
-from unetseg.data import reader as reading
-from unetseg.data.masks import ClassInfo, ClassMap
-from unetseg.data.pairs import find_pairs
-from unetseg.data.reader import PairReader
+from unetseg.data.crops import reader as reading
+from unetseg.data.crops.reader import PairReader
+from unetseg.data.masks import rasters
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from unetseg.data.pairs.match import find_pairs
 from unetseg.prediction.engine import Engine
 from unetseg.runtime import Machine
 from unetseg.training import previews

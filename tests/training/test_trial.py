@@ -13,9 +13,9 @@ from torch import Tensor
 
 from unetseg.bundle import Normalisation, Segmenter
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
-from unetseg.data.dataset import Sample
+from unetseg.data.crops.dataset import Sample
+from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.sample import draw_sample
-from unetseg.data.survey import Survey, survey
 from unetseg.runtime import MEBIBYTE, Machine
 from unetseg.training import trial
 from unetseg.training.learner import Learner

@@ -18,7 +18,7 @@ from unetseg.bundle import (
     save_bundle,
 )
 from unetseg.config import BlockKind, NetworkConfig, ShortcutKind, SkipKind
-from unetseg.data.masks import ClassInfo, ClassMap
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.unet.skips import expected_open_switches
 
 SKIPS = [kind for kind in get_args(SkipKind) if kind != "pruned"]  # no kind to train with

@@ -215,7 +215,7 @@ def test_an_unknown_encoder_is_answered_with_the_nearest_names() -> None:
         build(encoder="ResNet-34")
     assert error.value.summary == "there is no encoder 'ResNet-34'; the nearest names:"
     assert error.value.offenders[0] == "resnet34"
-    assert error.value.mend == "Choose one, for example --encoder resnet34"
+    assert error.value.fix == "Choose one, for example --encoder resnet34"
 
 
 @pytest.mark.parametrize("name", ["§§§", "tu-hf-hub:someone/something", "os.system"])
@@ -225,14 +225,14 @@ def test_only_names_of_the_table_are_built(name: str) -> None:
     assert error.value.offenders
 
 
-def test_a_failed_download_names_the_mend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_download_names_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(MachineError) as error:
         build(encoder="resnet18", weights="imagenet")
     assert error.value.summary == "the ImageNet weights of resnet18 could not be downloaded"
     assert len(error.value.offenders) == 1
-    assert error.value.mend == (
+    assert error.value.fix == (
         "Use --weights none, or --weights FILE with a local .safetensors or .pth file."
     )
 
@@ -243,7 +243,7 @@ def test_an_encoder_without_imagenet_weights() -> None:
     assert error.value.summary.startswith(
         "smp has no weights 'imagenet' for resnext101_32x16d, only instagram"
     )
-    assert error.value.mend == "Use --weights none or a local file."
+    assert error.value.fix == "Use --weights none or a local file."
 
 
 @pytest.mark.parametrize("weights", ["swsl", "missing.pth", "README.md"])
@@ -264,7 +264,7 @@ def test_a_damaged_file_is_named(content: bytes, suffix: str, tmp_path: Path) ->
     with pytest.raises(BundleError) as error:
         pretrained_encoder("resnet18", 3, 5, str(path))
     assert error.value.summary == f"{path} cannot be read as weights"
-    assert error.value.mend == "Give a state dict: a file of named tensors and nothing else."
+    assert error.value.fix == "Give a state dict: a file of named tensors and nothing else."
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -327,7 +327,7 @@ def test_weights_of_another_encoder_are_refused_with_every_difference(
     ]
 
 
-def test_without_smp_the_mend_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_smp_the_fix_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     with pytest.raises(MachineError) as error:
         build(encoder="resnet18")

@@ -22,7 +22,7 @@ HELP = """Train a U-Net on a folder of images and masks, and predict masks with 
 
 unetseg demo                                    see it work in a minute
 unetseg import coco instances.json photos/      from COCO, labelme, CVAT …
-unetseg check photos/                           what is wrong, and the mend
+unetseg check photos/                           what is wrong, and the fix
 unetseg train photos/ --budget 10m --name cells
 unetseg eval checkpoints/cells photos/
 unetseg predict checkpoints/cells new/ -o masks/
@@ -36,7 +36,7 @@ COMMANDS = {
     "demo": "Draw a sample folder, train, evaluate and predict on it.",
     "sample": "Draw a sample folder of image/mask pairs.",
     "import": "Turn annotations of other programs into a folder of pairs.",
-    "check": "Say what is wrong with a folder and how to mend it, and the plan for it.",
+    "check": "Say what is wrong with a folder and how to fix it, and the plan for it.",
     "train": "Train a U-Net on a folder of image/mask pairs.",
     "eval": "Score a trained U-Net on a folder of pairs.",
     "predict": "Write masks for images.",
@@ -115,8 +115,8 @@ def _answer(error: BaseException) -> tuple[str, int] | None:
         case KeyboardInterrupt():
             return "interrupted", EXIT_INTERRUPT
         case ImportError() | RuntimeError() if _is_misfit(error):
-            mend = "Install torch and torchvision together: uv pip install -c constraints.txt -e ."
-            return f"a package is missing or does not fit: {error}\n{mend}", EXIT_MACHINE
+            fix = "Install torch and torchvision together: uv pip install -c constraints.txt -e ."
+            return f"a package is missing or does not fit: {error}\n{fix}", EXIT_MACHINE
     return None
 
 

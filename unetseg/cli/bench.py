@@ -126,11 +126,11 @@ def _prediction_table(speed: "PredictionSpeed") -> Table:
 
 def _training_table(speed: "TrainingSpeed") -> Table:
     """A training's loading and steps, alone and together."""
-    from unetseg.data.folders import number
+    from unetseg.text import plural
 
     what = f"training, {speed.batch} × {speed.patch}×{speed.patch}"
     table = _table(what, "ms/crop", "crops/s", "MP/s", "GFLOP/s", "of best", "MiB")
-    who = number(speed.workers, "worker") if speed.workers else "by itself"
+    who = plural(speed.workers, "worker") if speed.workers else "by itself"
     loading = {
         "read a pair, once": speed.read_seconds,
         "augment, one process": speed.augment_seconds,

@@ -20,8 +20,8 @@ from unetseg.config import CheckConfig, TrainConfig
 from unetseg.errors import DataError, MachineError
 
 if TYPE_CHECKING:
-    from unetseg.audit.audit import Report
-    from unetseg.audit.mend import Mended
+    from unetseg.checks.check import Report
+    from unetseg.checks.fix import Fixed
     from unetseg.training.plan import Plan
 
 
@@ -34,13 +34,13 @@ def check(
     wanted: Annotated[CheckConfig, Parameter(name="*", group="Check")] = CheckConfig(),  # noqa: B008
     config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
 ) -> None:
-    """Read every image and mask; say what is wrong, how to mend it, and how training would go.
+    """Read every image and mask; say what is wrong, how to fix it, and how training would go.
 
     Ends with exit code 5 when errors stand.
 
     Examples:
     unetseg check photos/
-    unetseg check photos/ --fix mended/              a mended copy; photos/ stays as it is
+    unetseg check photos/ --fix fixed/              a fixed copy; photos/ stays as it is
     unetseg check photos/ --report findings.txt      every file of every finding
     unetseg check photos/ --describe photos/dataset.yaml
     unetseg check photos/ --json --strict            for scripts
@@ -54,8 +54,8 @@ def check(
     config_file
         YAML file with settings.
     """
-    from unetseg.audit.audit import audit
-    from unetseg.data.images import write_png
+    from unetseg.checks.check import check_folder
+    from unetseg.data.files.images import write_png
     from unetseg.progress import SILENT
     from unetseg.runtime import start
     from unetseg.training.plan import make_plan
@@ -65,7 +65,7 @@ def check(
     machine = start(config.runtime)
     progress = observer()
     try:
-        found = audit(data, config.data, SILENT if as_json else progress)
+        found = check_folder(data, config.data, SILENT if as_json else progress)
     finally:
         progress.stop()
     given = as_given(data, config.data)
@@ -89,13 +89,13 @@ def check(
 
 def _check_targets(data: Path, wanted: CheckConfig) -> None:
     """Refuse to write over something, before anything is read."""
-    from unetseg.audit.mend import check_target
+    from unetseg.checks.fix import check_target
 
     if wanted.fix:
         check_target(data, wanted.fix)
     if wanted.describe and wanted.describe.exists():
-        mend = "Name another file, or remove it."
-        raise MachineError(f"{wanted.describe} is there already", mend=mend)
+        fix = "Name another file, or remove it."
+        raise MachineError(f"{wanted.describe} is there already", fix=fix)
 
 
 def _show(found: "Report", plan: "Plan | None", given: str) -> None:
@@ -129,16 +129,16 @@ def _write_report(found: "Report", path: Path, given: str) -> None:
 
 def _describe(found: "Report", path: Path) -> None:
     """Write a dataset.yaml that says what was concluded."""
-    from unetseg.data.description import write_description
+    from unetseg.data.pairs.description import write_description
 
     if found.known is None:
-        raise DataError("the folder is not understood yet", mend="Mend the errors above first.")
+        raise DataError("the folder is not understood yet", fix="Fix the errors above first.")
     write_description(path, found.known.class_map, found.known.pairs)
 
 
 def _fix(found: "Report", config: TrainConfig, target: Path, *, quiet: bool) -> None:
-    """Write the mended copy and, unless `quiet`, say what was done."""
-    from unetseg.audit.audit import write_fixed
+    """Write the fixed copy and, unless `quiet`, say what was done."""
+    from unetseg.checks.check import write_fixed
     from unetseg.progress import SILENT
 
     progress = observer()
@@ -150,29 +150,29 @@ def _fix(found: "Report", config: TrainConfig, target: Path, *, quiet: bool) -> 
         _show_fixed(done, target)
 
 
-def _show_fixed(done: "Mended", target: Path) -> None:
+def _show_fixed(done: "Fixed", target: Path) -> None:
     """What was done, and where the copy is."""
-    from unetseg.data.folders import number, show
+    from unetseg.text import plural, printable
 
     lines = [*done.changes, *(f"left out: {line}" for line in done.left_out)]
-    for line in shortened([show(line) for line in lines], whole="mended.json lists all"):
+    for line in shortened([printable(line) for line in lines], whole="fixed.json lists all"):
         say(f"  {line}")
     say(
-        f"{number(done.pairs, 'pair')} in {show(target)}, {len(done.changes)} changed, "
-        f"{len(done.left_out)} left out: {show(target / 'mended.json')}"
+        f"{plural(done.pairs, 'pair')} in {printable(target)}, {len(done.changes)} changed, "
+        f"{len(done.left_out)} left out: {printable(target / 'fixed.json')}"
     )
     say(f"next: unetseg check {quoted(target)}")
 
 
 def _answer(found: "Report", given: str, *, strict: bool) -> None:
     """Refuse a folder with errors, and with `strict` one with warnings."""
-    from unetseg.data.folders import number, show
+    from unetseg.text import plural, printable
 
     errors, warnings = (len(found.of(severity)) for severity in ("error", "warning"))
     if errors or (strict and warnings):
         counts = {"error": errors, "warning": warnings}
-        counted = [number(count, severity) for severity, count in counts.items() if count]
+        counted = [plural(count, severity) for severity, count in counts.items() if count]
         can_fix = any("--fix" in finding.command for finding in found.findings)
-        fix = f"; `unetseg check {given} --fix OUT` mends what it can" if can_fix else ""
-        mend = f"Mend what is listed{fix}."
-        raise DataError(f"{show(found.root)}: {' and '.join(counted)}", mend=mend)
+        fix = f"; `unetseg check {given} --fix OUT` fixes what it can" if can_fix else ""
+        fix = f"Fix what is listed{fix}."
+        raise DataError(f"{printable(found.root)}: {' and '.join(counted)}", fix=fix)

@@ -17,7 +17,7 @@ def doctor() -> None:
 
     from unetseg import runtime
     from unetseg.config import DeviceConfig
-    from unetseg.data.fingerprint import cache_folder
+    from unetseg.data.facts.fingerprint import cache_folder
 
     machine = runtime.start(DeviceConfig())
     gibibyte = 2**30

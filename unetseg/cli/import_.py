@@ -68,19 +68,19 @@ def import_(
 
 def _show(done: "Imported", out: Path) -> None:
     """What was written, what was concluded, and what was left out."""
-    from unetseg.data.folders import number
+    from unetseg.text import plural
 
     counts = done.counts
-    say(f"{number(counts.pairs, 'pair')} in {out}")
+    say(f"{plural(counts.pairs, 'pair')} in {out}")
     if counts.splits:
         say(f"splits: {', '.join(f'{count} {name}' for name, count in counts.splits.items())}")
     classes = (f"{name} ({counts.shown[code]})" for code, name in enumerate(done.classes))
     say(f"classes, with the masks that show them: {', '.join(classes)}")
     if counts.ignored:
-        say(f"255 is ignored: {number(counts.ignored, 'mask')} with such pixels")
+        say(f"255 is ignored: {plural(counts.ignored, 'mask')} with such pixels")
     for note in done.notes:
         say(note)
     if done.skipped:
-        say(f"left out, {number(len(done.skipped), 'problem')}, all of them in import.json:")
+        say(f"left out, {plural(len(done.skipped), 'problem')}, all of them in import.json:")
         for problem in done.skipped[:SHOWN]:
             say(f"  {problem}")

@@ -278,8 +278,8 @@ def _refuse_single_kinds(base: TrainConfig) -> None:
     asked = {"skip": base.network, "seed": base.runtime}
     wrong = [f"--{name}" for name, group in asked.items() if name in group.model_fields_set]
     if wrong:
-        mend = "Give --skips concat,none and --seeds 3: kinds to compare, and trainings of each."
-        raise ConfigError("a comparison sets these itself", wrong, mend)
+        fix = "Give --skips concat,none and --seeds 3: kinds to compare, and trainings of each."
+        raise ConfigError("a comparison sets these itself", wrong, fix)
 
 
 def _quickened(config: C, quick: bool) -> C:

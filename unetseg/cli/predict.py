@@ -55,7 +55,7 @@ def predict(
         raise kind(
             f"{len(result.failures)} images have no mask, {len(result.written)} have",
             list(result.failures.values()),
-            f"They are listed in {output / 'failures.jsonl'}; mend them and add --existing skip.",
+            f"They are listed in {output / 'failures.jsonl'}; fix them and add --existing skip.",
         )
     say(f"{len(result.written)} masks: {output}")
     if config.overlay:

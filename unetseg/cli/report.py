@@ -12,9 +12,9 @@ from rich.text import Text
 from unetseg.cli.console import out, say
 
 if TYPE_CHECKING:
-    from unetseg.audit.finding import Finding
+    from unetseg.checks.finding import Finding
     from unetseg.config import DataConfig
-    from unetseg.data.survey import Survey
+    from unetseg.data.facts.survey import Survey
     from unetseg.training.plan import Plan
 
 SHOWN = 10
@@ -23,7 +23,7 @@ COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def show_findings(findings: Sequence["Finding"], data: Path, given: str) -> None:
-    """Each finding with its first files and its mend, the worst first."""
+    """Each finding with its first files and its fix, the worst first."""
     for finding in findings:
         head, *rest = finding_lines(finding, data, given, SHOWN)
         out.print(head, style=COLOURS[finding.severity], markup=False)
@@ -40,14 +40,14 @@ def finding_lines(
 
     `given` is what a command must be given for this folder, see `as_given`.
     """
-    from unetseg.data.folders import show
+    from unetseg.text import printable
 
     yield f"{finding.severity}: {finding.summary} [{finding.check}]"
-    above = re.compile(rf"(^|[ \"]){re.escape(show(data))}/")
+    above = re.compile(rf"(^|[ \"]){re.escape(printable(data))}/")
     inner = [above.sub(r"\1", file) for file in finding.files]  # within DATA
     yield from (f"  {file}" for file in shortened(inner, most))
-    if finding.mend:
-        yield f"  mend: {finding.mend}"
+    if finding.fix:
+        yield f"  fix: {finding.fix}"
     if finding.command:
         command = finding.command.replace("DATA", given, 1)
         yield f"  {re.sub(r'( --snap)(?=.* --snap)', '', command)}"  # once is enough
@@ -67,9 +67,9 @@ def as_given(data: Path, config: "DataConfig") -> str:
 
 def quoted(path: Path | str) -> str:
     """A path or a word as a shell takes it."""
-    from unetseg.data.folders import show
+    from unetseg.text import printable
 
-    return show(shlex.quote(str(path)))
+    return printable(shlex.quote(str(path)))
 
 
 def shortened(

@@ -42,7 +42,7 @@ def draw_sample(
 
     Each pair is a pure function of `size`, `seed` and its number, and each file is written whole.
     Where the same sample is there already only missing files are drawn, so that an interrupted
-    call is mended by repeating it.
+    call is fixed by repeating it.
 
     Args:
         folder: Where `images/` and `masks/` go; made if need be.
@@ -209,8 +209,8 @@ def _claim(folder: Path, recipe: dict[str, Any]) -> None:
     if not content:
         write_json(folder / MARKER, recipe)
     elif _recipe(folder) != recipe:
-        mend = "Choose another folder, or empty this one."
-        raise MachineError(f"{folder} holds something else than this sample", sorted(content), mend)
+        fix = "Choose another folder, or empty this one."
+        raise MachineError(f"{folder} holds something else than this sample", sorted(content), fix)
 
 
 def _recipe(folder: Path) -> object:

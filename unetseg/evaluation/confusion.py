@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.masks import IGNORED
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.storage import json_value
 
 CHUNK = 1 << 16

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
-from unetseg.data.masks import IGNORED
-from unetseg.data.overlay import error_overlay
-from unetseg.data.rasters import MaskRaster, Raster
+from unetseg.data.masks.class_map import IGNORED
+from unetseg.data.masks.overlay import error_overlay
+from unetseg.data.masks.rasters import MaskRaster, Raster
 from unetseg.errors import DataError
 from unetseg.evaluation.confusion import Counts, confusion
 from unetseg.prediction.engine import Engine

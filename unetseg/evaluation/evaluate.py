@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import EvalConfig, ScoringConfig
-from unetseg.data import rasters
-from unetseg.data.description import described, find_described
-from unetseg.data.images import allow_pixels, pixel_count, read_image, write_png
-from unetseg.data.masks import ClassMap, read_mask
-from unetseg.data.overlay import error_overlay
-from unetseg.data.pairs import Pair, PairSet
-from unetseg.data.rasters import georeference, open_mask_raster, open_raster
-from unetseg.data.splits import read_splits
+from unetseg.data.files.images import allow_pixels, pixel_count, read_image, write_png
+from unetseg.data.masks import rasters
+from unetseg.data.masks.class_map import ClassMap, read_mask
+from unetseg.data.masks.overlay import error_overlay
+from unetseg.data.masks.rasters import georeference, open_mask_raster, open_raster
+from unetseg.data.pairs.description import described, find_described
+from unetseg.data.pairs.match import Pair, PairSet
+from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import DataError, ImageError, UnetsegError
 from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, score
 from unetseg.evaluation.counting import GiantCount, count_classes
@@ -114,7 +114,7 @@ def choose_pairs(found: PairSet, run: Path, split: str) -> tuple[str, tuple[Pair
         there = sorted({name or "none" for name in splits.values()})
         raise DataError(
             f"no pair of {found.root} is in split {split!r}; there are: {', '.join(there)}",
-            mend="Choose --split all, or one of those.",
+            fix="Choose --split all, or one of those.",
         )
     return split, chosen
 
@@ -157,8 +157,8 @@ def evaluate_pairs(
     in_order = [counted[pair.image] for pair in pairs]
     failures = [one.summary for one in in_order if isinstance(one, UnetsegError)]
     if failures:
-        mend = "Replace these files, or leave them out."
-        raise DataError(f"{len(failures)} of {len(pairs)} pairs do not fit", failures, mend)
+        fix = "Replace these files, or leave them out."
+        raise DataError(f"{len(failures)} of {len(pairs)} pairs do not fit", failures, fix)
     return np.stack([one for one in in_order if not isinstance(one, UnetsegError)])
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import PrecisionVerdict, load_bundle, store_verdict
 from unetseg.config import TilingConfig
-from unetseg.data.fingerprint import ImageFacts
-from unetseg.data.masks import IGNORED
-from unetseg.data.reader import PairReader
+from unetseg.data.crops.reader import PairReader
+from unetseg.data.facts.fingerprint import ImageFacts
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.evaluation.confusion import Counts, dice, mean_over
 from unetseg.evaluation.counting import count_classes
 from unetseg.prediction.engine import Engine

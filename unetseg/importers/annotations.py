@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from unetseg.data.folders import show
-from unetseg.data.naming import read_folder_name
+from unetseg.data.pairs.naming import read_folder_name
 from unetseg.errors import DataError
+from unetseg.text import printable
 
 BACKGROUND = "background"
 _BACKGROUND_NAMES = frozenset({"background", "_background_", "bg"})
@@ -40,7 +40,7 @@ class Problem:
     where: str
 
     def __str__(self) -> str:
-        return show(f"{self.kind}: {self.where}")
+        return printable(f"{self.kind}: {self.where}")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def mentions(path: Path, words: Sequence[bytes]) -> bool:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{show(path)} cannot be read: {error.strerror}") from error
+        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
     return all(word in content for word in words)
 
 
@@ -152,11 +152,11 @@ def read_model(path: Path, model: type[Model]) -> Model:
     try:
         return model.model_validate_json(path.read_bytes().removeprefix(BOM_UTF8))
     except OSError as error:
-        raise DataError(f"{show(path)} cannot be read: {error.strerror}") from error
+        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         lines = [_fault(fault["loc"], fault["msg"]) for fault in error.errors(include_input=False)]
         raise DataError(
-            f"{show(path)} is not what this format has",
+            f"{printable(path)} is not what this format has",
             lines,
             "Check the name of the format, or export the annotations again.",
         ) from error
@@ -165,4 +165,4 @@ def read_model(path: Path, model: type[Model]) -> Model:
 def _fault(place: Sequence[int | str], message: str) -> str:
     """One fault of a JSON file: `annotations.3.image_id: Field required`."""
     where = ".".join(str(part) for part in place)
-    return show(f"{where}: {message}" if where else message)
+    return printable(f"{where}: {message}" if where else message)

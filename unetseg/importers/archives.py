@@ -25,8 +25,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
-from unetseg.data.folders import number, show
 from unetseg.errors import DataError, MachineError
+from unetseg.text import plural, printable
 
 MOST_FILES = 1_000_000
 """Files that an archive may hold."""
@@ -64,7 +64,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
 )
-_MEND = "If you trust it, unpack it yourself, and give the folder instead."
+_FIX = "If you trust it, unpack it yourself, and give the folder instead."
 
 
 @dataclass(frozen=True)
@@ -233,17 +233,17 @@ def _judged(source: Path, members: Iterable[_Member]) -> list[_Member]:
     wanted = [m for m in kept if not m.is_shadow and len(m.name) <= LONGEST_NAME]
     faults += _clashes(wanted)
     if faults:
-        summary = f"{show(source)} is refused: {number(len(faults), 'member')} could do harm"
-        raise DataError(summary, [show(fault) for fault in faults], _MEND)
+        summary = f"{printable(source)} is refused: {plural(len(faults), 'member')} could do harm"
+        raise DataError(summary, [printable(fault) for fault in faults], _FIX)
     return wanted
 
 
 def _bomb(source: Path, files: int, total: int) -> DataError:
     size = source.stat().st_size
     return DataError(
-        f"{show(source)} is refused as a decompression bomb: it has {size} bytes, and the first "
-        f"{number(files, 'member')} of it {total} bytes when unpacked",
-        mend=_MEND,
+        f"{printable(source)} is refused as a decompression bomb: it has {size} bytes, and the "
+        f"first {plural(files, 'member')} of it {total} bytes when unpacked",
+        fix=_FIX,
     )
 
 
@@ -303,8 +303,10 @@ def _temporary(beside: Path, size: int) -> Iterator[Path]:
         raise _cannot_write(above, error) from error
     with folder as name:
         if size > free:
-            mend = "Free space, or name a folder OUT on another disk."
-            raise MachineError(f"{show(above)} has {free} bytes left; {size} are needed", mend=mend)
+            fix = "Free space, or name a folder OUT on another disk."
+            raise MachineError(
+                f"{printable(above)} has {free} bytes left; {size} are needed", fix=fix
+            )
         yield Path(name)
 
 
@@ -339,7 +341,7 @@ def _make(folder: Path) -> None:
 def _cannot_write(path: Path, error: OSError) -> MachineError:
     reason = error.strerror or str(error)
     return MachineError(
-        f"cannot write {show(path)}: {reason}", mend="Free space, or name another OUT."
+        f"cannot write {printable(path)}: {reason}", fix="Free space, or name another OUT."
     )
 
 
@@ -351,6 +353,6 @@ def _explained(source: Path) -> Iterator[None]:
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{show(source)} cannot be unpacked: {show(reason)}",
-            mend="Download or copy it again.",
+            f"{printable(source)} cannot be unpacked: {printable(reason)}",
+            fix="Download or copy it again.",
         ) from error

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.folders import number, scan
-from unetseg.data.masks import IGNORED, read_mask, runs
-from unetseg.data.naming import read_folder_name
+from unetseg.data.files.folders import scan
+from unetseg.data.masks.class_map import IGNORED, read_mask, runs
+from unetseg.data.pairs.naming import read_folder_name
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem, split_of
+from unetseg.text import plural
 
 LABEL_IDS = {
     "road": 7,
@@ -233,8 +234,8 @@ def _notes(used: Iterable[_Labels], blank: frozenset[_Key], bare: Sequence[_Key]
     """What the user should know."""
     coarse = sum(map(_is_coarse, used))
     if coarse:
-        yield f"{number(coarse, 'mask')} of gtCoarse: large parts of them are ignored"
+        yield f"{plural(coarse, 'mask')} of gtCoarse: large parts of them are ignored"
     if blank:
-        yield f"the test split has no published labels: {number(len(blank), 'image')} left out"
+        yield f"the test split has no published labels: {plural(len(blank), 'image')} left out"
     for section, count in Counter(key.section or "the images" for key in bare).items():
-        yield f"there are no label files for {section}: {number(count, 'image')} left out"
+        yield f"there are no label files for {section}: {plural(count, 'image')} left out"

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel
 
-from unetseg.data.folders import number, show
-from unetseg.data.masks import IGNORED
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
@@ -42,9 +41,10 @@ from unetseg.importers.shapes import (
     runs_to_patch,
     unpack_runs,
 )
+from unetseg.text import plural, printable
 
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
-_MEND = "Give the JSON with images, annotations and categories, or the folder that holds it."
+_FIX = "Give the JSON with images, annotations and categories, or the folder that holds it."
 
 
 def _packed(segmentation: Any) -> Any:
@@ -127,7 +127,7 @@ def _json_files(source: Path) -> list[Path]:
     paths = [path for path in paths if "instances" in path.name.lower()] or paths
     found = [path for path in paths if mentions(path, _KEYS)]
     if not found:
-        raise DataError(f"{show(source)} holds no COCO annotations", paths, _MEND)
+        raise DataError(f"{printable(source)} holds no COCO annotations", paths, _FIX)
     plain = [path for path in found if not _is_panoptic(path)]
     if not plain:
         _refuse_panoptic(found)
@@ -141,8 +141,8 @@ def _is_panoptic(path: Path) -> bool:
 def _refuse_panoptic(paths: Iterable[Path]) -> None:
     panoptic = [path for path in paths if _is_panoptic(path)]
     if panoptic:
-        mend = "Give the instances JSON (polygons or run lengths) instead."
-        raise DataError("panoptic annotations are not read", panoptic, mend)
+        fix = "Give the instances JSON (polygons or run lengths) instead."
+        raise DataError("panoptic annotations are not read", panoptic, fix)
 
 
 def _refuse_boxes(jsons: Sequence[_Json]) -> None:
@@ -150,7 +150,7 @@ def _refuse_boxes(jsons: Sequence[_Json]) -> None:
     annotations = [one for json in jsons for one in json.content.annotations]
     if annotations and not any(one.segmentation for one in annotations):
         raise DataError(
-            f"{number(len(annotations), 'annotation')} and no segmentation: boxes are no masks",
+            f"{plural(len(annotations), 'annotation')} and no segmentation: boxes are no masks",
             [json.path for json in jsons],
             "Export polygons or masks, not bounding boxes or key points.",
         )
@@ -166,8 +166,8 @@ def _refuse_unclear(jsons: Sequence[_Json]) -> None:
         clashes = {one: found for one, found in names.items() if len(found) > 1}
         faults += [f"{json.path}: {i}: {', '.join(sorted(n))}" for i, n in clashes.items()]
     if faults:
-        mend = "Give each category an id of its own."
-        raise DataError("category ids have several names", faults, mend)
+        fix = "Give each category an id of its own."
+        raise DataError("category ids have several names", faults, fix)
 
 
 def _read_json(
@@ -203,7 +203,7 @@ def _stray(
     """Annotations of images that are not listed, and image ids that are there twice."""
     for image_id, annotations in by_image.items():
         if image_id not in ids:
-            many = number(len(annotations), "annotation")
+            many = plural(len(annotations), "annotation")
             yield Problem("annotation without image", f"{json.path.name}: {many} of id {image_id}")
     for image in json.content.images:
         if ids[image.id] > 1:
@@ -277,10 +277,10 @@ def _notes(jsons: Sequence[_Json]) -> Iterator[str]:
     """What became of crowds and of images without annotations."""
     crowds = sum(bool(one.iscrowd) for json in jsons for one in json.content.annotations)
     if crowds:
-        yield f"{number(crowds, 'crowd region')} (iscrowd) ignored: 255 in the masks"
+        yield f"{plural(crowds, 'crowd region')} (iscrowd) ignored: 255 in the masks"
     empty = sum(
         len({i.id for i in json.content.images} - {a.image_id for a in json.content.annotations})
         for json in jsons
     )
     if empty:
-        yield f"{number(empty, 'image')} without annotations: all background"
+        yield f"{plural(empty, 'image')} without annotations: all background"

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.folders import number, scan, show
+from unetseg.data.files.folders import scan
 from unetseg.errors import DataError, MaskError
 from unetseg.importers import cvat_xml
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem, split_of
 from unetseg.importers.image_files import CLASS_MASKS, images_beside_masks
 from unetseg.importers.label_colours import LabelColours, read_labelmap, read_painted
+from unetseg.text import plural, printable
 
 _LABELS, _SHAPES = "labelmap.txt", "annotations.xml"
 _LISTS = "ImageSets/Segmentation"
@@ -40,12 +41,14 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     for name, reader in ((_LABELS, _read_masks), (_SHAPES, cvat_xml.read)):
         found = sorted(path for path in source.rglob(name) if path.is_file())
         if len(found) > 1:
-            raise DataError(f"{show(source)} holds several exports", found, "Give one of them.")
+            raise DataError(
+                f"{printable(source)} holds several exports", found, "Give one of them."
+            )
         if found:
             return reader(found[0], images)
     raise DataError(
-        f"{show(source)} holds neither {_LABELS} nor {_SHAPES}",
-        mend='Export the task as "Segmentation mask 1.1" or as "CVAT for images 1.1".',
+        f"{printable(source)} holds neither {_LABELS} nor {_SHAPES}",
+        fix='Export the task as "Segmentation mask 1.1" or as "CVAT for images 1.1".',
     )
 
 
@@ -77,8 +80,8 @@ def _masks(root: Path) -> dict[str, Path]:
     paths = scan(folder, MaskError) if folder.is_dir() else []
     if not paths:
         raise DataError(
-            f"{show(root)} has no masks in {CLASS_MASKS}",
-            mend="Export a task on which something was drawn.",
+            f"{printable(root)} has no masks in {CLASS_MASKS}",
+            fix="Export a task on which something was drawn.",
         )
     return {path.relative_to(folder).with_name(path.stem).as_posix(): path for path in paths}
 
@@ -114,4 +117,4 @@ def _draw_nothing(height: int, width: int) -> NDArray[np.uint8]:
 def _notes(masks: Mapping[str, Path], splits: Mapping[str, str | None]) -> Iterator[str]:
     bare = len(splits.keys() - masks.keys())
     if bare:
-        yield f"{number(bare, 'image')} without a mask: nothing was drawn, all background"
+        yield f"{plural(bare, 'image')} without a mask: nothing was drawn, all background"

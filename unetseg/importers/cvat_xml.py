@@ -18,7 +18,6 @@ from xml.parsers import expat
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.folders import number, show
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
@@ -30,10 +29,11 @@ from unetseg.importers.annotations import (
 )
 from unetseg.importers.image_files import ImageFiles
 from unetseg.importers.shapes import Patch, Size, ellipse, paint_in_order, polygon, turned_rectangle
+from unetseg.text import plural, printable
 
 _AREAS = ("polygon", "box", "ellipse", "mask")
 _OTHERS = ("polyline", "points", "cuboid", "skeleton", "tag")
-_MEND = 'Export the task as "CVAT for images 1.1".'
+_FIX = 'Export the task as "CVAT for images 1.1".'
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Shape:
     def label(self) -> str:
         return self.attributes.get("label", "")
 
-    def number(self, key: str, default: float | None = None) -> float:
+    def figure(self, key: str, default: float | None = None) -> float:
         """The attribute `key` as a number."""
         text = self.attributes.get(key, default)
         try:
@@ -127,8 +127,8 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     """
     found = _parse(source)
     if found.tracks or not found.images:
-        came = number(found.tracks, "track") if found.tracks else "no images"
-        raise DataError(f"{show(source)} has {came}, expected images with shapes", mend=_MEND)
+        came = plural(found.tracks, "track") if found.tracks else "no images"
+        raise DataError(f"{printable(source)} has {came}, expected images with shapes", fix=_FIX)
     drawn = dict.fromkeys(shape.label for image in found.images for shape in image.shapes)
     classes, codes = class_codes([*(found.labels or sorted(drawn)), *drawn])
     files = ImageFiles(source, images)
@@ -164,15 +164,15 @@ def _parse(source: Path) -> _Collector:
         with source.open("rb") as file:
             parser.ParseFile(file)
     except OSError as error:
-        raise DataError(f"{show(source)} cannot be read: {error.strerror}") from error
+        raise DataError(f"{printable(source)} cannot be read: {error.strerror}") from error
     except (expat.ExpatError, ValueError, LookupError) as error:
-        raise DataError(f"{show(source)} is no XML: {error}", mend=_MEND) from error
+        raise DataError(f"{printable(source)} is no XML: {error}", fix=_FIX) from error
     return found
 
 
 def _refuse_doctype(source: Path, *_declaration: object) -> None:
     raise DataError(
-        f"{show(source)} declares a document type, which these exports never do", mend=_MEND
+        f"{printable(source)} declares a document type, which these exports never do", fix=_FIX
     )
 
 
@@ -188,7 +188,7 @@ def _draw(
     faults = []
     for place, shape in enumerate(shapes, 1):
         try:
-            depth, patch = shape.number("z_order", 0), _patch(shape, (height, width))
+            depth, patch = shape.figure("z_order", 0), _patch(shape, (height, width))
         except MaskError as error:
             faults.append(f"{shape.kind} {place} ({shape.label}): {error.summary}")
             continue
@@ -205,11 +205,11 @@ def _patch(shape: _Shape, size: Size) -> Patch:
         return polygon(_points(shape.attributes.get("points", "")), size)
     if shape.kind == "mask":
         return _window(shape, size)
-    angle = shape.number("rotation", 0)
+    angle = shape.figure("rotation", 0)
     if shape.kind == "ellipse":
-        cx, cy, rx, ry = (shape.number(key) for key in ("cx", "cy", "rx", "ry"))
+        cx, cy, rx, ry = (shape.figure(key) for key in ("cx", "cy", "rx", "ry"))
         return ellipse((cx, cy), (rx, ry), size, angle)
-    left, top, right, bottom = (shape.number(key) for key in ("xtl", "ytl", "xbr", "ybr"))
+    left, top, right, bottom = (shape.figure(key) for key in ("xtl", "ytl", "xbr", "ybr"))
     centre = ((left + right) / 2, (top + bottom) / 2)
     return polygon(turned_rectangle((left, top), (right, bottom), centre, angle), size)
 
@@ -227,7 +227,7 @@ def _points(text: str) -> list[list[float]]:
 
 def _window(shape: _Shape, size: Size) -> Patch:
     """The pixels of a mask: run lengths, the first of nothing, row after row of its window."""
-    place = [int(shape.number(key)) for key in ("left", "top", "width", "height")]
+    place = [int(shape.figure(key)) for key in ("left", "top", "width", "height")]
     left, top, width, height = place
     if min(place) < 0 or left + width > size[1] or top + height > size[0]:
         raise MaskError(f"its window ({width}×{height} at {left}, {top}) leaves the image")
@@ -244,7 +244,7 @@ def _window(shape: _Shape, size: Size) -> Patch:
 def _notes(found: _Collector) -> Iterator[str]:
     """What was left out, and images without shapes."""
     for kind, count in found.others.items():
-        yield f"{number(count, kind.removesuffix('s'))} left out: they cover no area"
+        yield f"{plural(count, kind.removesuffix('s'))} left out: they cover no area"
     bare = sum(not image.shapes for image in found.images)
     if bare:
-        yield f"{number(bare, 'image')} without shapes: nothing was drawn, all background"
+        yield f"{plural(bare, 'image')} without shapes: nothing was drawn, all background"

@@ -11,11 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
-from unetseg.data.folders import scan, show
-from unetseg.data.images import IMAGE_SUFFIXES
-from unetseg.data.naming import read_folder_name
+from unetseg.data.files.folders import scan
+from unetseg.data.files.images import IMAGE_SUFFIXES
+from unetseg.data.pairs.naming import read_folder_name
 from unetseg.errors import DataError, ImageError
 from unetseg.importers.annotations import Problem, split_of
+from unetseg.text import printable
 
 CLASS_MASKS, OBJECT_MASKS = "SegmentationClass", "SegmentationObject"
 """Folders of masks in the tree of Pascal VOC."""
@@ -44,7 +45,7 @@ class ImageFiles:
         self, source: Path, images: Path | None = None, apart: Collection[str] = ()
     ) -> None:
         if images is not None and not images.is_dir():
-            raise ImageError(f"there is no folder {show(images)}", mend="Check --images.")
+            raise ImageError(f"there is no folder {printable(images)}", fix="Check --images.")
         self.root = images or _root_of(source)
         self._apart = frozenset(apart)
 
@@ -217,7 +218,7 @@ def images_beside_masks(root: Path, images: Path | None = None) -> ImageFiles:
     files = ImageFiles(root, folder, apart=(CLASS_MASKS, OBJECT_MASKS))
     if not files.paths:
         raise DataError(
-            f"{show(files.root)} holds no images",
-            mend='Say where they are (--images DIR); from CVAT, export with "Save images".',
+            f"{printable(files.root)} holds no images",
+            fix='Say where they are (--images DIR); from CVAT, export with "Save images".',
         )
     return files

@@ -16,15 +16,15 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from unetseg.data.folders import number, show
-from unetseg.data.images import IMAGE_SUFFIXES, content_format, image_size, stored_orientation
-from unetseg.data.masks import read_mask
+from unetseg.data.files.images import IMAGE_SUFFIXES, content_format, image_size, stored_orientation
+from unetseg.data.masks.class_map import read_mask
 from unetseg.errors import ConfigError, DataError, ImageError, MaskError
 from unetseg.importers import cityscapes, coco, cvat, instances, labelme, labelstudio, voc
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem
 from unetseg.importers.archives import unpacked
 from unetseg.importers.pairs_folder import Counts, PairsFolder, places, refuse_used
 from unetseg.progress import SILENT, Progress
+from unetseg.text import plural, printable
 
 _BATCH = 64  # pairs that are given to the threads at once
 _SUFFIXES = {
@@ -98,9 +98,9 @@ def import_dataset(
         MachineError: `out` holds something, or cannot be written.
     """
     if kind not in FORMATS:
-        raise ConfigError(f"there is no format {kind!r}", mend=f"Choose of {', '.join(FORMATS)}.")
+        raise ConfigError(f"there is no format {kind!r}", fix=f"Choose of {', '.join(FORMATS)}.")
     if not source.exists():
-        raise DataError(f"there is no {show(source)}", mend="Check the path.")
+        raise DataError(f"there is no {printable(source)}", fix="Check the path.")
     refuse_used(out)
     with unpacked(source, beside=out) as folder, _told_of(source, folder) as told:
         found = _read(kind, folder, images)
@@ -124,8 +124,8 @@ def _read(kind: str, folder: Path, images: Path | None) -> Annotations:
     try:
         found = FORMATS[kind](folder, images)
     except OSError as error:
-        where = show(error.filename or folder)
-        raise DataError(f"{where} cannot be read: {error.strerror}", mend="Check it.") from error
+        where = printable(error.filename or folder)
+        raise DataError(f"{where} cannot be read: {error.strerror}", fix="Check it.") from error
     if not found.images or (found.problems and len(found.classes) < 2):
         raise _nothing(found.problems)
     return found
@@ -142,13 +142,13 @@ def _told_of(source: Path, folder: Path) -> Iterator[Callable[[str], str]]:
     def told(text: str) -> str:
         if folder != source:
             text = text.replace(f"{folder}/", "").replace(str(folder), str(source))
-        return show(text)
+        return printable(text)
 
     try:
         yield told
     except DataError as error:
         texts = [told(offender) for offender in error.offenders]
-        raise type(error)(told(error.summary), texts, error.mend) from error
+        raise type(error)(told(error.summary), texts, error.fix) from error
 
 
 def _write_pairs(
@@ -256,16 +256,16 @@ def _refusal(problems: Sequence[Problem]) -> DataError:
     kinds = Counter(problem.kind for problem in problems)
     counted = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
     return DataError(
-        f"{number(len(problems), 'problem')} in the annotations: {counted}",
+        f"{plural(len(problems), 'problem')} in the annotations: {counted}",
         problems,
-        "Mend them, give --images DIR if images are elsewhere, or leave these images out by "
+        "Fix them, give --images DIR if images are elsewhere, or leave these images out by "
         "--on-bad skip.",
     )
 
 
 def _nothing(problems: Sequence[Problem]) -> DataError:
-    mend = "Check that this is the format, and that the images are there (--images DIR)."
-    return DataError("nothing could be imported", problems, mend)
+    fix = "Check that this is the format, and that the images are there (--images DIR)."
+    return DataError("nothing could be imported", problems, fix)
 
 
 def _record(kind: str, source: Path, done: Imported) -> dict[str, object]:

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.folders import number, scan
-from unetseg.data.masks import read_mask
-from unetseg.data.naming import read_folder_name, says_mask
+from unetseg.data.files.folders import scan
+from unetseg.data.masks.class_map import read_mask
+from unetseg.data.pairs.naming import read_folder_name, says_mask
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
@@ -28,6 +28,7 @@ from unetseg.importers.annotations import (
     class_codes,
     split_of,
 )
+from unetseg.text import plural
 
 FOREGROUND = "foreground"
 
@@ -128,7 +129,7 @@ def read_object(path: Path) -> NDArray[np.bool_]:
         return np.asarray(pixels != 0)
     if 0 < pixels.max() < _HALF:
         came = f"{path.name} is a JPEG with values up to {pixels.max()}"
-        raise MaskError(f"{came}, expected 0 and 255", mend="Save masks as PNG.")
+        raise MaskError(f"{came}, expected 0 and 255", fix="Save masks as PNG.")
     return np.asarray(pixels >= _HALF)
 
 
@@ -278,10 +279,10 @@ def _notes(objects: _Objects, blank: Sequence[_Key], classes: Sequence[str]) -> 
     if len(classes) > 2:
         yield "where objects overlap, the one whose file name comes last counts"
     if objects.numbered:
-        count = number(len(objects.numbered), "mask")
+        count = plural(len(objects.numbered), "mask")
         yield f"{count} with the name of an image: all but 0 is foreground"
     empty = sum(not paths for key, paths in objects.own.items() if key not in objects.numbered)
     if empty:
-        yield f"{number(empty, 'image')} with an empty folder of masks: all background"
+        yield f"{plural(empty, 'image')} with an empty folder of masks: all background"
     if blank:
-        yield f"the test split has no masks: {number(len(blank), 'image')} left out"
+        yield f"the test split has no masks: {plural(len(blank), 'image')} left out"

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.folders import show
-from unetseg.data.masks import Colour, pack, read_mask, runs, unpack
+from unetseg.data.masks.class_map import Colour, pack, read_mask, runs, unpack
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import class_codes
+from unetseg.text import printable
 
 BLACK: Colour = (0, 0, 0)
 
 _LINE = re.compile(r"([^:]+(?::[^:]+)*?)\s*:\s*(\d+\s*,\s*\d+\s*,\s*\d+)?\s*((?::[^:]*)*)")
-_MEND = "Write lines such as road:128,64,128::, each with a name and a colour of its own."
+_FIX = "Write lines such as road:128,64,128::, each with a name and a colour of its own."
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def read_labelmap(path: Path) -> LabelColours:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{show(path)} cannot be read: {error}") from error
+        raise DataError(f"{printable(path)} cannot be read: {error}") from error
     stated = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     labels: dict[str, Colour] = {}
     faults = []
@@ -57,7 +57,7 @@ def read_labelmap(path: Path) -> LabelColours:
         labels[name] = colour
         faults += [f"{line}: {fault}"] if fault else []
     if faults or not labels:
-        raise DataError(f"{show(path)} is no list of labels and colours", faults, _MEND)
+        raise DataError(f"{printable(path)} is no list of labels and colours", faults, _FIX)
     classes, codes = _classes(labels)
     by_colour = {BLACK: 0} | {colour: codes[name] for name, colour in labels.items()}
     return LabelColours(classes, by_colour, [codes[name] for name in labels])

@@ -19,9 +19,8 @@ from PIL import Image
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from unetseg.data.folders import number, show
-from unetseg.data.limits import explained
-from unetseg.data.masks import IGNORED
+from unetseg.data.files.limits import explained
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
@@ -44,6 +43,7 @@ from unetseg.importers.shapes import (
     polygon,
     rectangle,
 )
+from unetseg.text import plural, printable
 
 LINE_WIDTH = 10.0
 """Pixels; the width that labelme gives lines in masks."""
@@ -105,8 +105,8 @@ def _json_files(source: Path) -> list[Path]:
     paths = visible_files(source, "*.json")
     found = [path for path in paths if mentions(path, _KEYS) or _is_cut_off(path)]
     if not found:
-        mend = "Give the folder that holds a JSON for each image."
-        raise DataError(f"{show(source)} holds no annotations of labelme", paths, mend)
+        fix = "Give the folder that holds a JSON for each image."
+        raise DataError(f"{printable(source)} holds no annotations of labelme", paths, fix)
     return found
 
 
@@ -201,7 +201,7 @@ def _patch(shape: _Shape, size: Size) -> Patch:
     kind = shape.shape_type or "polygon"
     couples = {"circle": 2, "line": 2, "mask": 2}
     if any(len(point) != 2 for point in points) or len(points) != couples.get(kind, len(points)):
-        raise MaskError(f"a {kind} of {number(len(points), 'point')} that are not x and y each")
+        raise MaskError(f"a {kind} of {plural(len(points), 'point')} that are not x and y each")
     match kind:
         case "mask":
             return _pasted(shape, size)
@@ -261,10 +261,10 @@ def _notes(
     embedded = sum(image.embedded is not None for image in images)
     empty = sum(not json.shapes for json in jsons)
     if points:
-        yield f"{number(points, 'point')} left out: points mark no pixels"
+        yield f"{plural(points, 'point')} left out: points mark no pixels"
     if empty:
-        yield f"{number(empty, 'image')} without shapes: all background"
+        yield f"{plural(empty, 'image')} without shapes: all background"
     if embedded:
-        yield f"{number(embedded, 'image')} taken out of a JSON, since the file is missing"
+        yield f"{plural(embedded, 'image')} taken out of a JSON, since the file is missing"
     if bare:
-        yield f"{number(bare, 'image file')} that no JSON names left out"
+        yield f"{plural(bare, 'image file')} that no JSON names left out"

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, Field, RootModel
 
-from unetseg.data.folders import number, show
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
@@ -40,6 +39,7 @@ from unetseg.importers.labelstudio_regions import (
     stated_sizes,
 )
 from unetseg.importers.shapes import Patch, Size, paint_in_order
+from unetseg.text import plural, printable
 
 _LIST = rb"(?:\xef\xbb\xbf)?\s*\["  # after the mark with which Windows begins a text
 _TASKS = _LIST + rb'(?s:.*?)"(?:annotations|completions)"'
@@ -98,13 +98,13 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     full, rows, brushes = _exports(source)
     task_images = TaskImages(ImageFiles(source, images))
     if len(full) > 1:
-        raise DataError(f"{show(source)} holds several exports", full, "Give one of them.")
+        raise DataError(f"{printable(source)} holds several exports", full, "Give one of them.")
     if full:
         return _read_tasks(read_model(full[0], _Tasks).root, task_images, len(brushes))
     if brushes:
         return read_brushes(brushes, rows, task_images)
     raise DataError(
-        f"{show(source)} holds no list of tasks with annotations",
+        f"{printable(source)} holds no list of tasks with annotations",
         rows,
         "Export the project as JSON (not JSON-MIN).",
     )
@@ -145,7 +145,7 @@ def _read_tasks(tasks: Sequence[_Task], images: TaskImages, brushes: int) -> Ann
     )
     notes = [*_notes(tasks, drawings)]
     notes += (
-        [f"{number(brushes, 'PNG file')} not read: the JSON has the brushes"] if brushes else []
+        [f"{plural(brushes, 'PNG file')} not read: the JSON has the brushes"] if brushes else []
     )
     return Annotations(classes, found, (*problems, *twins), tuple(notes))
 
@@ -193,12 +193,12 @@ def _notes(tasks: Sequence[_Task], drawings: Sequence[_Drawing]) -> Iterator[str
     """What was left out and chosen."""
     newest = [task.finished[-1] for task in tasks if task.finished]
     if len(newest) < len(tasks):
-        yield f"{number(len(tasks) - len(newest), 'task')} without a finished annotation left out"
+        yield f"{plural(len(tasks) - len(newest), 'task')} without a finished annotation left out"
     several = sum(len(task.finished) > 1 for task in tasks)
     if several:
-        yield f"{number(several, 'task')} with several annotations: the newest is taken"
+        yield f"{plural(several, 'task')} with several annotations: the newest is taken"
     bare = sum(not drawing.regions for drawing in drawings)
     if bare:
-        yield f"{number(bare, 'annotation')} without areas: all background"
+        yield f"{plural(bare, 'annotation')} without areas: all background"
     for kind, count in Counter(k for one in newest for k in other_types(one.result)).items():
-        yield f"{number(count, 'result')} of the type {kind} left out: no area"
+        yield f"{plural(count, 'result')} of the type {kind} left out: no area"

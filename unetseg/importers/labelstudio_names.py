@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from unetseg.data.images import IMAGE_SUFFIXES
+from unetseg.data.files.images import IMAGE_SUFFIXES
 from unetseg.importers.annotations import Problem
 from unetseg.importers.image_files import ImageFiles
 

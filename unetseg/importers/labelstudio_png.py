@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import RootModel
 
-from unetseg.data.folders import number
-from unetseg.data.masks import read_mask
+from unetseg.data.masks.class_map import read_mask
 from unetseg.errors import MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
@@ -31,6 +30,7 @@ from unetseg.importers.annotations import (
 )
 from unetseg.importers.labelstudio_names import TaskImages, place_of
 from unetseg.importers.shapes import Patch, crop, paint_small_on_top
+from unetseg.text import plural
 
 _BRUSH = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-(.+)-\d+")
 _HINT = "put the JSON export of the project beside the PNG files"
@@ -73,7 +73,7 @@ def read_brushes(brushes: Sequence[Path], rows: Iterable[Path], images: TaskImag
             found.append(AnnotatedImage(path, images.name_of(path), draw))
     single, twins = without_twins(found)
     several = sum(len(annotations) > 1 for annotations in tasks.values())
-    note = f"{number(several, 'task')} with several annotations: the one with the highest id taken"
+    note = f"{plural(several, 'task')} with several annotations: the one with the highest id taken"
     return Annotations(classes, single, (*problems, *twins), (note,) if several else ())
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from unetseg.data.limits import explained
+from unetseg.data.files.limits import explained
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.brush import decode_brush
 from unetseg.importers.shapes import Patch, Size, crop, ellipse, polygon, turned_rectangle

@@ -20,13 +20,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.folders import show
-from unetseg.data.images import IMAGE_SUFFIXES, write_png
-from unetseg.data.masks import IGNORED, MAX_CLASSES
-from unetseg.data.naming import SPLITS, read_folder_name
+from unetseg.data.files.images import IMAGE_SUFFIXES, write_png
+from unetseg.data.masks.class_map import IGNORED, MAX_CLASSES
+from unetseg.data.pairs.naming import SPLITS, read_folder_name
 from unetseg.errors import DataError, MachineError, MaskError
 from unetseg.importers.annotations import AnnotatedImage
 from unetseg.storage import atomic_path, replace_folder, write_json, write_text
+from unetseg.text import printable
 
 RECORD = "import.json"
 """What was imported and what was left out, in OUT."""
@@ -67,9 +67,9 @@ class PairsFolder:
 
     def __init__(self, out: Path, classes: Sequence[str]) -> None:
         if not 2 <= len(classes) <= MAX_CLASSES:
-            mend = "Take out or unite categories in the annotations, then import them again."
+            fix = "Take out or unite categories in the annotations, then import them again."
             came = f"the annotations have {len(classes)} classes, the background counted"
-            raise DataError(f"{came}; from 2 to {MAX_CLASSES} are possible", classes[:2], mend)
+            raise DataError(f"{came}; from 2 to {MAX_CLASSES} are possible", classes[:2], fix)
         refuse_used(out)
         self.out = out.absolute()
         self.classes = unique_classes(classes)
@@ -159,10 +159,10 @@ def refuse_used(out: Path) -> None:
         MachineError: it holds something, or is a file.
     """
     if out.exists() and not out.is_dir():
-        raise MachineError(f"{show(out)} is a file; an import needs a folder")
+        raise MachineError(f"{printable(out)} is a file; an import needs a folder")
     if out.exists() and any(out.iterdir()):
-        mend = "Name a folder that is not there yet, or empty this one."
-        raise MachineError(f"{show(out)} holds something already", mend=mend)
+        fix = "Name a folder that is not there yet, or empty this one."
+        raise MachineError(f"{printable(out)} holds something already", fix=fix)
 
 
 def places(images: Sequence[AnnotatedImage]) -> list[str]:

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.data.folders import number, scan, show
-from unetseg.data.limits import explained
-from unetseg.data.masks import IGNORED, Colour, read_mask
+from unetseg.data.files.folders import scan
+from unetseg.data.files.limits import explained
+from unetseg.data.masks.class_map import IGNORED, Colour, read_mask
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Draw, Problem, class_codes
 from unetseg.importers.image_files import CLASS_MASKS, ImageFiles, images_beside_masks
 from unetseg.importers.label_colours import LabelColours, read_labelmap, read_painted
+from unetseg.text import plural, printable
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair"),
@@ -53,7 +54,7 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     splits, problems = _read_lists(root)
     wanted = {name: path for name, path in masks.items() if not splits or name in splits}
     if not wanted:
-        raise DataError(f"{show(root / _MASKS)} holds none of the masks that are listed")
+        raise DataError(f"{printable(root / _MASKS)} holds none of the masks that are listed")
     paths = list(wanted.values())
     palettes = _palettes(paths)
     labels = _labels(root, palettes.values())
@@ -98,13 +99,15 @@ def _root(source: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise DataError(f"{show(source)} holds several data sets", found, "Give one of them.")
+        raise DataError(f"{printable(source)} holds several data sets", found, "Give one of them.")
     if any(b"<bndbox" in path.read_bytes() for path in islice(_xml(source), _XML_LOOKED_AT)):
         raise DataError(
-            f"{show(source)} holds boxes alone: boxes are no masks",
-            mend=f"Export segmentation masks; VOC has them in {_MASKS}.",
+            f"{printable(source)} holds boxes alone: boxes are no masks",
+            fix=f"Export segmentation masks; VOC has them in {_MASKS}.",
         )
-    raise DataError(f"{show(source)} has no folder {_MASKS}", mend="Give the folder that has one.")
+    raise DataError(
+        f"{printable(source)} has no folder {_MASKS}", fix="Give the folder that has one."
+    )
 
 
 def _is_shown(path: Path) -> bool:
@@ -156,9 +159,9 @@ def _notes(
     photos = files.paths if files.root != root else ()
     bare = sum(files.name_of(path) not in masks for path in photos)
     if bare:
-        yield f"{number(bare, 'image')} without a mask left out"
+        yield f"{plural(bare, 'image')} without a mask left out"
     if unlisted:
-        yield f"{number(unlisted, 'mask')} left out that no file in {_LISTS} lists"
+        yield f"{plural(unlisted, 'mask')} left out that no file in {_LISTS} lists"
 
 
 # Classes
@@ -191,8 +194,8 @@ def _numbered(masks: Iterable[Path]) -> tuple[str, ...]:
         else:
             coloured.append(path)
     if coloured:
-        mend = f"Put a {LABELMAP} with lines label:r,g,b:: beside {_MASKS}."
-        raise DataError(f"masks have colours, and no {LABELMAP} says which", coloured, mend)
+        fix = f"Put a {LABELMAP} with lines label:r,g,b:: beside {_MASKS}."
+        raise DataError(f"masks have colours, and no {LABELMAP} says which", coloured, fix)
     return class_codes(f"class {code}" for code in range(1, highest + 1))[0]
 
 

@@ -76,7 +76,7 @@ def choose_backend(
         return Choice(engine, "as asked for", made[engine](segmenter, machine))
     except NotImplementedError as error:
         summary = f"--engine {engine} cannot run this network: {error}"
-        raise MachineError(summary, mend="Choose --engine auto.") from error
+        raise MachineError(summary, fix="Choose --engine auto.") from error
 
 
 def _fastest(segmenter: Segmenter, machine: Machine, pixels: int) -> Choice:
@@ -115,7 +115,7 @@ def _openvino(segmenter: Segmenter, machine: Machine) -> Backend:
     from unetseg.prediction.openvino import OpenVinoNetwork  # an extra
 
     if not machine.is_cpu:
-        raise MachineError("--engine openvino runs on the CPU", mend="Add --device cpu.")
+        raise MachineError("--engine openvino runs on the CPU", fix="Add --device cpu.")
     network: Backend = OpenVinoNetwork(segmenter.network, machine.dtype, torch.get_num_threads())
     return network
 
@@ -240,8 +240,8 @@ class Compiled:
                 raise
             if self._otherwise is None:
                 reason = str(error).strip().split("\n", 1)[0]
-                mend = "Install a C++ compiler, or choose --engine auto."
-                raise MachineError(f"torch cannot compile here: {reason}", mend=mend) from error
+                fix = "Install a C++ compiler, or choose --engine auto."
+                raise MachineError(f"torch cannot compile here: {reason}", fix=fix) from error
             self._network = self._otherwise
             return self._otherwise(image)
         self._has_run = True

@@ -128,8 +128,8 @@ class BandStore:
         try:
             content = zlib.decompress(path.read_bytes())
         except (OSError, zlib.error) as error:
-            mend = f"Remove the folder {self.folder} and predict again."
-            raise MachineError(f"the band {path} cannot be read: {error}", mend=mend) from error
+            fix = f"Remove the folder {self.folder} and predict again."
+            raise MachineError(f"the band {path} cannot be read: {error}", fix=fix) from error
         if kind == "classes":
             return np.frombuffer(content, np.uint8).reshape(end - first, self.width)
         return np.frombuffer(content, np.float32).reshape(end - first, self.width, self.classes)
@@ -171,6 +171,6 @@ def held_bands(mask: Path) -> Iterator[None]:
             try:
                 stack.enter_context(locked(folder))
             except MachineError as error:
-                mend = "Wait for it, stop it, or choose another folder with -o."
-                raise MachineError(f"another process predicts {mask} now", mend=mend) from error
+                fix = "Wait for it, stop it, or choose another folder with -o."
+                raise MachineError(f"another process predicts {mask} now", fix=fix) from error
         yield

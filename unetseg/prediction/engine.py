@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetseg.bundle import Segmenter, image_statistics, to_machine
-from unetseg.data.masks import IGNORED
-from unetseg.data.nodata import filled, missing_pixels
+from unetseg.data.files.nodata import filled, missing_pixels
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.prediction.backends import Choice, choose_backend
 from unetseg.prediction.moments import Moments
 from unetseg.prediction.tiling import Blend, Layout, Logits, Tile, lay_out

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import PredictConfig
-from unetseg.data.masks import ClassMap
-from unetseg.data.overlay import outline_reach, outlines
+from unetseg.data.masks.class_map import ClassMap
+from unetseg.data.masks.overlay import outline_reach, outlines
 from unetseg.prediction.bands import BandStore, held_bands
 from unetseg.prediction.outputs import GeotiffWriter, Job, draw_classes, levels_with_data
 from unetseg.prediction.stream import Stream, rows_at_once

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.masks import IGNORED, ClassMap, Code
+from unetseg.data.masks.class_map import IGNORED, ClassMap, Code
 
 
 def no_data_code(class_map: ClassMap) -> Code | None:
@@ -17,7 +17,7 @@ def no_data_code(class_map: ClassMap) -> Code | None:
     That is the highest number of the masks' type without a meaning. Palettes and colours have no
     such code to spare: None.
 
-    >>> from unetseg.data.masks import ClassInfo
+    >>> from unetseg.data.masks.class_map import ClassInfo
     >>> cell = ClassInfo(name="cell", code=255, colour=(0, 0, 0))
     >>> no_data_code(ClassMap(classes=(cell,)))
     254

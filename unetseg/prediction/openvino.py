@@ -130,7 +130,7 @@ def _imported() -> Any:
         import openvino
     except ImportError as error:
         summary = "--engine openvino needs OpenVINO, which cannot be imported"
-        raise MachineError(summary, [error], mend="pip install 'unetseg[openvino]'") from error
+        raise MachineError(summary, [error], fix="pip install 'unetseg[openvino]'") from error
     return openvino
 
 
@@ -164,7 +164,7 @@ def _converted(openvino: Any, network: UNet, bands: int) -> Any:
 
 
 def _unfit(reason: str) -> MachineError:
-    return MachineError("OpenVINO cannot run this network", [reason], mend="Choose --engine auto.")
+    return MachineError("OpenVINO cannot run this network", [reason], fix="Choose --engine auto.")
 
 
 def _noise(geometry: Geometry, strides: tuple[int, int], bands: int) -> Tensor:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data import rasters
-from unetseg.data.geotiff import Halving, RasterWriter, every_other, mean_of_four
-from unetseg.data.images import pixel_count, write_png, write_tiff
-from unetseg.data.masks import ClassMap, write_mask
-from unetseg.data.nodata import missing_pixels
-from unetseg.data.overlay import Levels, levels_of, overlay, picture
-from unetseg.data.rasters import Georeference, georeference
+from unetseg.data.files.geotiff import Halving, RasterWriter, every_other, mean_of_four
+from unetseg.data.files.images import pixel_count, write_png, write_tiff
+from unetseg.data.files.nodata import missing_pixels
+from unetseg.data.masks import rasters
+from unetseg.data.masks.class_map import ClassMap, write_mask
+from unetseg.data.masks.overlay import Levels, levels_of, overlay, picture
+from unetseg.data.masks.rasters import Georeference, georeference
 from unetseg.errors import ImageError
 from unetseg.prediction.nodata import mask_pixels, no_data_tag
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo, Segmenter, load_bundle, machine_for
 from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
-from unetseg.data.folders import find_images
-from unetseg.data.images import allow_pixels, match_bands, read_image
-from unetseg.data.masks import ClassMap
-from unetseg.data.nodata import missing_pixels
-from unetseg.data.rasters import Raster, georeference, open_raster
+from unetseg.data.files.folders import find_images
+from unetseg.data.files.images import allow_pixels, match_bands, read_image
+from unetseg.data.files.nodata import missing_pixels
+from unetseg.data.masks.class_map import ClassMap
+from unetseg.data.masks.rasters import Raster, georeference, open_raster
 from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
 from unetseg.prediction.engine import Engine, classes_with_data, softmax
 from unetseg.prediction.giants import predict_giant
@@ -153,16 +153,16 @@ def check_image(
     except ImageError as error:
         bands = f"{info.bands} band{'s' if info.bands > 1 else ''} of {info.dtype}"
         summary = f"{path} has {image.shape[-1]} bands, expected {bands}"
-        raise ImageError(summary, mend=error.mend) from error
+        raise ImageError(summary, fix=error.fix) from error
     if (image.dtype == np.uint8) != (info.dtype == "uint8"):
         raise ImageError(
             f"{path} is {image.dtype}, the model was trained on {info.dtype} images",
-            mend=f"Give the images as {info.dtype}, with the values they had in training.",
+            fix=f"Give the images as {info.dtype}, with the values they had in training.",
         )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         strange = ~np.isfinite(image).all(-1)
         if (strange & ~missing_pixels(image, nodata)).any():
-            raise ImageError(f"{path} has NaN or infinite pixels", mend="Replace them by a number.")
+            raise ImageError(f"{path} has NaN or infinite pixels", fix="Replace them by a number.")
     return image
 
 
@@ -215,12 +215,12 @@ def _without_existing(jobs: list[Job], config: PredictConfig, result: Prediction
     folders = {job.mask.parent for job in jobs}
     beside = sorted(folder for folder in folders if folder.resolve() in sources)
     if beside:
-        mend = "Choose another folder with -o."
-        raise ConfigError("masks would be written among the input images in", beside, mend)
+        fix = "Choose another folder with -o."
+        raise ConfigError("masks would be written among the input images in", beside, fix)
     existing = [job.mask for job in jobs if job.mask.exists()]
     if existing and config.existing == "refuse":
-        mend = "Add --existing skip to predict only the missing ones, or --existing overwrite."
-        raise ConfigError(f"{len(existing)} masks are there already", existing, mend)
+        fix = "Add --existing skip to predict only the missing ones, or --existing overwrite."
+        raise ConfigError(f"{len(existing)} masks are there already", existing, fix)
     if config.existing == "overwrite":
         return jobs
     result.skipped = existing

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unetseg.data.nodata import missing_pixels
-from unetseg.data.rasters import Raster
+from unetseg.data.files.nodata import missing_pixels
+from unetseg.data.masks.rasters import Raster
 from unetseg.prediction.engine import (
     Engine,
     TileNetwork,

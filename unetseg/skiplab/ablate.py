@@ -151,8 +151,8 @@ def _possible_edits(wanted: Iterable[str], subject: Subject, progress: Progress)
         progress.say("shuffle is left out: it needs a second image")
         edits.remove("shuffle")
     if not edits:
-        mend = "Choose --edits zero,mean, or use at least two images."
-        raise ConfigError("no edit is left to break the skips with", mend=mend)
+        fix = "Choose --edits zero,mean, or use at least two images."
+        raise ConfigError("no edit is left to break the skips with", fix=fix)
     return edits
 
 

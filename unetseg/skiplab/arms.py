@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 from scipy.special import stdtrit
 
-from unetseg.data.folders import number
 from unetseg.evaluation.confusion import Floats
 from unetseg.skiplab.corruptions import CORRUPTIONS, STRONGEST
 from unetseg.skiplab.cost import Cost
 from unetseg.skiplab.finding import COLOURS, new_figure
+from unetseg.text import plural
 
 CONFIDENCE = 0.95
 """Of all statements together that a kind scores less than the best, whichever that is."""
@@ -200,7 +200,7 @@ class Standing:
         """How many seeds the arms have: "3 seeds", or "2 to 3 seeds"."""
         counts = [len(arm.trainings) for arm in self.arms]
         least, most = min(counts), max(counts)
-        return number(most, "seed") if least == most else f"{least} to {most} seeds"
+        return plural(most, "seed") if least == most else f"{least} to {most} seeds"
 
 
 def rank(arms: Sequence[Arm]) -> Standing:

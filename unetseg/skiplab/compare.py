@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from unetseg import __version__
 from unetseg.bundle import BundleInfo
 from unetseg.config import CompareConfig, NetworkConfig, TrainConfig
-from unetseg.data.description import find_described
-from unetseg.data.folders import number
-from unetseg.data.images import read_image
-from unetseg.data.masks import ClassMap
-from unetseg.data.pairs import Pair
-from unetseg.data.survey import survey
+from unetseg.data.facts.survey import survey
+from unetseg.data.files.images import read_image
+from unetseg.data.masks.class_map import ClassMap
+from unetseg.data.pairs.description import find_described
+from unetseg.data.pairs.match import Pair
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError, UnetsegError
 from unetseg.evaluation.confusion import Counts, confusion, dice, mean_over
 from unetseg.evaluation.evaluate import choose_pairs, read_truth
@@ -45,6 +44,7 @@ from unetseg.skiplab.corruptions import CORRUPTIONS
 from unetseg.skiplab.cost import network_cost, time_in_turns
 from unetseg.skiplab.finding import Finding, publish
 from unetseg.storage import locked, write_json
+from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
 from unetseg.training.plan import Plan, bundle_info, make_plan
@@ -127,23 +127,21 @@ def _comparable(skips: Sequence[str], network: NetworkConfig) -> tuple[str, ...]
     """
     distinct = tuple(dict.fromkeys(skips))
     if len(distinct) < 2:
-        mend = "Give two kinds at least: --skips concat,none."
-        raise ConfigError(f"--skips {','.join(skips)} leaves nothing to compare", mend=mend)
+        fix = "Give two kinds at least: --skips concat,none."
+        raise ConfigError(f"--skips {','.join(skips)} leaves nothing to compare", fix=fix)
     if network.preset == "classic":
-        mend = "Leave --preset classic out; --depth 4 --width 64 make a network of its size."
-        raise ConfigError("preset classic has fixed skips, which nothing compares with", mend=mend)
+        fix = "Leave --preset classic out; --depth 4 --width 64 make a network of its size."
+        raise ConfigError("preset classic has fixed skips, which nothing compares with", fix=fix)
     if network.alpha is not None and not WITH_ALPHA & {network.shortcut, *distinct}:
-        mend = "Leave --alpha out, or compare learned too."
-        raise ConfigError(
-            f"alpha is {network.alpha:g}, but none of these kinds has an α", mend=mend
-        )
+        fix = "Leave --alpha out, or compare learned too."
+        raise ConfigError(f"alpha is {network.alpha:g}, but none of these kinds has an α", fix=fix)
     return distinct
 
 
 def _check_left(results: Sequence[Training], diverged: Sequence[str]) -> None:
     if len({training.skip for training in results}) < 2:
-        mend = "Choose a lower --lr, or --precision float32, and another --output."
-        raise DivergedError("trainings diverged, and no two kinds are left", diverged, mend)
+        fix = "Choose a lower --lr, or --precision float32, and another --output."
+        raise DivergedError("trainings diverged, and no two kinds are left", diverged, fix)
 
 
 def _facts(
@@ -166,7 +164,7 @@ def _publish(output: Path, arms: Sequence[Arm], facts: Mapping[str, Any]) -> Fin
     """The table of the kinds with its picture, and the table of all trainings."""
     standing = rank(arms)
     split = {"val": "validation"}.get(facts["split"], facts["split"])
-    where = number(facts["images"], "image" if split == "all" else f"{split} image")
+    where = plural(facts["images"], "image" if split == "all" else f"{split} image")
     seen, meaning = describe(standing, where, facts["diverged"]), advise(standing)
     rows = [training.row() for arm in arms for training in arm.trainings]
     publish(output, "compare_seeds", Finding(output, rows, seen, meaning), {})
@@ -217,17 +215,17 @@ def _claim(output: Path, identity: dict[str, Any], batch: int) -> int:
     if not any((output / RUNS).glob("*")):
         write_json(file, {"identity": identity, "batch": batch})
         return batch
-    mend = "Choose another --output, or go back to what it was started with."
+    fix = "Choose another --output, or go back to what it was started with."
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
         before, batch = dict(saved["identity"]), int(saved["batch"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{output / RUNS} is of no known comparison", [error], mend) from error
+        raise ConfigError(f"{output / RUNS} is of no known comparison", [error], fix) from error
     shared = [name for name in before | identity if name not in FREE]
     names = [n for n in shared if before.get(n) != identity.get(n)]
     if names:
         differences = [f"{n}: {before.get(n)} → {identity.get(n)}" for n in names]
-        raise ConfigError(f"{output} holds another comparison; these differ", differences, mend)
+        raise ConfigError(f"{output} holds another comparison; these differ", differences, fix)
     return batch
 
 
@@ -329,9 +327,9 @@ class _Bench:
                 progress=self.progress,
             )
         except StoppedError as error:
-            mend = "Give the same `unetseg lab compare` command again to go on."
+            fix = "Give the same `unetseg lab compare` command again to go on."
             code = error.exit_code
-            raise StoppedError(error.summary, error.offenders, mend, exit_code=code) from error
+            raise StoppedError(error.summary, error.offenders, fix, exit_code=code) from error
 
     def _predictor(self, folder: Path) -> Predictor:
         return Predictor(folder, device=self.base.runtime)
@@ -387,7 +385,7 @@ def _dice(counts: Counts, class_map: ClassMap) -> float:
 def _check_foreground(counts: Counts, class_map: ClassMap, split: str) -> None:
     if not counts[:, list(class_map.foreground)].any():
         raise DataError(
-            f"the masks of split {split} ({number(len(counts), 'image')}) show no foreground, "
+            f"the masks of split {split} ({plural(len(counts), 'image')}) show no foreground, "
             "so that nothing can be compared",
-            mend="Bring test or validation images with foreground.",
+            fix="Bring test or validation images with foreground.",
         )

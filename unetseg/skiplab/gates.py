@@ -15,7 +15,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from unetseg.data.overlay import Picture, overlay, picture
+from unetseg.data.masks.overlay import Picture, overlay, picture
 from unetseg.errors import ConfigError
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
@@ -108,7 +108,7 @@ def _nothing_learned(subject: Subject) -> ConfigError:
     return ConfigError(
         f"no skip and no shortcut of {subject.run} learns how far it opens",
         kinds,
-        mend="Train with --skip attention, gated, learned or switch, or with --block residual "
+        fix="Train with --skip attention, gated, learned or switch, or with --block residual "
         "--shortcut learned, rezero or gated.",
     )
 
@@ -180,8 +180,8 @@ def _about_gates(levels: Sequence[Opening], images: int) -> list[str]:
 
 def _about_switches(levels: Sequence[Opening], run: Path) -> list[str]:
     if closed := [each for each in levels if not each.mean]:
-        mend = f"`unetseg prune {run}` takes out what is closed and saves its computing"
-        return [f"the network does without the skip of {_levels(closed)}: {mend}"]
+        fix = f"`unetseg prune {run}` takes out what is closed and saves its computing"
+        return [f"the network does without the skip of {_levels(closed)}: {fix}"]
     return ["no switch closed, so there is nothing to prune"] if levels else []
 
 

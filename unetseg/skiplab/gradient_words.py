@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from unetseg.data.folders import number
 from unetseg.skiplab.finding import Row
 from unetseg.skiplab.gradient_flow import at_start, first_layers
+from unetseg.text import plural
 
 SOUND = 1e-3, 1e3
 """Gradients of the first layer that have neither vanished nor exploded."""
@@ -63,7 +63,7 @@ def unet_words(rows: Sequence[Row], lr: float) -> tuple[str, str]:
     ends = firsts[:1] if len(firsts) == 1 else [weakest, strongest]
     sizes = [f"{say(_size(row))} before training" for row in ends]
     if steps:
-        ways = [f" and {say(after[_kind(row)])} after {number(steps, 'step')}" for row in ends]
+        ways = [f" and {say(after[_kind(row)])} after {plural(steps, 'step')}" for row in ends]
         sizes = [size + way for size, way in zip(sizes, ways, strict=True)]
     each = ", ".join(f"{size} with {_kind(row)}" for size, row in zip(sizes, ends, strict=True))
     seen = f"The gradient of the first layer is {each}; {_stiffness(firsts, lr)}."

@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from unetseg.bundle import BundleInfo, Segmenter, build_segmenter, load_bundle, to_machine
 from unetseg.config import DataConfig, GradientsConfig, TrainConfig, TrainingConfig
-from unetseg.data.cache import read_split
-from unetseg.data.dataset import Crops, Order, Sample, crop_loader, find_gaps
-from unetseg.data.splits import read_splits
-from unetseg.data.survey import Survey, survey, with_splits
+from unetseg.data.crops.cache import read_split
+from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
+from unetseg.data.facts.survey import Survey, survey, with_splits
+from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import BundleError, DataError
 from unetseg.evaluation.evaluate import run_folder
 from unetseg.progress import SILENT, Progress
@@ -277,8 +277,8 @@ def _read_lesson(known: Survey, plan: Plan, base: TrainConfig, device: torch.dev
     """
     reader = read_split(known, "train", plan.bands)
     if not len(reader):
-        mend = "Give other pairs with --images and --masks."
-        raise DataError(f"no pair of {known.pairs.root} is for training", mend=mend)
+        fix = "Give other pairs with --images and --masks."
+        raise DataError(f"no pair of {known.pairs.root} is for training", fix=fix)
     gaps = find_gaps(known, "train", plan.bands)
     crops = Crops(reader, crop_rule(plan), known.statistics("train"), gaps)
     foreground = known.class_map.foreground
@@ -305,10 +305,8 @@ def _plan_of(run: Path) -> Plan:
     try:
         return Plan.model_validate_json((run / "plan.json").read_bytes())
     except (OSError, ValueError) as error:
-        mend = "Give the folder that `unetseg train` wrote."
-        raise BundleError(
-            f"{run} has no plan of this version (plan.json)", [error], mend
-        ) from error
+        fix = "Give the folder that `unetseg train` wrote."
+        raise BundleError(f"{run} has no plan of this version (plan.json)", [error], fix) from error
 
 
 def _settings_of(run: Path) -> dict[str, Any]:
@@ -339,7 +337,7 @@ def _folder_of(run: Path, asked: DataConfig) -> Path:
         raise BundleError(summary, [error], "Give pairs with --images and --masks.") from error
     if not folder.exists():
         summary = f"{folder}, which {run} was trained on, is not there"
-        raise BundleError(summary, mend="Say where it is now with --images and --masks.")
+        raise BundleError(summary, fix="Say where it is now with --images and --masks.")
     return folder
 
 

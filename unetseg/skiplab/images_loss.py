@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unetseg.data.masks import IGNORED
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.errors import DataError
 from unetseg.skiplab.subject import Subject, View
 from unetseg.training.losses import SegmentationLoss

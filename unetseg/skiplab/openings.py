@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, FiniteFloat
 from torch import Tensor, nn
 
-from unetseg.data.masks import IGNORED
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.progress import SILENT, Progress
 from unetseg.skiplab.subject import Subject
 from unetseg.unet.shortcuts import CARRY, Gate, Highway, ScaledBranch, ScaledInput

@@ -103,13 +103,13 @@ def prune_segmenter(segmenter: Segmenter, info: BundleInfo) -> tuple[Segmenter, 
     switches = find_switches(segmenter.network)
     if not switches:
         summary = f"there is no switch to prune; the skips are: {', '.join(info.network.skip)}"
-        mend = "Only --skip switch learns to do without a level: unetseg train DATA --skip switch"
-        raise ConfigError(summary, mend=mend)
+        fix = "Only --skip switch learns to do without a level: unetseg train DATA --skip switch"
+        raise ConfigError(summary, fix=fix)
     if not closed_levels(segmenter.network):
         summary = "no switch is closed: there is nothing to prune"
         usual = TrainingConfig().switch_penalty
-        mend = f"Train longer, or with a higher --switch-penalty (default {usual:g})."
-        raise ConfigError(summary, [_described(*item) for item in switches.items()], mend)
+        fix = f"Train longer, or with a higher --switch-penalty (default {usual:g})."
+        raise ConfigError(summary, [_described(*item) for item in switches.items()], fix)
     depth = len(segmenter.network.decoder.steps)
     kinds = _pruned_kinds(info.network.skip_of_levels(depth), switches)
     network = info.network.model_copy(update={"skip": kinds})
@@ -189,7 +189,7 @@ def check_agreement(before: Segmenter, after: Segmenter) -> float:
             f"without the closed skips the logits differ by {difference:.2g}, "
             f"the largest being {scale:.2g}: nothing was written"
         )
-        raise BundleError(summary, mend="The network as it was trained can be used as before.")
+        raise BundleError(summary, fix="The network as it was trained can be used as before.")
     return difference
 
 
@@ -221,5 +221,5 @@ def _check_free(folder: Path) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists() or folder.is_symlink():
-        mend = "Give another folder by --output, or remove it first."
-        raise ConfigError(f"{folder} is there already", mend=mend)
+        fix = "Give another folder by --output, or remove it first."
+        raise ConfigError(f"{folder} is there already", fix=fix)

@@ -18,15 +18,15 @@ from unetseg.bundle import (
     to_machine,
 )
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
-from unetseg.data.description import described, find_described
-from unetseg.data.folders import number
-from unetseg.data.images import allow_pixels
-from unetseg.data.windows import window
+from unetseg.data.crops.crop import window
+from unetseg.data.files.images import allow_pixels
+from unetseg.data.pairs.description import described, find_described
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.evaluate import choose_pairs, read_truth, run_folder
 from unetseg.prediction.predict import read_ahead
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
+from unetseg.text import plural
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def open_subject(
     split, chosen = choose_pairs(found, run_folder(run), config.split)
     by_image = {pair.image: pair for pair in chosen[: config.images_used]}
     why = f"; {remark}" if remark else ""
-    progress.say(f"{number(len(by_image), 'image')} of split {split} on {machine}{why}")
+    progress.say(f"{plural(len(by_image), 'image')} of split {split} on {machine}{why}")
     views, failures = [], []
     for path, truth in read_ahead(by_image, lambda path: read_truth(by_image[path], info)):
         if isinstance(truth, UnetsegError):
@@ -93,8 +93,8 @@ def open_subject(
         else:
             views.append(_view(by_image[path].name, *truth, config.window))
     if failures:
-        mend = "Replace these files, or leave them out."
-        raise DataError(f"{len(failures)} of {len(by_image)} pairs do not fit", failures, mend)
+        fix = "Replace these files, or leave them out."
+        raise DataError(f"{len(failures)} of {len(by_image)} pairs do not fit", failures, fix)
     moved = to_machine(segmenter, machine)
     return Subject(run_folder(run), moved, info, machine, split, tuple(views))
 

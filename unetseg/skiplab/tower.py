@@ -96,8 +96,8 @@ def check_depths(depths: Sequence[int], block: BlockKind) -> None:
         nearest = {depth: 2 + layers * max(1, round((depth - 2) / layers)) for depth in wrong}
         possible = dict.fromkeys(nearest.get(depth, depth) for depth in depths)
         summary = f"a stack of {block} blocks has 2 + {layers}·n convolutions"
-        mend = f"Use --depths {','.join(map(str, possible))}."
-        raise ConfigError(summary, [f"depth {depth}" for depth in wrong], mend)
+        fix = f"Use --depths {','.join(map(str, possible))}."
+        raise ConfigError(summary, [f"depth {depth}" for depth in wrong], fix)
 
 
 class ResNet(nn.Module):
@@ -138,8 +138,8 @@ def build_resnet(
         ConfigError: `depth` is not 6n + 2.
     """
     if depth < 8 or (depth - 2) % 6:
-        mend = f"Use {6 * max(1, round((depth - 2) / 6)) + 2}."
-        raise ConfigError(f"a ResNet of {depth} layers: the depth is 6n + 2, at least 8", mend=mend)
+        fix = f"Use {6 * max(1, round((depth - 2) / 6)) + 2}."
+        raise ConfigError(f"a ResNet of {depth} layers: the depth is 6n + 2, at least 8", fix=fix)
     config = NetworkConfig(block="residual", shortcut=shortcut, norm=norm)
     make = make_block(config)
     stages = []

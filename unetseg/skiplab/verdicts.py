@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from unetseg.data.folders import number
 from unetseg.evaluation.confusion import Counts, Floats, bootstrap_interval, dice
 from unetseg.skiplab.finding import Row
 from unetseg.skiplab.subject import Subject
+from unetseg.text import plural
 
 CARRIES = 0.05
 """Dice that a level which carries the network brings at least."""
@@ -122,7 +122,7 @@ def has_dice(score: float) -> bool:
 
 def headline(subject: Subject, score: float) -> str:
     """On what the whole network scored how much."""
-    images = number(len(subject.views), "image")
+    images = plural(len(subject.views), "image")
     amount = "none, as there is no foreground" if np.isnan(score) else f"{score:.3f}"
     return f"on {images} of split {subject.split} the whole network has {amount}"
 

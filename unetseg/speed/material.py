@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import PairsConfig
-from unetseg.data.description import find_described
-from unetseg.data.fingerprint import PairFacts
-from unetseg.data.folders import find_images
-from unetseg.data.image_values import image_facts
-from unetseg.data.images import write_png, write_tiff
-from unetseg.data.mask_values import mask_facts
-from unetseg.data.masks import ClassInfo, ClassMap, write_mask
-from unetseg.data.pairs import Pair, PairSet
-from unetseg.data.rasters import is_giant
+from unetseg.data.facts.fingerprint import PairFacts
+from unetseg.data.facts.image_values import image_facts
+from unetseg.data.facts.survey import Survey
+from unetseg.data.files.folders import find_images
+from unetseg.data.files.images import write_png, write_tiff
+from unetseg.data.masks.class_map import ClassInfo, ClassMap, write_mask
+from unetseg.data.masks.mask_values import mask_facts
+from unetseg.data.masks.rasters import is_giant
+from unetseg.data.pairs.description import find_described
+from unetseg.data.pairs.match import Pair, PairSet
 from unetseg.data.sample import draw_cells
-from unetseg.data.survey import Survey
 from unetseg.errors import ImageError, PairingError
 
 CELLS = ClassMap(

@@ -18,9 +18,9 @@ from unetseg.bundle import (
     save_bundle,
 )
 from unetseg.config import NetworkConfig, RuntimeConfig, TrainConfig, TrainingConfig
-from unetseg.data.images import image_size, match_bands, read_image
-from unetseg.data.survey import Survey, survey
-from unetseg.data.windows import window
+from unetseg.data.crops.crop import window
+from unetseg.data.facts.survey import Survey, survey
+from unetseg.data.files.images import image_size, match_bands, read_image
 from unetseg.runtime import Machine, start
 from unetseg.speed.material import (
     Kind,

@@ -9,9 +9,9 @@ from itertools import count
 from typing import Any
 
 from unetseg.bundle import BundleInfo
-from unetseg.data.cache import read_split
-from unetseg.data.dataset import Crops, Order, Sample, crop_loader, find_gaps
-from unetseg.data.reader import PairReader
+from unetseg.data.crops.cache import read_split
+from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
+from unetseg.data.crops.reader import PairReader
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory, synchronise, usable_cores
 from unetseg.skiplab.cost import network_cost

@@ -46,7 +46,7 @@ def load_state(run: Path, progress: Progress = SILENT) -> dict[str, Any]:
     if not (run / STATE).is_file():
         raise BundleError(
             f"{run} has no state to go on from ({STATE})",
-            mend="Train without --resume, or name the run with --name.",
+            fix="Train without --resume, or name the run with --name.",
         )
     problems = []
     for name in (STATE, PREVIOUS):

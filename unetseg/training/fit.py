@@ -13,11 +13,11 @@ from torch import Tensor
 
 from unetseg.bundle import Segmenter, save_bundle
 from unetseg.config import TrainConfig
-from unetseg.data.cache import choose_cache, read_split
-from unetseg.data.dataset import Crops, Order, Sample, crop_loader, find_gaps
-from unetseg.data.fingerprint import ImageFacts
-from unetseg.data.images import write_png
-from unetseg.data.reader import PairReader
+from unetseg.data.crops.cache import choose_cache, read_split
+from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
+from unetseg.data.crops.reader import PairReader
+from unetseg.data.facts.fingerprint import ImageFacts
+from unetseg.data.files.images import write_png
 from unetseg.errors import DivergedError, StoppedError
 from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows
@@ -273,7 +273,7 @@ class Trainer:
         if in_a_row >= NON_FINITE_IN_A_ROW:
             raise DivergedError(
                 f"the gradient was not a number in {in_a_row} steps in a row",
-                mend="Choose a lower --lr, or --precision float32.",
+                fix="Choose a lower --lr, or --precision float32.",
             )
 
     def _validation_is_due(self) -> bool:
@@ -292,7 +292,7 @@ class Trainer:
         folder = self.run.folder
         raise StoppedError(
             f"stopped at step {self.step}; the state is in {folder / 'last.pt'}",
-            mend=f"Go on with: unetseg train {self.run.data} --out {folder.parent} "
+            fix=f"Go on with: unetseg train {self.run.data} --out {folder.parent} "
             f"--name {folder.name} --resume",
             exit_code=stop.exit_code,
         )

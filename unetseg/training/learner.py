@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unetseg.bundle import BundleInfo, Segmenter, build_segmenter, to_machine
 from unetseg.config import TrainConfig, TrainingConfig
-from unetseg.data.dataset import Sample
+from unetseg.data.crops.dataset import Sample
 from unetseg.runtime import Machine
 from unetseg.training.losses import SegmentationLoss, deep_supervision
 from unetseg.training.optimizer import (

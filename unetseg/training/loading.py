@@ -13,7 +13,7 @@ from itertools import chain, islice
 
 import torch
 
-from unetseg.data.dataset import Crops, Order, Sample, crop_loader
+from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, synchronise, usable_cores
 

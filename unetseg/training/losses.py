@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unetseg.data.masks import IGNORED
+from unetseg.data.masks.class_map import IGNORED
 
 SMOOTH = 1e-5
 """Pixels added above and below Dice's fraction bar (nnU-Net)."""

@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict
 
 from unetseg.bundle import BundleInfo, Normalisation
 from unetseg.config import NetworkConfig, TrainConfig
-from unetseg.data.dataset import CropRule
-from unetseg.data.fingerprint import PairFacts, pooled
-from unetseg.data.masks import read_mask
-from unetseg.data.orientation import is_upright
-from unetseg.data.rasters import is_giant
-from unetseg.data.survey import Survey
+from unetseg.data.crops.dataset import CropRule
+from unetseg.data.facts.fingerprint import PairFacts, pooled
+from unetseg.data.facts.orientation import is_upright
+from unetseg.data.facts.survey import Survey
+from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.rasters import is_giant
 from unetseg.runtime import Machine, usable_cores
 from unetseg.unet.build import CLASSIC
 from unetseg.unet.pretrained import DEPTHS

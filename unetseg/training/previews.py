@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.dataset import Crops, find_gaps
-from unetseg.data.masks import ClassMap
-from unetseg.data.overlay import contact_sheet, overlay, picture
-from unetseg.data.rasters import georeference
-from unetseg.data.reader import PairReader
-from unetseg.data.survey import Survey
+from unetseg.data.crops.dataset import Crops, find_gaps
+from unetseg.data.crops.reader import PairReader
+from unetseg.data.facts.survey import Survey
+from unetseg.data.masks.class_map import ClassMap
+from unetseg.data.masks.overlay import contact_sheet, overlay, picture
+from unetseg.data.masks.rasters import georeference
 from unetseg.prediction.engine import Engine
 from unetseg.training.plan import Plan, crop_rule
 

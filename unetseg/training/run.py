@@ -15,10 +15,10 @@ from typing import Any
 import torch
 import yaml
 
-from unetseg.audit.audit import heed
+from unetseg.checks.check import refuse_errors
 from unetseg.config import TrainConfig
-from unetseg.data.splits import read_splits, write_splits
-from unetseg.data.survey import Survey, survey, with_splits
+from unetseg.data.facts.survey import Survey, survey, with_splits
+from unetseg.data.pairs.splits import read_splits, write_splits
 from unetseg.errors import BundleError, ConfigError, UnetsegError
 from unetseg.progress import Progress
 from unetseg.runtime import Machine, start, versions
@@ -70,7 +70,7 @@ def open_run(
             machine = start(config.runtime)
             torch.manual_seed(config.runtime.seed)
             known = survey(data, config.data, progress)
-            heed(known, progress)
+            refuse_errors(known, progress)
             plan = tried_plan(make_plan(known, config, machine), known, config, machine)
             run = TrainingRun(folder, data, config, machine, known, plan, data_hash(known))
             _describe(run)
@@ -114,15 +114,15 @@ def _check_same_data(data: Path, known: Survey, identity: dict[str, str], folder
     }
     changed = [name for name, is_same in same.items() if not is_same]
     if changed:
-        mend = "Give the folder it was trained on, or train anew without --resume."
-        raise ConfigError(f"{data} has changed since {folder.name} was started", changed, mend)
+        fix = "Give the folder it was trained on, or train anew without --resume."
+        raise ConfigError(f"{data} has changed since {folder.name} was started", changed, fix)
 
 
 def _find_run(out: Path, name: str | None) -> Path:
     folder = out / name if name else latest_run(out)
     if folder is None or not folder.is_dir():
         what = f"there is no run {folder}" if folder else f"there is no run in {out}"
-        raise BundleError(f"{what} to go on with", mend="Train without --resume first.")
+        raise BundleError(f"{what} to go on with", fix="Train without --resume first.")
     return folder
 
 
@@ -207,9 +207,9 @@ def _merged(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
     changes = {n: v for n, v in now.items() if v not in (default[n], before[n])}
     refused = sorted(changes.keys() - CHANGEABLE)
     if refused:
-        mend = "Leave these settings as they were, or train anew without --resume."
+        fix = "Leave these settings as they were, or train anew without --resume."
         differences = [f"--{n.replace('_', '-')}: {before[n]} → {now[n]}" for n in refused]
-        raise ConfigError("a resumed run keeps its settings; these differ", differences, mend)
+        raise ConfigError("a resumed run keeps its settings; these differ", differences, fix)
     groups = {
         group: {**dict(settings), **{n: v for n, v in changes.items() if n in dict(settings)}}
         for group, settings in saved

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import torch
 
 from unetseg.config import TrainConfig
-from unetseg.data.dataset import Sample
-from unetseg.data.survey import Survey
+from unetseg.data.crops.dataset import Sample
+from unetseg.data.facts.survey import Survey
 from unetseg.runtime import MEBIBYTE, Machine
 from unetseg.training.learner import Learner, build_learner
 from unetseg.training.optimizer import restore_buffers

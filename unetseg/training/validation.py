@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
-from unetseg.data.fingerprint import ImageFacts
-from unetseg.data.reader import PairReader
+from unetseg.data.crops.reader import PairReader
+from unetseg.data.facts.fingerprint import ImageFacts
 from unetseg.evaluation.confusion import Counts, Scores, score
 from unetseg.evaluation.counting import GiantCount, count_classes
 from unetseg.prediction.engine import Engine

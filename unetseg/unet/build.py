@@ -104,7 +104,7 @@ def build_unet(config: NetworkConfig, bands: int, classes: int) -> UNet:
     problems += [f"{name} is {n}: at least 1" for name, n in counts.items() if n < 1]
     if problems:
         summary = "no network can be built from these settings"
-        raise ConfigError(summary, problems, mend="Correct them in the flags or the --config file.")
+        raise ConfigError(summary, problems, fix="Correct them in the flags or the --config file.")
     return _build(config, bands, classes)
 
 

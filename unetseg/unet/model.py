@@ -135,7 +135,7 @@ class UNet(nn.Module):
             raise ConfigError(
                 f"an image of {height}×{width} pixels is too small for valid convolutions, "
                 f"which take at least {least}×{least}",
-                mend="Use --padding same and preset unet, or larger images.",
+                fix="Use --padding same and preset unet, or larger images.",
             )
         below = self.geometry.fitting(height) - height
         right = self.geometry.fitting(width) - width

@@ -96,7 +96,7 @@ def _smp_encoders() -> Any:
         from segmentation_models_pytorch import encoders
     except ImportError as error:
         summary = "an encoder needs segmentation-models-pytorch, which is not installed"
-        raise MachineError(summary, mend="pip install segmentation-models-pytorch") from error
+        raise MachineError(summary, fix="pip install segmentation-models-pytorch") from error
     return encoders
 
 
@@ -105,7 +105,7 @@ def _check_name(name: str, known: Mapping[str, object]) -> None:
         nearest = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.4)
         summary = f"there is no encoder {name!r}; the nearest names:"
         names = nearest or ["resnet34", "efficientnet-b0", "mobilenet_v2"]
-        raise ConfigError(summary, names, mend=f"Choose one, for example --encoder {names[0]}")
+        raise ConfigError(summary, names, fix=f"Choose one, for example --encoder {names[0]}")
 
 
 def _downloaded(encoders: Any, name: str, bands: int, depth: int) -> nn.Module:
@@ -116,13 +116,13 @@ def _downloaded(encoders: Any, name: str, bands: int, depth: int) -> nn.Module:
     offered = encoders.encoders[name]["pretrained_settings"]
     if "imagenet" not in offered:
         summary = f"smp has no weights 'imagenet' for {name}, only {', '.join(offered) or 'none'}"
-        raise ConfigError(summary, mend="Use --weights none or a local file.")
+        raise ConfigError(summary, fix="Use --weights none or a local file.")
     try:
         body = encoders.get_encoder(name, in_channels=3, depth=depth, weights="imagenet")
     except failures as error:
         summary = f"the ImageNet weights of {name} could not be downloaded"
-        mend = "Use --weights none, or --weights FILE with a local .safetensors or .pth file."
-        raise MachineError(summary, [str(error).split("\n", 1)[0]], mend=mend) from error
+        fix = "Use --weights none, or --weights FILE with a local .safetensors or .pth file."
+        raise MachineError(summary, [str(error).split("\n", 1)[0]], fix=fix) from error
     _set_bands(body, name, bands, pretrained=True)
     assert isinstance(body, nn.Module)
     return body
@@ -132,7 +132,7 @@ def _weights_file(weights: str) -> Path:
     path = Path(weights)
     if path.suffix not in {".safetensors", ".pth", ".pt"} or not path.is_file():
         summary = f"--weights {weights} is neither imagenet, none nor a .safetensors or .pth file"
-        raise ConfigError(summary, mend="Check the path, or use --weights none.")
+        raise ConfigError(summary, fix="Check the path, or use --weights none.")
     return path
 
 
@@ -148,11 +148,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise BundleError(
             f"{path} cannot be read as weights",
             [str(error).split("\n", 1)[0]],
-            mend="Give a state dict: a file of named tensors and nothing else.",
+            fix="Give a state dict: a file of named tensors and nothing else.",
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        mend = "Save it again with torch.save(encoder.state_dict(), FILE)."
-        raise BundleError(f"{path} holds no state dict (names → tensors)", mend=mend)
+        fix = "Save it again with torch.save(encoder.state_dict(), FILE)."
+        raise BundleError(f"{path} holds no state dict (names → tensors)", fix=fix)
     return dict(state)
 
 
@@ -166,8 +166,8 @@ def _load(body: nn.Module, name: str, state: dict[str, Tensor], *, bands: int, s
     offenders = _differences(body.state_dict(), own)
     if offenders:
         summary = f"{source} holds no weights of the encoder {name}"
-        mend = "Give the weights of this encoder, or name theirs by --encoder."
-        raise BundleError(summary, offenders, mend=mend)
+        fix = "Give the weights of this encoder, or name theirs by --encoder."
+        raise BundleError(summary, offenders, fix=fix)
     # smp's own load_state_dict would take the head off again and, in some encoders, rename keys
     nn.Module.load_state_dict(body, own, strict=False)
     if not fits_bands:
@@ -201,7 +201,7 @@ def _set_bands(body: Any, name: str, bands: int, *, pretrained: bool) -> None:
     except ValueError as error:
         raise ConfigError(
             f"the encoder {name} does not take {bands} bands: {error}",
-            mend="Choose another, for example --encoder resnet34",
+            fix="Choose another, for example --encoder resnet34",
         ) from error
 
 
@@ -225,7 +225,7 @@ def _trim(body: nn.Module, bands: int) -> tuple[int, ...]:
     if [feature.shape[-1] for feature in features] != [_PROBE >> i for i in range(len(features))]:
         raise ConfigError(
             f"{type(body).__name__} does not halve the resolution from level to level",
-            mend="Choose another, for example --encoder resnet34",
+            fix="Choose another, for example --encoder resnet34",
         )
     used = {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
     _drop_unused(body, used)

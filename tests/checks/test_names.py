@@ -1,0 +1,170 @@
+"""Names that do not pair are told by kind; names that other machines confuse are noticed."""
+
+import shutil
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from unetseg.checks.evidence import Evidence
+from unetseg.checks.finding import Finding
+from unetseg.checks.names import inspect_names, inspect_portability
+from unetseg.data.pairs.match import match_pairs
+from unetseg.data.pairs.mismatch import FIXES
+
+COMPOSED, APART = (unicodedata.normalize(form, "Zoé") for form in ("NFC", "NFD"))
+
+
+def write(root: Path, names: Iterable[str]) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"content is not looked at")
+    return root
+
+
+def faults_of(root: Path) -> list[Finding]:
+    return list(inspect_names(root, match_pairs(root)[1]))
+
+
+def evidence_of(root: Path) -> Evidence:
+    return Evidence(root, match_pairs(root)[0].pairs, ())
+
+
+def portability_of(root: Path, *stems: str) -> list[Finding]:
+    """The findings on a folder in which these stems are pairs."""
+    write(root, [f"{side}/{stem}.png" for stem in stems for side in ("images", "masks")])
+    evidence = evidence_of(root)
+    assert len(evidence.pairs) == len(stems)
+    return list(inspect_portability(evidence))
+
+
+# Names that do not pair
+
+FAULTS = {  # files beside a good pair: check, its first file
+    "image-without-mask": (["images/alone\n[1].png"], r"images/alone\n[1].png"),
+    "mask-without-image": (["masks/or phan.png"], "masks/or phan.png"),
+    "same-name": (["images/t.jpg", "images/t.png"], "images/t.jpg, images/t.png"),
+    "unlike-names": (
+        ["images/Cat.png", "masks/cat.png"],
+        "images/Cat.png, masks/cat.png (upper and lower case)",
+    ),
+    "several-masks": (
+        ["images/x.png", "masks/x.png", "masks/x_edge.png"],
+        "images/x.png, masks/x.png, masks/x_edge.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("check", FAULTS)
+def test_a_fault_is_told_with_its_files(tmp_path: Path, check: str) -> None:
+    files, told = FAULTS[check]
+    (finding,) = faults_of(write(tmp_path, ["images/good.png", "masks/good.png", *files]))
+    assert (finding.check, finding.severity, finding.files) == (check, "error", (told,))
+    assert finding.summary.startswith("1 ")
+    assert finding.fix in FIXES.values()
+
+
+def test_one_finding_for_each_kind_lists_all(tmp_path: Path) -> None:
+    files = [f"images/alone{i}.png" for i in range(30)] + ["masks/orphan.png"]
+    findings = faults_of(write(tmp_path, ["images/a.png", "masks/a.png", *files]))
+    assert [(finding.check, len(finding.files)) for finding in findings] == [
+        ("image-without-mask", 30),
+        ("mask-without-image", 1),
+    ]
+    assert [finding.summary for finding in findings] == [
+        "30 images without mask",
+        "1 mask without image",
+    ]
+
+
+def test_couples_in_two_forms_can_be_fixed_by_a_command(tmp_path: Path) -> None:
+    files = [f"images/{COMPOSED}.png", f"masks/{APART}.png", "images/B.png", "masks/b.png"]
+    (finding,) = faults_of(write(tmp_path, files))
+    assert finding.command == "unetseg check DATA --fix OUT"
+    assert finding.summary.startswith("2 couples of image and mask different only in case")
+    assert [file[file.index("(") :] for file in finding.files] == [
+        "(upper and lower case)",
+        "(Unicode form, NFC and NFD)",
+    ]
+
+
+def test_renaming_as_told_fixes_the_couples(tmp_path: Path) -> None:
+    files = [f"images/{COMPOSED}.png", f"masks/{APART}.png", "images/B.png", "masks/b.png"]
+    root = write(tmp_path, files)
+    for fault in match_pairs(root)[1]:
+        image, mask = fault.paths
+        shutil.move(mask, mask.with_name(image.name))
+    assert faults_of(root) == []
+    assert len(match_pairs(root)[0].pairs) == 2
+
+
+# Names that pair here, and not elsewhere
+
+
+@pytest.mark.parametrize(
+    "stems", [("a", "b"), ("cells (1)", "cells [2]"), ("Zoé", "ß"), ("a.b", "a.c"), ("x y", "x_y")]
+)
+def test_usual_names_are_no_finding(tmp_path: Path, stems: tuple[str, ...]) -> None:
+    assert portability_of(tmp_path, *stems) == []
+
+
+@pytest.mark.parametrize(
+    "stems", [("a/cat", "a/Cat"), ("a/x", "A/x"), (COMPOSED, APART), ("straße", "STRASSE")]
+)
+def test_names_that_become_one_elsewhere(tmp_path: Path, stems: tuple[str, ...]) -> None:
+    (finding,) = portability_of(tmp_path, "good", *stems)
+    assert (finding.check, finding.severity) == ("colliding-names", "warning")
+    assert finding.summary.startswith("2 names of several files")  # image and mask
+    assert all(stem in finding.files[0] for stem in stems)
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\t", "\x1b", "\u2028", "\u202e", "\x7f"])
+def test_what_is_not_seen_is_shown(tmp_path: Path, character: str) -> None:
+    (finding,) = portability_of(tmp_path, "good", f"a{character}b")
+    assert (finding.check, finding.severity) == ("unseen-characters", "warning")
+    assert len(finding.files) == 2
+    assert all(file.isprintable() and repr(character)[1:-1] in file for file in finding.files)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    (finding,) = portability_of(tmp_path, "good", "bytes\udcff")
+    assert finding.check == "unseen-characters"
+    assert r"images/bytes\udcff.png" in finding.files
+
+
+@pytest.mark.parametrize("stem", [" a", "a ", "folder /a", " folder/a"])
+def test_outer_spaces(tmp_path: Path, stem: str) -> None:
+    (finding,) = portability_of(tmp_path, "good", stem)
+    assert (finding.check, finding.severity) == ("outer-spaces", "note")
+    assert f'"images/{stem}.png"' in finding.files
+
+
+@pytest.mark.parametrize("stem", ["10:30", "a?", "aux", "COM1.x", "con/a", "a\\b", 'a"b'])
+def test_names_that_windows_refuses(tmp_path: Path, stem: str) -> None:
+    (finding,) = portability_of(tmp_path, "good", stem)
+    assert (finding.check, finding.severity) == ("unportable-names", "note")
+    assert len(finding.files) == 2
+
+
+def test_one_stem_with_two_suffixes(tmp_path: Path) -> None:
+    write(tmp_path, ["p/a.png", "p/a.jpg", "q/a.png", "m/1.png", "m/2.png", "p/b.png", "m/b.png"])
+    rows = ["p/a.png,m/1.png", "p/a.jpg,m/1.png", "q/a.png,m/2.png", "p/b.png,m/b.png"]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,mask", *rows]))
+    (finding,) = inspect_portability(evidence_of(tmp_path))
+    assert (finding.check, finding.severity) == ("same-stem", "note")
+    assert finding.files == ("p/a.jpg, p/a.png",)
+
+
+def test_an_image_and_its_mask_may_share_a_stem(tmp_path: Path) -> None:
+    write(tmp_path, ["a.jpg", "a.png", "b.jpg", "b.png"])
+    (tmp_path / "pairs.csv").write_text("image,mask\na.jpg,a.png\nb.jpg,b.png\n")
+    assert list(inspect_portability(evidence_of(tmp_path))) == []
+
+
+def test_real_folders_are_clean(real_data: Path) -> None:
+    folders = [folder for folder in sorted(real_data.iterdir()) if (folder / "images").is_dir()]
+    assert len(folders) >= 14
+    for folder in folders:
+        assert faults_of(folder) == []
+        assert list(inspect_portability(evidence_of(folder))) == []

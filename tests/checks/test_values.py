@@ -1,0 +1,439 @@
+"""Mask values in the check: every kind of masks is right, or explained."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from unetseg.checks.balance import inspect_balance
+from unetseg.checks.evidence import Evidence
+from unetseg.checks.finding import SEVERITIES, Finding
+from unetseg.checks.values import inspect_coding
+from unetseg.data.facts.fingerprint import ImageFacts, PairFacts
+from unetseg.data.facts.survey import survey
+from unetseg.data.masks.class_list import find_class_file, read_class_names
+from unetseg.data.masks.class_map import ClassMap, Code
+from unetseg.data.masks.infer_classes import infer_class_map
+from unetseg.data.masks.mask_values import MaskFacts, mask_facts
+from unetseg.data.pairs.match import Pair, find_pairs
+from unetseg.data.sample import draw_sample
+from unetseg.errors import MaskError
+
+Array = NDArray[Any]
+IMAGE = ImageFacts(shape=(1, 1), dtype="uint8", mean=(0,), std=(0,), low=(0,), high=(0,))
+BLACK, RED, GREEN = (0, 0, 0), (255, 0, 0), (0, 255, 0)
+ORDERED = tuple(value for i in range(256) for value in (i, 7 * i % 256, 255 - i))
+
+
+def evidence_of(
+    masks: Sequence[MaskFacts], class_map: ClassMap | None, names: bool = False
+) -> Evidence:
+    pairs = tuple(Pair(Path(f"{m.path}.jpg"), Path(m.path), m.path) for m in masks)
+    facts = tuple(PairFacts(hash=m.path, image=IMAGE, mask=m) for m in masks)
+    return Evidence(Path("data"), pairs, facts, class_map, names)
+
+
+def findings_of(masks: Sequence[MaskFacts], **more: Any) -> list[Finding]:
+    """What the check says about the values, whether they make sense or not."""
+    named = more.get("names") is not None
+    try:
+        class_map, _ = infer_class_map(masks, **more)
+    except MaskError as error:
+        can_snap = makes_sense(masks, **{**more, "snap": True})
+        return [*inspect_coding(evidence_of(masks, None, named), error, can_snap=can_snap)]
+    return [*inspect_coding(evidence_of(masks, class_map, named))]
+
+
+def makes_sense(masks: Sequence[MaskFacts], **more: Any) -> bool:
+    try:
+        infer_class_map(masks, **more)
+    except MaskError:
+        return False
+    return True
+
+
+def kinds(findings: Sequence[Finding]) -> list[tuple[str, str]]:
+    return [(finding.severity, finding.check) for finding in findings]
+
+
+def facts(*counts: tuple[Code, int], path: str = "a.png", **more: Any) -> MaskFacts:
+    """A mask with these codes and their pixels."""
+    parts = {
+        "path": path,
+        "shape": (1, sum(count for _, count in counts)),
+        "coding": "rgb" if isinstance(counts[0][0], tuple) else "integer",
+        "dtype": "uint8",
+        "counts": counts,
+    }
+    return MaskFacts.model_validate({**parts, **more})
+
+
+def many(count: int, *counts: tuple[Code, int], **more: Any) -> list[MaskFacts]:
+    return [facts(*counts, path=f"{place}.png", **more) for place in range(count)]
+
+
+# Clean folders and real ones
+
+
+@pytest.mark.parametrize(("count", "size", "seed"), [(24, 64, 0), (5, 128, 1), (1, 32, 2)])
+def test_a_drawn_sample_is_clean(tmp_path: Path, count: int, size: int, seed: int) -> None:
+    known = survey(draw_sample(tmp_path / "s", count=count, size=size, seed=seed))
+    evidence = Evidence(tmp_path, known.pairs.pairs, tuple(known.facts_of("all")), known.class_map)
+    assert [*inspect_coding(evidence), *inspect_balance(evidence)] == []
+
+
+REAL: dict[str, list[tuple[str, str]]] = {
+    "camvid": [("note", "dark-masks")],
+    "crackforest": [],
+    "cwfid": [("note", "mask-coding")],
+    "drive": [],
+    "dsb2018": [],
+    "glas256": [],
+    "hot_buildings_geotiff": [("note", "dark-masks")],
+    "isbi2012_em": [("note", "mask-polarity")],
+    "nucseg_16bit": [],
+    "sen1floods11_sample": [("note", "dark-masks"), ("note", "ignored-value")],
+    "sen1floods11_tiles13band": [("note", "dark-masks"), ("note", "ignored-value")],
+    "tiny_ade20k": [],
+    "tiny_kvasir_jpgmask": [("warning", "mask-noise")],
+    "tiny_voc_palette": [("note", "ignored-value")],
+}
+
+
+@pytest.mark.parametrize("name", sorted(REAL))
+def test_real_folders_give_no_false_alarm(real_data: Path, name: str) -> None:
+    listed = find_class_file(real_data / name)
+    pairs = find_pairs(real_data / name).pairs
+    masks = [mask_facts(pair.mask) for pair in pairs if pair.mask]
+    found = findings_of(masks, names=read_class_names(listed) if listed else None)
+    assert kinds(found) == REAL[name]
+
+
+def test_membranes_are_the_smaller_class_and_jpeg_masks_are_noisy(real_data: Path) -> None:
+    found = findings_of([mask_facts(path) for path in masks_in(real_data / "isbi2012_em")])
+    assert found[0].summary == "78.0% of the pixels are foreground (255), which is the larger class"
+    files = [*masks_in(real_data / "tiny_kvasir_jpgmask")]
+    (noise,) = findings_of([mask_facts(path) for path in files])
+    pixels = [np.asarray(Image.open(path)) for path in files]
+    strays = [int(np.isin(mask[..., 0], (0, 255), invert=True).sum()) for mask in pixels]
+    assert noise.files == tuple(
+        f"{path}: {count} stray pixels" for path, count in zip(files, strays, strict=True)
+    )
+    share = sum(strays) / sum(mask[..., 0].size for mask in pixels)
+    assert noise.summary.startswith(f"{share:.1%} of the pixels are JPEG noise around")
+    assert noise.command == "unetseg check DATA --fix OUT"
+
+
+def masks_in(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted((folder / "masks").rglob("*")) if path.is_file())
+
+
+# Kinds of masks, through files
+
+
+def disc(size: int = 96) -> NDArray[np.bool_]:
+    rows, columns = np.mgrid[:size, :size] - size / 2
+    return np.asarray(rows**2 + columns**2 < (size / 3) ** 2)
+
+
+def save_palette(path: Path, colours: Sequence[int]) -> None:
+    picture = Image.fromarray(disc().astype(np.uint8) * 3, "P")
+    picture.putpalette(list(colours))
+    picture.save(path)
+
+
+def grey(value: int, dtype: type = np.uint8) -> Array:
+    return np.asarray(disc().astype(dtype) * dtype(value))
+
+
+def noise(bands: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (64, 64, bands), dtype=np.uint8)
+
+
+def tiff(pixels: Array, **more: Any) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        tifffile.imwrite(path, pixels, **more)
+
+    return write
+
+
+def rgba(alpha: Array) -> Image.Image:
+    colours = [disc() * 255, disc() * 0, disc() * 0, alpha]
+    return Image.fromarray(np.stack(colours, axis=-1).astype(np.uint8))
+
+
+def with_border(value: int, dtype: type) -> Array:
+    mask = grey(1, dtype)
+    mask[:4] = value
+    return mask
+
+
+KINDS: list[tuple[str, Callable[[Path], None], list[Code], list[str]]] = [
+    ("0/1.png", lambda p: Image.fromarray(grey(1)).save(p), [0, 1], ["dark-masks"]),
+    ("0/255.png", lambda p: Image.fromarray(grey(255)).save(p), [0, 255], []),
+    ("1-bit.png", lambda p: Image.fromarray(disc()).save(p), [0, 255], []),
+    ("1-bit.tif", tiff(disc()), [0, 255], []),
+    ("grey.gif", lambda p: Image.fromarray(grey(255)).save(p), [0, 255], []),
+    (
+        "noisy.jpg",
+        lambda p: Image.fromarray(grey(255)).save(p, quality=85),
+        [0, 255],
+        ["mask-noise"],
+    ),
+    (
+        "rgb.png",
+        lambda p: rgba(disc() * 255).convert("RGB").save(p),
+        [BLACK, RED],
+        ["mask-coding"],
+    ),
+    (
+        "rgb-noisy.jpg",
+        lambda p: rgba(disc() * 255).convert("RGB").save(p, quality=95, subsampling=0),
+        [(0, 0, 0), (254, 0, 0)],
+        ["mask-noise", "mask-coding"],
+    ),
+    (
+        "cmyk.jpg",
+        lambda p: rgba(disc() * 255).convert("CMYK").save(p),
+        [BLACK, RED],
+        ["mask-noise", "mask-coding"],
+    ),
+    ("palette.png", lambda p: save_palette(p, ORDERED), [0, 3], []),
+    ("black-palette.png", lambda p: save_palette(p, [0] * 768), [0, 3], ["near-colours"]),
+    (
+        "rgba.png",
+        lambda p: rgba(disc() * 0 + 255).save(p),
+        [BLACK, RED],
+        ["mask-alpha", "mask-coding"],
+    ),
+    ("16-bit.png", lambda p: Image.fromarray(grey(255, np.uint16)).save(p), [0, 255], []),
+    ("16-bit.tif", tiff(grey(7, np.uint16)), [0, 7], ["dark-masks"]),
+    (
+        "wide.tif",
+        tiff(grey(60_000, np.uint16)),
+        [0, 60_000],
+        ["mask-coding"],
+    ),
+    ("float.tif", tiff(grey(1, np.float32)), [0, 1], ["dark-masks"]),
+    (
+        "negative.tif",
+        tiff(with_border(-1, np.int16)),
+        [0, 1],
+        ["dark-masks", "ignored-value"],
+    ),
+    (
+        "void.png",
+        lambda p: Image.fromarray(with_border(255, np.uint8)).save(p),
+        [0, 1],
+        ["ignored-value"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "write", "codes", "checks"), KINDS, ids=[k[0] for k in KINDS])
+def test_every_kind_of_masks_is_understood(
+    tmp_path: Path, name: str, write: Callable[[Path], None], codes: list[Code], checks: list[str]
+) -> None:
+    path = tmp_path / name.replace("/", "-")
+    write(path)
+    masks = [mask_facts(path)]
+    class_map, _ = infer_class_map(masks)
+    assert [item.code for item in class_map.classes] == codes
+    evidence = evidence_of(masks, class_map)
+    found = [*inspect_coding(evidence), *inspect_balance(evidence)]
+    assert [finding.check for finding in found] == checks
+    assert "error" not in {finding.severity for finding in found}
+
+
+REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
+    ("black.png", lambda p: Image.fromarray(grey(0)).save(p), "no two classes: all masks hold 0"),
+    ("void.tif", tiff(grey(-1, np.int16)), "-1 is ignored"),
+    ("photo.png", lambda p: Image.fromarray(noise(3)).save(p), "distinct values"),
+    ("photo.jpg", lambda p: Image.fromarray(noise(3)).save(p), "lossy compression"),
+]
+UNREAD: list[tuple[str, Callable[[Path], None], str]] = [
+    ("clear.png", lambda p: rgba(disc() * 255).save(p), "4 bands of uint8"),
+    ("la.png", lambda p: rgba(disc() * 255).convert("LA").save(p), "2 bands of uint8"),
+    ("half.tif", tiff(disc() * np.float32(0.5)), "fractions"),
+    ("pages.tif", tiff(np.stack([grey(1)] * 3), photometric="minisblack"), "pages"),
+    ("moving.gif", lambda p: save_frames(p), "2 frames"),
+    ("bands.tif", tiff(noise(13), photometric="minisblack", planarconfig="contig"), "13 bands"),
+]
+
+
+def save_frames(path: Path) -> None:
+    frames = [Image.fromarray(grey(value)) for value in (255, 128)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+@pytest.mark.parametrize(("name", "write", "reason"), REFUSED, ids=[k[0] for k in REFUSED])
+def test_masks_without_sense_are_explained(
+    tmp_path: Path, name: str, write: Callable[[Path], None], reason: str
+) -> None:
+    write(tmp_path / name)
+    (finding,) = findings_of([mask_facts(tmp_path / name)])
+    assert (finding.severity, finding.check, finding.command) == ("error", "mask-coding", "")
+    assert reason in finding.summary
+    assert name in finding.files[0]
+    assert finding.fix
+
+
+@pytest.mark.parametrize(("name", "write", "reason"), UNREAD, ids=[k[0] for k in UNREAD])
+def test_files_that_are_no_masks_are_named(
+    tmp_path: Path, name: str, write: Callable[[Path], None], reason: str
+) -> None:
+    write(tmp_path / name)
+    with pytest.raises(MaskError, match=reason) as caught:
+        mask_facts(tmp_path / name)
+    assert name in caught.value.summary
+
+
+# Noise and slips
+
+
+def test_smooth_masks_can_be_fixed_by_a_command() -> None:
+    soft = facts((0, 90_000), (255, 20_000), *((16 * i, 30) for i in range(1, 16)), (7, 9))
+    (finding,) = findings_of([soft])
+    assert kinds([finding]) == [("error", "mask-coding")]
+    assert finding.command == "unetseg check DATA --fix OUT"
+    (finding,) = findings_of([soft], snap=True)
+    assert kinds([finding]) == [("warning", "mask-noise")]
+    assert finding.files == ("a.png: 459 stray pixels",)
+    assert finding.command == "unetseg check DATA --snap --fix OUT"
+
+
+def test_a_listed_class_too_few_is_no_case_for_snapping(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("0 ground\n1 cell\n")
+    names = read_class_names(tmp_path / "classes.txt")
+    (finding,) = findings_of(many(3, (0, 900), (1, 80), (2, 90)), names=names)
+    assert (finding.severity, finding.command) == ("error", "")
+    assert finding.files == tuple(f"{i}.png: 2 (90 px)" for i in range(3))
+
+
+@pytest.mark.parametrize("stray", [128, 100])
+def test_stray_values_are_listed_with_their_pixels(stray: int) -> None:
+    masks = [*many(20, (0, 9000), (255, 1000)), facts((0, 9000), (255, 1000), (stray, 2), path="x")]
+    (finding,) = findings_of(masks)
+    assert kinds([finding]) == [("warning", "stray-values")]
+    assert finding.files == (f"x: {stray} (2 px)",)
+    assert finding.command == "unetseg check DATA --snap --fix OUT"
+    assert kinds(findings_of(masks, snap=True)) == [("warning", "mask-noise")]
+
+
+def test_values_in_few_masks_are_odd() -> None:
+    plain = many(97, (0, 9000), (255, 1000))
+    odd = [facts((0, 9000), (128, 1000), path=f"odd{i}") for i in range(3)]
+    (finding,) = findings_of([*plain, *odd])
+    assert kinds([finding]) == [("warning", "odd-values")]
+    assert finding.files == tuple(f"odd{i}: 128 (1000 px)" for i in range(3))
+    assert "128 is in 3 of 100 masks only, every other value in 97 or more" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(RED, (250, 5, 3)), (RED, (254, 0, 0)), (BLACK, (3, 3, 0))]
+)
+def test_near_colours_are_one_class_in_two_colours(one: Code, other: Code) -> None:
+    plain = {BLACK: 9000, RED: 900, GREEN: 800}
+    slip = facts(*plain.items(), (other, 30), path="slip.png")
+    found = [f for f in findings_of([*many(9, *plain.items()), slip]) if f.severity == "warning"]
+    assert kinds(found) == [("warning", "near-colours")]
+    assert f"{other} and {one}" in found[0].summary
+    assert found[0].files == (f"slip.png: {other} (30 px)",)
+
+
+def test_painters_with_two_reds() -> None:
+    masks = [*many(4, (BLACK, 900), (RED, 100)), *many(3, (BLACK, 900), ((250, 5, 3), 100))]
+    found = [f for f in findings_of(masks) if f.severity == "warning"]
+    assert kinds(found) == [("warning", "near-colours")]
+    assert (len(found[0].files), found[0].command) == (3, "")
+
+
+@pytest.mark.parametrize(("one", "other"), [(RED, GREEN), (1, 2), (128, 255)])
+def test_values_that_exclude_each_other_may_be_one_class(one: Code, other: Code) -> None:
+    nothing: Code = BLACK if isinstance(one, tuple) else 0
+    masks = [*many(9, (nothing, 900), (one, 90)), *many(6, (nothing, 900), (other, 90))]
+    found = [f for f in findings_of(masks) if f.severity == "warning"]
+    assert kinds(found) == [("warning", "exclusive-values")]
+    assert len(found[0].files) == 6
+    both = facts((nothing, 900), (one, 50), (other, 50), path="both")
+    assert not [f for f in findings_of([*masks, both]) if f.severity == "warning"]
+
+
+def test_a_class_list_settles_what_the_values_are(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("0 ground\n128 cell\n255 crack\n")
+    names = read_class_names(tmp_path / "classes.txt")
+    masks = [*many(9, (0, 900), (128, 90)), *many(6, (0, 900), (255, 90))]
+    assert findings_of(masks, names=names) == []
+
+
+def test_few_numbered_objects_are_a_warning() -> None:
+    masks = [
+        facts((0, 900), *((i, 10) for i in range(1, last + 1)), path=f"{last}.png")
+        for last in (3, 5, 8, 12)
+    ]
+    assert ("warning", "numbered-objects") in kinds(findings_of(masks))
+    classes = [facts((0, 900), *((i, 10) for i in (1, 3, last))) for last in (5, 6, 7, 8)]
+    assert ("warning", "numbered-objects") not in kinds(findings_of(classes))
+
+
+def test_palette_entries_that_look_alike() -> None:
+    palette = (0, 0, 0, 200, 0, 0, 0, 200, 0, 203, 0, 1, *[9] * 756)
+    masks = many(5, (0, 900), (1, 80), (2, 70), (3, 60), coding="palette", palette=palette)
+    (finding,) = findings_of(masks)
+    assert "1 and 3 ((200, 0, 0))" in finding.summary
+    assert len(finding.files) == 5
+
+
+# Polarity
+
+
+@given(st.integers(1, 999))
+def test_inverted_masks_are_told_by_their_share(share: int) -> None:
+    found = kinds(findings_of(many(3, (0, 1000 - share), (255, share))))
+    expected = "warning" if share > 900 else "note" if 3 * share > 2000 else ""
+    assert found == ([(expected, "mask-polarity")] if expected else [])
+
+
+# Laws
+
+
+@st.composite
+def folders(draw: st.DrawFn) -> list[MaskFacts]:
+    number = st.one_of(st.integers(-1, 4), st.integers(0, 255))
+    code = draw(st.sampled_from([number, st.tuples(*[st.sampled_from([0, 3, 128, 250, 255])] * 3)]))
+    lossy = draw(st.booleans())
+    rows: Any = st.dictionaries(code, st.sampled_from([1, 7, 400, 90_000]), min_size=1, max_size=9)
+    dtype = "int16"
+    return [
+        facts(*counts.items(), path=f"{place}.png", lossy=lossy, dtype=dtype)
+        for place, counts in enumerate(draw(st.lists(rows, min_size=1, max_size=25)))
+    ]
+
+
+@given(folders(), st.booleans())
+def test_the_audit_never_fails_and_names_files_of_the_folder(
+    masks: list[MaskFacts], snap: bool
+) -> None:
+    found = findings_of(masks, snap=snap)
+    if makes_sense(masks, snap=snap):
+        class_map, _ = infer_class_map(masks, snap=snap)
+        found += inspect_balance(evidence_of(masks, class_map))
+        assert "mask-coding" not in {f.check for f in found if f.severity == "error"}
+    paths = {fact.path for fact in masks}
+    for finding in found:
+        assert finding.severity in SEVERITIES
+        assert finding.summary
+        assert {line.split(": ")[0] for line in finding.files} <= paths
+
+
+@given(folders(), st.randoms())
+def test_the_order_of_files_changes_no_verdict(masks: list[MaskFacts], random: Any) -> None:
+    shuffled = random.sample(masks, len(masks))
+    assert kinds(findings_of(shuffled)) == kinds(findings_of(masks))

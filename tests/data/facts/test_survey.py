@@ -1,0 +1,89 @@
+"""Every real folder is understood without a flag."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unetseg.config import DataConfig
+from unetseg.data.facts.survey import survey, with_splits
+from unetseg.data.files.images import write_png
+from unetseg.data.sample import draw_sample
+from unetseg.errors import DataError
+
+FOLDERS = {  # name: (pairs, bands, type, classes, ignored codes, train, val, test)
+    "camvid": (112, 3, "uint8", 11, (11,), 82, 30, 0),
+    "crackforest": (118, 3, "uint8", 2, (), 94, 24, 0),
+    "cwfid": (12, 3, "uint8", 3, (), 6, 1, 5),
+    "drive": (20, 3, "uint8", 2, (), 16, 4, 0),
+    "dsb2018": (217, 3, "uint8", 2, (), 174, 43, 0),
+    "glas256": (165, 1, "uint8", 2, (), 68, 17, 80),
+    "hot_buildings_geotiff": (61, 3, "uint8", 2, (), 48, 13, 0),
+    "isbi2012_em": (30, 1, "uint8", 2, (), 24, 6, 0),
+    "nucseg_16bit": (29, 1, "uint16", 2, (), 23, 6, 0),
+    "sen1floods11_sample": (1, 13, "int16", 2, (-1,), 1, 0, 0),
+    "sen1floods11_tiles13band": (16, 13, "int16", 2, (-1,), 12, 4, 0),
+    "tiny_ade20k": (3, 3, "uint8", 16, (), 2, 1, 0),
+    "tiny_kvasir_jpgmask": (5, 3, "uint8", 2, (), 4, 1, 0),
+    "tiny_voc_palette": (3, 3, "uint8", 7, (255,), 2, 1, 0),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_real_folder_needs_no_flag(real_data: Path, name: str) -> None:
+    known = survey(real_data / name)
+    splits = [pair.split for pair in known.pairs.pairs]
+    assert (
+        len(splits),
+        known.bands,
+        known.dtype,
+        len(known.class_map.classes),
+        known.class_map.ignore,
+        *(splits.count(split) for split in ("train", "val", "test")),
+    ) == FOLDERS[name]
+
+
+def test_class_pixels_are_those_of_the_masks(real_data: Path) -> None:
+    known = survey(real_data / "camvid")
+    counted = sum(sum(known.class_pixels(split)) for split in ("train", "val"))
+    total = sum(fact.image.shape[0] * fact.image.shape[1] for fact in known.facts.values())
+    assert 0.9 * total < counted < total  # void is left out
+
+
+def test_the_share_held_out_can_be_set(real_data: Path) -> None:
+    known = survey(real_data / "drive", DataConfig(val_fraction=0.25))
+    assert len(known.select("val")) == 5
+
+
+def test_recorded_splits_are_taken_back(real_data: Path) -> None:
+    known = survey(real_data / "drive")
+    turned = {pair.name: "test" for pair in known.pairs.pairs}
+    assert len(with_splits(known, turned).select("test")) == 20
+
+
+def test_larger_images_than_allowed_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "")  # what survey sets is taken back
+    for side, values in (("images", 256), ("masks", 2)):
+        pixels = np.random.default_rng(0).integers(0, values, (20, 20, 1), np.uint8)
+        write_png(tmp_path / side / "a.png", pixels)
+    with pytest.raises(DataError, match=r"400; the limit is 399|--max-pixels 400"):
+        survey(tmp_path, DataConfig(max_pixels=399))
+    assert len(survey(tmp_path, DataConfig(max_pixels=400)).pairs.pairs) == 1
+
+
+def test_few_bad_files_are_left_out_when_asked_and_many_never(tmp_path: Path) -> None:
+    folder = draw_sample(tmp_path / "photos", count=20, size=32)
+    bad = [folder / "images" / f"cells_{number:03d}.png" for number in (3, 7, 11)]
+    skip = DataConfig(on_bad="skip")
+    for path in bad[:2]:
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match="2 of 20 pairs cannot be read") as error:
+        survey(folder)
+    assert [path.name in line for path, line in zip(bad, error.value.offenders, strict=False)]
+    known = survey(folder, skip)
+    assert len(known.pairs.pairs) == len(known.facts) == 18
+    bad[2].write_bytes(b"")
+    with pytest.raises(DataError, match="3 of 20 pairs cannot be read"):
+        survey(folder, skip)

@@ -1,0 +1,584 @@
+"""Images: whatever a file holds comes out as it is, or the file is named in an error."""
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from unetseg.data.files.images import (
+    IMAGE_SUFFIXES,
+    allow_pixels,
+    content_format,
+    effective_bands,
+    image_size,
+    match_bands,
+    open_picture,
+    pillow_bands,
+    pixel_limit,
+    read_image,
+    stored_orientation,
+    write_png,
+    write_tiff,
+)
+from unetseg.errors import ConfigError, ImageError
+
+Array = NDArray[Any]
+RELAXED = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def noise(dtype: str, *shape: int, seed: int = 0) -> Array:
+    rng = np.random.default_rng(seed)
+    if dtype.startswith("float"):
+        return rng.normal(size=shape).astype(dtype)
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max, shape, endpoint=True, dtype=dtype)
+
+
+# Round trips
+
+
+@RELAXED
+@given(
+    hnp.arrays(
+        st.sampled_from([np.uint8, np.uint16]),
+        st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4)),
+    )
+)
+def test_png_holds_every_band_count_and_depth_exactly(tmp_path: Path, array: Array) -> None:
+    write_png(tmp_path / "a.png", array)
+    read = read_image(tmp_path / "a.png")
+    assert read.dtype == array.dtype
+    np.testing.assert_array_equal(read, array)
+
+
+@RELAXED
+@given(
+    hnp.arrays(
+        st.sampled_from([np.uint8, np.uint16, np.int16, np.float32]),
+        st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 13)),
+    )
+)
+def test_tiff_holds_every_band_count_and_type_exactly(tmp_path: Path, array: Array) -> None:
+    write_tiff(tmp_path / "a.tif", array)
+    read = read_image(tmp_path / "a.tif")
+    assert read.dtype == array.dtype
+    np.testing.assert_array_equal(read, array)
+
+
+def test_other_programs_read_what_is_written(tmp_path: Path) -> None:
+    deep = noise("uint16", 7, 5, 3)
+    write_png(tmp_path / "deep.png", deep)
+    seen = cv2.imread(str(tmp_path / "deep.png"), cv2.IMREAD_UNCHANGED)
+    assert seen is not None
+    np.testing.assert_array_equal(seen[..., ::-1], deep)
+    flat = noise("uint8", 7, 5)
+    write_tiff(tmp_path / "flat.tif", flat)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "flat.tif")), flat)
+
+
+def test_png_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="int16"):
+        write_png(tmp_path / "a.png", noise("int16", 3, 3))
+    with pytest.raises(ImageError, match="13"):
+        write_png(tmp_path / "a.png", noise("uint8", 3, 3, 13))
+    with pytest.raises(ImageError, match=r"\(0, 3\)"):
+        write_png(tmp_path / "a.png", noise("uint8", 0, 3))
+    for index in (noise("uint16", 3, 3), noise("uint8", 3, 3, 3)):
+        with pytest.raises(ImageError, match="PNG with a palette"):
+            write_png(tmp_path / "a.png", index, palette=[0] * 768)
+    assert not list(tmp_path.iterdir())
+
+
+# Files of other programs
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits", "zstd"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_bands_come_last(
+    tmp_path: Path, compression: str | None, planar: str, order: Literal["<", ">"]
+) -> None:
+    pixels = noise("uint16", 9, 11, 13)
+    stored = pixels if planar == "contig" else pixels.transpose(2, 0, 1)
+    options: dict[str, Any] = {"compression": compression, "planarconfig": planar}
+    tifffile.imwrite(
+        tmp_path / "a.tif", stored, photometric="minisblack", byteorder=order, **options
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), pixels)
+
+
+def test_imagej_channels_are_bands(tmp_path: Path) -> None:
+    pixels = noise("uint16", 4, 9, 11)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "CYX"})
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), pixels.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("axes", ["ZYX", "TYX", None])
+def test_stacks_of_pages_are_refused(tmp_path: Path, axes: str | None) -> None:
+    metadata = {"axes": axes} if axes else None
+    imagej = axes is not None
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        noise("uint8", 6, 9, 11),
+        imagej=imagej,
+        metadata=metadata,
+        photometric="minisblack",
+    )
+    with pytest.raises(ImageError, match=r"a\.tif holds .*expected one image"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_pages_of_different_shape_are_refused_but_overviews_are_not(tmp_path: Path) -> None:
+    big, small = noise("uint8", 16, 16), noise("uint8", 5, 3)
+    for kind, name in ((0, "pages.tif"), (1, "overview.tif")):
+        with tifffile.TiffWriter(tmp_path / name) as file:
+            file.write(big, metadata=None)
+            file.write(small, subfiletype=kind, metadata=None)
+    with pytest.raises(ImageError, match="2 different images"):
+        read_image(tmp_path / "pages.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "overview.tif")[..., 0], big)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_sixteen_bit_grey_keeps_its_values(tmp_path: Path, name: str) -> None:
+    pixels = noise("uint16", 6, 7)
+    Image.fromarray(pixels).save(tmp_path / name)
+    read = read_image(tmp_path / name)
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read[..., 0], pixels)
+
+
+@pytest.mark.parametrize("bands", [3, 4])
+def test_sixteen_bit_colour_png_keeps_its_low_byte(tmp_path: Path, bands: int) -> None:
+    pixels = noise("uint16", 6, 7, bands)
+    order = [2, 1, 0, 3][:bands]  # OpenCV stores BGR
+    cv2.imwrite(str(tmp_path / "a.png"), pixels[..., order])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
+
+
+def test_one_bit_is_0_and_255(tmp_path: Path) -> None:
+    bits = noise("uint8", 6, 7) > 127
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", bits, photometric="minisblack")
+    for name in ("a.png", "a.tif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name)[..., 0], bits * np.uint8(255))
+
+
+def test_palettes_become_colours(tmp_path: Path) -> None:
+    picture = Image.fromarray(noise("uint8", 8, 8, 3)).quantize(16)
+    picture.save(tmp_path / "a.png")
+    picture.save(tmp_path / "b.png", transparency=0)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.png"), np.asarray(picture.convert("RGB"))
+    )
+    with Image.open(tmp_path / "b.png") as clear:
+        expected = np.asarray(clear.convert("RGBA"))
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), expected)
+
+
+def test_grey_gifs_are_grey(tmp_path: Path) -> None:
+    grey = np.array([[0, 17], [200, 255]], np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.gif")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.gif")[..., 0], grey)
+
+
+def test_palette_tiff_becomes_colours(tmp_path: Path) -> None:
+    picture = Image.fromarray(noise("uint8", 8, 8, 3)).quantize(16)
+    picture.save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.tif"), np.asarray(picture.convert("RGB"))
+    )
+
+
+def test_cmyk_jpeg_becomes_rgb_and_grey_alpha_stays(tmp_path: Path) -> None:
+    Image.fromarray(noise("uint8", 8, 8, 4), "CMYK").save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), expected)
+    pair = noise("uint8", 8, 8, 2)
+    Image.fromarray(pair, "LA").save(tmp_path / "b.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), pair)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, name: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise("uint8", 4, 6, 3)).save(tmp_path / name, exif=exif, lossless=True)
+    with Image.open(tmp_path / name) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(read_image(tmp_path / name), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_behind_the_pixels_of_a_png_is_applied(
+    tmp_path: Path, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = noise("uint8", 4, 6, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    expected = read_image(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4])
+    moved = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    (tmp_path / "a.png").write_bytes(moved)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+    assert stored_orientation(tmp_path / "a.png") == orientation
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_tiff_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    pixels = noise("uint8", 4, 6)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, extratags=[(0x0112, 3, 1, orientation, True)])
+    turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], np.rot90(pixels, turns))
+
+
+def test_content_and_not_the_suffix_decides(tmp_path: Path) -> None:
+    pixels = noise("int16", 6, 7, 5)
+    write_tiff(tmp_path / "a.tif", pixels)
+    (tmp_path / "a.tif").rename(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (np.array([[-128, 127]], np.int8), "int16"),
+        (np.array([[0, 65535]], np.uint32), "uint16"),
+        (np.array([[-5, 300]], np.int32), "int16"),
+        (np.array([[-1, 70000]], np.int32), "float32"),
+        (np.array([[0.5, 2.25]], np.float64), "float32"),
+        (np.array([[0.5, 2.25]], np.float16), "float32"),
+    ],
+)
+def test_other_number_types_keep_their_values(tmp_path: Path, stored: Array, expected: str) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", stored)
+    read = read_image(tmp_path / "a.tif")
+    assert read.dtype == expected
+    np.testing.assert_array_equal(read[..., 0], stored)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [np.array([[0, 2**31]], np.uint32), np.array([[0, 1e300]]), np.array([[1j, 2]], np.complex64)],
+)
+def test_values_that_do_not_fit_are_refused(tmp_path: Path, stored: Array) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", stored)
+    with pytest.raises(ImageError, match=r"a\.tif holds"):
+        read_image(tmp_path / "a.tif")
+
+
+# Damage
+
+
+def animated(path: Path) -> None:
+    frames = [Image.fromarray(noise("uint8", 8, 8, seed=seed)) for seed in range(3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "reason"),
+    [
+        ("a.png", lambda path: path.write_bytes(b""), "empty"),
+        ("a.png", lambda path: path.write_text("not an image\n" * 20), "no image"),
+        ("a.tif", lambda path: path.write_bytes(b"II*\0"), "cannot be read"),
+        ("a.jpg", lambda path: None, "No such file"),
+        ("a.png", folder, "no regular file"),
+        ("a.png", os.mkfifo, "no regular file"),
+        ("a.png", loop, "cannot be read"),
+        ("a.gif", animated, "3 frames"),
+        ("a.eps", lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n"), "no image"),
+    ],
+)
+def test_what_is_no_image_is_named(
+    tmp_path: Path, name: str, make: Callable[[Path], object], reason: str
+) -> None:
+    make(tmp_path / name)
+    with pytest.raises(ImageError, match=reason) as caught:
+        read_image(tmp_path / name)
+    assert str(tmp_path / name) in caught.value.summary
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "suffix", [".png", ".jpg", ".bmp", ".gif", ".webp", ".ppm", ".jp2", ".tif"]
+)
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_truncated_files_are_named(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(noise("uint8", 64, 64, 3)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ImageError, match=r"a\.\w+ cannot be read"):
+        read_image(path)
+
+
+def test_a_png_with_whole_pixels_is_read_though_its_end_is_lost(tmp_path: Path) -> None:
+    pixels = noise("uint8", 64, 64, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[:-12])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits"])
+def test_tiff_that_lost_its_last_byte_is_named(tmp_path: Path, compression: str | None) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise("uint8", 64, 64, 3), compression=compression, photometric="rgb")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ImageError, match="truncated"):
+        read_image(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif", ".webp", ".bmp", ".tif"])
+def test_flipped_bytes_raise_nothing_but_image_errors(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(noise("uint8", 12, 12, 3)).save(path)
+    content = path.read_bytes()
+    rng = random.Random(suffix)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(ImageError):
+            read_image(path)
+
+
+@pytest.mark.parametrize("action", ["error", "ignore"])
+def test_decompression_bombs_are_refused(tmp_path: Path, action: Any) -> None:
+    path = tmp_path / "bomb.png"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.new("1", (20_000, 6_000)).save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        with pytest.raises(ImageError, match=r"bomb.*120000000.*89478485") as caught:
+            read_image(path)
+    assert "--max-pixels 120000000" in caught.value.fix
+
+
+def test_tiff_bombs_are_refused_but_large_tiffs_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "1000")
+    write_tiff(tmp_path / "bomb.tif", np.zeros((600, 600), np.uint8))
+    write_tiff(tmp_path / "large.tif", noise("uint8", 600, 600))
+    with pytest.raises(ImageError, match=r"bomb.*600×600 = 360000.*1000"):
+        read_image(tmp_path / "bomb.tif")
+    assert read_image(tmp_path / "large.tif").shape == (600, 600, 1)
+
+
+def test_the_pixel_limit_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    write_png(tmp_path / "a.png", noise("uint8", 16, 16))
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "255")
+    with pytest.raises(ImageError, match="limit is 255"):
+        read_image(tmp_path / "a.png")
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "256")
+    assert read_image(tmp_path / "a.png").shape == (16, 16, 1)
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "many")
+    with pytest.raises(ConfigError, match="many"):
+        read_image(tmp_path / "a.png")
+
+
+def test_allowed_pixels_hold_here_and_in_the_processes_started_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "100")
+    write_png(tmp_path / "a.png", noise("uint8", 16, 16))
+    allow_pixels(None)
+    assert pixel_limit() == 100
+    with pytest.raises(ImageError, match="bomb") as caught:
+        read_image(tmp_path / "a.png")
+    assert "--max-pixels 256" in caught.value.fix
+    allow_pixels(256)
+    assert read_image(tmp_path / "a.png").shape == (16, 16, 1)
+    script = "from unetseg.data.files.images import pixel_limit; print(pixel_limit())"
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert int(told.stdout) == 256
+    with pytest.raises(ConfigError, match="--max-pixels is 0"):
+        allow_pixels(0)
+
+
+# What the header tells
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        (".png", "PNG"),
+        (".jpg", "JPEG"),
+        (".tif", "TIFF"),
+        (".gif", "GIF"),
+        (".bmp", "BMP"),
+        (".webp", "WEBP"),
+        (".ppm", "PPM"),
+        (".jp2", "JPEG2000"),
+    ],
+)
+def test_the_content_tells_format_and_size(tmp_path: Path, suffix: str, kind: str) -> None:
+    Image.fromarray(noise("uint8", 8, 9, 3)).save(tmp_path / f"a{suffix}")
+    path = (tmp_path / f"a{suffix}").rename(tmp_path / "a.dat")
+    assert content_format(path) == open_picture(path).format == kind
+    assert open_picture(path).tiff == (kind == "TIFF")
+    assert image_size(path) == (8, 9)
+
+
+def test_two_photographs_in_a_jpeg_are_a_jpeg(tmp_path: Path) -> None:
+    frames = [Image.fromarray(noise("uint8", 8, 9, 3, seed=seed)) for seed in (0, 1)]
+    frames[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    assert content_format(tmp_path / "a.jpg") == open_picture(tmp_path / "a.jpg").format == "JPEG"
+    assert open_picture(tmp_path / "a.jpg").lossy
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_the_stored_orientation_is_told(tmp_path: Path, orientation: int, name: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise("uint8", 4, 6, 3)).save(tmp_path / name, exif=exif)
+    assert stored_orientation(tmp_path / name) == orientation
+    assert open_picture(tmp_path / name).orientation == orientation
+    assert image_size(tmp_path / name) == read_image(tmp_path / name).shape[:2]
+
+
+def test_pillow_sees_fewer_bands_than_there_are(tmp_path: Path) -> None:
+    for bands in (1, 3):
+        write_png(tmp_path / "a.png", noise("uint8", 5, 6, bands))
+        write_tiff(tmp_path / "a.tif", noise("uint8", 5, 6, bands))
+        assert pillow_bands(tmp_path / "a.png") == pillow_bands(tmp_path / "a.tif") == bands
+    write_tiff(tmp_path / "a.tif", noise("int16", 5, 6, 13))
+    assert pillow_bands(tmp_path / "a.tif") is None
+    tifffile.imwrite(
+        tmp_path / "a.tif", noise("int16", 13, 5, 6), photometric="minisblack", planarconfig=2
+    )
+    assert pillow_bands(tmp_path / "a.tif") in {1, None}
+    with pytest.raises(ImageError, match="No such file"):
+        pillow_bands(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("ask", [content_format, stored_orientation, image_size, pillow_bands])
+def test_no_image_has_no_header(tmp_path: Path, ask: Callable[[Path], object]) -> None:
+    (tmp_path / "a.png").write_text("not an image\n" * 20)
+    if ask is pillow_bands:
+        assert ask(tmp_path / "a.png") is None
+    else:
+        with pytest.raises(ImageError, match="no image"):
+            ask(tmp_path / "a.png")
+
+
+# Bands
+
+
+@pytest.mark.parametrize(
+    ("have", "want"), [(1, 1), (1, 3), (2, 1), (2, 3), (3, 3), (4, 3), (4, 4), (4, 1), (13, 13)]
+)
+def test_bands_match_without_loss(have: int, want: int) -> None:
+    image = np.repeat(noise("uint8", 5, 6, 1), have, axis=-1)
+    if have in {2, 4}:
+        image[..., -1] = 255
+    matched = match_bands(image, want, Path("a.png"))
+    assert matched.shape == (5, 6, want)
+    np.testing.assert_array_equal(matched[..., 0], image[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("have", "want"), [(3, 1), (4, 3), (4, 1), (2, 1), (13, 3), (3, 4), (1, 4)]
+)
+def test_bands_that_would_lose_something_are_refused(have: int, want: int) -> None:
+    image = noise("uint8", 5, 6, have)
+    with pytest.raises(ImageError, match=rf"a\.png has {have} bands, expected {want}"):
+        match_bands(image, want, Path("a.png"))
+
+
+def test_only_constant_full_alpha_is_no_band() -> None:
+    for dtype, full in (("uint8", 255), ("uint16", 65535)):
+        image = noise(dtype, 4, 4, 4)
+        assert effective_bands(image) == 4
+        image[..., -1] = full
+        assert effective_bands(image) == 3
+    assert effective_bands(np.full((4, 4, 4), 255, np.float32)) == 4
+    assert effective_bands(np.full((4, 4, 3), 255, np.uint8)) == 3
+
+
+# Real files
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("dsb2018", ("uint8", 4, 3)),
+        ("drive", ("uint8", 3, 3)),
+        ("isbi2012_em", ("uint8", 1, 1)),
+        ("nucseg_16bit", ("uint16", 1, 1)),
+        ("hot_buildings_geotiff", ("uint8", 3, 3)),
+        ("sen1floods11_tiles13band", ("int16", 13, 13)),
+        ("sen1floods11_sample", ("int16", 13, 13)),
+        ("tiny_voc_palette", ("uint8", 3, 3)),
+    ],
+)
+def test_real_images_have_their_published_kind(
+    real_data: Path, name: str, kind: tuple[str, int, int]
+) -> None:
+    files = [p for p in (real_data / name / "images").rglob("*") if p.suffix in IMAGE_SUFFIXES]
+    assert files
+    for file in files[:5]:
+        image = read_image(file)
+        assert (image.dtype.name, image.shape[2], effective_bands(image)) == kind
+
+
+def test_real_images_are_what_pillow_reads(real_data: Path) -> None:
+    formats: set[str] = set()
+    for name in ("dsb2018", "camvid", "isbi2012_em", "cwfid", "crackforest", "tiny_ade20k"):
+        files = sorted(file for file in (real_data / name).rglob("*") if file.suffix != ".txt")
+        for file in (file for file in files[:: max(1, len(files) // 6)] if file.is_file()):
+            with Image.open(file) as image:
+                formats.add(f"{image.format} {image.mode}")
+                expected = np.asarray(ImageOps.exif_transpose(image))
+            read = read_image(file)
+            np.testing.assert_array_equal(read[..., 0] if expected.ndim == 2 else read, expected)
+    assert formats >= {"PNG L", "PNG RGB", "PNG RGBA", "JPEG RGB"}
+
+
+def test_every_band_of_a_geotiff_differs(real_data: Path) -> None:
+    (file,) = (real_data / "sen1floods11_sample" / "images").rglob("*.tif")
+    image = read_image(file)
+    assert image.shape == (512, 512, 13)
+    assert len({image[..., band].tobytes() for band in range(13)}) == 13
+    assert open_picture(file).tiff
+    assert pillow_bands(file) == 1

@@ -1,0 +1,625 @@
+"""What masks mean: the rules, each with the folder that made it necessary."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from unetseg.data.files.images import IMAGE_SUFFIXES, write_png, write_tiff
+from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, read_mask, write_mask
+from unetseg.data.masks.infer_classes import (
+    ClassNames,
+    MaskFacts,
+    distinct_colours,
+    find_class_file,
+    infer_class_map,
+    mask_facts,
+    read_class_names,
+)
+from unetseg.errors import MaskError
+
+Array = NDArray[Any]
+VOC = tuple(value for i in range(256) for value in (i, 7 * i % 256, 255 - i))
+
+
+def facts(*codes: Code | tuple[Code, int], path: str = "a.png", **more: Any) -> MaskFacts:
+    """A mask with these codes, or (code, pixels); a code alone has 1,000 pixels."""
+    counts = [item if _is_counted(item) else (item, 1000) for item in codes]
+    parts = {
+        "path": path,
+        "shape": (1, sum(count for _, count in counts)),  # type: ignore[misc]
+        "coding": "rgb" if isinstance(counts[0][0], tuple) else "integer",  # type: ignore[index]
+        "dtype": "uint8",
+        "counts": counts,
+    }
+    return MaskFacts.model_validate({**parts, **more})
+
+
+def _is_counted(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2
+
+
+def codes_of(known: ClassMap) -> list[Code]:
+    return [item.code for item in known.classes]
+
+
+def class_list(tmp_path: Path, text: str, name: str = "classes.txt") -> ClassNames:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return read_class_names(tmp_path / name)
+
+
+# Real folders
+
+BINARY = ["background", "foreground"]
+REAL: dict[str, dict[str, Any]] = {
+    "camvid": {"codes": list(range(11)), "ignore": (11,), "background": None},
+    "crackforest": {"codes": [0, 255]},
+    "cwfid": {"codes": [(0, 0, 0), (0, 255, 0), (255, 0, 0)], "coding": "rgb"},
+    "drive": {"codes": [0, 255]},
+    "dsb2018": {"codes": [0, 255]},
+    "glas256": {"codes": [0, 255]},
+    "hot_buildings_geotiff": {"codes": [0, 1], "suffix": ".tif"},
+    "isbi2012_em": {"codes": [0, 255]},
+    "nucseg_16bit": {"codes": [0, 255]},
+    "sen1floods11_sample": {"codes": [0, 1], "ignore": (-1,), "dtype": "int16", "suffix": ".tif"},
+    "sen1floods11_tiles13band": {
+        "codes": [0, 1],
+        "ignore": (-1,),
+        "dtype": "int16",
+        "suffix": ".tif",
+    },
+    "tiny_ade20k": {"codes": [0, 1, 2, 3, 5, 7, 10, 12, 14, 18, 21, 44, 81, 88, 97, 103]},
+    "tiny_kvasir_jpgmask": {
+        "codes": [(0, 0, 0), (255, 255, 255)],
+        "coding": "rgb",
+        "snap": True,
+    },
+    "tiny_voc_palette": {
+        "codes": [0, 5, 6, 7, 9, 15, 18],
+        "ignore": (255,),
+        "coding": "palette",
+    },
+}
+
+
+def mask_files(folder: Path) -> list[Path]:
+    return sorted(p for p in (folder / "masks").rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+
+
+@pytest.mark.parametrize("name", sorted(REAL))
+def test_real_folders_come_out_right_without_a_flag(real_data: Path, name: str) -> None:
+    files = mask_files(real_data / name)
+    listed = find_class_file(real_data / name)
+    names = read_class_names(listed) if listed else None
+    known, sentence = infer_class_map([mask_facts(file) for file in files], names=names)
+    expected = {
+        "ignore": (),
+        "coding": "integer",
+        "dtype": "uint8",
+        "suffix": ".png",
+        "background": 0,
+        "snap": False,
+        **REAL[name],
+    }
+    assert codes_of(known) == expected.pop("codes")
+    assert known.model_dump(include=set(expected)) == expected
+    assert "\n" not in sentence
+    for file in files[:3]:
+        pixels = read_mask(file).pixels
+        decoded = known.decode(known.encode(pixels))
+        assert decoded.shape == pixels.shape
+        assert known.snap or (decoded == pixels).all()
+
+
+def test_the_real_sentences(real_data: Path) -> None:
+    camvid = real_data / "camvid"
+    some = [mask_facts(file) for file in mask_files(camvid)[:3]]
+    known, sentence = infer_class_map(some, names=read_class_names(camvid / "classes.txt"))
+    assert len(known.classes) == 11
+    assert "11 classes by classes.txt" in sentence
+    assert "11 = unlabelled(void/ignore) is ignored" in sentence
+    nuclei = [mask_facts(file) for file in mask_files(real_data / "nucseg_16bit")]
+    assert infer_class_map(nuclei)[1] == (
+        "masks: 0/255 grey, 2 classes (background 0, foreground 255)"
+    )
+
+
+def test_voc_classes_have_their_published_colours(real_data: Path) -> None:
+    files = mask_files(real_data / "tiny_voc_palette")
+    known, _ = infer_class_map([mask_facts(file) for file in files])
+    colours = {item.name: item.colour for item in known.classes}
+    assert colours["class 15"] == (192, 128, 128)  # person
+    assert colours["background"] == (0, 0, 0)
+
+
+# Facts
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 1000), st.integers(1, 6))
+def test_facts_count_every_pixel(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, n: int
+) -> None:
+    pixels = np.random.default_rng(seed).integers(0, n, (6, 11, 3)).astype(np.uint8)
+    path = tmp_path_factory.mktemp("facts") / "a.png"
+    for stored in (pixels, pixels[..., 0]):
+        write_png(path, stored)
+        flat = stored.reshape(66, -1)
+        values, counts = np.unique(flat, axis=0, return_counts=True)
+        expected = {
+            tuple(v) if len(v) == 3 else v[0]: c
+            for v, c in zip(values.tolist(), counts.tolist(), strict=True)
+        }
+        seen = mask_facts(path)
+        assert dict(seen.counts) == expected
+        assert [c for _, c in seen.counts] == sorted(expected.values(), reverse=True)
+        assert seen.shape == (6, 11)
+
+
+def test_facts_are_capped_and_survive_json(tmp_path: Path) -> None:
+    pixels = np.arange(90 * 90, dtype=np.uint16).reshape(90, 90)
+    pixels[0] = 5
+    write_tiff(tmp_path / "a.tif", pixels)
+    seen = mask_facts(tmp_path / "a.tif")
+    assert len(seen.counts) == 4096
+    assert seen.counts[0] == (5, 90)
+    assert (seen.dtype, seen.suffix, seen.coding) == ("uint16", ".tif", "integer")
+    colours = facts((0, 0, 0), (1, 2, 3))
+    assert MaskFacts.model_validate_json(colours.model_dump_json()) == colours
+
+
+# Rules without a class list
+
+
+@pytest.mark.parametrize(
+    ("found", "classes", "ignored", "background"),
+    [
+        ([0, 255], [0, 255], (), 0),
+        ([0, 1], [0, 1], (), 0),
+        ([1, 2], [1, 2], (), 0),
+        ([0, 1, 255], [0, 1], (255,), 0),
+        ([0, 128, 255], [0, 128, 255], (), 0),
+        ([0, 85, 170, 255], [0, 85, 170, 255], (), 0),
+        ([0, 5, 9, 255], [0, 5, 9], (255,), 0),
+        ([-1, 0, 1], [0, 1], (-1,), 0),
+        ([-9999, 0, 255], [0, 255], (-9999,), 0),
+        ([1, 2, 3], [1, 2, 3], (), None),
+        ([0, 1000, 60000], [0, 1000, 60000], (), 0),
+        (list(range(151)), list(range(151)), (), 0),
+        ([*range(254), 255], list(range(254)), (255,), 0),
+        ([(0, 0, 0), (255, 255, 255)], [(0, 0, 0), (255, 255, 255)], (), 0),
+        ([(1, 0, 0), (0, 1, 0), (0, 0, 1)], [(0, 0, 1), (0, 1, 0), (1, 0, 0)], (), None),
+    ],
+)
+def test_the_values_say_what_they_mean(
+    found: list[Code], classes: list[Code], ignored: tuple[Code, ...], background: int | None
+) -> None:
+    known, sentence = infer_class_map([facts(*found)])
+    assert codes_of(known) == classes
+    assert (known.ignore, known.background, known.snap) == (ignored, background, False)
+    assert f"{len(classes)} classes" in sentence
+    assert all(f"{code} is ignored" in sentence for code in ignored)
+
+
+def test_the_union_of_all_files_counts() -> None:
+    known, _ = infer_class_map([facts(0), facts(0, 2), facts(0, 1, 255)])
+    assert codes_of(known) == [0, 1, 2]
+    assert known.ignore == (255,)
+
+
+def test_names_colours_and_sentence() -> None:
+    known, sentence = infer_class_map([facts(0, 255)])
+    assert known.names == ("background", "foreground")
+    assert known.classes[0].colour == (0, 0, 0)
+    assert sentence == "masks: 0/255 grey, 2 classes (background 0, foreground 255)"
+    known, sentence = infer_class_map(
+        [
+            facts(0, 15, 255, coding="palette", palette=VOC),
+            facts(0, 20, coding="palette", palette=VOC),
+        ]
+    )
+    assert known.names == ("background", "class 15", "class 20")
+    assert [item.colour for item in known.classes] == [VOC[3 * c : 3 * c + 3] for c in (0, 15, 20)]
+    assert known.palette == VOC
+    assert sentence == (
+        "masks: 0–255 palette, 3 classes (background 0, class 15, class 20), 255 is ignored"
+    )
+    known, _ = infer_class_map([facts((0, 0, 0), (9, 8, 7), (255, 255, 255))])
+    assert [item.colour for item in known.classes] == [(0, 0, 0), (9, 8, 7), (255, 255, 255)]
+
+
+def test_palette_with_two_codes_is_binary() -> None:
+    known, _ = infer_class_map([facts(0, 255, coding="palette", palette=VOC)])
+    assert codes_of(known) == [0, 255]
+
+
+def test_the_user_decides_what_is_ignored() -> None:
+    known, sentence = infer_class_map([facts(0, 1, 2)], ignore=(2,))
+    assert (codes_of(known), known.ignore) == ([0, 1], (2,))
+    assert "2 is ignored" in sentence
+    known, _ = infer_class_map([facts((0, 0, 0), (9, 9, 9), (1, 2, 3))], ignore=(9,))
+    assert known.ignore == ((9, 9, 9),)
+    known, _ = infer_class_map([facts(0, 255)], ignore=(7, -1, 300))
+    assert (known.ignore, known.dtype) == ((7,), "uint8")  # the others no such mask can hold
+
+
+@pytest.mark.parametrize(
+    ("found", "more", "dtype", "suffix"),
+    [
+        ([0, 255], {}, "uint8", ".png"),
+        ([0, 1], {"dtype": "int32", "suffix": ".tif"}, "uint8", ".tif"),
+        ([0, 256], {"dtype": "uint16"}, "uint16", ".png"),
+        ([0, 256], {"dtype": "uint16", "suffix": ".tif"}, "uint16", ".tif"),
+        ([-1, 0, 1], {"dtype": "int16", "suffix": ".tif"}, "int16", ".tif"),
+        ([0, 1, 70000], {"dtype": "int32", "suffix": ".tif"}, "int32", ".tif"),
+        ([-1, 0, 40000], {"dtype": "int32", "suffix": ".tif"}, "int32", ".tif"),
+        ([0, 255], {"suffix": ".gif"}, "uint8", ".png"),
+        ([0, 255], {"suffix": ".bmp"}, "uint8", ".png"),
+    ],
+)
+def test_masks_are_written_in_the_smallest_type(
+    found: list[Code], more: dict[str, Any], dtype: str, suffix: str
+) -> None:
+    known, _ = infer_class_map([facts(*found, **more)])
+    assert (known.dtype, known.suffix) == (dtype, suffix)
+
+
+@pytest.mark.parametrize(
+    ("masks", "reason"),
+    [
+        ([], "no masks"),
+        ([facts(0)], "no two classes.*all masks hold 0"),
+        ([facts(0, -1)], "ignored"),
+        ([facts(*range(0, 3000, 10), dtype="uint16")], "300 distinct values; at most 254"),
+    ],
+)
+def test_masks_without_sense_are_refused(masks: Sequence[MaskFacts], reason: str) -> None:
+    with pytest.raises(MaskError, match=reason) as caught:
+        infer_class_map(masks)
+    assert caught.value.fix
+
+
+def test_mixed_codings_list_the_files() -> None:
+    grey = [facts(0, 255, path=f"grey{i}.png") for i in range(3)]
+    odd = [
+        facts((0, 0, 0), (1, 2, 3), path="colour.png"),
+        facts(0, 1, path="palette.png", coding="palette", palette=VOC),
+    ]
+    with pytest.raises(MaskError, match="3 grey, 1 RGB, 1 palette") as caught:
+        infer_class_map([*grey, *odd])
+    assert caught.value.offenders == ["colour.png: RGB", "palette.png: palette"]
+
+
+def test_grey_saved_as_rgb_is_grey_among_grey(tmp_path: Path) -> None:
+    truth = np.kron(np.eye(9, dtype=np.uint8), np.full((7, 7), 255, np.uint8))
+    write_png(tmp_path / "grey.png", truth)
+    write_png(tmp_path / "rgb.png", np.repeat(truth[..., None], 3, axis=-1))
+    files = [tmp_path / "grey.png", tmp_path / "rgb.png"]
+    known, _ = infer_class_map([mask_facts(file) for file in files])
+    assert (codes_of(known), known.coding) == ([0, 255], "integer")
+    grey, rgb = (known.encode(read_mask(file).pixels, file) for file in files)
+    np.testing.assert_array_equal(grey, rgb)
+    with pytest.raises(MaskError, match="expected a mask of the coding integer"):
+        known.encode(np.array([[(0, 0, 255)]], np.uint8))
+
+
+def test_palettes_that_disagree_are_refused_where_it_matters() -> None:
+    other = (*VOC[:3], 1, 1, 1, *VOC[6:])
+    one = facts(0, 1, path="one.png", coding="palette", palette=VOC)
+    two = facts(0, 1, path="two.png", coding="palette", palette=other)
+    with pytest.raises(MaskError, match="palette") as caught:
+        infer_class_map([one, two, one])
+    assert caught.value.offenders == ["two.png: index 1 is (1, 1, 1), in others (1, 7, 254)"]
+    unused = facts(0, path="three.png", coding="palette", palette=other)
+    assert infer_class_map([unused, one])[0].palette == VOC
+
+
+# Scales and objects
+
+
+def test_masks_of_two_scales_are_refused() -> None:
+    ones = [facts(0, 1, path=f"one{i}.png") for i in range(3)]
+    full = [facts(0, path="blank.png"), facts(0, 255, path="a.png"), facts(255, path="b.png")]
+    with pytest.raises(MaskError, match="3 of the masks hold 0/1 and 2 0/255") as caught:
+        infer_class_map([*ones, *full])
+    assert caught.value.offenders == ["a.png: 0/255", "b.png: 0/255"]
+    assert "--ignore 255" in caught.value.fix
+    assert infer_class_map([*ones, *full], ignore=[255])[0].ignore == (255,)
+    border = facts(0, 1, 255)
+    assert infer_class_map([*ones, *full, border])[0].ignore == (255,)
+
+
+@pytest.mark.parametrize("snap", [False, True])
+def test_numbered_objects_are_no_classes(snap: bool) -> None:
+    masks = [facts(*range(count), path=f"{count}.png") for count in (1, 9, 21, 35)]
+    with pytest.raises(MaskError, match=r"number objects, not classes.* 8 to 34") as caught:
+        infer_class_map(masks, snap=snap)
+    assert "classes.txt" in caught.value.fix
+    assert caught.value.offenders[0] == "35.png: 35 distinct values"
+
+
+def test_numbered_objects_are_classes_when_a_list_says_so(tmp_path: Path) -> None:
+    names = class_list(tmp_path, "".join(f"kind {chr(97 + i)}\n" for i in range(25)))
+    masks = [facts(*range(count)) for count in (9, 21, 25)]
+    assert len(infer_class_map(masks, names=names)[0].classes) == 25
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        [range(20)] * 4,  # every class in every file
+        [range(0, 40, 3), range(0, 30, 2), range(9)],  # gaps
+        [range(4), range(9), range(14)],  # a sane number
+        [range(9), range(40)],  # too few files to tell
+    ],
+)
+def test_classes_are_no_numbered_objects(masks: Sequence[range]) -> None:
+    known, _ = infer_class_map([facts(*codes) for codes in masks])
+    assert len(known.classes) == len({code for codes in masks for code in codes})
+
+
+# Class lists
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("classes.txt", "sky\nsign symbol\n", [("sky", None), ("sign symbol", None)]),
+        ("classes.txt", "# list\n0 sky\n\n7 a tree # green\n", [("sky", 0), ("a tree", 7)]),
+        ("classes.txt", "-1: void\n0: sea\n", [("void", -1), ("sea", 0)]),
+        ("classes.txt", "sky: 0\nbig tree = 7\n", [("sky", 0), ("big tree", 7)]),
+        (
+            "classes.txt",
+            "\ufeffsky 1 2 3\nred car 255 0 0",
+            [("sky", (1, 2, 3)), ("red car", (255, 0, 0))],
+        ),
+        (
+            "classes.txt",
+            "1,2,3 sky\n0 0 0 bare ground",
+            [("sky", (1, 2, 3)), ("bare ground", (0, 0, 0))],
+        ),
+        ("classes.txt", "4 sky 1 2 3", [("sky", 4)]),
+        ("classes.json", '["sky", "tree"]', [("sky", None), ("tree", None)]),
+        ("classes.json", '{"sky": 3, "tree": 4}', [("sky", 3), ("tree", 4)]),
+        ("classes.json", '{"3": "sky", "4": "tree"}', [("sky", 3), ("tree", 4)]),
+        ("classes.json", '{"sky": [1, 2, 3]}', [("sky", (1, 2, 3))]),
+        ("classes.yaml", "- sky\n- tree\n", [("sky", None), ("tree", None)]),
+        ("classes.yaml", "0: sky\n1: tree\n", [("sky", 0), ("tree", 1)]),
+        ("classes.yml", "names:\n  0: sky\n  1: tree\n", [("sky", 0), ("tree", 1)]),
+        ("classes.yml", "sky: [1, 2, 3]\n", [("sky", (1, 2, 3))]),
+    ],
+)
+def test_class_lists_come_in_many_forms(
+    tmp_path: Path, name: str, text: str, expected: list[tuple[str, Code | None]]
+) -> None:
+    names = class_list(tmp_path, text, name)
+    assert [(entry.name, entry.code) for entry in names.entries] == expected
+    assert names.source == name
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.txt", "# nothing\n"),
+        ("classes.txt", "0 sky\n0 tree\n"),
+        ("classes.txt", "0 sky\n1 sky\n"),
+        ("classes.txt", "0 sky\ntree\n"),
+        ("classes.txt", "sky 1 2 300\n"),
+        ("classes.json", "{"),
+        ("classes.json", "3"),
+        ("classes.json", '{"sky": true}'),
+        ("classes.json", '{"a": "sky"}'),
+        ("classes.json", "[" * 100_000),
+        ("classes.yaml", "a: [1, 2"),
+        ("classes.yaml", "!!python/object/apply:os.system ['touch pwned']"),
+    ],
+)
+def test_what_is_no_class_list_is_named(
+    tmp_path: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MaskError, match="is no class list"):
+        class_list(tmp_path, text, name)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_missing_or_binary_class_list_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MaskError, match="cannot be read"):
+        read_class_names(tmp_path / "classes.txt")
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(MaskError, match="is no class list"):
+        read_class_names(tmp_path / "classes.txt")
+
+
+@pytest.mark.parametrize(
+    "place", ["classes.txt", "masks/classes.json", "SegmentationClass/classes.yml"]
+)
+def test_class_files_are_found(tmp_path: Path, place: str) -> None:
+    assert find_class_file(tmp_path) is None
+    file = tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("sky")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "classes.txt").write_text("no")
+    assert find_class_file(tmp_path) == file
+
+
+# Rules with a class list
+
+
+def test_listed_classes_stay_when_the_masks_lack_them(tmp_path: Path) -> None:
+    names = class_list(tmp_path, "0 background\n1 car\n2 tram\n")
+    known, _ = infer_class_map([facts(0, 1)], names=names)
+    assert known.names == ("background", "car", "tram")
+    assert known.background == 0
+
+
+def test_bare_names_are_numbered_or_take_the_values_in_order(tmp_path: Path) -> None:
+    names = class_list(tmp_path, "background\ncell\n")
+    assert codes_of(infer_class_map([facts(0, 1)], names=names)[0]) == [0, 1]
+    assert codes_of(infer_class_map([facts(0)], names=names)[0]) == [0, 1]
+    assert codes_of(infer_class_map([facts(0, 255)], names=names)[0]) == [0, 255]
+    voc = infer_class_map([facts(0, 1, 255)], names=names)[0]
+    assert (codes_of(voc), voc.ignore) == ([0, 1], (255,))
+    with pytest.raises(MaskError, match="2 names without codes; the masks hold 0, 1, 2"):
+        infer_class_map([facts(0, 1, 2)], names=names)
+    with pytest.raises(MaskError, match="without codes"):
+        infer_class_map([facts((0, 0, 0), (1, 2, 3))], names=names)
+
+
+@pytest.mark.parametrize(
+    "void", ["void", "Ignore", "unlabeled", "unlabelled(void/ignore)", "don't care", "dont_care"]
+)
+def test_classes_called_void_are_ignored(tmp_path: Path, void: str) -> None:
+    names = class_list(tmp_path, f"0 sea\n1 land\n2 {void}\n")
+    known, sentence = infer_class_map([facts(0, 1, 2)], names=names)
+    assert (codes_of(known), known.ignore) == ([0, 1], (2,))
+    assert f"2 = {void} is ignored" in sentence
+
+
+@pytest.mark.parametrize("name", ["avoidance", "devoid", "relabelled"])
+def test_words_inside_words_are_not_void(tmp_path: Path, name: str) -> None:
+    names = class_list(tmp_path, f"0 sea\n1 land\n2 {name}\n")
+    assert codes_of(infer_class_map([facts(0, 1, 2)], names=names)[0]) == [0, 1, 2]
+
+
+def test_background_goes_by_name(tmp_path: Path) -> None:
+    for text, background in (
+        ("0 sea\n1 background\n", 1),
+        ("0 sea\n1 BG\n", 1),
+        ("0 sea\n1 land\n", None),
+        ("0 unlabelled\n1 land\n", 0),  # ignoring it would leave one class
+    ):
+        known, _ = infer_class_map([facts(0, 1)], names=class_list(tmp_path, text))
+        assert known.background == background
+        assert known.ignore == ()
+
+
+def test_lists_fit_every_coding(tmp_path: Path) -> None:
+    colours = class_list(tmp_path, "background 0 0 0\ncell 255 255 255\n")
+    assert codes_of(infer_class_map([facts(0, 255)], names=colours)[0]) == [0, 255]
+    assert codes_of(infer_class_map([facts((0, 0, 0))], names=colours)[0]) == [
+        (0, 0, 0),
+        (255, 255, 255),
+    ]
+    numbers = class_list(tmp_path, "0 background\n255 cell\n")
+    assert codes_of(infer_class_map([facts((0, 0, 0))], names=numbers)[0])[1] == (255, 255, 255)
+    palette = class_list(tmp_path, "one {} {} {}\ntwo {} {} {}".format(*VOC[15:18], *VOC[27:30]))
+    seen = facts(5, 9, coding="palette", palette=VOC)
+    assert codes_of(infer_class_map([seen], names=palette)[0]) == [5, 9]
+    both = class_list(tmp_path, "0 sea 1 2 3\n1 land 4 5 6\n")
+    assert [c.colour for c in infer_class_map([facts(0, 1)], names=both)[0].classes] == [
+        (1, 2, 3),
+        (4, 5, 6),
+    ]
+    assert codes_of(infer_class_map([facts((1, 2, 3))], names=both)[0]) == [(1, 2, 3), (4, 5, 6)]
+    with pytest.raises(MaskError, match="colour"):
+        infer_class_map([facts(0, 1)], names=class_list(tmp_path, "sea 1 2 3"))
+
+
+def test_a_listed_255_or_negative_is_a_class(tmp_path: Path) -> None:
+    names = class_list(tmp_path, "-1 water\n0 sea\n1 land\n255 border\n")
+    known, _ = infer_class_map([facts(-1, 0, 1, 255, dtype="int16")], names=names)
+    assert (codes_of(known), known.ignore) == ([-1, 0, 1, 255], ())
+    known, _ = infer_class_map([facts(-1, 0, 1, 255, dtype="int16")], names=names, ignore=(-1,))
+    assert (codes_of(known), known.ignore) == ([0, 1, 255], (-1,))
+
+
+# Laws
+
+
+@st.composite
+def folders(draw: st.DrawFn) -> list[MaskFacts]:
+    number: st.SearchStrategy[Any] = st.integers(0, 255)
+    code = st.tuples(number, number, number) if draw(st.booleans()) else number
+    masks = draw(
+        st.lists(st.lists(code, min_size=1, max_size=9, unique=True), min_size=1, max_size=4)
+    )
+    return [facts(*mask, path=f"{i}.png") for i, mask in enumerate(masks)]
+
+
+@settings(deadline=None)
+@given(folders(), st.booleans())
+def test_every_value_of_a_folder_has_a_place_or_the_folder_is_refused(
+    masks: list[MaskFacts], snap: bool
+) -> None:
+    try:
+        known, sentence = infer_class_map(masks, snap=snap)
+    except MaskError:
+        return
+    assert "\n" not in sentence
+    for mask in masks:
+        for code, _ in mask.counts:
+            index = known.index_of(code)
+            assert index == IGNORED or index < len(known.classes)
+            assert snap or index == IGNORED or known.classes[index].code == code
+
+
+CODINGS = [
+    *[("uint8", 1, None, suffix) for suffix in (".png", ".tif")],
+    *[("uint16", 1, None, suffix) for suffix in (".png", ".tif")],
+    *[("int16", 1, None, ".tif"), ("int32", 1, None, ".tif")],
+    *[("uint8", 1, VOC, suffix) for suffix in (".png", ".tif")],
+    *[("uint8", 3, None, suffix) for suffix in (".png", ".tif")],
+]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(CODINGS), st.data())
+def test_masks_survive_reading_understanding_and_writing(
+    tmp_path_factory: pytest.TempPathFactory,
+    coding: tuple[str, int, tuple[int, ...] | None, str],
+    data: st.DataObject,
+) -> None:
+    dtype, bands, palette, suffix = coding
+    limits, folder = np.iinfo(dtype), tmp_path_factory.mktemp("masks")
+    number = st.integers(int(limits.min), int(limits.max))
+    codes = data.draw(st.lists(st.tuples(*[number] * bands), min_size=2, max_size=6, unique=True))
+    table = np.array(codes, dtype)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    masks = [
+        np.squeeze(table[rng.integers(0, len(codes), (8, 9))], -1 if bands == 1 else ())
+        for _ in range(3)
+    ]
+    files = [folder / f"{place}{suffix}" for place in range(3)]
+    for file, pixels in zip(files, masks, strict=True):
+        (write_tiff if suffix == ".tif" else write_png)(file, pixels, palette)
+    try:
+        known, _ = infer_class_map([mask_facts(file) for file in files])
+    except MaskError:
+        return
+    for file, pixels in zip(files, masks, strict=True):
+        index = known.encode(read_mask(file).pixels, file)
+        write_mask(file.with_suffix(known.suffix), index, known)
+        again = read_mask(file.with_suffix(known.suffix))
+        np.testing.assert_array_equal(known.encode(again.pixels), index)
+        if len(known.ignore) <= 1:  # several ignored codes become the first
+            np.testing.assert_array_equal(again.pixels, pixels)
+
+
+def test_the_order_of_files_does_not_matter() -> None:
+    masks = [facts(0, 3, path="a"), facts(0, 1, 255, path="b"), facts((0, 5), (2, 9), path="c")]
+    assert infer_class_map(masks)[0] == infer_class_map(masks[::-1])[0]
+
+
+def test_colours_are_distinct() -> None:
+    colours = distinct_colours(254)
+    assert len(set(colours)) == 254
+    assert (0, 0, 0) not in colours
+
+
+def test_written_predictions_are_understood_alike(tmp_path: Path) -> None:
+    for i, codes in enumerate([[0, 1, 2], [0, 128, 255], [0, 300]]):
+        pixels = np.array([codes], np.uint16 if max(codes) > 255 else np.uint8)
+        write_png(tmp_path / f"{i}.png", pixels)
+        known, _ = infer_class_map([mask_facts(tmp_path / f"{i}.png")])
+        assert known.encode(pixels).tolist() == [list(range(len(codes)))]
+        tifffile.imwrite(tmp_path / f"{i}.tif", known.decode(known.encode(pixels)))
+        again, _ = infer_class_map([mask_facts(tmp_path / f"{i}.tif")])
+        assert again == known.model_copy(update={"suffix": ".tif"})

@@ -1,0 +1,675 @@
+"""Rasters: a window is what the whole image shows there, and costs no more than the window."""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import pickle
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from unetseg.data.files.images import match_bands, read_image, write_png, write_tiff
+from unetseg.data.files.places import quiet
+from unetseg.data.files.tiffs import Tiff
+from unetseg.data.masks import rasters
+from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.rasters import is_giant, open_mask_raster, open_raster, reads_by_windows
+from unetseg.errors import ImageError, MaskError
+
+Array = NDArray[Any]
+HEIGHT, WIDTH = 37, 53
+COLOURS = (np.arange(768).reshape(3, 256) * 89 % 65536).astype(np.uint16)
+
+
+@pytest.fixture(autouse=True)
+def small_giants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything of more than 100 pixels is a giant."""
+    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 100)
+
+
+def noise(dtype: str, *shape: int) -> Array:
+    rng = np.random.default_rng(0)
+    if dtype.startswith("float"):
+        return rng.normal(size=shape).astype(dtype)
+    if dtype == "bool":
+        return rng.random(shape) > 0.5
+    low, high = (0, 200) if dtype in {"uint32", "int32"} else (None, None)
+    limits = np.iinfo(dtype)
+    return rng.integers(
+        limits.min if low is None else low,
+        limits.max if high is None else high,
+        shape,
+        endpoint=True,
+        dtype=dtype,
+    )
+
+
+def windows(height: int, width: int, seed: int = 0) -> Iterator[tuple[int, int, int, int]]:
+    """The whole, its corners, and a few at random."""
+    yield 0, 0, height, width
+    yield 0, 0, 1, 1
+    yield height - 1, width - 1, 1, 1
+    rng = np.random.default_rng(seed)
+    for _ in range(4):
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        rows, columns = rng.integers(1, height - top + 1), rng.integers(1, width - left + 1)
+        yield top, left, int(rows), int(columns)
+
+
+def check_windows(path: Path) -> None:
+    """Windows, strips and thumbnail of a giant are those of `read_image`."""
+    whole = read_image(path)
+    with open_raster(path) as raster:
+        assert reads_by_windows(path)
+        assert raster.shape == whole.shape
+        for top, left, height, width in windows(raster.height, raster.width):
+            part = raster.read(top, left, height, width)
+            assert part.dtype == raster.dtype
+            assert part.flags.c_contiguous
+            np.testing.assert_array_equal(part, whole[top : top + height, left : left + width])
+        strips = list(raster.strips(10))
+        assert [top for top, _ in strips] == list(range(0, raster.height, 10))
+        np.testing.assert_array_equal(np.concatenate([rows for _, rows in strips]), whole)
+        np.testing.assert_array_equal(raster.thumbnail(20), whole[::3, ::3])
+
+
+# Every kind of file
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 13])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_a_window_is_a_crop_of_the_whole(tmp_path: Path, dtype: str, bands: int) -> None:
+    pixels = noise(dtype, HEIGHT, WIDTH, bands)
+    kinds: Any = itertools.product(
+        [True, False], [None, (16, 32)], [None, "zlib", "lzw"], ["<", ">"], [1, 7]
+    )
+    for number, (chunky, tile, compression, order, rows) in enumerate(kinds):
+        if bands == 1 and not chunky:
+            continue
+        stored = pixels if chunky else pixels.transpose(2, 0, 1)
+        options: dict[str, Any] = {"tile": tile} if tile else {"rowsperstrip": rows}
+        if compression in {"zlib", "lzw"} and number % 2:
+            options["predictor"] = True
+        tifffile.imwrite(
+            tmp_path / "a.tif",
+            stored[..., 0] if bands == 1 else stored,
+            photometric="minisblack",
+            planarconfig=None if bands == 1 else "contig" if chunky else "separate",
+            compression=compression,
+            byteorder=order,
+            bigtiff=number % 3 == 0,
+            **options,
+        )
+        whole = read_image(tmp_path / "a.tif")
+        np.testing.assert_array_equal(whole, pixels)
+        with open_raster(tmp_path / "a.tif") as raster:
+            for top, left, height, width in windows(HEIGHT, WIDTH, number):
+                part = raster.read(top, left, height, width)
+                np.testing.assert_array_equal(part, whole[top : top + height, left : left + width])
+                assert part.dtype == whole.dtype == raster.dtype
+
+
+def lossy(path: Path, *, ycbcr: bool) -> None:
+    photometric = "ycbcr" if ycbcr else "rgb"
+    smooth = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH))[..., None] * [1, 2, 2]
+    with (
+        quiet(),
+        rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            height=HEIGHT,
+            width=WIDTH,
+            count=3,
+            dtype="uint8",
+            tiled=True,
+            blockxsize=16,
+            blockysize=16,
+            compress="jpeg",
+            photometric=photometric,
+        ) as file,
+    ):
+        file.write(smooth.astype(np.uint8).transpose(2, 0, 1))
+
+
+def ome(path: Path, tile: tuple[int, int] | None, compression: str | None) -> None:
+    pixels = noise("uint16", 5, HEIGHT, WIDTH)
+    options: dict[str, Any] = {"tile": tile, "compression": compression}
+    metadata = {"axes": "CYX"}
+    tifffile.imwrite(path, pixels, ome=True, metadata=metadata, photometric="minisblack", **options)
+
+
+def imagej(path: Path) -> None:
+    tifffile.imwrite(path, noise("uint16", 4, HEIGHT, WIDTH), imagej=True, metadata={"axes": "CYX"})
+
+
+def sparse(path: Path) -> None:
+    pixels = np.zeros((HEIGHT, WIDTH), np.int16)
+    pixels[20:30, 20:30] = noise("int16", 10, 10)
+    with (
+        quiet(),
+        rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            height=HEIGHT,
+            width=WIDTH,
+            count=1,
+            dtype="int16",
+            tiled=True,
+            blockxsize=16,
+            blockysize=16,
+            sparse_ok=True,
+            nodata=-7,
+        ) as file,
+    ):
+        file.write(np.where(pixels == 0, -7, pixels), 1)
+
+
+def palette(path: Path) -> None:
+    tifffile.imwrite(
+        path, noise("uint8", HEIGHT, WIDTH), photometric="palette", colormap=COLOURS, tile=(16, 16)
+    )
+
+
+def palette_of_two(path: Path) -> None:
+    with (
+        quiet(),
+        rasterio.open(
+            path, "w", driver="GTiff", height=HEIGHT, width=WIDTH, count=1, dtype="uint8", nbits=1
+        ) as file,
+    ):
+        file.write_colormap(1, {0: (10, 20, 30), 1: (200, 100, 50)})
+        file.write(noise("bool", HEIGHT, WIDTH).astype(np.uint8), 1)
+
+
+def rows_of_pages(path: Path) -> None:
+    """A page for each row, bands last: no plain strips, so decoded whole."""
+    pixels = noise("uint8", HEIGHT, WIDTH, 5)
+    tifffile.imwrite(path, pixels, photometric="minisblack", metadata={"axes": "YXC"})
+
+
+def with_overview(path: Path) -> None:
+    with tifffile.TiffWriter(path) as file:
+        file.write(noise("uint8", HEIGHT, WIDTH), metadata=None, tile=(16, 16))
+        file.write(noise("uint8", HEIGHT // 2, WIDTH // 2), subfiletype=1, metadata=None)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: lossy(path, ycbcr=False),
+        lambda path: lossy(path, ycbcr=True),
+        lambda path: ome(path, None, None),
+        lambda path: ome(path, (16, 16), "zlib"),
+        lambda path: ome(path, None, "lzw"),
+        imagej,
+        sparse,
+        palette,
+        palette_of_two,
+        rows_of_pages,
+        with_overview,
+        lambda path: tifffile.imwrite(path, noise("bool", HEIGHT, WIDTH), rowsperstrip=5),
+        lambda path: tifffile.imwrite(
+            path, noise("bool", HEIGHT, WIDTH), compression="packbits", photometric="miniswhite"
+        ),
+        lambda path: Image.fromarray(noise("bool", HEIGHT, WIDTH)).save(path, compression="group4"),
+        lambda path: tifffile.imwrite(path, noise("float64", HEIGHT, WIDTH), rowsperstrip=4),
+        lambda path: tifffile.imwrite(path, noise("int8", HEIGHT, WIDTH), compression="zlib"),
+        lambda path: tifffile.imwrite(path, noise("uint32", HEIGHT, WIDTH), tile=(16, 16)),
+        lambda path: write_tiff(path, noise("uint8", HEIGHT, WIDTH, 4)),
+    ],
+)
+def test_files_of_other_programs(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "a.tif")
+    check_windows(tmp_path / "a.tif")
+
+
+def test_one_bit_palettes_become_colours(tmp_path: Path) -> None:
+    palette_of_two(tmp_path / "a.tif")
+    bits = noise("bool", HEIGHT, WIDTH)[..., None]
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.tif"), np.where(bits, [200, 100, 50], [10, 20, 30])
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_windows_are_upright(tmp_path: Path, orientation: int) -> None:
+    tag = [(0x0112, 3, 1, orientation, True)]
+    pixels = noise("uint16", HEIGHT, WIDTH, 3)
+    tifffile.imwrite(
+        tmp_path / "a.tif", pixels, photometric="rgb", tile=(16, 32), extratags=tag, metadata=None
+    )
+    check_windows(tmp_path / "a.tif")
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_window_of_any_tiling(data: st.DataObject, tmp_path_factory: Any) -> None:
+    folder = tmp_path_factory.mktemp("hypothesis")
+    height, width = data.draw(st.integers(11, 70)), data.draw(st.integers(11, 70))
+    tile = data.draw(st.tuples(*[st.sampled_from([16, 32, 48])] * 2))
+    bands = data.draw(st.sampled_from([1, 3, 5]))
+    pixels = noise("int16", height, width, bands)
+    with (
+        quiet(),
+        rasterio.open(
+            folder / "a.tif",
+            "w",
+            driver="GTiff",
+            height=height,
+            width=width,
+            count=bands,
+            dtype="int16",
+            tiled=True,
+            blockysize=tile[0],
+            blockxsize=tile[1],
+            compress=data.draw(st.sampled_from(["deflate", "lzw", "none"])),
+            predictor=data.draw(st.sampled_from([1, 2])),
+            interleave=data.draw(st.sampled_from(["pixel", "band"])),
+        ) as file,
+    ):
+        file.write(pixels.transpose(2, 0, 1))
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    rows, columns = (
+        data.draw(st.integers(1, height - top)),
+        data.draw(st.integers(1, width - left)),
+    )
+    with open_raster(folder / "a.tif") as raster:
+        part = raster.read(top, left, rows, columns)
+    np.testing.assert_array_equal(part, pixels[top : top + rows, left : left + columns])
+
+
+def test_windows_outside_are_refused(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "a.tif", noise("uint8", HEIGHT, WIDTH))
+    with open_raster(tmp_path / "a.tif") as raster:
+        for window in ((-1, 0, 2, 2), (0, 0, HEIGHT + 1, 1), (0, 0, 0, 1), (0, WIDTH, 1, 1)):
+            with pytest.raises(ValueError, match="does not lie in an image of 37×53"):
+                raster.read(*window)
+
+
+# Numbers that windows cannot judge alone
+
+
+@pytest.mark.parametrize("value", [2**24 + 1, -(2**31)])
+def test_wide_integers_are_float32_or_refused_where_they_do_not_fit(
+    tmp_path: Path, value: int
+) -> None:
+    pixels = np.zeros((HEIGHT, WIDTH), np.int32)
+    pixels[30, 40], pixels[0, 0] = value, 70_000
+    tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(16, 16), compression="zlib")
+    with open_raster(tmp_path / "a.tif") as raster:
+        assert raster.dtype == np.float32
+        assert raster.read(0, 0, 2, 2).ravel().tolist() == [70_000, 0, 0, 0]
+        with pytest.raises(ImageError, match=r"a\.tif holds integers from .*, too large"):
+            raster.read(16, 16, 21, 30)
+
+
+def test_other_number_types_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((HEIGHT, WIDTH), np.complex64))
+    with pytest.raises(ImageError, match="complex64"):
+        open_raster(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("model_bands", [1, 3, 4])
+def test_bands_of_windows_match_as_those_of_the_whole(tmp_path: Path, model_bands: int) -> None:
+    pixels = np.repeat(noise("uint8", HEIGHT, WIDTH, 1), 4, axis=-1)
+    pixels[..., 3] = 255
+    path = tmp_path / "a.tif"
+    write_tiff(path, pixels)
+    expected = match_bands(read_image(path), model_bands, path)
+    with open_raster(path) as raster:
+        part = match_bands(raster.read(5, 6, 7, 8), model_bands, path)
+    np.testing.assert_array_equal(part, expected[5:12, 6:14])
+
+
+# Masks
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bands", "expected"),
+    [
+        ("uint8", 1, "uint8"),
+        ("uint16", 1, "uint16"),
+        ("int16", 1, "int16"),
+        ("int32", 1, "int32"),
+        ("int8", 1, "int16"),
+        ("uint32", 1, "int32"),
+        ("bool", 1, "uint8"),
+        ("uint8", 3, "uint8"),
+    ],
+)
+def test_windows_of_masks(tmp_path: Path, dtype: str, bands: int, expected: str) -> None:
+    path = tmp_path / "a.tif"
+    pixels = noise(dtype, HEIGHT, WIDTH, bands)
+    tifffile.imwrite(
+        path,
+        pixels if bands > 1 else pixels[..., 0],
+        photometric="rgb" if bands == 3 else "minisblack",
+        rowsperstrip=6,
+    )
+    raw = read_mask(path)
+    with open_mask_raster(path) as raster:
+        assert (raster.coding, raster.lossy, raster.tiff) == (raw.coding, raw.lossy, raw.tiff)
+        assert (raster.height, raster.width) == (HEIGHT, WIDTH)
+        for top, left, height, width in windows(HEIGHT, WIDTH):
+            part = raster.read(top, left, height, width)
+            assert part.dtype == raster.dtype == expected
+            np.testing.assert_array_equal(part, raw.pixels[top : top + height, left : left + width])
+        whole = np.concatenate([rows for _, rows in raster.strips(8)])
+    np.testing.assert_array_equal(whole, raw.pixels)
+
+
+def test_palettes_of_masks_stay_indexes(tmp_path: Path) -> None:
+    palette(tmp_path / "a.tif")
+    raw = read_mask(tmp_path / "a.tif")
+    grey = np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))
+    tifffile.imwrite(
+        tmp_path / "b.tif", raw.pixels, photometric="palette", colormap=grey, rowsperstrip=5
+    )
+    with open_mask_raster(tmp_path / "a.tif") as raster:
+        assert (raster.coding, raster.palette) == ("palette", raw.palette)
+        np.testing.assert_array_equal(raster.read(3, 4, 20, 30), raw.pixels[3:23, 4:34])
+    with open_mask_raster(tmp_path / "b.tif") as raster:
+        assert (raster.coding, raster.palette) == ("integer", None)
+
+
+def test_whole_floats_are_class_numbers_and_fractions_are_not(tmp_path: Path) -> None:
+    pixels = noise("int16", HEIGHT, WIDTH).astype(np.float32)
+    pixels[30, 40] = 0.5
+    tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(16, 16))
+    with open_mask_raster(tmp_path / "a.tif") as raster:
+        np.testing.assert_array_equal(raster.read(0, 0, 16, 16), pixels[:16, :16])
+        with pytest.raises(MaskError, match=r"a\.tif holds fractions"):
+            raster.read(20, 30, 17, 20)
+
+
+def test_an_opaque_alpha_of_a_mask_is_left_out_and_another_is_refused(tmp_path: Path) -> None:
+    pixels = noise("uint8", HEIGHT, WIDTH, 4)
+    pixels[..., 3] = 255
+    pixels[30, 40, 3] = 7
+    write_tiff(tmp_path / "a.tif", pixels)
+    with open_mask_raster(tmp_path / "a.tif") as raster:
+        assert (raster.coding, raster.alpha) == ("rgb", True)
+        np.testing.assert_array_equal(raster.read(0, 0, 16, 16), pixels[:16, :16, :3])
+        with pytest.raises(MaskError, match=r"a\.tif has 4 bands of uint8, expected one"):
+            raster.read(20, 30, 17, 20)
+
+
+def test_what_is_no_mask_is_refused_at_once(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "a.tif", noise("int16", HEIGHT, WIDTH, 13))
+    with pytest.raises(MaskError, match=r"a\.tif has 13 bands of int16"):
+        open_mask_raster(tmp_path / "a.tif")
+    (tmp_path / "b.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:-9])
+    with pytest.raises(MaskError, match="truncated"):
+        open_mask_raster(tmp_path / "b.tif")
+
+
+# Other files
+
+
+def test_small_and_other_files_are_decoded_whole_once(tmp_path: Path) -> None:
+    pixels = noise("uint8", HEIGHT, WIDTH, 3)
+    write_png(tmp_path / "a.png", pixels)
+    write_tiff(tmp_path / "a.tif", pixels[:9, :9])
+    assert is_giant(tmp_path / "a.png")
+    assert not is_giant(tmp_path / "a.tif")
+    assert not reads_by_windows(tmp_path / "a.png")
+    with open_raster(tmp_path / "a.png") as raster:
+        np.testing.assert_array_equal(raster.read(1, 2, 3, 4), pixels[1:4, 2:6])
+        (tmp_path / "a.png").unlink()
+        np.testing.assert_array_equal(raster.thumbnail(20), pixels[::3, ::3])
+    with open_raster(tmp_path / "a.tif") as raster, open_mask_raster(tmp_path / "a.tif") as mask:
+        np.testing.assert_array_equal(raster.read(0, 0, 9, 9), pixels[:9, :9])
+        np.testing.assert_array_equal(mask.read(0, 0, 9, 9), pixels[:9, :9])
+
+
+def test_the_pixels_of_a_raster_are_its_readers_own(tmp_path: Path) -> None:
+    for name, write in (("a.png", write_png), ("a.tif", write_tiff)):
+        write(tmp_path / name, noise("uint8", HEIGHT, WIDTH))
+        with open_raster(tmp_path / name) as raster:
+            raster.read(0, 0, 9, 9)[:] = 0
+            np.testing.assert_array_equal(
+                raster.read(0, 0, 9, 9), read_image(tmp_path / name)[:9, :9]
+            )
+
+
+# Damage
+
+
+def test_a_file_whose_pixels_were_never_written_is_named(tmp_path: Path) -> None:
+    with (
+        quiet(),
+        rasterio.open(
+            tmp_path / "a.tif",
+            "w",
+            driver="GTiff",
+            height=16,
+            width=16,
+            count=1,
+            dtype="uint8",
+            tiled=True,
+            blockxsize=16,
+            blockysize=16,
+            sparse_ok=True,
+        ),
+    ):
+        pass
+    with pytest.raises(ImageError, match="truncated"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_truncated_and_changed_giants_are_named(tmp_path: Path, compression: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise("uint8", 200, 200), compression=compression, tile=(64, 64))
+    content = path.read_bytes()
+    raster = open_raster(path)
+    raster.read(0, 0, 200, 200)
+    raster.close()
+    path.write_bytes(content[:-1])
+    with pytest.raises(ImageError, match=r"a\.tif cannot be read: it is truncated"):
+        raster.read(0, 0, 9, 9)
+    with pytest.raises(ImageError, match="truncated"):
+        open_raster(path)
+    tifffile.imwrite(path, noise("uint8", 200, 100))
+    with pytest.raises(ImageError, match=r"a\.tif has changed") as caught:
+        raster.read(0, 0, 9, 9)
+    assert caught.value.fix
+    raster.close()
+    path.unlink()
+    with pytest.raises(ImageError, match="No such file"):
+        raster.read(0, 0, 9, 9)
+
+
+def test_damaged_tiles_are_named_when_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise("uint8", 64, 64), compression="zlib", tile=(32, 32))
+    with tifffile.TiffFile(path) as file:
+        at = file.pages.first.dataoffsets[3]
+    content = bytearray(path.read_bytes())
+    content[at + 2 : at + 60] = bytes(58)
+    path.write_bytes(content)
+    with open_raster(path) as raster:
+        raster.read(0, 0, 32, 32)
+        with pytest.raises(ImageError, match=r"a\.tif cannot be read"):
+            raster.read(40, 40, 9, 9)
+
+
+def test_windows_of_a_file_that_packs_well_need_no_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.zeros((600, 600), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(128, 128), compression="zlib")
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "20000")
+    with open_raster(tmp_path / "a.tif") as raster:
+        assert not raster.read(500, 500, 100, 100).any()
+    with pytest.raises(ImageError, match=r"bomb.*600×600 = 360000.*20000") as caught:
+        read_image(tmp_path / "a.tif")
+    assert "--max-pixels 360000" in caught.value.fix
+
+
+def test_a_tile_that_is_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "100000")
+    pixels = np.zeros((100, 100), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(1024, 1024), compression="zlib")
+    with (
+        open_raster(tmp_path / "a.tif") as raster,
+        pytest.raises(ImageError, match="bomb: 1024×1024"),
+    ):
+        raster.read(0, 0, 10, 10)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_flipped_bytes_raise_nothing_but_answers(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise("uint8", 40, 40), tile=(16, 16), compression="zlib")
+    content = path.read_bytes()
+    rng = random.Random(0)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(400)] = rng.choice([0, 1, 255, rng.randrange(256)])
+        path.write_bytes(damaged)
+        for open_it in (open_raster, open_mask_raster):
+            with contextlib.suppress(ImageError, MaskError), open_it(path) as raster:
+                raster.read(0, 0, min(20, raster.height), min(20, raster.width))
+
+
+# Processes and threads
+
+
+def _sum(raster: rasters.Raster, expected: int) -> bool:
+    return int(raster.read(3, 4, 30, 40).sum()) == expected
+
+
+def test_open_rasters_live_on_in_forked_and_in_spawned_processes(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "a.tif", noise("uint8", HEIGHT, WIDTH))
+    raster = open_raster(tmp_path / "a.tif")
+    expected = int(raster.read(3, 4, 30, 40).sum())
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        assert all(pool.starmap(_sum, [(raster, expected)] * 6))  # pickled
+    if hasattr(os, "fork"):
+        child = os.fork()
+        if not child:
+            same = all(_sum(raster, expected) for _ in range(50))
+            os._exit(0 if same else 1)
+        assert all(_sum(raster, expected) for _ in range(50))
+        assert os.waitpid(child, 0)[1] == 0
+    other = pickle.loads(pickle.dumps(raster))
+    assert _sum(other, expected)
+    other.close()
+    raster.close()
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_threads_share_a_raster(tmp_path: Path, compression: Any) -> None:
+    pixels = noise("uint16", 300, 400)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, compression=compression, tile=(64, 64))
+    with open_raster(tmp_path / "a.tif") as raster, ThreadPoolExecutor(8) as pool:
+        boxes = [box for seed in range(20) for box in windows(300, 400, seed)]
+        for (t, le, h, w), part in zip(
+            boxes, pool.map(lambda b: raster.read(*b), boxes), strict=True
+        ):
+            np.testing.assert_array_equal(part[..., 0], pixels[t : t + h, le : le + w])
+
+
+# Cost
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12,000² pixels, 144 MB unpacked."""
+    path = tmp_path_factory.mktemp("large") / "a.tif"
+    tile = noise("uint8", 512, 512)
+    tiles = itertools.repeat(tile, 24 * 24)
+    tifffile.imwrite(
+        path,
+        tiles,
+        shape=(12_000, 12_000),
+        dtype=np.uint8,
+        tile=(512, 512),
+        compression="zlib",
+        compressionargs={"level": 1},
+    )
+    return path
+
+
+def test_a_window_of_a_large_file_is_read_in_no_time(large: Path) -> None:
+    start = time.process_time()
+    with open_raster(large) as raster:
+        part = raster.read(5000, 6000, 512, 512)
+    assert time.process_time() - start < 1
+    tile = noise("uint8", 512, 512)
+    np.testing.assert_array_equal(part[..., 0], np.roll(tile, (-5000, -6000), (0, 1)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="/proc tells the memory used")
+def test_the_strips_of_a_large_file_take_little_memory(large: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from unetseg.data.masks.rasters import open_raster\n"
+        "def most():\n"
+        "    return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
+        "raster = open_raster(Path(sys.argv[1])); before = most()\n"
+        "for top, rows in raster.strips(512): pass\n"
+        "raster.read(11_000, 11_000, 512, 512)\n"
+        "print((most() - before) // 1024)"
+    )
+    command = [sys.executable, "-c", script, str(large)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100, "MiB: a strip takes 6, the pieces kept 64"
+
+
+# Real files
+
+
+@pytest.mark.parametrize("name", ["hot_buildings_geotiff", "sen1floods11_sample", "nucseg_16bit"])
+def test_real_images(real_data: Path, name: str) -> None:
+    for file in sorted((real_data / name / "images").rglob("*.tif"))[:3]:
+        whole = read_image(file)
+        with open_raster(file) as raster:
+            assert (raster.bands, raster.dtype) == (whole.shape[2], whole.dtype)
+            part = raster.read(20, 30, 100, 90)
+            np.testing.assert_array_equal(part, whole[20:120, 30:120])
+
+
+@pytest.mark.parametrize("name", ["hot_buildings_geotiff", "sen1floods11_sample"])
+def test_real_masks(real_data: Path, name: str) -> None:
+    for file in sorted((real_data / name / "masks").rglob("*.tif"))[:3]:
+        raw = read_mask(file)
+        with open_mask_raster(file) as raster:
+            assert (raster.coding, raster.dtype) == (raw.coding, raw.pixels.dtype)
+            np.testing.assert_array_equal(raster.read(20, 30, 100, 90), raw.pixels[20:120, 30:120])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_the_header_alone_says_what_a_giant_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(np.zeros((30, 40), np.uint8)).save(path)
+
+    def reading(*_: object) -> None:
+        raise AssertionError("pixels were read")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", reading)
+    monkeypatch.setattr(Tiff, "whole", reading)
+    for limit in (1199, 1200):
+        monkeypatch.setattr(rasters, "WHOLE_PIXELS", limit)
+        assert rasters.is_giant(path) == (limit == 1199)

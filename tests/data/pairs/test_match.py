@@ -1,0 +1,784 @@
+"""Pairs are found by name, whatever the layout; whatever does not pair is listed whole."""
+
+import csv
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unetseg.data.pairs.match import Pair, PairSet, find_images, find_pairs, match_pairs
+from unetseg.data.pairs.mismatch import (
+    NO_IMAGE,
+    NO_MASK,
+    SAME_NAME,
+    SEVERAL_MASKS,
+    UNLIKE,
+    Fault,
+)
+from unetseg.data.pairs.naming import Affixes, find_affixes
+from unetseg.errors import ConfigError, ImageError, PairingError
+
+
+def write(root: Path, names: Iterable[str]) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"content is not looked at")
+    return root
+
+
+def couples(found: PairSet) -> dict[str, str]:
+    return {
+        pair.image.relative_to(found.root).as_posix(): pair.mask.relative_to(found.root).as_posix()
+        for pair in found.pairs
+        if pair.mask is not None
+    }
+
+
+# Each layout: image → mask, with the rule that states it.
+LAYOUTS = {
+    "plain": ({"images/a.jpg": "masks/a.png", "images/b.jpg": "masks/b.png"}, "images/NAME.jpg"),
+    "peers": ({"data/imgs/a.png": "data/masks/a_mask.gif"}, "data/imgs/NAME.png"),
+    "upper case": ({"Images/a.JPG": "Labels/a.PNG"}, "Images/NAME.JPG ↔ Labels/NAME.PNG, 1 pair"),
+    "split below": (
+        {"images/train/a.png": "masks/train/a.png", "images/val/a.png": "masks/val/a.png"},
+        "images/{split}/NAME.png ↔ masks/{split}/NAME.png, 2 pairs",
+    ),
+    "split above": (
+        {"Training/img/a.png": "Training/gt/a.png", "Testing/img/b.png": "Testing/gt/b.png"},
+        "{split}/img/NAME.png ↔ {split}/gt/NAME.png, 2 pairs",
+    ),
+    "split above and below": ({"train/images/a.png": "masks/train/a.png"}, "{split}/images/NAME"),
+    "split in the name": (
+        {"train_images/a.png": "train_masks/a.png", "images_test/a.png": "masks_test/a.png"},
+        "2 pairs",
+    ),
+    "words around": ({"JPEGImages/a.jpg": "SegmentationClass/a.png"}, "SegmentationClass/NAME.png"),
+    "challenge": (
+        {"X-Task1_Training_Input/a.jpg": "X-Task1_Training_GroundTruth/a_segmentation.png"},
+        "X-Task1_{split}_Input/NAME.jpg",
+    ),
+    "two sets": (
+        {"images_b/1.png": "masks_b/1.png", "images_a/1.png": "masks_a/1.png"},
+        "… ↔ … 2 pairs",
+    ),
+    "only masks are named": (
+        {"train/a_1.jpg": "train_masks/a_1_mask.gif", "train/b_1.jpg": "train_masks/b_1_mask.gif"},
+        "{split}/NAME.jpg ↔ {split}_masks/NAME_mask.gif, 2 pairs",
+    ),
+    "glued": (
+        {"train/a.png": "trainannot/a.png", "val/a.png": "valannot/a.png"},
+        "{split}/NAME.png ↔ {split}annot/NAME.png, 2 pairs",
+    ),
+    "ambiguous word data": ({"data/a.png": "ground truth/a.png"}, "data/NAME.png"),
+    "nested": (
+        {"images/x/y/a.png": "masks/x/y/a.png", "images/x/z/a.png": "masks/x/z/a.png"},
+        "images/x/…/NAME.png ↔ masks/x/…/NAME.png, 2 pairs",
+    ),
+    "role words inside": (
+        {"images/seg/a.png": "masks/seg/a.png", "images/other/a.png": "masks/other/a.png"},
+        "images/…/NAME.png",
+    ),
+    "role words outside": (
+        {"segmentation/images/a.png": "segmentation/masks/a.png"},
+        "segmentation/images/NAME.png",
+    ),
+    "one folder per sample": (
+        {"s1/image.png": "s1/mask.png", "s2/image.png": "s2/mask.png"},
+        "…/image.png ↔ …/mask.png, 2 pairs",
+    ),
+    "both affixes": (
+        {
+            "images/21_training.tif": "masks/21_manual1.gif",
+            "images/3_training.tif": "masks/3_manual1.gif",
+        },
+        "images/NAME_training.tif ↔ masks/NAME_manual1.gif, 2 pairs",
+    ),
+    "affixes that differ by split": (
+        {
+            "training/images/21_training.tif": "training/1st_manual/21_manual1.gif",
+            "training/images/22_training.tif": "training/1st_manual/22_manual1.gif",
+            "test/images/01_test.tif": "test/1st_manual/01_manual1.gif",
+            "test/images/02_test.tif": "test/1st_manual/02_manual1.gif",
+        },
+        "{split}/images/NAME_test.tif ↔ {split}/1st_manual/NAME_manual1.gif, 2 pairs",
+    ),
+    "annotation": (
+        {"images/001_image.png": "masks/001_annotation.png"},
+        "images/NAME_image.png ↔ masks/NAME_annotation.png, 1 pair",
+    ),
+    "dots in stems": (
+        {"images/a.b.tif": "masks/a.b.mask.tif", "images/c.tif": "masks/c.mask.tif"},
+        "images/NAME.tif ↔ masks/NAME.mask.tif, 2 pairs",
+    ),
+    "camel case, one pair": (
+        {"images/Spain_7370579_S2Hand.tif": "masks/Spain_7370579_LabelHand.tif"},
+        "images/NAME_S2Hand.tif ↔ masks/NAME_LabelHand.tif, 1 pair",
+    ),
+    "prefixes": (
+        {"images/img_1.png": "masks/mask_1.png", "images/img_10.png": "masks/mask_10.png"},
+        "images/img_NAME.png ↔ masks/mask_NAME.png, 2 pairs",
+    ),
+    "both ends": (
+        {"images/im-1-rgb.png": "masks/gt-1-bw.png", "images/im-2-rgb.png": "masks/gt-2-bw.png"},
+        "images/im-NAME-rgb.png ↔ masks/gt-NAME-bw.png, 2 pairs",
+    ),
+    "masks among the images": (
+        {"images/a.png": "images/masks/a.png", "images/b.png": "images/masks/b.png"},
+        "images/NAME.png ↔ images/masks/NAME.png, 2 pairs",
+    ),
+    "nnU-Net": (
+        {"imagesTr/c_001_0000.png": "labelsTr/c_001.png", "imagesTs/d_0000.png": "labelsTs/d.png"},
+        "2 pairs",
+    ),
+    "Cityscapes": (
+        {
+            "leftImg8bit/val/x/x_1_2_leftImg8bit.png": "gtFine/val/x/x_1_2_gtFine_labelIds.png",
+            "leftImg8bit/train/y/y_1_3_leftImg8bit.png": "gtFine/train/y/y_1_3_gtFine_labelIds.png",
+        },
+        "NAME_leftImg8bit.png ↔ gtFine/{split}/… ↔ … 2 pairs",
+    ),
+    "odd names": (
+        {"images/a [1]\n(*).png": "masks/a [1]\n(*).png", "images/ü ß.png": "masks/ü ß.png"},
+        "2 pairs",
+    ),
+}
+SUFFIXES = ["_mask", "_seg", "_label", "_gt", ".mask", "-mask", "_annotation", "_manual1", " mask"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_is_found(tmp_path: Path, layout: str) -> None:
+    expected, rule = LAYOUTS[layout]
+    found = find_pairs(write(tmp_path, [*expected, *expected.values()]))
+    assert couples(found) == expected
+    assert all(re.search(re.escape(part), found.rule) for part in rule.split("… ↔ …"))
+    assert len({pair.name for pair in found.pairs}) == len(expected)
+    assert [pair.name for pair in found.pairs] == sorted(pair.name for pair in found.pairs)
+
+
+@pytest.mark.parametrize("folder", ["", "train/", "images/", "labels/"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_masks_in_the_folder_of_the_images(tmp_path: Path, folder: str, suffix: str) -> None:
+    expected = {f"{folder}{x}.jpg": f"{folder}{x}{suffix}.png" for x in ("a", "a_1", "b")}
+    assert couples(find_pairs(write(tmp_path, [*expected, *expected.values()]))) == expected
+
+
+def test_mask_prefix_in_one_folder(tmp_path: Path) -> None:
+    expected = {f"{x}.jpg": f"mask_{x}.png" for x in ("a", "b")}
+    assert couples(find_pairs(write(tmp_path, [*expected, *expected.values()]))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"),
+        ("Training", "train"),
+        ("valid", "val"),
+        ("validation", "val"),
+        ("dev", "val"),
+        ("eval", "val"),
+        ("testing", "test"),
+        ("TEST", "test"),
+        ("extra", None),
+    ],
+)
+def test_split_is_the_folders(tmp_path: Path, name: str, split: str | None) -> None:
+    below = find_pairs(write(tmp_path / "1", [f"images/{name}/a.png", f"masks/{name}/a.png"]))
+    above = find_pairs(write(tmp_path / "2", [f"{name}/images/a.png", f"{name}/masks/a.png"]))
+    assert [pair.split for pair in (*below.pairs, *above.pairs)] == [split, split]
+    assert below.pairs[0].name == above.pairs[0].name == f"{split or name}/a"
+
+
+names = st.from_regex(r"[_\-. ]{0,2}[ab01][ab01_\-. ]{0,4}", fullmatch=True)
+affixes = st.sampled_from(["", "_image", "_x1", "-rgb"]), st.sampled_from(["", "_mask", ".gt"])
+
+
+@given(st.sets(names, min_size=2, max_size=12), *affixes)
+def test_constant_affixes_are_found_whatever_the_names(
+    keys: set[str], image_suffix: str, mask_suffix: str
+) -> None:
+    images = [((), key + image_suffix) for key in keys]
+    masks = [((), key + mask_suffix) for key in keys]
+    found = find_affixes(images, masks)
+    pairs = {
+        (key + image_suffix)[len(found[0]) : len(key + image_suffix) - len(found[1])]: key
+        for key in keys
+    }
+    others = {
+        (key + mask_suffix)[len(found[2]) : len(key + mask_suffix) - len(found[3])]: key
+        for key in keys
+    }
+    assert pairs == others
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["scan_1"], ["scan_2"]),  # a number is no affix
+        (["scan_01", "scan_02"], ["scan_11", "scan_12"]),  # nor is a part of one
+        (["day1_a", "day1_b"], ["day2_a", "day2_b"]),
+        (["cat"], ["car"]),
+        (["cat"], ["dog_mask"]),
+        (["left_eye"], ["right_eye"]),  # one pair with no word for a mask proves nothing
+    ],
+)
+def test_unlike_names_are_not_paired(tmp_path: Path, images: list[str], masks: list[str]) -> None:
+    files = [f"images/{name}.png" for name in images] + [f"masks/{name}.png" for name in masks]
+    with pytest.raises(PairingError) as error:
+        find_pairs(write(tmp_path, files))
+    assert len(error.value.offenders) == len(files)
+
+
+def test_affixes_with_some_masks_missing() -> None:
+    images = [((), f"{i}_training") for i in range(40)]
+    masks = [((), f"{i}_manual1") for i in range(0, 40, 7)]
+    assert find_affixes(images, masks) == Affixes("", "_training", "", "_manual1")
+
+
+def test_noise_in_the_folder_is_ignored(tmp_path: Path) -> None:
+    noise = ["classes.txt", "README.md", "images/Thumbs.db", "images/.hidden.png", ".git/x.png"]
+    noise += ["__MACOSX/images/._a.png", "images/.DS_Store", "masks/notes.csv"]
+    root = write(tmp_path, ["images/a.png", "masks/a.png", *noise])
+    found = find_pairs(root)
+    assert couples(found) == {"images/a.png": "masks/a.png"}
+    assert "left out" not in found.rule
+
+
+@pytest.mark.parametrize(
+    ("files", "image"),
+    [
+        (["train/images/a.png", "train/masks/a.png", "test/images/b.png"], "train/images/a.png"),
+        (["train/a.jpg", "train_masks/a_mask.gif", "test/b.jpg"], "train/a.jpg"),
+        (["imagesTr/a.png", "labelsTr/a.png", "imagesTs/b.png"], "imagesTr/a.png"),
+    ],
+)
+def test_a_test_split_without_masks_is_left_out_and_told(
+    tmp_path: Path, files: list[str], image: str
+) -> None:
+    found = find_pairs(write(tmp_path, files))
+    assert list(couples(found)) == [image]
+    assert found.rule.endswith("1 pair (1 test image without masks left out)")
+    assert [pair.split for pair in found.pairs] == ["train"]
+
+
+def test_images_outside_the_folders_are_told(tmp_path: Path) -> None:
+    found = find_pairs(write(tmp_path, ["images/a.png", "masks/a.png", "logo.png"]))
+    assert found.rule == "images/NAME.png ↔ masks/NAME.png, 1 pair (left out elsewhere: 1)"
+
+
+def test_link_loops_end(tmp_path: Path) -> None:
+    root = write(tmp_path, ["images/a.png", "masks/a.png"])
+    (root / "images" / "loop").symlink_to(root, target_is_directory=True)
+    (root / "masks" / "self").symlink_to(root / "masks" / "self")
+    assert len(find_pairs(root).pairs) == 1
+    assert len(find_images([root])) == 2
+
+
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    store = write(tmp_path / "store", ["x/a.png", "y/a.png"])
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "images").symlink_to(store / "x", target_is_directory=True)
+    (root / "masks").symlink_to(store / "y", target_is_directory=True)
+    assert couples(find_pairs(root)) == {"images/a.png": "masks/a.png"}
+
+
+def test_broken_links_and_pipes_are_named(tmp_path: Path) -> None:
+    root = write(tmp_path, ["images/a.png", "masks/a.png"])
+    (root / "images" / "gone.png").symlink_to(root / "nowhere.png")
+    (root / "images" / "round.png").symlink_to(root / "images" / "round.png")
+    os.mkfifo(root / "masks" / "pipe.png")
+    for call, kind in ((find_pairs, PairingError), (lambda r: find_images([r]), ImageError)):
+        with pytest.raises(kind, match="broken links or no ordinary files") as error:
+            call(root)
+        assert {Path(name).name for name in error.value.offenders} == {
+            "gone.png",
+            "round.png",
+            "pipe.png",
+        }
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(PairingError, match=r"there is no folder .*nowhere"):
+        find_pairs(tmp_path / "nowhere")
+
+
+def test_no_images(tmp_path: Path) -> None:
+    with pytest.raises(PairingError, match=r"holds no images\nImages end in .*\.png"):
+        find_pairs(write(tmp_path, ["classes.txt"]))
+
+
+def test_images_but_no_masks(tmp_path: Path) -> None:
+    with pytest.raises(PairingError, match="2 images but no masks") as error:
+        find_pairs(write(tmp_path, ["images/a.png", "images/b.png"]))
+    assert error.value.offenders == [f"{tmp_path}/images: 2 files"]
+    assert "--images DIR --masks DIR" in error.value.fix
+    assert "--pairs FILE.csv" in error.value.fix
+
+
+def test_masks_but_no_images(tmp_path: Path) -> None:
+    with pytest.raises(PairingError, match="1 mask but no images"):
+        find_pairs(write(tmp_path, ["masks/a.png"]))
+
+
+def test_every_single_one_is_listed(tmp_path: Path) -> None:
+    both = [f"{side}/{i:03}.png" for side in ("images", "masks") for i in range(20)]
+    alone = [f"images/alone{i}.png" for i in range(9)] + ["masks/orphan\n.png"]
+    with pytest.raises(PairingError) as error:
+        find_pairs(write(tmp_path, [*both, *alone]))
+    assert error.value.summary == (
+        f"29 images and 21 masks in {tmp_path} do not match up: "
+        "9 images without mask, 1 mask without image"
+    )
+    expected = [f"images without mask: images/alone{i}.png" for i in range(9)]
+    assert error.value.offenders == [*expected, r"masks without image: masks/orphan\n.png"]
+    assert "Add the masks or move these images away." in error.value.fix
+    assert "--pairs FILE.csv" in error.value.fix
+
+
+def test_affixed_names_with_one_missing(tmp_path: Path) -> None:
+    files = [f"images/{i}_training.tif" for i in range(5)]
+    files += [f"masks/{i}_manual1.gif" for i in range(4)]
+    with pytest.raises(PairingError) as error:
+        find_pairs(write(tmp_path, files))
+    assert error.value.offenders == ["images without mask: images/4_training.tif"]
+
+
+def test_several_masks_of_an_image_are_told_together(tmp_path: Path) -> None:
+    kinds = ("color", "instanceIds", "labelIds")
+    files = [f"leftImg8bit/train/x/x_{i}_leftImg8bit.png" for i in range(2)]
+    files += [f"gtFine/train/x/x_{i}_gtFine_{kind}.png" for i in range(2) for kind in kinds]
+    with pytest.raises(PairingError, match=r"do not match up: 2 with several masks\n") as error:
+        find_pairs(write(tmp_path, files))
+    assert error.value.offenders[0] == "with several masks: " + ", ".join(
+        ["leftImg8bit/train/x/x_0_leftImg8bit.png"]
+        + [f"gtFine/train/x/x_0_gtFine_{kind}.png" for kind in kinds]
+    )
+    assert "Keep one mask of each image, or unite them in one." in error.value.fix
+
+
+def test_a_numbered_orphan_belongs_to_no_other_image(tmp_path: Path) -> None:
+    files = ["images/a.png", "images/b.png", "masks/a.png", "masks/b.png", "masks/a_1.png"]
+    with pytest.raises(PairingError) as error:
+        find_pairs(write(tmp_path, files))
+    assert error.value.offenders == ["masks without image: masks/a_1.png"]
+
+
+def test_a_folder_of_masks_for_each_image_is_told_together(tmp_path: Path) -> None:
+    files = [f"{x}/images/{x}.png" for x in ("abc", "def")]
+    files += [f"{x}/masks/{y}.png" for x in ("abc", "def") for y in ("foo", "bar")]
+    with pytest.raises(PairingError, match=r"do not match up: 2 with several masks\n") as error:
+        find_pairs(write(tmp_path, files))
+    expected = "with several masks: abc/images/abc.png, abc/masks/bar.png, abc/masks/foo.png"
+    assert error.value.offenders[0] == expected
+
+
+def test_equal_stems_are_listed(tmp_path: Path) -> None:
+    files = ["images/a.jpg", "images/a.png", "masks/a.png", "images/b.png", "masks/b.png"]
+    with pytest.raises(PairingError, match="1 with the same name") as error:
+        find_pairs(write(tmp_path, files))
+    assert error.value.offenders == ["with the same name: images/a.jpg, images/a.png"]
+    assert "Keep one of each." in error.value.fix
+
+
+def test_case_differences_are_named(tmp_path: Path) -> None:
+    files = ["images/Cat.png", "masks/cat.png", "images/b.png", "masks/b.png"]
+    with pytest.raises(PairingError, match="Rename the mask exactly like its image") as error:
+        find_pairs(write(tmp_path, files))
+    assert error.value.offenders == [
+        "different only in case or Unicode form: images/Cat.png, masks/cat.png "
+        "(upper and lower case)"
+    ]
+
+
+def test_unicode_forms_are_named(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    files = [f"images/{composed}.png", f"masks/{apart}.png", "images/b.png", "masks/b.png"]
+    with pytest.raises(PairingError) as error:
+        find_pairs(write(tmp_path, files))
+    (offender,) = error.value.offenders
+    assert offender.endswith("(Unicode form, NFC and NFD)")
+
+
+@pytest.mark.parametrize("rival", ["labels", "mask"])
+def test_rival_mask_folders_are_named(tmp_path: Path, rival: str) -> None:
+    files = [f"train/{folder}/{i}.png" for folder in ("images", "manual", rival) for i in range(3)]
+    with pytest.raises(PairingError, match="not clear which belong together") as error:
+        find_pairs(write(tmp_path, files))
+    assert error.value.offenders == sorted([f"{{split}}/{rival}", "{split}/manual"])
+    found = find_pairs(
+        tmp_path, images=tmp_path / "train" / "images", masks=tmp_path / "train" / "manual"
+    )
+    assert len(found.pairs) == 3
+
+
+def test_rivals_beyond_the_first_reading_are_named(tmp_path: Path) -> None:
+    root = write(tmp_path, ["images/a.png", "data/b.png", "masks/a.png", "masks/b.png"])
+    with pytest.raises(PairingError, match="not clear which belong together") as error:
+        find_pairs(root)
+    assert error.value.offenders == ["data", "images"]
+
+
+# What matches beside what does not
+
+COMPOSED, APART = (unicodedata.normalize(form, "zoé") for form in ("NFC", "NFD"))
+FAULTS = {  # files beside the good pairs: kind, paths and remark
+    "no mask": (["images/left [1]\n.png"], Fault(NO_MASK, (Path("images/left [1]\n.png"),))),
+    "no image": (["masks/or phan.png"], Fault(NO_IMAGE, (Path("masks/or phan.png"),))),
+    "case": (
+        ["images/Cat (1).jpg", "masks/cat (1).png"],
+        Fault(
+            UNLIKE,
+            (Path("images/Cat (1).jpg"), Path("masks/cat (1).png")),
+            "upper and lower case",
+        ),
+    ),
+    "Unicode form": (
+        [f"images/{COMPOSED}.png", f"masks/{APART}.png"],
+        Fault(
+            UNLIKE,
+            (Path(f"images/{COMPOSED}.png"), Path(f"masks/{APART}.png")),
+            "Unicode form, NFC and NFD",
+        ),
+    ),
+    "equal images": (
+        ["images/t.jpg", "images/t.png"],
+        Fault(SAME_NAME, (Path("images/t.jpg"), Path("images/t.png"))),
+    ),
+    "several masks": (
+        ["images/s s.png", "masks/s s.png", "masks/s s_edge.png"],
+        Fault(
+            SEVERAL_MASKS,
+            (Path("images/s s.png"), Path("masks/s s.png"), Path("masks/s s_edge.png")),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_does_not_hide_the_pairs(tmp_path: Path, name: str) -> None:
+    files, fault = FAULTS[name]
+    good = {f"images/{stem}.png": f"masks/{stem}.png" for stem in ("x 1", "y[2]", "z\n3")}
+    root = write(tmp_path, [*good, *good.values(), *files])
+    found, faults = match_pairs(root)
+    assert couples(found) == good
+    told = [(fault.kind, fault.paths, fault.remark) for fault in faults]
+    assert told == [(fault.kind, tuple(root / p for p in fault.paths), fault.remark)]
+    with pytest.raises(PairingError) as error:
+        find_pairs(root)
+    assert error.value.offenders == [f"{fault.kind}: {faults[0].line(root)}"]
+    assert all(line.isprintable() for line in error.value.offenders)
+
+
+sides = st.sets(st.from_regex(r"[abAB]{1,2}(_[xX1])?\.(png|jpg)", fullmatch=True), min_size=1)
+
+
+@settings(max_examples=60)
+@given(sides, sides)
+def test_every_file_is_paired_or_told(
+    tmp_path_factory: pytest.TempPathFactory, images: set[str], masks: set[str]
+) -> None:
+    files = [*(f"images/{name}" for name in images), *(f"masks/{name}" for name in masks)]
+    root = write(tmp_path_factory.mktemp("data"), files)
+    found, faults = match_pairs(root)
+    paired = [path for pair in found.pairs for path in (pair.image, pair.mask)]
+    faulty = {path for fault in faults for path in fault.paths}
+    assert len({*paired}) == len(paired)
+    assert faulty.isdisjoint(paired)
+    lost = {root / file for file in files} - faulty - {*paired}
+    rivals = [fault for fault in faults if fault.kind == SAME_NAME]
+    assert len(lost) <= len(rivals)  # the mask of two images, or the image of two masks
+    assert len({pair.name for pair in found.pairs}) == len(found.pairs)
+    if faults:
+        with pytest.raises(PairingError) as error:
+            find_pairs(root)
+        assert len(error.value.offenders) == len(faults)
+    else:
+        assert find_pairs(root) == found
+
+
+def test_no_pair_at_all_is_no_error_of_matching(tmp_path: Path) -> None:
+    found, faults = match_pairs(write(tmp_path, ["images/cat.png", "masks/dog.png"]))
+    assert found == PairSet(tmp_path, (), "no pairs")
+    assert [fault.kind for fault in faults] == [NO_MASK, NO_IMAGE]
+
+
+def test_groups_and_tables_are_those_of_finding(tmp_path: Path) -> None:
+    write(tmp_path, [f"{side}/p{i}_{i}.png" for side in ("images", "masks") for i in range(3)])
+    found, faults = match_pairs(tmp_path, group=r"p\d")
+    assert (found, faults) == (find_pairs(tmp_path, group=r"p\d"), ())
+    (tmp_path / "pairs.csv").write_text("image,mask\nimages/p1_1.png,masks/p2_2.png\n")
+    assert match_pairs(tmp_path) == (find_pairs(tmp_path), ())
+
+
+def test_where_nothing_can_be_said_matching_fails_too(tmp_path: Path) -> None:
+    with pytest.raises(PairingError, match="there is no folder"):
+        match_pairs(tmp_path / "nowhere")
+    with pytest.raises(PairingError, match="holds no images"):
+        match_pairs(tmp_path)
+    with pytest.raises(PairingError, match="but no masks"):
+        match_pairs(write(tmp_path, ["images/a.png"]))
+    with pytest.raises(PairingError, match="not clear which"):
+        match_pairs(write(tmp_path, ["masks/a.png", "labels/a.png"]))
+    (tmp_path / "pairs.csv").write_text("image,mask\ngone.png,masks/a.png\n")
+    with pytest.raises(PairingError, match="faulty rows"):
+        match_pairs(tmp_path)
+
+
+# Folders and tables by hand
+
+
+def test_explicit_folders_need_no_telling_names(tmp_path: Path) -> None:
+    expected = {"left/train/a.tif": "right/train/a_x.png", "left/val/b.tif": "right/val/b_x.png"}
+    write(tmp_path, [*expected, *expected.values()])
+    for root in (tmp_path, Path()):
+        found = find_pairs(tmp_path, images=root / "left", masks=tmp_path / "right")
+        assert couples(found) == expected
+        assert [pair.split for pair in found.pairs] == ["train", "val"]
+    assert found.rule == "left/{split}/NAME.tif ↔ right/{split}/NAME_x.png, 2 pairs"
+
+
+def test_explicit_folders_may_be_nested_or_one(tmp_path: Path) -> None:
+    write(tmp_path, ["a.png", "b.png", "deep/a.png", "deep/b.png"])
+    found = find_pairs(tmp_path, images=tmp_path, masks=tmp_path / "deep")
+    assert couples(found) == {"a.png": "deep/a.png", "b.png": "deep/b.png"}
+    one = write(tmp_path / "one", ["a.png", "a_mask.png"])
+    assert couples(find_pairs(one, images=one, masks=one)) == {"a.png": "a_mask.png"}
+
+
+def test_explicit_folders_that_are_not_there_or_empty(tmp_path: Path) -> None:
+    with pytest.raises(PairingError, match="no such folder") as error:
+        find_pairs(tmp_path, images=Path("here"), masks=Path("there"))
+    assert error.value.offenders == [str(tmp_path / "here"), str(tmp_path / "there")]
+    (tmp_path / "here").mkdir()
+    write(tmp_path, ["there/a.png"])
+    with pytest.raises(PairingError, match="no images in") as error:
+        find_pairs(tmp_path, images=Path("here"), masks=Path("there"))
+    assert error.value.offenders == [f"{tmp_path / 'here'} (images)"]
+
+
+def test_contradicting_arguments(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--images DIR --masks DIR"):
+        find_pairs(tmp_path, images=tmp_path)
+    with pytest.raises(ConfigError):
+        find_pairs(tmp_path, images=tmp_path, masks=tmp_path, table=tmp_path / "x.csv")
+    with pytest.raises(ConfigError, match="--group-column"):
+        find_pairs(tmp_path, group_column="patient")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_table(tmp_path: Path, delimiter: str) -> None:
+    write(tmp_path, ["x/1.jpg", "x/2.jpg", "y/cat, one.png", "y/dog.png"])
+    rows = [
+        ["Image", "mask", "split", "group", "patient"],
+        ["x/1.jpg", '"y/cat, one.png"', "Training", "g", "p1"],
+        [str(tmp_path / "x" / "2.jpg"), "y/dog.png", "", "", "p2"],
+    ]
+    text = "\ufeff" + "\r\n".join(delimiter.join(row) for row in rows) + "\r\n\r\n"
+    (tmp_path / "pairs.csv").write_bytes(text.encode())
+    found = find_pairs(tmp_path)
+    assert found == find_pairs(tmp_path / "pairs.csv")
+    assert found.pairs == (
+        Pair(tmp_path / "x/1.jpg", tmp_path / "y/cat, one.png", "1", "train", "g"),
+        Pair(tmp_path / "x/2.jpg", tmp_path / "y/dog.png", "2", None, None),
+    )
+    grouped = find_pairs(tmp_path, group_column="Patient")
+    assert [pair.group for pair in grouped.pairs] == ["p1", "p2"]
+    assert found.rule.endswith("pairs.csv, 2 pairs")
+
+
+def test_table_names_are_unique(tmp_path: Path) -> None:
+    images = ["p/a.png", "p/a.jpg", "q/a.png"]
+    write(tmp_path, [*images, "m.png"])
+    table = tmp_path / "list.csv"
+    table.write_text("image,mask\n" + "".join(f"{image},m.png\n" for image in images))
+    found = find_pairs(tmp_path, table=table)
+    assert [pair.name for pair in found.pairs] == ["p/a_jpg", "p/a_png", "q/a"]
+
+
+def test_every_fault_of_a_table_is_listed(tmp_path: Path) -> None:
+    write(tmp_path, ["a.png", "b.png"])
+    rows = ["a.png,b.png,train", "a.png,gone.png,train", "lost.png,,fold1", "b.png,a.png,val,more"]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,mask,split", *rows]))
+    with pytest.raises(PairingError, match="faulty rows") as error:
+        find_pairs(tmp_path)
+    assert error.value.offenders == [
+        "line 3: mask gone.png does not exist",
+        "line 4: image lost.png does not exist",
+        "line 4: no mask",
+        "line 4: split fold1 is none of train, val, test",
+        "line 5: more cells than columns (quote names with commas)",
+        f"{tmp_path}/a.png is listed 2 times as image",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"picture,truth\na,b\n", "lacks columns\n  - image\n  - mask\n.*found: picture, truth"),
+        (b"", "lacks columns"),
+        (b"image,mask\n", "lists no pairs"),
+        (b"image,mask\n\xff\xfe,a\n", "cannot read .*UTF-8"),
+        (b'image,mask\n"a"b,c\n', "cannot read"),
+    ],
+)
+def test_table_that_is_none(tmp_path: Path, text: bytes, message: str) -> None:
+    (tmp_path / "pairs.csv").write_bytes(text)
+    with pytest.raises(PairingError, match=f"(?s){message}"):
+        find_pairs(tmp_path)
+
+
+def test_missing_table(tmp_path: Path) -> None:
+    with pytest.raises(PairingError, match=r"gone\.csv: No such file or directory\nCheck"):
+        find_pairs(tmp_path, table=tmp_path / "gone.csv")
+
+
+# Groups
+
+
+def test_groups_from_file_names_or_folders(tmp_path: Path) -> None:
+    keys = ["p1/7_a", "p1/8_b", "p2/7_c"]
+    root = write(tmp_path, [f"{side}/{key}.png" for side in ("images", "masks") for key in keys])
+    assert [pair.group for pair in find_pairs(root, group=r"^\d").pairs] == ["7", "8", "7"]
+    assert [pair.group for pair in find_pairs(root, group=r"_(.)").pairs] == ["a", "b", "c"]
+    assert [pair.group for pair in find_pairs(root, group="^p[0-9]+").pairs] == ["p1", "p1", "p2"]
+
+
+def test_group_must_match_every_image(tmp_path: Path) -> None:
+    keys = ["p1", "q", "r"]
+    root = write(tmp_path, [f"{side}/{key}.png" for side in ("images", "masks") for key in keys])
+    with pytest.raises(ConfigError, match="does not match 2 of 3 images") as error:
+        find_pairs(root, group=r"p\d")
+    assert error.value.offenders == ["q", "r"]
+    with pytest.raises(ConfigError, match="no regular expression"):
+        find_pairs(root, group="(")
+
+
+def test_selection() -> None:
+    pairs = tuple(Pair(Path(s), None, s, s) for s in ("train", "test"))
+    assert [p.name for p in PairSet(Path(), pairs, "").select("all")] == ["train", "test"]
+    assert [p.name for p in PairSet(Path(), pairs, "").select("test")] == ["test"]
+    assert [p.name for p in PairSet(Path(), pairs, "").select("val")] == ["train"]
+
+
+# Images for prediction
+
+
+def outputs(found: list[tuple[Path, Path]]) -> dict[str, str]:
+    return {path.as_posix(): name.as_posix() for path, name in found}
+
+
+def test_images_of_folders_files_and_patterns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write(tmp_path, ["in/a.png", "in/sub/b.x.tif", "in/.c.png", "in/d.txt"]))
+    assert outputs(find_images([Path("in")])) == {"in/a.png": "a", "in/sub/b.x.tif": "sub/b.x"}
+    assert outputs(find_images(["in/sub/b.x.tif"])) == {"in/sub/b.x.tif": "b.x"}
+    assert outputs(find_images(["in/*.*"])) == {"in/a.png": "a"}
+    expected = {"in/a.png": "a", "in/sub/b.x.tif": "sub/b.x"}
+    assert outputs(find_images(["in/*"])) == outputs(find_images(["in/**/*"])) == expected
+    assert outputs(find_images([str(tmp_path / "i?/sub")])) == {
+        str(tmp_path / "in/sub/b.x.tif"): "in/sub/b.x"
+    }
+
+
+def test_equal_outputs_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write(tmp_path, ["p/x.jpg", "p/x.png", "p/y.png", "q/x.png", "q/z.png"]))
+    assert outputs(find_images(["p"])) == {"p/x.jpg": "x_jpg", "p/x.png": "x_png", "p/y.png": "y"}
+    assert outputs(find_images(["p/x.png", "q"])) == {
+        "p/x.png": "p/x_png",
+        "q/x.png": "q/x_png",
+        "q/z.png": "z",
+    }
+
+
+@given(st.sets(st.from_regex(r"([ab]/)?[xy](_png)?\.(png|jpg)", fullmatch=True), min_size=1))
+def test_outputs_never_collide(tmp_path_factory: pytest.TempPathFactory, files: set[str]) -> None:
+    root = write(tmp_path_factory.mktemp("in"), files)
+    found = find_images([root, *(root / file for file in sorted(files))])
+    assert {path for path, _ in found} == {root / file for file in files}
+    assert max(Counter(name for _, name in found).values()) == 1
+    assert [name for _, name in found] == sorted(name for _, name in found)
+
+
+def test_brackets_in_file_names_are_no_pattern(tmp_path: Path) -> None:
+    path = write(tmp_path, ["a[1].png", "a1.png"]) / "a[1].png"
+    assert find_images([path]) == [(path, Path("a[1]"))]
+
+
+def test_inputs_without_images_are_all_listed(tmp_path: Path) -> None:
+    write(tmp_path, ["a.png", "empty/x.txt"])
+    inputs = [str(tmp_path / name) for name in ("a.png", "empty", "gone.png", "*.jpg")]
+    with pytest.raises(ImageError, match="no images found") as error:
+        find_images(inputs)
+    assert error.value.offenders == inputs[1:]
+    with pytest.raises(ImageError):
+        find_images([])
+
+
+# Real data
+
+REAL = {
+    "camvid": {"train": 82, "val": 30},
+    "crackforest": {None: 118},
+    "cwfid": {"train": 7, "test": 5},
+    "drive": {"train": 20},
+    "dsb2018": {None: 217},
+    "glas256": {"train": 85, "test": 80},
+    "hot_buildings_geotiff": {"train": 48, "val": 13},
+    "isbi2012_em": {None: 30},
+    "nucseg_16bit": {None: 29},
+    "sen1floods11_sample": {None: 1},
+    "sen1floods11_tiles13band": {"train": 12, "val": 4},
+    "tiny_ade20k": {None: 3},
+    "tiny_kvasir_jpgmask": {None: 5},
+    "tiny_voc_palette": {None: 3},
+}
+
+
+ENDS = {
+    "drive": ("_training", "_manual1"),
+    "cwfid": ("_image", "_annotation"),
+    "hot_buildings_geotiff": ("", ".mask"),
+    "sen1floods11_sample": ("_S2Hand", "_LabelHand"),
+}
+
+
+@pytest.mark.parametrize("folder", REAL)
+def test_real_folder(real_data: Path, folder: str) -> None:
+    found = find_pairs(real_data / folder)
+    assert Counter(pair.split for pair in found.pairs) == REAL[folder]
+    image_end, mask_end = ENDS.get(folder, ("", ""))
+    for pair in found.pairs:
+        assert pair.mask is not None
+        assert pair.image.stem == pair.name.split("/")[-1] + image_end
+        assert pair.mask.stem == pair.name.split("/")[-1] + mask_end
+        assert pair.image.parent.name.replace("images", "masks") == pair.mask.parent.name
+
+
+def test_real_rule(real_data: Path) -> None:
+    rule = find_pairs(real_data / "drive").rule
+    assert rule == "images/{split}/NAME_training.tif ↔ masks/{split}/NAME_manual1.gif, 20 pairs"
+
+
+def test_a_table_may_hold_any_name(tmp_path: Path) -> None:
+    names = ["a\rb", "c\nd", "e,f;g", 'h"i', " j "]
+    root = write(tmp_path, [f"{side}/{name}.png" for name in names for side in ("images", "masks")])
+    with (root / "pairs.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "mask"])
+        writer.writerows([f"images/{name}.png", f"masks/{name}.png"] for name in names)
+    found = couples(find_pairs(root))
+    assert found == {f"images/{name}.png": f"masks/{name}.png" for name in names}
+
+
+def test_a_table_with_a_name_beyond_all_limits_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("image,mask\n" + "a" * 5000 + ".png,b.png\n", encoding="utf-8")
+    with pytest.raises(PairingError, match="faulty rows"):
+        find_pairs(table)

@@ -1,1 +1,0 @@
-"""A folder of pairs → what is wrong with it, and the mend."""

@@ -1,0 +1,1 @@
+"""A folder of pairs → what is wrong with it, and the fix."""

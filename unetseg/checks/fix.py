@@ -1,0 +1,282 @@
+"""A fixed copy of a folder; the folder itself is never touched.
+
+What a program can put right is put right: stray mask values are snapped to their class, masks at a
+whole fraction or multiple of the image's size are resized, masks drawn on the unrotated photo are
+rotated with it, names that differ only in case or Unicode form are made equal, and suffixes are
+those of the content, and names that other machines refuse or confuse get another. Everything else
+is copied byte for byte, or left out and listed.
+"""
+
+import csv
+import io
+import os
+import shutil
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.checks.evidence import Evidence
+from unetseg.checks.files import SUFFIXES
+from unetseg.checks.finding import listed
+from unetseg.checks.names import UNSEEN
+from unetseg.checks.sizes import whole_factor
+from unetseg.config import DataConfig
+from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts
+from unetseg.data.files.images import upright
+from unetseg.data.masks.class_map import ClassMap, read_mask, write_mask
+from unetseg.data.masks.mask_values import MaskFacts
+from unetseg.data.pairs.description import write_description
+from unetseg.data.pairs.match import Pair
+from unetseg.data.pairs.mismatch import fold
+from unetseg.errors import DataError, ImageError, MachineError, MaskError
+from unetseg.progress import SILENT, Progress
+from unetseg.storage import replace_folder, write_json, write_text
+from unetseg.text import plural, printable
+
+
+@dataclass
+class Fixed:
+    """What `write_fixes` did, one line for each file.
+
+    Attributes:
+        pairs: Pairs that were written.
+        changes: Files of the copy that differ from the original, and how.
+        left_out: Files that could not be fixed, and why.
+    """
+
+    pairs: int = 0
+    changes: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def check_target(data: Path, out: Path) -> None:
+    """Refuse a folder for the copy of `data` that is in use, or a part of `data`.
+
+    Raises:
+        MachineError: `out` holds something, or lies in `data`.
+    """
+    if data.resolve() in out.resolve().parents:
+        raise MachineError(
+            f"{printable(out)} lies in {printable(data)}, which is never changed",
+            fix="Name a folder outside of it.",
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise MachineError(
+            f"{printable(out)} holds something already", fix="Name a folder that is not there."
+        )
+
+
+def write_fixes(
+    evidence: Evidence,
+    class_map: ClassMap,
+    out: Path,
+    settings: DataConfig | None = None,
+    left_out: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> Fixed:
+    """Write OUT/images, OUT/masks, OUT/pairs.csv, OUT/dataset.yaml and OUT/fixed.json.
+
+    Args:
+        evidence: The pairs to copy, with the splits and groups to keep.
+        class_map: What the mask values mean; with `snap` where stray ones are to be snapped.
+        out: A folder that is not there yet, or empty.
+        settings: Of which the share of validation is kept.
+        left_out: Files that are known to be beyond fixing, for the list.
+        progress: Hears what is done.
+
+    Raises:
+        MachineError: `out` holds something, lies in the folder, or cannot be written.
+        DataError: no pair can be fixed.
+    """
+    check_target(evidence.root, out)
+    out = out.resolve()  # "." has no name beside which a folder could be prepared
+    result = Fixed(left_out=list(left_out))
+    rows: list[dict[str, str]] = []
+    progress.start("fixing", len(evidence.pairs))
+    with replace_folder(out) as fresh, ThreadPoolExecutor(os.cpu_count()) as pool:
+        names = _free_names(pair.name for pair in evidence.pairs)
+        fix = partial(_fix_pair, class_map=class_map, out=fresh)
+        copies = pool.map(fix, evidence.pairs, evidence.facts, names)
+        for pair, copy in zip(evidence.pairs, copies, strict=True):
+            progress.advance("fixing", file=printable(pair.name))
+            if isinstance(copy, str):
+                result.left_out.append(copy)
+                continue
+            rows.append(_row(pair, copy))
+            result.changes += copy.changes
+        if not rows:
+            raise DataError("no pair can be fixed", result.left_out, "Fix the files by hand.")
+        result.pairs = len(rows)
+        _write_lists(fresh, rows, class_map, settings or DataConfig(), result)
+    progress.finish("fixing")
+    return result
+
+
+def _free_names(names: Iterable[str]) -> Iterator[str]:
+    """Names without unseen characters, and different in more than case or Unicode form."""
+    taken: set[str] = set()
+    for name in names:
+        seen = UNSEEN.sub("_", unicodedata.normalize("NFC", name))
+        options = chain([seen], (f"{seen}_{i}" for i in count(2)))
+        free = next(option for option in options if fold(option) not in taken)
+        taken.add(fold(free))
+        yield free
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """Where a fixed pair lies below the copy, and what was changed."""
+
+    image: str
+    mask: str
+    changes: tuple[str, ...]
+
+
+def _fix_pair(
+    pair: Pair, fact: PairFacts, name: str, class_map: ClassMap, out: Path
+) -> _Copy | str:
+    """Copy a pair, fixed, under a new name; or say why that cannot be."""
+    assert pair.mask is not None  # the evidence holds whole pairs
+    if fact.image.bad:
+        return f"{pair.image}: {NO_NUMBERS}"
+    try:
+        index, step = _fixed_mask(pair.mask, fact, class_map)
+    except MaskError as error:
+        return error.summary  # a class of its own, or changed since it was looked at
+    if index is None and step:
+        return f"{pair.mask}: {step}"
+    image = f"images/{name}{_suffix(pair.image, fact.image.format)}"
+    suffix = _suffix(pair.mask, fact.mask.format) if index is None else class_map.suffix
+    mask = f"masks/{name}{suffix}"
+    renamed = _renamed(pair, name)
+    alike = [] if renamed else _made_alike(pair)
+    relabelled = [] if step else _relabelled(pair.mask, fact.mask.format)
+    changes = [
+        (image, [*renamed, *_relabelled(pair.image, fact.image.format)]),
+        (mask, [*renamed, *alike, *relabelled, *filter(None, [step])]),
+    ]
+    try:
+        _copy(pair.image, out / image)
+        if index is None:
+            _copy(pair.mask, out / mask)
+        else:
+            write_mask(out / mask, index, class_map)
+    except ImageError as error:
+        (out / image).unlink(missing_ok=True)
+        return error.summary
+    lines = tuple(f"{file}: {', '.join(steps)}" for file, steps in changes if steps)
+    return _Copy(image, mask, lines)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the content of a file; an error of reading is told from one of writing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        if error.filename is None or Path(error.filename) != source:
+            raise
+        raise ImageError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def _fixed_mask(
+    path: Path, fact: PairFacts, class_map: ClassMap
+) -> tuple[NDArray[np.uint8] | None, str]:
+    """The class indexes of a mask that needs fixing, and what was done.
+
+    Without indexes and text the file is good as it is; with a text alone it is beyond fixing.
+    """
+    strays = _strays(fact.mask, class_map)
+    same_size = fact.mask.shape == fact.image.shape
+    if same_size and not strays and not fact.mask.lossy:
+        return None, ""
+    index = class_map.encode(read_mask(path).pixels, path)
+    steps = [f"{plural(strays, 'pixel')} snapped to the nearest class"] if strays else []
+    if not same_size:
+        resized, step = _resized(index, fact)
+        if resized is None:
+            return None, step
+        index, steps = resized, [*steps, step]
+    return index, ", ".join(steps) or "saved without loss"
+
+
+def _strays(mask: MaskFacts, class_map: ClassMap) -> int:
+    """The pixels whose code is none of the class map."""
+    known = {*(item.code for item in class_map.classes), *class_map.ignore}
+    if mask.coding == "rgb" and class_map.coding != "rgb":  # grey among numbers
+        known = {(code, code, code) for code in known if not isinstance(code, tuple)}
+    return mask.pixels - sum(pixels for code, pixels in mask.counts if code in known)
+
+
+def _resized(index: NDArray[np.uint8], fact: PairFacts) -> tuple[NDArray[np.uint8] | None, str]:
+    """A mask at the size of its image, where a whole factor or a rotation makes it so."""
+    factor = whole_factor(fact.image.shape, fact.mask.shape)
+    if factor is not None and factor >= 1:
+        times = round(factor)
+        return index.repeat(times, 0).repeat(times, 1), f"enlarged {times} times"
+    if factor is not None:
+        step = round(1 / factor)
+        return index[step // 2 :: step, step // 2 :: step], f"reduced {step} times"
+    turned: NDArray[Any] = upright(index[..., None], fact.image.orientation)[..., 0]
+    if turned.shape == fact.image.shape and fact.image.orientation > 1:
+        return np.ascontiguousarray(turned), "turned upright like its image"
+    return None, "its size is no whole multiple or fraction of the image's"
+
+
+def _suffix(path: Path, content: str) -> str:
+    """The suffix that says what the file holds; its own where that is no lie."""
+    own, right = path.suffix.lower(), SUFFIXES.get(content, ())
+    return own if own in right or not right else right[0]
+
+
+def _relabelled(path: Path, content: str) -> list[str]:
+    """What is said about a suffix that lied."""
+    lied = _suffix(path, content) != path.suffix.lower()
+    return [f"the content is {content}, not {path.suffix}"] if lied else []
+
+
+def _renamed(pair: Pair, name: str) -> list[str]:
+    """What is said about a name that could not stay."""
+    stays = unicodedata.normalize("NFC", pair.name) == name
+    return [] if stays else [f"was {printable(pair.name)}"]
+
+
+def _made_alike(pair: Pair) -> list[str]:
+    """What is said about a mask that differed from its image in case or Unicode form."""
+    assert pair.mask is not None
+    image, mask = pair.image.stem, pair.mask.stem
+    return ["named like its image"] if image != mask and fold(image) == fold(mask) else []
+
+
+def _row(pair: Pair, copy: _Copy) -> dict[str, str]:
+    group = printable(pair.group or "")
+    return {"image": copy.image, "mask": copy.mask, "split": pair.split or "", "group": group}
+
+
+def _write_lists(
+    out: Path,
+    rows: Sequence[dict[str, str]],
+    class_map: ClassMap,
+    settings: DataConfig,
+    result: Fixed,
+) -> None:
+    """pairs.csv, dataset.yaml with the classes, and fixed.json with what was done."""
+    used = [name for name in rows[0] if any(row[name] for row in rows)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, used, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "pairs.csv", text.getvalue())
+    clean = class_map.model_copy(update={"snap": False})
+    kept = DataConfig(val_fraction=settings.val_fraction)
+    write_description(out / "dataset.yaml", clean, settings=kept)
+    lists = {"changes": listed(result.changes), "left_out": listed(result.left_out)}
+    write_json(out / "fixed.json", {"pairs": result.pairs, **lists})

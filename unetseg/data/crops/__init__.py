@@ -1,0 +1,1 @@
+"""Pairs → (image C×H×W, mask H×W): windows, cache, augmentation, order."""

@@ -1,0 +1,282 @@
+"""Decoded pairs kept between epochs: in memory, in one file on disk, or nowhere.
+
+A crop is the same wherever its pair is kept; only the time it takes differs.
+"""
+
+import mmap
+import os
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from shutil import disk_usage
+from threading import Lock
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.data.crops.reader import DecodedPair, PairReader
+from unetseg.data.facts.survey import Survey
+from unetseg.errors import ConfigError, MachineError, OutOfMemoryError
+from unetseg.progress import SILENT, Progress
+from unetseg.runtime import host_memory
+from unetseg.storage import writing
+
+KEPT_SHARE = 0.3
+"""Share of the free memory that the decoded pairs of all splits together may take."""
+MOST_SHARE = 0.8
+"""The same where memory was asked for: the network needs some too."""
+ROOM = 2
+"""Free room on the disk before the file is written, relative to the file."""
+READING_SPEED = 500e6
+"""Bytes per second that a disk gives; files that are decoded faster are not worth a copy."""
+SAMPLE_PAIRS = 4
+"""Pairs that are decoded to learn how fast that is."""
+FORKS = sys.platform == "linux"
+"""Whether the processes that load crops are forked: they then share what this one has open."""
+
+_ALIGNMENT = 64  # bytes; where an array begins in the file
+
+Place = Literal["memory", "disk", "none"]
+
+
+@dataclass(frozen=True)
+class CacheChoice:
+    """Where decoded pairs are kept, and why."""
+
+    place: Place
+    reason: str
+
+
+def read_split(
+    known: Survey,
+    split: str,
+    bands: int,
+    cache: str = "auto",
+    folder: Path | None = None,
+    progress: Progress = SILENT,
+) -> PairReader:
+    """The reader of a split, with its pairs decoded and kept where `cache` says.
+
+    Giants stay as they are.
+
+    Args:
+        known: The pairs and their facts.
+        split: train, val or test.
+        bands: Bands that every image must have.
+        cache: memory, disk, none, or auto: what `choose_cache` chooses for this split alone.
+        folder: Where the file of the cache is written, with no other training writing there.
+        progress: Hears of each decoded pair.
+
+    Raises:
+        OutOfMemoryError: memory was asked for, and does not hold the split.
+        MachineError: the disk was asked for, and does not hold it or cannot be written.
+        ConfigError: the disk was asked for without a folder.
+        DataError: a file cannot be read.
+    """
+    place = choose_cache(known, bands, cache, folder, (split,)).place
+    reader = PairReader(known.select(split), known.class_map, bands)
+    if place == "memory":
+        reader.keep(progress=progress)
+    elif place == "disk" and folder is not None:
+        reader.keep(decoded_file(folder, split), progress)
+    return reader
+
+
+def choose_cache(
+    known: Survey,
+    bands: int,
+    cache: str = "auto",
+    folder: Path | None = None,
+    splits: Sequence[str] = ("train", "val"),
+) -> CacheChoice:
+    """Where the decoded pairs of all `splits` together are kept.
+
+    Without a wish: in memory while they take a small part of what is free; else on the disk of
+    `folder` when it has twice the room and the files take longer to decode than to read raw.
+
+    Raises:
+        OutOfMemoryError: memory was asked for, and does not hold them.
+        MachineError: the disk was asked for, and does not hold them.
+        ConfigError: the disk was asked for without a folder.
+    """
+    if cache == "none":
+        return CacheChoice("none", "as set")
+    readers = [PairReader(known.select(split), known.class_map, bands) for split in splits]
+    size = sum(
+        fact.image.pixels * pixel_bytes(known, bands)
+        for split, reader in zip(splits, readers, strict=True)
+        for index, fact in enumerate(known.facts_of(split))
+        if not reader.is_giant(index)
+    )
+    if cache == "memory":
+        return _as_asked_in_memory(size)
+    if cache == "disk":
+        return _as_asked_on_disk(size, folder)
+    share = size / host_memory()
+    if share < KEPT_SHARE:
+        return CacheChoice("memory", f"decoded they take {_bytes(size)}, {share:.1%} of the free")
+    too_much = f"decoded they take {_bytes(size)}, {share:.0%} of the free memory"
+    room = 0 if folder is None else disk_usage(folder).free
+    if room < ROOM * size:
+        return CacheChoice("none", f"{too_much}; the disk has {_bytes(room)} free")
+    speed = decoding_speed(readers)
+    told = f"{too_much}; they are decoded at {_bytes(speed)}/s"
+    return CacheChoice("disk" if speed < READING_SPEED else "none", told)
+
+
+def pixel_bytes(known: Survey, bands: int) -> int:
+    """Bytes of a decoded pixel and its class."""
+    return bands * np.dtype(known.dtype).itemsize + 1
+
+
+def decoding_speed(readers: Sequence[PairReader]) -> float:
+    """Decoded bytes per second of a few pairs, in one thread; inf where all are giants."""
+    wholes = [(reader, i) for reader in readers for i in range(len(reader))]
+    wholes = [(reader, i) for reader, i in wholes if not reader.is_giant(i)]
+    some = wholes[:: max(1, len(wholes) // SAMPLE_PAIRS)][:SAMPLE_PAIRS]
+    began = time.perf_counter()
+    size = sum(array.nbytes for reader, i in some for array in reader.decode(i))
+    return size / (time.perf_counter() - began) if size else float("inf")
+
+
+class _Place(NamedTuple):
+    """Where an array is in the file."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class DecodedFile:
+    """Decoded pairs in one file of raw arrays, mapped into memory; a `PairStore`.
+
+    What is where in the file is known to this object alone, so that nobody else can take the file
+    for whole. Create it with `decoded_file`.
+
+    Args:
+        path: The file.
+        places: Where the arrays of each pair are, when the file is written already.
+    """
+
+    def __init__(
+        self, path: Path, places: Mapping[int, tuple[_Place, _Place]] | None = None
+    ) -> None:
+        self.path = path
+        self._file = path.open("r+b", buffering=0)
+        self._places = dict(places or {})
+        self._map: mmap.mmap | None = None
+        self._end = 0
+        self._lock = Lock()
+        self._release = weakref.finalize(self, self._file.close)
+
+    def __setitem__(self, index: int, pair: DecodedPair) -> None:
+        image, mask = (self._append(array) for array in pair)
+        self._places[index] = image, mask
+
+    def get(self, index: int) -> DecodedPair | None:
+        """The pair as arrays that lie in the file, if it is kept."""
+        if index not in self._places:
+            return None
+        image, mask = (self._array(place) for place in self._places[index])
+        return image, mask
+
+    def clear(self) -> None:
+        """Forget all pairs; the file goes as soon as no array of it is in use."""
+        self._places = {}
+        self._map = None
+        self._release()
+        _remove(self.path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a process that is not forked from this one: it opens the file by its name."""
+        return DecodedFile, (self.path, self._places)
+
+    def _append(self, array: NDArray[Any]) -> _Place:
+        """Write an array behind what is there."""
+        # Written, not assigned to a map: a full disk is an error then, and no end of the process.
+        with self._lock, writing(self.path):
+            place = _Place(self._end, array.shape, array.dtype.str)
+            self._file.seek(place.offset)
+            rest = np.ascontiguousarray(array).data.cast("B")
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            self._end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+            self._map = None
+        return place
+
+    def _array(self, place: _Place) -> NDArray[Any]:
+        """An array of the file; its pages are read when they are looked at."""
+        if self._map is None:
+            self._map = mmap.mmap(self._file.fileno(), 0)
+        count = prod(place.shape)
+        return np.frombuffer(self._map, place.dtype, count, place.offset).reshape(place.shape)
+
+
+def decoded_file(folder: Path, split: str) -> DecodedFile:
+    """An empty file for the decoded pairs of a split, which leaves no trace.
+
+    Where the processes that load crops are forked, the file loses its name at once: the system
+    gives the room back when the last process that has it open ends, however that comes. Elsewhere
+    it has a hidden name until it is cleared or this process ends; what a crash leaves is removed
+    by the next training in that folder.
+
+    Args:
+        folder: Where the file is written, with no other training writing there.
+        split: Part of its name.
+
+    Raises:
+        MachineError: the folder cannot be written.
+    """
+    prefix = f".decoded-{split}-"
+    with writing(folder / f"{prefix}*"):
+        for leftover in folder.glob(f"{prefix}*"):
+            _remove(leftover)
+        handle, name = tempfile.mkstemp(prefix=prefix, dir=folder)
+        os.close(handle)
+        file = DecodedFile(Path(name))
+        if FORKS:
+            file.path.unlink()
+        else:
+            weakref.finalize(file, _remove, file.path)
+    return file
+
+
+def _remove(path: Path) -> None:
+    # Windows keeps a file that is mapped somewhere; then the next training removes it.
+    with suppress(PermissionError):
+        path.unlink(missing_ok=True)
+
+
+def _as_asked_in_memory(size: int) -> CacheChoice:
+    free = host_memory()
+    if size > MOST_SHARE * free:
+        raise OutOfMemoryError(
+            f"decoded the images take {_bytes(size)}, and {_bytes(free)} of memory are free",
+            fix="Choose --cache disk, or --cache none.",
+        )
+    return CacheChoice("memory", f"as set: {_bytes(size)}, {size / free:.0%} of the free memory")
+
+
+def _as_asked_on_disk(size: int, folder: Path | None) -> CacheChoice:
+    if folder is None:
+        raise ConfigError("--cache disk needs a run folder", fix="Choose --cache memory or none.")
+    free = disk_usage(folder).free
+    if size > free:
+        raise MachineError(
+            f"decoded the images take {_bytes(size)}, and {_bytes(free)} are free on the disk of "
+            f"{folder}",
+            fix="Choose --cache none, or --out on another disk.",
+        )
+    return CacheChoice("disk", f"as set: {_bytes(size)}, {_bytes(free)} are free")
+
+
+def _bytes(size: float) -> str:
+    """A number of bytes for people: 512 MB, 3.2 GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -1,0 +1,210 @@
+"""Pairs → training crops: a sample is a pure function of (seed, position in the training)."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from unetseg.data.crops.augment import Augmenter
+from unetseg.data.crops.cache import FORKS
+from unetseg.data.crops.crop import GiantPair, WholePair
+from unetseg.data.crops.reader import PairReader
+from unetseg.data.facts.fingerprint import pooled
+from unetseg.data.facts.survey import Survey
+from unetseg.data.files.nodata import filled, missing_pixels
+from unetseg.data.masks.class_map import IGNORED
+
+
+class Sample(NamedTuple):
+    """One crop, or a batch of crops with a leading N."""
+
+    image: Tensor
+    """C×H×W, raw pixel values, uint8 or float32."""
+    mask: Tensor
+    """H×W uint8, class indexes; 255 is ignored."""
+    statistics: Tensor
+    """2×C float32: mean and deviation of the whole image the crop is from."""
+
+    def split(self, parts: int) -> "list[Sample]":
+        """A batch as `parts` smaller ones."""
+        return [Sample(*part) for part in zip(*(t.chunk(parts) for t in self), strict=True)]
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """How crops are taken from images."""
+
+    size: int
+    """Side, pixels."""
+    profile: str
+    """Augmentation profile."""
+    oversample: float
+    """Share of the crops that are centred on a pixel of a class drawn at random."""
+    upright: bool = False
+    """Whether up is up in the images."""
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Pixels without data in the images of a split, kept from loss and network.
+
+    Attributes:
+        nodata: The value that each image declares for them, or None.
+        mean: Mean of the training pixels, per band.
+        std: Deviation of the training pixels, per band.
+    """
+
+    nodata: tuple[float | None, ...]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+    def hide(
+        self, index: int, image: NDArray[Any], mask: NDArray[np.uint8]
+    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """A window of an image, filled as for prediction, and of its mask, ignored there."""
+        nodata = self.nodata[index]
+        if nodata is None:
+            return image, mask
+        hidden = np.where(missing_pixels(image, nodata), np.uint8(IGNORED), mask)
+        return filled(image, nodata, self.mean, self.std), hidden
+
+
+def find_gaps(known: Survey, split: str, bands: int) -> Gaps:
+    """What the images of a split declare."""
+    over = pooled([fact.image for fact in known.facts_of("train")], bands)
+    nodata = tuple(fact.image.nodata for fact in known.facts_of(split))
+    return Gaps(nodata, over["mean"], over["std"])
+
+
+class Crops(Dataset[Sample]):
+    """Augmented crops. The index is a pair of numbers: (which image, seed of the draw).
+
+    Args:
+        reader: The pairs.
+        rule: How crops are taken.
+        statistics: N×2×C, mean and deviation of every image, in the reader's order.
+        gaps: Pixels without data, where there are such.
+    """
+
+    def __init__(
+        self,
+        reader: PairReader,
+        rule: CropRule,
+        statistics: NDArray[np.float32],
+        gaps: Gaps | None = None,
+    ) -> None:
+        self.reader = reader
+        self.rule = rule
+        self.statistics = statistics
+        self.gaps = gaps
+        self.augment = Augmenter(rule.profile, rule.size, upright=rule.upright)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        index, seed = key
+        pair = self.reader.pair(index)
+        rng = np.random.default_rng(seed)
+        image, mask = pair.window(self._centre(pair, rng), self.augment.window)
+        if self.gaps is not None:
+            image, mask = self.gaps.hide(index, image, mask)
+        image, mask = self.augment(image, mask, int(rng.integers(2**31)))
+        return Sample(
+            torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),  # C, H, W
+            torch.from_numpy(np.ascontiguousarray(mask)),
+            torch.from_numpy(self.statistics[index]),
+        )
+
+    def _centre(self, pair: WholePair | GiantPair, rng: np.random.Generator) -> tuple[int, int]:
+        if rng.random() < self.rule.oversample:
+            present = pair.present(self.reader.class_map.foreground)
+            if present:
+                return pair.pixel(present[rng.integers(len(present))], rng)
+        height, width = pair.size
+        size = self.rule.size
+        return _random_centre(height, size, rng), _random_centre(width, size, rng)
+
+
+def _random_centre(length: int, size: int, rng: np.random.Generator) -> int:
+    """The middle of a crop that lies wholly inside, or of the image when that is smaller."""
+    if length <= size:
+        return length // 2
+    return int(rng.integers(size // 2, length - (size - size // 2) + 1))
+
+
+class Order(Sampler[list[tuple[int, int]]]):
+    """The batches of the whole training, without end.
+
+    Every epoch visits image i `repeats[i]` times in an order drawn from (seed, epoch). The batch at
+    step s is a pure function of (seed, s), whatever the number of workers; so a resumed training
+    goes on with the very crops the interrupted one would have seen.
+    """
+
+    def __init__(self, repeats: Sequence[int], batch: int, seed: int, first_step: int = 0) -> None:
+        self.images = np.repeat(np.arange(len(repeats)), repeats)
+        self.batch = batch
+        self.seed = seed
+        self.first_step = first_step
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches until every image was seen; the last one is filled from the same epoch."""
+        return -(-len(self.images) // self.batch)
+
+    def after(self, steps: int) -> "Order":
+        """The same order, entered so many batches later."""
+        later = copy(self)
+        later.first_step += steps
+        return later
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, skip = divmod(self.first_step, self.steps_per_epoch)
+        while True:
+            yield from self._epoch(epoch)[skip:]
+            epoch, skip = epoch + 1, 0
+
+    def _epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        length = self.steps_per_epoch * self.batch
+        order = np.resize(rng.permutation(self.images), length)
+        keys = list(zip(order.tolist(), rng.integers(2**62, size=length).tolist(), strict=True))
+        return [keys[at : at + self.batch] for at in range(0, length, self.batch)]
+
+
+def crop_loader(crops: Crops, order: Order, workers: int, *, pin: bool = False) -> DataLoader[Any]:
+    """The loader of the whole training: batches of `Sample`, without end."""
+    return DataLoader(
+        crops,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_start_worker,
+        timeout=600 if workers else 0,
+        # Its own generator: the global one belongs to the network, and to an exact resume.
+        generator=torch.Generator().manual_seed(order.seed),
+        # Forked workers share the decoded images; spawned ones would each be sent a copy.
+        multiprocessing_context="fork" if workers and FORKS else None,
+    )
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Crops as a batch, its image channels_last: as crops are cut and as the network wants it."""
+    images, masks, statistics = zip(*samples, strict=True)
+    batch = torch.stack([image.permute(1, 2, 0) for image in images])  # N, H, W, C
+    return Sample(batch.permute(0, 3, 1, 2), torch.stack(masks), torch.stack(statistics))
+
+
+def _start_worker(_worker: int) -> None:
+    """One thread for each worker; signals to stop are for the main process, which ends them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

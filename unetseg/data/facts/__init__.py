@@ -1,0 +1,1 @@
+"""What a folder is like: its fingerprint, its near-copies, and the survey of it all."""

@@ -1,0 +1,314 @@
+"""What the pixels of one image are like, in one reading; a giant is read strip by strip."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from unetseg.data.facts.similarity import perceptual_hash
+from unetseg.data.files.images import (
+    content_format,
+    effective_bands,
+    image_of,
+    open_picture,
+    pillow_bands,
+    stored_orientation,
+)
+from unetseg.data.files.nodata import missing_pixels
+from unetseg.data.masks.rasters import Raster, georeference, open_raster, reads_by_windows
+from unetseg.errors import ImageError
+
+STRIP = 256  # rows of a giant that are looked at together
+THUMBNAIL = 1024  # pixels: the longer side of what the perceptual hash is made from, at most
+FILL_SHARE = 0.005  # of the pixels; a value that fills less may be there by chance
+
+_GREY = 64  # pixels: the sides that the thumbnail is reduced to
+_SUMMABLE = 1e30  # sums of the float32 numbers below stay finite
+# Nobody measures just these. They need to lie a tenth of the range of the others away from it.
+_CODES = (-9999.0, float(np.finfo(np.float32).min))
+# Ends of a number type, where saturated pixels gather too, but then others lie near: these must
+# lie further away than the others are from each other.
+_ENDS = (-32768.0, 65535.0)
+
+
+class ImageFacts(BaseModel):
+    """One image in numbers; one entry per band in the tuples, raw pixel values.
+
+    Attributes:
+        shape: Height and width, pixels, upright.
+        dtype: Number type of the pixels.
+        mean: Mean of each band, over the finite pixels with data; 0 where there are none.
+        std: Deviation of each band, over the same pixels.
+        low: Lowest value of each band, over the same pixels.
+        high: Highest value of each band, over the same pixels.
+        format: What the content is, whatever the name says: PNG, JPEG, TIFF, …
+        orientation: 1–8 as EXIF or TIFF store it (the pixels here are upright already).
+        pillow_bands: Bands that Pillow sees in the file; None where it cannot open it.
+        pixel_hash: BLAKE2b-128 of shape, type and the hashes of the upright bands without an
+            opaque alpha, 32 hexadecimal digits.
+        perceptual_hash: See `data/similarity.py`; near-copies have near hashes.
+        at_low: Share of the same pixels that hold the lowest value of the band, 0–1.
+        at_high: Share of the same pixels that hold the highest value of the band, 0–1.
+        nodata: The value that the file declares for pixels without data (may be nan).
+        nodata_share: Share of the pixels that hold it in all bands, 0–1.
+        fill: A value such as −9999 that stands for "no data" without being declared.
+        fill_share: Share of the pixels that hold it in any band, 0–1.
+        bad: Pixels with NaN or infinity in any band, declared no-data not counted.
+    """
+
+    # NaN, a common no-data value, must come back from the cache as it went in.
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+
+    shape: tuple[int, int]
+    dtype: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    format: str = ""
+    orientation: int = 1
+    pillow_bands: int | None = None
+    pixel_hash: str = ""
+    perceptual_hash: str = ""
+    at_low: tuple[float, ...] = ()
+    at_high: tuple[float, ...] = ()
+    nodata: float | None = None
+    nodata_share: float = 0.0
+    fill: float | None = None
+    fill_share: float = 0.0
+    bad: int = 0
+
+    @property
+    def pixels(self) -> int:
+        """Height × width."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def bands(self) -> int:
+        """Number of bands, an opaque alpha not counted."""
+        return len(self.mean)
+
+    @property
+    def with_data(self) -> int:
+        """Pixels with data, as far as the file declares which have none."""
+        return self.pixels - round(self.nodata_share * self.pixels)
+
+
+def image_facts(path: Path) -> ImageFacts:
+    """Read an image and describe it.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    nodata = _declared_nodata(path)
+    if reads_by_windows(path):
+        with open_raster(path) as raster:
+            bands = raster.bands - _has_opaque_alpha(raster)
+            size = (raster.height, raster.width)
+            tally = _Tally(size, bands, raster.dtype, nodata)
+            tally.add_all(strip[..., :bands] for _, strip in raster.strips(STRIP))
+        return tally.facts(path, content_format(path), stored_orientation(path))
+    picture = open_picture(path)
+    image = image_of(picture, path)
+    height, width, _ = image.shape
+    bands = effective_bands(image)
+    tally = _Tally((height, width), bands, image.dtype, nodata)
+    tally.add_all([image[..., :bands]])
+    return tally.facts(path, picture.format, picture.orientation)
+
+
+def _declared_nodata(path: Path) -> float | None:
+    """The no-data value of a file, if its geographic tags can be read; its pixels may be anyway."""
+    try:
+        return georeference(path)[1]
+    except ImageError:
+        return None
+
+
+def _has_opaque_alpha(raster: Raster) -> bool:
+    """Whether the last band of a giant is an opaque alpha; most other bands tell at once."""
+    bands = raster.bands
+    strips = (strip for _, strip in raster.strips(STRIP))
+    return bands in {2, 4} and all(effective_bands(strip) < bands for strip in strips)
+
+
+class _Tally:
+    """Counts over the pixels of an image that comes in strips, from top to bottom."""
+
+    def __init__(
+        self, size: tuple[int, int], bands: int, dtype: np.dtype[Any], nodata: float | None
+    ) -> None:
+        self._size, self._dtype, self._nodata = size, dtype, nodata
+        self._bands = [_Band() for _ in range(bands)]
+        self._fills = [_Fill(v) for v in (*_CODES, *_ENDS) if v != nodata and _holds(dtype, v)]
+        self._missing = self._bad = self._top = 0
+        self._thumbnail: list[NDArray[Any]] = []
+
+    def add_all(self, strips: Iterable[NDArray[Any]]) -> None:
+        """Take in strips of H×W×C."""
+        step = -(-max(self._size) // THUMBNAIL)
+        for strip in strips:
+            self._thumbnail.append(strip[-self._top % step :: step, ::step].copy())
+            self._top += len(strip)
+            self._count(strip)
+
+    def _count(self, strip: NDArray[Any]) -> None:
+        missing, kept = None, None
+        if self._nodata is not None and (hidden := missing_pixels(strip, self._nodata)).any():
+            missing, kept = hidden, ~hidden
+            self._missing += int(hidden.sum())
+        if strip.dtype.kind == "f" and not np.isfinite(strip).all():
+            finite = np.isfinite(strip).all(axis=-1)
+            self._bad += int((~finite if missing is None else ~finite & ~missing).sum())
+            kept = finite if missing is None else finite & ~missing
+        extremes: list[float] = []
+        for band, plane in zip(self._bands, np.moveaxis(strip, -1, 0), strict=True):
+            # numpy reduces contiguous pixels many times faster than interleaved ones.
+            plane = np.ascontiguousarray(plane)
+            band.digest.update(plane.data)
+            extremes += band.add(plane if kept is None else plane[kept])
+        if not extremes:
+            return
+        pixels = strip if kept is None or not self._fills else strip[kept]
+        for fill in self._fills:
+            fill.add(pixels, min(extremes), max(extremes))
+
+    def facts(self, path: Path, kind: str, orientation: int) -> ImageFacts:
+        """What was counted, with what the header of the file says."""
+        pixels = self._size[0] * self._size[1]
+        counted = max(self._bands[0].pixels, 1)
+        fill = _best_fill(self._fills, pixels)
+        return ImageFacts(
+            shape=self._size,
+            dtype=str(self._dtype),
+            mean=tuple(band.mean for band in self._bands),
+            std=tuple(float(np.sqrt(band.variance)) for band in self._bands),
+            low=tuple(band.low for band in self._bands),
+            high=tuple(band.high for band in self._bands),
+            format=kind,
+            orientation=orientation,
+            pillow_bands=pillow_bands(path),
+            pixel_hash=self._hash(),
+            perceptual_hash=_resemblance(
+                np.concatenate(self._thumbnail), self._nodata, fill.value if fill else None
+            ),
+            at_low=tuple(band.at_low / counted for band in self._bands),
+            at_high=tuple(band.at_high / counted for band in self._bands),
+            nodata=self._nodata,
+            nodata_share=self._missing / pixels,
+            fill=fill.value if fill else None,
+            fill_share=fill.pixels / pixels if fill else 0,
+            bad=self._bad,
+        )
+
+    def _hash(self) -> str:
+        """One hash of those of the bands, so that interleaved pixels need not be put in order."""
+        kind = f"{self._size} {len(self._bands)} {self._dtype}".encode()
+        bands = b"".join(band.digest.digest() for band in self._bands)
+        return blake2b(kind + bands, digest_size=16).hexdigest()
+
+
+@dataclass
+class _Band:
+    """Counts of one band."""
+
+    digest: blake2b = field(default_factory=lambda: blake2b(digest_size=16))
+    pixels: int = 0
+    mean: float = 0
+    variance: float = 0
+    low: float = 0
+    high: float = 0
+    at_low: int = 0
+    at_high: int = 0
+
+    def add(self, values: NDArray[Any]) -> tuple[float, ...]:
+        """Take in contiguous values; their lowest and highest, if there are any."""
+        if not values.size:
+            return ()
+        low, high = float(values.min()), float(values.max())
+        if not self.pixels or low < self.low:
+            self.low, self.at_low = low, 0
+        if not self.pixels or high > self.high:
+            self.high, self.at_high = high, 0
+        self.at_low += int(np.count_nonzero(values == low)) if low == self.low else 0
+        self.at_high += int(np.count_nonzero(values == high)) if high == self.high else 0
+        # Parts are merged around their own means (Chan, Golub and LeVeque 1983, The American
+        # Statistician 37:242): nothing is lost where the mean is large.
+        self.pixels += values.size
+        share = values.size / self.pixels
+        mean = values.mean(dtype=np.float64, keepdims=True)
+        variance = float(values.var(dtype=np.float64, mean=mean))
+        shift = float(mean.item()) - self.mean
+        self.variance = (1 - share) * self.variance + share * variance
+        self.variance += share * (1 - share) * shift**2
+        self.mean += share * shift
+        return low, high
+
+
+@dataclass
+class _Fill:
+    """How often a value is there that may stand for "no data", and the range of all others."""
+
+    value: float
+    pixels: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+
+    def add(self, pixels: NDArray[Any], low: float, high: float) -> None:
+        """Take in pixels, …×C, from `low` to `high`; inside that range the value is no fill."""
+        if self.value in {low, high}:
+            held = pixels == self.value
+            self.pixels += int(held.any(axis=-1).sum())
+            others = pixels[~held]
+            if not others.size:
+                return
+            low, high = float(others.min()), float(others.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    @property
+    def lies_apart(self) -> bool:
+        """Whether the value lies so far outside the others that it is no measurement."""
+        gap, spread = max(self.low - self.value, self.value - self.high), self.high - self.low
+        if self.value in _ENDS:
+            return gap > spread > 0
+        return spread < 0 or gap > spread / 10  # spread < 0: there is no other value
+
+
+def _best_fill(fills: Iterable[_Fill], pixels: int) -> _Fill | None:
+    """The fill value that is there most often, if any is there often enough."""
+    found = [fill for fill in fills if fill.pixels >= FILL_SHARE * pixels and fill.lies_apart]
+    return max(found, key=lambda fill: fill.pixels, default=None)
+
+
+def _holds(dtype: np.dtype[Any], value: float) -> bool:
+    """Whether a value can be a pixel."""
+    if dtype.kind == "f":
+        return True
+    limits = np.iinfo(dtype)
+    return int(limits.min) <= value <= int(limits.max)
+
+
+def _resemblance(small: NDArray[Any], nodata: float | None, fill: float | None) -> str:
+    """The perceptual hash of a thumbnail, H×W×C, whose pixels without data show nothing."""
+    blank = missing_pixels(small, nodata)
+    if fill is not None:
+        blank |= (small == fill).any(axis=-1)
+    if small.dtype.kind == "f":
+        blank |= ~(np.abs(small) < _SUMMABLE).all(axis=-1)
+    if blank.all():
+        return ""
+    if blank.any():
+        small = np.where(blank[..., None], small.dtype.type(0), small)
+    bands, wide = small.shape[-1], small.astype(np.float32)
+    grey = wide[..., 0] if bands == 1 else wide @ np.full(bands, 1 / bands, np.float32)  # H, W
+    if blank.any():
+        grey[blank] = grey[~blank].mean()
+    if min(grey.shape) > _GREY:
+        grey = np.asarray(cv2.resize(grey, (_GREY, _GREY), interpolation=cv2.INTER_AREA))
+    return perceptual_hash(grey[..., None])

@@ -1,0 +1,1 @@
+"""Bytes ↔ arrays: formats, headers, windows, the place on the earth, limits."""

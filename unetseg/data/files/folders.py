@@ -1,0 +1,124 @@
+"""The image files in folders, and the names of what is made from them."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from unetseg.data.files.images import IMAGE_SUFFIXES
+from unetseg.errors import DataError, ImageError
+from unetseg.text import printable
+
+
+def find_images(inputs: Sequence[Path | str]) -> list[tuple[Path, Path]]:
+    """All images in files, folders and glob patterns, each with the name of its output.
+
+    Folders are searched with their subfolders, without hidden entries. The second path of each
+    couple is relative, sorted and unique, and has no suffix (append one; `with_suffix` would cut
+    names with dots): the image's place in the given folder or below the pattern's fixed part.
+    Images that would share one output get their own suffix into the name (`x_jpg`, `x_png`), and
+    where that is not enough, the folders by which they differ.
+
+    Raises:
+        ImageError: an input names no image.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}
+    empty = []
+    for given in inputs:
+        sources = list(_expand(Path(given)))
+        empty += [] if sources else [printable(given)]
+        for path, base in sources:
+            found.setdefault(path.absolute(), (path, base))
+    if empty or not found:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise ImageError("no images found in the input", empty, f"Images end in {suffixes}.")
+    return sorted(output_names(list(found.values())), key=lambda couple: couple[1])
+
+
+def scan(folder: Path, error: type[DataError]) -> list[Path]:
+    """All image files in `folder` and below, hidden entries and link loops left out."""
+    paths = scan_names(folder, error)
+    broken = [path for path in paths if not path.is_file()]
+    if broken:
+        raise error(
+            f"{len(broken)} with the name of an image are broken links or no ordinary files",
+            [printable(path) for path in broken],
+            "Restore the files or remove the entries.",
+        )
+    return paths
+
+
+def scan_names(folder: Path, error: type[DataError]) -> list[Path]:
+    """As `scan`, with the broken links, pipes and the like that have the name of an image."""
+    try:
+        return list(_walk(folder))
+    except OSError as problem:
+        raise error(f"cannot read the folder {printable(folder)}: {problem}") from problem
+
+
+def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        if entry.is_dir():
+            yield from _walk(entry, above | {here})
+        elif entry.suffix.lower() in IMAGE_SUFFIXES:
+            yield entry
+
+
+def _expand(given: Path) -> Iterator[tuple[Path, Path]]:
+    """The image files that an input names, each with the folder its output is relative to."""
+    if given.is_dir():
+        yield from ((path, given) for path in scan(given, ImageError))
+    elif given.is_file():
+        yield given, given.parent
+    else:
+        yield from _expand_pattern(given)
+
+
+def _expand_pattern(given: Path) -> Iterator[tuple[Path, Path]]:
+    fixed = next((i for i, part in enumerate(given.parts) if re.search(r"[*?\[]", part)), None)
+    if fixed is None:
+        return
+    base = Path(*given.parts[:fixed])
+    try:
+        matches = sorted(base.glob("/".join(given.parts[fixed:])))
+    except ValueError as error:
+        raise ImageError(f"{printable(given)} is no pattern: {error}") from error
+    for match in matches:
+        if any(part.startswith(".") for part in match.relative_to(base).parts):
+            continue
+        if match.is_dir():
+            yield from ((path, base) for path in scan(match, ImageError))
+        elif match.suffix.lower() in IMAGE_SUFFIXES and match.is_file():
+            yield match, base
+
+
+def output_names(sources: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """Each path of (path, folder above it) with a unique relative name."""
+    common = Path(os.path.commonpath([path.absolute().parent for path, _ in sources]))
+    options = [_name_options(path, base, common) for path, base in sources]
+    level = [0] * len(sources)
+    while True:
+        names = [option[at] for option, at in zip(options, level, strict=True)]
+        count = Counter(names)
+        shared = [i for i, name in enumerate(names) if count[name] > 1]
+        if not shared:
+            return [(path, name) for (path, _), name in zip(sources, names, strict=True)]
+        if all(level[i] == 2 for i in shared):
+            offenders = [printable(sources[i][0]) for i in shared]
+            raise ImageError("outputs would have the same name", offenders, "Rename one of each.")
+        for i in shared:
+            level[i] = min(level[i] + 1, 2)
+
+
+def _name_options(path: Path, base: Path, common: Path) -> tuple[Path, Path, Path]:
+    """Output names of increasing length."""
+    inner, outer = path.relative_to(base), path.absolute().relative_to(common)
+    full = f"{path.stem}_{path.suffix[1:]}"
+    return inner.with_name(path.stem), inner.with_name(full), outer.with_name(full)

@@ -1,0 +1,330 @@
+"""TIFFs: what a header says, the pixels whole, any window of them, and a writer of whole images.
+
+A window decodes only the strips or tiles that it touches, with the decoders that read the whole, so
+that both give the same values.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from unetseg.data.files.limits import EXPANSION_LIMIT, READ_FIX, bomb, pixel_limit
+from unetseg.errors import ImageError
+from unetseg.storage import atomic_path
+
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+CACHE_BYTES = 2**26  # decoded strips and tiles that an open file keeps, bytes
+
+_ORIENTATION = 0x0112
+_LOSSY = frozenset({6, 7, 33003, 33005, 34892, 34933, 34934, 50001})  # JPEG and its kin
+_JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose segments need the file's tables
+_PALETTE = 3
+
+
+class Window(NamedTuple):
+    """A rectangle of an image, pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Tiff:
+    """An open TIFF that holds one image; the pixels are as stored, before its orientation.
+
+    Attributes:
+        shape: Height, width and bands.
+        dtype: Number type of the pixels in this machine's byte order.
+        orientation: 1–8, the tag of EXIF and TIFF.
+        palette: uint8 256×4, the RGBA colour of each index, or None.
+        lossy: Whether the compression changes values (JPEG and its kin).
+        segment: Height and width of the pieces that are decoded at once, pixels.
+
+    Raises:
+        ImageError: a stack of pages, or truncated; a decompression bomb, when it is read. What
+            tifffile raises on damage comes as it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = tifffile.TiffFile(path)
+        try:
+            self._series = series = _only_series(self._file, path)
+            page = series.keyframe
+            if series.dtype is None:
+                raise tifffile.TiffFileError("its number type is not known")
+            self.shape, self.segment = _shape(series, path), _segment_size(page)
+            self._path = path
+            refuse_cut_off(series, path)
+            self.orientation = int(page.tags.valueof(_ORIENTATION, 1))
+            self.palette = _palette(page)
+            self.lossy = int(page.compression) in _LOSSY
+            self._is_bits = series.dtype == np.bool_ and page.photometric != _PALETTE
+            stored = np.uint8 if series.dtype == np.bool_ else series.dtype.newbyteorder("=")
+            self.dtype: np.dtype[Any] = np.dtype(stored)
+        except BaseException:
+            self.close()
+            raise
+        self._has_windows = _has_windows(series, self._file, self.shape)
+        self._whole: NDArray[Any] | None = None
+        self._decoded = _Recent()
+        self._lock = threading.Lock()
+
+    def _refuse_bomb(self, height: int, width: int) -> None:
+        """Refuse to decode so much at once that the file is far too small for."""
+        pixels = height * width
+        unpacked = pixels * self.shape[2] * self._series.dtype.itemsize
+        crowded = unpacked > EXPANSION_LIMIT * self._path.stat().st_size
+        if crowded and pixels > pixel_limit():
+            raise bomb(self._path, pixels, f"{width}×{height} = {pixels} pixels")
+
+    def has_tag(self, *codes: int) -> bool:
+        """Whether the image has any of these tags."""
+        return any(code in self._series.keyframe.tags for code in codes)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> "Tiff":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def whole(self) -> NDArray[Any]:
+        """All pixels, H×W×C; 1-bit as 0 and 255."""
+        self._refuse_bomb(*self.shape[:2])
+        pixels, axes = self._series.asarray(), self._series.axes
+        long = [i for i, axis in enumerate(axes) if axis in "YX" or pixels.shape[i] > 1]
+        kept = "".join(axes[i] for i in long)
+        pixels = pixels.reshape([pixels.shape[i] for i in long])
+        bands = [at for at, axis in enumerate(kept) if axis not in "YX"]
+        pixels = pixels.transpose(kept.index("Y"), kept.index("X"), *bands)
+        return self._native(pixels.reshape(self.shape))
+
+    def window(self, window: Window) -> NDArray[Any]:
+        """The pixels of `window`, which lies inside: H×W×C, the same as of `whole`."""
+        if not self._has_windows:
+            return self._cut(window)
+        self._refuse_bomb(*self.segment)
+        read = self._rows if self._series.dataoffset is not None else self._pieces
+        samples = self._samples
+        out = np.empty((window.height, window.width, self.shape[2]), self._series.dtype)
+        for plane in range(self.shape[2] // samples):
+            read(plane, window, out[..., plane * samples : (plane + 1) * samples])
+        return self._native(out)
+
+    @property
+    def _samples(self) -> int:
+        """Bands that lie together in one plane of the file."""
+        return int(self._series.keyframe.shaped[-1])
+
+    def _native(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        pixels = pixels.astype(self.dtype, copy=False)
+        return pixels * np.uint8(255) if self._is_bits else pixels
+
+    def _cut(self, window: Window) -> NDArray[Any]:
+        """A window of the whole, for the few files whose pieces are no plain strips or tiles."""
+        with self._lock:
+            if self._whole is None:
+                self._whole = self.whole()
+        top, left, height, width = window
+        return self._whole[top : top + height, left : left + width].copy()
+
+    def _rows(self, plane: int, window: Window, out: NDArray[Any]) -> None:
+        """Read rows of a file that holds all pixels in order, uncompressed."""
+        full_height, full_width, _ = self.shape
+        dtype = np.dtype(self._file.byteorder + self._series.dtype.char)
+        pixel = dtype.itemsize * self._samples  # bytes
+        first = int(self._series.dataoffset or 0)
+        for row in range(window.height):
+            before = (plane * full_height + window.top + row) * full_width + window.left
+            content = self._bytes(first + before * pixel, window.width * pixel)
+            out[row] = np.frombuffer(content, dtype).reshape(window.width, -1)
+
+    def _pieces(self, plane: int, window: Window, out: NDArray[Any]) -> None:
+        """Decode the strips or tiles that the window touches."""
+        separate = int(self._series.keyframe.shaped[0])
+        number, plane = divmod(plane, separate)
+        (height, width), (full_height, full_width, _) = self.segment, self.shape
+        down, across = -(-full_height // height), -(-full_width // width)
+        for row in _touched(window.top, window.height, height):
+            y, in_y = _overlap(window.top, window.height, row * height, height)
+            for column in _touched(window.left, window.width, width):
+                x, in_x = _overlap(window.left, window.width, column * width, width)
+                piece = self._piece(number, (plane * down + row) * across + column)
+                out[y, x] = piece[in_y, in_x]
+
+    def _piece(self, number: int, index: int) -> NDArray[Any]:
+        """One strip or tile of a page, rows×columns×samples."""
+        known = self._decoded.get((number, index))
+        if known is not None:
+            return known
+        page: Any = self._series[number]
+        keyframe = page.keyframe
+        size = page.databytecounts[index]
+        content = self._bytes(page.dataoffsets[index], size) if size else None
+        tables: dict[str, Any] = {}
+        if keyframe.compression in _JPEG:
+            tables = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
+        decoded, _, shape = keyframe.decode(content, index, **tables)
+        if decoded is None:  # never written: sparse
+            decoded = np.full(shape, keyframe.nodata, self._series.dtype)
+        piece: NDArray[Any] = decoded[0]
+        self._decoded.put((number, index), piece)
+        return piece
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        with self._lock:
+            self._file.filehandle.seek(offset)
+            content: bytes = self._file.filehandle.read(size)
+        if len(content) < size:
+            raise tifffile.TiffFileError("it is truncated")
+        return content
+
+
+def write_tiff(path: Path, array: NDArray[Any], palette: Sequence[int] | None = None) -> None:
+    """Write H×W or H×W×C as deflated chunky TIFF; with a palette (768 numbers), uint8 indexes.
+
+    Raises:
+        MachineError: the file cannot be written.
+    """
+    flat = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    array = np.ascontiguousarray(flat)
+    options: dict[str, Any] = {"photometric": "minisblack"}
+    if palette is not None:
+        colours = np.asarray(palette, np.uint16).reshape(256, 3).T * 257  # 3×256, 16 bit
+        options = {"photometric": "palette", "colormap": colours}
+    elif array.ndim == 3 and array.shape[-1] == 3 and array.dtype in (np.uint8, np.uint16):
+        options = {"photometric": "rgb"}
+    if array.ndim == 3:
+        options["planarconfig"] = "contig"
+    if array.dtype.kind == "f":  # hardly smaller at the usual level 6, in half as much time again
+        options["compressionargs"] = {"level": 1}
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(temporary, array, compression="zlib", metadata=None, **options)
+
+
+def refuse_cut_off(series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Refuse a file that ends before its pixels do; they would be read as zeros or not at all.
+
+    Raises:
+        ImageError: strips or tiles lie beyond the end; `path` is named.
+    """
+    for page in series.pages:
+        if page is None:
+            continue
+        pieces = zip(page.dataoffsets, page.databytecounts, strict=False)
+        end = max((offset + size for offset, size in pieces if size), default=0)
+        is_empty = end == 0 and page.is_contiguous  # tifffile would read the header as pixels
+        if is_empty or end > page.parent.filehandle.size:
+            raise ImageError(f"{path} cannot be read: it is truncated", fix=READ_FIX)
+
+
+class _Recent:
+    """The pieces decoded last, up to `CACHE_BYTES`; safe between threads."""
+
+    def __init__(self) -> None:
+        self._pieces: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, int]) -> NDArray[Any] | None:
+        with self._lock:
+            if key in self._pieces:
+                self._pieces.move_to_end(key)
+            return self._pieces.get(key)
+
+    def put(self, key: tuple[int, int], piece: NDArray[Any]) -> None:
+        with self._lock:
+            if key in self._pieces:
+                return
+            self._pieces[key] = piece
+            self._bytes += piece.nbytes
+            while self._bytes > CACHE_BYTES and len(self._pieces) > 1:
+                self._bytes -= self._pieces.popitem(last=False)[1].nbytes
+
+
+def _touched(start: int, length: int, side: int) -> range:
+    """The numbers of the pieces of `side` that start … start+length touches."""
+    return range(start // side, (start + length - 1) // side + 1)
+
+
+def _overlap(start: int, length: int, at: int, side: int) -> tuple[slice, slice]:
+    """What a window and a piece share, seen from the window and from the piece."""
+    first, last = max(start, at), min(start + length, at + side)
+    return slice(first - start, last - start), slice(first - at, last - at)
+
+
+def _only_series(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
+    """The image of a TIFF; overviews (1) and masks (4) beside it do not count."""
+    images = [s for s in file.series if not int(s.keyframe.subfiletype) & 5] or file.series[:1]
+    if len(images) != 1:
+        raise _stack(path, f"{len(images)} different images")
+    return images[0]
+
+
+def _shape(series: tifffile.TiffPageSeries, path: Path) -> tuple[int, int, int]:
+    """Height, width and bands of a series with named axes (YX, YXS, SYX, CYX, …)."""
+    sizes = {axis: n for axis, n in zip(series.axes, series.shape, strict=True) if n > 1}
+    others = [axis for axis in series.axes if axis not in "YX" and axis in sizes]
+    if others not in ([], ["C"], ["S"]):
+        long = [
+            (a, n) for a, n in zip(series.axes, series.shape, strict=True) if a in "YX" or n > 1
+        ]
+        names, numbers = "".join(a for a, _ in long), "×".join(str(n) for _, n in long)
+        raise _stack(path, f"a stack of pages, axes {names} of {numbers}")
+    bands = sizes[others[0]] if others else 1
+    return sizes.get("Y", 1), sizes.get("X", 1), bands
+
+
+def _stack(path: Path, what: str) -> ImageError:
+    fix = "Save each page as an image of its own, or bands as samples of one page (axes YXS)."
+    return ImageError(f"{path} holds {what}, expected one image", fix=fix)
+
+
+def _palette(page: tifffile.TiffPage) -> NDArray[np.uint8] | None:
+    """The colour map (3×2ⁿ, 16 bit) of at most 256 entries as 256×4 RGBA."""
+    colormap = page.colormap
+    if page.photometric != _PALETTE or colormap is None or colormap.shape[-1] > 256:
+        return None
+    if page.dtype not in (np.bool_, np.uint8):
+        return None
+    table = np.zeros((256, 4), np.uint8)
+    table[:, 3] = 255
+    table[: colormap.shape[-1], :3] = (np.asarray(colormap) >> 8).T
+    return table
+
+
+def _segment_size(page: tifffile.TiffPage) -> tuple[int, int]:
+    if page.is_tiled:
+        return int(page.tilelength), int(page.tilewidth)
+    return min(int(page.rowsperstrip), int(page.imagelength)), int(page.imagewidth)
+
+
+def _has_windows(
+    series: tifffile.TiffPageSeries, file: tifffile.TiffFile, shape: tuple[int, int, int]
+) -> bool:
+    """Whether all pixels lie in plain strips or tiles of this very file, bands first or last."""
+    page = series.keyframe
+    samples = int(page.shaped[-1])
+    planes = shape[2] // samples
+    is_plain = (
+        (page.imagelength, page.imagewidth) == shape[:2]
+        and planes * samples == shape[2]
+        and 1 in (planes, samples)
+        and series.axes.index("X") == series.axes.index("Y") + 1
+        and getattr(series, "transform", None) is None
+    )
+    if not is_plain or series.dataoffset is not None:
+        return is_plain
+    pages = list(series.pages)
+    is_plain = page.jpegheader is None and len(pages) * int(page.shaped[0]) == planes
+    return is_plain and all(one is not None and one.parent is file for one in pages)

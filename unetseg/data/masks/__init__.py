@@ -1,0 +1,1 @@
+"""What a mask value means: classes, codings, stray values, class lists, overlays."""

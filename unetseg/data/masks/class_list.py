@@ -1,0 +1,216 @@
+"""Class lists: classes.txt, .json or .yaml, with the names of classes and, mostly, their codes."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+from unetseg.data.masks.class_map import Code, Colour
+from unetseg.errors import MaskError
+
+_FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml")
+_MASK_FOLDER = re.compile(r"mask|label|annot|segm|truth|target|^gts?$", re.IGNORECASE)
+_FIX = "Write classes.txt with one class per line: index and name, or name and r g b."
+
+
+@dataclass(frozen=True)
+class NamedClass:
+    """One class of a list; `code` and `colour` where the list gives them."""
+
+    name: str
+    code: Code | None = None
+    colour: Colour | None = None
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """A class list, in the order of the file called `source`."""
+
+    entries: tuple[NamedClass, ...]
+    source: str = "the class list"
+
+
+def find_class_file(root: Path) -> Path | None:
+    """The classes.txt, .json, .yaml or .yml in `root`, or else in its folders of masks."""
+    folders = [root]
+    if root.is_dir():
+        folders += sorted(entry for entry in root.iterdir() if _MASK_FOLDER.search(entry.name))
+    files = (folder / name for folder in folders for name in _FILES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def read_class_names(path: Path) -> ClassNames:
+    """Read a class list.
+
+    Text has one class per line: `name`, `index name`, `name: index`, `name r g b`,
+    `index name r g b` or `r,g,b name`, with `#` comments. JSON and YAML have what
+    `parse_class_names` takes, directly or below the key `names` or `classes`.
+
+    Raises:
+        MaskError: the file cannot be read, or is no such list.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return ClassNames(_checked(_parse(text, path.suffix.lower())), path.name)
+    except OSError as error:
+        raise MaskError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise MaskError(f"{path} is no class list: {reason}", fix=_FIX) from error
+
+
+def parse_class_names(content: object, source: str) -> ClassNames:
+    """The class list in a value of JSON or YAML that stands in the file called `source`.
+
+    It is a list of names, {code: name}, or {name: code}, where the code is a number, [r, g, b], or
+    {code: …, colour: [r, g, b]} for a colour that is for pictures only.
+
+    Raises:
+        MaskError: it is no such list.
+    """
+    try:
+        return ClassNames(_checked(tuple(_structured(content))), source)
+    except ValueError as error:
+        raise MaskError(f"{source} has no class list: {error}", fix=_FIX) from error
+
+
+def load_yaml(text: str) -> object:
+    """The value of a YAML text without references, tags of other programs and repeated keys.
+
+    Only true and false are truth values, so that classes may be called yes, no, on and off.
+
+    Raises:
+        YAMLError: the text is no such YAML, or nested too deeply.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise yaml.YAMLError(str(error)) from error  # what PyYAML lets out, as for `!!int x`
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that cannot surprise: references make bombs, repeated keys lose all but the last."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (declared so by PyYAML)
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":bool")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose the next node, unless it is a reference to another."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise ComposerError(None, None, "references (*name) are refused", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping whose keys differ."""
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        twice = [key for key, count in keys.items() if count > 1]
+        if twice:
+            problem = f"twice there: {', '.join(twice)}"
+            raise ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def _parse(text: str, suffix: str) -> tuple[NamedClass, ...]:
+    if suffix == ".json":
+        return tuple(_structured(_unwrapped(json.loads(text))))
+    if suffix in {".yaml", ".yml"}:
+        return tuple(_structured(_unwrapped(load_yaml(text))))
+    bare = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
+    return tuple(_line(line) for line in bare if line)
+
+
+def _line(line: str) -> NamedClass:
+    """One class of a text list.
+
+    >>> _line("0 sky"), _line("sky 1 2 3").code, _line("1,2,3 sky").code
+    (NamedClass(name='sky', code=0, colour=None), (1, 2, 3), (1, 2, 3))
+    """
+    gap = r"[\s,;:]+"
+    triple, index = gap.join([r"(\d+)"] * 3), r"(-?\d+)"
+    if found := re.fullmatch(f"{triple}{gap}(.+)", line):
+        return NamedClass(found[4], _colour(found.groups()[:3]))
+    if found := re.fullmatch(f"(?:{index}{gap})?(.*?[^\\s,;:]){gap}{triple}", line):
+        colour = _colour(found.groups()[2:])
+        return NamedClass(found[2], colour if found[1] is None else int(found[1]), colour)
+    if found := re.fullmatch(f"{index}{gap}(.+)", line):
+        return NamedClass(found[2], int(found[1]))
+    if found := re.fullmatch(rf"(.*\S)\s*[:=]\s*{index}", line):
+        return NamedClass(found[1], int(found[2]))
+    return NamedClass(line)
+
+
+def _unwrapped(content: object) -> object:
+    """What stands below the key `names` or `classes`, if there is one."""
+    inner = [content.get(key) for key in ("names", "classes")] if isinstance(content, dict) else []
+    return next((item for item in inner if isinstance(item, list | dict)), content)
+
+
+def _structured(content: object) -> Iterator[NamedClass]:
+    """The classes of parsed JSON or YAML."""
+    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+        yield from (NamedClass(name) for name in content)
+    elif isinstance(content, dict) and all(isinstance(name, str) for name in content.values()):
+        yield from (NamedClass(name, _number(code)) for code, name in content.items())
+    elif isinstance(content, dict):
+        yield from (_coded(str(name), value) for name, value in content.items())
+    else:
+        raise ValueError("expected a list of names, or pairs of names and codes")
+
+
+def _coded(name: str, value: object) -> NamedClass:
+    if isinstance(value, dict) and value.keys() == {"code", "colour"}:
+        if not isinstance(colour := _code(value["colour"]), tuple):
+            raise ValueError(f"{colour} is no colour: expected [r, g, b]")
+        return NamedClass(name, _code(value["code"]), colour)
+    return NamedClass(name, _code(value))
+
+
+def _number(text: object) -> int:
+    if not re.fullmatch(r"-?\d+", str(text)):
+        raise ValueError(f"{text!r} is no code: expected a whole number")
+    return int(str(text))
+
+
+def _code(value: object) -> Code:
+    if type(value) is int:
+        return value
+    if isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value):
+        return _colour(value)
+    raise ValueError(f"{value!r} is no code: expected a whole number or [r, g, b]")
+
+
+def _colour(values: Iterable[Any]) -> Colour:
+    red, green, blue = (int(value) for value in values)
+    if not 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
+        raise ValueError(f"{red} {green} {blue} is no colour: expected three numbers from 0 to 255")
+    return red, green, blue
+
+
+def _checked(entries: tuple[NamedClass, ...]) -> tuple[NamedClass, ...]:
+    """The entries, unless they contradict each other."""
+    if not entries:
+        raise ValueError("it names no class")
+    names = [entry.name for entry in entries]
+    codes = [entry.code for entry in entries if entry.code is not None]
+    twice = [str(item) for items in (names, codes) for item, n in Counter(items).items() if n > 1]
+    if twice:
+        raise ValueError(f"twice there: {', '.join(twice)}")
+    if codes and len(codes) < len(entries):
+        lacking = ", ".join(entry.name for entry in entries if entry.code is None)
+        raise ValueError(f"no code for {lacking}")
+    return entries

@@ -1,0 +1,401 @@
+"""From the values of a folder of masks to its `ClassMap`, with the conclusion in one sentence."""
+
+import colorsys
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from unetseg.data.masks.class_list import ClassNames, find_class_file, read_class_names
+from unetseg.data.masks.class_map import MAX_CLASSES, ClassInfo, ClassMap, Code, Coding, Colour
+from unetseg.data.masks.mask_noise import SANE_VALUES, Verdict, find_centres, is_sparse, judge
+from unetseg.data.masks.mask_values import (
+    Folder,
+    MaskFacts,
+    coding_name,
+    gather,
+    in_order,
+    integers,
+    mask_facts,
+    some,
+)
+from unetseg.errors import MaskError
+from unetseg.text import printable
+
+__all__ = [
+    "ClassNames",
+    "MaskFacts",
+    "distinct_colours",
+    "find_class_file",
+    "infer_class_map",
+    "mask_facts",
+    "read_class_names",
+]
+
+_IGNORE_WORDS = re.compile(r"\b(void|ignored?|unlabell?ed|don'?t ?care)\b")
+_BACKGROUND_NAMES = frozenset({"background", "bg"})
+OBJECT_FILES = 3  # fewer masks do not tell numbered objects from classes
+GAPLESS = 0.9  # share of the numbers up to the highest that a file of numbered objects holds
+_SHOWN = 6  # classes that the sentence lists
+_BLACK: Colour = (0, 0, 0)
+# Sasha Trubetskoy, "20 simple, distinct colors", without black and white
+_COLOURS: tuple[Colour, ...] = (
+    *((230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48)),
+    *((145, 30, 180), (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212)),
+    *((0, 128, 128), (220, 190, 255), (170, 110, 40), (255, 250, 200), (128, 0, 0)),
+    *((170, 255, 195), (128, 128, 0), (255, 215, 180), (0, 0, 128), (128, 128, 128)),
+)
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A class with its code in this folder; without a name until `_build` gives one."""
+
+    code: Code
+    name: str = ""
+    colour: Colour | None = None
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """What the codes are: classes in order, ignored ones with their names, the background."""
+
+    classes: tuple[_Class, ...]
+    ignore: dict[Code, str]
+    background: int | None
+
+
+def infer_class_map(
+    facts: Sequence[MaskFacts],
+    *,
+    names: ClassNames | None = None,
+    ignore: Sequence[int] = (),
+    snap: bool = False,
+) -> tuple[ClassMap, str]:
+    """Conclude from all masks what their values mean, and say it in one line.
+
+    Classes are those of `names`, else every code there is. Ignored are the codes in `ignore`,
+    negative codes, 255 beside small class numbers, and classes called void, ignore, unlabelled or
+    don't care. JPEG noise is snapped to the classes by itself, other stray values with `snap`.
+
+    Raises:
+        MaskError: the masks contradict each other or `names`, or they hold noise, fewer than two
+            classes or more than 254.
+    """
+    folder = gather(facts)
+    given = _given(ignore, folder)
+    named = _adapted(names, folder, given) if names else ()
+    verdict = judge(folder, tuple(item.code for item in named), given, snap=snap)
+    meaning = _interpret(folder, verdict, named, given)
+    if names:
+        _check_strangers(folder, verdict, meaning, names)
+    _check_scale(folder, meaning, given)
+    if not names:
+        _check_objects(folder)
+    _check_number(folder, meaning)
+    class_map = _build(folder, verdict, meaning)
+    return class_map, _sentence(verdict, meaning, class_map, names)
+
+
+def distinct_colours(count: int) -> list[Colour]:
+    """`count` (at most 254) distinct colours, none of them black: a fixed list, then hues."""
+    colours = list(_COLOURS)
+    for turn in range(count):
+        hue, tone, light = 0.381966 * turn % 1, 0.5 + 0.15 * (turn % 4), 0.95 - 0.1 * (turn % 5)
+        red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, tone, light))
+        colours.append((red, green, blue))
+    return list(dict.fromkeys(colours))[:count]
+
+
+# Class lists in the folder's coding
+
+
+def _given(ignore: Sequence[int], folder: Folder) -> tuple[Code, ...]:
+    """The codes that the user ignores, but for those that these masks cannot hold."""
+    limits = np.iinfo(folder.facts[0].dtype)
+    possible = [code for code in ignore if limits.min <= code <= limits.max]
+    return tuple(dict.fromkeys(_adapt(code, None, folder) for code in possible))
+
+
+def _adapted(names: ClassNames, folder: Folder, given: tuple[Code, ...]) -> tuple[_Class, ...]:
+    """The classes of a list with the codes that they have in this folder, and printable names."""
+    _check_reach(names)
+    bare = all(entry.code is None for entry in names.entries)
+    codes = _codes_in_order(names, folder, given) if bare else ()
+    return tuple(
+        _Class(
+            codes[i] if entry.code is None else _adapt(entry.code, entry.colour, folder),
+            printable(entry.name),
+            entry.colour,
+        )
+        for i, entry in enumerate(names.entries)
+    )
+
+
+def _check_reach(names: ClassNames) -> None:
+    """Refuse codes that no mask can hold."""
+    limits = np.iinfo(np.int32)
+    wrong = [
+        f"{printable(entry.name)}: {entry.code}"
+        for entry in names.entries
+        if isinstance(entry.code, int) and not limits.min <= entry.code <= limits.max
+    ]
+    if wrong:
+        summary = f"{names.source} has codes that no mask holds"
+        raise MaskError(summary, wrong, f"Codes reach from {limits.min} to {limits.max}.")
+
+
+def _codes_in_order(names: ClassNames, folder: Folder, given: tuple[Code, ...]) -> tuple[Code, ...]:
+    """Codes for bare names: 0, 1, … when that covers the masks, else the masks' own in order."""
+    count = len(names.entries)
+    real = find_centres(folder, given) if folder.lossy else folder.found
+    found = [code for code in in_order(real) if code not in given and not _is_negative(code)]
+    small = [code for code in found if code != 255]
+    has_border = _is_border(small, folder.coding)
+    if folder.coding != "rgb" and set(small if has_border else found) <= set(range(count)):
+        return tuple(range(count))
+    is_ordered = all(len(set(code)) == 1 for code in found if isinstance(code, tuple))
+    if len(found) == count and is_ordered:
+        return tuple(found)
+    fix = "Write `index name` lines, or `name r g b` lines for RGB masks."
+    summary = f"{names.source} gives {count} names without codes; the masks hold {some(found)}"
+    strangers = set(found) - set(range(count)) if folder.coding != "rgb" else ()
+    raise MaskError(summary, folder.holders(strangers), fix)
+
+
+def _adapt(code: Code, colour: Colour | None, folder: Folder) -> Code:
+    """A code in the folder's coding: grey numbers as triples, colours as palette indexes."""
+    if folder.coding == "rgb" and not isinstance(code, tuple):
+        return colour or (code, code, code)
+    if folder.coding == "rgb" or not isinstance(code, tuple):
+        return code
+    if folder.coding == "palette":
+        matches = [index for index in range(256) if folder.colour(index) == code]
+        matches.sort(key=lambda index: index not in folder.counts)
+        if matches:
+            return matches[0]
+    elif len(set(code)) == 1:
+        return code[0]
+    fix = "Write `index name` lines."
+    raise MaskError(f"the class list has the colour {code}, which the masks have not", fix=fix)
+
+
+# What the codes are
+
+
+def _interpret(
+    folder: Folder, verdict: Verdict, named: tuple[_Class, ...], given: tuple[Code, ...]
+) -> _Meaning:
+    """Tell classes from ignored codes, and find the background."""
+    found = folder.found if named and not folder.lossy else verdict.codes
+    stated = tuple(item.code for item in named)
+    ignore: dict[Code, str] = dict.fromkeys(given, "")
+    ignore |= dict.fromkeys((code for code in found if _is_negative(code)), "")
+    others = [code for code in stated or found if code not in ignore and code != 255]
+    merged = folder.lossy or (verdict.noise and not named)
+    if 255 in found and not merged and _is_border(others, folder.coding):
+        ignore[255] = ""
+    ignore = {code: name for code, name in ignore.items() if code in given or code not in stated}
+    void = {item.code: item.name for item in named if _IGNORE_WORDS.search(_words(item.name))}
+    if sum(item.code not in {*void, *ignore} for item in named) > 1:
+        ignore |= void  # else such a class is the background of a single other
+    entries = named or tuple(_Class(code) for code in verdict.codes)
+    classes = tuple(item for item in entries if item.code not in ignore)
+    background = _named_background(classes) if named else _plain_background(classes)
+    return _Meaning(classes, ignore, background)
+
+
+def _is_border(others: Sequence[Code], coding: Coding) -> bool:
+    """Whether 255 beside `others` marks pixels without a truth, as in VOC, and no class."""
+    if len(others) < 2 or coding == "rgb":
+        return False
+    return 1 in others or coding == "palette" or max(integers(others)) <= 63
+
+
+def _named_background(classes: tuple[_Class, ...]) -> int | None:
+    names = [_words(item.name) for item in classes]
+    exact = [i for i, name in enumerate(names) if name in _BACKGROUND_NAMES]
+    vague = [i for i, name in enumerate(names) if _IGNORE_WORDS.search(name)]
+    return next(iter([*exact, *vague]), None)
+
+
+def _plain_background(classes: tuple[_Class, ...]) -> int | None:
+    dark = [i for i, item in enumerate(classes) if item.code in (0, _BLACK)]
+    smallest_of_two = [0] if len(classes) == 2 else []
+    return next(iter([*dark, *smallest_of_two]), None)
+
+
+def _check_strangers(
+    folder: Folder, verdict: Verdict, meaning: _Meaning, names: ClassNames
+) -> None:
+    """Refuse values of the masks that the class list does not know, unless they are noise."""
+    known = {*(item.code for item in meaning.classes), *meaning.ignore}
+    strangers = [code for code in folder.found if code not in known]
+    is_noise = verdict.snap and (folder.lossy or is_sparse(folder, known))
+    if strangers and not is_noise:
+        raise MaskError(
+            f"{len(strangers)} values of the masks are not in {names.source}: {some(strangers)}",
+            folder.holders(strangers),
+            f"Add them to {names.source}, give --ignore for them, or fix the masks.",
+        )
+
+
+def _check_scale(folder: Folder, meaning: _Meaning, given: tuple[Code, ...]) -> None:
+    """Refuse a mixture of 0/1 and 0/255 masks, whose 255 would be taken for "no truth"."""
+    if folder.coding != "integer" or 255 in given or 255 not in meaning.ignore:
+        return
+    if {item.code for item in meaning.classes} != {0, 1}:
+        return
+    held = [(fact.path, dict(fact.counts).keys()) for fact in folder.facts]
+    small = [path for path, codes in held if 1 in codes]
+    large = [path for path, codes in held if 255 in codes]
+    if small and set(small).isdisjoint(large):
+        rare, scale = min((large, "0/255"), (small, "0/1"), key=lambda side: len(side[0]))
+        raise MaskError(
+            f"{len(small)} of the masks hold 0/1 and {len(large)} 0/255, never 1 and 255 together",
+            [f"{path}: {scale}" for path in rare],
+            "Save them alike, or give --ignore 255 if those pixels have no truth.",
+        )
+
+
+def _check_objects(folder: Folder) -> None:
+    """Refuse masks that number objects: 1, 2, … in each file, up to different numbers."""
+    numbers = [{code for code in integers(dict(fact.counts)) if code > 0} for fact in folder.facts]
+    numbers = [found for found in numbers if found]
+    highest = [max(found) for found in numbers]
+    if folder.coding != "integer" or len(numbers) < OBJECT_FILES or max(highest) <= SANE_VALUES:
+        return
+    gapless = all(len(found) >= GAPLESS * max(found) for found in numbers)
+    if gapless and max(highest) >= 1.5 * min(highest):
+        raise MaskError(
+            "the masks number objects, not classes: each holds 1, 2, 3, … up to a number of its "
+            f"own, {min(highest)} to {max(highest)}",
+            folder.fullest(),
+            "Save one number for each class, such as 255 wherever there is an object; or, if these "
+            "are classes, name them in classes.txt.",
+        )
+
+
+def _check_number(folder: Folder, meaning: _Meaning) -> None:
+    """Refuse fewer than two classes, and more than an index can hold."""
+    count = len(meaning.classes)
+    if count > MAX_CLASSES:
+        fix = "If they number objects, save class numbers instead; if they are noise, give --snap."
+        summary = f"the masks hold {count} distinct values; at most {MAX_CLASSES} can be classes"
+        raise MaskError(summary, folder.fullest(), fix)
+    if count < 2:
+        verb = "is" if len(meaning.ignore) == 1 else "are"
+        blank = f", of which {some(meaning.ignore)} {verb} ignored" if meaning.ignore else ""
+        fix = "Check that these are the masks; name a class that is absent here in classes.txt."
+        summary = f"there are no two classes: all masks hold {some(folder.found)}{blank}"
+        raise MaskError(summary, [fact.path for fact in folder.facts], fix)
+
+
+# The class map and its sentence
+
+
+def _build(folder: Folder, verdict: Verdict, meaning: _Meaning) -> ClassMap:
+    colours = _class_colours(folder, meaning)
+    classes = [
+        ClassInfo(name=_name(meaning, i), code=item.code, colour=colours[i])
+        for i, item in enumerate(meaning.classes)
+    ]
+    dtype = _dtype([*(item.code for item in classes), *meaning.ignore])
+    is_tiff = all(fact.suffix in {".tif", ".tiff"} for fact in folder.facts)
+    parts: dict[str, Any] = {
+        "classes": classes,
+        "ignore": tuple(meaning.ignore),
+        "coding": folder.coding,
+        "dtype": dtype,
+        "palette": folder.palette,
+        "background": meaning.background,
+        "snap": verdict.snap,
+        "suffix": ".tif" if is_tiff or dtype in {"int16", "int32"} else ".png",
+    }
+    try:
+        return ClassMap.model_validate(parts)
+    except ValidationError as error:
+        faults = [fault["msg"] for fault in error.errors()]
+        fix = "Fix the class list."
+        raise MaskError("the class list does not fit these masks", faults, fix) from error
+
+
+def _name(meaning: _Meaning, index: int) -> str:
+    item = meaning.classes[index]
+    if item.name:
+        return item.name
+    if index == meaning.background:
+        return "background"
+    return "foreground" if len(meaning.classes) == 2 else f"class {_text(item.code)}"
+
+
+def _dtype(codes: Iterable[Code]) -> str:
+    """The smallest of uint8, uint16, int16 and int32 that holds all codes."""
+    numbers = [part for code in codes for part in (code if isinstance(code, tuple) else (code,))]
+    for dtype in ("uint8", "uint16", "int16", "int32"):
+        if np.iinfo(dtype).min <= min(numbers) and max(numbers) <= np.iinfo(dtype).max:
+            return dtype
+    raise MaskError(f"the codes from {min(numbers)} to {max(numbers)} do not fit 32 bits")
+
+
+def _class_colours(folder: Folder, meaning: _Meaning) -> list[Colour]:
+    """Colours for pictures: those of the files where all differ, else a fixed list."""
+    own = [_own_colour(item, folder) for item in meaning.classes]
+    known = [colour for colour in own if colour is not None]
+    if len(set(known)) == len(own):
+        return known
+    colours = distinct_colours(len(own))
+    if meaning.background is not None:
+        colours.insert(meaning.background, _BLACK)
+    return colours
+
+
+def _own_colour(item: _Class, folder: Folder) -> Colour | None:
+    if isinstance(item.code, tuple):
+        return item.code
+    if folder.palette and 0 <= item.code < 256:
+        return folder.colour(item.code)
+    return item.colour
+
+
+def _sentence(
+    verdict: Verdict, meaning: _Meaning, class_map: ClassMap, names: ClassNames | None
+) -> str:
+    """The conclusion and its evidence, in one line."""
+    count = len(class_map.classes)
+    shown = ", ".join(_label(item) for item in class_map.classes[:_SHOWN])
+    values = f"{_span(verdict.codes)} {coding_name(class_map.coding)}"
+    source = f" by {names.source}" if names else ""
+    classes = f"{count} classes{source} ({shown}{', …' if count > _SHOWN else ''})"
+    ignored = [
+        f"{_text(code)}{' = ' if name else ''}{name} is ignored"
+        for code, name in meaning.ignore.items()
+    ]
+    return ", ".join([f"masks: {values}", classes, *ignored, *filter(None, [verdict.noise])])
+
+
+def _label(item: ClassInfo) -> str:
+    """A class and its code, unless the name is made of the code."""
+    code = _text(item.code)
+    return item.name if item.name == f"class {code}" else f"{item.name} {code}"
+
+
+def _span(codes: tuple[Code, ...]) -> str:
+    if len(codes) <= 3:
+        return "/".join(_text(code) for code in codes)
+    return f"{_text(codes[0])}–{_text(codes[-1])}"
+
+
+def _text(code: Code) -> str:
+    return ",".join(map(str, code)) if isinstance(code, tuple) else str(code)
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[\s_\-]+", " ", name).replace("’", "'").strip().lower()
+
+
+def _is_negative(code: Code) -> bool:
+    return not isinstance(code, tuple) and code < 0

@@ -1,0 +1,313 @@
+"""Which values the masks of a folder hold.
+
+`mask_facts` counts the codes of one file; `gather` puts the files of a folder together.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from unetseg.data.files.images import content_format
+from unetseg.data.masks.class_map import Code, Coding, Colour, pack, runs, unpack
+from unetseg.data.masks.rasters import MaskRaster, open_mask_raster
+from unetseg.errors import MaskError
+
+COUNTED = 4096  # distinct codes that the facts of one file keep, the most frequent ones
+_SHOWN = 6  # values that a message lists
+_STRIP = 256  # rows of a mask that are counted together
+
+
+class MaskFacts(BaseModel):
+    """The values of one mask file.
+
+    Attributes:
+        path: The file.
+        shape: Height and width, pixels.
+        coding: What the values are.
+        dtype: Their number type.
+        counts: Codes with their pixels, the most frequent first; at most 4096.
+        palette: 768 numbers with the coding "palette".
+        lossy: Whether the compression changes values (JPEG).
+        alpha: Whether the file has an opaque alpha band, which does not count.
+        suffix: ".tif" when the content is TIFF, else that of the name, in lower case.
+        format: What the content is, whatever the name says: PNG, JPEG, TIFF, …
+        inner: Of each code in `counts`, the 2×2 squares that hold nothing else: areas have about
+            as many as pixels, soft edges nearly none. Empty where it is not known.
+        pixel_hash: BLAKE2b-128 of shape, coding and pixels, 32 hexadecimal digits.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    shape: tuple[int, int]
+    coding: Coding
+    dtype: str
+    counts: tuple[tuple[Code, int], ...]
+    inner: tuple[int, ...] = ()
+    pixel_hash: str = ""
+    palette: tuple[int, ...] | None = None
+    lossy: bool = False
+    alpha: bool = False
+    suffix: str = ".png"
+    format: str = ""
+
+    @property
+    def pixels(self) -> int:
+        """Height × width."""
+        return self.shape[0] * self.shape[1]
+
+
+def mask_facts(path: Path) -> MaskFacts:
+    """Read a mask and count its codes; a giant is read strip by strip.
+
+    Raises:
+        MaskError: the file cannot be read or is no mask.
+    """
+    with open_mask_raster(path) as raster:
+        values, counts, inner, digest = _count_codes(raster)
+        return MaskFacts(
+            path=str(path),
+            shape=(raster.height, raster.width),
+            coding=raster.coding,
+            dtype=raster.dtype.name,
+            counts=tuple(zip(unpack(values, raster.coding), counts.tolist(), strict=True)),
+            inner=tuple(inner.tolist()),
+            pixel_hash=digest,
+            palette=raster.palette,
+            lossy=raster.lossy,
+            alpha=raster.alpha,
+            suffix=".tif" if raster.tiff else path.suffix.lower(),
+            format="TIFF" if raster.tiff else content_format(path),
+        )
+
+
+def _count_codes(raster: MaskRaster) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], str]:
+    """The codes of a mask, the most frequent first, their pixels, their 2×2 squares, a hash."""
+    kind = f"{raster.height} {raster.width} {raster.coding} {raster.dtype.name}"
+    digest = blake2b(kind.encode(), digest_size=16)
+    found: list[NDArray[Any]] = []
+    numbers: list[NDArray[np.float64]] = []  # V×2
+    for _, strip in raster.strips(_STRIP):
+        digest.update(strip.tobytes())
+        codes = pack(strip) if raster.coding == "rgb" else strip
+        values, inverse, lengths = runs(codes.ravel())
+        squares = np.add.reduceat(
+            _squares(codes).ravel(), np.r_[0, np.cumsum(lengths)[:-1]], dtype=int
+        )
+        found.append(values)
+        numbers.append(
+            np.stack(
+                [np.bincount(inverse, weights, len(values)) for weights in (lengths, squares)], 1
+            )
+        )
+    values, inverse = np.unique(np.concatenate(found), return_inverse=True)
+    rows = np.concatenate(numbers)
+    # Exact below 2⁵³.
+    counts, inner = (np.bincount(inverse, column).astype(np.int64) for column in rows.T)
+    order = np.argsort(-counts, kind="stable")[:COUNTED]
+    return values[order], counts[order], inner[order], digest.hexdigest()
+
+
+def _squares(codes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each pixel, its right, its lower and its diagonal neighbour hold one code; H×W."""
+    same = np.zeros(codes.shape, bool)
+    corner = codes[:-1, :-1]
+    others = codes[1:, :-1], codes[:-1, 1:], codes[1:, 1:]
+    same[:-1, :-1] = np.logical_and.reduce([corner == other for other in others])
+    return same
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The facts of all masks together."""
+
+    facts: Sequence[MaskFacts]
+    coding: Coding
+    palette: tuple[int, ...] | None
+
+    @cached_property
+    def counts(self) -> Counter[Code]:
+        """The codes of all files, with their pixels."""
+        total: Counter[Code] = Counter()
+        for fact in self.facts:
+            total.update(dict(fact.counts))
+        return total
+
+    @cached_property
+    def found(self) -> tuple[Code, ...]:
+        """The codes of all files, in ascending order."""
+        return in_order(self.counts)
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels of all files."""
+        return sum(fact.pixels for fact in self.facts)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the compression of any file changes values."""
+        return any(fact.lossy for fact in self.facts)
+
+    def colour(self, index: int) -> Colour:
+        """The colour of a palette index."""
+        return _entry(self.palette, index)
+
+    def share(self, codes: Iterable[Code], reach: int = 0) -> float:
+        """Share of the pixels that lie within `reach` of one of `codes`, 0–1."""
+        values = _table(self.counts)
+        near = np.zeros(len(values), bool)
+        for code in _table(codes):
+            near |= np.abs(values - code).max(axis=1) <= reach
+        pixels = np.fromiter(self.counts.values(), np.float64)
+        return float(pixels[near].sum() / max(self.pixels, 1))
+
+    @cached_property
+    def solidity(self) -> dict[Code, float]:
+        """The 2×2 squares of each code per pixel, 0–1; 1 where they were not counted."""
+        squares: Counter[Code] = Counter()
+        for fact in self.facts:
+            codes = (code for code, _ in fact.counts)
+            known = fact.inner or (pixels for _, pixels in fact.counts)
+            squares.update(dict(zip(codes, known, strict=True)))
+        return {code: squares[code] / pixels for code, pixels in self.counts.items()}
+
+    @cached_property
+    def files(self) -> dict[Code, int]:
+        """The number of files that hold each code."""
+        return Counter(code for fact in self.facts for code, _ in fact.counts)
+
+    def holders(self, codes: Iterable[Code]) -> list[str]:
+        """The files that hold any of `codes`, each with those it holds and their pixels."""
+        wanted = set(codes)
+        return [
+            f"{fact.path}: {listed_counts(held)}"
+            for fact in self.facts
+            if (held := {code: pixels for code, pixels in fact.counts if code in wanted})
+        ]
+
+    def fullest(self) -> list[str]:
+        """All files, those with the most distinct values first."""
+        ranked = sorted(self.facts, key=lambda fact: -len(fact.counts))
+        return [f"{fact.path}: {len(fact.counts)} distinct values" for fact in ranked]
+
+
+def gather(facts: Sequence[MaskFacts]) -> Folder:
+    """Put the files of a folder together.
+
+    Raises:
+        MaskError: there is none, they have different codings, or one palette index has different
+            colours.
+    """
+    if not facts:
+        raise MaskError("there are no masks", fix="Put the mask of each image into masks/.")
+    facts = _grey_as_numbers(facts)
+    kinds = Counter(fact.coding for fact in facts).most_common()
+    if len(kinds) > 1:
+        listed = ", ".join(f"{count} {coding_name(coding)}" for coding, count in kinds)
+        lines = [f"{f.path}: {coding_name(f.coding)}" for f in facts if f.coding != kinds[0][0]]
+        fix = f"Save these as {coding_name(kinds[0][0])} like the others."
+        raise MaskError(f"the masks have different codings: {listed}", lines, fix)
+    _check_palettes(facts)
+    # Files with few codes may have a shortened palette.
+    palette = max(facts, key=lambda fact: len(fact.counts)).palette
+    return Folder(facts, facts[0].coding, palette)
+
+
+def _grey_as_numbers(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
+    """Count grey RGB files as numbers where other files hold numbers."""
+    colours = [fact for fact in facts if fact.coding == "rgb"]
+    if all(fact.coding != "integer" for fact in facts) or not all(map(_is_grey, colours)):
+        return facts
+    return [_as_numbers(fact) if fact.coding == "rgb" else fact for fact in facts]
+
+
+def _is_grey(fact: MaskFacts) -> bool:
+    return all(len({*as_point(code)}) == 1 for code, _ in fact.counts)
+
+
+def _as_numbers(fact: MaskFacts) -> MaskFacts:
+    counts = tuple((as_point(code)[0], pixels) for code, pixels in fact.counts)
+    return fact.model_copy(update={"coding": "integer", "counts": counts})
+
+
+def _check_palettes(facts: Sequence[MaskFacts]) -> None:
+    """One index must have one colour wherever it is used."""
+    used: dict[Code, dict[Colour, list[str]]] = {}
+    for fact in facts if facts[0].palette else ():
+        for code, _ in fact.counts:
+            colours = used.setdefault(code, {})
+            colours.setdefault(_entry(fact.palette, code), []).append(fact.path)
+    clashes = []
+    for code, colours in used.items():
+        usual, *others = sorted(colours, key=lambda colour: -len(colours[colour]))
+        clashes += [
+            f"{path}: index {code} is {colour}, in others {usual}"
+            for colour in others
+            for path in colours[colour]
+        ]
+    if clashes:
+        fix = "Save the masks with one palette, as class numbers, or as RGB."
+        raise MaskError("a palette index has different colours in the masks", clashes, fix)
+
+
+def in_order(codes: Iterable[Code]) -> tuple[Code, ...]:
+    """Codes in ascending order."""
+    return tuple(sorted(codes, key=as_point))
+
+
+def integers(codes: Iterable[Code]) -> Iterator[int]:
+    """The codes that are numbers."""
+    return (code for code in codes if not isinstance(code, tuple))
+
+
+def some(codes: Iterable[object]) -> str:
+    """The first of many codes, for a message."""
+    texts = [str(code) for code in codes]
+    more = f", … ({len(texts)} values)" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
+
+
+def listed_counts(counts: Mapping[Code, int]) -> str:
+    """The first of many codes with their pixels, for a message.
+
+    >>> listed_counts({7: 1, 254: 2})
+    '7 (1 px), 254 (2 px)'
+    """
+    texts = [f"{code} ({counts[code]} px)" for code in in_order(counts)[:_SHOWN]]
+    more = f", … ({len(counts)} values)" if len(counts) > _SHOWN else ""
+    return ", ".join(texts) + more
+
+
+def coding_name(coding: Coding) -> str:
+    """A coding in the words of messages."""
+    return {"integer": "grey", "palette": "palette", "rgb": "RGB"}[coding]
+
+
+def as_point(code: Code) -> Colour:
+    """A code as a point in the space of colours; numbers lie on the first axis."""
+    return code if isinstance(code, tuple) else (code, 0, 0)
+
+
+def distance(one: Code, other: Code) -> int:
+    """The largest difference of the bands of two codes (the Chebyshev distance)."""
+    return max(abs(a - b) for a, b in zip(as_point(one), as_point(other), strict=True))
+
+
+def _table(codes: Iterable[Code]) -> NDArray[np.int64]:
+    """Codes as rows: N×3."""
+    return np.array([as_point(code) for code in codes], np.int64).reshape(-1, 3)
+
+
+def _entry(palette: Sequence[int] | None, code: Code) -> Colour:
+    if palette is None or isinstance(code, tuple):
+        return (0, 0, 0)
+    red, green, blue = palette[3 * code : 3 * code + 3]
+    return red, green, blue
