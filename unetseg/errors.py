@@ -17,92 +17,132 @@ The tree (the number is the exit code of the command line):
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
 
 
 class UnetsegError(Exception):
     """An answer to the user: a summary, all offenders, and the fix.
 
+    It is data before it is text: programs look at `code`, `paths` and `came`, never at the words.
+
     Args:
         summary: One sentence: what came and what was expected.
         offenders: Every file or setting at fault, one line each; never only the first.
         fix: What to do, as a command where there is one.
+        code: What went wrong, one word for programs, such as "empty-file"; else that of the class.
+        paths: The files it is about.
+        came: What came, where a program wants it: the pixels of a decompression bomb.
     """
 
     exit_code = 1
+    code = "bug"
 
-    def __init__(self, summary: str, offenders: Sequence[object] = (), fix: str = "") -> None:
+    def __init__(
+        self,
+        summary: str,
+        offenders: Sequence[object] = (),
+        fix: str = "",
+        *,
+        code: str = "",
+        paths: Sequence[Path] = (),
+        came: object = None,
+    ) -> None:
         self.summary = summary
         self.offenders = [str(offender) for offender in offenders]
         self.fix = fix
+        self.code = code or type(self).code
+        self.paths = tuple(paths)
+        self.came = came
         super().__init__(str(self))
 
     def __str__(self) -> str:
         lines = [self.summary, *(f"  - {offender}" for offender in self.offenders)]
         return "\n".join([*lines, self.fix] if self.fix else lines)
 
-    def __reduce__(self) -> tuple[type, tuple[str, list[str], str]]:
-        """Rebuild from the three parts, so that errors cross process borders whole."""
-        return type(self), (self.summary, self.offenders, self.fix)
+    @classmethod
+    def like(cls, error: "UnetsegError") -> Self:
+        """What `error` says, as an error of this class."""
+        parts: dict[str, Any] = {"code": error.code, "paths": error.paths, "came": error.came}
+        return cls(error.summary, error.offenders, error.fix, **parts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild from the parts, so that errors cross process borders whole."""
+        return type(self), (self.summary, self.offenders, self.fix), self.__dict__
 
 
 class ConfigError(UnetsegError):
     """A setting or argument is wrong."""
 
     exit_code = 2
+    code = "config"
 
 
 class MachineError(UnetsegError):
     """A package, device or folder is not usable."""
 
     exit_code = 3
+    code = "machine"
 
 
 class PartialError(UnetsegError):
     """Some of the work was done, some failed."""
 
     exit_code = 4
+    code = "partial"
 
 
 class DataError(UnetsegError):
     """The images or masks are not usable."""
 
     exit_code = 5
+    code = "data"
 
 
 class PairingError(DataError):
     """Images and masks do not match up."""
 
+    code = "pairing"
+
 
 class ImageError(DataError):
     """An image cannot be read, or has the wrong bands."""
 
+    code = "image"
+
 
 class MaskError(DataError):
     """A mask cannot be read, or its values make no sense."""
+
+    code = "mask"
 
 
 class DivergedError(UnetsegError):
     """The loss stopped being a number."""
 
     exit_code = 6
+    code = "diverged"
 
 
 class OutOfMemoryError(UnetsegError):
     """The machine's memory does not hold the work."""
 
     exit_code = 7
+    code = "out-of-memory"
 
 
 class BundleError(UnetsegError):
     """A checkpoint or bundle is missing, damaged or foreign."""
 
     exit_code = 8
+    code = "bundle"
 
 
 class StoppedError(UnetsegError):
     """Training was stopped by a signal, after its state was saved."""
 
     exit_code = 130
+    code = "stopped"
 
     def __init__(
         self,

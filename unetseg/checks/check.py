@@ -284,10 +284,8 @@ def _known(report: Report, found: PairSet) -> Survey | None:
 def _without_told(unread: list[DataError], data: Path, found: PairSet) -> list[DataError]:
     """The errors but for those about entries that are no files, which `inspect_entries` tells."""
     paths = chain.from_iterable((pair.image, pair.mask) for pair in found.pairs)
-    told = tuple(
-        f"{path} " for path in paths if path and data in path.parents if not path.is_file()
-    )
-    return [error for error in unread if not error.summary.startswith(told)]
+    told = {path for path in paths if path and data in path.parents and not path.is_file()}
+    return [error for error in unread if told.isdisjoint(error.paths)]
 
 
 def _refusal(check: str, error: DataError | ConfigError) -> Finding:

@@ -2,10 +2,9 @@
 
 import errno
 import os
-import re
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from unetseg.checks.evidence import Evidence
 from unetseg.checks.finding import Finding, Severity, listed
 from unetseg.data.facts.fingerprint import NO_NUMBERS, ImageFacts
 from unetseg.data.files.images import IMAGE_SUFFIXES
+from unetseg.data.files.limits import BOMB
 from unetseg.errors import DataError
 from unetseg.text import plural
 
@@ -34,60 +34,39 @@ _TURNED = frozenset({5, 6, 7, 8})  # orientations that swap the sides
 # Files that cannot be read
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """One way in which a file fails, known by the words of its error."""
-
-    check: str
-    words: str
-    noun: str
-    remark: str = ""
-
-
-_BOMB = "decompression-bomb"
-_VALUES = "whose values are no class numbers"
-_FAILURES = (  # the first whose words are there counts
-    _Failure(_BOMB, "is refused as a decomp", "image", "over the limit for decompression bombs"),
-    _Failure("several-pages", "is animated|expected one image$", "file", "with several images"),
-    _Failure("empty-file", r"is empty \(0 bytes\)$", "empty file"),
-    _Failure("no-image", "its content is no image", "file", "whose content is no image"),
-    _Failure("no-regular-file", "is no regular file$", "path", "to no regular file"),
-    _Failure("missing-file", "No such file or directory$", "missing file"),
-    _Failure("no-permission", "Permission denied$", "file", "without permission to read"),
-    _Failure("nan-pixels", f"has {NO_NUMBERS}$", "image", f"with {NO_NUMBERS}"),
-    _Failure("unreadable-file", "cannot be read: ", "truncated or damaged file"),
-    _Failure(
-        "mask-values", "one band, a palette or RGB$|class numbers$|fractions", "mask", _VALUES
-    ),
-    _Failure("unusable-file", "", "file", "that training has no use for"),
-)
+_FAILURES = {  # code of the error: what is at fault, and what is wrong with it
+    BOMB: ("image", "over the limit for decompression bombs"),
+    "several-pages": ("file", "with several images"),
+    "empty-file": ("empty file", ""),
+    "no-image": ("file", "whose content is no image"),
+    "no-regular-file": ("path", "to no regular file"),
+    "missing-file": ("missing file", ""),
+    "no-permission": ("file", "without permission to read"),
+    "nan-pixels": ("image", f"with {NO_NUMBERS}"),
+    "unreadable-file": ("truncated or damaged file", ""),
+    "mask-values": ("mask", "whose values are no class numbers"),
+    "unusable-file": ("file", "that training has no use for"),
+}
 
 
 def inspect_files(failures: Sequence[DataError]) -> Iterator[Finding]:
     """The files that cannot be read, one finding for each way in which they fail."""
-    groups: dict[_Failure, list[DataError]] = defaultdict(list)
+    groups: dict[str, list[DataError]] = defaultdict(list)
     for error in failures:
-        kind = next(kind for kind in _FAILURES if re.search(kind.words, error.summary))
-        groups[kind].append(error)
-    for kind in sorted(groups, key=_FAILURES.index):
-        errors = groups[kind]
+        groups[error.code if error.code in _FAILURES else "unusable-file"].append(error)
+    for check in filter(groups.__contains__, _FAILURES):
+        errors, (noun, remark) = groups[check], _FAILURES[check]
+        fix = " ".join(dict.fromkeys(error.fix for error in errors if error.fix))
+        if check == BOMB:  # one limit that lets all pass
+            limit = max(error.came for error in errors if isinstance(error.came, int))
+            fix = f"If you trust the files, allow them by --max-pixels {limit}."
         yield Finding(
-            check=kind.check,
+            check=check,
             severity="error",
-            summary=f"{plural(len(errors), kind.noun)} {kind.remark}".rstrip(),
+            summary=f"{plural(len(errors), noun)} {remark}".rstrip(),
             files=listed(dict.fromkeys(error.summary for error in errors)),
-            fix=_one_limit(errors) if kind.check == _BOMB else _all_fixes(errors),
+            fix=fix,
         )
-
-
-def _all_fixes(errors: Iterable[DataError]) -> str:
-    return " ".join(dict.fromkeys(error.fix for error in errors if error.fix))
-
-
-def _one_limit(errors: Iterable[DataError]) -> str:
-    """One limit that lets all bombs pass."""
-    pixels = max(int(digits) for error in errors for digits in re.findall(r"\d+", error.fix))
-    return f"If you trust the files, allow them by --max-pixels {pixels}."
 
 
 # Entries of a folder

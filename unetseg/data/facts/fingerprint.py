@@ -144,7 +144,8 @@ def _faults(path: Path, image: ImageFacts | DataError) -> list[DataError]:
     if isinstance(image, DataError):
         return [image]
     if image.bad:
-        return [ImageError(f"{path} has {NO_NUMBERS}", fix="Replace them by a number.")]
+        fix = "Replace them by a number."
+        return [ImageError(f"{path} has {NO_NUMBERS}", fix=fix, code="nan-pixels", paths=[path])]
     return []
 
 

@@ -263,7 +263,12 @@ def _open_pillow(path: Path, start: bytes) -> Picture:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":
             fix = "Save the frame you need as an image of its own."
-            raise ImageError(f"{path} is animated: {frames} frames, expected one", fix=fix)
+            raise ImageError(
+                f"{path} is animated: {frames} frames, expected one",
+                fix=fix,
+                code="several-pages",
+                paths=[path],
+            )
         pixels = _quick_pixels(image, path)
         if pixels is None:
             image.load()

@@ -1,5 +1,6 @@
 """What an image file must be before its pixels are read: a regular file, and no bomb."""
 
+import errno
 import os
 import re
 import stat
@@ -16,8 +17,10 @@ from unetseg.errors import ConfigError, ImageError
 
 PIXEL_LIMIT = 89_478_485  # pixels; Pillow's limit for decompression bombs
 EXPANSION_LIMIT = 100  # a TIFF over the pixel limit may grow by this factor when it is unpacked
+BOMB = "decompression-bomb"
 READ_FIX = "Copy the file again from its source, or take it out of the folder."
 
+_CODES = {errno.ENOENT: "missing-file", errno.EACCES: "no-permission"}
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _DAMAGE = (
     OSError,
@@ -66,7 +69,8 @@ def allow_pixels(limit: int | None) -> None:
 def bomb(path: Path, pixels: int, size: str) -> ImageError:
     """The refusal of an image of `pixels` pixels; `size` is how they are told."""
     summary = f"{path} is refused as a decompression bomb: {size}; the limit is {pixel_limit()}"
-    return ImageError(summary, fix=f"If you trust the file, allow it by --max-pixels {pixels}.")
+    fix = f"If you trust the file, allow it by --max-pixels {pixels}."
+    return ImageError(summary, fix=fix, code=BOMB, paths=[path], came=pixels)
 
 
 def start_of(path: Path) -> bytes:
@@ -77,11 +81,15 @@ def start_of(path: Path) -> bytes:
     """
     with explained(path):
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ImageError(f"{path} is no regular file", fix=READ_FIX)
+            raise ImageError(
+                f"{path} is no regular file", fix=READ_FIX, code="no-regular-file", paths=[path]
+            )
         with path.open("rb") as file:
             start = file.read(64)
     if not start:
-        raise ImageError(f"{path} is empty (0 bytes)", fix=READ_FIX)
+        raise ImageError(
+            f"{path} is empty (0 bytes)", fix=READ_FIX, code="empty-file", paths=[path]
+        )
     return start
 
 
@@ -98,12 +106,19 @@ def explained(path: Path) -> Iterator[None]:
         pixels = re.search(r"\d+", str(error))
         raise bomb(path, int(pixels.group()) if pixels else 0, str(error)) from error
     except _DAMAGE as error:
-        raise ImageError(f"{path} cannot be read: {_reason(error)}", fix=READ_FIX) from error
+        code, reason = _reason(error)
+        raise unreadable(path, reason, code) from error
 
 
-def _reason(error: Exception) -> str:
+def unreadable(path: Path, reason: object, code: str = "unreadable-file") -> ImageError:
+    """The answer for a file that cannot be read."""
+    return ImageError(f"{path} cannot be read: {reason}", fix=READ_FIX, code=code, paths=[path])
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """The code of the error, and its reason in words."""
     if isinstance(error, UnidentifiedImageError):
-        return "its content is no image that is known here, whatever its name says"
+        return "no-image", "its content is no image that is known here, whatever its name says"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).split("\n")[0] or type(error).__name__
+        return _CODES.get(error.errno or 0, "unreadable-file"), error.strerror
+    return "unreadable-file", str(error).split("\n")[0] or type(error).__name__

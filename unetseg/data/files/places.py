@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.limits import READ_FIX, explained, start_of
+from unetseg.data.files.limits import explained, start_of, unreadable
 from unetseg.data.files.tiffs import TIFF_STARTS, Tiff
-from unetseg.errors import ImageError
 
 GEOTIFF_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # scale, tie points, transform, CRS
 _NODATA = 42113
@@ -78,7 +77,7 @@ def _ask_gdal(path: Path) -> tuple[str, NDArray[np.float64], float | None]:
             crs = raster.crs.to_wkt() if raster.crs else ""
             return crs, np.array(raster.transform).reshape(3, 3), raster.nodata
     except RasterioError as error:
-        raise ImageError(f"{path} cannot be read: {error}", fix=READ_FIX) from error
+        raise unreadable(path, error) from error
 
 
 def _to_stored(orientation: int, size: tuple[int, int]) -> NDArray[np.float64]:

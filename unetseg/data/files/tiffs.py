@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from unetseg.data.files.limits import EXPANSION_LIMIT, READ_FIX, bomb, pixel_limit
+from unetseg.data.files.limits import EXPANSION_LIMIT, bomb, pixel_limit, unreadable
 from unetseg.errors import ImageError
 from unetseg.storage import atomic_path
 
@@ -225,7 +225,7 @@ def refuse_cut_off(series: tifffile.TiffPageSeries, path: Path) -> None:
         end = max((offset + size for offset, size in pieces if size), default=0)
         is_empty = end == 0 and page.is_contiguous  # tifffile would read the header as pixels
         if is_empty or end > page.parent.filehandle.size:
-            raise ImageError(f"{path} cannot be read: it is truncated", fix=READ_FIX)
+            raise unreadable(path, "it is truncated")
 
 
 class _Recent:
@@ -287,7 +287,9 @@ def _shape(series: tifffile.TiffPageSeries, path: Path) -> tuple[int, int, int]:
 
 def _stack(path: Path, what: str) -> ImageError:
     fix = "Save each page as an image of its own, or bands as samples of one page (axes YXS)."
-    return ImageError(f"{path} holds {what}, expected one image", fix=fix)
+    return ImageError(
+        f"{path} holds {what}, expected one image", fix=fix, code="several-pages", paths=[path]
+    )
 
 
 def _palette(page: tifffile.TiffPage) -> NDArray[np.uint8] | None:

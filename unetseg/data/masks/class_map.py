@@ -214,7 +214,7 @@ def read_mask(path: Path) -> RawMask:
     try:
         picture = open_picture(path)
     except ImageError as error:
-        raise MaskError(error.summary, error.offenders, error.fix) from error
+        raise MaskError.like(error) from error
     lossy, tiff = picture.lossy, picture.tiff
     if picture.palette is not None:
         colours = picture.palette[:, :3]
@@ -230,7 +230,12 @@ def read_mask(path: Path) -> RawMask:
         return RawMask(pixels, "rgb", None, lossy, tiff, alpha)
     came = f"{pixels.shape[-1]} bands of {pixels.dtype}"
     fix = "Save the mask with one band of class numbers, or as 8-bit RGB without transparency."
-    raise MaskError(f"{path} has {came}, expected one band, a palette or RGB", fix=fix)
+    raise MaskError(
+        f"{path} has {came}, expected one band, a palette or RGB",
+        fix=fix,
+        code="mask-values",
+        paths=[path],
+    )
 
 
 def write_mask(path: Path, index: NDArray[np.uint8], class_map: ClassMap) -> None:
@@ -332,11 +337,20 @@ def whole_numbers(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
         raise MaskError(f"{path} holds {pixels.dtype} values, expected integers")
     if pixels.dtype.kind == "f" and not bool((np.isfinite(pixels) & (pixels % 1 == 0)).all()):
         fix = "Save class numbers as integers; use a number of its own where there is no truth."
-        raise MaskError(f"{path} holds fractions or NaN, expected integers", fix=fix)
+        raise MaskError(
+            f"{path} holds fractions or NaN, expected integers",
+            fix=fix,
+            code="mask-values",
+            paths=[path],
+        )
     low, high = int(pixels.min()), int(pixels.max())
     for dtype in (
         (np.uint8, np.int16, np.int32) if pixels.dtype.kind == "f" else (np.int16, np.int32)
     ):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return pixels.astype(dtype)
-    raise MaskError(f"{path} holds values from {low} to {high}, too large for class numbers")
+    raise MaskError(
+        f"{path} holds values from {low} to {high}, too large for class numbers",
+        code="mask-values",
+        paths=[path],
+    )

@@ -339,7 +339,12 @@ def _mask_pixels(pixels: NDArray[Any], kind: RawMask, path: Path) -> NDArray[Any
 def _no_mask(shape: Sequence[int], dtype: np.dtype[Any], path: Path) -> MaskError:
     fix = "Save the mask with one band of class numbers, or as 8-bit RGB without transparency."
     came = f"{shape[-1]} bands of {dtype}"
-    return MaskError(f"{path} has {came}, expected one band, a palette or RGB", fix=fix)
+    return MaskError(
+        f"{path} has {came}, expected one band, a palette or RGB",
+        fix=fix,
+        code="mask-values",
+        paths=[path],
+    )
 
 
 @contextmanager
@@ -347,7 +352,7 @@ def _as_mask_error() -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        raise MaskError(error.summary, error.offenders, error.fix) from error
+        raise MaskError.like(error) from error
 
 
 @contextmanager
