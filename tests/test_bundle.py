@@ -4,14 +4,15 @@ import json
 import math
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.builders import CELLS, bundle_info
 from unetseg.bundle import (
     BundleInfo,
-    Normalisation,
     PrecisionVerdict,
     Segmenter,
     build_segmenter,
@@ -21,35 +22,14 @@ from unetseg.bundle import (
     save_bundle,
     store_verdict,
 )
-from unetseg.config import NetworkConfig
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.errors import BundleError
 from unetseg.runtime import Machine
 
-BINARY = ClassMap(
-    classes=(
-        ClassInfo(name="background", code=0, colour=(0, 0, 0)),
-        ClassInfo(name="cell", code=255, colour=(200, 0, 0)),
-    ),
-    coding="integer",
-    dtype="uint8",
-    background=0,
-)
+NORMALISATION = {"mean": (90.0, 100.0, 110.0), "std": (30.0, 20.0, 10.0)}
 
 
-def info(kind: str = "dataset", network: dict[str, object] | None = None) -> BundleInfo:
-    settings = network or {"depth": 2, "width": 4}
-    return BundleInfo(
-        network=NetworkConfig.model_validate(settings),
-        bands=3,
-        dtype="uint8",
-        class_map=BINARY,
-        normalisation=Normalisation.model_validate(
-            {"kind": kind, "mean": (90.0, 100.0, 110.0), "std": (30.0, 20.0, 10.0)}
-        ),
-        tile=256,
-        overlap=0.25,
-    )
+def info(kind: str = "dataset", network: dict[str, Any] | None = None) -> BundleInfo:
+    return bundle_info(network, normalisation={"kind": kind} | NORMALISATION)
 
 
 @pytest.fixture
@@ -65,7 +45,7 @@ def test_round_trip(tmp_path: Path, kind: str) -> None:
     loaded, read = load_bundle(tmp_path)
     image = torch.randint(0, 256, (1, 3, 37, 21)).float()
     assert torch.equal(segmenter(image), loaded(image))
-    assert read.class_map == BINARY
+    assert read.class_map == CELLS
     assert read.versions["torch"]
     assert not (tmp_path / ".model-new").exists()
 

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
+from tests.builders import save_run
 from unetseg.cli.app import COMMANDS, LAB
-from unetseg.config import NetworkConfig
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
 
 HEAVY = {"torch", "numpy", "PIL", "cv2", "scipy", "yaml", "matplotlib", "rasterio"}
 SELDOM = {
@@ -44,22 +42,7 @@ def test_what_needs_no_network_does_without_torch(module: str) -> None:
 
 
 def test_a_prediction_from_the_shell_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
-    info = BundleInfo(
-        network=NetworkConfig(width=4, depth=2),
-        bands=3,
-        dtype="uint8",
-        class_map=ClassMap(
-            classes=(
-                ClassInfo(name="background", code=0, colour=(0, 0, 0)),
-                ClassInfo(name="cell", code=255, colour=(255, 0, 0)),
-            ),
-            background=0,
-        ),
-        normalisation=Normalisation(kind="dataset", mean=(100.0,) * 3, std=(50.0,) * 3),
-        tile=256,
-        overlap=0.25,
-    )
-    save_bundle(tmp_path / "run", build_segmenter(info).state_dict(), info)
+    save_run(tmp_path / "run")
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "image.png")
     words = ["predict", *(str(tmp_path / name) for name in ("run", "image.png"))]
     words += ["-o", str(tmp_path / "masks")]

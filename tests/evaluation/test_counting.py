@@ -6,16 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.transform import Affine
 
-from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
-from unetseg.config import DeviceConfig, EvalConfig, NetworkConfig, ScoringConfig, TilingConfig
+from tests.builders import bundle_info, save_run
+from unetseg.config import DeviceConfig, EvalConfig, ScoringConfig, TilingConfig
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.masks import rasters
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError
 from unetseg.evaluation.confusion import confusion
@@ -27,27 +25,13 @@ from unetseg.prediction.predict import Predictor
 CPU = DeviceConfig(device="cpu", precision="float32")
 SMALL = TilingConfig(tile=64)
 PLACE = Affine(2, 0, 100, 0, -2, 900)
-CLASSES = tuple(
-    ClassInfo(name=name, code=code, colour=colour)
-    for name, code, colour in (("ground", 0, (0, 0, 0)), ("cell", 255, (255, 0, 0)))
-)
-INFO = BundleInfo(
-    network=NetworkConfig(depth=2, width=4),
-    bands=3,
-    dtype="uint8",
-    class_map=ClassMap(classes=CLASSES, background=0),
-    normalisation=Normalisation(kind="image", mean=(128,) * 3, std=(60,) * 3),
-    tile=64,
-    overlap=0.5,
-)
+INFO = bundle_info(kind="image")
 SIZES = [(150, 90), (64, 200), (70, 70)]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    save_bundle(tmp_path / "run" / "model", build_segmenter(INFO).state_dict(), INFO)
-    return tmp_path / "run"
+    return save_run(tmp_path / "run", INFO)
 
 
 @pytest.fixture

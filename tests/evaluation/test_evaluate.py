@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, load_bundle, save_bundle
-from unetseg.config import DeviceConfig, EvalConfig, NetworkConfig, PredictConfig, ScoringConfig
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from tests.builders import save_run
+from unetseg.bundle import load_bundle
+from unetseg.config import DeviceConfig, EvalConfig, PredictConfig, ScoringConfig
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.data.pairs.splits import write_splits
 from unetseg.data.sample import draw_sample
@@ -35,23 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with random weights."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    torch.manual_seed(0)
-    classes = (
-        ClassInfo(name="ground", code=0, colour=(0, 0, 0)),
-        ClassInfo(name="cell", code=255, colour=(255, 0, 0)),
-    )
-    info = BundleInfo(
-        network=NetworkConfig(depth=2, width=4),
-        bands=3,
-        dtype="uint8",
-        class_map=ClassMap(classes=classes, coding="integer", dtype="uint8", background=0),
-        normalisation=Normalisation(kind="dataset", mean=(128,) * 3, std=(60,) * 3),
-        tile=256,
-        overlap=0.25,
-    )
-    save_bundle(folder / "model", build_segmenter(info).state_dict(), info)
-    return folder
+    return save_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 def remember(run: Path, data: Path, splits: Sequence[str]) -> None:

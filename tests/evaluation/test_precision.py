@@ -11,20 +11,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.builders import bundle_info, class_map, random_segmenter
 from unetseg.bundle import (
-    BundleInfo,
-    Normalisation,
     Segmenter,
-    build_segmenter,
     load_bundle,
     machine_for,
     save_bundle,
 )
-from unetseg.config import NetworkConfig
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts, image_facts
 from unetseg.data.masks import rasters
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from unetseg.data.masks.class_map import ClassInfo
 from unetseg.data.pairs.match import find_pairs
 from unetseg.evaluation.precision import (
     FEWEST_PIXELS,
@@ -42,26 +39,12 @@ from unetseg.runtime import Machine
 FAST = Machine(torch.device("cpu"), torch.bfloat16, "CPU")
 EXACT = replace(FAST, dtype=torch.float32)
 NAMES = ("ground", "cell", "crack")
-CLASS_MAP = ClassMap(
-    classes=tuple(
-        ClassInfo(name=name, code=code, colour=(code, 0, 0)) for code, name in enumerate(NAMES)
-    ),
-    background=0,
-)
-INFO = BundleInfo(
-    network=NetworkConfig(depth=2, width=4),
-    bands=3,
-    dtype="uint8",
-    class_map=CLASS_MAP,
-    normalisation=Normalisation(kind="dataset", mean=(128,) * 3, std=(60,) * 3),
-    tile=2048,
-    overlap=0.25,
-)
+CLASS_MAP = class_map(0, 1, 2)
+INFO = bundle_info(classes=CLASS_MAP)
 
 
 def segmenter() -> Segmenter:
-    torch.manual_seed(1)
-    return build_segmenter(INFO).eval()
+    return random_segmenter(INFO, seed=1)
 
 
 def engine(machine: Machine, built: Segmenter | None = None) -> Engine:

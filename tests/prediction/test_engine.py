@@ -9,11 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
 
-from unetseg.bundle import BundleInfo, Normalisation, Segmenter, build_segmenter, save_bundle
-from unetseg.config import DeviceConfig, NetworkConfig, PredictConfig
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from tests.builders import blotches, bundle_info, class_map, random_segmenter
+from unetseg.bundle import BundleInfo, Segmenter, save_bundle
+from unetseg.config import DeviceConfig, PredictConfig
 from unetseg.errors import ImageError
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.predict import Predictor, load
@@ -21,54 +20,18 @@ from unetseg.prediction.tiling import cut_on_grid
 from unetseg.runtime import Machine
 
 CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
-CLASSES = ClassMap(
-    classes=tuple(
-        ClassInfo(name=name, code=code, colour=(code, 0, 0))
-        for name, code in (("ground", 0), ("cell", 128), ("crack", 255))
-    ),
-    coding="integer",
-    dtype="uint8",
-    background=0,
-)
 
 
 def info(kind: str = "dataset", **network: object) -> BundleInfo:
-    return BundleInfo(
-        network=NetworkConfig.model_validate({"depth": 2, "width": 8} | network),
-        bands=3,
-        dtype="uint8",
-        class_map=CLASSES,
-        normalisation=Normalisation.model_validate(
-            {"kind": kind, "mean": (90.0, 100.0, 110.0), "std": (50.0, 60.0, 70.0)}
-        ),
-        tile=128,
-        overlap=0.5,
-    )
+    return bundle_info({"width": 8} | network, class_map(0, 128, 255), kind=kind)
 
 
 def segmenter(kind: str = "dataset", **network: object) -> Segmenter:
-    """A U-Net with random weights, whose batch norms have seen something else than 0 and 1."""
-    torch.manual_seed(0)
-    built = build_segmenter(info(kind, **network)).eval()
-    for module in built.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean, 0, 0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return built
+    return random_segmenter(info(kind, **network))
 
 
 def engine(built: Segmenter, **settings: Any) -> Engine:
     return Engine(built, CPU, **{"tile": 4096, "overlap": 0.5} | settings)
-
-
-def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Blotched noise, bright on one side: no two tiles are alike."""
-    rng = np.random.default_rng(seed)
-    blotches = np.kron(rng.random((height // 8 + 1, width // 8 + 1, 3)), np.ones((8, 8, 1)))
-    light = np.linspace(0.3, 1, width)[:, None]
-    return (255 * blotches[:height, :width] * light).astype(np.uint8)
 
 
 # ------------------------------------------------------------------ tiles
@@ -87,7 +50,7 @@ def test_tiled_is_whole(kind: str, network: dict[str, object]) -> None:
     # The field of view is 22 pixels to each side (depth 2: 2+4+8+4+2 of convolutions, and
     # pooling), the seams of half-overlapping tiles of 128 lie 32 pixels from their borders. Only
     # where a tile counts for less than e⁻⁴ does it see its border: below 2% of a deviation there.
-    image = noise(233, 150)
+    image = blotches(233, 150)
     built = segmenter(kind, **network)
     whole = engine(built).logits(image)
     tiled = engine(built, tile=128).logits(image)
@@ -99,7 +62,7 @@ def test_tiled_is_whole(kind: str, network: dict[str, object]) -> None:
 
 def test_tiles_see_the_same_pooling_grid_as_the_whole() -> None:
     # In the middle of a tile nothing of its border is seen: there, equality to rounding.
-    image = noise(256, 200)
+    image = blotches(256, 200)
     built = segmenter()
     whole = engine(built).logits(image)
     for tile in cut_on_grid(256, 200, 128, 0.3, 4):
@@ -113,7 +76,7 @@ def test_tiles_see_the_same_pooling_grid_as_the_whole() -> None:
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_the_grid_is_that_of_the_network(scale: float) -> None:
     assert engine(segmenter(scale=scale)).grid == 4 / scale
-    image = noise(200, 150)
+    image = blotches(200, 150)
     built = segmenter(scale=scale)
     whole, tiled = engine(built).logits(image), engine(built, tile=128).logits(image)
     inner = (slice(None), slice(48, -48), slice(48, -48))
@@ -134,7 +97,7 @@ def test_cut_on_grid_covers_the_image_in_multiples() -> None:
 def test_any_size_comes_out_as_it_went_in(kind: str, shape: tuple[int, int]) -> None:
     built = segmenter(kind)
     for tile in (32, 4096):
-        predicted = engine(built, tile=tile, overlap=0.25, tta=True).classes(noise(*shape))
+        predicted = engine(built, tile=tile, overlap=0.25, tta=True).classes(blotches(*shape))
         assert predicted.shape == shape
         assert predicted.dtype == np.uint8
         assert predicted.max() < 3
@@ -146,7 +109,7 @@ def test_any_size_comes_out_as_it_went_in(kind: str, shape: tuple[int, int]) -> 
 @pytest.mark.parametrize("kind", ["dataset", "image"])
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
 def test_with_tta_a_mirrored_image_has_mirrored_logits(kind: str, axes: tuple[int, ...]) -> None:
-    image = noise(45, 38)
+    image = blotches(45, 38)
     averaged = engine(segmenter(kind), tta=True)
     once = averaged.logits(image)
     mirrored = averaged.logits(np.flip(image, axes))
@@ -158,7 +121,7 @@ def test_with_tta_a_mirrored_image_has_mirrored_logits(kind: str, axes: tuple[in
 
 
 def test_tta_averages_the_four_mirrors() -> None:
-    image = noise(24, 40)
+    image = blotches(24, 40)
     built = segmenter()
     plain = engine(built)
     mean = torch.stack(
@@ -176,13 +139,13 @@ def test_tta_averages_the_four_mirrors() -> None:
 @pytest.mark.parametrize("kind", ["dataset", "image"])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint16, np.int16])
 def test_the_type_of_equal_pixels_does_not_matter(kind: str, dtype: type) -> None:
-    image = noise(50, 40)
+    image = blotches(50, 40)
     one = engine(segmenter(kind))
     torch.testing.assert_close(one.logits(image), one.logits(image.astype(dtype)))
 
 
 def test_views_and_read_only_arrays_are_taken() -> None:
-    image = noise(40, 30)
+    image = blotches(40, 30)
     one = engine(segmenter())
     expected = one.logits(image)
     frozen = image.copy()
@@ -195,7 +158,7 @@ def test_views_and_read_only_arrays_are_taken() -> None:
 
 
 def test_classes_are_the_most_probable() -> None:
-    image = noise(40, 30)
+    image = blotches(40, 30)
     one = engine(segmenter())
     probabilities = one.probabilities(image)
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
@@ -211,7 +174,7 @@ def test_batches_are_begun_ahead_and_answered_in_order(ahead: int) -> None:
     def batches() -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
         for side in sides:
             begun.append(side)
-            yield [(side, noise(side, 30)), (side, noise(side, 30) // 2)]
+            yield [(side, blotches(side, 30)), (side, blotches(side, 30) // 2)]
 
     for batch, found in one.classes_of_each(batches(), lambda _: None):
         seen.append(batch[0][0])
@@ -228,7 +191,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_an_array_and_its_file_have_one_mask(bundle: Path, tmp_path: Path) -> None:
-    image = noise(150, 140)
+    image = blotches(150, 140)
     Image.fromarray(image).save(tmp_path / "x.png")
     predictor = load(bundle, device="cpu")
     mask = predictor.predict(image)
@@ -239,7 +202,7 @@ def test_an_array_and_its_file_have_one_mask(bundle: Path, tmp_path: Path) -> No
 
 
 def test_grey_arrays_need_no_third_axis(bundle: Path) -> None:
-    grey = noise(40, 30)[..., 0]
+    grey = blotches(40, 30)[..., 0]
     predictor = load(bundle, device="cpu")
     mask = predictor.predict(grey)
     assert mask.shape == (40, 30)
@@ -266,7 +229,7 @@ def test_an_array_unlike_the_training_is_refused(
 def test_not_a_number_is_refused(tmp_path: Path) -> None:
     floats = info().model_copy(update={"dtype": "float32"})
     save_bundle(tmp_path / "model", segmenter().state_dict(), floats)
-    image = noise(20, 20).astype(np.float32)
+    image = blotches(20, 20).astype(np.float32)
     predictor = load(tmp_path, device="cpu")
     assert predictor.predict(image).shape == (20, 20)
     image[3, 4, 1] = np.nan

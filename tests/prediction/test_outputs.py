@@ -15,16 +15,20 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rasterio.crs import CRS
-from rasterio.transform import Affine
-from torch import nn
 
-from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
+from tests.builders import (
+    GEOTRANSFORM,
+    UTM,
+    blotches,
+    bundle_info,
+    class_map,
+    save_run,
+    write_geotiff,
+)
 from unetseg.cli.app import run
-from unetseg.config import NetworkConfig
 from unetseg.data.files.geotiff import RasterWriter
 from unetseg.data.masks import rasters
-from unetseg.data.masks.class_map import ClassInfo, ClassMap, Code, read_mask
+from unetseg.data.masks.class_map import Code, read_mask
 from unetseg.prediction import stream
 from unetseg.prediction.bands import BandStore, held_bands
 from unetseg.prediction.engine import TileNetwork
@@ -32,8 +36,6 @@ from unetseg.prediction.tiling import lay_out
 
 Pixels = NDArray[Any]
 ALL = ("--overlay", "--probabilities")
-UTM = CRS.from_epsg(32633)
-PLACE = Affine(0.5, 0, 431_000, 0, -0.5, 5_820_000)
 PALETTE = tuple(np.random.default_rng(0).integers(0, 256, 768).tolist())
 CODINGS: dict[str, dict[str, Any]] = {
     "uint8": {"codes": (0, 128, 255)},
@@ -43,53 +45,11 @@ CODINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def class_map(codes: tuple[Code, ...], **more: Any) -> ClassMap:
-    colours = ((0, 0, 0), (255, 40, 0), (0, 90, 255))
-    infos = [
-        ClassInfo(name=f"class {code}", code=code, colour=colour)
-        for code, colour in zip(codes, colours, strict=True)
-    ]
-    return ClassMap.model_validate({"classes": infos, "background": 0} | more)
-
-
-def bundle(folder: Path, coding: str = "uint8", kind: str = "dataset", **about: Any) -> Path:
+def bundle(folder: Path, coding: str = "uint8", **about: Any) -> Path:
     """A run with random weights that give all classes."""
-    bands = about.pop("bands", 3)
-    info = BundleInfo(
-        network=NetworkConfig(depth=2, width=4),
-        bands=bands,
-        dtype=about.pop("dtype", "uint8"),
-        class_map=class_map(**CODINGS[coding]),
-        normalisation=Normalisation.model_validate(
-            {"kind": kind, "mean": (100.0,) * bands, "std": (60.0,) * bands}
-        ),
-        tile=64,
-        overlap=0.5,
-    )
-    torch.manual_seed(0)
-    built = build_segmenter(info)
-    for module in built.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-            nn.init.normal_(module.running_mean, 0, 0.3)
-    save_bundle(folder / "run" / "model", built.state_dict(), info)
-    return folder / "run"
-
-
-def noise(height: int, width: int, bands: int = 3) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(0)
-    blotches = np.kron(rng.random((height // 8 + 1, width // 8 + 1, bands)), np.ones((8, 8, 1)))
-    return (255 * blotches[:height, :width]).astype(np.uint8)
-
-
-def write_geotiff(path: Path, image: Pixels, **tags: Any) -> Path:
-    """An image at `PLACE`, written by rasterio."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width, bands = image.shape
-    shape = {"height": height, "width": width, "count": bands, "dtype": image.dtype.name}
-    where = {"crs": UTM, "transform": PLACE} | tags
-    with rasterio.open(path, "w", driver="GTiff", compress="deflate", **shape, **where) as file:
-        file.write(image.transpose(2, 0, 1))
-    return path
+    more = dict(CODINGS[coding])
+    info = bundle_info(classes=class_map(*more.pop("codes"), **more), tile=64, **about)
+    return save_run(folder / "run", info)
 
 
 def predict(trained: Path, source: Path, out: Path, *more: str) -> Path:
@@ -126,7 +86,7 @@ def as_giants(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_bands_and_whole_write_the_same(
     coding: str, nodata: int | None, tmp_path: Path, as_giants: Callable[[], None]
 ) -> None:
-    trained, image = bundle(tmp_path, coding), noise(203, 90)
+    trained, image = bundle(tmp_path, coding), blotches(203, 90)
     image[20:170, :70] = 0
     source = write_geotiff(tmp_path / "in" / "x.tif", image, nodata=nodata)
     whole = predict(trained, source, tmp_path / "whole", *ALL)
@@ -139,7 +99,7 @@ def test_bands_and_whole_write_the_same(
         with rasterio.open(bands / name) as one, rasterio.open(whole / name) as other:
             for file in (one, other):
                 assert file.crs == UTM
-                assert file.transform == PLACE
+                assert file.transform == GEOTRANSFORM
                 assert file.profile["tiled"]
             assert str(one.nodata) == str(other.nodata)
     mask = read_mask(bands / "x.tif")
@@ -155,7 +115,7 @@ def test_bands_and_whole_write_the_same(
 def test_pixels_without_data_have_their_code_and_the_mask_says_so(
     coding: str, code: Code, tag: int | None, tmp_path: Path, as_giants: Callable[[], None]
 ) -> None:
-    trained, image = bundle(tmp_path, coding), noise(150, 90).astype(np.uint8) + 1
+    trained, image = bundle(tmp_path, coding), blotches(150, 90).astype(np.uint8) + 1
     image[20:120, :50] = 0
     image[130, :, 1] = 0  # data: only one band is 0
     source = write_geotiff(tmp_path / "in" / "x.tif", image, nodata=0)
@@ -179,7 +139,7 @@ def test_pixels_without_data_have_their_code_and_the_mask_says_so(
 def test_any_size_by_bands(
     shape: tuple[int, int], kind: str, tmp_path: Path, as_giants: Callable[[], None]
 ) -> None:
-    trained, image = bundle(tmp_path, kind=kind), noise(*shape)
+    trained, image = bundle(tmp_path, kind=kind), blotches(*shape)
     Image.fromarray(image).save(tmp_path / "x.png")
     whole = predict(trained, tmp_path / "x.png", tmp_path / "whole", *ALL)
     as_giants()
@@ -198,7 +158,7 @@ def test_the_overlay_of_deep_images_has_one_brightness(
     tmp_path: Path, as_giants: Callable[[], None]
 ) -> None:
     trained = bundle(tmp_path, bands=2, dtype="int16")
-    ramp = np.linspace(-3000, 9000, 300)[:, None, None] + noise(300, 60, 2)  # brighter downwards
+    ramp = np.linspace(-3000, 9000, 300)[:, None, None] + blotches(300, 60, 2)  # brighter downwards
     source = write_geotiff(tmp_path / "x.tif", ramp.astype(np.int16))
     whole = predict(trained, source, tmp_path / "whole", "--overlay")
     as_giants()
@@ -212,7 +172,7 @@ def test_the_overlay_of_deep_images_has_one_brightness(
 
 
 def test_ordinary_images_keep_the_suffix_of_the_training(tmp_path: Path) -> None:
-    trained, image = bundle(tmp_path), noise(40, 50)
+    trained, image = bundle(tmp_path), blotches(40, 50)
     (tmp_path / "in").mkdir()
     tifffile.imwrite(tmp_path / "in" / "plain.tif", image, photometric="rgb")
     Image.fromarray(image).save(tmp_path / "in" / "photo.png")
@@ -246,7 +206,7 @@ def test_a_stopped_prediction_goes_on_where_it_was(
     tmp_path: Path, as_giants: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = bundle(tmp_path, kind="image")
-    source = write_geotiff(tmp_path / "x.tif", noise(300, 90))
+    source = write_geotiff(tmp_path / "x.tif", blotches(300, 90))
     as_giants()
     sent: list[int] = []
     forward, save = TileNetwork.forward, BandStore.save
@@ -296,7 +256,7 @@ def test_with_other_settings_it_begins_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trained = bundle(tmp_path)
-    source = write_geotiff(tmp_path / "x.tif", noise(200, 90))
+    source = write_geotiff(tmp_path / "x.tif", blotches(200, 90))
     as_giants()
     expected = predict(trained, source, tmp_path / "expected", *change)
     out = tmp_path / "out"
@@ -331,7 +291,7 @@ def test_a_killed_prediction_goes_on_where_it_was(
     tmp_path: Path, as_giants: Callable[[], None]
 ) -> None:
     trained = bundle(tmp_path)
-    source = write_geotiff(tmp_path / "x.tif", noise(300, 90))
+    source = write_geotiff(tmp_path / "x.tif", blotches(300, 90))
     out = tmp_path / "out"
     words = ["predict", str(trained), str(source), "-o", str(out)]
     words += ["--device", "cpu", "--precision", "float32"]
@@ -351,7 +311,7 @@ def test_two_processes_do_not_mix_their_bands(
     tmp_path: Path, as_giants: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = bundle(tmp_path)
-    source = write_geotiff(tmp_path / "x.tif", noise(200, 90))
+    source = write_geotiff(tmp_path / "x.tif", blotches(200, 90))
     as_giants()
     out = tmp_path / "out"
     words = ["predict", str(trained), str(source), "-o", str(out), "--device", "cpu"]
@@ -366,7 +326,7 @@ def test_what_was_half_written_is_cleared_and_nothing_of_it_lies_beside_the_mask
     tmp_path: Path, as_giants: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = bundle(tmp_path)
-    source = write_geotiff(tmp_path / "x.tif", noise(200, 90))
+    source = write_geotiff(tmp_path / "x.tif", blotches(200, 90))
     as_giants()
     out = tmp_path / "out"
     seen: list[list[str]] = []
@@ -393,7 +353,7 @@ def test_an_image_changed_to_one_of_the_same_size_and_time_is_begun_anew(
     tmp_path: Path, as_giants: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = bundle(tmp_path)
-    source, image = tmp_path / "x.tif", noise(200, 90)
+    source, image = tmp_path / "x.tif", blotches(200, 90)
     tifffile.imwrite(source, image)
     status = source.stat()
     as_giants()

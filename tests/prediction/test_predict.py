@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, save_bundle
+from tests.builders import bundle_info, save_run
 from unetseg.cli.app import run
-from unetseg.config import DeviceConfig, NetworkConfig
+from unetseg.config import DeviceConfig
 from unetseg.data.files.images import read_image
 from unetseg.data.masks import rasters
 from unetseg.data.masks.class_map import ClassInfo, ClassMap, read_mask
@@ -37,19 +36,13 @@ INTEGERS = ClassMap.model_validate(
 
 def bundle(folder: Path, bands: int, dtype: str, class_map: ClassMap | None = None) -> Path:
     """A run with random weights."""
-    plain = ClassMap(classes=tuple(INTEGERS.classes), background=0)
-    info = BundleInfo(
-        network=NetworkConfig(depth=2, width=4),
+    info = bundle_info(
+        classes=class_map or ClassMap(classes=tuple(INTEGERS.classes), background=0),
         bands=bands,
         dtype=dtype,
-        class_map=class_map or plain,
-        normalisation=Normalisation(kind="image", mean=(0.0,) * bands, std=(1.0,) * bands),
-        tile=128,
-        overlap=0.25,
+        kind="image",
     )
-    torch.manual_seed(0)
-    save_bundle(folder / "run" / "model", build_segmenter(info).state_dict(), info)
-    return folder / "run"
+    return save_run(folder / "run", info)
 
 
 def predict(trained: Path, source: Path, out: Path, *more: str) -> int:

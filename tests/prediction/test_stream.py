@@ -12,12 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import nn
 
-from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, image_statistics
-from unetseg.config import NetworkConfig
+from tests.builders import blotches, bundle_info, class_map, random_segmenter
+from unetseg.bundle import BundleInfo, image_statistics
 from unetseg.data.masks import rasters
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.errors import ImageError
 from unetseg.prediction import stream
 from unetseg.prediction.engine import MIRRORS, Engine, TileNetwork
@@ -33,39 +31,11 @@ Image = NDArray[Any]
 def info(
     kind: str = "dataset", bands: int = 3, dtype: str = "uint8", classes: int = 3
 ) -> BundleInfo:
-    codes = [ClassInfo(name=f"class {c}", code=c, colour=(c, c, c)) for c in range(classes)]
-    return BundleInfo(
-        network=NetworkConfig(depth=2, width=8),
-        bands=3,
-        dtype=dtype,
-        class_map=ClassMap(classes=tuple(codes), background=0),
-        normalisation=Normalisation.model_validate(
-            {"kind": kind, "mean": (100.0,) * 3, "std": (60.0,) * 3}
-        ),
-        tile=128,
-        overlap=0.5,
-    )
+    return bundle_info({"width": 8}, class_map(*range(classes)), kind=kind, dtype=dtype)
 
 
 def engine(about: BundleInfo, tile: int = 128, overlap: float = 0.5) -> Engine:
-    """A U-Net with random weights, whose batch norms have seen something else than 0 and 1."""
-    torch.manual_seed(0)
-    built = build_segmenter(about).eval()
-    for module in built.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean, 0, 0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return Engine(built, CPU, tile=tile, overlap=overlap)
-
-
-def noise(height: int, width: int, bands: int = 3, seed: int = 0) -> NDArray[np.uint8]:
-    """Blotched noise, bright on one side: no two tiles are alike."""
-    rng = np.random.default_rng(seed)
-    blotches = np.kron(rng.random((height // 8 + 1, width // 8 + 1, bands)), np.ones((8, 8, 1)))
-    light = np.linspace(0.3, 1, width)[:, None]
-    return (255 * blotches[:height, :width] * light).astype(np.uint8)
+    return Engine(random_segmenter(about), CPU, tile=tile, overlap=overlap)
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +82,7 @@ SHAPES = [(1, 1), (1, 90), (90, 1), (7, 5), (31, 97), (97, 31), (130, 129), (257
 def test_bands_are_the_whole(
     kind: str, shape: tuple[int, int], opened: Callable[..., Stream]
 ) -> None:
-    about, image = info(kind), noise(*shape)
+    about, image = info(kind), blotches(*shape)
     for tile, overlap in ((32, 0.25), (64, 0.7), (128, 0.5), (512, 0.5)):
         one = engine(about, tile, overlap)
         bands = logits(opened(image, about, one))
@@ -126,7 +96,7 @@ def test_bands_of_scaled_networks_with_tta_are_the_whole(
 ) -> None:
     about = info("image")
     about = about.model_copy(update={"network": about.network.model_copy(update=network)})
-    one, image = engine(about, tile=64), noise(*shape)
+    one, image = engine(about, tile=64), blotches(*shape)
     one.mirrors = MIRRORS
     whole = one.logits(image).numpy()
     np.testing.assert_allclose(logits(opened(image, about, one)), whole, rtol=1e-4, atol=1e-4)
@@ -136,7 +106,7 @@ def test_other_tiles_give_the_same_classes(opened: Callable[..., Stream]) -> Non
     # The field of view is 22 pixels to each side; half-overlapping tiles of 128 and more are
     # joined 32 pixels from their borders. What differs is a thousandth of a deviation, so that
     # only pixels where two classes are nearly tied may change.
-    about, image = info(), noise(700, 400)
+    about, image = info(), blotches(700, 400)
     results = [
         logits(opened(image, about, engine(about, tile, overlap)))
         for tile, overlap in ((128, 0.5), (160, 0.5), (256, 0.3), (256, 0.5))
@@ -155,7 +125,7 @@ def test_other_tiles_give_the_same_classes(opened: Callable[..., Stream]) -> Non
 
 
 def test_a_shifted_grid_of_tiles_gives_the_same_logits(opened: Callable[..., Stream]) -> None:
-    about, image = info(), noise(420, 260)
+    about, image = info(), blotches(420, 260)
     one = engine(about)
     whole = logits(opened(image, about, one))
     part = logits(opened(np.ascontiguousarray(image[52:, 36:]), about, one))  # multiples of 4
@@ -168,7 +138,7 @@ def test_a_shifted_grid_of_tiles_gives_the_same_logits(opened: Callable[..., Str
 def test_a_stream_begun_further_down_is_the_same_to_the_last_bit(
     opened: Callable[..., Stream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    about, image = info("image"), noise(300, 90)
+    about, image = info("image"), blotches(300, 90)
     one = engine(about, 64, 0.6)
     whole = opened(image, about, one)
     expected = list(whole.predict())
@@ -195,7 +165,7 @@ def test_a_stream_begun_further_down_is_the_same_to_the_last_bit(
 
 def test_spans_follow_one_another_from_top_to_bottom(opened: Callable[..., Stream]) -> None:
     about = info()
-    one = opened(noise(333, 50), about, engine(about, 64, 0.3))
+    one = opened(blotches(333, 50), about, engine(about, 64, 0.3))
     bands = list(one.predict())
     assert one.spans == [(band.top, band.top + len(band.missing)) for band in bands]
     assert one.spans[0][0] == 0
@@ -206,7 +176,7 @@ def test_spans_follow_one_another_from_top_to_bottom(opened: Callable[..., Strea
 def test_classes_and_probabilities_of_bands_are_those_of_the_engine(
     opened: Callable[..., Stream],
 ) -> None:
-    about, image = info(), noise(200, 90)
+    about, image = info(), blotches(200, 90)
     one = engine(about, 64)
     bands = list(opened(image, about, one).predict())
     classes = np.concatenate([band.classes() for band in bands])
@@ -227,7 +197,7 @@ def test_no_data_is_left_out_and_spoils_nothing(
     kind: str, nodata: float, opened: Callable[..., Stream]
 ) -> None:
     about = info(kind, dtype="float32")
-    image = noise(260, 180).astype(np.float32) + 1
+    image = blotches(260, 180).astype(np.float32) + 1
     image[:140, :100] = nodata
     image[200, 60:, 1] = 0 if np.isnan(nodata) else nodata  # one band alone is data
     one = engine(about, 64)
@@ -244,7 +214,7 @@ def test_no_data_is_left_out_and_spoils_nothing(
     np.testing.assert_allclose(both[0][:, ~missing], both[1][:, ~missing], rtol=1e-4, atol=1e-4)
     assert np.isfinite(both[0]).all()
     # Far from the border, there is no difference to the image with data there.
-    full = np.where(missing[..., None], noise(260, 180, seed=5).astype(np.float32), image)
+    full = np.where(missing[..., None], blotches(260, 180, seed=5).astype(np.float32), image)
     if kind == "dataset":
         inner = np.s_[:, 180:, 140:]
         np.testing.assert_allclose(both[0][inner], one.logits(full)[inner], rtol=1e-3, atol=1e-3)
@@ -253,7 +223,7 @@ def test_no_data_is_left_out_and_spoils_nothing(
 def test_tiles_without_data_and_repeated_blank_tiles_do_not_go_through_the_network(
     opened: Callable[..., Stream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    about, image = info(), noise(512, 64)
+    about, image = info(), blotches(512, 64)
     image[:256], image[256:448] = 0, 77
     one = engine(about, 64, 0.0)
     with_all = one.logits(image).numpy()
@@ -274,7 +244,7 @@ def test_not_a_number_that_is_data_is_refused_before_any_work(
     opened: Callable[..., Stream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = info(dtype="float32")
-    image = noise(200, 50).astype(np.float32)
+    image = blotches(200, 50).astype(np.float32)
     image[190, 3, 1] = np.nan
     monkeypatch.delattr(TileNetwork, "forward")
     for nodata in (None, np.nan):  # of the no-data pixels, all bands are
@@ -285,7 +255,7 @@ def test_not_a_number_that_is_data_is_refused_before_any_work(
 def test_bands_are_matched_or_refused(opened: Callable[..., Stream]) -> None:
     about = info()
     one = engine(about, 64)
-    image = noise(150, 60)
+    image = blotches(150, 60)
     opaque = np.concatenate([image, np.full((150, 60, 1), 255, np.uint8)], axis=2)
     np.testing.assert_array_equal(logits(opened(opaque, about, one)), one.logits(image))
     opaque[140, 7, 3] = 9  # somewhere down, not opaque: four bands with a meaning
@@ -300,7 +270,7 @@ def test_bands_are_matched_or_refused(opened: Callable[..., Stream]) -> None:
 
 def test_statistics_are_those_of_the_whole_image(opened: Callable[..., Stream]) -> None:
     about = info("image", dtype="uint16")
-    image = noise(300, 70).astype(np.uint16) * 200 + 3000
+    image = blotches(300, 70).astype(np.uint16) * 200 + 3000
     expected = image_statistics(torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None])
     streamed = opened(image, about, engine(about)).statistics
     assert streamed is not None

@@ -16,10 +16,10 @@ from scipy import ndimage, stats
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.builders import bundle_info, class_map
 from unetseg.bundle import BundleInfo, Normalisation, Segmenter, build_segmenter, image_statistics
 from unetseg.cli.app import run
 from unetseg.config import AblateConfig, DeviceConfig, NetworkConfig
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.errors import ConfigError
 from unetseg.evaluation.confusion import Counts, dice
 from unetseg.evaluation.evaluate import evaluate
@@ -75,27 +75,10 @@ class OneLevel(nn.Module):
         return functional.interpolate(skips[self.level], skips[0].shape[-2:])
 
 
-def class_map(classes: int) -> ClassMap:
-    return ClassMap(
-        classes=tuple(
-            ClassInfo(name=f"class {index}", code=index, colour=(index, 0, 0))
-            for index in range(classes)
-        ),
-        background=0,
-    )
-
-
-def bundle_info(classes: int = 2, bands: int = 1, **network: object) -> BundleInfo:
-    settings = {"depth": DEPTH, "width": 4, **network}
-    return BundleInfo(
-        network=NetworkConfig.model_validate(settings),
-        bands=bands,
-        dtype="float32",
-        class_map=class_map(classes),
-        normalisation=Normalisation(kind="dataset", mean=(0.0,) * bands, std=(1.0,) * bands),
-        tile=256,
-        overlap=0.25,
-    )
+def info_of(classes: int = 2, bands: int = 1, **network: object) -> BundleInfo:
+    unchanged = {"kind": "dataset", "mean": (0.0,) * bands, "std": (1.0,) * bands}
+    of: dict[str, Any] = {"bands": bands, "dtype": "float32", "normalisation": unchanged}
+    return bundle_info({"depth": DEPTH} | network, class_map(*range(classes)), **of)
 
 
 def one_level_segmenter(level: int, classes: int) -> Segmenter:
@@ -140,13 +123,13 @@ def subject_of(segmenter: Segmenter, info: BundleInfo, views: Sequence[View]) ->
 def constructed(level: int = 0, classes: int = 2, sizes: Sequence[tuple[int, int]] = ()) -> Subject:
     sizes = sizes or [(48, 48)] * 3
     views = [blobs(*size, top=classes - 1, seed=seed) for seed, size in enumerate(sizes)]
-    return subject_of(one_level_segmenter(level, classes), bundle_info(classes), views)
+    return subject_of(one_level_segmenter(level, classes), info_of(classes), views)
 
 
 def drawn(skip: Sequence[str] = ("concat",), views: Sequence[View] = (), seed: int = 0) -> Subject:
     """A small U-Net with drawn weights, whose head splits the pixels of the views in halves."""
     torch.manual_seed(seed)
-    info = bundle_info(skip=skip)
+    info = info_of(skip=skip)
     segmenter = build_segmenter(info).eval()
     views = views or [blobs(40, 32, seed=number) for number in range(3)]
     with torch.inference_mode():
@@ -282,7 +265,7 @@ def test_nested_nodes_read_a_level_that_has_no_skip_of_its_own() -> None:
 
 def test_a_constant_feature_is_its_own_mean(tmp_path: Path) -> None:
     flat = [view_of(np.full((*size, 1), 0.7, np.float32)) for size in [(40, 32), (37, 51)]]
-    subject = subject_of(one_level_segmenter(1, 2), bundle_info(), flat)
+    subject = subject_of(one_level_segmenter(1, 2), info_of(), flat)
     rows = of_foreground(ablate(subject, QUICK, output=tmp_path).rows)
     changes = {row["edit"]: row["change"] for row in rows if row["level"] == 1}
     assert changes == {"zero": -1, "mean": 0, "shuffle": 0, "noise": 0}
@@ -290,7 +273,7 @@ def test_a_constant_feature_is_its_own_mean(tmp_path: Path) -> None:
 
 def test_the_mean_is_over_space_and_all_images_pixel_by_pixel() -> None:
     views = [view_of(np.full((16, 16, 1), 1, np.float32)), blobs(48, 32, seed=3)]
-    look = look_at_whole(subject_of(one_level_segmenter(0, 2), bundle_info(), views))
+    look = look_at_whole(subject_of(one_level_segmenter(0, 2), info_of(), views))
     pixels = np.concatenate([view.image.ravel() for view in views])
     assert look.means[0].item() == pytest.approx(pixels.mean(), rel=1e-6)
     assert [mean.shape for mean in look.means] == [(1, 1, 1, 1)] * DEPTH

@@ -8,27 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.bundle import BundleInfo, Normalisation
-from unetseg.config import NetworkConfig
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from tests.builders import bundle_info
 from unetseg.prediction.engine import Engine
 from unetseg.skiplab.cost import network_cost, time_in_turns
-
-
-def network(**settings: object) -> BundleInfo:
-    classes = (
-        ClassInfo(name="ground", code=0, colour=(0, 0, 0)),
-        ClassInfo(name="cell", code=255, colour=(255, 0, 0)),
-    )
-    return BundleInfo(
-        network=NetworkConfig.model_validate(settings),
-        bands=3,
-        dtype="uint8",
-        class_map=ClassMap(classes=classes, coding="integer", dtype="uint8", background=0),
-        normalisation=Normalisation(kind="dataset", mean=(128,) * 3, std=(60,) * 3),
-        tile=256,
-        overlap=0.25,
-    )
 
 
 @pytest.mark.parametrize(
@@ -43,20 +25,20 @@ def network(**settings: object) -> BundleInfo:
 def test_costs_are_the_known_ones(
     settings: Mapping[str, object], side: int, parameters: int, gflop: float
 ) -> None:
-    found = network_cost(network(**settings), side)
+    found = network_cost(bundle_info(settings), side)
     assert found.parameters == parameters
     assert found.gflop == pytest.approx(gflop, abs=0.05)
 
 
 def test_the_cost_of_a_pretrained_encoder_needs_no_weights() -> None:
     config = {"encoder": "resnet18", "weights": "/there/is/no/such/file.pth", "depth": 5}
-    cost = network_cost(network(**config), 64)
+    cost = network_cost(bundle_info(config), 64)
     assert cost.parameters > 11_000_000
     assert cost.gflop > 0
 
 
 def test_the_cost_of_an_encoder_that_reads_numbers_while_it_is_built() -> None:
-    cost = network_cost(network(encoder="mit_b0", depth=5, skip="switch"), 64)
+    cost = network_cost(bundle_info({"encoder": "mit_b0", "depth": 5, "skip": "switch"}), 64)
     assert cost.parameters > 3_000_000
     assert cost.gflop > 0
 

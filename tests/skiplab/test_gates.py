@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from unetseg.bundle import BundleInfo, Normalisation, Segmenter, image_statistics
+from tests.builders import bundle_info
+from unetseg.bundle import build_segmenter, image_statistics
 from unetseg.config import (
     DeviceConfig,
     NetworkConfig,
@@ -23,7 +24,7 @@ from unetseg.config import (
     TrainConfig,
     TrainingConfig,
 )
-from unetseg.data.masks.class_map import IGNORED, ClassInfo, ClassMap
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.data.sample import draw_cells, draw_sample
 from unetseg.errors import ConfigError
 from unetseg.progress import Silent
@@ -47,13 +48,6 @@ from unetseg.unet.skips import SWITCH_SPEED, Attention, Gated, Switch
 
 SIZES = ((48, 48), (37, 52), (64, 41))
 """Height and width of the images: none but the first is a multiple of what the network needs."""
-CELLS = ClassMap(
-    classes=(
-        ClassInfo(name="background", code=0, colour=(0, 0, 0)),
-        ClassInfo(name="cell", code=255, colour=(230, 20, 60)),
-    ),
-    background=0,
-)
 
 
 def network(**settings: Any) -> NetworkConfig:
@@ -72,17 +66,8 @@ def subject(
 ) -> Subject:
     """A fresh network of `config`, and drawn cells of several sizes."""
     torch.manual_seed(0)
-    scaling = Normalisation(kind="dataset", mean=(128.0,) * 3, std=(60.0,) * 3)
-    info = BundleInfo(
-        network=config,
-        bands=3,
-        dtype="uint8",
-        class_map=CELLS,
-        normalisation=scaling,
-        tile=64,
-        overlap=0.25,
-    )
-    segmenter = Segmenter(build_unet(config, 3, 2), scaling, config.scale).eval()
+    info = bundle_info(config)
+    segmenter = build_segmenter(info).eval()
     machine = Machine(torch.device("cpu"), torch.float32, "cpu")
     views = tuple(view(index, *size) for index, size in enumerate(sizes))
     return Subject(run, segmenter, info, machine, "all", views)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.optim.swa_utils import update_bn
 
-from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, image_statistics
-from unetseg.config import NetworkConfig
-from unetseg.data.masks.class_map import IGNORED, ClassInfo, ClassMap
+from tests.builders import bundle_info
+from unetseg.bundle import build_segmenter, image_statistics
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.errors import DataError
 from unetseg.runtime import Machine
 from unetseg.skiplab.images_loss import images_loss, recompute_statistics
@@ -23,19 +23,7 @@ CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 def subject_of(*views: View, norm: str = "batch") -> Subject:
     """A U-Net with random weights that looks at `views` of three bands and two classes."""
     torch.manual_seed(0)
-    classes = (
-        ClassInfo(name="ground", code=0, colour=(0, 0, 0)),
-        ClassInfo(name="cell", code=1, colour=(255, 0, 0)),
-    )
-    info = BundleInfo(
-        network=NetworkConfig.model_validate({"depth": 2, "width": 4, "norm": norm}),
-        bands=3,
-        dtype="uint8",
-        class_map=ClassMap(classes=classes, background=0),
-        normalisation=Normalisation(kind="dataset", mean=(128,) * 3, std=(60,) * 3),
-        tile=256,
-        overlap=0.25,
-    )
+    info = bundle_info({"norm": norm})
     return Subject(Path("run"), build_segmenter(info).eval(), info, CPU, "val", views)
 
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.builders import bundle_info
 from unetseg.bundle import (
     BundleInfo,
-    Normalisation,
     Segmenter,
     build_segmenter,
     load_bundle,
@@ -21,8 +21,7 @@ from unetseg.bundle import (
 )
 from unetseg.cli.app import run
 from unetseg.cli.prune import prune as prune_command
-from unetseg.config import DeviceConfig, NetworkConfig
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from unetseg.config import DeviceConfig
 from unetseg.errors import BundleError, ConfigError
 from unetseg.skiplab.prune import (
     Pruning,
@@ -37,31 +36,11 @@ CPU = DeviceConfig(device="cpu", precision="float32")
 MIXED, ALL = (0, 2), (0, 1, 2)
 SMALL: dict[str, Any] = {"depth": 3, "width": 4}
 SHORTCUTS = ("identity", "zero_pad", "projection", "learned", "rezero", "gated", "deactivable")
-BINARY = ClassMap(
-    classes=(
-        ClassInfo(name="background", code=0, colour=(0, 0, 0)),
-        ClassInfo(name="cell", code=255, colour=(200, 0, 0)),
-    ),
-    coding="integer",
-    dtype="uint8",
-    background=0,
-)
 
 
 def info_of(skip: tuple[str, ...] = ("switch",), **settings: Any) -> BundleInfo:
-    return BundleInfo(
-        network=NetworkConfig.model_validate({**settings, "skip": skip}),
-        bands=3,
-        dtype="uint8",
-        class_map=BINARY,
-        normalisation=Normalisation(
-            kind="dataset", mean=(90.0, 100.0, 110.0), std=(30.0, 20.0, 10.0)
-        ),
-        tile=64,
-        overlap=0.25,
-        data_hash="of the data",
-        scores={"foreground_dice": 0.5},
-    )
+    more: dict[str, Any] = {"data_hash": "of the data", "scores": {"foreground_dice": 0.5}}
+    return bundle_info({**settings, "skip": skip}, tile=64, **more)
 
 
 def close(segmenter: Segmenter, levels: tuple[int, ...]) -> None:

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.builders import bundle_info
 from unetseg.bundle import (
-    BundleInfo,
-    Normalisation,
     Segmenter,
     build_segmenter,
     load_bundle,
     save_bundle,
 )
 from unetseg.config import BlockKind, NetworkConfig, ShortcutKind, SkipKind
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.unet.skips import expected_open_switches
 
 SKIPS = [kind for kind in get_args(SkipKind) if kind != "pruned"]  # no kind to train with
@@ -46,22 +44,6 @@ def image() -> Tensor:
 @pytest.fixture(scope="module")
 def truth(image: Tensor) -> Tensor:
     return (image.mean(1) > 100).long()
-
-
-def info(settings: dict[str, Any]) -> BundleInfo:
-    background = ClassInfo(name="background", code=0, colour=(0, 0, 0))
-    square = ClassInfo(name="square", code=255, colour=(200, 0, 0))
-    return BundleInfo(
-        network=NetworkConfig(**settings),
-        bands=3,
-        dtype="uint8",
-        class_map=ClassMap(
-            classes=(background, square), coding="integer", dtype="uint8", background=0
-        ),
-        normalisation=Normalisation(kind="dataset", mean=(75.0,) * 3, std=(70.0,) * 3),
-        tile=32,
-        overlap=0.25,
-    )
 
 
 def loss_of(segmenter: Segmenter, image: Tensor, truth: Tensor) -> Tensor:
@@ -103,7 +85,7 @@ def check_export(segmenter: Segmenter, image: Tensor, logits: Tensor) -> None:
 def check_bundle(
     segmenter: Segmenter, settings: dict[str, Any], folder: Path, image: Tensor, logits: Tensor
 ) -> None:
-    save_bundle(folder / "model", segmenter.state_dict(), info(settings))
+    save_bundle(folder / "model", segmenter.state_dict(), bundle_info(settings, tile=32))
     loaded, read = load_bundle(folder)
     assert read.network == NetworkConfig(**settings)
     with torch.no_grad():
@@ -112,7 +94,7 @@ def check_bundle(
 
 def check_cell(settings: dict[str, Any], folder: Path, image: Tensor, truth: Tensor) -> None:
     torch.manual_seed(0)
-    segmenter = build_segmenter(info(settings))
+    segmenter = build_segmenter(bundle_info(settings, tile=32))
     check_training(segmenter, image, truth)
     segmenter.eval()
     with torch.no_grad():

@@ -1,0 +1,134 @@
+"""What many tests begin with: classes, small U-Nets with random weights, pixels and files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from numpy.typing import DTypeLike, NDArray
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from torch import nn
+
+from unetseg.bundle import BundleInfo, Segmenter, build_segmenter, save_bundle
+from unetseg.config import NetworkConfig
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
+
+
+def class_map(*codes: int | tuple[int, int, int], **more: Any) -> ClassMap:
+    """Classes of these codes, the first of them the background, called "class 0", "class 1" …"""
+    classes = tuple(
+        ClassInfo(
+            name=f"class {number}",
+            code=code,
+            colour=code if isinstance(code, tuple) else (code % 256, 0, 0),
+        )
+        for number, code in enumerate(codes)
+    )
+    return ClassMap.model_validate({"classes": classes, "background": 0} | more)
+
+
+CELLS = ClassMap(
+    classes=(
+        ClassInfo(name="background", code=0, colour=(0, 0, 0)),
+        ClassInfo(name="cell", code=255, colour=(200, 0, 0)),
+    ),
+    background=0,
+)
+
+
+def bundle_info(
+    network: NetworkConfig | Mapping[str, Any] | None = None,
+    classes: ClassMap = CELLS,
+    *,
+    bands: int = 3,
+    kind: str = "dataset",
+    **more: Any,
+) -> BundleInfo:
+    """A small U-Net's model.json.
+
+    Args:
+        network: Settings; one of our own has depth 2 and width 4 unless they say otherwise.
+        classes: What it tells apart.
+        bands: Of its images.
+        kind: Of its normalisation.
+        more: Any other field of `BundleInfo`.
+    """
+    if not isinstance(network, NetworkConfig):
+        settings = dict(network or {})
+        if {"encoder", "preset"}.isdisjoint(settings):
+            settings = {"depth": 2, "width": 4} | settings
+        network = NetworkConfig.model_validate(settings)
+    fields = {
+        "network": network,
+        "bands": bands,
+        "dtype": "uint8",
+        "class_map": classes,
+        "normalisation": {"kind": kind, "mean": (110.0,) * bands, "std": (60.0,) * bands},
+        "tile": 128,
+        "overlap": 0.5,
+    }
+    return BundleInfo.model_validate(fields | more)
+
+
+def used_norms(module: nn.Module) -> None:
+    """Let the batch norms of `module` have seen something else than 0 and 1."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            nn.init.normal_(norm.running_mean, 0, 0.3)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+
+
+def random_segmenter(info: BundleInfo, seed: int = 0) -> Segmenter:
+    """A U-Net with random weights and used batch norms, in evaluation mode."""
+    torch.manual_seed(seed)
+    segmenter = build_segmenter(info).eval()
+    used_norms(segmenter)
+    return segmenter
+
+
+def save_run(
+    folder: Path, info: BundleInfo | None = None, segmenter: Segmenter | None = None
+) -> Path:
+    """A run folder with a U-Net of random weights."""
+    info = info or bundle_info()
+    segmenter = segmenter or random_segmenter(info)
+    save_bundle(folder / "model", segmenter.state_dict(), info)
+    return folder
+
+
+def noise(*shape: int, dtype: DTypeLike = np.uint8, seed: int = 0) -> NDArray[Any]:
+    """Every value of the type as likely; floats are of mean 0 and deviation 1."""
+    rng, dtype = np.random.default_rng(seed), np.dtype(dtype)
+    if dtype.kind == "f":
+        return rng.normal(size=shape).astype(dtype)
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max, shape, endpoint=True, dtype=dtype)
+
+
+def blotches(height: int, width: int, bands: int = 3, seed: int = 0) -> NDArray[np.uint8]:
+    """Blotched noise H×W×C, bright on one side: no two tiles are alike."""
+    rng = np.random.default_rng(seed)
+    coarse = np.kron(rng.random((height // 8 + 1, width // 8 + 1, bands)), np.ones((8, 8, 1)))
+    light = np.linspace(0.3, 1, width)[:, None]
+    return (255 * coarse[:height, :width] * light).astype(np.uint8)
+
+
+UTM = CRS.from_epsg(32631)
+GEOTRANSFORM = Affine(2, 0, 500_000, 0, -2, 4_900_000)
+"""Pixels of 2 m."""
+
+
+def write_geotiff(path: Path, image: NDArray[Any], **tags: Any) -> Path:
+    """An image H×W×C or H×W with a place on the earth, written by rasterio."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands = image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
+    shape = dict(zip(("count", "height", "width"), bands.shape, strict=True))
+    profile = {"driver": "GTiff", "dtype": image.dtype.name, "crs": UTM, "transform": GEOTRANSFORM}
+    with rasterio.open(path, "w", **{**profile, **shape, **tags}) as file:
+        file.write(bands)
+    return path
