@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks.contenders import Contender, ContenderError
 from benchmarks.networks import fresh_run, gflop
-from benchmarks.rounds import in_turns, machine_lines, paired_ratio, save, show, spread
+from benchmarks.rounds import machine_lines, paired_ratio, save, show, spread
+from unetseg.timing import in_turns
 
 ENGINES = ("auto", "eager", "compile", "openvino")
 SCRIPTS = ("plain", "flags")

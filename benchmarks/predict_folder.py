@@ -25,8 +25,9 @@ from PIL import Image
 from benchmarks.contenders import Contender, contenders
 from benchmarks.networks import plain_weights, trained_run
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import in_turns, machine_lines, ratio_text, ratios, save, show, spread
+from benchmarks.rounds import machine_lines, ratio_text, ratios, save, show, spread
 from unetseg.bundle import find_bundle, read_info
+from unetseg.timing import in_turns
 
 KINDS = ("ours", "plain", "flags")
 TURN = 2.0

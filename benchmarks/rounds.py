@@ -1,14 +1,14 @@
 """Contenders measured in turns: ratios, their spread, and the machine they were measured on.
 
-A shared machine is faster in one minute than in the next. So contenders are measured in turns, each
-round gives one ratio, and the median of the ratios is what is told, with the middle half of them.
+A shared machine is faster in one minute than in the next. So contenders are measured in turns
+(`unetseg.timing`), each round gives one ratio, and the median of the ratios is what is told, with
+the middle half of them.
 """
 
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib import metadata
@@ -67,33 +67,6 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     3.00× (2.50–3.50)
     """
     return spread([their / our for our, their in zip(ours, theirs, strict=True)])
-
-
-def in_turns(
-    contenders: Mapping[str, Callable[[], float]], rounds: int, budget: float | None = None
-) -> dict[str, list[float]]:
-    """Measure all contenders in every round; every other round goes backwards.
-
-    Args:
-        contenders: Name → a function that works once and returns seconds per unit of work.
-        rounds: At most so many; at least one is done.
-        budget: Seconds; no round begins that would last beyond them, if it is as long as the
-            longest before.
-
-    Returns:
-        Name → one number per round.
-    """
-    measured: dict[str, list[float]] = {name: [] for name in contenders}
-    names, began, longest = list(contenders), time.monotonic(), 0.0
-    for _ in range(rounds):
-        start = time.monotonic()
-        if longest and budget is not None and start - began + longest > budget:
-            break
-        for name in names:
-            measured[name].append(contenders[name]())
-        names.reverse()
-        longest = max(longest, time.monotonic() - start)
-    return measured
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], ours: str = "ours") -> dict[str, Any]:

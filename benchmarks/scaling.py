@@ -19,7 +19,8 @@ from typing import Any
 from benchmarks.contenders import Contender
 from benchmarks.networks import fresh_run
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import in_turns, machine_lines, paired_ratio, save, show, spread
+from benchmarks.rounds import machine_lines, paired_ratio, save, show, spread
+from unetseg.timing import in_turns
 
 TURN = 2.0
 """Seconds that a contender works in a round, about."""

@@ -20,7 +20,8 @@ from typing import Any
 
 from benchmarks.networks import fresh_run, plain_weights
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import in_turns, machine_lines, save, show, spread
+from benchmarks.rounds import machine_lines, save, show, spread
+from unetseg.timing import in_turns
 
 SIDE = 512
 """Of the image, pixels."""

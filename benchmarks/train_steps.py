@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks.contenders import Contender, contenders
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import in_turns, machine_lines, ratio_text, ratios, save, show, spread
+from benchmarks.rounds import machine_lines, ratio_text, ratios, save, show, spread
+from unetseg.timing import in_turns
 
 KINDS = ("ours", "plain", "flags")
 TURN = 4.0

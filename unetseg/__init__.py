@@ -8,6 +8,7 @@ what is written above it, never below.
     progress.py        what long work tells whoever watches
     config.py          every setting there is, once: typed, with unit, default and source
     runtime.py         device, precision, threads, memory, seed
+    timing.py          work measured in turns
     storage.py         files that are whole or not there; run folders
     data/              files on disk → tensors
       files/             bytes ↔ arrays
@@ -158,7 +159,7 @@ what is written above it, never below.
       prune.py           switched-off skips taken out of a trained U-Net
     speed/             how fast this machine is with a U-Net, and where the time goes
       settings.py        the settings of `unetseg bench`
-      pace.py            how fast work goes: in turns, within a time
+      pace.py            how fast images of one size go
       ceiling.py         what the machine can do at best
       memory.py          how much memory a piece of work takes
       material.py        images and pairs to measure with

@@ -7,7 +7,6 @@ import pytest
 
 from benchmarks import rounds
 from benchmarks.rounds import (
-    in_turns,
     machine_lines,
     paired_ratio,
     ratio_text,
@@ -37,23 +36,6 @@ def test_a_machine_that_slows_down_for_all_changes_no_ratio() -> None:
 def test_rounds_of_different_number_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         paired_ratio([1.0, 2.0], [1.0])
-
-
-def test_every_round_has_everyone_and_every_other_goes_backwards() -> None:
-    order: list[str] = []
-
-    def contender(name: str) -> float:
-        order.append(name)
-        return float(len(order))
-
-    names = ("a", "b", "c")
-    measured = in_turns({name: lambda name=name: contender(name) for name in names}, 2)  # type: ignore[misc]
-    assert order == ["a", "b", "c", "c", "b", "a"]
-    assert measured == {"a": [1.0, 6.0], "b": [2.0, 5.0], "c": [3.0, 4.0]}
-
-
-def test_one_round_is_measured_even_without_time() -> None:
-    assert in_turns({"a": lambda: 1.0}, 5, budget=-1) == {"a": [1.0]}
 
 
 def test_ratios_and_their_text() -> None:

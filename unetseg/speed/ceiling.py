@@ -6,7 +6,7 @@ from statistics import median
 import torch
 
 from unetseg.runtime import MEBIBYTE, dtype_name, synchronise
-from unetseg.speed.pace import seconds_of
+from unetseg.timing import seconds_of
 
 LONGEST = 0.6
 """Seconds that one product takes at most, about."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from unetseg.runtime import Machine, choose_dtype, dtype_name
 from unetseg.skiplab.cost import network_cost
 from unetseg.speed.ceiling import Ceiling, fitting_product
 from unetseg.speed.memory import PeakMemory
-from unetseg.speed.pace import Pace, in_turns, seconds_of
+from unetseg.speed.pace import MOST_ROUNDS, Pace
 from unetseg.speed.subject import Subject
+from unetseg.timing import in_turns, seconds_of
 
 PLAIN = "eager"
 """The engine that changes nothing."""
@@ -127,8 +129,10 @@ def compare_engines(
     products = {
         f"product {dtype_name(dtype)}": fitting_product(machine.device, dtype) for dtype in dtypes
     }
-    work = {one.label: partial(one.run, images) for one in ready}
-    taken = in_turns({**work, **products}, seconds, progress, "comparing engines")
+    turns = {one.label: partial(seconds_of, partial(one.run, images)) for one in ready}
+    turns |= {name: partial(seconds_of, product) for name, product in products.items()}
+    rounds = in_turns(turns, MOST_ROUNDS, seconds, progress, "comparing engines")
+    taken = {name: median(times) for name, times in rounds.items()}
     ceilings = tuple(product.ceiling(taken[name]) for name, product in products.items())
     best = {ceiling.dtype: ceiling.gflops for ceiling in ceilings}
     speeds = tuple(one.speed(taken[one.label], batch, model, best) for one in ready)

@@ -1,11 +1,12 @@
 """A training: loading alone, steps alone, and both together."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
+from statistics import median
 from typing import Any
 
 from unetseg.bundle import BundleInfo
@@ -17,7 +18,8 @@ from unetseg.runtime import explained_memory, synchronise, usable_cores
 from unetseg.skiplab.cost import network_cost
 from unetseg.speed.ceiling import Ceiling, fitting_product
 from unetseg.speed.memory import PeakMemory
-from unetseg.speed.pace import Pace, in_turns
+from unetseg.speed.pace import MOST_ROUNDS, Pace
+from unetseg.timing import in_turns, seconds_of
 from unetseg.training.learner import build_learner
 from unetseg.training.loading import choose_workers, measure_loading
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
@@ -158,9 +160,13 @@ class _Parts:
     def time_steps(self, seconds: float) -> tuple[float, Ceiling]:
         """Seconds of a step, and the ceiling, measured in turns."""
         product = fitting_product(self.machine.device, self.machine.dtype)
-        work = partial(self.step, self.batch)
-        taken = in_turns({"step": work, "product": product}, seconds)
-        return taken["step"], product.ceiling(taken["product"])
+        work: dict[str, Callable[[], None]] = {
+            "step": partial(self.step, self.batch),
+            "product": product,
+        }
+        turns = {name: partial(seconds_of, one) for name, one in work.items()}
+        taken = in_turns(turns, MOST_ROUNDS, seconds)
+        return median(taken["step"]), product.ceiling(median(taken["product"]))
 
     def count_workers(self, crop_seconds: float, step_seconds: float) -> int:
         """Processes that load the crops of this training."""
