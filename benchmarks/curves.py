@@ -22,7 +22,7 @@ from benchmarks.baseline import STEP, WEIGHT_DECAY, build
 from benchmarks.networks import NETWORKS, copy_weights
 from benchmarks.pictures import lay, pieces
 from benchmarks.rounds import machine_lines, save, show
-from unetseg.bundle import Segmenter, build_segmenter
+from unetseg.bundle import build_segmenter
 from unetseg.config import TrainConfig
 from unetseg.data.crops.dataset import crop_loader
 from unetseg.data.crops.reader import PairReader
@@ -30,6 +30,7 @@ from unetseg.progress import SILENT
 from unetseg.training.fit import Trainer
 from unetseg.training.plan import bundle_info
 from unetseg.training.run import TrainingRun, open_run
+from unetseg.unet.segmenter import Segmenter
 
 NETWORK = "base16"
 PATCH, BATCH, PAIRS = 96, 8, 40

@@ -9,9 +9,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.baseline import build
-from unetseg.bundle import BundleInfo, Normalisation, build_segmenter, load_bundle, save_bundle
+from unetseg.bundle import BundleInfo, build_segmenter, load_bundle, save_bundle
 from unetseg.config import NetworkConfig
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from unetseg.unet.segmenter import Normalisation
 
 NETWORKS: dict[str, NetworkConfig] = {
     "classic": NetworkConfig(width=64, depth=4),

@@ -27,13 +27,14 @@ def our_step(network: str, batch: int, *, checkpointing: bool = False) -> Callab
     import torch
 
     from benchmarks.networks import fresh_run
-    from unetseg.bundle import load_bundle, to_machine
+    from unetseg.bundle import load_bundle
     from unetseg.config import DeviceConfig, TrainingConfig
     from unetseg.data.crops.dataset import Sample
     from unetseg.runtime import start
     from unetseg.training.learner import Learner
     from unetseg.training.losses import SegmentationLoss
     from unetseg.unet.checkpointing import recompute
+    from unetseg.unet.segmenter import to_machine
 
     machine = start(DeviceConfig(device="cpu"))
     with tempfile.TemporaryDirectory(prefix="steps-") as folder:

@@ -12,9 +12,10 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from torch import nn
 
-from unetseg.bundle import BundleInfo, Segmenter, build_segmenter, save_bundle
+from unetseg.bundle import BundleInfo, build_segmenter, save_bundle
 from unetseg.config import NetworkConfig
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from unetseg.unet.segmenter import Segmenter
 
 
 def class_map(*codes: int | tuple[int, int, int], **more: Any) -> ClassMap:

@@ -11,19 +11,12 @@ import pytest
 import torch
 
 from tests.builders import CELLS, bundle_info
-from unetseg.bundle import (
-    BundleInfo,
-    PrecisionVerdict,
-    Segmenter,
-    build_segmenter,
-    image_statistics,
-    load_bundle,
-    machine_for,
-    save_bundle,
-    store_verdict,
-)
+from unetseg.bundle import BundleInfo, PrecisionVerdict, build_segmenter, load_bundle, save_bundle
 from unetseg.errors import BundleError
+from unetseg.evaluation.precision import store_verdict
+from unetseg.prediction.engine import machine_for
 from unetseg.runtime import Machine
+from unetseg.unet.segmenter import Segmenter, image_statistics
 
 NORMALISATION = {"mean": (90.0, 100.0, 110.0), "std": (30.0, 20.0, 10.0)}
 

@@ -98,6 +98,7 @@ what is written above it, never below.
       pretrained.py      a segmentation-models-pytorch encoder behind the same contract
       decoder.py         bottom + skips → full-resolution features
       model.py           UNet
+      segmenter.py       normalisation + UNet: raw pixels in, logits out
       checkpointing.py   blocks that compute their activations twice, to save memory
       build.py           the one function that builds it from its settings
     bundle.py          a trained U-Net on disk: model.safetensors + model.json, complete in itself

@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.builders import bundle_info, class_map, random_segmenter
-from unetseg.bundle import (
-    Segmenter,
-    load_bundle,
-    machine_for,
-    save_bundle,
-)
+from unetseg.bundle import load_bundle, save_bundle
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts, image_facts
 from unetseg.data.masks import rasters
@@ -33,8 +28,9 @@ from unetseg.evaluation.precision import (
     pixels_to_compare,
     spread_windows,
 )
-from unetseg.prediction.engine import Engine
+from unetseg.prediction.engine import Engine, machine_for
 from unetseg.runtime import Machine
+from unetseg.unet.segmenter import Segmenter
 
 FAST = Machine(torch.device("cpu"), torch.bfloat16, "CPU")
 EXACT = replace(FAST, dtype=torch.float32)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from unetseg.bundle import Normalisation, Segmenter
 from unetseg.config import NetworkConfig
 from unetseg.unet.build import build_unet
+from unetseg.unet.segmenter import Normalisation, Segmenter
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "plain": {},

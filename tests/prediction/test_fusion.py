@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unetseg.bundle import Segmenter
 from unetseg.prediction.fusion import FusedConvolution, FusedTransposed, fuse, is_fusible
 from unetseg.prediction.recording import record
+from unetseg.unet.segmenter import Segmenter
 
 pytestmark = pytest.mark.skipif(not is_fusible(torch.float32), reason="torch has no oneDNN here")
 

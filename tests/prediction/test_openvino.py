@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unetseg.bundle import Segmenter
 from unetseg.errors import MachineError
 from unetseg.prediction.openvino import OpenVinoNetwork
 from unetseg.runtime import cpu_has_bf16
+from unetseg.unet.segmenter import Segmenter
 
 needs_openvino = pytest.mark.skipif(
     find_spec("openvino") is None, reason="openvino is not installed (an extra)"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unetseg.bundle import Segmenter
 from unetseg.prediction.recording import record
+from unetseg.unet.segmenter import Segmenter
 
 Make = Callable[..., Segmenter]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.builders import blotches, bundle_info, class_map, random_segmenter
-from unetseg.bundle import BundleInfo, image_statistics
+from unetseg.bundle import BundleInfo
 from unetseg.data.masks import rasters
 from unetseg.errors import ImageError
 from unetseg.prediction import stream
@@ -23,6 +23,7 @@ from unetseg.prediction.predict import open_stream
 from unetseg.prediction.stream import RowWindow, Stream, band_tile, read_on
 from unetseg.prediction.tiling import Tile
 from unetseg.runtime import Machine
+from unetseg.unet.segmenter import image_statistics
 
 CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 Image = NDArray[Any]

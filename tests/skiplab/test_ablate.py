@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.builders import bundle_info, class_map
-from unetseg.bundle import BundleInfo, Normalisation, Segmenter, build_segmenter, image_statistics
+from unetseg.bundle import BundleInfo, build_segmenter
 from unetseg.cli.app import run
 from unetseg.config import AblateConfig, DeviceConfig, NetworkConfig
 from unetseg.errors import ConfigError
@@ -48,6 +48,7 @@ from unetseg.skiplab.verdicts import (
 from unetseg.unet.decoder import Decoder
 from unetseg.unet.encoder import Encoder
 from unetseg.unet.model import Geometry, UNet
+from unetseg.unet.segmenter import Normalisation, Segmenter, image_statistics
 
 CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 DEPTH = 3

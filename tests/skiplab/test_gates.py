@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from tests.builders import bundle_info
-from unetseg.bundle import build_segmenter, image_statistics
+from unetseg.bundle import build_segmenter
 from unetseg.config import (
     DeviceConfig,
     NetworkConfig,
@@ -44,6 +44,7 @@ from unetseg.skiplab.openings import (
 from unetseg.skiplab.subject import Subject, View, open_subject
 from unetseg.training.fit import train
 from unetseg.unet.build import build_unet
+from unetseg.unet.segmenter import image_statistics
 from unetseg.unet.skips import SWITCH_SPEED, Attention, Gated, Switch
 
 SIZES = ((48, 48), (37, 52), (64, 41))

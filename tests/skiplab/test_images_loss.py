@@ -9,13 +9,14 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 from tests.builders import bundle_info
-from unetseg.bundle import build_segmenter, image_statistics
+from unetseg.bundle import build_segmenter
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.errors import DataError
 from unetseg.runtime import Machine
 from unetseg.skiplab.images_loss import images_loss, recompute_statistics
 from unetseg.skiplab.subject import Subject, View
 from unetseg.training.losses import dice_ce
+from unetseg.unet.segmenter import image_statistics
 
 CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 

@@ -12,13 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.builders import bundle_info
-from unetseg.bundle import (
-    BundleInfo,
-    Segmenter,
-    build_segmenter,
-    load_bundle,
-    save_bundle,
-)
+from unetseg.bundle import BundleInfo, build_segmenter, load_bundle, save_bundle
 from unetseg.cli.app import run
 from unetseg.cli.prune import prune as prune_command
 from unetseg.config import DeviceConfig
@@ -30,6 +24,7 @@ from unetseg.skiplab.prune import (
     prune,
     prune_segmenter,
 )
+from unetseg.unet.segmenter import Segmenter
 
 Capture = pytest.CaptureFixture[str]
 CPU = DeviceConfig(device="cpu", precision="float32")

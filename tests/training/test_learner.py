@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unetseg.bundle import Normalisation, Segmenter
 from unetseg.config import NetworkConfig, TrainingConfig
 from unetseg.data.crops.dataset import Sample
 from unetseg.runtime import Machine
@@ -16,6 +15,7 @@ from unetseg.training.learner import Learner
 from unetseg.training.losses import SegmentationLoss
 from unetseg.training.optimizer import update_average
 from unetseg.unet.build import build_unet
+from unetseg.unet.segmenter import Normalisation, Segmenter
 
 Kind = Literal["dice_ce", "dice", "ce"]
 CPU = Machine(torch.device("cpu"), torch.float32, "CPU")

@@ -7,7 +7,6 @@ import pytest
 import tifffile
 import torch
 
-from unetseg.bundle import Normalisation, Segmenter
 from unetseg.config import NetworkConfig
 from unetseg.data.crops import reader as reading
 from unetseg.data.crops.reader import PairReader
@@ -19,6 +18,7 @@ from unetseg.runtime import Machine
 from unetseg.training import previews
 from unetseg.training.previews import middle, validation_sheet
 from unetseg.unet.build import build_unet
+from unetseg.unet.segmenter import Normalisation, Segmenter
 
 CLASSES = ClassMap(
     classes=(

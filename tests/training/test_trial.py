@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unetseg.bundle import Normalisation, Segmenter
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import Sample
 from unetseg.data.facts.survey import Survey, survey
@@ -30,6 +29,7 @@ from unetseg.training.trial import (
     tried_plan,
 )
 from unetseg.unet.build import build_unet
+from unetseg.unet.segmenter import Normalisation, Segmenter
 
 CPU = Machine(torch.device("cpu"), torch.bfloat16, "CPU")
 

@@ -10,13 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.builders import bundle_info
-from unetseg.bundle import (
-    Segmenter,
-    build_segmenter,
-    load_bundle,
-    save_bundle,
-)
+from unetseg.bundle import build_segmenter, load_bundle, save_bundle
 from unetseg.config import BlockKind, NetworkConfig, ShortcutKind, SkipKind
+from unetseg.unet.segmenter import Segmenter
 from unetseg.unet.skips import expected_open_switches
 
 SKIPS = [kind for kind in get_args(SkipKind) if kind != "pruned"]  # no kind to train with

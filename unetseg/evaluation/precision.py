@@ -1,7 +1,7 @@
 """Whether fast arithmetic (bf16, fp16) gives the masks of float32: measured once, and kept.
 
 At the end of a training both predict the same windows of validation pairs. `PrecisionVerdict.holds`
-tells what is enough, `bundle.machine_for` heeds it wherever the bundle is used.
+tells what is enough, `engine.machine_for` applies it wherever the bundle is used.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unetseg.bundle import PrecisionVerdict, load_bundle, store_verdict
+from unetseg.bundle import PrecisionVerdict, find_bundle, load_bundle, read_info
 from unetseg.config import TilingConfig
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts
 from unetseg.data.masks.class_map import IGNORED
+from unetseg.errors import BundleError
 from unetseg.evaluation.confusion import Counts, dice, mean_over
 from unetseg.evaluation.counting import count_classes
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.predict import build_engine
 from unetseg.runtime import Machine
+from unetseg.storage import write_json
 
 WINDOW = 256
 """Side of the windows that are compared, pixels; smaller images are compared whole."""
@@ -76,6 +78,27 @@ def check_precision(
     if verdict is not None:
         store_verdict(run, verdict, info.weights_sha256)
     return verdict
+
+
+def store_verdict(run: Path, verdict: PrecisionVerdict, weights_sha256: str) -> None:
+    """Put a verdict into a bundle that is on disk; only model.json is written, whole or not at all.
+
+    Whoever reads meanwhile finds the bundle as it was or with this verdict. One that was there is
+    replaced. Weights saved later by `save_bundle` have the verdict that their own `info` brings.
+
+    Args:
+        run: Run folder or bundle folder.
+        verdict: What was found.
+        weights_sha256: Of the weights it was found with, as `load_bundle` told.
+
+    Raises:
+        BundleError: there is no bundle, or it holds other weights by now; nothing is written.
+    """
+    file = find_bundle(run) / "model.json"
+    info = read_info(file)
+    if info.weights_sha256 != weights_sha256:
+        raise BundleError(f"{file.parent} holds other weights than those that were compared")
+    write_json(file, info.model_copy(update={"precision": verdict}).model_dump(mode="json"))
 
 
 def compare_precision(

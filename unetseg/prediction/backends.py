@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unetseg.bundle import Segmenter
 from unetseg.errors import MachineError
 from unetseg.prediction.fusion import fuse, is_fusible
 from unetseg.prediction.recording import Recording, record
 from unetseg.runtime import Machine
 from unetseg.unet.model import UNet
+from unetseg.unet.segmenter import Segmenter
 
 Backend = Callable[[Tensor], Tensor]
 Rewrite = Callable[[Recording, torch.dtype], Backend]

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -10,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unetseg.bundle import Segmenter, image_statistics, to_machine
+from unetseg.bundle import FEWEST_EQUAL, LARGEST_DICE_GAP, BundleInfo
 from unetseg.data.files.nodata import filled, missing_pixels
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.prediction.backends import Choice, choose_backend
 from unetseg.prediction.moments import Moments
 from unetseg.prediction.tiling import Blend, Layout, Logits, Tile, lay_out
 from unetseg.runtime import Machine, explained_memory
+from unetseg.unet.segmenter import Segmenter, image_statistics, to_machine
 
 T = TypeVar("T")
 PIXELS_ON_CPU = 2**17
@@ -267,6 +269,30 @@ class TileNetwork:
     def forward(self, crops: list[NDArray[Any]]) -> Tensor:
         """Logits N×K×h×w of crops h×w×C, on the device."""
         return self._engine.forward(crops, self._statistics, [self._nodata] * len(crops))
+
+
+def machine_for(info: BundleInfo, machine: Machine, precision: str) -> tuple[Machine, str]:
+    """`machine`, or the same in float32 where the bundle knows that fast arithmetic costs too much.
+
+    Args:
+        info: The bundle.
+        machine: What `runtime.start` chose.
+        precision: The user's `--precision`; only "auto" leaves the choice to the bundle.
+
+    Returns:
+        The machine, and a sentence that says why it is another one; "" where it is the same: with
+        any other `precision`, a verdict that holds, none, or one about another arithmetic.
+    """
+    verdict = info.precision
+    if precision != "auto" or verdict is None or verdict.holds or not verdict.judges(machine):
+        return machine, ""
+    short = {"bfloat16": "bf16", "float16": "fp16"}[verdict.dtype]
+    why = (
+        f"float32 instead of {verdict.dtype}, which is faster: of {verdict.images} validation "
+        f"images {verdict.figures}; {FEWEST_EQUAL:.1%} and a difference of at most "
+        f"{LARGEST_DICE_GAP:g} are wanted (--precision {short} takes it all the same)"
+    )
+    return replace(machine, dtype=torch.float32), why
 
 
 def fitting_batch(machine: Machine, height: int, width: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.bundle import BundleInfo, Segmenter, load_bundle, machine_for
+from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
 from unetseg.data.files.folders import find_images
 from unetseg.data.files.images import allow_pixels, match_bands, read_image
@@ -19,7 +19,7 @@ from unetseg.data.files.nodata import missing_pixels
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.rasters import Raster, georeference, open_raster
 from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
-from unetseg.prediction.engine import Engine, classes_with_data, softmax
+from unetseg.prediction.engine import Engine, classes_with_data, machine_for, softmax
 from unetseg.prediction.giants import predict_giant
 from unetseg.prediction.nodata import mask_pixels
 from unetseg.prediction.outputs import (
@@ -33,6 +33,7 @@ from unetseg.prediction.stream import Stream
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
 from unetseg.storage import write_text
+from unetseg.unet.segmenter import Segmenter
 
 T = TypeVar("T")
 AHEAD = 2

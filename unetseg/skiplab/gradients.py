@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 from torch.nn import functional
 
-from unetseg.bundle import BundleInfo, Segmenter, build_segmenter, load_bundle, to_machine
+from unetseg.bundle import BundleInfo, build_segmenter, load_bundle
 from unetseg.config import DataConfig, GradientsConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.cache import read_split
 from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
@@ -36,6 +36,7 @@ from unetseg.skiplab.tower import WIDTH, Stack, build_stack, check_depths
 from unetseg.training.losses import SegmentationLoss
 from unetseg.training.plan import Plan, bundle_info, crop_rule, make_plan
 from unetseg.unet.model import Edit, unchanged
+from unetseg.unet.segmenter import Segmenter, to_machine
 
 Group = TypeVar("Group", DataConfig, TrainingConfig)
 PIXELS, IMAGES, BANDS = 8, 4, 3

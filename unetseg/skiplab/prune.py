@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unetseg.bundle import BundleInfo, Segmenter, build_segmenter, load_bundle, save_bundle
+from unetseg.bundle import BundleInfo, build_segmenter, load_bundle, save_bundle
 from unetseg.config import DeviceConfig, SkipKind, TrainingConfig
 from unetseg.errors import BundleError, ConfigError
 from unetseg.evaluation.evaluate import run_folder
@@ -21,6 +21,7 @@ from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
 from unetseg.skiplab.cost import Cost, network_cost, time_in_turns
 from unetseg.unet.model import UNet
+from unetseg.unet.segmenter import Segmenter
 from unetseg.unet.skips import Switch
 
 SIZES = ((64, 64), (93, 70), (128, 160))

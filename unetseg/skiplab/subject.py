@@ -9,24 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unetseg.bundle import (
-    BundleInfo,
-    Segmenter,
-    image_statistics,
-    load_bundle,
-    machine_for,
-    to_machine,
-)
+from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
 from unetseg.data.crops.crop import window
 from unetseg.data.files.images import allow_pixels
 from unetseg.data.pairs.description import described, find_described
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.evaluate import choose_pairs, read_truth, run_folder
+from unetseg.prediction.engine import machine_for
 from unetseg.prediction.predict import read_ahead
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
 from unetseg.text import plural
+from unetseg.unet.segmenter import Segmenter, image_statistics, to_machine
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from unetseg.bundle import BundleInfo, Segmenter
+from unetseg.bundle import BundleInfo
 from unetseg.errors import MachineError, UnetsegError
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
@@ -21,6 +21,7 @@ from unetseg.speed.memory import PeakMemory
 from unetseg.speed.pace import MOST_ROUNDS, Pace
 from unetseg.speed.subject import Subject
 from unetseg.timing import in_turns, seconds_of
+from unetseg.unet.segmenter import Segmenter
 
 PLAIN = "eager"
 """The engine that changes nothing."""

@@ -9,18 +9,12 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from unetseg.bundle import (
-    BundleInfo,
-    Segmenter,
-    build_segmenter,
-    load_bundle,
-    machine_for,
-    save_bundle,
-)
+from unetseg.bundle import BundleInfo, build_segmenter, load_bundle, save_bundle
 from unetseg.config import NetworkConfig, RuntimeConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.crop import window
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.images import image_size, match_bands, read_image
+from unetseg.prediction.engine import machine_for
 from unetseg.runtime import Machine, start
 from unetseg.speed.material import (
     Kind,
@@ -35,6 +29,7 @@ from unetseg.speed.settings import BenchConfig
 from unetseg.training.plan import bundle_info, make_plan
 from unetseg.training.run import TrainingRun, data_hash
 from unetseg.training.trial import tried_plan
+from unetseg.unet.segmenter import Segmenter
 
 SIDE = 512
 """Of drawn images, pixels."""

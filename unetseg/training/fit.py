@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unetseg.bundle import Segmenter, save_bundle
+from unetseg.bundle import save_bundle
 from unetseg.config import TrainConfig
 from unetseg.data.crops.cache import choose_cache, read_split
 from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
@@ -35,6 +35,7 @@ from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.signals import StopRequest
 from unetseg.training.trial import compile_step
 from unetseg.training.validation import score_split
+from unetseg.unet.segmenter import Segmenter
 from unetseg.unet.skips import Adaptive
 
 SAVE_SECONDS = 600.0

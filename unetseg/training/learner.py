@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unetseg.bundle import BundleInfo, Segmenter, build_segmenter, to_machine
+from unetseg.bundle import BundleInfo, build_segmenter
 from unetseg.config import TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import Sample
 from unetseg.runtime import Machine
@@ -25,6 +25,7 @@ from unetseg.training.optimizer import (
 )
 from unetseg.training.plan import Plan
 from unetseg.unet.checkpointing import recompute
+from unetseg.unet.segmenter import Segmenter, to_machine
 from unetseg.unet.skips import expected_open_switches
 
 

@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from unetseg.bundle import BundleInfo, Normalisation
+from unetseg.bundle import BundleInfo
 from unetseg.config import NetworkConfig, TrainConfig
 from unetseg.data.crops.dataset import CropRule
 from unetseg.data.facts.fingerprint import PairFacts, pooled
@@ -21,6 +21,7 @@ from unetseg.data.masks.rasters import is_giant
 from unetseg.runtime import Machine, usable_cores
 from unetseg.unet.build import CLASSIC
 from unetseg.unet.pretrained import DEPTHS
+from unetseg.unet.segmenter import Normalisation
 
 LARGEST_PATCH = {"cpu": 256, "cuda": 512, "mps": 384}
 BATCH = {"cpu": 8, "cuda": 16, "mps": 8}
