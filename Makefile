@@ -8,7 +8,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check bench format clean
+.PHONY: help env demo test check bench docs format clean
 
 help: ## this list
 	@echo "unetseg: say make and one of"
@@ -38,6 +38,9 @@ bench: $(STAMP) ## measure against the plain script, in turns; ARGS=--quick take
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.profiles
+
+docs: $(STAMP) ## write docs/cli.md from the commands
+	$(BIN)/python docs/make_cli.py
 
 format: $(STAMP) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
