@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -125,6 +125,7 @@ def test_folders_that_say_mask_are_left_out() -> None:
 
 
 @given(st.lists(st.text(max_size=12), min_size=2, max_size=6))
+@example(["0 0", "0 0"])
 def test_class_names_survive_classes_txt(
     tmp_path_factory: pytest.TempPathFactory, names: list[str]
 ) -> None:

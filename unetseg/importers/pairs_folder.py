@@ -33,7 +33,7 @@ RECORD = "import.json"
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|__macosx", re.IGNORECASE)
 _LONGEST = 180  # bytes of one part of a name; file systems hold 255
-_LIKE_CODES = re.compile(r"^\d+[\s,;:]+\d+[\s,;:]|\d+[\s,;:]+\d+[\s,;:]+\d+$|(^|\s)#|^[\s,;:]")
+_LIKE_CODES = re.compile(r"^\d+[\s,;:]+\d+([\s,;:]|$)|\d+[\s,;:]+\d+[\s,;:]+\d+$|(^|\s)#|^[\s,;:]")
 
 
 @dataclass

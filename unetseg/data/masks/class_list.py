@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,15 @@ from unetseg.errors import MaskError
 _FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml")
 _MASK_FOLDER = re.compile(r"mask|label|annot|segm|truth|target|^gts?$", re.IGNORECASE)
 _FIX = "Write classes.txt with one class per line: index and name, or name and r g b."
+_GAP = r"[\s,;:]+"
+_CODE, _COLOUR = r"(?P<code>-?\d+)", rf"(?P<colour>\d+{_GAP}\d+{_GAP}\d+)"
+_FORMS = [  # of a line; the first that fits
+    re.compile(rf"{_COLOUR}{_GAP}(?P<name>.+)"),
+    re.compile(rf"(?:{_CODE}{_GAP})?(?P<name>.*?[^\s,;:]){_GAP}{_COLOUR}"),
+    re.compile(rf"{_CODE}{_GAP}(?P<name>.+)"),
+    re.compile(rf"(?P<name>.*\S)\s*[:=]\s*{_CODE}"),
+    re.compile(r"(?P<name>.+)"),
+]
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ def read_class_names(path: Path) -> ClassNames:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return ClassNames(_checked(_parse(text, path.suffix.lower())), path.name)
+        return ClassNames(_checked(tuple(_rows(text, path.suffix.lower()))), path.name)
     except OSError as error:
         raise MaskError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
@@ -125,13 +134,16 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse(text: str, suffix: str) -> tuple[NamedClass, ...]:
-    if suffix == ".json":
-        return tuple(_structured(_unwrapped(json.loads(text))))
-    if suffix in {".yaml", ".yml"}:
-        return tuple(_structured(_unwrapped(load_yaml(text))))
-    bare = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
-    return tuple(_line(line) for line in bare if line)
+def _rows(text: str, suffix: str) -> Iterator[NamedClass]:
+    """The classes of a file's text."""
+    if suffix in {".json", ".yaml", ".yml"}:
+        content: Any = json.loads(text) if suffix == ".json" else load_yaml(text)
+        keys = ("names", "classes") if isinstance(content, dict) else ()
+        inner = (content[key] for key in keys if isinstance(content.get(key), list | dict))
+        yield from _structured(next(inner, content))
+    else:
+        bare = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
+        yield from (_line(line) for line in bare if line)
 
 
 def _line(line: str) -> NamedClass:
@@ -140,65 +152,49 @@ def _line(line: str) -> NamedClass:
     >>> _line("0 sky"), _line("sky 1 2 3").code, _line("1,2,3 sky").code
     (NamedClass(name='sky', code=0, colour=None), (1, 2, 3), (1, 2, 3))
     """
-    gap = r"[\s,;:]+"
-    triple, index = gap.join([r"(\d+)"] * 3), r"(-?\d+)"
-    if found := re.fullmatch(f"{triple}{gap}(.+)", line):
-        return NamedClass(found[4], _colour(found.groups()[:3]))
-    if found := re.fullmatch(f"(?:{index}{gap})?(.*?[^\\s,;:]){gap}{triple}", line):
-        colour = _colour(found.groups()[2:])
-        return NamedClass(found[2], colour if found[1] is None else int(found[1]), colour)
-    if found := re.fullmatch(f"{index}{gap}(.+)", line):
-        return NamedClass(found[2], int(found[1]))
-    if found := re.fullmatch(rf"(.*\S)\s*[:=]\s*{index}", line):
-        return NamedClass(found[1], int(found[2]))
-    return NamedClass(line)
-
-
-def _unwrapped(content: object) -> object:
-    """What stands below the key `names` or `classes`, if there is one."""
-    inner = [content.get(key) for key in ("names", "classes")] if isinstance(content, dict) else []
-    return next((item for item in inner if isinstance(item, list | dict)), content)
+    row = next(filter(None, (form.fullmatch(line) for form in _FORMS))).groupdict()
+    colour = re.split(_GAP, row["colour"]) if row.get("colour") else None
+    return _named(row["name"], row.get("code"), colour)
 
 
 def _structured(content: object) -> Iterator[NamedClass]:
     """The classes of parsed JSON or YAML."""
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         yield from (NamedClass(name) for name in content)
-    elif isinstance(content, dict) and all(isinstance(name, str) for name in content.values()):
-        yield from (NamedClass(name, _number(code)) for code, name in content.items())
-    elif isinstance(content, dict):
-        yield from (_coded(str(name), value) for name, value in content.items())
-    else:
+    elif not isinstance(content, dict):
         raise ValueError("expected a list of names, or pairs of names and codes")
+    elif all(isinstance(name, str) for name in content.values()):
+        yield from (_named(name, str(code)) for code, name in content.items())
+    else:
+        for name, value in content.items():
+            has_colour = isinstance(value, dict) and value.keys() == {"code", "colour"}
+            parts = (value["code"], value["colour"]) if has_colour else (value,)
+            yield _named(str(name), *parts)
 
 
-def _coded(name: str, value: object) -> NamedClass:
-    if isinstance(value, dict) and value.keys() == {"code", "colour"}:
-        if not isinstance(colour := _code(value["colour"]), tuple):
-            raise ValueError(f"{colour} is no colour: expected [r, g, b]")
-        return NamedClass(name, _code(value["code"]), colour)
-    return NamedClass(name, _code(value))
-
-
-def _number(text: object) -> int:
-    if not re.fullmatch(r"-?\d+", str(text)):
-        raise ValueError(f"{text!r} is no code: expected a whole number")
-    return int(str(text))
+def _named(name: str, code: object = None, colour: object = None) -> NamedClass:
+    """A class from what its row says: a code, which may be a colour, and a colour for pictures."""
+    shown = None if colour is None else _code(colour)
+    if isinstance(shown, int):
+        raise ValueError(f"{shown} is no colour: expected [r, g, b]")
+    return NamedClass(name, shown if code is None else _code(code), shown)
 
 
 def _code(value: object) -> Code:
-    if type(value) is int:
-        return value
-    if isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value):
-        return _colour(value)
+    """A whole number, or three of them from 0 to 255, as numbers or as digits."""
+    if isinstance(value, list) and len(value) == 3:
+        red, green, blue = (_whole(part) for part in value)
+        if not 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
+            shown = f"{red} {green} {blue}"
+            raise ValueError(f"{shown} is no colour: expected three numbers from 0 to 255")
+        return red, green, blue
+    return _whole(value)
+
+
+def _whole(value: object) -> int:
+    if type(value) is int or (isinstance(value, str) and re.fullmatch(r"-?\d+", value)):
+        return int(value)
     raise ValueError(f"{value!r} is no code: expected a whole number or [r, g, b]")
-
-
-def _colour(values: Iterable[Any]) -> Colour:
-    red, green, blue = (int(value) for value in values)
-    if not 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
-        raise ValueError(f"{red} {green} {blue} is no colour: expected three numbers from 0 to 255")
-    return red, green, blue
 
 
 def _checked(entries: tuple[NamedClass, ...]) -> tuple[NamedClass, ...]:
