@@ -30,7 +30,7 @@ from benchmarks.pictures import lay, pieces
 from benchmarks.rounds import machine_lines, save, show
 from unetseg.data.files.folders import find_images
 from unetseg.prediction.outputs import plan_job
-from unetseg.speed.pace import seconds_of
+from unetseg.timing import seconds_of
 
 DISTINCT = 40
 """Files that the images of a folder are links to."""

@@ -158,18 +158,7 @@ what is written above it, never below.
       openings.py        how much of each level learned skips let through, over images and time
       gates.py           what learned skips settled on
       prune.py           switched-off skips taken out of a trained U-Net
-    speed/             how fast this machine is with a U-Net, and where the time goes
-      settings.py        the settings of `unetseg bench`
-      pace.py            how fast images of one size go
-      ceiling.py         what the machine can do at best
-      memory.py          how much memory a piece of work takes
-      material.py        images and pairs to measure with
-      subject.py         the network that is measured, on its machine
-      network.py         the engines side by side
-      stages.py          prediction: each stage alone, and all overlapped
-      training.py        training: loading, steps, and both together
-      advice.py          what the figures say to do
-      bench.py           all of it, in the time that is given
+    bench.py           how fast this machine is with a U-Net, and where the time goes
     cli/               argv → settings → one call; one file per verb; the only place that prints
 
 The same from Python, each loaded when it is first used:

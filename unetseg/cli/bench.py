@@ -1,8 +1,7 @@
 """unetseg bench."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,17 +9,20 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from unetseg.cli.console import observer, out, say
-from unetseg.config import NetworkConfig, RuntimeConfig
-from unetseg.speed.settings import BenchConfig
+from unetseg.config import BenchConfig, NetworkConfig, RuntimeConfig
 
 if TYPE_CHECKING:
-    from unetseg.speed.bench import Benchmark
-    from unetseg.speed.network import EngineSpeed
-    from unetseg.speed.pace import Pace
-    from unetseg.speed.stages import PredictionSpeed
-    from unetseg.speed.training import TrainingSpeed
+    from unetseg.bench import Benchmark, Part
 
 STDOUT = Path("-")
+ADVICE = {
+    "read": "JPEG and uncompressed TIFF decode several times faster than PNG and deflated TIFF",
+    "network": "a smaller --scale or --width in training, or a GPU, makes it faster",
+    "write": "a faster disk for the masks helps",
+    "loading": "raise --workers, or choose --augment light",
+    "steps": "a smaller --scale, --patch or --width, or a GPU, makes them faster",
+}
+"""What helps, by what takes longest."""
 
 
 def bench(
@@ -50,117 +52,72 @@ def bench(
     config_file
         YAML file with settings.
     """
+    from unetseg.bench import bench as measure
     from unetseg.progress import SILENT
-    from unetseg.speed.bench import bench as measure
     from unetseg.storage import json_value, write_json
 
-    target = wanted.json_file
-    alone = target == STDOUT
+    alone = wanted.json_file == STDOUT
     progress = observer()
+    told = SILENT if alone else progress
     try:
-        found = measure(
-            run,
-            wanted,
-            network=network,
-            runtime=runtime,
-            progress=SILENT if alone else progress,
-        )
+        result = measure(run, wanted, network=network, runtime=runtime, progress=told)
     finally:
         progress.stop()
+    figures = asdict(result)
     if alone:
-        out.print_json(json.dumps(json_value(found.to_json())), ensure_ascii=True)
+        out.print_json(json.dumps(json_value(figures)), ensure_ascii=True)
         return
-    _show(found)
-    if target:
-        write_json(target, found.to_json())
-        say(f"all figures: {target}")
-    say(f"next: {_next(run, found)}")
+    _show(result)
+    if wanted.json_file:
+        write_json(wanted.json_file, figures)
+        say(f"all figures: {wanted.json_file}")
+    if not wanted.train:
+        say(f"next: unetseg bench {run or ''} --train".replace("  ", " "))
+    else:
+        say(f"next: unetseg predict {run} IMAGES -o masks" if run else "next: unetseg train DATA")
 
 
-def _show(found: "Benchmark") -> None:
-    """Machine, model, tables, and what follows from them."""
-    say(f"machine: {found.processor} · {found.machine} · {found.dtype}")
-    ceilings = ", ".join(f"{c.dtype} {c.gflops:,.0f} GFLOP/s" for c in found.compared.ceilings)
-    say(f"at best: {ceilings} (products of matrices), copies {found.copy_gigabytes:.1f} GB/s")
-    model = found.model
-    gflop = f"{model.gflop:,.1f}" if model.gflop >= 1 else f"{model.gflop:.3g}"
-    say(
-        f"model: {model.name}, {model.parameters:,} parameters, bands: {model.bands}, "
-        f"classes: {model.classes}, {gflop} GFLOP per {model.size}×{model.size} image"
+def _show(result: "Benchmark") -> None:
+    """Machine, model and tables."""
+    machine, model = result.machine, result.model
+    say(f"machine: {machine['processor']} · {machine['name']} · {machine['dtype']}")
+    if machine["remark"]:
+        say(f"  {machine['remark']}")
+    best = ", ".join(
+        f"{d} {gflops:,.0f} GFLOP/s" for d, gflops in machine["gflops_at_best"].items()
     )
-    out.print(_engine_table(found.compared.engines))
-    for engine, why in found.compared.refused.items():
+    copies = f"copies {machine['copy_gigabytes_per_second']:.1f} GB/s"
+    say(f"at best: {best} (products of matrices), {copies}")
+    say(
+        f"model: {model['name']}, {model['parameters']:,} parameters, bands: {model['bands']}, "
+        f"classes: {model['classes']}, {model['gflop']:,.3g} GFLOP per "
+        f"{model['size']}×{model['size']} image"
+    )
+    out.print(_table(result.engines))
+    for engine, why in result.refused.items():
         say(f"  {engine}: {why}")
-    out.print(_prediction_table(found.prediction))
-    if found.training:
-        out.print(_training_table(found.training))
-    for sentence in found.advice:
-        say(f"→ {sentence}")
+    for part in filter(None, (result.prediction, result.training)):
+        out.print(_table(part))
+        say(f"bounded by: {part.bounds} — {ADVICE[part.bounds]}")
 
 
-def _engine_table(speeds: Sequence["EngineSpeed"]) -> Table:
-    """The engines side by side."""
-    what = "network alone" if speeds[0].batch == 1 else f"batch of {speeds[0].batch}"
-    table = _table(what, "ms/image", "images/s", "MP/s", "GFLOP/s", "of best", "ready in", "MiB")
-    for speed in speeds:
-        gflops, ready = f"{speed.pace.gflops:,.0f}", f"{speed.ready_seconds:.1f} s"
-        memory = "" if speed.memory_mib is None else f"{speed.memory_mib:,.0f}"
-        figures = (*_figures(speed.pace), gflops, f"{speed.share:.0%}", ready, memory)
-        table.add_row(f"{speed.engine} {speed.dtype}", *figures)
-    return table
-
-
-def _prediction_table(speed: "PredictionSpeed") -> Table:
-    """The stages of a prediction alone, and overlapped."""
-    what = f"prediction, {speed.images} images, {speed.engine}"
-    table = _table(what, "ms/image", "images/s", "MP/s", "of the sum")
-    stages, whole = speed.stages, speed.pace
-    alone = {f"{name} alone": getattr(stages, name) for name in stages.shares}
-    for name, seconds in {**alone, "one after the other": stages.total}.items():
-        pace = replace(whole, seconds=seconds)
-        table.add_row(name, *_figures(pace), f"{seconds / stages.total:.0%}")
-    table.add_row("folder to folder", *_figures(whole), f"{whole.seconds / stages.total:.0%}")
-    table.add_row("until the first mask", f"{1000 * speed.first_seconds:,.0f}")
-    return table
-
-
-def _training_table(speed: "TrainingSpeed") -> Table:
-    """A training's loading and steps, alone and together."""
-    from unetseg.text import plural
-
-    what = f"training, {speed.batch} × {speed.patch}×{speed.patch}"
-    table = _table(what, "ms/crop", "crops/s", "MP/s", "GFLOP/s", "of best", "MiB")
-    who = plural(speed.workers, "worker") if speed.workers else "by itself"
-    loading = {
-        "read a pair, once": speed.read_seconds,
-        "augment, one process": speed.augment_seconds,
-        f"load, {who}": 1 / speed.loaded,
+def _table(part: "Part") -> Table:
+    """Speeds side by side, in a line of 80 characters; columns without a figure are left out."""
+    columns = {
+        part.title: [row.name for row in part.rows],
+        "ms each": [f"{row.milliseconds:,.1f}" for row in part.rows],
+        "per second": [f"{row.images_per_second:,.1f}" for row in part.rows],
+        "MP/s": [f"{row.megapixels_per_second:,.2f}" for row in part.rows],
+        "GFLOP/s": [f"{row.gflops:,.0f}" if row.gflops else "" for row in part.rows],
+        "of best": [f"{row.share:.0%}" if row.share else "" for row in part.rows],
+        "ready in": [
+            f"{row.ready_seconds:.1f} s" if row.ready_seconds else "" for row in part.rows
+        ],
     }
-    for name, seconds in loading.items():
-        table.add_row(name, *_figures(replace(speed.steps, seconds=seconds)))
-    memory = "" if speed.memory_mib is None else f"{speed.memory_mib:,.0f}"
-    gflops, share = f"{speed.steps.gflops:,.0f}", f"{speed.share:.0%}"
-    table.add_row("steps alone", *_figures(speed.steps), gflops, share, memory)
-    table.add_row("loading and steps", *_figures(speed.together), f"{speed.together.gflops:,.0f}")
+    columns = {head: cells for head, cells in columns.items() if any(cells)}
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for head in columns:
+        table.add_column(head, justify="left" if head == part.title else "right", no_wrap=True)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     return table
-
-
-def _table(title: str, *heads: str) -> Table:
-    """An empty table that fits a line of 80 characters."""
-    table = Table(title, box=None, pad_edge=False, collapse_padding=True)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    return table
-
-
-def _figures(pace: "Pace") -> tuple[str, str, str]:
-    """Milliseconds for one, how many per second, and megapixels per second."""
-    milliseconds = f"{1000 * pace.seconds:,.1f}"
-    return milliseconds, f"{pace.images_per_second:,.1f}", f"{pace.megapixels_per_second:,.2f}"
-
-
-def _next(run: Path | None, found: "Benchmark") -> str:
-    """The command that is worth a try."""
-    if not found.training:
-        return f"unetseg bench {run} --train" if run else "unetseg bench --train"
-    return f"unetseg predict {run} IMAGES -o masks" if run else "unetseg train YOUR_FOLDER"

@@ -1,0 +1,179 @@
+"""What `bench` measures with and against: products, drawn pairs, engines side by side."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.builders import bundle_info, noise, save_run
+from unetseg import bench
+from unetseg.bench import (
+    Subject,
+    compare_engines,
+    copy_bandwidth,
+    draw_pairs,
+    find_material,
+    fitting_product,
+    open_subject,
+    seconds_each,
+    speed,
+)
+from unetseg.config import BenchConfig, NetworkConfig, RuntimeConfig
+from unetseg.data.facts.survey import survey
+from unetseg.data.files.images import read_image, write_png
+from unetseg.errors import ImageError, MachineError
+from unetseg.prediction.engine import Engine
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of matrices that a busy machine is done with at once."""
+    monkeypatch.setitem(bench.LARGEST_PRODUCT, "cpu", bench.SMALLEST_PRODUCT)
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    folder = tmp_path_factory.mktemp("bench")
+    config, network = BenchConfig(size=64, count=4), NetworkConfig(width=4, depth=2)
+    return open_subject(None, config, network, RuntimeConfig(device="cpu"), folder)
+
+
+def test_all_figures_say_the_same() -> None:
+    row = speed("work", seconds=0.25, pixels=3e6, gflop=50)
+    assert (row.milliseconds, row.images_per_second) == (250, 4)
+    assert (row.megapixels_per_second, row.gflops) == (12, 200)
+
+
+# ------------------------------------------------------------------ ceilings
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_is_one(dtype: torch.dtype) -> None:
+    multiply, gflop = fitting_product(CPU, dtype)
+    assert isinstance(multiply, partial)
+    left, right, product = (matrix.double() for matrix in multiply.args)
+    error = (product - left @ right).norm() / product.norm()
+    assert error < (1e-5 if dtype == torch.float32 else 1e-2)
+    assert gflop == 2 * bench.SMALLEST_PRODUCT**3 / 1e9
+
+
+def test_the_product_is_as_large_as_the_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench.LARGEST_PRODUCT, "cpu", 1024)
+    for longest, side in ((0.0, bench.SMALLEST_PRODUCT), (60.0, 1024)):
+        monkeypatch.setattr(bench, "LONGEST_PRODUCT", longest)
+        assert fitting_product(CPU, torch.float32)[1] == 2 * side**3 / 1e9
+
+
+def test_a_copy_is_timed() -> None:
+    assert 0.01 < copy_bandwidth(CPU) < 10_000
+
+
+# ------------------------------------------------------------------ images and pairs
+
+
+@pytest.mark.parametrize(
+    ("bands", "dtype"), [(3, "uint8"), (1, "uint8"), (4, "uint8"), (13, "int16"), (2, "float32")]
+)
+def test_drawn_pairs_are_of_their_kind_and_can_be_trained_on(
+    bands: int, dtype: str, tmp_path: Path
+) -> None:
+    known = survey(draw_pairs(tmp_path, 8, 300, bands, dtype))
+    assert (known.bands, known.dtype, len(known.pairs.pairs)) == (bands, dtype, 8)
+    assert min(known.class_pixels("all")) > 0
+    images = [read_image(pair.image) for pair in known.pairs.pairs]
+    assert {image.shape for image in images} == {(300, 300, bands)}
+    assert len({image.tobytes() for image in images}) == 8
+
+
+def test_material_is_images_from_all_over_the_list(tmp_path: Path) -> None:
+    images = sorted((draw_pairs(tmp_path, 9, 32, 3, "uint8") / "images").iterdir())
+    assert find_material(tmp_path, 3) == [images[0], images[3], images[6]]
+    assert find_material(tmp_path / "images", 1000) == images
+    with pytest.raises(ImageError, match="no images found"):
+        find_material(tmp_path / "nothing", 3)
+
+
+def test_a_run_is_measured_with_images_of_its_kind(tmp_path: Path) -> None:
+    info = bundle_info(bands=5, dtype="int16")
+    run = save_run(tmp_path / "run", info)
+    (tmp_path / "work").mkdir()
+    found = open_subject(
+        run, BenchConfig(size=40, count=2), NetworkConfig(), RuntimeConfig(), tmp_path / "work"
+    )
+    assert found.info.network == info.network
+    assert [(each.shape, each.dtype.name) for each in found.squares(3)] == [
+        ((40, 40, 5), "int16")
+    ] * 3
+
+
+@pytest.mark.parametrize(("size", "side"), [((50, 70), 50), ((20, 70), 32), ((60, 1100), 60)])
+def test_squares_are_as_large_as_the_images(
+    size: tuple[int, int], side: int, tmp_path: Path
+) -> None:
+    write_png(tmp_path / "new" / "a.png", noise(*size, 3))
+    (tmp_path / "work").mkdir()
+    config = BenchConfig(data=tmp_path / "new")
+    found = open_subject(
+        save_run(tmp_path / "run"), config, NetworkConfig(), RuntimeConfig(), tmp_path / "work"
+    )
+    assert found.squares(1)[0].shape == (side, side, 3)
+
+
+# ------------------------------------------------------------------ engines
+
+
+def test_shares_are_of_the_ceiling_and_the_network_is_left_as_it_is(subject: Subject) -> None:
+    before = {name: value.clone() for name, value in subject.segmenter.state_dict().items()}
+    part, ceilings, refused = compare_engines(subject, ["eager", "fused"], 2, seconds=0.1)
+    assert refused == {}
+    assert {row.name for row in part.rows} >= {"eager float32"}
+    for row in part.rows:
+        assert row.share is not None
+        assert row.share * ceilings[row.name.split()[1]] == pytest.approx(row.gflops)
+        assert row.gflops == pytest.approx(row.images_per_second * subject.cost.gflop)
+        assert row.ready_seconds
+    for name, value in subject.segmenter.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def refusing(*names: str) -> type[Engine]:
+    class Refusing(Engine):
+        def __init__(self, *args: Any, engine: str, **settings: Any) -> None:
+            if engine in names:
+                raise MachineError(f"{engine} is not installed")
+            super().__init__(*args, engine=engine, **settings)
+
+    return Refusing
+
+
+def test_engines_that_do_not_run_are_told(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "Engine", refusing("openvino"))
+    part, _, refused = compare_engines(subject, ["eager", "openvino"], 2, seconds=0.1)
+    assert refused == {"openvino": "openvino is not installed"}
+    assert {row.name.split()[0] for row in part.rows} == {"eager"}
+    monkeypatch.setattr(bench, "Engine", refusing("eager", "fused"))
+    with pytest.raises(MachineError, match="no engine runs here") as caught:
+        compare_engines(subject, ["fused"], 2, seconds=0.1)
+    assert "fused: fused is not installed" in caught.value.offenders
+
+
+# ------------------------------------------------------------------ a training
+
+
+def test_the_first_results_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def work() -> Any:
+        for seconds in (9.0, 9.0, 1.0, 2.0, 3.0, 4.0):
+            clock[0] += seconds
+            yield
+
+    assert seconds_each(work(), seconds=5.0, skipped=2) == 2.0

@@ -1,1 +1,0 @@
-"""How fast this machine is with a U-Net, and where the time goes."""
