@@ -34,8 +34,8 @@ BORDER = 256
 """Pixels at the border of the crop that are not compared: there it lacks what lies around it."""
 AS_A_GIANT = """
 from unetseg.cli.app import main
-from unetseg.data.masks import rasters
-rasters.WHOLE_PIXELS = 0
+from unetseg.data.files import image as image_file
+image_file.WHOLE_PIXELS = 0
 main()
 """
 """`unetseg` that predicts by bands what is small enough to be predicted whole."""

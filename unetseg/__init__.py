@@ -12,19 +12,21 @@ what is written above it, never below.
     storage.py         files that are whole or not there; run folders
     data/              files on disk → tensors
       files/             bytes ↔ arrays
-        limits.py          what a file must be before it is read: a regular file, and no bomb
+        limits.py          what a file must be before it is read: no bomb; damage, answered
         tiffs.py           one TIFF: its header, its pixels whole, and any window of them
         pngs.py            PNG as bytes, both ways, fast
         jpegs.py           JPEG as bytes, read fast where the file is whole
-        images.py          pixels in and out: any bit depth, any band count
+        photos.py          one file of any format that Pillow knows
+        georeference.py    where an image lies on the earth
+        image.py           an image file, opened once: header, whole pixels, windows
         folders.py         the image files in folders, and the names of what is made from them
-        giants.py          TIFFs larger than memory, upright, in any process and thread
-        places.py          where an image lies on the earth
+        images.py          names of before
         nodata.py          pixels without data, and what the network sees there
         geotiff.py         tiled TIFFs written from top to bottom, with their place on the earth
       masks/             what a mask value means
         class_map.py       classes, their codes, palette, ignored codes
-        rasters.py         images and masks by windows, however large they are
+        mask_file.py       a mask file: an image file whose values are codes of classes
+        rasters.py         names of before
         class_list.py      classes.txt, .json or .yaml: names of classes and their codes
         mask_values.py     which values the masks of a folder hold
         mask_noise.py      which of them stand for something, and which are noise

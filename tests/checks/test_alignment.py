@@ -12,7 +12,7 @@ from unetseg.checks.alignment import REACH, agreement, inspect_alignment
 from unetseg.checks.evidence import Evidence
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.images import write_png, write_tiff
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.sample import draw_cells, draw_sample
 
 

@@ -15,8 +15,9 @@ from unetseg.checks.finding import Finding
 from unetseg.checks.tally import masks_of
 from unetseg.data.facts.fingerprint import ImageFacts, PairFacts
 from unetseg.data.masks.class_list import ClassNames, NamedClass, find_class_file, read_class_names
-from unetseg.data.masks.class_map import IGNORED, Code, read_mask
+from unetseg.data.masks.class_map import IGNORED, Code
 from unetseg.data.masks.infer_classes import infer_class_map
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.mask_values import MaskFacts, mask_facts
 from unetseg.data.pairs.match import Pair, PairSet, find_pairs
 from unetseg.data.pairs.splits import assign_splits

@@ -16,7 +16,7 @@ from unetseg.checks.fix import Fixed
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.images import read_image
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MachineError
 from unetseg.storage import content_hash

@@ -14,7 +14,7 @@ from unetseg.checks.finding import Finding
 from unetseg.checks.sizes import inspect_sizes, whole_factor
 from unetseg.data.facts.fingerprint import PairFacts, describe_pairs
 from unetseg.data.files.images import read_image
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.data.sample import draw_sample
 

@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 from tests.builders import bundle_info, save_run
 from unetseg.config import DeviceConfig, EvalConfig, ScoringConfig, TilingConfig
 from unetseg.data.crops.reader import PairReader
-from unetseg.data.masks import rasters
+from unetseg.data.files import image as image_file
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError
 from unetseg.evaluation.confusion import confusion
@@ -64,7 +64,7 @@ def write(path: Path, array: NDArray[np.uint8], nodata: int) -> None:
 
 
 def as_giants(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     monkeypatch.setattr(stream, "STRIP_ROWS", 29)
 
 

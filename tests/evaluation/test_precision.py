@@ -15,7 +15,7 @@ from tests.builders import bundle_info, class_map, random_segmenter
 from unetseg.bundle import load_bundle, save_bundle
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts, image_facts
-from unetseg.data.masks import rasters
+from unetseg.data.files import image as image_file
 from unetseg.data.masks.class_map import ClassInfo
 from unetseg.data.pairs.match import find_pairs
 from unetseg.evaluation.precision import (
@@ -219,7 +219,7 @@ def test_windows_are_spread_evenly_and_equal_in_every_run(tmp_path: Path) -> Non
 def test_of_giants_only_windows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, facts = numbered(tmp_path, [(300, 700), (900, 800)])
     whole = list(spread_windows(reader, facts, pixels=5 * WINDOW**2))
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     giants = PairReader(reader.pairs, reader.class_map, 3)
     monkeypatch.setattr(PairReader, "__getitem__", None)
     for one, other in zip(whole, spread_windows(giants, facts, 5 * WINDOW**2), strict=True):

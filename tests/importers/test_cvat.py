@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from unetseg.data.files.images import write_png
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MaskError
 from unetseg.importers import importing

@@ -16,7 +16,7 @@ from PIL import Image
 from unetseg.cli.import_ import Format
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.images import read_image
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ConfigError, DataError, ImageError, MachineError, MaskError
 from unetseg.importers import importing
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 from unetseg.data.files.images import write_png
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import MaskError
 from unetseg.importers import importing

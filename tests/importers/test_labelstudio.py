@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unetseg.data.files.images import write_png
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MaskError
 from unetseg.importers import importing

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.data.masks.class_map import read_mask
 from unetseg.data.masks.infer_classes import infer_class_map, mask_facts, read_class_names
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError
 from unetseg.importers.importing import Imported, import_dataset

@@ -26,9 +26,10 @@ from tests.builders import (
     write_geotiff,
 )
 from unetseg.cli.app import run
+from unetseg.data.files import image as image_file
 from unetseg.data.files.geotiff import RasterWriter
-from unetseg.data.masks import rasters
-from unetseg.data.masks.class_map import Code, read_mask
+from unetseg.data.masks.class_map import Code
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.prediction import stream
 from unetseg.prediction.bands import BandStore, held_bands
 from unetseg.prediction.engine import TileNetwork
@@ -71,7 +72,7 @@ def as_giants(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From its call on, every image is predicted band by band, and in small parts."""
 
     def start() -> None:
-        monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+        monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
         monkeypatch.setattr(stream, "STRIP_ROWS", 29)
         monkeypatch.setattr(stream, "PIECE_PIXELS", 1500)
 
@@ -273,9 +274,9 @@ def test_with_other_settings_it_begins_anew(
 KILLED = """
 import os, signal, sys
 from unetseg.cli.app import run
-from unetseg.data.masks import rasters
+from unetseg.data.files import image as image_file
 from unetseg.prediction.bands import BandStore, held_bands
-rasters.WHOLE_PIXELS = 0
+image_file.WHOLE_PIXELS = 0
 save = BandStore.save
 def killing(store, number, *rest):
     save(store, number, *rest)

@@ -14,9 +14,10 @@ from PIL import Image
 from tests.builders import bundle_info, save_run
 from unetseg.cli.app import run
 from unetseg.config import DeviceConfig
+from unetseg.data.files import image as image_file
 from unetseg.data.files.images import read_image
-from unetseg.data.masks import rasters
-from unetseg.data.masks.class_map import ClassInfo, ClassMap, read_mask
+from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.prediction.predict import Predictor
 
 Capture = pytest.CaptureFixture[str]
@@ -59,7 +60,7 @@ def test_real_images_of_the_earth_keep_their_place(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_giant: bool
 ) -> None:
     if is_giant:
-        monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+        monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     folder = real_data / "hot_buildings_geotiff" / "images" / "val"
     source = sorted(folder.glob("*.tif"))[0]
     trained = bundle(tmp_path, 3, "uint8")
@@ -78,7 +79,7 @@ def test_real_images_of_13_bands_give_masks_of_the_training(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_giant: bool
 ) -> None:
     if is_giant:
-        monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+        monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     source = sorted((real_data / "sen1floods11_sample").rglob("images/**/*.tif"))[0]
     trained = bundle(tmp_path, 13, "int16", INTEGERS)
     assert predict(trained, source, tmp_path / "out") == 0
@@ -120,7 +121,7 @@ def test_a_giant_that_fails_is_listed_and_the_others_go_on(
         tifffile.imwrite(folder / f"{name}.tif", image, photometric="minisblack", **layout)
     cut = folder / "cut.tif"
     cut.write_bytes(cut.read_bytes()[:-900])
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     out = tmp_path / "out"
     assert predict(trained, folder, out) == 4
     assert "wrong.tif has 5 bands, expected 3 bands of uint8" in capsys.readouterr().err
@@ -134,7 +135,7 @@ def test_giants_that_are_there_are_refused_or_skipped(
 ) -> None:
     trained, image = bundle(tmp_path, 3, "uint8"), noise(70, 80)
     Image.fromarray(image).save(tmp_path / "x.png")
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     out = tmp_path / "out"
     assert predict(trained, tmp_path / "x.png", out) == 0
     stamp = (out / "x.tif").stat().st_mtime_ns
@@ -167,11 +168,11 @@ def test_real_images_are_trained_on_scored_and_predicted_by_windows_as_whole(
     trained = tmp_path / "run"
     words = ["train", data, "--out", str(tmp_path), "--name", "run", "--ignore", "-1", *cpu]
     with monkeypatch.context() as patch:
-        patch.setattr(rasters, "WHOLE_PIXELS", 0)
+        patch.setattr(image_file, "WHOLE_PIXELS", 0)
         assert run([*words, "-e", "1", "--width", "4", "--depth", "2", "--workers", "0"]) == 0
     logged = (trained / "metrics.csv").read_text(encoding="utf-8").splitlines()
-    for kind, limit in (("windows", 0), ("whole", rasters.WHOLE_PIXELS)):
-        monkeypatch.setattr(rasters, "WHOLE_PIXELS", limit)
+    for kind, limit in (("windows", 0), ("whole", image_file.WHOLE_PIXELS)):
+        monkeypatch.setattr(image_file, "WHOLE_PIXELS", limit)
         out = tmp_path / kind
         assert run(["eval", str(trained), data, "--split", "val", "--output", str(out), *cpu]) == 0
         assert predict(trained, source, out / "new", "--tile", "128", "--probabilities") == 0

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tests.builders import blotches, bundle_info, class_map, random_segmenter
 from unetseg.bundle import BundleInfo
-from unetseg.data.masks import rasters
+from unetseg.data.files import image as image_file
+from unetseg.data.files.image import ImageFile
 from unetseg.errors import ImageError
 from unetseg.prediction import stream
 from unetseg.prediction.engine import MIRRORS, Engine, TileNetwork
@@ -41,7 +42,7 @@ def engine(about: BundleInfo, tile: int = 128, overlap: float = 0.5) -> Engine:
 
 @pytest.fixture(autouse=True)
 def everything_is_giant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     monkeypatch.setattr(stream, "STRIP_ROWS", 23)
     monkeypatch.setattr(stream, "PIECE_PIXELS", 1000)
 
@@ -65,7 +66,7 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., Stream]]:
             compression="zlib",
             extratags=tags,
         )
-        return open_stream(one, about, files.enter_context(rasters.open_raster(path)))
+        return open_stream(one, about, files.enter_context(ImageFile(path)))
 
     with files:
         yield open_it

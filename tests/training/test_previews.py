@@ -10,7 +10,7 @@ import torch
 from unetseg.config import NetworkConfig
 from unetseg.data.crops import reader as reading
 from unetseg.data.crops.reader import PairReader
-from unetseg.data.masks import rasters
+from unetseg.data.files import image as image_file
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.pairs.match import find_pairs
 from unetseg.prediction.engine import Engine
@@ -47,7 +47,7 @@ def test_the_middle_is_the_same_of_giants_and_others(
 ) -> None:
     image, truth = reader[0]
     if is_giant:
-        monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+        monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     part, mask = middle(reader, 0, 64)
     np.testing.assert_array_equal(part, image[68:132, 28:92])
     np.testing.assert_array_equal(mask, truth[68:132, 28:92])
@@ -63,7 +63,7 @@ def test_giants_are_shown_without_decoding_them(
     engine = Engine(Segmenter(network, normalisation), cpu, tile=64, overlap=0.25)
     whole = validation_sheet(reader, engine)
     assert whole.shape[0] > previews.VIEW / 4
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 0)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     monkeypatch.setattr(previews, "VIEW", 48)
     monkeypatch.delattr(reading, "read_image")
     giant = PairReader(reader.pairs, CLASSES, 3)

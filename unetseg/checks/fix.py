@@ -31,7 +31,8 @@ from unetseg.checks.sizes import whole_factor
 from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts
 from unetseg.data.files.images import upright
-from unetseg.data.masks.class_map import ClassMap, read_mask, write_mask
+from unetseg.data.masks.class_map import ClassMap, write_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.mask_values import MaskFacts
 from unetseg.data.pairs.description import write_description
 from unetseg.data.pairs.match import Pair

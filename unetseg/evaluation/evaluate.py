@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import EvalConfig, ScoringConfig
+from unetseg.data.files import image as image_file
 from unetseg.data.files.images import allow_pixels, pixel_count, read_image, write_png
-from unetseg.data.masks import rasters
-from unetseg.data.masks.class_map import ClassMap, read_mask
+from unetseg.data.masks.class_map import ClassMap
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.overlay import error_overlay
 from unetseg.data.masks.rasters import georeference, open_mask_raster, open_raster
 from unetseg.data.pairs.description import described, find_described
@@ -182,7 +183,7 @@ def _nodata(known: tuple[Pair, NDArray[np.uint8]]) -> float | None:
 
 
 def _is_giant(pair: Pair) -> bool:
-    return pair.mask is not None and _pixels(pair.image) > rasters.WHOLE_PIXELS
+    return pair.mask is not None and _pixels(pair.image) > image_file.WHOLE_PIXELS
 
 
 def _pixels(path: Path) -> int:

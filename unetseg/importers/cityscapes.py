@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.folders import scan
-from unetseg.data.masks.class_map import IGNORED, read_mask, runs
+from unetseg.data.masks.class_map import IGNORED, runs
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.naming import read_folder_name
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem, split_of

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from unetseg.data.files.images import IMAGE_SUFFIXES, content_format, image_size, stored_orientation
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ConfigError, DataError, ImageError, MaskError
 from unetseg.importers import cityscapes, coco, cvat, instances, labelme, labelstudio, voc
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.folders import scan
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.naming import read_folder_name, says_mask
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import (

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.masks.class_map import Colour, pack, read_mask, runs, unpack
+from unetseg.data.masks.class_map import Colour, pack, runs, unpack
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import class_codes
 from unetseg.text import printable

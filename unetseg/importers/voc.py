@@ -18,7 +18,8 @@ from PIL import Image
 
 from unetseg.data.files.folders import scan
 from unetseg.data.files.limits import explained
-from unetseg.data.masks.class_map import IGNORED, Colour, read_mask
+from unetseg.data.masks.class_map import IGNORED, Colour
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Draw, Problem, class_codes
 from unetseg.importers.image_files import CLASS_MASKS, ImageFiles, images_beside_masks

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unetseg.data.files.georeference import Georeference
 from unetseg.data.files.geotiff import Halving, RasterWriter, every_other, mean_of_four
-from unetseg.data.files.images import pixel_count, write_png, write_tiff
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import missing_pixels
-from unetseg.data.masks import rasters
+from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.overlay import Levels, levels_of, overlay, picture
-from unetseg.data.masks.rasters import Georeference, georeference
 from unetseg.errors import ImageError
 from unetseg.prediction.nodata import mask_pixels, no_data_tag
 
@@ -58,8 +59,8 @@ class Job:
 def plan_job(image: Path, stem: Path, class_map: ClassMap) -> Job:
     """How `image` is predicted, from its header alone; the mask is `stem` and a suffix."""
     try:
-        pixels = pixel_count(image)
-        job = Job(image, stem, pixels, pixels > rasters.WHOLE_PIXELS, *georeference(image))
+        with ImageFile(image) as file:
+            job = Job(image, stem, file.pixels, file.is_large, file.georeference, file.nodata)
     except ImageError:  # it is listed with the reason when it is read
         job = Job(image, stem)
     suffix = ".tif" if job.is_geotiff else class_map.suffix

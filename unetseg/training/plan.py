@@ -16,7 +16,7 @@ from unetseg.data.crops.dataset import CropRule
 from unetseg.data.facts.fingerprint import PairFacts, pooled
 from unetseg.data.facts.orientation import is_upright
 from unetseg.data.facts.survey import Survey
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.rasters import is_giant
 from unetseg.runtime import Machine, usable_cores
 from unetseg.unet.build import CLASSIC

@@ -30,8 +30,8 @@ from unetseg.data.crops.cache import (
 from unetseg.data.crops.dataset import CropRule, Crops, Order, crop_loader
 from unetseg.data.crops.reader import DecodedPair, PairReader
 from unetseg.data.facts.survey import Survey, survey
+from unetseg.data.files import image as image_file
 from unetseg.data.files.images import write_png
-from unetseg.data.masks import rasters
 from unetseg.errors import ConfigError, MachineError, MaskError, OutOfMemoryError
 
 PLACES = ("memory", "disk", "none")
@@ -249,7 +249,7 @@ def test_a_wish_is_obeyed_or_refused(known: Survey, monkeypatch: pytest.MonkeyPa
 
 
 def test_giants_are_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     rng = np.random.default_rng(0)
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from unetseg.data.crops.crop import GiantPair, WholePair, find_spots, window
+from unetseg.data.files import image as image_file
 from unetseg.data.files.images import write_tiff
-from unetseg.data.masks import rasters
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.masks.rasters import open_mask_raster, open_raster
 
@@ -55,7 +55,7 @@ def test_a_window_from_disk_is_that_from_memory(
     write_tiff(folder / "i.tif", image)
     tifffile.imwrite(folder / "m.tif", mask, tile=(16, 16), compression="zlib")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rasters, "WHOLE_PIXELS", 100)
+        patch.setattr(image_file, "WHOLE_PIXELS", 100)
         pair = GiantPair(
             open_raster(folder / "i.tif"), open_mask_raster(folder / "m.tif"), CLASSES, bands
         )
@@ -70,7 +70,7 @@ def test_a_window_from_disk_is_that_from_memory(
 
 def test_only_the_part_inside_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An error in another tile does not reach the window."""
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 100)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 100)
     mask = np.zeros((64, 64), np.uint8)
     mask[40, 40] = 200  # no class
     tifffile.imwrite(tmp_path / "m.tif", mask)

@@ -18,9 +18,9 @@ from unetseg.data.crops import reader as reading
 from unetseg.data.crops.dataset import CropRule, Crops, Order, crop_loader, find_gaps
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import survey
+from unetseg.data.files import image as image_file
 from unetseg.data.files.geotiff import write_geotiff
 from unetseg.data.files.images import write_png
-from unetseg.data.masks import rasters
 from unetseg.data.masks.class_map import IGNORED, ClassInfo, ClassMap
 from unetseg.data.pairs.match import Pair
 
@@ -164,7 +164,7 @@ def test_crops_of_giants_are_those_of_the_whole(
     rule, statistics = CropRule(32, profile, 0.0), np.zeros((2, 2, 13), np.float32)
     whole = Crops(PairReader(pairs, THREE, 13), rule, statistics)
     expected = [whole[index, seed] for index, seed in product(range(2), range(10))]
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     monkeypatch.setattr(reading, "read_image", None)  # nothing is decoded whole
     reader = PairReader(pairs, THREE, 13)
     reader.keep()
@@ -182,7 +182,7 @@ def test_crops_of_giants_are_those_of_the_whole(
 def test_crops_of_giants_are_centred_on_each_class_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     reader = PairReader(giants(tmp_path, "uint8", 3), THREE, 3)
     some = Crops(reader, CropRule(16, "none", 1.0), np.zeros((2, 2, 3), np.float32))
     centres = [int(some[0, seed].mask[8, 8]) for seed in range(200)]
@@ -196,7 +196,7 @@ def test_crops_of_giants_are_centred_on_each_class_in_turn(
 
 
 def test_workers_read_giants_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     reader = PairReader(giants(tmp_path, "uint8", 3), THREE, 3)
     some = Crops(reader, CropRule(16, "full", 0.5), np.zeros((2, 2, 3), np.float32))
     batches = []

@@ -8,8 +8,8 @@ import tifffile
 
 from unetseg.data.crops import reader as module
 from unetseg.data.crops.reader import DecodedPair, PairReader
+from unetseg.data.files import image as image_file
 from unetseg.data.files.images import write_png
-from unetseg.data.masks import rasters
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError
@@ -60,7 +60,7 @@ def test_what_is_kept_is_what_is_decoded(
 
 
 def test_few_giants_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     monkeypatch.setattr(module, "OPEN_PAIRS", 1)
     reader = PairReader(pairs(tmp_path, 3, ".tif"), CLASSES, 3)
     giants = [reader.pair(index) for index in range(8)]
@@ -78,7 +78,7 @@ def test_few_giants_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_giants_of_different_size_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     first = pairs(tmp_path, 3, ".tif")[0]
     tifffile.imwrite(str(first.mask), np.zeros((70, 90), np.uint8))
     reader = PairReader([first], CLASSES, 3)

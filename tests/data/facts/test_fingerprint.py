@@ -18,9 +18,9 @@ from unetseg.data.facts.fingerprint import (
     pooled,
     take_fingerprint,
 )
+from unetseg.data.files import image as image_file
 from unetseg.data.files.geotiff import write_geotiff
 from unetseg.data.files.images import write_png, write_tiff
-from unetseg.data.masks import rasters
 from unetseg.data.masks.infer_classes import mask_facts
 from unetseg.data.pairs.match import Pair, find_pairs
 from unetseg.errors import ConfigError, DataError
@@ -277,7 +277,7 @@ def test_a_giant_mask_has_the_counts_of_the_whole(
     found = {str(list(c) if isinstance(c, tuple) else c): n for c, n in whole.counts}
     assert found.items() <= expected.items()
     assert len(found) == min(len(expected), 4096)
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     assert mask_facts(tmp_path / "a.tif") == whole
 
 

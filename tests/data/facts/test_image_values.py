@@ -15,8 +15,9 @@ from scipy import ndimage
 
 from unetseg.data.facts.image_values import ImageFacts, image_facts
 from unetseg.data.facts.similarity import SURE, distance, perceptual_hash
+from unetseg.data.files import image as image_file
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.images import read_image, write_png, write_tiff
-from unetseg.data.masks import rasters
 from unetseg.data.pairs.match import find_pairs
 from unetseg.data.sample import draw_cells
 
@@ -71,8 +72,9 @@ def test_a_giant_has_the_facts_of_the_whole(
     tiles = {"tiled": True, "blockxsize": 32, "blockysize": 64} if tiled else {}
     path = write_geotiff(tmp_path / "a.tif", image, None, compress="deflate", **tiles)
     whole = image_facts(path)
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 1000)
-    assert rasters.reads_by_windows(path)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
+    with ImageFile(path) as file:
+        assert file.is_windowed
     assert_equal_facts(image_facts(path), whole)
 
 
@@ -85,7 +87,7 @@ def test_a_turned_giant_has_the_facts_of_the_whole(
     tifffile.imwrite(path, noise(np.uint8, (300, 400, 3)), photometric="rgb", extratags=[tag])
     whole = image_facts(path)
     assert (whole.orientation, whole.shape) == (orientation, read_image(path).shape[:2])
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     assert_equal_facts(image_facts(path), whole)
 
 
@@ -102,7 +104,7 @@ def test_a_giant_without_some_data_has_the_facts_of_the_whole(
     whole = image_facts(path)
     assert (whole.nodata_share, whole.bad) == (0.5, 101)
     assert (whole.fill, whole.fill_share) == (float(np.finfo(np.float32).min), 50 / 600)
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     assert_equal_facts(image_facts(path), whole)
 
 

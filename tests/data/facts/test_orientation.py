@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unetseg.data.facts.orientation import is_upright
 from unetseg.data.facts.survey import survey
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 
 
 @pytest.mark.parametrize(

@@ -18,15 +18,21 @@ from PIL import Image
 from rasterio.crs import CRS
 
 from unetseg.data.files import geotiff
+from unetseg.data.files import image as image_file
+from unetseg.data.files.georeference import Georeference, quiet
 from unetseg.data.files.geotiff import RasterWriter, every_other, mean_of_four, write_geotiff
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.images import read_image
-from unetseg.data.files.places import Georeference, georeference, quiet
-from unetseg.data.masks import rasters
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ImageError, MachineError
 
 Array = NDArray[Any]
 PLACE = Georeference(CRS.from_epsg(32633).to_wkt(), (0.5, 0.0, 5e5, 0.0, -0.5, 4.6e6))
+
+
+def georeference(path: Path) -> tuple[Georeference | None, float | None]:
+    with ImageFile(path) as image:
+        return image.georeference, image.nodata
 
 
 def noise(dtype: str, *shape: int) -> Array:
@@ -102,7 +108,7 @@ def test_palettes_are_written(tmp_path: Path) -> None:
 def test_empty_tiles_are_read_by_every_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 100)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 100)
     for nodata in (None, 0.0, 9.0):
         pixels = np.full((1500, 1500), nodata or 0, np.uint8)
         pixels[600:700, 600:700] = noise("uint8", 100, 100)
@@ -112,7 +118,7 @@ def test_empty_tiles_are_read_by_every_program(
         np.testing.assert_array_equal(cv2.imread(tmp_path / "a.tif", -1), pixels)
         np.testing.assert_array_equal(by_gdal(tmp_path / "a.tif")[0][..., 0], pixels)
         np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], pixels)
-        with rasters.open_raster(tmp_path / "a.tif") as raster:
+        with ImageFile(tmp_path / "a.tif") as raster:
             part = raster.read(590, 500, 700, 800)[..., 0]
         np.testing.assert_array_equal(part, pixels[590:1290, 500:1300])
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from unetseg.data.facts.image_values import image_facts
 from unetseg.data.files.geotiff import write_geotiff
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.images import read_image
 from unetseg.data.files.nodata import filled, missing_pixels
-from unetseg.data.files.places import georeference
 from unetseg.errors import ImageError
 
 
@@ -61,7 +61,8 @@ def test_the_end_of_float64_may_stand_for_no_data(tmp_path: Path, sign: int) -> 
     image[0] = end
     write_geotiff(tmp_path / "a.tif", image, nodata=end)
     pixels = read_image(tmp_path / "a.tif")
-    _, nodata = georeference(tmp_path / "a.tif")
+    with ImageFile(tmp_path / "a.tif") as file:
+        nodata = file.nodata
     assert pixels.dtype == np.float32
     assert np.isfinite(pixels).all()
     np.testing.assert_array_equal(missing_pixels(pixels, nodata)[:, 0], [True, False, False])

@@ -19,7 +19,7 @@ from PIL import Image
 
 from unetseg.data.files import pngs
 from unetseg.data.files.pngs import PNG_START, png_bytes, png_pixels
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 
 Array = NDArray[Any]
 RELAXED = settings(max_examples=30, deadline=None)

@@ -19,11 +19,11 @@ from unetseg.data.masks.class_map import (
     ClassMap,
     Code,
     pack,
-    read_mask,
     runs,
     unpack,
     write_mask,
 )
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import MaskError
 
 Array = NDArray[Any]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from unetseg.data.files.images import IMAGE_SUFFIXES, write_png, write_tiff
-from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, read_mask, write_mask
+from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
 from unetseg.data.masks.infer_classes import (
     ClassNames,
     MaskFacts,
@@ -22,6 +22,7 @@ from unetseg.data.masks.infer_classes import (
     mask_facts,
     read_class_names,
 )
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import MaskError
 
 Array = NDArray[Any]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from unetseg.data.files.images import write_png
-from unetseg.data.masks.class_map import ClassMap, Code, read_mask
+from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import (
     ClassNames,
     MaskFacts,
@@ -19,6 +19,7 @@ from unetseg.data.masks.infer_classes import (
     mask_facts,
     read_class_names,
 )
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.mask_noise import unite_colours
 from unetseg.errors import MaskError
 

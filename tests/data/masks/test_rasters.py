@@ -21,13 +21,15 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image
+from PIL.ImageFile import ImageFile as PillowImage
 
+from unetseg.data.files import image as image_file
+from unetseg.data.files.georeference import quiet
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.images import match_bands, read_image, write_png, write_tiff
-from unetseg.data.files.places import quiet
 from unetseg.data.files.tiffs import Tiff
-from unetseg.data.masks import rasters
-from unetseg.data.masks.class_map import read_mask
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.rasters import is_giant, open_mask_raster, open_raster, reads_by_windows
 from unetseg.errors import ImageError, MaskError
 
@@ -39,7 +41,7 @@ COLOURS = (np.arange(768).reshape(3, 256) * 89 % 65536).astype(np.uint16)
 @pytest.fixture(autouse=True)
 def small_giants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything of more than 100 pixels is a giant."""
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 100)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 100)
 
 
 def noise(dtype: str, *shape: int) -> Array:
@@ -554,7 +556,7 @@ def test_flipped_bytes_raise_nothing_but_answers(tmp_path: Path) -> None:
 # Processes and threads
 
 
-def _sum(raster: rasters.Raster, expected: int) -> bool:
+def _sum(raster: ImageFile, expected: int) -> bool:
     return int(raster.read(3, 4, 30, 40).sum()) == expected
 
 
@@ -668,8 +670,9 @@ def test_the_header_alone_says_what_a_giant_is(
     def reading(*_: object) -> None:
         raise AssertionError("pixels were read")
 
-    monkeypatch.setattr(ImageFile.ImageFile, "load", reading)
+    monkeypatch.setattr(PillowImage, "load", reading)
     monkeypatch.setattr(Tiff, "whole", reading)
     for limit in (1199, 1200):
-        monkeypatch.setattr(rasters, "WHOLE_PIXELS", limit)
-        assert rasters.is_giant(path) == (limit == 1199)
+        monkeypatch.setattr(image_file, "WHOLE_PIXELS", limit)
+        with ImageFile(path) as image:
+            assert image.is_large == (limit == 1199)

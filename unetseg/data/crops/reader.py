@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from unetseg.data.crops.crop import GiantPair, WholePair
 from unetseg.data.files.images import match_bands, read_image
-from unetseg.data.masks.class_map import ClassMap, read_mask
+from unetseg.data.masks.class_map import ClassMap
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.rasters import (
     MaskRaster,
     Raster,

@@ -1,4 +1,4 @@
-"""What the pixels of one image are like, in one reading; a giant is read strip by strip."""
+"""What the pixels of one image are like, in one reading; a large TIFF is read strip by strip."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,19 +12,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from unetseg.data.facts.similarity import perceptual_hash
-from unetseg.data.files.images import (
-    content_format,
-    effective_bands,
-    image_of,
-    open_picture,
-    pillow_bands,
-    stored_orientation,
-)
+from unetseg.data.files.image import ImageFile, effective_bands
 from unetseg.data.files.nodata import missing_pixels
-from unetseg.data.masks.rasters import Raster, georeference, open_raster, reads_by_windows
 from unetseg.errors import ImageError
 
-STRIP = 256  # rows of a giant that are looked at together
+STRIP = 256  # rows of a large TIFF that are looked at together
 THUMBNAIL = 1024  # pixels: the longer side of what the perceptual hash is made from, at most
 FILL_SHARE = 0.005  # of the pixels; a value that fills less may be there by chance
 
@@ -100,41 +92,34 @@ class ImageFacts(BaseModel):
         return self.pixels - round(self.nodata_share * self.pixels)
 
 
-def image_facts(path: Path) -> ImageFacts:
+def image_facts(path: Path, max_pixels: int | None = None) -> ImageFacts:
     """Read an image and describe it.
 
     Raises:
         ImageError: it cannot be read.
     """
-    nodata = _declared_nodata(path)
-    if reads_by_windows(path):
-        with open_raster(path) as raster:
-            bands = raster.bands - _has_opaque_alpha(raster)
-            size = (raster.height, raster.width)
-            tally = _Tally(size, bands, raster.dtype, nodata)
-            tally.add_all(strip[..., :bands] for _, strip in raster.strips(STRIP))
-        return tally.facts(path, content_format(path), stored_orientation(path))
-    picture = open_picture(path)
-    image = image_of(picture, path)
-    height, width, _ = image.shape
-    bands = effective_bands(image)
-    tally = _Tally((height, width), bands, image.dtype, nodata)
-    tally.add_all([image[..., :bands]])
-    return tally.facts(path, picture.format, picture.orientation)
+    with ImageFile(path, max_pixels) as image:
+        try:
+            nodata = image.nodata
+        except ImageError:  # its geographic tags are damaged; its pixels may be read anyway
+            nodata = None
+        pillow_bands = image.pillow_bands
+        if image.is_windowed:
+            bands = image.bands - _has_opaque_alpha(image)
+            tally = _Tally(image.size, bands, image.dtype, nodata)
+            tally.add_all(strip[..., :bands] for _, strip in image.strips(STRIP))
+        else:
+            pixels = image.read()
+            bands = effective_bands(pixels)
+            tally = _Tally(pixels.shape[:2], bands, pixels.dtype, nodata)
+            tally.add_all([pixels[..., :bands]])
+        return tally.facts(image, pillow_bands)
 
 
-def _declared_nodata(path: Path) -> float | None:
-    """The no-data value of a file, if its geographic tags can be read; its pixels may be anyway."""
-    try:
-        return georeference(path)[1]
-    except ImageError:
-        return None
-
-
-def _has_opaque_alpha(raster: Raster) -> bool:
-    """Whether the last band of a giant is an opaque alpha; most other bands tell at once."""
-    bands = raster.bands
-    strips = (strip for _, strip in raster.strips(STRIP))
+def _has_opaque_alpha(image: ImageFile) -> bool:
+    """Whether the last band of a large image is an opaque alpha; most other bands tell at once."""
+    bands = image.bands
+    strips = (strip for _, strip in image.strips(STRIP))
     return bands in {2, 4} and all(effective_bands(strip) < bands for strip in strips)
 
 
@@ -142,9 +127,9 @@ class _Tally:
     """Counts over the pixels of an image that comes in strips, from top to bottom."""
 
     def __init__(
-        self, size: tuple[int, int], bands: int, dtype: np.dtype[Any], nodata: float | None
+        self, size: tuple[int, ...], bands: int, dtype: np.dtype[Any], nodata: float | None
     ) -> None:
-        self._size, self._dtype, self._nodata = size, dtype, nodata
+        self._size, self._dtype, self._nodata = (size[0], size[1]), dtype, nodata
         self._bands = [_Band() for _ in range(bands)]
         self._fills = [_Fill(v) for v in (*_CODES, *_ENDS) if v != nodata and _holds(dtype, v)]
         self._missing = self._bad = self._top = 0
@@ -179,7 +164,7 @@ class _Tally:
         for fill in self._fills:
             fill.add(pixels, min(extremes), max(extremes))
 
-    def facts(self, path: Path, kind: str, orientation: int) -> ImageFacts:
+    def facts(self, image: ImageFile, pillow_bands: int | None) -> ImageFacts:
         """What was counted, with what the header of the file says."""
         pixels = self._size[0] * self._size[1]
         counted = max(self._bands[0].pixels, 1)
@@ -191,9 +176,9 @@ class _Tally:
             std=tuple(float(np.sqrt(band.variance)) for band in self._bands),
             low=tuple(band.low for band in self._bands),
             high=tuple(band.high for band in self._bands),
-            format=kind,
-            orientation=orientation,
-            pillow_bands=pillow_bands(path),
+            format=image.format,
+            orientation=image.orientation,
+            pillow_bands=pillow_bands,
             pixel_hash=self._hash(),
             perceptual_hash=_resemblance(
                 np.concatenate(self._thumbnail), self._nodata, fill.value if fill else None

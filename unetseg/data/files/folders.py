@@ -6,9 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unetseg.data.files.images import IMAGE_SUFFIXES
 from unetseg.errors import DataError, ImageError
 from unetseg.text import printable
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)
 
 
 def find_images(inputs: Sequence[Path | str]) -> list[tuple[Path, Path]]:

@@ -15,7 +15,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from unetseg.data.files.places import GEOTIFF_TAGS, Georeference, quiet
+from unetseg.data.files.georeference import GEOTIFF_TAGS, Georeference, quiet
 from unetseg.errors import ImageError
 from unetseg.storage import atomic_path, writing
 

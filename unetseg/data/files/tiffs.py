@@ -8,13 +8,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL import TiffImagePlugin
 
-from unetseg.data.files.limits import EXPANSION_LIMIT, bomb, pixel_limit, unreadable
+from unetseg.data.files.limits import EXPANSION_LIMIT, bomb, unreadable
 from unetseg.errors import ImageError
 from unetseg.storage import atomic_path
 
@@ -45,6 +46,8 @@ class Tiff:
         orientation: 1–8, the tag of EXIF and TIFF.
         palette: uint8 256×4, the RGBA colour of each index, or None.
         lossy: Whether the compression changes values (JPEG and its kin).
+        byteorder: That of the file, < or >.
+        kind: The name of `dtype`.
         segment: Height and width of the pieces that are decoded at once, pixels.
 
     Raises:
@@ -52,56 +55,64 @@ class Tiff:
             tifffile raises on damage comes as it is.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = tifffile.TiffFile(path)
-        try:
-            self._series = series = _only_series(self._file, path)
-            page = series.keyframe
-            if series.dtype is None:
-                raise tifffile.TiffFileError("its number type is not known")
-            self.shape, self.segment = _shape(series, path), _segment_size(page)
-            self._path = path
-            refuse_cut_off(series, path)
-            self.orientation = int(page.tags.valueof(_ORIENTATION, 1))
-            self.palette = _palette(page)
-            self.lossy = int(page.compression) in _LOSSY
-            self._is_bits = series.dtype == np.bool_ and page.photometric != _PALETTE
-            stored = np.uint8 if series.dtype == np.bool_ else series.dtype.newbyteorder("=")
-            self.dtype: np.dtype[Any] = np.dtype(stored)
-        except BaseException:
-            self.close()
-            raise
+    format = "TIFF"
+
+    def __init__(self, file: IO[bytes], path: Path, max_pixels: int) -> None:
+        self._opened, self._path, self._max_pixels = file, path, max_pixels
+        self._file = tifffile.TiffFile(file)
+        self._series = series = _only_series(self._file, path)
+        page = series.keyframe
+        if series.dtype is None:
+            raise tifffile.TiffFileError("its number type is not known")
+        self.shape, self.segment = _shape(series, path), _segment_size(page)
+        _refuse_cut_off(series, path)
+        self.orientation = int(page.tags.valueof(_ORIENTATION, 1))
+        self.palette = _palette(page)
+        self.lossy = int(page.compression) in _LOSSY
+        self.byteorder: Any = self._file.byteorder
+        self._is_bits = series.dtype == np.bool_ and page.photometric != _PALETTE
+        stored = np.uint8 if series.dtype == np.bool_ else series.dtype.newbyteorder("=")
+        self.dtype: np.dtype[Any] = np.dtype(stored)
+        self.kind = str(self.dtype)
         self._has_windows = _has_windows(series, self._file, self.shape)
         self._whole: NDArray[Any] | None = None
         self._decoded = _Recent()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _refuse_bomb(self, height: int, width: int) -> None:
         """Refuse to decode so much at once that the file is far too small for."""
         pixels = height * width
         unpacked = pixels * self.shape[2] * self._series.dtype.itemsize
         crowded = unpacked > EXPANSION_LIMIT * self._path.stat().st_size
-        if crowded and pixels > pixel_limit():
-            raise bomb(self._path, pixels, f"{width}×{height} = {pixels} pixels")
+        if crowded and pixels > self._max_pixels:
+            told = f"{width}×{height} = {pixels} pixels"
+            raise bomb(self._path, pixels, told, self._max_pixels)
 
-    def has_tag(self, *codes: int) -> bool:
-        """Whether the image has any of these tags."""
-        return any(code in self._series.keyframe.tags for code in codes)
+    def raw_tags(self, *codes: int) -> list[tuple[int, int, int, bytes, bool]]:
+        """Those of the tags that the image has, byte for byte, as tifffile writes them again."""
+        tags = filter(None, map(self._series.keyframe.tags.get, codes))
+        return [
+            (tag.code, int(tag.dtype), tag.count, content, True)
+            for tag in tags
+            if (content := self._bytes(tag.valueoffset, tag.valuebytecount))
+        ]
+
+    def pillow_bands(self) -> int:
+        """The bands that Pillow sees, which may be fewer than there are; it may raise anything."""
+        with self._lock:  # this way Pillow opens large ones too
+            self._opened.seek(0)
+            return len(TiffImagePlugin.TiffImageFile(self._opened).getbands())
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> "Tiff":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
+        self._opened.close()
 
     def whole(self) -> NDArray[Any]:
         """All pixels, H×W×C; 1-bit as 0 and 255."""
         self._refuse_bomb(*self.shape[:2])
-        pixels, axes = self._series.asarray(), self._series.axes
+        with self._lock:
+            pixels, axes = self._series.asarray(), self._series.axes
         long = [i for i, axis in enumerate(axes) if axis in "YX" or pixels.shape[i] > 1]
         kept = "".join(axes[i] for i in long)
         pixels = pixels.reshape([pixels.shape[i] for i in long])
@@ -212,7 +223,7 @@ def write_tiff(path: Path, array: NDArray[Any], palette: Sequence[int] | None = 
         tifffile.imwrite(temporary, array, compression="zlib", metadata=None, **options)
 
 
-def refuse_cut_off(series: tifffile.TiffPageSeries, path: Path) -> None:
+def _refuse_cut_off(series: tifffile.TiffPageSeries, path: Path) -> None:
     """Refuse a file that ends before its pixels do; they would be read as zeros or not at all.
 
     Raises:

@@ -5,7 +5,6 @@ makes it from the values of a file, `ClassMap.decode` turns it back; they are ex
 is written in the coding that the training masks had.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from unetseg.data.files.images import effective_bands, open_picture, write_png, write_tiff
-from unetseg.errors import ImageError, MaskError
+from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
+from unetseg.errors import MaskError
 
 Colour = tuple[int, int, int]  # red, green, blue, 0–255
 Code = int | Colour
@@ -184,60 +184,6 @@ class ClassMap(BaseModel):
         )
 
 
-@dataclass(frozen=True)
-class RawMask:
-    """A mask as its file stores it.
-
-    Attributes:
-        pixels: uint8, uint16, int16 or int32 H×W; uint8 H×W×3 with the coding "rgb".
-        coding: What the values are.
-        palette: 768 numbers with the coding "palette".
-        lossy: Whether the file's compression changes values (JPEG).
-        tiff: Whether the file is a TIFF.
-        alpha: Whether the file has an opaque alpha band, left out here.
-    """
-
-    pixels: NDArray[Any]
-    coding: Coding
-    palette: tuple[int, ...] | None = None
-    lossy: bool = False
-    tiff: bool = False
-    alpha: bool = False
-
-
-def read_mask(path: Path) -> RawMask:
-    """Read a mask: its own values, upright, 1-bit as 0 and 255, without an opaque alpha band.
-
-    Raises:
-        MaskError: the file cannot be read or is no mask.
-    """
-    try:
-        picture = open_picture(path)
-    except ImageError as error:
-        raise MaskError.like(error) from error
-    lossy, tiff = picture.lossy, picture.tiff
-    if picture.palette is not None:
-        colours = picture.palette[:, :3]
-        grey = bool((colours == np.arange(256)[:, None]).all())  # index = grey value
-        palette = None if grey else tuple(colours.ravel().tolist())
-        coding: Coding = "integer" if grey else "palette"
-        return RawMask(picture.pixels[..., 0], coding, palette, lossy, tiff)
-    pixels = picture.pixels[..., : effective_bands(picture.pixels)]
-    alpha = pixels.shape != picture.pixels.shape
-    if pixels.shape[-1] == 1:
-        return RawMask(whole_numbers(pixels[..., 0], path), "integer", None, lossy, tiff, alpha)
-    if pixels.shape[-1] == 3 and pixels.dtype == np.uint8:
-        return RawMask(pixels, "rgb", None, lossy, tiff, alpha)
-    came = f"{pixels.shape[-1]} bands of {pixels.dtype}"
-    fix = "Save the mask with one band of class numbers, or as 8-bit RGB without transparency."
-    raise MaskError(
-        f"{path} has {came}, expected one band, a palette or RGB",
-        fix=fix,
-        code="mask-values",
-        paths=[path],
-    )
-
-
 def write_mask(path: Path, index: NDArray[np.uint8], class_map: ClassMap) -> None:
     """Write indexes (uint8 H×W) to `path` (.png, .tif or .tiff) in the coding of `class_map`.
 
@@ -327,30 +273,3 @@ def _nearest_colour(values: NDArray[np.int64], codes: NDArray[np.int64]) -> NDAr
     colours = np.stack([values >> 16, values >> 8 & 255, values & 255], axis=-1)
     distances = np.stack([np.abs(colours - code).max(axis=-1) for code in codes])  # K, V
     return np.asarray(distances.argmin(axis=0))
-
-
-def whole_numbers(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Bring mask values to uint8, uint16, int16 or int32 without loss."""
-    if pixels.dtype in (np.uint8, np.uint16, np.int16, np.int32):
-        return pixels
-    if pixels.dtype.kind not in "iuf":
-        raise MaskError(f"{path} holds {pixels.dtype} values, expected integers")
-    if pixels.dtype.kind == "f" and not bool((np.isfinite(pixels) & (pixels % 1 == 0)).all()):
-        fix = "Save class numbers as integers; use a number of its own where there is no truth."
-        raise MaskError(
-            f"{path} holds fractions or NaN, expected integers",
-            fix=fix,
-            code="mask-values",
-            paths=[path],
-        )
-    low, high = int(pixels.min()), int(pixels.max())
-    for dtype in (
-        (np.uint8, np.int16, np.int32) if pixels.dtype.kind == "f" else (np.int16, np.int32)
-    ):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return pixels.astype(dtype)
-    raise MaskError(
-        f"{path} holds values from {low} to {high}, too large for class numbers",
-        code="mask-values",
-        paths=[path],
-    )

@@ -11,14 +11,20 @@ from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
+from unetseg.data.files.georeference import Georeference, quiet
 from unetseg.data.files.geotiff import RasterWriter
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.images import read_image, write_tiff
-from unetseg.data.files.places import Georeference, georeference, quiet
 from unetseg.errors import ImageError
 
 UTM = CRS.from_epsg(32633)
 TRANSFORM = rasterio.Affine(0.5, 0.0, 500_000.0, 0.0, -0.5, 4_649_776.0)
 TURNED = rasterio.Affine(0.4, 0.3, 500_000.0, 0.3, -0.4, 4_649_776.0)
+
+
+def georeference(path: Path) -> tuple[Georeference | None, float | None]:
+    with ImageFile(path) as image:
+        return image.georeference, image.nodata
 
 
 def write(path: Path, **options: Any) -> None:

@@ -5,17 +5,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
-from unetseg.data.files.limits import explained, start_of, unreadable
-from unetseg.data.files.tiffs import TIFF_STARTS, Tiff
+from unetseg.data.files.limits import explained, unreadable
+from unetseg.data.files.tiffs import Tiff
 
 GEOTIFF_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # scale, tie points, transform, CRS
 _NODATA = 42113
-_GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}  # no side-car files
 _QUIET = threading.Lock()  # one thread at a time changes what warnings are shown
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -34,26 +36,27 @@ class Georeference:
     transform: tuple[float, float, float, float, float, float]
 
 
-def georeference(path: Path) -> tuple[Georeference | None, float | None]:
-    """Where a TIFF lies on the earth, and its no-data value, from the header alone.
+def georeference_of(file: Tiff, path: Path) -> tuple[Georeference | None, float | None]:
+    """Where an open TIFF lies on the earth, and its no-data value.
 
-    The place is None when the file has neither a CRS nor a transform. Ground control points and
-    side-car files (.tfw, .aux.xml) are not read. (None, None) for other formats.
+    The georeference is None when the file has neither a CRS nor a transform. Ground control points
+    and side-car files (.tfw, .aux.xml) are not read. GDAL is shown one pixel with the file's tags.
 
     Raises:
-        ImageError: the header is damaged.
+        ImageError: the header is damaged; `path` is named.
     """
-    if start_of(path)[:4] not in TIFF_STARTS:
-        return None, None
     with explained(path):
-        with Tiff(path) as file:
-            if not file.has_tag(*GEOTIFF_TAGS, _NODATA):
-                return None, None
-            stored, size = file.orientation, file.shape[:2]
-        crs, transform, nodata = _ask_gdal(path)
+        tags = file.raw_tags(*GEOTIFF_TAGS, _NODATA)
+        if not tags:
+            return None, None
+        pixel = BytesIO()
+        with tifffile.TiffWriter(pixel, byteorder=file.byteorder) as writer:
+            options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
+            writer.write(np.zeros((1, 1), file.dtype), extratags=tags, **options)
+        crs, transform, nodata = _ask_gdal(pixel.getvalue(), path)
     if not crs and tuple(transform.ravel()[:6]) == _IDENTITY:
         return None, nodata
-    a, b, c, d, e, f = (transform @ _to_stored(stored, size)).ravel()[:6].tolist()
+    a, b, c, d, e, f = (transform @ _to_stored(file.orientation, file.shape)).ravel()[:6].tolist()
     return Georeference(crs, (a, b, c, d, e, f)), nodata
 
 
@@ -67,22 +70,22 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _ask_gdal(path: Path) -> tuple[str, NDArray[np.float64], float | None]:
-    """The CRS as WKT, the transform as 3×3, and the no-data value of a GeoTIFF."""
-    import rasterio  # most images are placed nowhere, and need not wait for it
+def _ask_gdal(content: bytes, path: Path) -> tuple[str, NDArray[np.float64], float | None]:
+    """The CRS as WKT, the transform as 3×3, and the no-data value of the bytes of a GeoTIFF."""
     from rasterio.errors import RasterioError
+    from rasterio.io import MemoryFile
 
     try:
-        with quiet(), rasterio.Env(**_GDAL), rasterio.open(path, driver="GTiff") as raster:
+        with quiet(), MemoryFile(content) as memory, memory.open(driver="GTiff") as raster:
             crs = raster.crs.to_wkt() if raster.crs else ""
             return crs, np.array(raster.transform).reshape(3, 3), raster.nodata
     except RasterioError as error:
         raise unreadable(path, error) from error
 
 
-def _to_stored(orientation: int, size: tuple[int, int]) -> NDArray[np.float64]:
+def _to_stored(orientation: int, shape: tuple[int, int, int]) -> NDArray[np.float64]:
     """3×3: from corners of the upright image (column, row, 1) to those of the stored one."""
-    height, width = size[::-1] if orientation in {5, 6, 7, 8} else size  # upright
+    height, width = shape[1::-1] if orientation in {5, 6, 7, 8} else shape[:2]  # upright
     matrix = np.eye(3)
     if orientation in {3, 4, 7, 8}:
         matrix = np.array([[1, 0, 0], [0, -1, height], [0, 0, 1]]) @ matrix

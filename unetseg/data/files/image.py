@@ -1,0 +1,477 @@
+"""An image file, opened once: header, place on the earth, pixels whole and by windows.
+
+Pixels are a file's own values, any bit depth and any band count, never rescaled. TIFFs go through
+tifffile (Pillow would read one band of many without a word), everything else through Pillow or
+faster decoders that give the same. A file that cannot be read whole is an `ImageError`.
+"""
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.data.files.georeference import Georeference, georeference_of
+from unetseg.data.files.limits import READ_FIX, explained, pixel_limit
+from unetseg.data.files.photos import Photo
+from unetseg.data.files.tiffs import TIFF_STARTS, Tiff, Window
+from unetseg.errors import ImageError
+
+WHOLE_PIXELS = 2**25
+"""Pixels; TIFFs with more are read by windows, and any image with more is predicted by bands."""
+STRIP = 256
+"""Rows that are read at once where the file does not suggest another number."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels as a file stores them, upright, before anything is made of them.
+
+    Attributes:
+        pixels: H×W×C of the file's own type; palette indexes when there is a palette.
+        palette: uint8 256×4, the RGBA colour of each index, or None.
+        transparent: Whether the palette declares transparent entries.
+    """
+
+    pixels: NDArray[Any]
+    palette: NDArray[np.uint8] | None = None
+    transparent: bool = False
+
+    def values(self, path: Path) -> NDArray[Any]:
+        """The pixels as `ImageFile.read` gives them.
+
+        Raises:
+            ImageError: the values fit none of the four types; `path` is named.
+        """
+        if self.palette is not None:
+            colours = self.palette[:, : 4 if self.transparent else 3]
+            return np.ascontiguousarray(colours[self.pixels[..., 0]])
+        return np.ascontiguousarray(_plain(self.pixels, path))
+
+
+class Once(Generic[T]):
+    """A value made at its first use in each process, once for all threads."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._made: T | None = None
+        self._pid = os.getpid()
+
+    def get(self) -> T:
+        """The value, made now if need be, and kept."""
+        if self._pid != os.getpid():  # a forked process: neither lock nor value is its own
+            self._reset()
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    def drop(self) -> T | None:
+        """Forget the value and return it; the next `get` makes another."""
+        made, self._made = self._made, None
+        return made
+
+
+class ImageFile:
+    """An image file; close it, or use it as a context manager.
+
+    What its header says is known once it is open, and stays known when it is closed; pixels are
+    decoded when they are read, from the same opening. Reading a closed file opens it again. It may
+    be shared between threads, taken into forked processes, and sent to others.
+
+    A TIFF of more than `WHOLE_PIXELS` is read window by window, so that it may be larger than
+    memory; of any other file a window is cut from the whole, decoded once. Both give one result.
+
+    Args:
+        path: The file.
+        max_pixels: The most pixels that are decoded at once, against decompression bombs.
+
+    Attributes:
+        format: PNG, JPEG, TIFF, GIF, BMP, WEBP, PPM or JPEG2000, by the content.
+        lossy: Whether the compression changes values (JPEG and its kin).
+        pixels: Height times width.
+        is_windowed: Whether windows are read one by one.
+
+    Raises:
+        ImageError: the file is missing, no regular file, empty, no image, a bomb, or a damaged
+            TIFF or a stack of pages.
+    """
+
+    def __init__(self, path: Path, max_pixels: int | None = None) -> None:
+        self.path = path
+        self.max_pixels = pixel_limit() if max_pixels is None else max_pixels
+        self._file = Once(self._open)
+        self._values = Once(lambda: self.picture().values(path))
+        with explained(path):
+            file = self._file.get()
+        self.format, self.lossy = file.format, file.lossy
+        self._shape, self._kind = file.shape, file.kind  # as stored
+        self.pixels = file.shape[0] * file.shape[1]
+        self.is_windowed = isinstance(file, Tiff) and self.is_large
+        # Of a PNG it may stand behind the pixels: that is known when they are read.
+        self._orientation = None if self.format == "PNG" else file.orientation
+        try:
+            self._windowed = self._windows_of(self.open_tiff()) if self.is_windowed else None
+        except ImageError:
+            self.close()
+            raise
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the image has more than `WHOLE_PIXELS`."""
+        return self.pixels > WHOLE_PIXELS
+
+    @property
+    def orientation(self) -> int:
+        """1–8 as EXIF or TIFF store it; the pixels that are read are upright already."""
+        if self._orientation is None:
+            self._values.get()
+        return self._orientation or 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the upright image, pixels."""
+        height, width = self._shape[:2]
+        return (width, height) if self.orientation in {5, 6, 7, 8} else (height, width)
+
+    @property
+    def height(self) -> int:
+        """Rows, pixels."""
+        return self.size[0]
+
+    @property
+    def width(self) -> int:
+        """Columns, pixels."""
+        return self.size[1]
+
+    @property
+    def bands(self) -> int:
+        """Bands of what `read` returns, an opaque alpha counted.
+
+        `match_bands` of a window does what it does with the whole, or raises: what it drops or
+        repeats depends on the band counts alone.
+        """
+        return self._windowed[0] if self._windowed else int(self._values.get().shape[2])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and bands of what `read` returns."""
+        return (*self.size, self.bands)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Number type of what `read` returns: uint8, uint16, int16 or float32.
+
+        Of windows the stored type decides, since nobody has seen all values: int8 becomes int16;
+        wider integers and other floats become float32, and a value that float32 does not hold is
+        an error of the window that it is in. The whole may find a narrower type.
+        """
+        return self._windowed[1] if self._windowed else self._values.get().dtype
+
+    @property
+    def georeference(self) -> Georeference | None:
+        """Where the image lies on the earth, if its file says so.
+
+        Raises:
+            ImageError: its geographic tags are damaged.
+        """
+        return self._geography[0]
+
+    @property
+    def nodata(self) -> float | None:
+        """The value that the file declares for pixels without data.
+
+        Raises:
+            ImageError: its geographic tags are damaged.
+        """
+        return self._geography[1]
+
+    @cached_property
+    def _geography(self) -> tuple[Georeference | None, float | None]:
+        if self.format != "TIFF":
+            return None, None
+        return georeference_of(self.open_tiff(), self.path)
+
+    @property
+    def pillow_bands(self) -> int | None:
+        """The bands that Pillow sees, which may be fewer than there are; None if it cannot."""
+        if self.format != "TIFF":
+            return self._shape[2]
+        tiff = self.open_tiff()
+        try:
+            with explained(self.path):
+                return tiff.pillow_bands()
+        except ImageError:
+            return None
+
+    def read(self, *window: int) -> NDArray[Any]:
+        """The file's own values as H×W×C of uint8, uint16, int16 or float32.
+
+        Palettes become RGB (RGBA where they declare transparency), 1-bit images 0 and 255, alpha
+        stays a band, orientation is applied. Other integers are widened or narrowed when nothing is
+        lost; float64 is rounded to float32.
+
+        Args:
+            *window: Top, left, height and width of a window that lies inside; none for the whole,
+                which is not kept.
+
+        Raises:
+            ImageError: the file is truncated, damaged, animated, a bomb, or has changed since it
+                was opened; or its values fit none of the four types.
+            ValueError: the window does not lie inside.
+        """
+        if not window:
+            kept = self._values.drop()
+            return self.picture().values(self.path) if kept is None else kept
+        if not self._windowed:
+            return cut(self._values.get(), window)
+        stored = self.stored(*window)
+        return np.ascontiguousarray(stored.values(self.path), self.dtype)
+
+    def picture(self) -> Picture:
+        """The whole, upright, as the file stores it.
+
+        Raises:
+            ImageError: as `read`.
+        """
+        file = self._opened()
+        with explained(self.path):
+            if isinstance(file, Tiff):
+                pixels, palette, transparent = file.whole(), file.palette, False
+            else:
+                pixels, palette, transparent = file.whole()
+            self._orientation = file.orientation
+            return Picture(upright(pixels, file.orientation), palette, transparent)
+
+    def stored(self, *window: int) -> Picture:
+        """A window of a large TIFF, upright, as the file stores it.
+
+        Raises:
+            ImageError: as `read`.
+            ValueError: the window does not lie inside.
+        """
+        top, left, height, width = inside(window, self.size)
+        tiff = self.open_tiff()
+        if self.orientation in {3, 4, 7, 8}:  # `upright` backwards
+            top = self.height - top - height
+        if self.orientation in {2, 3, 6, 7}:
+            left = self.width - left - width
+        where = Window(top, left, height, width)
+        if self.orientation in {5, 6, 7, 8}:
+            where = Window(left, top, width, height)
+        with explained(self.path):
+            return Picture(upright(tiff.window(where), self.orientation), tiff.palette)
+
+    def strips(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(top, rows×W×C) from top to bottom; the last may be lower."""
+        for top in range(0, self.height, rows):
+            yield top, self.read(top, 0, min(rows, self.height - top), self.width)
+
+    def thumbnail(self, side: int) -> NDArray[Any]:
+        """Every n-th pixel of every n-th row, H×W×C, the longer side at most `side` pixels."""
+        step = -(-max(self.size) // side)
+        rows = STRIP
+        if self._windowed:  # what is decoded together is read together
+            rows = self._windowed[2]
+            rows = rows if rows > STRIP else STRIP // rows * rows
+        picks = (strip[-top % step :: step, ::step] for top, strip in self.strips(rows))
+        return np.concatenate(list(picks))
+
+    def close(self) -> None:
+        """Let go of the file and its pixels; what the header said stays known."""
+        self._values.drop()
+        file = self._file.drop()
+        if file is not None:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, int]]:
+        """Send the path; the process at the other end opens the file itself."""
+        return type(self), (self.path, self.max_pixels)
+
+    def _open(self) -> Tiff | Photo:
+        if not stat.S_ISREG(self.path.stat().st_mode):  # a pipe would keep us waiting
+            summary = f"{self.path} is no regular file"
+            raise ImageError(summary, fix=READ_FIX, code="no-regular-file", paths=[self.path])
+        # tifffile looks for the other files of a data set beside the file, not beside a link to it.
+        file = Path(os.path.realpath(self.path)).open("rb")  # noqa: SIM115 (closed by `close`)
+        try:
+            start = file.read(64)
+            file.seek(0)
+            if not start:
+                summary = f"{self.path} is empty (0 bytes)"
+                raise ImageError(summary, fix=READ_FIX, code="empty-file", paths=[self.path])
+            if start[:4] in TIFF_STARTS:
+                return Tiff(file, self.path, self.max_pixels)
+            return Photo(file, start, self.path, self.max_pixels)
+        except BaseException:
+            file.close()
+            raise
+
+    def open_tiff(self) -> Tiff:
+        """The open file, as stored; only of a TIFF.
+
+        Raises:
+            ImageError: it is damaged, or has changed since it was opened.
+        """
+        file = self._opened()
+        assert isinstance(file, Tiff), f"{self.path} is {self.format}"
+        return file
+
+    def _opened(self) -> Tiff | Photo:
+        """The open file, which must be the one whose header was read."""
+        with explained(self.path):
+            file = self._file.get()
+        if (file.shape, file.kind) != (self._shape, self._kind):
+            fix = "Let the file be while it is read, and start again."
+            raise ImageError(f"{self.path} has changed since it was opened", fix=fix)
+        return file
+
+    def _windows_of(self, file: Tiff) -> tuple[int, np.dtype[Any], int]:
+        """Bands and number type of windows, and the rows that are decoded together."""
+        rows = file.segment[self.orientation in {5, 6, 7, 8}]
+        if file.palette is not None:
+            return 3, np.dtype(np.uint8), rows
+        bands, stored = file.shape[2], file.dtype
+        if stored in (np.uint8, np.uint16, np.int16, np.float32):
+            return bands, stored, rows
+        if stored.kind not in "iuf":
+            raise _no_numbers(stored, self.path)
+        return bands, np.dtype(np.int16 if stored == np.int8 else np.float32), rows
+
+
+def read_image(path: Path, max_pixels: int | None = None) -> NDArray[Any]:
+    """The whole of an image file, H×W×C; see `ImageFile.read`.
+
+    Raises:
+        ImageError: the file cannot be read, or its values fit none of the four types.
+    """
+    with ImageFile(path, max_pixels) as image:
+        return image.read()
+
+
+def inside(window: Sequence[int], size: Sequence[int]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a window that lies in an image of this height and width.
+
+    Raises:
+        ValueError: it does not.
+    """
+    top, left, height, width = window
+    lies_inside = 0 <= top <= top + height <= size[0] and 0 <= left <= left + width <= size[1]
+    if not lies_inside or not height or not width:
+        raise ValueError(f"{Window(*window)} does not lie in an image of {size[0]}×{size[1]}")
+    return top, left, height, width
+
+
+def cut(pixels: NDArray[Any], window: Sequence[int]) -> NDArray[Any]:
+    """A copy of the window (top, left, height, width) of an array H×W….
+
+    Raises:
+        ValueError: the window does not lie inside.
+    """
+    top, left, height, width = inside(window, pixels.shape)
+    return pixels[top : top + height, left : left + width].copy()
+
+
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Apply the orientation (1–8) of EXIF 2.32, section 4.6.4, to H×W×C."""
+    if orientation in {5, 6, 7, 8}:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in {3, 4, 7, 8}:
+        pixels = pixels[::-1]
+    if orientation in {2, 3, 6, 7}:
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def effective_bands(image: NDArray[Any]) -> int:
+    """The number of bands of `image` (H×W×C) without an opaque alpha band.
+
+    Of 2 or 4 bands of uint8 or uint16 the last is alpha when all of it is 255 or 65535.
+
+    >>> effective_bands(np.full((2, 2, 4), 255, np.uint8))
+    3
+    """
+    bands = int(image.shape[-1])
+    if bands not in {2, 4} or image.dtype not in (np.uint8, np.uint16):
+        return bands
+    opaque = bool((image[..., -1] == np.iinfo(image.dtype).max).all())
+    return bands - opaque
+
+
+def match_bands(image: NDArray[Any], bands: int, path: Path) -> NDArray[Any]:
+    """Give `image` (H×W×C, read from `path`) the number of bands asked for, losing nothing.
+
+    An opaque alpha band is dropped, one band is repeated to three, three equal bands become one.
+
+    Raises:
+        ImageError: only a loss would do it.
+    """
+    if image.shape[-1] == bands:
+        return image
+    plain = image[..., : effective_bands(image)]
+    if plain.shape[-1] == 1 and bands == 3:
+        plain = np.repeat(plain, 3, axis=-1)
+    elif plain.shape[-1] == 3 and bands == 1 and bool((plain == plain[..., :1]).all()):
+        plain = plain[..., :1]
+    if plain.shape[-1] != bands:
+        fix = f"Convert the images to {bands} bands, or train on images like this one."
+        raise ImageError(f"{path} has {image.shape[-1]} bands, expected {bands}", fix=fix)
+    return plain
+
+
+def _plain(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Bring any number type to uint8, uint16, int16 or float32 without loss."""
+    if pixels.dtype in (np.uint8, np.uint16, np.int16, np.float32):
+        return pixels
+    if pixels.dtype.kind == "f":
+        return _as_float32(pixels, path)
+    if pixels.dtype.kind not in "iu":
+        raise _no_numbers(pixels.dtype, path)
+    low, high = int(pixels.min()), int(pixels.max())
+    for dtype in (np.dtype(np.uint16), np.dtype(np.int16)):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return pixels.astype(dtype)
+    if max(-low, high) <= 2**24:  # every such integer is a float32
+        return pixels.astype(np.float32)
+    fix = "Divide the values so that they fit 16 bits, or save them as float32."
+    raise ImageError(f"{path} holds integers from {low} to {high}, too large to keep", fix=fix)
+
+
+def _no_numbers(dtype: np.dtype[Any], path: Path) -> ImageError:
+    return ImageError(f"{path} holds {dtype} values, expected integers or floats")
+
+
+def _as_float32(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Round to float32; the end of the own range, which stands for "no data", becomes the new one.
+
+    Raises:
+        ImageError: other values are too large.
+    """
+    new, own = (float(np.finfo(dtype).max) for dtype in (np.float32, pixels.dtype))
+    if own <= new:
+        return pixels.astype(np.float32)
+    size = np.abs(pixels)
+    if bool(((size > new) & (size < own)).any()):
+        fix = "Divide the values so that they fit float32."
+        raise ImageError(f"{path} holds {pixels.dtype} values too large for float32", fix=fix)
+    ends = size == own
+    rounded = np.where(ends, np.copysign(new, pixels), pixels) if ends.any() else pixels
+    return rounded.astype(np.float32)

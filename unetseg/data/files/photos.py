@@ -1,0 +1,161 @@
+"""The formats that Pillow knows: PNG, JPEG and the like, at the depth and speed that they have.
+
+16-bit colour PNGs are decoded by imagecodecs (Pillow would drop the low byte), sound PNGs and whole
+JPEGs too (Pillow takes half as long again), everything else by Pillow.
+"""
+
+import struct
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,  # noqa: F401 (Pillow knows a format once its plugin is imported)
+    GifImagePlugin,  # noqa: F401
+    Image,
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+from PIL.ImageFile import ImageFile as PillowImage
+
+from unetseg.data.files.jpegs import jpeg_pixels
+from unetseg.data.files.limits import bomb
+from unetseg.data.files.pngs import PNG_START, png_pixels
+from unetseg.errors import ImageError
+
+# Pillow may open these and no others: never TIFF, and never EPS, which runs a program.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+_ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+
+
+class Photo:
+    """An open file of a format that Pillow knows; the pixels are as stored.
+
+    Attributes:
+        format: PNG, JPEG, GIF, BMP, WEBP, PPM or JPEG2000, by the content.
+        lossy: Whether the compression changes values.
+        shape: Height and width, and the bands that Pillow sees.
+        kind: The mode that Pillow gives it.
+
+    Raises:
+        ImageError: a decompression bomb. What Pillow raises on damage comes as it is.
+    """
+
+    def __init__(self, file: IO[bytes], start: bytes, path: Path, max_pixels: int) -> None:
+        self._file, self._start, self._path = file, start, path
+        self._lock = threading.Lock()
+        self._image = image = _identified(file, start)
+        pixels = image.width * image.height
+        if pixels > max_pixels:
+            raise bomb(path, pixels, f"{image.width}×{image.height} = {pixels} pixels", max_pixels)
+        self.format = "JPEG" if image.format == "MPO" else str(image.format)
+        is_lossy_webp = start[12:16] in {b"VP8 ", b"VP8X"}
+        self.lossy = self.format in {"JPEG", "JPEG2000"} or is_lossy_webp
+        self.shape = image.height, image.width, len(image.getbands())
+        self.kind = image.mode
+
+    @property
+    def orientation(self) -> int:
+        """1–8 in what was read so far; of a PNG it may stand behind the pixels."""
+        return int(Image.Image.getexif(self._image).get(_ORIENTATION, 1))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def whole(self) -> tuple[NDArray[Any], NDArray[np.uint8] | None, bool]:
+        """The pixels H×W×C, the palette as 256×4 RGBA, and whether it declares transparency.
+
+        Raises:
+            ImageError: the file is animated.
+        """
+        with self._lock:
+            return self._whole()
+
+    def _whole(self) -> tuple[NDArray[Any], NDArray[np.uint8] | None, bool]:
+        image = self._image
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":
+            raise ImageError(
+                f"{self._path} is animated: {frames} frames, expected one",
+                fix="Save the frame you need as an image of its own.",
+                code="several-pages",
+                paths=[self._path],
+            )
+        pixels = self._decoded()
+        pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+        if image.mode != "P":
+            return pixels, None, False
+        palette, transparent = _palette(image)
+        if image.format == "GIF" and not transparent:
+            # GIF knows no grey, and each file may number its colours in its own way.
+            used = palette[np.unique(pixels), :3]
+            if bool((used == used[:, :1]).all()):
+                return palette[pixels, 0], None, False
+        return pixels, palette, transparent
+
+    def _decoded(self) -> NDArray[Any]:
+        """The pixels, H×W or H×W×C, by the fastest decoder that gives all of them."""
+        image, start = self._image, self._start
+        quick: NDArray[Any] | None = None
+        if image.format == "PNG":
+            quick = png_pixels(self._content())
+        elif image.format == "JPEG" and image.mode in {"L", "RGB"}:
+            quick = jpeg_pixels(self._content())
+        if quick is not None:
+            return quick
+        image.load()
+        if start[:8] == PNG_START and start[24] == 16 and start[25] in (2, 4, 6):
+            return np.asarray(imagecodecs.png_decode(self._content()))  # colour or grey+alpha
+        if image.mode in {"CMYK", "YCbCr", "LAB", "HSV"}:
+            pixels = np.asarray(image.convert("RGB"))
+        else:
+            pixels = np.asarray(image)
+        if pixels.dtype == np.bool_:
+            return pixels.astype(np.uint8) * np.uint8(255)
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+    def _content(self) -> bytes:
+        """All bytes; Pillow finds the file where it left it."""
+        at = self._file.tell()
+        self._file.seek(0)
+        content = self._file.read()
+        self._file.seek(at)
+        return content
+
+
+def _identified(file: IO[bytes], start: bytes) -> PillowImage:
+    """The image as Pillow knows it by its header.
+
+    Its own limit on pixels, a global of the process, is not asked.
+    """
+    for name in _FORMATS:
+        factory, accepts = Image.OPEN[name]
+        try:
+            if accepts is not None and accepts(start[:16]) is True:
+                file.seek(0)
+                return factory(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    raise UnidentifiedImageError
+
+
+def _palette(image: Image.Image) -> tuple[NDArray[np.uint8], bool]:
+    """The palette as 256×4 RGBA, and whether it declares transparency."""
+    table = np.zeros((256, 4), np.uint8)
+    table[:, 3] = 255
+    colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    table[: len(colours), :3] = colours
+    clear = image.info.get("transparency")
+    if isinstance(clear, bytes):
+        table[: len(clear), 3] = np.frombuffer(clear, np.uint8)
+    elif isinstance(clear, int):
+        table[clear, 3] = 0
+    return table, clear is not None

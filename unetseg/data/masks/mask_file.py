@@ -1,0 +1,267 @@
+"""A mask file: an image file whose values are codes of classes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.data.files.image import ImageFile, Once, Picture, cut, effective_bands
+from unetseg.data.masks.class_map import Coding
+from unetseg.errors import ImageError, MaskError
+
+
+@dataclass(frozen=True)
+class RawMask:
+    """A mask as its file stores it.
+
+    Attributes:
+        pixels: uint8, uint16, int16 or int32 H×W; uint8 H×W×3 with the coding "rgb".
+        coding: What the values are.
+        palette: 768 numbers with the coding "palette".
+        lossy: Whether the file's compression changes values (JPEG).
+        tiff: Whether the file is a TIFF.
+        alpha: Whether the file has an opaque alpha band, left out here.
+    """
+
+    pixels: NDArray[Any]
+    coding: Coding
+    palette: tuple[int, ...] | None = None
+    lossy: bool = False
+    tiff: bool = False
+    alpha: bool = False
+
+
+class MaskFile:
+    """A mask file; close it, or use it as a context manager.
+
+    As an `ImageFile` it is opened once, knows when closed what it knew, may be shared between
+    threads, taken into forked processes, and sent to others; and a window of a large TIFF is read
+    by itself, any other is cut from the whole.
+
+    Args:
+        path: The file.
+        max_pixels: The most pixels that are decoded at once, against decompression bombs.
+
+    Attributes:
+        format: PNG, JPEG, TIFF, …, by the content.
+
+    Raises:
+        MaskError: as `ImageFile`, or a large TIFF that is no mask.
+    """
+
+    def __init__(self, path: Path, max_pixels: int | None = None) -> None:
+        self.path = path
+        with _as_mask_error():
+            self._image = ImageFile(path, max_pixels)
+        self.format, self.is_windowed = self._image.format, self._image.is_windowed
+        self._whole = Once(self._read_whole)
+        if self.is_windowed:
+            try:
+                self._header = self._kind_of_windows()
+            except MaskError:
+                self.close()
+                raise
+
+    @property
+    def raw(self) -> RawMask:
+        """What the mask is; the pixels are none where windows are read."""
+        return self._header if self.is_windowed else self._whole.get()
+
+    @property
+    def height(self) -> int:
+        """Rows, pixels."""
+        return self.size[0]
+
+    @property
+    def width(self) -> int:
+        """Columns, pixels."""
+        return self.size[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the upright mask, pixels."""
+        if self.is_windowed:
+            return self._image.size
+        height, width = self.raw.pixels.shape[:2]
+        return height, width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Number type of what `read` returns: uint8, uint16, int16 or int32.
+
+        Of windows the stored type decides: int8 becomes int16, other numbers become int32, and a
+        fraction or a value that is too large is an error of the window that it is in.
+        """
+        return self.raw.pixels.dtype
+
+    @property
+    def coding(self) -> Coding:
+        """What the values are."""
+        return self.raw.coding
+
+    @property
+    def palette(self) -> tuple[int, ...] | None:
+        """768 numbers with the coding "palette"."""
+        return self.raw.palette
+
+    @property
+    def alpha(self) -> bool:
+        """Whether an alpha band is dropped; where it is not opaque, reading is a `MaskError`."""
+        return self.raw.alpha
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the file's compression changes values (JPEG)."""
+        return self._image.lossy
+
+    @property
+    def tiff(self) -> bool:
+        """Whether the file is a TIFF."""
+        return self.format == "TIFF"
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """The values of a window that lies inside, upright, without alpha: H×W or H×W×3.
+
+        Raises:
+            MaskError: the file is damaged, has changed since it was opened, or is no mask there.
+            ValueError: the window does not lie inside.
+        """
+        window = top, left, height, width
+        if not self.is_windowed:
+            return cut(self._whole.get().pixels, window)
+        with _as_mask_error():
+            picture = self._image.stored(*window)
+        values = self._values(picture, self.raw.coding, self.raw.alpha)
+        return values.astype(self.dtype, copy=False)
+
+    def strips(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(top, rows×W or rows×W×3) from top to bottom; the last may be lower."""
+        for top in range(0, self.height, rows):
+            yield top, self.read(top, 0, min(rows, self.height - top), self.width)
+
+    def whole(self) -> RawMask:
+        """All of the mask, which is not kept.
+
+        Raises:
+            MaskError: the file cannot be read or is no mask.
+        """
+        return self._whole.drop() or self._read_whole()
+
+    def close(self) -> None:
+        """Let go of the file and its pixels; reading opens it again."""
+        self._whole.drop()
+        self._image.close()
+
+    def __enter__(self) -> "MaskFile":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[..., "MaskFile"], tuple[Path, int]]:
+        """Send the path; the process at the other end opens the file itself."""
+        return MaskFile, (self.path, self._image.max_pixels)
+
+    def _read_whole(self) -> RawMask:
+        with _as_mask_error():
+            picture = self._image.picture()
+        alpha = effective_bands(picture.pixels) != picture.pixels.shape[-1]
+        bands, dtype = picture.pixels.shape[-1] - alpha, picture.pixels.dtype
+        coding, palette = self._coding(bands, dtype, picture.palette)
+        values = self._values(picture, coding, alpha)
+        return RawMask(values, coding, palette, self.lossy, self.tiff, alpha)
+
+    def _kind_of_windows(self) -> RawMask:
+        """What a mask is by its header; its pixels are none, of the type that windows have."""
+        tiff = self._image.open_tiff()
+        bands, stored = tiff.shape[2], tiff.dtype
+        alpha = bands in {2, 4} and stored in (np.uint8, np.uint16)
+        coding, colours = self._coding(bands - alpha, stored, tiff.palette)
+        if stored.kind not in "iuf":
+            raise _no_mask(self.path, bands, stored)
+        whole = stored in (np.uint8, np.uint16, np.int16, np.int32)
+        dtype = stored if whole else np.dtype(np.int16 if stored == np.int8 else np.int32)
+        none = np.empty((0, 0, 3) if coding == "rgb" else (0, 0), dtype)
+        return RawMask(none, coding, colours, self.lossy, True, alpha)
+
+    def _coding(
+        self, bands: int, dtype: np.dtype[Any], palette: NDArray[np.uint8] | None
+    ) -> tuple[Coding, tuple[int, ...] | None]:
+        """What the values of so many bands are, without alpha, and the palette as 768 numbers."""
+        if palette is not None:
+            colours = palette[:, :3]
+            if bool((colours == np.arange(256)[:, None]).all()):  # index = grey value
+                return "integer", None
+            return "palette", tuple(colours.ravel().tolist())
+        if bands == 1:
+            return "integer", None
+        if bands == 3 and dtype == np.uint8:
+            return "rgb", None
+        raise _no_mask(self.path, bands, dtype)
+
+    def _values(self, picture: Picture, coding: Coding, alpha: bool) -> NDArray[Any]:
+        """The values of a mask or a part of it, from its pixels as stored, H×W×C."""
+        pixels = picture.pixels[..., : picture.pixels.shape[-1] - alpha]
+        if alpha and effective_bands(picture.pixels) != pixels.shape[-1]:
+            raise _no_mask(self.path, picture.pixels.shape[-1], pixels.dtype)
+        if coding == "rgb":
+            return np.ascontiguousarray(pixels)
+        return _whole_numbers(np.ascontiguousarray(pixels[..., 0]), self.path)
+
+
+def read_mask(path: Path, max_pixels: int | None = None) -> RawMask:
+    """Read a mask: its own values, upright, 1-bit as 0 and 255, without an opaque alpha band.
+
+    Raises:
+        MaskError: the file cannot be read or is no mask.
+    """
+    with MaskFile(path, max_pixels) as mask:
+        return mask.whole()
+
+
+def _whole_numbers(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Bring mask values to uint8, uint16, int16 or int32 without loss."""
+    if pixels.dtype in (np.uint8, np.uint16, np.int16, np.int32):
+        return pixels
+    if pixels.dtype.kind not in "iuf":
+        raise MaskError(f"{path} holds {pixels.dtype} values, expected integers")
+    if pixels.dtype.kind == "f" and not bool((np.isfinite(pixels) & (pixels % 1 == 0)).all()):
+        fix = "Save class numbers as integers; use a number of its own where there is no truth."
+        raise MaskError(
+            f"{path} holds fractions or NaN, expected integers",
+            fix=fix,
+            code="mask-values",
+            paths=[path],
+        )
+    low, high = int(pixels.min()), int(pixels.max())
+    for dtype in (
+        (np.uint8, np.int16, np.int32) if pixels.dtype.kind == "f" else (np.int16, np.int32)
+    ):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return pixels.astype(dtype)
+    raise MaskError(
+        f"{path} holds values from {low} to {high}, too large for class numbers",
+        code="mask-values",
+        paths=[path],
+    )
+
+
+def _no_mask(path: Path, bands: int, dtype: np.dtype[Any]) -> MaskError:
+    return MaskError(
+        f"{path} has {bands} bands of {dtype}, expected one band, a palette or RGB",
+        fix="Save the mask with one band of class numbers, or as 8-bit RGB without transparency.",
+        code="mask-values",
+        paths=[path],
+    )
+
+
+@contextmanager
+def _as_mask_error() -> Iterator[None]:
+    try:
+        yield
+    except ImageError as error:
+        raise MaskError.like(error) from error
