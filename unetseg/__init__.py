@@ -138,24 +138,18 @@ what is written above it, never below.
       run.py             a run is a folder: opened fresh or resumed
       fit.py             the loop, readable from top to bottom
     skiplab/           a trained or fresh U-Net with its skips edited: what breaks, what flows
-      finding.py         a table, a picture and two sentences in plain words
-      subject.py         what the lab looks at: a trained U-Net, and images with their truth
+      result.py          a table, a picture, and a caption that says how to read them
+      trained.py         what the lab looks at: a trained U-Net, and images with their truth
       cost.py            parameters, arithmetic and time of a network
-      tower.py           stacks of blocks, and the residual networks of 2015 for CIFAR
-      updates.py         what a learning rate makes of a gradient, and which weights cannot move
-      gradient_flow.py   the gradient of every layer, at the start and through training
+      gradient_flow.py   the gradient of every layer, and the weights that a step cannot move
       gradient_figures.py  pictures of gradients
-      gradient_words.py  gradients in plain words
       gradients.py       how gradients fare on their way to the first layer
       verdicts.py        which skips carry, help, idle or hurt, and how sure that is
-      ablate_figures.py  pictures of what every level and class loses
       ablate.py          each skip broken in turn, and what that does to the masks
       corruptions.py     images spoilt by noise, blur, low contrast and texture
       arms.py            which kind of skip is best, and what the seeds can tell apart
       compare.py         kinds of skips trained alike and held against each other
-      images_loss.py     the loss of a trained U-Net on given images
-      sharpness.py       the largest eigenvalue of the Hessian
-      surface.py         the loss along two directions of the weights
+      loss_surface.py    the loss on given images: along directions, and how sharply it bends
       landscape.py       the surface of the loss around the trained weights
       openings.py        how much of each level learned skips let through, over images and time
       gates.py           what learned skips settled on

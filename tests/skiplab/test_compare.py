@@ -32,7 +32,7 @@ from unetseg.progress import Silent
 from unetseg.skiplab import compare as room
 from unetseg.skiplab.compare import SCORES, SEVERITY, compare
 from unetseg.skiplab.corruptions import CORRUPTIONS
-from unetseg.skiplab.finding import Finding
+from unetseg.skiplab.result import Result
 from unetseg.training.fit import train
 
 KINDS = CompareConfig(skips=("concat", "none"), seeds=2)
@@ -89,7 +89,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finding, Listener]:
+def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Listener]:
     """A comparison of two kinds with two seeds, and what was said."""
     listener = Listener()
     output = tmp_path_factory.mktemp("first") / "out"
@@ -97,7 +97,7 @@ def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finding
 
 
 @pytest.fixture
-def copy(first: tuple[Finding, Listener], tmp_path: Path) -> Path:
+def copy(first: tuple[Result, Listener], tmp_path: Path) -> Path:
     """A copy of the folder of `first`."""
     return shutil.copytree(first[0].folder, tmp_path / "copy")
 
@@ -105,27 +105,27 @@ def copy(first: tuple[Finding, Listener], tmp_path: Path) -> Path:
 # ------------------------------------------------------------------ what is written
 
 
-def test_everything_is_written(data: Path, first: tuple[Finding, Listener]) -> None:
-    finding, listener = first
-    rows = table(finding.folder / "compare.csv")
+def test_everything_is_written(data: Path, first: tuple[Result, Listener]) -> None:
+    result, listener = first
+    rows = table(result.folder / "compare.csv")
     assert [row["skip"] for row in rows] == ["concat", "none"]
     for row in rows:
         assert all(row.values()), row
         assert {f"{name}_mean" for name in CORRUPTIONS} < row.keys()
     assert int(rows[0]["parameters"]) > int(rows[1]["parameters"])
     assert float(rows[0]["gflop"]) > float(rows[1]["gflop"])
-    facts = json.loads((finding.folder / "compare.json").read_text())
-    assert (facts["seen"], facts["meaning"]) == (finding.seen, finding.meaning)
+    facts = json.loads((result.folder / "compare.json").read_text())
+    assert facts["caption"] == result.caption
+    assert {row["verdict"] for row in rows} <= {"best", "equal", "worse"}
     assert (facts["split"], facts["images"], facts["severity"]) == ("val", 1, 3)
     assert facts["predict_ms_of"] == [48, 48]
-    assert "on 1 validation image" in finding.seen
-    with Image.open(finding.folder / "compare.png") as picture:
+    with Image.open(result.folder / "compare.png") as picture:
         assert picture.width > 1000
     assert listener.trained == RUNS  # all kinds with one seed before the next seed
 
 
 def test_kinds_differ_in_the_skip_alone_and_seeds_in_the_seed(
-    first: tuple[Finding, Listener],
+    first: tuple[Result, Listener],
 ) -> None:
     plans, splits = [], []
     for name in RUNS:
@@ -142,7 +142,7 @@ def test_kinds_differ_in_the_skip_alone_and_seeds_in_the_seed(
     assert len({row["dice"] for row in rows}) == 4
 
 
-def test_means_are_of_the_seeds(first: tuple[Finding, Listener]) -> None:
+def test_means_are_of_the_seeds(first: tuple[Result, Listener]) -> None:
     seeds = scores(first[0].folder)
     for row in table(first[0].folder / "compare.csv"):
         values = [float(seed["noise"]) for seed in seeds if seed["skip"] == row["skip"]]
@@ -154,7 +154,7 @@ def test_means_are_of_the_seeds(first: tuple[Finding, Listener]) -> None:
 
 
 def test_the_clean_score_is_that_of_eval(
-    data: Path, first: tuple[Finding, Listener], tmp_path: Path
+    data: Path, first: tuple[Result, Listener], tmp_path: Path
 ) -> None:
     config = EvalConfig(
         scoring=ScoringConfig(save_masks=False, overlays=False),
@@ -168,7 +168,7 @@ def test_the_clean_score_is_that_of_eval(
 
 
 def test_corrupted_scores_are_those_of_corrupted_images(
-    data: Path, first: tuple[Finding, Listener]
+    data: Path, first: tuple[Result, Listener]
 ) -> None:
     run = first[0].folder / "runs" / "concat-seed1"
     predictor = Predictor(run, device=RuntimeConfig(device="cpu", precision="float32"))
@@ -192,13 +192,12 @@ def test_test_images_count_before_validation_images(data: Path, tmp_path: Path) 
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(data / kind / f"cells_{i:03d}.png", target)
     one = CompareConfig(skips=("add", "none"), seeds=1)
-    finding = compare(tmp_path / "split", one, tiny(), output=tmp_path / "out")
+    compare(tmp_path / "split", one, tiny(), output=tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert (facts["split"], facts["images"]) == ("test", 2)
     rows = table(tmp_path / "out" / "compare.csv")
     assert {row["dice_sd"] for row in rows} == {""}  # one seed has no spread
-    assert "one seed does not tell" in finding.seen
-    assert "--seeds 3" in finding.meaning
+    assert sorted(row["verdict"] for row in rows) == ["best", "equal"]
 
 
 def test_images_without_foreground_compare_nothing(data: Path, tmp_path: Path) -> None:
@@ -218,7 +217,7 @@ def test_images_without_foreground_compare_nothing(data: Path, tmp_path: Path) -
 
 
 def test_what_is_complete_is_not_repeated(
-    data: Path, copy: Path, first: tuple[Finding, Listener]
+    data: Path, copy: Path, first: tuple[Result, Listener]
 ) -> None:
     weights = {path: path.stat().st_mtime_ns for path in copy.rglob("model.safetensors")}
     assert len(weights) == 4
@@ -228,11 +227,11 @@ def test_what_is_complete_is_not_repeated(
     assert sum("done before" in text for text in listener.said) == 4
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
     assert scores(copy) == scores(first[0].folder)
-    assert again.seen == first[0].seen
+    assert [r["verdict"] for r in again.rows] == [r["verdict"] for r in first[0].rows]
 
 
 def test_only_what_is_incomplete_is_trained(
-    data: Path, copy: Path, first: tuple[Finding, Listener]
+    data: Path, copy: Path, first: tuple[Result, Listener]
 ) -> None:
     shutil.rmtree(copy / "runs" / "concat-seed1" / "model")
     (copy / "runs" / "concat-seed1" / "last.pt").unlink()  # stopped before its first validation
@@ -245,7 +244,7 @@ def test_only_what_is_incomplete_is_trained(
 
 
 def test_a_signal_stops_and_the_same_command_goes_on(
-    data: Path, copy: Path, first: tuple[Finding, Listener]
+    data: Path, copy: Path, first: tuple[Result, Listener]
 ) -> None:
     shutil.rmtree(copy / "runs" / "none-seed1")
     with pytest.raises(StoppedError, match="the same `unetseg lab compare` command") as caught:
@@ -258,9 +257,9 @@ def test_a_signal_stops_and_the_same_command_goes_on(
 def test_kinds_are_added_to_a_comparison(data: Path, copy: Path) -> None:
     listener = Listener()
     more = CompareConfig(skips=("none", "add"), seeds=1)
-    finding = compare(data, more, tiny(), output=copy, progress=listener)
+    result = compare(data, more, tiny(), output=copy, progress=listener)
     assert listener.trained == ["add-seed0"]
-    assert [row["skip"] for row in finding.rows] == ["none", "add"]
+    assert [row["skip"] for row in result.rows] == ["none", "add"]
 
 
 # ------------------------------------------------------------------ what diverges
@@ -286,17 +285,14 @@ def test_what_diverges_is_left_out_and_not_tried_again(
     diverging |= {"add-seed0", "add-seed1", "concat-seed0"}
     kinds = CompareConfig(skips=("concat", "add", "none"), seeds=2)
     listener = Listener()
-    finding = compare(data, kinds, tiny(), output=tmp_path / "out", progress=listener)
-    assert [(row["skip"], row["seeds"]) for row in finding.rows] == [("none", 2), ("concat", 1)]
-    assert "are concat (seed 0), add (seed 0), add (seed 1);" in finding.seen
+    result = compare(data, kinds, tiny(), output=tmp_path / "out", progress=listener)
+    assert [(row["skip"], row["seeds"]) for row in result.rows] == [("none", 2), ("concat", 1)]
     assert sum("is left out: the gradient was not a number" in said for said in listener.said) == 3
     facts = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert facts["diverged"] == ["concat (seed 0)", "add (seed 0)", "add (seed 1)"]
     diverging.clear()
     again = Listener()
-    assert (
-        compare(data, kinds, tiny(), output=tmp_path / "out", progress=again).seen == finding.seen
-    )
+    compare(data, kinds, tiny(), output=tmp_path / "out", progress=again)
     assert sum("diverged before" in said for said in again.said) == 3
 
 

@@ -1,7 +1,7 @@
-"""Laws of costs: the known sizes and arithmetic, and times taken in turns."""
+"""Laws of costs: the known sizes and arithmetic, and times."""
 
+import time
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.builders import bundle_info
 from unetseg.prediction.engine import Engine
-from unetseg.skiplab.cost import network_cost, time_in_turns
+from unetseg.skiplab.cost import ROUNDS, network_cost, predict_ms
 
 
 @pytest.mark.parametrize(
@@ -44,27 +44,19 @@ def test_the_cost_of_an_encoder_that_reads_numbers_while_it_is_built() -> None:
 
 
 class Engines:
-    """Stand-ins for engines: each notes its turns, and takes the milliseconds it is told."""
+    """Stands in for an engine: counts its turns, and is slow the first time."""
 
-    def __init__(self, clock: SimpleNamespace, turns: list[str], name: str, ms: float) -> None:
-        self.clock, self.turns, self.name, self.ms = clock, turns, name, ms
+    def __init__(self) -> None:
+        self.turns = 0
 
     def classes(self, image: NDArray[Any]) -> None:
-        self.turns.append(self.name)
-        self.clock.now += self.ms / 1000
+        self.turns += 1
+        time.sleep(0.2 if self.turns == 1 else 0.001)
 
 
-def test_engines_are_timed_in_turns_and_the_first_time_does_not_count(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock, turns = SimpleNamespace(now=0.0), list[str]()
-    clock.perf_counter = lambda: clock.now
-    monkeypatch.setattr("unetseg.skiplab.cost.time", clock)
-    engines = {name: Engines(clock, turns, name, ms) for name, ms in (("a", 5), ("b", 20))}
-    found = time_in_turns(cast("dict[str, Engine]", engines), np.zeros((4, 4, 1), np.uint8))
-    assert found == {"a": pytest.approx(5), "b": pytest.approx(20)}
-    assert turns == ["a", "b"] * 16
-    turns.clear()
-    slow = {"a": Engines(clock, turns, "a", 70_000)}
-    time_in_turns(cast("dict[str, Engine]", slow), np.zeros((4, 4, 1), np.uint8))
-    assert len(turns) == 3  # two minutes are enough
+def test_times_are_medians_of_rounds_without_the_first() -> None:
+    engines = {"a": Engines(), "b": Engines()}
+    times = predict_ms(cast("dict[str, Engine]", engines), np.zeros((4, 4, 1), np.uint8))
+    assert set(times) == {"a", "b"}
+    assert all(1 <= milliseconds < 100 for milliseconds in times.values())
+    assert [engine.turns for engine in engines.values()] == [1 + ROUNDS] * 2

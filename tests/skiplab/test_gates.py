@@ -41,7 +41,7 @@ from unetseg.skiplab.openings import (
     read_log,
     training_courses,
 )
-from unetseg.skiplab.subject import Subject, View, open_subject
+from unetseg.skiplab.trained import Subject, View, open_subject
 from unetseg.training.fit import train
 from unetseg.unet.build import build_unet
 from unetseg.unet.segmenter import image_statistics
@@ -113,19 +113,18 @@ def test_attention_forced_to_a_constant_is_reported_as_it_everywhere(
         assert psi.bias is not None
         nn.init.zeros_(psi.weight)
         nn.init.constant_(psi.bias, math.log(share / (1 - share)))
-    finding = gates(looked_at, output=tmp_path)
-    assert [row["image"] for row in finding.rows] == [
+    result = gates(looked_at, output=tmp_path)
+    assert [row["image"] for row in result.rows] == [
         *(f"cells_{index}" for index in range(3) for _ in range(2)),
         *("all", "all"),
     ]
-    for row in finding.rows:
+    for row in result.rows:
         share = (0.25, 0.8)[row["level"]]
         for column in ("mean", "low", "high", "foreground", "background"):
             assert row[column] == pytest.approx(share, abs=1e-6)
         assert row["contrast"] == pytest.approx(0, abs=1e-6)
         assert not row["spread"] or row["spread"] < 1e-6
-    assert "0.80, the widest" in finding.seen
-    assert finding.meaning == "Attention treats objects and background alike at levels 0 and 1."
+    assert [row["verdict"] for row in result.summary] == ["partly", "partly"]
     assert (tmp_path / "gates_maps.png").is_file()
 
 
@@ -179,13 +178,12 @@ def test_gates_are_counted_and_averaged_channel_by_channel(tmp_path: Path) -> No
     assert gated.excite.bias is not None
     with torch.no_grad():
         gated.excite.bias.copy_(torch.tensor([-5.0, 5.0, 0.0, 5.0]))
-    finding = gates(looked_at, output=tmp_path)
-    assert len(finding.rows) == 4
-    assert all((row["nearly_shut"], row["nearly_open"]) == (1, 2) for row in finding.rows)
+    result = gates(looked_at, output=tmp_path)
+    assert len(result.rows) == 4
+    assert all((row["nearly_shut"], row["nearly_open"]) == (1, 2) for row in result.rows)
     expected = torch.tensor([-5.0, 5.0, 0.0, 5.0]).sigmoid().mean().item()
-    assert finding.rows[-1]["mean"] == pytest.approx(expected, abs=1e-6)
-    assert finding.rows[-1]["spread"] == pytest.approx(0, abs=1e-6)  # no weights, only biases
-    assert finding.meaning == "The gates of level 0 hardly differ from image to image."
+    assert result.rows[-1]["mean"] == pytest.approx(expected, abs=1e-6)
+    assert result.rows[-1]["spread"] == pytest.approx(0, abs=1e-6)  # no weights, only biases
     assert (tmp_path / "gates_channels.png").is_file()
 
 
@@ -197,11 +195,10 @@ def test_gates_that_depend_on_the_image_are_told_from_those_that_do_not(tmp_path
     follows = skips(looked_at)[1]
     assert isinstance(follows, Gated)
     nn.init.normal_(follows.excite.weight, std=30)
-    finding = gates(looked_at, output=tmp_path)
-    expected = "The gates of level 1 follow the image; the gates of level 0 hardly differ"
-    assert finding.meaning.startswith(expected)
-    single = replace(looked_at, views=looked_at.views[:1])
-    assert "takes more than one image" in gates(single, output=tmp_path).meaning
+    result = gates(looked_at, output=tmp_path)
+    same, different = (row["spread"] for row in result.summary)
+    assert same == pytest.approx(0, abs=1e-6)
+    assert different > 0.02
 
 
 def test_the_spread_of_gates_is_that_of_each_channel() -> None:
@@ -215,18 +212,17 @@ def test_the_spread_of_gates_is_that_of_each_channel() -> None:
     assert over_images(two).mean == pytest.approx(0.5)
 
 
-def test_a_closed_switch_is_0_and_prune_is_named(tmp_path: Path) -> None:
+def test_a_closed_switch_is_0_and_called_shut(tmp_path: Path) -> None:
     looked_at = subject(tmp_path, network(skip=("switch",)))
     closed = skips(looked_at)[1]
     assert isinstance(closed, Switch)
     nn.init.constant_(closed.slow_log_odds, -0.2)
-    finding = gates(looked_at, output=tmp_path)
-    means = {row["level"]: row["mean"] for row in finding.rows if "level" in row}
+    result = gates(looked_at, output=tmp_path)
+    means = {row["level"]: row["mean"] for row in result.rows if "level" in row}
     assert means == {0: 1.0, 1: 0.0}
-    odds = [row["value"] for row in finding.rows if "value" in row]
+    odds = [row["value"] for row in result.rows if "value" in row]
     assert odds == pytest.approx([2.0, -0.2 * SWITCH_SPEED])
-    assert "without the skip of level 1" in finding.meaning
-    assert f"unetseg prune {tmp_path}" in finding.meaning
+    assert [row["verdict"] for row in result.summary] == ["open", "shut"]
 
 
 # ------------------------------------------------------------------ learned numbers
@@ -244,10 +240,10 @@ def test_reported_alphas_are_the_parameters(tmp_path: Path, shortcut: str) -> No
     assert len(numbers) == 6  # 3 levels of the encoder, 2 of the decoder, 1 skip
     for value, parameter in enumerate(numbers.values()):
         nn.init.constant_(parameter, 0.5 * value - 1)
-    finding = gates(looked_at, output=tmp_path)
-    reported = {row["name"]: row["value"] for row in finding.rows if "name" in row}
+    result = gates(looked_at, output=tmp_path)
+    reported = {row["name"]: row["value"] for row in result.rows if "name" in row}
     assert reported == {name: parameter.item() for name, parameter in numbers.items()}
-    assert finding.rows[0]["mean"] == reported["decoder.steps.0.skip.alpha"]
+    assert result.rows[0]["mean"] == reported["decoder.steps.0.skip.alpha"]
 
 
 @pytest.mark.parametrize("alpha", [None, 0.25])
@@ -366,7 +362,7 @@ def test_a_real_training_is_shown(tmp_path: Path) -> None:
     looked_at = open_subject(
         run, data, SubjectConfig(split="all"), device=DeviceConfig(device="cpu")
     )
-    finding = gates(looked_at, output=tmp_path / "out")
+    result = gates(looked_at, output=tmp_path / "out")
     table = rows(tmp_path / "out")
     assert len(table) == 2 * 6 + 2
     assert all(0 < float(row["low"]) <= float(row["high"]) < 1 for row in table)
@@ -375,7 +371,7 @@ def test_a_real_training_is_shown(tmp_path: Path) -> None:
         np.mean([float(r["mean"]) for r in of_top[:-1]])
     )
     facts = json.loads((tmp_path / "out" / "gates.json").read_text(encoding="utf-8"))
-    assert (facts["seen"], facts["meaning"]) == (finding.seen, finding.meaning)
+    assert facts["caption"] == result.caption
     assert len(facts["training"]) == 2
     for name in ("gates", "gates_training", "gates_maps"):
         assert width_of(tmp_path / "out" / f"{name}.png") > 300

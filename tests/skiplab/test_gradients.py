@@ -6,7 +6,6 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from unetseg.bundle import load_bundle, save_bundle
 from unetseg.config import (
+    BlockKind,
     DataConfig,
     DeviceConfig,
     GradientsConfig,
@@ -29,12 +29,10 @@ from unetseg.data.sample import draw_sample
 from unetseg.errors import BundleError, ConfigError, DataError, OutOfMemoryError, UnetsegError
 from unetseg.progress import Silent
 from unetseg.runtime import start
-from unetseg.skiplab.finding import Finding, Row
-from unetseg.skiplab.gradient_flow import Case, find_layers, follow, measure, unet_stages
-from unetseg.skiplab.gradient_words import first_layer_table, run_words, stack_words, unet_words
-from unetseg.skiplab.gradients import gradients, of_stacks
+from unetseg.skiplab.gradient_flow import at_start, first_layer_table
+from unetseg.skiplab.gradients import Stack, build_stack, check_depths, gradients, of_stacks
+from unetseg.skiplab.result import Result, Row
 from unetseg.training.fit import train
-from unetseg.unet.build import build_unet
 
 BASE = TrainConfig(
     network=NetworkConfig(depth=2, width=4),
@@ -59,77 +57,20 @@ def stacks(**config: object) -> list[Row]:
     return of_stacks(settings, BASE, start(DeviceConfig(device="cpu")))
 
 
-def check_files(finding: Finding, *figures: str) -> None:
+def check_files(result: Result, *figures: str) -> None:
     """The files are there, and hold what was found."""
-    assert {p.name for p in finding.folder.iterdir()} == {
+    assert {p.name for p in result.folder.iterdir()} == {
         "gradients.csv",
         "gradients.json",
         *(f"{name}.png" for name in figures),
     }
-    with (finding.folder / "gradients.csv").open() as file:
+    with (result.folder / "gradients.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert [float(row["gradient"]) for row in table] == [row["gradient"] for row in finding.rows]
-    facts = json.loads((finding.folder / "gradients.json").read_text())
-    assert (facts["seen"], facts["meaning"]) == (finding.seen, finding.meaning)
-    assert all(s.endswith(".") and "\n" not in s for s in (finding.seen, finding.meaning))
-
-
-# ------------------------------------------------------------------ measuring
-
-
-def test_norms_are_those_of_a_backward_pass() -> None:
-    torch.manual_seed(0)
-    network = build_unet(NetworkConfig(depth=2, width=4, skip=("learned", "attention")), 3, 2)
-    image = torch.randn(2, 3, 16, 16)
-
-    def loss(step: int) -> Tensor:
-        logits: Tensor = network(image)
-        return logits.square().mean()
-
-    rows = measure(Case({}, network, unet_stages(network), loss, "square"), lr=0.1)
-    torch.autograd.backward(loss(0))
-    layers = find_layers(unet_stages(network))
-    for row, layer in zip(rows, layers, strict=True):
-        assert layer.weight.grad is not None
-        assert row["gradient"] == pytest.approx(layer.weight.grad.norm().item(), rel=1e-4)
-    assert {row["part"] for row in rows} == {"weights", "factor"}
-
-
-@pytest.mark.parametrize("skip", ["concat", "nested"])
-def test_layers_come_in_the_order_of_the_forward_pass(skip: Any) -> None:
-    network = build_unet(NetworkConfig(depth=3, width=2, skip=(skip,)), 3, 2)
-    called: list[nn.Module] = []
-    stages = unet_stages(network)
-    for _, part in stages:
-        part.register_forward_hook(lambda part, *_: called.append(part))
-    network(torch.randn(2, 3, 16, 16))
-    assert called == [part for _, part in stages]
-    layers = [layer for layer in find_layers(stages) if not layer.is_factor]
-    assert [layer.number for layer in layers] == list(range(len(layers)))
-    found = {id(layer.weight) for layer in layers}
-    convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d))
-    assert found == {id(m.weight) for m in convolutions}
-
-
-def test_a_residual_block_begins_with_its_first_3x3_convolution() -> None:
-    config = NetworkConfig(depth=1, width=2, block="residual", shortcut="projection")
-    layers = find_layers(unet_stages(build_unet(config, 3, 2)))
-    sides = [layer.weight.shape[-1] for layer in layers if layer.stage == "encoder 0"]
-    assert sides == [3, 3, 1]
-    assert (layers[0].number, layers[0].name.split(".")[-3:]) == (0, ["branch", "0", "weight"])
-
-
-def test_a_step_that_is_no_number_is_not_taken() -> None:
-    layer = nn.Conv2d(1, 1, 3)
-    before = layer.weight.detach().clone()
-
-    def loss(step: int) -> Tensor:
-        return (layer.weight * torch.full((3, 3), math.inf if step == 0 else 2.0)).sum()
-
-    case = Case({}, layer, [("only", layer)], loss, "sum")
-    rows = follow(case, 0.1, 2, TrainingConfig(weight_decay=0))
-    assert [(row["step"], row["gradient"]) for row in rows] == [(0, math.inf), (2, 6.0)]
-    torch.testing.assert_close(before - layer.weight, torch.full_like(before, 0.1))  # one step
+    assert [float(row["gradient"]) for row in table] == [row["gradient"] for row in result.rows]
+    facts = json.loads((result.folder / "gradients.json").read_text())
+    assert facts["caption"] == result.caption
+    assert facts["first_layer"] == result.summary
+    assert {row["verdict"] for row in result.summary} <= {"vanishes", "arrives", "explodes"}
 
 
 # ------------------------------------------------------------------ stacks
@@ -137,7 +78,9 @@ def test_a_step_that_is_no_number_is_not_taken() -> None:
 
 def sizes(rows: Sequence[Row], **columns: object) -> list[float]:
     """First-layer gradients of the mean square of the output, by depth."""
-    table = [row for row in first_layer_table(rows) if columns.items() <= row.items()]
+    table = [
+        row for row in first_layer_table(at_start(rows), "depth") if columns.items() <= row.items()
+    ]
     assert len(table) == 1
     return [size for name, size in table[0].items() if name.startswith("depth")]
 
@@ -146,6 +89,7 @@ def test_the_founding_figures() -> None:
     plain = stacks(depths=(10, 20, 56, 200), blocks=("plain",), norms=("none",))
     with_torch, with_he = (sizes(plain, init=init) for init in ("torch", "he"))
     assert with_torch[2:] == [0, 0]
+    assert {row["verdict"] for row in first_layer_table(plain, "depth")} == {"vanishes"}
     found = [*with_torch[:2], *with_he[2:]]
     for size, published in zip(found, (1.1e-8, 6e-17, 1.6e-4, 2.6e-13), strict=True):
         assert abs(math.log10(size / published)) < 1.2  # the images of those are not recorded
@@ -171,13 +115,10 @@ def test_at_first_rezero_moves_its_factors_alone() -> None:
 
 def test_stacks_are_compared_and_drawn(tmp_path: Path) -> None:
     config = GradientsConfig(depths=(4, 10), steps=2)
-    finding = gradients(config, base=BASE, output=tmp_path / "a", seed=3)
-    check_files(finding, "gradients", "first_layer", "training")
-    assert len(first_layer_table(finding.rows)) == 12  # 3 kinds of block × 2 norms × 2 inits
-    assert "the first of 10 convolutions" in finding.seen
-    assert {row["step"] for row in finding.rows} == {0, 2}
-    facts = json.loads((finding.folder / "gradients.json").read_text())
-    assert facts["first_layer"] == first_layer_table(finding.rows)
+    result = gradients(config, base=BASE, output=tmp_path / "a", seed=3)
+    check_files(result, "gradients", "first_layer", "training")
+    assert len(result.summary) == 12  # 3 kinds of block × 2 norms × 2 inits
+    assert {row["step"] for row in result.rows} == {0, 2}
 
 
 def test_seeds_decide(tmp_path: Path) -> None:
@@ -196,17 +137,100 @@ def test_refused_depths_cost_no_time(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+# ------------------------------------------------------------------ laws of a stack
+
+
+def stack(depth: int, **network: object) -> Stack:
+    torch.manual_seed(0)
+    return build_stack(NetworkConfig.model_validate(network), depth)
+
+
+def toy_images() -> Tensor:
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def first_gradient(network: Stack) -> Tensor:
+    weight = network.get_parameter("first.0.weight")
+    return torch.autograd.grad(network(toy_images()).square().mean(), weight)[0]
+
+
+@pytest.mark.parametrize(("block", "depth"), [("plain", 12), ("residual", 20), ("dense", 10)])
+def test_a_stack_has_as_many_convolutions_as_it_is_deep(block: BlockKind, depth: int) -> None:
+    network = stack(depth, block=block)
+    kernels = [m.kernel_size for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert kernels.count((3, 3)) == depth
+    assert network(toy_images()).shape == (2, 16, 8, 8)
+
+
+def test_refused_depths_are_all_listed_with_their_neighbours() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_depths([10, 20, 56], "dense")
+    assert caught.value.offenders == ["depth 20", "depth 56"]
+    assert "--depths 10,18,58" in caught.value.fix
+    check_depths([10, 18, 58], "dense")
+
+
+@pytest.mark.parametrize("init", ["torch", "he", "xavier", "orthogonal"])
+def test_all_that_comes_out_is_from_the_image(init: str) -> None:
+    network = stack(12, norm="none", init=init)
+    assert torch.count_nonzero(network(torch.zeros(1, 3, 8, 8))) == 0
+    torch.testing.assert_close(network(2 * toy_images()), 2 * network(toy_images()))
+
+
+def test_identity_shortcuts_hand_the_gradient_through_unchanged() -> None:
+    deep = stack(22, block="residual")
+    for block in deep.blocks:
+        nn.init.zeros_(block.get_parameter("branch.4.weight"))  # of the last norm: F(x) = 0
+    shallow = Stack(deep.first, [], deep.last)
+    assert torch.equal(first_gradient(deep), first_gradient(shallow))
+
+
+def test_without_shortcuts_nothing_comes_through_a_silent_branch() -> None:
+    deep = stack(22, block="residual", shortcut="none")
+    nn.init.zeros_(deep.blocks[4].get_parameter("branch.4.weight"))
+    assert torch.count_nonzero(first_gradient(deep)) == 0
+
+
+def test_rezero_starts_as_no_block_at_all_and_learns_alpha_first() -> None:
+    deep = stack(22, block="residual", shortcut="rezero", norm="none")
+    shallow = Stack(deep.first, [], deep.last)
+    assert torch.equal(deep(toy_images()), shallow(toy_images()))
+    assert torch.equal(first_gradient(deep), first_gradient(shallow))
+    named = dict(deep.blocks.named_parameters())
+    gradients = torch.autograd.grad(deep(toy_images()).square().mean(), list(named.values()))
+    for name, gradient in zip(named, gradients, strict=True):
+        assert bool(gradient.any()) == name.endswith("alpha"), name
+
+
+def test_a_tower_of_a_hundred_layers_tells_images_apart_with_shortcuts_only() -> None:
+    def last_loss(shortcut: str) -> float:
+        network = stack(102, block="residual", shortcut=shortcut, norm="none")
+        optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+        loss = torch.tensor(0.0)
+        for _ in range(20):
+            logits = network(toy_images()).mean((2, 3))
+            loss = nn.functional.cross_entropy(logits, torch.tensor([3, 7]))
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+        return loss.item()
+
+    guessing = math.log(2)  # which of the two labels it is: as far as the last bias comes alone
+    assert last_loss("rezero") < 0.5 * guessing
+    assert last_loss("none") > 0.9 * guessing
+
+
 # ------------------------------------------------------------------ U-Nets
 
 
 def test_unets_with_and_without_skips_learn_the_data(data: Path, tmp_path: Path) -> None:
     config = GradientsConfig(skips=("concat", "none"), steps=5, lr=1e-3)
-    finding = gradients(config, source=data, base=BASE, output=tmp_path)
-    check_files(finding, "gradients")
-    assert {row["network"] for row in finding.rows} == {"concat skips, plain", "no skips, plain"}
-    stages = list(dict.fromkeys(row["stage"] for row in finding.rows))
+    result = gradients(config, source=data, base=BASE, output=tmp_path)
+    check_files(result, "gradients")
+    assert {row["network"] for row in result.rows} == {"concat skips, plain", "no skips, plain"}
+    stages = list(dict.fromkeys(row["stage"] for row in result.rows))
     assert stages == ["encoder 0", "encoder 1", "bottom", "decoder 1", "decoder 0", "head"]
-    assert {row["step"] for row in finding.rows} == {0, 1, 5}
+    assert {row["step"] for row in result.rows} == {0, 1, 5}
 
 
 class Count(Silent):
@@ -246,22 +270,22 @@ def test_what_is_asked_for_explicitly_varies_too(data: Path, tmp_path: Path) -> 
     config = GradientsConfig(
         skips=("add",), steps=0, norms=("none", "group"), shortcuts=("rezero", "identity")
     )
-    finding = gradients(config, source=data, base=BASE, output=tmp_path)
-    found = {(row["norm"], row["network"]) for row in finding.rows}
+    result = gradients(config, source=data, base=BASE, output=tmp_path)
+    found = {(row["norm"], row["network"]) for row in result.rows}
     names = ("plain", "residual, rezero", "residual, identity")
     assert found == {(n, f"add skips, {name}") for n in ("none", "group") for name in names}
-    assert {row["init"] for row in finding.rows} == {"he"}
+    assert {row["init"] for row in result.rows} == {"he"}
 
 
 # ------------------------------------------------------------------ runs
 
 
 def test_a_run_is_seen_fresh_and_trained_with_skips_and_without(run: Path, tmp_path: Path) -> None:
-    finding = gradients(GradientsConfig(), source=run, base=BASE, output=tmp_path)
-    check_files(finding, "gradients")
-    losses = {(row["weights"], row["skips"]): row["loss"] for row in finding.rows}
+    result = gradients(GradientsConfig(), source=run, base=BASE, output=tmp_path)
+    check_files(result, "gradients")
+    losses = {(row["weights"], row["skips"]): row["loss"] for row in result.rows}
     assert len(losses) == len(set(losses.values())) == 4
-    edges = {(row["stage"], row["name"]): row for row in finding.rows if "zeroed" in row["skips"]}
+    edges = {(row["stage"], row["name"]): row for row in result.rows if "zeroed" in row["skips"]}
     assert all(row["gradient"] > 0 for row in edges.values())
 
 
@@ -269,13 +293,12 @@ def test_zeroing_skips_that_are_not_there_changes_nothing(data: Path, tmp_path: 
     chance = {"block": "residual", "shortcut": "deactivable", "survival": 0.5}
     network = BASE.network.model_copy(update={"skip": ("none",), **chance})
     run = train(data, BASE.model_copy(update={"network": network}), out=tmp_path, name="bare")
-    finding = gradients(GradientsConfig(), source=run, base=BASE, output=tmp_path / "out")
+    result = gradients(GradientsConfig(), source=run, base=BASE, output=tmp_path / "out")
     whole, zeroed = (
-        [row["gradient"] for row in finding.rows if row["skips"] == f"skips {how}"]
+        [row["gradient"] for row in result.rows if row["skips"] == f"skips {how}"]
         for how in ("as they are", "zeroed")
     )
     assert whole == zeroed
-    assert "no use of skips" in finding.meaning
 
 
 def test_a_run_can_be_shown_other_images(run: Path, data: Path, tmp_path: Path) -> None:
@@ -368,36 +391,3 @@ def test_a_run_whose_images_are_gone_says_so(run: Path, tmp_path: Path) -> None:
     (copy / "env.json").unlink()
     with pytest.raises(BundleError, match="does not say what it was trained on"):
         gradients(GradientsConfig(), source=copy, base=BASE, output=tmp_path / "out")
-
-
-# ------------------------------------------------------------------ words
-
-
-def first(network: str, size: float, step: int = 0, **columns: object) -> Row:
-    """The row of a first layer."""
-    place = {"objective": "ce", "step": step, "layer": 0, "part": "weights", "depth": 10}
-    shares = {"stuck_float32": 0.0, "stuck_bf16": 0.5}
-    kind = {"network": network, "norm": "none", "init": "he"}
-    return {**kind, **place, "gradient": size, **shares, **columns}
-
-
-def test_one_kind_is_not_held_against_itself() -> None:
-    stack = " ".join(stack_words([first("plain", 0.19)], 1e-4))
-    unet = " ".join(unet_words([first("plain", 0.19), first("plain", 0.2, step=1)], 1e-4))
-    for text in (stack, unet):
-        assert text.count("0.19") == 1
-        assert "these" not in text
-    assert "after 1 step with" in unet
-    assert "after" not in unet_words([first("plain", 0.19)], 1e-4)[0]
-
-
-@pytest.mark.parametrize(("size", "said"), [(0.0, "No gradient"), (math.inf, "too large")])
-def test_a_gradient_that_never_arrives_says_nothing_of_the_skips(size: float, said: str) -> None:
-    rows = [
-        first("plain", size, weights=weights, skips=skips)
-        for weights in ("fresh", "trained")
-        for skips in ("skips as they are", "skips zeroed")
-    ]
-    assert said in run_words(rows, 1e-4)[1]
-    assert "no use" not in run_words(rows, 1e-4)[1]
-    assert said in unet_words([first("a", size), first("b", size)], 1e-4)[1]

@@ -25,20 +25,17 @@ from unetseg.config import (
 from unetseg.data.sample import draw_sample
 from unetseg.errors import ConfigError, DivergedError
 from unetseg.progress import Silent
-from unetseg.skiplab.finding import Finding
-from unetseg.skiplab.images_loss import images_loss
 from unetseg.skiplab.landscape import (
     colour_levels,
-    common_level,
+    compare_valleys,
     contour_figure,
-    describe,
     landscape,
     measure_surface,
     relief_figure,
 )
-from unetseg.skiplab.sharpness import Sharpness
-from unetseg.skiplab.subject import Subject, open_subject
-from unetseg.skiplab.surface import Surface
+from unetseg.skiplab.loss_surface import Sharpness, Surface, images_loss
+from unetseg.skiplab.result import Result
+from unetseg.skiplab.trained import Subject, open_subject
 from unetseg.training.fit import train
 
 CPU = DeviceConfig(device="cpu", precision="float32")
@@ -76,18 +73,18 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def pair(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Finding:
+def pair(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Result:
     output = tmp_path_factory.mktemp("landscape")
     return landscape([trained("batch"), trained("none")], QUICK, output=output)
 
 
-def report(finding: Finding) -> dict[str, Any]:
+def report(result: Result) -> dict[str, Any]:
     """The content of landscape.json, which must be JSON by the letter."""
 
     def refuse(word: str) -> None:
         raise ValueError(word)
 
-    text = (finding.folder / "landscape.json").read_text()
+    text = (result.folder / "landscape.json").read_text()
     content: dict[str, Any] = json.loads(text, parse_constant=refuse)
     return content
 
@@ -160,7 +157,7 @@ def test_the_network_is_left_as_it_was(trained: Trained) -> None:
 # ------------------------------------------------------------------ the files
 
 
-def test_a_run_writes_table_report_and_pictures(pair: Finding, trained: Trained) -> None:
+def test_a_run_writes_table_report_and_pictures(pair: Result, trained: Trained) -> None:
     assert {path.name for path in pair.folder.iterdir()} == FILES
     with (pair.folder / "landscape.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -173,8 +170,8 @@ def test_a_run_writes_table_report_and_pictures(pair: Finding, trained: Trained)
     }
     assert (content["seed"], content["settings"]["reach"]) == (0, 0.5)
     assert "anew from these images" in content["statistics"]
-    for name in ("batch", "none"):
-        assert f"the loss of {name} is" in pair.seen.lower()
+    assert [row["network"] for row in pair.summary] == ["batch", "none"]
+    assert all(row["verdict"] for row in pair.summary)
     assert trained("batch").machine.dtype == torch.float32
     assert content["networks"][0]["surface_arithmetic"] == "float32"
     assert content["networks"][0]["sharpness"]["steps"] == 2
@@ -195,8 +192,8 @@ def test_equal_names_are_told_apart_and_different_images_mentioned(
     listener = Listener()
     subject = trained("none")
     fewer = replace(subject, views=subject.views[:1])
-    finding = landscape([subject, fewer], KEPT, output=tmp_path, progress=listener)
-    names = [network["network"] for network in report(finding)["networks"]]
+    result = landscape([subject, fewer], KEPT, output=tmp_path, progress=listener)
+    names = [network["network"] for network in report(result)["networks"]]
     assert names == [f"{subject.run} (1)", f"{subject.run} (2)"]
     assert "different images" in listener.said
 
@@ -218,84 +215,37 @@ def test_weights_that_are_no_numbers_are_refused(trained: Trained, tmp_path: Pat
 
 def test_a_surface_that_overflows_is_drawn_and_counted(trained: Trained, tmp_path: Path) -> None:
     far = KEPT.model_copy(update={"reach": 1e30, "iterations": 0})
-    finding = landscape([trained("none")], far, output=tmp_path)
-    facts = report(finding)["networks"][0]
-    assert len(finding.rows) == 9
-    assert facts["off_scale"] == sum(row["loss"] is None for row in finding.rows) > 0
-    assert f"{facts['off_scale']} points off the scale" in finding.seen
+    result = landscape([trained("none")], far, output=tmp_path)
+    facts = report(result)["networks"][0]
+    assert len(result.rows) == 9
+    assert facts["off_scale"] == sum(row["loss"] is None for row in result.rows) > 0
     assert facts["highest"] >= facts["centre"] >= facts["lowest"]
     assert facts["sharpness"] is None
-    assert "sharpness" not in finding.seen
-    assert "keep the statistics" in report(finding)["statistics"]
+    assert "keep the statistics" in report(result)["statistics"]
 
 
-# ------------------------------------------------------------------ words and pictures
-
-
-def test_a_bowl_is_described_by_its_numbers() -> None:
-    seen, meaning = describe([bowl("cells", 0.5)], reach=1.0)
-    assert seen.startswith("The loss of cells is 0.25 at its trained weights, doubles after a move")
-    assert "of 50%" in seen
-    assert "reaches 2.25 " in seen  # 0.25 · (1 + 2 / 0.25)
-    assert "with 1 low point (sharpness 2)" in seen
-    assert "by up to 50% of their size less than double" in meaning
-    assert "bottom of this valley" in meaning
-
-
-def test_a_lower_place_nearby_is_told() -> None:
-    surface = bowl("cells", 0.4)
-    surface.losses[12, 10] = 0.2
-    assert "one lowers it by 20%" in describe([surface], reach=1.0)[1]
-
-
-def test_a_little_lower_place_nearby_is_no_bottom() -> None:
-    surface = bowl("cells", 0.4)
-    surface.losses[12, 10] = 0.249
-    meaning = describe([surface], reach=1.0)[1]
-    assert meaning.endswith("none that was tried lowers it by more than 1%.")
-
-
-def test_two_valleys_are_compared_at_one_loss() -> None:
-    wide, narrow = bowl("wide", 0.8, centre=0.2), bowl("narrow", 0.2, centre=0.4)
-    assert common_level([wide, narrow]) == 0.8
-    for order in ([wide, narrow], [narrow, wide]):
-        meaning = describe(order, reach=1.0)[1]
-        assert meaning.startswith("wide keeps its loss below 0.8")
-        assert "narrow up to 19%" in meaning  # a chord of the parabola between points 10% apart
-
-
-def test_a_network_that_learned_nothing_is_not_called_the_better_valley() -> None:
-    flat, learned = bowl("flat", 0.5, centre=1.0), bowl("learned", 0.4, centre=0.1)
-    assert describe([flat, learned], reach=1.0)[1].startswith("learned keeps its loss below 2")
-
-
-def test_valleys_of_one_width_are_not_ranked() -> None:
-    same = describe([bowl("a", 0.5), bowl("b", 0.52)], reach=1.0)[1]
-    assert "b keeps its loss below 0.5 up to random changes of 52% of its weights' size" in same
-    assert same.endswith("a up to 50%: neither valley is clearly wider.")
-    assert "a larger --reach" in describe([bowl("a", 9), bowl("b", 9)], reach=1.0)[1]
+# ------------------------------------------------------------------ verdicts and pictures
 
 
 @pytest.mark.parametrize(
-    ("width", "verdict"), [(1.15, "the wider valley"), (1.35, "neither valley is clearly wider")]
+    ("first", "second", "verdicts"),
+    [
+        (bowl("", 0.8, centre=0.2), bowl("", 0.2, centre=0.4), ["wider", "narrower"]),
+        # twice the own loss would be the wider valley of what learned nothing
+        (bowl("", 0.5, centre=1.0), bowl("", 0.4, centre=0.1), ["narrower", "wider"]),
+        (bowl("", 0.5), bowl("", 0.52), ["equal", "equal"]),
+        (bowl("", 9), bowl("", 9), ["equal", "equal"]),
+        (bowl("", 9), bowl("", 1.15), ["wider", "narrower"]),  # without end, so to the corners
+        (bowl("", 9), bowl("", 1.35), ["equal", "equal"]),
+        # doubles at 96%, beside one that is nowhere as low as its trained weights
+        (bowl("", 0.96, centre=0.938), bowl("", 3.0, centre=1.07), ["valley", "flat"]),
+    ],
 )
-def test_a_valley_without_end_is_told_to_have_none(width: float, verdict: str) -> None:
-    for order in (1, -1):
-        surfaces = [bowl("endless", 9), bowl("ending", width)][::order]
-        meaning = describe(surfaces, reach=1.0)[1]
-        assert meaning.startswith("endless keeps its loss below 0.5 all over the picture, ending ")
-        assert f"up to {width:.0%}" in meaning
-        assert verdict in meaning
-
-
-def test_what_is_flat_because_it_is_high_is_not_called_wide() -> None:
-    """The losses of two trained networks: one doubles at 96%, one is nowhere as low as its own."""
-    learned, high = bowl("learned", 0.96, centre=0.938), bowl("high", 3.0, centre=1.07)
-    for order in ([learned, high], [high, learned]):
-        meaning = describe(order, reach=1.0)[1]
-        assert meaning.startswith("high does not double its loss in the picture, as learned does")
-        assert "even its lowest, 1.07, is above the 0.938 of learned" in meaning
-        assert "no sign of a wider valley" in meaning
+def test_two_valleys_are_compared_at_one_loss(
+    first: Surface, second: Surface, verdicts: list[str]
+) -> None:
+    assert compare_valleys([first, second], reach=1.0) == verdicts
+    assert compare_valleys([second, first], reach=1.0) == verdicts[::-1]
 
 
 @pytest.mark.parametrize("widths", [(0.5, 0.8), (0.01, 0.5), (1e-5, 0.5), (1e-30, 1e-20), (9, 9)])

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 from pydantic import BaseModel
+from rich.markup import escape
+from rich.table import Table
 
-from unetseg.cli.console import observer, say
+from unetseg.cli.console import observer, out, say
 from unetseg.config import (
     AblateConfig,
     CompareConfig,
@@ -25,8 +27,8 @@ from unetseg.errors import ConfigError
 from unetseg.progress import Progress
 
 if TYPE_CHECKING:
-    from unetseg.skiplab.finding import Finding
-    from unetseg.skiplab.subject import Subject
+    from unetseg.skiplab.result import Result
+    from unetseg.skiplab.trained import Subject
 
 QUICK: dict[type[BaseModel], dict[str, Any]] = {
     GradientsConfig: {"depths": (10, 20, 56), "steps": 10},
@@ -121,7 +123,7 @@ def ablate(
     """
     from unetseg.skiplab.ablate import ablate as break_skips
 
-    def work(subjects: list["Subject"], settings: AblateConfig, **rest: Any) -> "Finding":
+    def work(subjects: list["Subject"], settings: AblateConfig, **rest: Any) -> "Result":
         return break_skips(subjects[0], settings, seed=config.seed, **rest)
 
     _look_at("ablate", [run], data, config, look, work)
@@ -197,7 +199,7 @@ def landscape(
     """
     from unetseg.skiplab.landscape import landscape as draw
 
-    def work(subjects: list["Subject"], settings: LandscapeConfig, **rest: Any) -> "Finding":
+    def work(subjects: list["Subject"], settings: LandscapeConfig, **rest: Any) -> "Result":
         return draw(subjects, settings, seed=config.seed, **rest)
 
     _look_at("landscape", [run, beside] if beside else [run], data, config, look, work)
@@ -228,7 +230,7 @@ def gates(
     """
     from unetseg.skiplab.gates import gates as read
 
-    def work(subjects: list["Subject"], settings: SubjectConfig, **rest: Any) -> "Finding":
+    def work(subjects: list["Subject"], settings: SubjectConfig, **rest: Any) -> "Result":
         return read(subjects[0], **rest)
 
     _look_at("gates", [run], data, config, look, work)
@@ -240,14 +242,14 @@ def _look_at(
     data: Path,
     config: S,
     look: LookConfig,
-    work: Callable[..., "Finding"],
+    work: Callable[..., "Result"],
 ) -> None:
     """Open the runs on the images that `config` chooses, and let `work` look at them."""
-    from unetseg.skiplab.subject import open_subject
+    from unetseg.skiplab.trained import open_subject
 
     settings, folder = _quickened(config, look.quick), look.output or _home(name, runs[0])
 
-    def opened(progress: Progress) -> "Finding":
+    def opened(progress: Progress) -> "Result":
         subjects = [
             open_subject(run, data, settings, look.data, look.device, progress=progress)
             for run in runs
@@ -257,16 +259,28 @@ def _look_at(
     _show(opened)
 
 
-def _show(work: Callable[[Progress], "Finding"]) -> None:
-    """Do the work under a progress bar, and say what was found."""
+def _show(work: Callable[[Progress], "Result"]) -> None:
+    """Do the work under a progress bar, and print the summary with the caption."""
     progress = observer()
     try:
-        finding = work(progress)
+        result = work(progress)
     finally:
         progress.stop()
-    say(finding.seen)
-    say(finding.meaning)
-    say(f"table, pictures and sentences: {finding.folder}")
+    columns = list(dict.fromkeys(column for row in result.summary for column in row))
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in result.summary:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    out.print(table)
+    say(result.caption)
+    say(f"table and pictures: {result.folder}")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "" if value is None else escape(str(value))
 
 
 def _refuse_single_kinds(base: TrainConfig) -> None:

@@ -45,27 +45,32 @@ from unetseg.evaluation.confusion import (
 )
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
-from unetseg.skiplab.ablate_figures import draw_classes, draw_levels
-from unetseg.skiplab.finding import Finding, publish
-from unetseg.skiplab.subject import Subject, fitted
+from unetseg.skiplab.result import Result, publish
+from unetseg.skiplab.trained import Subject, fitted
 from unetseg.skiplab.verdicts import (
     CARRIES,
     IDLE,
     Change,
     decide,
     deciding_edit,
+    draw_classes,
+    draw_levels,
     first_dice,
-    headline,
     one_class,
     paired_change,
-    what_it_means,
-    what_was_seen,
 )
+from unetseg.text import plural
 from unetseg.unet.model import Edit
 
 FOREGROUND = "foreground"
 """What the mean over the foreground classes is called in the table."""
 WHOLE, BROKEN = "whole network", "broken skips"  # what progress hears of
+CAPTION = (
+    "The change of Dice when a skip is broken, by the gentler of zero and mean. It carries if the "
+    f"network loses {CARRIES} or more, helps if more than {IDLE}, is idle if Dice stays within "
+    f"±{IDLE}, hurts if every removal gains, and is unclear if the images tell none of these for "
+    "certain."
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def ablate(
     output: Path,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> Finding:
+) -> Result:
     """Break each skip of a trained U-Net in turn, and judge it by the change of Dice.
 
     Writes ablate.csv (a row per level, class and edit; its verdict is that on the level for this
@@ -126,23 +131,35 @@ def ablate(
     rows = tabulate(subject, look, broken, samples=config.samples, seed=seed)
     overall = [row for row in rows if row["class"] == FOREGROUND]
     score = float(mean_over(dice(look.confusions.sum(0)), subject.info.class_map.foreground))
-    pictures = {"ablate": draw_levels(overall, headline(subject, score))}
+    amount = "no Dice" if np.isnan(score) else f"Dice {score:.3f}"
+    images = f"{plural(len(subject.views), 'image')} of split {subject.split}"
+    pictures = {"ablate": draw_levels(overall, f"whole network: {amount} on {images}")}
     if subject.segmenter.classes > 2 and broken:
         pictures["ablate_classes"] = draw_classes(rows)
-    known = [{name: _known(value) for name, value in row.items()} for row in rows]
-    seen = what_was_seen(overall, subject, score)
-    finding = Finding(output, known, seen, what_it_means(overall, subject, score))
     facts = {
         "run": subject.run,
         "split": subject.split,
         "images": [view.name for view in subject.views],
-        "dice": _known(score),
+        "dice": score,
         "verdicts": {row["level"]: row["verdict"] for row in overall},
         "thresholds": {"carries": CARRIES, "idle": IDLE},
         "seed": seed,
         "settings": config.model_dump(mode="json"),
     }
-    return publish(output, "ablate", finding, pictures, **facts)
+    table = [  # None for nan: empty in the CSV
+        {
+            name: None if isinstance(value, float) and np.isnan(value) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+    hidden = {"class", "decides", "resolution"}
+    summary = [
+        {name: value for name, value in row.items() if name not in hidden}
+        for row in table
+        if row["class"] == FOREGROUND and (row["decides"] or row["verdict"] == "none")
+    ]
+    return publish(Result(output, table, summary, CAPTION), "ablate", pictures, **facts)
 
 
 def _possible_edits(wanted: Iterable[str], subject: Subject, progress: Progress) -> list[str]:
@@ -206,16 +223,20 @@ def break_skips(
     progress: Progress = SILENT,
 ) -> dict[tuple[Level, str], Counts]:
     """The confusions N×K×K of the views for every level that is there and every edit."""
-    found: dict[tuple[Level, str], list[Counts]] = {
+    of_edit: dict[tuple[Level, str], list[Counts]] = {
         (level, edit): [] for level in look.levels if level.there for edit in edits
     }
-    progress.start(BROKEN, len(subject.views) * len(found))
+    progress.start(BROKEN, len(subject.views) * len(of_edit))
     partner = partners(len(subject.views), seed)
     for index, view in enumerate(subject.views):
-        other = _features_of(subject, partner[index], like=index) if "shuffle" in edits else []
-        for (level, edit), confusions in found.items():
+        features: list[Tensor] = []  # of another image, as large as those of this one
+        if "shuffle" in edits:
+            other = subject.views[partner[index]]
+            image = fitted(other, *view.truth.shape)
+            _predict(subject, image, other.statistics, _remembering(features))
+        for (level, edit), confusions in of_edit.items():
             if edit == "shuffle":
-                replace = _always(other[level.number])
+                replace = _always(features[level.number])
             elif edit == "mean":
                 replace = _always(look.means[level.number])
             elif edit == "noise":
@@ -227,7 +248,7 @@ def break_skips(
             confusions.append(confusion(view.truth, prediction, subject.segmenter.classes))
             progress.advance(BROKEN, file=view.name)
     progress.finish(BROKEN)
-    return {key: np.stack(confusions) for key, confusions in found.items()}
+    return {key: np.stack(confusions) for key, confusions in of_edit.items()}
 
 
 def partners(count: int, seed: int) -> list[int]:
@@ -282,14 +303,6 @@ def _noise(seeds: Sequence[int]) -> Callable[[Tensor], Tensor]:
         return (mean + deviation * noise).to(feature.dtype)
 
     return replace
-
-
-def _features_of(subject: Subject, index: int, like: int) -> list[Tensor]:
-    """The encoder's features of view `index`, as large as those of view `like`."""
-    view, (height, width) = subject.views[index], subject.views[like].truth.shape
-    features: list[Tensor] = []
-    _predict(subject, fitted(view, height, width), view.statistics, _remembering(features))
-    return features
 
 
 def _predict(subject: Subject, image: Tensor, statistics: Tensor, edit: Edit) -> NDArray[np.uint8]:
@@ -355,8 +368,3 @@ def _rows(level: Level, name: str, changes: Mapping[str, Change]) -> list[dict[s
         | {"decides": edit == decides, "verdict": verdict}
         for edit, change in changes.items()
     ]
-
-
-def _known(value: Any) -> Any:
-    """None for nan, which JSON has not."""
-    return None if isinstance(value, float) and np.isnan(value) else value

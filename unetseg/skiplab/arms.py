@@ -1,4 +1,4 @@
-"""The arms of a comparison: which is best, what the seeds can tell apart, in words and a picture.
+"""The arms of a comparison: which is best, what the seeds can tell apart, and a picture of both.
 
 Whether one kind of skip is better than another is told by how far the seeds alone move the scores:
 by Welch's interval (1947) of the difference of two means. Which kind is best is seen in the same
@@ -18,15 +18,10 @@ from scipy.special import stdtrit
 from unetseg.evaluation.confusion import Floats
 from unetseg.skiplab.corruptions import CORRUPTIONS, STRONGEST
 from unetseg.skiplab.cost import Cost
-from unetseg.skiplab.finding import COLOURS, new_figure
-from unetseg.text import plural
+from unetseg.skiplab.result import COLOURS, new_figure
 
 CONFIDENCE = 0.95
 """Of all statements together that a kind scores less than the best, whichever that is."""
-CHEAPER = 0.95
-"""Share of the best kind's arithmetic below which another is called cheaper."""
-UNEVEN = 1.2
-"""Ratio of the steps of two seeds of one kind from which on it is told."""
 CLEAN = "clean"
 """The condition of images that are as they were."""
 
@@ -79,20 +74,6 @@ class Arm:
         """Mean Dice of the seeds on clean images."""
         return float(self.dice().mean())
 
-    @property
-    def robust(self) -> float:
-        """Mean Dice of the seeds over all corruptions."""
-        return float(np.mean([self.dice(name) for name in CORRUPTIONS]))
-
-    @property
-    def unevenness(self) -> float:
-        """Steps of the longest training over those of the shortest, at least 1."""
-        steps = [training.steps for training in self.trainings]
-        return max(steps) / max(1, min(steps))
-
-    def __str__(self) -> str:
-        return f"{self.skip} ({mean_and_deviation(self.dice())})"
-
     def row(self) -> dict[str, object]:
         """The arm as a row of a table: means and deviations over the seeds."""
         per_image = np.array([training.dice_per_image[CLEAN] for training in self.trainings])
@@ -132,16 +113,6 @@ def form_arms(
 def deviation(values: Floats) -> float:
     """Standard deviation of a sample (n − 1); nan of fewer than two values."""
     return float(values.std(ddof=1)) if len(values) > 1 else math.nan
-
-
-def mean_and_deviation(values: Floats) -> str:
-    """`0.880 ± 0.004`; the mean alone where one value has no deviation.
-
-    >>> mean_and_deviation(np.array([0.80, 0.82])), mean_and_deviation(np.array([0.8]))
-    ('0.810 ± 0.014', '0.800')
-    """
-    spread = f" ± {deviation(values):.3f}" if len(values) > 1 else ""
-    return f"{values.mean():.3f}{spread}"
 
 
 def difference_interval(first: Floats, second: Floats, comparisons: int = 1) -> tuple[float, float]:
@@ -190,17 +161,9 @@ class Standing:
         """All of them."""
         return (self.best, *self.equals, *self.worse)
 
-    @property
-    def has_spread(self) -> bool:
-        """Whether every arm has two seeds at least."""
-        return all(len(arm.trainings) > 1 for arm in self.arms)
-
-    @property
-    def seeds(self) -> str:
-        """How many seeds the arms have: "3 seeds", or "2 to 3 seeds"."""
-        counts = [len(arm.trainings) for arm in self.arms]
-        least, most = min(counts), max(counts)
-        return plural(most, "seed") if least == most else f"{least} to {most} seeds"
+    def verdict(self, arm: Arm) -> str:
+        """Whether an arm is the best, equal to it as far as the seeds tell, or worse."""
+        return "best" if arm is self.best else "worse" if arm in self.worse else "equal"
 
 
 def rank(arms: Sequence[Arm]) -> Standing:
@@ -218,127 +181,46 @@ def rank(arms: Sequence[Arm]) -> Standing:
     return Standing(best, tuple(equals), tuple(worse))
 
 
-# ------------------------------------------------------------------ words
-
-
-def describe(standing: Standing, where: str, diverged: Sequence[str] = ()) -> str:
-    """One sentence: what was seen.
-
-    Args:
-        standing: How the arms stand.
-        where: On what they were scored: "80 test images".
-        diverged: Trainings that were left out: "none (seed 1)".
-    """
-    best = standing.best
-    parts = [f"With {standing.seeds} each, {best.skip} scored highest on {where}, Dice "]
-    parts[0] += mean_and_deviation(best.dice())
-    if not standing.has_spread:
-        others = _listed(standing.equals)
-        parts += [f"then {others}, and one seed does not tell how far chance moves these scores"]
-    elif standing.equals:
-        parts += [f"the spread of the seeds does not tell it from {_listed(standing.equals)}"]
-    if standing.worse:
-        parts += [f"it is above {_listed(standing.worse)} by more than the spread of the seeds"]
-    uneven = max(arm.unevenness for arm in standing.arms)
-    if uneven > UNEVEN:
-        parts += [f"part of the spread is that one seed got {uneven:.1f} times another's steps"]
-    if diverged:
-        parts += [f"left out, for their training diverged, are {', '.join(diverged)}"]
-    return "; ".join([*parts, _about_corruptions(standing)]) + "."
-
-
-def _about_corruptions(standing: Standing) -> str:
-    hardest, loss = hardest_corruption(standing.arms)
-    robust = max(standing.arms, key=lambda arm: arm.robust)
-    return (
-        f"of the spoilt copies {hardest} moved Dice most ({-loss:+.3f} on average), and over all "
-        f"of them {robust.skip} scored highest ({robust.robust:.3f})"
-    )
-
-
-def advise(standing: Standing) -> str:
-    """One sentence: what it means for the user."""
-    best = standing.best
-    if not standing.has_spread:
-        return f"A hint towards --skip {best.skip} and no more: repeat this with --seeds 3 or more."
-    cost = f"{best.gflop:.3g} GFLOP, {best.predict_ms:.3g} ms per image"
-    advice = f"Use --skip {best.skip} ({cost})"
-    cheap = min(standing.equals, key=lambda arm: arm.gflop, default=best)
-    if cheap.gflop < CHEAPER * best.gflop:
-        advice += f", or the cheaper {cheap.skip} ({cheap.gflop:.3g} GFLOP, "
-        advice += f"{cheap.predict_ms:.3g} ms; {best.mean - cheap.mean:.3f} Dice less on average, "
-        advice += f"which {standing.seeds} cannot tell from chance)"
-    return f"{advice}{_about_none(standing)}."
-
-
-def _about_none(standing: Standing) -> str:
-    """Whether skips help at all, where the control without skips took part."""
-    none = next((arm for arm in standing.arms if arm.skip == "none"), None)
-    if none is None:
-        return ""
-    if none in standing.worse:
-        return f"; without skips Dice is {standing.best.mean - none.mean:.3f} lower"
-    if none is standing.best and not standing.equals:
-        return "; every kind of skip does harm on these images"
-    return "; that skips help on these images is not shown, and they do not always"
-
-
-def hardest_corruption(arms: Sequence[Arm]) -> tuple[str, float]:
-    """The corruption that costs most Dice on average over the arms, and how much."""
-    losses = {
-        name: float(np.mean([arm.mean - arm.dice(name).mean() for arm in arms]))
-        for name in CORRUPTIONS
-    }
-    hardest = max(losses, key=lambda name: losses[name])
-    return hardest, losses[hardest]
-
-
-def _listed(arms: Sequence[Arm]) -> str:
-    *first, last = map(str, arms)
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 # ------------------------------------------------------------------ picture
 
 
 def draw(standing: Standing, where: str, severity: int) -> Figure:
-    """Left: the Dice of every kind and seed. Right: the same under each corruption."""
+    """Left: the Dice of every kind and seed. Right: the same under each corruption.
+
+    Args:
+        standing: How the arms stand.
+        where: On what they were scored: "80 test images".
+        severity: Of the corruptions.
+    """
     figure, axes = new_figure(13, 5, columns=2)
-    _draw_scores(axes[0, 0], standing, where)
-    _draw_conditions(axes[0, 1], standing, severity)
+    colours = [COLOURS[place % len(COLOURS)] for place in range(len(standing.arms))]
+    _draw_scores(axes[0, 0], standing, colours)
+    axes[0, 0].set_title(f"On {where}")
+    _draw_conditions(axes[0, 1], standing, colours)
+    axes[0, 1].set_title(f"The same images spoilt, severity {severity} of {STRONGEST}")
     handles, labels = axes[0, 1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", title="--skip")
     return figure
 
 
-def _draw_scores(axes: Any, standing: Standing, where: str) -> None:
-    for place, (arm, colour) in enumerate(zip(standing.arms, _colours(standing), strict=True)):
+def _draw_scores(axes: Any, standing: Standing, colours: Sequence[str]) -> None:
+    for place, (arm, colour) in enumerate(zip(standing.arms, colours, strict=True)):
         values = arm.dice()
         axes.plot(values, np.full(len(values), place + 0.18), ".", color=colour, alpha=0.6)
         spread = [deviation(values)] if len(values) > 1 else None
         axes.errorbar(arm.mean, place, xerr=spread, fmt="o", color=colour, capsize=4)
-    names = [f"{arm.skip}\n{arm.gflop:.3g} GFLOP" for arm in standing.arms]
+    names = [
+        f"{arm.skip} ({standing.verdict(arm)})\n{arm.gflop:.3g} GFLOP" for arm in standing.arms
+    ]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("foreground Dice (mean ± deviation; dots: one training each)")
-    axes.set_title(f"{_headline(standing)}\n({where})")
 
 
-def _headline(standing: Standing) -> str:
-    others = len(standing.arms) - 1
-    if not standing.has_spread:
-        return f"{standing.best.skip} scored highest, with a single seed"
-    if not standing.equals:
-        return f"{standing.best.skip} scored highest, beyond the spread of the seeds"
-    untold = f"{len(standing.equals)} of {others} others" if standing.worse else "no other kind"
-    cannot = "cannot" if standing.worse else "can"
-    return f"{standing.best.skip} scored highest; {untold} {cannot} be told from it"
-
-
-def _draw_conditions(axes: Any, standing: Standing, severity: int) -> None:
+def _draw_conditions(axes: Any, standing: Standing, colours: Sequence[str]) -> None:
     conditions = (CLEAN, *CORRUPTIONS)
-    shifts = np.linspace(-0.3, 0.3, len(standing.arms)) if len(standing.arms) > 1 else [0.0]
-    for arm, colour, shift in zip(standing.arms, _colours(standing), shifts, strict=True):
+    shifts = np.linspace(-0.3, 0.3, len(standing.arms))
+    for arm, colour, shift in zip(standing.arms, colours, shifts, strict=True):
         values = [arm.dice(condition) for condition in conditions]
         means = [float(value.mean()) for value in values]
         spread = [deviation(value) for value in values] if len(arm.trainings) > 1 else None
@@ -351,11 +233,3 @@ def _draw_conditions(axes: Any, standing: Standing, severity: int) -> None:
     axes.set_xlim(-0.5, len(conditions) - 0.5)
     axes.set_ylim(-0.02, 1.02)
     axes.set_ylabel("foreground Dice (mean ± deviation)")
-    hardest, _ = hardest_corruption(standing.arms)
-    axes.set_title(
-        f"Of the spoilt images {hardest} is the hardest\n(severity {severity} of {STRONGEST})"
-    )
-
-
-def _colours(standing: Standing) -> list[str]:
-    return [COLOURS[place % len(COLOURS)] for place in range(len(standing.arms))]

@@ -7,13 +7,12 @@ images held out, clean and spoilt; then timed. What that tells of the kinds is i
 import csv
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unetseg import __version__
 from unetseg.bundle import BundleInfo
@@ -29,25 +28,15 @@ from unetseg.evaluation.evaluate import choose_pairs, read_truth
 from unetseg.prediction.predict import Predictor, check_image, read_ahead
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start, versions
-from unetseg.skiplab.arms import (
-    CLEAN,
-    CONFIDENCE,
-    Arm,
-    Training,
-    advise,
-    describe,
-    draw,
-    form_arms,
-    rank,
-)
+from unetseg.skiplab.arms import CLEAN, CONFIDENCE, Arm, Training, draw, form_arms, rank
 from unetseg.skiplab.corruptions import CORRUPTIONS
-from unetseg.skiplab.cost import network_cost, time_in_turns
-from unetseg.skiplab.finding import Finding, publish
+from unetseg.skiplab.cost import network_cost, predict_ms
+from unetseg.skiplab.result import Result, publish
 from unetseg.storage import locked, write_json
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
-from unetseg.training.plan import Plan, bundle_info, make_plan
+from unetseg.training.plan import bundle_info, make_plan
 from unetseg.training.run import data_hash, flat_settings
 from unetseg.unet.build import WITH_ALPHA
 
@@ -63,6 +52,12 @@ DIVERGED = "diverged.json"
 """In a run folder: this training diverged, as it would again, and is left out."""
 FREE = {"workers"}
 """Settings that may change when a comparison is gone on with."""
+SUMMARY = ("skip", "seeds", "dice_mean", "dice_sd", "gflop", "predict_ms", "verdict")
+CAPTION = (
+    "Foreground Dice on images held out, mean and deviation over the seeds. Best is the highest "
+    f"mean; equal is what the seeds cannot tell from it with {CONFIDENCE:.0%} confidence in all "
+    "pairs together, as a single seed never can; worse is what they can."
+)
 
 
 def compare(
@@ -72,7 +67,7 @@ def compare(
     *,
     output: Path,
     progress: Progress = SILENT,
-) -> Finding:
+) -> Result:
     """Train every kind of skip with every seed, and tell which is best, by how much, at what cost.
 
     Writes compare.csv, compare.json and compare.png, and compare_seeds.csv with a row for each
@@ -99,24 +94,31 @@ def compare(
     """
     skips = _comparable(config.skips, base.network)
     machine = start(base.runtime)
-    known = survey(data, base.data, progress)
-    plan = make_plan(known, _of_kind(base, "concat"), machine)
-    info = bundle_info(plan, known, data_hash(known))
+    images = survey(data, base.data, progress)
+    plan = make_plan(images, _of_kind(base, "concat"), machine)
+    info = bundle_info(plan, images, data_hash(images))
     costs = {skip: network_cost(_with_skip(info, skip), plan.patch) for skip in skips}
-    batch = _claim(output, _identity(base, info, machine), plan.batch)
-    training = base.training.model_copy(update={"batch": batch})  # the same for all, to the end
-    base = base.model_copy(update={"training": training})
+    batch = {"batch": _claim(output, _identity(base, info, machine), plan.batch)}
+    # the same for all, to the end
+    base = base.model_copy(update={"training": base.training.model_copy(update=batch)})
     with locked(output):
         bench = _Bench(data, base, output, progress)
-        results, diverged = bench.all_trainings(skips, range(config.seeds))
-        _check_left(results, diverged)
-        times, shape = bench.predict_times(results)
-    facts = _facts(bench, plan, info, results) | {
+        trainings, diverged = bench.all_trainings(skips, range(config.seeds))
+        if len({training.skip for training in trainings}) < 2:
+            fix = "Choose a lower --lr, or --precision float32, and another --output."
+            raise DivergedError("trainings diverged, and no two kinds are left", diverged, fix)
+        times, shape = bench.predict_times(trainings)
+    facts = {
+        "data": str(data),
+        "data_hash": info.data_hash,
+        "gflop_of": [plan.patch, plan.patch],
+        "settings": _common_settings(base),
+        "versions": versions(),
         "diverged": diverged,
         "predict_ms_of": shape,
         "machine": str(machine),
     }
-    return _publish(output, form_arms(results, costs, times), facts)
+    return _publish(output, form_arms(trainings, costs, times), facts)
 
 
 def _comparable(skips: Sequence[str], network: NetworkConfig) -> tuple[str, ...]:
@@ -138,40 +140,19 @@ def _comparable(skips: Sequence[str], network: NetworkConfig) -> tuple[str, ...]
     return distinct
 
 
-def _check_left(results: Sequence[Training], diverged: Sequence[str]) -> None:
-    if len({training.skip for training in results}) < 2:
-        fix = "Choose a lower --lr, or --precision float32, and another --output."
-        raise DivergedError("trainings diverged, and no two kinds are left", diverged, fix)
-
-
-def _facts(
-    bench: "_Bench", plan: Plan, info: BundleInfo, results: Sequence[Training]
-) -> dict[str, Any]:
-    return {
-        "data": str(bench.data),
-        "data_hash": info.data_hash,
-        "split": results[0].split,
-        "images": results[0].images,
-        "severity": SEVERITY,
-        "confidence": CONFIDENCE,
-        "gflop_of": [plan.patch, plan.patch],
-        "settings": _common_settings(bench.base),
-        "versions": versions(),
-    }
-
-
-def _publish(output: Path, arms: Sequence[Arm], facts: Mapping[str, Any]) -> Finding:
+def _publish(output: Path, arms: Sequence[Arm], facts: Mapping[str, Any]) -> Result:
     """The table of the kinds with its picture, and the table of all trainings."""
+    split, images = arms[0].trainings[0].split, arms[0].trainings[0].images
     standing = rank(arms)
-    split = {"val": "validation"}.get(facts["split"], facts["split"])
-    where = plural(facts["images"], "image" if split == "all" else f"{split} image")
-    seen, meaning = describe(standing, where, facts["diverged"]), advise(standing)
-    rows = [training.row() for arm in arms for training in arm.trainings]
-    publish(output, "compare_seeds", Finding(output, rows, seen, meaning), {})
-    finding = Finding(output, [arm.row() for arm in arms], seen, meaning)
-    return publish(
-        output, "compare", finding, {"compare": draw(standing, where, SEVERITY)}, **facts
-    )
+    rows = [arm.row() | {"verdict": standing.verdict(arm)} for arm in arms]
+    summary = [{name: row[name] for name in SUMMARY} for row in rows]
+    result = Result(output, rows, summary, CAPTION)
+    seeds = [training.row() for arm in arms for training in arm.trainings]
+    publish(replace(result, rows=seeds), "compare_seeds", {})
+    where = {"all": "", "val": "validation "}.get(split, f"{split} ") + "image"
+    figures = {"compare": draw(standing, plural(images, where), SEVERITY)}
+    scored = {"split": split, "images": images, "severity": SEVERITY, "confidence": CONFIDENCE}
+    return publish(result, "compare", figures, **facts, **scored)
 
 
 def _with_skip(info: BundleInfo, skip: str) -> BundleInfo:
@@ -271,12 +252,14 @@ class _Bench:
         folders: dict[str, Path] = {}  # of the first training of each kind that is left
         for training in results:
             folders.setdefault(training.skip, self._folder(training.skip, training.seed))
-        predictors = {skip: self._predictor(folder) for skip, folder in folders.items()}
+        predictors = {
+            skip: Predictor(folder, device=self.base.runtime) for skip, folder in folders.items()
+        }
         kind, folder = next(iter(folders.items()))
         first, info = self._pairs(folder)[1][0], predictors[kind].info
         image = check_image(read_image(first.image), info, first.image)
         engines = {skip: predictor.engine for skip, predictor in predictors.items()}
-        return time_in_turns(engines, image, self.progress), image.shape[:2]
+        return predict_ms(engines, image, self.progress), image.shape[:2]
 
     def _folder(self, skip: str, seed: int) -> Path:
         return self.output / RUNS / f"{skip}-seed{seed}"
@@ -291,11 +274,17 @@ class _Bench:
             self.progress.say(f"{skip}, seed {seed} is left out: {error.summary}")
             return None
         split, pairs = self._pairs(folder)
-        predictor = self._predictor(folder)
+        predictor = Predictor(folder, device=self.base.runtime)
         counts = self._counts(predictor, pairs)
         class_map = predictor.info.class_map
-        _check_foreground(counts[CLEAN], class_map, split)
-        last = _last_metrics(folder)
+        if not counts[CLEAN][:, list(class_map.foreground)].any():
+            raise DataError(
+                f"the masks of split {split} ({plural(len(pairs), 'image')}) show no foreground, "
+                "so that nothing can be compared",
+                fix="Bring test or validation images with foreground.",
+            )
+        with (folder / "metrics.csv").open(encoding="utf-8") as file:
+            last = list(csv.DictReader(file))[-1]
         done = Training(
             skip=skip,
             seed=seed,
@@ -331,9 +320,6 @@ class _Bench:
             code = error.exit_code
             raise StoppedError(error.summary, error.offenders, fix, exit_code=code) from error
 
-    def _predictor(self, folder: Path) -> Predictor:
-        return Predictor(folder, device=self.base.runtime)
-
     def _pairs(self, folder: Path) -> tuple[str, tuple[Pair, ...]]:
         """The split that scores are taken on, and its pairs."""
         return choose_pairs(find_described(self.data, self.base.data), folder, "auto")
@@ -344,22 +330,17 @@ class _Bench:
         rows: dict[str, list[Counts]] = {name: [] for name in (CLEAN, *CORRUPTIONS)}
         self.progress.start("scoring", len(pairs))
         read = read_ahead(by_image, lambda path: read_truth(by_image[path], info))
-        for seed, (path, found) in enumerate(read):
-            if isinstance(found, UnetsegError):
-                raise found
-            image, truth = found
-            for name, copy in _copies(image, seed):
-                prediction = predictor.engine.classes(copy)
-                rows[name].append(confusion(truth, prediction, len(info.class_map.classes)))
+        for seed, (path, pair) in enumerate(read):
+            if isinstance(pair, UnetsegError):
+                raise pair
+            image, truth = pair
+            for name, counts in rows.items():
+                spoilt = CORRUPTIONS[name](image, SEVERITY, seed) if name != CLEAN else image
+                prediction = predictor.engine.classes(spoilt)
+                counts.append(confusion(truth, prediction, len(info.class_map.classes)))
             self.progress.advance("scoring", file=path.name)
         self.progress.finish("scoring")
         return {name: np.stack(counts) for name, counts in rows.items()}
-
-
-def _copies(image: NDArray[Any], seed: int) -> Iterator[tuple[str, NDArray[Any]]]:
-    yield CLEAN, image
-    for name, corrupt in CORRUPTIONS.items():
-        yield name, corrupt(image, SEVERITY, seed)
 
 
 def _completed(folder: Path) -> Training | None:
@@ -371,21 +352,7 @@ def _completed(folder: Path) -> Training | None:
     return done if (folder / "model" / "model.json").is_file() else None
 
 
-def _last_metrics(folder: Path) -> dict[str, str]:
-    with (folder / "metrics.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))[-1]
-
-
 def _dice(counts: Counts, class_map: ClassMap) -> float:
     """Foreground Dice of K×K; of N×K×K the mean over the images that have one."""
     scores = np.atleast_1d(mean_over(dice(counts), class_map.foreground))
     return float(scores[~np.isnan(scores)].mean())
-
-
-def _check_foreground(counts: Counts, class_map: ClassMap, split: str) -> None:
-    if not counts[:, list(class_map.foreground)].any():
-        raise DataError(
-            f"the masks of split {split} ({plural(len(counts), 'image')}) show no foreground, "
-            "so that nothing can be compared",
-            fix="Bring test or validation images with foreground.",
-        )

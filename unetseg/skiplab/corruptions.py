@@ -1,10 +1,11 @@
 """Images spoilt on purpose: noise, blur, lost contrast and a foreign texture, in five strengths.
 
 Every function takes an image H×W×C of raw pixel values (uint8, uint16, int16 or float32, any number
-of bands), a severity and a seed, and returns a new image of the same shape and type. What is added
-is measured in the image's own spread S, the range between the 1st and the 99th percentile of each
-band, so that a severity means the same for 8 bit, 16 bit and reflectances. Results of whole numbers
-are rounded and held within the range of their type. Severity 0 gives an equal copy.
+of bands), a severity of 0–5 and a seed, which matters where something is drawn, and returns a new
+image of the same shape and type. What is added is measured in the image's own spread S, the range
+between the 1st and the 99th percentile of each band, so that a severity means the same for 8 bit,
+16 bit and reflectances. Results of whole numbers are rounded and held within the range of their
+type. Severity 0 gives an equal copy.
 
 The graded severities follow Hendrycks & Dietterich 2019 (1903.12261); the texture takes up Kamath
 et al. 2023 (doi 10.1007/978-3-031-43901-8_29), who made foreground and background harder to tell
@@ -46,11 +47,6 @@ NORMAL_SPREAD = 4.65
 def noise(image: Image, severity: int, seed: int) -> Image:
     """Gaussian noise: y = x + n, n ~ N(0, (0.05·severity·S)²), drawn for each pixel and band.
 
-    Args:
-        image: H×W×C, raw pixel values.
-        severity: 0–5.
-        seed: Seed of the noise.
-
     >>> flat = np.full((2, 2, 1), 7, np.uint8)  # has no spread, so that no noise is added
     >>> noise(flat, 5, seed=0).tolist() == flat.tolist()
     True
@@ -61,13 +57,7 @@ def noise(image: Image, severity: int, seed: int) -> Image:
 
 
 def blur(image: Image, severity: int, seed: int = 0) -> Image:
-    """Gaussian blur of deviation 0.5·severity pixels; the border is continued by mirroring.
-
-    Args:
-        image: H×W×C, raw pixel values.
-        severity: 0–5.
-        seed: Nothing is drawn.
-    """
+    """Gaussian blur of deviation 0.5·severity pixels; the border is continued by mirroring."""
     sigma = BLUR * _checked(severity)
     blurred = ndimage.gaussian_filter(image.astype(np.float32), (sigma, sigma, 0), mode="reflect")
     return _as_type_of(image, blurred)
@@ -75,11 +65,6 @@ def blur(image: Image, severity: int, seed: int = 0) -> Image:
 
 def contrast(image: Image, severity: int, seed: int = 0) -> Image:
     """Less contrast: y = m + f·(x − m), f = 1 − 0.15·severity, m the mean of each band.
-
-    Args:
-        image: H×W×C, raw pixel values.
-        severity: 0–5.
-        seed: Nothing is drawn.
 
     >>> contrast(np.array([[[0.0], [100.0]]], np.float32), 2).ravel().tolist()
     [15.0, 85.0]
@@ -97,11 +82,6 @@ def texture(image: Image, severity: int, seed: int) -> Image:
     same noise smoothed by one of 4 pixels, so that nine tenths of its power lie in periods of
     6 to 20 pixels. It lies over foreground and background alike: what told them apart by their
     grain fades, and a grain that says nothing takes its place.
-
-    Args:
-        image: H×W×C, raw pixel values.
-        severity: 0–5.
-        seed: Seed of the texture.
     """
     share = np.float32(TEXTURE * _checked(severity))
     height, width, _ = image.shape
@@ -128,13 +108,7 @@ def spread(image: Image) -> NDArray[np.float32]:
 
 
 def band_limited(height: int, width: int, seed: int) -> NDArray[np.float32]:
-    """A random texture H×W of mean 0 and deviation 1, without the finest and broadest structures.
-
-    Args:
-        height: Pixels.
-        width: Pixels.
-        seed: Seed of the noise it is made of.
-    """
+    """A random texture H×W of mean 0 and deviation 1, without its finest and broadest grain."""
     white = np.random.default_rng(seed).standard_normal((height, width), np.float32)
     fine = ndimage.gaussian_filter(white, GRAIN, mode="wrap")
     broad = ndimage.gaussian_filter(white, 2 * GRAIN, mode="wrap")

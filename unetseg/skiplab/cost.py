@@ -1,8 +1,8 @@
 """What a network costs: parameters, arithmetic, and time on this machine."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from unetseg.bundle import BundleInfo, build_segmenter
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
+from unetseg.timing import in_turns, seconds_of
 
 ROUNDS = 15
 """Times that every network is timed."""
 LONGEST = 120.0
-"""Seconds after which no further round of timing is begun."""
-TIMING = "timing"  # what progress hears of
+"""Seconds that the timing takes at most, one round aside."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,15 @@ def network_cost(info: BundleInfo, side: int) -> Cost:
     return Cost(parameters, counter.get_total_flops() / 1e9)
 
 
-def time_in_turns(
+def predict_ms(
     engines: Mapping[str, Engine], image: NDArray[Any], progress: Progress = SILENT
 ) -> dict[str, float]:
-    """Median milliseconds of each engine from `image`, H×W×C raw, to class indexes.
-
-    The engines take turns, so that whatever else the machine does slows all of them alike.
-    """
+    """Median milliseconds of each engine from `image`, H×W×C raw, to class indexes on the CPU."""
     for engine in engines.values():
         engine.classes(image)  # the first time is slower
-    times: dict[str, list[float]] = {name: [] for name in engines}
-    began = time.perf_counter()
-    progress.start(TIMING, ROUNDS)
-    for _ in range(ROUNDS):
-        for name, engine in engines.items():
-            turn = time.perf_counter()
-            engine.classes(image)  # ends on the CPU, so that a GPU is waited for
-            times[name].append(1000 * (time.perf_counter() - turn))
-        progress.advance(TIMING)
-        if time.perf_counter() - began > LONGEST:
-            break
-    progress.finish(TIMING)
-    return {name: median(taken) for name, taken in times.items()}
+    work = {
+        name: partial(seconds_of, partial(engine.classes, image))
+        for name, engine in engines.items()
+    }
+    seconds = in_turns(work, ROUNDS, LONGEST, progress, task="timing")
+    return {name: 1000 * median(measured) for name, measured in seconds.items()}

@@ -5,7 +5,7 @@ they are, 0 shuts them out. What the network makes of what comes through it does
 convolutions behind have weights of their own: see `lab ablate`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,8 @@ from unetseg.data.masks.overlay import Picture, overlay, picture
 from unetseg.errors import ConfigError
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
-from unetseg.skiplab.finding import COLOURS, Finding, new_figure, publish
 from unetseg.skiplab.openings import (
-    BIAS_GATE,
-    BRANCH_ALPHA,
-    INPUT_ALPHA,
+    LOG_ODDS,
     OPEN,
     SHOWN,
     SHUT,
@@ -39,26 +36,23 @@ from unetseg.skiplab.openings import (
     read_log,
     shut_and_open,
     training_courses,
+    verdict_on,
 )
-from unetseg.skiplab.subject import Subject
+from unetseg.skiplab.result import COLOURS, Result, Row, new_figure, publish
+from unetseg.skiplab.trained import Subject
 
-LOOKS = 0.05
-"""Contrast from which attention is said to look at the objects, or at the background."""
-ADAPTS = 0.02
-"""Deviation over images from which gates are said to follow the image."""
 COLOUR_MAP, OPACITY = "viridis", 0.65
 """Of attention over its image."""
 NARROWEST = 0.05
 """Range of openings that the colours of a level span at least."""
-SHORTCUTS = {
-    INPUT_ALPHA: (SHUT, "the shortcut passes next to nothing (|α| < 0.1)"),
-    BRANCH_ALPHA: (SHUT, "the convolutions add next to nothing (|α| < 0.1)"),
-    BIAS_GATE: (0.5, "more of the input passes than of the convolutions (gate < 0.5)"),
-}
-"""Blocks whose factor is smaller than this are counted, with these words."""
+CAPTION = (
+    f"An opening is the number that a skip multiplies the features with: shut below {SHUT}, open "
+    f"above {OPEN}, partly between. Attention with a contrast above 0 lets more through on the "
+    "objects than elsewhere (1: on them alone), and gates with a spread above 0 follow the image."
+)
 
 
-def gates(subject: Subject, *, output: Path, progress: Progress = SILENT) -> Finding:
+def gates(subject: Subject, *, output: Path, progress: Progress = SILENT) -> Result:
     """Show what the skips and shortcuts of a trained U-Net settled on.
 
     Writes gates.csv (the openings by level and image, then the learned factors), gates.json,
@@ -79,15 +73,22 @@ def gates(subject: Subject, *, output: Path, progress: Progress = SILENT) -> Fin
     with explained_memory("Choose a smaller --window."):
         openings = measure_openings(subject, progress)
     if not openings and not factors:
-        raise _nothing_learned(subject)
+        network = subject.info.network
+        kinds = [f"skip {', '.join(network.skip)}", f"block {network.block}"]
+        if network.block == "residual":
+            kinds.append(f"shortcut {network.shortcut}")
+        raise ConfigError(
+            f"no skip and no shortcut of {subject.run} learns how far it opens",
+            kinds,
+            fix="Train with --skip attention, gated, learned or switch, or with --block residual "
+            "--shortcut learned, rezero or gated.",
+        )
     levels = sorted({opening.level for opening in openings})
     overall = [over_images([o for o in openings if o.level == level]) for level in levels]
     moments = read_log(subject.run / "log.jsonl", progress)
     # α and switches are the same for every image
     rows = [opening.row() for opening in (*of_kind(openings, "gated", "attention"), *overall)]
-    rows += [asdict(factor) for factor in factors]
-    seen = _seen(overall, factors, len(subject.views))
-    finding = Finding(output, rows, seen, _meaning(overall, factors, subject))
+    rows += [asdict(factor) | {"verdict": verdict_on(factor.opening)} for factor in factors]
     figures = {"gates": _settled(overall, factors)}
     if courses := training_courses(moments, overall, factors):
         figures["gates_training"] = _training(courses)
@@ -97,130 +98,35 @@ def gates(subject: Subject, *, output: Path, progress: Progress = SILENT) -> Fin
         figures["gates_channels"] = _channels(gated)
     facts = {"run": subject.run, "split": subject.split}
     facts |= {"training": [moment.model_dump() for moment in moments]}
-    return publish(output, "gates", finding, figures, **facts)
+    result = Result(output, rows, _summary(overall, factors), CAPTION)
+    return publish(result, "gates", figures, **facts)
 
 
-def _nothing_learned(subject: Subject) -> ConfigError:
-    network = subject.info.network
-    kinds = [f"skip {', '.join(network.skip)}", f"block {network.block}"]
-    if network.block == "residual":
-        kinds.append(f"shortcut {network.shortcut}")
-    return ConfigError(
-        f"no skip and no shortcut of {subject.run} learns how far it opens",
-        kinds,
-        fix="Train with --skip attention, gated, learned or switch, or with --block residual "
-        "--shortcut learned, rezero or gated.",
-    )
+def _summary(overall: Sequence[Opening], factors: Sequence[Factor]) -> list[Row]:
+    """A row for each level whose skip learns, and for each stage whose shortcuts do."""
+    rows: list[Row] = [
+        {"where": f"level {each.level}", "what": each.kind, "opening": each.mean}
+        | {"low": each.low, "high": each.high, "contrast": each.contrast, "spread": each.spread}
+        | {"verdict": verdict_on(each.mean)}
+        for each in overall
+    ]
+    # α and switches of skips are openings already
+    for what, group in _by_meaning(factors, without=(SKIP_ALPHA, LOG_ODDS)).items():
+        for stage in dict.fromkeys(factor.stage for factor in group):
+            values = [factor.value for factor in group if factor.stage == stage]
+            mean = float(np.mean(values))
+            name = what.partition(":")[0]
+            row = {"where": stage, "what": name, "opening": mean, "low": min(values)}
+            rows.append(row | {"high": max(values), "verdict": verdict_on(mean)})
+    return rows
 
 
-# ------------------------------------------------------------------ in words
-
-
-def _seen(overall: Sequence[Opening], factors: Sequence[Factor], images: int) -> str:
-    parts = []
-    if overall:
-        shut, wide = _extremes(overall)
-        parts += [f"over {images} image{'s' * (images != 1)} {wide} opens to {wide.mean:.2f}"]
-        if _apart(shut, wide):
-            parts[0] += f", the widest, and {shut} to {shut.mean:.2f}, the least"
-    if told := [each for each in overall if each.contrast is not None]:
-        most = max(told, key=lambda each: abs(each.contrast or 0))
-        where = f"{most.foreground:.2f} on objects and {most.background:.2f} elsewhere"
-        parts += [f"attention differs most at level {most.level}, {where}"]
-    if gated := of_kind(overall, "gated"):
-        shut_gates, open_gates = shut_and_open(gated)
-        count = sum(each.values.size for each in gated)
-        parts += [f"{shut_gates} of {count} gates are nearly shut and {open_gates} nearly open"]
-    parts += [_told(group) for group in _grouped(factors).values()]
-    return _sentence(parts)
-
-
-def _meaning(overall: Sequence[Opening], factors: Sequence[Factor], subject: Subject) -> str:
-    parts = _about_attention(of_kind(overall, "attention"))
-    parts += _about_gates(of_kind(overall, "gated"), len(subject.views))
-    parts += _about_switches(of_kind(overall, "switch"), subject.run)
-    if learned := of_kind(overall, "learned"):
-        faint = [each for each in learned if abs(each.mean) < SHUT]
-        idle = f"the network takes next to nothing from the skip of {_levels(faint)} (|α| < {SHUT})"
-        parts += [idle if faint else f"no skip with an α is nearly shut (|α| ≥ {SHUT})"]
-    for what, group in _grouped(factors).items():
-        if what in SHORTCUTS:
-            least, words = SHORTCUTS[what]
-            few = sum(abs(factor.value) < least for factor in group)
-            parts += [f"in {few} of {len(group)} blocks {words}"]
-    return _sentence(parts)
-
-
-def _about_attention(levels: Sequence[Opening]) -> list[str]:
-    told = [(each, each.contrast) for each in levels if each.contrast is not None]
-    if levels and not told:
-        return ["no image has objects and background, to see whether attention looks at objects"]
-    verdicts = {
-        "attention looks at the objects at": [each for each, c in told if c >= LOOKS],
-        "attention looks at the background, which sets the objects off as well, at": [
-            each for each, c in told if c <= -LOOKS
-        ],
-        "attention treats objects and background alike at": [
-            each for each, c in told if abs(c) < LOOKS
-        ],
-    }
-    return [f"{verdict} {_levels(those)}" for verdict, those in verdicts.items() if those]
-
-
-def _about_gates(levels: Sequence[Opening], images: int) -> list[str]:
-    if levels and images == 1:
-        return ["whether the gates follow the image takes more than one image to see"]
-    follow = [each for each in levels if (each.spread or 0) >= ADAPTS]
-    fixed = [each for each in levels if (each.spread or 0) < ADAPTS]
-    parts = [f"the gates of {_levels(follow)} follow the image"] if follow else []
-    if fixed:
-        parts += [f"the gates of {_levels(fixed)} hardly differ from image to image"]
-    return parts
-
-
-def _about_switches(levels: Sequence[Opening], run: Path) -> list[str]:
-    if closed := [each for each in levels if not each.mean]:
-        fix = f"`unetseg prune {run}` takes out what is closed and saves its computing"
-        return [f"the network does without the skip of {_levels(closed)}: {fix}"]
-    return ["no switch closed, so there is nothing to prune"] if levels else []
-
-
-def _grouped(factors: Iterable[Factor]) -> dict[str, list[Factor]]:
+def _by_meaning(factors: Sequence[Factor], *, without: Sequence[str]) -> dict[str, list[Factor]]:
     groups: dict[str, list[Factor]] = {}
     for factor in factors:
-        groups.setdefault(factor.what, []).append(factor)
+        if factor.what not in without:
+            groups.setdefault(factor.what, []).append(factor)
     return groups
-
-
-def _told(factors: Sequence[Factor]) -> str:
-    values = sorted(factor.value for factor in factors)
-    name = f"{len(values)} {factors[0].what.partition(':')[0]}"
-    where = (
-        f"between {values[0]:.2g} and {values[-1]:.2g}" if len(values) > 1 else f"{values[0]:.2g}"
-    )
-    return f"{name}, {factors[0].start:.2g} at the start, now {where}"
-
-
-def _extremes(openings: Sequence[Opening]) -> tuple[Opening, Opening]:
-    """The level that is open least and the one that is open widest; of α the size counts."""
-    ordered = sorted(openings, key=lambda opening: abs(opening.mean))
-    return ordered[0], ordered[-1]
-
-
-def _apart(one: Opening, other: Opening) -> bool:
-    return f"{one.mean:.2f}" != f"{other.mean:.2f}"
-
-
-def _levels(openings: Sequence[Opening]) -> str:
-    numbers = [str(opening.level) for opening in openings]
-    if len(numbers) < 2:
-        return f"level {''.join(numbers)}"
-    return f"levels {', '.join(numbers[:-1])} and {numbers[-1]}"
-
-
-def _sentence(parts: Sequence[str]) -> str:
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
 
 
 # ------------------------------------------------------------------ in pictures
@@ -228,7 +134,7 @@ def _sentence(parts: Sequence[str]) -> str:
 
 def _settled(overall: Sequence[Opening], factors: Sequence[Factor]) -> Figure:
     """The openings of every level, and the learned factors by where they stand."""
-    groups = _grouped(factor for factor in factors if factor.what != SKIP_ALPHA)  # an opening too
+    groups = _by_meaning(factors, without=(SKIP_ALPHA,))  # α of the skips are openings already
     most = max(len(overall), *(len({f.stage for f in each}) for each in groups.values()), 1)
     count = bool(overall) + len(groups)
     figure, axes = new_figure(1 + 6 * count, 2.2 + 0.4 * most, columns=count)
@@ -243,7 +149,7 @@ def _settled(overall: Sequence[Opening], factors: Sequence[Factor]) -> Figure:
         panel.set_yticks(range(len(stages)), stages)
         panel.set_ylim(len(stages) - 0.5, -0.5)
         panel.set_xlabel(what)
-        panel.set_title(_told(group))
+        panel.set_title(f"{what.partition(':')[0]}, learned from {group[0].start:.2g}")
     return figure
 
 
@@ -264,9 +170,7 @@ def _draw_openings(panel: Any, overall: Sequence[Opening]) -> None:
     panel.set_xlabel("opening (bar: 5–95% of the pixels or channels)")
     panel.update_datalim([(0, 0), (1, 0)])  # shut and open are in the picture
     panel.autoscale_view(scaley=False)
-    shut, wide = _extremes(overall)
-    least = f"; least: level {shut.level} ({shut.mean:.2f})" if _apart(shut, wide) else ""
-    panel.set_title(f"Widest open: level {wide.level} ({wide.mean:.2f}){least}")
+    panel.set_title("How far the skips open")
     panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 

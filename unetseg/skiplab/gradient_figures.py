@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unetseg.skiplab.finding import COLOURS, Row, new_figure
 from unetseg.skiplab.gradient_flow import at_start, first_layers
+from unetseg.skiplab.result import COLOURS, Row, new_figure
 
 MOST_DEPTHS = 3
 """Depths that stand side by side."""
@@ -24,12 +24,14 @@ def stack_figures(rows: Sequence[Row]) -> dict[str, Figure]:
     """Gradient by layer, first layer's gradient by depth, and the latter after training."""
     last = rows[-1]
     trained = _where(rows, objective=last["objective"])
+    before = f"Gradient of the first layer before training, {rows[0]['objective']}"
     figures = {
         "gradients": layer_figure(_where(trained, step=0)),
-        "first_layer": depth_figure(at_start(rows)),
+        "first_layer": depth_figure(at_start(rows), before, {0: "-"}),
     }
-    if last["step"]:
-        figures["training"] = training_figure(trained, last["step"])
+    if steps := last["step"]:
+        both = f"Gradient of the first layer before (dotted) and after {steps} steps (solid)"
+        figures["training"] = depth_figure(trained, both, {0: ":", steps: "-"})
     return figures
 
 
@@ -49,29 +51,17 @@ def layer_figure(rows: Sequence[Row]) -> Figure:
     return panels.figure
 
 
-def depth_figure(rows: Sequence[Row]) -> Figure:
-    """A line per network: gradient of the first layer by the depth of the stack."""
+def depth_figure(rows: Sequence[Row], title: str, style_of_step: Mapping[int, str]) -> Figure:
+    """A line per network and step: gradient of the first layer by the depth of the stack."""
     firsts = first_layers(rows)
     settings = _settings(firsts)
     panels = Panels(firsts, -(-len(settings) // 2), min(2, len(settings)))
     for number, setting in enumerate(settings):
-        lines = _lines(_where(firsts, **setting), "depth")
-        panels.draw(*divmod(number, 2), lines, title=_said(setting), marker="o")
-    title = f"Gradient of the first layer before training, {rows[0]['objective']}"
-    panels.finish(title, "layers in the network")
-    return panels.figure
-
-
-def training_figure(rows: Sequence[Row], steps: int) -> Figure:
-    """Gradient of the first layer by depth: dotted before the training, whole after it."""
-    firsts = first_layers(rows)
-    settings = _settings(firsts)
-    panels = Panels(firsts, -(-len(settings) // 2), min(2, len(settings)))
-    for number, setting in enumerate(settings):
-        for step, style in ((0, ":"), (steps, "-")):
+        for step, style in style_of_step.items():
             lines = _lines(_where(firsts, step=step, **setting), "depth")
-            panels.draw(*divmod(number, 2), lines, title=_said(setting), linestyle=style)
-    title = f"Gradient of the first layer before (dotted) and after {steps} steps (solid)"
+            panels.draw(
+                *divmod(number, 2), lines, title=_said(setting), linestyle=style, marker="o"
+            )
     panels.finish(title, "layers in the network")
     return panels.figure
 

@@ -1,28 +1,33 @@
-"""Which networks are compared; the gradient of their layers, at the start and in training."""
+"""Which networks are compared; the gradient of their layers, and what a step makes of it.
 
+What floating-point arithmetic leaves of a step: w − lr·g is w itself where the step is below half a
+unit in the last place, and such weights are stuck.
+"""
+
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 from unetseg.config import (
-    BlockKind,
     GradientsConfig,
     NetworkConfig,
     ShortcutKind,
     TrainingConfig,
 )
 from unetseg.progress import SILENT, Progress
-from unetseg.skiplab.finding import Row
-from unetseg.skiplab.updates import measure_update
+from unetseg.skiplab.result import Row
 from unetseg.training.optimizer import build_optimizer
 from unetseg.unet.blocks import ResidualBlock
 from unetseg.unet.model import UNet
 from unetseg.unet.pretrained import PretrainedEncoder
 
 TASK = "measuring gradients"
+ARRIVES = 1e-3, 1e3
+"""Norms of a first layer's gradient that has neither vanished nor exploded."""
 Stages = Sequence[tuple[str, nn.Module]]
 """The parts of a network in the order of the forward pass, with their names."""
 
@@ -30,38 +35,33 @@ Stages = Sequence[tuple[str, nn.Module]]
 # ---------------------------------------------------------------- what is compared
 
 
-def kinds(
-    blocks: Sequence[BlockKind], shortcuts: Sequence[ShortcutKind]
-) -> list[tuple[BlockKind, ShortcutKind]]:
-    """Every block with every shortcut it can have; only residual blocks have a choice.
-
-    >>> kinds(["plain", "residual"], ["zero_pad", "rezero"])
-    [('plain', 'identity'), ('residual', 'zero_pad'), ('residual', 'rezero')]
-    """
-    return [
-        (block, shortcut)
-        for block in blocks
-        for shortcut in (shortcuts if block == "residual" else ("identity",))
-    ]
-
-
 def vary(
     config: GradientsConfig, base: NetworkConfig, *, explicit: bool = False
 ) -> list[NetworkConfig]:
     """`base` with every norm × init × block and shortcut of `config`.
 
-    With `explicit`, only of those that were set: the product of all defaults would be days of
-    training for U-Nets.
+    Only residual blocks have a choice of shortcut. With `explicit`, only of those settings that
+    were set: the product of all defaults would be days of training for U-Nets.
+
+    >>> config = GradientsConfig(blocks=("plain", "residual"), shortcuts=("zero_pad", "rezero"))
+    >>> networks = vary(config, NetworkConfig(), explicit=True)
+    >>> [(network.block, network.shortcut) for network in networks]
+    [('plain', 'identity'), ('residual', 'zero_pad'), ('residual', 'rezero')]
     """
-    set_ones = config.model_fields_set if explicit else set(GradientsConfig.model_fields)
-    norms = config.norms if "norms" in set_ones else (base.norm,)
-    inits = config.inits if "inits" in set_ones else (base.init,)
-    pairs = [(base.block, base.shortcut)]
-    if set_ones & {"blocks", "shortcuts"}:
-        pairs = kinds(config.blocks, config.shortcuts)
+    asked = config.model_fields_set if explicit else set(GradientsConfig.model_fields)
+    norms = config.norms if "norms" in asked else (base.norm,)
+    inits = config.inits if "inits" in asked else (base.init,)
+    blocks = [(base.block, base.shortcut)]
+    if asked & {"blocks", "shortcuts"}:
+        no_choice: tuple[ShortcutKind, ...] = ("identity",)
+        blocks = [
+            (block, shortcut)
+            for block in config.blocks
+            for shortcut in (config.shortcuts if block == "residual" else no_choice)
+        ]
     return [
         base.model_copy(update={"norm": norm, "init": init, "block": block, "shortcut": shortcut})
-        for norm, init, (block, shortcut) in product(norms, inits, pairs)
+        for norm, init, (block, shortcut) in product(norms, inits, blocks)
     ]
 
 
@@ -69,23 +69,73 @@ def tell_apart(network: NetworkConfig, *, unet: bool = False) -> Row:
     """The columns that tell networks apart."""
     shortcut = network.shortcut if network.block == "residual" else ""
     name = f"{network.block}, {shortcut}" if shortcut else network.block
-    settings: Row = {
-        "block": network.block,
-        "shortcut": shortcut,
-        "norm": network.norm,
-        "init": network.init,
-    }
+    settings: dict[str, str] = {"block": network.block, "shortcut": shortcut}
+    settings |= {"norm": network.norm, "init": network.init}
     if not unet:
         return {"network": name, **settings}
     skip = ", ".join(network.skip)
-    return {
-        "network": f"{'no' if skip == 'none' else skip} skips, {name}",
-        "skip": skip,
-        **settings,
-    }
+    name = f"{'no' if skip == 'none' else skip} skips, {name}"
+    return {"network": name, "skip": skip, **settings}
 
 
-# ---------------------------------------------------------------- what is measured
+# ---------------------------------------------------------------- one layer
+
+
+def stuck(weight: Tensor, gradient: Tensor, lr: float, dtype: torch.dtype) -> Tensor:
+    """Which weights a step of gradient descent leaves as they are when all is held in `dtype`.
+
+    A step below half a unit in the last place of w is rounded away: that unit is at most 2⁻²³ of w
+    in float32, 2⁻¹⁰ in float16 and 2⁻⁷ in bfloat16. The gradient is rounded to `dtype` before, so
+    that one too small for it counts as 0.
+
+    Args:
+        weight: Any shape.
+        gradient: The same shape.
+        lr: Learning rate.
+        dtype: float32, bfloat16 or float16.
+
+    Returns:
+        Boolean, the shape of `weight`.
+
+    >>> one, gradient = torch.ones(1), torch.full((1,), 1e-15)
+    >>> stuck(one, gradient, 1e-4, torch.float32).item()  # 1 − 1e-19 is 1
+    True
+    >>> gradient.to(torch.float16).item()
+    0.0
+    """
+    before = weight.to(dtype)
+    step = lr * gradient.to(dtype)
+    return before - step == before
+
+
+@torch.no_grad()
+def measure_update(weight: Tensor, gradient: Tensor, lr: float) -> dict[str, float]:
+    """The size of a gradient, and of the step of plain gradient descent that it makes, lr·g.
+
+    Norm and ratios are float64: a float32 sum of squares would take 1e-23 for 0.
+
+    Returns:
+        gradient: Its Euclidean norm; inf where an entry is not a finite number.
+        smallest, median: Of lr·|g| / |w| over the weights that are not 0; nan where all are.
+        stuck_float32, stuck_bf16: Share of the weights that do not move in that type, 0–1.
+    """
+    names = ("gradient", "smallest", "median", "stuck_float32", "stuck_bf16")
+    if not torch.isfinite(gradient).all():
+        return dict(zip(names, (math.inf, math.inf, math.inf, 0.0, 0.0), strict=True))
+    wide = gradient.double()
+    some = weight != 0
+    ratios = lr * wide[some].abs() / weight[some].double().abs()
+    smallest, median = math.nan, math.nan
+    if len(ratios):
+        smallest, median = ratios.min().item(), ratios.median().item()
+    shares = [
+        stuck(weight, gradient, lr, dtype).double().mean().item()
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    return dict(zip(names, (wide.norm().item(), smallest, median, *shares), strict=True))
+
+
+# ---------------------------------------------------------------- all layers
 
 
 @dataclass(frozen=True)
@@ -174,14 +224,11 @@ def measure(case: Case, lr: float, step: int = 0) -> list[Row]:
     moment = {"objective": case.objective, "step": step, "loss": _short(loss.item())}
     rows: list[Row] = []
     for layer, gradient in zip(layers, gradients, strict=True):
-        update = asdict(measure_update(layer.weight, gradient, lr))
-        place = {
-            "layer": layer.number,
-            "stage": layer.stage,
-            "name": layer.name,
-            "part": "factor" if layer.is_factor else "weights",
-        }
-        rows.append({**case.labels, **moment, **place, **{k: _short(update[k]) for k in update}})
+        place = {"layer": layer.number, "stage": layer.stage, "name": layer.name}
+        part = {"part": "factor" if layer.is_factor else "weights"}
+        update = measure_update(layer.weight, gradient, lr)
+        numbers = {name: _short(value) for name, value in update.items()}
+        rows.append({**case.labels, **moment, **place, **part, **numbers})
     return rows
 
 
@@ -227,6 +274,35 @@ def at_start(rows: Sequence[Row]) -> list[Row]:
 def first_layers(rows: Sequence[Row]) -> list[Row]:
     """The rows of the first convolution of each network."""
     return [row for row in rows if row["layer"] == 0 and row["part"] == "weights"]
+
+
+def first_layer_table(rows: Sequence[Row], across: str) -> list[Row]:
+    """The gradient of each network's first convolution, a column for each depth or step.
+
+    What is stuck, and the verdict, are of the last column: the gradient vanishes, arrives or
+    explodes.
+    """
+    table: dict[tuple[object, ...], dict[str, object]] = {}
+    last: dict[tuple[object, ...], Row] = {}
+    for row in first_layers(rows):
+        network = {name: row[name] for name in ("network", "norm", "init")}
+        key = tuple(network.values())
+        table.setdefault(key, network)[f"{across} {row[across]}"] = row["gradient"]
+        last[key] = row
+    for key, columns in table.items():
+        columns |= {name: last[key][name] for name in ("stuck_float32", "stuck_bf16")}
+        columns["verdict"] = verdict_on(last[key]["gradient"])
+    return list(table.values())
+
+
+def verdict_on(size: float) -> str:
+    """What becomes of a gradient on its way to the first layer.
+
+    >>> [verdict_on(size) for size in (1e-8, 0.2, float("inf"))]
+    ['vanishes', 'arrives', 'explodes']
+    """
+    least, most = ARRIVES
+    return "vanishes" if size < least else "arrives" if size <= most else "explodes"
 
 
 def _take_gradients(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """How the gradient fares on its way to the first layer: vanishing, exploding, or carried."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -10,42 +10,66 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from unetseg.bundle import BundleInfo, build_segmenter, load_bundle
-from unetseg.config import DataConfig, GradientsConfig, TrainConfig, TrainingConfig
+from unetseg.config import (
+    BlockKind,
+    DataConfig,
+    GradientsConfig,
+    NetworkConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from unetseg.data.crops.cache import read_split
 from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
 from unetseg.data.facts.survey import Survey, survey, with_splits
 from unetseg.data.pairs.splits import read_splits
-from unetseg.errors import BundleError, DataError
+from unetseg.errors import BundleError, ConfigError, DataError
 from unetseg.evaluation.evaluate import run_folder
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, explained_memory, start
-from unetseg.skiplab.finding import Finding, Row, publish
 from unetseg.skiplab.gradient_figures import stack_figures, unet_figures
-from unetseg.skiplab.gradient_flow import TASK, Case, follow, measure, tell_apart, unet_stages, vary
-from unetseg.skiplab.gradient_words import (
+from unetseg.skiplab.gradient_flow import (
+    ARRIVES,
+    TASK,
+    Case,
+    at_start,
     first_layer_table,
-    run_words,
-    stack_words,
-    unet_words,
+    follow,
+    measure,
+    tell_apart,
+    unet_stages,
+    vary,
 )
-from unetseg.skiplab.tower import WIDTH, Stack, build_stack, check_depths
+from unetseg.skiplab.result import Result, Row, publish
 from unetseg.training.losses import SegmentationLoss
 from unetseg.training.plan import Plan, bundle_info, crop_rule, make_plan
+from unetseg.unet.blocks import DENSE_LAYERS, convolution
+from unetseg.unet.build import NORMS, make_block
+from unetseg.unet.initialisation import initialise
 from unetseg.unet.model import Edit, unchanged
 from unetseg.unet.segmenter import Segmenter, to_machine
+from unetseg.unet.shortcuts import Gate
 
 Group = TypeVar("Group", DataConfig, TrainingConfig)
 PIXELS, IMAGES, BANDS = 8, 4, 3
 """Side, number and bands of the random images that stacks are shown."""
+WIDTH = 16
+"""Channels of a stack."""
+LAYERS: dict[BlockKind, int] = {"plain": 2, "residual": 2, "dense": DENSE_LAYERS}
+"""3×3 convolutions of one block."""
 OUTPUT = "mean square of the output"
 LABELS = "cross-entropy with random labels"
 SMALLER = "Choose a smaller --width, or another --device."
 PLACE = frozenset({"images", "masks", "pairs", "group", "group_column"})
 """Settings that belong to the place of the pairs: those of a run say nothing of another place."""
+CAPTION = (
+    f"The norm of each layer's gradient: between {ARRIVES[0]:g} and {ARRIVES[1]:g} it arrives at "
+    "the first layer, below it vanishes, above it explodes (the verdict, in the last depth or "
+    "step). Stuck is the share of that layer's weights which one plain step at --lr cannot move."
+)
 
 
 def gradients(
@@ -56,7 +80,7 @@ def gradients(
     output: Path,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> Finding:
+) -> Result:
     """Measure the gradient of every layer, and the updates that a learning rate makes of it.
 
     Without a source, of stacks of convolutions on random images. With a data folder, of U-Nets
@@ -81,25 +105,87 @@ def gradients(
         BundleError: the run folder has no usable model, or its data are gone.
         OutOfMemoryError: a network does not fit in memory.
     """
-    base = _seeded(base or TrainConfig(), seed)
-    machine = start(base.runtime)
-    facts: dict[str, object] = {}
+    base = base or TrainConfig()
+    runtime = base.runtime.model_copy(update={"seed": seed})
+    base = base.model_copy(update={"runtime": runtime})
+    machine = start(runtime)
     if source is None:
         rows = of_stacks(config, base, machine, progress)
-        facts["first_layer"] = first_layer_table(rows)
-        words, figures = stack_words(rows, config.lr), stack_figures(rows)
-    elif any((source / name).is_file() for name in ("plan.json", "model.json")):
-        rows = of_run(config, source, base, machine, progress)
-        words, figures = run_words(rows, config.lr), unet_figures(rows)
+        first_layer = first_layer_table(at_start(rows), "depth")
+        figures = stack_figures(rows)
     else:
-        rows = of_unets(config, source, base, machine, progress)
-        words, figures = unet_words(rows, config.lr), unet_figures(rows)
+        is_run = any((source / name).is_file() for name in ("plan.json", "model.json"))
+        rows = (of_run if is_run else of_unets)(config, source, base, machine, progress)
+        first_layer, figures = first_layer_table(rows, "step"), unet_figures(rows)
     settings = config.model_dump(mode="json") | {"seed": seed}
-    finding = Finding(output, rows, *words)
-    return publish(output, "gradients", finding, figures, settings=settings, source=source, **facts)
+    facts = {"settings": settings, "source": source, "first_layer": first_layer}
+    return publish(Result(output, rows, first_layer, CAPTION), "gradients", figures, **facts)
 
 
 # ---------------------------------------------------------------- stacks
+
+
+class Stack(nn.Module):
+    """3×3 convolutions of 16 channels, one after the other, all at the image's resolution.
+
+    Args:
+        first: From the image to 16 channels.
+        blocks: From 16 channels to 16 channels.
+        last: The last convolution, with neither norm nor ReLU after it.
+    """
+
+    def __init__(self, first: nn.Module, blocks: Iterable[nn.Module], last: nn.Module) -> None:
+        super().__init__()
+        self.first = first
+        self.blocks = nn.Sequential(*blocks)
+        self.last = last
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image N×bands×H×W → N×16×H×W, any number."""
+        output: Tensor = self.last(self.blocks(self.first(image)))
+        return output
+
+
+def build_stack(config: NetworkConfig, depth: int) -> Stack:
+    """A stack of `depth` 3×3 convolutions: one on the image, blocks as `config` says, a last one.
+
+    All blocks keep the shape, so their shortcuts have no projection. Biases start at 0, torch's
+    too: what reaches the last layer comes from the image, and not from the biases on the way.
+
+    Args:
+        config: Block, shortcut, norm and init, with their numbers.
+        depth: 3×3 convolutions; 2 more than a multiple of those in a block.
+
+    Raises:
+        ConfigError: `depth` is not whole blocks and two convolutions.
+    """
+    check_depths([depth], config.block)
+    make = make_block(config)
+    count = (depth - 2) // LAYERS[config.block]
+    first = nn.Sequential(*convolution(BANDS, WIDTH, NORMS[config.norm]), nn.ReLU(inplace=True))
+    last = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+    stack = Stack(first, (make(WIDTH, WIDTH) for _ in range(count)), last)
+    initialise(stack, config.init)
+    for module in stack.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is not None and type(module) is not Gate:
+            nn.init.zeros_(module.bias)
+    return stack
+
+
+def check_depths(depths: Sequence[int], block: BlockKind) -> None:
+    """Refuse depths that a stack of such blocks cannot have.
+
+    Raises:
+        ConfigError: some are not whole blocks and two convolutions; all are listed.
+    """
+    layers = LAYERS[block]
+    wrong = [depth for depth in depths if depth < 2 or (depth - 2) % layers]
+    if wrong:
+        nearest = {depth: 2 + layers * max(1, round((depth - 2) / layers)) for depth in wrong}
+        possible = dict.fromkeys(nearest.get(depth, depth) for depth in depths)
+        summary = f"a stack of {block} blocks has 2 + {layers}·n convolutions"
+        fix = f"Use --depths {','.join(map(str, possible))}."
+        raise ConfigError(summary, [f"depth {depth}" for depth in wrong], fix)
 
 
 @dataclass(frozen=True)
@@ -133,13 +219,16 @@ def of_stacks(
     """
     for block in config.blocks:
         check_depths(config.depths, block)
-    toy = _draw_toy(base.runtime.seed, machine.device)
+    generator = torch.Generator().manual_seed(base.runtime.seed)
+    images = torch.randn(IMAGES, BANDS, PIXELS, PIXELS, generator=generator)
+    labels = torch.randint(WIDTH, (IMAGES,), generator=generator)
+    toy = Toy(images.to(machine.device), labels.to(machine.device))
     variants = vary(config, base.network)
     rows: list[Row] = []
     progress.start(TASK, len(variants) * len(config.depths) * (config.steps + 1))
     for network, depth in product(variants, config.depths):
         torch.manual_seed(base.runtime.seed)
-        stack = build_stack(network, depth, BANDS).to(machine.device)
+        stack = build_stack(network, depth).to(machine.device)
         blocks = [(f"block {number}", block) for number, block in enumerate(stack.blocks, 1)]
         stages = [("first", stack.first), *blocks, ("last", stack.last)]
         columns = {**tell_apart(network), "depth": depth}
@@ -149,13 +238,6 @@ def of_stacks(
         rows += follow(case, config.lr, config.steps, base.training, progress)
     progress.finish(TASK)
     return rows
-
-
-def _draw_toy(seed: int, device: torch.device) -> Toy:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(IMAGES, BANDS, PIXELS, PIXELS, generator=generator)
-    labels = torch.randint(WIDTH, (IMAGES,), generator=generator)
-    return Toy(images.to(device), labels.to(device))
 
 
 # ---------------------------------------------------------------- U-Nets
@@ -208,9 +290,9 @@ def of_unets(
         DataError: the folder cannot be used.
         OutOfMemoryError: a U-Net does not fit in memory.
     """
-    known = survey(data, base.data, progress)
-    plan = make_plan(known, base, machine)
-    lesson = _read_lesson(known, plan, base, machine.device)
+    images = survey(data, base.data, progress)
+    plan = make_plan(images, base, machine)
+    lesson = _read_lesson(images, plan, base, machine.device)
     variants = [
         network.model_copy(update={"skip": (skip,)})
         for network, skip in product(vary(config, plan.network, explicit=True), config.skips)
@@ -270,21 +352,21 @@ def zeroed(skips: list[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(skip) for skip in skips]
 
 
-def _read_lesson(known: Survey, plan: Plan, base: TrainConfig, device: torch.device) -> Lesson:
-    """The crops of a training on `known`.
+def _read_lesson(images: Survey, plan: Plan, base: TrainConfig, device: torch.device) -> Lesson:
+    """The crops of a training on `images`.
 
     Raises:
         DataError: there is nothing to train on.
     """
-    reader = read_split(known, "train", plan.bands)
+    reader = read_split(images, "train", plan.bands)
     if not len(reader):
         fix = "Give other pairs with --images and --masks."
-        raise DataError(f"no pair of {known.pairs.root} is for training", fix=fix)
-    gaps = find_gaps(known, "train", plan.bands)
-    crops = Crops(reader, crop_rule(plan), known.statistics("train"), gaps)
-    foreground = known.class_map.foreground
+        raise DataError(f"no pair of {images.pairs.root} is for training", fix=fix)
+    gaps = find_gaps(images, "train", plan.bands)
+    crops = Crops(reader, crop_rule(plan), images.statistics("train"), gaps)
+    foreground = images.class_map.foreground
     criterion = SegmentationLoss(base.training.loss, plan.class_weights, foreground)
-    info = bundle_info(plan, known, data_hash="")
+    info = bundle_info(plan, images, data_hash="")
     return Lesson(info, crops, plan.batch, base.runtime.seed, criterion, device)
 
 
@@ -294,36 +376,53 @@ def _read_lesson(known: Survey, plan: Plan, base: TrainConfig, device: torch.dev
 def _lesson_of(
     run: Path, info: BundleInfo, base: TrainConfig, device: torch.device, progress: Progress
 ) -> Lesson:
-    """The crops and the loss of a run's training."""
-    plan, settings = _plan_of(run), _settings_of(run)
-    known = _survey_of(run, settings, base.data, progress)
-    known = replace(known, class_map=info.snapping(base.data.snap).class_map)
-    training = base.training.model_copy(update={"loss": _own(settings, TrainingConfig).loss})
-    return _read_lesson(known, plan, base.model_copy(update={"training": training}), device)
+    """The crops and the loss of a run's training.
 
-
-def _plan_of(run: Path) -> Plan:
+    Raises:
+        BundleError: the run does not say how it was trained, or its data are gone.
+    """
     try:
-        return Plan.model_validate_json((run / "plan.json").read_bytes())
+        plan = Plan.model_validate_json((run / "plan.json").read_bytes())
     except (OSError, ValueError) as error:
         fix = "Give the folder that `unetseg train` wrote."
         raise BundleError(f"{run} has no plan of this version (plan.json)", [error], fix) from error
-
-
-def _settings_of(run: Path) -> dict[str, Any]:
-    """How a training was told to take its data and to learn, where not left to the defaults."""
     try:
         settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
-        groups = _own(settings, DataConfig), _own(settings, TrainingConfig)
+        data, training = _own(settings, DataConfig), _own(settings, TrainingConfig)
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         summary = f"{run} does not say how it was trained (config.yaml)"
         raise BundleError(summary, [error], "Train again, or give a data folder.") from error
-    return {k: v for group in groups for k, v in group.model_dump(exclude_unset=True).items()}
+    images = replace(
+        _survey_of(run, data, base.data, progress),
+        class_map=info.snapping(base.data.snap).class_map,
+    )
+    learning = base.training.model_copy(update={"loss": training.loss})
+    return _read_lesson(images, plan, base.model_copy(update={"training": learning}), device)
 
 
 def _own(settings: Mapping[str, Any], group: type[Group]) -> Group:
     """Those of the settings that belong to a group."""
     return group.model_validate({k: v for k, v in settings.items() if k in group.model_fields})
+
+
+def _survey_of(run: Path, own: DataConfig, asked: DataConfig, progress: Progress) -> Survey:
+    """The images of a run's training with its settings and its splits, changed as asked.
+
+    Images of the training keep their split, recognised by content; others have the one they would
+    have in a training of their own.
+    """
+    changes = asked.model_dump(exclude_defaults=True)
+    kept = own.model_dump(exclude_unset=True)
+    if changes.keys() & {"images", "masks", "pairs"}:
+        kept = {name: value for name, value in kept.items() if name not in PLACE}
+    config = DataConfig.model_validate(kept | changes)
+    images = survey(_folder_of(run, asked), config, progress)
+    if not (run / "splits.json").is_file():
+        return images
+    splits = read_splits(run / "splits.json")
+    by_name = {pair.name: pair.split for pair in images.pairs.pairs if pair.split}
+    by_content = {name: splits.get(fact.hash) for name, fact in images.facts.items()}
+    return with_splits(images, by_name | {name: s for name, s in by_content.items() if s})
 
 
 def _folder_of(run: Path, asked: DataConfig) -> Path:
@@ -340,29 +439,3 @@ def _folder_of(run: Path, asked: DataConfig) -> Path:
         summary = f"{folder}, which {run} was trained on, is not there"
         raise BundleError(summary, fix="Say where it is now with --images and --masks.")
     return folder
-
-
-def _survey_of(
-    run: Path, settings: Mapping[str, Any], asked: DataConfig, progress: Progress
-) -> Survey:
-    """The images of a run's training with its settings and its splits, changed as asked.
-
-    Images of the training keep their split, recognised by content; others have the one they would
-    have in a training of their own.
-    """
-    folder = _folder_of(run, asked)
-    changes = asked.model_dump(exclude_defaults=True)
-    moved = bool(changes.keys() & {"images", "masks", "pairs"})
-    own = {k: v for k, v in settings.items() if not (moved and k in PLACE)}
-    known = survey(folder, _own(own | changes, DataConfig), progress)
-    if not (run / "splits.json").is_file():
-        return known
-    splits = read_splits(run / "splits.json")
-    there = {pair.name: pair.split for pair in known.pairs.pairs if pair.split}
-    told = {name: splits.get(fact.hash) for name, fact in known.facts.items()}
-    return with_splits(known, there | {name: split for name, split in told.items() if split})
-
-
-def _seeded(base: TrainConfig, seed: int) -> TrainConfig:
-    runtime = base.runtime.model_copy(update={"seed": seed})
-    return base.model_copy(update={"runtime": runtime})

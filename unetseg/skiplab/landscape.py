@@ -35,34 +35,47 @@ from unetseg.config import LandscapeConfig
 from unetseg.errors import ConfigError, DivergedError
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import dtype_name, explained_memory, versions
-from unetseg.skiplab.finding import COLOURS, STYLE, Finding, new_figure, publish
-from unetseg.skiplab.images_loss import ImagesLoss, images_loss, recompute_statistics
-from unetseg.skiplab.sharpness import Sharpness, measure_sharpness
-from unetseg.skiplab.subject import Subject
-from unetseg.skiplab.surface import (
+from unetseg.skiplab.loss_surface import (
     DOUBLED,
     Floats,
+    ImagesLoss,
     Surface,
-    count_minima,
-    finite_or_none,
+    images_loss,
     loss_surface,
+    measure_sharpness,
     random_direction,
+    recompute_statistics,
 )
+from unetseg.skiplab.result import COLOURS, STYLE, Result, new_figure, publish
+from unetseg.skiplab.trained import Subject
 
 WIDE_RANGE = 100.0
 """Ratio of the largest to the least loss beyond which the levels are logarithmic."""
 SAME_WIDTH = 1.1
 """Ratio of two radii up to which neither valley is called the wider one."""
-SETTLED = 0.01
-"""Share of the loss that a point nearby may be lower by without being called lower."""
 BAR: dict[str, Any] = {"label": "loss (soft Dice + cross-entropy)", "format": "%g", "shrink": 0.8}
 COLOUR_MAP = "viridis"
 OFF_SCALE = "#bbbbbb"
 MARK = COLOURS[1]
+HOW = {
+    "loss": "dice_ce of each image, mean over its counted pixels, no class weights",
+    "directions": "random normal, filter-normalised; filters of transposed convolutions are "
+    "those of their outputs; parameters of less than two dimensions stay",
+    "sharpness": "eigenvalue of the Hessian, largest in size, in float32 by power iteration, "
+    "batch norms holding the statistics of the training",
+}
+"""What is measured, as the JSON tells it."""
 STATISTICS = {
     "recompute": "batch norms take their statistics anew from these images at each point",
     "keep": "batch norms keep the statistics of the training",
 }
+SUMMARY = ("network", "centre", "lowest", "doubling_radius", "sharpness", "verdict")
+CAPTION = (
+    "The loss around the trained weights (centre), which doubles after a step of doubling_radius "
+    "times each filter's length and bends at most by sharpness, the largest eigenvalue of its "
+    "Hessian. Of two networks the wider keeps its loss below twice that of the worse one over the "
+    "longer steps; one that is flat beside a valley has learned too little to lose anything."
+)
 
 
 def landscape(
@@ -72,7 +85,7 @@ def landscape(
     output: Path,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> Finding:
+) -> Result:
     """Look at the loss around the weights of one trained U-Net, or of two side by side.
 
     Writes landscape.csv (network, a, b, loss; an empty loss is off the scale), landscape.json,
@@ -102,24 +115,26 @@ def landscape(
             measure_surface(subject, name, config, seed=seed, progress=progress)
             for subject, name in zip(subjects, _names(subjects), strict=True)
         ]
-    finding = Finding(output, _rows(surfaces), *describe(surfaces, config.reach))
+    networks = [surface.facts() for surface in surfaces]
+    if len(surfaces) == 2:
+        words = compare_valleys(surfaces, config.reach)
+        networks = [own | {"verdict": word} for own, word in zip(networks, words, strict=True)]
+    summary = [
+        {name: own[name] for name in SUMMARY if name in own}
+        | {"sharpness": (own["sharpness"] or {}).get("eigenvalue")}
+        for own in networks
+    ]
     facts = {
-        "networks": [
-            surface.facts() | _subject_facts(subject)
-            for surface, subject in zip(surfaces, subjects, strict=True)
-        ],
-        "loss": "dice_ce of each image, mean over its counted pixels, no class weights",
-        "directions": "random normal, filter-normalised; filters of transposed convolutions are "
-        "those of their outputs; parameters of less than two dimensions stay",
+        "networks": [own | _subject_facts(s) for own, s in zip(networks, subjects, strict=True)],
+        **HOW,
         "statistics": STATISTICS[config.statistics],
-        "sharpness": "eigenvalue of the Hessian, largest in size, in float32 by power iteration, "
-        "batch norms holding the statistics of the training",
         "seed": seed,
         "settings": config.model_dump(mode="json"),
         "versions": versions(),
     }
     figures = {"landscape": contour_figure(surfaces), "landscape_surface": relief_figure(surfaces)}
-    return publish(output, "landscape", finding, figures, **facts)
+    rows = [row for surface in surfaces for row in surface.rows()]
+    return publish(Result(output, rows, summary, CAPTION), "landscape", figures, **facts)
 
 
 # ------------------------------------------------------------------ the surface
@@ -180,19 +195,6 @@ def _names(subjects: Sequence[Subject]) -> list[str]:
     return [f"{subject.run} ({place})" for place, subject in enumerate(subjects, 1)]
 
 
-def _rows(surfaces: Sequence[Surface]) -> list[dict[str, object]]:
-    return [
-        {
-            "network": surface.name,
-            "a": float(surface.axis[column]),
-            "b": float(surface.axis[row]),
-            "loss": finite_or_none(float(loss)),
-        }
-        for surface in surfaces
-        for (row, column), loss in np.ndenumerate(surface.losses)
-    ]
-
-
 def _subject_facts(subject: Subject) -> dict[str, object]:
     return {
         "run": subject.run,
@@ -202,98 +204,28 @@ def _subject_facts(subject: Subject) -> dict[str, object]:
     }
 
 
-# ------------------------------------------------------------------ in words
+# ------------------------------------------------------------------ two valleys
 
 
-def describe(surfaces: Sequence[Surface], reach: float) -> tuple[str, str]:
-    """What was seen on one or two surfaces of so much reach, and what that means: two sentences."""
-    seen = "; ".join(_described(surface, reach) for surface in surfaces)
-    if len(surfaces) == 1:
-        meaning = _meaning_of_one(surfaces[0], reach)
-    else:
-        meaning = _meaning_of_two(surfaces[0], surfaces[1], reach)
-    return f"{seen[0].upper()}{seen[1:]}.", meaning
+def compare_valleys(surfaces: Sequence[Surface], reach: float) -> list[str]:
+    """One word for each of two surfaces: wider, narrower or equal; or flat beside a valley.
 
-
-def _described(surface: Surface, reach: float) -> str:
-    radius = surface.doubling_radius
-    doubles = f"doubles after a move of {radius:.0%}" if radius < math.inf else "does not double"
-    minima = count_minima(surface.losses)
-    otherwise = ""
-    if not math.isclose(surface.centre, surface.as_trained, rel_tol=SETTLED):
-        otherwise = f" ({surface.as_trained:.3g} with the norms' statistics of the training)"
-    text = (
-        f"the loss of {surface.name} is {surface.centre:.3g} at its trained weights{otherwise}, "
-        f"{doubles} and reaches {_short(surface.highest)} where the filters move by up to "
-        f"±{reach:.0%} of their size in each direction, with {minima} low "
-        f"point{'s' * (minima != 1)}"
-    )
-    if surface.off_scale:
-        text += f" and {surface.off_scale} points off the scale"
-    return text + _bend(surface.sharpness)
-
-
-def _bend(sharpness: Sharpness | None) -> str:
-    if sharpness is None:
-        return ""
-    unsettled = "" if sharpness.converged else ", not yet settled"
-    return f" (sharpness {_short(sharpness.eigenvalue)}{unsettled})"
-
-
-def _short(number: float) -> str:
-    """`number` with three digits, or as a whole number of four to six."""
-    return f"{number:,.0f}" if 1000 <= abs(number) < 1e6 else f"{number:.3g}"
-
-
-def _meaning_of_one(surface: Surface, reach: float) -> str:
-    radius = surface.doubling_radius
-    bears = (
-        f"Random changes of the weights by up to {min(radius, reach):.0%} of their size "
-        f"{'less than double' if radius < math.inf else 'do not double'} the loss of this network"
-    )
-    gain = 1 - surface.lowest / surface.centre if surface.centre else 0
-    if gain > SETTLED:
-        return f"{bears}, and one lowers it by {gain:.0%}: weights nearby suit these images better."
-    if surface.lowest < surface.centre:
-        return f"{bears}, and none that was tried lowers it by more than {SETTLED:.0%}."
-    return f"{bears}, and none that was tried lowers it: it lies at the bottom of this valley."
-
-
-def _meaning_of_two(first: Surface, second: Surface, reach: float) -> str:
-    for flat, other in ((first, second), (second, first)):
-        if flat.is_flat_beside(other):
-            return (
-                f"{flat.name} does not double its loss in the picture, as {other.name} does; but "
-                f"even its lowest, {flat.lowest:.3g}, is above the {other.centre:.3g} of "
-                f"{other.name} at its trained weights: what has learned less has less to lose, "
-                "which is no sign of a wider valley."
-            )
-    level = common_level((first, second))
-    radii = [(each.radius(level), each.name) for each in (first, second)]
-    (inner, narrow), (outer, wide) = sorted(radii)
-    below = f"keeps its loss below {level:.3g}"
-    if inner == math.inf:
-        return f"Either network {below} all over the picture: a larger --reach tells them apart."
-    if outer == math.inf:
-        outer = math.sqrt(2) * reach  # the corners, where nothing was seen of its end
-        bounds = f"{wide} {below} all over the picture"
-    else:
-        bounds = f"{wide} {below} up to random changes of {outer:.0%} of its weights' size"
-    bounds += f", {narrow} up to {inner:.0%}"
-    if outer <= SAME_WIDTH * inner:
-        return f"{bounds}: neither valley is clearly wider."
-    return (
-        f"{bounds}: the wider valley bears more rounding and noise in the weights, and is as a "
-        "rule the easier one to train in."
-    )
-
-
-def common_level(surfaces: Sequence[Surface]) -> float:
-    """Twice the loss of the worse network: the level at which two valleys are compared.
-
-    A valley that ends at twice its own loss would be wide for a network that learned nothing.
+    The valleys end where the loss is twice that of the worse network: at twice its own loss, a
+    network that learned nothing would have a wide one. A surface that never doubles, unlike the
+    other, and is all above the other's trained weights, is flat: it has less to lose. Radii within
+    a tenth of each other are equal.
     """
-    return DOUBLED * max(surface.centre for surface in surfaces)
+    first, second = surfaces
+    for flat, other in ((first, second), (second, first)):
+        ends = [surface.doubling_radius < math.inf for surface in (flat, other)]
+        if ends == [False, True] and flat.lowest > other.centre:
+            return ["flat" if surface is flat else "valley" for surface in surfaces]
+    level = DOUBLED * max(surface.centre for surface in surfaces)
+    corner = math.sqrt(2) * reach  # nothing was seen of the end of a valley that goes on there
+    radii = [min(surface.radius(level), corner) for surface in surfaces]
+    if max(radii) <= SAME_WIDTH * min(radii):
+        return ["equal", "equal"]
+    return ["wider" if radius == max(radii) else "narrower" for radius in radii]
 
 
 # ------------------------------------------------------------------ in pictures
@@ -395,5 +327,5 @@ def _draw_relief(panel: Any, surface: Surface, levels: Floats) -> None:
 def _title(surface: Surface) -> str:
     radius = surface.doubling_radius
     doubled = f"doubled at {radius:.0%}" if radius < math.inf else "never doubled"
-    bend = f", sharpness {_short(surface.sharpness.eigenvalue)}" if surface.sharpness else ""
+    bend = f", sharpness {surface.sharpness.eigenvalue:.3g}" if surface.sharpness else ""
     return f"{surface.name}\nloss {surface.centre:.3g} in the middle, {doubled}{bend}"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.progress import SILENT, Progress
-from unetseg.skiplab.subject import Subject
+from unetseg.skiplab.trained import Subject
 from unetseg.unet.shortcuts import CARRY, Gate, Highway, ScaledBranch, ScaledInput
 from unetseg.unet.skips import SWITCH_SPEED, SWITCH_START, Learned, Switch
 
@@ -81,13 +81,12 @@ class Opening:
         shut, wide = shut_and_open([self]) if self.kind == "gated" else (None, None)
         names = ["level", "resolution", "kind", "image", "mean", "low", "high", "spread"]
         names += ["foreground", "background", "contrast"]
-        return {name: getattr(self, name) for name in names} | {
+        row = {name: getattr(self, name) for name in names}
+        return row | {
             "nearly_shut": shut,
             "nearly_open": wide,
+            "verdict": verdict_on(self.mean),
         }
-
-    def __str__(self) -> str:
-        return f"level {self.level} ({self.kind}, resolution {self.resolution})"
 
 
 @dataclass(frozen=True)
@@ -101,14 +100,19 @@ class Factor:
     """Its value before training."""
 
     @property
+    def opening(self) -> float:
+        """What it multiplies with: itself, but 0 or 1 for the log-odds of a switch."""
+        return float(self.value > 0) if self.what == LOG_ODDS else self.value
+
+    @property
     def stage(self) -> str:
         """Where in the U it stands.
 
         >>> Factor("decoder.steps.2.block.shortcut.alpha", BRANCH_ALPHA, 0.1, 0).stage
         'decoder level 2'
         """
-        found = re.match(r"(encoder|decoder)\D*(\d+)", self.name)
-        side, level = found.groups() if found else ("network", "")
+        matched = re.match(r"(encoder|decoder)\D*(\d+)", self.name)
+        side, level = matched.groups() if matched else ("network", "")
         return f"{'skip' if '.skip.' in self.name else side} level {level}"
 
 
@@ -130,6 +134,15 @@ class Course:
     stage: str
     points: dict[int, float]
     """Its value by the step of the training."""
+
+
+def verdict_on(opening: float) -> str:
+    """Whether a path is shut, open or partly open; of an α the size counts.
+
+    >>> [verdict_on(opening) for opening in (0.05, -0.5, 1.2)]
+    ['shut', 'partly', 'open']
+    """
+    return "shut" if abs(opening) < SHUT else "open" if abs(opening) > OPEN else "partly"
 
 
 def of_kind(openings: Iterable[Opening], *kinds: str) -> list[Opening]:

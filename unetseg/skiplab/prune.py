@@ -19,7 +19,7 @@ from unetseg.evaluation.evaluate import run_folder
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
-from unetseg.skiplab.cost import Cost, network_cost, time_in_turns
+from unetseg.skiplab.cost import Cost, network_cost, predict_ms
 from unetseg.unet.model import UNet
 from unetseg.unet.segmenter import Segmenter
 from unetseg.unet.skips import Switch
@@ -201,7 +201,7 @@ def _times(
     noise = _random_image(segmenters[0], side, side, torch.Generator().manual_seed(0))
     image = noise[0].permute(1, 2, 0).numpy()  # H, W, C
     before, after = (Engine(each, machine, tile=side, overlap=0) for each in segmenters)
-    times = time_in_turns({"before": before, "after": after}, image, progress)
+    times = predict_ms({"before": before, "after": after}, image, progress)
     return times["before"], times["after"]
 
 

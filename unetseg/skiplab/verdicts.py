@@ -1,4 +1,4 @@
-"""The verdict on each skip that was broken, by the change of Dice, in words.
+"""Which skips carry, help, idle or hurt: the verdict on each that was broken, and its picture.
 
 See `ablate` for what the edits are and why the gentlest removal decides.
 """
@@ -6,28 +6,32 @@ See `ablate` for what the edits are and why the gentlest removal decides.
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from unetseg.evaluation.confusion import Counts, Floats, bootstrap_interval, dice
-from unetseg.skiplab.finding import Row
-from unetseg.skiplab.subject import Subject
-from unetseg.text import plural
+from unetseg.skiplab.result import COLOURS, Row, new_figure
 
 CARRIES = 0.05
 """Dice that a level which carries the network brings at least."""
 IDLE = 0.005
 """Dice changes up to this are too small to matter."""
-FEW = 10
-"""Images below which the sentences warn of too narrow intervals."""
 REMOVING = ("zero", "mean")
 """Edits that take the content away and put nothing false in its place."""
-VERDICTS = {
-    "carries": "is carried by",
-    "helps": "is helped by",
-    "hurts": "is hurt by",
-    "idle": "does not need",
-    "unclear": "may or may not need",
+MOST_NUMBERS = 20
+"""Classes up to which the map of the classes shows its numbers too."""
+EDITS = {
+    "zero": "zero: nothing in its place",
+    "mean": "mean: its mean over all images",
+    "shuffle": "shuffle: that of another image",
+    "noise": "noise: random, of equal mean and deviation",
 }
-"""What the network does, in words that the levels of each verdict follow."""
+KEY = (
+    f"carries: loses {CARRIES} or more    helps: loses more than {IDLE}    "
+    f"hurts: gains more than {IDLE}, and every removal gains\n"
+    f"idle: stays within ±{IDLE}    unclear: none of these for certain"
+)
 
 Change = Mapping[str, float]
 """dice (after), change (after − before), low and high (the ends of its 95% interval)."""
@@ -105,7 +109,7 @@ def decide(changes: Mapping[str, Change]) -> str:
     'carries'
     """
     decisive = changes[deciding_edit(changes)]
-    if not has_dice(decisive["dice"] - decisive["change"]):
+    if not decisive["dice"] - decisive["change"] > CARRIES:  # nor if it is nan
         return "unclear"
     if decisive["low"] >= -IDLE and decisive["high"] <= IDLE:
         return "idle"
@@ -115,71 +119,91 @@ def decide(changes: Mapping[str, Change]) -> str:
     return "hurts" if gains and decisive["change"] > IDLE else "unclear"
 
 
-def has_dice(score: float) -> bool:
-    """Whether the whole network has Dice to lose: more than `CARRIES`, and not nan."""
-    return score > CARRIES
-
-
-def headline(subject: Subject, score: float) -> str:
-    """On what the whole network scored how much."""
-    images = plural(len(subject.views), "image")
-    amount = "none, as there is no foreground" if np.isnan(score) else f"{score:.3f}"
-    return f"on {images} of split {subject.split} the whole network has {amount}"
-
-
-def what_was_seen(overall: Sequence[Row], subject: Subject, score: float) -> str:
-    """One sentence on the rows of the foreground: what each level's deciding edit changed."""
-    judged = [row for row in overall if row["decides"]]
-    changes = [
-        f"{row['change']:+.3f} at level {row['level']} ({row['edit']}{_interval(row)})"
-        for row in judged
-        if not np.isnan(row["change"])
-    ]
-    end = f"broken in the gentlest way, the skips change it by {', '.join(changes)}"
-    if not changes:
-        end = "breaking skips changes nothing of it" if judged else "there is no skip to break"
-    return f"Foreground Dice: {headline(subject, score)}; {end}."
-
-
-def _interval(row: Row) -> str:
-    return "" if np.isnan(row["low"]) else f", 95% {row['low']:+.3f} to {row['high']:+.3f}"
-
-
-def what_it_means(overall: Sequence[Row], subject: Subject, score: float) -> str:
-    """One sentence on the rows of the foreground: which levels matter, and what to try."""
-    judged = [row for row in overall if row["decides"]]
-    if not judged:
-        return "The decoder works from the bottom of the U alone: there is no skip to lose."
-    if not has_dice(score):
-        return (
-            "The whole network has no Dice to lose on these images, so no skip is judged: choose "
-            "images with foreground, and a network that finds it."
-        )
-    if len(subject.views) < 2:
-        return "One image gives no interval, so no skip is judged: use two images or more."
-    parts = []
-    for verdict, words in VERDICTS.items():
-        levels = [f"level {row['level']}" for row in judged if row["verdict"] == verdict]
-        parts += [f"{words} {' and '.join(levels)}"] if levels else []
-    parts += [f"is misled by wrong content at level {number}" for number in misleading(overall)]
-    *others, last = parts
-    sentence = f"This network {', '.join(others)}{' and ' * bool(others)}{last}"
-    gone = {"idle", "hurts"} & {row["verdict"] for row in judged}
-    if gone and subject.info.network.preset != "classic":  # whose skips are given
-        sentence += f"; train one with --skip {_without(overall)} to see whether it does as well"
-    if len(subject.views) < FEW:
-        sentence += "; with so few images this is a hint, no more"
-    return sentence + "."
-
-
 def misleading(overall: Sequence[Row]) -> list[int]:
     """The levels that are idle or hurt and yet read: wrong content in their place costs Dice."""
     wrong = (row for row in overall if row["edit"] in {"shuffle", "noise"} and row["high"] < -IDLE)
     return sorted({row["level"] for row in wrong if row["verdict"] in {"idle", "hurts"}})
 
 
-def _without(overall: Sequence[Row]) -> str:
-    """The kinds of all levels, none for those that bring nothing, as --skip takes them."""
-    gone = {"idle", "hurts", "none"}
-    kinds = {row["level"]: "none" if row["verdict"] in gone else row["kind"] for row in overall}
-    return ",".join(kinds.values())
+# ------------------------------------------------------------------ pictures
+
+
+def draw_levels(overall: Sequence[Row], whole: str) -> Figure:
+    """The change of the foreground Dice for each level and edit, and the verdicts.
+
+    Args:
+        overall: The rows of the foreground.
+        whole: What the whole network scored on what.
+    """
+    verdicts = {row["level"]: row["verdict"] for row in overall}
+    figure, axes = new_figure(9.5, 2.4 + 0.75 * len(verdicts))
+    axis = axes[0][0]
+    axis.axvline(0, color="black", linewidth=1)
+    axis.axvspan(-IDLE, IDLE, color="#dddddd", label=f"±{IDLE}: too small to matter")
+    _draw_edits(axis, overall)
+    left, right = axis.get_xlim()
+    axis.set_xlim(min(left, -4 * IDLE), max(right, 4 * IDLE))
+    across = axis.get_yaxis_transform()
+    for level, verdict in verdicts.items():
+        read = "\n(but read)" if level in misleading(overall) else ""
+        axis.text(1.02, level, verdict + read, transform=across, va="center")
+    axis.set_yticks(list(verdicts), level_names(overall))
+    axis.set_ylim(max(verdicts, default=0) + 0.5, -0.5)
+    axis.set_xlabel(f"change of foreground Dice (below 0: worse)\n{KEY}", fontsize=9)
+    title = "What the network loses when one of its skips is broken"
+    axis.set_title(f"{title}\n({whole}; lines: 95% intervals)", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    return figure
+
+
+def _draw_edits(axis: Axes, overall: Sequence[Row]) -> None:
+    """A point and its interval for each level and edit, and a ring around those that decide."""
+    edits = [edit for edit in EDITS if any(row["edit"] == edit for row in overall)]
+    rings: list[tuple[float, float]] = []
+    for number, edit in enumerate(edits):
+        rows = [row for row in overall if row["edit"] == edit]
+        heights = [row["level"] + 0.17 * (number - (len(edits) - 1) / 2) for row in rows]
+        changes, lows, highs = ([row[name] for row in rows] for name in ("change", "low", "high"))
+        axis.hlines(heights, lows, highs, color=COLOURS[number], linewidth=2)
+        axis.plot(changes, heights, "o", color=COLOURS[number], label=EDITS[edit])
+        points = zip(rows, changes, heights, strict=True)
+        rings += [(change, height) for row, change, height in points if row["decides"]]
+    if rings:
+        label = "decides the verdict: the removal that costs least"
+        axis.plot(*zip(*rings, strict=True), "o", ms=11, mfc="none", mec="black", label=label)
+
+
+def draw_classes(rows: Sequence[Row]) -> Figure:
+    """The change of Dice for each level (down) and class (across), by the deciding edits."""
+    levels = list(dict.fromkeys(row["level"] for row in rows))
+    names = list(dict.fromkeys(row["class"] for row in rows))
+    changes = np.full((len(levels), len(names)), np.nan)
+    for row in rows:
+        if row["decides"]:
+            changes[levels.index(row["level"]), names.index(row["class"])] = row["change"]
+    figure, axes = new_figure(4 + min(0.6 * len(names), 40), 2.2 + 0.5 * len(levels))
+    axis, reach = axes[0][0], max(IDLE, np.nanmax(np.abs(changes)))
+    colours = colormaps["RdBu"].with_extremes(bad="#dddddd")
+    image = axis.imshow(changes, cmap=colours, vmin=-reach, vmax=reach, aspect="auto")
+    figure.colorbar(image, label="change of Dice (red: worse)")
+    for (down, across), value in np.ndenumerate(changes):
+        if len(names) <= MOST_NUMBERS and not np.isnan(value):
+            colour = "white" if abs(value) > 0.6 * reach else "black"
+            style = {"ha": "center", "va": "center", "color": colour, "fontsize": 8}
+            axis.text(across, down, f"{value:+.2f}", **style)
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axis.set_yticks(range(len(levels)), level_names(rows))
+    axis.grid(visible=False)
+    axis.set_xlabel("class")
+    axis.set_title(
+        "What each class loses by the gentlest removal of a skip\n(grey: no such skip or class)"
+    )
+    return figure
+
+
+def level_names(rows: Sequence[Row]) -> list[str]:
+    """What each level is called in a picture."""
+    names = {
+        row["level"]: f"level {row['level']}\n{row['resolution']} {row['kind']}" for row in rows
+    }
+    return list(names.values())

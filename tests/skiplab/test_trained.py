@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unetseg.skiplab.subject import View, fitted
+from unetseg.skiplab.trained import View, fitted
 
 
 @pytest.mark.parametrize(("height", "width"), list(itertools.product((6, 7), (9, 10))))

@@ -1,4 +1,4 @@
-"""What a look into the lab found: a table, a picture and two sentences in plain words."""
+"""What a look into the lab gives: a table, a picture and a caption that says how to read them."""
 
 import csv
 import io
@@ -30,41 +30,44 @@ STYLE: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Result:
     """The result of one `unetseg lab` command."""
 
     folder: Path
     """Where its files are: NAME.csv, NAME.json and pictures."""
     rows: Sequence[Row]
     """The table, one mapping of column to value per row."""
-    seen: str
-    """One sentence: what was seen."""
-    meaning: str
-    """One sentence: what that means for this user."""
+    summary: Sequence[Row]
+    """The few rows that a terminal shows, each with its verdict."""
+    caption: str
+    """How table and picture are read: the same whatever they show."""
 
 
-def publish(
-    folder: Path, name: str, finding: Finding, figures: Mapping[str, Figure], **facts: object
-) -> Finding:
-    """Write NAME.csv (the rows), NAME.json (sentences, facts and rows) and each figure as PNG.
+def publish(result: Result, name: str, figures: Mapping[str, Figure], **facts: object) -> Result:
+    """Write NAME.csv (the rows), NAME.json (caption, facts and rows) and each figure as PNG.
 
     Numbers that are not finite are null in the JSON; very long tables are in the CSV only.
 
     Args:
-        folder: Where to write.
+        result: Rows, caption, and the folder to write to.
         name: Stem of the files of the table.
-        finding: Rows and sentences.
         figures: Figure of each picture by the stem of its file.
         **facts: What else belongs to the JSON: settings, seeds, versions.
     """
-    write_text(folder / f"{name}.csv", _csv(finding.rows))
-    content: dict[str, object] = {"seen": finding.seen, "meaning": finding.meaning} | facts
-    if len(finding.rows) <= MOST_ROWS:
-        content["rows"] = list(finding.rows)
-    write_json(folder / f"{name}.json", content)
+    text = io.StringIO()
+    columns = list(dict.fromkeys(column for row in result.rows for column in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(result.rows)
+    write_text(result.folder / f"{name}.csv", text.getvalue())
+    content: dict[str, object] = {"caption": result.caption} | facts
+    if len(result.rows) <= MOST_ROWS:
+        content["rows"] = list(result.rows)
+    write_json(result.folder / f"{name}.json", content)
     for stem, figure in figures.items():
-        save_figure(folder / f"{stem}.png", figure)
-    return finding
+        with atomic_path(result.folder / f"{stem}.png") as temporary:
+            figure.savefig(temporary, format="png", facecolor="white")
+    return result
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
@@ -75,18 +78,3 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write `figure` as PNG, whole or not at all."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
