@@ -55,18 +55,14 @@ what is written above it, never below.
         cache.py           decoded pairs kept between epochs: in memory, or in a file
         dataset.py         pair → (image C×H×W, mask H×W); crops, loaders
       sample.py          draws the sample folder that the demo and the tests use
-    checks/            a folder of pairs → what is wrong with it, and the fix
+    checks/            a survey → what is wrong with the folder, and the fix for each finding
       finding.py         one thing that is wrong, with the files and the fix
-      evidence.py        what a folder was found to hold
-      names.py           names that do not pair, or will not on other machines
       tally.py           the values of the masks, counted
-      files.py           files that cannot be read, or are not what their name says
-      pixels.py          NaN, no data, saturation, constant bands, images of several kinds
-      sizes.py           masks of another size than their image
+      names.py           names that do not pair, or will not on other machines
+      files.py           files that cannot be read, sizes that differ, NaN, no data, saturation
       values.py          mask values: coding, noise, strays, near-colours, polarity
       balance.py         rare and missing classes, empty masks
-      duplicates.py      the same image, or nearly, more than once
-      leakage.py         the same image, scene or patient on both sides of a split
+      leakage.py         copies and near-copies, within a split and across splits
       alignment.py       masks that are shifted or turned against their image
       fix.py             the fixed copy of a folder
       check.py           all of it in one look

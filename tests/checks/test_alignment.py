@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from unetseg.checks.alignment import REACH, agreement, inspect_alignment
-from unetseg.checks.evidence import Evidence
-from unetseg.data.facts.survey import survey
+from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.images import write_png, write_tiff
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.sample import draw_cells, draw_sample
@@ -21,25 +20,19 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_sample(tmp_path_factory.mktemp("sample"), count=8, size=192)
 
 
-def _evidence(root: Path) -> Evidence:
-    known = survey(root)
-    facts = tuple(known.facts[pair.name] for pair in known.pairs.pairs)
-    return Evidence(root, known.pairs.pairs, facts, known.class_map)
-
-
 def _changed(
-    evidence: Evidence,
+    known: Survey,
     folder: Path,
     change: Callable[[int, NDArray[np.generic]], NDArray[np.generic]],
-) -> Evidence:
+) -> Survey:
     """The first 16 pairs with changed masks, `change(number, pixels)`."""
     pairs = []
-    for number, pair in enumerate(evidence.pairs[:16]):
+    for number, pair in enumerate(known.pairs.pairs[:16]):
         assert pair.mask is not None
         mask = np.ascontiguousarray(change(number, read_mask(pair.mask).pixels))
         write_tiff(folder / f"{number:03d}.tif", mask)
         pairs.append(replace(pair, mask=folder / f"{number:03d}.tif"))
-    return replace(evidence, pairs=tuple(pairs), facts=evidence.facts[:16])
+    return replace(known, pairs=replace(known.pairs, pairs=tuple(pairs)))
 
 
 @pytest.mark.parametrize("offset", [(4, 8), (-7, 0), (0, -12), (9, -5)])
@@ -79,12 +72,12 @@ def test_a_mask_without_outline_cannot_be_judged(size: int) -> None:
 
 
 def test_masks_that_fit_are_no_finding(sample: Path) -> None:
-    assert list(inspect_alignment(_evidence(sample))) == []
+    assert list(inspect_alignment(survey(sample))) == []
 
 
 def test_shifted_masks_are_told_with_their_offset(sample: Path, tmp_path: Path) -> None:
-    evidence = _changed(_evidence(sample), tmp_path, lambda _, mask: np.roll(mask, (4, 8), (0, 1)))
-    (finding,) = inspect_alignment(evidence)
+    known = _changed(survey(sample), tmp_path, lambda _, mask: np.roll(mask, (4, 8), (0, 1)))
+    (finding,) = inspect_alignment(known)
     assert (finding.check, finding.severity) == ("shifted-masks", "warning")
     assert "8 px right of and 4 px below the edges" in finding.summary
     assert "of the 8 pairs" in finding.summary
@@ -92,10 +85,10 @@ def test_shifted_masks_are_told_with_their_offset(sample: Path, tmp_path: Path) 
 
 
 def test_a_single_shifted_mask_is_named(sample: Path, tmp_path: Path) -> None:
-    evidence = _changed(
-        _evidence(sample), tmp_path, lambda number, mask: np.roll(mask, -9 * (number == 5), axis=1)
+    known = _changed(
+        survey(sample), tmp_path, lambda number, mask: np.roll(mask, -9 * (number == 5), axis=1)
     )
-    (finding,) = inspect_alignment(evidence)
+    (finding,) = inspect_alignment(known)
     assert (finding.check, finding.severity) == ("shifted-mask", "warning")
     (line,) = finding.files
     assert "005.tif" in line
@@ -103,8 +96,8 @@ def test_a_single_shifted_mask_is_named(sample: Path, tmp_path: Path) -> None:
 
 
 def test_mirrored_masks_are_told(sample: Path, tmp_path: Path) -> None:
-    evidence = _changed(_evidence(sample), tmp_path, lambda _, mask: mask[::-1])
-    (finding,) = inspect_alignment(evidence)
+    known = _changed(survey(sample), tmp_path, lambda _, mask: mask[::-1])
+    (finding,) = inspect_alignment(known)
     assert (finding.check, finding.severity) == ("turned-masks", "warning")
     assert "upside down" in finding.summary
 
@@ -115,18 +108,18 @@ def test_masks_that_are_too_wide_are_not_shifted(sample: Path, tmp_path: Path) -
         return np.asarray(np.max(wide, axis=0))
 
     checks = {
-        finding.check for finding in inspect_alignment(_changed(_evidence(sample), tmp_path, widen))
+        finding.check for finding in inspect_alignment(_changed(survey(sample), tmp_path, widen))
     }
     assert "shifted-masks" not in checks
 
 
 def test_a_file_that_is_gone_or_has_changed_is_left_to_other_checks(tmp_path: Path) -> None:
     draw_sample(tmp_path, count=5, size=96)
-    evidence = _evidence(tmp_path)
-    evidence.pairs[0].image.unlink()
-    write_png(evidence.pairs[1].image, np.zeros((20, 30, 3), np.uint8))
+    known = survey(tmp_path)
+    known.pairs.pairs[0].image.unlink()
+    write_png(known.pairs.pairs[1].image, np.zeros((20, 30, 3), np.uint8))
     write_png(tmp_path / "masks" / "cells_002.png", np.full((96, 96), 7, np.uint8))
-    assert list(inspect_alignment(evidence)) == []
+    assert list(inspect_alignment(known)) == []
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("camvid", "crackforest", "dsb2018")]
@@ -136,7 +129,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("camvid", "crack
 def test_shifts_of_real_masks_are_found_and_the_originals_fit(
     real_data: Path, tmp_path: Path, name: str
 ) -> None:
-    original = _evidence(real_data / name)
+    original = survey(real_data / name)
     assert list(inspect_alignment(original)) == []
     shifted = _changed(original, tmp_path, lambda _, mask: np.roll(mask, (-6, 9), (0, 1)))
     checks = [finding.check for finding in inspect_alignment(shifted)]
@@ -145,7 +138,7 @@ def test_shifts_of_real_masks_are_found_and_the_originals_fit(
 
 @pytest.mark.parametrize("name", ["hot_buildings_geotiff", "sen1floods11_tiles13band"])
 def test_other_real_masks_fit(real_data: Path, name: str) -> None:
-    assert list(inspect_alignment(_evidence(real_data / name))) == []
+    assert list(inspect_alignment(survey(real_data / name))) == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

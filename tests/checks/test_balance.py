@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unetseg.checks.balance import inspect_balance
-from unetseg.checks.evidence import Evidence
 from unetseg.checks.finding import Finding
 from unetseg.checks.tally import masks_of
 from unetseg.data.facts.fingerprint import ImageFacts, PairFacts
+from unetseg.data.facts.survey import Survey
 from unetseg.data.masks.class_list import ClassNames, NamedClass, find_class_file, read_class_names
-from unetseg.data.masks.class_map import IGNORED, Code
+from unetseg.data.masks.class_map import IGNORED, ClassMap, Code
 from unetseg.data.masks.infer_classes import infer_class_map
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.mask_values import MaskFacts, mask_facts
@@ -45,9 +45,23 @@ def look(
         Pair(Path(f"{mask.path}.jpg"), Path(mask.path), mask.path, split)
         for mask, split in zip(masks, splits or ["train"] * len(masks), strict=True)
     )
-    found = tuple(PairFacts(hash=mask.path, image=IMAGE, mask=mask) for mask in masks)
-    own = bool(splits)
-    return [*inspect_balance(Evidence(Path(), pairs, found, class_map, names is not None, own))]
+    return [*inspect_balance(survey_of(pairs, masks, class_map, names, own_splits=bool(splits)))]
+
+
+def survey_of(
+    pairs: Sequence[Pair],
+    masks: Sequence[MaskFacts],
+    classes: ClassMap,
+    names: ClassNames | None = None,
+    *,
+    own_splits: bool = False,
+) -> Survey:
+    facts = {
+        pair.name: PairFacts(hash=mask.path, image=IMAGE, mask=mask)
+        for pair, mask in zip(pairs, masks, strict=True)
+    }
+    found = PairSet(Path(), tuple(pairs), "")
+    return Survey(Path(), found, facts, classes, names, own_splits=own_splits)
 
 
 def kinds(findings: Sequence[Finding]) -> list[tuple[str, str]]:
@@ -80,7 +94,7 @@ REAL: dict[str, list[tuple[str, str]]] = {
 }
 
 
-def evidence_of(folder: Path) -> Evidence:
+def survey_masks(folder: Path) -> Survey:
     """The masks of a real folder, with its own splits or those that training draws."""
     listed = find_class_file(folder)
     names = read_class_names(listed) if listed else None
@@ -89,20 +103,19 @@ def evidence_of(folder: Path) -> Evidence:
     class_map, _ = infer_class_map(masks, names=names)
     present = [frozenset(class_map.index_of(c) for c, _ in m.counts) - {IGNORED} for m in masks]
     pairs = assign_splits(found, [mask.path for mask in masks], present, 0.2)
-    described = tuple(PairFacts(hash=mask.path, image=IMAGE, mask=mask) for mask in masks)
     own = any(pair.split for pair in found.pairs)
-    return Evidence(folder, pairs.pairs, described, class_map, names is not None, own)
+    return survey_of(pairs.pairs, masks, class_map, names, own_splits=own)
 
 
 @pytest.mark.parametrize("name", sorted(REAL))
 def test_real_folders(real_data: Path, name: str) -> None:
-    assert kinds([*inspect_balance(evidence_of(real_data / name))]) == REAL[name]
+    assert kinds([*inspect_balance(survey_masks(real_data / name))]) == REAL[name]
 
 
 def test_crackforest_has_its_published_share_of_cracks(real_data: Path) -> None:
-    (finding,) = inspect_balance(evidence_of(real_data / "crackforest"))
+    (finding,) = inspect_balance(survey_masks(real_data / "crackforest"))
     assert "background has 98.4% of the pixels, foreground 1.6%" in finding.summary
-    (finding,) = inspect_balance(evidence_of(real_data / "hot_buildings_geotiff"))
+    (finding,) = inspect_balance(survey_masks(real_data / "hot_buildings_geotiff"))
     blank = [
         str(path)
         for path in sorted((real_data / "hot_buildings_geotiff" / "masks").rglob("*.tif"))
@@ -113,10 +126,10 @@ def test_crackforest_has_its_published_share_of_cracks(real_data: Path) -> None:
 
 def test_pixels_are_counted_as_training_sees_them(real_data: Path) -> None:
     for name in ("camvid", "cwfid", "sen1floods11_sample", "tiny_kvasir_jpgmask"):
-        evidence = evidence_of(real_data / name)
-        masks = masks_of(evidence)
+        known = survey_masks(real_data / name)
+        masks = masks_of(known)
         assert masks is not None
-        for pair, row in [*zip(evidence.pairs, masks.pixels, strict=True)][:3]:
+        for pair, row in [*zip(known.pairs.pairs, masks.pixels, strict=True)][:3]:
             assert pair.mask is not None
             index = masks.class_map.encode(read_mask(pair.mask).pixels)
             counts = np.bincount(index.ravel(), minlength=256)
@@ -239,14 +252,13 @@ def test_drawn_splits_are_not_blamed_for_a_class_in_one_mask() -> None:
         PairSet(Path(), tuple(pairs), ""), [m.path for m in masks], [frozenset()] * 10, 0.2
     )
     class_map, _ = infer_class_map(masks)
-    described = tuple(PairFacts(hash=mask.path, image=IMAGE, mask=mask) for mask in masks)
     for own, checks in ((False, ["rare-classes"]), (True, ["rare-classes", "split-classes"])):
-        evidence = Evidence(Path(), drawn.pairs, described, class_map, own_splits=own)
-        assert [finding.check for finding in inspect_balance(evidence)] == checks
+        known = survey_of(drawn.pairs, masks, class_map, own_splits=own)
+        assert [finding.check for finding in inspect_balance(known)] == checks
 
 
 def test_without_a_class_map_nothing_is_said() -> None:
-    assert [*inspect_balance(Evidence(Path(), (), ()))] == []
+    assert [*inspect_balance(Survey(Path(), PairSet(Path(), (), ""), {}))] == []
 
 
 @given(
@@ -263,8 +275,8 @@ def test_shares_add_up(rows: list[dict[str, int]]) -> None:
     codes: list[Code] = [0, 1, 2]
     names = ClassNames(tuple(NamedClass(str(code), code) for code in codes))
     class_map, _ = infer_class_map(masks, names=names, ignore=[255])
-    described = tuple(PairFacts(hash=mask.path, image=IMAGE, mask=mask) for mask in masks)
-    tally = masks_of(Evidence(Path(), (), described, class_map, names=True))
+    pairs = [Pair(Path(mask.path), Path(mask.path), mask.path) for mask in masks]
+    tally = masks_of(survey_of(pairs, masks, class_map, names))
     assert tally is not None
     assert tally.pixels.sum(axis=1).tolist() == [mask.pixels for mask in masks]
     assert tally.share.sum() == pytest.approx(1)

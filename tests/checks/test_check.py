@@ -47,7 +47,7 @@ def assert_same(root: Path, config: DataConfig | None = None) -> Survey:
     assert report.known.pairs == known.pairs
     assert report.known.facts == known.facts
     assert report.known.rules == known.rules
-    assert (report.known.own_splits, report.known.named) == (known.own_splits, known.named)
+    assert (report.known.own_splits, report.known.names) == (known.own_splits, known.names)
     refuse_errors(known)
     return known
 

@@ -1,32 +1,47 @@
-"""Each kind of file that cannot be read is one finding; no entry of a folder is waited for."""
+"""Each fault of a file is one finding with its name; a good folder has none."""
 
 import errno
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.checks.evidence import Evidence
-from unetseg.checks.files import inspect_entries, inspect_files, inspect_formats
+from unetseg.checks.files import (
+    inspect_entries,
+    inspect_formats,
+    inspect_pixels,
+    inspect_sizes,
+    inspect_unreadable,
+    whole_factor,
+)
 from unetseg.checks.finding import Finding
-from unetseg.data.facts.fingerprint import PairFacts, describe_pairs
-from unetseg.data.files.images import write_tiff
-from unetseg.data.pairs.match import Pair, find_pairs
+from unetseg.data.facts.fingerprint import describe_pairs
+from unetseg.data.facts.survey import Faults, Survey, survey
+from unetseg.data.files.geotiff import write_geotiff
+from unetseg.data.files.images import read_image, write_png, write_tiff
+from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.pairs.match import Pair, PairSet
 from unetseg.data.sample import draw_sample
 from unetseg.errors import DataError
+
+Array = NDArray[Any]
+Check = Callable[[Survey], Iterator[Finding]]
+COUNT = 6
 
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_sample(tmp_path_factory.mktemp("data") / "sample", count=6, size=64)
+    return draw_sample(tmp_path_factory.mktemp("data") / "sample", count=COUNT, size=64)
 
 
 @pytest.fixture
@@ -42,23 +57,31 @@ def mask(data: Path, number: int) -> Path:
     return data / "masks" / f"cells_{number:03d}.png"
 
 
-def look(data: Path) -> tuple[Evidence, list[DataError]]:
-    """What can be read of a folder, and what cannot."""
-    pairs = find_pairs(data).pairs
-    described = list(zip(pairs, describe_pairs(pairs), strict=True))
-    known = [(pair, fact) for pair, fact in described if isinstance(fact, PairFacts)]
-    failures = [error for _, fact in described if isinstance(fact, list) for error in fact]
-    return Evidence(data, tuple(p for p, _ in known), tuple(f for _, f in known)), failures
+def findings_of(known: Survey, *checks: Check) -> list[Finding]:
+    return [finding for check in checks for finding in check(known)]
+
+
+def findings(data: Path, *checks: Check) -> list[Finding]:
+    return findings_of(survey(data, strict=False), *checks)
+
+
+def empty_survey(data: Path, *unreadable: DataError) -> Survey:
+    """A folder of which nothing is known but its place and what cannot be read."""
+    return Survey(data, PairSet(data, (), ""), {}, faults=Faults(unreadable=unreadable))
 
 
 def unreadable(data: Path) -> dict[str, Finding]:
-    found = {finding.check: finding for finding in inspect_files(look(data)[1])}
+    found = {finding.check: finding for finding in findings(data, inspect_unreadable)}
     assert all(finding.severity == "error" and finding.fix for finding in found.values())
     return found
 
 
 def formats(data: Path) -> list[Finding]:
-    return list(inspect_formats(look(data)[0]))
+    return findings(data, inspect_formats)
+
+
+def sizes(data: Path) -> list[Finding]:
+    return findings(data, inspect_sizes)
 
 
 def names(finding: Finding) -> list[str]:
@@ -66,8 +89,9 @@ def names(finding: Finding) -> list[str]:
 
 
 def test_a_good_folder_has_no_finding(data: Path) -> None:
-    evidence, failures = look(data)
-    assert [*inspect_files(failures), *inspect_formats(evidence), *inspect_entries(data)] == []
+    checks = (inspect_unreadable, inspect_formats, inspect_entries, inspect_sizes, inspect_pixels)
+    assert findings(data, *checks) == []
+    assert findings_of(empty_survey(data), *checks) == []
 
 
 # ------------------------------------------------------------------ files that cannot be read
@@ -144,8 +168,9 @@ def test_files_of_a_table_that_are_gone_or_pipes(data: Path) -> None:
         Pair(data / "gone.png", mask(data, 0), "a"),
         Pair(image(data, 0), data / "pipe.png", "b"),
     ]
-    failures = [e for fact in describe_pairs(pairs) if isinstance(fact, list) for e in fact]
-    found = {finding.check: names(finding) for finding in inspect_files(failures)}
+    _, failures = describe_pairs(pairs)
+    known = empty_survey(data / "list.csv", *(e for errors in failures.values() for e in errors))
+    found = {finding.check: names(finding) for finding in inspect_unreadable(known)}
     assert found == {"missing-file": ["gone.png"], "no-regular-file": ["pipe.png"]}
 
 
@@ -160,7 +185,7 @@ def test_a_nan_image_beside_a_broken_mask_is_told(data: Path) -> None:
 
 
 def entries(data: Path) -> dict[str, Finding]:
-    return {finding.check: finding for finding in inspect_entries(data)}
+    return {finding.check: finding for finding in inspect_entries(empty_survey(data))}
 
 
 def test_links_pipes_and_sockets_are_named_without_waiting(data: Path) -> None:
@@ -295,6 +320,341 @@ def test_bands_that_pillow_overlooks_are_a_note(real_data: Path) -> None:
     "name", ["drive", "hot_buildings_geotiff", "tiny_kvasir_jpgmask", "sen1floods11_tiles13band"]
 )
 def test_real_folders_have_nothing_else(real_data: Path, name: str) -> None:
-    evidence, failures = look(real_data / name)
-    assert not [*inspect_files(failures), *inspect_formats(evidence)]
-    assert not list(inspect_entries(real_data / name))
+    assert findings(real_data / name, inspect_unreadable, inspect_formats, inspect_entries) == []
+
+
+# ------------------------------------------------------------------ sizes
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """As `data`, of 96×96 pixels."""
+    return draw_sample(tmp_path / "large", count=COUNT, size=96)
+
+
+def resize(path: Path, width: int, height: int) -> None:
+    Image.open(path).resize((width, height), Image.Resampling.NEAREST).save(path)
+
+
+def test_whole_factors_are_one_finding(large: Path) -> None:
+    resize(mask(large, 0), 48, 48)
+    resize(mask(large, 1), 192, 192)
+    resize(mask(large, 2), 24, 24)
+    (found,) = sizes(large)
+    assert (found.check, found.severity) == ("size-factor", "error")
+    assert found.summary.startswith("3 masks")
+    assert found.files == tuple(
+        f"{image(large, n)} is 96×96, {mask(large, n)} is {side}×{side}"
+        for n, side in enumerate((48, 192, 24))
+    )
+    assert found.command == "unetseg check DATA --fix OUT"
+
+
+@pytest.mark.parametrize("size", [(96, 48), (48, 96), (47, 47), (90, 96), (95, 95), (3, 3)])
+def test_other_sizes_are_another(large: Path, size: tuple[int, int]) -> None:
+    resize(mask(large, 3), *size)
+    (found,) = sizes(large)
+    assert (found.check, found.severity) == ("size-mismatch", "error")
+    assert found.files == (f"{image(large, 3)} is 96×96, {mask(large, 3)} is {size[0]}×{size[1]}",)
+    assert "nearest" in found.fix
+    assert not found.command
+
+
+def test_swapped_sides_are_another(large: Path) -> None:
+    resize(image(large, 4), 96, 64)
+    resize(mask(large, 4), 64, 96)
+    (found,) = sizes(large)
+    assert (found.check, found.severity) == ("size-swapped", "error")
+    assert found.files[0].endswith("is 64×96")
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_mask_drawn_before_the_rotation_is_another(large: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(image(large, 5)).crop((0, 0, 96, 64)).save(image(large, 5), exif=exif)
+    resize(mask(large, 5), 96, 64)  # as stored
+    assert read_image(image(large, 5)).shape[:2] == read_mask(mask(large, 5)).pixels.shape[::-1]
+    (found,) = sizes(large)
+    assert (found.check, found.severity) == ("size-unturned", "error")
+    assert "rotation" in found.summary
+    assert found.command == "unetseg check DATA --fix OUT"
+    resize(mask(large, 5), 64, 96)  # as seen
+    assert sizes(large) == []
+
+
+def test_each_kind_is_a_finding_of_its_own(large: Path) -> None:
+    resize(mask(large, 0), 48, 48)
+    resize(mask(large, 1), 50, 48)
+    resize(image(large, 2), 96, 64)
+    resize(mask(large, 2), 64, 96)
+    checks = [finding.check for finding in sizes(large)]
+    assert checks == ["size-factor", "size-swapped", "size-mismatch"]
+
+
+def test_very_small_images_are_a_note(large: Path) -> None:
+    for path in (image(large, 0), mask(large, 0)):
+        resize(path, 96, 31)
+    (found,) = sizes(large)
+    assert (found.check, found.severity, found.files) == (
+        "small-images",
+        "note",
+        (f"{image(large, 0)}: 96×31",),
+    )
+
+
+def test_very_unequal_images_are_a_note(large: Path) -> None:
+    for path in (image(large, 0), mask(large, 0)):
+        resize(path, 768, 767)
+    assert sizes(large) == []
+    for path in (image(large, 0), mask(large, 0)):
+        resize(path, 768, 768)
+    (found,) = sizes(large)
+    assert (found.check, found.severity) == ("unequal-sizes", "note")
+    assert "from 96×96 to 768×768" in found.summary
+
+
+@given(
+    height=st.integers(1, 99), width=st.integers(1, 99), factor=st.sampled_from([2, 3, 4, 8, 16])
+)
+def test_a_whole_factor_brings_the_mask_to_the_size_of_the_image(
+    height: int, width: int, factor: int
+) -> None:
+    small, large = (height, width), (height * factor, width * factor)
+    assert whole_factor(large, small) == factor
+    assert whole_factor(small, large) == 1 / factor
+    assert whole_factor(large, large) is None
+    assert np.zeros(small).repeat(factor, 0).repeat(factor, 1).shape == large
+
+
+@pytest.mark.parametrize("name", ["drive", "cwfid", "tiny_ade20k", "hot_buildings_geotiff"])
+def test_real_folders_have_no_finding(real_data: Path, name: str) -> None:
+    assert sizes(real_data / name) == []
+
+
+# ------------------------------------------------------------------ pixels
+
+
+def stored(data: Path, number: int) -> Path:
+    """The image, whatever its suffix is by now."""
+    (path,) = (data / "images").glob(f"cells_{number:03d}.*")
+    return path
+
+
+def spoil(
+    data: Path,
+    change: Callable[[Array], Array],
+    *numbers: int,
+    nodata: float | None = None,
+) -> list[str]:
+    """Change some images, all without `numbers`; their paths as TIFF."""
+    paths = []
+    for number in numbers or range(COUNT):
+        pixels = change(read_image(stored(data, number)).copy())
+        stored(data, number).unlink()
+        paths.append(data / "images" / f"cells_{number:03d}.tif")
+        write_geotiff(paths[-1], pixels, nodata=nodata)
+    return [str(path) for path in paths]
+
+
+def only(data: Path, check: str, severity: str) -> Finding:
+    """The one finding there is."""
+    (found,) = findings(data, inspect_pixels)
+    assert (found.check, found.severity) == (check, severity)
+    assert found.fix or severity == "note"
+    return found
+
+
+def with_value(value: float) -> Callable[[Array], Array]:
+    """The pixels as float32, 16 of 64 rows (a quarter) with a value."""
+
+    def change(pixels: Array) -> Array:
+        pixels = pixels.astype(np.float32)
+        pixels[:16] = value
+        return pixels
+
+    return change
+
+
+# ------------------------------------------------------------------ numbers
+
+
+def test_nan_and_infinity_are_an_error(data: Path) -> None:
+    spoil(data, lambda pixels: pixels.astype(np.float32))
+    paths = spoil(data, with_value(np.nan), 1) + spoil(data, with_value(np.inf), 4)
+    found = only(data, "nan-pixels", "error")
+    assert found.files == tuple(f"{path}: 1024 pixels" for path in paths)
+    assert found.summary == "2 images with NaN or infinite pixels"
+
+
+def test_nan_that_is_declared_is_no_error(data: Path) -> None:
+    spoil(data, lambda pixels: pixels.astype(np.float32))
+    spoil(data, with_value(np.nan), 2, nodata=np.nan)
+    assert [finding.check for finding in findings(data, inspect_pixels)] == ["no-data"]
+
+
+def test_images_of_another_type_or_bands_are_an_error(data: Path) -> None:
+    paths = spoil(data, lambda pixels: pixels.astype(np.uint16) * 100, 0)
+    paths += spoil(data, lambda pixels: np.dstack([pixels, pixels[..., :2]]), 5)
+    found = only(data, "image-kinds", "error")
+    assert found.files == (
+        f"{paths[0]} is uint16 with 3 bands",
+        f"{paths[1]} is uint8 with 5 bands",
+    )
+    assert "differ" in found.summary
+    assert "most are uint8 with 3 bands" in found.summary
+
+
+def test_grey_among_colour_is_a_note(data: Path) -> None:
+    paths = spoil(data, lambda pixels: pixels[..., :1], 1, 3)
+    assert only(data, "grey-among-colour", "note").files == tuple(paths)
+
+
+def test_all_grey_is_fine(data: Path) -> None:
+    spoil(data, lambda pixels: pixels[..., :1])
+    assert findings(data, inspect_pixels) == []
+
+
+# ------------------------------------------------------------------ nothing to see
+
+
+def test_images_of_one_colour_are_a_warning(data: Path) -> None:
+    (black,) = spoil(data, lambda pixels: pixels * 0, 0)
+    (violet,) = spoil(data, lambda pixels: pixels * 0 + np.array([90, 0, 90], np.uint8), 1)
+    found = only(data, "constant-image", "warning")
+    assert found.files == (f"{black}: all pixels are 0", f"{violet}: all pixels are 90, 0")
+
+
+def test_an_image_without_any_data_has_one_colour(data: Path) -> None:
+    spoil(data, lambda pixels: pixels.astype(np.float32))
+    (path,) = spoil(data, lambda pixels: pixels * 0 - 9999, 3, nodata=-9999)
+    found = {finding.check: finding for finding in findings(data, inspect_pixels)}
+    assert set(found) == {"constant-image", "no-data"}
+    assert found["constant-image"].files == (f"{path}: no pixel has data",)
+
+
+def without_green(pixels: Array) -> Array:
+    pixels[..., 1] = 7
+    return pixels
+
+
+def test_a_band_that_failed_in_few_images_is_a_warning(data: Path) -> None:
+    paths = spoil(data, without_green, 2)
+    found = only(data, "constant-band", "warning")
+    assert found.files == (f"{paths[0]}: band 2",)
+
+
+def test_a_band_that_is_often_empty_is_a_note(data: Path) -> None:
+    spoil(data, without_green, 0, 2, 4)
+    assert len(only(data, "constant-band", "note").files) == 3
+
+
+def test_a_band_that_is_never_used_is_a_note(data: Path) -> None:
+    spoil(data, without_green)
+    assert only(data, "unused-band", "note").summary.startswith("band 2 without content")
+
+
+# ------------------------------------------------------------------ no data
+
+
+def test_declared_no_data_is_a_note(data: Path) -> None:
+    spoil(data, lambda pixels: pixels.astype(np.float32))
+    paths = spoil(data, with_value(-9999), 0, 1, 2, nodata=-9999)
+    found = only(data, "no-data", "note")
+    assert found.files == tuple(f"{path}: 25.0% of the pixels are -9999" for path in paths)
+    assert found.summary == "12.5% of the pixels have no data, in 3 images"
+
+
+@pytest.mark.parametrize("value", [-9999.0, -32768.0, float(np.finfo(np.float32).min)])
+def test_undeclared_no_data_is_a_warning(data: Path, value: float) -> None:
+    spoil(data, lambda pixels: pixels.astype(np.float32))
+    paths = spoil(data, with_value(value), 0, 5)
+    found = only(data, "undeclared-no-data", "warning")
+    assert found.files == tuple(f"{path}: 25.0% of the pixels" for path in paths)
+    assert f"{value:g}" in found.summary
+
+
+def test_each_fill_value_is_a_finding(data: Path) -> None:
+    spoil(data, lambda pixels: pixels.astype(np.float32))
+    spoil(data, with_value(-9999), 0)
+    spoil(data, with_value(65535), 1)
+    assert [(finding.check, len(finding.files)) for finding in findings(data, inspect_pixels)] == [
+        ("undeclared-no-data", 1)
+    ] * 2
+
+
+# ------------------------------------------------------------------ saturation
+
+
+def overexposed(pixels: Array) -> Array:
+    """The brightest quarter of each band at 255."""
+    level = np.quantile(pixels, 0.75, axis=(0, 1))
+    bright: Array = (pixels * (255 / level)).clip(0, 255).astype(np.uint8)
+    return bright
+
+
+def test_few_saturated_images_are_a_warning(data: Path) -> None:
+    (path,) = spoil(data, overexposed, 3)
+    found = only(data, "saturated", "warning")
+    assert found.files[0].startswith(f"{path}: 2")
+
+
+def test_where_many_are_saturated_it_is_a_note(data: Path) -> None:
+    spoil(data, overexposed, 0, 1, 2)
+    assert len(only(data, "saturated", "note").files) == 3
+
+
+def test_saturation_of_sixteen_bits_is_seen_wherever_it_is(data: Path) -> None:
+    spoil(data, lambda pixels: pixels.astype(np.uint16) * 16)
+    spoil(data, lambda pixels: overexposed(pixels // 16).astype(np.uint16) * 16, 0)
+    only(data, "saturated", "warning")  # at 4080, far from the top of the type
+
+
+def test_few_levels_are_no_saturation(data: Path) -> None:
+    spoil(data, lambda pixels: pixels // 100)
+    assert findings(data, inspect_pixels) == []
+
+
+def test_a_fill_value_is_no_saturation(data: Path) -> None:
+    spoil(data, lambda pixels: pixels.astype(np.float32))
+    spoil(data, with_value(65535), 2)
+    only(data, "undeclared-no-data", "warning")
+
+
+# ------------------------------------------------------------------ real folders
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("drive", [("saturated", "warning", 2)]),
+        ("hot_buildings_geotiff", []),
+        ("isbi2012_em", []),
+        ("nucseg_16bit", []),
+        ("sen1floods11_sample", []),
+        ("sen1floods11_tiles13band", []),
+        ("tiny_ade20k", []),
+        ("tiny_kvasir_jpgmask", []),
+        ("tiny_voc_palette", []),
+    ],
+)
+def test_real_folders(real_data: Path, name: str, expected: list[tuple[str, str, int]]) -> None:
+    found = findings(real_data / name, inspect_pixels)
+    assert [(one.check, one.severity, len(one.files)) for one in found] == expected
+
+
+def test_the_sky_of_street_scenes_is_a_note(real_data: Path, tmp_path: Path) -> None:
+    for side in ("images", "masks"):
+        (tmp_path / side).mkdir()
+        for path in sorted((real_data / "camvid" / side / "train").glob("0006R0*"))[:6]:
+            shutil.copy(path, tmp_path / side)
+    only(tmp_path, "saturated", "note")
+
+
+def test_alpha_and_palettes_are_no_finding(data: Path) -> None:
+    pixels = read_image(stored(data, 0))
+    opaque = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+    write_png(stored(data, 0), opaque)
+    spoil(data, lambda pixels: pixels, 1)
+    Image.open(stored(data, 2)).quantize(250).save(stored(data, 2))
+    assert findings(data, inspect_pixels) == []

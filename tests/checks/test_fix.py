@@ -11,8 +11,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from unetseg.checks.check import check_folder, write_fixed
-from unetseg.checks.fix import Fixed
+from unetseg.checks.check import check_folder
+from unetseg.checks.fix import Fixed, write_fixed
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.images import read_image
@@ -51,7 +51,7 @@ def fixed(root: Path, config: DataConfig = CONFIG) -> tuple[Fixed, Path]:
     """The copy of a folder beside it; the folder holds the same files as before."""
     out = root.parent / "out"
     before = {path: content_hash(path) for path in root.rglob("*") if path.is_file()}
-    done = write_fixed(check_folder(root, config), config, out)
+    done = write_fixed(survey(root, config, strict=False), out)
     assert {path: content_hash(path) for path in root.rglob("*") if path.is_file()} == before
     return done, out
 
@@ -237,10 +237,10 @@ def test_a_folder_without_any_good_pair_leaves_nothing_behind(tmp_path: Path) ->
 def test_a_file_that_vanishes_is_left_out_by_name(tmp_path: Path) -> None:
     root = tmp_path / "data"
     pairs = some_pairs(root, 4)
-    report = check_folder(root)
+    known = survey(root, strict=False)
     pairs[1][1].unlink()
     pairs[2][0].unlink()
-    done = write_fixed(report, CONFIG, tmp_path / "out")
+    done = write_fixed(known, tmp_path / "out")
     assert done.pairs == 2
     assert ["p1.png" in line or "p2.png" in line for line in done.left_out] == [True, True]
     assert len(list((tmp_path / "out" / "images").iterdir())) == 2
@@ -251,7 +251,7 @@ def test_an_error_in_the_middle_leaves_nothing_behind(
 ) -> None:
     root = tmp_path / "data"
     some_pairs(root, 4)
-    report = check_folder(root)
+    known = survey(root, strict=False)
     left = iter(range(3))
 
     def full(source: Path, target: Path) -> None:
@@ -261,7 +261,7 @@ def test_an_error_in_the_middle_leaves_nothing_behind(
 
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(MachineError, match="No space left"):
-        write_fixed(report, CONFIG, tmp_path / "out")
+        write_fixed(known, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
@@ -270,7 +270,7 @@ def test_a_copy_in_or_around_the_folder_is_refused(tmp_path: Path, place: str) -
     root = tmp_path / "data"
     some_pairs(root, 3)
     with pytest.raises(MachineError):
-        write_fixed(check_folder(root), CONFIG, tmp_path / place)
+        write_fixed(survey(root, strict=False), tmp_path / place)
     assert sorted(path.name for path in root.iterdir()) == ["images", "masks"]
 
 
@@ -281,5 +281,5 @@ def test_the_copy_may_take_an_empty_folder_that_has_no_name(
     some_pairs(root, 3)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert write_fixed(check_folder(root), CONFIG, Path()).pairs == 3
+    assert write_fixed(survey(root, strict=False), Path()).pairs == 3
     assert len(find_pairs(tmp_path / "here").pairs) == 3

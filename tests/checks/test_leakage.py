@@ -8,48 +8,50 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.checks.evidence import Evidence
 from unetseg.checks.finding import Finding
-from unetseg.checks.leakage import inspect_leakage, propose_group
-from unetseg.data.facts.survey import survey
-from unetseg.data.files.images import write_png
-from unetseg.data.pairs.match import find_pairs
+from unetseg.checks.leakage import (
+    chains,
+    inspect_duplicates,
+    inspect_leakage,
+    propose_group,
+)
+from unetseg.data.facts.survey import Survey, survey
+from unetseg.data.files.images import read_image, write_png, write_tiff
+from unetseg.data.pairs.match import Pair, find_pairs
 from unetseg.data.sample import draw_cells, draw_sample
 
 Image = NDArray[np.uint8]
 
 
-def _evidence(root: Path, *, own_splits: bool = True) -> Evidence:
-    known = survey(root)
-    facts = tuple(known.facts[pair.name] for pair in known.pairs.pairs)
-    return Evidence(root, known.pairs.pairs, facts, known.class_map, own_splits=own_splits)
+def _survey(root: Path, *, own_splits: bool = True) -> Survey:
+    return replace(survey(root), own_splits=own_splits)
 
 
-def _folder(root: Path, images: dict[str, Image]) -> Evidence:
+def _folder(root: Path, images: dict[str, Image]) -> Survey:
     """Pairs `images/NAME.png` and `masks/NAME.png`."""
     for name, image in images.items():
         write_png(root / "images" / f"{name}.png", image)
         write_png(root / "masks" / f"{name}.png", np.eye(*image.shape[:2], dtype=np.uint8) * 255)
-    return _evidence(root)
+    return _survey(root)
 
 
 def _cells(index: int) -> Image:
     return draw_cells(96, seed=5, index=index)[0]
 
 
-def _by_check(evidence: Evidence) -> dict[str, Finding]:
-    return {finding.check: finding for finding in inspect_leakage(evidence)}
+def _by_check(known: Survey) -> dict[str, Finding]:
+    return {finding.check: finding for finding in inspect_leakage(known)}
 
 
 def test_a_clean_folder_has_no_finding(tmp_path: Path) -> None:
     draw_sample(tmp_path, count=10, size=96)
-    assert _by_check(_evidence(tmp_path, own_splits=False)) == {}
+    assert _by_check(_survey(tmp_path, own_splits=False)) == {}
 
 
 def test_an_image_in_two_splits_is_found(tmp_path: Path) -> None:
     images = {f"train/a{k}": _cells(k) for k in range(4)}
-    evidence = _folder(tmp_path, {**images, "val/x": _cells(9), "val/y": _cells(2)})
-    findings = _by_check(evidence)
+    known = _folder(tmp_path, {**images, "val/x": _cells(9), "val/y": _cells(2)})
+    findings = _by_check(known)
     assert list(findings) == ["identical-across-splits"]
     (line,) = findings["identical-across-splits"].files
     assert "a2.png (train) = " in line
@@ -151,23 +153,29 @@ def test_other_names_tell_none(names: list[str]) -> None:
     assert propose_group(names) is None
 
 
-def _named(evidence: Evidence, names: Sequence[str], *, own_splits: bool) -> Evidence:
+def _named(known: Survey, names: Sequence[str], *, own_splits: bool) -> Survey:
     """The same pairs under other names, the splits taking turns."""
     pairs = tuple(
         replace(pair, image=Path(f"{name}.png"), name=name, split=split)
-        for pair, name, split in zip(evidence.pairs, names, ["train", "val"] * 99, strict=False)
+        for pair, name, split in zip(known.pairs.pairs, names, ["train", "val"] * 99, strict=False)
     )
-    return replace(evidence, pairs=pairs, own_splits=own_splits)
+    return _with_pairs(replace(known, own_splits=own_splits), pairs)
+
+
+def _with_pairs(known: Survey, pairs: Sequence[Pair]) -> Survey:
+    """The survey with other pairs of the same facts."""
+    facts = {pair.name: fact for pair, fact in zip(pairs, known.facts_of("all"), strict=True)}
+    return replace(known, pairs=replace(known.pairs, pairs=tuple(pairs)), facts=facts)
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Survey:
     root = draw_sample(tmp_path_factory.mktemp("sample"), count=12, size=96)
-    return _evidence(root)
+    return _survey(root)
 
 
 @pytest.mark.parametrize("own_splits", [True, False])
-def test_groups_that_the_splits_tear_are_told(drawn: Evidence, own_splits: bool) -> None:
+def test_groups_that_the_splits_tear_are_told(drawn: Survey, own_splits: bool) -> None:
     names = [f"patient{p}_slice{k}" for p in range(3) for k in range(4)]
     (finding,) = inspect_leakage(_named(drawn, names, own_splits=own_splits))
     assert finding.check == "torn-groups"
@@ -178,24 +186,24 @@ def test_groups_that_the_splits_tear_are_told(drawn: Evidence, own_splits: bool)
     assert finding.command.startswith(f"unetseg {verb} DATA --group '")
 
 
-def test_groups_that_are_whole_are_fine(drawn: Evidence) -> None:
+def test_groups_that_are_whole_are_fine(drawn: Survey) -> None:
     names = [f"patient{k % 4}_slice{k // 4}" for k in range(12)]
     assert list(inspect_leakage(_named(drawn, names, own_splits=True))) == []
 
 
-def test_groups_that_were_given_count_before_names(drawn: Evidence) -> None:
+def test_groups_that_were_given_count_before_names(drawn: Survey) -> None:
     names = [f"patient{p}_slice{k}" for p in range(3) for k in range(4)]
-    evidence = _named(drawn, names, own_splits=True)
-    whole = tuple(replace(pair, group=pair.split) for pair in evidence.pairs)
-    assert list(inspect_leakage(replace(evidence, pairs=whole))) == []
-    torn = tuple(replace(pair, group=f"g{k // 2}") for k, pair in enumerate(evidence.pairs))
-    (finding,) = inspect_leakage(replace(evidence, pairs=torn))
+    known = _named(drawn, names, own_splits=True)
+    whole = tuple(replace(pair, group=pair.split) for pair in known.pairs.pairs)
+    assert list(inspect_leakage(_with_pairs(known, whole))) == []
+    torn = tuple(replace(pair, group=f"g{k // 2}") for k, pair in enumerate(known.pairs.pairs))
+    (finding,) = inspect_leakage(_with_pairs(known, torn))
     assert "there are 6 groups" in finding.summary
     assert finding.command == ""
 
 
 def test_the_video_that_camvid_trains_and_validates_on_is_told(real_data: Path) -> None:
-    findings = _by_check(_evidence(real_data / "camvid"))
+    findings = _by_check(_survey(real_data / "camvid"))
     assert list(findings) == ["torn-groups"]
     assert findings["torn-groups"].files == ("0016E5: 52 train, 30 val",)
 
@@ -213,4 +221,136 @@ def test_the_video_that_camvid_trains_and_validates_on_is_told(real_data: Path) 
     ],
 )
 def test_other_real_folders_do_not_leak(real_data: Path, name: str) -> None:
-    assert _by_check(_evidence(real_data / name)) == {}
+    assert _by_check(_survey(real_data / name)) == {}
+
+
+# Within a split
+
+Draw = Callable[[int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+
+
+def _drawn_folder(root: Path, names: Sequence[str], draw: Draw) -> Survey:
+    """Pairs `images/NAME.png` and `masks/NAME.png`, the n-th as drawn."""
+    for index, name in enumerate(names):
+        image, mask = draw(index)
+        write_png(root / "images" / f"{name}.png", image)
+        write_png(root / "masks" / f"{name}.png", mask)
+    return survey(root)
+
+
+def _cells_and_mask(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    return draw_cells(96, seed=3, index=index)
+
+
+def _copies(known: Survey) -> dict[str, Finding]:
+    findings = list(inspect_duplicates(known))
+    assert len({finding.check for finding in findings}) == len(findings)
+    return {finding.check: finding for finding in findings}
+
+
+def test_a_clean_folder_has_no_copies(tmp_path: Path) -> None:
+    draw_sample(tmp_path, count=10, size=96)
+    assert _copies(survey(tmp_path)) == {}
+
+
+def test_one_image_in_two_formats_is_one_image(tmp_path: Path) -> None:
+    _drawn_folder(tmp_path, ["train/a", "train/b", "val/c"], _cells_and_mask)
+    image, mask = _cells_and_mask(0)
+    write_tiff(tmp_path / "images/train/d.tif", image)
+    write_png(tmp_path / "masks/train/d.png", mask)
+    finding = _copies(survey(tmp_path))["identical-images"]
+    (line,) = finding.files
+    assert finding.severity == "warning"
+    assert "1 image has the same pixels" in finding.summary
+    assert ("a.png" in line, "d.tif" in line, "b.png" in line) == (True, True, False)
+
+
+def test_one_image_with_two_masks_is_told_with_the_difference(tmp_path: Path) -> None:
+    def draw(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image, mask = _cells_and_mask(index % 3)
+        mask = mask.copy()
+        if index == 3:
+            mask[:4] = 255 - mask[0, 0]
+            mask[:4, :48] = mask[4:8, :48].max()
+        return image, mask
+
+    known = _drawn_folder(tmp_path, ["a", "b", "c", "d"], draw)
+    masks = [read_image(tmp_path / f"masks/{name}.png") for name in "ad"]
+    least = abs(int((masks[0] > 0).sum()) - int((masks[1] > 0).sum())) / masks[0].size
+    finding = _copies(known)["one-image-two-masks"]
+    (line,) = finding.files
+    assert least > 0
+    assert f"{least:.2%}" in line
+    assert ("a.png" in line, "d.png" in line) == (True, True)
+
+
+def test_a_mask_of_another_image_is_found(tmp_path: Path) -> None:
+    def draw(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return _cells_and_mask(index)[0], _cells_and_mask(2 if index == 5 else index)[1]
+
+    finding = _copies(_drawn_folder(tmp_path, list("abcdef"), draw))["identical-masks"]
+    (line,) = finding.files
+    assert finding.severity == "warning"
+    assert [name in line for name in ("a.png", "c.png", "f.png")] == [False, True, True]
+
+
+def test_masks_with_equal_counts_or_without_content_are_no_copies(tmp_path: Path) -> None:
+    def draw(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        mask = np.zeros((96, 96), np.uint8)
+        mask[: 30 * (index > 1), 10 * index : 10 * index + 5] = 255  # 0 and 1 hold nothing
+        return _cells_and_mask(index)[0], mask
+
+    assert _copies(_drawn_folder(tmp_path, list("abcdef"), draw)) == {}
+
+
+def test_exposures_of_one_scene_may_share_a_mask(tmp_path: Path) -> None:
+    def draw(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image, mask = _cells_and_mask(index // 2)
+        return (image * (1 if index % 2 else 0.7)).astype(np.uint8), mask
+
+    findings = _copies(_drawn_folder(tmp_path, list("abcdef"), draw))
+    assert list(findings) == ["near-copies"]
+    assert findings["near-copies"].severity == "note"
+
+
+def test_near_copies_count_within_a_split_only(tmp_path: Path) -> None:
+    def draw(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image, mask = _cells_and_mask(index % 3)
+        return (image * (1 - 0.1 * (index // 3))).astype(np.uint8), mask
+
+    names = ["train/a", "train/b", "train/c", "train/d", "val/e", "train/f"]
+    finding = _copies(_drawn_folder(tmp_path, names, draw))["near-copies"]
+    lines = [[name for name in "abcdef" if f"{name}.png" in line] for line in finding.files]
+    assert lines == [["a", "d"], ["c", "f"]]
+
+
+def test_facts_without_hashes_are_no_copies(tmp_path: Path) -> None:
+    known = _drawn_folder(tmp_path, list("abc"), lambda _: _cells_and_mask(0))
+    unseen = {"pixel_hash": "", "perceptual_hash": ""}
+    blind = {
+        name: fact.model_copy(update={"image": fact.image.model_copy(update=unseen)})
+        for name, fact in known.facts.items()
+    }
+    assert "identical-images" not in _copies(replace(known, facts=blind))
+
+
+@pytest.mark.parametrize("count", [2, 300])
+def test_chains_join_what_neighbours_join(count: int) -> None:
+    """Each hash differs from the next in 4 bits, as the frames of a video might."""
+    frames = [f"{(1 << 4 * k) - 1:064x}" for k in range(min(count, 60))]
+    other = "5" * 64
+    assert chains([other, *frames], 4) == [list(range(1, len(frames) + 1))]
+    assert chains([other, *frames[::2]], 4) == []
+
+
+def test_a_misplaced_mask_of_a_published_set_is_found(real_data: Path) -> None:
+    """042.png of crackforest is the mask of 065.jpg, as anyone can see who looks."""
+    findings = _copies(survey(real_data / "crackforest"))
+    assert list(findings) == ["identical-masks"]
+    (line,) = findings["identical-masks"].files
+    assert ("042.png" in line, "065.png" in line) == (True, True)
+
+
+@pytest.mark.parametrize("name", ["drive", "glas256", "isbi2012_em", "nucseg_16bit"])
+def test_real_folders_have_no_copies(real_data: Path, name: str) -> None:
+    assert _copies(survey(real_data / name)) == {}

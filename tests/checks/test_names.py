@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unetseg.checks.evidence import Evidence
 from unetseg.checks.finding import Finding
 from unetseg.checks.names import inspect_names, inspect_portability
+from unetseg.data.facts.survey import Faults, Survey
 from unetseg.data.pairs.match import match_pairs
 from unetseg.data.pairs.mismatch import FIXES
 
@@ -23,20 +23,22 @@ def write(root: Path, names: Iterable[str]) -> Path:
     return root
 
 
+def survey_of(root: Path) -> Survey:
+    """What the names say; no file is read."""
+    pairs, unpaired = match_pairs(root)
+    return Survey(root, pairs, {}, faults=Faults(unpaired=unpaired))
+
+
 def faults_of(root: Path) -> list[Finding]:
-    return list(inspect_names(root, match_pairs(root)[1]))
-
-
-def evidence_of(root: Path) -> Evidence:
-    return Evidence(root, match_pairs(root)[0].pairs, ())
+    return list(inspect_names(survey_of(root)))
 
 
 def portability_of(root: Path, *stems: str) -> list[Finding]:
     """The findings on a folder in which these stems are pairs."""
     write(root, [f"{side}/{stem}.png" for stem in stems for side in ("images", "masks")])
-    evidence = evidence_of(root)
-    assert len(evidence.pairs) == len(stems)
-    return list(inspect_portability(evidence))
+    known = survey_of(root)
+    assert len(known.pairs.pairs) == len(stems)
+    return list(inspect_portability(known))
 
 
 # Names that do not pair
@@ -151,7 +153,7 @@ def test_one_stem_with_two_suffixes(tmp_path: Path) -> None:
     write(tmp_path, ["p/a.png", "p/a.jpg", "q/a.png", "m/1.png", "m/2.png", "p/b.png", "m/b.png"])
     rows = ["p/a.png,m/1.png", "p/a.jpg,m/1.png", "q/a.png,m/2.png", "p/b.png,m/b.png"]
     (tmp_path / "pairs.csv").write_text("\n".join(["image,mask", *rows]))
-    (finding,) = inspect_portability(evidence_of(tmp_path))
+    (finding,) = inspect_portability(survey_of(tmp_path))
     assert (finding.check, finding.severity) == ("same-stem", "note")
     assert finding.files == ("p/a.jpg, p/a.png",)
 
@@ -159,7 +161,7 @@ def test_one_stem_with_two_suffixes(tmp_path: Path) -> None:
 def test_an_image_and_its_mask_may_share_a_stem(tmp_path: Path) -> None:
     write(tmp_path, ["a.jpg", "a.png", "b.jpg", "b.png"])
     (tmp_path / "pairs.csv").write_text("image,mask\na.jpg,a.png\nb.jpg,b.png\n")
-    assert list(inspect_portability(evidence_of(tmp_path))) == []
+    assert list(inspect_portability(survey_of(tmp_path))) == []
 
 
 def test_real_folders_are_clean(real_data: Path) -> None:
@@ -167,4 +169,4 @@ def test_real_folders_are_clean(real_data: Path) -> None:
     assert len(folders) >= 14
     for folder in folders:
         assert faults_of(folder) == []
-        assert list(inspect_portability(evidence_of(folder))) == []
+        assert list(inspect_portability(survey_of(folder))) == []

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unetseg.checks.balance import inspect_balance
-from unetseg.checks.evidence import Evidence
 from unetseg.checks.finding import SEVERITIES, Finding
 from unetseg.checks.values import inspect_coding
+from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import ImageFacts, PairFacts
-from unetseg.data.facts.survey import survey
-from unetseg.data.masks.class_list import find_class_file, read_class_names
+from unetseg.data.facts.survey import Faults, Survey, survey
+from unetseg.data.masks.class_list import ClassNames, find_class_file, read_class_names
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import infer_class_map
 from unetseg.data.masks.mask_values import MaskFacts, mask_facts
-from unetseg.data.pairs.match import Pair, find_pairs
+from unetseg.data.pairs.match import Pair, PairSet, find_pairs
 from unetseg.data.sample import draw_sample
 from unetseg.errors import MaskError
 
@@ -32,23 +32,27 @@ BLACK, RED, GREEN = (0, 0, 0), (255, 0, 0), (0, 255, 0)
 ORDERED = tuple(value for i in range(256) for value in (i, 7 * i % 256, 255 - i))
 
 
-def evidence_of(
-    masks: Sequence[MaskFacts], class_map: ClassMap | None, names: bool = False
-) -> Evidence:
-    pairs = tuple(Pair(Path(f"{m.path}.jpg"), Path(m.path), m.path) for m in masks)
-    facts = tuple(PairFacts(hash=m.path, image=IMAGE, mask=m) for m in masks)
-    return Evidence(Path("data"), pairs, facts, class_map, names)
+def survey_of(
+    masks: Sequence[MaskFacts],
+    classes: ClassMap | None,
+    names: ClassNames | None = None,
+    **more: Any,
+) -> Survey:
+    pairs = tuple(Pair(Path(f"{i}.jpg"), Path(m.path), str(i)) for i, m in enumerate(masks))
+    facts = {str(i): PairFacts(hash=m.path, image=IMAGE, mask=m) for i, m in enumerate(masks)}
+    return Survey(Path("data"), PairSet(Path("data"), pairs, ""), facts, classes, names, **more)
 
 
 def findings_of(masks: Sequence[MaskFacts], **more: Any) -> list[Finding]:
     """What the check says about the values, whether they make sense or not."""
-    named = more.get("names") is not None
+    names = more.pop("names", None)
+    config = DataConfig(**more)
     try:
-        class_map, _ = infer_class_map(masks, **more)
+        classes, _ = infer_class_map(masks, names=names, **more)
     except MaskError as error:
-        can_snap = makes_sense(masks, **{**more, "snap": True})
-        return [*inspect_coding(evidence_of(masks, None, named), error, can_snap=can_snap)]
-    return [*inspect_coding(evidence_of(masks, class_map, named))]
+        faults = Faults(masks=error)
+        return [*inspect_coding(survey_of(masks, None, names, config=config, faults=faults))]
+    return [*inspect_coding(survey_of(masks, classes, names, config=config))]
 
 
 def makes_sense(masks: Sequence[MaskFacts], **more: Any) -> bool:
@@ -85,8 +89,7 @@ def many(count: int, *counts: tuple[Code, int], **more: Any) -> list[MaskFacts]:
 @pytest.mark.parametrize(("count", "size", "seed"), [(24, 64, 0), (5, 128, 1), (1, 32, 2)])
 def test_a_drawn_sample_is_clean(tmp_path: Path, count: int, size: int, seed: int) -> None:
     known = survey(draw_sample(tmp_path / "s", count=count, size=size, seed=seed))
-    evidence = Evidence(tmp_path, known.pairs.pairs, tuple(known.facts_of("all")), known.class_map)
-    assert [*inspect_coding(evidence), *inspect_balance(evidence)] == []
+    assert [*inspect_coding(known), *inspect_balance(known)] == []
 
 
 REAL: dict[str, list[tuple[str, str]]] = {
@@ -246,8 +249,8 @@ def test_every_kind_of_masks_is_understood(
     masks = [mask_facts(path)]
     class_map, _ = infer_class_map(masks)
     assert [item.code for item in class_map.classes] == codes
-    evidence = evidence_of(masks, class_map)
-    found = [*inspect_coding(evidence), *inspect_balance(evidence)]
+    known = survey_of(masks, class_map)
+    found = [*inspect_coding(known), *inspect_balance(known)]
     assert [finding.check for finding in found] == checks
     assert "error" not in {finding.severity for finding in found}
 
@@ -424,7 +427,7 @@ def test_the_audit_never_fails_and_names_files_of_the_folder(
     found = findings_of(masks, snap=snap)
     if makes_sense(masks, snap=snap):
         class_map, _ = infer_class_map(masks, snap=snap)
-        found += inspect_balance(evidence_of(masks, class_map))
+        found += inspect_balance(survey_of(masks, class_map))
         assert "mask-coding" not in {f.check for f in found if f.severity == "error"}
     paths = {fact.path for fact in masks}
     for finding in found:

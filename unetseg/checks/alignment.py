@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.checks.evidence import Evidence
-from unetseg.checks.finding import Finding, listed
+from unetseg.checks.finding import Finding
 from unetseg.data.facts.similarity import TURNS
+from unetseg.data.facts.survey import Survey
 from unetseg.data.files.images import effective_bands
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.rasters import open_mask_raster, open_raster
@@ -109,12 +109,12 @@ class Agreement:
         return narrow and height >= ratio * (self.near(0, 0) - usual)
 
 
-def inspect_alignment(evidence: Evidence, progress: Progress = SILENT) -> Iterator[Finding]:
+def inspect_alignment(known: Survey, progress: Progress = SILENT) -> Iterator[Finding]:
     """Masks that are shifted, mirrored or turned against their images; reads up to 60 pairs."""
-    if evidence.class_map is None:
+    if known.classes is None:
         return
-    pairs = _choose(evidence)
-    seen = _compare(pairs, evidence.class_map, progress=progress)
+    pairs = _choose(known)
+    seen = _compare(pairs, known.classes, progress=progress)
     if len(seen) < _FEWEST:
         return
     whole = Agreement(np.mean([one.values for _, one in seen], axis=0))
@@ -123,7 +123,7 @@ def inspect_alignment(evidence: Evidence, progress: Progress = SILENT) -> Iterat
     elif whole.clarity >= _CLEAR and whole.distance < _LEAST:
         yield from _some_shifted(seen)
     else:
-        yield from _all_turned(evidence.class_map, [pair for pair, _ in seen], progress)
+        yield from _all_turned(known.classes, [pair for pair, _ in seen], progress)
 
 
 def agreement(image: NDArray[Any], index: Index) -> Agreement | None:
@@ -198,11 +198,11 @@ def _tensor(layers: Sequence[Array]) -> tuple[Array, Array, Array]:
     return xx, yy, xy
 
 
-def _choose(evidence: Evidence) -> list[Pair]:
+def _choose(known: Survey) -> list[Pair]:
     """At most 60 pairs, evenly, among those of equal size whose masks hold two values or more."""
     shown = [
         pair
-        for pair, fact in zip(evidence.pairs, evidence.facts, strict=True)
+        for pair, fact in known.items()
         if fact.image.shape == fact.mask.shape and len(fact.mask.counts) > 1
     ]
     count = min(FILES, len(shown))
@@ -237,7 +237,7 @@ def _compare(
 
 def _read(pair: Pair, class_map: ClassMap) -> tuple[NDArray[Any], Index]:
     """The middle of an image, H×W×C, and of its mask, as class indexes."""
-    assert pair.mask is not None  # the evidence holds whole pairs
+    assert pair.mask is not None  # a survey holds whole pairs
     with open_raster(pair.image) as image, open_mask_raster(pair.mask) as mask:
         height, width = min(image.height, _SIDE), min(image.width, _SIDE)
         window = (image.height - height) // 2, (image.width - width) // 2, height, width
@@ -258,7 +258,7 @@ def _all_shifted(whole: Agreement, seen: Sequence[tuple[Pair, Agreement]]) -> Fi
         "warning",
         f"the masks lie about {_place(*whole.peak)} the edges of the images, in "
         f"{len(agreeing)} of the {plural(len(seen), 'pair')} that were compared",
-        listed(pair.mask for pair in agreeing),
+        [pair.mask for pair in agreeing if pair.mask],
         "Look at some masks over their images, and export the masks again or move them back.",
     )
 
@@ -277,7 +277,7 @@ def _some_shifted(seen: Sequence[tuple[Pair, Agreement]]) -> Iterator[Finding]:
             f"{plural(len(stray), 'mask')} of the {len(seen)} that were compared "
             f"{'lies' if len(stray) == 1 else 'lie'} beside the edges of the image, while the "
             "others fit",
-            listed(f"{pair.mask}: about {_place(*one.peak)} the edges" for pair, one in stray),
+            [(p.mask, f": about {_place(*one.peak)} the edges") for p, one in stray if p.mask],
             "Look at these masks over their images, and draw or export them again.",
         )
 
@@ -298,7 +298,7 @@ def _all_turned(
                 "warning",
                 f"the masks fit the edges of the images when they are {turn.words}, and not as "
                 f"they are: {plural(len(seen), 'pair')} were compared",
-                listed(pair.mask for pair, _ in seen),
+                [pair.mask for pair, _ in seen if pair.mask],
                 "Look at some masks over their images, and export the masks again.",
             )
             return

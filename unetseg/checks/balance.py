@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from unetseg.checks.evidence import Evidence
-from unetseg.checks.finding import Finding, listed
+from unetseg.checks.finding import Finding
 from unetseg.checks.tally import Masks, masks_of, percent
+from unetseg.data.facts.survey import Survey
 from unetseg.data.masks.mask_values import some
 from unetseg.data.pairs.match import Pair
 
@@ -22,15 +22,15 @@ _LACKS = {
 }
 
 
-def inspect_balance(evidence: Evidence) -> Iterator[Finding]:
+def inspect_balance(known: Survey) -> Iterator[Finding]:
     """How the classes are spread over masks and splits; no file is read."""
-    if masks := masks_of(evidence):
+    if masks := masks_of(known):
         yield from _inspect_ignored(masks)
         yield from _inspect_absent(masks)
         yield from _inspect_empty(masks)
         yield from _inspect_shares(masks)
         yield from _inspect_rare(masks)
-        yield from _inspect_splits(masks, evidence)
+        yield from _inspect_splits(masks, known)
 
 
 # Pixels that count
@@ -47,7 +47,7 @@ def _inspect_ignored(masks: Masks) -> Iterator[Finding]:
             severity="error" if everything else "warning",
             summary=f"{masks.part(len(mute))} {_are(len(mute))} ignored throughout "
             f"({some(masks.class_map.ignore)}): there is nothing to learn from such a pair",
-            files=listed(masks.paths(mute)),
+            lines=masks.paths(mute),
             fix="Check which values are ignored." if everything else "Take these pairs out.",
         )
     share = float(ignored.sum() / (ignored.sum() + counted.sum()))
@@ -58,10 +58,10 @@ def _inspect_ignored(masks: Masks) -> Iterator[Finding]:
             check="ignored-pixels",
             severity="warning",
             summary=f"{percent(share)} of the pixels are ignored ({some(masks.class_map.ignore)})",
-            files=listed(
-                f"{path}: {percent(part)}"
+            lines=[
+                (path, f": {percent(part)}")
                 for path, part in zip(masks.paths(mostly), shares[mostly], strict=True)
-            ),
+            ],
             fix="If one of these values is a class, name it in classes.txt.",
         )
 
@@ -80,7 +80,7 @@ def _inspect_empty(masks: Masks) -> Iterator[Finding]:
             severity="warning" if share > MANY_EMPTY else "note",
             summary=f"{masks.part(len(empty))} {_are(len(empty))} background only "
             f"({percent(share)})",
-            files=listed(masks.paths(empty)),
+            lines=masks.paths(empty),
             fix="If these images do show objects, draw them or take the pairs out; images "
             "without any teach what is no object.",
         )
@@ -141,7 +141,7 @@ def _inspect_rare(masks: Masks) -> Iterator[Finding]:
             severity="warning",
             summary=f"{_classes(len(few), masks)} {_are(len(few))} in fewer than {FEW} masks: "
             f"{_named(masks, few)}",
-            files=listed(masks.folder.holders(masks.codes[place] for place in few)),
+            lines=masks.holders(masks.codes[place] for place in few),
             fix="Add images that show them, or unite them with another class; one or two masks "
             "cannot both teach and test a class.",
         )
@@ -154,16 +154,16 @@ def _inspect_rare(masks: Masks) -> Iterator[Finding]:
             severity="note",
             summary=f"{_classes(len(small), masks)} {'has' if len(small) == 1 else 'have'} less "
             f"than {percent(RARE)} of the pixels: {shares}",
-            files=listed(masks.folder.holders(masks.codes[place] for place in small)),
+            lines=masks.holders(masks.codes[place] for place in small),
             fix="Look at their own scores; the mean over all classes hides them.",
         )
 
 
-def _inspect_splits(masks: Masks, evidence: Evidence) -> Iterator[Finding]:
+def _inspect_splits(masks: Masks, known: Survey) -> Iterator[Finding]:
     """Classes that the masks of one split lack."""
-    reported = [] if evidence.own_splits else _in_few(masks)
+    reported = [] if known.own_splits else _in_few(masks)
     for split, lack in _LACKS.items():
-        rows = _rows(evidence.pairs, split)
+        rows = _rows(known.pairs.pairs, split)
         if not rows:
             continue
         held = (masks.pixels[rows, :-1] > 0).sum(axis=0)
@@ -174,7 +174,7 @@ def _inspect_splits(masks: Masks, evidence: Evidence) -> Iterator[Finding]:
                 severity="warning",
                 summary=f"{_classes(len(lacking), masks)} {_are(len(lacking))} in no mask of "
                 f"{split}, {lack}: {_named(masks, lacking)}",
-                files=listed(masks.folder.holders(masks.codes[place] for place in lacking)),
+                lines=masks.holders(masks.codes[place] for place in lacking),
                 fix=f"Move some of these pairs to {split}, or add images that show the classes.",
             )
 

@@ -1,14 +1,20 @@
 """One thing that is wrong with a folder, with the files and the fix."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from unetseg.errors import UnetsegError
 from unetseg.text import printable
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 """Worst first."""
+Line = Path | str | tuple[Path | str, ...]
+"""One line about files: paths, and what is said about them between and after."""
+FIX = ("--fix OUT",)
+SNAP = ("--snap", "--fix OUT")
 
 
 @dataclass(frozen=True)
@@ -20,28 +26,75 @@ class Finding:
         severity: error: training would fail or learn nonsense; warning: it would be worse than it
             could be, or its scores too good; note: good to know.
         summary: One sentence with the numbers.
-        files: Every file concerned, one line each: the path, or `path: what is wrong with it`.
+        lines: Every file concerned: its path, or the path and what is wrong with it.
         fix: What to do, in one sentence.
-        command: A command that does it; `DATA` stands for the folder.
+        flags: Those of a command that does it.
+        verb: That command.
     """
 
     check: str
     severity: Severity
     summary: str
-    files: tuple[str, ...] = ()
+    lines: Sequence[Line] = ()
     fix: str = ""
-    command: str = ""
+    flags: tuple[str, ...] = ()
+    verb: Literal["check", "train"] = "check"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The lines as text, with line breaks and other control characters made visible."""
+        return tuple(line_text(line) for line in self.lines)
+
+    @property
+    def command(self) -> str:
+        """A command that does what is to be done, or nothing; `DATA` stands for the folder."""
+        return self.command_for(["DATA"])
+
+    def command_for(self, given: Sequence[str]) -> str:
+        """The command for a folder, `given` with its flags as a shell takes them, or nothing."""
+        flags = [flag for flag in self.flags if flag not in given]
+        return " ".join(["unetseg", self.verb, *given, *flags]) if self.flags else ""
 
     def to_json(self) -> dict[str, Any]:
         """The finding as JSON can hold it."""
-        return asdict(self)
+        names = ("check", "severity", "summary", "files", "fix", "command")
+        return {name: getattr(self, name) for name in names}
+
+
+def line_text(line: Line, root: Path | None = None) -> str:
+    """A line as text, with the paths that lie in `root` relative to it."""
+    parts = line if isinstance(line, tuple) else (line,)
+    return printable("".join(str(_inner(part, root)) for part in parts))
+
+
+def _inner(part: Path | str, root: Path | None) -> Path | str:
+    if root is not None and isinstance(part, Path) and root in part.parents:
+        return part.relative_to(root)
+    return part
+
+
+def joined(parts: Iterable[Line], sign: str) -> Line:
+    """Lines as one, with a sign between them."""
+    line: tuple[Path | str, ...] = ()
+    for part in parts:
+        line = (*line, *([sign] if line else []), *(part if isinstance(part, tuple) else (part,)))
+    return line
+
+
+def error_line(error_text: str, paths: Iterable[Path]) -> Line:
+    """What an error says, with the path that it begins with, of those it is about, apart."""
+    begins = next((path for path in paths if error_text.startswith(str(path))), None)
+    return error_text if begins is None else (begins, error_text.removeprefix(str(begins)))
+
+
+def error_lines(error: UnetsegError) -> list[Line]:
+    """The offenders of an error, with the path of each apart where the error has as many paths."""
+    if len(error.paths) != len(error.offenders):
+        return list(error.offenders)
+    couples = zip(error.offenders, error.paths, strict=True)
+    return [error_line(offender, [path]) for offender, path in couples]
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """The worst first; otherwise as they came."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
-def listed(lines: Iterable[object]) -> tuple[str, ...]:
-    """Lines about files, with line breaks and other control characters made visible."""
-    return tuple(printable(str(line)) for line in lines)

@@ -14,7 +14,7 @@ import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -23,20 +23,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.checks.evidence import Evidence
-from unetseg.checks.files import SUFFIXES
-from unetseg.checks.finding import listed
+from unetseg.checks.files import SUFFIXES, whole_factor
 from unetseg.checks.names import UNSEEN
-from unetseg.checks.sizes import whole_factor
 from unetseg.config import DataConfig
-from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts
+from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts, describe_pairs
+from unetseg.data.facts.survey import Survey, conclude
 from unetseg.data.files.images import upright
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.mask_values import MaskFacts
 from unetseg.data.pairs.description import write_description
 from unetseg.data.pairs.match import Pair
-from unetseg.data.pairs.mismatch import fold
+from unetseg.data.pairs.mismatch import UNLIKE, fold
 from unetseg.errors import DataError, ImageError, MachineError, MaskError
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import replace_folder, write_json, write_text
@@ -45,7 +43,7 @@ from unetseg.text import plural, printable
 
 @dataclass
 class Fixed:
-    """What `write_fixes` did, one line for each file.
+    """What `write_fixed` did, one line for each file.
 
     Attributes:
         pairs: Pairs that were written.
@@ -75,50 +73,79 @@ def check_target(data: Path, out: Path) -> None:
         )
 
 
-def write_fixes(
-    evidence: Evidence,
-    class_map: ClassMap,
-    out: Path,
-    settings: DataConfig | None = None,
-    left_out: Sequence[str] = (),
-    progress: Progress = SILENT,
-) -> Fixed:
+def write_fixed(known: Survey, out: Path, progress: Progress = SILENT) -> Fixed:
     """Write OUT/images, OUT/masks, OUT/pairs.csv, OUT/dataset.yaml and OUT/fixed.json.
 
     Args:
-        evidence: The pairs to copy, with the splits and groups to keep.
-        class_map: What the mask values mean; with `snap` where stray ones are to be snapped.
+        known: The folder, with all its faults (`strict=False`).
         out: A folder that is not there yet, or empty.
-        settings: Of which the share of validation is kept.
-        left_out: Files that are known to be beyond fixing, for the list.
         progress: Hears what is done.
 
     Raises:
+        MaskError: the masks' values make no sense, even when stray ones are snapped.
         MachineError: `out` holds something, lies in the folder, or cannot be written.
         DataError: no pair can be fixed.
     """
-    check_target(evidence.root, out)
-    out = out.resolve()  # "." has no name beside which a folder could be prepared
-    result = Fixed(left_out=list(left_out))
-    rows: list[dict[str, str]] = []
-    progress.start("fixing", len(evidence.pairs))
-    with replace_folder(out) as fresh, ThreadPoolExecutor(os.cpu_count()) as pool:
-        names = _free_names(pair.name for pair in evidence.pairs)
-        fix = partial(_fix_pair, class_map=class_map, out=fresh)
-        copies = pool.map(fix, evidence.pairs, evidence.facts, names)
-        for pair, copy in zip(evidence.pairs, copies, strict=True):
+    for source in filter(None, (known.data, known.config.images, known.config.masks)):
+        check_target(source, out)
+    unpaired = [fault for fault in known.faults.unpaired if fault.kind != UNLIKE]
+    whole, unreadable = _with_unlike_names(known)
+    failures = [*known.faults.unreadable, *unreadable]
+    left_out = [*(fault.line(known.data) for fault in unpaired), *(f.summary for f in failures)]
+    fixed = Fixed(left_out=left_out)
+    if not whole.facts:
+        raise _nothing_fixed(fixed)
+    try:
+        class_map, _ = conclude(whole, snap=known.config.snap)
+    except MaskError:
+        class_map, _ = conclude(whole, snap=True)
+    progress.start("fixing", len(whole.facts))
+    # "." has no name beside which a folder could be prepared
+    with replace_folder(out.resolve()) as fresh:
+        rows = list(_fix_pairs(whole, class_map, fresh, fixed, progress))
+        if not rows:
+            raise _nothing_fixed(fixed)
+        fixed.pairs = len(rows)
+        _write_lists(fresh, rows, class_map, known.config, fixed)
+    progress.finish("fixing")
+    return fixed
+
+
+def _nothing_fixed(fixed: Fixed) -> DataError:
+    lines = [printable(line) for line in fixed.left_out]
+    return DataError("no pair can be fixed", lines, "Fix the files by hand.")
+
+
+def _with_unlike_names(known: Survey) -> tuple[Survey, list[DataError]]:
+    """The survey with the pairs whose names differ in case or Unicode form, and no drawn splits.
+
+    Also what is wrong with those that cannot be read.
+    """
+    unlike = {fault.paths[0] for fault in known.faults.unpaired if fault.kind == UNLIKE}
+    more, unreadable = describe_pairs([pair for pair in known.paired if pair.image in unlike])
+    facts = known.facts | {pair.name: fact for pair, fact in more.items()}
+    pairs = tuple(pair for pair in known.paired if pair.name in facts)
+    whole = replace(known, pairs=replace(known.pairs, pairs=pairs), facts=facts)
+    return whole, list(chain(*unreadable.values()))
+
+
+def _fix_pairs(
+    whole: Survey, class_map: ClassMap, out: Path, fixed: Fixed, progress: Progress
+) -> Iterator[dict[str, str]]:
+    """Fix every pair, and yield the row of pairs.csv for each that could be."""
+    pairs, facts = whole.pairs.pairs, whole.facts_of("all")
+    names = list(_free_names(pair.name for pair in pairs))
+    fix = partial(_fix_pair, class_map=class_map, out=out)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for pair, copy in zip(pairs, pool.map(fix, pairs, facts, names), strict=True):
             progress.advance("fixing", file=printable(pair.name))
             if isinstance(copy, str):
-                result.left_out.append(copy)
+                fixed.left_out.append(copy)
                 continue
-            rows.append(_row(pair, copy))
-            result.changes += copy.changes
-        if not rows:
-            raise DataError("no pair can be fixed", result.left_out, "Fix the files by hand.")
-        result.pairs = len(rows)
-        _write_lists(fresh, rows, class_map, settings or DataConfig(), result)
-    progress.finish("fixing")
-    return result
+            fixed.changes += copy.changes
+            group = printable(pair.group or "")
+            split = pair.split or ""
+            yield {"image": copy.image, "mask": copy.mask, "split": split, "group": group}
 
 
 def _free_names(names: Iterable[str]) -> Iterator[str]:
@@ -145,7 +172,7 @@ def _fix_pair(
     pair: Pair, fact: PairFacts, name: str, class_map: ClassMap, out: Path
 ) -> _Copy | str:
     """Copy a pair, fixed, under a new name; or say why that cannot be."""
-    assert pair.mask is not None  # the evidence holds whole pairs
+    assert pair.mask is not None  # a survey holds whole pairs
     if fact.image.bad:
         return f"{pair.image}: {NO_NUMBERS}"
     try:
@@ -257,11 +284,6 @@ def _made_alike(pair: Pair) -> list[str]:
     return ["named like its image"] if image != mask and fold(image) == fold(mask) else []
 
 
-def _row(pair: Pair, copy: _Copy) -> dict[str, str]:
-    group = printable(pair.group or "")
-    return {"image": copy.image, "mask": copy.mask, "split": pair.split or "", "group": group}
-
-
 def _write_lists(
     out: Path,
     rows: Sequence[dict[str, str]],
@@ -279,5 +301,6 @@ def _write_lists(
     clean = class_map.model_copy(update={"snap": False})
     kept = DataConfig(val_fraction=settings.val_fraction)
     write_description(out / "dataset.yaml", clean, settings=kept)
-    lists = {"changes": listed(result.changes), "left_out": listed(result.left_out)}
-    write_json(out / "fixed.json", {"pairs": result.pairs, **lists})
+    lists = {"changes": result.changes, "left_out": result.left_out}
+    told = {name: [printable(line) for line in lines] for name, lines in lists.items()}
+    write_json(out / "fixed.json", {"pairs": result.pairs, **told})

@@ -1,22 +1,34 @@
-"""What validation and test have seen before: copies, near-copies and torn groups across splits.
+"""What is there more than once: copies and near-copies, within a split and across splits.
 
-Scores on such images are too good: images of one patient, scene or video are no independent samples
-(S. Kapoor and A. Narayanan, Leakage and the reproducibility crisis in machine-learning-based
-science, Patterns 4, 2023, find it in 17 fields).
+Scores on images that training has seen are too good: images of one patient, scene or video are no
+independent samples (S. Kapoor and A. Narayanan, Leakage and the reproducibility crisis in
+machine-learning-based science, Patterns 4, 2023, find it in 17 fields).
 """
 
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import combinations
 
-from unetseg.checks.duplicates import distinct, together
-from unetseg.checks.evidence import Evidence
-from unetseg.checks.finding import Finding, listed
-from unetseg.data.facts.similarity import TURNS, Turn, near_across, near_limit, turned
+import numpy as np
+
+from unetseg.checks.finding import Finding, Line, joined
+from unetseg.data.facts.similarity import (
+    TURNS,
+    Turn,
+    distance,
+    near_across,
+    near_limit,
+    turned,
+)
+from unetseg.data.facts.survey import Survey
+from unetseg.data.masks.mask_values import MaskFacts
 from unetseg.data.pairs.match import Pair
 from unetseg.text import plural
+
+Places = list[int]
+"""Places in the pairs of the survey, in ascending order."""
 
 _SPLITS = ("train", "val", "test")
 _SHOWN = 3  # near-copies of one image that its line names
@@ -37,45 +49,184 @@ _VIEWS = 8  # distinct ends of names, such as L_CC and R_MLO, that are no counte
 _FAR = 10  # a counter starts at no more than so many times its range
 
 
-def inspect_leakage(evidence: Evidence) -> Iterator[Finding]:
-    """Images that are in two splits, nearly so, or belong to a group that the splits tear."""
-    yield from _same_images(evidence)
-    yield from _near_copies(evidence)
-    yield from _torn_groups(evidence)
+# Within a split
 
 
-def _same_images(evidence: Evidence) -> Iterator[Finding]:
-    groups = [
-        group
-        for group in together(fact.image.pixel_hash for fact in evidence.facts)
-        if len({evidence.pairs[place].split for place in group}) > 1
-    ]
+def inspect_duplicates(known: Survey) -> Iterator[Finding]:
+    """Equal images, equal masks and near-copies."""
+    pairs, facts = known.pairs.pairs, known.facts_of("all")
+    hashes = [fact.image.pixel_hash for fact in facts]
+    keys = [(pair.split, h) if h else None for pair, h in zip(pairs, hashes, strict=True)]
+    if groups := together(keys):
+        surplus = sum(len(group) - 1 for group in groups)
+        yield Finding(
+            "identical-images",
+            "warning",
+            f"{plural(surplus, 'image')} {'has' if surplus == 1 else 'have'} the same pixels as "
+            "another one of the same split: each counts as often as it is there",
+            [joined((pairs[place].image for place in group), " = ") for group in groups],
+            "Keep one of each, with its mask.",
+        )
+    yield from _two_truths(known)
+    yield from _same_masks(known)
+    yield from _near_copies(known)
+
+
+def together(keys: Iterable[Hashable]) -> list[Places]:
+    """The places of keys that occur more than once; None and "" count for nothing.
+
+    >>> together(["a", "b", "a", "", ""])
+    [[0, 2]]
+    """
+    places: dict[Hashable, Places] = defaultdict(list)
+    for place, key in enumerate(keys):
+        if key:
+            places[key].append(place)
+    return [group for group in places.values() if len(group) > 1]
+
+
+def _two_truths(known: Survey) -> Iterator[Finding]:
+    """One image with masks that differ, in whatever split."""
+    samples = known.items()
+    lines: list[Line] = []
+    for first, *others in together(fact.image.pixel_hash for _, fact in samples):
+        pair, fact = samples[first]
+        for other, other_fact in (samples[place] for place in others):
+            share = _least_difference(fact.mask, other_fact.mask)
+            if share > 0 and pair.mask and other.mask:
+                differ = f": {max(share, 0.0001):.2%} of the pixels or more differ"
+                lines.append((pair.mask, " and ", other.mask, differ))
+    if lines:
+        yield Finding(
+            "one-image-two-masks",
+            "warning",
+            f"{plural(len(lines), 'couple')} of masks {'differs' if len(lines) == 1 else 'differ'} "
+            "although their images have the same pixels: the network is taught both",
+            lines,
+            "Keep the better mask of each image.",
+        )
+
+
+def _least_difference(first: MaskFacts, second: MaskFacts) -> float:
+    """The least share of pixels in which masks of these counts differ, 0–1."""
+    if first.shape != second.shape:
+        return 1.0
+    left, right = dict(first.counts), dict(second.counts)
+    moved = sum(abs(left.get(code, 0) - right.get(code, 0)) for code in {*left, *right})
+    return moved / 2 / (first.shape[0] * first.shape[1])
+
+
+def _same_masks(known: Survey) -> Iterator[Finding]:
+    """One mask for images that do not resemble each other: most likely a slip while copying.
+
+    Exposures of one scene may well share a mask, and so may images without any object.
+    """
+    samples = known.items()
+    limit = near_limit([fact.image.perceptual_hash for _, fact in samples])
+    groups = []
+    for group in together(
+        fact.mask.pixel_hash if len(fact.mask.counts) > 1 else "" for _, fact in samples
+    ):
+        first, *others = (samples[place][1].image for place in group)
+        if any(
+            image.pixel_hash != first.pixel_hash
+            and distance(image.perceptual_hash, first.perceptual_hash) > limit
+            for image in others
+        ):
+            groups.append([samples[place][0].mask or "" for place in group])
     if groups:
-        lines = [" = ".join(_file(evidence, place) for place in group) for group in groups]
+        yield Finding(
+            "identical-masks",
+            "warning",
+            f"{sum(map(len, groups))} masks have the same pixels as another one although their "
+            "images differ",
+            [joined(group, " = ") for group in groups],
+            "Look at these masks over their images: most likely one of each is in its place.",
+        )
+
+
+def _near_copies(known: Survey) -> Iterator[Finding]:
+    """Images of one split that nearly equal one another; of equal ones, the first."""
+    pairs = known.pairs.pairs
+    hashes = [fact.image.perceptual_hash for fact in known.facts_of("all")]
+    limit = near_limit(hashes)
+    groups = []
+    for split in sorted({pair.split or "" for pair in pairs}):
+        places = distinct(known, split)
+        linked = chains([hashes[place] for place in places], limit)
+        groups += [[pairs[places[k]].image for k in chain] for chain in linked]
+    if groups:
+        yield Finding(
+            "near-copies",
+            "note",
+            f"{sum(map(len, groups))} images nearly equal another one of the same split (frames of "
+            "one video, exposures of one scene?): they teach less than as many different ones",
+            [joined(group, " ≈ ") for group in groups],
+            "Nothing has to be done; keep such images in one split.",
+        )
+
+
+def chains(hashes: Sequence[str], limit: int) -> list[Places]:
+    """The places of hashes that are near to one another, directly or by way of others.
+
+    >>> chains(["00" * 32, "ff" * 32, "01" + "00" * 31, ""], 8)
+    [[0, 2]]
+    """
+    chain = np.arange(len(hashes))
+    for place, others in near_across(hashes, hashes, limit):
+        if np.any(chain[others] != chain[place]):
+            chain[np.isin(chain, chain[others])] = chain[place]
+    return together(str(leader) for leader in chain)
+
+
+def distinct(known: Survey, split: str) -> Places:
+    """One place for each image of a split ("" for none), equal ones counted once."""
+    first: dict[str, int] = {}
+    for place, (pair, fact) in enumerate(known.items()):
+        if (pair.split or "") == split:
+            first.setdefault(fact.image.pixel_hash or str(place), place)
+    return list(first.values())
+
+
+# Across splits
+
+
+def inspect_leakage(known: Survey) -> Iterator[Finding]:
+    """Images that are in two splits, nearly so, or belong to a group that the splits tear."""
+    pairs = known.pairs.pairs
+    equal = together(fact.image.pixel_hash for fact in known.facts_of("all"))
+    groups = [group for group in equal if len({pairs[place].split for place in group}) > 1]
+    if groups:
         yield Finding(
             "identical-across-splits",
             "warning",
             f"{plural(len(groups), 'image')} {'is' if len(groups) == 1 else 'are'} in more than "
             "one split, pixel by pixel: scores on them say nothing about new images",
-            listed(lines),
+            [joined((_with_split(pairs[place]) for place in group), " = ") for group in groups],
             "Keep each image in one split.",
         )
+    yield from _near_across_splits(known)
+    yield from _torn_groups(known)
 
 
-def _near_copies(evidence: Evidence) -> Iterator[Finding]:
+def _with_split(pair: Pair) -> Line:
+    return pair.image, f" ({pair.split})"
+
+
+def _near_across_splits(known: Survey) -> Iterator[Finding]:
     """Images of val and test that nearly equal one of train, and of test one of val."""
-    plain = _couples(evidence, None)
-    if plain:
+    as_they_are = _couples(known, None)
+    if as_they_are:
         yield _seen_before(
             "near-copies-across-splits",
             "one of another split",
-            [_resembling(evidence, place, plain[place]) for place in sorted(plain)],
+            [_resembling(known, place, others) for place, others in sorted(as_they_are.items())],
         )
     lines = [
-        f"{_resembling(evidence, place, others)}, {turn.words}"
+        _resembling(known, place, others, f", {turn.words}")
         for turn in TURNS
-        for place, others in sorted(_couples(evidence, turn).items())
-        if place not in plain
+        for place, others in sorted(_couples(known, turn).items())
+        if place not in as_they_are
     ]
     if lines:
         yield _seen_before(
@@ -83,51 +234,73 @@ def _near_copies(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _seen_before(check: str, what: str, lines: Sequence[str]) -> Finding:
+def _couples(known: Survey, turn: Turn | None) -> dict[int, Places]:
+    """The places of images with those that they resemble in an earlier split, when turned.
+
+    Of each image at most a few, as the frames of a video may all resemble one another.
+    """
+    images = [fact.image for fact in known.facts_of("all")]
+    hashes = [image.perceptual_hash for image in images]
+    limit = near_limit(hashes)
+    couples: dict[int, Places] = defaultdict(list)
+    for earlier, later in combinations(_SPLITS, 2):
+        seen, asked = distinct(known, earlier), distinct(known, later)
+        wanted = [hashes[place] for place in asked]
+        wanted = wanted if turn is None else turned(wanted, turn)
+        for k, others in near_across(wanted, [hashes[place] for place in seen], limit):
+            pixels = images[asked[k]].pixel_hash
+            near = (seen[j] for j in others[: _SHOWN + 1])
+            couples[asked[k]] += [j for j in near if not pixels or images[j].pixel_hash != pixels]
+    return {place: others for place, others in couples.items() if others}
+
+
+def _resembling(known: Survey, place: int, others: Places, remark: str = "") -> Line:
+    """An image and those that it resembles."""
+    pairs = known.pairs.pairs
+    more = " and more" if len(others) > _SHOWN else ""
+    named = joined((_with_split(pairs[other]) for other in others[:_SHOWN]), ", ")
+    return joined([_with_split(pairs[place]), joined([named, more + remark], "")], " resembles ")
+
+
+def _seen_before(check: str, what: str, lines: Sequence[Line]) -> Finding:
     return Finding(
         check,
         "warning",
         f"{plural(len(lines), 'image')} nearly {'equals' if len(lines) == 1 else 'equal'} {what}: "
         "scores on such images are too good",
-        listed(lines),
+        lines,
         "Keep such images in one split: move them, or give them one group in pairs.csv.",
     )
 
 
-def _couples(evidence: Evidence, turn: Turn | None) -> dict[int, list[int]]:
-    """The places of images with those that they resemble in an earlier split, when turned.
-
-    Of each image at most a few, as the frames of a video may all resemble one another.
-    """
-    hashes = [fact.image.perceptual_hash for fact in evidence.facts]
-    limit = near_limit(hashes)
-    found: dict[int, list[int]] = defaultdict(list)
-    for earlier, later in combinations(_SPLITS, 2):
-        known, asked = distinct(evidence, earlier), distinct(evidence, later)
-        wanted = [hashes[place] for place in asked]
-        wanted = wanted if turn is None else turned(wanted, turn)
-        for k, others in near_across(wanted, [hashes[place] for place in known], limit):
-            near = (known[j] for j in others[: _SHOWN + 1])
-            found[asked[k]] += [j for j in near if not _are_equal(evidence, asked[k], j)]
-    return {place: others for place, others in found.items() if others}
-
-
-def _are_equal(evidence: Evidence, first: int, second: int) -> bool:
-    one, other = evidence.facts[first].image, evidence.facts[second].image
-    return bool(one.pixel_hash) and one.pixel_hash == other.pixel_hash
-
-
-def _torn_groups(evidence: Evidence) -> Iterator[Finding]:
+def _torn_groups(known: Survey) -> Iterator[Finding]:
     """Groups, given or told by the names, of which each of two splits has a part."""
-    expression, keys = None, [pair.group for pair in evidence.pairs]
+    expression, keys = None, [pair.group for pair in known.pairs.pairs]
     if None in keys:
-        expression, keys = _told_groups(evidence.pairs)
-    parts: dict[str | None, Counter[str]] = defaultdict(Counter)
-    for pair, key in zip(evidence.pairs, keys, strict=False):
-        parts[key][pair.split or ""] += 1
-    torn = {key: counts for key, counts in parts.items() if len(counts) > 1}
+        expression, keys = _told_groups(known.pairs.pairs)
+    splits: dict[str | None, Counter[str]] = defaultdict(Counter)
+    for pair, key in zip(known.pairs.pairs, keys, strict=False):
+        splits[key][pair.split or ""] += 1
+    torn = sorted((str(key), parts) for key, parts in splits.items() if len(parts) > 1)
     if torn:
-        yield _torn(torn, len(parts), expression, own_splits=evidence.own_splits)
+        said = "the names tell" if expression else "there are"
+        own = known.own_splits
+        yield Finding(
+            "torn-groups",
+            "warning" if own else "note",
+            f"{said} {plural(len(splits), 'group')} of images, and {len(torn)} of them "
+            f"{'lies' if len(torn) == 1 else 'lie'} in more than one split: if images of one group "
+            "resemble each other, scores on them are too good",
+            [
+                f"{key}: "
+                + ", ".join(f"{parts[split]} {split}" for split in _SPLITS if parts[split])
+                for key, parts in torn
+            ],
+            f"{'Move' if own else 'Let'} each group {'into' if own else 'stay in'} one split, if "
+            "these are patients, scenes, videos or the like.",
+            (f"--group {shlex.quote(expression)}",) if expression else (),
+            "check" if own else "train",
+        )
 
 
 def _told_groups(pairs: Sequence[Pair]) -> tuple[str | None, list[str | None]]:
@@ -140,40 +313,6 @@ def _told_groups(pairs: Sequence[Pair]) -> tuple[str | None, list[str | None]]:
     if expression is None or _keys(files, expression) is not None:  # --group looks at files first
         return None, []
     return expression, [*(_keys(names, expression) or [])]
-
-
-def _torn(
-    torn: dict[str | None, Counter[str]], count: int, expression: str | None, *, own_splits: bool
-) -> Finding:
-    lines = [
-        f"{key}: " + ", ".join(f"{parts[split]} {split}" for split in _SPLITS if parts[split])
-        for key, parts in sorted(torn.items(), key=lambda item: str(item[0]))
-    ]
-    said = "the names tell" if expression else "there are"
-    flag = f" --group {shlex.quote(expression)}" if expression else ""
-    fix = "Move each group into one split" if own_splits else "Let each group stay in one split"
-    return Finding(
-        "torn-groups",
-        "warning" if own_splits else "note",
-        f"{said} {plural(count, 'group')} of images, and {len(torn)} of them "
-        f"{'lies' if len(torn) == 1 else 'lie'} in more than one split: if images of one group "
-        "resemble each other, scores on them are too good",
-        listed(lines),
-        f"{fix}, if these are patients, scenes, videos or the like.",
-        f"unetseg {'check' if own_splits else 'train'} DATA{flag}" if flag else "",
-    )
-
-
-def _file(evidence: Evidence, place: int) -> str:
-    pair = evidence.pairs[place]
-    return f"{pair.image} ({pair.split})"
-
-
-def _resembling(evidence: Evidence, place: int, others: Sequence[int]) -> str:
-    """An image and those that it resembles."""
-    named = ", ".join(_file(evidence, other) for other in others[:_SHOWN])
-    more = " and more" if len(others) > _SHOWN else ""
-    return f"{_file(evidence, place)} resembles {named}{more}"
 
 
 # Groups told by names

@@ -1,15 +1,18 @@
 """The masks of a folder with their meaning, and the pixels of each class counted."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.checks.evidence import Evidence
+from unetseg.checks.finding import Line
+from unetseg.data.facts.survey import Survey
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.mask_noise import find_strays
-from unetseg.data.masks.mask_values import Folder, gather
+from unetseg.data.masks.mask_values import Folder, gather, listed_counts
 from unetseg.text import plural
 
 
@@ -75,21 +78,30 @@ class Masks:
         columns = [self.codes.index(one), self.codes.index(other)]
         return bool((self.pixels[:, columns] > 0).all(axis=1).any())
 
-    def paths(self, rows: NDArray[np.intp]) -> list[str]:
+    def paths(self, rows: NDArray[np.intp]) -> list[Path]:
         """The files at these places."""
-        return [self.folder.facts[int(row)].path for row in rows]
+        return [Path(self.folder.facts[int(row)].path) for row in rows]
+
+    def holders(self, codes: Iterable[Code]) -> list[Line]:
+        """The files that hold one of these codes, each with those it holds and their pixels."""
+        wanted = set(codes)
+        return [
+            (Path(fact.path), f": {listed_counts(held)}")
+            for fact in self.folder.facts
+            if (held := {code: pixels for code, pixels in fact.counts if code in wanted})
+        ]
 
     def part(self, count: int) -> str:
         """So many of the masks, in words."""
         return f"{count} of {plural(len(self.folder.facts), 'mask')}"
 
 
-def masks_of(evidence: Evidence) -> Masks | None:
-    """The masks of the evidence; None where their values make no sense."""
-    if evidence.class_map is None or not evidence.facts:
+def masks_of(known: Survey) -> Masks | None:
+    """The masks of a folder; None where their values make no sense."""
+    if known.classes is None or not known.facts:
         return None
-    folder = gather([fact.mask for fact in evidence.facts])
-    return Masks(folder, evidence.class_map, evidence.names)
+    folder = gather([fact.mask for _, fact in known.items()])
+    return Masks(folder, known.classes, known.names is not None)
 
 
 def percent(share: float) -> str:

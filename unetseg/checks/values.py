@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from itertools import combinations
+from pathlib import Path
 
-from unetseg.checks.evidence import Evidence
-from unetseg.checks.finding import Finding, listed
+from unetseg.checks.finding import FIX, SNAP, Finding, error_lines
 from unetseg.checks.tally import Masks, masks_of, percent
+from unetseg.data.facts.survey import Survey, makes_sense
 from unetseg.data.masks.class_map import Code
 from unetseg.data.masks.mask_noise import NEAR, ODD_FILES
 from unetseg.data.masks.mask_values import distance, in_order, integers, some
-from unetseg.errors import MaskError
 from unetseg.text import plural
 
 INVERTED = 0.9  # share of the pixels above which a foreground may be a background
@@ -21,30 +21,15 @@ DIVIDED = 0.9  # share of the masks with objects that two exclusive values divid
 ALIKE = 8  # palette entries no further apart look the same
 OBJECTS = 4  # masks and highest numbers from which 1, 2, 3, … may number objects
 
-_FIX = "unetseg check DATA --fix OUT"
-_SNAP = "unetseg check DATA --snap --fix OUT"
 
-
-def inspect_coding(
-    evidence: Evidence, error: MaskError | None = None, *, can_snap: bool = False
-) -> Iterator[Finding]:
-    """What is notable in the values of the masks; no file is read.
-
-    Args:
-        evidence: The masks, with their class map where `infer_class_map` found one.
-        error: Why it found none.
-        can_snap: Whether it finds one with `snap=True`.
-    """
+def inspect_coding(known: Survey) -> Iterator[Finding]:
+    """What is notable in the values of the masks; no file is read."""
+    error = known.faults.masks
     if error is not None:
-        yield Finding(
-            check="mask-coding",
-            severity="error",
-            summary=error.summary,
-            files=listed(error.offenders),
-            fix=error.fix,
-            command=_FIX if can_snap else "",
-        )
-    if masks := masks_of(evidence):
+        flags = FIX if makes_sense(known, snap=True) else ()
+        lines = error_lines(error)
+        yield Finding("mask-coding", "error", error.summary, lines, error.fix, flags)
+    if masks := masks_of(known):
         yield from _inspect_noise(masks)
         if not masks.names:
             yield from _inspect_strays(masks)
@@ -63,11 +48,11 @@ def inspect_coding(
 def _inspect_noise(masks: Masks) -> Iterator[Finding]:
     """Pixels that are snapped to the nearest class."""
     known = {*masks.codes, *masks.class_map.ignore}
-    noisy: dict[str, int] = {}
+    noisy: dict[Path, int] = {}
     for fact in masks.folder.facts if masks.class_map.snap else ():
         strays = fact.pixels - sum(pixels for code, pixels in fact.counts if code in known)
         if strays:
-            noisy[fact.path] = strays
+            noisy[Path(fact.path)] = strays
     if noisy:
         share = sum(noisy.values()) / masks.folder.pixels
         cause = "JPEG noise" if masks.folder.lossy else "noise"
@@ -76,11 +61,9 @@ def _inspect_noise(masks: Masks) -> Iterator[Finding]:
             severity="warning",
             summary=f"{percent(share)} of the pixels are {cause} around {some(masks.codes)}, in "
             f"{masks.part(len(noisy))}; each counts as the nearest class",
-            files=listed(
-                f"{path}: {plural(pixels, 'stray pixel')}" for path, pixels in noisy.items()
-            ),
+            lines=[(p, f": {plural(pixels, 'stray pixel')}") for p, pixels in noisy.items()],
             fix="Training can live with that; the command writes clean masks, saved without loss.",
-            command=_FIX if masks.folder.lossy else _SNAP,
+            flags=FIX if masks.folder.lossy else SNAP,
         )
 
 
@@ -95,10 +78,10 @@ def _inspect_strays(masks: Masks) -> Iterator[Finding]:
             check="stray-values",
             severity="warning",
             summary=f"{some(strays)} {verb} with hardly any pixels, never 0.1% of a mask",
-            files=listed(masks.folder.holders(strays)),
+            lines=masks.holders(strays),
             fix="Let the command give these pixels to the nearest class; if they are classes, "
             "name them in classes.txt.",
-            command=_SNAP,
+            flags=SNAP,
         )
 
 
@@ -114,10 +97,10 @@ def _inspect_near_colours(masks: Masks) -> Iterator[Finding]:
             check="near-colours",
             severity="warning",
             summary=f"colours that are almost equal count as classes of their own: {shown}",
-            files=listed(masks.folder.holders(couples)),
+            lines=masks.holders(couples),
             fix="If each couple is one class, unite them (the command does, where one is rare); "
             "if not, name the classes in classes.txt.",
-            command=_SNAP if near else "",
+            flags=SNAP if near else (),
         )
 
 
@@ -142,13 +125,13 @@ def _inspect_odd_values(masks: Masks) -> Iterator[Finding]:
     few -= masks.strays.keys()
     if not few or len(others) < 2 or min(others) < RARER * max(files[code] for code in few):
         return
-    holders = masks.folder.holders(few)
+    holders = masks.holders(few)
     yield Finding(
         check="odd-values",
         severity="warning",
         summary=f"{some(in_order(few))} {'is' if len(few) == 1 else 'are'} in "
         f"{masks.part(len(holders))} only, every other value in {min(others)} or more",
-        files=listed(holders),
+        lines=holders,
         fix="Look at these masks; give --ignore for a value without meaning, or name the classes "
         "in classes.txt if it has one.",
     )
@@ -172,7 +155,7 @@ def _inspect_exclusive_values(masks: Masks) -> Iterator[Finding]:
                 severity="warning",
                 summary=f"{one} is in {masks.part(files[one])} and {other} in {files[other]}, "
                 "never both in one: two classes, or one class with two codes?",
-                files=listed(masks.folder.holders([min(one, other, key=files.__getitem__)])),
+                lines=masks.holders([min(one, other, key=files.__getitem__)]),
                 fix="If they are one class, save them with one code; if they are two, name them "
                 "in classes.txt.",
             )
@@ -194,7 +177,10 @@ def _inspect_objects(masks: Masks) -> Iterator[Finding]:
             severity="warning",
             summary=f"each mask holds 1, 2, 3, … up to a number of its own, {min(runs)} to "
             f"{max(runs)}: these may number objects, and here they count as classes",
-            files=listed(masks.folder.fullest()),
+            lines=[
+                (Path(fact.path), f": {len(fact.counts)} distinct values")
+                for fact in sorted(masks.folder.facts, key=lambda fact: -len(fact.counts))
+            ],
             fix="Save one number for each class, such as 255 wherever there is an object; or, if "
             "these are classes, name them in classes.txt.",
         )
@@ -218,7 +204,7 @@ def _inspect_palette(masks: Masks) -> Iterator[Finding]:
             check="near-colours",
             severity="warning",
             summary=f"palette indexes with almost equal colours count as classes: {shown}",
-            files=listed(masks.folder.holders(rarer)),
+            lines=masks.holders(rarer),
             fix="If each couple is one class, save it with one index.",
         )
 
@@ -247,9 +233,9 @@ def _inspect_polarity(masks: Masks) -> Iterator[Finding]:
 def _inspect_notes(masks: Masks) -> Iterator[Finding]:
     """What is right, and may astonish."""
     facts = masks.folder.facts
-    if alpha := [fact.path for fact in facts if fact.alpha]:
+    if alpha := [Path(fact.path) for fact in facts if fact.alpha]:
         summary = f"an alpha band, opaque throughout, is left out in {masks.part(len(alpha))}"
-        yield Finding("mask-alpha", "note", summary, listed(alpha))
+        yield Finding("mask-alpha", "note", summary, alpha)
     numbers = [*integers(masks.folder.counts)]
     if masks.folder.coding == "integer" and numbers and max(numbers) <= DARK:
         yield Finding(

@@ -1,6 +1,7 @@
 """unetseg check."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,8 +9,8 @@ from cyclopts import Parameter
 
 from unetseg.cli.console import observer, out, say
 from unetseg.cli.report import (
-    as_given,
     finding_lines,
+    given_words,
     quoted,
     shortened,
     show_data,
@@ -68,7 +69,7 @@ def check(
         found = check_folder(data, config.data, SILENT if as_json else progress)
     finally:
         progress.stop()
-    given = as_given(data, config.data)
+    given = given_words(data, config.data)
     plan = make_plan(found.known, config, machine) if found.known else None
     if as_json:
         out.print_json(json.dumps(_to_json(found, plan)), ensure_ascii=True)
@@ -79,12 +80,12 @@ def check(
     if wanted.preview and found.known and plan:
         write_png(wanted.preview, planned_sheet(found.known, plan))
     if wanted.fix:
-        _fix(found, config, wanted.fix, quiet=as_json)
+        _fix(found, wanted.fix, quiet=as_json)
     if wanted.describe:
         _describe(found, wanted.describe)
     _answer(found, given, strict=wanted.strict)
     if not as_json:
-        say(f"next: unetseg train {given} --budget 10m")
+        say(f"next: unetseg train {' '.join(given)} --budget 10m")
 
 
 def _check_targets(data: Path, wanted: CheckConfig) -> None:
@@ -98,12 +99,12 @@ def _check_targets(data: Path, wanted: CheckConfig) -> None:
         raise MachineError(f"{wanted.describe} is there already", fix=fix)
 
 
-def _show(found: "Report", plan: "Plan | None", given: str) -> None:
+def _show(found: "Report", plan: "Plan | None", given: Sequence[str]) -> None:
     """What the folder holds, how training would go, and what is wrong, last."""
     if found.known and plan:
         show_data(found.known)
         show_plan(plan)
-    show_findings(found.findings, found.root, given)
+    show_findings(found.findings, found.survey.data, given)
 
 
 def _to_json(found: "Report", plan: "Plan | None") -> dict[str, object]:
@@ -116,14 +117,16 @@ def _to_json(found: "Report", plan: "Plan | None") -> dict[str, object]:
     }
 
 
-def _write_report(found: "Report", path: Path, given: str) -> None:
+def _write_report(found: "Report", path: Path, given: Sequence[str]) -> None:
     """Every finding with all its files."""
     from unetseg.storage import write_json, write_text
 
     if path.suffix == ".json":
         write_json(path, found.to_json())
         return
-    lines = (line for one in found.findings for line in finding_lines(one, found.root, given))
+    lines = (
+        line for one in found.findings for line in finding_lines(one, found.survey.data, given)
+    )
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -136,14 +139,14 @@ def _describe(found: "Report", path: Path) -> None:
     write_description(path, found.known.class_map, found.known.pairs)
 
 
-def _fix(found: "Report", config: TrainConfig, target: Path, *, quiet: bool) -> None:
+def _fix(found: "Report", target: Path, *, quiet: bool) -> None:
     """Write the fixed copy and, unless `quiet`, say what was done."""
-    from unetseg.checks.check import write_fixed
+    from unetseg.checks.fix import write_fixed
     from unetseg.progress import SILENT
 
     progress = observer()
     try:
-        done = write_fixed(found, config.data, target, SILENT if quiet else progress)
+        done = write_fixed(found.survey, target, SILENT if quiet else progress)
     finally:
         progress.stop()
     if not quiet:
@@ -164,15 +167,16 @@ def _show_fixed(done: "Fixed", target: Path) -> None:
     say(f"next: unetseg check {quoted(target)}")
 
 
-def _answer(found: "Report", given: str, *, strict: bool) -> None:
+def _answer(found: "Report", given: Sequence[str], *, strict: bool) -> None:
     """Refuse a folder with errors, and with `strict` one with warnings."""
+    from unetseg.checks.finding import FIX
     from unetseg.text import plural, printable
 
     errors, warnings = (len(found.of(severity)) for severity in ("error", "warning"))
     if errors or (strict and warnings):
         counts = {"error": errors, "warning": warnings}
         counted = [plural(count, severity) for severity, count in counts.items() if count]
-        can_fix = any("--fix" in finding.command for finding in found.findings)
-        fix = f"; `unetseg check {given} --fix OUT` fixes what it can" if can_fix else ""
+        can_fix = any(FIX[0] in finding.flags for finding in found.findings)
+        fix = f"; `unetseg check {' '.join(given)} --fix OUT` fixes what it can" if can_fix else ""
         fix = f"Fix what is listed{fix}."
-        raise DataError(f"{printable(found.root)}: {' and '.join(counted)}", fix=fix)
+        raise DataError(f"{printable(found.survey.data)}: {' and '.join(counted)}", fix=fix)

@@ -1,6 +1,5 @@
 """What `unetseg check` shows: findings, what the folder holds, and the plan."""
 
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ SHOWN = 10
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def show_findings(findings: Sequence["Finding"], data: Path, given: str) -> None:
+def show_findings(findings: Sequence["Finding"], data: Path, given: Sequence[str]) -> None:
     """Each finding with its first files and its fix, the worst first."""
     for finding in findings:
         head, *rest = finding_lines(finding, data, given, SHOWN)
@@ -34,35 +33,33 @@ def show_findings(findings: Sequence["Finding"], data: Path, given: str) -> None
 
 
 def finding_lines(
-    finding: "Finding", data: Path, given: str, most: int | None = None
+    finding: "Finding", data: Path, given: Sequence[str], most: int | None = None
 ) -> Iterator[str]:
-    """A finding as lines of text; with `most`, only so many of its files.
+    """A finding as lines of text, its files relative to `data`; with `most`, only so many of them.
 
-    `given` is what a command must be given for this folder, see `as_given`.
+    `given` is what a command must be given for this folder, see `given_words`.
     """
-    from unetseg.text import printable
+    from unetseg.checks.finding import line_text
 
     yield f"{finding.severity}: {finding.summary} [{finding.check}]"
-    above = re.compile(rf"(^|[ \"]){re.escape(printable(data))}/")
-    inner = [above.sub(r"\1", file) for file in finding.files]  # within DATA
-    yield from (f"  {file}" for file in shortened(inner, most))
+    files = [line_text(line, data) for line in finding.lines]
+    yield from (f"  {file}" for file in shortened(files, most))
     if finding.fix:
         yield f"  fix: {finding.fix}"
-    if finding.command:
-        command = finding.command.replace("DATA", given, 1)
-        yield f"  {re.sub(r'( --snap)(?=.* --snap)', '', command)}"  # once is enough
+    if finding.flags:
+        yield f"  {finding.command_for(given)}"
 
 
-def as_given(data: Path, config: "DataConfig") -> str:
-    """The folder and the flags about it that were given, as a shell takes them."""
-    flags = []
+def given_words(data: Path, config: "DataConfig") -> list[str]:
+    """The folder and the flags about it that were given, each as a shell takes it."""
+    words = [quoted(data)]
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
         if value != info.default:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            flag = f" --{name.replace('_', '-')}"
-            flags.append(flag if value is True else f"{flag} {quoted(text)}")
-    return quoted(data) + "".join(flags)
+            flag = f"--{name.replace('_', '-')}"
+            words.append(flag if value is True else f"{flag} {quoted(text)}")
+    return words
 
 
 def quoted(path: Path | str) -> str:

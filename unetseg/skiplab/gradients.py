@@ -394,7 +394,7 @@ def _lesson_of(
         raise BundleError(summary, [error], "Train again, or give a data folder.") from error
     images = replace(
         _survey_of(run, data, base.data, progress),
-        class_map=info.snapping(base.data.snap).class_map,
+        classes=info.snapping(base.data.snap).class_map,
     )
     learning = base.training.model_copy(update={"loss": training.loss})
     return _read_lesson(images, plan, base.model_copy(update={"training": learning}), device)

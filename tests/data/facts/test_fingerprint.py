@@ -1,6 +1,7 @@
 """The fingerprint is what numpy says of all pixels, and lists every file that does not fit."""
 
 import os
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from unetseg.data.facts.fingerprint import (
     PairFacts,
     describe_pairs,
     pooled,
-    take_fingerprint,
+    refuse_unusable,
 )
 from unetseg.data.files import image as image_file
 from unetseg.data.files.geotiff import write_geotiff
@@ -48,6 +49,11 @@ def folder(tmp_path: Path) -> Path:
 
 def pairs_of(folder: Path) -> tuple[Pair, ...]:
     return find_pairs(folder).pairs
+
+
+def take_fingerprint(pairs: Sequence[Pair]) -> list[PairFacts]:
+    """The facts of pairs, all of which can be trained on."""
+    return list(refuse_unusable(*describe_pairs(pairs)).values())
 
 
 def test_statistics_are_those_of_all_pixels(folder: Path) -> None:
@@ -188,22 +194,19 @@ def test_what_can_be_read_is_described_in_the_order_of_the_pairs(folder: Path) -
     write_tiff(folder / "images" / "2.tif", np.full((7, 7, 3), np.nan, np.float32))
     (folder / "images" / "2.png").unlink()
     pairs = pairs_of(folder)
-    first, second, third = describe_pairs(pairs)
-    assert isinstance(first, PairFacts)
-    assert first.mask.path == str(pairs[0].mask)
-    assert isinstance(second, list)
-    assert [str(pairs[1].mask) in error.summary for error in second] == [True]
-    assert isinstance(third, PairFacts)
-    assert third.image.bad == 49
-    assert describe_pairs(pairs[:1]) == take_fingerprint(pairs[:1]) == [first]
+    facts, unreadable = describe_pairs(pairs)
+    assert list(facts) == [pairs[0], pairs[2]]
+    assert facts[pairs[0]].mask.path == str(pairs[0].mask)
+    assert facts[pairs[2]].image.bad == 49
+    assert [error.paths for error in unreadable[pairs[1]]] == [(pairs[1].mask,)]
+    assert take_fingerprint(pairs[:1]) == [facts[pairs[0]]]
 
 
 def test_all_that_is_wrong_with_a_pair_is_told(folder: Path) -> None:
     image, mask = folder / "images" / "0.tif", folder / "masks" / "0.png"
     write_tiff(image, np.full((8, 9, 3), np.inf, np.float32))
     mask.unlink()
-    (wrong,) = describe_pairs([Pair(image, mask, "0")])
-    assert isinstance(wrong, list)
+    (wrong,) = describe_pairs([Pair(image, mask, "0")])[1].values()
     assert [error.summary for error in wrong] == [
         f"{image} has NaN or infinite pixels",
         f"{mask} cannot be read: No such file or directory",
@@ -213,8 +216,7 @@ def test_all_that_is_wrong_with_a_pair_is_told(folder: Path) -> None:
 def test_nobody_waits_for_a_pipe(folder: Path) -> None:
     os.mkfifo(folder / "pipe.png")
     pairs = [Pair(folder / "pipe.png", folder / "pipe.png", "pipe")]
-    (wrong,) = describe_pairs(pairs)
-    assert isinstance(wrong, list)
+    (wrong,) = describe_pairs(pairs)[1].values()
     assert ["is no regular file" in error.summary for error in wrong] == [True, True]
 
 
@@ -224,12 +226,10 @@ def test_nan_survives_the_cache_and_is_fine_when_it_is_declared(folder: Path) ->
     write_geotiff(folder / "images" / "0.tif", image, nodata=float("nan"))
     pairs = [Pair(folder / "images" / "0.tif", folder / "masks" / "0.png", "0")]
     for _ in range(2):  # read, and from the cache
-        (fact,) = describe_pairs(pairs)
-        assert isinstance(fact, PairFacts)
+        (fact,) = take_fingerprint(pairs)
         assert np.isnan(fact.image.nodata or 0)
         assert (fact.image.nodata_share, fact.image.bad) == (0.25, 0)
         assert fact.image.mean == (1.0,)
-        assert len(take_fingerprint(pairs)) == 1
 
 
 def test_pooled_statistics_are_over_the_pixels_with_data(tmp_path: Path) -> None:

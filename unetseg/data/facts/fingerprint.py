@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from itertools import chain
@@ -37,77 +37,46 @@ class PairFacts(BaseModel):
     mask: MaskFacts
 
 
-def take_fingerprint(pairs: Iterable[Pair], progress: Progress = SILENT) -> list[PairFacts]:
-    """Describe every pair, and refuse what cannot be trained on; see `describe_pairs`.
-
-    Raises:
-        DataError: files that cannot be read or do not fit together, all of them.
-    """
-    return list(take_readable(pairs, most_bad=0, progress=progress).values())
-
-
-def take_readable(
-    pairs: Iterable[Pair], most_bad: float, progress: Progress = SILENT
-) -> dict[Pair, PairFacts]:
-    """Describe every pair but those that cannot be read, as long as these are few.
-
-    Args:
-        pairs: What to describe.
-        most_bad: Share of the pairs that may be left out, 0–1.
-        progress: Hears what is left out.
-
-    Raises:
-        DataError: more files cannot be read, or they do not fit together; all of them.
-    """
-    pairs = list(pairs)
-    described = describe_pairs(pairs, progress)
-    checked = [_refused(*couple) for couple in zip(pairs, described, strict=True)]
-    bad = [fact for fact in checked if isinstance(fact, list)]
-    if len(bad) > most_bad * len(pairs):
-        raise _unreadable(bad, len(pairs))
-    for fault in chain.from_iterable(bad):
-        progress.say(f"left out: {printable(fault.summary)}")
-    facts = {p: f for p, f in zip(pairs, checked, strict=True) if isinstance(f, PairFacts)}
-    _check_sizes(list(facts), list(facts.values()))
-    _check_kinds(list(facts), list(facts.values()))
-    return facts
-
-
 def describe_pairs(
-    pairs: Iterable[Pair], progress: Progress = SILENT
-) -> list[PairFacts | list[DataError]]:
-    """The facts of every pair, or all that is wrong with its files, in the order of the pairs.
+    pairs: Sequence[Pair], progress: Progress = SILENT
+) -> tuple[dict[Pair, PairFacts], dict[Pair, list[DataError]]]:
+    """The facts of every pair that can be read, and what is wrong with the files of the others.
 
     Files are read in parallel; pairs seen before come from the cache by content.
     """
-    pairs = list(pairs)
     store = _cache_file(pairs)
     cache = _read_cache(store)
-    known = len(cache)
+    cached = len(cache)
+    facts: dict[Pair, PairFacts] = {}
+    unreadable: dict[Pair, list[DataError]] = {}
     progress.start("reading", len(pairs))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        facts: list[PairFacts | list[DataError]] = []
         for pair, fact in zip(pairs, pool.map(lambda p: _describe(p, cache), pairs), strict=True):
-            facts.append(fact)
+            if isinstance(fact, PairFacts):
+                facts[pair] = fact
+            else:
+                unreadable[pair] = fact
             progress.advance("reading", file=printable(pair.name))
     progress.finish("reading")
-    if len(cache) > known:
+    if len(cache) > cached:
         _write_cache(store, cache)
-    return facts
+    return facts, unreadable
 
 
 def _describe(pair: Pair, cache: dict[str, PairFacts]) -> PairFacts | list[DataError]:
     """The facts of a pair, or what is wrong with its files."""
     if pair.mask is None:
-        return [DataError(f"{pair.image} has no mask")]
+        return [DataError(f"{pair.image} has no mask", paths=[pair.image])]
     key = _key(pair.image, pair.mask)
     if key not in cache:
         image = _attempt(image_facts, pair.image)
         mask = _attempt(mask_facts, pair.mask)
         if isinstance(image, DataError) or isinstance(mask, DataError):
-            return [*_faults(pair.image, image), *([mask] if isinstance(mask, DataError) else [])]
+            faults = [image] if isinstance(image, DataError) else no_numbers(pair, image)
+            return [*faults, *([mask] if isinstance(mask, DataError) else [])]
         if key is None:
-            return [DataError(f"{pair.image} or {pair.mask} changes while it is read")]
+            paths = [pair.image, pair.mask]
+            return [DataError(f"{paths[0]} or {paths[1]} changes while it is read", paths=paths)]
         placeless = mask.model_copy(update={"path": ""})  # names may be no text that JSON can hold
         cache[key] = PairFacts(hash=key, image=image, mask=placeless)
     fact = cache[key]
@@ -127,43 +96,77 @@ _Facts = TypeVar("_Facts", ImageFacts, MaskFacts)
 
 
 def _attempt(describe: Callable[[Path], _Facts], path: Path) -> _Facts | DataError:
+    """The facts of a file, or what is wrong with it."""
     try:
         return describe(path)
     except DataError as error:
+        error.paths = error.paths or (path,)
         return error
 
 
-def _refused(pair: Pair, fact: PairFacts | list[DataError]) -> PairFacts | list[DataError]:
-    """What is wrong with a pair for training, or its facts."""
-    faults = _faults(pair.image, fact.image) if isinstance(fact, PairFacts) else []
-    return faults or fact
+def no_numbers(pair: Pair, image: ImageFacts) -> list[DataError]:
+    """What is wrong with an image of which pixels are no numbers; nothing if they all are."""
+    if not image.bad:
+        return []
+    summary, fix = f"{pair.image} has {NO_NUMBERS}", "Replace them by a number."
+    return [ImageError(summary, fix=fix, code="nan-pixels", paths=[pair.image])]
 
 
-def _faults(path: Path, image: ImageFacts | DataError) -> list[DataError]:
-    """What is wrong with an image for training."""
-    if isinstance(image, DataError):
-        return [image]
-    if image.bad:
-        fix = "Replace them by a number."
-        return [ImageError(f"{path} has {NO_NUMBERS}", fix=fix, code="nan-pixels", paths=[path])]
-    return []
+# What cannot be trained on
 
 
-def _unreadable(bad: list[list[DataError]], pairs: int) -> DataError:
-    """All that is wrong with the bad ones of so many pairs."""
-    faults = list(chain.from_iterable(bad))
-    fixes = dict.fromkeys(fault.fix for fault in faults if fault.fix)
-    return DataError(
-        f"{len(bad)} of {plural(pairs, 'pair')} cannot be read",
-        [printable(fault.summary) for fault in faults],
-        " ".join(fixes) or "Replace or remove these files.",
-    )
+def refuse_unusable(
+    facts: Mapping[Pair, PairFacts],
+    unreadable: Mapping[Pair, Sequence[DataError]],
+    most_bad: float = 0,
+    progress: Progress = SILENT,
+) -> dict[Pair, PairFacts]:
+    """The facts of the pairs that can be trained on, as long as the others are few.
+
+    Args:
+        facts: Of every pair that could be read.
+        unreadable: What is wrong with the others.
+        most_bad: Share of the pairs that may be left out, 0–1.
+        progress: Hears what is left out.
+
+    Raises:
+        DataError: more files cannot be read, or they do not fit together; all of them.
+    """
+    bad: dict[Pair, Sequence[DataError]] = {
+        pair: no_numbers(pair, fact.image) for pair, fact in facts.items() if fact.image.bad
+    }
+    bad |= unreadable
+    faults = list(chain.from_iterable(bad[pair] for pair in sorted(bad, key=lambda p: p.name)))
+    count = len(facts) + len(unreadable)
+    if len(bad) > most_bad * count:
+        fixes = dict.fromkeys(fault.fix for fault in faults if fault.fix)
+        raise DataError(
+            f"{len(bad)} of {plural(count, 'pair')} cannot be read",
+            [printable(fault.summary) for fault in faults],
+            " ".join(fixes) or "Replace or remove these files.",
+        )
+    for fault in faults:
+        progress.say(f"left out: {printable(fault.summary)}")
+    usable = {pair: fact for pair, fact in facts.items() if pair not in bad}
+    _check_sizes(usable)
+    most, strangers = find_strangers(usable)
+    if strangers:
+        raise DataError(
+            f"the images differ in kind: most are {most}, these are not",
+            [printable(f"{pair.image} is {kind}") for pair, kind in strangers.items()],
+            KIND_FIX,
+        )
+    return usable
 
 
-def _check_sizes(pairs: list[Pair], facts: list[PairFacts]) -> None:
+def _check_sizes(facts: Mapping[Pair, PairFacts]) -> None:
+    """Refuse masks of another size than their image."""
     wrong = [
-        printable(size_line(pair, fact))
-        for pair, fact in zip(pairs, facts, strict=True)
+        printable(
+            f"{pair.image} is {size_text(fact.image.shape)}, "
+            f"{pair.mask} is {size_text(fact.mask.shape)}"
+        )
+        for pair, fact in facts.items()
         if fact.image.shape != fact.mask.shape
     ]
     if wrong:
@@ -175,34 +178,23 @@ def _check_sizes(pairs: list[Pair], facts: list[PairFacts]) -> None:
         )
 
 
-def size_line(pair: Pair, fact: PairFacts) -> str:
-    """The sizes of an image and its mask, width×height."""
-    return f"{pair.image} is {_size(fact.image.shape)}, {pair.mask} is {_size(fact.mask.shape)}"
+def size_text(shape: tuple[int, int]) -> str:
+    """A size as it is told, width×height."""
+    return f"{shape[1]}×{shape[0]}"
 
 
-def _check_kinds(pairs: list[Pair], facts: list[PairFacts]) -> None:
-    most, strangers = find_strangers(pairs, facts)
-    if strangers:
-        raise DataError(
-            f"the images differ in kind: most are {most}, these are not",
-            [printable(line) for line in strangers],
-            KIND_FIX,
-        )
-
-
-def find_strangers(pairs: Sequence[Pair], facts: Sequence[PairFacts]) -> tuple[str, list[str]]:
-    """The kind of most images in words, and a line for each image that cannot go with them.
+def find_strangers(facts: Mapping[Pair, PairFacts]) -> tuple[str, dict[Pair, str]]:
+    """The kind of most images in words, and that of each image that cannot go with them.
 
     Grey and RGB images may mix (grey is repeated); other band counts or depths may not.
     """
-    kinds = [(fact.image.dtype, 3 if fact.image.bands == 1 else fact.image.bands) for fact in facts]
-    usual = Counter(kinds).most_common(1)[0][0]
-    lines = [
-        f"{pair.image} is {_kind(fact.image.dtype, fact.image.bands)}"
-        for pair, fact, kind in zip(pairs, facts, kinds, strict=True)
-        if kind != usual
-    ]
-    return _kind(*usual), lines
+    kinds = {
+        pair: (fact.image.dtype, 3 if fact.image.bands == 1 else fact.image.bands)
+        for pair, fact in facts.items()
+    }
+    usual = Counter(kinds.values()).most_common(1)[0][0]
+    strangers = {pair: facts[pair].image for pair, kind in kinds.items() if kind != usual}
+    return _kind(*usual), {p: _kind(image.dtype, image.bands) for p, image in strangers.items()}
 
 
 def per_band(images: Iterable[ImageFacts], name: str, bands: int) -> NDArray[np.float64]:
@@ -234,7 +226,7 @@ def cache_folder() -> Path:
 _CACHE: TypeAdapter[dict[str, PairFacts]] = TypeAdapter(dict[str, PairFacts])
 
 
-def _cache_file(pairs: list[Pair]) -> Path:
+def _cache_file(pairs: Sequence[Pair]) -> Path:
     """One file per image folder, so that no cache grows beyond its data."""
     folders = sorted({str(pair.image.resolve().parent) for pair in pairs})
     key = blake2b("\n".join(folders).encode(), digest_size=8).hexdigest()
@@ -257,7 +249,3 @@ def _write_cache(store: Path, cache: dict[str, PairFacts]) -> None:
 
 def _kind(dtype: str, bands: int) -> str:
     return f"{dtype} with {plural(bands, 'band')}"
-
-
-def _size(shape: tuple[int, int]) -> str:
-    return f"{shape[1]}×{shape[0]}"

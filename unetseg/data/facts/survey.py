@@ -1,15 +1,16 @@
 """A folder understood: its pairs, their splits, their facts and what the mask values mean."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.config import DataConfig
-from unetseg.data.facts.fingerprint import PairFacts, per_band, take_readable
-from unetseg.data.files.images import allow_pixels
+from unetseg.data.facts.fingerprint import PairFacts, describe_pairs, per_band, refuse_unusable
+from unetseg.data.files.limits import allow_pixels
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.infer_classes import (
     ClassNames,
@@ -17,9 +18,18 @@ from unetseg.data.masks.infer_classes import (
     infer_class_map,
     read_class_names,
 )
-from unetseg.data.pairs.description import described, find_described, honoured, read_description
+from unetseg.data.pairs.description import (
+    described,
+    find_described,
+    honoured,
+    join_described,
+    match_described,
+    read_description,
+)
 from unetseg.data.pairs.match import Pair, PairSet
+from unetseg.data.pairs.mismatch import Fault
 from unetseg.data.pairs.splits import assign_splits
+from unetseg.errors import ConfigError, DataError, MaskError, PairingError
 from unetseg.progress import SILENT, Progress
 
 MOST_BAD = 0.1
@@ -27,19 +37,63 @@ MOST_BAD = 0.1
 
 
 @dataclass(frozen=True)
-class Survey:
-    """Everything known about a folder before training."""
+class Faults:
+    """What is wrong with a folder, as far as a survey meets it; training refuses each of these.
 
+    Attributes:
+        pairing: Why nothing can be said about its pairs.
+        unpaired: Files that do not pair.
+        unreadable: What is wrong with each file that cannot be read; `paths` names it.
+        masks: Why the mask values make no sense.
+        splits: Why the pairs cannot be split.
+    """
+
+    pairing: PairingError | None = None
+    unpaired: tuple[Fault, ...] = ()
+    unreadable: tuple[DataError, ...] = ()
+    masks: MaskError | None = None
+    splits: PairingError | ConfigError | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known about a folder.
+
+    Attributes:
+        data: The folder, or the CSV file of its pairs.
+        pairs: The pairs that could be read, with their splits.
+        facts: By pair name.
+        classes: What the mask values mean; None where they make no sense, see `class_map`.
+        names: The class list, where there is one.
+        rules: What was concluded, one sentence each.
+        own_splits: Whether the splits of the pairs are those of the folder, and not drawn by us.
+        paired: Everything that pairs by name, also where names differ in case or Unicode form,
+            with none but the folder's own splits.
+        config: The settings, with what dataset.yaml says.
+        faults: What is wrong; nothing after a strict survey.
+    """
+
+    data: Path
     pairs: PairSet
     facts: dict[str, PairFacts]
-    """By pair name."""
-    class_map: ClassMap
-    rules: tuple[str, ...]
-    """What was concluded, one sentence each."""
+    classes: ClassMap | None = None
+    names: ClassNames | None = None
+    rules: tuple[str, ...] = ()
     own_splits: bool = False
-    """Whether the splits of the pairs are those of the folder, and not drawn by us."""
-    named: bool = False
-    """Whether the classes come from a class list."""
+    paired: tuple[Pair, ...] = ()
+    config: DataConfig = DataConfig()  # noqa: RUF009 (frozen)
+    faults: Faults = Faults()
+
+    @property
+    def class_map(self) -> ClassMap:
+        """What the mask values mean.
+
+        Raises:
+            MaskError: they make no sense.
+        """
+        if self.classes is None:
+            raise self.faults.masks or MaskError("there is no mask that can be read")
+        return self.classes
 
     @property
     def bands(self) -> int:
@@ -50,6 +104,10 @@ class Survey:
     def dtype(self) -> str:
         """Pixel type of every image (numpy name)."""
         return next(iter(self.facts.values())).image.dtype
+
+    def items(self) -> list[tuple[Pair, PairFacts]]:
+        """Every pair with its facts, in order."""
+        return [(pair, self.facts[pair.name]) for pair in self.pairs.pairs]
 
     def select(self, split: str) -> tuple[Pair, ...]:
         """The pairs of "train", "val", "test" or "all"."""
@@ -74,33 +132,98 @@ class Survey:
         return np.stack(tables, axis=1).astype(np.float32)
 
 
-def survey(data: Path, config: DataConfig | None = None, progress: Progress = SILENT) -> Survey:
+def survey(
+    data: Path,
+    config: DataConfig | None = None,
+    progress: Progress = SILENT,
+    *,
+    strict: bool = True,
+) -> Survey:
     """Find, read and understand the pairs in `data`.
 
+    Args:
+        data: The folder, or a CSV file of pairs.
+        config: Where and what the pairs are, and how they are split.
+        progress: Hears what was concluded.
+        strict: Refuse the first kind of fault; else go on past all of them and hold them.
+
     Raises:
-        DataError: something in the folder does not fit; every offender is listed.
+        DataError: there is no such folder or, if `strict`, something in it does not fit; every
+            offender is listed.
+        ConfigError: a setting or dataset.yaml is wrong.
     """
     config = described(data, config or DataConfig())
     allow_pixels(config.max_pixels)
     keys = honoured(data, config)
-    told = [f"dataset.yaml: {', '.join(keys)}"] if keys else []
-    found = find_described(data, config)
-    for rule in (*told, f"pairs: {found.rule}"):
+    rules = [f"dataset.yaml: {', '.join(keys)}"] if keys else []
+    try:
+        found, unpaired = (
+            (find_described(data, config), ()) if strict else match_described(data, config)
+        )
+    except PairingError as error:
+        if strict or not data.exists():
+            raise
+        return Survey(data, PairSet(data, (), ""), {}, config=config, faults=Faults(error))
+    for rule in (*rules, f"pairs: {found.rule}"):
         progress.say(rule)
-    readable = take_readable(found.pairs, MOST_BAD if config.on_bad == "skip" else 0, progress)
-    found, facts = replace(found, pairs=tuple(readable)), list(readable.values())
-    masks = [fact.mask for fact in facts]
-    names = class_names(data, config)
-    class_map, evidence = infer_class_map(
-        masks, names=names, ignore=config.ignore, snap=config.snap
+    facts, unreadable = describe_pairs(found.pairs, progress)
+    if strict:
+        most_bad = MOST_BAD if config.on_bad == "skip" else 0
+        facts = refuse_unusable(facts, unreadable, most_bad, progress)
+        unreadable = {}
+    read = Survey(
+        data,
+        replace(found, pairs=tuple(facts)),
+        {pair.name: fact for pair, fact in facts.items()},
+        names=class_names(data, config) if facts else None,
+        rules=(*rules, found.rule),
+        own_splits=any(pair.split for pair in facts),
+        paired=join_described(found, unpaired, data, config).pairs,
+        config=config,
+        faults=Faults(unpaired=unpaired, unreadable=tuple(chain(*unreadable.values()))),
     )
-    progress.say(evidence)
-    pairs = split_facts(found, facts, class_map, config.val_fraction)
+    return _understand(read, progress, strict=strict) if facts else read
+
+
+def _understand(read: Survey, progress: Progress, *, strict: bool) -> Survey:
+    """The survey with what the masks mean and with the split of every pair."""
+    try:
+        class_map, sentence = conclude(read, snap=read.config.snap)
+    except MaskError as error:
+        if strict:
+            raise
+        return replace(read, faults=replace(read.faults, masks=error))
+    progress.say(sentence)
+    known = replace(read, classes=class_map, rules=(*read.rules, sentence))
+    hashes = [fact.hash for _, fact in known.items()]
+    presence = [frozenset(i for i, _ in class_counts(f, class_map)) for _, f in known.items()]
+    try:
+        pairs = assign_splits(known.pairs, hashes, presence, known.config.val_fraction)
+    except (PairingError, ConfigError) as error:
+        if strict:
+            raise
+        return replace(known, faults=replace(known.faults, splits=error))
     progress.say(split_sentence(pairs))
-    by_name = {pair.name: fact for pair, fact in zip(found.pairs, facts, strict=True)}
-    rules = (*told, found.rule, evidence, split_sentence(pairs))
-    own_splits = any(pair.split for pair in found.pairs)
-    return Survey(pairs, by_name, class_map, rules, own_splits, bool(names))
+    return replace(known, pairs=pairs, rules=(*known.rules, split_sentence(pairs)))
+
+
+def conclude(known: Survey, *, snap: bool) -> tuple[ClassMap, str]:
+    """What the mask values mean, and the sentence that says so.
+
+    Raises:
+        MaskError: they make no sense.
+    """
+    masks = [fact.mask for _, fact in known.items()]
+    return infer_class_map(masks, names=known.names, ignore=known.config.ignore, snap=snap)
+
+
+def makes_sense(known: Survey, *, snap: bool) -> bool:
+    """Whether anything can be concluded from the mask values, see `conclude`."""
+    try:
+        conclude(known, snap=snap)
+    except MaskError:
+        return False
+    return True
 
 
 def class_names(data: Path, config: DataConfig) -> ClassNames | None:
@@ -115,19 +238,6 @@ def class_names(data: Path, config: DataConfig) -> ClassNames | None:
         return description.classes
     path = config.classes or (find_class_file(data) if data.is_dir() else None)
     return read_class_names(path) if path else None
-
-
-def split_facts(
-    found: PairSet, facts: Sequence[PairFacts], class_map: ClassMap, val_fraction: float
-) -> PairSet:
-    """The pairs with the split of each, drawn by the content in `facts` where they have none.
-
-    Raises:
-        PairingError: some pairs have a split and some have none, or none is for training.
-        ConfigError: all pairs are in one group.
-    """
-    presence = [frozenset(i for i, _ in class_counts(fact, class_map)) for fact in facts]
-    return assign_splits(found, [fact.hash for fact in facts], presence, val_fraction)
 
 
 def with_splits(known: Survey, splits: dict[str, str]) -> Survey:
