@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def train(kind: str, network: str, top: bool) -> None:
 
 def files(kind: str, network: str, data: str) -> None:
     """The way of a file to its mask, one stage after the other."""
-    paths, seconds = sorted((Path(data) / "images").iterdir()), Counter[str]()
+    paths, seconds = sorted((Path(data) / "images").iterdir()), defaultdict[str, float](float)
     with tempfile.TemporaryDirectory(prefix="files-") as folder:
         stages = _way(kind, network, Path(folder))
         for number, path in enumerate([*paths, *paths]):
@@ -173,7 +173,7 @@ def _profile(work: Callable[[], object], *, top: bool) -> None:
             walls.append(1e3 * (time.perf_counter() - began))
             profiler.step()
     wall = sum(walls[WARM:]) / UNITS
-    parts: Counter[str] = Counter()
+    parts: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages():
         if event.key.startswith("ProfilerStep"):
             continue
