@@ -72,17 +72,12 @@ what is written above it, never below.
       shapes.py          polygons, turned rectangles, ellipses, lines, run lengths → pixels
       archives.py        zip and tar, unpacked so that none can do harm
       pairs_folder.py    the folder of plain pairs that every import writes
-      brush.py           the run-length code of Label Studio's brush
-      label_colours.py   masks painted in the colours of a labelmap.txt
       coco.py            COCO instances: polygons and run lengths
-      voc.py             Pascal VOC: palette masks and lists of splits
+      voc.py             Pascal VOC: palette masks, lists of splits, masks by labelmap.txt
       labelme.py         labelme: one JSON for each image
       labelstudio_regions.py  Label Studio: brushes, polygons and other regions → pixels
-      labelstudio_names.py  which image a task of Label Studio means
-      labelstudio_png.py the PNG export of Label Studio
-      labelstudio.py     the JSON export of Label Studio
-      cvat_xml.py        shapes in the XML "CVAT for images 1.1"
-      cvat.py            CVAT: its segmentation masks and its XML
+      labelstudio.py     Label Studio: its JSON export and its PNG export
+      cvat.py            CVAT: its segmentation masks and its XML of shapes
       cityscapes.py      Cityscapes, and data sets laid out like it
       instances.py       one mask file for each object, united
       importing.py       the formats, and the one function that imports

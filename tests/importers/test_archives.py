@@ -80,24 +80,22 @@ def test_what_is_no_archive_is_taken_as_it_is(tmp_path: Path) -> None:
 
 # What leaves the folder
 
-NAMES = {
-    "../evil.png": "leads out of the folder",
-    "images/../../evil.png": "leads out of the folder",
-    "/evil.png": "absolute path",
-    "\\evil.png": "absolute path",
-    "C:\\evil.png": "drive letter",
-    "c:evil.png": "drive letter",
-    "..\\evil.png": "leads out of the folder",
-}
+NAMES = (
+    "../evil.png",
+    "images/../../evil.png",
+    "/evil.png",
+    "\\evil.png",
+    "C:\\evil.png",
+    "c:evil.png",
+    "..\\evil.png",
+)
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
 @pytest.mark.parametrize("name", NAMES)
 def test_members_that_leave_the_folder(tmp_path: Path, suffix: str, name: str) -> None:
     path = pack(tmp_path / f"set{suffix}", CONTENT | {name: b"x"})
-    text = refused(path)
-    assert NAMES[name] in text
-    assert name in text
+    assert f"{name}: leads out of the folder" in refused(path)
 
 
 def test_all_offenders_are_listed(tmp_path: Path) -> None:
@@ -106,16 +104,10 @@ def test_all_offenders_are_listed(tmp_path: Path) -> None:
     assert "unpack it yourself" in text
 
 
-TYPES = {
-    tarfile.SYMTYPE: "is a link",
-    tarfile.LNKTYPE: "is a link",
-    tarfile.CHRTYPE: "is no ordinary file",
-    tarfile.BLKTYPE: "is no ordinary file",
-    tarfile.FIFOTYPE: "is no ordinary file",
-}
-
-
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(
+    "kind",
+    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE],
+)
 def test_links_and_devices_in_a_tar(tmp_path: Path, kind: bytes) -> None:
     path = tmp_path / "set.tar"
     with tarfile.open(path, "w") as tar:
@@ -124,7 +116,7 @@ def test_links_and_devices_in_a_tar(tmp_path: Path, kind: bytes) -> None:
         tar.addfile(header)
         inner = tarfile.TarInfo("images/passwd")
         tar.addfile(inner, io.BytesIO())
-    assert f"images: {TYPES[kind]}" in refused(path)
+    assert "images: is a link or no ordinary file" in refused(path)
 
 
 @pytest.mark.parametrize("mode", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
@@ -248,7 +240,8 @@ def with_flag(data: bytes) -> bytes:
 def test_encrypted_zips_say_so(tmp_path: Path) -> None:
     path = flip(pack(tmp_path / "set.zip", CONTENT), with_flag)
     text = refused(path)
-    assert "images/one.png: is encrypted" in text
+    assert "a.json" in text
+    assert "is encrypted" in text
     assert "unpack it yourself" in text
 
 
@@ -257,7 +250,7 @@ def test_unknown_compression_says_so(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.rfind(b"PK\1\2") + 10] = 99
     path.write_bytes(bytes(data))
-    assert "unknown method 99" in refused(path)
+    assert "a.png cannot be unpacked: That compression method is not supported" in refused(path)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

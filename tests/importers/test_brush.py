@@ -14,7 +14,7 @@ from hypothesis import given, strategies
 from numpy.typing import NDArray
 
 from unetseg.errors import MaskError
-from unetseg.importers.brush import decode_brush, decode_words
+from unetseg.importers.labelstudio_regions import decode_brush, decode_words
 
 SIZES = (3, 4, 8, 16)
 Encoder = Callable[..., list[int]]

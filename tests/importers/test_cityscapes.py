@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import MaskError

@@ -175,7 +175,7 @@ REFUSED = {
         "categories": [{"id": 1, "name": "x"}],
         "annotations": [{"category_id": 1}],
     },
-    "holds no COCO annotations": {"images": []},
+    "no COCO annotations found": {"images": []},
     "category ids have several names": dataset([{"segmentation": [box(0, 0, 9, 9)]}])
     | {"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]},
     "1 classes, the background counted": dataset([]) | {"categories": []},

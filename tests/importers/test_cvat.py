@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MaskError
@@ -99,7 +99,7 @@ def test_images_that_are_elsewhere(root: Path, tmp_path_factory: pytest.TempPath
     found = read(root, elsewhere)
     assert (len(found.images), found.problems) == (3, ())
     assert all(elsewhere in image.path.parents for image in found.images)
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="no images found"):
         read(root)
 
 
@@ -156,13 +156,13 @@ def test_the_xml_is_found_in_its_folder(tmp_path: Path) -> None:
 
 def test_an_export_without_a_mask_is_refused(root: Path) -> None:
     (root / "SegmentationClass").rename(root / "SegmentationObject/x")
-    with pytest.raises(DataError, match="has no masks in SegmentationClass"):
+    with pytest.raises(DataError, match="no masks in SegmentationClass"):
         read(root)
 
 
 def test_what_is_no_export_is_said(root: Path) -> None:
     (root / "labelmap.txt").unlink()
-    with pytest.raises(DataError, match=r"holds neither labelmap.txt nor annotations.xml"):
+    with pytest.raises(DataError, match=r"neither labelmap.txt nor annotations.xml"):
         read(root)
 
 

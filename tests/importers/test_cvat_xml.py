@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Annotations
-from unetseg.importers.cvat_xml import read
+from unetseg.importers.cvat import read
 
 HEIGHT, WIDTH = 24, 32
 META = """<meta><task><id>4</id><name>segmentation</name><labels>

@@ -15,7 +15,7 @@ from PIL import Image
 
 from unetseg.cli.import_ import Format
 from unetseg.data.facts.survey import survey
-from unetseg.data.files.images import read_image
+from unetseg.data.files.image import read_image
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ConfigError, DataError, ImageError, MachineError, MaskError
 from unetseg.importers import importing
@@ -300,11 +300,25 @@ def test_of_an_archive_the_names_within_it_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         import_dataset("labelme", source, tmp_path / "out")
     assert ": a.json is not what this format has" in str(caught.value)
-    with pytest.raises(DataError, match=r"/set\.zip holds no COCO annotations\n  - a\.json"):
+    with pytest.raises(DataError, match=r"^no COCO annotations found\n  - a\.json"):
         import_dataset("coco", source, tmp_path / "out")
     done = import_dataset("labelme", source, tmp_path / "out", on_bad="skip")
     assert str(done.skipped[0]).startswith("no JSON of labelme: a.json is not")
     assert ".unpacked" not in (tmp_path / "out/import.json").read_text()
+
+
+def test_of_masks_in_an_archive_the_names_are_told(tmp_path: Path) -> None:
+    for name in "abc":
+        photo(tmp_path / "packed/images", f"{name}.png", 0)
+        photo(tmp_path / "packed/masks", f"{name}.png", 0)
+    (tmp_path / "packed/masks/a.png").write_text("no image")
+    (tmp_path / "packed/images/b.png").write_bytes(b"")
+    source = Path(shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "packed"))
+    with pytest.raises(DataError) as caught:
+        import_dataset("instances", source, tmp_path / "out")
+    first, second = caught.value.offenders
+    assert first.startswith("cannot be drawn: a: a.png cannot be read: its content is no image")
+    assert second == "cannot be drawn: b: b.png cannot be read: empty file"
 
 
 def test_what_the_system_refuses_is_answered(
@@ -314,7 +328,7 @@ def test_what_the_system_refuses_is_answered(
         raise PermissionError(13, "Permission denied", str(source / "x.json"))
 
     monkeypatch.setitem(importing.FORMATS, "coco", read)
-    with pytest.raises(DataError, match=r"src/x\.json cannot be read: Permission denied"):
+    with pytest.raises(DataError, match=r"^x\.json cannot be read: Permission denied"):
         run(tmp_path)
 
 

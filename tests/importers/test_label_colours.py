@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.errors import DataError, MaskError
-from unetseg.importers.label_colours import LabelColours, read_labelmap, read_painted
+from unetseg.importers.voc import LabelColours, read_labelmap, read_painted
 
 # The example of https://docs.cvat.ai/docs/dataset_management/formats/format-smask
 PUBLISHED = """# labelmap.txt

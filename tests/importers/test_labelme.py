@@ -259,7 +259,7 @@ WRONG = {
     "mask without pixels": (shape("cell", [[0, 0], [4, 4]], "mask"), "without pixels or corners"),
     "mask of another size": (
         shape("cell", [[0, 0], [4, 4]], "mask", mask=png(np.ones((5, 6)))),
-        "its mask has 5×6 pixels, its corners say 5×5",
+        "its mask has 5×6 pixels, expected 5×5",
     ),
     "mask of no PNG": (
         shape("cell", [[0, 0], [4, 4]], "mask", mask="bm90IG1pbmU="),
@@ -298,7 +298,7 @@ def test_two_files_of_one_image(tmp_path: Path) -> None:
 def test_no_files_of_labelme(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src/a.json").write_text("{}")
-    with pytest.raises(DataError, match="holds no annotations of labelme"):
+    with pytest.raises(DataError, match="no annotations of labelme found"):
         imported(tmp_path)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MaskError
@@ -172,7 +172,7 @@ def test_other_json_files_beside_it_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_no_export_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no list of tasks with annotations"):
+    with pytest.raises(DataError, match="no list of tasks with annotations"):
         read(tmp_path)
     (tmp_path / "a.json").write_text('[{"annotations": 3}, {"annotations": [{"result": 1}]}]')
     with pytest.raises(DataError, match="is not what this format has") as error:
@@ -194,5 +194,5 @@ def test_imported_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_exports_in_hidden_folders_are_not_seen(tmp_path: Path) -> None:
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / ".ipynb_checkpoints/tasks.json").write_text('[{"annotations": []}]')
-    with pytest.raises(DataError, match="holds no list of tasks"):
+    with pytest.raises(DataError, match="no list of tasks"):
         read(tmp_path)

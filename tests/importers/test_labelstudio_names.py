@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.importers.annotations import Problem
 from unetseg.importers.image_files import ImageFiles
-from unetseg.importers.labelstudio_names import TaskImages, image_names, place_of
+from unetseg.importers.labelstudio import TaskImages, image_names, url_of
 
 NAMES = ("a.png", "north/b.png", "south/b.png", "my photo (1).png", "0a1b2c3d-kept.png")
 
@@ -59,6 +59,7 @@ def test_places_mean_files(images: TaskImages, place: str, name: str) -> None:
         "/data/local-files/?d=%2e%2e/outside.png",
         "../../etc/passwd",
         "/tasks/12/presign/?fileuri=%%%",
+        "http://[::zz/missing.png",
         "",
     ],
 )
@@ -87,9 +88,9 @@ def test_the_prefix_of_an_upload_is_no_part_of_the_name() -> None:
 
 
 def test_the_image_among_the_data_of_a_task() -> None:
-    assert place_of({"image": "x", "thumbnail": "y.png"}) == "x"
-    assert place_of({"photo": "/data/1/y.JPG", "title": "a dog", "n": 3}) == "/data/1/y.JPG"
-    assert place_of({"left": "a.png", "right": "b.png"}) == Problem(
+    assert url_of({"image": "x", "thumbnail": "y.png"}) == "x"
+    assert url_of({"photo": "/data/1/y.JPG", "title": "a dog", "n": 3}) == "/data/1/y.JPG"
+    assert url_of({"left": "a.png", "right": "b.png"}) == Problem(
         "several images in one task", "left, right"
     )
-    assert place_of({"text": "a dog"}) == Problem("no image in a task", "its data are ['text']")
+    assert url_of({"text": "a dog"}) == Problem("no image in a task", "its data are ['text']")

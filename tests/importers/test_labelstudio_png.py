@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Annotations
-from unetseg.importers.labelstudio import read
-from unetseg.importers.labelstudio_png import is_brush
+from unetseg.importers.labelstudio import is_brush, read
 
 HEIGHT, WIDTH = 6, 9
 

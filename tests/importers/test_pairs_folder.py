@@ -18,8 +18,8 @@ from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MachineError, MaskError
 from unetseg.importers.annotations import AnnotatedImage
 from unetseg.importers.pairs_folder import (
-    PairsFolder,
-    places,
+    new_folder,
+    pair_names,
     refuse_used,
     safe_parts,
     unique_classes,
@@ -69,7 +69,7 @@ def test_every_pair_is_found_again_whatever_its_name(
     tmp_path_factory: pytest.TempPathFactory, items: list[tuple[str, str | None]]
 ) -> None:
     out = tmp_path_factory.mktemp("x")
-    found = places([wanted(name, split) for name, split in items])
+    found = pair_names([wanted(name, split) for name, split in items])
     for path in (out / side / f"{place}.png" for place in found for side in ("images", "masks")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(exist_ok=False)
@@ -87,7 +87,7 @@ def test_every_pair_is_found_again_whatever_its_name(
 
 @given(st.lists(NAMES, min_size=1, max_size=8))
 def test_names_are_safe_and_differ_everywhere(names: list[str]) -> None:
-    found = places([wanted(name) for name in names])
+    found = pair_names([wanted(name) for name in names])
     folded = {unicodedata.normalize("NFC", name).casefold() for name in found}
     assert len(folded) == len(names)
     for place in found:
@@ -100,21 +100,21 @@ def test_names_are_safe_and_differ_everywhere(names: list[str]) -> None:
 
 @given(st.text(alphabet="abc123_- é", min_size=1, max_size=20).filter(lambda t: t == t.strip()))
 def test_ordinary_names_are_kept(name: str) -> None:
-    assert places([wanted(f"north/{name}")]) == [f"north/{name}"]
+    assert pair_names([wanted(f"north/{name}")]) == [f"north/{name}"]
 
 
 def test_splits_stand_first_if_all_have_one_and_some_train() -> None:
     both = [wanted("train2017/a", "train"), wanted("val2017/a", "val")]
-    assert places(both) == ["train/train2017/a", "val/val2017/a"]
-    assert places([wanted("train/a"), wanted("Valid/b")]) == ["train/a", "val/b"]
-    assert places([wanted("a", "val"), wanted("b", "test")]) == ["a", "b"]
-    assert places([wanted("val/a"), wanted("b")]) == ["val_set/a", "b"]
-    assert places([wanted("a", "train"), wanted("a")]) == ["a", "a_png"]
+    assert pair_names(both) == ["train/train2017/a", "val/val2017/a"]
+    assert pair_names([wanted("train/a"), wanted("Valid/b")]) == ["train/a", "val/b"]
+    assert pair_names([wanted("a", "val"), wanted("b", "test")]) == ["a", "b"]
+    assert pair_names([wanted("val/a"), wanted("b")]) == ["val_set/a", "b"]
+    assert pair_names([wanted("a", "train"), wanted("a")]) == ["a", "a_png"]
 
 
 def test_equal_names_get_their_suffix_and_then_numbers() -> None:
     names = [wanted("a", suffix=suffix) for suffix in (".png", ".jpg", ".jpg", ".jpg")]
-    assert places(names) == ["a", "a_jpg", "a_2", "a_3"]
+    assert pair_names(names) == ["a", "a_jpg", "a_2", "a_3"]
 
 
 def test_folders_that_say_mask_are_left_out() -> None:
@@ -167,7 +167,7 @@ def test_names_that_a_list_cannot_hold_are_changed_as_little_as_may_be(
 
 
 def add(out: Path, image: Path, mask: NDArray[np.uint8], classes: Sequence[str] = CLASSES) -> None:
-    with PairsFolder(out, classes) as target:
+    with new_folder(out, classes) as target:
         target.add("a", image, mask)
         target.finish({})
 
@@ -176,7 +176,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     image = save(tmp_path / "one.png")
 
     def spoil() -> None:
-        with PairsFolder(tmp_path / "out", CLASSES) as target:
+        with new_folder(tmp_path / "out", CLASSES) as target:
             target.add("a", image, MASK)
             assert len(list(tmp_path.rglob("*.png"))) == 3
             raise KeyError
@@ -218,18 +218,22 @@ def test_codes_of_no_class_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 255, 1000])
 def test_the_number_of_classes_has_limits(tmp_path: Path, count: int) -> None:
-    with pytest.raises(DataError, match=f"have {count} classes"):
-        PairsFolder(tmp_path / "out", [str(i) for i in range(count)])
+    classes = [str(i) for i in range(count)]
+    with (
+        pytest.raises(DataError, match=f"have {count} classes"),
+        new_folder(tmp_path / "o", classes),
+    ):
+        pass
 
 
 def test_a_folder_is_not_called_like_a_file_beside_it() -> None:
     images = [wanted(name) for name in ("a", "a.png/b")]
-    assert places(images) == ["a", "a_png/b"]
+    assert pair_names(images) == ["a", "a_png/b"]
 
 
 def test_many_equal_names_are_numbered_in_no_time() -> None:
     count = 20_000
-    assert len(set(places([wanted("x" * 200)] * count))) == count
+    assert len(set(pair_names([wanted("x" * 200)] * count))) == count
 
 
 def test_a_pipe_is_no_folder(tmp_path: Path) -> None:

@@ -19,15 +19,13 @@ from unetseg.importers.shapes import (
     Patch,
     Points,
     Size,
-    circle,
     crop,
     ellipse,
+    largest_first,
     line,
     paint_in_order,
-    paint_small_on_top,
     polygon,
     polygons,
-    rectangle,
     runs_to_patch,
     turned_rectangle,
     unpack_runs,
@@ -130,11 +128,15 @@ def test_what_is_no_polygon_is_refused(points: Points, text: str) -> None:
 # Rectangles, ellipses, lines
 
 
+def rectangle(x: float, y: float, x2: float, y2: float) -> Patch:
+    return polygon([(x, y), (x2, y), (x2, y2), (x, y2)], SIZE)
+
+
 @given(st.integers(0, 60), st.integers(0, 40), st.integers(0, 60), st.integers(0, 40))
 def test_a_rectangle_on_the_grid_is_a_slice(x: int, y: int, x2: int, y2: int) -> None:
     expected = np.zeros(SIZE, bool)
     expected[min(y, y2) : max(y, y2), min(x, x2) : max(x, x2)] = True
-    assert (whole(rectangle((x, y), (x2, y2), SIZE)) == expected).all()
+    assert (whole(rectangle(x, y, x2, y2)) == expected).all()
 
 
 def inside(size: Size, holds: str, **values: float) -> NDArray[np.bool_]:
@@ -145,17 +147,17 @@ def inside(size: Size, holds: str, **values: float) -> NDArray[np.bool_]:
 
 @given(st.floats(-10, 70), st.floats(-10, 50), st.floats(0.1, 40))
 def test_a_circle_is_its_formula(x: float, y: float, radius: float) -> None:
-    patch = circle((x, y), (x + radius, y), SIZE)
-    exact = math.dist((x, y), (x + radius, y))
+    patch = ellipse((x, y), (radius, radius), SIZE)
     distance = "((x - a) / r) ** 2 + ((y - b) / r) ** 2"
-    surely = inside(SIZE, f"{distance} <= 1 - 1e-9", a=x, b=y, r=exact)
-    perhaps = inside(SIZE, f"{distance} <= 1 + 1e-9", a=x, b=y, r=exact)  # up to rounding
+    surely = inside(SIZE, f"{distance} <= 1 - 1e-9", a=x, b=y, r=radius)
+    perhaps = inside(SIZE, f"{distance} <= 1 + 1e-9", a=x, b=y, r=radius)  # up to rounding
     assert (surely <= whole(patch)).all()
     assert (whole(patch) <= perhaps).all()
 
 
 def test_the_area_of_a_circle_and_of_an_ellipse() -> None:
-    assert circle((150, 150), (150, 250), (300, 300)).area == pytest.approx(math.pi * 1e4, rel=1e-3)
+    circle = ellipse((150, 150), (100, 100), (300, 300))
+    assert circle.area == pytest.approx(math.pi * 1e4, rel=1e-3)
     turned = ellipse((150, 150), (100, 40), (300, 300), angle=33)
     assert turned.area == pytest.approx(math.pi * 4e3, rel=2e-3)
 
@@ -268,17 +270,17 @@ def test_damaged_text_is_refused(text: str) -> None:
 
 
 def test_the_last_lies_on_top_or_the_smallest() -> None:
-    small, large = rectangle((5, 5), (10, 10), SIZE), rectangle((0, 0), (20, 20), SIZE)
+    small, large = rectangle(5, 5, 10, 10), rectangle(0, 0, 20, 20)
     assert np.unique(paint_in_order([(1, small), (2, large)], SIZE)).tolist() == [0, 2]
     for order in ([(1, small), (2, large)], [(2, large), (1, small)]):
-        mask = paint_small_on_top(order, SIZE)
+        mask = paint_in_order(largest_first(order), SIZE)
         assert (mask == 1).sum() == 25
         assert (mask == 2).sum() == 400 - 25
 
 
 def test_of_equal_areas_the_later_lies_on_top() -> None:
-    one = rectangle((5, 5), (10, 10), SIZE)
-    assert paint_small_on_top([(1, one), (2, one)], SIZE).max() == 2
+    one = rectangle(5, 5, 10, 10)
+    assert paint_in_order(largest_first([(1, one), (2, one)]), SIZE).max() == 2
 
 
 @given(masks())

@@ -211,7 +211,7 @@ def test_boxes_are_no_masks(tmp_path: Path) -> None:
 
 def test_no_folder_or_several(tmp_path: Path) -> None:
     (tmp_path / "voc").mkdir()
-    assert "has no folder SegmentationClass" in fail(tmp_path / "voc", tmp_path)
+    assert "there is no folder SegmentationClass" in fail(tmp_path / "voc", tmp_path)
     for year in (2007, 2012):
         devkit(tmp_path / f"voc/VOC{year}", ("a",))
     assert "VOC2007" in fail(tmp_path / "voc", tmp_path)
@@ -255,7 +255,7 @@ def test_a_mask_is_never_taken_for_an_image(tmp_path: Path) -> None:
     shutil.rmtree(root / "JPEGImages")
     assert "1 problem in the annotations: no such image (1)" in fail(root, tmp_path)
     (root / "a.jpg").unlink()
-    assert "holds no images\nSay where they are (--images DIR)" in fail(root, tmp_path)
+    assert "no images found\nSay where they are (--images DIR)" in fail(root, tmp_path)
 
 
 @pytest.mark.parametrize("labelled", [True, False])

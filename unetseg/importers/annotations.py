@@ -1,19 +1,21 @@
 """What every reader gives: classes, annotated images and what is wrong with them."""
 
 import re
+import unicodedata
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.naming import read_folder_name
-from unetseg.errors import DataError
+from unetseg.errors import DataError, MaskError
 from unetseg.text import printable
 
 BACKGROUND = "background"
@@ -25,6 +27,8 @@ Draw = Callable[[int, int], NDArray[np.uint8]]
 It may raise `MaskError`: the image is then left out, and the summary or all offenders listed.
 """
 Model = TypeVar("Model", bound=BaseModel)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,16 @@ class Annotations:
     notes: tuple[str, ...] = ()
 
 
-def without_twins(
-    images: Sequence[AnnotatedImage],
+def sort_out(
+    entries: Iterable[AnnotatedImage | Problem],
 ) -> tuple[list[AnnotatedImage], list[Problem]]:
-    """The images that are annotated once, and a problem for each that is listed several times."""
+    """The images that are annotated once, and the problems; one for each image listed twice."""
+    images, problems = [], []
+    for entry in entries:
+        images.append(entry) if isinstance(entry, AnnotatedImage) else problems.append(entry)
     count = Counter(image.path for image in images)
-    names = {image.path: image.name for image in images if count[image.path] > 1}
-    problems = [Problem("image listed several times", name) for name in names.values()]
+    twins = {image.path: image.name for image in images if count[image.path] > 1}
+    problems += [Problem("image listed several times", name) for name in twins.values()]
     return [image for image in images if count[image.path] == 1], problems
 
 
@@ -111,14 +118,33 @@ def class_codes(names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
     return tuple(classes), codes
 
 
-def split_of(name: str) -> str | None:
-    """The split that the name of a file or folder says.
+# Names
 
-    >>> split_of("instances_train2017"), split_of("trainval"), split_of("photos")
-    ('train', None, None)
+
+def split_of(*names: str) -> str | None:
+    """The split that the name of a file or folder says, the first of several.
+
+    >>> split_of("instances_train2017"), split_of("trainval"), split_of("photos", "val")
+    ('train', None, 'val')
     """
-    words = re.findall("[a-z]+", name.lower())
-    return None if "trainval" in words else read_folder_name(name).split
+    for name in names:
+        split = read_folder_name(name).split
+        if split and "trainval" not in re.findall("[a-z]+", name.lower()):
+            return split
+    return None
+
+
+def same_name(name: str) -> str:
+    """What file systems that ignore case or Unicode form take for the same name."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def name_in(source: Path, path: Path) -> str:
+    """What errors call the file `path` of `source`, which may be an archive unpacked elsewhere."""
+    return printable(path.relative_to(source) if source in path.parents else path.name)
+
+
+# Reading
 
 
 def visible_files(folder: Path, pattern: str) -> list[Path]:
@@ -130,39 +156,82 @@ def visible_files(folder: Path, pattern: str) -> list[Path]:
     ]
 
 
-def mentions(path: Path, words: Sequence[bytes]) -> bool:
-    """Whether a file holds all of `words` anywhere: a glance at a JSON before it is parsed.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
+def holds(path: Path, *words: bytes) -> bool:
+    """Whether a file holds all of `words` anywhere: a glance at a JSON before it is parsed."""
+    content = path.read_bytes()
     return all(word in content for word in words)
 
 
-def read_model(path: Path, model: type[Model]) -> Model:
+def read_model(path: Path, model: type[Model], name: str) -> Model:
     """Read the JSON file `path` as `model`, a pydantic model of what is needed of it.
 
+    Args:
+        path: The file.
+        model: What it has to hold.
+        name: What errors call it.
+
     Raises:
-        DataError: the file cannot be read, is no JSON, or has other contents; all faults listed.
+        DataError: it is no JSON, or has other contents; all faults listed.
     """
     try:
         return model.model_validate_json(path.read_bytes().removeprefix(BOM_UTF8))
-    except OSError as error:
-        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        lines = [_fault(fault["loc"], fault["msg"]) for fault in error.errors(include_input=False)]
-        raise DataError(
-            f"{printable(path)} is not what this format has",
-            lines,
-            "Check the name of the format, or export the annotations again.",
-        ) from error
+        faults = [
+            printable(": ".join([*filter(None, [".".join(map(str, fault["loc"]))]), fault["msg"]]))
+            for fault in error.errors(include_input=False)
+        ]
+        fix = "Check the name of the format, or export the annotations again."
+        raise DataError(f"{name} is not what this format has", faults, fix) from error
 
 
-def _fault(place: Sequence[int | str], message: str) -> str:
-    """One fault of a JSON file: `annotations.3.image_id: Field required`."""
-    where = ".".join(str(part) for part in place)
-    return printable(f"{where}: {message}" if where else message)
+# Drawing
+
+
+def draw_each(
+    items: Iterable[Item], draw: Callable[[Item], Result], name: Callable[[Item], str]
+) -> list[Result]:
+    """What `draw` makes of each item.
+
+    Raises:
+        MaskError: some cannot be drawn; all of them are listed by their names.
+    """
+    results = []
+    faults = []
+    for item in items:
+        try:
+            results.append(draw(item))
+        except MaskError as error:
+            faults += [f"{name(item)}{reason}" for reason in reasons(error)]
+    if faults:
+        raise MaskError("annotations cannot be drawn", faults)
+    return results
+
+
+def reasons(error: DataError) -> list[str]:
+    """What is wrong with an image or mask, told of files by their names alone."""
+    if error.offenders or not error.paths:
+        return error.offenders or [error.summary]
+    reason = error.came if isinstance(error.came, str) else error.code.replace("-", " ")
+    return [f"{path.name} cannot be read: {reason}" for path in error.paths]
+
+
+def mask_pixels(path: Path, height: int, width: int) -> NDArray[Any]:
+    """The values of the mask file `path`, H×W.
+
+    Raises:
+        MaskError: the file cannot be read, has colours, or another size.
+    """
+    pixels = read_mask(path).pixels
+    check_size(path, pixels, height, width)
+    return pixels
+
+
+def check_size(path: Path, pixels: NDArray[Any], height: int, width: int) -> None:
+    """See that the pixels of the mask file `path` are H×W numbers.
+
+    Raises:
+        MaskError: they are not.
+    """
+    if pixels.shape != (height, width):
+        came = "×".join(map(str, pixels.shape))
+        raise MaskError(f"{path.name} is {came}, expected {height}×{width}")

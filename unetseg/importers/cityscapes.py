@@ -21,7 +21,14 @@ from unetseg.data.masks.class_map import IGNORED, runs
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.naming import read_folder_name
 from unetseg.errors import ImageError, MaskError
-from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem, split_of
+from unetseg.importers.annotations import (
+    AnnotatedImage,
+    Annotations,
+    Problem,
+    mask_pixels,
+    split_of,
+)
+from unetseg.importers.image_files import ImageKey, by_key
 from unetseg.text import plural
 
 LABEL_IDS = {
@@ -55,35 +62,12 @@ _OTHERS = re.compile(r".+_(?:color|instance(?:Train)?Ids|disparity|rightImg8bit)
 _MODALITY = re.compile(r"(?:leftImg8bit|gt[A-Z][a-z]+)(?:_.*)?")  # gtFine_trainvaltest
 
 
-@dataclass(frozen=True, order=True)
-class _Key:
-    """What image and label file share: the folders from the split on, and the bare name."""
-
-    folders: tuple[str, ...]
-    stem: str
-
-    @property
-    def section(self) -> str:
-        """The first folder: train, val, test, train_extra, demoVideo."""
-        return self.folders[0] if self.folders else ""
-
-    @property
-    def split(self) -> str | None:
-        """train, val or test."""
-        return next(filter(None, map(split_of, self.folders)), None)
-
-    @property
-    def name(self) -> str:
-        """What the pair is to be called: `aachen/aachen_000000_000019`."""
-        return "/".join([*(part for part in self.folders if not split_of(part)), self.stem])
-
-
 @dataclass(frozen=True)
 class _Labels:
-    """A label file, its kind such as gtFine, and whether it holds train ids."""
+    """A label file: whether it is of gtCoarse, and whether it holds train ids."""
 
     path: Path
-    kind: str | None
+    is_coarse: bool
     has_train_ids: bool
 
 
@@ -101,28 +85,23 @@ def read(source: Path, images: Path | None = None) -> Annotations:
         DataError: a folder cannot be read.
     """
     labels = dict(_label_files(source))
-    named = list(_photos(images or source))
-    photos = dict(named)
-    twins = {key for key, count in Counter(key for key, _ in named).items() if count > 1}
+    photos, twins = by_key(_photos(images or source))
     blank = _blank_tests(labels)
-    wanted = {key: found for key, found in labels.items() if key not in blank}
+    wanted = {key: best for key, best in labels.items() if key not in blank}
     bare = sorted(key for key in photos if key not in labels)
-    unlabelled = {key.section for key in bare} - {key.section for key in wanted}
+    unlabelled = {_section(key) for key in bare} - {_section(key) for key in wanted}
     problems = [Problem("no such image", key.name) for key in wanted if key not in photos]
     problems += [
-        Problem("no label file", key.name) for key in bare if key.section not in unlabelled
+        Problem("no label file", key.name) for key in bare if _section(key) not in unlabelled
     ]
-    problems += [Problem("several images of one name", key.name) for key in sorted(twins)]
-    return Annotations(
-        tuple(LABEL_IDS),
-        [
-            AnnotatedImage(photos[key], key.name, partial(_draw, found), key.split)
-            for key, found in wanted.items()
-            if key in photos and key not in twins
-        ],
-        tuple(problems),
-        tuple(_notes(wanted.values(), blank, [key for key in bare if key.section in unlabelled])),
-    )
+    annotated = [
+        AnnotatedImage(photos[key], key.name, partial(_draw, best), key.split)
+        for key, best in wanted.items()
+        if key in photos and key not in twins
+    ]
+    without = [key for key in bare if _section(key) in unlabelled]
+    notes = tuple(_notes(wanted.values(), blank, without))
+    return Annotations(tuple(LABEL_IDS), annotated, (*problems, *twins.values()), notes)
 
 
 def to_train_ids(label_ids: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -141,10 +120,7 @@ def to_train_ids(label_ids: NDArray[np.integer]) -> NDArray[np.uint8]:
 
 def _draw(labels: _Labels, height: int, width: int) -> NDArray[np.uint8]:
     """The classes of a label file."""
-    codes = read_mask(labels.path).pixels
-    if codes.shape != (height, width):
-        came = "×".join(map(str, codes.shape))
-        raise MaskError(f"{labels.path.name} is {came}, expected {height}×{width} numbers")
+    codes = mask_pixels(labels.path, height, width)
     if not labels.has_train_ids:
         return to_train_ids(codes)
     return _translated(codes, {code: code for code in range(len(LABEL_IDS))}, "train ids")
@@ -163,56 +139,56 @@ def _translated(
     if strange:
         shown = ", ".join(map(str, strange))
         raise MaskError(f"{shown} are no {what} of Cityscapes ({min(table)}–{max(table)}, 255)")
-    found = np.array([table.get(code, IGNORED) for code in values.tolist()], np.uint8)
-    return np.repeat(found[inverse], lengths).reshape(codes.shape)
+    translated = np.array([table.get(code, IGNORED) for code in values.tolist()], np.uint8)
+    return np.repeat(translated[inverse], lengths).reshape(codes.shape)
 
 
 # Files
 
 
-def _label_files(source: Path) -> Iterator[tuple[_Key, _Labels]]:
-    """The best label file of each key; it comes last."""
-    found = []
+def _label_files(source: Path) -> list[tuple[ImageKey, _Labels]]:
+    """The label files of each key, the best one last."""
+    labels = []
     for path in scan(source, MaskError):
         parts = _LABELS.fullmatch(path.stem)
         if parts:
-            labels = _Labels(path, parts[2], has_train_ids=parts[3] is not None)
-            found.append((_key(source, path, parts[1]), labels))
-    yield from sorted(
-        found, key=lambda one: (one[0], not _is_coarse(one[1]), not one[1].has_train_ids)
-    )
+            one = _Labels(path, parts[2] == "gtCoarse", has_train_ids=parts[3] is not None)
+            labels.append((_key(source, path, parts[1]), one))
+    return sorted(labels, key=lambda one: (one[0], not one[1].is_coarse, not one[1].has_train_ids))
 
 
-def _photos(root: Path) -> Iterator[tuple[_Key, Path]]:
+def _photos(root: Path) -> Iterator[tuple[ImageKey, Path]]:
     """The images: those called leftImg8bit, or else all that are nothing else of Cityscapes."""
     paths = scan(root, ImageError)
-    left = [(path, found[1]) for path in paths if (found := _IMAGE.fullmatch(path.stem))]
-    others = (
+    left = [(path, parts[1]) for path in paths if (parts := _IMAGE.fullmatch(path.stem))]
+    others = [
         (path, path.stem)
         for path in paths
         if not _LABELS.fullmatch(path.stem) and not _OTHERS.fullmatch(path.stem)
-    )
+    ]
     yield from ((_key(root, path, stem), path) for path, stem in left or others)
 
 
-def _key(root: Path, path: Path, stem: str) -> _Key:
+def _key(root: Path, path: Path, stem: str) -> ImageKey:
+    """The folders from the split on, and the bare name."""
     folders = [
         part
         for part in path.relative_to(root).parts[:-1]
         if not _MODALITY.fullmatch(part) and read_folder_name(part).role is None
     ]
     first = next((i for i, part in enumerate(folders) if split_of(part)), 0)
-    return _Key(tuple(folders[first:]), stem)
+    return ImageKey(tuple(folders[first:]), stem)
 
 
-def _is_coarse(labels: _Labels) -> bool:
-    return labels.kind == "gtCoarse"
+def _section(key: ImageKey) -> str:
+    """The first folder: train, val, test, train_extra, demoVideo."""
+    return key.folders[0] if key.folders else ""
 
 
 # What is left out
 
 
-def _blank_tests(labels: Mapping[_Key, _Labels]) -> frozenset[_Key]:
+def _blank_tests(labels: Mapping[ImageKey, _Labels]) -> frozenset[ImageKey]:
     """The test split, if it has no truth: one mask of each of its folders shows no class.
 
     The published test split has label files in which all is void.
@@ -231,12 +207,14 @@ def _is_blank(labels: _Labels) -> bool:
         return False
 
 
-def _notes(used: Iterable[_Labels], blank: frozenset[_Key], bare: Sequence[_Key]) -> Iterator[str]:
+def _notes(
+    used: Iterable[_Labels], blank: frozenset[ImageKey], bare: Sequence[ImageKey]
+) -> Iterator[str]:
     """What the user should know."""
-    coarse = sum(map(_is_coarse, used))
+    coarse = sum(labels.is_coarse for labels in used)
     if coarse:
         yield f"{plural(coarse, 'mask')} of gtCoarse: large parts of them are ignored"
     if blank:
         yield f"the test split has no published labels: {plural(len(blank), 'image')} left out"
-    for section, count in Counter(key.section or "the images" for key in bare).items():
+    for section, count in Counter(_section(key) or "the images" for key in bare).items():
         yield f"there are no label files for {section}: {plural(count, 'image')} left out"

@@ -8,7 +8,7 @@ COCO lists what was looked at. Format: https://cocodataset.org/#format-data
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,13 @@ from unetseg.importers.annotations import (
     Annotations,
     Problem,
     class_codes,
-    mentions,
+    draw_each,
+    holds,
+    name_in,
     read_model,
+    sort_out,
     split_of,
     visible_files,
-    without_twins,
 )
 from unetseg.importers.image_files import ImageFiles, split_path
 from unetseg.importers.shapes import (
@@ -44,7 +46,6 @@ from unetseg.importers.shapes import (
 from unetseg.text import plural, printable
 
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
-_FIX = "Give the JSON with images, annotations and categories, or the folder that holds it."
 
 
 def _packed(segmentation: Any) -> Any:
@@ -89,11 +90,12 @@ class _Json:
     """One JSON file: a split, or everything."""
 
     path: Path
+    name: str
     content: _Dataset
 
     @property
     def split(self) -> str | None:
-        return split_of(self.path.stem) or split_of(self.path.parent.name)
+        return split_of(self.path.stem, self.path.parent.name)
 
 
 def read(source: Path, images: Path | None = None) -> Annotations:
@@ -102,47 +104,34 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     Raises:
         DataError: there is no such JSON, or it holds something else.
     """
-    jsons = [_Json(path, read_model(path, _Dataset)) for path in _json_files(source)]
+    names = {path: name_in(source, path) for path in _json_files(source)}
+    jsons = [_Json(path, name, read_model(path, _Dataset, name)) for path, name in names.items()]
     _refuse_boxes(jsons)
     _refuse_unclear(jsons)
     categories = sorted({(c.id, c.name) for json in jsons for c in json.content.categories})
     classes, codes = class_codes(name for _, name in categories)
     files = ImageFiles(source, images)
-    found: list[AnnotatedImage] = []
-    problems: list[Problem] = []
-    for json in jsons:
-        more, faults = _read_json(json, files, codes)
-        found += more
-        problems += faults
-    found, twins = without_twins(found)
-    return Annotations(classes, found, (*problems, *twins), tuple(_notes(jsons)))
+    found, problems = sort_out(entry for json in jsons for entry in _entries(json, files, codes))
+    return Annotations(classes, found, tuple(problems), tuple(_notes(jsons)))
 
 
 def _json_files(source: Path) -> list[Path]:
     """The instance files: those called so where there are any, else all of that structure."""
-    if source.is_file():
-        _refuse_panoptic([source])
-        return [source]
-    paths = visible_files(source, "*.json")
-    paths = [path for path in paths if "instances" in path.name.lower()] or paths
-    found = [path for path in paths if mentions(path, _KEYS)]
-    if not found:
-        raise DataError(f"{printable(source)} holds no COCO annotations", paths, _FIX)
-    plain = [path for path in found if not _is_panoptic(path)]
+    paths = [source]
+    if source.is_dir():
+        jsons = visible_files(source, "*.json")
+        jsons = [path for path in jsons if "instances" in path.name.lower()] or jsons
+        paths = [path for path in jsons if holds(path, *_KEYS)]
+        if not paths:
+            names = [name_in(source, path) for path in jsons]
+            fix = "Give the JSON with images, annotations and categories, or the folder with it."
+            raise DataError("no COCO annotations found", names, fix)
+    plain = [path for path in paths if not holds(path, b'"segments_info"')]
     if not plain:
-        _refuse_panoptic(found)
-    return plain
-
-
-def _is_panoptic(path: Path) -> bool:
-    return mentions(path, [b'"segments_info"'])
-
-
-def _refuse_panoptic(paths: Iterable[Path]) -> None:
-    panoptic = [path for path in paths if _is_panoptic(path)]
-    if panoptic:
+        names = [name_in(source, path) for path in paths]
         fix = "Give the instances JSON (polygons or run lengths) instead."
-        raise DataError("panoptic annotations are not read", panoptic, fix)
+        raise DataError("panoptic annotations are not read", names, fix)
+    return plain
 
 
 def _refuse_boxes(jsons: Sequence[_Json]) -> None:
@@ -151,7 +140,7 @@ def _refuse_boxes(jsons: Sequence[_Json]) -> None:
     if annotations and not any(one.segmentation for one in annotations):
         raise DataError(
             f"{plural(len(annotations), 'annotation')} and no segmentation: boxes are no masks",
-            [json.path for json in jsons],
+            [json.name for json in jsons],
             "Export polygons or masks, not bounding boxes or key points.",
         )
 
@@ -163,56 +152,48 @@ def _refuse_unclear(jsons: Sequence[_Json]) -> None:
         names: dict[int, set[str]] = defaultdict(set)
         for category in json.content.categories:
             names[category.id].add(category.name)
-        clashes = {one: found for one, found in names.items() if len(found) > 1}
-        faults += [f"{json.path}: {i}: {', '.join(sorted(n))}" for i, n in clashes.items()]
+        clashes = {key: sorted(several) for key, several in names.items() if len(several) > 1}
+        faults += [f"{json.name}: {key}: {', '.join(clash)}" for key, clash in clashes.items()]
     if faults:
         fix = "Give each category an id of its own."
-        raise DataError("category ids have several names", faults, fix)
+        raise DataError("category ids have several names", [*map(printable, faults)], fix)
 
 
-def _read_json(
-    json: _Json, files: ImageFiles, codes: dict[str, int]
-) -> tuple[list[AnnotatedImage], list[Problem]]:
+def _entries(
+    json: _Json, files: ImageFiles, codes: Mapping[str, int]
+) -> Iterator[AnnotatedImage | Problem]:
     """The images of one file that can be drawn, and what is wrong with others."""
     by_category = {category.id: codes[category.name] for category in json.content.categories}
     by_image: dict[int | str, list[_Annotation]] = defaultdict(list)
     for annotation in json.content.annotations:
         by_image[annotation.image_id].append(annotation)
-    ids = Counter(image.id for image in json.content.images)
-    problems = list(_stray(json, by_image, ids))
-    found = []
+    count = Counter(image.id for image in json.content.images)
+    for image_id in (key for key in by_image if key not in count):
+        many = plural(len(by_image[image_id]), "annotation")
+        yield Problem("annotation without image", f"{json.path.name}: {many} of id {image_id}")
     for image in json.content.images:
-        mine = by_image.get(image.id, [])
-        faults = list(_faults(image, mine, by_category))
-        path = files.find(image.file_name, json.path.parent, json.split)
-        if isinstance(path, Problem):
-            faults.append(path)
-        elif not faults and ids[image.id] == 1:
-            layers = [(_code(one, by_category), one) for one in mine]
-            name = _pair_name(image, path, files)
-            size = (image.height, image.width) if image.height and image.width else None
-            draw = partial(_draw, layers)
-            found.append(AnnotatedImage(path, name, draw, json.split, size))
-        problems += faults
-    return found, problems
-
-
-def _stray(
-    json: _Json, by_image: dict[int | str, list[_Annotation]], ids: Counter[int | str]
-) -> Iterator[Problem]:
-    """Annotations of images that are not listed, and image ids that are there twice."""
-    for image_id, annotations in by_image.items():
-        if image_id not in ids:
-            many = plural(len(annotations), "annotation")
-            yield Problem("annotation without image", f"{json.path.name}: {many} of id {image_id}")
-    for image in json.content.images:
-        if ids[image.id] > 1:
+        if count[image.id] > 1:
             where = f"{json.path.name}: {image.id} of {image.file_name}"
             yield Problem("image id is there twice", where)
+        annotations = by_image.get(image.id, [])
+        faults = list(_faults(image, annotations, by_category))
+        yield from faults
+        path = files.find(image.file_name, json.path.parent, json.split)
+        if isinstance(path, Problem):
+            yield path
+        elif not faults and count[image.id] == 1:
+            layers = [
+                (IGNORED if a.iscrowd else by_category[a.category_id], a) for a in annotations
+            ]
+            parts = split_path(image.file_name)
+            is_plain = parts == image.file_name.split("/") and ".." not in parts
+            name = "/".join([*parts[:-1], path.stem]) if is_plain else files.name_of(path)
+            size = (image.height, image.width) if image.height and image.width else None
+            yield AnnotatedImage(path, name, partial(_draw, layers), json.split, size)
 
 
 def _faults(
-    image: _Image, annotations: Iterable[_Annotation], by_category: dict[int, int]
+    image: _Image, annotations: Iterable[_Annotation], by_category: Mapping[int, int]
 ) -> Iterator[Problem]:
     """What is wrong with the annotations of an image, before any is drawn."""
     for one in annotations:
@@ -223,17 +204,6 @@ def _faults(
             yield Problem("no segmentation", f"{where} has none; boxes are no masks")
 
 
-def _code(annotation: _Annotation, by_category: dict[int, int]) -> int:
-    return IGNORED if annotation.iscrowd else by_category[annotation.category_id]
-
-
-def _pair_name(image: _Image, path: Path, files: ImageFiles) -> str:
-    """The file name in the JSON where it is a plain one, else the place of the file."""
-    parts = split_path(image.file_name)
-    is_plain = parts == image.file_name.split("/") and ".." not in parts
-    return "/".join([*parts[:-1], path.stem]) if is_plain else files.name_of(path)
-
-
 def _draw(layers: Sequence[tuple[int, _Annotation]], height: int, width: int) -> NDArray[np.uint8]:
     """The codes of one image: crowds below, then objects from large to small.
 
@@ -241,18 +211,14 @@ def _draw(layers: Sequence[tuple[int, _Annotation]], height: int, width: int) ->
         MaskError: annotations that cannot be drawn, all of them.
     """
     size = (height, width)
-    crowds: list[tuple[int, Patch]] = []
-    objects: list[tuple[int, Patch]] = []
-    faults = []
-    for code, annotation in layers:
-        try:
-            patch = _patch(annotation.segmentation, size)
-        except MaskError as error:
-            faults.append(f"annotation {annotation.id}: {error.summary}")
-            continue
-        (crowds if code == IGNORED else objects).append((code, patch))
-    if faults:
-        raise MaskError("annotations cannot be drawn", faults)
+    patches = draw_each(
+        [annotation for _, annotation in layers],
+        lambda annotation: _patch(annotation.segmentation, size),
+        lambda annotation: f"annotation {annotation.id}: ",
+    )
+    coded = [(code, patch) for (code, _), patch in zip(layers, patches, strict=True)]
+    crowds = [layer for layer in coded if layer[0] == IGNORED]
+    objects = [layer for layer in coded if layer[0] != IGNORED]
     return paint_in_order([*crowds, *largest_first(objects)], size)
 
 

@@ -4,22 +4,24 @@ Names in foreign files are hints: they may be absolute paths of another machine,
 or try to climb out of the folder. Only what lies inside is ever returned.
 """
 
+import base64
 import re
-from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote
 
-from unetseg.data.files.folders import scan
-from unetseg.data.files.images import IMAGE_SUFFIXES
+from PIL import Image
+
+from unetseg.data.files.folders import IMAGE_SUFFIXES, scan
+from unetseg.data.files.limits import explained
 from unetseg.data.pairs.naming import read_folder_name
-from unetseg.errors import DataError, ImageError
+from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import Problem, split_of
 from unetseg.text import printable
-
-CLASS_MASKS, OBJECT_MASKS = "SegmentationClass", "SegmentationObject"
-"""Folders of masks in the tree of Pascal VOC."""
 
 _BESIDE = re.compile(r"annot\w*|labels?|json", re.IGNORECASE)
 _SHOWN = 3  # files that the problem of a name with several lists
@@ -46,8 +48,11 @@ class ImageFiles:
     ) -> None:
         if images is not None and not images.is_dir():
             raise ImageError(f"there is no folder {printable(images)}", fix="Check --images.")
-        self.root = images or _root_of(source)
+        folder = source if source.is_dir() else source.absolute().parent
+        is_beside = not source.is_dir() and _BESIDE.fullmatch(folder.name)
+        self.root = images or (folder.parent if is_beside else folder)
         self._apart = frozenset(apart)
+        self._by_end: dict[tuple[bool, int], dict[tuple[str, ...], list[Path]]] = {}
 
     @cached_property
     def paths(self) -> tuple[Path, ...]:
@@ -72,30 +77,27 @@ class ImageFiles:
             path = self._inside(base, parts) if base is not None else None
             if path is not None and _is_file(path) and not self._is_apart(path):
                 return path
-        found = self._ending_in([part for part in parts if part != ".."])
-        if len(found) > 1 and split is not None:
-            found = [path for path in found if self._split_of(path) == split] or found
-        if len(found) == 1:
-            return found[0]
-        if found:
-            shown = ", ".join(str(self.relative(path)) for path in found[:_SHOWN])
-            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        fitting = self._ending_in([part for part in parts if part != ".."])
+        if len(fitting) > 1 and split is not None:
+            folders = {path: path.relative_to(self.root).parts[:-1] for path in fitting}
+            fitting = [path for path in fitting if split_of(*folders[path]) == split] or fitting
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            shown = ", ".join(str(path.relative_to(self.root)) for path in fitting[:_SHOWN])
+            more = f" and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
             return Problem("several files fit", f"{name}: {shown}{more}")
         return Problem("no such image", name)
 
-    def relative(self, path: Path) -> Path:
-        """`path` relative to the root, for names of pairs."""
-        return path.relative_to(self.root)
-
     def name_of(self, path: Path) -> str:
         """What the pair of an image is to be called: its place below the root without suffix."""
-        return self.relative(path).with_name(path.stem).as_posix()
+        return path.relative_to(self.root).with_name(path.stem).as_posix()
 
     def _inside(self, base: Path, parts: Sequence[str]) -> Path | None:
         """`parts` from the folder `base` on, if that is an image name inside the root."""
-        steps = list(_steps(base, self.root))
-        if base != self.root and self.root not in base.parents:
+        if not base.is_relative_to(self.root):
             return None
+        steps = [*base.relative_to(self.root).parts]
         for part in parts:
             if part != "..":
                 steps.append(part)
@@ -108,60 +110,72 @@ class ImageFiles:
 
     def _ending_in(self, parts: Sequence[str]) -> list[Path]:
         """The files whose paths share the longest end with `parts`, the file name at least."""
-        best = self._by_name.matching(parts)
-        if not best and Path(parts[-1]).suffix.lower() not in IMAGE_SUFFIXES:
-            best = self._by_stem.matching(parts)
-        if len(best) > 1:
-            best = [path for path in best if not self._says_mask(path)] or best
-        return best
+        fitting = self._longest_end(parts, with_suffix=True)
+        if not fitting and Path(parts[-1]).suffix.lower() not in IMAGE_SUFFIXES:
+            fitting = self._longest_end(parts, with_suffix=False)
+        if len(fitting) > 1:
+            fitting = [path for path in fitting if not self._says_mask(path)] or fitting
+        return fitting
+
+    def _longest_end(self, parts: Sequence[str], *, with_suffix: bool) -> list[Path]:
+        """By tables of all ends of each length, so that a hundred thousand are searched quickly."""
+        longest: list[Path] = []
+        for length in range(1, len(parts) + 1):
+            if (with_suffix, length) not in self._by_end:
+                table = self._by_end.setdefault((with_suffix, length), defaultdict(list))
+                for path in self.paths:
+                    own = (*path.parts[:-1], path.name if with_suffix else path.stem)
+                    table[own[-length:]].append(path)
+            fitting = self._by_end[with_suffix, length].get(tuple(parts[-length:]))
+            if not fitting:
+                break
+            longest = fitting
+        return longest
 
     def _is_apart(self, path: Path) -> bool:
-        return not self._apart.isdisjoint(self.relative(path).parts[:-1])
-
-    def _split_of(self, path: Path) -> str | None:
-        return next(filter(None, map(split_of, self.relative(path).parts[:-1])), None)
+        return not self._apart.isdisjoint(path.relative_to(self.root).parts[:-1])
 
     def _says_mask(self, path: Path) -> bool:
-        folders = self.relative(path).parts[:-1]
+        folders = path.relative_to(self.root).parts[:-1]
         return any(read_folder_name(folder).role == "mask" for folder in folders)
 
-    @cached_property
-    def _by_name(self) -> "_Ends":
-        return _Ends((path.parts, path) for path in self.paths)
 
-    @cached_property
-    def _by_stem(self) -> "_Ends":
-        return _Ends(((*path.parts[:-1], path.stem), path) for path in self.paths)
+@dataclass(frozen=True, order=True)
+class ImageKey:
+    """What image and masks share where their names alone tell that they belong together.
 
-
-def _key(file: tuple[tuple[str, ...], Path]) -> tuple[str, ...]:
-    return file[0]
-
-
-class _Ends:
-    """Files by the ends of their paths; sorted, so that a hundred thousand are searched quickly.
-
-    Args:
-        files: The parts by which each file is known, and the file.
+    Attributes:
+        folders: The folders above them but for those that say "image", "mask" or the like.
+        stem: The bare name.
     """
 
-    def __init__(self, files: Iterable[tuple[Sequence[str], Path]]) -> None:
-        self._files = sorted((tuple(reversed(parts)), path) for parts, path in files)
+    folders: tuple[str, ...]
+    stem: str
 
-    def matching(self, parts: Sequence[str]) -> list[Path]:
-        """The files that share the longest end with `parts`, the last one at least, in order."""
-        wanted = tuple(reversed(parts))
-        at = bisect_left(self._files, wanted, key=_key)
-        longest = max(
-            (_shared(wanted, key) for key, _ in self._files[max(at - 1, 0) : at + 1]), default=0
-        )
-        return sorted(self._beginning_with(wanted[:longest])) if longest else []
+    @property
+    def split(self) -> str | None:
+        """train, val or test."""
+        return split_of(*self._above)
 
-    def _beginning_with(self, wanted: tuple[str, ...]) -> Iterator[Path]:
-        at = bisect_left(self._files, wanted, key=_key)
-        while at < len(self._files) and self._files[at][0][: len(wanted)] == wanted:
-            yield self._files[at][1]
-            at += 1
+    @property
+    def name(self) -> str:
+        """What the pair is to be called; a folder with the name of its image is not repeated."""
+        return "/".join([*(part for part in self._above if not split_of(part)), self.stem])
+
+    @property
+    def _above(self) -> tuple[str, ...]:
+        """The folders but for one with the name of the image."""
+        return self.folders[:-1] if self.folders[-1:] == (self.stem,) else self.folders
+
+
+def by_key(
+    photos: Iterable[tuple[ImageKey, Path]],
+) -> tuple[dict[ImageKey, Path], dict[ImageKey, Problem]]:
+    """The image of each key, and the keys that several images have."""
+    photos = list(photos)
+    count = Counter(key for key, _ in photos)
+    several = sorted(key for key in count if count[key] > 1)
+    return dict(photos), {key: Problem("several images of one name", key.name) for key in several}
 
 
 def split_path(name: str) -> list[str]:
@@ -178,14 +192,6 @@ def split_path(name: str) -> list[str]:
     return [part for part in text.split("/") if part not in {"", "."}]
 
 
-def _root_of(source: Path) -> Path:
-    """The folder below which the images of `source` may lie."""
-    if source.is_dir():
-        return source
-    folder = source.absolute().parent
-    return folder.parent if _BESIDE.fullmatch(folder.name) else folder
-
-
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
@@ -193,32 +199,31 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _steps(base: Path, root: Path) -> tuple[str, ...]:
-    return base.relative_to(root).parts if base == root or root in base.parents else ()
-
-
-def _shared(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many parts two paths have in common at their beginnings."""
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def images_beside_masks(root: Path, images: Path | None = None) -> ImageFiles:
-    """The images of a tree like that of Pascal VOC: never the masks, which have the same names.
-
-    Args:
-        root: The folder that holds SegmentationClass, and mostly JPEGImages or images.
-        images: The folder of the images, where it is another.
+def decode_base64(text: str, what: str) -> bytes:
+    """The bytes of `text`, which errors call `what`.
 
     Raises:
-        DataError: there are no images.
+        MaskError: it is no base64.
     """
-    usual = (root / name for name in ("JPEGImages", "images"))
-    folder = images or next((path for path in usual if path.is_dir()), None)
-    files = ImageFiles(root, folder, apart=(CLASS_MASKS, OBJECT_MASKS))
-    if not files.paths:
-        raise DataError(
-            f"{printable(files.root)} holds no images",
-            fix='Say where they are (--images DIR); from CVAT, export with "Save images".',
-        )
-    return files
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise MaskError(f"{what} is damaged: no base64") from error
+
+
+def embedded_png(text: str, size: tuple[int, int], what: str) -> Image.Image:
+    """The PNG that an annotation holds in base64, which errors call `what`.
+
+    Raises:
+        MaskError: it is none, or has another size (height, width) than `size`.
+    """
+    content = BytesIO(decode_base64(text, what))
+    try:
+        with explained(Path(what)), Image.open(content, formats=("PNG",)) as image:
+            if (image.height, image.width) != size:
+                came = f"{image.height}×{image.width}"
+                raise MaskError(f"{what} has {came} pixels, expected {size[0]}×{size[1]}")
+            image.load()
+            return image.copy()
+    except ImageError as error:
+        raise MaskError.like(error) from error

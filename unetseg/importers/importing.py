@@ -12,17 +12,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
-from numpy.typing import NDArray
-
-from unetseg.data.files.images import IMAGE_SUFFIXES, content_format, image_size, stored_orientation
+from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.files.image import ImageFile
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ConfigError, DataError, ImageError, MaskError
 from unetseg.importers import cityscapes, coco, cvat, instances, labelme, labelstudio, voc
-from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem
+from unetseg.importers.annotations import (
+    AnnotatedImage,
+    Annotations,
+    Problem,
+    name_in,
+    reasons,
+)
 from unetseg.importers.archives import unpacked
-from unetseg.importers.pairs_folder import Counts, PairsFolder, places, refuse_used
+from unetseg.importers.pairs_folder import Counts, PairsFolder, new_folder, pair_names, refuse_used
 from unetseg.progress import SILENT, Progress
 from unetseg.text import plural, printable
 
@@ -102,57 +107,24 @@ def import_dataset(
     if not source.exists():
         raise DataError(f"there is no {printable(source)}", fix="Check the path.")
     refuse_used(out)
-    with unpacked(source, beside=out) as folder, _told_of(source, folder) as told:
-        found = _read(kind, folder, images)
-        with PairsFolder(out, found.classes) as target:
-            problems = [
-                Problem(problem.kind, told(problem.where))
-                for problem in _write_pairs(found, target, on_bad, progress)
-            ]
-            notes = tuple(map(told, found.notes))
+    with unpacked(source, beside=out) as folder:
+        try:
+            annotations = FORMATS[kind](folder, images)
+        except OSError as error:
+            where = name_in(folder, Path(error.filename or folder))
+            raise DataError(f"{where} cannot be read: {error.strerror}", fix="Check it.") from error
+        if not annotations.images or (annotations.problems and len(annotations.classes) < 2):
+            raise _nothing(annotations.problems)
+        with new_folder(out, annotations.classes) as target:
+            problems = _write_pairs(annotations, target, on_bad, progress)
+            notes = tuple(map(printable, annotations.notes))
             done = Imported(target.classes, target.counts, tuple(problems), notes)
             target.finish(_record(kind, source, done))
     return done
 
 
-def _read(kind: str, folder: Path, images: Path | None) -> Annotations:
-    """What the reader of the format gives.
-
-    Raises:
-        DataError: a file or folder cannot be read, or there is no image or no class to import.
-    """
-    try:
-        found = FORMATS[kind](folder, images)
-    except OSError as error:
-        where = printable(error.filename or folder)
-        raise DataError(f"{where} cannot be read: {error.strerror}", fix="Check it.") from error
-    if not found.images or (found.problems and len(found.classes) < 2):
-        raise _nothing(found.problems)
-    return found
-
-
-@contextmanager
-def _told_of(source: Path, folder: Path) -> Iterator[Callable[[str], str]]:
-    """Let errors tell the names within an archive, and not those of the folder it was unpacked to.
-
-    Control characters, which foreign files may have in any text, become visible. Yields what does
-    all this with a text.
-    """
-
-    def told(text: str) -> str:
-        if folder != source:
-            text = text.replace(f"{folder}/", "").replace(str(folder), str(source))
-        return printable(text)
-
-    try:
-        yield told
-    except DataError as error:
-        texts = [told(offender) for offender in error.offenders]
-        raise type(error)(told(error.summary), texts, error.fix) from error
-
-
 def _write_pairs(
-    found: Annotations, target: PairsFolder, on_bad: str, progress: Progress
+    annotations: Annotations, target: PairsFolder, on_bad: str, progress: Progress
 ) -> list[Problem]:
     """Draw and write what can be; the problems of what cannot.
 
@@ -162,48 +134,51 @@ def _write_pairs(
     Raises:
         DataError: there are problems that are not to be skipped, or nothing can be written.
     """
-    problems = list(found.problems)
-    work = list(zip(found.images, places(found.images), strict=True))
-    progress.start("importing", len(work))
+    problems = list(annotations.problems)
+    pairs = list(zip(annotations.images, pair_names(annotations.images), strict=True))
+    progress.start("importing", len(pairs))
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(work), _BATCH):
-            batch = work[start : start + _BATCH]
-            work_on = _check if problems and on_bad == "error" else _write
-            for faults in pool.map(partial(work_on, target), *zip(*batch, strict=True)):
+        for start in range(0, len(pairs), _BATCH):
+            batch = pairs[start : start + _BATCH]
+            is_refused = on_bad == "error" and bool(problems)
+            for faults in pool.map(partial(_write_pair, target, is_refused), batch):
                 problems += faults
             progress.advance("importing", len(batch), file=batch[-1][1])
     progress.finish("importing")
     if problems and on_bad == "error":
-        raise _refusal(problems)
+        kinds = Counter(problem.kind for problem in problems)
+        counted = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+        raise DataError(
+            f"{plural(len(problems), 'problem')} in the annotations: {counted}",
+            problems,
+            "Fix them, give --images DIR if images are elsewhere, or leave these images out by "
+            "--on-bad skip.",
+        )
     if not target.counts.pairs:
         raise _nothing(problems)
     return problems
 
 
-def _write(target: PairsFolder, image: AnnotatedImage, place: str) -> list[Problem]:
-    """Draw and write one pair, or say what is wrong with it."""
+def _write_pair(
+    target: PairsFolder, is_refused: bool, pair: tuple[AnnotatedImage, str]
+) -> list[Problem]:
+    """Draw one mask, write the pair unless all are refused, and say what is wrong with it."""
+    image, name = pair
+    mask = image.mask
     try:
         with _file_of(image) as path:
-            file = image.mask if isinstance(image.mask, Path) else None
-            target.add(place, path, _codes(path, image), file)
+            size = _agreed_size(path, image.size)
+            codes = read_mask(mask).pixels if isinstance(mask, Path) else mask(*size)
+            if codes.shape[:2] != size:
+                came = f"the mask has {_text(codes.shape)} pixels, the image {_text(size)}"
+                raise MaskError(came)
+            if is_refused:
+                target.check(codes)
+            else:
+                target.add(name, path, codes, mask if isinstance(mask, Path) else None)
     except DataError as error:
-        return _problems(image, error)
+        return [Problem("cannot be drawn", f"{image.name}: {reason}") for reason in reasons(error)]
     return []
-
-
-def _check(target: PairsFolder, image: AnnotatedImage, _place: str) -> list[Problem]:
-    """Draw one mask, to see what is wrong with it."""
-    try:
-        with _file_of(image) as path:
-            target.check(_codes(path, image))
-    except DataError as error:
-        return _problems(image, error)
-    return []
-
-
-def _problems(image: AnnotatedImage, error: DataError) -> list[Problem]:
-    reasons = error.offenders or [error.summary]
-    return [Problem("cannot be drawn", f"{image.name}: {reason}") for reason in reasons]
 
 
 @contextmanager
@@ -216,7 +191,8 @@ def _file_of(image: AnnotatedImage) -> Iterator[Path]:
         path = Path(folder) / "image"
         path.write_bytes(image.embedded())
         try:
-            suffix = _SUFFIXES[content_format(path)]
+            with ImageFile(path) as embedded:
+                suffix = _SUFFIXES[embedded.format]
         except ImageError as error:
             raise MaskError("the image within the annotations is no image") from error
         yield path.rename(path.with_suffix(suffix))
@@ -225,12 +201,12 @@ def _file_of(image: AnnotatedImage) -> Iterator[Path]:
 def _agreed_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int]:
     """Height and width of the upright image, which the annotations must agree with."""
     if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise MaskError(f"{path} has the suffix of no image")
-    size = image_size(path)
-    if stated in {None, size}:
+        raise MaskError(f"{path.name} has the suffix of no image")
+    with ImageFile(path) as image:
+        size, orientation = image.size, image.orientation
+    if stated is None or stated == size:
         return size
-    assert stated is not None
-    is_turned = stated == size[::-1] and stored_orientation(path) > 4
+    is_turned = stated == size[::-1] and orientation > 4
     remark = "; they were drawn without regard to its EXIF orientation" if is_turned else ""
     raise MaskError(
         f"the annotations are for {_text(stated)} pixels (height × width), the image has "
@@ -238,29 +214,8 @@ def _agreed_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int]:
     )
 
 
-def _codes(path: Path, image: AnnotatedImage) -> NDArray[Any]:
-    """The class codes for the image file `path`, H×W of its size."""
-    size = _agreed_size(path, image.size)
-    draw = image.mask
-    codes = read_mask(draw).pixels if isinstance(draw, Path) else draw(*size)
-    if codes.shape[:2] != size:
-        raise MaskError(f"the mask has {_text(codes.shape)} pixels, the image {_text(size)}")
-    return codes
-
-
 def _text(size: Sequence[int]) -> str:
     return "×".join(str(side) for side in size[:2])
-
-
-def _refusal(problems: Sequence[Problem]) -> DataError:
-    kinds = Counter(problem.kind for problem in problems)
-    counted = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
-    return DataError(
-        f"{plural(len(problems), 'problem')} in the annotations: {counted}",
-        problems,
-        "Fix them, give --images DIR if images are elsewhere, or leave these images out by "
-        "--on-bad skip.",
-    )
 
 
 def _nothing(problems: Sequence[Problem]) -> DataError:

@@ -25,9 +25,11 @@ from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
     Problem,
+    check_size,
     class_codes,
-    split_of,
+    draw_each,
 )
+from unetseg.importers.image_files import ImageKey, by_key
 from unetseg.text import plural
 
 FOREGROUND = "foreground"
@@ -37,29 +39,6 @@ _HALF = 128  # from this value on, a pixel with JPEG noise is of the object
 
 _Folders = tuple[str, ...]
 _Layer = tuple[Path, int]  # the file of an object, and its class code
-
-
-@dataclass(frozen=True, order=True)
-class _Key:
-    """An image: the folders above it but for those that say "image", and its name."""
-
-    folders: _Folders
-    stem: str
-
-    @property
-    def split(self) -> str | None:
-        """train, val or test."""
-        return next(filter(None, map(split_of, self._above)), None)
-
-    @property
-    def name(self) -> str:
-        """What the pair is to be called; a folder with the name of its image is not repeated."""
-        return "/".join([*(part for part in self._above if not split_of(part)), self.stem])
-
-    @property
-    def _above(self) -> _Folders:
-        """The folders but for one with the name of the image."""
-        return self.folders[:-1] if self.folders[-1:] == (self.stem,) else self.folders
 
 
 @dataclass
@@ -72,12 +51,12 @@ class _Objects:
         strays: Files of no image.
     """
 
-    own: dict[_Key, list[Path]] = field(default_factory=lambda: defaultdict(list))
-    numbered: dict[_Key, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    own: dict[ImageKey, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    numbered: dict[ImageKey, list[Path]] = field(default_factory=lambda: defaultdict(list))
     strays: list[Path] = field(default_factory=list)
 
     @property
-    def keys(self) -> set[_Key]:
+    def keys(self) -> set[ImageKey]:
         """The images that have masks."""
         return self.own.keys() | self.numbered.keys()
 
@@ -95,24 +74,20 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     Raises:
         DataError: a folder cannot be read.
     """
-    named = list(_photos(images or source))
-    photos = dict(named)
-    twins = {key for key, count in Counter(key for key, _ in named).items() if count > 1}
+    photos, twins = by_key(_photos(images or source))
     objects = _find_objects(source, images, photos)
     bare = sorted(photos.keys() - objects.keys)
     has_test = any(key.split == "test" for key in objects.keys)
     blank = [key for key in bare if key.split == "test" and not has_test]
     classes, codes = class_codes(_words(objects) or [FOREGROUND])
-    found = [
-        AnnotatedImage(
-            photos[key], key.name, partial(_draw, _layers(key, objects, codes)), key.split
-        )
-        for key in sorted(objects.keys - twins)
-    ]
+    annotated = []
+    for key in sorted(objects.keys - twins.keys()):
+        draw = partial(_draw, _layers(key, objects, codes))
+        annotated.append(AnnotatedImage(photos[key], key.name, draw, key.split))
     problems = [Problem("no such image", str(path.relative_to(source))) for path in objects.strays]
     problems += [Problem("no masks", key.name) for key in bare if key not in blank]
-    problems += [Problem("several images of one name", key.name) for key in sorted(twins)]
-    return Annotations(classes, found, tuple(problems), tuple(_notes(objects, blank, classes)))
+    notes = tuple(_notes(objects, blank, classes))
+    return Annotations(classes, annotated, (*problems, *twins.values()), notes)
 
 
 def read_object(path: Path) -> NDArray[np.bool_]:
@@ -140,56 +115,50 @@ def _draw(layers: Sequence[_Layer], height: int, width: int) -> NDArray[np.uint8
         MaskError: files that cannot be read or have another size, all of them.
     """
     mask = np.zeros((height, width), np.uint8)
-    faults = []
-    for path, code in layers:
-        try:
-            covered = read_object(path)
-        except MaskError as error:
-            faults.append(error.summary)
-            continue
-        if covered.shape == mask.shape:
-            mask[covered] = code
-        else:
-            came = "×".join(map(str, covered.shape))
-            faults.append(f"{path.name} is {came}, expected {height}×{width}")
-    if faults:
-        raise MaskError("masks of objects do not fit", faults)
+
+    def paint(layer: _Layer) -> None:
+        path, code = layer
+        covered = read_object(path)
+        check_size(path, covered, height, width)
+        mask[covered] = code
+
+    draw_each(layers, paint, lambda _: "")
     return mask
 
 
 # Files
 
 
-def _photos(root: Path) -> Iterator[tuple[_Key, Path]]:
+def _photos(root: Path) -> Iterator[tuple[ImageKey, Path]]:
     """The images: those in folders that say so, or else all that are in no folder of masks."""
     paths = [(path, path.relative_to(root).parts[:-1]) for path in scan(root, ImageError)]
     said = [(path, folders) for path, folders in paths if _roles(folders)[-1:] == ["image"]]
     for path, folders in said or [one for one in paths if "mask" not in _roles(one[1])]:
-        yield _Key(_without(folders, "image"), path.stem), path
+        yield ImageKey(_without(folders, "image"), path.stem), path
 
 
-def _find_objects(source: Path, images: Path | None, photos: Mapping[_Key, Path]) -> _Objects:
+def _find_objects(source: Path, images: Path | None, photos: Mapping[ImageKey, Path]) -> _Objects:
     """The image of each mask file, and of each empty folder of masks."""
-    found = _Objects()
+    objects = _Objects()
     left = []
     for path, folders in _mask_files(source, images, set(photos.values())):
-        exact = _Key(folders, path.stem)
+        exact = ImageKey(folders, path.stem)
         if exact in photos:
-            found.numbered[exact].append(path)
+            objects.numbered[exact].append(path)
         else:
             left.append((path, folders))
-    lone = _lone(photos, {key.folders for key in found.numbered})
+    lone = _lone(photos, {key.folders for key in objects.numbered})
     for path, folders in left:
         owner = _owner(folders, photos, lone)
         if owner is None:
-            found.strays.append(path)
+            objects.strays.append(path)
         else:
-            found.own[owner].append(path)
+            objects.own[owner].append(path)
     for folders in _empty_folders(source):
         owner = _owner(folders, photos, lone)
         if owner is not None:
-            found.own[owner] += []
-    return found
+            objects.own[owner] += []
+    return objects
 
 
 def _mask_files(
@@ -208,23 +177,20 @@ def _empty_folders(source: Path) -> Iterator[_Folders]:
     """Folders of masks that hold nothing, or nothing but hidden files."""
     for folder in sorted(source.rglob("*/")):
         folders = folder.relative_to(source).parts
-        if "mask" in _roles(folders) and _is_empty(folder):
+        is_empty = all(path.name.startswith(".") for path in folder.iterdir())
+        if is_empty and "mask" in _roles(folders):
             yield _without(folders, "mask")
 
 
-def _is_empty(folder: Path) -> bool:
-    return all(path.name.startswith(".") for path in folder.iterdir())
-
-
 def _owner(
-    folders: _Folders, photos: Container[_Key], lone: Mapping[_Folders, _Key]
-) -> _Key | None:
+    folders: _Folders, photos: Container[ImageKey], lone: Mapping[_Folders, ImageKey]
+) -> ImageKey | None:
     """The image with the name of the last folder, or the only image in these folders."""
-    named = _Key(folders[:-1], folders[-1]) if folders else None
+    named = ImageKey(folders[:-1], folders[-1]) if folders else None
     return named if named in photos else lone.get(folders)
 
 
-def _lone(photos: Iterable[_Key], but: Container[_Folders]) -> dict[_Folders, _Key]:
+def _lone(photos: Iterable[ImageKey], but: Container[_Folders]) -> dict[_Folders, ImageKey]:
     """The image of each folder that holds one alone; where masks have its name, it is none."""
     count = Counter(key.folders for key in photos)
     return {
@@ -250,8 +216,8 @@ def _without(folders: _Folders, role: str) -> _Folders:
 
 def _words(objects: _Objects) -> list[str]:
     """The class names that the files of objects carry, sorted; none if any file has none."""
-    found = {_word(path) for paths in objects.own.values() for path in paths}
-    return [] if "" in found or objects.numbered else sorted(found)
+    words = {_word(path) for paths in objects.own.values() for path in paths}
+    return [] if "" in words or objects.numbered else sorted(words)
 
 
 def _word(path: Path) -> str:
@@ -260,11 +226,11 @@ def _word(path: Path) -> str:
     >>> _word(Path("0001_car.png")), _word(Path("0001.png")), _word(Path("0001_mask.png"))
     ('car', '', '')
     """
-    found = _CLASS.fullmatch(path.stem)
-    return found[1] if found and not says_mask(found[1]) else ""
+    parts = _CLASS.fullmatch(path.stem)
+    return parts[1] if parts and not says_mask(parts[1]) else ""
 
 
-def _layers(key: _Key, objects: _Objects, codes: Mapping[str, int]) -> list[_Layer]:
+def _layers(key: ImageKey, objects: _Objects, codes: Mapping[str, int]) -> list[_Layer]:
     """The files that make the mask of an image, in the order in which they are drawn."""
     numbered = [(path, codes[FOREGROUND]) for path in objects.numbered.get(key, ())]
     return numbered + [
@@ -273,7 +239,7 @@ def _layers(key: _Key, objects: _Objects, codes: Mapping[str, int]) -> list[_Lay
     ]
 
 
-def _notes(objects: _Objects, blank: Sequence[_Key], classes: Sequence[str]) -> Iterator[str]:
+def _notes(objects: _Objects, blank: Sequence[ImageKey], classes: Sequence[str]) -> Iterator[str]:
     """What the user should know."""
     yield "touching objects of one class merge: these masks tell classes, not objects"
     if len(classes) > 2:

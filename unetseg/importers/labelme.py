@@ -6,44 +6,41 @@ as wide as labelme draws them into masks; points mark no pixels and are left out
 embedded in its JSON is taken where the file is missing. Format: https://github.com/wkentaro/labelme
 """
 
-import base64
-import binascii
-import io
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from unetseg.data.files.limits import explained
 from unetseg.data.masks.class_map import IGNORED
-from unetseg.errors import DataError, ImageError, MaskError
+from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
     Problem,
     class_codes,
-    mentions,
+    draw_each,
+    holds,
+    name_in,
     read_model,
+    sort_out,
     visible_files,
-    without_twins,
 )
-from unetseg.importers.image_files import ImageFiles
+from unetseg.importers.image_files import ImageFiles, decode_base64, embedded_png
 from unetseg.importers.shapes import (
     Patch,
     Size,
-    circle,
     crop,
+    ellipse,
     line,
     paint_in_order,
     polygon,
-    rectangle,
 )
-from unetseg.text import plural, printable
+from unetseg.text import plural
 
 LINE_WIDTH = 10.0
 """Pixels; the width that labelme gives lines in masks."""
@@ -79,35 +76,38 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     Raises:
         DataError: there are none.
     """
-    jsons, problems = _read_jsons(_json_files(source))
+    jsons: dict[Path, _Json] = {}
+    entries: list[AnnotatedImage | Problem] = []
+    for path in _json_files(source):
+        try:
+            jsons[path] = read_model(path, _Json, name_in(source, path))
+        except DataError as error:
+            faults = "; ".join(error.offenders)
+            entries.append(Problem("no JSON of labelme", f"{error.summary}: {faults}"))
     shapes = [shape for json in jsons.values() for shape in json.shapes]
     labels = {shape.label for shape in shapes if shape.shape_type not in _POINTS}
     classes, codes = class_codes(sorted(labels - {IGNORE_LABEL}))
     codes[IGNORE_LABEL] = IGNORED
     files = ImageFiles(source, images)
     folder = source if source.is_dir() else source.parent
-    found: list[AnnotatedImage] = []
     for path, json in jsons.items():
-        image = _annotated(path, json, codes, files, folder)
-        if isinstance(image, Problem):
-            problems.append(image)
-        else:
-            found.append(image)
-    found, twins = without_twins(found)
-    notes = _notes(jsons.values(), found, files)
-    return Annotations(classes, found, (*problems, *twins), tuple(notes))
+        entries.append(_image_of(path, json, codes, files, path.relative_to(folder)))
+    annotated, problems = sort_out(entries)
+    notes = _notes(jsons.values(), annotated, files)
+    return Annotations(classes, annotated, tuple(problems), tuple(notes))
 
 
 def _json_files(source: Path) -> list[Path]:
     """The files with shapes and the name of an image; hidden ones left out."""
     if source.is_file():
         return [source]
-    paths = visible_files(source, "*.json")
-    found = [path for path in paths if mentions(path, _KEYS) or _is_cut_off(path)]
-    if not found:
+    jsons = visible_files(source, "*.json")
+    of_labelme = [path for path in jsons if holds(path, *_KEYS) or _is_cut_off(path)]
+    if not of_labelme:
+        names = [name_in(source, path) for path in jsons]
         fix = "Give the folder that holds a JSON for each image."
-        raise DataError(f"{printable(source)} holds no annotations of labelme", paths, fix)
-    return found
+        raise DataError("no annotations of labelme found", names, fix)
+    return of_labelme
 
 
 def _is_cut_off(path: Path) -> bool:
@@ -119,21 +119,8 @@ def _is_cut_off(path: Path) -> bool:
     return False
 
 
-def _read_jsons(paths: Iterable[Path]) -> tuple[dict[Path, _Json], list[Problem]]:
-    """What the files hold, and all that is wrong with those that cannot be read."""
-    found = {}
-    problems = []
-    for path in paths:
-        try:
-            found[path] = read_model(path, _Json)
-        except DataError as error:
-            reasons = "; ".join(error.offenders)
-            problems.append(Problem("no JSON of labelme", f"{error.summary}: {reasons}"))
-    return found, problems
-
-
-def _annotated(
-    path: Path, json: _Json, codes: dict[str, int], files: ImageFiles, folder: Path
+def _image_of(
+    path: Path, json: _Json, codes: Mapping[str, int], files: ImageFiles, name: Path
 ) -> AnnotatedImage | Problem:
     """The image of a JSON: the file it names, else the one within it, else a problem."""
     draw = partial(_draw, json.shapes, codes)
@@ -141,10 +128,11 @@ def _annotated(
     image = files.find(json.imagePath, near=path.parent)
     if isinstance(image, Path):
         return AnnotatedImage(image, files.name_of(image), draw, size=size)
-    if not read_model(path, _Embedded).imageData:
-        return Problem(image.kind, f"{path.relative_to(folder)} names {image.where}")
-    name = path.relative_to(folder).with_name(path.stem).as_posix()
-    return AnnotatedImage(path, name, draw, size=size, embedded=partial(_embedded, path))
+    if not read_model(path, _Embedded, path.name).imageData:
+        return Problem(image.kind, f"{name} names {image.where}")
+    content = partial(_embedded, path)
+    plain_name = name.with_name(name.stem).as_posix()
+    return AnnotatedImage(path, plain_name, draw, size=size, embedded=content)
 
 
 def _embedded(path: Path) -> bytes:
@@ -153,41 +141,28 @@ def _embedded(path: Path) -> bytes:
     Raises:
         MaskError: it is damaged, or larger than any image that is meant to be there.
     """
-    text = read_model(path, _Embedded).imageData or ""
+    text = read_model(path, _Embedded, path.name).imageData or ""
     if len(text) > MOST_EMBEDDED:
         raise MaskError(f"its embedded image has {len(text)} characters; {MOST_EMBEDDED} may be")
-    return _decoded(text, "its embedded image")
-
-
-def _decoded(text: str, what: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MaskError(f"{what} is damaged: no base64") from error
+    return decode_base64(text, "its embedded image")
 
 
 # Drawing
 
 
 def _draw(
-    shapes: Sequence[_Shape], codes: dict[str, int], height: int, width: int
+    shapes: Sequence[_Shape], codes: Mapping[str, int], height: int, width: int
 ) -> NDArray[np.uint8]:
     """The codes of one image: shapes in their order, later ones on top.
 
     Raises:
         MaskError: shapes that cannot be drawn, all of them.
     """
-    layers: list[tuple[int, Patch]] = []
-    faults = []
-    for index, shape in enumerate(shapes):
-        if shape.shape_type in _POINTS:
-            continue
-        try:
-            layers.append((codes[shape.label], _patch(shape, (height, width))))
-        except MaskError as error:
-            faults.append(f"shape {index} ({shape.label}): {error.summary}")
-    if faults:
-        raise MaskError("shapes cannot be drawn", faults)
+    layers = draw_each(
+        [(i, shape) for i, shape in enumerate(shapes) if shape.shape_type not in _POINTS],
+        lambda item: (codes[item[1].label], _patch(item[1], (height, width))),
+        lambda item: f"shape {item[0]} ({item[1].label}): ",
+    )
     return paint_in_order(layers, (height, width))
 
 
@@ -205,19 +180,17 @@ def _patch(shape: _Shape, size: Size) -> Patch:
     match kind:
         case "mask":
             return _pasted(shape, size)
-        case "circle":
-            return circle(_point(points[0]), _point(points[1]), size)
+        case "circle":  # its centre, and a point on it
+            radius = math.dist(*points)
+            return ellipse((points[0][0], points[0][1]), (radius, radius), size)
         case "line" | "linestrip":
             return line(points, LINE_WIDTH, size)
-        case "rectangle" if len(points) == 2:
-            return rectangle(_point(points[0]), _point(points[1]), size)
+        case "rectangle" if len(points) == 2:  # opposite corners
+            (x, y), (x2, y2) = points
+            return polygon([(x, y), (x2, y), (x2, y2), (x, y2)], size)
         case "polygon" | "rectangle" | "oriented_rectangle" | "rotation":
             return polygon(points, size)
     raise MaskError(f"its type {kind!r} is not known")
-
-
-def _point(values: Sequence[float]) -> tuple[float, float]:
-    return values[0], values[1]
 
 
 def _pasted(shape: _Shape, size: Size) -> Patch:
@@ -226,25 +199,14 @@ def _pasted(shape: _Shape, size: Size) -> Patch:
     if not shape.mask or not np.isfinite(corners).all():
         raise MaskError("a mask without pixels or corners")
     (left, top), (right, bottom) = np.clip(corners, -(2**31), 2**31).astype(int).tolist()
-    pixels = _png(_decoded(shape.mask, "its mask"), (bottom - top + 1, right - left + 1))
+    stated = (bottom - top + 1, right - left + 1)
+    pixels = np.asarray(embedded_png(shape.mask, stated, "its mask"))
+    covered = np.asarray(pixels.reshape(*stated, -1).any(axis=-1))
     if abs(top) > 2**20 or abs(left) > 2**20:
         raise MaskError("a mask far outside of the image")
-    inner = pixels[max(-top, 0) : max(size[0] - top, 0), max(-left, 0) : max(size[1] - left, 0)]
+    inner = covered[max(-top, 0) : max(size[0] - top, 0), max(-left, 0) : max(size[1] - left, 0)]
     patch = crop(inner)
     return Patch(max(top, 0) + patch.top, max(left, 0) + patch.left, patch.covered)
-
-
-def _png(data: bytes, size: Size) -> NDArray[np.bool_]:
-    """Where a PNG of the size (height, width) that is expected is not 0, bool H×W."""
-    try:
-        with explained(Path("its mask")), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            if (image.height, image.width) != size:
-                came = f"{image.height}×{image.width}"
-                raise MaskError(f"its mask has {came} pixels, its corners say {size[0]}×{size[1]}")
-            pixels = np.asarray(image)
-    except ImageError as error:
-        raise MaskError(error.summary) from error
-    return np.asarray(pixels.reshape(*size, -1).any(axis=-1))
 
 
 # What else there is to say

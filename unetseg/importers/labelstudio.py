@@ -3,34 +3,43 @@
 The JSON is a list of tasks, each with the place of its image and its annotations
 (https://labelstud.io/guide/export). Of several annotations of a task the newest counts; cancelled
 ones, and predictions, never do. Later regions lie above earlier ones. The classes are in the order
-of their names. The PNG export is read by `labelstudio_png`, where no JSON has annotations.
+of their names.
+
+The PNG export, read where no JSON has annotations, has one file for each brush, called
+`task-5-annotation-7-by-1-tag-Car-0.png`: the task, the annotation, who made it, the name of the
+tag, the label and a number (`save_brush_images_from_annotation` of label-studio-converter). It
+holds the alpha of the brush; whatever is not 0 is covered. Which image task 5 is, a JSON beside the
+files tells (JSON-MIN will do), or else an image that is called `5` or `task-5`.
 """
 
+import base64
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, Field, RootModel
 
-from unetseg.errors import DataError, MaskError
+from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.errors import DataError
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
     Problem,
     class_codes,
+    draw_each,
+    mask_pixels,
+    name_in,
     read_model,
+    sort_out,
     visible_files,
-    without_twins,
 )
 from unetseg.importers.image_files import ImageFiles
-from unetseg.importers.labelstudio_names import TaskImages, place_of
-from unetseg.importers.labelstudio_png import is_brush, read_brushes
 from unetseg.importers.labelstudio_regions import (
     Region,
     Result,
@@ -38,11 +47,14 @@ from unetseg.importers.labelstudio_regions import (
     read_regions,
     stated_sizes,
 )
-from unetseg.importers.shapes import Patch, Size, paint_in_order
-from unetseg.text import plural, printable
+from unetseg.importers.shapes import Size, crop, largest_first, paint_in_order
+from unetseg.text import plural
 
+_USUAL_KEYS = ("image", "img")
 _LIST = rb"(?:\xef\xbb\xbf)?\s*\["  # after the mark with which Windows begins a text
 _TASKS = _LIST + rb'(?s:.*?)"(?:annotations|completions)"'
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # 0a1b2c3d-my_photo.jpg
+_BRUSH = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-(.+)-\d+")
 
 
 class _Annotation(BaseModel):
@@ -76,8 +88,11 @@ class _Tasks(RootModel[list[_Task]]):
     """The JSON export."""
 
 
-@dataclass(frozen=True)
-class _Drawing:
+class _Rows(RootModel[list[dict[str, Any]]]):
+    """The JSON-MIN export: for each task its data, its id, and results, which are not read."""
+
+
+class _Drawing(NamedTuple):
     """What the newest annotation of a task shows."""
 
     path: Path
@@ -95,78 +110,83 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     Raises:
         DataError: there is no export, there are several, or a JSON is something else.
     """
-    full, rows, brushes = _exports(source)
+    full, rows, brushes = [source], [], []
+    if source.is_dir():
+        files = visible_files(source, "*")
+        jsons = [path for path in files if path.suffix.lower() == ".json"]
+        full = [path for path in jsons if re.match(_TASKS, path.read_bytes())]
+        rows = [path for path in jsons if path not in full and re.match(_LIST, path.read_bytes())]
+        brushes = [path for path in files if is_brush(path)]
     task_images = TaskImages(ImageFiles(source, images))
     if len(full) > 1:
-        raise DataError(f"{printable(source)} holds several exports", full, "Give one of them.")
+        names = [name_in(source, path) for path in full]
+        raise DataError("there are several exports", names, "Give one of them.")
     if full:
-        return _read_tasks(read_model(full[0], _Tasks).root, task_images, len(brushes))
+        tasks = read_model(full[0], _Tasks, name_in(source, full[0])).root
+        return _read_tasks(tasks, task_images, len(brushes))
     if brushes:
-        return read_brushes(brushes, rows, task_images)
+        urls = {}
+        for path in rows:
+            for row in read_model(path, _Rows, name_in(source, path)).root:
+                url = url_of({key: value for key, value in row.items() if key != "id"})
+                if isinstance(url, str):
+                    urls[str(row.get("id"))] = url
+        return _read_brushes(brushes, urls, task_images)
     raise DataError(
-        f"{printable(source)} holds no list of tasks with annotations",
-        rows,
+        "no list of tasks with annotations found",
+        [name_in(source, path) for path in rows],
         "Export the project as JSON (not JSON-MIN).",
     )
 
 
-def _exports(source: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """The JSON exports, other lists such as JSON-MIN exports, and the PNG files of brushes."""
-    if source.is_file():
-        return [source], [], []
-    files = visible_files(source, "*")
-    jsons = [path for path in files if path.suffix.lower() == ".json"]
-    full = [path for path in jsons if re.match(_TASKS, path.read_bytes())]
-    rows = [path for path in jsons if path not in full and re.match(_LIST, path.read_bytes())]
-    return full, rows, [path for path in files if is_brush(path)]
+# The JSON export
 
 
-def _read_tasks(tasks: Sequence[_Task], images: TaskImages, brushes: int) -> Annotations:
-    """Read tasks with their annotations."""
-    drawings: list[_Drawing] = []
-    problems: list[Problem] = []
-    for task in tasks:
-        if task.finished:
-            drawing, faults = _read_task(task, task.finished[-1].result, images)
-            drawings += [drawing] if drawing else []
-            problems += faults
-    names = sorted({region.label for drawing in drawings for region in drawing.regions})
-    classes, codes = class_codes(names)
-    found, twins = without_twins(
+def _read_tasks(tasks: Sequence[_Task], images: "TaskImages", brushes: int) -> Annotations:
+    """Read tasks with their annotations; `brushes` PNG files lie beside them."""
+    newest = [(task, task.finished[-1].result) for task in tasks if task.finished]
+    entries: list[_Drawing | Problem] = []
+    for task, results in newest:
+        entries += _read_task(task, results, images)
+    drawings = [entry for entry in entries if isinstance(entry, _Drawing)]
+    labels = {region.label for drawing in drawings for region in drawing.regions}
+    classes, codes = class_codes(sorted(labels))
+    found, problems = sort_out(
         [
             AnnotatedImage(
-                one.path,
-                images.name_of(one.path),
-                partial(_draw, one.regions, codes),
-                size=one.size,
+                entry.path,
+                images.name_of(entry.path),
+                partial(_draw, entry.regions, codes),
+                size=entry.size,
             )
-            for one in drawings
+            if isinstance(entry, _Drawing)
+            else entry
+            for entry in entries
         ]
     )
     notes = [*_notes(tasks, drawings)]
-    notes += (
-        [f"{plural(brushes, 'PNG file')} not read: the JSON has the brushes"] if brushes else []
-    )
-    return Annotations(classes, found, (*problems, *twins), tuple(notes))
+    if brushes:
+        notes.append(f"{plural(brushes, 'PNG file')} not read: the JSON has the brushes")
+    return Annotations(classes, found, tuple(problems), tuple(notes))
 
 
 def _read_task(
-    task: _Task, results: Sequence[Result], images: TaskImages
-) -> tuple[_Drawing | None, list[Problem]]:
-    """What a task shows, if nothing is wrong with it; and what is."""
+    task: _Task, results: Sequence[Result], images: "TaskImages"
+) -> list[_Drawing] | list[Problem]:
+    """What a task shows, or all that is wrong with it."""
     regions, faults = read_regions(results)
     problems = [Problem("region cannot be read", fault) for fault in faults]
     sizes = sorted(stated_sizes(results))
     if len(sizes) > 1:
         shown = ", ".join(f"{height}×{width}" for height, width in sizes)
         problems.append(Problem("images of several sizes in one task", shown))
-    place = place_of(task.data)
-    path = images.find(place) if isinstance(place, str) else place
+    url = url_of(task.data)
+    path = images.find(url) if isinstance(url, str) else url
     if isinstance(path, Problem):
         problems.append(path)
     elif not problems:
-        return _Drawing(path, tuple(regions), sizes[0] if sizes else None), []
-    return None, [Problem(one.kind, f"task {task.id}: {one.where}") for one in problems]
+        return [_Drawing(path, tuple(regions), sizes[0] if sizes else None)]
+    return [Problem(one.kind, f"task {task.id}: {one.where}") for one in problems]
 
 
 def _draw(
@@ -177,15 +197,11 @@ def _draw(
     Raises:
         MaskError: regions that cannot be drawn, all of them.
     """
-    layers: list[tuple[int, Patch]] = []
-    faults = []
-    for region in regions:
-        try:
-            layers.append((codes[region.label], region.patch((height, width))))
-        except MaskError as error:
-            faults.append(error.summary)
-    if faults:
-        raise MaskError("regions cannot be drawn", faults)
+    layers = draw_each(
+        regions,
+        lambda region: (codes[region.label], region.patch((height, width))),
+        lambda region: f"{region.where} ({region.label}): ",
+    )
     return paint_in_order(layers, (height, width))
 
 
@@ -202,3 +218,172 @@ def _notes(tasks: Sequence[_Task], drawings: Sequence[_Drawing]) -> Iterator[str
         yield f"{plural(bare, 'annotation')} without areas: all background"
     for kind, count in Counter(k for one in newest for k in other_types(one.result)).items():
         yield f"{plural(count, 'result')} of the type {kind} left out: no area"
+
+
+# The PNG export
+
+
+def is_brush(path: Path) -> bool:
+    """Whether a file has the name of an exported brush."""
+    return path.suffix.lower() == ".png" and _BRUSH.fullmatch(path.stem) is not None
+
+
+def _read_brushes(
+    brushes: Iterable[Path], urls: Mapping[str, str], images: "TaskImages"
+) -> Annotations:
+    """Read files for which `is_brush` holds; of each task, the annotation with the highest id.
+
+    Args:
+        brushes: The files.
+        urls: What JSON-MIN exports say about the images of tasks.
+        images: The images.
+    """
+    tasks: dict[str, dict[int, list[tuple[Path, str]]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(brushes):
+        parts = _BRUSH.fullmatch(path.stem)
+        if parts:
+            label = parts[3].partition("-")[2] or parts[3]
+            tasks[parts[1]][int(parts[2])].append((path, label))
+    newest = {task: annotations[max(annotations)] for task, annotations in tasks.items()}
+    classes, codes = class_codes(sorted({label for files in newest.values() for _, label in files}))
+    entries: list[AnnotatedImage | Problem] = []
+    for task, files in newest.items():
+        image = _image_of(task, urls, images)
+        if isinstance(image, Path):
+            draw = partial(_draw_brushes, [(brush, codes[label]) for brush, label in files])
+            entries.append(AnnotatedImage(image, images.name_of(image), draw))
+        else:
+            entries.append(image)
+    annotated, problems = sort_out(entries)
+    several = sum(len(annotations) > 1 for annotations in tasks.values())
+    note = f"{plural(several, 'task')} with several annotations: the one with the highest id taken"
+    return Annotations(classes, annotated, tuple(problems), (note,) if several else ())
+
+
+def _image_of(task: str, urls: Mapping[str, str], images: "TaskImages") -> Path | Problem:
+    """The image of a task: what a JSON says, or else the one that has its number for a name."""
+    if task in urls:
+        return images.find(urls[task])
+    hint = "put the JSON export of the project beside the PNG files"
+    named = (images.find(name) for name in (task, f"task-{task}"))
+    paths = (path for path in named if isinstance(path, Path))
+    return next(paths, Problem("no such image", f"task {task}: {hint}"))
+
+
+def _draw_brushes(layers: Sequence[tuple[Path, int]], height: int, width: int) -> NDArray[np.uint8]:
+    """The codes of an image; the files do not tell an order, so small areas lie above large ones.
+
+    Raises:
+        MaskError: files that cannot be read or have another size, all of them.
+    """
+    patches = draw_each(
+        layers,
+        lambda layer: (layer[1], crop(mask_pixels(layer[0], height, width) > 0)),
+        lambda _: "",
+    )
+    return paint_in_order(largest_first(patches), (height, width))
+
+
+# The image of a task
+
+
+class TaskImages:
+    """The images that tasks may name, all below one folder.
+
+    Label Studio keeps uploaded files under a changed name (`0a1b2c3d-my_photo.jpg` for
+    `my photo.jpg`), and tells paths of its own server or URLs. Images are looked up by what these
+    names have in common with those of the files.
+    """
+
+    def __init__(self, files: ImageFiles) -> None:
+        self._files = files
+
+    def find(self, url: str) -> Path | Problem:
+        """The file that `url`, a path or URL, means; or why there is none."""
+        names = list(image_names(url))
+        for name in names:
+            path = self._files.find(name)
+            if isinstance(path, Path):
+                return path
+        uploads = {path for name in names for path in self._uploads.get(_changed(name), ())}
+        if len(uploads) > 1:
+            shown = ", ".join(sorted(self.name_of(path) for path in uploads))
+            return Problem("several files fit", f"{url}: {shown}")
+        return next(iter(uploads), self._files.find(names[-1]))
+
+    def name_of(self, path: Path) -> str:
+        """What the pair of an image is to be called."""
+        return self._files.name_of(path)
+
+    @cached_property
+    def _uploads(self) -> Mapping[str, list[Path]]:
+        """The files by the names that they have after an upload."""
+        names: dict[str, list[Path]] = defaultdict(list)
+        for path in self._files.paths:
+            names[_changed(path.name)].append(path)
+        return names
+
+
+def url_of(data: Mapping[str, Any]) -> str | Problem:
+    """The path or URL of the image among the data of a task; or why there is not one.
+
+    >>> url_of({"image": "/data/upload/1/a.png", "text": "a cat"})
+    '/data/upload/1/a.png'
+    """
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    urls = {key: text for key, text in texts.items() if _looks_like_image(text)}
+    usual = [texts[key] for key in _USUAL_KEYS if key in texts]
+    if len(urls) > 1 and not usual:
+        return Problem("several images in one task", ", ".join(sorted(urls)))
+    missing = Problem("no image in a task", f"its data are {sorted(data)}")
+    return next(iter([*usual, *urls.values()]), missing)
+
+
+def image_names(url: str) -> Iterator[str]:
+    """The names that the file of a path or URL may have, the most certain first.
+
+    >>> list(image_names("/data/upload/1/0a1b2c3d-cat.jpg"))
+    ['/data/upload/1/0a1b2c3d-cat.jpg', 'cat.jpg']
+    >>> list(image_names("/data/local-files/?d=set%201/cat.jpg"))
+    ['set 1/cat.jpg']
+    """
+    try:
+        parts = urlsplit(url.replace("\\", "/"))
+    except ValueError:  # no URL, whatever it looks like
+        yield url
+        return
+    query = parse_qs(parts.query)
+    name = url
+    if "d" in query and parts.path.startswith("/data/"):  # of local files
+        name = query["d"][0]
+    elif "fileuri" in query:  # of storages
+        name = _decoded(query["fileuri"][0])
+    elif len(parts.scheme) > 1 or parts.path.startswith("/data/"):
+        name = unquote(parts.path)
+    yield name
+    uploaded = _UPLOADED.fullmatch(_last(name))
+    if uploaded:
+        yield uploaded[1]
+
+
+def _decoded(uri: str) -> str:
+    """The path of a URL that is written in base 64."""
+    try:
+        text = base64.urlsafe_b64decode(uri + "=" * (-len(uri) % 4)).decode()
+        return unquote(urlsplit(text).path)
+    except ValueError:
+        return uri
+
+
+def _changed(name: str) -> str:
+    """The last part of a name as an upload changes it: Django's `get_valid_filename`."""
+    return re.sub(r"[^-\w.]", "", _last(name).strip().replace(" ", "_"))
+
+
+def _last(name: str) -> str:
+    return re.split(r"[/\\]", name)[-1]
+
+
+def _looks_like_image(text: str) -> bool:
+    suffixes = (Path(name).suffix.lower() for name in image_names(text))
+    return len(text) < 4096 and any(suffix in IMAGE_SUFFIXES for suffix in suffixes)

@@ -1,33 +1,36 @@
 """Regions of Label Studio: brushes, bit masks, polygons, rectangles, ellipses, and their pixels.
 
-Places are per cent of the image's width and height. Rectangles are turned clockwise around their
-upper left corner, ellipses around their centre; a brush is run-length coded, see `brush`; a bit
-mask is a PNG with black pixels on nothing. Format: https://labelstud.io/guide/task_format, and
-"Result parameters" in https://labelstud.io/tags.
+Positions are per cent of the image's width and height. Rectangles are turned clockwise around their
+upper left corner, ellipses around their centre; a bit mask is a PNG with black pixels on nothing.
+Format: https://labelstud.io/guide/task_format, and "Result parameters" in
+https://labelstud.io/tags.
+
+A brush is the run-length coded RGBA canvas below it, by `thi.ng/rle-pack` (Apache-2.0), written
+down in that package's README and read by `brush.py` of label-studio-converter (Apache-2.0). A
+stream of bits, the highest first: 32 bits for the number of words, 5 for the size of a word less
+one, four times 4 for the sizes of run lengths less one; then, until all words are there, 1 bit that
+tells a run from a list, 2 bits that choose the size of the length, the length less one, and the
+word that is repeated, or the words of the list.
 """
 
-import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from unetseg.data.files.limits import explained
-from unetseg.errors import ImageError, MaskError
-from unetseg.importers.brush import decode_brush
+from unetseg.errors import MaskError
+from unetseg.importers.image_files import embedded_png
 from unetseg.importers.shapes import Patch, Size, crop, ellipse, polygon, turned_rectangle
 
 _AREAS = ("brush", "bitmask", "polygon", "rectangle", "ellipse")
 _LABELLED = tuple(f"{area}labels" for area in _AREAS)
+_BANDS = 4  # red, green, blue, alpha
+_HEADER = 32 + 5 + 4 * 4  # bits before the runs of a brush
 _ANY = "labels"  # the type of whatever has labels from a tag of its own
-_PLACES = ({"rle"}, {"imageDataURL"}, {"points"}, {"radiusX", "radiusY"}, {"width", "height"})
+_POSITIONS = ({"rle"}, {"imageDataURL"}, {"points"}, {"radiusX", "radiusY"}, {"width", "height"})
 """What the value of an area holds; a key point has a width alone."""
 
 
@@ -85,10 +88,23 @@ class Region:
         Raises:
             MaskError: its numbers make no area of this image.
         """
-        try:
-            return _patch(self.value, size)
-        except MaskError as error:
-            raise MaskError(f"{self.where} ({self.label}): {error.summary}") from error
+        value = self.value
+        if value.rle is not None:
+            return crop(decode_brush(value.rle, *size))
+        if value.bitmask is not None:
+            pixels = embedded_png(value.bitmask.partition(",")[2], size, "the bit mask")
+            return crop(np.asarray(pixels.convert("RGBA"))[..., 3] > 0)
+        scale_x, scale_y = size[1] / 100, size[0] / 100
+        x, y, angle = value.x * scale_x, value.y * scale_y, value.rotation or 0.0
+        if value.points is not None:
+            return polygon([(px * scale_x, py * scale_y) for px, py in value.points], size)
+        if value.radius_x is not None and value.radius_y is not None:
+            radii = (value.radius_x * scale_x, value.radius_y * scale_y)
+            return ellipse((x, y), radii, size, angle)
+        if value.width is not None and value.height is not None:
+            opposite = (x + value.width * scale_x, y + value.height * scale_y)
+            return polygon(turned_rectangle((x, y), opposite, (x, y), angle), size)
+        raise MaskError("it has neither a brush nor points, radii or sides")
 
 
 def read_regions(results: Sequence[Result]) -> tuple[list[Region], list[str]]:
@@ -101,8 +117,8 @@ def read_regions(results: Sequence[Result]) -> tuple[list[Region], list[str]]:
         try:
             value = _Value.model_validate(result.value)
         except ValidationError as error:
-            places = (".".join(map(str, fault["loc"])) for fault in error.errors())
-            faults.append(f"{where} has another form than expected: {', '.join(places)}")
+            fields = (".".join(map(str, fault["loc"])) for fault in error.errors())
+            faults.append(f"{where} has another form than expected: {', '.join(fields)}")
             continue
         if len(labels) != 1:
             faults.append(f"{where} has {len(labels)} labels ({', '.join(labels)}), expected one")
@@ -138,8 +154,8 @@ def _areas(results: Sequence[Result]) -> Iterator[Result]:
 
 
 def _is_labelled(result: Result) -> bool:
-    has_place = any(keys <= result.value.keys() for keys in _PLACES)
-    return result.type in _LABELLED or (result.type == _ANY and has_place)
+    is_area = any(keys <= result.value.keys() for keys in _POSITIONS)
+    return result.type in _LABELLED or (result.type == _ANY and is_area)
 
 
 def _labels(value: Mapping[str, Any]) -> list[str]:
@@ -147,40 +163,86 @@ def _labels(value: Mapping[str, Any]) -> list[str]:
     return [str(name) for names in lists if isinstance(names, list) for name in names]
 
 
-def _patch(value: _Value, size: Size) -> Patch:
-    if value.rle is not None:
-        return crop(decode_brush(value.rle, *size))
-    if value.bitmask is not None:
-        return crop(_opaque(value.bitmask, size))
-    scale_x, scale_y = size[1] / 100, size[0] / 100
-    x, y, angle = value.x * scale_x, value.y * scale_y, value.rotation or 0.0
-    if value.points is not None:
-        return polygon([(px * scale_x, py * scale_y) for px, py in value.points], size)
-    if value.radius_x is not None and value.radius_y is not None:
-        return ellipse((x, y), (value.radius_x * scale_x, value.radius_y * scale_y), size, angle)
-    if value.width is not None and value.height is not None:
-        opposite = (x + value.width * scale_x, y + value.height * scale_y)
-        return polygon(turned_rectangle((x, y), opposite, (x, y), angle), size)
-    raise MaskError("it has neither a brush nor points, radii or sides")
+# Brushes
 
 
-def _opaque(url: str, size: Size) -> NDArray[np.bool_]:
-    """The pixels of a PNG in a data URL that are not transparent.
+def decode_brush(coded: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
+    """The pixels that a brush touched, H×W: those whose alpha is above 0.
+
+    This is what Label Studio counts as the mask when it exports brushes to COCO. A higher threshold
+    would lose brushes whole: some versions write the opacity of the label into alpha.
+
+    Args:
+        coded: Bytes as numbers from 0 to 255, as in the JSON.
+        height: Height of the image that the brush was drawn on, in pixels.
+        width: Its width, in pixels.
 
     Raises:
-        MaskError: it is no PNG, or has another size.
+        MaskError: the bytes are no such coding, or hold another number of pixels.
     """
-    head, _, text = url.partition(",")
     try:
-        raw = base64.b64decode(text, validate=True)
-        with explained(Path("the bit mask")), Image.open(BytesIO(raw), formats=("PNG",)) as image:
-            if image.size != size[::-1]:
-                came = f"{image.height}×{image.width}"
-                raise MaskError(f"the bit mask is {came}, expected {size[0]}×{size[1]}")
-            return np.asarray(image.convert("RGBA"))[..., 3] > 0
-    except binascii.Error as error:
-        raise MaskError(
-            f"the bit mask is no PNG in base 64, but begins with {head[:30]}"
-        ) from error
-    except ImageError as error:
-        raise MaskError(error.summary) from error
+        data = coded if isinstance(coded, bytes) else bytes(list(coded))
+    except (TypeError, ValueError) as error:
+        raise MaskError("the brush is no list of numbers from 0 to 255") from error
+    words = decode_words(data, height * width * _BANDS)
+    return np.asarray(words.reshape(height, width, _BANDS)[..., -1] > 0)
+
+
+def decode_words(data: bytes, count: int) -> NDArray[np.uint8]:
+    """The `count` words, of at most 8 bits each, that `data` codes.
+
+    Nothing is allocated before the header has agreed with `count`.
+
+    Raises:
+        MaskError: `data` is cut off, or codes another number of words or larger ones.
+    """
+    bits = _Bits(data)
+    if bits.left < _HEADER:
+        raise MaskError(f"the brush is cut off: {len(data)} bytes")
+    stated, size = bits.read(32), bits.read(5) + 1
+    if stated != count or size > 8:
+        came = f"{stated} words of {size} bits"
+        raise MaskError(f"the brush holds {came}, expected {count} of 8 bits (RGBA pixels)")
+    lengths = [bits.read(4) + 1 for _ in range(4)]
+    words = np.empty(count, np.uint8)
+    at = 0
+    while at < count:
+        is_run = bits.read(1)
+        end = at + 1 + bits.read(lengths[bits.read(2)])
+        if end > count:
+            raise MaskError(f"the brush holds more than the {count} words that it announces")
+        words[at:end] = bits.read(size) if is_run else bits.read_list(end - at, size)
+        at = end
+    return words
+
+
+class _Bits:
+    """A stream of bits, the highest of each byte first."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def left(self) -> int:
+        return 8 * len(self._data) - self._at
+
+    def read(self, size: int) -> int:
+        """The next `size` bits as a number."""
+        start, end = self._at, self._advance(size)
+        window = self._data[start // 8 : -(-end // 8)]
+        return int.from_bytes(window, "big") >> (-end % 8) & ((1 << size) - 1)
+
+    def read_list(self, count: int, size: int) -> NDArray[np.uint8]:
+        """The next `count` numbers of `size` ≤ 8 bits."""
+        start, end = self._at, self._advance(count * size)
+        window = np.frombuffer(self._data[start // 8 : -(-end // 8)], np.uint8)
+        bits = np.unpackbits(window)[start % 8 :][: count * size]
+        words = np.packbits(bits.reshape(count, size), axis=1)[:, 0]
+        return np.asarray(words >> (8 - size), np.uint8)
+
+    def _advance(self, size: int) -> int:
+        if size > self.left:
+            raise MaskError(f"the brush is cut off: {len(self._data)} bytes")
+        self._at += size
+        return self._at

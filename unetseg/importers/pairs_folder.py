@@ -7,24 +7,23 @@ the folder without a flag.
 
 import re
 import shutil
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.images import IMAGE_SUFFIXES, write_png
+from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, MAX_CLASSES
 from unetseg.data.pairs.naming import SPLITS, read_folder_name
 from unetseg.errors import DataError, MachineError, MaskError
-from unetseg.importers.annotations import AnnotatedImage
+from unetseg.importers.annotations import AnnotatedImage, same_name
 from unetseg.storage import atomic_path, replace_folder, write_json, write_text
 from unetseg.text import printable
 
@@ -53,54 +52,28 @@ class Counts:
     ignored: int = 0
 
 
+@dataclass
 class PairsFolder:
-    """OUT while it is written: a context manager, after which OUT is whole or untouched.
+    """OUT while it is written, still a hidden folder beside it.
 
-    Args:
-        out: A folder that is not there yet, or empty.
+    Attributes:
+        folder: The hidden folder.
         classes: The name of each code from 0 on.
-
-    Raises:
-        MachineError: `out` holds something, or cannot be written.
-        DataError: there are more classes than a mask can hold, or fewer than two.
+        counts: What was written so far.
     """
 
-    def __init__(self, out: Path, classes: Sequence[str]) -> None:
-        if not 2 <= len(classes) <= MAX_CLASSES:
-            fix = "Take out or unite categories in the annotations, then import them again."
-            came = f"the annotations have {len(classes)} classes, the background counted"
-            raise DataError(f"{came}; from 2 to {MAX_CLASSES} are possible", classes[:2], fix)
-        refuse_used(out)
-        self.out = out.absolute()
-        self.classes = unique_classes(classes)
-        self.counts = Counts()
-        self._stack = ExitStack()
-        self._lock = Lock()
-        self._fresh = self.out
-
-    def __enter__(self) -> Self:
-        """Begin a hidden folder beside OUT."""
-        self._fresh = self._stack.enter_context(replace_folder(self.out))
-        lines = (f"{code} {name}\n" for code, name in enumerate(self.classes))
-        write_text(self._fresh / "classes.txt", "".join(lines))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Let the hidden folder become OUT; remove it if anything failed."""
-        self._stack.__exit__(kind, error, trace)
+    folder: Path
+    classes: tuple[str, ...]
+    counts: Counts = field(default_factory=Counts)
+    _lock: Lock = field(default_factory=Lock)
 
     def add(
-        self, place: str, image: Path, codes: NDArray[Any], mask_file: Path | None = None
+        self, name: str, image: Path, codes: NDArray[Any], mask_file: Path | None = None
     ) -> None:
         """Write one pair; threads may do so at once.
 
         Args:
-            place: Its name, as `places` gives it: `train/0001`.
+            name: As `pair_names` gives it: `train/0001`.
             image: The image file, copied as it is.
             codes: Class codes and 255, uint8 H×W.
             mask_file: A file that holds just these codes; it is copied as it is.
@@ -111,12 +84,17 @@ class PairsFolder:
         """
         used = self.check(codes)
         if mask_file is None:
-            write_png(self._fresh / f"masks/{place}.png", codes)
+            write_png(self.folder / f"masks/{name}.png", codes)
         else:
-            self._copy(mask_file, self._fresh / f"masks/{place}{mask_file.suffix.lower()}")
-        self._copy(image, self._fresh / f"images/{place}{image.suffix}")
+            self._copy(mask_file, f"masks/{name}{mask_file.suffix.lower()}")
+        self._copy(image, f"images/{name}{image.suffix}")
         with self._lock:
-            self._count(place, used)
+            self.counts.pairs += 1
+            self.counts.shown.update(code for code in used if code != IGNORED)
+            self.counts.ignored += IGNORED in used
+            first, _, rest = name.partition("/")
+            if first in SPLITS and rest:
+                self.counts.splits[first] += 1
 
     def check(self, codes: NDArray[Any]) -> list[int]:
         """The distinct codes of a mask, which must be classes or 255.
@@ -135,21 +113,37 @@ class PairsFolder:
 
     def finish(self, record: object) -> None:
         """Write import.json and, where pixels are ignored, a dataset.yaml that says so."""
-        write_json(self._fresh / RECORD, record)
+        write_json(self.folder / RECORD, record)
         if self.counts.ignored:
-            write_text(self._fresh / "dataset.yaml", f"ignore: [{IGNORED}]  # no truth there\n")
+            write_text(self.folder / "dataset.yaml", f"ignore: [{IGNORED}]  # no truth there\n")
 
-    def _count(self, place: str, used: Sequence[int]) -> None:
-        self.counts.pairs += 1
-        self.counts.shown.update(code for code in used if code != IGNORED)
-        self.counts.ignored += IGNORED in used
-        first, _, rest = place.partition("/")
-        if first in SPLITS and rest:
-            self.counts.splits[first] += 1
-
-    def _copy(self, source: Path, target: Path) -> None:
-        with atomic_path(target) as temporary:
+    def _copy(self, source: Path, target: str) -> None:
+        with atomic_path(self.folder / target) as temporary:
             shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def new_folder(out: Path, classes: Sequence[str]) -> Iterator[PairsFolder]:
+    """Yield a hidden folder that becomes OUT in the end, and is removed if anything fails.
+
+    Args:
+        out: A folder that is not there yet, or empty.
+        classes: The name of each code from 0 on.
+
+    Raises:
+        MachineError: `out` holds something, or cannot be written.
+        DataError: there are more classes than a mask can hold, or fewer than two.
+    """
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        fix = "Take out or unite categories in the annotations, then import them again."
+        came = f"the annotations have {len(classes)} classes, the background counted"
+        raise DataError(f"{came}; from 2 to {MAX_CLASSES} are possible", fix=fix)
+    refuse_used(out)
+    with replace_folder(out.absolute()) as folder:
+        target = PairsFolder(folder, unique_classes(classes))
+        lines = (f"{code} {name}\n" for code, name in enumerate(target.classes))
+        write_text(folder / "classes.txt", "".join(lines))
+        yield target
 
 
 def refuse_used(out: Path) -> None:
@@ -165,26 +159,33 @@ def refuse_used(out: Path) -> None:
         raise MachineError(f"{printable(out)} holds something already", fix=fix)
 
 
-def places(images: Sequence[AnnotatedImage]) -> list[str]:
+def pair_names(images: Sequence[AnnotatedImage]) -> list[str]:
     """Where each pair lies below images/ and masks/: `train/north/0001`, safe and unique.
 
     Folders of splits stand first, when every image has a split and some are for training;
-    otherwise no split is told. Names that only differ in case or Unicode form are made different.
+    otherwise no split is told: a folder such as val becomes val_set, which no command takes for
+    one. Names that only differ in case or Unicode form are made different.
     """
     parts = [safe_parts(image.name) for image in images]
-    splits = [image.split or _split(p) for image, p in zip(images, parts, strict=True)]
-    has_splits = None not in splits and "train" in splits
-    wanted = [
-        ([split, *_without_splits(p)] if has_splits and split else _as_sets(p))
-        for split, p in zip(splits, parts, strict=True)
+    splits = [
+        image.split or next((SPLITS[f.lower()] for f in folders if f.lower() in SPLITS), None)
+        for image, (*folders, _) in zip(images, parts, strict=True)
     ]
+    has_splits = None not in splits and "train" in splits
+    wanted = []
+    for split, (*folders, stem) in zip(splits, parts, strict=True):
+        if has_splits and split:
+            folders = [split, *(f for f in folders if f.lower() not in SPLITS)]
+        else:
+            folders = [f"{f}_set" if f.lower() in SPLITS else f for f in folders]
+        wanted.append("/".join([*folders, stem]))
     return _unique(wanted, [image.path.suffix for image in images])
 
 
 def safe_parts(name: str) -> list[str]:
     r"""The parts of a relative name that every file system can hold and nothing can climb out of.
 
-    Folders that say "mask" are left out: the place of a pair below masks/ must not change its role.
+    Folders that say "mask" are left out: they would change the role of what lies below masks/.
 
     >>> safe_parts("../../etc/a:b.c"), safe_parts(r"C:\x\labels\y"), safe_parts(".")
     (['etc', 'a_b.c'], ['x', 'y'], ['_'])
@@ -201,19 +202,16 @@ def unique_classes(names: Iterable[str]) -> tuple[str, ...]:
     >>> unique_classes(["traffic  light", "a", "a", "x 1 2 3", ""])
     ('traffic light', 'a', 'a 2nd', 'x_1_2_3', 'class 4')
     """
-    found: list[str] = []
+    classes: list[str] = []
     for index, name in enumerate(names):
         text = " ".join("".join(c if c.isprintable() else " " for c in name).split())
         if _LIKE_CODES.search(text):  # would be read as numbers, a colour or a comment
             text = re.sub(r"[\s,;:#]+", "_", text)
         text = text or f"class {index}"
-        found.append(text if text not in found else _numbered(text, found))
-    return tuple(found)
-
-
-def _numbered(name: str, taken: Sequence[str]) -> str:
-    counted = ["2nd", "3rd", *(f"{n}th" for n in range(4, MAX_CLASSES + 2))]
-    return next(f"{name} {n}" for n in counted if f"{name} {n}" not in taken)
+        counted = ["2nd", "3rd", *(f"{n}th" for n in range(4, MAX_CLASSES + 2))]
+        names_left = (f"{text} {n}" for n in counted if f"{text} {n}" not in classes)
+        classes.append(text if text not in classes else next(names_left))
+    return tuple(classes)
 
 
 def _safe(part: str) -> str:
@@ -230,37 +228,17 @@ def _no_file(folder: str) -> str:
     return f"{stem}_{suffix}" if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else folder
 
 
-def _split(parts: Sequence[str]) -> str | None:
-    """The split that a folder of the name says."""
-    return next((SPLITS[part.lower()] for part in parts[:-1] if part.lower() in SPLITS), None)
-
-
-def _without_splits(parts: Sequence[str]) -> list[str]:
-    return [part for part in parts[:-1] if part.lower() not in SPLITS] + [parts[-1]]
-
-
-def _as_sets(parts: Sequence[str]) -> list[str]:
-    """Folders such as val as val_set, which no command takes for a split."""
-    folders = [f"{part}_set" if part.lower() in SPLITS else part for part in parts[:-1]]
-    return [*folders, parts[-1]]
-
-
-def _unique(wanted: Iterable[Sequence[str]], suffixes: Iterable[str]) -> list[str]:
+def _unique(wanted: Iterable[str], suffixes: Iterable[str]) -> list[str]:
     """The wanted names; those that are taken get their suffix, then numbers."""
     taken: set[str] = set()
     tries: Counter[str] = Counter()  # of each wanted name, so that equal ones do not count anew
-    found = []
-    for parts, suffix in zip(wanted, suffixes, strict=True):
-        name = plain = "/".join(parts)
-        while _folded(name) in taken:
+    names = []
+    for plain, suffix in zip(wanted, suffixes, strict=True):
+        name = plain
+        while same_name(name) in taken:
             tries[plain] += 1
             number = tries[plain]
             name = f"{plain}_{suffix[1:]}" if number == 1 and suffix else f"{plain}_{number}"
-        taken.add(_folded(name))
-        found.append(name)
-    return found
-
-
-def _folded(name: str) -> str:
-    """What file systems that ignore case or Unicode form may take for the same name."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        taken.add(same_name(name))
+        names.append(name)
+    return names

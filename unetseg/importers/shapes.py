@@ -59,6 +59,10 @@ class Patch:
         window[self.covered] = code
 
 
+NOTHING = Patch(0, 0, np.zeros((0, 0), bool))
+"""The patch of a shape that covers no pixel."""
+
+
 def paint_in_order(layers: Iterable[tuple[int, Patch]], size: Size) -> NDArray[np.uint8]:
     """The mask of (code, patch) couples on background 0: later ones lie over earlier ones.
 
@@ -70,11 +74,6 @@ def paint_in_order(layers: Iterable[tuple[int, Patch]], size: Size) -> NDArray[n
     for code, patch in layers:
         patch.paint(mask, code)
     return mask
-
-
-def paint_small_on_top(layers: Iterable[tuple[int, Patch]], size: Size) -> NDArray[np.uint8]:
-    """The mask of (code, patch) couples without an order: smaller ones lie over larger ones."""
-    return paint_in_order(largest_first(layers), size)
 
 
 def largest_first(layers: Iterable[tuple[int, Patch]]) -> list[tuple[int, Patch]]:
@@ -97,7 +96,7 @@ def polygons(parts: Sequence[Points], size: Size) -> Patch:
     outlines = [_outline(part, size) for part in parts]
     flat = [outline.ravel().tolist() for outline in outlines if len(outline)]
     if not flat:
-        return _nothing()
+        return NOTHING
     united = coco_mask.merge(coco_mask.frPyObjects(flat, *size))
     return runs_to_patch(unpack_runs(united["counts"]), size)
 
@@ -105,12 +104,6 @@ def polygons(parts: Sequence[Points], size: Size) -> Patch:
 def polygon(points: Points, size: Size) -> Patch:
     """One polygon; see `polygons`."""
     return polygons([points], size)
-
-
-def rectangle(corner: Point, opposite: Point, size: Size) -> Patch:
-    """The rectangle between two opposite corners, whichever they are."""
-    (x, y), (x2, y2) = corner, opposite
-    return polygons([[(x, y), (x2, y), (x2, y2), (x, y2)]], size)
 
 
 def turned_rectangle(corner: Point, opposite: Point, pivot: Point, angle: float) -> list[Point]:
@@ -126,8 +119,14 @@ def turned_rectangle(corner: Point, opposite: Point, pivot: Point, angle: float)
     (0.0, 4.0)
     """
     (left, top), (right, bottom) = corner, opposite
-    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return [_turned(point, pivot, math.radians(angle)) for point in corners]
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    corners = []
+    for x, y in ((left, top), (right, top), (right, bottom), (left, bottom)):
+        dx, dy = x - pivot[0], y - pivot[1]
+        # Rounded to billionths of a pixel, so that right angles are exact.
+        turned_x = round(pivot[0] + dx * cos - dy * sin, 9)
+        corners.append((turned_x, round(pivot[1] + dx * sin + dy * cos, 9)))
+    return corners
 
 
 def ellipse(centre: Point, radii: Point, size: Size, angle: float = 0.0) -> Patch:
@@ -140,7 +139,7 @@ def ellipse(centre: Point, radii: Point, size: Size, angle: float = 0.0) -> Patc
     if min(radii) < 0:
         raise MaskError(f"an ellipse has the radii {radii[0]:g} and {radii[1]:g}")
     if min(radii) == 0:
-        return _nothing()
+        return NOTHING
     turn = math.radians(values[4])
     cos, sin = math.cos(turn), math.sin(turn)
     reach = np.hypot([radii[0] * cos, radii[0] * sin], [radii[1] * sin, radii[1] * cos])
@@ -152,12 +151,6 @@ def ellipse(centre: Point, radii: Point, size: Size, angle: float = 0.0) -> Patc
             return np.asarray(np.hypot(along / radii[0], across / radii[1]) <= 1)
 
     return _filled(_window(values[:2] - reach, values[:2] + reach, size), holds)
-
-
-def circle(centre: Point, edge: Point, size: Size) -> Patch:
-    """The circle around `centre` through `edge`."""
-    radius = math.dist(centre, edge)
-    return ellipse(centre, (radius, radius), size)
 
 
 def line(points: Points, thickness: float, size: Size) -> Patch:
@@ -199,7 +192,7 @@ def runs_to_patch(counts: Sequence[int] | NDArray[np.integer], size: Size) -> Pa
         raise MaskError(f"{came}, expected {height * width} ({height} rows × {width} columns)")
     filled = np.flatnonzero(lengths[1::2]) * 2 + 1
     if not filled.size:
-        return _nothing()
+        return NOTHING
     left, right = int(ends[filled[0] - 1]) // height, int(ends[filled[-1]] - 1) // height + 1
     edges = np.clip(np.r_[0, ends], left * height, right * height).astype(np.int64)
     values = np.arange(lengths.size) % 2 == 1
@@ -228,8 +221,8 @@ def unpack_runs(text: str | bytes) -> NDArray[np.int64]:
     is_whole = bool(ends.size) and ends[-1] == groups.size - 1
     if not is_whole or groups.min() < 0 or groups.max() > 63 or lengths.max() > 7:
         raise MaskError("the compressed run lengths are damaged")
-    place = np.arange(groups.size) - np.repeat(starts, lengths)
-    numbers = np.add.reduceat((groups & 0x1F) << (5 * place), starts)
+    position = np.arange(groups.size) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((groups & 0x1F) << (5 * position), starts)
     numbers -= np.where(groups[ends] & 0x10, 1 << (5 * lengths), 0)
     for first in (1, 2):  # every second number from here on adds to the one before
         numbers[first::2] = np.cumsum(numbers[first::2])
@@ -240,14 +233,10 @@ def crop(covered: NDArray[np.bool_]) -> Patch:
     """The patch of a mask of the whole image (bool H×W): the window around what is covered."""
     rows, columns = (np.flatnonzero(covered.any(axis)) for axis in (1, 0))
     if not rows.size:
-        return _nothing()
+        return NOTHING
     top, left = int(rows[0]), int(columns[0])
     window = covered[top : rows[-1] + 1, left : columns[-1] + 1]
     return Patch(top, left, np.array(window))
-
-
-def _nothing() -> Patch:
-    return Patch(0, 0, np.zeros((0, 0), bool))
 
 
 def _finite(points: Points, what: str) -> Floats:
@@ -297,14 +286,6 @@ def _segment(start: Floats, end: Floats, radius: float, size: Size) -> Patch:
 
     low, high = np.minimum(start, end) - radius, np.maximum(start, end) + radius
     return _filled(_window(low, high, size), holds)
-
-
-def _turned(point: Point, pivot: Point, angle: float) -> Point:
-    x, y = point[0] - pivot[0], point[1] - pivot[1]
-    cos, sin = math.cos(angle), math.sin(angle)
-    # Rounded to billionths of a pixel, so that right angles are exact.
-    turned = pivot[0] + x * cos - y * sin, pivot[1] + x * sin + y * cos
-    return round(turned[0], 9), round(turned[1], 9)
 
 
 def _outline(points: Points, size: Size) -> Floats:

@@ -3,11 +3,15 @@
 Masks whose palette is that of the classes are copied as they are, with 255 for borders. Others,
 such as the RGB masks that other programs export in this layout with a labelmap.txt, are turned into
 class codes. Layout: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
+
+labelmap.txt is datumaro's: a line `name:r,g,b:parts:actions` for each label, `#` before comments.
+Masks are then RGB, a palette of the same colours, or numbers, which count the lines from 0 on.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,12 +22,19 @@ from PIL import Image
 
 from unetseg.data.files.folders import scan
 from unetseg.data.files.limits import explained
-from unetseg.data.masks.class_map import IGNORED, Colour
+from unetseg.data.masks.class_map import IGNORED, Colour, pack, runs, unpack
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import DataError, ImageError, MaskError
-from unetseg.importers.annotations import AnnotatedImage, Annotations, Draw, Problem, class_codes
-from unetseg.importers.image_files import CLASS_MASKS, ImageFiles, images_beside_masks
-from unetseg.importers.label_colours import LabelColours, read_labelmap, read_painted
+from unetseg.importers.annotations import (
+    AnnotatedImage,
+    Annotations,
+    Draw,
+    Problem,
+    class_codes,
+    name_in,
+    sort_out,
+)
+from unetseg.importers.image_files import ImageFiles
 from unetseg.text import plural, printable
 
 CLASSES = (
@@ -34,13 +45,33 @@ CLASSES = (
 """The 21 classes of the challenge, in the order of their codes."""
 BORDER: Colour = (224, 224, 192)
 """The colour of code 255: edges of objects, and what was too hard to tell."""
-
-_MASKS, _LISTS = CLASS_MASKS, "ImageSets/Segmentation"
+CLASS_MASKS, OBJECT_MASKS = "SegmentationClass", "SegmentationObject"
+"""Folders of masks."""
+LISTS = "ImageSets/Segmentation"
+"""The folder of the lists, one for each split."""
 LABELMAP = "labelmap.txt"
 _SPLITS = {"train": "train", "val": "val", "test": "test"}
+_BLACK: Colour = (0, 0, 0)
+_LINE = re.compile(r"([^:]+(?::[^:]+)*?)\s*:\s*(\d+\s*,\s*\d+\s*,\s*\d+)?\s*((?::[^:]*)*)")
 _XML_LOOKED_AT = 20  # files
 
 _Palette = NDArray[np.uint8] | None  # N×3 RGB
+
+
+@dataclass(frozen=True)
+class LabelColours:
+    """Classes, and the code of each colour and of each line of labelmap.txt.
+
+    Attributes:
+        classes: The name of each code, the background first.
+        by_colour: The code of each colour. The label that is black is the background, whatever it
+            is called, unless another is called so.
+        by_line: The code of each line.
+    """
+
+    classes: tuple[str, ...]
+    by_colour: Mapping[Colour, int]
+    by_line: Sequence[int]
 
 
 def read(source: Path, images: Path | None = None) -> Annotations:
@@ -51,26 +82,20 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     """
     root = _root(source)
     files = images_beside_masks(root, images)
-    masks = {_name(path, root / _MASKS): path for path in scan(root / _MASKS, MaskError)}
-    splits, problems = _read_lists(root)
-    wanted = {name: path for name, path in masks.items() if not splits or name in splits}
-    if not wanted:
-        raise DataError(f"{printable(root / _MASKS)} holds none of the masks that are listed")
-    paths = list(wanted.values())
-    palettes = _palettes(paths)
+    masks = masks_by_name(root)
+    splits, problems = read_lists(root, _SPLITS.get)
+    listed = {name: path for name, path in masks.items() if not splits or name in splits}
+    if not listed:
+        raise DataError(f"{CLASS_MASKS} holds none of the masks that are listed")
+    palettes = _palettes(listed.values())
     labels = _labels(root, palettes.values())
-    classes = labels.classes if labels else _numbered(palettes)
-    found = []
-    for name, mask in zip(wanted, _drawn(paths, palettes, labels), strict=True):
-        path = files.find(name)
-        if isinstance(path, Problem):
-            problems.append(path)
-        else:
-            found.append(AnnotatedImage(path, name, mask, splits.get(name)))
-    problems += _lacking(splits, masks)
-    notes = [*_notes(files, root, masks, len(masks) - len(wanted))]
+    classes = labels.classes if labels else _numbered(palettes, root)
+    drawn = _drawn(listed, palettes.values(), labels)
+    entries = [image_of(name, files, mask, splits.get(name)) for name, mask in drawn.items()]
+    found, faults = sort_out([*problems, *entries, *_lacking(splits, masks)])
+    notes = [*_notes(files, root, masks, len(masks) - len(listed))]
     notes += [] if labels else [f"no {LABELMAP}: classes are called by their codes"]
-    return Annotations(classes, found, tuple(problems), tuple(notes))
+    return Annotations(classes, found, tuple(faults), tuple(notes))
 
 
 def colours(count: int = 256) -> list[Colour]:
@@ -79,36 +104,92 @@ def colours(count: int = 256) -> list[Colour]:
     >>> colours(4), colours()[255] == BORDER
     ([(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)], True)
     """
-    found = []
+    table = []
     for code in range(count):
         bits = [(code >> bit & 1) << (7 - bit // 3) for bit in range(8)]
-        found.append((sum(bits[0::3]), sum(bits[1::3]), sum(bits[2::3])))
-    return found
+        table.append((sum(bits[0::3]), sum(bits[1::3]), sum(bits[2::3])))
+    return table
 
 
-# Folders and lists
+# The tree, which CVAT writes too
+
+
+def images_beside_masks(root: Path, images: Path | None = None) -> ImageFiles:
+    """The images of a tree: never the masks, which have the same names.
+
+    Args:
+        root: The folder that holds SegmentationClass, and mostly JPEGImages or images.
+        images: The folder of the images, where it is another.
+
+    Raises:
+        DataError: there are no images.
+    """
+    usual = (root / name for name in ("JPEGImages", "images"))
+    folder = images or next((path for path in usual if path.is_dir()), None)
+    files = ImageFiles(root, folder, apart=(CLASS_MASKS, OBJECT_MASKS))
+    if not files.paths:
+        fix = 'Say where they are (--images DIR); from CVAT, export with "Save images".'
+        raise DataError("no images found", fix=fix)
+    return files
+
+
+def masks_by_name(root: Path) -> dict[str, Path]:
+    """The mask files by the names of their images."""
+    folder = root / CLASS_MASKS
+    paths = scan(folder, MaskError) if folder.is_dir() else []
+    return {path.relative_to(folder).with_name(path.stem).as_posix(): path for path in paths}
+
+
+def read_lists(
+    root: Path, split_named: Callable[[str], str | None]
+) -> tuple[dict[str, str | None], list[Problem]]:
+    """The split of each name that ImageSets/Segmentation lists; trainval counts as train.
+
+    Args:
+        root: The folder that holds ImageSets.
+        split_named: The split that the name of a list means, if it means one.
+    """
+    splits: dict[str, str | None] = {}
+    twice: dict[str, Problem] = {}
+    for path in sorted((root / LISTS).glob("*.txt"), key=lambda path: (path.stem in _SPLITS, path)):
+        split = split_named(path.stem)
+        for name in _names_in(path):
+            before = splits.setdefault(name, split)
+            if split and before and before != split:
+                twice[name] = Problem("in several splits", f"{name}: {before} and {split}")
+            splits[name] = split or before
+    if (root / LISTS / "trainval.txt").is_file():
+        rest = _names_in(root / LISTS / "trainval.txt")
+        splits |= {name: "train" for name in rest if splits.get(name) is None}
+    return {n: split for n, split in splits.items() if n not in twice}, list(twice.values())
+
+
+def image_of(
+    name: str, files: ImageFiles, mask: Draw | Path, split: str | None
+) -> AnnotatedImage | Problem:
+    """The image of this name with its mask, or why there is none."""
+    path = files.find(name)
+    return path if isinstance(path, Problem) else AnnotatedImage(path, name, mask, split)
 
 
 def _root(source: Path) -> Path:
     """The folder that holds SegmentationClass."""
-    if source.name == _MASKS and source.is_dir():
+    if source.name == CLASS_MASKS and source.is_dir():
         return source.absolute().parent
-    if (source / _MASKS).is_dir():
+    if (source / CLASS_MASKS).is_dir():
         return source
-    folders = (path for path in source.rglob(_MASKS) if path.is_dir())
-    found = sorted(path.parent for path in folders if _is_shown(path.relative_to(source)))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise DataError(f"{printable(source)} holds several data sets", found, "Give one of them.")
-    if any(b"<bndbox" in path.read_bytes() for path in islice(_xml(source), _XML_LOOKED_AT)):
-        raise DataError(
-            f"{printable(source)} holds boxes alone: boxes are no masks",
-            fix=f"Export segmentation masks; VOC has them in {_MASKS}.",
-        )
-    raise DataError(
-        f"{printable(source)} has no folder {_MASKS}", fix="Give the folder that has one."
-    )
+    folders = [path for path in source.rglob(CLASS_MASKS) if path.is_dir()]
+    roots = sorted(path.parent for path in folders if _is_shown(path.relative_to(source)))
+    if len(roots) == 1:
+        return roots[0]
+    if roots:
+        names = [name_in(source, root) for root in roots]
+        raise DataError("there are several data sets", names, "Give one of them.")
+    xml = (path for path in source.rglob("*.xml") if path.is_file())
+    if any(b"<bndbox" in path.read_bytes() for path in islice(xml, _XML_LOOKED_AT)):
+        fix = f"Export segmentation masks; VOC has them in {CLASS_MASKS}."
+        raise DataError("there are boxes alone: boxes are no masks", fix=fix)
+    raise DataError(f"there is no folder {CLASS_MASKS}", fix="Give the folder that has one.")
 
 
 def _is_shown(path: Path) -> bool:
@@ -116,32 +197,7 @@ def _is_shown(path: Path) -> bool:
     return not any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
-def _xml(source: Path) -> Iterator[Path]:
-    return (path for path in source.rglob("*.xml") if path.is_file())
-
-
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_name(path.stem).as_posix()
-
-
-def _read_lists(root: Path) -> tuple[dict[str, str | None], list[Problem]]:
-    """The split of each name that ImageSets/Segmentation lists; trainval counts as train."""
-    splits: dict[str, str | None] = {}
-    twice: dict[str, Problem] = {}
-    for path in sorted((root / _LISTS).glob("*.txt"), key=lambda path: path.stem in _SPLITS):
-        split = _SPLITS.get(path.stem)
-        for name in _lines(path):
-            before = splits.setdefault(name, split)
-            if split and before and before != split:
-                twice[name] = Problem("in several splits", f"{name}: {before} and {split}")
-            splits[name] = split or before
-    if (root / _LISTS / "trainval.txt").is_file():
-        rest = set(_lines(root / _LISTS / "trainval.txt"))
-        splits |= {name: "train" for name in rest if splits.get(name) is None}
-    return {n: split for n, split in splits.items() if n not in twice}, list(twice.values())
-
-
-def _lines(path: Path) -> list[str]:
+def _names_in(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
@@ -162,10 +218,54 @@ def _notes(
     if bare:
         yield f"{plural(bare, 'image')} without a mask left out"
     if unlisted:
-        yield f"{plural(unlisted, 'mask')} left out that no file in {_LISTS} lists"
+        yield f"{plural(unlisted, 'mask')} left out that no file in {LISTS} lists"
 
 
 # Classes
+
+
+def read_labelmap(path: Path) -> LabelColours:
+    """Read a labelmap.txt; the classes have its order, the background comes first.
+
+    Raises:
+        DataError: it is no text, or lines are wrong or clash; all of them are listed.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} cannot be read: {error}") from error
+    labels: dict[str, Colour] = {}
+    faults = []
+    for line in map(str.strip, lines):
+        if line and not line.startswith("#"):
+            name, colour, fault = _read_line(line, labels)
+            labels[name] = colour
+            faults += [printable(f"{line}: {fault}")] if fault else []
+    if faults or not labels:
+        fix = "Write lines such as road:128,64,128::, each with a name and a colour of its own."
+        raise DataError(f"{path.name} is no list of labels and colours", faults, fix)
+    classes, codes = class_codes(labels)
+    black = [name for name, colour in labels.items() if colour == _BLACK]
+    if black and 0 not in codes.values():
+        classes = (*black, *(name for name in labels if name not in black))
+        codes = {name: code for code, name in enumerate(classes)}
+    by_colour = {_BLACK: 0} | {colour: codes[name] for name, colour in labels.items()}
+    return LabelColours(classes, by_colour, [codes[name] for name in labels])
+
+
+def _read_line(line: str, before: Mapping[str, Colour]) -> tuple[str, Colour, str]:
+    """Name and colour of one line, and what is wrong with it, if anything is."""
+    parts = _LINE.fullmatch(line)
+    if parts is None or parts[2] is None:
+        return line, _BLACK, "expected name:r,g,b::"
+    red, green, blue = (int(part) for part in parts[2].split(","))
+    name, colour = parts[1].strip(), (red, green, blue)
+    if max(colour) > 255:
+        return name, colour, "expected colours from 0 to 255"
+    if name in before:
+        return name, colour, "the name is there twice"
+    twin = next((other for other, taken in before.items() if taken == colour), None)
+    return name, colour, f"{twin} has the same colour" if twin else ""
 
 
 def _labels(root: Path, palettes: Iterable[_Palette]) -> LabelColours | None:
@@ -181,7 +281,7 @@ def _labels(root: Path, palettes: Iterable[_Palette]) -> LabelColours | None:
     return LabelColours(CLASSES, by_colour, range(len(CLASSES)))
 
 
-def _numbered(masks: Iterable[Path]) -> tuple[str, ...]:
+def _numbered(masks: Iterable[Path], root: Path) -> tuple[str, ...]:
     """Names for all codes up to the highest but 255."""
     highest = 1
     coloured = []
@@ -193,9 +293,9 @@ def _numbered(masks: Iterable[Path]) -> tuple[str, ...]:
         if pixels.ndim == 2:
             highest = max(highest, int(np.max(pixels, initial=0, where=pixels != IGNORED)))
         else:
-            coloured.append(path)
+            coloured.append(name_in(root, path))
     if coloured:
-        fix = f"Put a {LABELMAP} with lines label:r,g,b:: beside {_MASKS}."
+        fix = f"Put a {LABELMAP} with lines label:r,g,b:: beside {CLASS_MASKS}."
         raise DataError(f"masks have colours, and no {LABELMAP} says which", coloured, fix)
     return class_codes(f"class {code}" for code in range(1, highest + 1))[0]
 
@@ -204,12 +304,12 @@ def _numbered(masks: Iterable[Path]) -> tuple[str, ...]:
 
 
 def _drawn(
-    masks: Sequence[Path], palettes: Mapping[Path, _Palette], labels: LabelColours | None
-) -> list[Path | Draw]:
+    masks: Mapping[str, Path], palettes: Iterable[_Palette], labels: LabelColours | None
+) -> Mapping[str, Path | Draw]:
     """Every mask as a file to copy, if all hold codes in one palette; else drawn as codes."""
-    if labels is None or all(_holds_codes(palette, labels) for palette in palettes.values()):
-        return list(masks)
-    return [partial(_draw, path, labels) for path in masks]
+    if labels is None or all(_holds_codes(palette, labels) for palette in palettes):
+        return masks
+    return {name: partial(_draw, path, labels) for name, path in masks.items()}
 
 
 def _holds_codes(palette: _Palette, labels: LabelColours) -> bool:
@@ -234,19 +334,54 @@ def _draw(path: Path, labels: LabelColours, height: int, width: int) -> NDArray[
     return np.asarray(table[raw.pixels])
 
 
+def read_painted(path: Path, labels: LabelColours) -> NDArray[np.uint8]:
+    """The class codes of a mask file, H×W.
+
+    Raises:
+        MaskError: the file cannot be read, or has colours or numbers of no label; all are named.
+    """
+    mask = read_mask(path)
+    if mask.coding == "rgb":
+        packed = pack(mask.pixels)
+    elif mask.palette is not None:
+        packed = pack(np.array(mask.palette, np.uint8).reshape(256, 3))[mask.pixels]
+    else:
+        return _by_line(mask.pixels, labels, path)
+    values, inverse, lengths = runs(packed.ravel())
+    shown = [colour for colour in unpack(values, "rgb") if isinstance(colour, tuple)]
+    strange = [",".join(map(str, colour)) for colour in shown if colour not in labels.by_colour]
+    if strange:
+        raise MaskError(f"{path.name} has colours of no label: {'; '.join(strange)}")
+    codes = np.array([labels.by_colour[colour] for colour in shown], np.uint8)
+    return np.repeat(codes[inverse], lengths).reshape(packed.shape)
+
+
+def _by_line(pixels: NDArray[np.integer], labels: LabelColours, path: Path) -> NDArray[np.uint8]:
+    """The codes of pixels that are grey colours, if all are, or else numbers of lines."""
+    values, inverse, lengths = runs(pixels.ravel())
+    numbers = values.tolist()
+    codes = [labels.by_colour.get((number, number, number)) for number in numbers]
+    if None in codes:
+        by_number = dict(enumerate(labels.by_line))
+        codes = [by_number.get(number) for number in numbers]
+    strange = [str(n) for n, code in zip(numbers, codes, strict=True) if code is None]
+    if strange:
+        raise MaskError(f"{path.name} has numbers of no label: {'; '.join(strange)}")
+    return np.repeat(np.array(codes, np.uint8)[inverse], lengths).reshape(pixels.shape)
+
+
 def _palettes(masks: Iterable[Path]) -> dict[Path, _Palette]:
-    """The palette of each mask; those that cannot be read are told when they are drawn."""
-    found = {}
+    """The palette of each mask, from the header of a PNG; None where there is none.
+
+    Masks that cannot be read are left out here, and told when they are drawn.
+    """
+    palettes: dict[Path, _Palette] = {}
     for path in masks:
-        with suppress(ImageError):
-            found[path] = _palette(path)
-    return found
-
-
-def _palette(path: Path) -> _Palette:
-    """The palette of a PNG, from its header; None where there is none."""
-    if path.suffix.lower() != ".png":
-        return None
-    with explained(path), Image.open(path, formats=("PNG",)) as image:
-        values = image.getpalette("RGB") if image.mode == "P" else None
-    return None if values is None else np.array(values, np.uint8).reshape(-1, 3)
+        if path.suffix.lower() != ".png":
+            palettes[path] = None
+            continue
+        with suppress(ImageError), explained(path), Image.open(path, formats=("PNG",)) as image:
+            values = image.getpalette("RGB") if image.mode == "P" else None
+            table = None if values is None else np.array(values, np.uint8).reshape(-1, 3)
+            palettes[path] = table
+    return palettes

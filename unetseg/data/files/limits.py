@@ -88,7 +88,8 @@ def explained(path: Path) -> Iterator[None]:
 
 def unreadable(path: Path, reason: object, code: str = "unreadable-file") -> ImageError:
     """The answer for a file that cannot be read."""
-    return ImageError(f"{path} cannot be read: {reason}", fix=READ_FIX, code=code, paths=[path])
+    summary = f"{path} cannot be read: {reason}"
+    return ImageError(summary, fix=READ_FIX, code=code, paths=[path], came=str(reason))
 
 
 def _reason(error: Exception) -> tuple[str, str]:

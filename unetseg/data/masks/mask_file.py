@@ -228,7 +228,8 @@ def _whole_numbers(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
     if pixels.dtype in (np.uint8, np.uint16, np.int16, np.int32):
         return pixels
     if pixels.dtype.kind not in "iuf":
-        raise MaskError(f"{path} holds {pixels.dtype} values, expected integers")
+        came = f"{path} holds {pixels.dtype} values, expected integers"
+        raise MaskError(came, code="mask-values", paths=[path])
     if pixels.dtype.kind == "f" and not bool((np.isfinite(pixels) & (pixels % 1 == 0)).all()):
         fix = "Save class numbers as integers; use a number of its own where there is no truth."
         raise MaskError(
