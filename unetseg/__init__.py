@@ -39,8 +39,7 @@ what is written above it, never below.
         table.py           pairs listed in a CSV file
         match.py           find the images of a folder and the mask of each
         splits.py          which pairs train, validate and test
-        dataset_yaml.py    the file dataset.yaml, read and written
-        description.py     dataset.yaml applied: pairs, settings and splits
+        dataset_yaml.py    dataset.yaml: read, applied to pairs and settings, and written
       facts/             what a folder is like
         orientation.py     whether up is up in the images
         similarity.py      a hash of what an image looks like: near-copies have near hashes

@@ -35,7 +35,7 @@ from unetseg.data.facts.survey import survey
 from unetseg.data.files.folders import find_images
 from unetseg.data.files.images import match_bands, read_image, write_png, write_tiff
 from unetseg.data.masks.rasters import is_giant
-from unetseg.data.pairs.description import find_described
+from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.sample import draw_cells
 from unetseg.errors import ConfigError, ImageError, MachineError, PairingError, UnetsegError
 from unetseg.prediction.engine import Engine, fitting_batch, machine_for
@@ -292,7 +292,7 @@ def find_material(data: Path, number: int) -> list[Path]:
         ImageError: there are none.
     """
     try:
-        paths = [pair.image for pair in find_described(data, PairsConfig()).pairs]
+        paths = [pair.image for pair in find_described(data, PairsConfig())[0].pairs]
     except PairingError:
         paths = [path for path, _ in find_images([data])]
     ordinary = [path for path in paths if not is_giant(path)]

@@ -32,7 +32,7 @@ from unetseg.data.files.images import upright
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.mask_values import MaskFacts
-from unetseg.data.pairs.description import write_description
+from unetseg.data.pairs.dataset_yaml import write_description
 from unetseg.data.pairs.match import Pair
 from unetseg.data.pairs.mismatch import UNLIKE, fold
 from unetseg.errors import DataError, ImageError, MachineError, MaskError

@@ -132,7 +132,7 @@ def _write_report(found: "Report", path: Path, given: Sequence[str]) -> None:
 
 def _describe(found: "Report", path: Path) -> None:
     """Write a dataset.yaml that says what was concluded."""
-    from unetseg.data.pairs.description import write_description
+    from unetseg.data.pairs.dataset_yaml import write_description
 
     if found.known is None:
         raise DataError("the folder is not understood yet", fix="Fix the errors above first.")

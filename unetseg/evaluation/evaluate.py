@@ -18,7 +18,7 @@ from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.overlay import error_overlay
 from unetseg.data.masks.rasters import georeference, open_mask_raster, open_raster
-from unetseg.data.pairs.description import described, find_described
+from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet
 from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import DataError, ImageError, UnetsegError
@@ -74,10 +74,9 @@ def evaluate(
     """
     config, run = config or EvalConfig(), Path(run)
     predictor = Predictor(run, config.tiling, config.device)
-    source = described(Path(data), config.data)
+    found, source = find_described(Path(data), config.data)
     allow_pixels(source.max_pixels)
     info = predictor.info.snapping(source.snap)
-    found = find_described(Path(data), source)
     progress.say(f"pairs: {found.rule}")
     home = run_folder(run)
     split, pairs = choose_pairs(found, home, config.scoring.split)

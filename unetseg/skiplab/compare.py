@@ -20,7 +20,7 @@ from unetseg.config import CompareConfig, NetworkConfig, TrainConfig
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.images import read_image
 from unetseg.data.masks.class_map import ClassMap
-from unetseg.data.pairs.description import find_described
+from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError, UnetsegError
 from unetseg.evaluation.confusion import Counts, confusion, dice, mean_over
@@ -322,7 +322,7 @@ class _Bench:
 
     def _pairs(self, folder: Path) -> tuple[str, tuple[Pair, ...]]:
         """The split that scores are taken on, and its pairs."""
-        return choose_pairs(find_described(self.data, self.base.data), folder, "auto")
+        return choose_pairs(find_described(self.data, self.base.data)[0], folder, "auto")
 
     def _counts(self, predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Counts]:
         """The confusions N×K×K of clean images and of each corruption's copies."""

@@ -13,7 +13,7 @@ from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
 from unetseg.data.crops.crop import window
 from unetseg.data.files.images import allow_pixels
-from unetseg.data.pairs.description import described, find_described
+from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.evaluate import choose_pairs, read_truth, run_folder
 from unetseg.prediction.engine import machine_for
@@ -73,10 +73,9 @@ def open_subject(
     device = device or DeviceConfig()
     segmenter, info = load_bundle(run)
     machine, remark = machine_for(info, start(device), device.precision)
-    source = described(data, pairs or PairsConfig())
+    found, source = find_described(data, pairs or PairsConfig())
     allow_pixels(source.max_pixels)
     info = info.snapping(source.snap)
-    found = find_described(data, source)
     split, chosen = choose_pairs(found, run_folder(run), config.split)
     by_image = {pair.image: pair for pair in chosen[: config.images_used]}
     why = f"; {remark}" if remark else ""

@@ -16,7 +16,12 @@ from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.masks.class_list import NamedClass
 from unetseg.data.masks.class_map import ClassInfo, ClassMap, Code, write_mask
 from unetseg.data.masks.infer_classes import distinct_colours, infer_class_map, mask_facts
-from unetseg.data.pairs.dataset_yaml import SIZE_LIMIT, read_description, write_description
+from unetseg.data.pairs.dataset_yaml import (
+    SIZE_LIMIT,
+    Description,
+    read_description,
+    write_description,
+)
 from unetseg.data.pairs.match import Pair, PairSet
 from unetseg.errors import ConfigError, MaskError
 
@@ -47,7 +52,6 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             """,
         )
     )
-    assert read is not None
     assert read.settings == DataConfig(
         images=tmp_path / "left",
         masks=tmp_path / "../right",
@@ -76,7 +80,6 @@ CLASSES = {
 @pytest.mark.parametrize("text", CLASSES)
 def test_classes_in_any_form_of_a_class_list(tmp_path: Path, text: str) -> None:
     read = read_description(describe(tmp_path, f"classes: {text}"))
-    assert read is not None
     assert read.classes is not None
     assert [(entry.name, entry.code) for entry in read.classes.entries] == CLASSES[text]
     assert read.classes.source == "dataset.yaml"
@@ -85,21 +88,19 @@ def test_classes_in_any_form_of_a_class_list(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("text", ["", "# nothing\n", "classes:\nsplits:\n"])
 def test_nothing_said_is_nothing_set(tmp_path: Path, text: str) -> None:
     read = read_description(describe(tmp_path, text))
-    assert read is not None
     assert (read.keys, read.settings, read.classes, read.splits) == ((), DataConfig(), None, ())
 
 
 def test_no_file_is_no_description(tmp_path: Path) -> None:
-    assert read_description(tmp_path) is None
-    assert read_description(tmp_path / "nowhere") is None
+    assert read_description(tmp_path) == Description()
+    assert read_description(tmp_path / "nowhere") == Description()
     (tmp_path / "dataset.yaml").mkdir()
-    assert read_description(tmp_path) is None
+    assert read_description(tmp_path) == Description()
 
 
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     for snap in (True, False, True):
         read = read_description(describe(tmp_path, f"snap: {snap!s:5}"))
-        assert read is not None
         assert read.settings.snap is snap
 
 
@@ -175,7 +176,6 @@ def test_other_files_are_refused_before_they_are_parsed(tmp_path: Path) -> None:
 def read_back(path: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """The classes and the names of each split."""
     read = read_description(path.parent)
-    assert read is not None
     assert read.classes is not None
     splits: dict[str, list[str]] = {}
     for split, name in read.splits:
@@ -235,7 +235,6 @@ def test_settings_are_written_relative_to_the_file(tmp_path: Path) -> None:
     content = yaml.safe_load((tmp_path / "dataset.yaml").read_text())
     assert (content["images"], content["masks"]) == ("left/x", "../right")
     read = read_description(tmp_path)
-    assert read is not None
     assert read.settings.group == given_settings.group
     assert read.settings.images == given_settings.images
     assert read.settings.masks is not None
@@ -286,7 +285,6 @@ def test_the_same_class_map_is_concluded_from_what_was_written(tmp_path: Path, n
     files = write_masks(tmp_path, mask, expected)
     write_description(tmp_path / "dataset.yaml", expected)
     read = read_description(tmp_path)
-    assert read is not None
     facts = [mask_facts(file) for file in files]
     found, _ = infer_class_map(
         facts, names=read.classes, ignore=read.settings.ignore, snap=read.settings.snap

@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 from unetseg.config import DataConfig, PairsConfig
 from unetseg.data.facts.survey import class_names, survey
 from unetseg.data.files.images import write_png
-from unetseg.data.pairs.description import (
-    described,
-    find_described,
-    honoured,
-    match_described,
-    write_description,
-)
+from unetseg.data.pairs.dataset_yaml import described, find_described, write_description
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.errors import ConfigError, PairingError
 
@@ -38,16 +32,23 @@ def splits(found: PairSet) -> dict[str, str | None]:
     return {pair.name: pair.split for pair in found.pairs}
 
 
+def keys_in_force(data: Path, config: PairsConfig) -> tuple[str, ...]:
+    return described(data, config)[1].keys
+
+
+def pairs_of(data: Path, config: PairsConfig | None = None) -> PairSet:
+    return find_described(data, config or PairsConfig())[0]
+
+
 # Settings
 
 
 def test_without_the_file_nothing_changes(tmp_path: Path) -> None:
     root = write(tmp_path, ["a", "b"])
     config = DataConfig(snap=True)
-    assert described(root, config) is config
-    assert honoured(root, config) == ()
-    assert find_described(root, config) == find_pairs(root)
-    assert match_described(root, config) == (find_pairs(root), ())
+    result, description = described(root, config)
+    assert (result, description.keys) == (config, ())
+    assert find_described(root, config) == (find_pairs(root), config)
 
 
 @given(
@@ -67,18 +68,18 @@ def test_a_set_value_wins_and_honouring_twice_is_once(
     lines = [f"{key}: {list(v) if isinstance(v, tuple) else v}\n" for key, v in said.items()]
     (root / "dataset.yaml").write_text("".join(lines))
     config = DataConfig.model_validate(given)
-    result = described(root, config)
+    result, _ = described(root, config)
     for key, value in said.items():
         default = DataConfig.model_fields[key].default
         own = getattr(config, key)
         assert getattr(result, key) == (value if own == default else own)
-    assert described(root, result) == result
-    assert honoured(root, result) == honoured(root, config)
+    assert described(root, result)[0] == result
+    assert keys_in_force(root, result) == keys_in_force(root, config)
 
 
 def test_settings_that_a_command_has_not_are_left(tmp_path: Path) -> None:
     write(tmp_path, ["a"], "val_fraction: 0.5\nsnap: true\ngroup: .\nimages: images\nmasks: masks")
-    found = described(tmp_path, PairsConfig())
+    found, _ = described(tmp_path, PairsConfig())
     assert type(found) is PairsConfig
     assert found == PairsConfig(
         snap=True, images=tmp_path / "images", masks=tmp_path / "masks", pairs=None
@@ -90,20 +91,20 @@ def test_places_are_relative_to_the_folder(tmp_path: Path) -> None:
     (tmp_path / "x" / "images").rename(tmp_path / "x" / "left (1)")
     (tmp_path / "x" / "masks").rename(tmp_path / "right")
     (tmp_path / "x" / "dataset.yaml").write_text("images: left (1)\nmasks: ../right")
-    found = find_described(tmp_path / "x", PairsConfig())
+    found = pairs_of(tmp_path / "x")
     assert [pair.name for pair in found.pairs] == ["a", "b"]
 
 
 def test_places_that_are_not_there_are_listed(tmp_path: Path) -> None:
     write(tmp_path, ["a"], "images: pictures\nmasks: truths\n")
     with pytest.raises(ConfigError, match="names what is not there") as error:
-        find_described(tmp_path, PairsConfig())
+        pairs_of(tmp_path, PairsConfig())
     assert error.value.offenders == [
         f"images: {tmp_path / 'pictures'}",
         f"masks: {tmp_path / 'truths'}",
     ]
     by_hand = PairsConfig(images=tmp_path / "images", masks=tmp_path / "masks")
-    assert len(find_described(tmp_path, by_hand).pairs) == 1
+    assert len(pairs_of(tmp_path, by_hand).pairs) == 1
 
 
 def test_places_by_hand_put_those_of_the_file_aside_with_their_splits(tmp_path: Path) -> None:
@@ -112,13 +113,13 @@ def test_places_by_hand_put_those_of_the_file_aside_with_their_splits(tmp_path: 
     text = "pairs: own.csv\ngroup_column: patient\nsplits: {test: [a]}\nval_fraction: 0.5"
     root = write(tmp_path, ["a", "b"], text)
     for table in (None, root / "own.csv"):
-        (pair,) = find_described(root, DataConfig(pairs=table)).pairs
+        (pair,) = pairs_of(root, DataConfig(pairs=table)).pairs
         assert (pair.name, pair.split, pair.group) == ("a", "test", "7")
     by_hand = DataConfig(images=root / "images", masks=root / "masks")
-    assert splits(find_described(root, by_hand)) == {"a": None, "b": None}
-    assert honoured(root, by_hand) == ("val_fraction",)
-    assert splits(find_described(root, PairsConfig(pairs=root / "other.csv"))) == {"b": None}
-    (pair,) = find_described(root, DataConfig(group="(.)")).pairs
+    assert splits(pairs_of(root, by_hand)) == {"a": None, "b": None}
+    assert keys_in_force(root, by_hand) == ("val_fraction",)
+    assert splits(pairs_of(root, PairsConfig(pairs=root / "other.csv"))) == {"b": None}
+    (pair,) = pairs_of(root, DataConfig(group="(.)")).pairs
     assert pair.group == "a"
 
 
@@ -129,10 +130,10 @@ def test_a_csv_file_as_the_data_is_described_by_its_folder(tmp_path: Path) -> No
     for name in ("pairs.csv", "other.csv"):
         (root / name).write_text(rows)
     config = DataConfig()
-    assert find_described(root / "pairs.csv", config) == find_described(root, config)
-    assert honoured(root / "pairs.csv", config) == ("snap", "splits", "classes")
-    assert honoured(root / "other.csv", config) == ("snap", "classes")
-    assert described(root / "other.csv", config) == DataConfig(snap=True)
+    assert pairs_of(root / "pairs.csv", config) == pairs_of(root, config)
+    assert keys_in_force(root / "pairs.csv", config) == ("snap", "splits", "classes")
+    assert keys_in_force(root / "other.csv", config) == ("snap", "classes")
+    assert described(root / "other.csv", config)[0] == DataConfig(snap=True)
 
 
 # Classes
@@ -144,12 +145,12 @@ def test_class_lists_in_order(tmp_path: Path) -> None:
     (root / "mine.txt").write_text("from\nuser\n")
 
     def last(config: DataConfig) -> str:
-        names = class_names(root, config)
+        names = class_names(root, *described(root, config))
         assert names is not None
         return names.entries[-1].name
 
     assert last(DataConfig(classes=root / "mine.txt")) == "user"
-    assert honoured(root, DataConfig(classes=root / "mine.txt")) == ()
+    assert keys_in_force(root, DataConfig(classes=root / "mine.txt")) == ()
     assert last(DataConfig()) == "yaml"
     (root / "dataset.yaml").write_text("snap: true")
     assert last(DataConfig()) == "txt"
@@ -169,13 +170,13 @@ SPLITS: dict[str, list[str | None]] = {  # lines: the split of each of NAMES
 
 @pytest.mark.parametrize("text", SPLITS)
 def test_splits_by_name_and_pattern(tmp_path: Path, text: str) -> None:
-    found = find_described(write(tmp_path, NAMES, f"splits: {text}"), PairsConfig())
+    found = pairs_of(write(tmp_path, NAMES, f"splits: {text}"), PairsConfig())
     assert splits(found) == dict(zip(NAMES, SPLITS[text], strict=True))
 
 
 def test_numbers_are_names(tmp_path: Path) -> None:
     text = "splits:\n  train: [001, 1e3, 2020-01-01]\n  val:\n  - 010\n  - no\n"
-    found = find_described(
+    found = pairs_of(
         write(tmp_path, ["001", "1e3", "2020-01-01", "010", "no"], text), PairsConfig()
     )
     assert sorted(name for name, split in splits(found).items() if split == "val") == ["010", "no"]
@@ -184,15 +185,15 @@ def test_numbers_are_names(tmp_path: Path) -> None:
 def test_unicode_form_does_not_count_unless_both_are_there(tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
     root = write(tmp_path / "1", [composed], f"splits: {{val: [{apart}]}}")
-    assert splits(find_described(root, PairsConfig())) == {composed: "val"}
+    assert splits(pairs_of(root, PairsConfig())) == {composed: "val"}
     text = f"splits: {{val: [{apart}], train: [{composed}]}}"
     root = write(tmp_path / "2", [composed, apart], text)
-    assert splits(find_described(root, PairsConfig())) == {composed: "train", apart: "val"}
+    assert splits(pairs_of(root, PairsConfig())) == {composed: "train", apart: "val"}
 
 
 def test_splits_of_folders_stay_where_the_file_names_none(tmp_path: Path) -> None:
     root = write(tmp_path, ["train/a", "train/b", "test/c"], "splits: {val: [train/b]}")
-    assert splits(find_described(root, PairsConfig())) == {
+    assert splits(pairs_of(root, PairsConfig())) == {
         "test/c": "test",
         "train/a": "train",
         "train/b": "val",
@@ -203,7 +204,7 @@ def test_every_line_that_does_not_fit_is_listed(tmp_path: Path) -> None:
     text = "splits: {train: [a, b.png, 'x*', '*'], val: [a, 'b*'], test: ['?']}"
     root = write(tmp_path, ["a", "b"], text)
     with pytest.raises(ConfigError, match="do not fit its 2 pairs") as error:
-        find_described(root, PairsConfig())
+        pairs_of(root, PairsConfig())
     assert error.value.offenders == [
         "train: b.png matches no pair",
         "train: x* matches no pair",
@@ -213,14 +214,15 @@ def test_every_line_that_does_not_fit_is_listed(tmp_path: Path) -> None:
     assert "without suffix, such as a" in error.value.fix
 
 
-def test_matching_forgives_names_of_pairs_that_do_not_match(tmp_path: Path) -> None:
-    root = write(tmp_path, ["a", "b"], "splits: {train: [a], val: [b]}")
+def test_a_lenient_survey_forgives_names_of_pairs_that_do_not_match(tmp_path: Path) -> None:
+    root = draw(tmp_path, ["a", "b"])
+    (root / "dataset.yaml").write_text("splits: {train: [a], val: [b]}")
     (root / "masks" / "b.png").unlink()
     with pytest.raises(PairingError):
-        find_described(root, PairsConfig())
-    found, faults = match_described(root, PairsConfig())
-    assert splits(found) == {"a": "train"}
-    assert [fault.paths for fault in faults] == [(root / "images" / "b.png",)]
+        pairs_of(root, PairsConfig())
+    known = survey(root, strict=False)
+    assert splits(known.pairs) == {"a": "train"}
+    assert [fault.paths for fault in known.faults.unpaired] == [(root / "images" / "b.png",)]
 
 
 # A folder as a whole

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unetseg.data.pairs.match import Pair, PairSet, find_images, find_pairs, match_pairs
+from unetseg.data.files.folders import find_images
+from unetseg.data.pairs.match import Pair, PairSet, find_pairs, match_pairs
 from unetseg.data.pairs.mismatch import (
     NO_IMAGE,
     NO_MASK,

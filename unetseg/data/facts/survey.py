@@ -18,15 +18,13 @@ from unetseg.data.masks.infer_classes import (
     infer_class_map,
     read_class_names,
 )
-from unetseg.data.pairs.description import (
+from unetseg.data.pairs.dataset_yaml import (
+    Description,
     described,
-    find_described,
-    honoured,
-    join_described,
-    match_described,
-    read_description,
+    split_as_described,
+    where,
 )
-from unetseg.data.pairs.match import Pair, PairSet
+from unetseg.data.pairs.match import Pair, PairSet, find_pairs, match_pairs, with_variants
 from unetseg.data.pairs.mismatch import Fault
 from unetseg.data.pairs.splits import assign_splits
 from unetseg.errors import ConfigError, DataError, MaskError, PairingError
@@ -152,14 +150,19 @@ def survey(
             offender is listed.
         ConfigError: a setting or dataset.yaml is wrong.
     """
-    config = described(data, config or DataConfig())
+    config, description = described(data, config or DataConfig())
     allow_pixels(config.max_pixels)
-    keys = honoured(data, config)
-    rules = [f"dataset.yaml: {', '.join(keys)}"] if keys else []
+    rules = [f"dataset.yaml: {', '.join(description.keys)}"] if description.keys else []
+    unpaired: tuple[Fault, ...] = ()
     try:
-        found, unpaired = (
-            (find_described(data, config), ()) if strict else match_described(data, config)
-        )
+        if strict:
+            matched = find_pairs(data, **where(config))
+            found = paired = split_as_described(matched, description, whole=True)
+        else:
+            matched, unpaired = match_pairs(data, **where(config))
+            found = split_as_described(matched, description, whole=not unpaired)
+            joined = with_variants(matched, unpaired, config.group)
+            paired = split_as_described(joined, description, whole=False)
     except PairingError as error:
         if strict or not data.exists():
             raise
@@ -175,10 +178,10 @@ def survey(
         data,
         replace(found, pairs=tuple(facts)),
         {pair.name: fact for pair, fact in facts.items()},
-        names=class_names(data, config) if facts else None,
+        names=class_names(data, config, description) if facts else None,
         rules=(*rules, found.rule),
         own_splits=any(pair.split for pair in facts),
-        paired=join_described(found, unpaired, data, config).pairs,
+        paired=paired.pairs,
         config=config,
         faults=Faults(unpaired=unpaired, unreadable=tuple(chain(*unreadable.values()))),
     )
@@ -226,15 +229,13 @@ def makes_sense(known: Survey, *, snap: bool) -> bool:
     return True
 
 
-def class_names(data: Path, config: DataConfig) -> ClassNames | None:
+def class_names(data: Path, config: DataConfig, description: Description) -> ClassNames | None:
     """The class list of the user, of dataset.yaml, or of the folder, in this order.
 
     Raises:
         MaskError: the file is no class list.
-        ConfigError: dataset.yaml is wrong.
     """
-    description = read_description(data)
-    if config.classes is None and description is not None and description.classes is not None:
+    if config.classes is None and description.classes is not None:
         return description.classes
     path = config.classes or (find_class_file(data) if data.is_dir() else None)
     return read_class_names(path) if path else None

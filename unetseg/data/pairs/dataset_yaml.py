@@ -1,27 +1,30 @@
-"""The file dataset.yaml: what a folder of pairs says about itself, read and written.
+"""The file dataset.yaml: what a folder of pairs says about itself, read, applied and written.
 
 Its keys are settings of `DataConfig` (paths are relative to the folder), `classes`, a class list as
 in classes.yaml, and `splits`, the names of pairs, or patterns for them, below train, val and test.
+What the user sets explicitly wins over the file.
 """
 
 import difflib
 import os
-from collections import Counter
+import re
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import count, takewhile
+from dataclasses import dataclass, replace
+from fnmatch import translate
+from itertools import chain, count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from unetseg.config import DataConfig
+from unetseg.config import DataConfig, PairsConfig
 from unetseg.data.masks.class_list import ClassNames, load_yaml, parse_class_names
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import distinct_colours
-from unetseg.data.pairs.match import PairSet
+from unetseg.data.pairs.match import PairSet, Where, find_pairs
 from unetseg.data.pairs.naming import SPLITS
 from unetseg.errors import ConfigError, MaskError
 from unetseg.storage import write_text
@@ -33,13 +36,16 @@ PLACES = ("images", "masks", "pairs")
 GROUPS = ("group", "group_column")
 _SETTINGS = (*PLACES, *GROUPS, "val_fraction", "snap", "ignore")
 _KEYS = (*_SETTINGS, "classes", "splits")
+_REST = "*"  # all pairs that no other line names
 _SHOWN = 60  # characters of a wrong value
 _BREAKS = frozenset("\x85\u2028\u2029")  # PyYAML breaks lines there unless they are escaped
+
+_Config = TypeVar("_Config", bound=PairsConfig)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a dataset.yaml says.
+    """What a dataset.yaml says; nothing where there is none.
 
     Attributes:
         path: The file.
@@ -50,23 +56,35 @@ class Description:
         splits: Split and name of pairs, or a pattern, in the order of the file.
     """
 
-    path: Path
-    keys: tuple[str, ...]
-    settings: DataConfig
-    classes: ClassNames | None
-    splits: tuple[tuple[str, str], ...]
+    path: Path = Path(FILE)
+    keys: tuple[str, ...] = ()
+    settings: DataConfig = DataConfig()  # noqa: RUF009 (frozen)
+    classes: ClassNames | None = None
+    splits: tuple[tuple[str, str], ...] = ()
 
 
-def read_description(data: Path) -> Description | None:
+def read_description(data: Path) -> Description:
     """What the dataset.yaml in the folder `data`, or beside the CSV file `data`, says.
 
     Raises:
         ConfigError: it cannot be read, or has unknown keys or wrong values; all of them are listed.
     """
-    folder = data if data.is_dir() else data.parent if data.is_file() else None
-    if folder is None or not (folder / FILE).is_file():
-        return None
-    return _parse(folder / FILE, _read(folder / FILE))
+    file = (data if data.is_dir() else data.parent) / FILE
+    if not (data.exists() and file.is_file()):
+        return Description()
+    text = _read(file)
+    try:
+        content = load_yaml(text)
+    except yaml.YAMLError as error:
+        reason = printable(" ".join(str(error).split()))
+        fix = "Write plain YAML, with lines such as snap: true."
+        raise ConfigError(f"{printable(file)} is no such YAML: {reason}", fix=fix) from error
+    if not isinstance(content, dict | None):
+        fix = "Write lines such as snap: true."
+        raise ConfigError(
+            f"{printable(file)} holds no keys, but a {type(content).__name__}", fix=fix
+        )
+    return _parse(file, text, content or {})
 
 
 def _read(file: Path) -> str:
@@ -83,29 +101,19 @@ def _read(file: Path) -> str:
         raise ConfigError(f"{printable(file)} cannot be read: {error}", fix=fix) from error
 
 
-@lru_cache(maxsize=8)  # one command looks at it several times
-def _parse(file: Path, text: str) -> Description:
-    try:
-        content = load_yaml(text)
-    except yaml.YAMLError as error:
-        reason = printable(" ".join(str(error).split()))
-        fix = "Write plain YAML, with lines such as snap: true."
-        raise ConfigError(f"{printable(file)} is no such YAML: {reason}", fix=fix) from error
-    if not isinstance(content, dict | None):
-        fix = "Write lines such as snap: true."
-        raise ConfigError(
-            f"{printable(file)} holds no keys, but a {type(content).__name__}", fix=fix
-        )
-    return _understood(file, text, content or {})
-
-
-def _understood(file: Path, text: str, content: Mapping[object, object]) -> Description:
+def _parse(file: Path, text: str, content: Mapping[object, object]) -> Description:
     said = {str(key): value for key, value in content.items() if value is not None}
     faults = [_unknown(key) for key in map(str, content) if key not in _KEYS]
     settings, wrong = _settings(file.parent, said)
-    classes, no_list = _classes(said)
+    faults += wrong
+    classes = None
+    if "classes" in said:
+        try:
+            classes = parse_class_names(said["classes"], FILE)
+        except MaskError as error:
+            faults.append(f"classes: {error.summary}")
     splits = list(_splits(text)) if "splits" in said else []
-    faults += [*wrong, *no_list, *(fault for fault in splits if isinstance(fault, str))]
+    faults += [fault for fault in splits if isinstance(fault, str)]
     if faults:
         fix = (
             f"The keys are {', '.join(_KEYS)}. If the file is another program's, call it otherwise."
@@ -132,31 +140,17 @@ def _settings(folder: Path, said: Mapping[str, object]) -> tuple[DataConfig, lis
         settings = DataConfig.model_validate(stated)
     except ValidationError as error:
         return DataConfig(), [
-            f"{fault['loc'][0]}: {_short(fault['input'])} {_expected(fault['msg'])}"
+            f"{fault['loc'][0]}: {_short(fault['input'])} is wrong: expected "
+            f"{fault['msg'].removeprefix('Input should be ')}"
             for fault in error.errors()
         ]
     places = {key: folder / getattr(settings, key) for key in PLACES if key in stated}
     return settings.model_copy(update=places), []
 
 
-def _expected(message: str) -> str:
-    """What pydantic says, as an expectation."""
-    return f"is wrong: expected {message.removeprefix('Input should be ')}"
-
-
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _classes(said: Mapping[str, object]) -> tuple[ClassNames | None, list[str]]:
-    """The class list, and what is wrong with it."""
-    if "classes" not in said:
-        return None, []
-    try:
-        return parse_class_names(said["classes"], FILE), []
-    except MaskError as error:
-        return None, [f"classes: {error.summary}"]
 
 
 def _splits(text: str) -> Iterator[tuple[str, str] | str]:
@@ -174,6 +168,140 @@ def _splits(text: str) -> Iterator[tuple[str, str] | str]:
             yield f"splits: {key}: expected a list of names"
         else:
             yield from ((split, name) for name in listed)
+
+
+# Applying
+
+
+def described(data: Path, config: _Config) -> tuple[_Config, Description]:
+    """`config` with what dataset.yaml says for the settings that are the default, and what holds.
+
+    Who says by hand where the pairs are, or how they are grouped, says all of it: then the file's
+    own places (with its splits) or groups do not count. The description that is returned holds
+    only the keys that nothing overrules.
+
+    Raises:
+        ConfigError: dataset.yaml is wrong, or names what is not there.
+    """
+    description = read_description(data)
+    stated = description.settings
+    keys = _in_force(description, data, config)
+    filled = {
+        key: getattr(stated, key)
+        for key in keys
+        if key in type(config).model_fields and key in stated.model_fields_set
+    }
+    places = {key: filled[key] for key in PLACES if filled.get(key) is not None}
+    lost = [f"{key}: {printable(place)}" for key, place in places.items() if not place.exists()]
+    if lost:
+        fix = "Correct it; paths are relative to the folder of dataset.yaml."
+        raise ConfigError(f"{printable(description.path)} names what is not there", lost, fix)
+    in_force = replace(
+        description,
+        keys=keys,
+        classes=description.classes if "classes" in keys else None,
+        splits=description.splits if "splits" in keys else (),
+    )
+    return config.model_copy(update=filled), in_force
+
+
+def _in_force(description: Description, data: Path, config: PairsConfig) -> tuple[str, ...]:
+    """The keys of the file that nothing overrules."""
+    stated = description.settings
+    over = {
+        name
+        for name, field in type(config).model_fields.items()
+        if getattr(config, name) not in (field.default, getattr(stated, name))
+    }
+    table = description.path.parent / (stated.pairs or "pairs.csv")
+    is_listed_elsewhere = data.is_file() and not (table.is_file() and table.samefile(data))
+    if is_listed_elsewhere or not over.isdisjoint(PLACES):
+        over |= {*PLACES, "group_column", "splits"}
+    if data.is_file():
+        over |= {*PLACES}
+    if not over.isdisjoint(GROUPS):
+        over |= {*GROUPS}
+    return tuple(key for key in description.keys if key not in over)
+
+
+def find_described(data: Path, config: _Config) -> tuple[PairSet, _Config]:
+    """All pairs of `data` as dataset.yaml describes them, and `config` with what it says.
+
+    Raises:
+        PairingError: images and masks do not match up; every offender is listed.
+        ConfigError: dataset.yaml is wrong, or its splits name pairs that are not there.
+    """
+    config, description = described(data, config)
+    pairs = find_pairs(data, **where(config))
+    return split_as_described(pairs, description, whole=True), config
+
+
+def where(config: PairsConfig) -> Where:
+    """What `config` says about the pairs of a folder."""
+    asked: Where = {"images": config.images, "masks": config.masks, "table": config.pairs}
+    if isinstance(config, DataConfig):
+        asked |= {"group": config.group, "group_column": config.group_column}
+    return asked
+
+
+def split_as_described(pairs: PairSet, description: Description, *, whole: bool) -> PairSet:
+    """The pairs with the splits of dataset.yaml; those that it does not name keep their own.
+
+    An exact name counts before a pattern, and that before a mere *.
+
+    Args:
+        pairs: What the lines of the file name.
+        description: The lines.
+        whole: Whether these are all pairs, so that a line without any is wrong.
+
+    Raises:
+        ConfigError: a line names no pair, or a pair is in several splits.
+    """
+    if "splits" not in description.keys:
+        return pairs
+    forms: dict[str, list[str]] = defaultdict(list)  # names by their composed Unicode form
+    for pair in pairs.pairs:
+        forms[_composed(pair.name)].append(pair.name)
+    ranks: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    faults = []
+    for split, line in description.splits:
+        rank, names = _matched(line, forms)
+        for name in names:
+            ranks[name][rank].add(split)
+        if whole and not names and line != _REST:
+            faults.append(f"{printable(f'{split}: {line}')} matches no pair")
+    splits = {name: sorted(rank[min(rank)]) for name, rank in ranks.items()}
+    faults += [f"{printable(n)} is in {' and '.join(s)}" for n, s in splits.items() if len(s) > 1]
+    if faults:
+        count = len(pairs.pairs)
+        example = f", such as {printable(pairs.pairs[0].name)}" if count else ""
+        raise ConfigError(
+            f"the splits of {printable(description.path)} do not fit its {plural(count, 'pair')}",
+            faults,
+            f"Name each pair in one split; names are relative and without suffix{example}. "
+            "Names count before patterns, and * means all the others.",
+        )
+    named = (replace(p, split=splits.get(p.name, [p.split])[0]) for p in pairs.pairs)
+    return replace(pairs, pairs=tuple(named))
+
+
+def _matched(line: str, forms: Mapping[str, list[str]]) -> tuple[int, list[str]]:
+    """The names that a line means, and how surely (0: to the letter)."""
+    form = _composed(line)
+    if line in forms.get(form, ()):
+        return 0, [line]
+    if form in forms:
+        return 1, forms[form]
+    if line == _REST:
+        return 3, [*chain(*forms.values())]
+    if re.search(r"[*?\[]", line) is None:
+        return 2, []
+    matches = re.compile(translate(form)).match
+    return 2, [name for other, same in forms.items() if matches(other) for name in same]
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 # Writing

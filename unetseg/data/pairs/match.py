@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
+from typing import TypedDict, Unpack
 
-from unetseg.data.files.folders import find_images, scan, scan_names
+from unetseg.data.files.folders import scan, scan_names
 from unetseg.data.pairs.layouts import (
     BY_HAND,
     Find,
@@ -28,8 +29,6 @@ from unetseg.data.pairs.naming import Affixes, find_affixes, strip
 from unetseg.data.pairs.table import read_table
 from unetseg.errors import ConfigError, PairingError
 from unetseg.text import plural, printable
-
-__all__ = ["Fault", "Pair", "PairSet", "find_images", "find_pairs", "match_pairs", "with_variants"]
 
 
 @dataclass(frozen=True)
@@ -62,60 +61,53 @@ class PairSet:
         return self.select("train") if split == "val" and not chosen else chosen
 
 
-def find_pairs(
-    root: Path,
-    *,
-    images: Path | None = None,
-    masks: Path | None = None,
-    table: Path | None = None,
-    group: str | None = None,
-    group_column: str | None = None,
-) -> PairSet:
-    """All pairs of image and mask in the folder `root`, sorted by name.
+class Where(TypedDict, total=False):
+    """Where the pairs of a folder are, and how they are grouped, as far as the user says it.
 
-    Args:
-        root: Folder, or a CSV file as for `table`.
+    Attributes:
         images: Folder of the images, where its name does not tell; together with `masks`.
         masks: Folder of the masks.
         table: CSV file with the columns image, mask and optionally split and group; paths are
-            absolute or relative to it. A `pairs.csv` in `root` is taken without asking.
+            absolute or relative to it. A `pairs.csv` in the folder is taken without asking.
         group: Regular expression, searched in the file names of the images or, unless it is in
             all of them, in the names of the pairs. Pairs with an equal match (of its first
             parenthesis, if it has one) form a group.
         group_column: Column of the CSV that holds the group, instead of "group".
+    """
+
+    images: Path | None
+    masks: Path | None
+    table: Path | None
+    group: str | None
+    group_column: str | None
+
+
+def find_pairs(root: Path, **where: Unpack[Where]) -> PairSet:
+    """All pairs of image and mask in the folder `root` or in a CSV file, sorted by name.
 
     Raises:
         PairingError: images and masks do not match up; every offender is listed.
         ConfigError: the arguments contradict each other, or `group` does not match every image.
     """
-    found, mismatch = _search(root, (images, masks), table, (group, group_column), scan)
+    pairs, mismatch = _search(root, where, scan)
     if mismatch is not None:
         raise mismatch.error(root)
-    return _finished(found, group)
+    return _finished(pairs, where.get("group"))
 
 
-def match_pairs(
-    root: Path,
-    *,
-    images: Path | None = None,
-    masks: Path | None = None,
-    table: Path | None = None,
-    group: str | None = None,
-    group_column: str | None = None,
-) -> tuple[PairSet, tuple[Fault, ...]]:
+def match_pairs(root: Path, **where: Unpack[Where]) -> tuple[PairSet, tuple[Fault, ...]]:
     """The pairs that do match, and what does not, where `find_pairs` would refuse the folder.
 
     No file is both in a pair and in a fault, and in neither are only files whose counterpart shares
-    its name with another. A broken link or a pipe with the name of an image counts as a file. The
-    arguments are those of `find_pairs`.
+    its name with another. A broken link or a pipe with the name of an image counts as a file.
 
     Raises:
         PairingError: nothing can be said: there is no folder, no image or no mask, folders compete
             for one role, or the CSV file is faulty.
         ConfigError: the arguments contradict each other, or `group` does not match every image.
     """
-    found, mismatch = _search(root, (images, masks), table, (group, group_column), scan_names)
-    return _finished(found, group), mismatch.faults if mismatch else ()
+    pairs, mismatch = _search(root, where, scan_names)
+    return _finished(pairs, where.get("group")), mismatch.faults if mismatch else ()
 
 
 def with_variants(found: PairSet, faults: Iterable[Fault], group: str | None = None) -> PairSet:
@@ -128,18 +120,12 @@ def with_variants(found: PairSet, faults: Iterable[Fault], group: str | None = N
     return _finished(replace(found, pairs=(*found.pairs, *more)), group) if more else found
 
 
-def _search(
-    root: Path,
-    folders: tuple[Path | None, Path | None],
-    table: Path | None,
-    groups: tuple[str | None, str | None],
-    find: Find,
-) -> tuple[PairSet, Mismatch | None]:
-    """The pairs in any order, and what does not match; `groups` is the expression and column."""
-    images, masks = folders
-    root, table = _locate(root, images, masks, table)
-    group, group_column = groups
-    if group_column is not None and (table is None or group is not None):
+def _search(root: Path, where: Where, find: Find) -> tuple[PairSet, Mismatch | None]:
+    """The pairs in any order and not grouped by expression yet, and what does not match."""
+    images, masks = where.get("images"), where.get("masks")
+    group_column = where.get("group_column")
+    root, table = _locate(root, images, masks, where.get("table"))
+    if group_column is not None and (table is None or where.get("group") is not None):
         raise ConfigError(
             "--group-column names a column of a CSV file of pairs, and excludes --group",
             fix="Give --pairs FILE.csv with that column, or --group with a regular expression.",
