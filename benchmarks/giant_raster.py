@@ -144,7 +144,8 @@ def compare(run: Path, image: Path, mask: Path) -> NDArray[np.bool_]:
     from unetseg.config import DeviceConfig
     from unetseg.data.masks.rasters import open_mask_raster, open_raster
     from unetseg.prediction.engine import TileNetwork
-    from unetseg.prediction.predict import Predictor, open_stream
+    from unetseg.prediction.pipeline import open_stream
+    from unetseg.prediction.predict import Predictor
 
     predictor = Predictor(run, device=DeviceConfig(device="cpu"))
     with open_raster(image) as raster, open_mask_raster(mask) as masks:

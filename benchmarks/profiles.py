@@ -131,16 +131,19 @@ def _way(kind: str, network: str, folder: Path) -> dict[str, Callable[[Path, Any
     from benchmarks.networks import fresh_run, plain_weights
 
     if kind == "ours":
-        from unetseg.prediction.outputs import plan_job, write_outputs
+        from unetseg.prediction.outputs import Writer, plan_job
 
         predictor = _predictor(network)
         class_map = predictor.info.class_map
+
+        def write(path: Path, index: Any) -> None:
+            job = plan_job(path, folder / path.stem, class_map)
+            Writer(job, *index.shape).write_mask(job.mask, iter([index]), class_map)
+
         return {
             "read": lambda path, _: predictor.read(path),
             "network": lambda _, image: predictor.engine.classes(image),
-            "write": lambda path, index: write_outputs(
-                plan_job(path, folder / path.stem, class_map), class_map, index
-            ),
+            "write": write,
         }
     weights = plain_weights(network, fresh_run(network, folder / "run"), folder / "weights.pt")
     model = Model(kind, network, weights)

@@ -97,20 +97,19 @@ what is written above it, never below.
     prediction/        bundle + images → masks
       tiling.py          cut, overlap, blend (arrays only; knows no network)
       moments.py         mean and deviation of an image that comes in parts
-      nodata.py          what a mask holds where its image has no data
       recording.py       a network's calls as a graph, its batch norms folded
       fusion.py          that graph in the fused operations of oneDNN
       openvino.py        a network in OpenVINO, where that is installed
       backends.py        what runs a network, and which is chosen: eager, fused, compiled …
       engine.py          a trained U-Net made fast on this machine
-      outputs.py         what is written for one image: mask, probabilities, overlay
+      stream.py          large images, predicted from top to bottom in bands
       bands.py           finished bands of a large image, kept until its mask is written
-      stream.py          images bigger than memory, predicted from top to bottom
-      giants.py          one such image: its bands to disk, and from there into the files
+      pipeline.py        THE loop: read ahead → group → network → hand on
+      outputs.py         what is written for one image: mask, probabilities, overlay
       predict.py         folder → mask files
     evaluation/        bundle + pairs → scores
       confusion.py       int64 counts → IoU, Dice, precision, recall
-      counting.py        a pair → its confusion, band by band where it is large
+      counting.py        a pair → its confusion, band by band
       precision.py       whether fast arithmetic gives the masks of float32
       evaluate.py        scores per class and per image, with confidence intervals
     training/          pairs → bundle

@@ -39,8 +39,9 @@ from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.sample import draw_cells
 from unetseg.errors import ConfigError, ImageError, MachineError, PairingError, UnetsegError
 from unetseg.prediction.engine import Engine, fitting_batch, machine_for
-from unetseg.prediction.outputs import Job, plan_job, write_outputs
-from unetseg.prediction.predict import Prediction, Predictor, alike, predict_images
+from unetseg.prediction.outputs import Job, Writer, plan_job
+from unetseg.prediction.pipeline import Opened, alike
+from unetseg.prediction.predict import Prediction, Predictor, predict_images
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import (
     MEBIBYTE,
@@ -510,12 +511,13 @@ def stages_alone(
 
     done = pixels = 0
     ended = time.perf_counter() + seconds
-    images = ((job, timed("read", predictor.read, job.image, job.nodata)) for job in jobs)
-    for batch in alike(images, engine.images_at_once):
-        nodata = [job.nodata for job, _ in batch]
-        indexes = timed("network", engine.classes_of, [image for _, image in batch], nodata)
-        for (job, _), index in zip(batch, indexes, strict=True):
-            timed("write", write_outputs, job, predictor.info.class_map, index)
+    opened: Iterator[Opened[Job]] = (timed("read", predictor.open, job) for job in jobs)
+    for batch in alike(opened, engine.images_at_once):
+        nodata = [each.nodata for each in batch]
+        indexes = timed("network", engine.classes_of, [each.image for each in batch], nodata)
+        for job, index in zip((each.name for each in batch), indexes, strict=True):
+            write = Writer(job, *index.shape).write_mask
+            timed("write", write, job.mask, iter([index]), predictor.info.class_map)
             pixels += index.size
         done += len(batch)
         if time.perf_counter() > ended:

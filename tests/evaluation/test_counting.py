@@ -12,12 +12,11 @@ from rasterio.transform import Affine
 
 from tests.builders import bundle_info, save_run
 from unetseg.config import DeviceConfig, EvalConfig, ScoringConfig, TilingConfig
-from unetseg.data.crops.reader import PairReader
 from unetseg.data.files import image as image_file
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError
 from unetseg.evaluation.confusion import confusion
-from unetseg.evaluation.counting import GiantCount, count_classes
+from unetseg.evaluation.counting import count_classes
 from unetseg.evaluation.evaluate import evaluate, evaluate_pairs
 from unetseg.prediction import stream
 from unetseg.prediction.predict import Predictor
@@ -63,7 +62,7 @@ def write(path: Path, array: NDArray[np.uint8], nodata: int) -> None:
         file.write(array.transpose(2, 0, 1))
 
 
-def as_giants(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     monkeypatch.setattr(stream, "STRIP_ROWS", 29)
 
@@ -86,23 +85,19 @@ def test_counts_of_bands_are_those_of_the_whole(
     predictor = Predictor(run, SMALL, CPU)
     pairs = find_pairs(data).pairs
     whole = evaluate_pairs(predictor.engine, predictor.info, pairs)
-    as_giants(monkeypatch)
+    in_bands(monkeypatch)
     bands = evaluate_pairs(predictor.engine, predictor.info, pairs)
     np.testing.assert_array_equal(bands, whole)
     hole = 80 * 60
     assert whole.sum((1, 2)).tolist() == [150 * 90 - hole, 64 * 200, 70 * 70]
-    reader = PairReader(pairs, predictor.info.class_map, 3)
-    images = [GiantCount(predictor.engine, predictor.info, *reader.rasters(i)) for i in range(3)]
-    np.testing.assert_array_equal(np.stack([image.count() for image in images]), whole)
-    reader.close()
 
 
-def test_what_is_written_of_giants_is_what_is_written_of_others(
+def test_what_is_written_of_large_images_is_what_is_written_of_others(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = EvalConfig(scoring=ScoringConfig(split="all"), tiling=SMALL, device=CPU)
     evaluate(run, data, config, output=tmp_path / "whole")
-    as_giants(monkeypatch)
+    in_bands(monkeypatch)
     evaluate(run, data, config, output=tmp_path / "bands")
     for name in ("scores.json", "images.csv", "classes.csv", *(f"overlays/{n}.png" for n in "abc")):
         whole, bands = (tmp_path / kind / name for kind in ("whole", "bands"))
@@ -118,25 +113,23 @@ def test_what_is_written_of_giants_is_what_is_written_of_others(
     assert (tmp_path / "bands" / "masks" / "c.tif").is_file()
 
 
-def test_the_picture_of_errors_of_a_giant_is_small(
-    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    as_giants(monkeypatch)
-    monkeypatch.setattr("unetseg.evaluation.counting.PICTURE", 40)
-    predictor = Predictor(run, SMALL, CPU)
-    reader = PairReader(find_pairs(data).pairs, predictor.info.class_map, 3)
-    for number, (height, width) in enumerate(SIZES):
-        giant = GiantCount(predictor.engine, predictor.info, *reader.rasters(number))
-        giant.count()
-        step = -(-max(height, width) // 40)
-        assert giant.picture().shape == (-(-height // step), -(-width // step), 3)
-    reader.close()
-
-
-def test_giants_that_do_not_fit_are_all_listed(
+def test_the_picture_of_errors_of_a_large_image_is_small(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    as_giants(monkeypatch)
+    in_bands(monkeypatch)
+    monkeypatch.setattr("unetseg.evaluation.counting.PICTURE", 40)
+    config = EvalConfig(scoring=ScoringConfig(split="all"), tiling=SMALL, device=CPU)
+    evaluate(run, data, config, output=tmp_path / "out")
+    for name, (height, width) in zip("abc", SIZES, strict=True):
+        step = -(-max(height, width) // 40)
+        with Image.open(tmp_path / "out" / "overlays" / f"{name}.png") as picture:
+            assert picture.size == (-(-width // step), -(-height // step))
+
+
+def test_large_pairs_that_do_not_fit_are_all_listed(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_bands(monkeypatch)
     write(data / "images" / "a.tif", np.ones((40, 30, 3), np.uint8), nodata=0)
     write(data / "masks" / "b.tif", np.full((64, 200, 1), 7, np.uint8), nodata=0)
     config = EvalConfig(scoring=ScoringConfig(split="all"), device=CPU)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unetseg.errors import MachineError
 from unetseg.prediction.bands import BandStore, bands_folder, held_bands
+from unetseg.prediction.stream import Band
 
 SPANS = [(0, 7), (7, 12), (12, 30)]
 WIDTH = 11
@@ -31,7 +32,7 @@ def save(kept: BandStore, numbers: range) -> None:
         first, end = SPANS[number]
         middle = (first + end) // 2
         pieces = (probabilities[first:middle], probabilities[middle:end])
-        kept.save(number, index[first:end], pieces)
+        kept.save(Band(number, first, index[first:end], pieces))
 
 
 def test_rows_come_back_across_bands(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_a_band_is_there_when_its_classes_are(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        kept.save(0, drawn()[0][:7], killed())
+        kept.save(Band(0, 0, drawn()[0][:7], killed()))
     assert store(tmp_path).finished == 0
     assert [path.name for path in kept.folder.iterdir()] == ["job.json"]
 

@@ -1,6 +1,5 @@
 """Laws of prediction: tiled = whole, mirrored = mirrored, any size, any way of giving the image."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,25 +163,6 @@ def test_classes_are_the_most_probable() -> None:
     probabilities = one.probabilities(image)
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
     np.testing.assert_array_equal(probabilities.argmax(0), one.classes(image))
-
-
-@pytest.mark.parametrize("ahead", [0, 1, 5])
-def test_batches_are_begun_ahead_and_answered_in_order(ahead: int) -> None:
-    one, begun, seen = engine(segmenter()), [], []
-    one.ahead = ahead
-    sides = [16, 40, 24]
-
-    def batches() -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
-        for side in sides:
-            begun.append(side)
-            yield [(side, blotches(side, 30)), (side, blotches(side, 30) // 2)]
-
-    for batch, found in one.classes_of_each(batches(), lambda _: None):
-        seen.append(batch[0][0])
-        assert len(begun) == min(len(seen) + ahead, len(sides))
-        for (_, image), index in zip(batch, found, strict=True):
-            np.testing.assert_array_equal(index, one.classes(image))
-    assert seen == sides
 
 
 @pytest.fixture

@@ -28,11 +28,13 @@ from tests.builders import (
 from unetseg.cli.app import run
 from unetseg.data.files import image as image_file
 from unetseg.data.files.geotiff import RasterWriter
-from unetseg.data.masks.class_map import Code
+from unetseg.data.masks.class_map import IGNORED, ClassMap, Code
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.prediction import stream
 from unetseg.prediction.bands import BandStore, held_bands
 from unetseg.prediction.engine import TileNetwork
+from unetseg.prediction.outputs import mask_pixels, no_data_code
+from unetseg.prediction.stream import Band
 from unetseg.prediction.tiling import lay_out
 
 Pixels = NDArray[Any]
@@ -216,10 +218,10 @@ def test_a_stopped_prediction_goes_on_where_it_was(
         sent.append(len(crops))
         return forward(network, crops)
 
-    def stopping(store: BandStore, number: int, *rest: Any) -> None:
-        if number == 5:
+    def stopping(store: BandStore, band: Band) -> None:
+        if band.number == 5:
             raise Stopped
-        save(store, number, *rest)
+        save(store, band)
 
     monkeypatch.setattr(TileNetwork, "forward", counted)
     whole = predict(trained, source, tmp_path / "whole", *ALL)
@@ -278,9 +280,9 @@ from unetseg.data.files import image as image_file
 from unetseg.prediction.bands import BandStore, held_bands
 image_file.WHOLE_PIXELS = 0
 save = BandStore.save
-def killing(store, number, *rest):
-    save(store, number, *rest)
-    if number == 3:
+def killing(store, band):
+    save(store, band)
+    if band.number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 BandStore.save = killing
 run(sys.argv[1:])
@@ -368,3 +370,56 @@ def test_an_image_changed_to_one_of_the_same_size_and_time_is_begun_anew(
     predict(trained, source, out, "--existing", "overwrite")
     expected = predict(trained, source, tmp_path / "expected")
     assert (out / "x.tif").read_bytes() == (expected / "x.tif").read_bytes()
+
+
+# ------------------------------------------------------------------ the code of no data
+
+RGB = ((0, 0, 0), (255, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("coding", "code"),
+    [
+        (class_map(0, 1), 255),
+        (class_map(0, 255), 254),
+        (class_map(*range(253)), 255),
+        (class_map(0, 255, 254, 252), 253),
+        (class_map(0, 1, ignore=(7, 9)), 7),
+        (class_map(0, 1, ignore=(-1,), dtype="int16"), -1),
+        (class_map(0, 1, dtype="int16"), 32767),
+        (class_map(0, 65535, dtype="uint16"), 65534),
+        (class_map(0, 1, coding="palette", palette=PALETTE), None),
+        (class_map(0, 1, coding="palette", palette=PALETTE, ignore=(255,)), 255),
+        (class_map(*RGB, coding="rgb"), None),
+        (class_map(*RGB, coding="rgb", ignore=((9, 9, 9),)), (9, 9, 9)),
+    ],
+)
+def test_the_code_is_the_first_ignored_or_the_highest_without_a_meaning(
+    coding: ClassMap, code: Code | None
+) -> None:
+    assert no_data_code(coding) == code
+
+
+MAPS = [
+    class_map(0, 255),
+    class_map(0, 1, ignore=(-1,), dtype="int16"),
+    class_map(0, 1, coding="palette", palette=PALETTE),
+    class_map(*RGB, coding="rgb"),
+    class_map(*RGB, coding="rgb", ignore=((9, 9, 9),)),
+    class_map(3, 4, background=None),
+    class_map(*RGB, coding="rgb", background=None),
+]
+
+
+@pytest.mark.parametrize("coding", MAPS, ids=[f"{m.coding} {m.ignore}" for m in MAPS])
+def test_masks_differ_only_where_there_is_no_data(coding: ClassMap) -> None:
+    index: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 2, (6, 7)).astype(np.uint8)
+    np.testing.assert_array_equal(mask_pixels(index, coding), coding.decode(index))
+    some = index.copy()
+    some[2:4, 3] = IGNORED
+    pixels, full = mask_pixels(some, coding), coding.decode(index)
+    assert pixels.dtype == full.dtype
+    np.testing.assert_array_equal(pixels[some != IGNORED], full[some != IGNORED])
+    code = no_data_code(coding)
+    expected = coding.classes[0].code if code is None else code
+    assert (pixels[some == IGNORED] == np.array(expected)).all()

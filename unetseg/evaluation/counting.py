@@ -1,28 +1,101 @@
-"""A pair → its confusion: at once, or band by band where the image is bigger than memory.
+"""A pair → its confusion, band by band.
 
-Counts add up, so that both ways give the same. Pixels without data get no class from the model;
-they are not counted, whatever the mask says of them.
+Counts add up, so that a large image in many bands gives what it would as one. Pixels without data
+get no class from the model; they are not counted, whatever the mask says of them.
 """
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.bundle import BundleInfo
-from unetseg.data.masks.class_map import IGNORED
+from unetseg.data.masks.class_map import IGNORED, ClassMap
+from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.masks.overlay import error_overlay
-from unetseg.data.masks.rasters import MaskRaster, Raster
-from unetseg.errors import DataError
 from unetseg.evaluation.confusion import Counts, confusion
-from unetseg.prediction.engine import Engine
-from unetseg.prediction.predict import open_stream
-from unetseg.progress import SILENT, Progress
+from unetseg.prediction.pipeline import Predicted
 
 PICTURE = 2048
 """Longer side of the picture of errors of a large image, pixels."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The class indexes of a pair.
+
+    Attributes:
+        mask: All of them, H×W; of a large pair the file that they are read from.
+        class_map: What the values of the mask mean.
+    """
+
+    mask: NDArray[np.uint8] | MaskFile
+    class_map: ClassMap
+
+    def rows(self, top: int, bottom: int) -> NDArray[np.uint8]:
+        """Those of some rows, rows×W; 255 is ignored.
+
+        Raises:
+            MaskError: the mask cannot be read, or a value is no class.
+        """
+        if isinstance(self.mask, MaskFile):
+            pixels = self.mask.read(top, 0, bottom - top, self.mask.width)
+            return self.class_map.encode(pixels, self.mask.path)
+        return self.mask[top:bottom]
+
+    def close(self) -> None:
+        """Let go of the file of a large pair."""
+        if isinstance(self.mask, MaskFile):
+            self.mask.close()
+
+
+class PairCount:
+    """A pair that is counted while it is predicted.
+
+    Args:
+        image: The image.
+        truth: Its classes.
+        drawn: Whether `picture` will be asked for.
+    """
+
+    def __init__(self, image: Predicted[Any], truth: Truth, *, drawn: bool = False) -> None:
+        self._image, self._truth, self._drawn = image, truth, drawn
+        classes = len(truth.class_map.classes)
+        self.counts: Counts = np.zeros((classes, classes), np.int64)
+        is_large = isinstance(truth.mask, MaskFile)
+        self._step = -(-max(image.size) // PICTURE) if is_large else 1
+        self._small: list[NDArray[np.uint8]] = []  # 2, rows, columns: truth and prediction
+
+    def predict(self) -> Iterator[NDArray[np.uint8]]:
+        """Class indexes rows×W from top to bottom; what has passed is counted.
+
+        Raises:
+            DataError: image or mask cannot be read, or do not fit the model.
+        """
+        with closing(self._image.bands()) as bands:  # so that nothing reads on after an error
+            for band in bands:
+                top, index = band.top, band.index
+                del band  # its logits are not to be held while the next are made
+                truth = self._truth.rows(top, top + len(index))
+                self.counts += count_classes(truth, index, len(self.counts))
+                if self._drawn:
+                    picked = np.s_[-top % self._step :: self._step, :: self._step]
+                    self._small.append(np.stack([truth[picked], index[picked]]))
+                yield index
+
+    def count(self) -> Counts:
+        """The confusion K×K of the whole pair."""
+        for _ in self.predict():
+            pass
+        return self.counts
+
+    def picture(self) -> NDArray[np.uint8]:
+        """`error_overlay`, of a large pair that of every n-th pixel, after the prediction."""
+        truth, prediction = np.concatenate(self._small, axis=1)
+        image = self._image.thumbnail(PICTURE)
+        return error_overlay(image, truth, prediction, self._truth.class_map.background)
 
 
 def count_classes(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int) -> Counts:
@@ -37,70 +110,3 @@ def count_classes(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], class
         truth, prediction = truth.copy(), prediction.copy()
         truth[missing], prediction[missing] = IGNORED, 0
     return confusion(truth, prediction, classes)
-
-
-class GiantCount:
-    """A pair bigger than memory that is predicted and counted band by band.
-
-    Args:
-        engine: The network.
-        info: What its masks mean.
-        image: The image.
-        mask: Its mask.
-        progress: Hears of a look through the image, where one is needed first.
-
-    Raises:
-        DataError: image and mask differ in size.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        info: BundleInfo,
-        image: Raster,
-        mask: MaskRaster,
-        progress: Progress = SILENT,
-    ) -> None:
-        sizes = [(one.height, one.width) for one in (image, mask)]
-        if sizes[0] != sizes[1]:
-            raise DataError(f"{image.path} is {sizes[0]}, {mask.path} is {sizes[1]}")
-        self.image = image
-        self.class_map = info.class_map
-        classes = len(self.class_map.classes)
-        self.counts: Counts = np.zeros((classes, classes), np.int64)
-        self._mask = mask
-        self._stream = open_stream(engine, info, image, progress)
-        self._step = -(-max(sizes[0]) // PICTURE)
-        self._small: list[NDArray[np.uint8]] = []  # 2, rows, columns: truth and prediction
-
-    def predict(self) -> Iterator[NDArray[np.uint8]]:
-        """Class indexes rows×W from top to bottom; what has passed is counted.
-
-        Raises:
-            DataError: image or mask cannot be read, or do not fit the model.
-        """
-        with closing(self._stream.predict()) as bands:  # so that nothing reads on after an error
-            for band in bands:
-                top, index = band.top, band.classes()
-                del band  # its logits are not to be held while the next are made
-                self._count(top, index)
-                yield index
-
-    def _count(self, top: int, index: NDArray[np.uint8]) -> None:
-        """Compare some rows with their truth."""
-        truth = self.class_map.encode(self._mask.read(top, 0, *index.shape), self._mask.path)
-        self.counts += count_classes(truth, index, len(self.counts))
-        picked = np.s_[-top % self._step :: self._step, :: self._step]
-        self._small.append(np.stack([truth[picked], index[picked]]))
-
-    def count(self) -> Counts:
-        """The confusion K×K of the whole pair."""
-        for _ in self.predict():
-            pass
-        return self.counts
-
-    def picture(self) -> NDArray[np.uint8]:
-        """`error_overlay` of every n-th pixel, after the prediction."""
-        image: NDArray[Any] = self._stream.check(self.image.thumbnail(PICTURE))
-        truth, prediction = np.concatenate(self._small, axis=1)
-        return error_overlay(image, truth, prediction, self.class_map.background)

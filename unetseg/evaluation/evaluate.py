@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,34 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import EvalConfig, ScoringConfig
-from unetseg.data.files import image as image_file
-from unetseg.data.files.images import allow_pixels, pixel_count, read_image, write_png
+from unetseg.data.files.image import ImageFile
+from unetseg.data.files.limits import allow_pixels
+from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassMap
-from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.masks.overlay import error_overlay
-from unetseg.data.masks.rasters import georeference, open_mask_raster, open_raster
+from unetseg.data.masks.mask_file import MaskFile, read_mask
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet
 from unetseg.data.pairs.splits import read_splits
-from unetseg.errors import DataError, ImageError, UnetsegError
+from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, score
-from unetseg.evaluation.counting import GiantCount, count_classes
+from unetseg.evaluation.counting import PairCount, Truth
 from unetseg.prediction.engine import Engine
-from unetseg.prediction.outputs import GeotiffWriter, plan_job, write_outputs
-from unetseg.prediction.predict import Predictor, alike, check_image, read_ahead
+from unetseg.prediction.outputs import Job, Writer, plan_job
+from unetseg.prediction.pipeline import Opened, check_image, open_ahead, open_stream, predict_each
+from unetseg.prediction.predict import Predictor
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import content_hash, write_json, write_text
 
-Truth = tuple[NDArray[Any], NDArray[np.uint8]]
-"""An image H×W×C of raw pixel values, and its class indexes H×W."""
+
+@dataclass(frozen=True)
+class Case:
+    """A pair to be scored."""
+
+    number: int
+    """Its place among all."""
+    pair: Pair
+    job: Job
+    """What the image's header says, and where its mask is written."""
 
 
 @dataclass(frozen=True)
@@ -139,79 +148,56 @@ def evaluate_pairs(
         DataError: pairs that cannot be read or do not fit the model, all of them.
     """
     pairs = list(pairs)
-    giants = {pair.image: pair for pair in pairs if _is_giant(pair)}
-    whole = {pair.image: pair for pair in pairs if pair.image not in giants}
-    counted: dict[Path, Counts | UnetsegError] = {}
+    counted: list[Counts | UnetsegError | None] = [None] * len(pairs)
+    folder = keep.folder / "masks" if keep else Path()
+
+    def open_pair(case: Case) -> Opened[tuple[Case, Truth]]:
+        if case.pair.mask is None or not case.job.is_large:
+            pixels, index = read_truth(case.pair, info)
+            return Opened((case, Truth(index, info.class_map)), pixels, case.job.nodata)
+        with ExitStack() as files:
+            image = files.enter_context(ImageFile(case.pair.image))
+            mask = files.enter_context(MaskFile(case.pair.mask))
+            sizes = [one.size for one in (image, mask)]
+            if sizes[0] != sizes[1]:
+                raise DataError(f"{image.path} is {sizes[0]}, {mask.path} is {sizes[1]}")
+            files.pop_all()  # they stay open until the pair is counted
+        stream = open_stream(engine, info, image, progress)
+        return Opened((case, Truth(mask, info.class_map)), stream)
+
+    def done(case: Case, result: Counts | UnetsegError) -> None:
+        counted[case.number] = result
+        progress.advance("evaluating", file=case.pair.image.name)
+
     progress.start("evaluating", len(pairs))
-    batches = alike(_read(whole, info, counted, progress), engine.images_at_once)
-    for batch, predictions in engine.classes_of_each(batches, _nodata):
-        for ((pair, index), image), prediction in zip(batch, predictions, strict=True):
-            counted[pair.image] = count_classes(index, prediction, len(info.class_map.classes))
-            if keep:
-                keep.write(pair, (image, index), prediction)
-            progress.advance("evaluating", file=pair.image.name)
-    for path, pair in giants.items():
-        counted[path] = _count_giant(engine, info, pair, keep, progress)
-        progress.advance("evaluating", file=path.name)
+    cases = (
+        Case(number, pair, plan_job(pair.image, folder / pair.name, info.class_map))
+        for number, pair in enumerate(pairs)
+    )
+    opened = open_ahead(cases, open_pair, done, lambda case: case.job.pixels)
+    for image in predict_each(engine, opened):
+        case, truth = image.name
+        count = PairCount(image, truth, drawn=keep is not None and keep.overlays)
+        try:
+            done(case, keep.write(case, count, *image.size) if keep else count.count())
+        except DataError as error:
+            done(case, error)
+        finally:
+            truth.close()
     progress.finish("evaluating")
-    in_order = [counted[pair.image] for pair in pairs]
-    failures = [one.summary for one in in_order if isinstance(one, UnetsegError)]
+    failures = [one.summary for one in counted if isinstance(one, UnetsegError)]
     if failures:
         fix = "Replace these files, or leave them out."
         raise DataError(f"{len(failures)} of {len(pairs)} pairs do not fit", failures, fix)
-    return np.stack([one for one in in_order if not isinstance(one, UnetsegError)])
+    return np.stack([one for one in counted if isinstance(one, np.ndarray)])
 
 
-def _read(
-    pairs: dict[Path, Pair],
-    info: BundleInfo,
-    counted: dict[Path, Counts | UnetsegError],
-    progress: Progress,
-) -> Iterator[tuple[tuple[Pair, NDArray[np.uint8]], NDArray[Any]]]:
-    """Each pair and its class indexes with its image; what is wrong with the others is noted."""
-    for path, truth in read_ahead(pairs, lambda path: read_truth(pairs[path], info), _pixels):
-        if isinstance(truth, UnetsegError):
-            counted[path] = truth
-            progress.advance("evaluating", file=path.name)
-        else:
-            yield (pairs[path], truth[1]), truth[0]
-
-
-def _nodata(known: tuple[Pair, NDArray[np.uint8]]) -> float | None:
-    return georeference(known[0].image)[1]
-
-
-def _is_giant(pair: Pair) -> bool:
-    return pair.mask is not None and _pixels(pair.image) > image_file.WHOLE_PIXELS
-
-
-def _pixels(path: Path) -> int:
-    try:
-        return pixel_count(path)
-    except ImageError:
-        return 0  # it is listed with the reason when it is read
-
-
-def _count_giant(
-    engine: Engine, info: BundleInfo, pair: Pair, keep: "Artifacts | None", progress: Progress
-) -> Counts | DataError:
-    """The confusion of a pair bigger than memory, or what is wrong with it."""
-    if pair.mask is None:
-        return DataError(f"{pair.image} has no mask")
-    try:
-        with open_raster(pair.image) as image, open_mask_raster(pair.mask) as mask:
-            giant = GiantCount(engine, info, image, mask, progress)
-            return keep.write_giant(pair, giant) if keep else giant.count()
-    except DataError as error:
-        return error
-
-
-def read_truth(pair: Pair, info: BundleInfo) -> Truth:
-    """The image and the class indexes of a pair, checked against the model."""
+def read_truth(pair: Pair, info: BundleInfo) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Image H×W×C of raw pixel values and class indexes H×W, checked against the model."""
     if pair.mask is None:
         raise DataError(f"{pair.image} has no mask")
-    _, nodata = georeference(pair.image)
-    image = check_image(read_image(pair.image), info, pair.image, nodata)
+    with ImageFile(pair.image) as file:
+        image = check_image(file.read(), info, pair.image, file.nodata)
     index = info.class_map.encode(read_mask(pair.mask).pixels, pair.mask)
     if index.shape != image.shape[:2]:
         raise DataError(f"{pair.image} is {image.shape[:2]}, {pair.mask} is {index.shape}")
@@ -253,33 +239,19 @@ class Artifacts:
     """
 
     def __init__(self, folder: Path, class_map: ClassMap, config: ScoringConfig) -> None:
-        self._folder = folder
-        self._class_map = class_map
-        self._config = config
+        self.folder, self._class_map = folder, class_map
+        self.masks, self.overlays = config.save_masks, config.overlays
 
-    def write(self, pair: Pair, truth: Truth, prediction: NDArray[np.uint8]) -> None:
-        """Write what is wanted of an ordinary pair."""
-        if self._config.save_masks:
-            job = plan_job(pair.image, self._folder / "masks" / pair.name, self._class_map)
-            write_outputs(job, self._class_map, prediction)
-        if self._config.overlays:
-            picture = error_overlay(*truth, prediction, self._class_map.background)
-            self._write_picture(pair, picture)
-
-    def write_giant(self, pair: Pair, giant: GiantCount) -> Counts:
-        """Predict and count a pair bigger than memory, and write what is wanted on the way."""
-        if self._config.save_masks:
-            job = plan_job(pair.image, self._folder / "masks" / pair.name, self._class_map)
-            writer = GeotiffWriter(job, giant.image.height, giant.image.width)
-            writer.write_mask(giant.predict(), self._class_map)
+    def write(self, case: Case, count: PairCount, height: int, width: int) -> Counts:
+        """Count a pair, and write what is wanted on the way."""
+        if self.masks:
+            writer = Writer(case.job, height, width)
+            writer.write_mask(case.job.mask, count.predict(), self._class_map)
         else:
-            giant.count()
-        if self._config.overlays:
-            self._write_picture(pair, giant.picture())
-        return giant.counts
-
-    def _write_picture(self, pair: Pair, picture: NDArray[np.uint8]) -> None:
-        write_png(self._folder / "overlays" / f"{pair.name}.png", picture)
+            count.count()
+        if self.overlays:
+            write_png(self.folder / "overlays" / f"{case.pair.name}.png", count.picture())
+        return count.counts
 
 
 def _score(counts: NDArray[np.int64], class_map: ClassMap) -> Scores:

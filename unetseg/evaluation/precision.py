@@ -23,6 +23,7 @@ from unetseg.errors import BundleError
 from unetseg.evaluation.confusion import Counts, dice, mean_over
 from unetseg.evaluation.counting import count_classes
 from unetseg.prediction.engine import Engine
+from unetseg.prediction.pipeline import Opened, predict_each
 from unetseg.prediction.predict import build_engine
 from unetseg.runtime import Machine
 from unetseg.storage import write_json
@@ -126,8 +127,13 @@ def compare_precision(
     """
     counts: Counts = np.zeros((2, classes, classes), np.int64)
     equal, pixels, images = 0, 0, 0
-    for image, truth, nodata in pairs:
-        masks = [engine.classes(image, nodata) for engine in (fast, exact)]
+    pairs = list(pairs)
+
+    def masks_of(engine: Engine) -> Iterator[NDArray[np.uint8]]:
+        opened = (Opened(None, image, nodata) for image, _, nodata in pairs)
+        return (band.index for each in predict_each(engine, opened) for band in each.bands())
+
+    for (_, truth, _), *masks in zip(pairs, masks_of(fast), masks_of(exact), strict=True):
         counts += np.stack([count_classes(truth, mask, classes) for mask in masks])
         seen = masks[1] != IGNORED
         equal += int(((masks[0] == masks[1]) & seen).sum())

@@ -9,8 +9,9 @@ there too, and moved to its place when it is whole.
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.errors import MachineError
+from unetseg.prediction.stream import Band
 from unetseg.storage import atomic_path, json_value, locked, write_bytes, write_json, writing
 
 FORMAT = 1
@@ -84,27 +86,22 @@ class BandStore:
         gaps = (at for at in range(len(self.spans)) if not self._file(at, "classes").is_file())
         return next(gaps, len(self.spans))
 
-    def save(
-        self,
-        number: int,
-        index: NDArray[np.uint8],
-        probabilities: Iterable[NDArray[np.float32]] = (),
-    ) -> None:
-        """Keep a band: class indexes rows×W, and probabilities in pieces of rows×W×K.
+    def save(self, band: Band) -> None:
+        """Keep a band, with its probabilities if those are kept.
 
         Raises:
             MachineError: the disk is full.
         """
         if self.classes:
             packer = zlib.compressobj(LEVEL)
-            path = self._file(number, "probabilities")
+            path = self._file(band.number, "probabilities")
             with atomic_path(path) as temporary, temporary.open("wb") as file:
-                for piece in probabilities:
+                for piece in band.probabilities:
                     file.write(packer.compress(np.ascontiguousarray(piece).data))
                 file.write(packer.flush())
         # The classes come last: a band is there when they are.
-        content = zlib.compress(np.ascontiguousarray(index).data, LEVEL)
-        write_bytes(self._file(number, "classes"), content)
+        content = zlib.compress(np.ascontiguousarray(band.index).data, LEVEL)
+        write_bytes(self._file(band.number, "classes"), content)
 
     def index(self, top: int, bottom: int) -> NDArray[np.uint8]:
         """Class indexes of the rows `top` … `bottom`, those outside the image left out."""
@@ -142,14 +139,37 @@ class BandStore:
         self._recent.cache_clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def hand_over(self, path: Path) -> None:
-        """Move a file that was written in the folder to its place beside it.
+    @contextmanager
+    def written(self, path: Path) -> Iterator[Path]:
+        """Where a file is written before it is moved, whole, to its place beside the folder.
 
         Raises:
             MachineError: it cannot be moved there.
         """
+        inside = self.folder / path.name
+        yield inside
         with writing(path):
-            (self.folder / path.name).replace(path)
+            inside.replace(path)
+
+
+@dataclass(frozen=True)
+class OneBand:
+    """The band of a small image, in memory: what a `BandStore` answers, without a disk."""
+
+    band: Band
+
+    def index(self, top: int, bottom: int) -> NDArray[np.uint8]:
+        """Class indexes of the rows `top` … `bottom`."""
+        return self.band.index[top:bottom]
+
+    def probabilities(self, top: int, bottom: int) -> NDArray[np.float32]:
+        """Probabilities of the rows `top` … `bottom`, rows×W×K."""
+        (whole,) = self.band.probabilities
+        return whole[top:bottom]
+
+    def written(self, path: Path) -> AbstractContextManager[Path]:
+        """Where a file is written: in its place."""
+        return nullcontext(path)
 
 
 def bands_folder(mask: Path) -> Path:

@@ -1,7 +1,6 @@
 """A trained U-Net made ready to predict on this machine: device, arithmetic, layout, tiles."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -87,35 +86,15 @@ class Engine:
         self, images: Sequence[NDArray[Any]], nodata: Sequence[float | None]
     ) -> list[NDArray[np.uint8]]:
         """The classes of images of one size, all at once; `images_at_once` is a good number."""
-        return self._begin(images, nodata)()
+        return self.begin(images, nodata)()
 
-    def classes_of_each(
-        self,
-        batches: Iterable[Sequence[tuple[T, NDArray[Any]]]],
-        nodata: Callable[[T], float | None],
-    ) -> Iterator[tuple[Sequence[tuple[T, NDArray[Any]]], list[NDArray[np.uint8]]]]:
-        """Every batch with the classes of its images, in order.
-
-        A GPU works at one batch while the next is awaited and the one before is made use of.
-
-        Args:
-            batches: Images of one size each, with their names.
-            nodata: Of a name, the value of pixels without data.
-        """
-        begun: deque[tuple[Any, Callable[[], list[NDArray[np.uint8]]]]] = deque()
-        for batch in batches:
-            values = [nodata(name) for name, _ in batch]
-            begun.append((batch, self._begin([image for _, image in batch], values)))
-            if len(begun) > self.ahead:
-                done, classes = begun.popleft()
-                yield done, classes()
-        for done, classes in begun:
-            yield done, classes()
-
-    def _begin(
+    def begin(
         self, images: Sequence[NDArray[Any]], nodata: Sequence[float | None]
     ) -> Callable[[], list[NDArray[np.uint8]]]:
-        """Set the network to work on images of one size; what is returned waits for the classes."""
+        """Set the network to work on images of one size; what is returned waits for the classes.
+
+        A GPU computes meanwhile.
+        """
         if self._is_whole(*images[0].shape[:2]):
             index = most_probable(self._whole_logits(images, nodata))
         else:

@@ -4,7 +4,7 @@ Ordinary images get masks as the training had them. Images that are placed on th
 declare a no-data value, or that are predicted band by band get GeoTIFFs with the same place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -13,16 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unetseg.config import PredictConfig
 from unetseg.data.files.georeference import Georeference
 from unetseg.data.files.geotiff import Halving, RasterWriter, every_other, mean_of_four
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import missing_pixels
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
-from unetseg.data.masks.class_map import ClassMap, write_mask
-from unetseg.data.masks.overlay import Levels, levels_of, overlay, picture
+from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
+from unetseg.data.masks.overlay import Levels, levels_of, outline_reach, outlines, overlay, picture
 from unetseg.errors import ImageError
-from unetseg.prediction.nodata import mask_pixels, no_data_tag
+from unetseg.prediction.bands import BandStore, OneBand
+from unetseg.prediction.pipeline import Predicted
+from unetseg.prediction.stream import pieces
+
+THUMBNAIL = 1024
+"""Longer side of the picture that the brightness of a large image is taken from, pixels."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +39,16 @@ class Job:
     mask: Path
     pixels: int = 0
     """Height × width."""
-    is_giant: bool = False
+    is_large: bool = False
     """Whether it is predicted band by band."""
-    place: Georeference | None = None
+    georeference: Georeference | None = None
     nodata: float | None = None
     """Value of its pixels without data."""
 
     @property
     def is_geotiff(self) -> bool:
         """Whether GeoTIFFs are written."""
-        return self.is_giant or self.place is not None or self.nodata is not None
+        return self.is_large or self.georeference is not None or self.nodata is not None
 
     @property
     def overlay(self) -> Path:
@@ -67,15 +73,69 @@ def plan_job(image: Path, stem: Path, class_map: ClassMap) -> Job:
     return replace(job, mask=stem.with_name(stem.name + suffix))
 
 
-@dataclass(frozen=True)
-class GeotiffWriter:
-    """Writes what is predicted for one image as GeoTIFFs, from top to bottom.
+def write_outputs(
+    image: Predicted[Job],
+    bands: BandStore | OneBand,
+    class_map: ClassMap,
+    config: PredictConfig,
+) -> None:
+    """Write what `config` asks for of an image, the mask last: it says that all is there.
 
     Args:
-        job: Where to, and what the image's header says.
+        image: The image and its job.
+        bands: All its bands.
+        class_map: The coding of the mask.
+        config: What is written.
+
+    Raises:
+        DataError: a large image cannot be read again.
+        MachineError: a file cannot be written.
+    """
+    job, (height, width) = image.name, image.size
+    writer = Writer(job, height, width, config.overviews)
+    spans = pieces(height, width) if job.is_large else [(0, height)]
+    if config.probabilities:
+        with bands.written(job.probabilities) as path:
+            writer.write_probabilities(path, (bands.probabilities(*span) for span in spans))
+    if config.overlay:
+        with bands.written(job.overlay) as path:
+            writer.write_overlay(path, overlay_pieces(image, bands, spans, class_map))
+    with bands.written(job.mask) as path:
+        writer.write_mask(path, (bands.index(*span) for span in spans), class_map)
+
+
+def overlay_pieces(
+    image: Predicted[Job],
+    bands: BandStore | OneBand,
+    spans: Sequence[tuple[int, int]],
+    class_map: ClassMap,
+) -> Iterator[NDArray[np.uint8]]:
+    """An image with its classes drawn over it, rows×W×3 from top to bottom; see `overlay`."""
+    levels = None
+    if image.image.dtype != np.uint8:  # 8-bit values are drawn as they are
+        levels = levels_with_data(image.thumbnail(THUMBNAIL), image.nodata)
+    reach = outline_reach(*image.size)
+    for top, bottom in spans:
+        above = min(top, reach)
+        around = bands.index(top - above, bottom + reach)
+        yield overlay(
+            picture(image.rows(top, bottom), levels),
+            bands.index(top, bottom),
+            class_map.colours,
+            background=class_map.background,
+            outline=outlines(around, reach)[above : above + bottom - top],
+        )
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes what is predicted for one image, from top to bottom; a small image in one piece.
+
+    Args:
+        job: What the image's header says, and so whether GeoTIFFs are written.
         height: Pixels.
         width: Pixels.
-        overviews: Whether smaller copies for viewers are added.
+        overviews: Whether GeoTIFFs get smaller copies for viewers.
     """
 
     job: Job
@@ -83,30 +143,45 @@ class GeotiffWriter:
     width: int
     overviews: bool = False
 
-    def write_mask(self, pieces: Iterator[NDArray[np.uint8]], class_map: ClassMap) -> None:
+    def write_mask(
+        self, path: Path, indexes: Iterator[NDArray[np.uint8]], class_map: ClassMap
+    ) -> None:
         """Write class indexes, in pieces of rows×W, in the coding of the training masks."""
-        coded = (mask_pixels(piece, class_map) for piece in pieces)
-        nodata = None if self.job.nodata is None else no_data_tag(class_map)
-        self._write(self.job.mask, coded, every_other, class_map.palette, nodata)
+        if not self.job.is_geotiff:
+            (index,) = indexes
+            write_mask(path, index, class_map)
+            return
+        coded = (mask_pixels(index, class_map) for index in indexes)
+        code = None if self.job.nodata is None else no_data_code(class_map)
+        nodata = None if isinstance(code, tuple) else code
+        self._write_geotiff(path, coded, every_other, class_map.palette, nodata)
 
-    def write_probabilities(self, pieces: Iterator[NDArray[np.float32]]) -> None:
+    def write_probabilities(self, path: Path, probabilities: Iterator[NDArray[np.float32]]) -> None:
         """Write pieces of rows×W×K; without data there is NaN."""
+        if not self.job.is_geotiff:
+            (whole,) = probabilities
+            write_tiff(path, whole)
+            return
         nodata = None if self.job.nodata is None else np.nan
-        self._write(self.job.probabilities, pieces, mean_of_four, nodata=nodata)
+        self._write_geotiff(path, probabilities, mean_of_four, nodata=nodata)
 
-    def write_overlay(self, pieces: Iterator[NDArray[np.uint8]]) -> None:
+    def write_overlay(self, path: Path, pictures: Iterator[NDArray[np.uint8]]) -> None:
         """Write pieces of rows×W×3."""
-        self._write(self.job.overlay, pieces, mean_of_four)
+        if not self.job.is_geotiff:
+            (whole,) = pictures
+            write_png(path, whole)
+            return
+        self._write_geotiff(path, pictures, mean_of_four)
 
-    def _write(
+    def _write_geotiff(
         self,
         path: Path,
-        pieces: Iterator[NDArray[Any]],
+        parts: Iterator[NDArray[Any]],
         halving: Halving,
         palette: tuple[int, ...] | None = None,
         nodata: float | None = None,
     ) -> None:
-        first = next(pieces)
+        first = next(parts)
         bands = first.shape[2] if first.ndim == 3 else 1
         with RasterWriter(
             path,
@@ -115,73 +190,14 @@ class GeotiffWriter:
             bands,
             first.dtype,
             palette=palette,
-            place=self.job.place,
+            place=self.job.georeference,
             nodata=nodata,
             overviews=halving if self.overviews else None,
         ) as writer:
             top = 0
-            for piece in chain([first], pieces):
-                writer.write(top, piece)
-                top += len(piece)
-
-
-def write_outputs(
-    job: Job,
-    class_map: ClassMap,
-    index: NDArray[np.uint8],
-    probabilities: NDArray[np.float32] | None = None,
-    shown: NDArray[np.uint8] | None = None,
-    *,
-    overviews: bool = False,
-) -> Path:
-    """Write what is predicted for an ordinary image, the mask last: it says that all is there.
-
-    Args:
-        job: Where to.
-        class_map: The coding of the mask.
-        index: Class indexes H×W.
-        probabilities: K×H×W, if they are wanted.
-        shown: The overlay H×W×3, if it is wanted.
-        overviews: Whether GeoTIFFs get smaller copies for viewers.
-
-    Returns:
-        The file of the mask.
-    """
-    height, width = index.shape
-    geotiff = GeotiffWriter(job, height, width, overviews) if job.is_geotiff else None
-    if probabilities is not None:
-        bands = probabilities.transpose(1, 2, 0)  # H, W, K
-        if geotiff:
-            geotiff.write_probabilities(iter([bands]))
-        else:
-            write_tiff(job.probabilities, bands)
-    if shown is not None:
-        if geotiff:
-            geotiff.write_overlay(iter([shown]))
-        else:
-            write_png(job.overlay, shown)
-    if geotiff:
-        geotiff.write_mask(iter([index]), class_map)
-    else:
-        write_mask(job.mask, index, class_map)
-    return job.mask
-
-
-def draw_classes(
-    image: NDArray[Any],
-    index: NDArray[np.uint8],
-    class_map: ClassMap,
-    levels: Levels | None,
-    outline: NDArray[np.bool_] | None = None,
-) -> NDArray[np.uint8]:
-    """An image, or a part of a larger one, with its classes drawn over it; see `overlay`."""
-    return overlay(
-        picture(image, levels),
-        index,
-        class_map.colours,
-        background=class_map.background,
-        outline=outline,
-    )
+            for part in chain([first], parts):
+                writer.write(top, part)
+                top += len(part)
 
 
 def levels_with_data(image: NDArray[Any], nodata: float | None) -> Levels:
@@ -192,3 +208,38 @@ def levels_with_data(image: NDArray[Any], nodata: float | None) -> Levels:
     values = image.astype(np.float32)
     values[missing] = np.nan
     return levels_of(values)
+
+
+def no_data_code(class_map: ClassMap) -> Code | None:
+    """The code of a mask's pixels without data: of ignored pixels, or a number that is no class.
+
+    That is the highest number of the masks' type without a meaning. Palettes and colours have no
+    such code to spare: None.
+
+    >>> from unetseg.data.masks.class_map import ClassInfo
+    >>> cell = ClassInfo(name="cell", code=255, colour=(0, 0, 0))
+    >>> no_data_code(ClassMap(classes=(cell,)))
+    254
+    """
+    if class_map.ignore:
+        return class_map.ignore[0]
+    if class_map.coding != "integer":
+        return None
+    taken = {item.code for item in class_map.classes}
+    highest = int(np.iinfo(class_map.dtype).max)
+    return next(code for code in range(highest, highest - 256, -1) if code not in taken)
+
+
+def mask_pixels(index: NDArray[np.uint8], class_map: ClassMap) -> NDArray[Any]:
+    """Indexes (uint8 H×W, `IGNORED` without data) in the coding of the masks.
+
+    Without data a pixel gets the no-data code, or where there is none, that of the background.
+    """
+    missing = index == IGNORED
+    if not missing.any():
+        return class_map.decode(index)
+    pixels = class_map.decode(np.where(missing, np.uint8(class_map.background or 0), index))
+    code = no_data_code(class_map)
+    if code is not None:
+        pixels[missing] = code
+    return pixels

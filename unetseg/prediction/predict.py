@@ -1,33 +1,33 @@
 """Images → mask files: reading, inference and writing overlapped, and every failure listed."""
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
 from unetseg.data.files.folders import find_images
-from unetseg.data.files.images import allow_pixels, match_bands, read_image
-from unetseg.data.files.nodata import missing_pixels
-from unetseg.data.masks.class_map import ClassMap
-from unetseg.data.masks.rasters import Raster, georeference, open_raster
+from unetseg.data.files.image import ImageFile, read_image
+from unetseg.data.files.limits import allow_pixels
 from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
-from unetseg.prediction.engine import Engine, classes_with_data, machine_for, softmax
-from unetseg.prediction.giants import predict_giant
-from unetseg.prediction.nodata import mask_pixels
-from unetseg.prediction.outputs import (
-    Job,
-    draw_classes,
-    levels_with_data,
-    plan_job,
-    write_outputs,
+from unetseg.prediction.bands import BandStore, OneBand, held_bands
+from unetseg.prediction.engine import Engine, machine_for
+from unetseg.prediction.outputs import Job, mask_pixels, plan_job, write_outputs
+from unetseg.prediction.pipeline import (
+    Opened,
+    Predicted,
+    Waiting,
+    check_image,
+    open_ahead,
+    open_stream,
+    predict_each,
 )
 from unetseg.prediction.stream import Stream
 from unetseg.progress import SILENT, Progress
@@ -35,15 +35,8 @@ from unetseg.runtime import Machine, start
 from unetseg.storage import write_text
 from unetseg.unet.segmenter import Segmenter
 
-T = TypeVar("T")
-AHEAD = 2
-"""Images at least that are read before, and written behind, those in the network."""
 WRITERS = 4
 """Threads that write: they wait for the disk (fsync) more than they compute."""
-MOST_AHEAD = 64
-"""Images at most that are read before those in the network."""
-PIXELS_AHEAD = 2**22
-"""Pixels beyond which no more than `AHEAD` images are read before those in the network."""
 
 
 @dataclass
@@ -84,6 +77,13 @@ class Predictor:
         """The image at `path`, H×W×C, checked against what the model was trained on."""
         return check_image(read_image(path), self.info, path, nodata)
 
+    def open(self, job: Job, progress: Progress = SILENT) -> Opened[Job]:
+        """The image of a job, ready for the network: the pixels of a small one, else its stream."""
+        if not job.is_large:
+            return Opened(job, self.read(job.image, job.nodata), job.nodata)
+        stream = open_stream(self.engine, self.info, ImageFile(job.image), progress)
+        return Opened(job, stream)
+
     def predict(self, image: NDArray[Any] | str | Path) -> NDArray[Any]:
         """The mask of an image, in the coding of the masks the model was trained on.
 
@@ -98,8 +98,9 @@ class Predictor:
         """
         nodata: float | None = None
         if isinstance(image, (str, Path)):
-            _, nodata = georeference(Path(image))
-            pixels = self.read(Path(image), nodata)
+            with ImageFile(Path(image)) as file:
+                nodata = file.nodata
+                pixels = check_image(file.read(), self.info, file.path, nodata)
         else:
             pixels = image[:, :, None] if image.ndim == 2 else image
             if pixels.ndim != 3 or not pixels.size:
@@ -133,50 +134,6 @@ def build_engine(
     tile = info.tile if config.tile == "auto" else config.tile
     overlap = info.overlap if config.overlap == "auto" else config.overlap
     return Engine(segmenter, machine, tile=tile, overlap=overlap, tta=config.tta, engine=engine)
-
-
-def check_image(
-    image: NDArray[Any], info: BundleInfo, path: Path, nodata: float | None = None
-) -> NDArray[Any]:
-    """`image` with the bands of the model.
-
-    Args:
-        image: H×W×C, or some rows of it.
-        info: What the model was trained on.
-        path: Named where the image does not fit.
-        nodata: Pixels that hold this value in all bands may hold anything, even NaN.
-
-    Raises:
-        ImageError: other bands than the model was trained on, 8 bit against more, or NaN.
-    """
-    try:
-        image = match_bands(image, info.bands, path)
-    except ImageError as error:
-        bands = f"{info.bands} band{'s' if info.bands > 1 else ''} of {info.dtype}"
-        summary = f"{path} has {image.shape[-1]} bands, expected {bands}"
-        raise ImageError(summary, fix=error.fix) from error
-    if (image.dtype == np.uint8) != (info.dtype == "uint8"):
-        raise ImageError(
-            f"{path} is {image.dtype}, the model was trained on {info.dtype} images",
-            fix=f"Give the images as {info.dtype}, with the values they had in training.",
-        )
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        strange = ~np.isfinite(image).all(-1)
-        if (strange & ~missing_pixels(image, nodata)).any():
-            raise ImageError(f"{path} has NaN or infinite pixels", fix="Replace them by a number.")
-    return image
-
-
-def open_stream(
-    engine: Engine, info: BundleInfo, raster: Raster, progress: Progress = SILENT
-) -> Stream:
-    """An image on its way through a network band by band, checked on the way."""
-    return Stream(
-        engine,
-        raster,
-        lambda rows: check_image(rows, info, raster.path, raster.nodata),
-        progress,
-    )
 
 
 def predict_folder(
@@ -240,178 +197,103 @@ def predict_images(
 
     Args:
         predictor: The trained U-Net.
-        jobs: The images, and the files for their masks.
+        jobs: The images, and the files for their masks; large ones come last.
         config: What is written.
         result: Gets the masks that are written, and the images that fail.
         progress: Hears of every image.
     """
+    info = predictor.info
+
+    def refuse(job: Job, error: UnetsegError) -> None:
+        result.failures[job.image] = error.summary
+        progress.advance("predicting", file=job.image.name)
+
     progress.start("predicting", len(jobs))
-    at_once = predictor.engine.images_at_once if not config.probabilities else _one
+    small_first = sorted(jobs, key=lambda job: job.is_large)
+    opened = open_ahead(
+        small_first, lambda job: predictor.open(job, progress), refuse, lambda job: job.pixels
+    )
     with ThreadPoolExecutor(WRITERS) as writers:
-        writes: deque[tuple[Path, Future[Path]]] = deque()
-        batches = alike(_read(predictor, jobs, result, progress), at_once)
-        for answers in _answers(predictor.engine, batches, config):
-            for answer in answers:
-                write = writers.submit(_write, answer, predictor.info.class_map, config)
-                writes.append((answer.job.image, write))
-            while len(writes) > max(AHEAD, len(answers)):
-                _collect(*writes.popleft(), result)
-            progress.advance("predicting", len(answers), file=answers[-1].job.image.name)
-        for waiting in writes:
-            _collect(*waiting, result)
-    for job in jobs:
-        if job.is_giant:
-            _predict_giant(predictor, job, config, result, progress)
+        writes = Waiting[tuple[Job, Callable[[], object]]]()
+        for image in predict_each(predictor.engine, opened, probabilities=config.probabilities):
+            job = image.name
+            if job.is_large:  # the network is at work in this thread
+                large = job, partial(write_large, image, info, config, progress)
+                _collect([*writes.rest(), large], result)
+            else:
+                (band,) = image.bands()
+                shown = image if config.overlay else image.without_pixels()
+                outputs = shown, OneBand(band), info.class_map, config
+                writes.put((job, writers.submit(write_outputs, *outputs).result), job.pixels)
+                _collect(writes.overdue(), result)
             progress.advance("predicting", file=job.image.name)
+        _collect(writes.rest(), result)
     progress.finish("predicting")
 
 
-def _read(
-    predictor: Predictor, jobs: Sequence[Job], result: Prediction, progress: Progress
-) -> Iterator[tuple[Job, NDArray[Any]]]:
-    """The images that are not giants; those that cannot be read are noted."""
-    ordinary = {job.image: job for job in jobs if not job.is_giant}
-    for path, image in read_ahead(
-        ordinary,
-        lambda path: predictor.read(path, ordinary[path].nodata),
-        lambda path: ordinary[path].pixels,
-    ):
-        if isinstance(image, UnetsegError):
-            result.failures[path] = image.summary
-            progress.advance("predicting", file=path.name)
-        else:
-            yield ordinary[path], image
-
-
-def alike(
-    images: Iterable[tuple[T, NDArray[Any]]], at_once: Callable[[int, int], int]
-) -> Iterator[list[tuple[T, NDArray[Any]]]]:
-    """Neighbours of one shape and type together, at most `at_once` of their height and width.
-
-    >>> wide, high = np.zeros((1, 2, 3)), np.zeros((2, 1, 3))
-    >>> pairs = [("a", wide), ("b", wide), ("c", wide), ("d", high)]
-    >>> [[name for name, _ in batch] for batch in alike(pairs, lambda height, width: 2)]
-    [['a', 'b'], ['c'], ['d']]
-    """
-    batch: list[tuple[T, NDArray[Any]]] = []
-    for name, image in images:
-        if batch and (image.shape, image.dtype) != (batch[0][1].shape, batch[0][1].dtype):
-            yield batch
-            batch = []
-        batch.append((name, image))
-        if len(batch) >= at_once(*image.shape[:2]):
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _one(_height: int, _width: int) -> int:
-    return 1
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What the network says of an image."""
-
-    job: Job
-    image: NDArray[Any] | None
-    """The pixels, if they are drawn: an image that nobody needs is not to be held."""
-    index: NDArray[np.uint8]
-    probabilities: NDArray[np.float32] | None = None
-
-
-def _answers(
-    engine: Engine,
-    batches: Iterable[Sequence[tuple[Job, NDArray[Any]]]],
-    config: PredictConfig,
-) -> Iterator[list[_Answer]]:
-    """Predict batches of images of one shape."""
-    if config.probabilities:
-        yield from ([_likely(engine, *each, config) for each in batch] for batch in batches)
-        return
-    for batch, found in engine.classes_of_each(batches, lambda job: job.nodata):
-        yield [
-            _Answer(job, image if config.overlay else None, index)
-            for (job, image), index in zip(batch, found, strict=True)
-        ]
-
-
-def _likely(engine: Engine, job: Job, image: NDArray[Any], config: PredictConfig) -> _Answer:
-    """Predict an image with its probabilities."""
-    logits = engine.logits(image, job.nodata)
-    missing = missing_pixels(image, job.nodata)
-    index = classes_with_data(logits, missing)
-    return _Answer(job, image if config.overlay else None, index, softmax(logits, missing))
-
-
-def _write(answer: _Answer, class_map: ClassMap, config: PredictConfig) -> Path:
-    """Write the files of an ordinary image; the one of its mask."""
-    job, index, shown = answer.job, answer.index, None
-    if answer.image is not None:
-        levels = levels_with_data(answer.image, job.nodata)
-        shown = draw_classes(answer.image, index, class_map, levels)
-    return write_outputs(
-        job, class_map, index, answer.probabilities, shown, overviews=config.overviews
-    )
-
-
-def _predict_giant(
-    predictor: Predictor,
-    job: Job,
-    config: PredictConfig,
-    result: Prediction,
-    progress: Progress,
-) -> None:
-    """Predict an image bigger than memory, or note why not."""
-    try:
-        with open_raster(job.image) as raster:
-            stream = open_stream(predictor.engine, predictor.info, raster, progress)
-            predict_giant(stream, predictor.info, job, config, progress)
-    except DataError as error:
-        result.failures[job.image] = error.summary
-    else:
-        result.written.append(job.mask)
-
-
-def read_ahead(
-    paths: Iterable[Path],
-    read: Callable[[Path], T],
-    pixels: Callable[[Path], int] = lambda path: PIXELS_AHEAD // 4,
-) -> Iterator[tuple[Path, T | UnetsegError]]:
-    """Each path with what `read` gives for it, or the error it raised; some are read ahead.
-
-    Args:
-        paths: What to read.
-        read: Reads one.
-        pixels: The size of each, so that many small ones are read ahead, and few large ones.
-    """
-
-    def attempt(path: Path) -> T | UnetsegError:
+def _collect(writes: Iterable[tuple[Job, Callable[[], object]]], result: Prediction) -> None:
+    """Wait for masks to be written."""
+    for job, write in writes:
         try:
-            return read(path)
-        except UnetsegError as error:
-            return error
-
-    with ThreadPoolExecutor(2) as readers:
-        waiting: deque[tuple[Path, int, Future[T | UnetsegError]]] = deque()
-        held = 0
-        for path in paths:
-            waiting.append((path, pixels(path), readers.submit(attempt, path)))
-            held += waiting[-1][1]
-            while len(waiting) > MOST_AHEAD or (len(waiting) > AHEAD and held > PIXELS_AHEAD):
-                done, size, future = waiting.popleft()
-                held -= size
-                yield done, future.result()
-        for done, _, future in waiting:
-            yield done, future.result()
+            write()
+        except DataError as error:
+            result.failures[job.image] = error.summary
+        else:
+            result.written.append(job.mask)
 
 
-def _collect(path: Path, write: Future[Path], result: Prediction) -> None:
-    try:
-        result.written.append(write.result())
-    except DataError as error:
-        result.failures[path] = error.summary
+def write_large(
+    image: Predicted[Job], info: BundleInfo, config: PredictConfig, progress: Progress = SILENT
+) -> None:
+    """Predict a large image, its bands to disk one by one, and from there into the files.
+
+    What was done before this was killed is not done again; see `BandStore`.
+
+    Raises:
+        ImageError: the image cannot be read, or is not what the model was trained on.
+        MachineError: a file cannot be written.
+    """
+    stream, job = image.image, image.name
+    assert isinstance(stream, Stream)
+    total = len(stream.spans)
+    classes = len(info.class_map.classes) if config.probabilities else 0
+    with held_bands(job.mask):
+        store = BandStore(
+            job.mask, identity(stream, info, job), stream.spans, stream.shape[1], classes
+        )
+        if store.finished < total:
+            task = f"bands of {job.image.name}"
+            progress.start(task, total)
+            progress.advance(task, store.finished)
+            with closing(image.bands(store.finished)) as bands:
+                for band in bands:
+                    store.save(band)
+                    del band  # its logits are not to be held while the next are made
+                    progress.advance(task)
+            progress.finish(task)
+        write_outputs(image, store, info.class_map, config)
+        store.remove()
+
+
+def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
+    """Everything that the bands of an image depend on."""
+    status = job.image.stat()
+    engine = stream.engine
+    return {
+        "image": str(job.image.resolve()),
+        "bytes": status.st_size,
+        "modified": [status.st_mtime_ns, status.st_ctime_ns],  # copies may keep the first
+        "nodata": str(stream.nodata),
+        "model": info.model_dump(mode="json", exclude={"scores", "versions", "precision"}),
+        "tile": stream.tile,
+        "overlap": engine.overlap,
+        "mirrors": len(engine.mirrors),
+        "arithmetic": [
+            engine.machine.device.type,
+            str(engine.machine.dtype),
+            engine.choice.name,
+        ],
+    }
 
 
 def _write_failures(path: Path, result: Prediction) -> None:

@@ -7,6 +7,7 @@ the file pass through a window as high as a tile, each read once, and so do the 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
@@ -17,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import missing_pixels
-from unetseg.data.masks.rasters import Raster
 from unetseg.prediction.engine import (
     Engine,
     TileNetwork,
@@ -58,28 +59,10 @@ class Band:
     number: int
     top: int
     """The first row, pixels."""
-    logits: Logits
-    """K×rows×W."""
-    missing: NDArray[np.bool_]
-    """Rows×W, where there is no data."""
-
-    def classes(self) -> NDArray[np.uint8]:
-        """Class indexes, rows×W; 255 without data."""
-        return np.concatenate([classes_with_data(*piece) for piece in self._pieces()])
-
-    def probabilities(self) -> Iterator[NDArray[np.float32]]:
-        """Probabilities of the classes from top to bottom in pieces of rows×W×K; NaN without data.
-
-        In pieces, because whole they would take as much memory as the logits.
-        """
-        for piece in self._pieces():
-            yield np.ascontiguousarray(softmax(*piece).transpose(1, 2, 0))
-
-    def _pieces(self) -> Iterator[tuple[Tensor, NDArray[np.bool_]]]:
-        rows = rows_at_once(self.missing.shape[1])
-        logits = torch.from_numpy(self.logits)
-        for top in range(0, len(self.missing), rows):
-            yield logits[:, top : top + rows], self.missing[top : top + rows]
+    index: NDArray[np.uint8]
+    """Class indexes, rows×W; 255 without data."""
+    probabilities: Iterable[NDArray[np.float32]] = ()
+    """Of the classes, in pieces of rows×W×K from top to bottom; NaN without data."""
 
 
 class Stream:
@@ -89,7 +72,7 @@ class Stream:
 
     Args:
         engine: The network.
-        raster: The image.
+        file: The image.
         check: Gives some rows of the image (H×W×C) the bands of the model, or refuses them.
         progress: Hears of the look through the whole image, where one is needed first.
     """
@@ -97,24 +80,47 @@ class Stream:
     def __init__(
         self,
         engine: Engine,
-        raster: Raster,
+        file: ImageFile,
         check: Callable[[NDArray[Any]], NDArray[Any]],
         progress: Progress = SILENT,
     ) -> None:
         self.engine = engine
-        self.raster = raster
+        self.file = file
         self.check = check
         self._progress = progress
         self.bands = engine.segmenter.mean.numel()
-        self.tile = band_tile(engine, raster.width, self.bands * raster.dtype.itemsize)
-        self.layout: Layout = engine.lay_out(raster.height, raster.width, self.tile)
+        self.tile = band_tile(engine, file.width, self.bands * file.dtype.itemsize)
+        self.layout: Layout = engine.lay_out(file.height, file.width, self.tile)
         self._rows = self.layout.rows
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and bands of the file."""
+        return self.file.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Number type of the pixels."""
+        return self.file.dtype
+
+    @property
+    def nodata(self) -> float | None:
+        """Value of pixels without data."""
+        return self.file.nodata
+
+    def rows(self, top: int, bottom: int) -> NDArray[Any]:
+        """The pixels of some rows, H×W×C, checked."""
+        return self.check(self.file.read(top, 0, bottom - top, self.file.width))
+
+    def thumbnail(self, side: int) -> NDArray[Any]:
+        """Every n-th pixel of every n-th row, H×W×C, checked, the longer side at most `side`."""
+        return self.check(self.file.thumbnail(side))
 
     @property
     def spans(self) -> list[tuple[int, int]]:
         """First row of each band, and the first below it."""
         tops = [row[0].top for row in self._rows]
-        return list(pairwise([*tops, self.raster.height]))
+        return list(pairwise([*tops, self.file.height]))
 
     @cached_property
     def statistics(self) -> Tensor | None:
@@ -124,15 +130,15 @@ class Stream:
             ImageError: some part of the image is not what the model was trained on.
         """
         per_image = self.engine.segmenter.per_image
-        is_plain = self.raster.bands == self.bands and self.raster.dtype.kind != "f"
+        is_plain = self.file.bands == self.bands and self.file.dtype.kind != "f"
         if is_plain and not per_image:
             return None  # nothing that a later strip could be refused for
         moments = Moments(self.bands)
-        task = f"looking through {self.raster.path.name}"
-        self._progress.start(task, self.raster.height)
+        task = f"looking through {self.file.path.name}"
+        self._progress.start(task, self.file.height)
         for strip in self._strips():
             if per_image:
-                moments.add(strip, missing_pixels(strip, self.raster.nodata))
+                moments.add(strip, missing_pixels(strip, self.file.nodata))
             self._progress.advance(task, len(strip))
         self._progress.finish(task)
         return moments_tensor(moments) if per_image else None
@@ -146,8 +152,27 @@ class Stream:
             ImageError: the image cannot be read, or is not what the model was trained on.
             OutOfMemoryError: a band does not fit in memory.
         """
-        start = self._first_row(first)
-        nodata = self.raster.nodata
+        with closing(self.logits(first)) as bands:
+            number = first  # `enumerate` would hold a band while the next is made
+            for top, logits, missing in bands:
+                parts = list(_parts(logits, missing))
+                index = np.concatenate([classes_with_data(*part) for part in parts])
+                yield Band(number, top, index, map(_probabilities, parts))
+                del logits, missing, parts
+                number += 1
+
+    def logits(
+        self, first: int = 0
+    ) -> Generator[tuple[int, Logits, NDArray[np.bool_]], None, None]:
+        """First row, logits K×rows×W and missing pixels rows×W of the bands from `first` on.
+
+        Raises:
+            ImageError: the image cannot be read, or is not what the model was trained on.
+            OutOfMemoryError: a band does not fit in memory.
+        """
+        top_of_first = self._rows[first][0].top
+        start = next(at for at, row in enumerate(self._rows) if row[0].bottom > top_of_first)
+        nodata = self.file.nodata
         network = TileNetwork(self.engine, self.statistics, nodata)
         window = RowWindow(_continued(self._strips(), self.layout.below, self.layout.right))
 
@@ -155,31 +180,24 @@ class Stream:
             window.move(row[0].top, row[0].bottom)
             return network.predict(row, window.crop)
 
-        height, width = self.raster.height, self.raster.width
+        height, width = self.file.height, self.file.width
         strips = blend_strips(
             self._rows[start:], predict_row, self.layout.height, self.layout.width
         )
-        numbers = iter(range(start, len(self._rows)))
         with explained_memory("Choose a smaller --tile."):
             for top, logits in strips:
-                number = next(numbers)
-                if number < first:
+                if top < top_of_first:
                     continue
                 rows = min(logits.shape[1], height - top)
                 missing = np.zeros((rows, width), bool)
                 if nodata is not None:
                     missing = missing_pixels(window.crop(Tile(top, 0, rows, width)), nodata)
-                yield Band(number, top, logits[:, :rows, :width], missing)
+                yield top, logits[:, :rows, :width], missing
                 del logits, missing  # not to be held while the next band is made
-
-    def _first_row(self, band: int) -> int:
-        """The first row of tiles that reaches into a band."""
-        top = self._rows[band][0].top
-        return next(at for at, row in enumerate(self._rows) if row[0].bottom > top)
 
     def _strips(self) -> Iterator[NDArray[Any]]:
         """The rows of the image from top to bottom, checked; a few are read ahead."""
-        strips = self.raster.strips(STRIP_ROWS)
+        strips = self.file.strips(STRIP_ROWS)
         return read_on(self.check(strip) for _, strip in strips)
 
 
@@ -205,9 +223,23 @@ def band_tile(engine: Engine, width: int, pixel_bytes: int) -> int:
     return min(engine.tile, LARGEST_TILE, max(SMALLEST_TILE, min(of_band, of_tile)))
 
 
-def rows_at_once(width: int) -> int:
-    """Rows of `width` pixels that are worked on at once."""
-    return max(1, PIECE_PIXELS // width)
+def pieces(height: int, width: int) -> list[tuple[int, int]]:
+    """First row, and first row below, of the parts of an image that are worked on at once."""
+    rows = max(1, PIECE_PIXELS // width)
+    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def _parts(
+    logits: Logits, missing: NDArray[np.bool_]
+) -> Iterator[tuple[Tensor, NDArray[np.bool_]]]:
+    """Parts of a band, because whole its wide numbers would take as much memory as the logits."""
+    for top, bottom in pieces(*missing.shape):
+        yield torch.from_numpy(logits[:, top:bottom]), missing[top:bottom]
+
+
+def _probabilities(part: tuple[Tensor, NDArray[np.bool_]]) -> NDArray[np.float32]:
+    """Rows×W×K; NaN without data."""
+    return np.ascontiguousarray(softmax(*part).transpose(1, 2, 0))
 
 
 class RowWindow:

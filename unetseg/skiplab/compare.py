@@ -25,7 +25,8 @@ from unetseg.data.pairs.match import Pair
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError, UnetsegError
 from unetseg.evaluation.confusion import Counts, confusion, dice, mean_over
 from unetseg.evaluation.evaluate import choose_pairs, read_truth
-from unetseg.prediction.predict import Predictor, check_image, read_ahead
+from unetseg.prediction.pipeline import check_image, read_ahead
+from unetseg.prediction.predict import Predictor
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start, versions
 from unetseg.skiplab.arms import CLEAN, CONFIDENCE, Arm, Training, draw, form_arms, rank

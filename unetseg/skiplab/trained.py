@@ -17,7 +17,7 @@ from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.evaluate import choose_pairs, read_truth, run_folder
 from unetseg.prediction.engine import machine_for
-from unetseg.prediction.predict import read_ahead
+from unetseg.prediction.pipeline import read_ahead
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
 from unetseg.text import plural
