@@ -215,7 +215,9 @@ def _maps(subject: Subject, attention: Sequence[Opening]) -> Figure:
         _show(row[0], picture(view.image), f"image {view.name}"[:34])
         _show(row[1], truth, "truth")
     for column, (level, maps) in zip(axes[:, 2:].T, columns.items(), strict=True):
-        low, high = _colour_range(maps)
+        low, high = np.percentile(np.concatenate([each.ravel() for each in maps]), (1, 99))
+        missing = max(0, NARROWEST - (high - low)) / 2
+        low, high = float(low - missing), float(high + missing)
         for panel, view, opening in zip(column, views, maps, strict=True):
             title = f"level {level}: {low:.2f} dark, {high:.2f} bright"
             _show(panel, laid_over(view.image, opening, low, high), title)
@@ -246,13 +248,6 @@ def laid_over(image: NDArray[Any], opening: Array, low: float, high: float) -> P
     return np.asarray(grey + OPACITY * (colours - grey)).astype(np.uint8)
 
 
-def _colour_range(maps: Sequence[Array]) -> tuple[float, float]:
-    """The openings that are drawn dark and bright: the 1st and 99th percentile, well apart."""
-    low, high = np.percentile(np.concatenate([each.ravel() for each in maps]), (1, 99))
-    missing = max(0, NARROWEST - (high - low)) / 2
-    return float(low - missing), float(high + missing)
-
-
 def _channels(gated: Sequence[Opening]) -> Figure:
     """The gates of every level: one row for each image, the channels sorted."""
     levels: dict[int, list[Opening]] = {}
@@ -268,7 +263,7 @@ def _channels(gated: Sequence[Opening]) -> Figure:
         panel.grid(visible=False)
         panel.locator_params(integer=True)
         panel.set_ylabel("image")
-        shut, wide = shut_and_open([over_images(those)])
+        shut, wide = shut_and_open(table.mean(0))
         counts = f"{shut} nearly shut (< {SHUT}), {wide} nearly open (> {OPEN})"
         panel.set_title(f"Level {level}: of {table.shape[1]} channels {counts}")
     axes[-1, 0].set_xlabel("channel, from the most shut to the widest open")

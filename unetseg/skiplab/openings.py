@@ -26,8 +26,6 @@ from unetseg.unet.skips import SWITCH_SPEED, SWITCH_START, Learned, Switch
 Array = NDArray[np.float32]
 
 TASK = "reading the openings"
-ALL = "all"
-"""What stands for the image in rows over all of them."""
 SHUT, OPEN = 0.1, 0.9
 """Openings below and above these are called nearly shut and nearly open."""
 SHOWN = 6
@@ -49,6 +47,7 @@ class Opening:
     level: int
     kind: str
     image: str
+    """"all" where it is averaged over the images."""
     values: Array
     """C gates, H×W attention (of the first images only), or one number."""
     mean: float
@@ -78,15 +77,12 @@ class Opening:
 
     def row(self) -> dict[str, Any]:
         """The opening as a row of the table; the numbers of gates below 0.1 and above 0.9 too."""
-        shut, wide = shut_and_open([self]) if self.kind == "gated" else (None, None)
+        shut, wide = shut_and_open(self.values) if self.kind == "gated" else (None, None)
         names = ["level", "resolution", "kind", "image", "mean", "low", "high", "spread"]
         names += ["foreground", "background", "contrast"]
         row = {name: getattr(self, name) for name in names}
-        return row | {
-            "nearly_shut": shut,
-            "nearly_open": wide,
-            "verdict": verdict_on(self.mean),
-        }
+        row |= {"nearly_shut": shut, "nearly_open": wide}
+        return row | {"verdict": verdict_on(self.mean)}
 
 
 @dataclass(frozen=True)
@@ -225,7 +221,7 @@ def over_images(openings: Sequence[Opening]) -> Opening:
         mean, low, high = _range(values)
     both = [(o.foreground or 0, o.background or 0) for o in openings if o.contrast is not None]
     inside, outside = np.mean(both, 0).tolist() if both else (None, None)
-    return Opening(first.level, first.kind, ALL, values, mean, low, high, inside, outside, spread)
+    return Opening(first.level, first.kind, "all", values, mean, low, high, inside, outside, spread)
 
 
 def _range(values: Array) -> tuple[float, float, float]:
@@ -234,9 +230,8 @@ def _range(values: Array) -> tuple[float, float, float]:
     return float(values.mean(dtype=np.float64)), float(low), float(high)
 
 
-def shut_and_open(gated: Iterable[Opening]) -> tuple[int, int]:
-    """How many channels are nearly shut, and nearly open."""
-    gates = np.concatenate([each.values for each in gated])
+def shut_and_open(gates: Array) -> tuple[int, int]:
+    """How many of the gates are nearly shut, and nearly open."""
     return int((gates < SHUT).sum()), int((gates > OPEN).sum())
 
 
@@ -254,26 +249,23 @@ def learned_factors(network: nn.Module, alpha: float | None = None) -> list[Fact
     first = {what: value if alpha is None else alpha for what, value in first.items()}
     first |= {LOG_ODDS: SWITCH_START, BIAS_GATE: torch.tensor(CARRY).sigmoid().item()}
     factors = []
+    value: Tensor
     for name, part in network.named_modules():
-        for own, what, value in _numbers_of(part):
-            factors.append(Factor(f"{name}.{own}", what, value.item(), first[what]))
+        match part:
+            case ScaledInput():
+                own, what, value = "alpha", INPUT_ALPHA, part.alpha
+            case ScaledBranch():
+                own, what, value = "alpha", BRANCH_ALPHA, part.alpha
+            case Learned():
+                own, what, value = "alpha", SKIP_ALPHA, part.alpha
+            case Switch():
+                own, what, value = "log_odds", LOG_ODDS, part.log_odds
+            case Highway(gate=Gate(bias=Tensor() as bias)):
+                own, what, value = "gate", BIAS_GATE, bias.sigmoid().mean()
+            case _:
+                continue
+        factors.append(Factor(f"{name}.{own}", what, value.item(), first[what]))
     return factors
-
-
-def _numbers_of(part: nn.Module) -> list[tuple[str, str, Tensor]]:
-    """Name, meaning and value of the number that `part` itself learned, if it is one of those."""
-    match part:
-        case ScaledInput():
-            return [("alpha", INPUT_ALPHA, part.alpha)]
-        case ScaledBranch():
-            return [("alpha", BRANCH_ALPHA, part.alpha)]
-        case Learned():
-            return [("alpha", SKIP_ALPHA, part.alpha)]
-        case Switch():
-            return [("log_odds", LOG_ODDS, part.log_odds)]
-        case Highway(gate=Gate(bias=Tensor() as bias)):
-            return [("gate", BIAS_GATE, bias.sigmoid().mean())]
-    return []
 
 
 def read_log(path: Path, progress: Progress = SILENT) -> list[Moment]:

@@ -110,7 +110,12 @@ def prune_segmenter(segmenter: Segmenter, info: BundleInfo) -> tuple[Segmenter, 
         summary = "no switch is closed: there is nothing to prune"
         usual = TrainingConfig().switch_penalty
         fix = f"Train longer, or with a higher --switch-penalty (default {usual:g})."
-        raise ConfigError(summary, [_described(*item) for item in switches.items()], fix)
+        odds = [
+            f"level {level} (1/{1 << level}): log-odds {switch.log_odds.item():+.2f}, "
+            f"open with a probability of {switch.probability().item():.1%}"
+            for level, switch in switches.items()
+        ]
+        raise ConfigError(summary, odds, fix)
     depth = len(segmenter.network.decoder.steps)
     kinds = _pruned_kinds(info.network.skip_of_levels(depth), switches)
     network = info.network.model_copy(update={"skip": kinds})
@@ -157,14 +162,6 @@ def _kept(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Ten
             tensor = tensor[:, tensor.shape[1] - like.shape[1] :]
         kept[name] = tensor
     return kept
-
-
-def _described(level: int, switch: Switch) -> str:
-    odds, probability = switch.log_odds.item(), switch.probability().item()
-    return (
-        f"level {level} (1/{1 << level}): log-odds {odds:+.2f}, "
-        f"open with a probability of {probability:.1%}"
-    )
 
 
 def check_agreement(before: Segmenter, after: Segmenter) -> float:
