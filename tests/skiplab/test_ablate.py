@@ -17,21 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.builders import bundle_info, class_map
+from tests.skiplab.builders import CPU, Listener, tiny, view_of
 from unetseg.bundle import BundleInfo, build_segmenter
 from unetseg.config import (
     AblateConfig,
     DeviceConfig,
+    EvalConfig,
     NetworkConfig,
-    RuntimeConfig,
-    TrainConfig,
-    TrainingConfig,
+    ScoringConfig,
 )
-from unetseg.data.sample import draw_sample
 from unetseg.errors import ConfigError
 from unetseg.evaluation.confusion import Counts, dice
 from unetseg.evaluation.evaluate import evaluate
-from unetseg.progress import Silent
-from unetseg.runtime import Machine
 from unetseg.skiplab.ablate import (
     ablate,
     break_skips,
@@ -56,9 +53,8 @@ from unetseg.training.fit import train
 from unetseg.unet.decoder import Decoder
 from unetseg.unet.encoder import Encoder
 from unetseg.unet.model import Geometry, UNet
-from unetseg.unet.segmenter import Normalisation, Segmenter, image_statistics
+from unetseg.unet.segmenter import Normalisation, Segmenter
 
-CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 DEPTH = 3
 ALL = ("zero", "mean", "shuffle", "noise")
 QUICK = AblateConfig(samples=100)
@@ -105,17 +101,12 @@ def one_level_segmenter(level: int, classes: int) -> Segmenter:
     return Segmenter(network, normalisation).eval()
 
 
-def view_of(image: NDArray[np.float32], name: str = "view") -> View:
-    tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
-    return View(name, image, np.zeros(image.shape[:2], np.uint8), image_statistics(tensor))
-
-
 def blobs(height: int, width: int, top: float = 1.0, seed: int = 0) -> View:
     """A view of smooth values between 0 and about `top`."""
     field = np.random.default_rng(seed).normal(size=(height, width))
     smooth = ndimage.gaussian_filter(field, 5)
     scaled = (smooth - smooth.min()) / np.ptp(smooth) * top
-    return view_of(scaled.astype(np.float32)[..., None], f"blobs {seed}")
+    return view_of(scaled.astype(np.float32)[..., None], name=f"blobs {seed}")
 
 
 def subject_of(segmenter: Segmenter, info: BundleInfo, views: Sequence[View]) -> Subject:
@@ -210,26 +201,13 @@ def test_a_level_whose_weights_are_zero_is_idle(tmp_path: Path) -> None:
     assert all(row["change"] < 0 for row in others)
 
 
-class Counted(Silent):
-    """Counts the steps that were announced and done."""
-
-    def __init__(self) -> None:
-        self.total = self.done = 0
-
-    def start(self, task: str, total: int | None = None) -> None:
-        self.total += total or 0
-
-    def advance(self, task: str, steps: int = 1, **facts: object) -> None:
-        self.done += steps
-
-
 def test_a_level_without_skip_changes_nothing_and_is_not_run(tmp_path: Path) -> None:
     subject = drawn(["none", "concat", "none"])
     image = subject.views[0].tensor
     for level in (0, 2):
         zeroed = subject.segmenter(image, None, replaced(level, torch.zeros_like))
         assert torch.equal(zeroed, subject.segmenter(image))
-    heard = Counted()
+    heard = Listener()
     found = ablate(subject, QUICK, output=tmp_path, progress=heard)
     assert heard.done == heard.total == len(subject.views) * (1 + len(ALL))
     assert {at: word for at, word in verdicts(found.rows).items() if at != 1} == {
@@ -513,16 +491,10 @@ def test_sizes_may_differ_and_classes_be_many_or_absent(tmp_path: Path) -> None:
     assert min(height, width) > 200
 
 
-def test_a_real_run_writes_table_facts_and_picture(tmp_path: Path) -> None:
-    sample = draw_sample(tmp_path / "sample", count=10, size=48)
-    settings = TrainConfig(
-        network=NetworkConfig(depth=2, width=4),
-        training=TrainingConfig(epochs=1, batch=2, patch=32),
-        runtime=RuntimeConfig(workers=0, device="cpu"),
-    )
-    trained = train(sample, settings, out=tmp_path, name="cells")
-    config = AblateConfig(split="val", samples=100)
-    subject = open_subject(trained, sample, config, device=DeviceConfig(device="cpu"))
+def test_a_real_run_writes_table_facts_and_picture(data: Path, tmp_path: Path) -> None:
+    trained = train(data, tiny(), out=tmp_path, name="cells")
+    config = AblateConfig(split="all", samples=100)
+    subject = open_subject(trained, data, config, device=DeviceConfig(device="cpu"))
     found = ablate(subject, config, output=tmp_path)
     assert len(found.rows) == 2 * len(ALL) * (1 + 2)
     with (tmp_path / "ablate.csv").open(newline="") as file:
@@ -533,7 +505,8 @@ def test_a_real_run_writes_table_facts_and_picture(tmp_path: Path) -> None:
     facts: dict[str, Any] = json.loads((tmp_path / "ablate.json").read_text())
     assert len(facts["rows"]) == len(table) == len(found.rows)
     assert set(facts["verdicts"]) == {"0", "1"}
-    scores = evaluate(trained, sample, output=tmp_path / "eval").scores
+    everything = EvalConfig(scoring=ScoringConfig(split="all"))
+    scores = evaluate(trained, data, everything, output=tmp_path / "eval").scores
     assert facts["dice"] == pytest.approx(scores.foreground_dice, abs=1e-3)
     assert np.array(Image.open(tmp_path / "ablate.png")).ndim == 3
     assert not (tmp_path / "ablate_classes.png").exists()

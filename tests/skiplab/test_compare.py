@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.skiplab.builders import Listener, tiny
 from unetseg.config import (
     CompareConfig,
     EvalConfig,
@@ -19,7 +20,6 @@ from unetseg.config import (
     RuntimeConfig,
     ScoringConfig,
     TrainConfig,
-    TrainingConfig,
 )
 from unetseg.data.files.images import read_image
 from unetseg.data.pairs.match import find_pairs
@@ -28,7 +28,6 @@ from unetseg.data.sample import draw_sample
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.prediction.predict import Predictor
-from unetseg.progress import Silent
 from unetseg.skiplab import compare as room
 from unetseg.skiplab.compare import SCORES, SEVERITY, compare
 from unetseg.skiplab.corruptions import CORRUPTIONS
@@ -39,25 +38,16 @@ KINDS = CompareConfig(skips=("concat", "none"), seeds=2)
 RUNS = ["concat-seed0", "none-seed0", "concat-seed1", "none-seed1"]
 
 
-def tiny(**training: object) -> TrainConfig:
-    """Settings under which a training takes a fraction of a second."""
-    settings: dict[str, object] = {"epochs": 1, "patch": 32, "ema": False} | training
-    return TrainConfig(
-        network=NetworkConfig(depth=2, width=4),
-        training=TrainingConfig.model_validate(settings),
-        runtime=RuntimeConfig(device="cpu", precision="float32", workers=0),
-    )
+def settings(network: dict[str, Any] | None = None, **training: Any) -> TrainConfig:
+    return tiny(network, **{"ema": False, "batch": "auto"} | training)
 
 
-class Listener(Silent):
+class Watcher(Listener):
     """Remembers what was said, and stops the process at the first training step if asked to."""
 
     def __init__(self, *, stop: bool = False) -> None:
-        self.said: list[str] = []
+        super().__init__()
         self.stop = stop
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
     def advance(self, task: str, steps: int = 1, **facts: object) -> None:
         if self.stop and task == "training":
@@ -84,20 +74,15 @@ def scores(output: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_sample(tmp_path_factory.mktemp("data") / "cells", count=6, size=48)
-
-
-@pytest.fixture(scope="module")
-def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Listener]:
+def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Watcher]:
     """A comparison of two kinds with two seeds, and what was said."""
-    listener = Listener()
+    listener = Watcher()
     output = tmp_path_factory.mktemp("first") / "out"
-    return compare(data, KINDS, tiny(), output=output, progress=listener), listener
+    return compare(data, KINDS, settings(), output=output, progress=listener), listener
 
 
 @pytest.fixture
-def copy(first: tuple[Result, Listener], tmp_path: Path) -> Path:
+def copy(first: tuple[Result, Watcher], tmp_path: Path) -> Path:
     """A copy of the folder of `first`."""
     return shutil.copytree(first[0].folder, tmp_path / "copy")
 
@@ -105,7 +90,7 @@ def copy(first: tuple[Result, Listener], tmp_path: Path) -> Path:
 # ------------------------------------------------------------------ what is written
 
 
-def test_everything_is_written(data: Path, first: tuple[Result, Listener]) -> None:
+def test_everything_is_written(data: Path, first: tuple[Result, Watcher]) -> None:
     result, listener = first
     rows = table(result.folder / "compare.csv")
     assert [row["skip"] for row in rows] == ["concat", "none"]
@@ -125,7 +110,7 @@ def test_everything_is_written(data: Path, first: tuple[Result, Listener]) -> No
 
 
 def test_kinds_differ_in_the_skip_alone_and_seeds_in_the_seed(
-    first: tuple[Result, Listener],
+    first: tuple[Result, Watcher],
 ) -> None:
     plans, splits = [], []
     for name in RUNS:
@@ -142,7 +127,7 @@ def test_kinds_differ_in_the_skip_alone_and_seeds_in_the_seed(
     assert len({row["dice"] for row in rows}) == 4
 
 
-def test_means_are_of_the_seeds(first: tuple[Result, Listener]) -> None:
+def test_means_are_of_the_seeds(first: tuple[Result, Watcher]) -> None:
     seeds = scores(first[0].folder)
     for row in table(first[0].folder / "compare.csv"):
         values = [float(seed["noise"]) for seed in seeds if seed["skip"] == row["skip"]]
@@ -154,7 +139,7 @@ def test_means_are_of_the_seeds(first: tuple[Result, Listener]) -> None:
 
 
 def test_the_clean_score_is_that_of_eval(
-    data: Path, first: tuple[Result, Listener], tmp_path: Path
+    data: Path, first: tuple[Result, Watcher], tmp_path: Path
 ) -> None:
     config = EvalConfig(
         scoring=ScoringConfig(save_masks=False, overlays=False),
@@ -168,7 +153,7 @@ def test_the_clean_score_is_that_of_eval(
 
 
 def test_corrupted_scores_are_those_of_corrupted_images(
-    data: Path, first: tuple[Result, Listener]
+    data: Path, first: tuple[Result, Watcher]
 ) -> None:
     run = first[0].folder / "runs" / "concat-seed1"
     predictor = Predictor(run, device=RuntimeConfig(device="cpu", precision="float32"))
@@ -192,7 +177,7 @@ def test_test_images_count_before_validation_images(data: Path, tmp_path: Path) 
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(data / kind / f"cells_{i:03d}.png", target)
     one = CompareConfig(skips=("add", "none"), seeds=1)
-    compare(tmp_path / "split", one, tiny(), output=tmp_path / "out")
+    compare(tmp_path / "split", one, settings(), output=tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert (facts["split"], facts["images"]) == ("test", 2)
     rows = table(tmp_path / "out" / "compare.csv")
@@ -210,19 +195,19 @@ def test_images_without_foreground_compare_nothing(data: Path, tmp_path: Path) -
         (copy / kind).rmdir()
     Image.new("L", (48, 48)).save(copy / "test" / "masks" / "cells_005.png")
     with pytest.raises(DataError, match=r"split test \(1 image\) show no foreground"):
-        compare(copy, KINDS, tiny(), output=tmp_path / "out")
+        compare(copy, KINDS, settings(), output=tmp_path / "out")
 
 
 # ------------------------------------------------------------------ going on
 
 
 def test_what_is_complete_is_not_repeated(
-    data: Path, copy: Path, first: tuple[Result, Listener]
+    data: Path, copy: Path, first: tuple[Result, Watcher]
 ) -> None:
     weights = {path: path.stat().st_mtime_ns for path in copy.rglob("model.safetensors")}
     assert len(weights) == 4
-    listener = Listener()
-    again = compare(data, KINDS, tiny(), output=copy, progress=listener)
+    listener = Watcher()
+    again = compare(data, KINDS, settings(), output=copy, progress=listener)
     assert listener.trained == []
     assert sum("done before" in text for text in listener.said) == 4
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
@@ -231,33 +216,33 @@ def test_what_is_complete_is_not_repeated(
 
 
 def test_only_what_is_incomplete_is_trained(
-    data: Path, copy: Path, first: tuple[Result, Listener]
+    data: Path, copy: Path, first: tuple[Result, Watcher]
 ) -> None:
     shutil.rmtree(copy / "runs" / "concat-seed1" / "model")
     (copy / "runs" / "concat-seed1" / "last.pt").unlink()  # stopped before its first validation
     (copy / "runs" / "none-seed0" / SCORES).unlink()  # stopped before it was scored
-    listener = Listener()
-    compare(data, KINDS, tiny(), output=copy, progress=listener)
+    listener = Watcher()
+    compare(data, KINDS, settings(), output=copy, progress=listener)
     assert listener.trained == ["none-seed0", "concat-seed1"]
     assert any("none-seed0 at step" in text for text in listener.said)  # resumed, not repeated
     assert scores(copy) == scores(first[0].folder)
 
 
 def test_a_signal_stops_and_the_same_command_goes_on(
-    data: Path, copy: Path, first: tuple[Result, Listener]
+    data: Path, copy: Path, first: tuple[Result, Watcher]
 ) -> None:
     shutil.rmtree(copy / "runs" / "none-seed1")
     with pytest.raises(StoppedError, match="the same `unetseg lab compare` command") as caught:
-        compare(data, KINDS, tiny(), output=copy, progress=Listener(stop=True))
+        compare(data, KINDS, settings(), output=copy, progress=Watcher(stop=True))
     assert caught.value.exit_code == 128 + signal.SIGTERM
-    compare(data, KINDS, tiny(), output=copy)
+    compare(data, KINDS, settings(), output=copy)
     assert scores(copy) == scores(first[0].folder)
 
 
 def test_kinds_are_added_to_a_comparison(data: Path, copy: Path) -> None:
-    listener = Listener()
+    listener = Watcher()
     more = CompareConfig(skips=("none", "add"), seeds=1)
-    result = compare(data, more, tiny(), output=copy, progress=listener)
+    result = compare(data, more, settings(), output=copy, progress=listener)
     assert listener.trained == ["add-seed0"]
     assert [row["skip"] for row in result.rows] == ["none", "add"]
 
@@ -284,15 +269,15 @@ def test_what_diverges_is_left_out_and_not_tried_again(
 ) -> None:
     diverging |= {"add-seed0", "add-seed1", "concat-seed0"}
     kinds = CompareConfig(skips=("concat", "add", "none"), seeds=2)
-    listener = Listener()
-    result = compare(data, kinds, tiny(), output=tmp_path / "out", progress=listener)
+    listener = Watcher()
+    result = compare(data, kinds, settings(), output=tmp_path / "out", progress=listener)
     assert [(row["skip"], row["seeds"]) for row in result.rows] == [("none", 2), ("concat", 1)]
     assert sum("is left out: the gradient was not a number" in said for said in listener.said) == 3
     facts = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert facts["diverged"] == ["concat (seed 0)", "add (seed 0)", "add (seed 1)"]
     diverging.clear()
-    again = Listener()
-    compare(data, kinds, tiny(), output=tmp_path / "out", progress=again)
+    again = Watcher()
+    compare(data, kinds, settings(), output=tmp_path / "out", progress=again)
     assert sum("diverged before" in said for said in again.said) == 3
 
 
@@ -301,7 +286,7 @@ def test_a_single_kind_that_is_left_is_no_comparison(
 ) -> None:
     diverging |= {"none-seed0", "none-seed1"}
     with pytest.raises(DivergedError, match="no two kinds are left") as caught:
-        compare(data, KINDS, tiny(), output=tmp_path / "out")
+        compare(data, KINDS, settings(), output=tmp_path / "out")
     assert caught.value.offenders == ["none (seed 0)", "none (seed 1)"]
 
 
@@ -312,30 +297,29 @@ def test_other_settings_and_other_data_are_not_mixed(
     data: Path, copy: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="these differ") as caught:
-        compare(data, KINDS, tiny(lr=0.01, epochs=2), output=copy)
+        compare(data, KINDS, settings(lr=0.01, epochs=2), output=copy)
     assert caught.value.offenders == ["epochs: 1 → 2", "lr: auto → 0.01"]
     other = draw_sample(tmp_path / "other", count=6, size=48, seed=1)
     with pytest.raises(ConfigError, match="content of the data: "):
-        compare(other, KINDS, tiny(), output=copy)
+        compare(other, KINDS, settings(), output=copy)
     assert caught.value.fix.startswith("Choose another --output, ")
     (copy / "started.json").unlink()
     with pytest.raises(ConfigError, match="is of no known comparison"):
-        compare(data, KINDS, tiny(), output=copy)
+        compare(data, KINDS, settings(), output=copy)
 
 
 def test_the_skip_and_the_seed_of_the_settings_do_not_count(data: Path, copy: Path) -> None:
-    network = NetworkConfig(depth=2, width=4, skip=("add",))
     runtime = RuntimeConfig(device="cpu", precision="float32", workers=0, seed=9)
-    base = tiny().model_copy(update={"network": network, "runtime": runtime})
-    listener = Listener()
+    base = settings({"skip": ("add",)}).model_copy(update={"runtime": runtime})
+    listener = Watcher()
     compare(data, KINDS, base, output=copy, progress=listener)
     assert listener.trained == []
 
 
 def test_another_number_of_workers_changes_nothing(data: Path, copy: Path) -> None:
     runtime = RuntimeConfig(device="cpu", precision="float32", workers=1)
-    listener = Listener()
-    base = tiny().model_copy(update={"runtime": runtime})
+    listener = Watcher()
+    base = settings().model_copy(update={"runtime": runtime})
     compare(data, KINDS, base, output=copy, progress=listener)
     assert listener.trained == []
     started = json.loads((copy / "started.json").read_text())
@@ -346,8 +330,7 @@ def test_another_number_of_workers_changes_nothing(data: Path, copy: Path) -> No
 
 
 def test_alpha_is_of_the_kinds_that_have_one(data: Path, tmp_path: Path) -> None:
-    network = NetworkConfig(depth=2, width=4, alpha=0.1)
-    base = tiny().model_copy(update={"network": network})
+    base = settings({"alpha": 0.1})
     compare(data, CompareConfig(skips=("none", "learned"), seeds=1), base, output=tmp_path / "out")
     alphas = {
         skip: json.loads((tmp_path / f"out/runs/{skip}-seed0/plan.json").read_text())["network"][
@@ -361,7 +344,7 @@ def test_alpha_is_of_the_kinds_that_have_one(data: Path, tmp_path: Path) -> None
 
 
 def test_the_classic_network_has_fixed_skips(data: Path, tmp_path: Path) -> None:
-    base = tiny().model_copy(update={"network": NetworkConfig(preset="classic")})
+    base = settings().model_copy(update={"network": NetworkConfig(preset="classic")})
     with pytest.raises(ConfigError, match="classic has fixed skips"):
         compare(data, KINDS, base, output=tmp_path / "out")
 
@@ -369,9 +352,9 @@ def test_the_classic_network_has_fixed_skips(data: Path, tmp_path: Path) -> None
 def test_settings_of_which_no_network_can_be_built_leave_nothing(
     data: Path, tmp_path: Path
 ) -> None:
-    base = tiny().model_copy(update={"network": NetworkConfig(depth=2, width=4, growth=4)})
+    base = settings({"growth": 4})
     with pytest.raises(ConfigError, match="no network can be built"):
         compare(data, KINDS, base, output=tmp_path / "out")
     with pytest.raises(ConfigError, match="leaves nothing to compare"):
-        compare(data, CompareConfig(skips=("add", "add")), tiny(), output=tmp_path / "out")
+        compare(data, CompareConfig(skips=("add", "add")), settings(), output=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -15,20 +15,16 @@ from PIL import Image
 from torch import nn
 
 from tests.builders import bundle_info
+from tests.skiplab.builders import CPU, Listener, tiny, view_of
 from unetseg.bundle import build_segmenter
 from unetseg.config import (
     DeviceConfig,
     NetworkConfig,
-    RuntimeConfig,
     SubjectConfig,
-    TrainConfig,
-    TrainingConfig,
 )
 from unetseg.data.masks.class_map import IGNORED
-from unetseg.data.sample import draw_cells, draw_sample
+from unetseg.data.sample import draw_cells
 from unetseg.errors import ConfigError
-from unetseg.progress import Silent
-from unetseg.runtime import Machine
 from unetseg.skiplab.gates import COLOUR_MAP, OPACITY, gates, laid_over
 from unetseg.skiplab.openings import (
     OPENING,
@@ -44,7 +40,6 @@ from unetseg.skiplab.openings import (
 from unetseg.skiplab.trained import Subject, View, open_subject
 from unetseg.training.fit import train
 from unetseg.unet.build import build_unet
-from unetseg.unet.segmenter import image_statistics
 from unetseg.unet.skips import SWITCH_SPEED, Attention, Gated, Switch
 
 SIZES = ((48, 48), (37, 52), (64, 41))
@@ -58,8 +53,7 @@ def network(**settings: Any) -> NetworkConfig:
 def view(index: int, height: int, width: int) -> View:
     image, mask = draw_cells(64, seed=0, index=index)
     image, mask = image[:height, :width], mask[:height, :width]
-    tensor = torch.from_numpy(image.astype(np.float32).transpose(2, 0, 1))[None]
-    return View(f"cells_{index}", image, (mask > 0).astype(np.uint8), image_statistics(tensor))
+    return view_of(image, (mask > 0).astype(np.uint8), f"cells_{index}")
 
 
 def subject(
@@ -69,33 +63,17 @@ def subject(
     torch.manual_seed(0)
     info = bundle_info(config)
     segmenter = build_segmenter(info).eval()
-    machine = Machine(torch.device("cpu"), torch.float32, "cpu")
     views = tuple(view(index, *size) for index, size in enumerate(sizes))
-    return Subject(run, segmenter, info, machine, "all", views)
+    return Subject(run, segmenter, info, CPU, "all", views)
 
 
 def skips(of: Subject) -> list[nn.Module]:
     return [step.get_submodule("skip") for step in of.segmenter.network.decoder.steps]
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "gates.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def width_of(picture: Path) -> int:
     with Image.open(picture) as opened:
         return opened.width
-
-
-class Listener(Silent):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 # ------------------------------------------------------------------ over images
@@ -351,19 +329,14 @@ def test_colours_over_an_image_mix_its_grey_with_the_colour_map() -> None:
     np.testing.assert_allclose(mixed[0], (1 - OPACITY) * 40 + OPACITY * ends, atol=1)
 
 
-def test_a_real_training_is_shown(tmp_path: Path) -> None:
-    data = draw_sample(tmp_path / "data", count=6, size=48)
-    config = TrainConfig(
-        network=NetworkConfig(depth=2, width=4, skip=("attention",)),
-        training=TrainingConfig(epochs=2, batch=2, patch=32),
-        runtime=RuntimeConfig(workers=0, device="cpu", precision="float32"),
-    )
-    run = train(data, config, out=tmp_path, name="run")
+def test_a_real_training_is_shown(data: Path, tmp_path: Path) -> None:
+    run = train(data, tiny({"skip": ("attention",)}, epochs=2), out=tmp_path, name="run")
     looked_at = open_subject(
         run, data, SubjectConfig(split="all"), device=DeviceConfig(device="cpu")
     )
     result = gates(looked_at, output=tmp_path / "out")
-    table = rows(tmp_path / "out")
+    with (tmp_path / "out" / "gates.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
     assert len(table) == 2 * 6 + 2
     assert all(0 < float(row["low"]) <= float(row["high"]) < 1 for row in table)
     of_top = [row for row in table if row["level"] == "0"]

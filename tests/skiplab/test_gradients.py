@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.skiplab.builders import Listener, tiny
 from unetseg.bundle import load_bundle, save_bundle
 from unetseg.config import (
     BlockKind,
@@ -21,30 +22,16 @@ from unetseg.config import (
     DeviceConfig,
     GradientsConfig,
     NetworkConfig,
-    RuntimeConfig,
-    TrainConfig,
-    TrainingConfig,
 )
 from unetseg.data.sample import draw_sample
 from unetseg.errors import BundleError, ConfigError, DataError, OutOfMemoryError, UnetsegError
-from unetseg.progress import Silent
 from unetseg.runtime import start
 from unetseg.skiplab.gradient_flow import at_start, first_layer_table
 from unetseg.skiplab.gradients import Stack, build_stack, check_depths, gradients, of_stacks
 from unetseg.skiplab.result import Result, Row
 from unetseg.training.fit import train
 
-BASE = TrainConfig(
-    network=NetworkConfig(depth=2, width=4),
-    training=TrainingConfig(patch=32, batch=2, epochs=1),
-    runtime=RuntimeConfig(device="cpu", workers=0),
-)
-COUNT = 6
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_sample(tmp_path_factory.mktemp("data") / "cells", count=COUNT, size=48)
+BASE = tiny()
 
 
 @pytest.fixture(scope="module")
@@ -233,25 +220,11 @@ def test_unets_with_and_without_skips_learn_the_data(data: Path, tmp_path: Path)
     assert {row["step"] for row in result.rows} == {0, 1, 5}
 
 
-class Count(Silent):
-    """Counts the steps of each task."""
-
-    def __init__(self) -> None:
-        self.total: dict[str, int | None] = {}
-        self.done: dict[str, int] = {}
-
-    def start(self, task: str, total: int | None = None) -> None:
-        self.total[task] = total
-
-    def advance(self, task: str, steps: int = 1, **facts: object) -> None:
-        self.done[task] = self.done.get(task, 0) + steps
-
-
 def test_every_step_is_heard_of(data: Path, tmp_path: Path) -> None:
-    heard = Count()
+    heard = Listener()
     config = GradientsConfig(steps=3)
     gradients(config, source=data, base=BASE, output=tmp_path, progress=heard)
-    assert heard.done["measuring gradients"] == heard.total["measuring gradients"] == 2 * 4
+    assert heard.done == heard.total >= 2 * 4
 
 
 def test_too_little_memory_is_answered_with_flags_that_there_are(
@@ -302,7 +275,7 @@ def test_zeroing_skips_that_are_not_there_changes_nothing(data: Path, tmp_path: 
 
 
 def test_a_run_can_be_shown_other_images(run: Path, data: Path, tmp_path: Path) -> None:
-    other = draw_sample(tmp_path / "other", count=COUNT, size=48, seed=9)
+    other = draw_sample(tmp_path / "other", count=6, size=48, seed=9)
     pairs = DataConfig(images=other / "images", masks=other / "masks")
     own, foreign = (
         gradients(GradientsConfig(), source=run, base=base, output=tmp_path / name).rows

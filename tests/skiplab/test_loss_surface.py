@@ -13,10 +13,10 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from tests.builders import bundle_info
+from tests.skiplab.builders import CPU, view_of
 from unetseg.bundle import build_segmenter
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.errors import DataError
-from unetseg.runtime import Machine
 from unetseg.skiplab.loss_surface import (
     Floats,
     Surface,
@@ -31,9 +31,7 @@ from unetseg.skiplab.loss_surface import (
 )
 from unetseg.skiplab.trained import Subject, View
 from unetseg.training.losses import dice_ce
-from unetseg.unet.segmenter import image_statistics
 
-CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 AXIS = np.linspace(-1, 1, 5)
 
 
@@ -57,8 +55,7 @@ def random_view(name: str, height: int, width: int, ignored: int = 0) -> View:
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     truth = rng.integers(0, 2, (height, width), dtype=np.uint8)
     truth[:ignored] = IGNORED
-    statistics = image_statistics(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()))
-    return View(name, image, truth, statistics)
+    return view_of(image, truth, name)
 
 
 def test_the_loss_is_that_of_each_image_weighed_by_its_counted_pixels() -> None:
