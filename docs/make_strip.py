@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import unetseg
-from unetseg.data.files.images import read_image
 from unetseg.data.masks.overlay import overlay
 
 PICTURE = Path(__file__).with_name("images") / "strip.jpg"
@@ -69,8 +68,8 @@ def main(data: Path, runs: Path) -> None:
 def tiles(pairs: Path, run: Path, shown: Shown) -> list[Image.Image]:
     """The image, truth drawn over it, and the prediction drawn over it."""
     path, mask = (next((pairs / role).glob(f"{shown.image}*")) for role in ("images", "masks"))
-    truth, prediction = np.asarray(Image.open(mask)), unetseg.load(run).predict(path)
-    image = read_image(path)
+    model = unetseg.load(run)
+    truth, image, prediction = np.asarray(Image.open(mask)), model.read(path), model.predict(path)
     drawn = [
         overlay(image, (marked > 0).astype(np.uint8), COLOURS, OPACITY * shows, background=0)
         for marked, shows in ((truth * 0, 0), (truth, 1), (prediction, 1))
