@@ -28,7 +28,7 @@ from unetseg.config import (
     TrainConfig,
     TrainingConfig,
 )
-from unetseg.data.crops.crop import window
+from unetseg.data.crops.crop import crop
 from unetseg.data.crops.dataset import Sample, crop_loader
 from unetseg.data.facts.image_values import image_facts
 from unetseg.data.facts.survey import survey
@@ -149,7 +149,7 @@ class Subject:
         """So many squares from the middles of the images, side×side×C raw pixel values."""
         paths = [self.images[at % len(self.images)] for at in range(number)]
         images = [match_bands(read_image(path), self.info.bands, path) for path in paths]
-        return [window(each, (len(each) // 2, each.shape[1] // 2), self.side) for each in images]
+        return [crop(each, (len(each) // 2, each.shape[1] // 2), self.side) for each in images]
 
 
 def bench(

@@ -190,7 +190,7 @@ def spread_windows(
         side = min(WINDOW, *pair.size)
         for _ in range(number):
             centre = [side // 2 + int(rng.integers(length - side + 1)) for length in pair.size]
-            yield *pair.window((centre[0], centre[1]), side), facts[index].nodata
+            yield *pair.crop((centre[0], centre[1]), side), facts[index].nodata
 
 
 def _share_out(areas: Sequence[int], pixels: int) -> list[int]:

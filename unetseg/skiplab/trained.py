@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
-from unetseg.data.crops.crop import window
+from unetseg.data.crops.crop import crop
 from unetseg.data.files.images import allow_pixels
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.errors import DataError, UnetsegError
@@ -106,7 +106,7 @@ def fitted(view: View, height: int, width: int) -> Tensor:
     """The image of `view` as 1×C×height×width: its middle, continued by mirroring if smaller."""
     side = max(height, width)
     centre = (view.truth.shape[0] // 2, view.truth.shape[1] // 2)
-    square = window(view.image, centre, side)
+    square = crop(view.image, centre, side)
     top, left = side // 2 - height // 2, side // 2 - width // 2
     return _tensor(square[top : top + height, left : left + width])
 

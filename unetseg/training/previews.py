@@ -45,7 +45,7 @@ def validation_sheet(reader: PairReader, engine: Engine) -> NDArray[np.uint8]:
     """A sheet of validation images: the image, its mask, and the mask predicted."""
     rows = []
     for index in range(min(ROWS, len(reader))):
-        image, truth = middle(reader, index, VIEW) if reader.is_giant(index) else reader[index]
+        image, truth = middle(reader, index, VIEW) if reader.is_windowed(index) else reader[index]
         _, nodata = georeference(reader.pairs[index].image)
         masks = (truth, engine.classes(image, nodata))
         rows.append([picture(image), *(_overlay(image, mask, reader.class_map) for mask in masks)])
@@ -56,7 +56,7 @@ def middle(reader: PairReader, index: int, side: int) -> tuple[NDArray[Any], NDA
     """The square in the middle of a pair: image side×side×C and class indexes side×side."""
     pair = reader.pair(index)
     height, width = pair.size
-    return pair.window((height // 2, width // 2), side)
+    return pair.crop((height // 2, width // 2), side)
 
 
 def _overlay(image: NDArray[Any], index: NDArray[np.uint8], class_map: ClassMap) -> Any:

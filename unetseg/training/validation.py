@@ -33,8 +33,8 @@ def score_split(
     """
 
     def open_pair(index: int) -> Opened[Truth]:
-        if reader.is_giant(index):
-            raster, mask = reader.rasters(index)
+        if reader.is_windowed(index):
+            raster, mask = reader.files(index)
             return Opened(Truth(mask, info.class_map), open_stream(engine, info, raster))
         pixels, truth = reader[index]
         return Opened(Truth(truth, info.class_map), pixels, facts[index].nodata)

@@ -258,7 +258,7 @@ def test_giants_are_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             tifffile.imwrite(tmp_path / folder / f"{index}.tif", pixels)
     known = survey(tmp_path)
     reader = read_split(known, "train", 1, "disk", tmp_path)
-    wholes = [index for index in range(len(reader)) if not reader.is_giant(index)]
+    wholes = [index for index in range(len(reader)) if not reader.is_windowed(index)]
     assert 0 < len(wholes) < len(reader)
     assert [i for i in range(len(reader)) if reader._kept.get(i) is not None] == wholes
     assert decoding_speed([reader]) > 0

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from unetseg.data.crops.crop import GiantPair, WholePair, find_spots, window
+from unetseg.data.crops.crop import LargePair, WholePair, crop, find_spots
 from unetseg.data.files import image as image_file
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.images import write_tiff
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
-from unetseg.data.masks.rasters import open_mask_raster, open_raster
+from unetseg.data.masks.mask_file import MaskFile
 
 CLASSES = ClassMap(
     classes=tuple(ClassInfo(name=str(n), code=n, colour=(n, n, n)) for n in range(9)), background=0
@@ -35,7 +36,7 @@ def test_a_window_is_numpys_reflection(
     padded: NDArray[np.int64] = np.pad(array, margin, "reflect")
     top, left = (middle - size // 2 + margin for middle in centre)
     np.testing.assert_array_equal(
-        window(array, centre, size), padded[top : top + size, left : left + size]
+        crop(array, centre, size), padded[top : top + size, left : left + size]
     )
 
 
@@ -56,14 +57,10 @@ def test_a_window_from_disk_is_that_from_memory(
     tifffile.imwrite(folder / "m.tif", mask, tile=(16, 16), compression="zlib")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_file, "WHOLE_PIXELS", 100)
-        pair = GiantPair(
-            open_raster(folder / "i.tif"), open_mask_raster(folder / "m.tif"), CLASSES, bands
-        )
+        pair = LargePair(ImageFile(folder / "i.tif"), MaskFile(folder / "m.tif"), CLASSES, bands)
         whole = WholePair(image, mask)
         assert pair.size == whole.size
-        for part, expected in zip(
-            pair.window(centre, size), whole.window(centre, size), strict=True
-        ):
+        for part, expected in zip(pair.crop(centre, size), whole.crop(centre, size), strict=True):
             np.testing.assert_array_equal(part, expected)
         pair.close()
 
@@ -74,8 +71,8 @@ def test_only_the_part_inside_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path:
     mask = np.zeros((64, 64), np.uint8)
     mask[40, 40] = 200  # no class
     tifffile.imwrite(tmp_path / "m.tif", mask)
-    with open_raster(tmp_path / "m.tif") as image, open_mask_raster(tmp_path / "m.tif") as truth:
-        _, part = GiantPair(image, truth, CLASSES, 1).window((2, 2), 60)
+    with ImageFile(tmp_path / "m.tif") as image, MaskFile(tmp_path / "m.tif") as truth:
+        _, part = LargePair(image, truth, CLASSES, 1).crop((2, 2), 60)
     assert part.shape == (60, 60)
 
 

@@ -168,13 +168,13 @@ def test_crops_of_giants_are_those_of_the_whole(
     monkeypatch.setattr(reading, "read_image", None)  # nothing is decoded whole
     reader = PairReader(pairs, THREE, 13)
     reader.keep()
-    assert reader.is_giant(0)
+    assert reader.is_windowed(0)
     assert not reader._kept
     by_windows = Crops(reader, rule, statistics)
     for crop, (index, seed) in zip(expected, product(range(2), range(10)), strict=True):
         assert torch.equal(crop.image, by_windows[index, seed].image)
         assert torch.equal(crop.mask, by_windows[index, seed].mask)
-    image, mask = reader.rasters(1)
+    image, mask = reader.files(1)
     assert (image.bands, mask.height, mask.width) == (13, 90, 70)
     reader.close()
 

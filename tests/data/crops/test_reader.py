@@ -68,10 +68,10 @@ def test_few_giants_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     if files.is_dir():
         names = [str(link.resolve()) for link in files.iterdir()]
         assert sum(str(tmp_path) in name for name in names) == 2
-    first = giants[0].window((45, 35), 20)[0]
+    first = giants[0].crop((45, 35), 20)[0]
     np.testing.assert_array_equal(first, PairReader(reader.pairs, CLASSES, 3)[0][0][35:55, 25:45])
     reader.close()
-    reader.pair(0).window((45, 35), 20)
+    reader.pair(0).crop((45, 35), 20)
     reader.close()
 
 
@@ -83,4 +83,4 @@ def test_giants_of_different_size_are_refused(
     tifffile.imwrite(str(first.mask), np.zeros((70, 90), np.uint8))
     reader = PairReader([first], CLASSES, 3)
     with pytest.raises(DataError, match=r"0\.tif is 70×90, .*0_mask\.tif is 90×70"):
-        reader.rasters(0)
+        reader.files(0)

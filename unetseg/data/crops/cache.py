@@ -3,7 +3,6 @@
 A crop is the same wherever its pair is kept; only the time it takes differs.
 """
 
-import mmap
 import os
 import sys
 import tempfile
@@ -12,11 +11,10 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from shutil import disk_usage
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +62,7 @@ def read_split(
 ) -> PairReader:
     """The reader of a split, with its pairs decoded and kept where `cache` says.
 
-    Giants stay as they are.
+    Large TIFFs stay as they are.
 
     Args:
         known: The pairs and their facts.
@@ -81,7 +79,7 @@ def read_split(
         DataError: a file cannot be read.
     """
     place = choose_cache(known, bands, cache, folder, (split,)).place
-    reader = PairReader(known.select(split), known.class_map, bands)
+    reader = PairReader(known.select(split), known.class_map, bands, known.config.max_pixels)
     if place == "memory":
         reader.keep(progress=progress)
     elif place == "disk" and folder is not None:
@@ -108,12 +106,15 @@ def choose_cache(
     """
     if cache == "none":
         return CacheChoice("none", "as set")
-    readers = [PairReader(known.select(split), known.class_map, bands) for split in splits]
+    readers = [
+        PairReader(known.select(split), known.class_map, bands, known.config.max_pixels)
+        for split in splits
+    ]
     size = sum(
         fact.image.pixels * pixel_bytes(known, bands)
         for split, reader in zip(splits, readers, strict=True)
         for index, fact in enumerate(known.facts_of(split))
-        if not reader.is_giant(index)
+        if not reader.is_windowed(index)
     )
     if cache == "memory":
         return _as_asked_in_memory(size)
@@ -137,21 +138,17 @@ def pixel_bytes(known: Survey, bands: int) -> int:
 
 
 def decoding_speed(readers: Sequence[PairReader]) -> float:
-    """Decoded bytes per second of a few pairs, in one thread; inf where all are giants."""
+    """Decoded bytes per second of a few pairs, in one thread; inf where all are large TIFFs."""
     wholes = [(reader, i) for reader in readers for i in range(len(reader))]
-    wholes = [(reader, i) for reader, i in wholes if not reader.is_giant(i)]
+    wholes = [(reader, i) for reader, i in wholes if not reader.is_windowed(i)]
     some = wholes[:: max(1, len(wholes) // SAMPLE_PAIRS)][:SAMPLE_PAIRS]
     began = time.perf_counter()
     size = sum(array.nbytes for reader, i in some for array in reader.decode(i))
     return size / (time.perf_counter() - began) if size else float("inf")
 
 
-class _Place(NamedTuple):
-    """Where an array is in the file."""
-
-    offset: int
-    shape: tuple[int, ...]
-    dtype: str
+Spot = tuple[int, tuple[int, ...], str]
+"""Where an array begins in the file, bytes; its shape and its number type."""
 
 
 class DecodedFile:
@@ -162,61 +159,57 @@ class DecodedFile:
 
     Args:
         path: The file.
-        places: Where the arrays of each pair are, when the file is written already.
+        spots: Where image and mask of each pair are, when the file is written already.
     """
 
-    def __init__(
-        self, path: Path, places: Mapping[int, tuple[_Place, _Place]] | None = None
-    ) -> None:
+    def __init__(self, path: Path, spots: Mapping[int, tuple[Spot, Spot]] | None = None) -> None:
         self.path = path
         self._file = path.open("r+b", buffering=0)
-        self._places = dict(places or {})
-        self._map: mmap.mmap | None = None
+        self._spots = dict(spots or {})
+        self._map: NDArray[np.uint8] | None = None
         self._end = 0
         self._lock = Lock()
         self._release = weakref.finalize(self, self._file.close)
 
     def __setitem__(self, index: int, pair: DecodedPair) -> None:
         image, mask = (self._append(array) for array in pair)
-        self._places[index] = image, mask
+        self._spots[index] = image, mask
 
     def get(self, index: int) -> DecodedPair | None:
-        """The pair as arrays that lie in the file, if it is kept."""
-        if index not in self._places:
+        """The pair as arrays that lie in the file, if it is kept; read when they are looked at."""
+        if index not in self._spots:
             return None
-        image, mask = (self._array(place) for place in self._places[index])
+        with self._lock:
+            if self._map is None:
+                self._map = np.memmap(self._file, np.uint8, "r+")
+        image, mask = (
+            np.ndarray(shape, dtype, self._map, begin) for begin, shape, dtype in self._spots[index]
+        )
         return image, mask
 
     def clear(self) -> None:
         """Forget all pairs; the file goes as soon as no array of it is in use."""
-        self._places = {}
+        self._spots = {}
         self._map = None
         self._release()
         _remove(self.path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For a process that is not forked from this one: it opens the file by its name."""
-        return DecodedFile, (self.path, self._places)
+        return DecodedFile, (self.path, self._spots)
 
-    def _append(self, array: NDArray[Any]) -> _Place:
+    def _append(self, array: NDArray[Any]) -> Spot:
         """Write an array behind what is there."""
         # Written, not assigned to a map: a full disk is an error then, and no end of the process.
         with self._lock, writing(self.path):
-            place = _Place(self._end, array.shape, array.dtype.str)
-            self._file.seek(place.offset)
+            begin = self._end
+            self._file.seek(begin)
             rest = np.ascontiguousarray(array).data.cast("B")
             while rest:
                 rest = rest[self._file.write(rest) :]
             self._end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
             self._map = None
-        return place
-
-    def _array(self, place: _Place) -> NDArray[Any]:
-        """An array of the file; its pages are read when they are looked at."""
-        if self._map is None:
-            self._map = mmap.mmap(self._file.fileno(), 0)
-        count = prod(place.shape)
-        return np.frombuffer(self._map, place.dtype, count, place.offset).reshape(place.shape)
+        return begin, array.shape, array.dtype.str
 
 
 def decoded_file(folder: Path, split: str) -> DecodedFile:

@@ -1,4 +1,4 @@
-"""Square windows of a pair around any centre, of arrays in memory or of files too large for it."""
+"""Square crops of a pair around any centre, of arrays in memory or of files too large for it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.images import match_bands
+from unetseg.data.files.image import ImageFile, match_bands
 from unetseg.data.masks.class_map import ClassMap
-from unetseg.data.masks.rasters import MaskRaster, Raster
+from unetseg.data.masks.mask_file import MaskFile
 
 SPOTS = 4096
-"""Pixels of each class that are remembered of a giant mask."""
+"""Pixels of each class that are remembered of a large mask."""
 SCAN_ROWS = 512
-"""Rows of a giant mask that are searched at once."""
+"""Rows of a large mask that are searched at once."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class WholePair:
         row, column = divmod(int(pixels[rng.integers(len(pixels))]), self.mask.shape[1])
         return row, column
 
-    def window(self, centre: tuple[int, int], size: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    def crop(self, centre: tuple[int, int], size: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Image size×size×C and mask size×size around `centre`, mirrored outside."""
-        return window(self.image, centre, size), window(self.mask, centre, size)
+        return crop(self.image, centre, size), crop(self.mask, centre, size)
 
 
 @dataclass
-class GiantPair:
+class LargePair:
     """A pair on disk, of which only windows are read.
 
     Attributes:
@@ -55,8 +55,8 @@ class GiantPair:
         bands: Bands that windows of the image shall have.
     """
 
-    image: Raster
-    mask: MaskRaster
+    image: ImageFile
+    mask: MaskFile
     class_map: ClassMap
     bands: int
     _spots: dict[int, NDArray[np.int64]] | None = field(default=None, repr=False)
@@ -76,7 +76,7 @@ class GiantPair:
         row, column = pixels[rng.integers(len(pixels))].tolist()
         return row, column
 
-    def window(self, centre: tuple[int, int], size: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    def crop(self, centre: tuple[int, int], size: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Image size×size×C and mask size×size around `centre`, mirrored outside."""
 
         def read_image(*box: int) -> NDArray[Any]:
@@ -86,7 +86,7 @@ class GiantPair:
             return self.class_map.encode(self.mask.read(*box), self.mask.path)
 
         where = (self.size, centre, size)
-        return _read_window(read_image, *where), _read_window(read_mask, *where)
+        return _read_crop(read_image, *where), _read_crop(read_mask, *where)
 
     def close(self) -> None:
         """Close both files; reading opens them again."""
@@ -107,8 +107,8 @@ class GiantPair:
         return self._spots
 
 
-def window(array: NDArray[Any], centre: tuple[int, int], size: int) -> NDArray[Any]:
-    """A copy of the size×size window of `array` around `centre`; outside, the array is mirrored."""
+def crop(array: NDArray[Any], centre: tuple[int, int], size: int) -> NDArray[Any]:
+    """A copy of the size×size crop of `array` around `centre`; outside, the array is mirrored."""
     spans = [_span(*along, size) for along in zip(array.shape[:2], centre, strict=True)]
     rows, columns = (slice(span.start, span.stop) for span in spans)
     margins = [(span.before, span.after) for span in spans]
@@ -121,7 +121,7 @@ def window(array: NDArray[Any], centre: tuple[int, int], size: int) -> NDArray[A
 
 
 class _Span(NamedTuple):
-    """A window along one axis: what is read of the array, and how that is continued."""
+    """A crop along one axis: what is read of the array, and how that is continued."""
 
     start: int
     stop: int
@@ -130,11 +130,11 @@ class _Span(NamedTuple):
     after: int
     """Pixels mirrored at the end."""
     skipped: int
-    """Pixels of the result before the window."""
+    """Pixels of the result before the crop."""
 
 
 def _span(length: int, middle: int, size: int) -> _Span:
-    """The span of a window; it is read a little wider where that is needed to mirror it."""
+    """The span of a crop; it is read a little wider where that is needed to mirror it."""
     first = middle - size // 2
     before, after = max(0, -first), max(0, first + size - length)
     start = max(0, min(first, length - 1 - after))
@@ -142,7 +142,7 @@ def _span(length: int, middle: int, size: int) -> _Span:
     return _Span(start, stop, before, after, first - (start - before))
 
 
-def _read_window(
+def _read_crop(
     read: Callable[[int, int, int, int], NDArray[Any]],
     shape: Sequence[int],
     centre: tuple[int, int],
@@ -152,7 +152,7 @@ def _read_window(
     rows, columns = (_span(*along, size) for along in zip(shape[:2], centre, strict=True))
     top, left = rows.start, columns.start
     inside = read(top, left, rows.stop - top, columns.stop - left)
-    return window(inside, (centre[0] - top, centre[1] - left), size)
+    return crop(inside, (centre[0] - top, centre[1] - left), size)
 
 
 def find_spots(

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unetseg.data.crops.augment import Augmenter
 from unetseg.data.crops.cache import FORKS
-from unetseg.data.crops.crop import GiantPair, WholePair
+from unetseg.data.crops.crop import LargePair, WholePair
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import pooled
 from unetseg.data.facts.survey import Survey
@@ -69,7 +69,7 @@ class Gaps:
     def hide(
         self, index: int, image: NDArray[Any], mask: NDArray[np.uint8]
     ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """A window of an image, filled as for prediction, and of its mask, ignored there."""
+        """A crop of an image, filled as for prediction, and of its mask, ignored there."""
         nodata = self.nodata[index]
         if nodata is None:
             return image, mask
@@ -111,7 +111,7 @@ class Crops(Dataset[Sample]):
         index, seed = key
         pair = self.reader.pair(index)
         rng = np.random.default_rng(seed)
-        image, mask = pair.window(self._centre(pair, rng), self.augment.window)
+        image, mask = pair.crop(self._centre(pair, rng), self.augment.window)
         if self.gaps is not None:
             image, mask = self.gaps.hide(index, image, mask)
         image, mask = self.augment(image, mask, int(rng.integers(2**31)))
@@ -121,7 +121,7 @@ class Crops(Dataset[Sample]):
             torch.from_numpy(self.statistics[index]),
         )
 
-    def _centre(self, pair: WholePair | GiantPair, rng: np.random.Generator) -> tuple[int, int]:
+    def _centre(self, pair: WholePair | LargePair, rng: np.random.Generator) -> tuple[int, int]:
         if rng.random() < self.rule.oversample:
             present = pair.present(self.reader.class_map.foreground)
             if present:

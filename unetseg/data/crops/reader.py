@@ -8,23 +8,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.crops.crop import GiantPair, WholePair
-from unetseg.data.files.images import match_bands, read_image
+from unetseg.data.crops.crop import LargePair, WholePair
+from unetseg.data.files.image import ImageFile, match_bands, read_image
 from unetseg.data.masks.class_map import ClassMap
-from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.masks.rasters import (
-    MaskRaster,
-    Raster,
-    open_mask_raster,
-    open_raster,
-    reads_by_windows,
-)
+from unetseg.data.masks.mask_file import MaskFile, read_mask
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError
 from unetseg.progress import SILENT, Progress
 
 OPEN_PAIRS = 8
-"""Giant pairs whose files stay open."""
+"""Large pairs whose files stay open."""
 
 DecodedPair = tuple[NDArray[Any], NDArray[np.uint8]]
 """Image H×W×C of raw pixel values, and class indexes H×W."""
@@ -46,22 +39,30 @@ class PairStore(Protocol):
 class PairReader:
     """Reads pairs as (image H×W×C, class indexes H×W); what is kept is not decoded again.
 
-    Pairs with a giant TIFF are never kept; `pair` gives windows of them. The arrays belong to the
+    Pairs with a large TIFF are never kept; `pair` gives crops of them. The arrays belong to the
     reader: copy before changing them.
 
     Args:
         pairs: What to read.
         class_map: What the mask values mean.
         bands: Bands that every image must have.
+        max_pixels: The most pixels that are decoded at once.
     """
 
-    def __init__(self, pairs: Sequence[Pair], class_map: ClassMap, bands: int) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        class_map: ClassMap,
+        bands: int,
+        max_pixels: int | None = None,
+    ) -> None:
         self.pairs = list(pairs)
         self.class_map = class_map
         self.bands = bands
+        self.max_pixels = max_pixels
         self._kept: PairStore = {}
-        self._are_giants: dict[int, bool] = {}
-        self._giants: dict[int, GiantPair] = {}
+        self._are_windowed: dict[int, bool] = {}
+        self._large: dict[int, LargePair] = {}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -71,40 +72,46 @@ class PairReader:
 
     def decode(self, index: int) -> DecodedPair:
         """Read a pair from its files, whatever is kept."""
-        path, mask = self._files(index)
-        image = match_bands(read_image(path), self.bands, path)
+        path, mask = self._paths(index)
+        image = match_bands(read_image(path, self.max_pixels), self.bands, path)
         # Without a band that was dropped: a view would keep it in memory, and slows every crop.
         image = np.ascontiguousarray(image)
-        return image, self.class_map.encode(read_mask(mask).pixels, mask)
+        return image, self.class_map.encode(read_mask(mask, self.max_pixels).pixels, mask)
 
-    def is_giant(self, index: int) -> bool:
-        """Whether a file of the pair is a giant TIFF, so that the pair is read by windows."""
-        if index not in self._are_giants:
-            self._are_giants[index] = any(reads_by_windows(path) for path in self._files(index))
-        return self._are_giants[index]
+    def is_windowed(self, index: int) -> bool:
+        """Whether a file of the pair is a large TIFF, so that the pair is read by windows."""
+        if index not in self._are_windowed:
+            path, mask = self._paths(index)
+            with ImageFile(path, self.max_pixels) as image:
+                is_windowed = image.is_windowed
+            if not is_windowed:
+                with MaskFile(mask, self.max_pixels) as masks:
+                    is_windowed = masks.is_windowed
+            self._are_windowed[index] = is_windowed
+        return self._are_windowed[index]
 
-    def rasters(self, index: int) -> tuple[Raster, MaskRaster]:
+    def files(self, index: int) -> tuple[ImageFile, MaskFile]:
         """The image and the mask of a pair, to be read by windows; they belong to the reader.
 
         Raises:
             DataError: they differ in size, or cannot be read.
         """
-        giant = self._giant(index)
-        return giant.image, giant.mask
+        large = self._open(index)
+        return large.image, large.mask
 
-    def pair(self, index: int) -> WholePair | GiantPair:
-        """A pair that windows can be cut from; a giant stays on disk."""
-        return self._giant(index) if self.is_giant(index) else WholePair(*self[index])
+    def pair(self, index: int) -> WholePair | LargePair:
+        """A pair that crops can be taken from; a large one stays on disk."""
+        return self._open(index) if self.is_windowed(index) else WholePair(*self[index])
 
     def keep(self, into: PairStore | None = None, progress: Progress = SILENT) -> None:
-        """Decode all but the giants now, in parallel, and answer from `into` from here on.
+        """Decode all but the large pairs now, in parallel, and answer from `into` from here on.
 
         Args:
             into: Keeps the pairs; by default memory does.
             progress: Hears of each pair.
         """
         store: PairStore = {} if into is None else into
-        wanted = [index for index in range(len(self)) if not self.is_giant(index)]
+        wanted = [index for index in range(len(self)) if not self.is_windowed(index)]
 
         def keep_one(index: int) -> None:
             store[index] = self.decode(index)
@@ -122,27 +129,28 @@ class PairReader:
         self._kept = {}
 
     def close(self) -> None:
-        """Close the files of giants; reading opens them again."""
-        for giant in self._giants.values():
-            giant.close()
+        """Close the files of large pairs; reading opens them again."""
+        for large in self._large.values():
+            large.close()
 
-    def _giant(self, index: int) -> GiantPair:
+    def _open(self, index: int) -> LargePair:
         """A pair read by windows; those read long ago are closed, and open again when needed."""
-        if index not in self._giants:
-            path, mask = self._files(index)
-            giant = GiantPair(open_raster(path), open_mask_raster(mask), self.class_map, self.bands)
-            sizes = [f"{one.width}×{one.height}" for one in (giant.image, giant.mask)]
+        if index not in self._large:
+            path, mask = self._paths(index)
+            files = ImageFile(path, self.max_pixels), MaskFile(mask, self.max_pixels)
+            large = LargePair(*files, self.class_map, self.bands)
+            sizes = [f"{one.width}×{one.height}" for one in files]
             if sizes[0] != sizes[1]:
-                giant.close()
+                large.close()
                 raise DataError(f"{path} is {sizes[0]}, {mask} is {sizes[1]} (width×height)")
         else:
-            giant = self._giants.pop(index)
-        self._giants[index] = giant  # the last of the dict is the one used last
-        for old in list(self._giants.values())[:-OPEN_PAIRS]:
+            large = self._large.pop(index)
+        self._large[index] = large  # the last of the dict is the one used last
+        for old in list(self._large.values())[:-OPEN_PAIRS]:
             old.close()
-        return giant
+        return large
 
-    def _files(self, index: int) -> tuple[Path, Path]:
+    def _paths(self, index: int) -> tuple[Path, Path]:
         pair = self.pairs[index]
         if pair.mask is None:
             raise ValueError(f"{pair.image} has no mask")

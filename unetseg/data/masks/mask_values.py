@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from unetseg.data.files.images import content_format
 from unetseg.data.masks.class_map import Code, Coding, Colour, pack, runs, unpack
-from unetseg.data.masks.rasters import MaskRaster, open_mask_raster
+from unetseg.data.masks.mask_file import MaskFile
 from unetseg.errors import MaskError
 
 COUNTED = 4096  # distinct codes that the facts of one file keep, the most frequent ones
@@ -65,39 +64,39 @@ class MaskFacts(BaseModel):
         return self.shape[0] * self.shape[1]
 
 
-def mask_facts(path: Path) -> MaskFacts:
-    """Read a mask and count its codes; a giant is read strip by strip.
+def mask_facts(path: Path, max_pixels: int | None = None) -> MaskFacts:
+    """Read a mask and count its codes; a large TIFF is read strip by strip.
 
     Raises:
         MaskError: the file cannot be read or is no mask.
     """
-    with open_mask_raster(path) as raster:
-        values, counts, inner, digest = _count_codes(raster)
+    with MaskFile(path, max_pixels) as mask:
+        values, counts, inner, digest = _count_codes(mask)
         return MaskFacts(
             path=str(path),
-            shape=(raster.height, raster.width),
-            coding=raster.coding,
-            dtype=raster.dtype.name,
-            counts=tuple(zip(unpack(values, raster.coding), counts.tolist(), strict=True)),
+            shape=mask.size,
+            coding=mask.coding,
+            dtype=mask.dtype.name,
+            counts=tuple(zip(unpack(values, mask.coding), counts.tolist(), strict=True)),
             inner=tuple(inner.tolist()),
             pixel_hash=digest,
-            palette=raster.palette,
-            lossy=raster.lossy,
-            alpha=raster.alpha,
-            suffix=".tif" if raster.tiff else path.suffix.lower(),
-            format="TIFF" if raster.tiff else content_format(path),
+            palette=mask.palette,
+            lossy=mask.lossy,
+            alpha=mask.alpha,
+            suffix=".tif" if mask.tiff else path.suffix.lower(),
+            format=mask.format,
         )
 
 
-def _count_codes(raster: MaskRaster) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], str]:
+def _count_codes(mask: MaskFile) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], str]:
     """The codes of a mask, the most frequent first, their pixels, their 2×2 squares, a hash."""
-    kind = f"{raster.height} {raster.width} {raster.coding} {raster.dtype.name}"
+    kind = f"{mask.height} {mask.width} {mask.coding} {mask.dtype.name}"
     digest = blake2b(kind.encode(), digest_size=16)
     found: list[NDArray[Any]] = []
     numbers: list[NDArray[np.float64]] = []  # V×2
-    for _, strip in raster.strips(_STRIP):
+    for _, strip in mask.strips(_STRIP):
         digest.update(strip.tobytes())
-        codes = pack(strip) if raster.coding == "rgb" else strip
+        codes = pack(strip) if mask.coding == "rgb" else strip
         values, inverse, lengths = runs(codes.ravel())
         squares = np.add.reduceat(
             _squares(codes).ravel(), np.r_[0, np.cumsum(lengths)[:-1]], dtype=int
