@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.folders import find_images
 from unetseg.data.files.geotiff import RasterWriter
-from unetseg.data.files.images import read_image
-from unetseg.data.masks.rasters import is_giant
+from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.sample import draw_sample
 
 SEED = 0
@@ -128,7 +127,8 @@ def rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
 def predict(run: Path, image: Path, output: Path) -> tuple[float, int]:
     """Seconds of wall time and bytes of peak memory of `unetseg predict`."""
     words = ["predict", str(run), str(image), "-o", str(output), "--device", "cpu"]
-    start = ["-m", "unetseg"] if is_giant(image) else ["-c", AS_A_GIANT]
+    with ImageFile(image) as opened:
+        start = ["-m", "unetseg"] if opened.is_large else ["-c", AS_A_GIANT]
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, *start, *words])
     _, status, usage = os.wait4(process.pid, 0)  # of this child alone, not of those before
@@ -142,13 +142,13 @@ def predict(run: Path, image: Path, output: Path) -> tuple[float, int]:
 def compare(run: Path, image: Path, mask: Path) -> NDArray[np.bool_]:
     """Where the middle of the mask is what the crop around it, predicted whole, gives there."""
     from unetseg.config import DeviceConfig
-    from unetseg.data.masks.rasters import open_mask_raster, open_raster
+    from unetseg.data.masks.mask_file import MaskFile
     from unetseg.prediction.engine import TileNetwork
     from unetseg.prediction.pipeline import open_stream
     from unetseg.prediction.predict import Predictor
 
     predictor = Predictor(run, device=DeviceConfig(device="cpu"))
-    with open_raster(image) as raster, open_mask_raster(mask) as masks:
+    with ImageFile(image) as raster, MaskFile(mask) as masks:
         size = min(CROP, raster.height, raster.width)
         top = (raster.height - size) // 2 // ON_GRID * ON_GRID
         statistics = open_stream(predictor.engine, predictor.info, raster).statistics

@@ -23,7 +23,8 @@ from unetseg.bench import (
 )
 from unetseg.config import BenchConfig, NetworkConfig, RuntimeConfig
 from unetseg.data.facts.survey import survey
-from unetseg.data.files.images import read_image, write_png
+from unetseg.data.files.image import read_image
+from unetseg.data.files.pngs import write_png
 from unetseg.errors import ImageError, MachineError
 from unetseg.prediction.engine import Engine
 

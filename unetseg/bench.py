@@ -33,8 +33,9 @@ from unetseg.data.crops.dataset import Sample, crop_loader
 from unetseg.data.facts.image_values import image_facts
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.folders import find_images
-from unetseg.data.files.images import match_bands, read_image, write_png, write_tiff
-from unetseg.data.masks.rasters import is_giant
+from unetseg.data.files.image import ImageFile, match_bands, read_image
+from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.sample import draw_cells
 from unetseg.errors import ConfigError, ImageError, MachineError, PairingError, UnetsegError
@@ -296,7 +297,10 @@ def find_material(data: Path, number: int) -> list[Path]:
         paths = [pair.image for pair in find_described(data, PairsConfig())[0].pairs]
     except PairingError:
         paths = [path for path, _ in find_images([data])]
-    ordinary = [path for path in paths if not is_giant(path)]
+    ordinary = []
+    for path in paths:
+        with ImageFile(path) as image:
+            ordinary += [] if image.is_large else [path]
     if not ordinary:
         raise ImageError("every image is bigger than memory", paths, "Give some ordinary images.")
     number = min(number, len(ordinary))

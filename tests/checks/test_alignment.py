@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from unetseg.checks.alignment import REACH, agreement, inspect_alignment
 from unetseg.data.facts.survey import Survey, survey
-from unetseg.data.files.images import write_png, write_tiff
+from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.sample import draw_cells, draw_sample
 

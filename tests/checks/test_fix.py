@@ -15,7 +15,7 @@ from unetseg.checks.check import check_folder
 from unetseg.checks.fix import Fixed, write_fixed
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import survey
-from unetseg.data.files.images import read_image
+from unetseg.data.files.image import read_image
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MachineError

@@ -16,7 +16,9 @@ from unetseg.checks.leakage import (
     propose_group,
 )
 from unetseg.data.facts.survey import Survey, survey
-from unetseg.data.files.images import read_image, write_png, write_tiff
+from unetseg.data.files.image import read_image
+from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.pairs.match import Pair, find_pairs
 from unetseg.data.sample import draw_cells, draw_sample
 

@@ -12,7 +12,7 @@ from tests.builders import noise, save_run
 from unetseg import bench
 from unetseg.bench import Benchmark, Speed
 from unetseg.cli.app import run
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 
 Capture = pytest.CaptureFixture[str]
 TINY = ["--size", "64", "--count", "4", "--seconds", "0.3", "--device", "cpu", "--workers", "0"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from unetseg.cli.app import run
-from unetseg.data.files.images import read_image
+from unetseg.data.files.image import read_image
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.data.sample import draw_sample

@@ -15,7 +15,7 @@ from tests.builders import bundle_info, save_run
 from unetseg.cli.app import run
 from unetseg.config import DeviceConfig
 from unetseg.data.files import image as image_file
-from unetseg.data.files.images import read_image
+from unetseg.data.files.image import read_image
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.prediction.predict import Predictor

@@ -21,7 +21,7 @@ from unetseg.config import (
     ScoringConfig,
     TrainConfig,
 )
-from unetseg.data.files.images import read_image
+from unetseg.data.files.image import read_image
 from unetseg.data.pairs.match import find_pairs
 from unetseg.data.pairs.splits import read_splits
 from unetseg.data.sample import draw_sample

@@ -11,7 +11,7 @@ import torch
 from unetseg.data.crops.dataset import CropRule, Crops, Order, Sample, crop_loader
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import survey
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.progress import Silent
 from unetseg.runtime import Machine
 from unetseg.training import loading

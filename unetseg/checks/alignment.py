@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from unetseg.checks.finding import Finding
 from unetseg.data.facts.similarity import TURNS
 from unetseg.data.facts.survey import Survey
-from unetseg.data.files.images import effective_bands
-from unetseg.data.masks.class_map import IGNORED, ClassMap
-from unetseg.data.masks.rasters import open_mask_raster, open_raster
+from unetseg.data.files.image import ImageFile, effective_bands
+from unetseg.data.masks.class_map import IGNORED
+from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError
 from unetseg.progress import SILENT, Progress
@@ -114,7 +114,7 @@ def inspect_alignment(known: Survey, progress: Progress = SILENT) -> Iterator[Fi
     if known.classes is None:
         return
     pairs = _choose(known)
-    seen = _compare(pairs, known.classes, progress=progress)
+    seen = _compare(known, pairs, progress=progress)
     if len(seen) < _FEWEST:
         return
     whole = Agreement(np.mean([one.values for _, one in seen], axis=0))
@@ -123,7 +123,7 @@ def inspect_alignment(known: Survey, progress: Progress = SILENT) -> Iterator[Fi
     elif whole.clarity >= _CLEAR and whole.distance < _LEAST:
         yield from _some_shifted(seen)
     else:
-        yield from _all_turned(known.classes, [pair for pair, _ in seen], progress)
+        yield from _all_turned(known, [pair for pair, _ in seen], progress)
 
 
 def agreement(image: NDArray[Any], index: Index) -> Agreement | None:
@@ -210,8 +210,8 @@ def _choose(known: Survey) -> list[Pair]:
 
 
 def _compare(
+    known: Survey,
     pairs: Sequence[Pair],
-    class_map: ClassMap,
     turn: Callable[[Index], NDArray[Any]] = np.asarray,
     progress: Progress = SILENT,
 ) -> list[tuple[Pair, Agreement]]:
@@ -219,7 +219,7 @@ def _compare(
 
     def look(pair: Pair) -> Agreement | None:
         try:
-            image, index = _read(pair, class_map)
+            image, index = _read(known, pair)
         except DataError:
             return None  # other checks name the file
         index = np.ascontiguousarray(turn(index))
@@ -235,13 +235,14 @@ def _compare(
     return seen
 
 
-def _read(pair: Pair, class_map: ClassMap) -> tuple[NDArray[Any], Index]:
+def _read(known: Survey, pair: Pair) -> tuple[NDArray[Any], Index]:
     """The middle of an image, H×W×C, and of its mask, as class indexes."""
     assert pair.mask is not None  # a survey holds whole pairs
-    with open_raster(pair.image) as image, open_mask_raster(pair.mask) as mask:
+    limit = known.config.max_pixels
+    with ImageFile(pair.image, limit) as image, MaskFile(pair.mask, limit) as mask:
         height, width = min(image.height, _SIDE), min(image.width, _SIDE)
         window = (image.height - height) // 2, (image.width - width) // 2, height, width
-        return image.read(*window), class_map.encode(mask.read(*window), pair.mask)
+        return image.read(*window), known.class_map.encode(mask.read(*window), pair.mask)
 
 
 def _is_common(whole: Agreement, single: Sequence[Agreement]) -> bool:
@@ -282,13 +283,11 @@ def _some_shifted(seen: Sequence[tuple[Pair, Agreement]]) -> Iterator[Finding]:
         )
 
 
-def _all_turned(
-    class_map: ClassMap, pairs: Sequence[Pair], progress: Progress
-) -> Iterator[Finding]:
+def _all_turned(known: Survey, pairs: Sequence[Pair], progress: Progress) -> Iterator[Finding]:
     """Masks that fit their images only when they are mirrored or turned."""
     pairs = pairs[:: len(pairs) // _TURNED + 1]
     for turn in TURNS:
-        seen = _compare(pairs, class_map, turn.apply, progress)
+        seen = _compare(known, pairs, turn.apply, progress)
         if len(seen) < max(_FEWEST, _SHARE * len(pairs)):
             continue
         whole = Agreement(np.mean([one.values for _, one in seen], axis=0))

@@ -19,7 +19,7 @@ from unetseg.data.facts.fingerprint import (
     size_text,
 )
 from unetseg.data.facts.survey import Survey
-from unetseg.data.files.images import IMAGE_SUFFIXES
+from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.limits import BOMB
 from unetseg.errors import DataError
 from unetseg.text import plural

@@ -28,7 +28,7 @@ from unetseg.checks.names import UNSEEN
 from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts, describe_pairs
 from unetseg.data.facts.survey import Survey, conclude
-from unetseg.data.files.images import upright
+from unetseg.data.files.image import upright
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.mask_values import MaskFacts
@@ -135,7 +135,8 @@ def _fix_pairs(
     """Fix every pair, and yield the row of pairs.csv for each that could be."""
     pairs, facts = whole.pairs.pairs, whole.facts_of("all")
     names = list(_free_names(pair.name for pair in pairs))
-    fix = partial(_fix_pair, class_map=class_map, out=out)
+    limit = whole.config.max_pixels
+    fix = partial(_fix_pair, class_map=class_map, out=out, max_pixels=limit)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for pair, copy in zip(pairs, pool.map(fix, pairs, facts, names), strict=True):
             progress.advance("fixing", file=printable(pair.name))
@@ -169,14 +170,19 @@ class _Copy:
 
 
 def _fix_pair(
-    pair: Pair, fact: PairFacts, name: str, class_map: ClassMap, out: Path
+    pair: Pair,
+    fact: PairFacts,
+    name: str,
+    class_map: ClassMap,
+    out: Path,
+    max_pixels: int | None,
 ) -> _Copy | str:
     """Copy a pair, fixed, under a new name; or say why that cannot be."""
     assert pair.mask is not None  # a survey holds whole pairs
     if fact.image.bad:
         return f"{pair.image}: {NO_NUMBERS}"
     try:
-        index, step = _fixed_mask(pair.mask, fact, class_map)
+        index, step = _fixed_mask(pair.mask, fact, class_map, max_pixels)
     except MaskError as error:
         return error.summary  # a class of its own, or changed since it was looked at
     if index is None and step:
@@ -216,7 +222,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _fixed_mask(
-    path: Path, fact: PairFacts, class_map: ClassMap
+    path: Path, fact: PairFacts, class_map: ClassMap, max_pixels: int | None
 ) -> tuple[NDArray[np.uint8] | None, str]:
     """The class indexes of a mask that needs fixing, and what was done.
 
@@ -226,7 +232,7 @@ def _fixed_mask(
     same_size = fact.mask.shape == fact.image.shape
     if same_size and not strays and not fact.mask.lossy:
         return None, ""
-    index = class_map.encode(read_mask(path).pixels, path)
+    index = class_map.encode(read_mask(path, max_pixels).pixels, path)
     steps = [f"{plural(strays, 'pixel')} snapped to the nearest class"] if strays else []
     if not same_size:
         resized, step = _resized(index, fact)

@@ -56,7 +56,7 @@ def check(
         YAML file with settings.
     """
     from unetseg.checks.check import check_folder
-    from unetseg.data.files.images import write_png
+    from unetseg.data.files.pngs import write_png
     from unetseg.progress import SILENT
     from unetseg.runtime import start
     from unetseg.training.plan import make_plan

@@ -18,7 +18,7 @@ from unetseg import __version__
 from unetseg.bundle import BundleInfo
 from unetseg.config import CompareConfig, NetworkConfig, TrainConfig
 from unetseg.data.facts.survey import survey
-from unetseg.data.files.images import read_image
+from unetseg.data.files.image import read_image
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair

@@ -17,7 +17,7 @@ from unetseg.data.crops.cache import choose_cache, read_split
 from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.errors import DivergedError, StoppedError
 from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows

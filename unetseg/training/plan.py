@@ -17,7 +17,6 @@ from unetseg.data.facts.fingerprint import PairFacts, pooled
 from unetseg.data.facts.orientation import is_upright
 from unetseg.data.facts.survey import Survey
 from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.masks.rasters import is_giant
 from unetseg.runtime import Machine, usable_cores
 from unetseg.unet.build import CLASSIC
 from unetseg.unet.pretrained import DEPTHS
@@ -240,8 +239,10 @@ def _upright(known: Survey, config: TrainConfig, reasons: dict[str, str]) -> boo
         return config.training.upright == "yes"
     train = known.select("train")
     some = train[:: max(1, len(train) // MASKS_LOOKED_AT)]
-    paths = (pair.mask for pair in some if pair.mask and not is_giant(pair.image))
-    masks = (known.class_map.encode(read_mask(path).pixels) for path in paths)
+    small = (pair for pair in some if not known.facts[pair.name].image.is_large)
+    paths = (pair.mask for pair in small if pair.mask)
+    limit = known.config.max_pixels
+    masks = (known.class_map.encode(read_mask(path, limit).pixels) for path in paths)
     found = is_upright(masks, range(len(known.class_map.classes)))
     reasons["upright"] = f"classes {'have' if found else 'have no'} heights of their own"
     return found

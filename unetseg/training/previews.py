@@ -11,7 +11,6 @@ from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import Survey
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.overlay import contact_sheet, overlay, picture
-from unetseg.data.masks.rasters import georeference
 from unetseg.prediction.engine import Engine
 from unetseg.training.plan import Plan, crop_rule
 
@@ -36,7 +35,8 @@ def augmented_sheet(crops: Crops, seed: int = 0) -> NDArray[np.uint8]:
 def planned_sheet(known: Survey, plan: Plan) -> NDArray[np.uint8]:
     """A sheet of augmented pairs as a plan would feed them."""
     rule, gaps = crop_rule(plan), find_gaps(known, "train", plan.bands)
-    with closing(PairReader(known.select("train"), known.class_map, plan.bands)) as reader:
+    limit = known.config.max_pixels
+    with closing(PairReader(known.select("train"), known.class_map, plan.bands, limit)) as reader:
         unused = np.zeros((len(reader), 2, plan.bands), np.float32)
         return augmented_sheet(Crops(reader, rule, unused, gaps))
 
@@ -46,8 +46,7 @@ def validation_sheet(reader: PairReader, engine: Engine) -> NDArray[np.uint8]:
     rows = []
     for index in range(min(ROWS, len(reader))):
         image, truth = middle(reader, index, VIEW) if reader.is_windowed(index) else reader[index]
-        _, nodata = georeference(reader.pairs[index].image)
-        masks = (truth, engine.classes(image, nodata))
+        masks = (truth, engine.classes(image, reader.nodata(index)))
         rows.append([picture(image), *(_overlay(image, mask, reader.class_map) for mask in masks)])
     return contact_sheet(rows)
 

@@ -31,7 +31,7 @@ from unetseg.data.crops.dataset import CropRule, Crops, Order, crop_loader
 from unetseg.data.crops.reader import DecodedPair, PairReader
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files import image as image_file
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.errors import ConfigError, MachineError, MaskError, OutOfMemoryError
 
 PLACES = ("memory", "disk", "none")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from unetseg.data.crops.crop import LargePair, WholePair, crop, find_spots
 from unetseg.data.files import image as image_file
 from unetseg.data.files.image import ImageFile
-from unetseg.data.files.images import write_tiff
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 

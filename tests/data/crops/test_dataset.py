@@ -20,7 +20,7 @@ from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import survey
 from unetseg.data.files import image as image_file
 from unetseg.data.files.geotiff import write_geotiff
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, ClassInfo, ClassMap
 from unetseg.data.pairs.match import Pair
 

@@ -9,7 +9,7 @@ import tifffile
 from unetseg.data.crops import reader as module
 from unetseg.data.crops.reader import DecodedPair, PairReader
 from unetseg.data.files import image as image_file
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError

@@ -16,8 +16,9 @@ from scipy import ndimage
 from unetseg.data.facts.image_values import ImageFacts, image_facts
 from unetseg.data.facts.similarity import SURE, distance, perceptual_hash
 from unetseg.data.files import image as image_file
-from unetseg.data.files.image import ImageFile
-from unetseg.data.files.images import read_image, write_png, write_tiff
+from unetseg.data.files.image import ImageFile, read_image
+from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.pairs.match import find_pairs
 from unetseg.data.sample import draw_cells
 

@@ -26,7 +26,7 @@ from unetseg.data.facts.similarity import (
     turned,
 )
 from unetseg.data.files.folders import scan
-from unetseg.data.files.images import read_image
+from unetseg.data.files.image import read_image
 from unetseg.data.sample import draw_cells
 from unetseg.errors import ImageError
 

@@ -7,7 +7,7 @@ import pytest
 
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import survey, with_splits
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.data.sample import draw_sample
 from unetseg.errors import DataError
 
@@ -61,10 +61,7 @@ def test_recorded_splits_are_taken_back(real_data: Path) -> None:
     assert len(with_splits(known, turned).select("test")) == 20
 
 
-def test_larger_images_than_allowed_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "")  # what survey sets is taken back
+def test_larger_images_than_allowed_are_refused(tmp_path: Path) -> None:
     for side, values in (("images", 256), ("masks", 2)):
         pixels = np.random.default_rng(0).integers(0, values, (20, 20, 1), np.uint8)
         write_png(tmp_path / side / "a.png", pixels)

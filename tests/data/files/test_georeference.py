@@ -13,8 +13,8 @@ from rasterio.crs import CRS
 
 from unetseg.data.files.georeference import Georeference, quiet
 from unetseg.data.files.geotiff import RasterWriter
-from unetseg.data.files.image import ImageFile
-from unetseg.data.files.images import read_image, write_tiff
+from unetseg.data.files.image import ImageFile, read_image
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.errors import ImageError
 
 UTM = CRS.from_epsg(32633)

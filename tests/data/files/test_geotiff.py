@@ -21,8 +21,7 @@ from unetseg.data.files import geotiff
 from unetseg.data.files import image as image_file
 from unetseg.data.files.georeference import Georeference, quiet
 from unetseg.data.files.geotiff import RasterWriter, every_other, mean_of_four, write_geotiff
-from unetseg.data.files.image import ImageFile
-from unetseg.data.files.images import read_image
+from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ImageError, MachineError
 

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.facts.image_values import image_facts
 from unetseg.data.files.geotiff import write_geotiff
-from unetseg.data.files.image import ImageFile
-from unetseg.data.files.images import read_image
+from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.nodata import filled, missing_pixels
 from unetseg.errors import ImageError
 

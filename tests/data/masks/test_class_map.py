@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from unetseg.data.files.images import write_png, write_tiff
+from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import (
     IGNORED,
     MAX_CLASSES,

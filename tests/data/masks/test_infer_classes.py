@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from unetseg.data.files.images import IMAGE_SUFFIXES, write_png, write_tiff
+from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
 from unetseg.data.masks.infer_classes import (
     ClassNames,

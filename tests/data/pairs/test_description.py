@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from unetseg.config import DataConfig, PairsConfig
 from unetseg.data.facts.survey import class_names, survey
-from unetseg.data.files.images import write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.data.pairs.dataset_yaml import described, find_described, write_description
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.errors import ConfigError, PairingError

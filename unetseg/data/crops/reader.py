@@ -90,6 +90,11 @@ class PairReader:
             self._are_windowed[index] = is_windowed
         return self._are_windowed[index]
 
+    def nodata(self, index: int) -> float | None:
+        """The value that the image of a pair declares for pixels without data."""
+        with ImageFile(self._paths(index)[0], self.max_pixels) as image:
+            return image.nodata
+
     def files(self, index: int) -> tuple[ImageFile, MaskFile]:
         """The image and the mask of a pair, to be read by windows; they belong to the reader.
 

@@ -38,11 +38,16 @@ class PairFacts(BaseModel):
 
 
 def describe_pairs(
-    pairs: Sequence[Pair], progress: Progress = SILENT
+    pairs: Sequence[Pair], progress: Progress = SILENT, max_pixels: int | None = None
 ) -> tuple[dict[Pair, PairFacts], dict[Pair, list[DataError]]]:
     """The facts of every pair that can be read, and what is wrong with the files of the others.
 
     Files are read in parallel; pairs seen before come from the cache by content.
+
+    Args:
+        pairs: What to describe.
+        progress: Hears of every pair.
+        max_pixels: The most pixels that are decoded at once.
     """
     store = _cache_file(pairs)
     cache = _read_cache(store)
@@ -51,7 +56,8 @@ def describe_pairs(
     unreadable: dict[Pair, list[DataError]] = {}
     progress.start("reading", len(pairs))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for pair, fact in zip(pairs, pool.map(lambda p: _describe(p, cache), pairs), strict=True):
+        described = pool.map(lambda pair: _describe(pair, cache, max_pixels), pairs)
+        for pair, fact in zip(pairs, described, strict=True):
             if isinstance(fact, PairFacts):
                 facts[pair] = fact
             else:
@@ -63,14 +69,16 @@ def describe_pairs(
     return facts, unreadable
 
 
-def _describe(pair: Pair, cache: dict[str, PairFacts]) -> PairFacts | list[DataError]:
+def _describe(
+    pair: Pair, cache: dict[str, PairFacts], max_pixels: int | None
+) -> PairFacts | list[DataError]:
     """The facts of a pair, or what is wrong with its files."""
     if pair.mask is None:
         return [DataError(f"{pair.image} has no mask", paths=[pair.image])]
     key = _key(pair.image, pair.mask)
     if key not in cache:
-        image = _attempt(image_facts, pair.image)
-        mask = _attempt(mask_facts, pair.mask)
+        image = _attempt(image_facts, pair.image, max_pixels)
+        mask = _attempt(mask_facts, pair.mask, max_pixels)
         if isinstance(image, DataError) or isinstance(mask, DataError):
             faults = [image] if isinstance(image, DataError) else no_numbers(pair, image)
             return [*faults, *([mask] if isinstance(mask, DataError) else [])]
@@ -95,10 +103,12 @@ def _key(image: Path, mask: Path) -> str | None:
 _Facts = TypeVar("_Facts", ImageFacts, MaskFacts)
 
 
-def _attempt(describe: Callable[[Path], _Facts], path: Path) -> _Facts | DataError:
+def _attempt(
+    describe: Callable[[Path, int | None], _Facts], path: Path, max_pixels: int | None
+) -> _Facts | DataError:
     """The facts of a file, or what is wrong with it."""
     try:
-        return describe(path)
+        return describe(path, max_pixels)
     except DataError as error:
         error.paths = error.paths or (path,)
         return error

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from unetseg.data.facts.similarity import perceptual_hash
+from unetseg.data.files import image as image_file
 from unetseg.data.files.image import ImageFile, effective_bands
 from unetseg.data.files.nodata import missing_pixels
 from unetseg.errors import ImageError
@@ -80,6 +81,11 @@ class ImageFacts(BaseModel):
     def pixels(self) -> int:
         """Height × width."""
         return self.shape[0] * self.shape[1]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the image is predicted by bands, see `ImageFile`."""
+        return self.pixels > image_file.WHOLE_PIXELS
 
     @property
     def bands(self) -> int:

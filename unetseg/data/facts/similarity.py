@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.images import effective_bands
+from unetseg.data.files.image import effective_bands
 
 BITS = 256  # of a hash, written as 64 hexadecimal digits
 NEAR = 32  # bits; see `near_limit`

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import PairFacts, describe_pairs, per_band, refuse_unusable
-from unetseg.data.files.limits import allow_pixels
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.infer_classes import (
     ClassNames,
@@ -151,7 +150,6 @@ def survey(
         ConfigError: a setting or dataset.yaml is wrong.
     """
     config, description = described(data, config or DataConfig())
-    allow_pixels(config.max_pixels)
     rules = [f"dataset.yaml: {', '.join(description.keys)}"] if description.keys else []
     unpaired: tuple[Fault, ...] = ()
     try:
@@ -169,7 +167,7 @@ def survey(
         return Survey(data, PairSet(data, (), ""), {}, config=config, faults=Faults(error))
     for rule in (*rules, f"pairs: {found.rule}"):
         progress.say(rule)
-    facts, unreadable = describe_pairs(found.pairs, progress)
+    facts, unreadable = describe_pairs(found.pairs, progress, config.max_pixels)
     if strict:
         most_bad = MOST_BAD if config.on_bad == "skip" else 0
         facts = refuse_unusable(facts, unreadable, most_bad, progress)

@@ -5,8 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unetseg.data.files.folders import scan
-from unetseg.data.files.images import IMAGE_SUFFIXES
+from unetseg.data.files.folders import IMAGE_SUFFIXES, scan
 from unetseg.data.pairs.naming import (
     SPLIT_WORD,
     SPLITS,

@@ -3,8 +3,6 @@
 import contextlib
 import os
 import random
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,18 +18,11 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from unetseg.data.files.image import ImageFile
-from unetseg.data.files.images import (
-    IMAGE_SUFFIXES,
-    allow_pixels,
-    effective_bands,
-    match_bands,
-    pixel_limit,
-    read_image,
-    write_png,
-    write_tiff,
-)
-from unetseg.errors import ConfigError, ImageError
+from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.files.image import ImageFile, effective_bands, match_bands, read_image
+from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
+from unetseg.errors import ImageError
 
 Array = NDArray[Any]
 RELAXED = settings(
@@ -385,51 +376,20 @@ def test_decompression_bombs_are_refused(tmp_path: Path, action: Any) -> None:
     assert "--max-pixels 120000000" in caught.value.fix
 
 
-def test_tiff_bombs_are_refused_but_large_tiffs_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "1000")
+def test_tiff_bombs_are_refused_but_large_tiffs_are_not(tmp_path: Path) -> None:
     write_tiff(tmp_path / "bomb.tif", np.zeros((600, 600), np.uint8))
     write_tiff(tmp_path / "large.tif", noise("uint8", 600, 600))
     with pytest.raises(ImageError, match=r"bomb.*600×600 = 360000.*1000"):
-        read_image(tmp_path / "bomb.tif")
-    assert read_image(tmp_path / "large.tif").shape == (600, 600, 1)
+        read_image(tmp_path / "bomb.tif", max_pixels=1000)
+    assert read_image(tmp_path / "large.tif", max_pixels=1000).shape == (600, 600, 1)
 
 
-def test_the_pixel_limit_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+def test_the_pixel_limit_can_be_set(tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", noise("uint8", 16, 16))
-    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "255")
-    with pytest.raises(ImageError, match="limit is 255"):
-        read_image(tmp_path / "a.png")
-    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "256")
-    assert read_image(tmp_path / "a.png").shape == (16, 16, 1)
-    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "many")
-    with pytest.raises(ConfigError, match="many"):
-        read_image(tmp_path / "a.png")
-
-
-def test_allowed_pixels_hold_here_and_in_the_processes_started_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "100")
-    write_png(tmp_path / "a.png", noise("uint8", 16, 16))
-    allow_pixels(None)
-    assert pixel_limit() == 100
-    with pytest.raises(ImageError, match="bomb") as caught:
-        read_image(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="limit is 255") as caught:
+        read_image(tmp_path / "a.png", max_pixels=255)
     assert "--max-pixels 256" in caught.value.fix
-    allow_pixels(256)
-    assert read_image(tmp_path / "a.png").shape == (16, 16, 1)
-    script = "from unetseg.data.files.images import pixel_limit; print(pixel_limit())"
-    told = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert int(told.stdout) == 256
-    with pytest.raises(ConfigError, match="--max-pixels is 0"):
-        allow_pixels(0)
+    assert read_image(tmp_path / "a.png", max_pixels=256).shape == (16, 16, 1)
 
 
 # What the header tells

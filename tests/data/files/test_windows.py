@@ -26,11 +26,10 @@ from PIL.ImageFile import ImageFile as PillowImage
 
 from unetseg.data.files import image as image_file
 from unetseg.data.files.georeference import quiet
-from unetseg.data.files.image import ImageFile
-from unetseg.data.files.images import match_bands, read_image, write_png, write_tiff
-from unetseg.data.files.tiffs import Tiff
-from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.masks.rasters import is_giant, open_mask_raster, open_raster, reads_by_windows
+from unetseg.data.files.image import ImageFile, match_bands, read_image
+from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import Tiff, write_tiff
+from unetseg.data.masks.mask_file import MaskFile, read_mask
 from unetseg.errors import ImageError, MaskError
 
 Array = NDArray[Any]
@@ -76,8 +75,8 @@ def windows(height: int, width: int, seed: int = 0) -> Iterator[tuple[int, int, 
 def check_windows(path: Path) -> None:
     """Windows, strips and thumbnail of a giant are those of `read_image`."""
     whole = read_image(path)
-    with open_raster(path) as raster:
-        assert reads_by_windows(path)
+    with ImageFile(path) as raster:
+        assert raster.is_windowed
         assert raster.shape == whole.shape
         for top, left, height, width in windows(raster.height, raster.width):
             part = raster.read(top, left, height, width)
@@ -119,7 +118,7 @@ def test_a_window_is_a_crop_of_the_whole(tmp_path: Path, dtype: str, bands: int)
         )
         whole = read_image(tmp_path / "a.tif")
         np.testing.assert_array_equal(whole, pixels)
-        with open_raster(tmp_path / "a.tif") as raster:
+        with ImageFile(tmp_path / "a.tif") as raster:
             for top, left, height, width in windows(HEIGHT, WIDTH, number):
                 part = raster.read(top, left, height, width)
                 np.testing.assert_array_equal(part, whole[top : top + height, left : left + width])
@@ -292,14 +291,14 @@ def test_any_window_of_any_tiling(data: st.DataObject, tmp_path_factory: Any) ->
         data.draw(st.integers(1, height - top)),
         data.draw(st.integers(1, width - left)),
     )
-    with open_raster(folder / "a.tif") as raster:
+    with ImageFile(folder / "a.tif") as raster:
         part = raster.read(top, left, rows, columns)
     np.testing.assert_array_equal(part, pixels[top : top + rows, left : left + columns])
 
 
 def test_windows_outside_are_refused(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a.tif", noise("uint8", HEIGHT, WIDTH))
-    with open_raster(tmp_path / "a.tif") as raster:
+    with ImageFile(tmp_path / "a.tif") as raster:
         for window in ((-1, 0, 2, 2), (0, 0, HEIGHT + 1, 1), (0, 0, 0, 1), (0, WIDTH, 1, 1)):
             with pytest.raises(ValueError, match="does not lie in an image of 37×53"):
                 raster.read(*window)
@@ -315,7 +314,7 @@ def test_wide_integers_are_float32_or_refused_where_they_do_not_fit(
     pixels = np.zeros((HEIGHT, WIDTH), np.int32)
     pixels[30, 40], pixels[0, 0] = value, 70_000
     tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(16, 16), compression="zlib")
-    with open_raster(tmp_path / "a.tif") as raster:
+    with ImageFile(tmp_path / "a.tif") as raster:
         assert raster.dtype == np.float32
         assert raster.read(0, 0, 2, 2).ravel().tolist() == [70_000, 0, 0, 0]
         with pytest.raises(ImageError, match=r"a\.tif holds integers from .*, too large"):
@@ -325,7 +324,7 @@ def test_wide_integers_are_float32_or_refused_where_they_do_not_fit(
 def test_other_number_types_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.ones((HEIGHT, WIDTH), np.complex64))
     with pytest.raises(ImageError, match="complex64"):
-        open_raster(tmp_path / "a.tif")
+        ImageFile(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("model_bands", [1, 3, 4])
@@ -335,7 +334,7 @@ def test_bands_of_windows_match_as_those_of_the_whole(tmp_path: Path, model_band
     path = tmp_path / "a.tif"
     write_tiff(path, pixels)
     expected = match_bands(read_image(path), model_bands, path)
-    with open_raster(path) as raster:
+    with ImageFile(path) as raster:
         part = match_bands(raster.read(5, 6, 7, 8), model_bands, path)
     np.testing.assert_array_equal(part, expected[5:12, 6:14])
 
@@ -366,7 +365,7 @@ def test_windows_of_masks(tmp_path: Path, dtype: str, bands: int, expected: str)
         rowsperstrip=6,
     )
     raw = read_mask(path)
-    with open_mask_raster(path) as raster:
+    with MaskFile(path) as raster:
         assert (raster.coding, raster.lossy, raster.tiff) == (raw.coding, raw.lossy, raw.tiff)
         assert (raster.height, raster.width) == (HEIGHT, WIDTH)
         for top, left, height, width in windows(HEIGHT, WIDTH):
@@ -384,10 +383,10 @@ def test_palettes_of_masks_stay_indexes(tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "b.tif", raw.pixels, photometric="palette", colormap=grey, rowsperstrip=5
     )
-    with open_mask_raster(tmp_path / "a.tif") as raster:
+    with MaskFile(tmp_path / "a.tif") as raster:
         assert (raster.coding, raster.palette) == ("palette", raw.palette)
         np.testing.assert_array_equal(raster.read(3, 4, 20, 30), raw.pixels[3:23, 4:34])
-    with open_mask_raster(tmp_path / "b.tif") as raster:
+    with MaskFile(tmp_path / "b.tif") as raster:
         assert (raster.coding, raster.palette) == ("integer", None)
 
 
@@ -395,7 +394,7 @@ def test_whole_floats_are_class_numbers_and_fractions_are_not(tmp_path: Path) ->
     pixels = noise("int16", HEIGHT, WIDTH).astype(np.float32)
     pixels[30, 40] = 0.5
     tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(16, 16))
-    with open_mask_raster(tmp_path / "a.tif") as raster:
+    with MaskFile(tmp_path / "a.tif") as raster:
         np.testing.assert_array_equal(raster.read(0, 0, 16, 16), pixels[:16, :16])
         with pytest.raises(MaskError, match=r"a\.tif holds fractions"):
             raster.read(20, 30, 17, 20)
@@ -406,7 +405,7 @@ def test_an_opaque_alpha_of_a_mask_is_left_out_and_another_is_refused(tmp_path: 
     pixels[..., 3] = 255
     pixels[30, 40, 3] = 7
     write_tiff(tmp_path / "a.tif", pixels)
-    with open_mask_raster(tmp_path / "a.tif") as raster:
+    with MaskFile(tmp_path / "a.tif") as raster:
         assert (raster.coding, raster.alpha) == ("rgb", True)
         np.testing.assert_array_equal(raster.read(0, 0, 16, 16), pixels[:16, :16, :3])
         with pytest.raises(MaskError, match=r"a\.tif has 4 bands of uint8, expected one"):
@@ -416,10 +415,10 @@ def test_an_opaque_alpha_of_a_mask_is_left_out_and_another_is_refused(tmp_path: 
 def test_what_is_no_mask_is_refused_at_once(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a.tif", noise("int16", HEIGHT, WIDTH, 13))
     with pytest.raises(MaskError, match=r"a\.tif has 13 bands of int16"):
-        open_mask_raster(tmp_path / "a.tif")
+        MaskFile(tmp_path / "a.tif")
     (tmp_path / "b.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:-9])
     with pytest.raises(MaskError, match="truncated"):
-        open_mask_raster(tmp_path / "b.tif")
+        MaskFile(tmp_path / "b.tif")
 
 
 # Other files
@@ -429,14 +428,14 @@ def test_small_and_other_files_are_decoded_whole_once(tmp_path: Path) -> None:
     pixels = noise("uint8", HEIGHT, WIDTH, 3)
     write_png(tmp_path / "a.png", pixels)
     write_tiff(tmp_path / "a.tif", pixels[:9, :9])
-    assert is_giant(tmp_path / "a.png")
-    assert not is_giant(tmp_path / "a.tif")
-    assert not reads_by_windows(tmp_path / "a.png")
-    with open_raster(tmp_path / "a.png") as raster:
+    with ImageFile(tmp_path / "a.png") as raster:
+        assert raster.is_large
+        assert not raster.is_windowed
         np.testing.assert_array_equal(raster.read(1, 2, 3, 4), pixels[1:4, 2:6])
         (tmp_path / "a.png").unlink()
         np.testing.assert_array_equal(raster.thumbnail(20), pixels[::3, ::3])
-    with open_raster(tmp_path / "a.tif") as raster, open_mask_raster(tmp_path / "a.tif") as mask:
+    with ImageFile(tmp_path / "a.tif") as raster, MaskFile(tmp_path / "a.tif") as mask:
+        assert not raster.is_large
         np.testing.assert_array_equal(raster.read(0, 0, 9, 9), pixels[:9, :9])
         np.testing.assert_array_equal(mask.read(0, 0, 9, 9), pixels[:9, :9])
 
@@ -444,7 +443,7 @@ def test_small_and_other_files_are_decoded_whole_once(tmp_path: Path) -> None:
 def test_the_pixels_of_a_raster_are_its_readers_own(tmp_path: Path) -> None:
     for name, write in (("a.png", write_png), ("a.tif", write_tiff)):
         write(tmp_path / name, noise("uint8", HEIGHT, WIDTH))
-        with open_raster(tmp_path / name) as raster:
+        with ImageFile(tmp_path / name) as raster:
             raster.read(0, 0, 9, 9)[:] = 0
             np.testing.assert_array_equal(
                 raster.read(0, 0, 9, 9), read_image(tmp_path / name)[:9, :9]
@@ -481,14 +480,14 @@ def test_truncated_and_changed_giants_are_named(tmp_path: Path, compression: Any
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, noise("uint8", 200, 200), compression=compression, tile=(64, 64))
     content = path.read_bytes()
-    raster = open_raster(path)
+    raster = ImageFile(path)
     raster.read(0, 0, 200, 200)
     raster.close()
     path.write_bytes(content[:-1])
     with pytest.raises(ImageError, match=r"a\.tif cannot be read: it is truncated"):
         raster.read(0, 0, 9, 9)
     with pytest.raises(ImageError, match="truncated"):
-        open_raster(path)
+        ImageFile(path)
     tifffile.imwrite(path, noise("uint8", 200, 100))
     with pytest.raises(ImageError, match=r"a\.tif has changed") as caught:
         raster.read(0, 0, 9, 9)
@@ -507,31 +506,27 @@ def test_damaged_tiles_are_named_when_they_are_read(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[at + 2 : at + 60] = bytes(58)
     path.write_bytes(content)
-    with open_raster(path) as raster:
+    with ImageFile(path) as raster:
         raster.read(0, 0, 32, 32)
         with pytest.raises(ImageError, match=r"a\.tif cannot be read"):
             raster.read(40, 40, 9, 9)
 
 
-def test_windows_of_a_file_that_packs_well_need_no_permission(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_windows_of_a_file_that_packs_well_need_no_permission(tmp_path: Path) -> None:
     pixels = np.zeros((600, 600), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(128, 128), compression="zlib")
-    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "20000")
-    with open_raster(tmp_path / "a.tif") as raster:
+    with ImageFile(tmp_path / "a.tif", max_pixels=20_000) as raster:
         assert not raster.read(500, 500, 100, 100).any()
     with pytest.raises(ImageError, match=r"bomb.*600×600 = 360000.*20000") as caught:
-        read_image(tmp_path / "a.tif")
+        read_image(tmp_path / "a.tif", max_pixels=20_000)
     assert "--max-pixels 360000" in caught.value.fix
 
 
-def test_a_tile_that_is_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "100000")
+def test_a_tile_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
     pixels = np.zeros((100, 100), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(1024, 1024), compression="zlib")
     with (
-        open_raster(tmp_path / "a.tif") as raster,
+        ImageFile(tmp_path / "a.tif", max_pixels=100_000) as raster,
         pytest.raises(ImageError, match="bomb: 1024×1024"),
     ):
         raster.read(0, 0, 10, 10)
@@ -548,7 +543,7 @@ def test_flipped_bytes_raise_nothing_but_answers(tmp_path: Path) -> None:
         for _ in range(rng.randint(1, 3)):
             damaged[rng.randrange(400)] = rng.choice([0, 1, 255, rng.randrange(256)])
         path.write_bytes(damaged)
-        for open_it in (open_raster, open_mask_raster):
+        for open_it in (ImageFile, MaskFile):
             with contextlib.suppress(ImageError, MaskError), open_it(path) as raster:
                 raster.read(0, 0, min(20, raster.height), min(20, raster.width))
 
@@ -560,9 +555,9 @@ def _sum(raster: ImageFile, expected: int) -> bool:
     return int(raster.read(3, 4, 30, 40).sum()) == expected
 
 
-def test_open_rasters_live_on_in_forked_and_in_spawned_processes(tmp_path: Path) -> None:
+def test_open_files_live_on_in_forked_and_in_spawned_processes(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a.tif", noise("uint8", HEIGHT, WIDTH))
-    raster = open_raster(tmp_path / "a.tif")
+    raster = ImageFile(tmp_path / "a.tif")
     expected = int(raster.read(3, 4, 30, 40).sum())
     with multiprocessing.get_context("fork").Pool(3) as pool:
         assert all(pool.starmap(_sum, [(raster, expected)] * 6))  # pickled
@@ -583,7 +578,7 @@ def test_open_rasters_live_on_in_forked_and_in_spawned_processes(tmp_path: Path)
 def test_threads_share_a_raster(tmp_path: Path, compression: Any) -> None:
     pixels = noise("uint16", 300, 400)
     tifffile.imwrite(tmp_path / "a.tif", pixels, compression=compression, tile=(64, 64))
-    with open_raster(tmp_path / "a.tif") as raster, ThreadPoolExecutor(8) as pool:
+    with ImageFile(tmp_path / "a.tif") as raster, ThreadPoolExecutor(8) as pool:
         boxes = [box for seed in range(20) for box in windows(300, 400, seed)]
         for (t, le, h, w), part in zip(
             boxes, pool.map(lambda b: raster.read(*b), boxes), strict=True
@@ -614,7 +609,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_window_of_a_large_file_is_read_in_no_time(large: Path) -> None:
     start = time.process_time()
-    with open_raster(large) as raster:
+    with ImageFile(large) as raster:
         part = raster.read(5000, 6000, 512, 512)
     assert time.process_time() - start < 1
     tile = noise("uint8", 512, 512)
@@ -625,10 +620,10 @@ def test_a_window_of_a_large_file_is_read_in_no_time(large: Path) -> None:
 def test_the_strips_of_a_large_file_take_little_memory(large: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from unetseg.data.masks.rasters import open_raster\n"
+        "from unetseg.data.files.image import ImageFile\n"
         "def most():\n"
         "    return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
-        "raster = open_raster(Path(sys.argv[1])); before = most()\n"
+        "raster = ImageFile(Path(sys.argv[1])); before = most()\n"
         "for top, rows in raster.strips(512): pass\n"
         "raster.read(11_000, 11_000, 512, 512)\n"
         "print((most() - before) // 1024)"
@@ -645,7 +640,7 @@ def test_the_strips_of_a_large_file_take_little_memory(large: Path) -> None:
 def test_real_images(real_data: Path, name: str) -> None:
     for file in sorted((real_data / name / "images").rglob("*.tif"))[:3]:
         whole = read_image(file)
-        with open_raster(file) as raster:
+        with ImageFile(file) as raster:
             assert (raster.bands, raster.dtype) == (whole.shape[2], whole.dtype)
             part = raster.read(20, 30, 100, 90)
             np.testing.assert_array_equal(part, whole[20:120, 30:120])
@@ -655,7 +650,7 @@ def test_real_images(real_data: Path, name: str) -> None:
 def test_real_masks(real_data: Path, name: str) -> None:
     for file in sorted((real_data / name / "masks").rglob("*.tif"))[:3]:
         raw = read_mask(file)
-        with open_mask_raster(file) as raster:
+        with MaskFile(file) as raster:
             assert (raster.coding, raster.dtype) == (raw.coding, raw.pixels.dtype)
             np.testing.assert_array_equal(raster.read(20, 30, 100, 90), raw.pixels[20:120, 30:120])
 
