@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from PIL import Image
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would only wait
@@ -22,17 +21,6 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("UNETSEG_REAL_DATA names no folder with the real data sets")
     return Path(folder)
-
-
-@pytest.fixture(autouse=True)
-def own_limit() -> Iterator[None]:
-    """A test may allow more or fewer pixels (`allow_pixels`); the next one begins anew."""
-    pillow, own = Image.MAX_IMAGE_PIXELS, os.environ.get("UNETSEG_MAX_PIXELS")
-    yield
-    Image.MAX_IMAGE_PIXELS = pillow
-    os.environ.pop("UNETSEG_MAX_PIXELS", None)
-    if own is not None:
-        os.environ["UNETSEG_MAX_PIXELS"] = own
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,13 +20,11 @@ what is written above it, never below.
         georeference.py    where an image lies on the earth
         image.py           an image file, opened once: header, whole pixels, windows
         folders.py         the image files in folders, and the names of what is made from them
-        images.py          names of before
         nodata.py          pixels without data, and what the network sees there
         geotiff.py         tiled TIFFs written from top to bottom, with their place on the earth
       masks/             what a mask value means
         class_map.py       classes, their codes, palette, ignored codes
         mask_file.py       a mask file: an image file whose values are codes of classes
-        rasters.py         names of before
         class_list.py      classes.txt, .json or .yaml: names of classes and their codes
         mask_values.py     which values the masks of a folder hold
         mask_noise.py      which of them stand for something, and which are noise

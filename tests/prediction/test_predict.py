@@ -150,13 +150,13 @@ def test_giants_that_are_there_are_refused_or_skipped(
 def test_images_beyond_the_limit_of_pixels_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "1000000")  # both are taken back after the test
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     trained = bundle(tmp_path, 3, "uint8")
     Image.fromarray(noise(40, 50)).save(tmp_path / "x.png")
     assert predict(trained, tmp_path / "x.png", tmp_path / "out", "--max-pixels", "1999") == 5
     assert "x.png is refused as a decompression bomb" in capsys.readouterr().err
     assert predict(trained, tmp_path / "x.png", tmp_path / "out", "--max-pixels", "2000") == 0
+    monkeypatch.setenv("UNETSEG_MAX_PIXELS", "1999")
+    assert predict(trained, tmp_path / "x.png", tmp_path / "other") == 5
 
 
 def test_real_images_are_trained_on_scored_and_predicted_by_windows_as_whole(

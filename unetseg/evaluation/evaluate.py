@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from unetseg.bundle import BundleInfo
 from unetseg.config import EvalConfig, ScoringConfig
 from unetseg.data.files.image import ImageFile
-from unetseg.data.files.limits import allow_pixels
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import MaskFile, read_mask
@@ -84,7 +83,6 @@ def evaluate(
     config, run = config or EvalConfig(), Path(run)
     predictor = Predictor(run, config.tiling, config.device)
     found, source = find_described(Path(data), config.data)
-    allow_pixels(source.max_pixels)
     info = predictor.info.snapping(source.snap)
     progress.say(f"pairs: {found.rule}")
     home = run_folder(run)
@@ -92,7 +90,9 @@ def evaluate(
     output = Path(output or home / "eval" / split)
     progress.say(f"{len(pairs)} images of split {split} on {predictor.describe()}")
     keep = Artifacts(output, info.class_map, config.scoring)
-    counts = evaluate_pairs(predictor.engine, info, pairs, keep, progress)
+    counts = evaluate_pairs(
+        predictor.engine, info, pairs, keep, progress, max_pixels=source.max_pixels
+    )
     result = Evaluation(split, _score(counts, info.class_map), output)
     write_scores(result, pairs, counts, info.class_map)
     return result
@@ -134,6 +134,8 @@ def evaluate_pairs(
     pairs: Iterable[Pair],
     keep: "Artifacts | None" = None,
     progress: Progress = SILENT,
+    *,
+    max_pixels: int | None = None,
 ) -> NDArray[np.int64]:
     """The confusion N×K×K of every pair.
 
@@ -143,6 +145,7 @@ def evaluate_pairs(
         pairs: What to score.
         keep: Writes masks and pictures on the way.
         progress: Hears what is done.
+        max_pixels: The most pixels of a file that are decoded at once.
 
     Raises:
         DataError: pairs that cannot be read or do not fit the model, all of them.
@@ -153,11 +156,11 @@ def evaluate_pairs(
 
     def open_pair(case: Case) -> Opened[tuple[Case, Truth]]:
         if case.pair.mask is None or not case.job.is_large:
-            pixels, index = read_truth(case.pair, info)
+            pixels, index = read_truth(case.pair, info, max_pixels)
             return Opened((case, Truth(index, info.class_map)), pixels, case.job.nodata)
         with ExitStack() as files:
-            image = files.enter_context(ImageFile(case.pair.image))
-            mask = files.enter_context(MaskFile(case.pair.mask))
+            image = files.enter_context(ImageFile(case.pair.image, max_pixels))
+            mask = files.enter_context(MaskFile(case.pair.mask, max_pixels))
             sizes = [one.size for one in (image, mask)]
             if sizes[0] != sizes[1]:
                 raise DataError(f"{image.path} is {sizes[0]}, {mask.path} is {sizes[1]}")
@@ -171,7 +174,7 @@ def evaluate_pairs(
 
     progress.start("evaluating", len(pairs))
     cases = (
-        Case(number, pair, plan_job(pair.image, folder / pair.name, info.class_map))
+        Case(number, pair, plan_job(pair.image, folder / pair.name, info.class_map, max_pixels))
         for number, pair in enumerate(pairs)
     )
     opened = open_ahead(cases, open_pair, done, lambda case: case.job.pixels)
@@ -192,13 +195,15 @@ def evaluate_pairs(
     return np.stack([one for one in counted if isinstance(one, np.ndarray)])
 
 
-def read_truth(pair: Pair, info: BundleInfo) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+def read_truth(
+    pair: Pair, info: BundleInfo, max_pixels: int | None = None
+) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Image H×W×C of raw pixel values and class indexes H×W, checked against the model."""
     if pair.mask is None:
         raise DataError(f"{pair.image} has no mask")
-    with ImageFile(pair.image) as file:
+    with ImageFile(pair.image, max_pixels) as file:
         image = check_image(file.read(), info, pair.image, file.nodata)
-    index = info.class_map.encode(read_mask(pair.mask).pixels, pair.mask)
+    index = info.class_map.encode(read_mask(pair.mask, max_pixels).pixels, pair.mask)
     if index.shape != image.shape[:2]:
         raise DataError(f"{pair.image} is {image.shape[:2]}, {pair.mask} is {index.shape}")
     return image, index

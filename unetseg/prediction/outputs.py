@@ -44,6 +44,8 @@ class Job:
     georeference: Georeference | None = None
     nodata: float | None = None
     """Value of its pixels without data."""
+    max_pixels: int | None = None
+    """The most pixels of it that are decoded at once."""
 
     @property
     def is_geotiff(self) -> bool:
@@ -62,13 +64,14 @@ class Job:
         return self.mask.with_name(f"{self.mask.stem}_probabilities.tif")
 
 
-def plan_job(image: Path, stem: Path, class_map: ClassMap) -> Job:
+def plan_job(image: Path, stem: Path, class_map: ClassMap, max_pixels: int | None = None) -> Job:
     """How `image` is predicted, from its header alone; the mask is `stem` and a suffix."""
     try:
-        with ImageFile(image) as file:
+        with ImageFile(image, max_pixels) as file:
             job = Job(image, stem, file.pixels, file.is_large, file.georeference, file.nodata)
     except ImageError:  # it is listed with the reason when it is read
         job = Job(image, stem)
+    job = replace(job, max_pixels=max_pixels)
     suffix = ".tif" if job.is_geotiff else class_map.suffix
     return replace(job, mask=stem.with_name(stem.name + suffix))
 

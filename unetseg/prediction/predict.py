@@ -15,7 +15,6 @@ from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
 from unetseg.data.files.folders import find_images
 from unetseg.data.files.image import ImageFile, read_image
-from unetseg.data.files.limits import allow_pixels
 from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
 from unetseg.prediction.engine import Engine, machine_for
@@ -73,16 +72,19 @@ class Predictor:
         remarks = [str(self.machine), str(self.engine.choice), self.remark]
         return "; ".join(filter(None, remarks))
 
-    def read(self, path: Path, nodata: float | None = None) -> NDArray[Any]:
+    def read(
+        self, path: Path, nodata: float | None = None, max_pixels: int | None = None
+    ) -> NDArray[Any]:
         """The image at `path`, H×W×C, checked against what the model was trained on."""
-        return check_image(read_image(path), self.info, path, nodata)
+        return check_image(read_image(path, max_pixels), self.info, path, nodata)
 
     def open(self, job: Job, progress: Progress = SILENT) -> Opened[Job]:
         """The image of a job, ready for the network: the pixels of a small one, else its stream."""
         if not job.is_large:
-            return Opened(job, self.read(job.image, job.nodata), job.nodata)
-        stream = open_stream(self.engine, self.info, ImageFile(job.image), progress)
-        return Opened(job, stream)
+            pixels = self.read(job.image, job.nodata, job.max_pixels)
+            return Opened(job, pixels, job.nodata)
+        file = ImageFile(job.image, job.max_pixels)
+        return Opened(job, open_stream(self.engine, self.info, file, progress))
 
     def predict(self, image: NDArray[Any] | str | Path) -> NDArray[Any]:
         """The mask of an image, in the coding of the masks the model was trained on.
@@ -153,12 +155,13 @@ def predict_folder(
         BundleError: there is no usable model.
     """
     config, output = config or PredictConfig(), Path(output)
-    allow_pixels(config.max_pixels)
     given = [inputs] if isinstance(inputs, (str, Path)) else inputs
     images = find_images([Path(path) for path in given])
     predictor = Predictor(Path(run), config, device)
     class_map = predictor.info.class_map
-    jobs = [plan_job(path, output / relative, class_map) for path, relative in images]
+    jobs = [
+        plan_job(path, output / relative, class_map, config.max_pixels) for path, relative in images
+    ]
     result = Prediction()
     jobs = _without_existing(jobs, config, result)
     predictor.engine.pixels = sum(job.pixels for job in jobs)

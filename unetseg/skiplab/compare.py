@@ -258,7 +258,7 @@ class _Bench:
         }
         kind, folder = next(iter(folders.items()))
         first, info = self._pairs(folder)[1][0], predictors[kind].info
-        image = check_image(read_image(first.image), info, first.image)
+        image = check_image(read_image(first.image, self.base.data.max_pixels), info, first.image)
         engines = {skip: predictor.engine for skip, predictor in predictors.items()}
         return predict_ms(engines, image, self.progress), image.shape[:2]
 
@@ -330,7 +330,8 @@ class _Bench:
         info, by_image = predictor.info, {pair.image: pair for pair in pairs}
         rows: dict[str, list[Counts]] = {name: [] for name in (CLEAN, *CORRUPTIONS)}
         self.progress.start("scoring", len(pairs))
-        read = read_ahead(by_image, lambda path: read_truth(by_image[path], info))
+        limit = self.base.data.max_pixels
+        read = read_ahead(by_image, lambda path: read_truth(by_image[path], info, limit))
         for seed, (path, pair) in enumerate(read):
             if isinstance(pair, UnetsegError):
                 raise pair

@@ -12,7 +12,6 @@ from torch import Tensor
 from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
 from unetseg.data.crops.crop import crop
-from unetseg.data.files.images import allow_pixels
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.evaluate import choose_pairs, read_truth, run_folder
@@ -74,14 +73,15 @@ def open_subject(
     segmenter, info = load_bundle(run)
     machine, remark = machine_for(info, start(device), device.precision)
     found, source = find_described(data, pairs or PairsConfig())
-    allow_pixels(source.max_pixels)
     info = info.snapping(source.snap)
     split, chosen = choose_pairs(found, run_folder(run), config.split)
     by_image = {pair.image: pair for pair in chosen[: config.images_used]}
     why = f"; {remark}" if remark else ""
     progress.say(f"{plural(len(by_image), 'image')} of split {split} on {machine}{why}")
     views, failures = [], []
-    for path, truth in read_ahead(by_image, lambda path: read_truth(by_image[path], info)):
+    for path, truth in read_ahead(
+        by_image, lambda path: read_truth(by_image[path], info, source.max_pixels)
+    ):
         if isinstance(truth, UnetsegError):
             failures.append(truth.summary)
         else:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.georeference import Georeference, georeference_of
-from unetseg.data.files.limits import READ_FIX, explained, pixel_limit
+from unetseg.data.files.limits import PIXEL_LIMIT, READ_FIX, explained
 from unetseg.data.files.photos import Photo
 from unetseg.data.files.tiffs import TIFF_STARTS, Tiff, Window
 from unetseg.errors import ImageError
@@ -111,7 +111,7 @@ class ImageFile:
 
     def __init__(self, path: Path, max_pixels: int | None = None) -> None:
         self.path = path
-        self.max_pixels = pixel_limit() if max_pixels is None else max_pixels
+        self.max_pixels = PIXEL_LIMIT if max_pixels is None else max_pixels
         self._file = Once(self._open)
         self._values = Once(lambda: self.picture().values(path))
         with explained(path):

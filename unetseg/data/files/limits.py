@@ -1,7 +1,6 @@
 """What an image file must be before its pixels are read; whatever a decoder says, answered."""
 
 import errno
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from unetseg.errors import ConfigError, ImageError
+from unetseg.errors import ImageError
 
 PIXEL_LIMIT = 89_478_485  # pixels; Pillow's limit for decompression bombs
 EXPANSION_LIMIT = 100  # a TIFF over the pixel limit may grow by this factor when it is unpacked
@@ -36,33 +35,6 @@ _DAMAGE = (
     Image.DecompressionBombError,  # frames of a GIF beyond its screen
     Image.DecompressionBombWarning,
 )
-
-
-def pixel_limit() -> int:
-    """The most pixels an image may have: `UNETSEG_MAX_PIXELS`, or Pillow's limit.
-
-    Raises:
-        ConfigError: the variable is no positive whole number.
-    """
-    text = os.environ.get("UNETSEG_MAX_PIXELS", "").replace("_", "") or str(PIXEL_LIMIT)
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"UNETSEG_MAX_PIXELS is {text!r}, expected a positive number of pixels")
-    return int(text)
-
-
-def allow_pixels(limit: int | None) -> None:
-    """Let images have up to `limit` pixels, in this process and in those it starts from now on.
-
-    None changes nothing.
-
-    Raises:
-        ConfigError: `limit` is not positive.
-    """
-    if limit is None:
-        return
-    if limit < 1:
-        raise ConfigError(f"--max-pixels is {limit}, expected a positive number of pixels")
-    os.environ["UNETSEG_MAX_PIXELS"] = str(limit)
 
 
 def bomb(path: Path, pixels: int, size: str, limit: int) -> ImageError:
