@@ -76,7 +76,7 @@ class Annotations:
     Attributes:
         classes: The name of each code from 0 on; 255 is ignored and has no name.
         images: Those that can be drawn.
-        problems: What was found wrong while reading.
+        problems: What is wrong, as far as reading shows it.
         notes: What the reader left out or concluded, one sentence each.
     """
 
@@ -208,7 +208,7 @@ def draw_each(
 
 
 def reasons(error: DataError) -> list[str]:
-    """What is wrong with an image or mask, told of files by their names alone."""
+    """What is wrong with an image or mask; files are called by their names alone."""
     if error.offenders or not error.paths:
         return error.offenders or [error.summary]
     reason = error.came if isinstance(error.came, str) else error.code.replace("-", " ")

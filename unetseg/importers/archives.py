@@ -126,7 +126,7 @@ def _unpack(source: Path, members: Iterable[_Member], folder: Path) -> None:
 
 
 def _accepted(source: Path, members: Iterable[_Member]) -> list[_Member]:
-    """The members but for shadows.
+    """The members but for shadows, and for the folder of all.
 
     Raises:
         DataError: any member is refused, or all together are too much.
@@ -145,7 +145,7 @@ def _accepted(source: Path, members: Iterable[_Member]) -> list[_Member]:
                 fix=_FIX,
             )
     faults = [f"{m.name[:LONGEST_NAME]}: {fault}" for m in kept for fault in _faults(m)]
-    kept = [member for member in kept if not member.is_shadow]
+    kept = [member for member in kept if member.path.parts and not member.is_shadow]
     faults += _clashes([member for member in kept if len(member.name) <= LONGEST_NAME])
     if faults:
         summary = f"{printable(source)} is refused: {plural(len(faults), 'member')} could do harm"
@@ -169,17 +169,17 @@ def _faults(member: _Member) -> Iterator[str]:
 
 def _clashes(members: Iterable[_Member]) -> Iterator[str]:
     """Files that would be written over one another, here or where case does not count."""
-    paths = {member: PurePosixPath(*member.path.parts) for member in members}
+    paths = [(member.is_folder, PurePosixPath(*member.path.parts)) for member in members]
     files: dict[str, PurePosixPath] = {}
-    for member, path in paths.items():
-        if member.is_folder:
+    for is_folder, path in paths:
+        if is_folder:
             continue
         other = files.setdefault(same_name(str(path)), path)
         if other is not path:
             alike = "is there twice" if other == path else f"differs only in case from {other}"
             yield f"{path}: {alike}"
-    for member, path in paths.items():
-        folders = [*path.parents, *([path] if member.is_folder else [])]
+    for is_folder, path in paths:
+        folders = [*path.parents, *([path] if is_folder else [])]
         names = (same_name(str(folder)) for folder in folders)
         yield from (f"{path}: {files[name]} is a file" for name in names if name in files)
 

@@ -111,8 +111,10 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     categories = sorted({(c.id, c.name) for json in jsons for c in json.content.categories})
     classes, codes = class_codes(name for _, name in categories)
     files = ImageFiles(source, images)
-    found, problems = sort_out(entry for json in jsons for entry in _entries(json, files, codes))
-    return Annotations(classes, found, tuple(problems), tuple(_notes(jsons)))
+    annotated, problems = sort_out(
+        entry for json in jsons for entry in _entries(json, files, codes)
+    )
+    return Annotations(classes, annotated, tuple(problems), tuple(_notes(jsons)))
 
 
 def _json_files(source: Path) -> list[Path]:

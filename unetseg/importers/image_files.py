@@ -90,7 +90,7 @@ class ImageFiles:
         return Problem("no such image", name)
 
     def name_of(self, path: Path) -> str:
-        """What the pair of an image is to be called: its place below the root without suffix."""
+        """What the pair of an image is to be called: its path below the root without suffix."""
         return path.relative_to(self.root).with_name(path.stem).as_posix()
 
     def _inside(self, base: Path, parts: Sequence[str]) -> Path | None:

@@ -1,6 +1,6 @@
 """Label Studio: the JSON export of a project, or its PNG export of brushes.
 
-The JSON is a list of tasks, each with the place of its image and its annotations
+The JSON is a list of tasks, each with the path or URL of its image and its annotations
 (https://labelstud.io/guide/export). Of several annotations of a task the newest counts; cancelled
 ones, and predictions, never do. Later regions lie above earlier ones. The classes are in the order
 of their names.
@@ -151,7 +151,7 @@ def _read_tasks(tasks: Sequence[_Task], images: "TaskImages", brushes: int) -> A
     drawings = [entry for entry in entries if isinstance(entry, _Drawing)]
     labels = {region.label for drawing in drawings for region in drawing.regions}
     classes, codes = class_codes(sorted(labels))
-    found, problems = sort_out(
+    annotated, problems = sort_out(
         [
             AnnotatedImage(
                 entry.path,
@@ -167,7 +167,7 @@ def _read_tasks(tasks: Sequence[_Task], images: "TaskImages", brushes: int) -> A
     notes = [*_notes(tasks, drawings)]
     if brushes:
         notes.append(f"{plural(brushes, 'PNG file')} not read: the JSON has the brushes")
-    return Annotations(classes, found, tuple(problems), tuple(notes))
+    return Annotations(classes, annotated, tuple(problems), tuple(notes))
 
 
 def _read_task(

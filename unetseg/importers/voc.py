@@ -92,10 +92,10 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     classes = labels.classes if labels else _numbered(palettes, root)
     drawn = _drawn(listed, palettes.values(), labels)
     entries = [image_of(name, files, mask, splits.get(name)) for name, mask in drawn.items()]
-    found, faults = sort_out([*problems, *entries, *_lacking(splits, masks)])
+    annotated, faults = sort_out([*problems, *entries, *_lacking(splits, masks)])
     notes = [*_notes(files, root, masks, len(masks) - len(listed))]
     notes += [] if labels else [f"no {LABELMAP}: classes are called by their codes"]
-    return Annotations(classes, found, tuple(faults), tuple(notes))
+    return Annotations(classes, annotated, tuple(faults), tuple(notes))
 
 
 def colours(count: int = 256) -> list[Colour]:
