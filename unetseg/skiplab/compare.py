@@ -7,25 +7,25 @@ images held out, clean and spoilt; then timed. What that tells of the kinds is i
 import csv
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unetseg import __version__
 from unetseg.bundle import BundleInfo
 from unetseg.config import CompareConfig, NetworkConfig, TrainConfig
 from unetseg.data.facts.survey import survey
-from unetseg.data.files.image import read_image
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError, UnetsegError
 from unetseg.evaluation.confusion import Counts, confusion, dice, mean_over
 from unetseg.evaluation.evaluate import choose_pairs, read_truth
-from unetseg.prediction.pipeline import check_image, read_ahead
+from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.predict import Predictor
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start, versions
@@ -257,8 +257,8 @@ class _Bench:
             skip: Predictor(folder, device=self.base.runtime) for skip, folder in folders.items()
         }
         kind, folder = next(iter(folders.items()))
-        first, info = self._pairs(folder)[1][0], predictors[kind].info
-        image = check_image(read_image(first.image, self.base.data.max_pixels), info, first.image)
+        first = self._pairs(folder)[1][0]
+        image, _ = read_truth(first, predictors[kind].info, self.base.data.max_pixels)
         engines = {skip: predictor.engine for skip, predictor in predictors.items()}
         return predict_ms(engines, image, self.progress), image.shape[:2]
 
@@ -330,17 +330,24 @@ class _Bench:
         info, by_image = predictor.info, {pair.image: pair for pair in pairs}
         rows: dict[str, list[Counts]] = {name: [] for name in (CLEAN, *CORRUPTIONS)}
         self.progress.start("scoring", len(pairs))
-        limit = self.base.data.max_pixels
-        read = read_ahead(by_image, lambda path: read_truth(by_image[path], info, limit))
-        for seed, (path, pair) in enumerate(read):
-            if isinstance(pair, UnetsegError):
-                raise pair
-            image, truth = pair
-            for name, counts in rows.items():
-                spoilt = CORRUPTIONS[name](image, SEVERITY, seed) if name != CLEAN else image
-                prediction = predictor.engine.classes(spoilt)
-                counts.append(confusion(truth, prediction, len(info.class_map.classes)))
-            self.progress.advance("scoring", file=path.name)
+
+        def copies() -> Iterator[Opened[tuple[str, NDArray[np.uint8]]]]:
+            """Every image clean and spoilt, with its condition and its truth."""
+            limit = self.base.data.max_pixels
+            read = read_ahead(by_image, lambda path: read_truth(by_image[path], info, limit))
+            for seed, (path, pair) in enumerate(read):
+                if isinstance(pair, UnetsegError):
+                    raise pair
+                image, truth = pair
+                yield Opened((CLEAN, truth), image)
+                for name, corrupt in CORRUPTIONS.items():
+                    yield Opened((name, truth), corrupt(image, SEVERITY, seed))
+                self.progress.advance("scoring", file=path.name)
+
+        for predicted in predict_each(predictor.engine, copies()):
+            name, truth = predicted.name
+            (band,) = predicted.bands()
+            rows[name].append(confusion(truth, band.index, len(info.class_map.classes)))
         self.progress.finish("scoring")
         return {name: np.stack(counts) for name, counts in rows.items()}
 
