@@ -61,6 +61,7 @@ def test_raw_pixels_are_normalised_inside() -> None:
     np.testing.assert_allclose(segmenter.normalise(image).numpy(), by_hand, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_image_normalisation_ignores_brightness_and_contrast() -> None:
     segmenter = build_segmenter(info("image")).eval()
     image = torch.randint(0, 200, (1, 3, 32, 32)).float()
@@ -74,6 +75,7 @@ def test_crops_with_the_statistics_of_their_image_agree_with_it() -> None:
     torch.testing.assert_close(crop, segmenter.normalise(image)[..., 4:20, 8:24])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (37, 21), (64, 64)])
 @pytest.mark.parametrize(
     "network", [{}, {"depth": 2, "width": 4, "scale": 0.5}, {"preset": "classic"}]

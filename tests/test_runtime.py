@@ -138,6 +138,7 @@ print("kept" if libc.sbrk(0) == end else "handed back")
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is of glibc")
 def test_freed_memory_is_kept_however_much_it_is() -> None:
     # in a process of its own: the 3 GB are never touched, but would stay reserved

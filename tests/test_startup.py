@@ -30,17 +30,20 @@ def loaded(script: str, modules: set[str]) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
+@pytest.mark.long
 def test_no_help_page_loads_anything_heavy() -> None:
     pages = [[verb, "--help"] for verb in COMMANDS] + [["lab", verb, "--help"] for verb in LAB]
     script = f"from unetseg.cli.app import run\nfor page in {pages!r}:\n    assert run(page) == 0"
     assert loaded(script, HEAVY) == set()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", ["checks.check", "importers.importing", "data.sample"])
 def test_what_needs_no_network_does_without_torch(module: str) -> None:
     assert loaded(f"import unetseg.{module}", {"torch"}) == set()
 
 
+@pytest.mark.long
 def test_a_prediction_from_the_shell_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     save_run(tmp_path / "run")
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "image.png")
@@ -51,6 +54,7 @@ def test_a_prediction_from_the_shell_loads_nothing_that_it_does_not_use(tmp_path
     assert (tmp_path / "masks" / "image.png").is_file()
 
 
+@pytest.mark.long
 def test_training_loads_what_only_other_commands_need_late() -> None:
     script = "import unetseg.training.fit, unetseg.evaluation.evaluate"
     assert loaded(script, SELDOM) == set()

@@ -71,6 +71,7 @@ class FakeOrders:
         FakeOrders.answers += 1
 
 
+@pytest.mark.long
 def test_the_plain_scripts_import_nothing_of_ours() -> None:
     root = Path(__file__).parents[2]
     code = "import sys, benchmarks.baseline, benchmarks.workers; print(*sys.modules)"

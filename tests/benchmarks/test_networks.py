@@ -15,12 +15,14 @@ from unetseg.prediction.predict import load
 from unetseg.training.losses import soft_dice
 
 
+@pytest.mark.long
 def test_the_classic_is_the_one_everybody_means() -> None:
     network = build("classic", device="meta")
     assert sum(p.numel() for p in network.parameters()) == 31_037_698
     assert gflop("classic", 512, 512) == pytest.approx(385.4, abs=0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", ["base16", "resnet34"])
 def test_a_plain_network_is_ours_number_for_number(network: str, tmp_path: Path) -> None:
     run = fresh_run(network, tmp_path)
@@ -50,6 +52,7 @@ def test_the_plain_script_writes_the_masks_of_our_prediction(
     assert found["equal_pixels"] > 0.9  # it has learned nothing, and ours may be in bfloat16
 
 
+@pytest.mark.long
 def test_pictures_are_laid_of_pieces_and_their_masks(tmp_path: Path) -> None:
     squares = pieces(tmp_path / "sample", 3)
     folder = lay(tmp_path / "pairs", squares, (300, 520), 1, ".png")

@@ -72,6 +72,7 @@ def test_a_mask_without_outline_cannot_be_judged(size: int) -> None:
     assert agreement(image, np.full((size, size), 255, np.uint8)) is None
 
 
+@pytest.mark.long
 def test_masks_that_fit_are_no_finding(sample: Path) -> None:
     assert list(inspect_alignment(survey(sample))) == []
 
@@ -126,6 +127,7 @@ def test_a_file_that_is_gone_or_has_changed_is_left_to_other_checks(tmp_path: Pa
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("camvid", "crackforest", "dsb2018")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["drive", "glas256", "isbi2012_em", "nucseg_16bit", *SLOW])
 def test_shifts_of_real_masks_are_found_and_the_originals_fit(
     real_data: Path, tmp_path: Path, name: str
@@ -137,6 +139,7 @@ def test_shifts_of_real_masks_are_found_and_the_originals_fit(
     assert checks == ["shifted-masks"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["hot_buildings_geotiff", "sen1floods11_tiles13band"])
 def test_other_real_masks_fit(real_data: Path, name: str) -> None:
     assert list(inspect_alignment(survey(real_data / name))) == []

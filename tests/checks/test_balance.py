@@ -107,6 +107,7 @@ def survey_masks(folder: Path) -> Survey:
     return survey_of(pairs.pairs, masks, class_map, names, own_splits=own)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(REAL))
 def test_real_folders(real_data: Path, name: str) -> None:
     assert kinds([*inspect_balance(survey_masks(real_data / name))]) == REAL[name]

@@ -52,6 +52,7 @@ def assert_same(root: Path, config: DataConfig | None = None) -> Survey:
     return known
 
 
+@pytest.mark.long
 def test_the_audit_agrees_with_training_on_every_real_folder(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +215,7 @@ SPOILS: tuple[Spoil, ...] = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(24))
 def test_a_folder_spoilt_at_random_is_told_in_full(data: Path, capsys: Capture, seed: int) -> None:
     chance = random.Random(seed)

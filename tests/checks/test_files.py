@@ -625,6 +625,7 @@ def test_a_fill_value_is_no_saturation(data: Path) -> None:
 # ------------------------------------------------------------------ real folders
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -153,6 +153,7 @@ def test_grey_colours_among_numbers_are_copied_as_they_are(tmp_path: Path) -> No
     assert survey(out).class_map == survey(root).class_map
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["tiny_voc_palette", "cwfid", "tiny_kvasir_jpgmask"])
 def test_the_copy_of_a_real_folder_means_the_same(
     real_data: Path, tmp_path: Path, name: str

@@ -204,6 +204,7 @@ def test_groups_that_were_given_count_before_names(drawn: Survey) -> None:
     assert finding.command == ""
 
 
+@pytest.mark.long
 def test_the_video_that_camvid_trains_and_validates_on_is_told(real_data: Path) -> None:
     findings = _by_check(_survey(real_data / "camvid"))
     assert list(findings) == ["torn-groups"]

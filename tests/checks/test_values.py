@@ -420,6 +420,7 @@ def folders(draw: st.DrawFn) -> list[MaskFacts]:
     ]
 
 
+@pytest.mark.long
 @given(folders(), st.booleans())
 def test_the_audit_never_fails_and_names_files_of_the_folder(
     masks: list[MaskFacts], snap: bool
@@ -436,6 +437,7 @@ def test_the_audit_never_fails_and_names_files_of_the_folder(
         assert {line.split(": ")[0] for line in finding.files} <= paths
 
 
+@pytest.mark.long
 @given(folders(), st.randoms())
 def test_the_order_of_files_changes_no_verdict(masks: list[MaskFacts], random: Any) -> None:
     shuffled = random.sample(masks, len(masks))

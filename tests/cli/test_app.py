@@ -11,7 +11,7 @@ import pytest
 
 from unetseg.cli import console
 from unetseg.cli.app import COMMANDS, main, run
-from unetseg.config import SETTINGS, TrainConfig
+from unetseg.config import BenchConfig, EvalConfig, PredictConfig, Settings, TrainConfig
 from unetseg.errors import (
     BundleError,
     ConfigError,
@@ -82,6 +82,7 @@ def test_help_lists_the_verbs_and_imports_neither_torch_nor_numpy() -> None:
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", [*COMMANDS, "evaluate"])
 def test_the_help_of_a_verb_has_an_example(verb: str, capsys: Capture) -> None:
     assert run([verb, "--help"]) == 0
@@ -90,13 +91,13 @@ def test_the_help_of_a_verb_has_an_example(verb: str, capsys: Capture) -> None:
     assert f"unetseg {'eval' if verb == 'evaluate' else verb}" in examples.split("╭")[0]
 
 
-@pytest.mark.parametrize("verb", ["train", "eval", "predict"])
-def test_every_flag_is_explained(verb: str, capsys: Capture) -> None:
-    run([verb, "--help"])
-    shown = capsys.readouterr().out
-    flags = {word for word in shown.split() if word.startswith("--")}
-    assert {f"--{name}".replace("_", "-") for name in SETTINGS} >= flags & {"--epochs", "--tta"}
-    assert "--config" in flags
+@pytest.mark.parametrize("settings", [TrainConfig, EvalConfig, PredictConfig, BenchConfig])
+def test_every_setting_says_what_it_is(settings: type[Settings]) -> None:
+    for name, field in settings.model_fields.items():
+        if isinstance(field.default, Settings):
+            test_every_setting_says_what_it_is(type(field.default))
+        else:
+            assert (field.description or "").endswith((".", ")")), name
 
 
 def test_version_and_no_words_at_all(capsys: Capture) -> None:
@@ -321,6 +322,7 @@ def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exit_code.value.code == 2
 
 
+@pytest.mark.long
 def test_no_folder_is_a_data_error(tmp_path: Path) -> None:
     done = real("check", str(tmp_path / "nothing"), UNETSEG_CACHE_FOLDER=str(tmp_path))
     assert (done.returncode, done.stdout) == (5, "")

@@ -73,6 +73,7 @@ def test_images_without_any_mask(data: Path, capsys: Capture) -> None:
     assert "--masks DIR" in answer
 
 
+@pytest.mark.long
 def test_every_image_and_mask_without_counterpart(data: Path, capsys: Capture) -> None:
     lonely = data / "masks" / "cells_000.png", data / "images" / "cells_001.png"
     for path in lonely:
@@ -90,6 +91,7 @@ def test_a_wrong_folder_flag(data: Path, capsys: Capture) -> None:
     assert "--images" in refusal(data, capsys, "--images", "images", code=2).lower()
 
 
+@pytest.mark.long
 def test_settings_that_contradict_leave_no_run(data: Path, capsys: Capture) -> None:
     out = data.parent / "runs"
     words = ["train", str(data), "--out", str(out), "--depth", "2", "--skip", "add,concat,add"]

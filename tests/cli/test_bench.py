@@ -52,6 +52,7 @@ def check_schema(found: dict[str, Any]) -> None:
     assert found["prediction"]["bounds"] in {"read", "network", "write"}
 
 
+@pytest.mark.long
 def test_prediction_and_training_as_tables_and_json(tmp_path: Path, capsys: Capture) -> None:
     target = tmp_path / "speed.json"
     assert run(["bench", *NETWORK, *TINY, "--train", "--json", str(target)]) == 0
@@ -71,6 +72,7 @@ def test_prediction_and_training_as_tables_and_json(tmp_path: Path, capsys: Capt
     assert found["training"]["bounds"] in {"loading", "steps"}
 
 
+@pytest.mark.long
 def test_a_bundle_on_the_images_of_the_user(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     for number, size in enumerate([(50, 70), (60, 90), (40, 40), (64, 64), (33, 60)]):
         write_png(tmp_path / "new" / f"{number}.png", noise(*size, 3))
@@ -82,6 +84,7 @@ def test_a_bundle_on_the_images_of_the_user(bundle: Path, tmp_path: Path, capsys
     assert found["training"] is None
 
 
+@pytest.mark.long
 def test_a_training_on_the_pairs_of_the_user(tmp_path: Path, capsys: Capture) -> None:
     assert run(["sample", str(tmp_path / "cells"), "-n", "4", "--size", "48"]) == 0
     found = figures(capsys, "--data", str(tmp_path / "cells"), "--train", *NETWORK, "-b", "2")
@@ -89,6 +92,7 @@ def test_a_training_on_the_pairs_of_the_user(tmp_path: Path, capsys: Capture) ->
     assert found["training"]["title"] == "training, 2 × 64×64"
 
 
+@pytest.mark.long
 def test_nothing_is_left_behind(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -131,6 +131,7 @@ def to_coco(photos: Path) -> Path:
     return photos
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["coco", "labelme"])
 def test_import_then_check_then_train(tmp_path: Path, capsys: Capture, kind: str) -> None:
     photos = export(tmp_path / "photos", 10)

@@ -44,6 +44,7 @@ def found(folder: Path, name: str) -> dict[str, object]:
     return content
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", LAB)
 def test_the_help_of_a_look_has_an_example(verb: str, capsys: Capture) -> None:
     assert run(["lab", verb, "--help"]) == 0
@@ -57,6 +58,7 @@ def test_the_lab_lists_its_looks(capsys: Capture) -> None:
     assert all(f" {verb} " in shown for verb in LAB)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", ["ablate", "gates", "landscape"])
 def test_a_look_at_a_run(verb: str, trained: Path, sample: Path, capsys: Capture) -> None:
     extra = ["--points", "3", "--iterations", "2"] if verb == "landscape" else []
@@ -77,6 +79,7 @@ def test_quick_leaves_what_was_asked_for(trained: Path, sample: Path, tmp_path: 
     assert {row["edit"] for row in rows} <= {"zero", "none", None, ""}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", ["nothing", "data", "run"])
 def test_gradients(source: str, trained: Path, sample: Path, tmp_path: Path) -> None:
     sources = {"nothing": [], "data": [str(sample)], "run": [str(trained)]}
@@ -102,6 +105,7 @@ def test_compare_refuses_what_it_sets_itself(slip: str, sample: Path, capsys: Ca
     assert "Give --skips concat,none and --seeds 3" in answer
 
 
+@pytest.mark.long
 def test_a_look_at_a_bundle_is_kept_in_its_run(trained: Path, sample: Path) -> None:
     line = ["lab", "gates", str(trained / "model"), str(sample), "--split", "all", *SMALL]
     assert run(line) == 0

@@ -75,6 +75,7 @@ def run(tmp_path: Path, *, skip: bool = False) -> Imported:
 # What is written
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("codes", [(0, 1, 2), (0, 1, 2, 255), (0, 255, 2), (0,)])
 def test_training_understands_the_folder_as_classes_txt_says(
     tmp_path: Path, use: Callable[[Annotations], None], codes: tuple[int, ...]

@@ -124,6 +124,7 @@ def test_folders_that_say_mask_are_left_out() -> None:
 # Classes
 
 
+@pytest.mark.long
 @given(st.lists(st.text(max_size=12), min_size=2, max_size=6))
 @example(["0 0", "0 0"])
 def test_class_names_survive_classes_txt(

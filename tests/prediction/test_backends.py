@@ -38,6 +38,7 @@ def test_on_cpu_fused_is_taken_and_the_reason_told(make: Make) -> None:
     assert str(choose_backend(make(), CPU, "auto")).startswith("engine fused (")
 
 
+@pytest.mark.long
 def test_a_network_that_needs_a_graph_for_each_size_gets_them_for_usual_sizes(make: Make) -> None:
     built = make(**CLASSIC)
     assert built.network.geometry.margin == 92

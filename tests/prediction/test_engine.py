@@ -60,6 +60,7 @@ def test_tiled_is_whole(kind: str, network: dict[str, object]) -> None:
     assert difference.mean() < 0.001
 
 
+@pytest.mark.long
 def test_tiles_see_the_same_pooling_grid_as_the_whole() -> None:
     # In the middle of a tile nothing of its border is seen: there, equality to rounding.
     image = blotches(256, 200)

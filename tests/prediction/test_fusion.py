@@ -22,6 +22,7 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected).norm() / expected.norm())
 
 
+@pytest.mark.long
 def test_logits_in_float32_are_equal(family: Segmenter) -> None:
     network = family.network
     graph = fuse(record(network.on_grid, image(64)), torch.float32)
@@ -29,6 +30,7 @@ def test_logits_in_float32_are_equal(family: Segmenter) -> None:
         assert error(graph(image(*shape, seed=1)), network.on_grid(image(*shape, seed=1))) < 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not is_fusible(torch.bfloat16), reason="this processor has no bfloat16")
 def test_logits_in_bfloat16_are_no_further_off_than_those_of_autocast(family: Segmenter) -> None:
     network = family.network

@@ -39,6 +39,7 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected).norm() / expected.norm())
 
 
+@pytest.mark.long
 @needs_openvino
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_are_those_of_torch(name: str, make: Callable[..., Segmenter]) -> None:
@@ -121,6 +122,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
+@pytest.mark.long
 @needs_openvino
 def test_signals_arrive_after_a_network_went_in_another_thread() -> None:
     # OpenVINO's plugin leaves the thread that loaded it without a stack for signals

@@ -84,6 +84,7 @@ def as_giants(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 # ------------------------------------------------------------------ bands = whole
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("nodata", [None, 0])
 def test_bands_and_whole_write_the_same(
@@ -137,6 +138,7 @@ def test_pixels_without_data_have_their_code_and_the_mask_says_so(
         assert np.isnan(file.nodata)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", [(1, 90), (90, 1), (1, 1), (7, 5), (33, 200), (300, 17)])
 @pytest.mark.parametrize("kind", ["dataset", "image"])
 def test_any_size_by_bands(
@@ -157,6 +159,7 @@ def test_any_size_by_bands(
         )
 
 
+@pytest.mark.long
 def test_the_overlay_of_deep_images_has_one_brightness(
     tmp_path: Path, as_giants: Callable[[], None]
 ) -> None:

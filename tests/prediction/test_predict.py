@@ -159,6 +159,7 @@ def test_images_beyond_the_limit_of_pixels_are_refused(
     assert predict(trained, tmp_path / "x.png", tmp_path / "other") == 5
 
 
+@pytest.mark.long
 def test_real_images_are_trained_on_scored_and_predicted_by_windows_as_whole(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

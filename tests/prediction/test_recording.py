@@ -22,6 +22,7 @@ def close(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).norm() < 1e-4 * expected.norm())
 
 
+@pytest.mark.long
 def test_a_recording_gives_what_the_network_gives_at_any_size(family: Segmenter) -> None:
     network = family.network
     recording = record(network.on_grid, image(64))

@@ -79,6 +79,7 @@ def logits(one: Stream, first: int = 0) -> NDArray[np.float32]:
 SHAPES = [(1, 1), (1, 90), (90, 1), (7, 5), (31, 97), (97, 31), (130, 129), (257, 150), (300, 40)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["dataset", "image"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bands_are_the_whole(
@@ -104,6 +105,7 @@ def test_bands_of_scaled_networks_with_tta_are_the_whole(
     np.testing.assert_allclose(logits(opened(image, about, one)), whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_other_tiles_give_the_same_classes(opened: Callable[..., Stream]) -> None:
     # The field of view is 22 pixels to each side; half-overlapping tiles of 128 and more are
     # joined 32 pixels from their borders. What differs is a thousandth of a deviation, so that

@@ -491,6 +491,7 @@ def test_sizes_may_differ_and_classes_be_many_or_absent(tmp_path: Path) -> None:
     assert min(height, width) > 200
 
 
+@pytest.mark.long
 def test_a_real_run_writes_table_facts_and_picture(data: Path, tmp_path: Path) -> None:
     trained = train(data, tiny(), out=tmp_path, name="cells")
     config = AblateConfig(split="all", samples=100)

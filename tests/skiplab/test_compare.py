@@ -90,6 +90,7 @@ def copy(first: tuple[Result, Watcher], tmp_path: Path) -> Path:
 # ------------------------------------------------------------------ what is written
 
 
+@pytest.mark.long
 def test_everything_is_written(data: Path, first: tuple[Result, Watcher]) -> None:
     result, listener = first
     rows = table(result.folder / "compare.csv")
@@ -170,6 +171,7 @@ def test_corrupted_scores_are_those_of_corrupted_images(
         assert row["dice_per_image"] == row["dice"]  # of a single image
 
 
+@pytest.mark.long
 def test_test_images_count_before_validation_images(data: Path, tmp_path: Path) -> None:
     for i, split in enumerate(["train", "train", "train", "val", "test", "test"]):
         for kind in ("images", "masks"):
@@ -185,6 +187,7 @@ def test_test_images_count_before_validation_images(data: Path, tmp_path: Path) 
     assert sorted(row["verdict"] for row in rows) == ["best", "equal"]
 
 
+@pytest.mark.long
 def test_images_without_foreground_compare_nothing(data: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(data, tmp_path / "copy")
     for kind in ("images", "masks"):
@@ -215,6 +218,7 @@ def test_what_is_complete_is_not_repeated(
     assert [r["verdict"] for r in again.rows] == [r["verdict"] for r in first[0].rows]
 
 
+@pytest.mark.long
 def test_only_what_is_incomplete_is_trained(
     data: Path, copy: Path, first: tuple[Result, Watcher]
 ) -> None:
@@ -228,6 +232,7 @@ def test_only_what_is_incomplete_is_trained(
     assert scores(copy) == scores(first[0].folder)
 
 
+@pytest.mark.long
 def test_a_signal_stops_and_the_same_command_goes_on(
     data: Path, copy: Path, first: tuple[Result, Watcher]
 ) -> None:
@@ -239,6 +244,7 @@ def test_a_signal_stops_and_the_same_command_goes_on(
     assert scores(copy) == scores(first[0].folder)
 
 
+@pytest.mark.long
 def test_kinds_are_added_to_a_comparison(data: Path, copy: Path) -> None:
     listener = Watcher()
     more = CompareConfig(skips=("none", "add"), seeds=1)
@@ -264,6 +270,7 @@ def diverging(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return names
 
 
+@pytest.mark.long
 def test_what_diverges_is_left_out_and_not_tried_again(
     data: Path, tmp_path: Path, diverging: set[str]
 ) -> None:
@@ -281,6 +288,7 @@ def test_what_diverges_is_left_out_and_not_tried_again(
     assert sum("diverged before" in said for said in again.said) == 3
 
 
+@pytest.mark.long
 def test_a_single_kind_that_is_left_is_no_comparison(
     data: Path, tmp_path: Path, diverging: set[str]
 ) -> None:
@@ -316,6 +324,7 @@ def test_the_skip_and_the_seed_of_the_settings_do_not_count(data: Path, copy: Pa
     assert listener.trained == []
 
 
+@pytest.mark.long
 def test_another_number_of_workers_changes_nothing(data: Path, copy: Path) -> None:
     runtime = RuntimeConfig(device="cpu", precision="float32", workers=1)
     listener = Watcher()
@@ -329,6 +338,7 @@ def test_another_number_of_workers_changes_nothing(data: Path, copy: Path) -> No
     compare(data, KINDS, base, output=copy)
 
 
+@pytest.mark.long
 def test_alpha_is_of_the_kinds_that_have_one(data: Path, tmp_path: Path) -> None:
     base = settings({"alpha": 0.1})
     compare(data, CompareConfig(skips=("none", "learned"), seeds=1), base, output=tmp_path / "out")

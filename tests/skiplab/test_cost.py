@@ -30,6 +30,7 @@ def test_costs_are_the_known_ones(
     assert found.gflop == pytest.approx(gflop, abs=0.05)
 
 
+@pytest.mark.long
 def test_the_cost_of_a_pretrained_encoder_needs_no_weights() -> None:
     config = {"encoder": "resnet18", "weights": "/there/is/no/such/file.pth", "depth": 5}
     cost = network_cost(bundle_info(config), 64)

@@ -266,6 +266,7 @@ def write_log(folder: Path, *lines: str) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_the_log_is_read_into_a_course_for_each_number(tmp_path: Path) -> None:
     write_log(
         tmp_path,
@@ -329,6 +330,7 @@ def test_colours_over_an_image_mix_its_grey_with_the_colour_map() -> None:
     np.testing.assert_allclose(mixed[0], (1 - OPACITY) * 40 + OPACITY * ends, atol=1)
 
 
+@pytest.mark.long
 def test_a_real_training_is_shown(data: Path, tmp_path: Path) -> None:
     run = train(data, tiny({"skip": ("attention",)}, epochs=2), out=tmp_path, name="run")
     looked_at = open_subject(

@@ -72,6 +72,7 @@ def sizes(rows: Sequence[Row], **columns: object) -> list[float]:
     return [size for name, size in table[0].items() if name.startswith("depth")]
 
 
+@pytest.mark.long
 def test_the_founding_figures() -> None:
     plain = stacks(depths=(10, 20, 56, 200), blocks=("plain",), norms=("none",))
     with_torch, with_he = (sizes(plain, init=init) for init in ("torch", "he"))
@@ -82,6 +83,7 @@ def test_the_founding_figures() -> None:
         assert abs(math.log10(size / published)) < 1.2  # the images of those are not recorded
 
 
+@pytest.mark.long
 def test_shortcuts_without_a_norm_explode_and_rezero_keeps_the_gradient() -> None:
     rows = stacks(depths=(10, 56, 200), blocks=("residual",), norms=("none",), inits=("he",))
     exploding = sizes(rows, network="residual, identity")
@@ -100,6 +102,7 @@ def test_at_first_rezero_moves_its_factors_alone() -> None:
     assert all(row["gradient"] > 0 and row["stuck_float32"] == 0 for row in factors)
 
 
+@pytest.mark.long
 def test_stacks_are_compared_and_drawn(tmp_path: Path) -> None:
     config = GradientsConfig(depths=(4, 10), steps=2)
     result = gradients(config, base=BASE, output=tmp_path / "a", seed=3)
@@ -108,6 +111,7 @@ def test_stacks_are_compared_and_drawn(tmp_path: Path) -> None:
     assert {row["step"] for row in result.rows} == {0, 2}
 
 
+@pytest.mark.long
 def test_seeds_decide(tmp_path: Path) -> None:
     config = GradientsConfig(depths=(4,), steps=1, blocks=("plain",), norms=("batch",))
     same, again, other = (
@@ -189,6 +193,7 @@ def test_rezero_starts_as_no_block_at_all_and_learns_alpha_first() -> None:
         assert bool(gradient.any()) == name.endswith("alpha"), name
 
 
+@pytest.mark.long
 def test_a_tower_of_a_hundred_layers_tells_images_apart_with_shortcuts_only() -> None:
     def last_loss(shortcut: str) -> float:
         network = stack(102, block="residual", shortcut=shortcut, norm="none")
@@ -253,6 +258,7 @@ def test_what_is_asked_for_explicitly_varies_too(data: Path, tmp_path: Path) -> 
 # ------------------------------------------------------------------ runs
 
 
+@pytest.mark.long
 def test_a_run_is_seen_fresh_and_trained_with_skips_and_without(run: Path, tmp_path: Path) -> None:
     result = gradients(GradientsConfig(), source=run, base=BASE, output=tmp_path)
     check_files(result, "gradients")
@@ -262,6 +268,7 @@ def test_a_run_is_seen_fresh_and_trained_with_skips_and_without(run: Path, tmp_p
     assert all(row["gradient"] > 0 for row in edges.values())
 
 
+@pytest.mark.long
 def test_zeroing_skips_that_are_not_there_changes_nothing(data: Path, tmp_path: Path) -> None:
     chance = {"block": "residual", "shortcut": "deactivable", "survival": 0.5}
     network = BASE.network.model_copy(update={"skip": ("none",), **chance})
@@ -274,6 +281,7 @@ def test_zeroing_skips_that_are_not_there_changes_nothing(data: Path, tmp_path: 
     assert whole == zeroed
 
 
+@pytest.mark.long
 def test_a_run_can_be_shown_other_images(run: Path, data: Path, tmp_path: Path) -> None:
     other = draw_sample(tmp_path / "other", count=6, size=48, seed=9)
     pairs = DataConfig(images=other / "images", masks=other / "masks")
@@ -297,6 +305,7 @@ def look(run: Path, output: Path, **data: object) -> list[Row]:
     return list(gradients(GradientsConfig(), source=run, base=base, output=output).rows)
 
 
+@pytest.mark.long
 def test_images_that_moved_are_those_of_the_training(run: Path, data: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(data, tmp_path / "moved")
     for file in (path for path in moved.rglob("*") if path.is_file()):
@@ -307,6 +316,7 @@ def test_images_that_moved_are_those_of_the_training(run: Path, data: Path, tmp_
     assert found == look(run, tmp_path / "b")
 
 
+@pytest.mark.long
 def test_images_held_out_stay_so_whatever_else_is_asked(
     data: Path, tmp_path: Path, run: Path
 ) -> None:
@@ -347,6 +357,7 @@ def test_a_run_is_measured_with_its_own_loss(run: Path, tmp_path: Path) -> None:
     assert {row["objective"] for row in rows} == {"ce"} != {BASE.training.loss}
 
 
+@pytest.mark.long
 def test_fresh_weights_are_random_ones(run: Path, tmp_path: Path) -> None:
     segmenter, info = load_bundle(run)
     network = info.network.model_copy(update={"weights": "imagenet"})

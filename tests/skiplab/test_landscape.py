@@ -83,6 +83,7 @@ def bowl(name: str, width: float, centre: float = 0.25, points: int = 21) -> Sur
 # ------------------------------------------------------------------ the surface
 
 
+@pytest.mark.long
 def test_the_middle_is_the_loss_of_the_network_as_it_is_used(trained: Trained) -> None:
     subject = trained("batch")
     surface = measure_surface(subject, "net", KEPT)
@@ -107,6 +108,7 @@ def test_recomputed_statistics_change_a_network_with_batch_norm(trained: Trained
     assert anew.sharpness == kept.sharpness  # of the network as it is used
 
 
+@pytest.mark.long
 def test_without_batch_norm_there_is_nothing_to_recompute(trained: Trained) -> None:
     anew, kept = (measure_surface(trained("none"), "net", config) for config in (QUICK, KEPT))
     np.testing.assert_array_equal(anew.losses, kept.losses)
@@ -141,6 +143,7 @@ def test_the_network_is_left_as_it_was(trained: Trained) -> None:
 # ------------------------------------------------------------------ the files
 
 
+@pytest.mark.long
 def test_a_run_writes_table_report_and_pictures(pair: Result, trained: Trained) -> None:
     assert {path.name for path in pair.folder.iterdir()} == FILES
     with (pair.folder / "landscape.csv").open() as file:
@@ -164,6 +167,7 @@ def test_a_run_writes_table_report_and_pictures(pair: Result, trained: Trained) 
             assert picture.width > picture.height > 500
 
 
+@pytest.mark.long
 def test_equal_names_are_told_apart_and_different_images_mentioned(
     trained: Trained, tmp_path: Path
 ) -> None:

@@ -227,6 +227,7 @@ def masks(bundle: Path, data: Path, output: Path) -> list[NDArray[np.uint8]]:
     return [np.array(Image.open(file)) for file in sorted(output.glob("*.png"))]
 
 
+@pytest.mark.long
 def test_a_pruned_run_predicts_the_same_masks_for_less(
     trained: Path, pruned: Pruning, data: Path, tmp_path: Path
 ) -> None:
@@ -269,6 +270,7 @@ def test_a_pruned_run_is_scored_on_the_split_of_its_training(
     assert scores[1]["split"] == "val"
 
 
+@pytest.mark.long
 def test_the_command_says_what_is_saved(trained: Path, tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "new" / "small"
     prune_command(trained / "model", output=folder, device=CPU)

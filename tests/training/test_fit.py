@@ -69,6 +69,7 @@ def metrics(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_a_run_folder_is_complete(data: Path, tmp_path: Path) -> None:
     run = train(data, tiny(), out=tmp_path, name="a")
     for name in ("config.yaml", "env.json", "plan.json", "splits.json", "metrics.csv", "log.jsonl"):
@@ -82,12 +83,14 @@ def test_a_run_folder_is_complete(data: Path, tmp_path: Path) -> None:
     assert plan["reasons"]["patch"] == "as set"
 
 
+@pytest.mark.long
 def test_equal_seeds_give_equal_weights(data: Path, tmp_path: Path) -> None:
     runs = [train(data, tiny(), out=tmp_path, name=name) for name in "ab"]
     first, second = (load_file(run / "model" / "model.safetensors") for run in runs)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.long
 def test_workers_do_not_change_the_weights(data: Path, tmp_path: Path) -> None:
     alone = train(data, tiny(epochs=2), out=tmp_path, name="alone")
     config = tiny(epochs=2)
@@ -96,6 +99,7 @@ def test_workers_do_not_change_the_weights(data: Path, tmp_path: Path) -> None:
     assert all(torch.equal(weights(alone)[k], weights(helped)[k]) for k in weights(alone))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on_bit_for_bit(
     data: Path, tmp_path: Path, number: signal.Signals
@@ -118,6 +122,7 @@ def drawing(**training: object) -> TrainConfig:
     return tiny(**training).model_copy(update={"network": network})
 
 
+@pytest.mark.long
 def test_a_network_that_draws_numbers_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
     whole = train(data, drawing(), out=tmp_path, name="whole")
     with pytest.raises(StoppedError):
@@ -126,6 +131,7 @@ def test_a_network_that_draws_numbers_goes_on_bit_for_bit(data: Path, tmp_path: 
     assert all(torch.equal(weights(whole)[k], weights(cut)[k]) for k in weights(whole))
 
 
+@pytest.mark.long
 def test_a_penalty_closes_switches_and_the_log_tells_how_far(data: Path, tmp_path: Path) -> None:
     free, dear = (
         train(data, drawing(epochs=8, switch_penalty=penalty), out=tmp_path, name=f"{penalty:g}")
@@ -142,23 +148,27 @@ def test_a_penalty_closes_switches_and_the_log_tells_how_far(data: Path, tmp_pat
     assert skips[-1]["openings"] == [1.0, 1.0]  # on average still open
 
 
+@pytest.mark.long
 def test_the_log_is_silent_about_skips_that_learn_nothing(data: Path, tmp_path: Path) -> None:
     run = train(data, tiny(epochs=1), out=tmp_path, name="plain")
     assert '"skips"' not in (run / "log.jsonl").read_text()
 
 
+@pytest.mark.long
 def test_resume_with_more_epochs(data: Path, tmp_path: Path) -> None:
     run = train(data, tiny(epochs=1), out=tmp_path, name="a")
     train(data, tiny(epochs=2), out=tmp_path, name="a", resume=True)
     assert [float(row["epoch"]) for row in metrics(run)] == [1, 2]
 
 
+@pytest.mark.long
 def test_resume_refuses_other_settings(data: Path, tmp_path: Path) -> None:
     train(data, tiny(epochs=1), out=tmp_path, name="a")
     with pytest.raises(ConfigError, match=r"--batch: 2 → 3"):
         train(data, tiny(epochs=1, batch=3), out=tmp_path, name="a", resume=True)
 
 
+@pytest.mark.long
 def test_resume_refuses_other_data(data: Path, tmp_path: Path) -> None:
     train(data, tiny(epochs=1), out=tmp_path, name="a")
     other = draw_sample(tmp_path / "other", count=6, size=64, seed=1)
@@ -166,6 +176,7 @@ def test_resume_refuses_other_data(data: Path, tmp_path: Path) -> None:
         train(other, tiny(epochs=1), out=tmp_path, name="a", resume=True)
 
 
+@pytest.mark.long
 def test_resume_with_other_names_of_classes_is_refused(data: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(data, tmp_path / "cells"))
     train(folder, tiny(epochs=1), out=tmp_path, name="a")
@@ -185,6 +196,7 @@ class Hears(Silent):
         self.said.append(message)
 
 
+@pytest.mark.long
 def test_an_image_on_both_sides_of_a_split_is_said(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cells"
     for number, path in enumerate(sorted((data / "images").iterdir())):
@@ -207,6 +219,7 @@ def test_resume_of_nothing_is_an_error(data: Path, tmp_path: Path) -> None:
         train(data, tiny(), out=tmp_path, name="x", resume=True)
 
 
+@pytest.mark.long
 def test_a_name_is_not_used_twice(data: Path, tmp_path: Path) -> None:
     train(data, tiny(epochs=1), out=tmp_path, name="a")
     with pytest.raises(MachineError, match="holds a run already"):
@@ -220,6 +233,7 @@ def test_refused_data_leave_no_run_folder(tmp_path: Path) -> None:
     assert not list((tmp_path / "runs").iterdir())
 
 
+@pytest.mark.long
 def test_a_budget_is_kept_and_ends_with_a_validated_model(data: Path, tmp_path: Path) -> None:
     run = train(data, tiny(epochs=None, budget="6s"), out=tmp_path, name="a")
     last = metrics(run)[-1]
@@ -229,6 +243,7 @@ def test_a_budget_is_kept_and_ends_with_a_validated_model(data: Path, tmp_path: 
     assert (run / "model" / "model.json").is_file()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
     [
@@ -244,6 +259,7 @@ def test_every_setting_trains(data: Path, tmp_path: Path, change: dict[str, obje
     assert metrics(run)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "network",
     [
@@ -259,6 +275,7 @@ def test_every_network_trains(data: Path, tmp_path: Path, network: NetworkConfig
     assert metrics(run)
 
 
+@pytest.mark.long
 def test_training_in_a_thread_catches_no_signals(data: Path, tmp_path: Path) -> None:
     done: list[Path] = []
     thread = threading.Thread(
@@ -286,6 +303,7 @@ def test_settings_that_contradict_leave_no_run_folder(data: Path, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_signal_at_the_last_step_does_not_cost_the_last_validation(
     data: Path, tmp_path: Path
 ) -> None:
@@ -298,6 +316,7 @@ def test_a_signal_at_the_last_step_does_not_cost_the_last_validation(
     assert [row["val_dice"] for row in metrics(cut)] == [row["val_dice"] for row in metrics(whole)]
 
 
+@pytest.mark.long
 def test_a_step_that_is_no_number_leaves_no_trace(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +333,7 @@ def test_a_step_that_is_no_number_leaves_no_trace(
     assert '"skipped"' in (run / "log.jsonl").read_text()
 
 
+@pytest.mark.long
 def test_only_such_steps_end_the_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +347,7 @@ def test_only_such_steps_end_the_training(
         train(data, tiny(epochs=20), out=tmp_path, name="a")
 
 
+@pytest.mark.long
 def test_a_group_signal_does_not_kill_the_workers(data: Path, tmp_path: Path) -> None:
     """SIGTERM reaches the whole process group under timeout, Slurm and systemd."""
     command = [sys.executable, "-m", "unetseg", "train", str(data), "--out", str(tmp_path)]

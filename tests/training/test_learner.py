@@ -64,6 +64,7 @@ def assert_equal(one: Learner, other: Learner) -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.long
 def test_parts_of_a_step_add_up_to_the_whole() -> None:
     whole, parts = (learner({"accumulate": n}, "group", "ce", None) for n in (1, 4))
     losses = [each.step(crops(1), 0, 1.0) for each in (whole, parts)]
@@ -72,6 +73,7 @@ def test_parts_of_a_step_add_up_to_the_whole() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("ema", [True, False])
 @pytest.mark.parametrize("bad", [0, 2])
@@ -90,6 +92,7 @@ def test_a_bad_step_leaves_everything_as_it_was(optimizer: str, ema: bool, bad: 
     assert hurt.skips.read() == (1, 1)
 
 
+@pytest.mark.long
 def test_bad_steps_in_a_row_are_counted() -> None:
     bad = learner()
     for number, is_bad in enumerate([True, True, False, True]):
@@ -114,6 +117,7 @@ class ReadsNothing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("loss", ["dice_ce", "dice", "ce"])
 def test_a_step_reads_nothing_back(loss: Kind, optimizer: str) -> None:
@@ -130,6 +134,7 @@ def test_reading_is_noticed() -> None:
         float(torch.ones(()) + 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("clip", [0.01, 1e6])
 def test_long_gradients_are_clipped_as_torch_does(clip: float) -> None:
     ours, theirs = learner({"clip": clip}, "group"), learner(norm="group")

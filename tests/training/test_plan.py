@@ -66,11 +66,13 @@ def test_every_network_can_be_built(cells: Survey, network: NetworkConfig) -> No
     assert build_unet(made.network, made.bands, 2).head.out_channels == 2
 
 
+@pytest.mark.long
 def test_rare_foreground_is_sought(real_data: Path) -> None:
     assert plan(survey(real_data / "crackforest")).oversample == pytest.approx(1 / 3)
     assert plan(survey(real_data / "glas256")).oversample == 0
 
 
+@pytest.mark.long
 def test_rare_classes_weigh_more(real_data: Path) -> None:
     known = survey(real_data / "camvid")
     weights = dict(zip(known.class_map.names, plan(known).class_weights or (), strict=True))

@@ -102,6 +102,7 @@ def test_nothing_is_tried_where_the_batch_is_set_or_the_device_no_gpu(cells: Sur
         assert tried_plan(plan, cells, settings, machine) is plan
 
 
+@pytest.mark.long
 def test_a_step_is_tried_with_everything_that_a_training_has(
     cells: Survey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +172,7 @@ def test_without_a_compiler_the_step_stays_as_it_was(
     assert left(tried) == before
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("default::DeprecationWarning")  # torch's own, inside torch.compile
 def test_compiled_steps_move_the_weights_alike(
     cells: Survey, monkeypatch: pytest.MonkeyPatch

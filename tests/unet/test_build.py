@@ -272,6 +272,7 @@ def test_add_may_join_widths_that_do_not_double() -> None:
     assert network(torch.randn(1, 3, 12, 12)).shape == (1, 2, 12, 12)
 
 
+@pytest.mark.long
 def test_equal_seeds_give_equal_weights() -> None:
     states = []
     for _ in range(2):
@@ -280,6 +281,7 @@ def test_equal_seeds_give_equal_weights() -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.long
 def test_our_own_network_does_not_import_smp() -> None:
     program = (
         "import sys; from unetseg.config import NetworkConfig\n"

@@ -42,6 +42,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", NETWORKS, ids=lambda c: c.encoder or c.skip[0])
 def test_gradients_and_statistics_stay_the_same(config: NetworkConfig) -> None:
     torch.manual_seed(0)

@@ -99,6 +99,7 @@ def check_cell(settings: dict[str, Any], folder: Path, image: Tensor, truth: Ten
     check_bundle(segmenter, settings, folder, image, logits)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("encoder", "block", "skip"), list(product(ENCODERS, get_args(BlockKind), SKIPS))
 )
@@ -109,6 +110,7 @@ def test_every_skip_with_every_block_and_encoder(
     check_cell(settings, tmp_path, image, truth)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 def test_every_shortcut(shortcut: str, tmp_path: Path, image: Tensor, truth: Tensor) -> None:
     settings = ENCODERS["own"] | {"block": "residual", "shortcut": shortcut}

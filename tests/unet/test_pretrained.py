@@ -57,6 +57,7 @@ def assert_equal_features(found: list[Tensor], expected: list[Tensor]) -> None:
 # Shapes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bands", [1, 3, 13])
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "mobilenet_v2"])
 def test_any_bands_and_any_size(name: str, bands: int) -> None:

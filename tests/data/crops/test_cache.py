@@ -63,6 +63,7 @@ def batches(reader: PairReader, workers: int) -> list[torch.Tensor]:
     return [tensor for batch in islice(loader, 3) for tensor in batch]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_crops_do_not_know_where_their_pair_was_kept(
     known: Survey, tmp_path: Path, workers: int
@@ -76,6 +77,7 @@ def test_crops_do_not_know_where_their_pair_was_kept(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["dsb2018", "sen1floods11_tiles13band", "camvid"])
 def test_real_pairs_come_back_as_decoded(real_data: Path, tmp_path: Path, name: str) -> None:
     known = survey(real_data / name)
@@ -134,6 +136,7 @@ def test_arrays_outlive_their_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(kept[0], PAIR[0])
 
 
+@pytest.mark.long
 def test_a_file_without_name_leaves_nothing_even_when_it_is_killed(tmp_path: Path) -> None:
     text = """
         import os, signal, sys

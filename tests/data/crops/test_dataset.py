@@ -235,6 +235,7 @@ def test_an_epoch_visits_every_image_as_often_as_it_should(repeats: list[int], b
     assert len({seed for _, seed in seen}) == len(seen)
 
 
+@pytest.mark.long
 def test_pixels_without_data_are_hidden_from_loss_and_network(tmp_path: Path) -> None:
     image = np.random.default_rng(0).normal(50, 9, (40, 40, 1)).astype(np.float32)
     image[:10] = np.nan

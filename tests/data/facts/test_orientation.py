@@ -12,6 +12,7 @@ from unetseg.data.facts.survey import survey
 from unetseg.data.masks.mask_file import read_mask
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "upright"),
     [("camvid", True), ("dsb2018", False), ("drive", False), ("glas256", False)],

@@ -165,6 +165,7 @@ def test_nothing_is_near_in_nothing() -> None:
     assert near_limit([]) == near_limit(["ab" * 32]) == NEAR
 
 
+@pytest.mark.long
 def test_copies_of_real_images_are_near_and_others_are_not(real_data: Path) -> None:
     misses = []
     for name in ("isbi2012_em", "glas256", "nucseg_16bit"):

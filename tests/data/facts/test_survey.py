@@ -29,6 +29,7 @@ FOLDERS = {  # name: (pairs, bands, type, classes, ignored codes, train, val, te
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_real_folder_needs_no_flag(real_data: Path, name: str) -> None:
     known = survey(real_data / name)

@@ -47,6 +47,7 @@ def by_gdal(path: Path) -> tuple[Array, dict[str, Any]]:
         return file.read().transpose(1, 2, 0), dict(file.profile)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bands", [1, 2, 3, 4, 13])
 @pytest.mark.parametrize(
     "dtype", ["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"]

@@ -92,6 +92,7 @@ def check_windows(path: Path) -> None:
 # Every kind of file
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bands", [1, 2, 3, 13])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 def test_a_window_is_a_crop_of_the_whole(tmp_path: Path, dtype: str, bands: int) -> None:
@@ -607,6 +608,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_window_of_a_large_file_is_read_in_no_time(large: Path) -> None:
     start = time.process_time()
     with ImageFile(large) as raster:
@@ -616,6 +618,7 @@ def test_a_window_of_a_large_file_is_read_in_no_time(large: Path) -> None:
     np.testing.assert_array_equal(part[..., 0], np.roll(tile, (-5000, -6000), (0, 1)))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="/proc tells the memory used")
 def test_the_strips_of_a_large_file_take_little_memory(large: Path) -> None:
     script = (

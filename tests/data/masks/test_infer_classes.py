@@ -573,6 +573,7 @@ CODINGS = [
 ]
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(CODINGS), st.data())
 def test_masks_survive_reading_understanding_and_writing(

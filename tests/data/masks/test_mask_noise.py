@@ -103,6 +103,7 @@ def test_a_photograph_is_no_mask(tmp_path: Path) -> None:
         infer_class_map([mask_facts(tmp_path / "a.png")])
 
 
+@pytest.mark.long
 def test_smoothed_masks_are_refused_and_fixed_by_snap(tmp_path: Path) -> None:
     truth, smooth = blob(), blob(smooth=16)
     write_png(tmp_path / "a.png", smooth)

@@ -47,6 +47,7 @@ def split_of(
     return [pair.split or "none" for pair in assigned.pairs]
 
 
+@pytest.mark.long
 @given(st.integers(2, 700), st.floats(0.01, 0.99))
 def test_count_is_exact_without_groups(count: int, share: float) -> None:
     held_out = split_of(make([None] * count), share=share).count("val")
@@ -86,6 +87,7 @@ def test_order_and_paths_do_not_matter(
     assert {p.name: p.split for p in first.pairs} == {p.name: p.split for p in second.pairs}
 
 
+@pytest.mark.long
 @given(folders(), st.floats(0.05, 0.5))
 def test_groups_and_copies_stay_together(
     folder: tuple[PairSet, list[str], list[frozenset[int]]], share: float
@@ -180,6 +182,7 @@ def missing_classes(classes: Sequence[frozenset[int]], splits: Sequence[str | No
     return len(shared - (sides[0] & sides[1]))
 
 
+@pytest.mark.long
 @given(st.lists(st.frozensets(st.integers(0, 5), min_size=1), min_size=40, max_size=60))
 def test_no_exchange_of_two_images_would_show_more_classes(classes: list[frozenset[int]]) -> None:
     splits = split_of(make([None] * len(classes)), [set(c) for c in classes])
@@ -190,6 +193,7 @@ def test_no_exchange_of_two_images_would_show_more_classes(classes: list[frozens
         assert missing_classes(classes, exchanged) >= least
 
 
+@pytest.mark.long
 @given(st.lists(st.frozensets(st.integers(1, 5)), min_size=40, max_size=60))
 def test_every_class_in_enough_images_is_validated(classes: list[frozenset[int]]) -> None:
     frequent = {c for c in range(1, 6) if sum(c in k for k in classes) > len(classes) // 5 + 1}
