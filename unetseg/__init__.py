@@ -27,8 +27,7 @@ what is written above it, never below.
         mask_file.py       a mask file: an image file whose values are codes of classes
         class_list.py      classes.txt, .json or .yaml: names of classes and their codes
         mask_values.py     which values the masks of a folder hold
-        mask_noise.py      which of them stand for something, and which are noise
-        infer_classes.py   from those values to the classes, concluded in one sentence
+        infer_classes.py   which of them are classes and which are stray, in one sentence
         overlay.py         pictures of masks over images
       pairs/             which image has which mask
         naming.py          what names say: role, split, and the key that image and mask share

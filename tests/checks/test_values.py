@@ -1,6 +1,6 @@
 """Mask values in the check: every kind of masks is right, or explained."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,17 @@ def kinds(findings: Sequence[Finding]) -> list[tuple[str, str]]:
     return [(finding.severity, finding.check) for finding in findings]
 
 
-def facts(*counts: tuple[Code, int], path: str = "a.png", **more: Any) -> MaskFacts:
-    """A mask with these codes and their pixels."""
+def facts(
+    *counts: tuple[Code, int], thin: Collection[Code] = (), path: str = "a.png", **more: Any
+) -> MaskFacts:
+    """A mask with these codes and their pixels; those in `thin` cover no area."""
     parts = {
         "path": path,
         "shape": (1, sum(count for _, count in counts)),
         "coding": "rgb" if isinstance(counts[0][0], tuple) else "integer",
         "dtype": "uint8",
         "counts": counts,
+        "inner": [0 if code in thin else count for code, count in counts],
     }
     return MaskFacts.model_validate({**parts, **more})
 
@@ -302,7 +305,8 @@ def test_files_that_are_no_masks_are_named(
 
 
 def test_smooth_masks_can_be_fixed_by_a_command() -> None:
-    soft = facts((0, 90_000), (255, 20_000), *((16 * i, 30) for i in range(1, 16)), (7, 9))
+    greys = {7: 9, **{16 * i: 30 for i in range(1, 16)}}
+    soft = facts((0, 90_000), (255, 20_000), *greys.items(), thin=greys)
     (finding,) = findings_of([soft])
     assert kinds([finding]) == [("error", "mask-coding")]
     assert finding.command == "unetseg check DATA --fix OUT"
@@ -321,13 +325,22 @@ def test_a_listed_class_too_few_is_no_case_for_snapping(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stray", [128, 100])
-def test_stray_values_are_listed_with_their_pixels(stray: int) -> None:
-    masks = [*many(20, (0, 9000), (255, 1000)), facts((0, 9000), (255, 1000), (stray, 2), path="x")]
+def test_stray_values_are_refused_with_their_pixels(stray: int) -> None:
+    odd = facts((0, 9000), (255, 1000), (stray, 2), thin=[stray], path="x")
+    masks = [*many(20, (0, 9000), (255, 1000)), odd]
+    (finding,) = findings_of(masks)
+    assert kinds([finding]) == [("error", "mask-coding")]
+    assert finding.files == (f"x: {stray} (2 px)",)
+    assert kinds(findings_of(masks, snap=True)) == [("warning", "mask-noise")]
+
+
+def test_slips_of_a_grey_value_are_listed() -> None:
+    odd = facts((0, 9000), (255, 950), (254, 50), path="x")
+    masks = [*many(20, (0, 9000), (255, 1000)), odd]
     (finding,) = findings_of(masks)
     assert kinds([finding]) == [("warning", "stray-values")]
-    assert finding.files == (f"x: {stray} (2 px)",)
+    assert finding.files == ("x: 254 (50 px)",)
     assert finding.command == "unetseg check DATA --snap --fix OUT"
-    assert kinds(findings_of(masks, snap=True)) == [("warning", "mask-noise")]
 
 
 def test_values_in_few_masks_are_odd() -> None:

@@ -185,11 +185,11 @@ def _rows(pairs: Iterable[Pair], split: str) -> list[int]:
 
 
 def _shown(masks: Masks) -> list[int]:
-    """The classes that some mask shows, those left out that look like stray values."""
+    """The classes that some mask shows, those left out that look like slips."""
     return [
         place
         for place, held in enumerate(masks.shown)
-        if held and masks.codes[place] not in masks.strays
+        if held and masks.codes[place] not in masks.slips
     ]
 
 

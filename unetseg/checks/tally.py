@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from unetseg.checks.finding import Line
 from unetseg.data.facts.survey import Survey
 from unetseg.data.masks.class_map import ClassMap, Code
-from unetseg.data.masks.mask_noise import find_strays
+from unetseg.data.masks.infer_classes import separate
 from unetseg.data.masks.mask_values import Folder, gather, listed_counts
 from unetseg.text import plural
 
@@ -53,12 +53,12 @@ class Masks:
         return np.array(rows, np.int64)
 
     @cached_property
-    def strays(self) -> dict[Code, Code]:
+    def slips(self) -> dict[Code, Code]:
         """Classes that no list names and that look like slips, each with the one that was meant."""
         if self.names or self.class_map.snap:
             return {}
-        found = find_strays(self.folder, self.class_map.ignore)
-        return {code: meant for code, meant in found.items() if code in self.codes}
+        slips = separate(self.folder, self.class_map.ignore).slips
+        return {code: meant for code, meant in slips.items() if code in self.codes}
 
     @cached_property
     def shown(self) -> NDArray[np.int64]:

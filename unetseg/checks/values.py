@@ -8,18 +8,18 @@ from unetseg.checks.finding import FIX, SNAP, Finding, error_lines
 from unetseg.checks.tally import Masks, masks_of, percent
 from unetseg.data.facts.survey import Survey, makes_sense
 from unetseg.data.masks.class_map import Code
-from unetseg.data.masks.mask_noise import NEAR, ODD_FILES
+from unetseg.data.masks.infer_classes import NEAR, object_numbers
 from unetseg.data.masks.mask_values import distance, in_order, integers, some
 from unetseg.text import plural
 
 INVERTED = 0.9  # share of the pixels above which a foreground may be a background
 LARGE = 2 / 3  # share above which it is worth a word
 DARK = 26  # a tenth of 255: viewers show such values as black
-RARER = 10  # values are odd when every other is in so many times as many masks
+RARER = 20  # values are odd when every other is in so many times as many masks
 MET = 3  # masks with both of two values, were they independent, that make their absence tell
 DIVIDED = 0.9  # share of the masks with objects that two exclusive values divide between them
 ALIKE = 8  # palette entries no further apart look the same
-OBJECTS = 4  # masks and highest numbers from which 1, 2, 3, … may number objects
+OBJECTS = 4  # highest number from which 1, 2, 3, … may number objects
 
 
 def inspect_coding(known: Survey) -> Iterator[Finding]:
@@ -32,8 +32,7 @@ def inspect_coding(known: Survey) -> Iterator[Finding]:
     if masks := masks_of(known):
         yield from _inspect_noise(masks)
         if not masks.names:
-            yield from _inspect_strays(masks)
-            yield from _inspect_near_colours(masks)
+            yield from _inspect_slips(masks)
             yield from _inspect_odd_values(masks)
             yield from _inspect_exclusive_values(masks)
             yield from _inspect_objects(masks)
@@ -67,40 +66,21 @@ def _inspect_noise(masks: Masks) -> Iterator[Finding]:
         )
 
 
-def _inspect_strays(masks: Masks) -> Iterator[Finding]:
-    """Values that became classes, and are too rare for one."""
-    strays = masks.strays
-    if masks.folder.coding == "rgb":
-        strays = {code: meant for code, meant in strays.items() if distance(code, meant) > NEAR}
-    if strays:
-        verb = "counts as a class" if len(strays) == 1 else "count as classes"
-        yield Finding(
-            check="stray-values",
-            severity="warning",
-            summary=f"{some(strays)} {verb} with hardly any pixels, never 0.1% of a mask",
-            lines=masks.holders(strays),
-            fix="Let the command give these pixels to the nearest class; if they are classes, "
-            "name them in classes.txt.",
-            flags=SNAP,
-        )
-
-
-def _inspect_near_colours(masks: Masks) -> Iterator[Finding]:
-    """Colours that are almost equal, of which one is a slip of the other."""
-    if masks.folder.coding != "rgb":
-        return
-    near = {code: meant for code, meant in masks.strays.items() if distance(code, meant) <= NEAR}
-    couples = {**_divided_colours(masks), **near}
+def _inspect_slips(masks: Masks) -> Iterator[Finding]:
+    """Values that are almost equal, of which one is a slip of the other."""
+    is_rgb = masks.folder.coding == "rgb"
+    couples = {**(_divided_colours(masks) if is_rgb else {}), **masks.slips}
     if couples:
+        what = "colours" if is_rgb else "values"
         shown = some(f"{code} and {other}" for code, other in couples.items())
         yield Finding(
-            check="near-colours",
+            check="near-colours" if is_rgb else "stray-values",
             severity="warning",
-            summary=f"colours that are almost equal count as classes of their own: {shown}",
+            summary=f"{what} that are almost equal count as classes of their own: {shown}",
             lines=masks.holders(couples),
             fix="If each couple is one class, unite them (the command does, where one is rare); "
             "if not, name the classes in classes.txt.",
-            flags=SNAP if near else (),
+            flags=SNAP if masks.slips else (),
         )
 
 
@@ -119,10 +99,10 @@ def _divided_colours(masks: Masks) -> dict[Code, Code]:
 
 def _inspect_odd_values(masks: Masks) -> Iterator[Finding]:
     """Values that a few masks hold, while every other value is widespread."""
-    files = {code: masks.folder.files[code] for code in masks.codes if code in masks.folder.files}
-    few = {code for code, held in files.items() if held <= ODD_FILES * len(masks.folder.facts)}
+    files = {c: masks.folder.files[c] for c in masks.codes if c in masks.folder.files}
+    widest = sorted(files.values())[-2:]
+    few = {c for c, held in files.items() if RARER * held <= widest[0]} - masks.slips.keys()
     others = [held for code, held in files.items() if code not in few]
-    few -= masks.strays.keys()
     if not few or len(others) < 2 or min(others) < RARER * max(files[code] for code in few):
         return
     holders = masks.holders(few)
@@ -163,20 +143,13 @@ def _inspect_exclusive_values(masks: Masks) -> Iterator[Finding]:
 
 def _inspect_objects(masks: Masks) -> Iterator[Finding]:
     """Masks whose numbers run 1, 2, 3, … to an end of their own, too few for an error."""
-    if masks.folder.coding != "integer":
-        return
-    numbers = [
-        {code for code in integers(dict(fact.counts)) if 0 < code != 255}
-        for fact in masks.folder.facts
-    ]
-    runs = [len(found) for found in numbers if found]
-    gapless = all(len(found) == max(found) for found in numbers if found)
-    if gapless and len(runs) >= OBJECTS and max(runs) >= OBJECTS and len(set(runs)) >= OBJECTS - 1:
+    ends = object_numbers(masks.folder)
+    if max(ends, default=0) >= OBJECTS:
         yield Finding(
             check="numbered-objects",
             severity="warning",
-            summary=f"each mask holds 1, 2, 3, … up to a number of its own, {min(runs)} to "
-            f"{max(runs)}: these may number objects, and here they count as classes",
+            summary=f"each mask holds 1, 2, 3, … up to a number of its own, {min(ends)} to "
+            f"{max(ends)}: these may number objects, and here they count as classes",
             lines=[
                 (Path(fact.path), f": {len(fact.counts)} distinct values")
                 for fact in sorted(masks.folder.facts, key=lambda fact: -len(fact.counts))

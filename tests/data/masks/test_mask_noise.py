@@ -1,5 +1,6 @@
 """Noise in masks: what is snapped, what is refused, and what is a class all the same."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,28 @@ from unetseg.data.masks.infer_classes import (
     infer_class_map,
     mask_facts,
     read_class_names,
+    separate,
 )
 from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.masks.mask_noise import unite_colours
+from unetseg.data.masks.mask_values import gather
 from unetseg.errors import MaskError
 
 
-def facts(*codes: Code | tuple[Code, int], path: str = "a.png", **more: Any) -> MaskFacts:
-    """A mask with these codes, or (code, pixels); a code alone has 1,000 pixels."""
-    counts = [item if _is_counted(item) else (item, 1000) for item in codes]
+def facts(
+    *codes: Code | tuple[Code, int], thin: Collection[Code] = (), path: str = "a.png", **more: Any
+) -> MaskFacts:
+    """A mask with these codes, or (code, pixels), 1,000 without; those in `thin` cover no area."""
+    counts: list[tuple[Code, int]] = [
+        item if _is_counted(item) else (item, 1000)  # type: ignore[misc]
+        for item in codes
+    ]
     parts = {
         "path": path,
-        "shape": (1, sum(count for _, count in counts)),  # type: ignore[misc]
-        "coding": "rgb" if isinstance(counts[0][0], tuple) else "integer",  # type: ignore[index]
+        "shape": (1, sum(count for _, count in counts)),
+        "coding": "rgb" if isinstance(counts[0][0], tuple) else "integer",
         "dtype": "uint8",
         "counts": counts,
+        "inner": [0 if code in thin else count for code, count in counts],
     }
     return MaskFacts.model_validate({**parts, **more})
 
@@ -135,14 +143,15 @@ def test_soft_edges_of_small_things_are_noise_however_many_pixels(
 
 
 def test_a_few_stray_greys_are_noise_too() -> None:
-    soft = facts((0, 90_000), (255, 20_000), *((16 * i, 30) for i in range(1, 16)), (7, 9))
+    greys = {7: 9, **{16 * i: 30 for i in range(1, 16)}}
+    soft = facts((0, 90_000), (255, 20_000), *greys.items(), thin=greys)
     with pytest.raises(MaskError, match="more classes than sense: the masks hold 18 distinct"):
         infer_class_map([soft])
 
 
 def test_one_stray_pixel_in_one_file_is_no_class() -> None:
     masks = [facts((0, 90_000), (255, 20_000), path=f"{i}.png") for i in range(3)]
-    speckled = facts((0, 90_000), (255, 20_000), (7, 1), (254, 2), path="odd.png")
+    speckled = facts((0, 90_000), (255, 20_000), (7, 1), (254, 2), thin=[7, 254], path="odd.png")
     with pytest.raises(MaskError, match=r"99\.9% of the pixels are exactly 0, 255") as caught:
         infer_class_map([*masks, speckled])
     assert caught.value.offenders == ["odd.png: 7 (1 px), 254 (2 px)"]
@@ -162,8 +171,9 @@ def test_a_rare_class_is_a_class(rare: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("odd", [(1,), (7,), (2, 3)])
 def test_a_stray_pixel_does_not_turn_the_foreground_into_no_truth(odd: tuple[int, ...]) -> None:
     plain = [facts((0, 90_000), (255, 20_000), path=f"{i}.png") for i in range(3)]
-    strange = facts((0, 90_000), (255, 20_000), *((code, 2) for code in odd), path="odd.png")
-    with pytest.raises(MaskError, match="hold 0 and 255, and hardly any") as caught:
+    few = ((code, 2) for code in odd)
+    strange = facts((0, 90_000), (255, 20_000), *few, thin=odd, path="odd.png")
+    with pytest.raises(MaskError, match="more classes than sense") as caught:
         infer_class_map([*plain, strange])
     assert [line.split(":")[0] for line in caught.value.offenders] == ["odd.png"]
     assert codes_of(infer_class_map([*plain, strange], snap=True)[0]) == [0, 255]
@@ -252,7 +262,7 @@ PLAIN: list[tuple[Code, int]] = [((0, 0, 0), 90_000), ((255, 0, 0), 8_000), ((0,
 @pytest.mark.parametrize(("slip", "meant"), SLIPS)
 def test_a_slip_of_a_colour_is_united_with_it(slip: Code, meant: Code) -> None:
     masks = [facts(*PLAIN), facts(*PLAIN, (slip, 300), path="odd.png")]
-    assert unite_colours(masks) == {slip: meant}
+    assert separate(gather(masks)).slips == {slip: meant}
     assert set(codes_of(infer_class_map(masks)[0])) == {slip, *dict(PLAIN)}
     known, sentence = infer_class_map(masks, snap=True)
     assert set(codes_of(known)) == set(dict(PLAIN))
@@ -269,30 +279,25 @@ def test_a_slip_of_a_colour_is_united_with_it(slip: Code, meant: Code) -> None:
 )
 def test_a_colour_of_its_own_is_no_slip(other: tuple[Code, int]) -> None:
     masks = [facts(*PLAIN, other)]
-    assert unite_colours(masks) == {}
+    assert separate(gather(masks)).slips == {}
     assert other[0] in codes_of(infer_class_map(masks, snap=True)[0])
 
 
-def test_in_a_fine_scale_of_colours_slips_are_nearer() -> None:
+def test_a_fine_scale_of_colours_stays() -> None:
     fine = [*PLAIN, ((255, 20, 0), 5_000)]
-    assert unite_colours([facts(*fine, ((255, 3, 0), 20), ((255, 0, 11), 20))]) == {
-        (255, 3, 0): (255, 0, 0)
-    }
+    values = separate(gather([facts(*fine, ((255, 3, 0), 20), ((255, 22, 0), 20))]))
+    assert values.slips == {(255, 3, 0): (255, 0, 0), (255, 22, 0): (255, 20, 0)}
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=2, max_size=12, unique=True))
 def test_slips_go_to_colours_that_stay(colours: list[Code]) -> None:
     masks = [facts(*((code, 7**place) for place, code in enumerate(colours)))]
-    united = unite_colours(masks)
+    united = separate(gather(masks)).slips
     assert not set(united) & set(united.values())
     counts = dict(masks[0].counts)
     for slip, meant in united.items():
         assert counts[slip] < 0.05 * counts[meant]
         assert max(abs(a - b) for a, b in zip(slip, meant, strict=True)) <= 24  # type: ignore[arg-type]
-
-
-def test_only_colours_are_united() -> None:
-    assert unite_colours([facts((0, 90_000), (255, 8_000), (254, 2))]) == {}
 
 
 def test_a_class_that_the_list_lacks_is_not_snapped_away(tmp_path: Path) -> None:
@@ -301,7 +306,7 @@ def test_a_class_that_the_list_lacks_is_not_snapped_away(tmp_path: Path) -> None
     with pytest.raises(MaskError, match=r"not in classes\.txt: 2") as caught:
         infer_class_map([found], names=names, snap=True)
     assert caught.value.offenders == ["a.png: 2 (600 px)"]
-    few = facts((0, 9000), (1, 500), (2, 6), (255, 900))
+    few = facts((0, 9000), (1, 500), (2, 6), (255, 900), thin=[2])
     known, _ = infer_class_map([few], names=names, snap=True)
     assert (codes_of(known), known.ignore, known.index_of(2)) == ([0, 1], (255,), 1)
 
@@ -317,7 +322,8 @@ def test_snap_leaves_negative_codes_ignored(tmp_path: Path) -> None:
     soft = blob(smooth=16).astype(np.int16)
     soft[:3] = -1
     values, counts = np.unique(soft, return_counts=True)
-    found = facts(*zip(values.tolist(), counts.tolist(), strict=True), dtype="int16")
+    pairs = zip(values.tolist(), counts.tolist(), strict=True)
+    found = facts(*pairs, thin=range(1, 255), dtype="int16")
     known, _ = infer_class_map([found], snap=True)
     assert (codes_of(known), known.ignore) == ([0, 255], (-1,))
 

@@ -1,21 +1,28 @@
-"""From the values of a folder of masks to its `ClassMap`, with the conclusion in one sentence."""
+"""From the values of a folder of masks to its `ClassMap`, with the conclusion in one sentence.
+
+Values that cover area are classes, the rest is stray: soft edges, slips of the brush, noise.
+Whether strays are classes all the same or go to the nearest one is for classes.txt or `--snap`.
+"""
 
 import colorsys
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
 
 from unetseg.data.masks.class_list import ClassNames, find_class_file, read_class_names
 from unetseg.data.masks.class_map import MAX_CLASSES, ClassInfo, ClassMap, Code, Coding, Colour
-from unetseg.data.masks.mask_noise import SANE_VALUES, Verdict, find_centres, is_sparse, judge
 from unetseg.data.masks.mask_values import (
+    COUNTED,
     Folder,
     MaskFacts,
+    as_point,
     coding_name,
+    distance,
     gather,
     in_order,
     integers,
@@ -37,8 +44,17 @@ __all__ = [
 
 _IGNORE_WORDS = re.compile(r"\b(void|ignored?|unlabell?ed|don'?t ?care)\b")
 _BACKGROUND_NAMES = frozenset({"background", "bg"})
-OBJECT_FILES = 3  # fewer masks do not tell numbered objects from classes
-GAPLESS = 0.9  # share of the numbers up to the highest that a file of numbered objects holds
+SOLID = 0.15  # of the pixels of a value with area this share begins a 2×2 square of nothing else
+LINES = 2  # so few values without area may draw lines; more of them are soft edges
+LINE_SHARE = 0.001  # a line holds this share of the pixels of a mask
+NUMBERS = 64  # values below this are class numbers: none is near to another
+NEAR = 24  # grey values (of colours, in each band) between a value and its slips
+OFTEN = 20  # times the pixels that a value has more than a slip of it
+CLEAN = 0.9  # of the pixels of JPEG masks this share is within half of NEAR of a class
+EXACT = 0.5  # of the pixels of masks that are snapped this share is exactly a class
+OBJECTS = 16  # numbers of objects go beyond this …
+ENDS = 3  # … and end differently in so many masks
+GAPLESS = 0.9  # share of the numbers up to the highest that a mask of numbered objects holds
 _SHOWN = 6  # classes that the sentence lists
 _BLACK: Colour = (0, 0, 0)
 # Sasha Trubetskoy, "20 simple, distinct colors", without black and white
@@ -57,6 +73,33 @@ class _Class:
     code: Code
     name: str = ""
     colour: Colour | None = None
+
+
+class Separation(NamedTuple):
+    """The values of a folder, told apart.
+
+    Attributes:
+        classes: Those that cover area, that draw lines, or that the user ignores.
+        strays: All others.
+        slips: Those of `classes` that are close to a far more frequent one, with that one.
+    """
+
+    classes: tuple[Code, ...]
+    strays: tuple[Code, ...]
+    slips: dict[Code, Code]
+
+    @property
+    def centres(self) -> tuple[Code, ...]:
+        """The classes without the slips: what others are snapped to."""
+        return tuple(code for code in self.classes if code not in self.slips)
+
+
+class _Reading(NamedTuple):
+    """The codes that stand for something; whether others are snapped to them; why, in words."""
+
+    codes: tuple[Code, ...]
+    snap: bool = False
+    noise: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,18 +129,22 @@ def infer_class_map(
             classes or more than 254.
     """
     folder = gather(facts)
-    given = _given(ignore, folder)
-    named = _adapted(names, folder, given) if names else ()
-    verdict = judge(folder, tuple(item.code for item in named), given, snap=snap)
-    meaning = _interpret(folder, verdict, named, given)
+    ignored = _possible(ignore, folder)
+    values = separate(folder, ignored)
+    named = _adapted(names, folder, values, ignored) if names else ()
+    if named:
+        reading = _read_listed(folder, tuple(item.code for item in named), ignored, snap=snap)
+    else:
+        reading = _read(folder, values, snap=snap)
+    meaning = _interpret(folder, reading, named, ignored)
     if names:
-        _check_strangers(folder, verdict, meaning, names)
-    _check_scale(folder, meaning, given)
+        _check_strangers(folder, values, reading, meaning, names)
+    _check_scale(folder, meaning, ignored)
     if not names:
         _check_objects(folder)
     _check_number(folder, meaning)
-    class_map = _build(folder, verdict, meaning)
-    return class_map, _sentence(verdict, meaning, class_map, names)
+    class_map = _build(folder, reading, meaning)
+    return class_map, _sentence(reading, meaning, class_map, names)
 
 
 def distinct_colours(count: int) -> list[Colour]:
@@ -110,21 +157,141 @@ def distinct_colours(count: int) -> list[Colour]:
     return list(dict.fromkeys(colours))[:count]
 
 
+# Classes and stray values
+
+
+def separate(folder: Folder, ignored: Sequence[Code] = ()) -> Separation:
+    """Tell the values that are classes from stray ones.
+
+    A value is a class where it covers area: where 15% of its pixels begin a 2×2 square of nothing
+    else. One or two without area are classes too if they draw lines, 0.1% of the pixels of a mask;
+    more of them are soft edges, and stray. Class numbers, all of them below 64 but for 255, and
+    palette indexes are never stray, unless what remains without them is just 0 and 255. Values that
+    the user ignores, and negative ones, have a meaning however rare they are.
+    """
+    fixed = {code for code in folder.found if code in ignored or _is_negative(code)}
+    thin = [c for c in folder.found if folder.solidity[c] < SOLID and c not in fixed]
+    strays = {c for c in thin if len(thin) > LINES or folder.largest[c] < LINE_SHARE}
+    solid = set(folder.found) - strays - fixed
+    if _are_indexes(folder) and solid != {0, 255}:
+        return Separation(folder.found, (), {})
+    if len(solid) < 2:  # lines, all of them soft: the most frequent value is the line's
+        far = [c for c in strays if all(distance(c, other) >= 2 * NEAR for other in solid)]
+        strays -= {*sorted(far, key=lambda c: (-folder.counts[c], as_point(c)))[:1]}
+    classes = in_order(set(folder.found) - strays)
+    return Separation(classes, in_order(strays), _slips(folder, classes, fixed))
+
+
+def _are_indexes(folder: Folder) -> bool:
+    """Whether the values are palette indexes or class numbers, of which none is near to another."""
+    highest = max((code for code in integers(folder.found) if code != 255), default=0)
+    return not folder.lossy and (
+        folder.coding == "palette" or (folder.coding == "integer" and highest < NUMBERS)
+    )
+
+
+def _slips(folder: Folder, classes: Sequence[Code], fixed: set[Code]) -> dict[Code, Code]:
+    """The classes within 24 of one with more than 20 times their pixels, each with that one.
+
+    There are none where the others are as near to each other: such numbers count. In lossy masks
+    noise itself covers area: there it is all within 48 of any that is more frequent.
+    """
+    ranked = sorted(classes, key=lambda c: (c not in fixed, -folder.counts[c], as_point(c)))
+    ranked = ranked[:COUNTED]
+    points = np.array([as_point(code) for code in ranked], np.int64)
+    pixels = np.array([folder.counts[code] for code in ranked], np.int64)
+    is_main = np.ones(len(ranked), bool)
+    slips = {}
+    for i, code in enumerate(ranked):
+        gaps = np.where(is_main[:i], np.abs(points[:i] - points[i]).max(axis=1), 2**32)
+        near = gaps < 2 * NEAR if folder.lossy else gaps <= NEAR
+        rarer = near & (folder.lossy | (OFTEN * pixels[i] < pixels[:i]))
+        if rarer.any() and code not in fixed:
+            is_main[i] = False
+            slips[code] = ranked[int(np.where(rarer, gaps, 2**32).argmin())]
+        elif near.any() and folder.coding == "integer" and not folder.lossy:
+            return {}
+    return slips
+
+
+def _read(folder: Folder, values: Separation, *, snap: bool) -> _Reading:
+    """What stands for something in masks without a class list."""
+    centres = values.centres
+    noise = f"stray values are snapped to the nearest of {some(centres)}"
+    if folder.lossy:
+        if len(centres) < 2 <= len(folder.counts) or folder.share(centres, NEAR // 2) < CLEAN:
+            raise _spoilt(folder, centres, NEAR // 2)
+        noise = f"JPEG noise is snapped to the nearest of {some(centres)}"
+    elif values.strays and (folder.share(centres) < EXACT or not snap):
+        raise _too_many(folder, values)
+    if not (folder.lossy or snap):
+        return _Reading(folder.found)
+    return _Reading(centres, snap=True, noise=noise if len(centres) < len(folder.counts) else "")
+
+
+def _read_listed(
+    folder: Folder, named: tuple[Code, ...], ignored: tuple[Code, ...], *, snap: bool
+) -> _Reading:
+    """What stands for something in masks with a class list: its codes, and the ignored ones."""
+    codes = tuple(dict.fromkeys([*named, *ignored]))
+    if folder.lossy:
+        is_noisy = not set(folder.counts) <= set(codes)
+        gap = min((distance(a, b) for i, a in enumerate(codes) for b in codes[:i]), default=255)
+        if is_noisy and (gap <= NEAR or folder.share(codes, NEAR) < CLEAN):
+            raise _spoilt(folder, codes, NEAR)
+        noise = f"JPEG noise is snapped to the nearest of {some(codes)}"
+        return _Reading(codes, snap=True, noise=noise if is_noisy else "")
+    if snap:
+        return _Reading(codes, snap=True, noise="stray values are snapped to the nearest class")
+    return _Reading(folder.found)
+
+
+def _too_many(folder: Folder, values: Separation) -> MaskError:
+    nearest = some(values.centres)
+    fix = f"Give --snap to take the nearest of {nearest}, or name the classes in classes.txt."
+    if folder.share(values.centres) < EXACT:
+        fix = "Check that these are the masks, and save them without smoothing."
+    return MaskError(
+        f"more classes than sense: the masks hold {len(folder.counts)} distinct values; "
+        f"{_percent(folder.share(values.centres))} of the pixels are exactly {nearest}, and "
+        f"{some(values.strays)} cover no area",
+        folder.holders(values.strays),
+        fix,
+    )
+
+
+def _spoilt(folder: Folder, codes: tuple[Code, ...], reach: int) -> MaskError:
+    return MaskError(
+        f"lossy compression (JPEG) has spoilt the masks: of {len(folder.counts)} distinct values "
+        f"{_percent(folder.share(codes, reach))} of the pixels lie within {reach} of {some(codes)}",
+        folder.fullest(),
+        "Export the masks again, as PNG.",
+    )
+
+
+def _percent(share: float) -> str:
+    """A share rounded down, so that only all is 100%."""
+    return f"{math.floor(1000 * share) / 10:.1f}%"
+
+
 # Class lists in the folder's coding
 
 
-def _given(ignore: Sequence[int], folder: Folder) -> tuple[Code, ...]:
+def _possible(ignore: Sequence[int], folder: Folder) -> tuple[Code, ...]:
     """The codes that the user ignores, but for those that these masks cannot hold."""
     limits = np.iinfo(folder.facts[0].dtype)
     possible = [code for code in ignore if limits.min <= code <= limits.max]
     return tuple(dict.fromkeys(_adapt(code, None, folder) for code in possible))
 
 
-def _adapted(names: ClassNames, folder: Folder, given: tuple[Code, ...]) -> tuple[_Class, ...]:
+def _adapted(
+    names: ClassNames, folder: Folder, values: Separation, ignored: tuple[Code, ...]
+) -> tuple[_Class, ...]:
     """The classes of a list with the codes that they have in this folder, and printable names."""
     _check_reach(names)
     bare = all(entry.code is None for entry in names.entries)
-    codes = _codes_in_order(names, folder, given) if bare else ()
+    present = values.centres if folder.lossy else folder.found
+    codes = _codes_in_order(names, folder, present, ignored) if bare else ()
     return tuple(
         _Class(
             codes[i] if entry.code is None else _adapt(entry.code, entry.colour, folder),
@@ -148,11 +315,12 @@ def _check_reach(names: ClassNames) -> None:
         raise MaskError(summary, wrong, f"Codes reach from {limits.min} to {limits.max}.")
 
 
-def _codes_in_order(names: ClassNames, folder: Folder, given: tuple[Code, ...]) -> tuple[Code, ...]:
+def _codes_in_order(
+    names: ClassNames, folder: Folder, present: tuple[Code, ...], ignored: tuple[Code, ...]
+) -> tuple[Code, ...]:
     """Codes for bare names: 0, 1, … when that covers the masks, else the masks' own in order."""
     count = len(names.entries)
-    real = find_centres(folder, given) if folder.lossy else folder.found
-    found = [code for code in in_order(real) if code not in given and not _is_negative(code)]
+    found = [code for code in present if code not in ignored and not _is_negative(code)]
     small = [code for code in found if code != 255]
     has_border = _is_border(small, folder.coding)
     if folder.coding != "rgb" and set(small if has_border else found) <= set(range(count)):
@@ -187,22 +355,22 @@ def _adapt(code: Code, colour: Colour | None, folder: Folder) -> Code:
 
 
 def _interpret(
-    folder: Folder, verdict: Verdict, named: tuple[_Class, ...], given: tuple[Code, ...]
+    folder: Folder, reading: _Reading, named: tuple[_Class, ...], ignored: tuple[Code, ...]
 ) -> _Meaning:
     """Tell classes from ignored codes, and find the background."""
-    found = folder.found if named and not folder.lossy else verdict.codes
+    found = folder.found if named and not folder.lossy else reading.codes
     stated = tuple(item.code for item in named)
-    ignore: dict[Code, str] = dict.fromkeys(given, "")
+    ignore: dict[Code, str] = dict.fromkeys(ignored, "")
     ignore |= dict.fromkeys((code for code in found if _is_negative(code)), "")
     others = [code for code in stated or found if code not in ignore and code != 255]
-    merged = folder.lossy or (verdict.noise and not named)
+    merged = folder.lossy or (reading.noise and not named)
     if 255 in found and not merged and _is_border(others, folder.coding):
         ignore[255] = ""
-    ignore = {code: name for code, name in ignore.items() if code in given or code not in stated}
+    ignore = {code: name for code, name in ignore.items() if code in ignored or code not in stated}
     void = {item.code: item.name for item in named if _IGNORE_WORDS.search(_words(item.name))}
     if sum(item.code not in {*void, *ignore} for item in named) > 1:
         ignore |= void  # else such a class is the background of a single other
-    entries = named or tuple(_Class(code) for code in verdict.codes)
+    entries = named or tuple(_Class(code) for code in reading.codes)
     classes = tuple(item for item in entries if item.code not in ignore)
     background = _named_background(classes) if named else _plain_background(classes)
     return _Meaning(classes, ignore, background)
@@ -229,13 +397,13 @@ def _plain_background(classes: tuple[_Class, ...]) -> int | None:
 
 
 def _check_strangers(
-    folder: Folder, verdict: Verdict, meaning: _Meaning, names: ClassNames
+    folder: Folder, values: Separation, reading: _Reading, meaning: _Meaning, names: ClassNames
 ) -> None:
     """Refuse values of the masks that the class list does not know, unless they are noise."""
     known = {*(item.code for item in meaning.classes), *meaning.ignore}
     strangers = [code for code in folder.found if code not in known]
-    is_noise = verdict.snap and (folder.lossy or is_sparse(folder, known))
-    if strangers and not is_noise:
+    solid = [c for c in strangers if folder.solidity[c] >= SOLID and c not in values.slips]
+    if strangers and not (reading.snap and (folder.lossy or not solid)):
         raise MaskError(
             f"{len(strangers)} values of the masks are not in {names.source}: {some(strangers)}",
             folder.holders(strangers),
@@ -243,9 +411,9 @@ def _check_strangers(
         )
 
 
-def _check_scale(folder: Folder, meaning: _Meaning, given: tuple[Code, ...]) -> None:
+def _check_scale(folder: Folder, meaning: _Meaning, ignored: tuple[Code, ...]) -> None:
     """Refuse a mixture of 0/1 and 0/255 masks, whose 255 would be taken for "no truth"."""
-    if folder.coding != "integer" or 255 in given or 255 not in meaning.ignore:
+    if folder.coding != "integer" or 255 in ignored or 255 not in meaning.ignore:
         return
     if {item.code for item in meaning.classes} != {0, 1}:
         return
@@ -261,18 +429,27 @@ def _check_scale(folder: Folder, meaning: _Meaning, given: tuple[Code, ...]) -> 
         )
 
 
+def object_numbers(folder: Folder) -> list[int]:
+    """The highest number of each mask, where all masks number their objects 1, 2, 3, … so far.
+
+    Empty where they do not: where numbers are missing, or too few masks end differently.
+    """
+    if folder.coding != "integer":
+        return []
+    numbers = [{n for n in integers(dict(fact.counts)) if 0 < n != 255} for fact in folder.facts]
+    numbers = [found for found in numbers if found]
+    gapless = all(len(found) >= GAPLESS * max(found) for found in numbers)
+    ends = [max(found) for found in numbers]
+    return ends if gapless and len(set(ends)) >= ENDS else []
+
+
 def _check_objects(folder: Folder) -> None:
     """Refuse masks that number objects: 1, 2, … in each file, up to different numbers."""
-    numbers = [{code for code in integers(dict(fact.counts)) if code > 0} for fact in folder.facts]
-    numbers = [found for found in numbers if found]
-    highest = [max(found) for found in numbers]
-    if folder.coding != "integer" or len(numbers) < OBJECT_FILES or max(highest) <= SANE_VALUES:
-        return
-    gapless = all(len(found) >= GAPLESS * max(found) for found in numbers)
-    if gapless and max(highest) >= 1.5 * min(highest):
+    ends = object_numbers(folder)
+    if max(ends, default=0) > OBJECTS:
         raise MaskError(
             "the masks number objects, not classes: each holds 1, 2, 3, … up to a number of its "
-            f"own, {min(highest)} to {max(highest)}",
+            f"own, {min(ends)} to {max(ends)}",
             folder.fullest(),
             "Save one number for each class, such as 255 wherever there is an object; or, if these "
             "are classes, name them in classes.txt.",
@@ -297,7 +474,7 @@ def _check_number(folder: Folder, meaning: _Meaning) -> None:
 # The class map and its sentence
 
 
-def _build(folder: Folder, verdict: Verdict, meaning: _Meaning) -> ClassMap:
+def _build(folder: Folder, reading: _Reading, meaning: _Meaning) -> ClassMap:
     colours = _class_colours(folder, meaning)
     classes = [
         ClassInfo(name=_name(meaning, i), code=item.code, colour=colours[i])
@@ -312,7 +489,7 @@ def _build(folder: Folder, verdict: Verdict, meaning: _Meaning) -> ClassMap:
         "dtype": dtype,
         "palette": folder.palette,
         "background": meaning.background,
-        "snap": verdict.snap,
+        "snap": reading.snap,
         "suffix": ".tif" if is_tiff or dtype in {"int16", "int32"} else ".png",
     }
     try:
@@ -362,19 +539,19 @@ def _own_colour(item: _Class, folder: Folder) -> Colour | None:
 
 
 def _sentence(
-    verdict: Verdict, meaning: _Meaning, class_map: ClassMap, names: ClassNames | None
+    reading: _Reading, meaning: _Meaning, class_map: ClassMap, names: ClassNames | None
 ) -> str:
     """The conclusion and its evidence, in one line."""
     count = len(class_map.classes)
     shown = ", ".join(_label(item) for item in class_map.classes[:_SHOWN])
-    values = f"{_span(verdict.codes)} {coding_name(class_map.coding)}"
+    values = f"{_span(reading.codes)} {coding_name(class_map.coding)}"
     source = f" by {names.source}" if names else ""
     classes = f"{count} classes{source} ({shown}{', …' if count > _SHOWN else ''})"
     ignored = [
         f"{_text(code)}{' = ' if name else ''}{name} is ignored"
         for code, name in meaning.ignore.items()
     ]
-    return ", ".join([f"masks: {values}", classes, *ignored, *filter(None, [verdict.noise])])
+    return ", ".join([f"masks: {values}", classes, *ignored, *filter(None, [reading.noise])])
 
 
 def _label(item: ClassInfo) -> str:

@@ -179,6 +179,15 @@ class Folder:
         return {code: squares[code] / pixels for code, pixels in self.counts.items()}
 
     @cached_property
+    def largest(self) -> dict[Code, float]:
+        """The largest share of the pixels of a mask that each code holds, 0–1."""
+        shares: dict[Code, float] = {}
+        for fact in self.facts:
+            for code, pixels in fact.counts:
+                shares[code] = max(shares.get(code, 0), pixels / fact.pixels)
+        return shares
+
+    @cached_property
     def files(self) -> dict[Code, int]:
         """The number of files that hold each code."""
         return Counter(code for fact in self.facts for code, _ in fact.counts)
