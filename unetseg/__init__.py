@@ -7,7 +7,7 @@ what is written above it, never below.
     text.py            plurals and printable paths
     progress.py        what long work tells whoever watches
     config.py          every setting there is, once: typed, with unit, default and source
-    runtime.py         device, precision, threads, memory, seed
+    runtime.py         device, precision, threads, memory, seed, signals
     timing.py          work measured in turns
     storage.py         files that are whole or not there; run folders
     data/              files on disk → tensors
@@ -113,11 +113,9 @@ what is written above it, never below.
       losses.py          (logits, target) → scalar
       optimizer.py       what moves the weights, and their running mean
       schedule.py        how far a training is, and how fast it learns there
-      signals.py         stopping politely: a signal sets a flag
       plan.py            survey + budget → every "auto" resolved, each with its reason
       learner.py         one training step: from a batch to moved weights
-      trial.py           the largest batch that fits, found by trial
-      loading.py         how many processes load the crops: measured
+      tuning.py          what is measured first: the batch that fits, who loads the crops
       validation.py      the scores of a split, while training
       previews.py        pictures of what the network is fed and what it answers
       checkpoint.py      everything that a resume needs

@@ -58,10 +58,9 @@ from unetseg.runtime import (
 from unetseg.skiplab.cost import Cost, network_cost
 from unetseg.timing import in_turns, seconds_of
 from unetseg.training.fit import Trainer
-from unetseg.training.loading import TIMED, WARM_UP, training_batches
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, make_plan
 from unetseg.training.run import TrainingRun
-from unetseg.training.trial import compile_step, tried_plan
+from unetseg.training.tuning import TIMED, WARM_UP, compile_step, training_batches, tried_plan
 from unetseg.unet.segmenter import Segmenter
 
 QUICK = ("eager", "fused")

@@ -1,14 +1,18 @@
-"""The machine: device, arithmetic, memory allocator, seed, and what it is made of."""
+"""The machine: device, arithmetic, memory allocator, seed, signals, and what it is made of."""
 
 import ctypes
 import os
 import platform
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
 
 import torch
 
@@ -16,6 +20,8 @@ from unetseg.config import DeviceConfig
 from unetseg.errors import ConfigError, MachineError, OutOfMemoryError
 
 MEBIBYTE = 2**20
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What stops a training politely."""
 PACKAGES = (
     "unetseg",
     "torch",
@@ -221,3 +227,38 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+class StopRequest:
+    """Within its context, `signal` becomes the number of the first SIGINT or SIGTERM received.
+
+    A second SIGINT interrupts at once. Outside the main thread nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number."""
+        return 128 + (self.signal or 0)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number

@@ -157,6 +157,9 @@ def test_the_log_is_silent_about_skips_that_learn_nothing(data: Path, tmp_path: 
 @pytest.mark.long
 def test_resume_with_more_epochs(data: Path, tmp_path: Path) -> None:
     run = train(data, tiny(epochs=1), out=tmp_path, name="a")
+    plan = json.loads((tmp_path / "a" / "plan.json").read_text())
+    earlier = json.dumps(plan | {"workers": 2})  # as earlier versions wrote it
+    (tmp_path / "a" / "plan.json").write_text(earlier)
     train(data, tiny(epochs=2), out=tmp_path, name="a", resume=True)
     assert [float(row["epoch"]) for row in metrics(run)] == [1, 2]
 

@@ -89,7 +89,7 @@ def test_a_bad_step_leaves_everything_as_it_was(optimizer: str, ema: bool, bad: 
         for each in (clean, hurt):
             each.step(crops(number), number, 1.0)
     assert_equal(clean, hurt)
-    assert hurt.skips.read() == (1, 1)
+    assert hurt.skipped_steps.read() == (1, 1)
 
 
 @pytest.mark.long
@@ -97,8 +97,8 @@ def test_bad_steps_in_a_row_are_counted() -> None:
     bad = learner()
     for number, is_bad in enumerate([True, True, False, True]):
         bad.step(poisoned(crops(number)) if is_bad else crops(number), number, 1.0)
-    assert bad.skips.read() == (3, 2)
-    assert bad.skips.read() == (0, 2)
+    assert bad.skipped_steps.read() == (3, 2)
+    assert bad.skipped_steps.read() == (0, 2)
 
 
 class ReadsNothing(TorchDispatchMode):  # type: ignore[no-untyped-call]

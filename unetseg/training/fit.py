@@ -23,17 +23,15 @@ from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import explained_memory
+from unetseg.runtime import StopRequest, explained_memory
 from unetseg.training.checkpoint import save_state
 from unetseg.training.learner import build_learner
-from unetseg.training.loading import training_batches
 from unetseg.training.losses import LossMean
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
 from unetseg.training.previews import augmented_sheet, middle, validation_sheet
 from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
-from unetseg.training.signals import StopRequest
-from unetseg.training.trial import compile_step
+from unetseg.training.tuning import compile_step, training_batches
 from unetseg.training.validation import score_split
 from unetseg.unet.segmenter import Segmenter
 from unetseg.unet.skips import Adaptive
@@ -165,7 +163,7 @@ class Trainer:
         Without any foreground in truth and prediction there is no Dice; that counts as perfect.
         """
         began = time.monotonic()
-        self._heed_skips()
+        self._check_skipped_steps()
         train_loss = self.losses.take()
         engine = self.engine()
         scores = score_split(engine, self.info, self.val_reader, self._val_facts, self.progress)
@@ -266,9 +264,9 @@ class Trainer:
     def _val_facts(self) -> list[ImageFacts]:
         return [fact.image for fact in self.run.known.facts_of("val")]
 
-    def _heed_skips(self) -> None:
+    def _check_skipped_steps(self) -> None:
         """Log steps that were no numbers; give up after several in a row."""
-        skipped, in_a_row = self.learner.skips.read()
+        skipped, in_a_row = self.learner.skipped_steps.read()
         if skipped:
             self.log.event("skipped", step=self.step, steps=skipped)
         if in_a_row >= NON_FINITE_IN_A_ROW:
@@ -361,7 +359,7 @@ class Trainer:
         """Tell how far the training is; look at the device's numbers about once a second."""
         if self.step % max(1, min(MOST_UNREAD, round(self.clock.speed))) == 0:
             self.latest = float(loss)
-            self._heed_skips()
+            self._check_skipped_steps()
         done = round(1000 * self.clock.fraction)
         facts: dict[str, float] = {"loss": self.latest}
         if self.best >= 0:

@@ -17,7 +17,7 @@ from unetseg.data.crops.dataset import Sample
 from unetseg.runtime import Machine
 from unetseg.training.losses import SegmentationLoss, deep_supervision
 from unetseg.training.optimizer import (
-    Skips,
+    SkippedSteps,
     build_optimizer,
     move_weights,
     restore_buffers,
@@ -42,7 +42,7 @@ class Learner:
     Attributes:
         average: The running mean of the weights.
         objective: `loss_of`, or what was compiled from it.
-        skips: How many steps were no numbers.
+        skipped_steps: How many steps were no numbers.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(
             machine.device.type, enabled=machine.dtype == torch.float16
         )
-        self.skips = Skips(machine.device)
+        self.skipped_steps = SkippedSteps(machine.device)
 
     @property
     def kept(self) -> Segmenter:
@@ -83,7 +83,7 @@ class Learner:
         finite = move_weights(self.optimizer, self.scaler, self.config.clip)
         restore_buffers(self.segmenter, before, finite)
         update_average(self.average, self.segmenter, number, finite)
-        self.skips.count(finite)
+        self.skipped_steps.count(finite)
         return torch.stack(losses).mean()
 
     def add_gradient(self, part: Sample) -> Tensor:

@@ -12,7 +12,7 @@ from unetseg.config import TrainingConfig
 
 EMA_DECAY = 0.999
 """Largest decay of the running mean of the weights; it grows towards that as (1 + s) / (10 + s)."""
-HEEDING = {"cpu", "cuda"}
+FUSED = {"cpu", "cuda"}
 """Devices whose fused optimizers divide by `grad_scale`, and rest where `found_inf` is 1."""
 
 
@@ -53,7 +53,7 @@ def move_weights(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     finite = norm.isfinite()
-    if norm.device.type in HEEDING:
+    if norm.device.type in FUSED:
         optimizer.grad_scale = (norm / longest).clamp(min=1)  # type: ignore[attr-defined]
         optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
         scaler.step(optimizer)
@@ -85,7 +85,7 @@ def restore_buffers(module: nn.Module, before: Sequence[Tensor], finite: Tensor)
         torch.where(finite, now, old, out=now)
 
 
-class Skips:
+class SkippedSteps:
     """How many steps were skipped, counted on the device.
 
     Args:

@@ -17,7 +17,7 @@ from unetseg.data.facts.fingerprint import PairFacts, pooled
 from unetseg.data.facts.orientation import is_upright
 from unetseg.data.facts.survey import Survey
 from unetseg.data.masks.mask_file import read_mask
-from unetseg.runtime import Machine, usable_cores
+from unetseg.runtime import Machine
 from unetseg.unet.build import CLASSIC
 from unetseg.unet.pretrained import DEPTHS
 from unetseg.unet.segmenter import Normalisation
@@ -68,7 +68,6 @@ class Plan(BaseModel):
     """None: as many as the budget allows."""
     validate_every: int
     """Epochs from one validation to the next."""
-    workers: int
     compile: bool = False
     """Whether the training step is compiled."""
     tile: int
@@ -101,7 +100,6 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
         repeats=repeats,
         epochs=epochs,
         validate_every=_validate_every(known, config, patch**2 * sum(repeats), reasons),
-        workers=count_workers(config, machine, reasons),
         compile=_compile(config, epochs and epochs * steps, machine, reasons),
         tile=LARGEST_TILE,
         overlap=OVERLAP,
@@ -281,16 +279,6 @@ def _validate_every(
     every = math.ceil(FORWARD_SHARE * pixels / (VALIDATION_SHARE * epoch_pixels))
     reasons["validate_every"] = f"validation takes at most {VALIDATION_SHARE:.0%} on top"
     return max(every, math.ceil((config.training.epochs or 0) / MOST_VALIDATIONS), 1)
-
-
-def count_workers(config: TrainConfig, machine: Machine, reasons: dict[str, str]) -> int:
-    """Processes that read and augment images."""
-    if config.runtime.workers != "auto":
-        reasons["workers"] = "as set"
-        return config.runtime.workers
-    cores = usable_cores()
-    reasons["workers"] = f"{cores} cores"
-    return min(cores - 1, 2) if machine.is_cpu else min(cores, 12)
 
 
 def _compile(

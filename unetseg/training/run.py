@@ -24,8 +24,8 @@ from unetseg.progress import Progress
 from unetseg.runtime import Machine, start, versions
 from unetseg.storage import latest_run, locked, new_run_folder, write_json, write_text
 from unetseg.training.checkpoint import STATE, load_state
-from unetseg.training.plan import Plan, count_workers, make_plan
-from unetseg.training.trial import tried_plan
+from unetseg.training.plan import Plan, make_plan
+from unetseg.training.tuning import tried_plan
 
 CHANGEABLE = {
     *("epochs", "budget", "patience", "max_pixels"),
@@ -100,7 +100,7 @@ def resume_run(
         known = survey(data, config.data, progress)
         _check_same_data(data, known, state["identity"], folder)
         known = with_splits(known, read_splits(folder / "splits.json", "name"))
-        plan = _continued_plan(folder, config, machine)
+        plan = _continued_plan(folder, config)
         progress.say(f"going on with {folder} at step {state['step']}")
         yield TrainingRun(folder, data, config, machine, known, plan, data_hash(known), state)
 
@@ -126,16 +126,17 @@ def _find_run(out: Path, name: str | None) -> Path:
     return folder
 
 
-def _continued_plan(folder: Path, config: TrainConfig, machine: Machine) -> Plan:
+def _continued_plan(folder: Path, config: TrainConfig) -> Plan:
     """The plan of the run, with what may change on the way: its length and the machine's part."""
-    plan = Plan.model_validate_json((folder / "plan.json").read_bytes())
+    content = json.loads((folder / "plan.json").read_bytes())
+    content.pop("workers", None)  # earlier versions wrote it
+    plan = Plan.model_validate(content)
     epochs = config.training.epochs
     if epochs is None and config.training.budget is None:
         epochs = plan.epochs
-    workers = count_workers(config, machine, {})
     asked = config.runtime.compile
     compiled = plan.compile if asked == "auto" else asked == "yes"
-    return plan.model_copy(update={"epochs": epochs, "workers": workers, "compile": compiled})
+    return plan.model_copy(update={"epochs": epochs, "compile": compiled})
 
 
 class RunLog:

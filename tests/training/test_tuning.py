@@ -1,10 +1,13 @@
-"""Laws of trials: the largest batch that fits is found, and nothing is left behind."""
+"""Laws of what is measured: the largest batch that fits, no trace, processes where they pay."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice, pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,20 +15,25 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
-from unetseg.data.crops.dataset import Sample
+from unetseg.data.crops.dataset import CropRule, Crops, Order, Sample, crop_loader
+from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import Survey, survey
+from unetseg.data.files.pngs import write_png
 from unetseg.data.sample import draw_sample
+from unetseg.progress import Silent
 from unetseg.runtime import MEBIBYTE, Machine
-from unetseg.training import trial
+from unetseg.training import tuning
 from unetseg.training.learner import Learner
 from unetseg.training.losses import SegmentationLoss
 from unetseg.training.plan import make_plan
-from unetseg.training.trial import (
+from unetseg.training.tuning import (
+    choose_workers,
     compile_step,
     largest_batch,
     random_crops,
     rehearse,
     step_memory,
+    training_batches,
     tried_plan,
 )
 from unetseg.unet.build import build_unet
@@ -82,9 +90,9 @@ def test_a_gpu_that_holds_nine_crops_gets_nine(
     cells: Survey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = Card(torch.device("cuda"), torch.bfloat16, "GPU", 1000 * MEBIBYTE)
-    monkeypatch.setattr(trial, "free_memory", lambda device: None)
+    monkeypatch.setattr(tuning, "free_memory", lambda device: None)
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: torch.no_grad())
-    monkeypatch.setattr(trial, "step_memory", lambda batch, *_: batch * 100 * MEBIBYTE)
+    monkeypatch.setattr(tuning, "step_memory", lambda batch, *_: batch * 100 * MEBIBYTE)
     plan = tried_plan(make_plan(cells, SMALL, card), cells, SMALL, card)
     assert plan.batch == 9
     assert plan.reasons["batch"] == "tried: a step on 9 crops takes 900 of 1000 MiB that are free"
@@ -193,3 +201,109 @@ def test_compiled_steps_move_the_weights_alike(
     assert list(ours) == list(theirs)
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-3)
+
+
+# ------------------------------------------------------------------ who loads the crops
+
+CPU32 = Machine(torch.device("cpu"), torch.float32, "CPU")
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Crops:
+    """Crops of 32² from five pairs."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        write_png(folder / "images" / f"{index}.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
+        mask = np.zeros((40, 50), np.uint8)
+        mask[5 : 15 + index, 7:12] = 1
+        write_png(folder / "masks" / f"{index}.png", mask)
+    known = survey(folder)
+    reader = PairReader(known.select("all"), known.class_map, 3)
+    return Crops(reader, CropRule(32, "full", 0.5), np.zeros((5, 2, 3), np.float32))
+
+
+class Heard(Silent):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.messages.append(message)
+
+
+def equal(first: list[Sample], second: list[Sample]) -> bool:
+    pairs = zip(first, second, strict=True)
+    return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_measured_batches_are_those_of_the_order(
+    crops: Crops, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    order = Order((1, 2, 1, 1, 3), 3, seed=5, first_step=4)
+    expected = list(islice(crop_loader(crops, order, 0), 9))
+    monkeypatch.setattr(tuning, "choose_workers", lambda *_, **__: (workers, "because"))
+    heard = Heard()
+    state = torch.get_rng_state()
+    measured = list(islice(training_batches(crops, order, CPU32, progress=heard), 9))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert equal(measured, expected)
+    assert heard.messages == ["loading: because"]
+    assert equal(list(islice(training_batches(crops, order, CPU32, workers), 9)), expected)
+
+
+def test_steps_and_loading_are_timed_apart(crops: Crops, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of 50 ms and loading of 20 ms a crop; one step is followed by a validation."""
+
+    class Slow(Crops):
+        def __getitem__(self, key: tuple[int, int]) -> Sample:
+            time.sleep(0.02)
+            return super().__getitem__(key)
+
+    seen: list[tuple[float, float]] = []
+
+    def choose(batch: float, step: float, _cores: int, *, is_cpu: bool) -> tuple[int, str]:
+        seen.append((batch, step))
+        assert is_cpu
+        return 0, ""
+
+    monkeypatch.setattr(tuning, "choose_workers", choose)
+    slow = Slow(crops.reader, CropRule(16, "none", 0.0), crops.statistics)
+    for done, _ in enumerate(training_batches(slow, Order([1] * 5, 2, seed=0), CPU32)):
+        time.sleep(0.4 if done == 3 else 0.05)
+        if done == 5:
+            break
+    [(batch, step)] = seen
+    assert 0.04 <= batch < 0.2
+    assert 0.05 <= step < 0.3
+
+
+def test_a_gpu_never_waits_and_a_small_cpu_is_left_alone() -> None:
+    assert choose_workers(0.02, 0.5, 2, is_cpu=True)[0] == 0
+    assert choose_workers(0.5, 0.5, 2, is_cpu=True)[0] == 0
+    assert choose_workers(0.01, 0.5, 16, is_cpu=True)[0] == 0
+    assert choose_workers(0.1, 0.5, 16, is_cpu=True)[0] == 1
+    assert choose_workers(1e-4, 0.5, 16, is_cpu=False)[0] == 1
+    assert choose_workers(0.02, 0.01, 16, is_cpu=False)[0] == 3
+    assert choose_workers(0.02, 0.01, 1, is_cpu=False)[0] == 0
+    workers, reason = choose_workers(1.0, 0.02, 64, is_cpu=False)
+    assert (workers, reason) == (
+        16,
+        "16 processes: a batch loads in 1e+03 ms, a step takes 20 ms",
+    )
+
+
+def counts(cores: int, *, is_cpu: bool) -> Iterator[int]:
+    """Workers for ever dearer loading."""
+    for share in np.geomspace(1e-3, 1e3, 60):
+        yield choose_workers(float(share), 1.0, cores, is_cpu=is_cpu)[0]
+
+
+@pytest.mark.parametrize("is_cpu", [True, False])
+@pytest.mark.parametrize("cores", [1, 2, 4, 16, 128])
+def test_dearer_loading_never_gets_fewer_processes(cores: int, is_cpu: bool) -> None:
+    found = list(counts(cores, is_cpu=is_cpu))
+    assert all(first <= second for first, second in pairwise(found))
+    assert max(found) <= max(0, cores - 1)
