@@ -42,12 +42,12 @@ def assert_same(root: Path, config: DataConfig | None = None) -> Survey:
     """The check knows the folder as training does, and training takes it."""
     report, known = check_folder(root, config), survey(root, config)
     assert not report.of("error")
-    assert report.known is not None
-    assert report.known.class_map == known.class_map
-    assert report.known.pairs == known.pairs
-    assert report.known.facts == known.facts
-    assert report.known.rules == known.rules
-    assert (report.known.own_splits, report.known.names) == (known.own_splits, known.names)
+    assert report.trainable is not None
+    assert report.trainable.class_map == known.class_map
+    assert report.trainable.pairs == known.pairs
+    assert report.trainable.facts == known.facts
+    assert report.trainable.rules == known.rules
+    assert (report.trainable.own_splits, report.trainable.names) == (known.own_splits, known.names)
     refuse_errors(known)
     return known
 

@@ -109,12 +109,12 @@ class Agreement:
         return narrow and height >= ratio * (self.near(0, 0) - usual)
 
 
-def inspect_alignment(known: Survey, progress: Progress = SILENT) -> Iterator[Finding]:
+def inspect_alignment(survey: Survey, progress: Progress = SILENT) -> Iterator[Finding]:
     """Masks that are shifted, mirrored or turned against their images; reads up to 60 pairs."""
-    if known.classes is None:
+    if survey.classes is None:
         return
-    pairs = _choose(known)
-    seen = _compare(known, pairs, progress=progress)
+    pairs = _choose(survey)
+    seen = _compare(survey, pairs, progress=progress)
     if len(seen) < _FEWEST:
         return
     whole = Agreement(np.mean([one.values for _, one in seen], axis=0))
@@ -123,7 +123,7 @@ def inspect_alignment(known: Survey, progress: Progress = SILENT) -> Iterator[Fi
     elif whole.clarity >= _CLEAR and whole.distance < _LEAST:
         yield from _some_shifted(seen)
     else:
-        yield from _all_turned(known, [pair for pair, _ in seen], progress)
+        yield from _all_turned(survey, [pair for pair, _ in seen], progress)
 
 
 def agreement(image: NDArray[Any], index: Index) -> Agreement | None:
@@ -163,8 +163,8 @@ def _edges(image: NDArray[Any]) -> tuple[Array, Array, Array]:
 
 def _normalised(band: NDArray[Any]) -> Array:
     """A band, H×W, with mean 0 and deviation 1; 0 where it holds no number."""
-    known = np.isfinite(band)
-    values = np.where(known, band, band[known].mean(dtype=np.float64) if known.any() else 0)
+    finite = np.isfinite(band)
+    values = np.where(finite, band, band[finite].mean(dtype=np.float64) if finite.any() else 0)
     deviation = max(float(values.std(dtype=np.float64)), 1e-6)
     return np.asarray((values - values.mean(dtype=np.float64)) / deviation, np.float32)
 
@@ -198,11 +198,11 @@ def _tensor(layers: Sequence[Array]) -> tuple[Array, Array, Array]:
     return xx, yy, xy
 
 
-def _choose(known: Survey) -> list[Pair]:
+def _choose(survey: Survey) -> list[Pair]:
     """At most 60 pairs, evenly, among those of equal size whose masks hold two values or more."""
     shown = [
         pair
-        for pair, fact in known.items()
+        for pair, fact in survey.items()
         if fact.image.shape == fact.mask.shape and len(fact.mask.counts) > 1
     ]
     count = min(FILES, len(shown))
@@ -210,7 +210,7 @@ def _choose(known: Survey) -> list[Pair]:
 
 
 def _compare(
-    known: Survey,
+    survey: Survey,
     pairs: Sequence[Pair],
     turn: Callable[[Index], NDArray[Any]] = np.asarray,
     progress: Progress = SILENT,
@@ -219,7 +219,7 @@ def _compare(
 
     def look(pair: Pair) -> Agreement | None:
         try:
-            image, index = _read(known, pair)
+            image, index = _read(survey, pair)
         except DataError:
             return None  # other checks name the file
         index = np.ascontiguousarray(turn(index))
@@ -235,14 +235,14 @@ def _compare(
     return seen
 
 
-def _read(known: Survey, pair: Pair) -> tuple[NDArray[Any], Index]:
+def _read(survey: Survey, pair: Pair) -> tuple[NDArray[Any], Index]:
     """The middle of an image, H×W×C, and of its mask, as class indexes."""
     assert pair.mask is not None  # a survey holds whole pairs
-    limit = known.config.max_pixels
+    limit = survey.config.max_pixels
     with ImageFile(pair.image, limit) as image, MaskFile(pair.mask, limit) as mask:
         height, width = min(image.height, _SIDE), min(image.width, _SIDE)
         window = (image.height - height) // 2, (image.width - width) // 2, height, width
-        return image.read(*window), known.class_map.encode(mask.read(*window), pair.mask)
+        return image.read(*window), survey.class_map.encode(mask.read(*window), pair.mask)
 
 
 def _is_common(whole: Agreement, single: Sequence[Agreement]) -> bool:
@@ -283,11 +283,11 @@ def _some_shifted(seen: Sequence[tuple[Pair, Agreement]]) -> Iterator[Finding]:
         )
 
 
-def _all_turned(known: Survey, pairs: Sequence[Pair], progress: Progress) -> Iterator[Finding]:
+def _all_turned(survey: Survey, pairs: Sequence[Pair], progress: Progress) -> Iterator[Finding]:
     """Masks that fit their images only when they are mirrored or turned."""
     pairs = pairs[:: len(pairs) // _TURNED + 1]
     for turn in TURNS:
-        seen = _compare(known, pairs, turn.apply, progress)
+        seen = _compare(survey, pairs, turn.apply, progress)
         if len(seen) < max(_FEWEST, _SHARE * len(pairs)):
             continue
         whole = Agreement(np.mean([one.values for _, one in seen], axis=0))

@@ -64,7 +64,7 @@ class Report:
     findings: tuple[Finding, ...]
 
     @property
-    def known(self) -> Survey | None:
+    def trainable(self) -> Survey | None:
         """The folder as training takes it; None where it would refuse."""
         return None if self.of("error") or self.survey.classes is None else self.survey
 
@@ -91,20 +91,20 @@ def check_folder(
         PairingError: there is no such folder.
         ConfigError: a setting or dataset.yaml is wrong.
     """
-    known = survey(data, config, progress, strict=False)
-    findings = [finding for inspect in CHECKS for finding in inspect(known)]
-    findings += inspect_alignment(known, progress)
-    return Report(known, tuple(in_order(findings)))
+    folder = survey(data, config, progress, strict=False)
+    findings = [finding for inspect in CHECKS for finding in inspect(folder)]
+    findings += inspect_alignment(folder, progress)
+    return Report(folder, tuple(in_order(findings)))
 
 
-def refuse_errors(known: Survey, progress: Progress = SILENT) -> None:
+def refuse_errors(folder: Survey, progress: Progress = SILENT) -> None:
     """The fast part of the check, for a training: refuse errors, and say warnings.
 
     Raises:
         DataError: there are errors; all are listed.
     """
-    root = known.pairs.root
-    findings = in_order(finding for inspect in FACT_CHECKS for finding in inspect(known))
+    root = folder.pairs.root
+    findings = in_order(finding for inspect in FACT_CHECKS for finding in inspect(folder))
     errors = [finding.summary for finding in findings if finding.severity == "error"]
     tell = f"`unetseg check {shlex.quote(str(root))}` lists the files and the fixes."
     if errors:

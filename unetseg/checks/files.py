@@ -86,15 +86,15 @@ _FORBIDDEN = _Kind(
 _LOOP = _Kind("link-loop", "note", "link", "to a folder above, left out")
 
 
-def inspect_entries(known: Survey) -> Iterator[Finding]:
+def inspect_entries(survey: Survey) -> Iterator[Finding]:
     """Links that lead nowhere or in a circle, pipes, and what may not be read, in the folder.
 
     No file is opened, so that nothing is waited for; hidden entries are left out.
     """
     groups: dict[_Kind, list[Line]] = defaultdict(list)
-    if known.data.is_dir():
-        above = frozenset(map(_identity, known.data.resolve().parents))
-        for kind, line in _walk(known.data, above, set()):
+    if survey.data.is_dir():
+        above = frozenset(map(_identity, survey.data.resolve().parents))
+        for kind, line in _walk(survey.data, above, set()):
             groups[kind].append(line)
     for kind in filter(groups.__contains__, (_NO_FILE, _LEADS_NOWHERE, _FORBIDDEN, _LOOP)):
         yield kind.finding(groups[kind])
@@ -167,14 +167,14 @@ _FAILURES = {  # code of the error: what is at fault, and what is wrong with it
 }
 
 
-def inspect_unreadable(known: Survey) -> Iterator[Finding]:
+def inspect_unreadable(survey: Survey) -> Iterator[Finding]:
     """The files that cannot be read, one finding for each way in which they fail.
 
     Entries of the folder that are no files are left out: `inspect_entries` tells them.
     """
     groups: dict[str, list[DataError]] = defaultdict(list)
-    for error in known.faults.unreadable:
-        if not any(known.data in path.parents and not path.is_file() for path in error.paths):
+    for error in survey.faults.unreadable:
+        if not any(survey.data in path.parents and not path.is_file() for path in error.paths):
             groups[error.code if error.code in _FAILURES else "unusable-file"].append(error)
     for check in filter(groups.__contains__, _FAILURES):
         errors, (noun, remark) = groups[check], _FAILURES[check]
@@ -222,17 +222,17 @@ _OTHER_SIZE = _Kind(
 )
 
 
-def inspect_sizes(known: Survey) -> Iterator[Finding]:
+def inspect_sizes(survey: Survey) -> Iterator[Finding]:
     """Masks of another size than their image, by what is behind it; then odd sizes of images."""
     groups: dict[_Kind, list[Line]] = defaultdict(list)
-    for pair, fact in known.items():
+    for pair, fact in survey.items():
         if fact.image.shape != fact.mask.shape and pair.mask is not None:
             sizes = size_text(fact.image.shape), size_text(fact.mask.shape)
             line = pair.image, f" is {sizes[0]}, ", pair.mask, f" is {sizes[1]}"
             groups[_why_another_size(fact)].append(line)
     for kind in filter(groups.__contains__, (_BY_FACTOR, _UNTURNED, _SWAPPED, _OTHER_SIZE)):
         yield kind.finding(groups[kind])
-    yield from _inspect_image_sizes(known)
+    yield from _inspect_image_sizes(survey)
 
 
 def whole_factor(image: tuple[int, int], mask: tuple[int, int]) -> float | None:
@@ -261,9 +261,9 @@ def _why_another_size(fact: PairFacts) -> _Kind:
     return _UNTURNED if fact.image.orientation in _SIDEWAYS else _SWAPPED
 
 
-def _inspect_image_sizes(known: Survey) -> Iterator[Finding]:
+def _inspect_image_sizes(survey: Survey) -> Iterator[Finding]:
     """Images that are very small or very unequal."""
-    sized = [(pair.image, fact.image.shape) for pair, fact in known.items()]
+    sized = [(pair.image, fact.image.shape) for pair, fact in survey.items()]
     if small := [(path, f": {size_text(s)}") for path, s in sized if min(s) < SMALL]:
         yield Finding(
             "small-images",
@@ -288,11 +288,11 @@ def _inspect_image_sizes(known: Survey) -> Iterator[Finding]:
 # How images are stored
 
 
-def inspect_formats(known: Survey) -> Iterator[Finding]:
+def inspect_formats(survey: Survey) -> Iterator[Finding]:
     """Suffixes that lie, images that are stored turned, and bands that other programs overlook."""
-    yield from _inspect_suffixes(known)
-    yield from _inspect_orientations(known)
-    images = [(pair.image, fact.image) for pair, fact in known.items()]
+    yield from _inspect_suffixes(survey)
+    yield from _inspect_orientations(survey)
+    images = [(pair.image, fact.image) for pair, fact in survey.items()]
     unseen = [
         (path, f": {image.pillow_bands} of {image.bands}")
         for path, image in images
@@ -308,9 +308,9 @@ def inspect_formats(known: Survey) -> Iterator[Finding]:
         )
 
 
-def _inspect_suffixes(known: Survey) -> Iterator[Finding]:
+def _inspect_suffixes(survey: Survey) -> Iterator[Finding]:
     contents: dict[Path, str] = {}
-    for pair, fact in known.items():
+    for pair, fact in survey.items():
         contents[pair.image] = fact.image.format
         if pair.mask is not None:
             contents[pair.mask] = fact.mask.format
@@ -331,11 +331,11 @@ def _inspect_suffixes(known: Survey) -> Iterator[Finding]:
         )
 
 
-def _inspect_orientations(known: Survey) -> Iterator[Finding]:
+def _inspect_orientations(survey: Survey) -> Iterator[Finding]:
     """Where only the upright image fits its mask all is well; where both do, nobody knows."""
     sure: list[Line] = []
     unsure: list[Line] = []
-    for pair, fact in known.items():
+    for pair, fact in survey.items():
         image = fact.image
         if image.orientation > 1 and image.shape == fact.mask.shape:
             has_one_way = image.orientation in _SIDEWAYS and image.shape[0] != image.shape[1]
@@ -366,18 +366,18 @@ def _inspect_orientations(known: Survey) -> Iterator[Finding]:
 _Images = Sequence[tuple[Path, ImageFacts]]
 
 
-def inspect_pixels(known: Survey) -> Iterator[Finding]:
+def inspect_pixels(survey: Survey) -> Iterator[Finding]:
     """What is notable in the pixel values of the images; no file is read."""
-    images = [(pair.image, fact.image) for pair, fact in known.items()]
+    images = [(pair.image, fact.image) for pair, fact in survey.items()]
     if images:
-        yield from _inspect_kinds(known, images)
+        yield from _inspect_kinds(survey, images)
         yield from _inspect_constant(images)
         yield from _inspect_no_data(images)
         yield from _inspect_fills(images)
         yield from _inspect_saturation(images)
 
 
-def _inspect_kinds(known: Survey, images: _Images) -> Iterator[Finding]:
+def _inspect_kinds(survey: Survey, images: _Images) -> Iterator[Finding]:
     """Pixels that are no numbers, and images of several number types and bands."""
     if bad := [(path, f": {plural(image.bad, 'pixel')}") for path, image in images if image.bad]:
         yield Finding(
@@ -387,7 +387,7 @@ def _inspect_kinds(known: Survey, images: _Images) -> Iterator[Finding]:
             bad,
             "Replace them by a number, and ignore these pixels in the masks.",
         )
-    most, strangers = find_strangers(dict(known.items()))
+    most, strangers = find_strangers(dict(survey.items()))
     if strangers:
         yield Finding(
             "image-kinds",

@@ -73,11 +73,11 @@ def check_target(data: Path, out: Path) -> None:
         )
 
 
-def write_fixed(known: Survey, out: Path, progress: Progress = SILENT) -> Fixed:
+def write_fixed(survey: Survey, out: Path, progress: Progress = SILENT) -> Fixed:
     """Write OUT/images, OUT/masks, OUT/pairs.csv, OUT/dataset.yaml and OUT/fixed.json.
 
     Args:
-        known: The folder, with all its faults (`strict=False`).
+        survey: The folder, with all its faults (`strict=False`).
         out: A folder that is not there yet, or empty.
         progress: Hears what is done.
 
@@ -86,17 +86,17 @@ def write_fixed(known: Survey, out: Path, progress: Progress = SILENT) -> Fixed:
         MachineError: `out` holds something, lies in the folder, or cannot be written.
         DataError: no pair can be fixed.
     """
-    for source in filter(None, (known.data, known.config.images, known.config.masks)):
+    for source in filter(None, (survey.data, survey.config.images, survey.config.masks)):
         check_target(source, out)
-    unpaired = [fault for fault in known.faults.unpaired if fault.kind != UNLIKE]
-    whole, unreadable = _with_unlike_names(known)
-    failures = [*known.faults.unreadable, *unreadable]
-    left_out = [*(fault.line(known.data) for fault in unpaired), *(f.summary for f in failures)]
+    unpaired = [fault for fault in survey.faults.unpaired if fault.kind != UNLIKE]
+    whole, unreadable = _with_unlike_names(survey)
+    failures = [*survey.faults.unreadable, *unreadable]
+    left_out = [*(fault.line(survey.data) for fault in unpaired), *(f.summary for f in failures)]
     fixed = Fixed(left_out=left_out)
     if not whole.facts:
         raise _nothing_fixed(fixed)
     try:
-        class_map, _ = conclude(whole, snap=known.config.snap)
+        class_map, _ = conclude(whole, snap=survey.config.snap)
     except MaskError:
         class_map, _ = conclude(whole, snap=True)
     progress.start("fixing", len(whole.facts))
@@ -106,7 +106,7 @@ def write_fixed(known: Survey, out: Path, progress: Progress = SILENT) -> Fixed:
         if not rows:
             raise _nothing_fixed(fixed)
         fixed.pairs = len(rows)
-        _write_lists(fresh, rows, class_map, known.config, fixed)
+        _write_lists(fresh, rows, class_map, survey.config, fixed)
     progress.finish("fixing")
     return fixed
 
@@ -116,16 +116,16 @@ def _nothing_fixed(fixed: Fixed) -> DataError:
     return DataError("no pair can be fixed", lines, "Fix the files by hand.")
 
 
-def _with_unlike_names(known: Survey) -> tuple[Survey, list[DataError]]:
+def _with_unlike_names(survey: Survey) -> tuple[Survey, list[DataError]]:
     """The survey with the pairs whose names differ in case or Unicode form, and no drawn splits.
 
     Also what is wrong with those that cannot be read.
     """
-    unlike = {fault.paths[0] for fault in known.faults.unpaired if fault.kind == UNLIKE}
-    more, unreadable = describe_pairs([pair for pair in known.paired if pair.image in unlike])
-    facts = known.facts | {pair.name: fact for pair, fact in more.items()}
-    pairs = tuple(pair for pair in known.paired if pair.name in facts)
-    whole = replace(known, pairs=replace(known.pairs, pairs=pairs), facts=facts)
+    unlike = {fault.paths[0] for fault in survey.faults.unpaired if fault.kind == UNLIKE}
+    more, unreadable = describe_pairs([pair for pair in survey.paired if pair.image in unlike])
+    facts = survey.facts | {pair.name: fact for pair, fact in more.items()}
+    pairs = tuple(pair for pair in survey.paired if pair.name in facts)
+    whole = replace(survey, pairs=replace(survey.pairs, pairs=pairs), facts=facts)
     return whole, list(chain(*unreadable.values()))
 
 
@@ -244,10 +244,10 @@ def _fixed_mask(
 
 def _strays(mask: MaskFacts, class_map: ClassMap) -> int:
     """The pixels whose code is none of the class map."""
-    known = {*(item.code for item in class_map.classes), *class_map.ignore}
+    codes = {*(item.code for item in class_map.classes), *class_map.ignore}
     if mask.coding == "rgb" and class_map.coding != "rgb":  # grey among numbers
-        known = {(code, code, code) for code in known if not isinstance(code, tuple)}
-    return mask.pixels - sum(pixels for code, pixels in mask.counts if code in known)
+        codes = {(code, code, code) for code in codes if not isinstance(code, tuple)}
+    return mask.pixels - sum(pixels for code, pixels in mask.counts if code in codes)
 
 
 def _resized(index: NDArray[np.uint8], fact: PairFacts) -> tuple[NDArray[np.uint8] | None, str]:

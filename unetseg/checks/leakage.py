@@ -52,9 +52,9 @@ _FAR = 10  # a counter starts at no more than so many times its range
 # Within a split
 
 
-def inspect_duplicates(known: Survey) -> Iterator[Finding]:
+def inspect_duplicates(survey: Survey) -> Iterator[Finding]:
     """Equal images, equal masks and near-copies."""
-    pairs, facts = known.pairs.pairs, known.facts_of("all")
+    pairs, facts = survey.pairs.pairs, survey.facts_of("all")
     hashes = [fact.image.pixel_hash for fact in facts]
     keys = [(pair.split, h) if h else None for pair, h in zip(pairs, hashes, strict=True)]
     if groups := together(keys):
@@ -67,9 +67,9 @@ def inspect_duplicates(known: Survey) -> Iterator[Finding]:
             [joined((pairs[place].image for place in group), " = ") for group in groups],
             "Keep one of each, with its mask.",
         )
-    yield from _two_truths(known)
-    yield from _same_masks(known)
-    yield from _near_copies(known)
+    yield from _two_truths(survey)
+    yield from _same_masks(survey)
+    yield from _near_copies(survey)
 
 
 def together(keys: Iterable[Hashable]) -> list[Places]:
@@ -85,9 +85,9 @@ def together(keys: Iterable[Hashable]) -> list[Places]:
     return [group for group in places.values() if len(group) > 1]
 
 
-def _two_truths(known: Survey) -> Iterator[Finding]:
+def _two_truths(survey: Survey) -> Iterator[Finding]:
     """One image with masks that differ, in whatever split."""
-    samples = known.items()
+    samples = survey.items()
     lines: list[Line] = []
     for first, *others in together(fact.image.pixel_hash for _, fact in samples):
         pair, fact = samples[first]
@@ -116,12 +116,12 @@ def _least_difference(first: MaskFacts, second: MaskFacts) -> float:
     return moved / 2 / (first.shape[0] * first.shape[1])
 
 
-def _same_masks(known: Survey) -> Iterator[Finding]:
+def _same_masks(survey: Survey) -> Iterator[Finding]:
     """One mask for images that do not resemble each other: most likely a slip while copying.
 
     Exposures of one scene may well share a mask, and so may images without any object.
     """
-    samples = known.items()
+    samples = survey.items()
     limit = near_limit([fact.image.perceptual_hash for _, fact in samples])
     groups = []
     for group in together(
@@ -145,14 +145,14 @@ def _same_masks(known: Survey) -> Iterator[Finding]:
         )
 
 
-def _near_copies(known: Survey) -> Iterator[Finding]:
+def _near_copies(survey: Survey) -> Iterator[Finding]:
     """Images of one split that nearly equal one another; of equal ones, the first."""
-    pairs = known.pairs.pairs
-    hashes = [fact.image.perceptual_hash for fact in known.facts_of("all")]
+    pairs = survey.pairs.pairs
+    hashes = [fact.image.perceptual_hash for fact in survey.facts_of("all")]
     limit = near_limit(hashes)
     groups = []
     for split in sorted({pair.split or "" for pair in pairs}):
-        places = distinct(known, split)
+        places = distinct(survey, split)
         linked = chains([hashes[place] for place in places], limit)
         groups += [[pairs[places[k]].image for k in chain] for chain in linked]
     if groups:
@@ -179,10 +179,10 @@ def chains(hashes: Sequence[str], limit: int) -> list[Places]:
     return together(str(leader) for leader in chain)
 
 
-def distinct(known: Survey, split: str) -> Places:
+def distinct(survey: Survey, split: str) -> Places:
     """One place for each image of a split ("" for none), equal ones counted once."""
     first: dict[str, int] = {}
-    for place, (pair, fact) in enumerate(known.items()):
+    for place, (pair, fact) in enumerate(survey.items()):
         if (pair.split or "") == split:
             first.setdefault(fact.image.pixel_hash or str(place), place)
     return list(first.values())
@@ -191,10 +191,10 @@ def distinct(known: Survey, split: str) -> Places:
 # Across splits
 
 
-def inspect_leakage(known: Survey) -> Iterator[Finding]:
+def inspect_leakage(survey: Survey) -> Iterator[Finding]:
     """Images that are in two splits, nearly so, or belong to a group that the splits tear."""
-    pairs = known.pairs.pairs
-    equal = together(fact.image.pixel_hash for fact in known.facts_of("all"))
+    pairs = survey.pairs.pairs
+    equal = together(fact.image.pixel_hash for fact in survey.facts_of("all"))
     groups = [group for group in equal if len({pairs[place].split for place in group}) > 1]
     if groups:
         yield Finding(
@@ -205,27 +205,27 @@ def inspect_leakage(known: Survey) -> Iterator[Finding]:
             [joined((_with_split(pairs[place]) for place in group), " = ") for group in groups],
             "Keep each image in one split.",
         )
-    yield from _near_across_splits(known)
-    yield from _torn_groups(known)
+    yield from _near_across_splits(survey)
+    yield from _torn_groups(survey)
 
 
 def _with_split(pair: Pair) -> Line:
     return pair.image, f" ({pair.split})"
 
 
-def _near_across_splits(known: Survey) -> Iterator[Finding]:
+def _near_across_splits(survey: Survey) -> Iterator[Finding]:
     """Images of val and test that nearly equal one of train, and of test one of val."""
-    as_they_are = _couples(known, None)
+    as_they_are = _couples(survey, None)
     if as_they_are:
         yield _seen_before(
             "near-copies-across-splits",
             "one of another split",
-            [_resembling(known, place, others) for place, others in sorted(as_they_are.items())],
+            [_resembling(survey, place, others) for place, others in sorted(as_they_are.items())],
         )
     lines = [
-        _resembling(known, place, others, f", {turn.words}")
+        _resembling(survey, place, others, f", {turn.words}")
         for turn in TURNS
-        for place, others in sorted(_couples(known, turn).items())
+        for place, others in sorted(_couples(survey, turn).items())
         if place not in as_they_are
     ]
     if lines:
@@ -234,17 +234,17 @@ def _near_across_splits(known: Survey) -> Iterator[Finding]:
         )
 
 
-def _couples(known: Survey, turn: Turn | None) -> dict[int, Places]:
+def _couples(survey: Survey, turn: Turn | None) -> dict[int, Places]:
     """The places of images with those that they resemble in an earlier split, when turned.
 
     Of each image at most a few, as the frames of a video may all resemble one another.
     """
-    images = [fact.image for fact in known.facts_of("all")]
+    images = [fact.image for fact in survey.facts_of("all")]
     hashes = [image.perceptual_hash for image in images]
     limit = near_limit(hashes)
     couples: dict[int, Places] = defaultdict(list)
     for earlier, later in combinations(_SPLITS, 2):
-        seen, asked = distinct(known, earlier), distinct(known, later)
+        seen, asked = distinct(survey, earlier), distinct(survey, later)
         wanted = [hashes[place] for place in asked]
         wanted = wanted if turn is None else turned(wanted, turn)
         for k, others in near_across(wanted, [hashes[place] for place in seen], limit):
@@ -254,9 +254,9 @@ def _couples(known: Survey, turn: Turn | None) -> dict[int, Places]:
     return {place: others for place, others in couples.items() if others}
 
 
-def _resembling(known: Survey, place: int, others: Places, remark: str = "") -> Line:
+def _resembling(survey: Survey, place: int, others: Places, remark: str = "") -> Line:
     """An image and those that it resembles."""
-    pairs = known.pairs.pairs
+    pairs = survey.pairs.pairs
     more = " and more" if len(others) > _SHOWN else ""
     named = joined((_with_split(pairs[other]) for other in others[:_SHOWN]), ", ")
     return joined([_with_split(pairs[place]), joined([named, more + remark], "")], " resembles ")
@@ -273,18 +273,18 @@ def _seen_before(check: str, what: str, lines: Sequence[Line]) -> Finding:
     )
 
 
-def _torn_groups(known: Survey) -> Iterator[Finding]:
+def _torn_groups(survey: Survey) -> Iterator[Finding]:
     """Groups, given or told by the names, of which each of two splits has a part."""
-    expression, keys = None, [pair.group for pair in known.pairs.pairs]
+    expression, keys = None, [pair.group for pair in survey.pairs.pairs]
     if None in keys:
-        expression, keys = _told_groups(known.pairs.pairs)
+        expression, keys = _told_groups(survey.pairs.pairs)
     splits: dict[str | None, Counter[str]] = defaultdict(Counter)
-    for pair, key in zip(known.pairs.pairs, keys, strict=False):
+    for pair, key in zip(survey.pairs.pairs, keys, strict=False):
         splits[key][pair.split or ""] += 1
     torn = sorted((str(key), parts) for key, parts in splits.items() if len(parts) > 1)
     if torn:
         said = "the names tell" if expression else "there are"
-        own = known.own_splits
+        own = survey.own_splits
         yield Finding(
             "torn-groups",
             "warning" if own else "note",

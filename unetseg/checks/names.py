@@ -34,27 +34,27 @@ _FORBIDDEN = re.compile(r'[<>:"|?*\\]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 
 
-def inspect_names(known: Survey) -> Iterator[Finding]:
+def inspect_names(survey: Survey) -> Iterator[Finding]:
     """One finding for each way in which names do not pair; training refuses them all."""
-    if known.faults.pairing is not None:
-        yield _refusal("pairing", known.faults.pairing)
-    for kind, faults in group_faults(known.faults.unpaired).items():
+    if survey.faults.pairing is not None:
+        yield _refusal("pairing", survey.faults.pairing)
+    for kind, faults in group_faults(survey.faults.unpaired).items():
         check, one, several = _CHECKS[kind]
         count = len(faults)
         yield Finding(
             check,
             "error",
             f"{count} {one if count == 1 else several} {kind}" if one else counted(count, kind),
-            [fault.line(known.data) for fault in faults],
+            [fault.line(survey.data) for fault in faults],
             FIXES[kind],
             FIX if kind == UNLIKE else (),
         )
 
 
-def inspect_splits(known: Survey) -> Iterator[Finding]:
+def inspect_splits(survey: Survey) -> Iterator[Finding]:
     """Why the pairs cannot be split."""
-    if known.faults.splits is not None:
-        yield _refusal("splits", known.faults.splits)
+    if survey.faults.splits is not None:
+        yield _refusal("splits", survey.faults.splits)
 
 
 def _refusal(check: str, error: UnetsegError) -> Finding:
@@ -62,10 +62,10 @@ def _refusal(check: str, error: UnetsegError) -> Finding:
     return Finding(check, "error", error.summary, error.offenders, error.fix)
 
 
-def inspect_portability(known: Survey) -> Iterator[Finding]:
+def inspect_portability(survey: Survey) -> Iterator[Finding]:
     """Names that other file systems confuse or refuse; no file is read."""
-    images = {_inner(pair.image, known.data) for pair in known.pairs.pairs}
-    masks = {_inner(pair.mask, known.data) for pair in known.pairs.pairs if pair.mask is not None}
+    images = {_inner(pair.image, survey.data) for pair in survey.pairs.pairs}
+    masks = {_inner(pair.mask, survey.data) for pair in survey.pairs.pairs if pair.mask is not None}
     paths = sorted(images | masks)
     yield from _inspect_crowds(paths, [images, masks])
     if unseen := [path for path in paths if UNSEEN.search(str(path))]:

@@ -66,24 +66,24 @@ def check(
     machine = start(config.runtime)
     progress = observer()
     try:
-        found = check_folder(data, config.data, SILENT if as_json else progress)
+        report = check_folder(data, config.data, SILENT if as_json else progress)
     finally:
         progress.stop()
     given = given_words(data, config.data)
-    plan = make_plan(found.known, config, machine) if found.known else None
+    plan = make_plan(report.trainable, config, machine) if report.trainable else None
     if as_json:
-        out.print_json(json.dumps(_to_json(found, plan)), ensure_ascii=True)
+        out.print_json(json.dumps(_to_json(report, plan)), ensure_ascii=True)
     else:
-        _show(found, plan, given)
+        _show(report, plan, given)
     if wanted.report:
-        _write_report(found, wanted.report, given)
-    if wanted.preview and found.known and plan:
-        write_png(wanted.preview, planned_sheet(found.known, plan))
+        _write_report(report, wanted.report, given)
+    if wanted.preview and report.trainable and plan:
+        write_png(wanted.preview, planned_sheet(report.trainable, plan))
     if wanted.fix:
-        _fix(found, wanted.fix, quiet=as_json)
+        _fix(report, wanted.fix, quiet=as_json)
     if wanted.describe:
-        _describe(found, wanted.describe)
-    _answer(found, given, strict=wanted.strict)
+        _describe(report, wanted.describe)
+    _answer(report, given, strict=wanted.strict)
     if not as_json:
         say(f"next: unetseg train {' '.join(given)} --budget 10m")
 
@@ -99,54 +99,54 @@ def _check_targets(data: Path, wanted: CheckConfig) -> None:
         raise MachineError(f"{wanted.describe} is there already", fix=fix)
 
 
-def _show(found: "Report", plan: "Plan | None", given: Sequence[str]) -> None:
+def _show(report: "Report", plan: "Plan | None", given: Sequence[str]) -> None:
     """What the folder holds, how training would go, and what is wrong, last."""
-    if found.known and plan:
-        show_data(found.known)
+    if report.trainable and plan:
+        show_data(report.trainable)
         show_plan(plan)
-    show_findings(found.findings, found.survey.data, given)
+    show_findings(report.findings, report.survey.data, given)
 
 
-def _to_json(found: "Report", plan: "Plan | None") -> dict[str, object]:
+def _to_json(report: "Report", plan: "Plan | None") -> dict[str, object]:
     """The findings, the classes and the plan."""
-    classes = found.known.class_map.model_dump(mode="json") if found.known else None
+    classes = report.trainable.class_map.model_dump(mode="json") if report.trainable else None
     return {
-        **found.to_json(),
+        **report.to_json(),
         "classes": classes,
         "plan": plan.model_dump(mode="json") if plan else None,
     }
 
 
-def _write_report(found: "Report", path: Path, given: Sequence[str]) -> None:
+def _write_report(report: "Report", path: Path, given: Sequence[str]) -> None:
     """Every finding with all its files."""
     from unetseg.storage import write_json, write_text
 
     if path.suffix == ".json":
-        write_json(path, found.to_json())
+        write_json(path, report.to_json())
         return
     lines = (
-        line for one in found.findings for line in finding_lines(one, found.survey.data, given)
+        line for one in report.findings for line in finding_lines(one, report.survey.data, given)
     )
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _describe(found: "Report", path: Path) -> None:
+def _describe(report: "Report", path: Path) -> None:
     """Write a dataset.yaml that says what was concluded."""
     from unetseg.data.pairs.dataset_yaml import write_description
 
-    if found.known is None:
+    if report.trainable is None:
         raise DataError("the folder is not understood yet", fix="Fix the errors above first.")
-    write_description(path, found.known.class_map, found.known.pairs)
+    write_description(path, report.trainable.class_map, report.trainable.pairs)
 
 
-def _fix(found: "Report", target: Path, *, quiet: bool) -> None:
+def _fix(report: "Report", target: Path, *, quiet: bool) -> None:
     """Write the fixed copy and, unless `quiet`, say what was done."""
     from unetseg.checks.fix import write_fixed
     from unetseg.progress import SILENT
 
     progress = observer()
     try:
-        done = write_fixed(found.survey, target, SILENT if quiet else progress)
+        done = write_fixed(report.survey, target, SILENT if quiet else progress)
     finally:
         progress.stop()
     if not quiet:
@@ -167,16 +167,16 @@ def _show_fixed(done: "Fixed", target: Path) -> None:
     say(f"next: unetseg check {quoted(target)}")
 
 
-def _answer(found: "Report", given: Sequence[str], *, strict: bool) -> None:
+def _answer(report: "Report", given: Sequence[str], *, strict: bool) -> None:
     """Refuse a folder with errors, and with `strict` one with warnings."""
     from unetseg.checks.finding import FIX
     from unetseg.text import plural, printable
 
-    errors, warnings = (len(found.of(severity)) for severity in ("error", "warning"))
+    errors, warnings = (len(report.of(severity)) for severity in ("error", "warning"))
     if errors or (strict and warnings):
         counts = {"error": errors, "warning": warnings}
         counted = [plural(count, severity) for severity, count in counts.items() if count]
-        can_fix = any(FIX[0] in finding.flags for finding in found.findings)
+        can_fix = any(FIX[0] in finding.flags for finding in report.findings)
         fix = f"; `unetseg check {' '.join(given)} --fix OUT` fixes what it can" if can_fix else ""
         fix = f"Fix what is listed{fix}."
-        raise DataError(f"{printable(found.survey.data)}: {' and '.join(counted)}", fix=fix)
+        raise DataError(f"{printable(report.survey.data)}: {' and '.join(counted)}", fix=fix)

@@ -78,15 +78,15 @@ def shortened(
     return [*lines[:most], f"… and {len(lines) - most} more ({whole})"]
 
 
-def show_data(known: "Survey") -> None:
+def show_data(survey: "Survey") -> None:
     """Sizes, bands and class frequencies."""
-    sizes = sorted({fact.image.shape for fact in known.facts.values()})
+    sizes = sorted({fact.image.shape for fact in survey.facts.values()})
     low, high = sizes[0], sizes[-1]
     span = f"{low[1]}×{low[0]}" + (f" to {high[1]}×{high[0]}" if high != low else "")
-    say(f"images: {known.dtype}, bands: {known.bands}, sizes: {len(sizes)}, {span}")
-    pixels = known.class_pixels("all")
+    say(f"images: {survey.dtype}, bands: {survey.bands}, sizes: {len(sizes)}, {span}")
+    pixels = survey.class_pixels("all")
     table = Table("class", "code", "share of pixels", box=None)
-    for info, count in zip(known.class_map.classes, pixels, strict=True):
+    for info, count in zip(survey.class_map.classes, pixels, strict=True):
         share = f"{count / max(1, sum(pixels)):.2%}"
         table.add_row(Text(info.name), str(info.code), share)  # brackets in names are text
     out.print(table)

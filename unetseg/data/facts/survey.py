@@ -172,7 +172,7 @@ def survey(
         most_bad = MOST_BAD if config.on_bad == "skip" else 0
         facts = refuse_unusable(facts, unreadable, most_bad, progress)
         unreadable = {}
-    read = Survey(
+    folder = Survey(
         data,
         replace(found, pairs=tuple(facts)),
         {pair.name: fact for pair, fact in facts.items()},
@@ -183,45 +183,45 @@ def survey(
         config=config,
         faults=Faults(unpaired=unpaired, unreadable=tuple(chain(*unreadable.values()))),
     )
-    return _understand(read, progress, strict=strict) if facts else read
+    return _understand(folder, progress, strict=strict) if facts else folder
 
 
-def _understand(read: Survey, progress: Progress, *, strict: bool) -> Survey:
+def _understand(folder: Survey, progress: Progress, *, strict: bool) -> Survey:
     """The survey with what the masks mean and with the split of every pair."""
     try:
-        class_map, sentence = conclude(read, snap=read.config.snap)
+        class_map, sentence = conclude(folder, snap=folder.config.snap)
     except MaskError as error:
         if strict:
             raise
-        return replace(read, faults=replace(read.faults, masks=error))
+        return replace(folder, faults=replace(folder.faults, masks=error))
     progress.say(sentence)
-    known = replace(read, classes=class_map, rules=(*read.rules, sentence))
-    hashes = [fact.hash for _, fact in known.items()]
-    presence = [frozenset(i for i, _ in class_counts(f, class_map)) for _, f in known.items()]
+    folder = replace(folder, classes=class_map, rules=(*folder.rules, sentence))
+    hashes = [fact.hash for _, fact in folder.items()]
+    presence = [frozenset(i for i, _ in class_counts(f, class_map)) for _, f in folder.items()]
     try:
-        pairs = assign_splits(known.pairs, hashes, presence, known.config.val_fraction)
+        pairs = assign_splits(folder.pairs, hashes, presence, folder.config.val_fraction)
     except (PairingError, ConfigError) as error:
         if strict:
             raise
-        return replace(known, faults=replace(known.faults, splits=error))
+        return replace(folder, faults=replace(folder.faults, splits=error))
     progress.say(split_sentence(pairs))
-    return replace(known, pairs=pairs, rules=(*known.rules, split_sentence(pairs)))
+    return replace(folder, pairs=pairs, rules=(*folder.rules, split_sentence(pairs)))
 
 
-def conclude(known: Survey, *, snap: bool) -> tuple[ClassMap, str]:
+def conclude(survey: Survey, *, snap: bool) -> tuple[ClassMap, str]:
     """What the mask values mean, and the sentence that says so.
 
     Raises:
         MaskError: they make no sense.
     """
-    masks = [fact.mask for _, fact in known.items()]
-    return infer_class_map(masks, names=known.names, ignore=known.config.ignore, snap=snap)
+    masks = [fact.mask for _, fact in survey.items()]
+    return infer_class_map(masks, names=survey.names, ignore=survey.config.ignore, snap=snap)
 
 
-def makes_sense(known: Survey, *, snap: bool) -> bool:
+def makes_sense(folder: Survey, *, snap: bool) -> bool:
     """Whether anything can be concluded from the mask values, see `conclude`."""
     try:
-        conclude(known, snap=snap)
+        conclude(folder, snap=snap)
     except MaskError:
         return False
     return True
@@ -239,10 +239,10 @@ def class_names(data: Path, config: DataConfig, description: Description) -> Cla
     return read_class_names(path) if path else None
 
 
-def with_splits(known: Survey, splits: dict[str, str]) -> Survey:
-    """`known` with the split of each pair taken from `splits` (pair name → split)."""
-    pairs = tuple(replace(pair, split=splits.get(pair.name)) for pair in known.pairs.pairs)
-    return replace(known, pairs=replace(known.pairs, pairs=pairs))
+def with_splits(folder: Survey, splits: dict[str, str]) -> Survey:
+    """`folder` with the split of each pair taken from `splits` (pair name → split)."""
+    pairs = tuple(replace(pair, split=splits.get(pair.name)) for pair in folder.pairs.pairs)
+    return replace(folder, pairs=replace(folder.pairs, pairs=pairs))
 
 
 def split_sentence(pairs: PairSet) -> str:
