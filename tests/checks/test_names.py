@@ -11,7 +11,7 @@ from unetseg.checks.finding import Finding
 from unetseg.checks.names import inspect_names, inspect_portability
 from unetseg.data.facts.survey import Faults, Survey
 from unetseg.data.pairs.match import match_pairs
-from unetseg.data.pairs.mismatch import FIXES
+from unetseg.data.pairs.mismatch import KINDS
 
 COMPOSED, APART = (unicodedata.normalize(form, "Zoé") for form in ("NFC", "NFD"))
 
@@ -64,7 +64,7 @@ def test_a_fault_is_told_with_its_files(tmp_path: Path, check: str) -> None:
     (finding,) = faults_of(write(tmp_path, ["images/good.png", "masks/good.png", *files]))
     assert (finding.check, finding.severity, finding.files) == (check, "error", (told,))
     assert finding.summary.startswith("1 ")
-    assert finding.fix in FIXES.values()
+    assert finding.fix in {kind.fix for kind in KINDS}
 
 
 def test_one_finding_for_each_kind_lists_all(tmp_path: Path) -> None:

@@ -7,27 +7,10 @@ from pathlib import Path
 
 from unetseg.checks.finding import FIX, Finding
 from unetseg.data.facts.survey import Survey
-from unetseg.data.pairs.mismatch import (
-    FIXES,
-    NO_IMAGE,
-    NO_MASK,
-    SAME_NAME,
-    SEVERAL_MASKS,
-    UNLIKE,
-    counted,
-    fold,
-    group_faults,
-)
+from unetseg.data.pairs.mismatch import UNLIKE, counted, fold, group_faults
 from unetseg.errors import UnetsegError
 from unetseg.text import plural
 
-_CHECKS = {  # check, and what is at fault in singular and plural, where `counted` does not say it
-    SAME_NAME: ("same-name", "group of files", "groups of files"),
-    UNLIKE: ("unlike-names", "couple of image and mask", "couples of image and mask"),
-    SEVERAL_MASKS: ("several-masks", "image", "images"),
-    NO_MASK: ("image-without-mask", "", ""),
-    NO_IMAGE: ("mask-without-image", "", ""),
-}
 # Line breaks and control characters, marks that turn text around, bytes that are no UTF-8.
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _FORBIDDEN = re.compile(r'[<>:"|?*\\]')
@@ -39,16 +22,9 @@ def inspect_names(survey: Survey) -> Iterator[Finding]:
     if survey.faults.pairing is not None:
         yield _refusal("pairing", survey.faults.pairing)
     for kind, faults in group_faults(survey.faults.unpaired).items():
-        check, one, several = _CHECKS[kind]
-        count = len(faults)
-        yield Finding(
-            check,
-            "error",
-            f"{count} {one if count == 1 else several} {kind}" if one else counted(count, kind),
-            [fault.line(survey.data) for fault in faults],
-            FIXES[kind],
-            FIX if kind == UNLIKE else (),
-        )
+        lines = [fault.line(survey.data) for fault in faults]
+        flags = FIX if kind == UNLIKE else ()
+        yield Finding(kind.check, "error", counted(len(faults), kind), lines, kind.fix, flags)
 
 
 def inspect_splits(survey: Survey) -> Iterator[Finding]:

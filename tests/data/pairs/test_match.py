@@ -354,7 +354,7 @@ def test_several_masks_of_an_image_are_told_together(tmp_path: Path) -> None:
     kinds = ("color", "instanceIds", "labelIds")
     files = [f"leftImg8bit/train/x/x_{i}_leftImg8bit.png" for i in range(2)]
     files += [f"gtFine/train/x/x_{i}_gtFine_{kind}.png" for i in range(2) for kind in kinds]
-    with pytest.raises(PairingError, match=r"do not match up: 2 with several masks\n") as error:
+    with pytest.raises(PairingError, match=r": 2 images with several masks\n") as error:
         find_pairs(write(tmp_path, files))
     assert error.value.offenders[0] == "with several masks: " + ", ".join(
         ["leftImg8bit/train/x/x_0_leftImg8bit.png"]
@@ -373,7 +373,7 @@ def test_a_numbered_orphan_belongs_to_no_other_image(tmp_path: Path) -> None:
 def test_a_folder_of_masks_for_each_image_is_told_together(tmp_path: Path) -> None:
     files = [f"{x}/images/{x}.png" for x in ("abc", "def")]
     files += [f"{x}/masks/{y}.png" for x in ("abc", "def") for y in ("foo", "bar")]
-    with pytest.raises(PairingError, match=r"do not match up: 2 with several masks\n") as error:
+    with pytest.raises(PairingError, match=r": 2 images with several masks\n") as error:
         find_pairs(write(tmp_path, files))
     expected = "with several masks: abc/images/abc.png, abc/masks/bar.png, abc/masks/foo.png"
     assert error.value.offenders[0] == expected
@@ -381,7 +381,7 @@ def test_a_folder_of_masks_for_each_image_is_told_together(tmp_path: Path) -> No
 
 def test_equal_stems_are_listed(tmp_path: Path) -> None:
     files = ["images/a.jpg", "images/a.png", "masks/a.png", "images/b.png", "masks/b.png"]
-    with pytest.raises(PairingError, match="1 with the same name") as error:
+    with pytest.raises(PairingError, match="1 group of files with the same name") as error:
         find_pairs(write(tmp_path, files))
     assert error.value.offenders == ["with the same name: images/a.jpg, images/a.png"]
     assert "Keep one of each." in error.value.fix
@@ -472,7 +472,7 @@ def test_a_fault_does_not_hide_the_pairs(tmp_path: Path, name: str) -> None:
     assert told == [(fault.kind, tuple(root / p for p in fault.paths), fault.remark)]
     with pytest.raises(PairingError) as error:
         find_pairs(root)
-    assert error.value.offenders == [f"{fault.kind}: {faults[0].line(root)}"]
+    assert error.value.offenders == [f"{fault.kind.label}: {faults[0].line(root)}"]
     assert all(line.isprintable() for line in error.value.offenders)
 
 

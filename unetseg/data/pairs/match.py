@@ -9,7 +9,7 @@ names must agree after one constant beginning and end is taken off each side
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -24,7 +24,7 @@ from unetseg.data.pairs.layouts import (
     explicit_layout,
     read_layouts,
 )
-from unetseg.data.pairs.mismatch import UNLIKE, Fault, Match, Mismatch, find_mismatch
+from unetseg.data.pairs.mismatch import UNLIKE, Fault, Match, find_faults, mismatch_error
 from unetseg.data.pairs.naming import Affixes, find_affixes, strip
 from unetseg.data.pairs.table import read_table
 from unetseg.errors import ConfigError, PairingError
@@ -89,9 +89,9 @@ def find_pairs(root: Path, **where: Unpack[Where]) -> PairSet:
         PairingError: images and masks do not match up; every offender is listed.
         ConfigError: the arguments contradict each other, or `group` does not match every image.
     """
-    pairs, mismatch = _search(root, where, scan)
-    if mismatch is not None:
-        raise mismatch.error(root)
+    pairs, layout, faults = _search(root, where, scan)
+    if faults and layout is not None:
+        raise mismatch_error(root, layout, faults)
     return _finished(pairs, where.get("group"))
 
 
@@ -106,8 +106,8 @@ def match_pairs(root: Path, **where: Unpack[Where]) -> tuple[PairSet, tuple[Faul
             for one role, or the CSV file is faulty.
         ConfigError: the arguments contradict each other, or `group` does not match every image.
     """
-    pairs, mismatch = _search(root, where, scan_names)
-    return _finished(pairs, where.get("group")), mismatch.faults if mismatch else ()
+    pairs, _, faults = _search(root, where, scan_names)
+    return _finished(pairs, where.get("group")), faults
 
 
 def with_variants(found: PairSet, faults: Iterable[Fault], group: str | None = None) -> PairSet:
@@ -120,8 +120,10 @@ def with_variants(found: PairSet, faults: Iterable[Fault], group: str | None = N
     return _finished(replace(found, pairs=(*found.pairs, *more)), group) if more else found
 
 
-def _search(root: Path, where: Where, find: Find) -> tuple[PairSet, Mismatch | None]:
-    """The pairs in any order and not grouped by expression yet, and what does not match."""
+def _search(
+    root: Path, where: Where, find: Find
+) -> tuple[PairSet, Layout | None, tuple[Fault, ...]]:
+    """The pairs, not in order nor grouped by expression yet, their layout, and what is left."""
     images, masks = where.get("images"), where.get("masks")
     group_column = where.get("group_column")
     root, table = _locate(root, images, masks, where.get("table"))
@@ -132,7 +134,7 @@ def _search(root: Path, where: Where, find: Find) -> tuple[PairSet, Mismatch | N
         )
     if table is not None:
         pairs = tuple(Pair(*row) for row in read_table(table, group_column))
-        return PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}"), None
+        return PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}"), None, ()
     if images is not None and masks is not None:
         return _choose(root, [explicit_layout(root, images, masks, find)])
     return _choose(root, read_layouts(root, find))
@@ -162,20 +164,20 @@ def _locate(
 # Matching
 
 
-def _choose(root: Path, layouts: Sequence[Layout]) -> tuple[PairSet, Mismatch | None]:
+def _choose(root: Path, layouts: Sequence[Layout]) -> tuple[PairSet, Layout, tuple[Fault, ...]]:
     """The pairs of the first reading that pairs everything, else of that which pairs the most."""
-    matches: list[list[Match]] = []
-    complete: list[tuple[int, int]] = []
-    for i, layout in enumerate(layouts):
-        matches.append(_match(layout.images, layout.masks))
-        if len(matches[i]) == len(layout.images) == len(layout.masks) and not layout.rivals:
-            complete.append((layout.left_out + layout.bare, i))
+    matches = [_match(layout.images, layout.masks) for layout in layouts]
+    complete = [
+        (layout.left_out + layout.bare, i)
+        for i, layout in enumerate(layouts)
+        if len(matches[i]) == len(layout.images) == len(layout.masks) and not layout.rivals
+    ]
     if complete:
-        i = min(complete)[1]
-        return _pair_set(root, layouts[i], matches[i]), None
-    best = max(range(len(layouts)), key=lambda i: len(matches[i]))
-    mismatch = find_mismatch(layouts[best], matches[best])
-    rivals = layouts[0].rivals or (() if mismatch.faults else layouts[best].rivals)
+        _, i = min(complete)
+        return _pair_set(root, layouts[i], matches[i]), layouts[i], ()
+    i = max(range(len(layouts)), key=lambda i: len(matches[i]))
+    faults = find_faults(layouts[i], matches[i])
+    rivals = layouts[0].rivals or (() if faults else layouts[i].rivals)
     if rivals:
         raise PairingError(
             f"{printable(root)} has several folders of images or masks, and it is not clear which "
@@ -183,14 +185,24 @@ def _choose(root: Path, layouts: Sequence[Layout]) -> tuple[PairSet, Mismatch | 
             rivals,
             BY_HAND,
         )
-    doubtful = {path for fault in mismatch.faults for path in fault.paths}
-    sure = [m for m in matches[best] if doubtful.isdisjoint((m.image.path, m.mask.path))]
-    return _pair_set(root, layouts[best], sure), mismatch
+    doubtful = {path for fault in faults for path in fault.paths}
+    sure = [m for m in matches[i] if doubtful.isdisjoint((m.image.path, m.mask.path))]
+    return _pair_set(root, layouts[i], sure), layouts[i], faults
 
 
 def _pair_set(root: Path, layout: Layout, matches: Sequence[Match]) -> PairSet:
-    rule = (_sentence(matches) or "no pairs") + _remark(layout)
-    return PairSet(root, tuple(_named(matches)), rule)
+    """The pairs with unique names, and the sentence that says how they were found."""
+    names = ["/".join(filter(None, (*folder, core))) for _, _, (folder, core), _ in matches]
+    count = Counter(names)
+    pairs = []
+    for (image, mask, _, _), name in zip(matches, names, strict=True):
+        unique = name if name and count[name] == 1 else "/".join((*image.folder, image.path.stem))
+        pairs.append(Pair(image.path, mask.path, unique, image.split))
+    remarks = [f"left out elsewhere: {layout.left_out}"] if layout.left_out else []
+    if layout.bare:
+        remarks.append(f"{plural(layout.bare, 'test image')} without masks left out")
+    told = f" ({', '.join(remarks)})" if remarks else ""
+    return PairSet(root, tuple(pairs), (_sentence(matches) or "no pairs") + told)
 
 
 def _match(images: Sequence[NamedFile], masks: Sequence[NamedFile]) -> list[Match]:
@@ -219,14 +231,6 @@ def _apply(images: Sequence[NamedFile], masks: Sequence[NamedFile]) -> list[Matc
     ]
 
 
-def _named(matches: Sequence[Match]) -> Iterator[Pair]:
-    names = ["/".join(filter(None, (*folder, core))) for _, _, (folder, core), _ in matches]
-    count = Counter(names)
-    for (image, mask, _, _), name in zip(matches, names, strict=True):
-        unique = name if name and count[name] == 1 else "/".join((*image.folder, image.path.stem))
-        yield Pair(image.path, mask.path, unique, image.split)
-
-
 def _sentence(matches: Sequence[Match]) -> str:
     """How the pairs were found, such as `images/NAME.jpg ↔ masks/NAME_mask.png, 20 pairs`."""
     groups: dict[Affixes, list[Match]] = defaultdict(list)
@@ -238,14 +242,6 @@ def _sentence(matches: Sequence[Match]) -> str:
         f"{plural(len(group), 'pair')}"
         for affixes, group in groups.items()
     )
-
-
-def _remark(layout: Layout) -> str:
-    """What was left out, in brackets."""
-    parts = [f"left out elsewhere: {layout.left_out}"] if layout.left_out else []
-    if layout.bare:
-        parts.append(f"{plural(layout.bare, 'test image')} without masks left out")
-    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _template(files: Sequence[NamedFile], affixes: tuple[str, ...]) -> str:

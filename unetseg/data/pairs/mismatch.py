@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,19 +14,62 @@ from unetseg.data.pairs.naming import Affixes, Key, cuts_at, find_affixes, strip
 from unetseg.errors import PairingError
 from unetseg.text import plural, printable
 
-SAME_NAME = "with the same name"
-UNLIKE = "different only in case or Unicode form"
-SEVERAL_MASKS = "with several masks"
-NO_MASK = "images without mask"
-NO_IMAGE = "masks without image"
-FIXES = {
-    SAME_NAME: "Keep one of each.",
-    UNLIKE: "Rename the mask exactly like its image.",
-    SEVERAL_MASKS: "Keep one mask of each image, or unite them in one.",
-    NO_MASK: "Add the masks or move these images away.",
-    NO_IMAGE: "Add the images or move these masks away.",
-}
-"""What to do about each kind of fault, in the order in which they are told."""
+
+class Kind(NamedTuple):
+    """One way in which files do not pair.
+
+    Attributes:
+        check: Its name in reports.
+        one: What it is, in the singular.
+        several: And in the plural.
+        label: What stands before the files of one such fault.
+        fix: What to do about it.
+    """
+
+    check: str
+    one: str
+    several: str
+    label: str
+    fix: str
+
+
+SAME_NAME = Kind(
+    "same-name",
+    "group of files with the same name",
+    "groups of files with the same name",
+    "with the same name",
+    "Keep one of each.",
+)
+UNLIKE = Kind(
+    "unlike-names",
+    "couple of image and mask different only in case or Unicode form",
+    "couples of image and mask different only in case or Unicode form",
+    "different only in case or Unicode form",
+    "Rename the mask exactly like its image.",
+)
+SEVERAL_MASKS = Kind(
+    "several-masks",
+    "image with several masks",
+    "images with several masks",
+    "with several masks",
+    "Keep one mask of each image, or unite them in one.",
+)
+NO_MASK = Kind(
+    "image-without-mask",
+    "image without mask",
+    "images without mask",
+    "images without mask",
+    "Add the masks or move these images away.",
+)
+NO_IMAGE = Kind(
+    "mask-without-image",
+    "mask without image",
+    "masks without image",
+    "masks without image",
+    "Add the images or move these masks away.",
+)
+KINDS = (SAME_NAME, UNLIKE, SEVERAL_MASKS, NO_MASK, NO_IMAGE)
+"""In the order in which they are told."""
 
 
 class Match(NamedTuple):
@@ -43,7 +86,7 @@ class Fault:
     """Files that do not pair, for one reason.
 
     Attributes:
-        kind: A key of `FIXES`.
+        kind: That reason.
         paths: The files: all that share a name; the image and the mask (in this order) that differ
             only in case or Unicode form; the image and then its masks; or the one that is alone.
         remark: More about it, or nothing.
@@ -51,7 +94,7 @@ class Fault:
         name: The name that they would have as a pair.
     """
 
-    kind: str
+    kind: Kind
     paths: tuple[Path, ...]
     remark: str = ""
     split: str | None = None
@@ -63,62 +106,53 @@ class Fault:
         return ", ".join(map(printable, inner)) + (f" ({self.remark})" if self.remark else "")
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """Everything that is wrong with the names of a number of images and masks."""
-
-    images: int
-    masks: int
-    faults: tuple[Fault, ...]
-
-    def error(self, root: Path) -> PairingError:
-        """All faults in one error about the folder `root`."""
-        by_kind = group_faults(self.faults)
-        counts = (counted(len(faults), kind) for kind, faults in by_kind.items())
-        return PairingError(
-            f"{plural(self.images, 'image')} and {plural(self.masks, 'mask')} in "
-            f"{printable(root)} do not match up: {', '.join(counts)}",
-            [f"{fault.kind}: {fault.line(root)}" for fault in chain(*by_kind.values())],
-            " ".join([*(FIXES[kind] for kind in by_kind), f"Or {BY_HAND[0].lower()}{BY_HAND[1:]}"]),
-        )
+def mismatch_error(root: Path, layout: Layout, faults: Sequence[Fault]) -> PairingError:
+    """All faults of a layout in one error about the folder `root`."""
+    groups = group_faults(faults)
+    counts = (counted(len(group), kind) for kind, group in groups.items())
+    return PairingError(
+        f"{plural(len(layout.images), 'image')} and {plural(len(layout.masks), 'mask')} in "
+        f"{printable(root)} do not match up: {', '.join(counts)}",
+        [f"{fault.kind.label}: {fault.line(root)}" for fault in chain(*groups.values())],
+        " ".join([*(kind.fix for kind in groups), f"Or {BY_HAND[0].lower()}{BY_HAND[1:]}"]),
+    )
 
 
-def group_faults(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
-    """The faults of each kind, in the order of `FIXES`."""
-    groups: dict[str, list[Fault]] = {kind: [] for kind in FIXES}
-    for fault in faults:
-        groups[fault.kind].append(fault)
-    return {kind: found for kind, found in groups.items() if found}
-
-
-def counted(count: int, kind: str) -> str:
+def counted(count: int, kind: Kind) -> str:
     """The number of faults of a kind.
 
     >>> counted(1, NO_MASK), counted(2, NO_MASK)
     ('1 image without mask', '2 images without mask')
     """
-    one = re.sub("^(image|mask)s", r"\1", kind)
-    return f"1 {one}" if count == 1 else f"{count} {kind}"
+    return f"{count} {kind.one if count == 1 else kind.several}"
 
 
-def find_mismatch(layout: Layout, matches: Sequence[Match]) -> Mismatch:
+def group_faults(faults: Iterable[Fault]) -> dict[Kind, list[Fault]]:
+    """The faults of each kind, in the order of `KINDS`."""
+    groups: dict[Kind, list[Fault]] = {kind: [] for kind in KINDS}
+    for fault in faults:
+        groups[fault.kind].append(fault)
+    return {kind: group for kind, group in groups.items() if group}
+
+
+def find_faults(layout: Layout, matches: Sequence[Match]) -> tuple[Fault, ...]:
     """What `matches` leave of a layout; files that share a name are in doubt although matched."""
-    known = {file.path for match in matches for file in (match.image, match.mask)}
+    told = {file.path for match in matches for file in (match.image, match.mask)}
     faults: list[Fault] = []
 
-    def add(found: Iterable[Fault]) -> None:
-        faults.extend(found)
-        known.update(path for fault in faults for path in fault.paths)
+    def add(more: Iterable[Fault]) -> None:
+        faults.extend(more)
+        told.update(path for fault in faults for path in fault.paths)
 
     def rest(files: Iterable[NamedFile]) -> list[NamedFile]:
-        return [file for file in files if file.path not in known]
+        return [file for file in files if file.path not in told]
 
     add([*_twins(layout.images), *_twins(layout.masks)])
     add(_variants(rest(layout.images), rest(layout.masks)))
     add(_crowds(layout, matches, rest(layout.masks)))
     add([Fault(NO_MASK, (file.path,)) for file in rest(layout.images)])
     add([Fault(NO_IMAGE, (file.path,)) for file in rest(layout.masks)])
-    return Mismatch(len(layout.images), len(layout.masks), tuple(faults))
+    return tuple(faults)
 
 
 def _twins(files: Iterable[NamedFile]) -> list[Fault]:
@@ -135,15 +169,16 @@ def _variants(images: Sequence[NamedFile], masks: Sequence[NamedFile]) -> list[F
     affixes = find_affixes(folded[0], folded[1])
     partners = {strip(key, *affixes[2:]): file for key, file in folded[1].items()}
     keys = {strip(key, *affixes[:2]): file for key, file in folded[0].items()}
-    return [
-        _variant(keys[key], partners[key]) for key in keys if key is not None and key in partners
-    ]
-
-
-def _variant(image: NamedFile, mask: NamedFile) -> Fault:
-    couple = image.path, mask.path
-    name = "/".join((*image.folder, image.path.stem))
-    return Fault(UNLIKE, couple, _unlike(*couple), image.split, name)
+    faults = []
+    for key, image in keys.items():
+        if key is not None and key in partners:
+            mask = partners[key]
+            paths = image.path, mask.path
+            same_form = all(unicodedata.is_normalized("NFC", str(path)) for path in paths)
+            remark = "upper and lower case" if same_form else "Unicode form, NFC and NFD"
+            name = "/".join((*image.folder, image.path.stem))
+            faults.append(Fault(UNLIKE, paths, remark, image.split, name))
+    return faults
 
 
 def _folded(file: NamedFile) -> Key:
@@ -155,17 +190,12 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _unlike(image: Path, mask: Path) -> str:
-    stems = [unicodedata.normalize("NFC", str(path)) for path in (image, mask)]
-    same_form = stems == [str(image), str(mask)]
-    return "upper and lower case" if same_form else "Unicode form, NFC and NFD"
-
-
 def _crowds(layout: Layout, matches: Sequence[Match], masks: Sequence[NamedFile]) -> list[Fault]:
     """Each image with the masks that are left over in its folder, or begin with its name."""
     partner = {match.image.path: match.mask.path for match in matches}
     owners = {match.key: match.image.path for match in matches}
-    alone = _alone(layout.images)
+    count = Counter(image.folder for image in layout.images)
+    alone = {i.folder: i.path for i in layout.images if i.folder and count[i.folder] == 1}
     crowds: dict[Path, list[Path]] = defaultdict(list)
     for mask in masks:
         folder, stem = mask.key
@@ -177,11 +207,3 @@ def _crowds(layout: Layout, matches: Sequence[Match], masks: Sequence[NamedFile]
             crowds[owner].append(mask.path)
     whole = ((image, *filter(None, [partner.get(image)]), *more) for image, more in crowds.items())
     return [Fault(SEVERAL_MASKS, crowd) for crowd in whole if len(crowd) > 2]
-
-
-def _alone(images: Iterable[NamedFile]) -> dict[tuple[str, ...], Path]:
-    """The image of each folder that holds a single one."""
-    folders: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for image in images:
-        folders[image.folder].append(image.path)
-    return {folder: paths[0] for folder, paths in folders.items() if folder and len(paths) == 1}
