@@ -128,15 +128,12 @@ what is written above it, never below.
       gradient_flow.py   the gradient of every layer, and the weights that a step cannot move
       gradient_figures.py  pictures of gradients
       gradients.py       how gradients fare on their way to the first layer
-      verdicts.py        which skips carry, help, idle or hurt, and how sure that is
-      ablate.py          each skip broken in turn, and what that does to the masks
+      ablate.py          each skip broken in turn: which carry, help, idle or hurt
       corruptions.py     images spoilt by noise, blur, low contrast and texture
-      arms.py            which kind of skip is best, and what the seeds can tell apart
-      compare.py         kinds of skips trained alike and held against each other
+      compare.py         kinds of skips trained alike: which is best, as far as the seeds tell
       loss_surface.py    the loss on given images: along directions, and how sharply it bends
       landscape.py       the surface of the loss around the trained weights
-      openings.py        how much of each level learned skips let through, over images and time
-      gates.py           what learned skips settled on
+      gates.py           how far learned skips open, over images and over the training
       prune.py           switched-off skips taken out of a trained U-Net
     bench.py           how fast this machine is with a U-Net, and where the time goes
     cli/               argv → settings → one call; one file per verb; the only place that prints

@@ -30,25 +30,23 @@ from unetseg.errors import ConfigError
 from unetseg.evaluation.confusion import Counts, dice
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.skiplab.ablate import (
+    CARRIES,
+    IDLE,
     ablate,
     break_skips,
+    decide,
+    deciding_edit,
+    first_dice,
     look_at_whole,
+    misleading,
+    one_class,
+    paired_change,
     partners,
     replaced,
     skip_levels,
 )
 from unetseg.skiplab.result import Row
 from unetseg.skiplab.trained import Subject, View, open_subject
-from unetseg.skiplab.verdicts import (
-    CARRIES,
-    IDLE,
-    decide,
-    deciding_edit,
-    first_dice,
-    misleading,
-    one_class,
-    paired_change,
-)
 from unetseg.training.fit import train
 from unetseg.unet.decoder import Decoder
 from unetseg.unet.encoder import Encoder

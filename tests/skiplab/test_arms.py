@@ -8,15 +8,9 @@ import pytest
 from matplotlib.axes import Axes
 from scipy import stats
 
-from unetseg.skiplab.arms import (
-    CLEAN,
-    Arm,
-    Training,
-    difference_interval,
-    draw,
-    rank,
-)
+from unetseg.skiplab.compare import CLEAN, Arm, Training, difference_interval, draw, rank
 from unetseg.skiplab.corruptions import CORRUPTIONS
+from unetseg.skiplab.cost import Cost
 
 LOSSES = {"noise": 0.3, "blur": 0.1, "contrast": 0.02, "texture": 0.2}
 
@@ -38,7 +32,11 @@ def arm(skip: str, dice: Sequence[float], gflop: float = 10) -> Arm:
                 dice_per_image={name: value - 0.01 for name, value in scores.items()},
             )
         )
-    return Arm(skip, 1000, gflop, 2 * gflop, tuple(trainings))
+    return Arm(skip, Cost(1000, gflop), 2 * gflop, tuple(trainings))
+
+
+def verdicts(arms: Sequence[Arm]) -> list[str]:
+    return [verdict for _, verdict in rank(arms)]
 
 
 CLEAR = [
@@ -79,28 +77,24 @@ def test_kinds_of_one_distribution_are_seldom_told_apart() -> None:
     wrong = 0
     for _ in range(300):
         draws = random.normal(0.8, 0.02, (5, 3))
-        wrong += bool(rank([arm(str(kind), row.tolist()) for kind, row in enumerate(draws)]).worse)
+        wrong += "worse" in verdicts([arm(str(k), row.tolist()) for k, row in enumerate(draws)])
     assert wrong / 300 <= 0.05
 
 
-def test_arms_beyond_the_spread_are_worse_and_arms_within_it_equal() -> None:
-    clear, close = rank(CLEAR), rank(CLOSE)
-    assert clear.best.skip == "concat"
-    assert [a.skip for a in clear.worse] == ["add", "none"]
-    assert not clear.equals
-    assert [a.skip for a in (close.best, *close.equals)] == ["add", "concat", "none"]
-    assert not close.worse
-    assert [close.verdict(arm) for arm in close.arms] == ["best", "equal", "equal"]
-    assert [clear.verdict(arm) for arm in clear.arms] == ["best", "worse", "worse"]
-
-
-def test_one_seed_tells_nothing_apart() -> None:
-    assert not rank([arm("concat", [0.9]), arm("none", [0.3])]).worse
-
-
-def test_the_order_of_the_arms_is_nothing() -> None:
-    for arms in (CLEAR, CLOSE):
-        assert rank(arms) == rank(arms[::-1])
+@pytest.mark.parametrize(
+    ("arms", "expected"),
+    [
+        (CLEAR, [("concat", "best"), ("add", "worse"), ("none", "worse")]),
+        (CLOSE, [("add", "best"), ("concat", "equal"), ("none", "equal")]),
+        ([arm("concat", [0.9]), arm("none", [0.3])], [("concat", "best"), ("none", "equal")]),
+    ],
+    ids=["beyond the spread", "within it", "one seed"],
+)
+def test_arms_beyond_the_spread_are_worse_and_arms_within_it_equal(
+    arms: list[Arm], expected: list[tuple[str, str]]
+) -> None:
+    for order in (arms, arms[::-1]):
+        assert [(arm.skip, verdict) for arm, verdict in rank(order)] == expected
 
 
 # ------------------------------------------------------------------ table and picture

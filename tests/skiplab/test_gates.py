@@ -25,11 +25,14 @@ from unetseg.config import (
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.data.sample import draw_cells
 from unetseg.errors import ConfigError
-from unetseg.skiplab.gates import COLOUR_MAP, OPACITY, gates, laid_over
-from unetseg.skiplab.openings import (
+from unetseg.skiplab.gates import (
+    COLOUR_MAP,
+    OPACITY,
     OPENING,
     Opening,
     enlarged,
+    gates,
+    laid_over,
     learned_factors,
     measure_openings,
     on_objects,

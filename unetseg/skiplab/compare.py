@@ -1,11 +1,16 @@
 """Kinds of skips trained alike, on the same data, and held against each other.
 
 Every kind is trained with the same settings, the same budget and the same seeds; then scored on
-images held out, clean and spoilt; then timed. What that tells of the kinds is in `arms`.
+images held out, clean and spoilt; then timed.
+
+Whether one kind of skip is better than another is told by how far the seeds alone move the scores:
+by Welch's interval (1947) of the difference of two means. Which kind is best is seen in the same
+scores, and might have been any; so the level is 95% for all pairs of kinds together (Bonferroni).
 """
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from scipy.special import stdtrit
 
 from unetseg import __version__
 from unetseg.bundle import BundleInfo
@@ -23,16 +31,15 @@ from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError, UnetsegError
-from unetseg.evaluation.confusion import Counts, confusion, dice, mean_over
+from unetseg.evaluation.confusion import Counts, Floats, confusion, dice, mean_over
 from unetseg.evaluation.evaluate import choose_pairs, read_truth
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.predict import Predictor
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start, versions
-from unetseg.skiplab.arms import CLEAN, CONFIDENCE, Arm, Training, draw, form_arms, rank
-from unetseg.skiplab.corruptions import CORRUPTIONS
-from unetseg.skiplab.cost import network_cost, predict_ms
-from unetseg.skiplab.result import Result, publish
+from unetseg.skiplab.corruptions import CORRUPTIONS, STRONGEST
+from unetseg.skiplab.cost import Cost, network_cost, predict_ms
+from unetseg.skiplab.result import COLOURS, Result, new_figure, publish
 from unetseg.storage import locked, write_json
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
@@ -41,6 +48,10 @@ from unetseg.training.plan import bundle_info, make_plan
 from unetseg.training.run import data_hash, flat_settings
 from unetseg.unet.build import WITH_ALPHA
 
+CONFIDENCE = 0.95
+"""Of all statements together that a kind scores less than the best, whichever that is."""
+CLEAN = "clean"
+"""The condition of images that are as they were."""
 SEVERITY = 3
 """Severity of the corruptions that robustness is measured with, 1–5."""
 
@@ -59,6 +70,69 @@ CAPTION = (
     f"mean; equal is what the seeds cannot tell from it with {CONFIDENCE:.0%} confidence in all "
     "pairs together, as a single seed never can; worse is what they can."
 )
+
+
+class Training(BaseModel):
+    """One training, and its scores on the images held out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    skip: str
+    seed: int
+    steps: int
+    seconds: float
+    """Of the whole training, validation included."""
+    split: str
+    images: int
+    """Images that it was scored on."""
+    dice: dict[str, float]
+    """Foreground Dice over all pixels of the split, 0–1, by condition: clean or a corruption."""
+    dice_per_image: dict[str, float]
+    """Mean of the foreground Dice of every image that has one, likewise."""
+
+    def row(self) -> dict[str, object]:
+        """The training as a row of a table."""
+        scores = {name: round(self.dice[name], 4) for name in CORRUPTIONS}
+        per_image = round(self.dice_per_image[CLEAN], 4)
+        first = {"skip": self.skip, "seed": self.seed, "dice": round(self.dice[CLEAN], 4)}
+        last = {"train_seconds": round(self.seconds, 1), "steps": self.steps}
+        return {**first, "dice_per_image": per_image, **scores, **last}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of skip: what it costs, and its trainings, one per seed."""
+
+    skip: str
+    cost: Cost
+    """For one image of the size of a training crop."""
+    predict_ms: float
+    """Median time for one image, milliseconds."""
+    trainings: tuple[Training, ...]
+
+    def dice(self, condition: str = CLEAN) -> Floats:
+        """The Dice of each seed under a condition."""
+        return np.array([training.dice[condition] for training in self.trainings])
+
+    @property
+    def mean(self) -> float:
+        """Mean Dice of the seeds on clean images."""
+        return float(self.dice().mean())
+
+    def row(self) -> dict[str, object]:
+        """The arm as a row of a table: means and deviations over the seeds."""
+        per_image = np.array([training.dice_per_image[CLEAN] for training in self.trainings])
+        scores = {"dice": self.dice(), "dice_per_image": per_image}
+        scores |= {name: self.dice(name) for name in CORRUPTIONS}
+        row: dict[str, object] = {"skip": self.skip, "seeds": len(self.trainings)}
+        row |= {"parameters": self.cost.parameters, "gflop": round(self.cost.gflop, 4)}
+        for name, values in scores.items():
+            row[f"{name}_mean"] = round(float(values.mean()), 4)
+            row[f"{name}_sd"] = None if len(values) < 2 else round(deviation(values), 4)
+        seconds = np.mean([training.seconds for training in self.trainings])
+        steps = np.mean([training.steps for training in self.trainings])
+        row |= {"train_seconds": round(float(seconds), 1), "steps": round(float(steps))}
+        return row | {"predict_ms": round(self.predict_ms, 2)}
 
 
 def compare(
@@ -119,7 +193,11 @@ def compare(
         "predict_ms_of": shape,
         "machine": str(machine),
     }
-    return _publish(output, form_arms(trainings, costs, times), facts)
+    arms = [
+        Arm(skip, costs[skip], time, tuple(each for each in trainings if each.skip == skip))
+        for skip, time in times.items()
+    ]
+    return _publish(output, arms, facts)
 
 
 def _comparable(skips: Sequence[str], network: NetworkConfig) -> tuple[str, ...]:
@@ -145,7 +223,8 @@ def _publish(output: Path, arms: Sequence[Arm], facts: Mapping[str, Any]) -> Res
     """The table of the kinds with its picture, and the table of all trainings."""
     split, images = arms[0].trainings[0].split, arms[0].trainings[0].images
     standing = rank(arms)
-    rows = [arm.row() | {"verdict": standing.verdict(arm)} for arm in arms]
+    verdicts = {arm.skip: verdict for arm, verdict in standing}
+    rows = [arm.row() | {"verdict": verdicts[arm.skip]} for arm in arms]
     summary = [{name: row[name] for name in SUMMARY} for row in rows]
     result = Result(output, rows, summary, CAPTION)
     seeds = [training.row() for arm in arms for training in arm.trainings]
@@ -365,3 +444,110 @@ def _dice(counts: Counts, class_map: ClassMap) -> float:
     """Foreground Dice of K×K; of N×K×K the mean over the images that have one."""
     scores = np.atleast_1d(mean_over(dice(counts), class_map.foreground))
     return float(scores[~np.isnan(scores)].mean())
+
+
+# ------------------------------------------------------------------ what the seeds can tell
+
+
+def deviation(values: Floats) -> float:
+    """Standard deviation of a sample (n − 1); nan of fewer than two values."""
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+
+
+def difference_interval(first: Floats, second: Floats, comparisons: int = 1) -> tuple[float, float]:
+    """Welch's interval of mean(first) − mean(second), of samples with variances of their own.
+
+    Args:
+        first: Values of one sample.
+        second: Values of the other.
+        comparisons: Number of intervals that hold together at a level of 95% (Bonferroni).
+
+    Returns:
+        Lower and upper end; infinite where a sample has fewer than two values.
+
+    Source: Welch 1947, Biometrika 34:28.
+
+    >>> low, high = difference_interval(np.array([0.90, 0.91, 0.92]), np.array([0.80, 0.82, 0.84]))
+    >>> bool(0 < low < 0.09 < high)
+    True
+    """
+    if min(len(first), len(second)) < 2:
+        return -math.inf, math.inf
+    middle = float(first.mean() - second.mean())
+    parts = [deviation(sample) ** 2 / len(sample) for sample in (first, second)]
+    if not sum(parts):
+        return middle, middle
+    degrees = [len(sample) - 1 for sample in (first, second)]
+    freedom = sum(parts) ** 2 / sum(p**2 / d for p, d in zip(parts, degrees, strict=True))
+    quantile = stdtrit(freedom, 1 - (1 - CONFIDENCE) / (2 * comparisons))
+    half = float(quantile) * math.sqrt(sum(parts))
+    return middle - half, middle + half
+
+
+def rank(arms: Sequence[Arm]) -> list[tuple[Arm, str]]:
+    """The arms with their verdicts on clean images: best, then equal, then worse.
+
+    Best is the highest mean, equal what the seeds cannot tell from it, worse what they can. Any of
+    k arms may turn out the best, so an interval is one of k(k − 1)/2 that hold together.
+    """
+    best, *others = sorted(arms, key=lambda arm: -arm.mean)
+    pairs = math.comb(len(arms), 2)
+    ranked = [(best, "best")]
+    for arm in others:
+        low, _ = difference_interval(best.dice(), arm.dice(), pairs)
+        ranked.append((arm, "worse" if low > 0 else "equal"))
+    return sorted(ranked, key=lambda entry: entry[1] == "worse")  # each group by its means
+
+
+# ------------------------------------------------------------------ picture
+
+
+def draw(standing: Sequence[tuple[Arm, str]], where: str, severity: int) -> Figure:
+    """Left: the Dice of every kind and seed. Right: the same under each corruption.
+
+    Args:
+        standing: The arms with their verdicts, the best first.
+        where: On what they were scored: "80 test images".
+        severity: Of the corruptions.
+    """
+    figure, axes = new_figure(13, 5, columns=2)
+    colours = [COLOURS[place % len(COLOURS)] for place in range(len(standing))]
+    _draw_scores(axes[0, 0], standing, colours)
+    axes[0, 0].set_title(f"On {where}")
+    _draw_conditions(axes[0, 1], standing, colours)
+    axes[0, 1].set_title(f"The same images spoilt, severity {severity} of {STRONGEST}")
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", title="--skip")
+    return figure
+
+
+def _draw_scores(axes: Any, standing: Sequence[tuple[Arm, str]], colours: Sequence[str]) -> None:
+    for place, ((arm, _), colour) in enumerate(zip(standing, colours, strict=True)):
+        values = arm.dice()
+        axes.plot(values, np.full(len(values), place + 0.18), ".", color=colour, alpha=0.6)
+        spread = [deviation(values)] if len(values) > 1 else None
+        axes.errorbar(arm.mean, place, xerr=spread, fmt="o", color=colour, capsize=4)
+    names = [f"{arm.skip} ({verdict})\n{arm.cost.gflop:.3g} GFLOP" for arm, verdict in standing]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("foreground Dice (mean ± deviation; dots: one training each)")
+
+
+def _draw_conditions(
+    axes: Any, standing: Sequence[tuple[Arm, str]], colours: Sequence[str]
+) -> None:
+    conditions = (CLEAN, *CORRUPTIONS)
+    shifts = np.linspace(-0.3, 0.3, len(standing))
+    for (arm, _), colour, shift in zip(standing, colours, shifts, strict=True):
+        values = [arm.dice(condition) for condition in conditions]
+        means = [float(value.mean()) for value in values]
+        spread = [deviation(value) for value in values] if len(arm.trainings) > 1 else None
+        places = np.arange(len(conditions)) + shift
+        axes.errorbar(places, means, spread, fmt="o", color=colour, capsize=3, label=arm.skip)
+    for border in range(len(conditions) - 1):
+        axes.axvline(border + 0.5, color="0.8", linewidth=0.8)
+    axes.grid(visible=False, axis="x")
+    axes.set_xticks(range(len(conditions)), conditions)
+    axes.set_xlim(-0.5, len(conditions) - 0.5)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel("foreground Dice (mean ± deviation)")
