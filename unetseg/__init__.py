@@ -126,7 +126,6 @@ what is written above it, never below.
       trained.py         what the lab looks at: a trained U-Net, and images with their truth
       cost.py            parameters, arithmetic and time of a network
       gradient_flow.py   the gradient of every layer, and the weights that a step cannot move
-      gradient_figures.py  pictures of gradients
       gradients.py       how gradients fare on their way to the first layer
       ablate.py          each skip broken in turn: which carry, help, idle or hurt
       corruptions.py     images spoilt by noise, blur, low contrast and texture

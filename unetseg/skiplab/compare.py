@@ -183,21 +183,24 @@ def compare(
             fix = "Choose a lower --lr, or --precision float32, and another --output."
             raise DivergedError("trainings diverged, and no two kinds are left", diverged, fix)
         times, shape = bench.predict_times(trainings)
-    facts = {
-        "data": str(data),
-        "data_hash": info.data_hash,
-        "gflop_of": [plan.patch, plan.patch],
-        "settings": _common_settings(base),
-        "versions": versions(),
-        "diverged": diverged,
-        "predict_ms_of": shape,
-        "machine": str(machine),
-    }
     arms = [
-        Arm(skip, costs[skip], time, tuple(each for each in trainings if each.skip == skip))
-        for skip, time in times.items()
+        Arm(skip, costs[skip], times[skip], tuple(each for each in trainings if each.skip == skip))
+        for skip in times
     ]
-    return _publish(output, arms, facts)
+    return _publish(
+        output,
+        arms,
+        {
+            "data": str(data),
+            "data_hash": info.data_hash,
+            "gflop_of": [plan.patch, plan.patch],
+            "settings": _common_settings(base),
+            "versions": versions(),
+            "diverged": diverged,
+            "predict_ms_of": shape,
+            "machine": str(machine),
+        },
+    )
 
 
 def _comparable(skips: Sequence[str], network: NetworkConfig) -> tuple[str, ...]:

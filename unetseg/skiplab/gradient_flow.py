@@ -1,81 +1,35 @@
-"""Which networks are compared; the gradient of their layers, and what a step makes of it.
+"""The gradient of every layer of a U-Net or a stack, and what a step makes of it.
 
 What floating-point arithmetic leaves of a step: w − lr·g is w itself where the step is below half a
 unit in the last place, and such weights are stuck.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-from unetseg.config import (
-    GradientsConfig,
-    NetworkConfig,
-    ShortcutKind,
-    TrainingConfig,
-)
+from unetseg.config import BlockKind, NetworkConfig, TrainingConfig
+from unetseg.errors import ConfigError
 from unetseg.progress import SILENT, Progress
 from unetseg.skiplab.result import Row
 from unetseg.training.optimizer import build_optimizer
-from unetseg.unet.blocks import ResidualBlock
+from unetseg.unet.blocks import DENSE_LAYERS, ResidualBlock, convolution
+from unetseg.unet.build import NORMS, make_block
+from unetseg.unet.initialisation import initialise
 from unetseg.unet.model import UNet
 from unetseg.unet.pretrained import PretrainedEncoder
+from unetseg.unet.shortcuts import Gate
 
 TASK = "measuring gradients"
-ARRIVES = 1e-3, 1e3
-"""Norms of a first layer's gradient that has neither vanished nor exploded."""
+BANDS, WIDTH = 3, 16
+"""Channels of the images that a stack is shown, and of the stack."""
+LAYERS: dict[BlockKind, int] = {"plain": 2, "residual": 2, "dense": DENSE_LAYERS}
+"""3×3 convolutions of one block."""
 Stages = Sequence[tuple[str, nn.Module]]
 """The parts of a network in the order of the forward pass, with their names."""
-
-
-# ---------------------------------------------------------------- what is compared
-
-
-def vary(
-    config: GradientsConfig, base: NetworkConfig, *, explicit: bool = False
-) -> list[NetworkConfig]:
-    """`base` with every norm × init × block and shortcut of `config`.
-
-    Only residual blocks have a choice of shortcut. With `explicit`, only of those settings that
-    were set: the product of all defaults would be days of training for U-Nets.
-
-    >>> config = GradientsConfig(blocks=("plain", "residual"), shortcuts=("zero_pad", "rezero"))
-    >>> networks = vary(config, NetworkConfig(), explicit=True)
-    >>> [(network.block, network.shortcut) for network in networks]
-    [('plain', 'identity'), ('residual', 'zero_pad'), ('residual', 'rezero')]
-    """
-    asked = config.model_fields_set if explicit else set(GradientsConfig.model_fields)
-    norms = config.norms if "norms" in asked else (base.norm,)
-    inits = config.inits if "inits" in asked else (base.init,)
-    blocks = [(base.block, base.shortcut)]
-    if asked & {"blocks", "shortcuts"}:
-        no_choice: tuple[ShortcutKind, ...] = ("identity",)
-        blocks = [
-            (block, shortcut)
-            for block in config.blocks
-            for shortcut in (config.shortcuts if block == "residual" else no_choice)
-        ]
-    return [
-        base.model_copy(update={"norm": norm, "init": init, "block": block, "shortcut": shortcut})
-        for norm, init, (block, shortcut) in product(norms, inits, blocks)
-    ]
-
-
-def tell_apart(network: NetworkConfig, *, unet: bool = False) -> Row:
-    """The columns that tell networks apart."""
-    shortcut = network.shortcut if network.block == "residual" else ""
-    name = f"{network.block}, {shortcut}" if shortcut else network.block
-    settings: dict[str, str] = {"block": network.block, "shortcut": shortcut}
-    settings |= {"norm": network.norm, "init": network.init}
-    if not unet:
-        return {"network": name, **settings}
-    skip = ", ".join(network.skip)
-    name = f"{'no' if skip == 'none' else skip} skips, {name}"
-    return {"network": name, "skip": skip, **settings}
 
 
 # ---------------------------------------------------------------- one layer
@@ -266,45 +220,6 @@ def chosen_steps(steps: int) -> tuple[int, ...]:
     return tuple(sorted({0, steps // 5, steps}))
 
 
-def at_start(rows: Sequence[Row]) -> list[Row]:
-    """The rows before any training, with the loss that was measured first."""
-    return [row for row in rows if row["step"] == 0 and row["objective"] == rows[0]["objective"]]
-
-
-def first_layers(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the first convolution of each network."""
-    return [row for row in rows if row["layer"] == 0 and row["part"] == "weights"]
-
-
-def first_layer_table(rows: Sequence[Row], across: str) -> list[Row]:
-    """The gradient of each network's first convolution, a column for each depth or step.
-
-    What is stuck, and the verdict, are of the last column: the gradient vanishes, arrives or
-    explodes.
-    """
-    table: dict[tuple[object, ...], dict[str, object]] = {}
-    last: dict[tuple[object, ...], Row] = {}
-    for row in first_layers(rows):
-        network = {name: row[name] for name in ("network", "norm", "init")}
-        key = tuple(network.values())
-        table.setdefault(key, network)[f"{across} {row[across]}"] = row["gradient"]
-        last[key] = row
-    for key, columns in table.items():
-        columns |= {name: last[key][name] for name in ("stuck_float32", "stuck_bf16")}
-        columns["verdict"] = verdict_on(last[key]["gradient"])
-    return list(table.values())
-
-
-def verdict_on(size: float) -> str:
-    """What becomes of a gradient on its way to the first layer.
-
-    >>> [verdict_on(size) for size in (1e-8, 0.2, float("inf"))]
-    ['vanishes', 'arrives', 'explodes']
-    """
-    least, most = ARRIVES
-    return "vanishes" if size < least else "arrives" if size <= most else "explodes"
-
-
 def _take_gradients(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The gradient with respect to each weight; 0 where it plays no part."""
     return torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
@@ -313,3 +228,69 @@ def _take_gradients(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ..
 def _short(value: float) -> float:
     """Six significant digits: a table of thousands of rows stays small."""
     return float(f"{value:.6g}")
+
+
+# ---------------------------------------------------------------- stacks
+
+
+class Stack(nn.Module):
+    """3×3 convolutions of 16 channels, one after the other, all at the image's resolution.
+
+    Args:
+        first: From the image to 16 channels.
+        blocks: From 16 channels to 16 channels.
+        last: The last convolution, with neither norm nor ReLU after it.
+    """
+
+    def __init__(self, first: nn.Module, blocks: Iterable[nn.Module], last: nn.Module) -> None:
+        super().__init__()
+        self.first = first
+        self.blocks = nn.Sequential(*blocks)
+        self.last = last
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image N×bands×H×W → N×16×H×W, any number."""
+        output: Tensor = self.last(self.blocks(self.first(image)))
+        return output
+
+
+def build_stack(config: NetworkConfig, depth: int) -> Stack:
+    """A stack of `depth` 3×3 convolutions: one on the image, blocks as `config` says, a last one.
+
+    All blocks keep the shape, so their shortcuts have no projection. Biases start at 0, torch's
+    too: what reaches the last layer comes from the image, and not from the biases on the way.
+
+    Args:
+        config: Block, shortcut, norm and init, with their numbers.
+        depth: 3×3 convolutions; 2 more than a multiple of those in a block.
+
+    Raises:
+        ConfigError: `depth` is not whole blocks and two convolutions.
+    """
+    check_depths([depth], config.block)
+    make = make_block(config)
+    count = (depth - 2) // LAYERS[config.block]
+    first = nn.Sequential(*convolution(BANDS, WIDTH, NORMS[config.norm]), nn.ReLU(inplace=True))
+    last = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+    stack = Stack(first, (make(WIDTH, WIDTH) for _ in range(count)), last)
+    initialise(stack, config.init)
+    for module in stack.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is not None and type(module) is not Gate:
+            nn.init.zeros_(module.bias)
+    return stack
+
+
+def check_depths(depths: Sequence[int], block: BlockKind) -> None:
+    """Refuse depths that a stack of such blocks cannot have.
+
+    Raises:
+        ConfigError: some are not whole blocks and two convolutions; all are listed.
+    """
+    layers = LAYERS[block]
+    wrong = [depth for depth in depths if depth < 2 or (depth - 2) % layers]
+    if wrong:
+        nearest = {depth: 2 + layers * max(1, round((depth - 2) / layers)) for depth in wrong}
+        possible = dict.fromkeys(nearest.get(depth, depth) for depth in depths)
+        summary = f"a stack of {block} blocks has 2 + {layers}·n convolutions"
+        fix = f"Use --depths {','.join(map(str, possible))}."
+        raise ConfigError(summary, [f"depth {depth}" for depth in wrong], fix)

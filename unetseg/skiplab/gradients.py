@@ -1,7 +1,8 @@
 """How the gradient fares on its way to the first layer: vanishing, exploding, or carried."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -10,15 +11,17 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from torch import Tensor, nn
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
 from torch.nn import functional
 
 from unetseg.bundle import BundleInfo, build_segmenter, load_bundle
 from unetseg.config import (
-    BlockKind,
     DataConfig,
     GradientsConfig,
     NetworkConfig,
+    ShortcutKind,
     TrainConfig,
     TrainingConfig,
 )
@@ -26,45 +29,46 @@ from unetseg.data.crops.cache import read_split
 from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
 from unetseg.data.facts.survey import Survey, survey, with_splits
 from unetseg.data.pairs.splits import read_splits
-from unetseg.errors import BundleError, ConfigError, DataError
+from unetseg.errors import BundleError, DataError
 from unetseg.evaluation.evaluate import run_folder
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, explained_memory, start
-from unetseg.skiplab.gradient_figures import stack_figures, unet_figures
 from unetseg.skiplab.gradient_flow import (
-    ARRIVES,
+    BANDS,
     TASK,
+    WIDTH,
     Case,
-    at_start,
-    first_layer_table,
+    Stack,
+    build_stack,
+    check_depths,
     follow,
     measure,
-    tell_apart,
     unet_stages,
-    vary,
 )
-from unetseg.skiplab.result import Result, Row, publish
+from unetseg.skiplab.result import COLOURS, Result, Row, new_figure, publish
 from unetseg.training.losses import SegmentationLoss
 from unetseg.training.plan import Plan, bundle_info, crop_rule, make_plan
-from unetseg.unet.blocks import DENSE_LAYERS, convolution
-from unetseg.unet.build import NORMS, make_block
-from unetseg.unet.initialisation import initialise
 from unetseg.unet.model import Edit, unchanged
 from unetseg.unet.segmenter import Segmenter, to_machine
-from unetseg.unet.shortcuts import Gate
 
 Group = TypeVar("Group", DataConfig, TrainingConfig)
-PIXELS, IMAGES, BANDS = 8, 4, 3
-"""Side, number and bands of the random images that stacks are shown."""
-WIDTH = 16
-"""Channels of a stack."""
-LAYERS: dict[BlockKind, int] = {"plain": 2, "residual": 2, "dense": DENSE_LAYERS}
-"""3×3 convolutions of one block."""
+PIXELS, IMAGES = 8, 4
+"""Side and number of the random images that stacks are shown."""
 OUTPUT = "mean square of the output"
 LABELS = "cross-entropy with random labels"
+ARRIVES = 1e-3, 1e3
+"""Norms of a first layer's gradient that has neither vanished nor exploded."""
 SMALLER = "Choose a smaller --width, or another --device."
 PLACE = frozenset({"images", "masks", "pairs", "group", "group_column"})
 """Settings that belong to the place of the pairs: those of a run say nothing of another place."""
+MOST_DEPTHS = 3
+"""Depths that stand side by side."""
+PANEL_WIDTH, PANEL_HEIGHT = 4.0, 2.5
+"""Inches."""
+MOST_MARKS = 25
+"""Marks of one line at the border of a panel."""
+Lines = Mapping[str, Sequence[tuple[float, float]]]
+"""Points of each line by its label: place along the x axis, and a gradient from 0 to inf."""
 CAPTION = (
     f"The norm of each layer's gradient: between {ARRIVES[0]:g} and {ARRIVES[1]:g} it arrives at "
     "the first layer, below it vanishes, above it explodes (the verdict, in the last depth or "
@@ -118,93 +122,24 @@ def gradients(
         rows = (of_run if is_run else of_unets)(config, source, base, machine, progress)
         first_layer, figures = first_layer_table(rows, "step"), unet_figures(rows)
     settings = config.model_dump(mode="json") | {"seed": seed}
-    facts = {"settings": settings, "source": source, "first_layer": first_layer}
-    return publish(Result(output, rows, first_layer, CAPTION), "gradients", figures, **facts)
+    result = Result(output, rows, first_layer, CAPTION)
+    return publish(
+        result, "gradients", figures, settings=settings, source=source, first_layer=first_layer
+    )
 
 
 # ---------------------------------------------------------------- stacks
 
 
-class Stack(nn.Module):
-    """3×3 convolutions of 16 channels, one after the other, all at the image's resolution.
-
-    Args:
-        first: From the image to 16 channels.
-        blocks: From 16 channels to 16 channels.
-        last: The last convolution, with neither norm nor ReLU after it.
-    """
-
-    def __init__(self, first: nn.Module, blocks: Iterable[nn.Module], last: nn.Module) -> None:
-        super().__init__()
-        self.first = first
-        self.blocks = nn.Sequential(*blocks)
-        self.last = last
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image N×bands×H×W → N×16×H×W, any number."""
-        output: Tensor = self.last(self.blocks(self.first(image)))
-        return output
+def output_loss(images: Tensor, stack: Stack, step: int) -> Tensor:
+    """Mean square of the output: its gradient shrinks on the way in and on the way back."""
+    output: Tensor = stack(images)
+    return output.square().mean()
 
 
-def build_stack(config: NetworkConfig, depth: int) -> Stack:
-    """A stack of `depth` 3×3 convolutions: one on the image, blocks as `config` says, a last one.
-
-    All blocks keep the shape, so their shortcuts have no projection. Biases start at 0, torch's
-    too: what reaches the last layer comes from the image, and not from the biases on the way.
-
-    Args:
-        config: Block, shortcut, norm and init, with their numbers.
-        depth: 3×3 convolutions; 2 more than a multiple of those in a block.
-
-    Raises:
-        ConfigError: `depth` is not whole blocks and two convolutions.
-    """
-    check_depths([depth], config.block)
-    make = make_block(config)
-    count = (depth - 2) // LAYERS[config.block]
-    first = nn.Sequential(*convolution(BANDS, WIDTH, NORMS[config.norm]), nn.ReLU(inplace=True))
-    last = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
-    stack = Stack(first, (make(WIDTH, WIDTH) for _ in range(count)), last)
-    initialise(stack, config.init)
-    for module in stack.modules():
-        if isinstance(module, nn.Conv2d) and module.bias is not None and type(module) is not Gate:
-            nn.init.zeros_(module.bias)
-    return stack
-
-
-def check_depths(depths: Sequence[int], block: BlockKind) -> None:
-    """Refuse depths that a stack of such blocks cannot have.
-
-    Raises:
-        ConfigError: some are not whole blocks and two convolutions; all are listed.
-    """
-    layers = LAYERS[block]
-    wrong = [depth for depth in depths if depth < 2 or (depth - 2) % layers]
-    if wrong:
-        nearest = {depth: 2 + layers * max(1, round((depth - 2) / layers)) for depth in wrong}
-        possible = dict.fromkeys(nearest.get(depth, depth) for depth in depths)
-        summary = f"a stack of {block} blocks has 2 + {layers}·n convolutions"
-        fix = f"Use --depths {','.join(map(str, possible))}."
-        raise ConfigError(summary, [f"depth {depth}" for depth in wrong], fix)
-
-
-@dataclass(frozen=True)
-class Toy:
-    """What stacks are shown: random images, and labels that have nothing to do with them."""
-
-    images: Tensor
-    """4×3×8×8, mean 0 and deviation 1."""
-    labels: Tensor
-    """4 numbers of 0–15."""
-
-    def output_loss(self, stack: Stack, step: int) -> Tensor:
-        """Mean square of the output: its gradient shrinks on the way in and on the way back."""
-        output: Tensor = stack(self.images)
-        return output.square().mean()
-
-    def label_loss(self, stack: Stack, step: int) -> Tensor:
-        """Cross-entropy of the output's mean over all pixels, taken as the logits of 16 classes."""
-        return functional.cross_entropy(stack(self.images).mean((2, 3)), self.labels)
+def label_loss(images: Tensor, labels: Tensor, stack: Stack, step: int) -> Tensor:
+    """Cross-entropy of the output's mean over all pixels, taken as the logits of 16 classes."""
+    return functional.cross_entropy(stack(images).mean((2, 3)), labels)
 
 
 def of_stacks(
@@ -212,7 +147,7 @@ def of_stacks(
 ) -> list[Row]:
     """Rows of stacks of every block × shortcut × norm × init × depth, on random images.
 
-    Each is measured at the start with `Toy.output_loss`, then along a training for random labels.
+    Each is measured at the start with `output_loss`, then along a training for random labels.
 
     Raises:
         ConfigError: a depth is not whole blocks.
@@ -222,7 +157,7 @@ def of_stacks(
     generator = torch.Generator().manual_seed(base.runtime.seed)
     images = torch.randn(IMAGES, BANDS, PIXELS, PIXELS, generator=generator)
     labels = torch.randint(WIDTH, (IMAGES,), generator=generator)
-    toy = Toy(images.to(machine.device), labels.to(machine.device))
+    images, labels = images.to(machine.device), labels.to(machine.device)
     variants = vary(config, base.network)
     rows: list[Row] = []
     progress.start(TASK, len(variants) * len(config.depths) * (config.steps + 1))
@@ -232,9 +167,9 @@ def of_stacks(
         blocks = [(f"block {number}", block) for number, block in enumerate(stack.blocks, 1)]
         stages = [("first", stack.first), *blocks, ("last", stack.last)]
         columns = {**tell_apart(network), "depth": depth}
-        case = Case(columns, stack, stages, partial(toy.output_loss, stack), OUTPUT)
+        case = Case(columns, stack, stages, partial(output_loss, images, stack), OUTPUT)
         rows += measure(case, config.lr)
-        case = replace(case, loss=partial(toy.label_loss, stack), objective=LABELS)
+        case = replace(case, loss=partial(label_loss, images, labels, stack), objective=LABELS)
         rows += follow(case, config.lr, config.steps, base.training, progress)
     progress.finish(TASK)
     return rows
@@ -439,3 +374,279 @@ def _folder_of(run: Path, asked: DataConfig) -> Path:
         summary = f"{folder}, which {run} was trained on, is not there"
         raise BundleError(summary, fix="Say where it is now with --images and --masks.")
     return folder
+
+
+# ---------------------------------------------------------------- what is compared
+
+
+def vary(
+    config: GradientsConfig, base: NetworkConfig, *, explicit: bool = False
+) -> list[NetworkConfig]:
+    """`base` with every norm × init × block and shortcut of `config`.
+
+    Only residual blocks have a choice of shortcut. With `explicit`, only of those settings that
+    were set: the product of all defaults would be days of training for U-Nets.
+
+    >>> config = GradientsConfig(blocks=("plain", "residual"), shortcuts=("zero_pad", "rezero"))
+    >>> networks = vary(config, NetworkConfig(), explicit=True)
+    >>> [(network.block, network.shortcut) for network in networks]
+    [('plain', 'identity'), ('residual', 'zero_pad'), ('residual', 'rezero')]
+    """
+    asked = config.model_fields_set if explicit else set(GradientsConfig.model_fields)
+    norms = config.norms if "norms" in asked else (base.norm,)
+    inits = config.inits if "inits" in asked else (base.init,)
+    blocks = [(base.block, base.shortcut)]
+    if asked & {"blocks", "shortcuts"}:
+        no_choice: tuple[ShortcutKind, ...] = ("identity",)
+        blocks = [
+            (block, shortcut)
+            for block in config.blocks
+            for shortcut in (config.shortcuts if block == "residual" else no_choice)
+        ]
+    return [
+        base.model_copy(update={"norm": norm, "init": init, "block": block, "shortcut": shortcut})
+        for norm, init, (block, shortcut) in product(norms, inits, blocks)
+    ]
+
+
+def tell_apart(network: NetworkConfig, *, unet: bool = False) -> Row:
+    """The columns that tell networks apart."""
+    shortcut = network.shortcut if network.block == "residual" else ""
+    name = f"{network.block}, {shortcut}" if shortcut else network.block
+    settings: dict[str, str] = {"block": network.block, "shortcut": shortcut}
+    settings |= {"norm": network.norm, "init": network.init}
+    if not unet:
+        return {"network": name, **settings}
+    skip = ", ".join(network.skip)
+    name = f"{'no' if skip == 'none' else skip} skips, {name}"
+    return {"network": name, "skip": skip, **settings}
+
+
+# ---------------------------------------------------------------- tables and pictures
+
+
+def at_start(rows: Sequence[Row]) -> list[Row]:
+    """The rows before any training, with the loss that was measured first."""
+    return [row for row in rows if row["step"] == 0 and row["objective"] == rows[0]["objective"]]
+
+
+def first_layers(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the first convolution of each network."""
+    return [row for row in rows if row["layer"] == 0 and row["part"] == "weights"]
+
+
+def first_layer_table(rows: Sequence[Row], across: str) -> list[Row]:
+    """The gradient of each network's first convolution, a column for each depth or step.
+
+    What is stuck, and the verdict, are of the last column: the gradient vanishes, arrives or
+    explodes.
+    """
+    table: dict[tuple[object, ...], dict[str, object]] = {}
+    last: dict[tuple[object, ...], Row] = {}
+    for row in first_layers(rows):
+        network = {name: row[name] for name in ("network", "norm", "init")}
+        key = tuple(network.values())
+        table.setdefault(key, network)[f"{across} {row[across]}"] = row["gradient"]
+        last[key] = row
+    for key, columns in table.items():
+        columns |= {name: last[key][name] for name in ("stuck_float32", "stuck_bf16")}
+        columns["verdict"] = verdict_on(last[key]["gradient"])
+    return list(table.values())
+
+
+def verdict_on(size: float) -> str:
+    """What becomes of a gradient on its way to the first layer.
+
+    >>> [verdict_on(size) for size in (1e-8, 0.2, float("inf"))]
+    ['vanishes', 'arrives', 'explodes']
+    """
+    least, most = ARRIVES
+    return "vanishes" if size < least else "arrives" if size <= most else "explodes"
+
+
+def stack_figures(rows: Sequence[Row]) -> dict[str, Figure]:
+    """Gradient by layer, first layer's gradient by depth, and the latter after training."""
+    last = rows[-1]
+    trained = _where(rows, objective=last["objective"])
+    before = f"Gradient of the first layer before training, {rows[0]['objective']}"
+    figures = {
+        "gradients": layer_figure(_where(trained, step=0)),
+        "first_layer": depth_figure(at_start(rows), before, {0: "-"}),
+    }
+    if steps := last["step"]:
+        both = f"Gradient of the first layer before (dotted) and after {steps} steps (solid)"
+        figures["training"] = depth_figure(trained, both, {0: ":", steps: "-"})
+    return figures
+
+
+def layer_figure(rows: Sequence[Row]) -> Figure:
+    """A line per network: gradient by layer. Panels: norm and init down, depths across."""
+    depths, settings = _some(sorted({row["depth"] for row in rows})), _settings(rows)
+    panels = Panels(rows, len(settings), len(depths))
+    for y, setting in enumerate(settings):
+        for x, depth in enumerate(depths):
+            own = _where(rows, depth=depth, **setting)
+            lines = _lines(_where(own, part="weights"), "layer")
+            factors = _lines(_where(own, part="factor"), "layer")
+            panels.draw(y, x, lines, title=f"{depth} layers, {_said(setting)}")
+            panels.draw(y, x, factors, linestyle="none", marker=".")
+    panels.marks["• learned factor α"] = any(row["part"] == "factor" for row in rows)
+    panels.finish(f"Gradient of each layer before training, {rows[0]['objective']}", "layer")
+    return panels.figure
+
+
+def depth_figure(rows: Sequence[Row], title: str, style_of_step: Mapping[int, str]) -> Figure:
+    """A line per network and step: gradient of the first layer by the depth of the stack."""
+    firsts = first_layers(rows)
+    settings = _settings(firsts)
+    panels = Panels(firsts, -(-len(settings) // 2), min(2, len(settings)))
+    for number, setting in enumerate(settings):
+        for step, style in style_of_step.items():
+            lines = _lines(_where(firsts, step=step, **setting), "depth")
+            panels.draw(
+                *divmod(number, 2), lines, title=_said(setting), linestyle=style, marker="o"
+            )
+    panels.finish(title, "layers in the network")
+    return panels.figure
+
+
+def unet_figures(rows: Sequence[Row]) -> dict[str, Figure]:
+    """The gradient of each stage: of U-Nets before and after training, or of a run's network."""
+    if "weights" in rows[0]:
+        parts = {f"{state} weights": _where(rows, weights=state) for state in ("fresh", "trained")}
+        return {"gradients": stage_figure(rows, [parts], line="skips")}
+    steps = max(row["step"] for row in rows)
+    moments = {"before training": 0, f"after {steps} steps": steps} if steps else {"at first": 0}
+    several = len(_settings(rows)) > 1
+    panels = [
+        {
+            moment + (f", {_said(setting)}" if several else ""): _where(rows, step=step, **setting)
+            for moment, step in moments.items()
+        }
+        for setting in _settings(rows)
+    ]
+    return {"gradients": stage_figure(rows, panels)}
+
+
+def stage_figure(
+    rows: Sequence[Row], grid: Sequence[Mapping[str, Sequence[Row]]], line: str = "network"
+) -> Figure:
+    """A line per network: gradient by stage. Each row of the grid has panels by their title."""
+    every = [row for row in rows if row["part"] == "weights"]
+    networks = [_where(every, network=name) for name in _unique(every, "network")]
+    longest = max(networks, key=lambda own: len({row["stage"] for row in own}))
+    stages = {stage: place for place, stage in enumerate(_unique(longest, "stage"))}
+    panels = Panels(every, len(grid), len(grid[0]), line=line)
+    for y, across in enumerate(grid):
+        for x, (title, own) in enumerate(across.items()):
+            panels.draw(y, x, _stage_lines(own, stages, line), title=title, marker="o")
+    panels.finish("Gradient of each stage of the U-Net", "stage, from image to masks")
+    for axes in panels.axes[:-1].flat:
+        axes.set_xticks(range(len(stages)), [""] * len(stages))
+    for axes in panels.axes[-1]:
+        axes.set_xticks(range(len(stages)), list(stages), rotation=45, ha="right")
+    return panels.figure
+
+
+class Panels:
+    """Plots on one logarithmic scale, with one colour for each line; 0 and inf are drawn too.
+
+    Args:
+        rows: All rows that are drawn.
+        down: Panels below one another.
+        across: Panels side by side.
+        line: The column whose values are the lines.
+    """
+
+    def __init__(self, rows: Sequence[Row], down: int, across: int, line: str = "network") -> None:
+        width = max(PANEL_WIDTH * across, 6.5)
+        self.figure, self.axes = new_figure(width, PANEL_HEIGHT * down + 1, down, across)
+        self.across = across
+        labels = _unique(rows, line)
+        self.colours = {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(labels)}
+        sizes = [row["gradient"] for row in rows]
+        exponents = [math.log10(size) for size in sizes if 0 < size < math.inf] or [0.0]
+        gap = max(0.2, 0.05 * (max(exponents) - min(exponents)))
+        self.nothing, self.everything = min(exponents) - gap, max(exponents) + gap
+        vanished, exploded = 0.0 in sizes, math.inf in sizes
+        self.limits = (
+            10 ** (self.nothing - gap * vanished),
+            10 ** (self.everything + gap * exploded),
+        )
+        self.marks = {"× no gradient at all": vanished, "▲ too large for float32": exploded}
+
+    def draw(self, y: int, x: int, lines: Lines, *, title: str = "", **style: Any) -> None:
+        """Draw lines into the panel in row y and column x."""
+        axes = self.axes[y][x]
+        if title:
+            axes.set_title(title, fontsize=10)
+        for label, points in lines.items():
+            colour = self.colours[label]
+            whole = [(at, size if 0 < size < math.inf else math.nan) for at, size in points]
+            axes.plot(*zip(*whole, strict=True), color=colour, markersize=4, **style)
+            for mark, value, height in (("x", 0, self.nothing), ("^", math.inf, self.everything)):
+                places = [at for at, size in points if size == value]
+                marks = places[:: max(1, len(places) // MOST_MARKS)]
+                axes.plot(marks, [10**height] * len(marks), mark, color=colour, markersize=5)
+
+    def finish(self, title: str, along: str) -> None:
+        """Add scales, labels and the legend."""
+        for axes in self.axes.flat:
+            axes.set_yscale("log")
+            axes.set_ylim(*self.limits)
+            axes.set_visible(bool(axes.lines))
+        for axes in self.axes[:, 0]:
+            axes.set_ylabel("norm of the gradient")
+        for axes in self.axes[-1]:
+            axes.set_xlabel(along)
+        marks = [mark for mark, seen in self.marks.items() if seen]
+        self.figure.suptitle("\n".join([title, "   ".join(marks)] if marks else [title]))
+        handles = [Line2D([], [], color=c, label=name) for name, c in self.colours.items()]
+        columns = min(len(handles), 2 * self.across)
+        self.figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, frameon=False
+        )
+
+
+def _lines(rows: Sequence[Row], along: str) -> Lines:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        lines.setdefault(row["network"], []).append((row[along], row["gradient"]))
+    return lines
+
+
+def _stage_lines(rows: Sequence[Row], stages: Mapping[str, int], line: str) -> Lines:
+    """The norm of all convolutions of a stage together."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    own = [row for row in rows if row["part"] == "weights"]
+    for name in _unique(own, line):
+        for stage in (stage for stage in stages if _where(own, stage=stage, **{line: name})):
+            sizes = [row["gradient"] for row in _where(own, stage=stage, **{line: name})]
+            lines.setdefault(name, []).append((stages[stage], math.hypot(*sizes)))
+    return lines
+
+
+def _where(rows: Sequence[Row], **values: object) -> list[Row]:
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def _unique(rows: Sequence[Row], column: str) -> list[str]:
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+def _settings(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """The pairs of norm and init that there are."""
+    pairs = dict.fromkeys((row["norm"], row["init"]) for row in rows)
+    return [{"norm": norm, "init": init} for norm, init in pairs]
+
+
+def _said(setting: Mapping[str, str]) -> str:
+    norm = "no norm" if setting["norm"] == "none" else f"{setting['norm']} norm"
+    return f"{norm}, init {setting['init']}"
+
+
+def _some(depths: Sequence[int]) -> list[int]:
+    """The smallest, the largest and those in the middle, `MOST_DEPTHS` at most."""
+    last = len(depths) - 1
+    count = min(len(depths), MOST_DEPTHS)
+    return [depths[round(at * last / max(count - 1, 1))] for at in range(count)]
