@@ -12,7 +12,7 @@ from PIL import Image
 
 from unetseg.cli.app import run
 from unetseg.cli.import_ import Format, import_
-from unetseg.errors import DataError, MachineError
+from unetseg.errors import DataError
 from unetseg.importers.importing import FORMATS
 
 Capture = pytest.CaptureFixture[str]
@@ -79,12 +79,6 @@ def test_faults_are_listed_and_may_be_skipped(tmp_path: Path, capsys: Capture) -
     text = capsys.readouterr().out
     assert "4 pairs in" in text
     assert "left out, 2 problems" in text
-
-
-def test_out_must_be_free(tmp_path: Path) -> None:
-    folder = export(tmp_path / "photos", 1)
-    with pytest.raises(MachineError, match="holds something already"):
-        command("labelme", folder, folder)
 
 
 def test_a_wrong_format_is_answered_with_the_list(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_images_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_imported_pairs_keep_splits_and_truth(
-    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     out = tmp_path_factory.mktemp("imported") / "out"
     done = importing.import_dataset("cityscapes", root, out)

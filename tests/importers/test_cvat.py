@@ -174,7 +174,7 @@ def test_several_exports_are_not_mixed(root: Path) -> None:
     assert len(error.value.offenders) == 2
 
 
-def test_an_archive_becomes_pairs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_becomes_pairs(root: Path) -> None:
     source = Path(make_archive(str(root.parent / "task"), "zip", root))
     done = importing.import_dataset("cvat", source, root.parent / "out")
     assert (done.pairs, done.skipped) == (3, ())
@@ -185,7 +185,7 @@ def test_an_archive_becomes_pairs(root: Path, monkeypatch: pytest.MonkeyPatch) -
         assert (read_mask(mask).pixels == codes(seed)).all()
 
 
-def test_all_problems_are_told_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_are_told_at_once(root: Path) -> None:
     with (root / "ImageSets/Segmentation/default.txt").open("a") as file:
         file.write("../../etc/x.png\nmissing\n")
     write_png(root / "SegmentationClass/a.png", np.full((HEIGHT, WIDTH, 3), 7, np.uint8))

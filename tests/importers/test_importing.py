@@ -6,21 +6,18 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.cli.import_ import Format
 from unetseg.data.facts.survey import survey
-from unetseg.data.files.image import read_image
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ConfigError, DataError, ImageError, MachineError, MaskError
 from unetseg.importers import importing
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem
-from unetseg.importers.importing import FORMATS, Imported, import_dataset
+from unetseg.importers.importing import Imported, import_dataset
 from unetseg.progress import Silent
 
 CLASSES = ("background", "cell", "red thing")
@@ -270,16 +267,6 @@ def test_arguments_are_checked(tmp_path: Path) -> None:
     (tmp_path / "voc/SegmentationClass").mkdir(parents=True)
     with pytest.raises(ImageError, match="Check --images"):
         import_dataset("voc", tmp_path / "voc", tmp_path / "out", images=tmp_path / "nowhere")
-
-
-def test_the_command_line_offers_every_format() -> None:
-    assert set(get_args(Format)) == set(FORMATS)
-
-
-def test_images_are_the_ones_read(tmp_path: Path, use: Callable[[Annotations], None]) -> None:
-    use(Annotations(CLASSES, annotated(tmp_path, 1)))
-    run(tmp_path)
-    assert (read_image(tmp_path / "out/images/0.png") == read_image(tmp_path / "src/0.png")).all()
 
 
 # Archives

@@ -203,7 +203,7 @@ def test_real_nuclei_come_back_from_their_objects(real_data: Path, tmp_path: Pat
         assert (image.mask(*truth.shape) == truth).all()
 
 
-def test_imported_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imported_pairs(tmp_path: Path) -> None:
     for image_id in ("a", "b"):
         bowl(tmp_path / "bowl", "train", image_id, box(0, 0), box(2, 5))
     done = importing.import_dataset("instances", tmp_path / "bowl", tmp_path / "out")

@@ -182,7 +182,7 @@ def test_what_is_no_export_is_said(tmp_path: Path) -> None:
     assert len(error.value.offenders) == 2
 
 
-def test_imported_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imported_pairs(tmp_path: Path) -> None:
     export(tmp_path / "in", task(1, annotation(box("A", 0, 50))), task(2, annotation()))
     done = importing.import_dataset("labelstudio", tmp_path / "in", tmp_path / "out")
     assert (done.pairs, done.classes) == (2, ("background", "A"))
