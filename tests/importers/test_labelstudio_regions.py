@@ -215,6 +215,11 @@ def test_every_region_that_cannot_be_read_is_named() -> None:
         ("polygonlabels", {"points": [[1, 2], [3, 4]]}, "2 points, expected 3"),
         ("ellipselabels", {"x": 1, "y": 1, "radiusX": -1, "radiusY": 2}, "has the radii"),
         ("rectanglelabels", {"x": float("nan"), "y": 1, "width": 1, "height": 2}, "no numbers"),
+        (
+            "rectanglelabels",
+            {"x": 1, "y": 1, "width": 9, "height": 9, "rotation": float("inf")},
+            "turned by inf degrees",
+        ),
         ("rectanglelabels", {"x": 1, "y": 1}, "neither a brush nor points"),
     ],
 )

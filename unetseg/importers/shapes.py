@@ -117,7 +117,12 @@ def turned_rectangle(corner: Point, opposite: Point, pivot: Point, angle: float)
 
     >>> turned_rectangle((0, 0), (4, 2), (0, 0), 90.0)[1]  # the upper right corner is below now
     (0.0, 4.0)
+
+    Raises:
+        MaskError: the angle is no number.
     """
+    if not math.isfinite(angle):
+        raise MaskError(f"a rectangle is turned by {angle} degrees")
     (left, top), (right, bottom) = corner, opposite
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     corners = []
