@@ -63,20 +63,17 @@ what is written above it, never below.
       fix.py             the fixed copy of a folder
       check.py           all of it in one look
     importers/         other programs' annotations → plain pairs
-      annotations.py     what every reader gives: classes, annotated images, problems
-      image_files.py     the image files that annotations name
-      shapes.py          polygons, turned rectangles, ellipses, lines, run lengths → pixels
+      annotations.py     what every reader gives, and how it finds image files
+      shapes.py          polygons, ellipses, lines, run lengths, brushes → pixels
       archives.py        zip and tar, unpacked so that none can do harm
-      pairs_folder.py    the folder of plain pairs that every import writes
       coco.py            COCO instances: polygons and run lengths
       voc.py             Pascal VOC: palette masks, lists of splits, masks by labelmap.txt
       labelme.py         labelme: one JSON for each image
-      labelstudio_regions.py  Label Studio: brushes, polygons and other regions → pixels
       labelstudio.py     Label Studio: its JSON export and its PNG export
       cvat.py            CVAT: its segmentation masks and its XML of shapes
       cityscapes.py      Cityscapes, and data sets laid out like it
       instances.py       one mask file for each object, united
-      importing.py       the formats, and the one function that imports
+      importing.py       the formats, and the folder of pairs that an import writes
     unet/              image tensor → logits
       shortcuts.py       inside a block: identity, zero-padded, learned, gated, deactivable …
       initialisation.py  the weights that a network starts with

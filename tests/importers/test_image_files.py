@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unetseg.errors import ImageError
-from unetseg.importers.annotations import Problem
-from unetseg.importers.image_files import ImageFiles, split_path
+from unetseg.importers.annotations import ImageFiles, Problem, split_path
 
 
 def tree(root: Path, *names: str) -> Path:

@@ -13,8 +13,7 @@ from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MaskError
 from unetseg.importers import importing
-from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem
-from unetseg.importers.image_files import ImageFiles
+from unetseg.importers.annotations import AnnotatedImage, Annotations, ImageFiles, Problem
 from unetseg.importers.labelstudio import TaskImages, image_names, read, url_of
 
 HEIGHT, WIDTH = 10, 20

@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unetseg.errors import MaskError
-from unetseg.importers.labelstudio_regions import (
+from unetseg.importers.labelstudio import (
     Result,
-    decode_brush,
-    decode_words,
     other_types,
     read_regions,
 )
-from unetseg.importers.shapes import paint_in_order
+from unetseg.importers.shapes import decode_brush, decode_words, paint_in_order
 
 HEIGHT, WIDTH = 20, 40
 Mask = NDArray[np.uint8]

@@ -24,11 +24,12 @@ from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
+    ImageKey,
     Problem,
+    by_key,
     mask_pixels,
     split_of,
 )
-from unetseg.importers.image_files import ImageKey, by_key
 from unetseg.text import plural
 
 LABEL_IDS = {

@@ -23,6 +23,7 @@ from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
+    ImageFiles,
     Problem,
     class_codes,
     draw_each,
@@ -31,9 +32,9 @@ from unetseg.importers.annotations import (
     read_model,
     sort_out,
     split_of,
+    split_path,
     visible_files,
 )
-from unetseg.importers.image_files import ImageFiles, split_path
 from unetseg.importers.shapes import (
     Patch,
     Size,

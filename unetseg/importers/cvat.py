@@ -29,6 +29,7 @@ from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
+    ImageFiles,
     Problem,
     check_size,
     class_codes,
@@ -37,7 +38,6 @@ from unetseg.importers.annotations import (
     sort_out,
     split_of,
 )
-from unetseg.importers.image_files import ImageFiles
 from unetseg.importers.shapes import Patch, Size, ellipse, paint_in_order, polygon, turned_rectangle
 from unetseg.importers.voc import (
     CLASS_MASKS,

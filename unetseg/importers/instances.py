@@ -24,12 +24,13 @@ from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
+    ImageKey,
     Problem,
+    by_key,
     check_size,
     class_codes,
     draw_each,
 )
-from unetseg.importers.image_files import ImageKey, by_key
 from unetseg.text import plural
 
 FOREGROUND = "foreground"

@@ -21,16 +21,18 @@ from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
+    ImageFiles,
     Problem,
     class_codes,
+    decode_base64,
     draw_each,
+    embedded_png,
     holds,
     name_in,
     read_model,
     sort_out,
     visible_files,
 )
-from unetseg.importers.image_files import ImageFiles, decode_base64, embedded_png
 from unetseg.importers.shapes import (
     Patch,
     Size,

@@ -5,6 +5,11 @@ The JSON is a list of tasks, each with the path or URL of its image and its anno
 ones, and predictions, never do. Later regions lie above earlier ones. The classes are in the order
 of their names.
 
+Positions of regions are per cent of the image's width and height. Rectangles are turned clockwise
+around their upper left corner, ellipses around their centre; a bit mask is a PNG with black pixels
+on nothing. Format: https://labelstud.io/guide/task_format, and "Result parameters" in
+https://labelstud.io/tags.
+
 The PNG export, read where no JSON has annotations, has one file for each brush, called
 `task-5-annotation-7-by-1-tag-Car-0.png`: the task, the annotation, who made it, the name of the
 tag, the label and a number (`save_brush_images_from_annotation` of label-studio-converter). It
@@ -16,38 +21,43 @@ import base64
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, Field, RootModel
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, RootModel, ValidationError
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES
-from unetseg.errors import DataError
+from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
+    ImageFiles,
     Problem,
     class_codes,
     draw_each,
+    embedded_png,
     mask_pixels,
     name_in,
     read_model,
     sort_out,
     visible_files,
 )
-from unetseg.importers.image_files import ImageFiles
-from unetseg.importers.labelstudio_regions import (
-    Region,
-    Result,
-    other_types,
-    read_regions,
-    stated_sizes,
+from unetseg.importers.shapes import (
+    Patch,
+    Size,
+    crop,
+    decode_brush,
+    ellipse,
+    largest_first,
+    paint_in_order,
+    polygon,
+    turned_rectangle,
 )
-from unetseg.importers.shapes import Size, crop, largest_first, paint_in_order
 from unetseg.text import plural
 
 _USUAL_KEYS = ("image", "img")
@@ -55,6 +65,84 @@ _LIST = rb"(?:\xef\xbb\xbf)?\s*\["  # after the mark with which Windows begins a
 _TASKS = _LIST + rb'(?s:.*?)"(?:annotations|completions)"'
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # 0a1b2c3d-my_photo.jpg
 _BRUSH = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-(.+)-\d+")
+_AREAS = ("brush", "bitmask", "polygon", "rectangle", "ellipse")
+_LABELLED = tuple(f"{area}labels" for area in _AREAS)
+_ANY = "labels"  # the type of whatever has labels from a tag of its own
+_POSITIONS = ({"rle"}, {"imageDataURL"}, {"points"}, {"radiusX", "radiusY"}, {"width", "height"})
+"""What the value of an area holds; a key point has a width alone."""
+
+
+def _packed(value: dict[str, Any]) -> dict[str, Any]:
+    """The list of bytes of a brush as bytes, which need an eighth of the memory."""
+    try:
+        return value | {"rle": bytes(value["rle"])} if isinstance(value.get("rle"), list) else value
+    except (TypeError, ValueError):
+        return value  # is told when the brush is drawn
+
+
+class Result(BaseModel):
+    """One entry of an annotation: a region, or anything else that was asked for."""
+
+    id: str | int | None = None
+    type: str = ""
+    value: Annotated[dict[str, Any], AfterValidator(_packed)] = Field(default_factory=dict)
+    original_width: int | None = None
+    original_height: int | None = None
+    image_rotation: float | None = None
+
+
+class _Value(BaseModel):
+    """Where a region is; which of these there are tells what it is."""
+
+    rle: Any = None
+    bitmask: str | None = Field(None, alias="imageDataURL")
+    points: list[tuple[float, float]] | None = None
+    x: float = 0.0
+    y: float = 0.0
+    width: float | None = None
+    height: float | None = None
+    radius_x: float | None = Field(None, alias="radiusX")
+    radius_y: float | None = Field(None, alias="radiusY")
+    rotation: float | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """An area and its label.
+
+    Attributes:
+        where: What names it in errors.
+        label: The name of its class.
+        value: Where it is.
+    """
+
+    where: str
+    label: str
+    value: _Value
+
+    def patch(self, size: Size) -> Patch:
+        """The pixels that it covers on an image of `size` (height, width).
+
+        Raises:
+            MaskError: its numbers make no area of this image.
+        """
+        value = self.value
+        if value.rle is not None:
+            return crop(decode_brush(value.rle, *size))
+        if value.bitmask is not None:
+            pixels = embedded_png(value.bitmask.partition(",")[2], size, "the bit mask")
+            return crop(np.asarray(pixels.convert("RGBA"))[..., 3] > 0)
+        scale_x, scale_y = size[1] / 100, size[0] / 100
+        x, y, angle = value.x * scale_x, value.y * scale_y, value.rotation or 0.0
+        if value.points is not None:
+            return polygon([(px * scale_x, py * scale_y) for px, py in value.points], size)
+        if value.radius_x is not None and value.radius_y is not None:
+            radii = (value.radius_x * scale_x, value.radius_y * scale_y)
+            return ellipse((x, y), radii, size, angle)
+        if value.width is not None and value.height is not None:
+            opposite = (x + value.width * scale_x, y + value.height * scale_y)
+            return polygon(turned_rectangle((x, y), opposite, (x, y), angle), size)
+        raise MaskError("it has neither a brush nor points, radii or sides")
 
 
 class _Annotation(BaseModel):
@@ -387,3 +475,62 @@ def _last(name: str) -> str:
 def _looks_like_image(text: str) -> bool:
     suffixes = (Path(name).suffix.lower() for name in image_names(text))
     return len(text) < 4096 and any(suffix in IMAGE_SUFFIXES for suffix in suffixes)
+
+
+# Regions
+
+
+def read_regions(results: Sequence[Result]) -> tuple[list[Region], list[str]]:
+    """The areas among the results of one annotation, the lowest first, and what is wrong."""
+    regions = []
+    faults = []
+    for result in _areas(results):
+        where = f"region {result.id}"
+        labels = _labels(result.value)
+        try:
+            value = _Value.model_validate(result.value)
+        except ValidationError as error:
+            fields = (".".join(map(str, fault["loc"])) for fault in error.errors())
+            faults.append(f"{where} has another form than expected: {', '.join(fields)}")
+            continue
+        if len(labels) != 1:
+            faults.append(f"{where} has {len(labels)} labels ({', '.join(labels)}), expected one")
+        elif result.image_rotation:
+            faults.append(f"{where} was drawn on an image turned by {result.image_rotation:g}°")
+        else:
+            regions.append(Region(where, labels[0], value))
+    return regions, faults
+
+
+def other_types(results: Sequence[Result]) -> Iterator[str]:
+    """The types of the results that are no areas, such as keypointlabels and choices."""
+    areas = [id(result) for result in _areas(results)]
+    return (r.type for r in results if r.type and r.type not in _AREAS and id(r) not in areas)
+
+
+def stated_sizes(results: Iterable[Result]) -> set[Size]:
+    """The sizes (height, width) of the image that the results state."""
+    return {
+        (result.original_height, result.original_width)
+        for result in results
+        if result.original_height and result.original_width
+    }
+
+
+def _areas(results: Sequence[Result]) -> Iterator[Result]:
+    """The regions: those with labels, and those of which no other result tells the label."""
+    labelled = [result for result in results if _is_labelled(result)]
+    ids = {result.id for result in labelled}
+    for result in results:
+        if _is_labelled(result) or (result.type in _AREAS and result.id not in ids):
+            yield result
+
+
+def _is_labelled(result: Result) -> bool:
+    is_area = any(keys <= result.value.keys() for keys in _POSITIONS)
+    return result.type in _LABELLED or (result.type == _ANY and is_area)
+
+
+def _labels(value: Mapping[str, Any]) -> list[str]:
+    lists = (value.get(key) for key in (*_LABELLED, _ANY))
+    return [str(name) for names in lists if isinstance(names, list) for name in names]

@@ -29,12 +29,12 @@ from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
     Draw,
+    ImageFiles,
     Problem,
     class_codes,
     name_in,
     sort_out,
 )
-from unetseg.importers.image_files import ImageFiles
 from unetseg.text import plural, printable
 
 CLASSES = (
