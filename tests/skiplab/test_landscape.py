@@ -19,7 +19,7 @@ from unetseg.config import (
     DeviceConfig,
     LandscapeConfig,
 )
-from unetseg.errors import ConfigError, DivergedError
+from unetseg.errors import DivergedError
 from unetseg.skiplab.landscape import (
     colour_levels,
     compare_valleys,
@@ -59,7 +59,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture(scope="module")
 def pair(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Result:
     output = tmp_path_factory.mktemp("landscape")
-    return landscape([trained("batch"), trained("none")], QUICK, output=output)
+    return landscape(trained("batch"), trained("none"), config=QUICK, output=output)
 
 
 def report(result: Result) -> dict[str, Any]:
@@ -174,17 +174,10 @@ def test_equal_names_are_told_apart_and_different_images_mentioned(
     listener = Listener()
     subject = trained("none")
     fewer = replace(subject, views=subject.views[:1])
-    result = landscape([subject, fewer], KEPT, output=tmp_path, progress=listener)
+    result = landscape(subject, fewer, config=KEPT, output=tmp_path, progress=listener)
     names = [network["network"] for network in report(result)["networks"]]
     assert names == [f"{subject.run} (1)", f"{subject.run} (2)"]
     assert any("different images" in said for said in listener.said)
-
-
-@pytest.mark.parametrize("count", [0, 3])
-def test_more_than_two_networks_are_refused(trained: Trained, tmp_path: Path, count: int) -> None:
-    with pytest.raises(ConfigError, match=f"{count} networks: a landscape shows one, or two"):
-        landscape([trained("none")] * count, QUICK, output=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_are_no_numbers_are_refused(trained: Trained, tmp_path: Path) -> None:
@@ -192,12 +185,12 @@ def test_weights_that_are_no_numbers_are_refused(trained: Trained, tmp_path: Pat
     with torch.no_grad():
         broken.segmenter.network.head.weight.fill_(math.nan)
     with pytest.raises(DivergedError, match="the loss of none is nan at its trained weights"):
-        landscape([broken], QUICK, output=tmp_path)
+        landscape(broken, config=QUICK, output=tmp_path)
 
 
 def test_a_surface_that_overflows_is_drawn_and_counted(trained: Trained, tmp_path: Path) -> None:
     far = KEPT.model_copy(update={"reach": 1e30, "iterations": 0})
-    result = landscape([trained("none")], far, output=tmp_path)
+    result = landscape(trained("none"), config=far, output=tmp_path)
     facts = report(result)["networks"][0]
     assert len(result.rows) == 9
     assert facts["off_scale"] == sum(row["loss"] is None for row in result.rows) > 0

@@ -1,6 +1,7 @@
 """unetseg lab: what the skip connections do, on the user's own data."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -28,7 +29,6 @@ from unetseg.progress import Progress
 
 if TYPE_CHECKING:
     from unetseg.skiplab.result import Result
-    from unetseg.skiplab.trained import Subject
 
 QUICK: dict[type[BaseModel], dict[str, Any]] = {
     GradientsConfig: {"depths": (10, 20, 56), "steps": 10},
@@ -43,7 +43,6 @@ QUICK: dict[type[BaseModel], dict[str, Any]] = {
 FILE = Annotated[Path | None, Parameter(name="--config")]
 LOOK = Annotated[LookConfig, Parameter(name="*")]
 C = TypeVar("C", bound=BaseModel)
-S = TypeVar("S", bound=SubjectConfig)
 
 
 def gradients(
@@ -86,11 +85,8 @@ def gradients(
     )
     folder = look.output or _home("gradients", source)
     settings = _quickened(config, look.quick)
-    _show(
-        lambda progress: room.gradients(
-            settings, source=source, base=base, output=folder, seed=config.seed, progress=progress
-        )
-    )
+    work = partial(room.gradients, settings, source=source, base=base, seed=config.seed)
+    _show(lambda progress: work(output=folder, progress=progress))
 
 
 def ablate(
@@ -123,10 +119,9 @@ def ablate(
     """
     from unetseg.skiplab.ablate import ablate as break_skips
 
-    def work(subjects: list["Subject"], settings: AblateConfig, **rest: Any) -> "Result":
-        return break_skips(subjects[0], settings, seed=config.seed, **rest)
-
-    _look_at("ablate", [run], data, config, look, work)
+    settings = _quickened(config, look.quick)
+    work = partial(break_skips, config=settings, seed=config.seed)
+    _look_at("ablate", [run], data, settings, look, work)
 
 
 def compare(
@@ -199,10 +194,9 @@ def landscape(
     """
     from unetseg.skiplab.landscape import landscape as draw
 
-    def work(subjects: list["Subject"], settings: LandscapeConfig, **rest: Any) -> "Result":
-        return draw(subjects, settings, seed=config.seed, **rest)
-
-    _look_at("landscape", [run, beside] if beside else [run], data, config, look, work)
+    settings = _quickened(config, look.quick)
+    work = partial(draw, config=settings, seed=config.seed)
+    _look_at("landscape", [run, beside] if beside else [run], data, settings, look, work)
 
 
 def gates(
@@ -230,31 +224,26 @@ def gates(
     """
     from unetseg.skiplab.gates import gates as read
 
-    def work(subjects: list["Subject"], settings: SubjectConfig, **rest: Any) -> "Result":
-        return read(subjects[0], **rest)
-
-    _look_at("gates", [run], data, config, look, work)
+    _look_at("gates", [run], data, _quickened(config, look.quick), look, read)
 
 
 def _look_at(
     name: str,
     runs: list[Path],
     data: Path,
-    config: S,
+    config: SubjectConfig,
     look: LookConfig,
     work: Callable[..., "Result"],
 ) -> None:
     """Open the runs on the images that `config` chooses, and let `work` look at them."""
     from unetseg.skiplab.trained import open_subject
 
-    settings, folder = _quickened(config, look.quick), look.output or _home(name, runs[0])
-
     def opened(progress: Progress) -> "Result":
         subjects = [
-            open_subject(run, data, settings, look.data, look.device, progress=progress)
+            open_subject(run, data, config, look.data, look.device, progress=progress)
             for run in runs
         ]
-        return work(subjects, settings, output=folder, progress=progress)
+        return work(*subjects, output=look.output or _home(name, runs[0]), progress=progress)
 
     _show(opened)
 

@@ -32,7 +32,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import nn
 
 from unetseg.config import LandscapeConfig
-from unetseg.errors import ConfigError, DivergedError
+from unetseg.errors import DivergedError
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import dtype_name, explained_memory, versions
 from unetseg.skiplab.loss_surface import (
@@ -79,9 +79,10 @@ CAPTION = (
 
 
 def landscape(
-    subjects: Sequence[Subject],
-    config: LandscapeConfig,
+    subject: Subject,
+    beside: Subject | None = None,
     *,
+    config: LandscapeConfig,
     output: Path,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -94,26 +95,25 @@ def landscape(
     as it is used, batch norms holding the statistics of the training.
 
     Args:
-        subjects: One or two trained U-Nets and their images.
+        subject: A trained U-Net and its images.
+        beside: Another one, drawn on the same scale.
         config: Grid, reach, batch-norm statistics, and the steps of the power iteration.
         output: Folder to write to.
         seed: Seed of the directions, the same for both, and of the power iteration.
         progress: Hears what is done.
 
     Raises:
-        ConfigError: there are neither one nor two subjects.
         DataError: every pixel of the images is ignored.
         DivergedError: the loss of the trained weights themselves is no number.
         OutOfMemoryError: an image does not fit in memory.
     """
-    if len(subjects) not in {1, 2}:
-        raise ConfigError(f"{len(subjects)} networks: a landscape shows one, or two side by side")
-    if len({tuple(view.name for view in subject.views) for subject in subjects}) > 1:
+    subjects = [subject, beside] if beside else [subject]
+    if len({tuple(view.name for view in each.views) for each in subjects}) > 1:
         progress.say("the two networks are looked at with different images")
     with explained_memory("Choose a smaller --window."):
         surfaces = [
-            measure_surface(subject, name, config, seed=seed, progress=progress)
-            for subject, name in zip(subjects, _names(subjects), strict=True)
+            measure_surface(each, name, config, seed=seed, progress=progress)
+            for each, name in zip(subjects, _names(subjects), strict=True)
         ]
     networks = [surface.facts() for surface in surfaces]
     if len(surfaces) == 2:
@@ -124,17 +124,23 @@ def landscape(
         | {"sharpness": (own["sharpness"] or {}).get("eigenvalue")}
         for own in networks
     ]
-    facts = {
-        "networks": [own | _subject_facts(s) for own, s in zip(networks, subjects, strict=True)],
-        **HOW,
-        "statistics": STATISTICS[config.statistics],
-        "seed": seed,
-        "settings": config.model_dump(mode="json"),
-        "versions": versions(),
-    }
+    for own, each in zip(networks, subjects, strict=True):
+        images = [view.name for view in each.views]
+        own.update(run=each.run, split=each.split, images=images)
+        own.update(surface_arithmetic=dtype_name(each.machine.dtype))
     figures = {"landscape": contour_figure(surfaces), "landscape_surface": relief_figure(surfaces)}
     rows = [row for surface in surfaces for row in surface.rows()]
-    return publish(Result(output, rows, summary, CAPTION), "landscape", figures, **facts)
+    return publish(
+        Result(output, rows, summary, CAPTION),
+        "landscape",
+        figures,
+        networks=networks,
+        **HOW,
+        statistics=STATISTICS[config.statistics],
+        seed=seed,
+        settings=config.model_dump(mode="json"),
+        versions=versions(),
+    )
 
 
 # ------------------------------------------------------------------ the surface
@@ -193,15 +199,6 @@ def _names(subjects: Sequence[Subject]) -> list[str]:
     if len(set(names)) == len(names):
         return names
     return [f"{subject.run} ({place})" for place, subject in enumerate(subjects, 1)]
-
-
-def _subject_facts(subject: Subject) -> dict[str, object]:
-    return {
-        "run": subject.run,
-        "split": subject.split,
-        "images": [view.name for view in subject.views],
-        "surface_arithmetic": dtype_name(subject.machine.dtype),
-    }
 
 
 # ------------------------------------------------------------------ two valleys

@@ -89,7 +89,20 @@ def images_loss(subject: Subject) -> ImagesLoss:
     for view in subject.views:
         groups.setdefault(view.truth.shape, []).append(view)
     device = subject.machine.device
-    batches = [_batch(some, total, device) for group in groups.values() for some in _parted(group)]
+    batches = []
+    for group in groups.values():  # as few and as even batches as `PIXELS_AT_ONCE` allows
+        at_once = max(1, PIXELS_AT_ONCE // group[0].truth.size)
+        for part in np.array_split(np.arange(len(group)), math.ceil(len(group) / at_once)):
+            views = [group[index] for index in part]
+            image = torch.cat([view.tensor for view in views]).to(device)
+            batches.append(
+                Batch(
+                    image.contiguous(memory_format=torch.channels_last),
+                    torch.cat([view.statistics for view in views]).to(device),
+                    torch.from_numpy(np.stack([view.truth for view in views])).to(device),
+                    tuple(_counted(view) / total for view in views),
+                )
+            )
     loss = SegmentationLoss("dice_ce", foreground=subject.info.class_map.foreground)
     return ImagesLoss(tuple(batches), loss)
 
@@ -112,25 +125,8 @@ def recompute_statistics(segmenter: nn.Module, batches: Sequence[Batch]) -> None
         norm.eval()
 
 
-def _parted(views: Sequence[View]) -> list[list[View]]:
-    """`views` of one size in as few and as even batches as `PIXELS_AT_ONCE` allows."""
-    at_once = max(1, PIXELS_AT_ONCE // views[0].truth.size)
-    parts = np.array_split(np.arange(len(views)), math.ceil(len(views) / at_once))
-    return [[views[index] for index in part] for part in parts]
-
-
 def _counted(view: View) -> int:
     return int((view.truth != IGNORED).sum())
-
-
-def _batch(views: Sequence[View], total: int, device: torch.device) -> Batch:
-    image = torch.cat([view.tensor for view in views]).to(device)
-    return Batch(
-        image.contiguous(memory_format=torch.channels_last),
-        torch.cat([view.statistics for view in views]).to(device),
-        torch.from_numpy(np.stack([view.truth for view in views])).to(device),
-        tuple(_counted(view) / total for view in views),
-    )
 
 
 # ------------------------------------------------------------------ its sharpness
