@@ -1,4 +1,4 @@
-# Everything runs in .venv, built from constraints.txt. Needs Python 3.11+ and make; nothing else.
+# Everything runs in .venv, built from constraints.txt. Needs Python 3.11.4+ and make; nothing else.
 
 PYTHON ?= python3
 ARGS   ?=
@@ -66,8 +66,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@set -eu; \
 	uv=uv; uv --version >/dev/null 2>&1 || uv=$(BIN)/uv; \
 	if ! $(BIN)/python -c pass >/dev/null 2>&1; then \
-	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	        echo "unetseg needs Python 3.11 or newer; say: make env PYTHON=/path/to/python3.12" >&2; \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || { \
+	        echo "unetseg needs Python 3.11.4 or newer; say: make env PYTHON=/path/to/python3.12" >&2; \
 	        exit 1; }; \
 	    rm -rf $(VENV); \
 	    if [ $$uv = uv ]; then \
