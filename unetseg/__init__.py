@@ -53,11 +53,9 @@ what is written above it, never below.
       sample.py          draws the sample folder that the demo and the tests use
     checks/            a survey → what is wrong with the folder, and the fix for each finding
       finding.py         one thing that is wrong, with the files and the fix
-      tally.py           the values of the masks, counted
       names.py           names that do not pair, or will not on other machines
       files.py           files that cannot be read, sizes that differ, NaN, no data, saturation
-      values.py          mask values: coding, noise, strays, near-colours, polarity
-      balance.py         rare and missing classes, empty masks
+      values.py          mask values, odd codings, polarity; rare, empty and missing classes
       leakage.py         copies and near-copies, within a split and across splits
       alignment.py       masks that are shifted or turned against their image
       fix.py             the fixed copy of a folder

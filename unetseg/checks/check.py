@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from unetseg.checks.alignment import inspect_alignment
-from unetseg.checks.balance import inspect_balance
 from unetseg.checks.files import (
     inspect_entries,
     inspect_formats,
@@ -22,7 +21,7 @@ from unetseg.checks.files import (
 from unetseg.checks.finding import Finding, Severity, in_order
 from unetseg.checks.leakage import inspect_duplicates, inspect_leakage
 from unetseg.checks.names import inspect_names, inspect_portability, inspect_splits
-from unetseg.checks.values import inspect_coding
+from unetseg.checks.values import inspect_balance, inspect_values
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.errors import DataError
@@ -31,7 +30,7 @@ from unetseg.text import printable
 
 Check = Callable[[Survey], Iterator[Finding]]
 FACT_CHECKS: tuple[Check, ...] = (
-    inspect_coding,
+    inspect_values,
     inspect_portability,
     inspect_formats,
     inspect_sizes,

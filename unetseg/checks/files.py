@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from unetseg.checks.finding import FIX, Finding, Line, Severity, error_line
-from unetseg.checks.tally import percent
+from unetseg.checks.finding import FIX, Finding, Line, Severity, error_line, percent
 from unetseg.data.facts.fingerprint import (
     KIND_FIX,
     NO_NUMBERS,

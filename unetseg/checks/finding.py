@@ -98,3 +98,12 @@ def error_lines(error: UnetsegError) -> list[Line]:
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """The worst first; otherwise as they came."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def percent(share: float) -> str:
+    """A share in percent, with a decimal or, when it is tiny, two digits.
+
+    >>> percent(0.5), percent(0.00012)
+    ('50.0%', '0.012%')
+    """
+    return f"{share:.1%}" if share >= 0.001 or share == 0 else f"{100 * share:.2g}%"

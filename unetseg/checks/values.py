@@ -1,15 +1,27 @@
-"""Mask values: noise, slips, codings that need a look, and masks that may be inverted."""
+"""Mask values and classes: stray values, odd codings, polarity; rare, empty and missing classes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
-from unetseg.checks.finding import FIX, SNAP, Finding, error_lines
-from unetseg.checks.tally import Masks, masks_of, percent
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.checks.finding import FIX, SNAP, Finding, Line, error_lines, percent
 from unetseg.data.facts.survey import Survey, makes_sense
-from unetseg.data.masks.class_map import Code
-from unetseg.data.masks.infer_classes import NEAR, object_numbers
-from unetseg.data.masks.mask_values import distance, in_order, integers, some
+from unetseg.data.masks.class_map import ClassMap, Code
+from unetseg.data.masks.infer_classes import object_numbers, separate
+from unetseg.data.masks.mask_values import (
+    Folder,
+    distance,
+    gather,
+    in_order,
+    integers,
+    listed_counts,
+    some,
+)
 from unetseg.text import plural
 
 INVERTED = 0.9  # share of the pixels above which a foreground may be a background
@@ -20,18 +32,150 @@ MET = 3  # masks with both of two values, were they independent, that make their
 DIVIDED = 0.9  # share of the masks with objects that two exclusive values divide between them
 ALIKE = 8  # palette entries no further apart look the same
 OBJECTS = 4  # highest number from which 1, 2, 3, … may number objects
+MANY = 0.5  # share of empty masks, or of ignored pixels, above which little is left to learn from
+RARE = 0.001  # a class is rare below this share of the pixels that count …
+FEW = 3  # … and in fewer masks than this, unless they are half of all
+UNEVEN = 20  # the most frequent class has so many times the pixels of the rarest
+_LACKS = {
+    "train": "and are never learnt",
+    "val": "and have no part in choosing the best weights",
+    "test": "and get no score",
+}
 
 
-def inspect_coding(known: Survey) -> Iterator[Finding]:
+@dataclass(frozen=True)
+class Masks:
+    """The masks of a folder that makes sense, with the pixels of each class counted.
+
+    Attributes:
+        values: What they hold.
+        class_map: What it means.
+        listed: Whether the classes come from a class list.
+    """
+
+    values: Folder
+    class_map: ClassMap
+    listed: bool
+
+    @cached_property
+    def codes(self) -> list[Code]:
+        """The codes of the classes, in order."""
+        return [item.code for item in self.class_map.classes]
+
+    @cached_property
+    def pixels(self) -> NDArray[np.int64]:
+        """N×(K+1): the pixels of each class in each mask; the last column counts the ignored."""
+        codes, dtype = list(self.values.counts), np.uint8 if self.values.coding == "rgb" else int
+        indexes = self.class_map.encode(np.array([codes], dtype))[0]
+        last = len(self.class_map.classes)
+        column = dict(zip(codes, np.minimum(indexes, last).tolist(), strict=True))
+        rows = [
+            np.bincount(
+                [column[code] for code, _ in fact.counts],
+                [count for _, count in fact.counts],  # exact below 2⁵³
+                minlength=last + 1,
+            )
+            for fact in self.values.facts
+        ]
+        return np.array(rows, np.int64)
+
+    @cached_property
+    def counted(self) -> NDArray[np.int64]:
+        """N: the pixels of each mask that are not ignored."""
+        counted: NDArray[np.int64] = self.pixels[:, :-1].sum(axis=1)
+        return counted
+
+    @cached_property
+    def objects(self) -> NDArray[np.int64]:
+        """N: the pixels of each mask that show foreground."""
+        objects: NDArray[np.int64] = self.pixels[:, list(self.class_map.foreground)].sum(axis=1)
+        return objects
+
+    @cached_property
+    def shown(self) -> NDArray[np.int64]:
+        """K: the number of masks that show each class."""
+        shown: NDArray[np.int64] = (self.pixels[:, :-1] > 0).sum(axis=0)
+        return shown
+
+    @cached_property
+    def share(self) -> NDArray[np.float64]:
+        """K: the share of each class in the pixels that count, 0–1."""
+        counts = self.pixels[:, :-1].sum(axis=0)
+        share: NDArray[np.float64] = counts / max(int(counts.sum()), 1)
+        return share
+
+    @cached_property
+    def slips(self) -> dict[Code, Code]:
+        """Classes that no list names and that look like slips, each with the one that was meant."""
+        if self.listed or self.class_map.snap:
+            return {}
+        slips = separate(self.values, self.class_map.ignore).slips
+        return {code: meant for code, meant in slips.items() if code in self.codes}
+
+    @cached_property
+    def present(self) -> list[int]:
+        """The classes that some mask shows, those left out that look like slips."""
+        return [k for k, code in enumerate(self.codes) if self.shown[k] and code not in self.slips]
+
+    @cached_property
+    def in_few(self) -> list[int]:
+        """The classes, but the background, that fewer than 3 masks show, and fewer than half."""
+        most = min(FEW, len(self.pixels) / 2)
+        background = self.class_map.background
+        return [k for k in self.present if self.shown[k] < most and k != background]
+
+    def paths(self, rows: NDArray[np.intp]) -> list[Path]:
+        """The files of these rows of `pixels`."""
+        return [Path(self.values.facts[int(row)].path) for row in rows]
+
+    def holders(self, codes: Iterable[Code]) -> list[Line]:
+        """The files that hold one of these codes, each with those it holds and their pixels."""
+        wanted = set(codes)
+        return [
+            (Path(fact.path), f": {listed_counts(held)}")
+            for fact in self.values.facts
+            if (held := {code: pixels for code, pixels in fact.counts if code in wanted})
+        ]
+
+    def part(self, count: int) -> str:
+        """So many of the masks, in words."""
+        return f"{count} of {plural(len(self.values.facts), 'mask')}"
+
+    def part_is(self, count: int) -> str:
+        """So many of the masks, and the verb."""
+        return f"{self.part(count)} {_are(count)}"
+
+    def classes_are(self, indexes: list[int]) -> str:
+        """How many of the classes these are, and the verb."""
+        return f"{len(indexes)} of {len(self.codes)} classes {_are(len(indexes))}"
+
+    def names_of(self, indexes: Iterable[int]) -> str:
+        """The names of classes, for a message."""
+        return some(self.class_map.names[k] for k in indexes)
+
+
+def masks_of(survey: Survey) -> Masks | None:
+    """The masks of a folder; None where their values make no sense."""
+    if survey.classes is None or not survey.facts:
+        return None
+    values = gather([fact.mask for _, fact in survey.items()])
+    return Masks(values, survey.classes, survey.names is not None)
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def inspect_values(survey: Survey) -> Iterator[Finding]:
     """What is notable in the values of the masks; no file is read."""
-    error = known.faults.masks
+    error = survey.faults.masks
     if error is not None:
-        flags = FIX if makes_sense(known, snap=True) else ()
+        flags = FIX if makes_sense(survey, snap=True) else ()
         lines = error_lines(error)
         yield Finding("mask-coding", "error", error.summary, lines, error.fix, flags)
-    if masks := masks_of(known):
+    if masks := masks_of(survey):
         yield from _inspect_noise(masks)
-        if not masks.names:
+        if not masks.listed:
             yield from _inspect_slips(masks)
             yield from _inspect_odd_values(masks)
             yield from _inspect_exclusive_values(masks)
@@ -41,20 +185,17 @@ def inspect_coding(known: Survey) -> Iterator[Finding]:
         yield from _inspect_notes(masks)
 
 
-# Noise
-
-
 def _inspect_noise(masks: Masks) -> Iterator[Finding]:
     """Pixels that are snapped to the nearest class."""
-    known = {*masks.codes, *masks.class_map.ignore}
-    noisy: dict[Path, int] = {}
-    for fact in masks.folder.facts if masks.class_map.snap else ():
-        strays = fact.pixels - sum(pixels for code, pixels in fact.counts if code in known)
-        if strays:
-            noisy[Path(fact.path)] = strays
-    if noisy:
-        share = sum(noisy.values()) / masks.folder.pixels
-        cause = "JPEG noise" if masks.folder.lossy else "noise"
+    meant = {*masks.codes, *masks.class_map.ignore}
+    strays = {
+        Path(fact.path): sum(pixels for code, pixels in fact.counts if code not in meant)
+        for fact in masks.values.facts
+    }
+    noisy = {path: pixels for path, pixels in strays.items() if pixels}
+    if masks.class_map.snap and noisy:
+        share = sum(noisy.values()) / masks.values.pixels
+        cause = "JPEG noise" if masks.values.lossy else "noise"
         yield Finding(
             check="mask-noise",
             severity="warning",
@@ -62,44 +203,30 @@ def _inspect_noise(masks: Masks) -> Iterator[Finding]:
             f"{masks.part(len(noisy))}; each counts as the nearest class",
             lines=[(p, f": {plural(pixels, 'stray pixel')}") for p, pixels in noisy.items()],
             fix="Training can live with that; the command writes clean masks, saved without loss.",
-            flags=FIX if masks.folder.lossy else SNAP,
+            flags=FIX if masks.values.lossy else SNAP,
         )
 
 
 def _inspect_slips(masks: Masks) -> Iterator[Finding]:
     """Values that are almost equal, of which one is a slip of the other."""
-    is_rgb = masks.folder.coding == "rgb"
-    couples = {**(_divided_colours(masks) if is_rgb else {}), **masks.slips}
-    if couples:
-        what = "colours" if is_rgb else "values"
-        shown = some(f"{code} and {other}" for code, other in couples.items())
+    if masks.slips:
+        is_rgb = masks.values.coding == "rgb"
+        shown = some(f"{code} and {meant}" for code, meant in masks.slips.items())
         yield Finding(
             check="near-colours" if is_rgb else "stray-values",
             severity="warning",
-            summary=f"{what} that are almost equal count as classes of their own: {shown}",
-            lines=masks.holders(couples),
-            fix="If each couple is one class, unite them (the command does, where one is rare); "
-            "if not, name the classes in classes.txt.",
-            flags=SNAP if masks.slips else (),
+            summary=f"{'colours' if is_rgb else 'values'} that are almost equal count as classes "
+            f"of their own: {shown}",
+            lines=masks.holders(masks.slips),
+            fix="If each couple is one class, unite them (the command does); if not, name the "
+            "classes in classes.txt.",
+            flags=SNAP,
         )
-
-
-def _divided_colours(masks: Masks) -> dict[Code, Code]:
-    """Colours that are almost equal and never in one mask: the rarer with the other."""
-    pairs = (
-        sorted(pair, key=masks.folder.counts.__getitem__)
-        for pair in combinations(masks.codes, 2)
-        if distance(*pair) <= NEAR
-    )
-    return {rare: other for rare, other in pairs if not masks.together(rare, other)}
-
-
-# Values that are in few masks, or exclude each other
 
 
 def _inspect_odd_values(masks: Masks) -> Iterator[Finding]:
     """Values that a few masks hold, while every other value is widespread."""
-    files = {c: masks.folder.files[c] for c in masks.codes if c in masks.folder.files}
+    files = {code: masks.values.files[code] for code in masks.codes if code in masks.values.files}
     widest = sorted(files.values())[-2:]
     few = {c for c, held in files.items() if RARER * held <= widest[0]} - masks.slips.keys()
     others = [held for code, held in files.items() if code not in few]
@@ -109,8 +236,8 @@ def _inspect_odd_values(masks: Masks) -> Iterator[Finding]:
     yield Finding(
         check="odd-values",
         severity="warning",
-        summary=f"{some(in_order(few))} {'is' if len(few) == 1 else 'are'} in "
-        f"{masks.part(len(holders))} only, every other value in {min(others)} or more",
+        summary=f"{some(in_order(few))} {_are(len(few))} in {masks.part(len(holders))} only, "
+        f"every other value in {min(others)} or more",
         lines=holders,
         fix="Look at these masks; give --ignore for a value without meaning, or name the classes "
         "in classes.txt if it has one.",
@@ -119,17 +246,16 @@ def _inspect_odd_values(masks: Masks) -> Iterator[Finding]:
 
 def _inspect_exclusive_values(masks: Masks) -> Iterator[Finding]:
     """Two values that divide the masks between them: one class with two codes?"""
-    background = masks.class_map.background
-    codes = [code for place, code in enumerate(masks.codes) if place != background]
-    if background is None or len(codes) < 2:
+    background, files = masks.class_map.background, masks.values.files
+    if background is None:
         return
-    is_rgb, files = masks.folder.coding == "rgb", masks.folder.files
-    filled = int((masks.pixels[:, list(masks.class_map.foreground)].sum(axis=1) > 0).sum())
-    for one, other in combinations(codes, 2):
+    filled = int((masks.objects > 0).sum())
+    foreground = (k for k in range(len(masks.codes)) if k != background)
+    for pair in combinations(foreground, 2):
+        one, other = (masks.codes[k] for k in pair)
         expected = files[one] * files[other] / max(filled, 1)
         is_divided = files[one] + files[other] >= DIVIDED * filled and expected >= MET
-        is_near = is_rgb and distance(one, other) <= NEAR
-        if is_divided and not is_near and not masks.together(one, other):
+        if is_divided and not (masks.pixels[:, pair] > 0).all(axis=1).any():
             yield Finding(
                 check="exclusive-values",
                 severity="warning",
@@ -143,17 +269,15 @@ def _inspect_exclusive_values(masks: Masks) -> Iterator[Finding]:
 
 def _inspect_objects(masks: Masks) -> Iterator[Finding]:
     """Masks whose numbers run 1, 2, 3, … to an end of their own, too few for an error."""
-    ends = object_numbers(masks.folder)
+    ends = object_numbers(masks.values)
     if max(ends, default=0) >= OBJECTS:
+        fullest = sorted(masks.values.facts, key=lambda fact: -len(fact.counts))
         yield Finding(
             check="numbered-objects",
             severity="warning",
             summary=f"each mask holds 1, 2, 3, … up to a number of its own, {min(ends)} to "
             f"{max(ends)}: these may number objects, and here they count as classes",
-            lines=[
-                (Path(fact.path), f": {len(fact.counts)} distinct values")
-                for fact in sorted(masks.folder.facts, key=lambda fact: -len(fact.counts))
-            ],
+            lines=[(Path(f.path), f": {len(f.counts)} distinct values") for f in fullest],
             fix="Save one number for each class, such as 255 wherever there is an object; or, if "
             "these are classes, name them in classes.txt.",
         )
@@ -161,10 +285,10 @@ def _inspect_objects(masks: Masks) -> Iterator[Finding]:
 
 def _inspect_palette(masks: Masks) -> Iterator[Finding]:
     """Palette entries that the eye takes for one."""
-    if masks.folder.palette is None:
+    if masks.values.palette is None:
         return
-    used = in_order({*masks.codes, *masks.class_map.ignore} & masks.folder.counts.keys())
-    colour = {code: masks.folder.colour(code) for code in integers(used)}
+    used = in_order({*masks.codes, *masks.class_map.ignore} & masks.values.counts.keys())
+    colour = {code: masks.values.colour(code) for code in integers(used)}
     alike = [
         (one, other)
         for one, other in combinations(colour, 2)
@@ -172,7 +296,7 @@ def _inspect_palette(masks: Masks) -> Iterator[Finding]:
     ]
     if alike:
         shown = some(f"{one} and {other} ({colour[one]})" for one, other in alike)
-        rarer = {min(pair, key=masks.folder.counts.__getitem__) for pair in alike}
+        rarer = {min(pair, key=masks.values.counts.__getitem__) for pair in alike}
         yield Finding(
             check="near-colours",
             severity="warning",
@@ -180,9 +304,6 @@ def _inspect_palette(masks: Masks) -> Iterator[Finding]:
             lines=masks.holders(rarer),
             fix="If each couple is one class, save it with one index.",
         )
-
-
-# Polarity and notes
 
 
 def _inspect_polarity(masks: Masks) -> Iterator[Finding]:
@@ -193,11 +314,11 @@ def _inspect_polarity(masks: Masks) -> Iterator[Finding]:
     code, share = masks.codes[1 - background], float(masks.share[1 - background])
     if share > LARGE:
         inverted = share > INVERTED
+        remark = ": the masks may be inverted" if inverted else ", which is the larger class"
         yield Finding(
             check="mask-polarity",
             severity="warning" if inverted else "note",
-            summary=f"{percent(share)} of the pixels are foreground ({code})"
-            + (": the masks may be inverted" if inverted else ", which is the larger class"),
+            summary=f"{percent(share)} of the pixels are foreground ({code}){remark}",
             fix=f"If the objects are what {masks.codes[background]} marks, invert the masks, or "
             "say in classes.txt which class is the background.",
         )
@@ -205,44 +326,161 @@ def _inspect_polarity(masks: Masks) -> Iterator[Finding]:
 
 def _inspect_notes(masks: Masks) -> Iterator[Finding]:
     """What is right, and may astonish."""
-    facts = masks.folder.facts
-    if alpha := [Path(fact.path) for fact in facts if fact.alpha]:
+    values = masks.values
+    if alpha := [Path(fact.path) for fact in values.facts if fact.alpha]:
         summary = f"an alpha band, opaque throughout, is left out in {masks.part(len(alpha))}"
         yield Finding("mask-alpha", "note", summary, alpha)
-    numbers = [*integers(masks.folder.counts)]
-    if masks.folder.coding == "integer" and numbers and max(numbers) <= DARK:
-        yield Finding(
-            "dark-masks",
-            "note",
-            f"the masks hold numbers up to {max(numbers)}: they look black in viewers, and that is "
-            "fine",
-        )
-    yield from _inspect_ignored(masks)
-    colours = [code for code in masks.codes if isinstance(code, tuple) and len({*code}) > 1]
-    if colours and not masks.names:
-        yield Finding(
-            "mask-coding",
-            "note",
-            f"the masks are RGB: each of the {len(masks.codes)} colours is a class",
-            fix="Name the classes in classes.txt, one `name r g b` per line.",
-        )
-    if numbers and max(numbers) > 255:
-        types = ", ".join(sorted({fact.dtype for fact in facts}))
-        summary = f"the masks are {types} with values up to {max(numbers)}, and so are predictions"
-        yield Finding("mask-coding", "note", summary)
-
-
-def _inspect_ignored(masks: Masks) -> Iterator[Finding]:
-    """Codes that were taken for "no truth" because of what they are."""
-    for code in masks.class_map.ignore:
-        if code in masks.folder.counts and (
-            code == 255 or (not isinstance(code, tuple) and code < 0)
-        ):
-            share = percent(masks.folder.share([code]))
+    highest = max(integers(values.counts), default=-1)
+    if values.coding == "integer" and 0 <= highest <= DARK:
+        summary = f"the masks hold numbers up to {highest}: they look black in viewers, and that "
+        yield Finding("dark-masks", "note", summary + "is fine")
+    for code in integers(masks.class_map.ignore):
+        if code in values.counts and (code == 255 or code < 0):
             yield Finding(
                 check="ignored-value",
                 severity="note",
-                summary=f"{code} stands for pixels without a truth: {share} of the pixels, in "
-                f"{masks.part(masks.folder.files[code])}",
+                summary=f"{code} stands for pixels without a truth: "
+                f"{percent(values.share([code]))} of the pixels, in "
+                f"{masks.part(values.files[code])}",
                 fix="If it is a class, name it in classes.txt.",
+            )
+    if not masks.listed and any(len({*c}) > 1 for c in masks.codes if isinstance(c, tuple)):
+        summary = f"the masks are RGB: each of the {len(masks.codes)} colours is a class"
+        fix = "Name the classes in classes.txt, one `name r g b` per line."
+        yield Finding("mask-coding", "note", summary, fix=fix)
+    if highest > 255:
+        types = ", ".join(sorted({fact.dtype for fact in values.facts}))
+        summary = f"the masks are {types} with values up to {highest}, and so are predictions"
+        yield Finding("mask-coding", "note", summary)
+
+
+def inspect_balance(survey: Survey) -> Iterator[Finding]:
+    """How the classes are spread over masks and splits; no file is read."""
+    if masks := masks_of(survey):
+        yield from _inspect_ignored(masks)
+        yield from _inspect_absent(masks)
+        yield from _inspect_empty(masks)
+        yield from _inspect_shares(masks)
+        yield from _inspect_splits(masks, survey)
+
+
+def _inspect_ignored(masks: Masks) -> Iterator[Finding]:
+    """Masks that say nothing, and folders that say little."""
+    ignored, codes = masks.pixels[:, -1], some(masks.class_map.ignore)
+    mute = np.flatnonzero(masks.counted == 0)
+    everything = len(mute) == len(ignored)
+    if len(mute):
+        yield Finding(
+            check="ignored-masks",
+            severity="error" if everything else "warning",
+            summary=f"{masks.part_is(len(mute))} ignored throughout ({codes}): there is nothing "
+            "to learn from such a pair",
+            lines=masks.paths(mute),
+            fix="Check which values are ignored." if everything else "Take these pairs out.",
+        )
+    shares = ignored / (ignored + masks.counted)
+    share = float(ignored.sum() / masks.pixels.sum())
+    if share > MANY and not everything:
+        mostly = np.flatnonzero(shares > MANY)
+        yield Finding(
+            check="ignored-pixels",
+            severity="warning",
+            summary=f"{percent(share)} of the pixels are ignored ({codes})",
+            lines=[
+                (path, f": {percent(part)}")
+                for path, part in zip(masks.paths(mostly), shares[mostly], strict=True)
+            ],
+            fix="If one of these values is a class, name it in classes.txt.",
+        )
+
+
+def _inspect_absent(masks: Masks) -> Iterator[Finding]:
+    """Classes of the list that no mask shows."""
+    absent = [k for k, shown in enumerate(masks.shown) if not shown]
+    if len(masks.present) == 1:
+        yield Finding(
+            check="one-class",
+            severity="error",
+            summary=f"all masks show {masks.names_of(masks.present)} and nothing else: there are "
+            "no two classes to tell apart",
+            fix="Check that these are the masks, and that the class list has their codes.",
+        )
+    if absent:
+        yield Finding(
+            check="absent-classes",
+            severity="warning",
+            summary=f"{len(absent)} of {len(masks.codes)} classes of the class list "
+            f"{_are(len(absent))} in no mask: {masks.names_of(absent)}",
+            fix="Compare names and codes of the class list with the masks; a class without "
+            "pixels is never learnt.",
+        )
+
+
+def _inspect_empty(masks: Masks) -> Iterator[Finding]:
+    """Masks with nothing but background."""
+    empty = np.flatnonzero((masks.objects == 0) & (masks.counted > 0))
+    share = len(empty) / len(masks.objects)
+    if len(empty) and masks.class_map.background is not None and len(masks.present) > 1:
+        yield Finding(
+            check="empty-masks",
+            severity="warning" if share > MANY else "note",
+            summary=f"{masks.part_is(len(empty))} background only ({percent(share)})",
+            lines=masks.paths(empty),
+            fix="If these images do show objects, draw them or take the pairs out; images "
+            "without any teach what is no object.",
+        )
+
+
+def _inspect_shares(masks: Masks) -> Iterator[Finding]:
+    """Classes of very different size, with few pixels, or in few masks."""
+    share, few, names = masks.share, masks.in_few, masks.class_map.names
+    several = sorted((k for k in masks.present if k not in few), key=lambda k: share[k])
+    usual = [k for k in several if share[k] >= RARE]
+    if usual and share[usual[-1]] >= UNEVEN * share[usual[0]]:
+        yield Finding(
+            check="class-balance",
+            severity="note",
+            summary=f"the classes differ much in size: {names[usual[-1]]} has "
+            f"{percent(share[usual[-1]])} of the pixels, {names[usual[0]]} "
+            f"{percent(share[usual[0]])}",
+            fix="Judge by Dice or IoU, not by the share of right pixels; training draws more "
+            "crops around rare classes by itself.",
+        )
+    if few:
+        yield Finding(
+            check="rare-classes",
+            severity="warning",
+            summary=f"{masks.classes_are(few)} in fewer than {FEW} masks: {masks.names_of(few)}",
+            lines=masks.holders(masks.codes[k] for k in few),
+            fix="Add images that show them, or unite them with another class; one or two masks "
+            "cannot both teach and test a class.",
+        )
+    background = masks.class_map.background
+    if small := sorted(k for k in several if share[k] < RARE and k != background):
+        yield Finding(
+            check="rare-classes",
+            severity="note",
+            summary=f"{len(small)} of {len(masks.codes)} classes "
+            f"{'has' if len(small) == 1 else 'have'} less than {percent(RARE)} of the pixels: "
+            + some(f"{names[k]} ({percent(share[k])})" for k in small),
+            lines=masks.holders(masks.codes[k] for k in small),
+            fix="Look at their own scores; the mean over all classes hides them.",
+        )
+
+
+def _inspect_splits(masks: Masks, survey: Survey) -> Iterator[Finding]:
+    """Classes that the masks of one split lack; splits drawn here are not blamed for rare ones."""
+    asked = [k for k in masks.present if survey.own_splits or k not in masks.in_few]
+    splits = np.array([pair.split for pair in survey.pairs.pairs])
+    for split, consequence in _LACKS.items():
+        held = masks.pixels[splits == split].any(axis=0)
+        lacking = [k for k in asked if not held[k]]
+        if lacking and split in splits:
+            yield Finding(
+                check="split-classes",
+                severity="warning",
+                summary=f"{masks.classes_are(lacking)} in no mask of {split}, {consequence}: "
+                f"{masks.names_of(lacking)}",
+                lines=masks.holders(masks.codes[k] for k in lacking),
+                fix=f"Move some of these pairs to {split}, or add images that show the classes.",
             )
