@@ -88,7 +88,6 @@ what is written above it, never below.
     bundle.py          a trained U-Net on disk: model.safetensors + model.json, complete in itself
     prediction/        bundle + images → masks
       tiling.py          cut, overlap, blend (arrays only; knows no network)
-      moments.py         mean and deviation of an image that comes in parts
       recording.py       a network's calls as a graph, its batch norms folded
       fusion.py          that graph in the fused operations of oneDNN
       openvino.py        a network in OpenVINO, where that is installed
@@ -101,7 +100,7 @@ what is written above it, never below.
       predict.py         folder → mask files
     evaluation/        bundle + pairs → scores
       confusion.py       int64 counts → IoU, Dice, precision, recall
-      counting.py        a pair → its confusion, band by band
+      counting.py        a pair → its confusion, band by band; a split → its scores
       precision.py       whether fast arithmetic gives the masks of float32
       evaluate.py        scores per class and per image, with confidence intervals
     training/          pairs → bundle
@@ -111,7 +110,6 @@ what is written above it, never below.
       plan.py            survey + budget → every "auto" resolved, each with its reason
       learner.py         one training step: from a batch to moved weights
       tuning.py          what is measured first: the batch that fits, who loads the crops
-      validation.py      the scores of a split, while training
       previews.py        pictures of what the network is fed and what it answers
       checkpoint.py      everything that a resume needs
       run.py             a run is a folder: opened fresh or resumed

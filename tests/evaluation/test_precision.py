@@ -216,16 +216,18 @@ def test_windows_are_spread_evenly_and_equal_in_every_run(tmp_path: Path) -> Non
         np.testing.assert_array_equal(one[0], other[0])
 
 
-def test_of_giants_only_windows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_large_images_only_windows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader, facts = numbered(tmp_path, [(300, 700), (900, 800)])
     whole = list(spread_windows(reader, facts, pixels=5 * WINDOW**2))
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
-    giants = PairReader(reader.pairs, reader.class_map, 3)
+    windowed = PairReader(reader.pairs, reader.class_map, 3)
     monkeypatch.setattr(PairReader, "__getitem__", None)
-    for one, other in zip(whole, spread_windows(giants, facts, 5 * WINDOW**2), strict=True):
+    for one, other in zip(whole, spread_windows(windowed, facts, 5 * WINDOW**2), strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
-    giants.close()
+    windowed.close()
 
 
 def test_more_training_pays_for_more_pixels_within_limits() -> None:

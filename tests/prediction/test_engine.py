@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -13,7 +15,7 @@ from tests.builders import blotches, bundle_info, class_map, random_segmenter
 from unetseg.bundle import BundleInfo, save_bundle
 from unetseg.config import DeviceConfig, PredictConfig
 from unetseg.errors import ImageError
-from unetseg.prediction.engine import Engine
+from unetseg.prediction.engine import Engine, Moments
 from unetseg.prediction.predict import Predictor, load
 from unetseg.prediction.tiling import cut_on_grid
 from unetseg.runtime import Machine
@@ -225,3 +227,21 @@ def test_settings_win_over_the_bundle(bundle: Path) -> None:
     assert (as_trained.tile, as_trained.overlap, len(as_trained.mirrors)) == (128, 0.5, 1)
     chosen = Predictor(bundle, PredictConfig(tile=64, overlap=0.25, tta=True), cpu).engine
     assert (chosen.tile, chosen.overlap, len(chosen.mirrors)) == (64, 0.25, 4)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 60), st.integers(1, 20), st.floats(-1e4, 1e4), st.integers(0, 99))
+def test_moments_of_parts_are_those_of_the_whole(
+    height: int, width: int, offset: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.normal(offset, 3, (height, width, 2))
+    missing = rng.random((height, width)) < 0.3
+    moments = Moments(2)
+    for top in range(0, height, 7):
+        moments.add(image[top : top + 7], missing[top : top + 7])
+    data = image[~missing]
+    assert moments.pixels == len(data)
+    if len(data):
+        np.testing.assert_allclose(moments.mean, data.mean(0), rtol=1e-10)
+        np.testing.assert_allclose(moments.std, data.std(0), rtol=1e-6, atol=1e-8)

@@ -70,7 +70,7 @@ def files(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def as_giants(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def as_large(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From its call on, every image is predicted band by band, and in small parts."""
 
     def start() -> None:
@@ -88,13 +88,13 @@ def as_giants(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("nodata", [None, 0])
 def test_bands_and_whole_write_the_same(
-    coding: str, nodata: int | None, tmp_path: Path, as_giants: Callable[[], None]
+    coding: str, nodata: int | None, tmp_path: Path, as_large: Callable[[], None]
 ) -> None:
     trained, image = bundle(tmp_path, coding), blotches(203, 90)
     image[20:170, :70] = 0
     source = write_geotiff(tmp_path / "in" / "x.tif", image, nodata=nodata)
     whole = predict(trained, source, tmp_path / "whole", *ALL)
-    as_giants()
+    as_large()
     bands = predict(trained, source, tmp_path / "bands", *ALL)
     names = ["x.tif", "x_overlay.tif", "x_probabilities.tif"]
     assert files(whole) == files(bands) == names
@@ -117,13 +117,13 @@ def test_bands_and_whole_write_the_same(
     [("uint8", 254, 254), ("int16", -1, -1), ("palette", 0, None), ("rgb", (0, 0, 0), None)],
 )
 def test_pixels_without_data_have_their_code_and_the_mask_says_so(
-    coding: str, code: Code, tag: int | None, tmp_path: Path, as_giants: Callable[[], None]
+    coding: str, code: Code, tag: int | None, tmp_path: Path, as_large: Callable[[], None]
 ) -> None:
     trained, image = bundle(tmp_path, coding), blotches(150, 90).astype(np.uint8) + 1
     image[20:120, :50] = 0
     image[130, :, 1] = 0  # data: only one band is 0
     source = write_geotiff(tmp_path / "in" / "x.tif", image, nodata=0)
-    as_giants()
+    as_large()
     out = predict(trained, source, tmp_path / "out", "--probabilities")
     mask, expected = read(out / "x.tif"), np.zeros((150, 90), bool)
     expected[20:120, :50] = True
@@ -142,12 +142,12 @@ def test_pixels_without_data_have_their_code_and_the_mask_says_so(
 @pytest.mark.parametrize("shape", [(1, 90), (90, 1), (1, 1), (7, 5), (33, 200), (300, 17)])
 @pytest.mark.parametrize("kind", ["dataset", "image"])
 def test_any_size_by_bands(
-    shape: tuple[int, int], kind: str, tmp_path: Path, as_giants: Callable[[], None]
+    shape: tuple[int, int], kind: str, tmp_path: Path, as_large: Callable[[], None]
 ) -> None:
     trained, image = bundle(tmp_path, kind=kind), blotches(*shape)
     Image.fromarray(image).save(tmp_path / "x.png")
     whole = predict(trained, tmp_path / "x.png", tmp_path / "whole", *ALL)
-    as_giants()
+    as_large()
     bands = predict(trained, tmp_path / "x.png", tmp_path / "bands", *ALL)
     assert files(whole) == ["x.png", "x_overlay.png", "x_probabilities.tif"]
     assert files(bands) == ["x.tif", "x_overlay.tif", "x_probabilities.tif"]
@@ -161,13 +161,13 @@ def test_any_size_by_bands(
 
 @pytest.mark.long
 def test_the_overlay_of_deep_images_has_one_brightness(
-    tmp_path: Path, as_giants: Callable[[], None]
+    tmp_path: Path, as_large: Callable[[], None]
 ) -> None:
     trained = bundle(tmp_path, bands=2, dtype="int16")
     ramp = np.linspace(-3000, 9000, 300)[:, None, None] + blotches(300, 60, 2)  # brighter downwards
     source = write_geotiff(tmp_path / "x.tif", ramp.astype(np.int16))
     whole = predict(trained, source, tmp_path / "whole", "--overlay")
-    as_giants()
+    as_large()
     bands = predict(trained, source, tmp_path / "bands", "--overlay")
     drawn = [read(folder / "x_overlay.tif") for folder in (whole, bands)]
     assert np.ptp(drawn[0].astype(int).mean((1, 2))) > 150
@@ -190,10 +190,10 @@ def test_ordinary_images_keep_the_suffix_of_the_training(tmp_path: Path) -> None
     np.testing.assert_array_equal(read(out / "placed.tif"), read(out / "plain.png"))
 
 
-def test_overviews_are_added_where_asked_for(tmp_path: Path, as_giants: Callable[[], None]) -> None:
+def test_overviews_are_added_where_asked_for(tmp_path: Path, as_large: Callable[[], None]) -> None:
     trained = bundle(tmp_path)
     source = write_geotiff(tmp_path / "x.tif", np.zeros((600, 700, 3), np.uint8) + 9)
-    as_giants()
+    as_large()
     for more, levels in (((), []), (("--overviews",), [2, 4])):
         out = predict(trained, source, tmp_path / f"out{len(levels)}", *more)
         with rasterio.open(out / "x.tif") as file:
@@ -209,11 +209,11 @@ class Stopped(BaseException):
 
 
 def test_a_stopped_prediction_goes_on_where_it_was(
-    tmp_path: Path, as_giants: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, as_large: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = bundle(tmp_path, kind="image")
     source = write_geotiff(tmp_path / "x.tif", blotches(300, 90))
-    as_giants()
+    as_large()
     sent: list[int] = []
     forward, save = TileNetwork.forward, BandStore.save
 
@@ -258,12 +258,12 @@ def test_a_stopped_prediction_goes_on_where_it_was(
 def test_with_other_settings_it_begins_anew(
     change: tuple[str, ...],
     tmp_path: Path,
-    as_giants: Callable[[], None],
+    as_large: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trained = bundle(tmp_path)
     source = write_geotiff(tmp_path / "x.tif", blotches(200, 90))
-    as_giants()
+    as_large()
     expected = predict(trained, source, tmp_path / "expected", *change)
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -294,7 +294,7 @@ run(sys.argv[1:])
 
 @pytest.mark.slow
 def test_a_killed_prediction_goes_on_where_it_was(
-    tmp_path: Path, as_giants: Callable[[], None]
+    tmp_path: Path, as_large: Callable[[], None]
 ) -> None:
     trained = bundle(tmp_path)
     source = write_geotiff(tmp_path / "x.tif", blotches(300, 90))
@@ -306,7 +306,7 @@ def test_a_killed_prediction_goes_on_where_it_was(
     )
     assert done.returncode == -signal.SIGKILL
     assert len(list((out / ".x.tif.bands").glob("*.classes"))) == 4
-    as_giants()
+    as_large()
     predict(trained, source, out)
     whole = predict(trained, source, tmp_path / "whole")
     assert files(out) == ["x.tif"]
@@ -314,11 +314,11 @@ def test_a_killed_prediction_goes_on_where_it_was(
 
 
 def test_two_processes_do_not_mix_their_bands(
-    tmp_path: Path, as_giants: Callable[[], None], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, as_large: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = bundle(tmp_path)
     source = write_geotiff(tmp_path / "x.tif", blotches(200, 90))
-    as_giants()
+    as_large()
     out = tmp_path / "out"
     words = ["predict", str(trained), str(source), "-o", str(out), "--device", "cpu"]
     with held_bands(out / "x.tif"):
@@ -329,11 +329,11 @@ def test_two_processes_do_not_mix_their_bands(
 
 
 def test_what_was_half_written_is_cleared_and_nothing_of_it_lies_beside_the_mask(
-    tmp_path: Path, as_giants: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, as_large: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = bundle(tmp_path)
     source = write_geotiff(tmp_path / "x.tif", blotches(200, 90))
-    as_giants()
+    as_large()
     out = tmp_path / "out"
     seen: list[list[str]] = []
 
@@ -356,13 +356,13 @@ def test_what_was_half_written_is_cleared_and_nothing_of_it_lies_beside_the_mask
 
 
 def test_an_image_changed_to_one_of_the_same_size_and_time_is_begun_anew(
-    tmp_path: Path, as_giants: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, as_large: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = bundle(tmp_path)
     source, image = tmp_path / "x.tif", blotches(200, 90)
     tifffile.imwrite(source, image)
     status = source.stat()
-    as_giants()
+    as_large()
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(BandStore, "remove", lambda store: None)

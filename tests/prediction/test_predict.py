@@ -55,11 +55,11 @@ def noise(height: int, width: int, bands: int = 3) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (height, width, bands)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("is_giant", [False, True])
+@pytest.mark.parametrize("is_large", [False, True])
 def test_real_images_of_the_earth_keep_their_place(
-    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_giant: bool
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool
 ) -> None:
-    if is_giant:
+    if is_large:
         monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     folder = real_data / "hot_buildings_geotiff" / "images" / "val"
     source = sorted(folder.glob("*.tif"))[0]
@@ -74,11 +74,11 @@ def test_real_images_of_the_earth_keep_their_place(
                 assert (file.bounds, file.shape) == (image.bounds, image.shape)
 
 
-@pytest.mark.parametrize("is_giant", [False, True])
+@pytest.mark.parametrize("is_large", [False, True])
 def test_real_images_of_13_bands_give_masks_of_the_training(
-    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_giant: bool
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool
 ) -> None:
-    if is_giant:
+    if is_large:
         monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     source = sorted((real_data / "sen1floods11_sample").rglob("images/**/*.tif"))[0]
     trained = bundle(tmp_path, 13, "int16", INTEGERS)
@@ -110,7 +110,7 @@ def test_a_file_and_its_path_have_one_mask_holes_included(tmp_path: Path) -> Non
     assert np.sum(mask == 255) == 60 * 80
 
 
-def test_a_giant_that_fails_is_listed_and_the_others_go_on(
+def test_a_large_image_that_fails_is_listed_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     trained, folder = bundle(tmp_path, 3, "uint8"), tmp_path / "in"
@@ -130,7 +130,7 @@ def test_a_giant_that_fails_is_listed_and_the_others_go_on(
     assert sorted(path.name for path in out.glob("*.tif")) == ["good.tif"]
 
 
-def test_giants_that_are_there_are_refused_or_skipped(
+def test_large_images_that_are_there_are_refused_or_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     trained, image = bundle(tmp_path, 3, "uint8"), noise(70, 80)

@@ -41,7 +41,7 @@ def engine(about: BundleInfo, tile: int = 128, overlap: float = 0.5) -> Engine:
 
 
 @pytest.fixture(autouse=True)
-def everything_is_giant(monkeypatch: pytest.MonkeyPatch) -> None:
+def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     monkeypatch.setattr(stream, "STRIP_ROWS", 23)
     monkeypatch.setattr(stream, "PIECE_PIXELS", 1000)

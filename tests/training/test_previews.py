@@ -41,12 +41,12 @@ def reader(tmp_path: Path) -> PairReader:
     return PairReader(find_pairs(tmp_path).pairs, CLASSES, 3)
 
 
-@pytest.mark.parametrize("is_giant", [False, True])
-def test_the_middle_is_the_same_of_giants_and_others(
-    reader: PairReader, monkeypatch: pytest.MonkeyPatch, is_giant: bool
+@pytest.mark.parametrize("is_large", [False, True])
+def test_the_middle_is_the_same_of_large_pairs_and_others(
+    reader: PairReader, monkeypatch: pytest.MonkeyPatch, is_large: bool
 ) -> None:
     image, truth = reader[0]
-    if is_giant:
+    if is_large:
         monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     part, mask = middle(reader, 0, 64)
     np.testing.assert_array_equal(part, image[68:132, 28:92])
@@ -54,7 +54,7 @@ def test_the_middle_is_the_same_of_giants_and_others(
     reader.close()
 
 
-def test_giants_are_shown_without_decoding_them(
+def test_large_images_are_shown_without_decoding_them(
     reader: PairReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = build_unet(NetworkConfig(depth=2, width=4), 3, 2)
@@ -66,8 +66,8 @@ def test_giants_are_shown_without_decoding_them(
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     monkeypatch.setattr(previews, "VIEW", 48)
     monkeypatch.delattr(reading, "read_image")
-    giant = PairReader(reader.pairs, CLASSES, 3)
-    sheet = validation_sheet(giant, engine)
+    windowed = PairReader(reader.pairs, CLASSES, 3)
+    sheet = validation_sheet(windowed, engine)
     assert sheet.ndim == 3
     assert len(np.unique(sheet)) > 50
-    giant.close()
+    windowed.close()

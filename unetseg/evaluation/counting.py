@@ -1,10 +1,10 @@
-"""A pair → its confusion, band by band.
+"""A pair → its confusion, band by band; a split that a training reads → its scores.
 
 Counts add up, so that a large image in many bands gives what it would as one. Pixels without data
 get no class from the model; they are not counted, whatever the mask says of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unetseg.bundle import BundleInfo
+from unetseg.data.crops.reader import PairReader
+from unetseg.data.facts.fingerprint import ImageFacts
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.masks.overlay import error_overlay
-from unetseg.evaluation.confusion import Counts, confusion
-from unetseg.prediction.pipeline import Predicted
+from unetseg.errors import UnetsegError
+from unetseg.evaluation.confusion import Counts, Scores, confusion, score
+from unetseg.prediction.engine import Engine
+from unetseg.prediction.pipeline import Opened, Predicted, open_ahead, open_stream, predict_each
+from unetseg.progress import SILENT, Progress
 
 PICTURE = 2048
 """Longer side of the picture of errors of a large image, pixels."""
@@ -96,6 +102,43 @@ class PairCount:
         truth, prediction = np.concatenate(self._small, axis=1)
         image = self._image.thumbnail(PICTURE)
         return error_overlay(image, truth, prediction, self._truth.class_map.background)
+
+
+def score_split(
+    engine: Engine,
+    info: BundleInfo,
+    reader: PairReader,
+    facts: Sequence[ImageFacts],
+    progress: Progress = SILENT,
+) -> Scores:
+    """The scores of a split; neighbours of one size go through the network together.
+
+    Args:
+        engine: The network.
+        info: What its masks mean.
+        reader: The pairs.
+        facts: Of each of their images, in the reader's order.
+        progress: Hears of each pair.
+    """
+
+    def open_pair(index: int) -> Opened[Truth]:
+        if reader.is_windowed(index):
+            raster, mask = reader.files(index)
+            return Opened(Truth(mask, info.class_map), open_stream(engine, info, raster))
+        pixels, truth = reader[index]
+        return Opened(Truth(truth, info.class_map), pixels, facts[index].nodata)
+
+    def refuse(_index: int, error: UnetsegError) -> None:
+        raise error
+
+    progress.start("validating", len(reader))
+    opened = open_ahead(range(len(reader)), open_pair, refuse, lambda index: facts[index].pixels)
+    counts: list[Counts] = []
+    for image in predict_each(engine, opened):
+        counts.append(PairCount(image, image.name).count())
+        progress.advance("validating")
+    progress.finish("validating")
+    return score(np.stack(counts), info.class_map.names, info.class_map.foreground)
 
 
 def count_classes(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int) -> Counts:

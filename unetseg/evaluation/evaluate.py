@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,18 +82,19 @@ def evaluate(
     """
     config, run = config or EvalConfig(), Path(run)
     predictor = Predictor(run, config.tiling, config.device)
-    found, source = find_described(Path(data), config.data)
+    pair_set, source = find_described(Path(data), config.data)
     info = predictor.info.snapping(source.snap)
-    progress.say(f"pairs: {found.rule}")
+    progress.say(f"pairs: {pair_set.rule}")
     home = run_folder(run)
-    split, pairs = choose_pairs(found, home, config.scoring.split)
+    split, pairs = choose_pairs(pair_set, home, config.scoring.split)
     output = Path(output or home / "eval" / split)
     progress.say(f"{len(pairs)} images of split {split} on {predictor.describe()}")
     keep = Artifacts(output, info.class_map, config.scoring)
     counts = evaluate_pairs(
         predictor.engine, info, pairs, keep, progress, max_pixels=source.max_pixels
     )
-    result = Evaluation(split, _score(counts, info.class_map), output)
+    scores = score(counts, info.class_map.names, info.class_map.foreground)
+    result = Evaluation(split, scores, output)
     write_scores(result, pairs, counts, info.class_map)
     return result
 
@@ -103,26 +104,26 @@ def run_folder(run: Path) -> Path:
     return run.parent if (run.parent / "splits.json").is_file() else run
 
 
-def choose_pairs(found: PairSet, run: Path, split: str) -> tuple[str, tuple[Pair, ...]]:
+def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[Pair, ...]]:
     """The split to score and its pairs.
 
     The splits of the training count, for images that were there (recognised by content); else the
     folder's own; without any, every pair is scored as "all".
     """
     file = run / "splits.json"
-    known = read_splits(file) if file.is_file() else {}
-    splits = {pair.name: pair.split for pair in found.pairs}
-    for pair in found.pairs:
-        digest = content_hash(pair.image, pair.mask) if known and pair.mask else ""
-        splits[pair.name] = known.get(digest, pair.split)
+    trained = read_splits(file) if file.is_file() else {}  # by content
+    splits = {}
+    for pair in pair_set.pairs:
+        digest = content_hash(pair.image, pair.mask) if trained and pair.mask else ""
+        splits[pair.name] = trained.get(digest, pair.split)
     if split == "auto":
         present = set(splits.values())
         split = next((name for name in ("test", "val") if name in present), "all")
-    chosen = tuple(p for p in found.pairs if split == "all" or splits[p.name] == split)
+    chosen = tuple(p for p in pair_set.pairs if split == "all" or splits[p.name] == split)
     if not chosen:
         there = sorted({name or "none" for name in splits.values()})
         raise DataError(
-            f"no pair of {found.root} is in split {split!r}; there are: {', '.join(there)}",
+            f"no pair of {pair_set.root} is in split {split!r}; there are: {', '.join(there)}",
             fix="Choose --split all, or one of those.",
         )
     return split, chosen
@@ -154,20 +155,6 @@ def evaluate_pairs(
     counted: list[Counts | UnetsegError | None] = [None] * len(pairs)
     folder = keep.folder / "masks" if keep else Path()
 
-    def open_pair(case: Case) -> Opened[tuple[Case, Truth]]:
-        if case.pair.mask is None or not case.job.is_large:
-            pixels, index = read_truth(case.pair, info, max_pixels)
-            return Opened((case, Truth(index, info.class_map)), pixels, case.job.nodata)
-        with ExitStack() as files:
-            image = files.enter_context(ImageFile(case.pair.image, max_pixels))
-            mask = files.enter_context(MaskFile(case.pair.mask, max_pixels))
-            sizes = [one.size for one in (image, mask)]
-            if sizes[0] != sizes[1]:
-                raise DataError(f"{image.path} is {sizes[0]}, {mask.path} is {sizes[1]}")
-            files.pop_all()  # they stay open until the pair is counted
-        stream = open_stream(engine, info, image, progress)
-        return Opened((case, Truth(mask, info.class_map)), stream)
-
     def done(case: Case, result: Counts | UnetsegError) -> None:
         counted[case.number] = result
         progress.advance("evaluating", file=case.pair.image.name)
@@ -177,7 +164,12 @@ def evaluate_pairs(
         Case(number, pair, plan_job(pair.image, folder / pair.name, info.class_map, max_pixels))
         for number, pair in enumerate(pairs)
     )
-    opened = open_ahead(cases, open_pair, done, lambda case: case.job.pixels)
+    opened = open_ahead(
+        cases,
+        lambda case: open_pair(case, engine, info, progress),
+        done,
+        lambda case: case.job.pixels,
+    )
     for image in predict_each(engine, opened):
         case, truth = image.name
         count = PairCount(image, truth, drawn=keep is not None and keep.overlays)
@@ -193,6 +185,28 @@ def evaluate_pairs(
         fix = "Replace these files, or leave them out."
         raise DataError(f"{len(failures)} of {len(pairs)} pairs do not fit", failures, fix)
     return np.stack([one for one in counted if isinstance(one, np.ndarray)])
+
+
+def open_pair(
+    case: Case, engine: Engine, info: BundleInfo, progress: Progress = SILENT
+) -> Opened[tuple[Case, Truth]]:
+    """A pair ready for the network: its pixels and classes, or of a large one its open files.
+
+    Raises:
+        DataError: it cannot be read, or image and mask do not fit the model or one another.
+    """
+    pair, max_pixels = case.pair, case.job.max_pixels
+    if pair.mask is None or not case.job.is_large:
+        pixels, index = read_truth(pair, info, max_pixels)
+        return Opened((case, Truth(index, info.class_map)), pixels, case.job.nodata)
+    with ExitStack() as files:
+        image = files.enter_context(ImageFile(pair.image, max_pixels))
+        mask = files.enter_context(MaskFile(pair.mask, max_pixels))
+        if image.size != mask.size:
+            raise DataError(f"{image.path} is {image.size}, {mask.path} is {mask.size}")
+        files.pop_all()  # they stay open until the pair is counted
+    stream = open_stream(engine, info, image, progress)
+    return Opened((case, Truth(mask, info.class_map)), stream)
 
 
 def read_truth(
@@ -219,19 +233,17 @@ def write_scores(
         result.folder / "classes.csv",
         _csv([{"class": name, **values} for name, values in rows.items()]),
     )
-    write_text(result.folder / "images.csv", _csv(_image_rows(pairs, counts, class_map)))
-
-
-def _image_rows(
-    pairs: Iterable[Pair], counts: NDArray[np.int64], class_map: ClassMap
-) -> Iterator[dict[str, Any]]:
+    images = []
     for pair, count in zip(pairs, counts, strict=True):
-        overlaps = dice(count)
-        yield {
-            "image": pair.name,
-            "foreground_dice": _cell(mean_over(overlaps, class_map.foreground)),
-            "foreground_iou": _cell(mean_over(iou(count), class_map.foreground)),
-        } | {f"dice {name}": _cell(d) for name, d in zip(class_map.names, overlaps, strict=True)}
+        by_class = dice(count)
+        scores = {
+            "foreground_dice": mean_over(by_class, class_map.foreground),
+            "foreground_iou": mean_over(iou(count), class_map.foreground),
+            **{f"dice {name}": d for name, d in zip(class_map.names, by_class, strict=True)},
+        }
+        cells = {name: "" if np.isnan(d) else f"{d:.4f}" for name, d in scores.items()}
+        images.append({"image": pair.name, **cells})
+    write_text(result.folder / "images.csv", _csv(images))
 
 
 class Artifacts:
@@ -259,16 +271,7 @@ class Artifacts:
         return count.counts
 
 
-def _score(counts: NDArray[np.int64], class_map: ClassMap) -> Scores:
-    return score(counts, class_map.names, class_map.foreground)
-
-
-def _cell(value: Any) -> str:
-    return "" if np.isnan(value) else f"{value:.4f}"
-
-
-def _csv(rows: Iterable[dict[str, Any]]) -> str:
-    rows = list(rows)
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -170,7 +170,7 @@ def spread_windows(
 ) -> Iterator[Labelled]:
     """Windows of a split, spread evenly over it, the same in every run; at least one.
 
-    Large images give as many as their share of the pixels says, and giants are read by windows.
+    Images give as many as their share of the pixels says; large ones are read by windows.
 
     Args:
         reader: The pairs.

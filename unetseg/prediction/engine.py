@@ -14,7 +14,6 @@ from unetseg.bundle import FEWEST_EQUAL, LARGEST_DICE_GAP, BundleInfo
 from unetseg.data.files.nodata import filled, missing_pixels
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.prediction.backends import Choice, choose_backend
-from unetseg.prediction.moments import Moments
 from unetseg.prediction.tiling import Blend, Layout, Logits, Tile, lay_out
 from unetseg.runtime import Machine, explained_memory
 from unetseg.unet.segmenter import Segmenter, image_statistics, to_machine
@@ -148,7 +147,7 @@ class Engine:
             return image_statistics(_tensor(image))
         moments = Moments(image.shape[-1])
         moments.add(image, missing)
-        return moments_tensor(moments)
+        return moments.tensor()
 
     @explained_memory("Choose a smaller --tile.")
     @torch.inference_mode()
@@ -250,6 +249,54 @@ class TileNetwork:
         return self._engine.forward(crops, self._statistics, [self._nodata] * len(crops))
 
 
+class Moments:
+    """Mean and deviation of every band of an image, in float64, part by part.
+
+    The parts' sums of squares are taken around their own means and merged, so that nothing is lost
+    where the mean is large (Chan, Golub and LeVeque 1983, The American Statistician 37:242).
+
+    Args:
+        bands: C.
+
+    >>> moments = Moments(1)
+    >>> for part in ([[[1.0]], [[2.0]]], [[[6.0]]]):
+    ...     moments.add(np.array(part))
+    >>> moments.mean.tolist(), (moments.std**2).round(6).tolist()
+    ([3.0], [4.666667])
+    """
+
+    def __init__(self, bands: int) -> None:
+        self.pixels = 0
+        self.mean = np.zeros(bands)
+        self._squares = np.zeros(bands)  # sums of (value − mean)²
+
+    def add(self, image: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> None:
+        """Take in the pixels of `image` (H×W×C), those that are `missing` (H×W) left out."""
+        kept = None if missing is None or not missing.any() else ~missing
+        pixels = image[..., 0].size if kept is None else int(kept.sum())
+        if not pixels:
+            return
+        together = self.pixels + pixels
+        for band in range(image.shape[-1]):
+            # Band by band: numpy reduces contiguous pixels many times faster than interleaved ones.
+            values = image[..., band].ravel() if kept is None else image[..., band][kept]
+            mean = values.mean(dtype=np.float64)
+            shift = mean - self.mean[band]
+            self._squares[band] += values.var(dtype=np.float64) * pixels
+            self._squares[band] += shift**2 * self.pixels * pixels / together
+            self.mean[band] += shift * pixels / together
+        self.pixels = together
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Deviation of each band; 0 without pixels."""
+        return np.sqrt(self._squares / max(1, self.pixels))
+
+    def tensor(self) -> Tensor:
+        """Mean and deviation as 1×2×C float32."""
+        return torch.from_numpy(np.stack([self.mean, self.std])[None].astype(np.float32))
+
+
 def machine_for(info: BundleInfo, machine: Machine, precision: str) -> tuple[Machine, str]:
     """`machine`, or the same in float32 where the bundle knows that fast arithmetic costs too much.
 
@@ -318,11 +365,6 @@ def softmax(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[np.float32]:
     probabilities: NDArray[np.float32] = logits.softmax(0).cpu().numpy()
     probabilities[:, missing] = np.nan
     return probabilities
-
-
-def moments_tensor(moments: Moments) -> Tensor:
-    """Mean and deviation as 1×2×C float32."""
-    return torch.from_numpy(np.stack([moments.mean, moments.std])[None].astype(np.float32))
 
 
 def _only_value(crop: NDArray[Any]) -> bytes | None:

@@ -22,12 +22,11 @@ from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import missing_pixels
 from unetseg.prediction.engine import (
     Engine,
+    Moments,
     TileNetwork,
     classes_with_data,
-    moments_tensor,
     softmax,
 )
-from unetseg.prediction.moments import Moments
 from unetseg.prediction.tiling import Layout, Logits, Tile, blend_strips
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
@@ -141,7 +140,7 @@ class Stream:
                 moments.add(strip, missing_pixels(strip, self.file.nodata))
             self._progress.advance(task, len(strip))
         self._progress.finish(task)
-        return moments_tensor(moments) if per_image else None
+        return moments.tensor() if per_image else None
 
     def predict(self, first: int = 0) -> Generator[Band, None, None]:
         """The bands from number `first` on; a band that is kept takes memory beside the next.

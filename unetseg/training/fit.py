@@ -20,6 +20,7 @@ from unetseg.data.facts.fingerprint import ImageFacts
 from unetseg.data.files.pngs import write_png
 from unetseg.errors import DivergedError, StoppedError
 from unetseg.evaluation.confusion import Scores
+from unetseg.evaluation.counting import score_split
 from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
@@ -32,7 +33,6 @@ from unetseg.training.previews import augmented_sheet, middle, validation_sheet
 from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.tuning import compile_step, training_batches
-from unetseg.training.validation import score_split
 from unetseg.unet.segmenter import Segmenter
 from unetseg.unet.skips import Adaptive
 
