@@ -47,7 +47,7 @@ from unetseg.skiplab.gradient_flow import (
 )
 from unetseg.skiplab.result import COLOURS, Result, Row, new_figure, publish
 from unetseg.training.losses import SegmentationLoss
-from unetseg.training.plan import Plan, bundle_info, crop_rule, make_plan
+from unetseg.training.plan import Plan, bundle_info, crop_rule, make_plan, read_plan
 from unetseg.unet.model import Edit, unchanged
 from unetseg.unet.segmenter import Segmenter, to_machine
 
@@ -317,7 +317,7 @@ def _lesson_of(
         BundleError: the run does not say how it was trained, or its data are gone.
     """
     try:
-        plan = Plan.model_validate_json((run / "plan.json").read_bytes())
+        plan = read_plan(run)
     except (OSError, ValueError) as error:
         fix = "Give the folder that `unetseg train` wrote."
         raise BundleError(f"{run} has no plan of this version (plan.json)", [error], fix) from error

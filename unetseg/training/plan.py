@@ -4,7 +4,9 @@ The rules follow nnU-Net (Isensee et al. 2021) where they are about the data, an
 times where they are about the machine.
 """
 
+import json
 import math
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -73,6 +75,18 @@ class Plan(BaseModel):
     tile: int
     overlap: float
     reasons: dict[str, str]
+
+
+def read_plan(run: Path) -> Plan:
+    """The plan that a run folder holds.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is of another version.
+    """
+    content = json.loads((run / "plan.json").read_bytes())
+    content.pop("workers", None)  # earlier versions wrote it
+    return Plan.model_validate(content)
 
 
 def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:

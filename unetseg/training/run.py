@@ -24,7 +24,7 @@ from unetseg.progress import Progress
 from unetseg.runtime import Machine, start, versions
 from unetseg.storage import latest_run, locked, new_run_folder, write_json, write_text
 from unetseg.training.checkpoint import STATE, load_state
-from unetseg.training.plan import Plan, make_plan
+from unetseg.training.plan import Plan, make_plan, read_plan
 from unetseg.training.tuning import tried_plan
 
 CHANGEABLE = {
@@ -128,9 +128,7 @@ def _find_run(out: Path, name: str | None) -> Path:
 
 def _continued_plan(folder: Path, config: TrainConfig) -> Plan:
     """The plan of the run, with what may change on the way: its length and the machine's part."""
-    content = json.loads((folder / "plan.json").read_bytes())
-    content.pop("workers", None)  # earlier versions wrote it
-    plan = Plan.model_validate(content)
+    plan = read_plan(folder)
     epochs = config.training.epochs
     if epochs is None and config.training.budget is None:
         epochs = plan.epochs
