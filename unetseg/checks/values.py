@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unetseg.checks.finding import FIX, SNAP, Finding, Line, error_lines, percent
 from unetseg.data.facts.survey import Survey, makes_sense
 from unetseg.data.masks.class_map import ClassMap, Code
-from unetseg.data.masks.infer_classes import object_numbers, separate
+from unetseg.data.masks.infer_classes import NEAR, object_numbers, separate
 from unetseg.data.masks.mask_values import (
     Folder,
     distance,
@@ -128,6 +128,11 @@ class Masks:
         """The files of these rows of `pixels`."""
         return [Path(self.values.facts[int(row)].path) for row in rows]
 
+    def together(self, one: Code, other: Code) -> bool:
+        """Whether any mask holds both classes."""
+        columns = [self.codes.index(one), self.codes.index(other)]
+        return bool((self.pixels[:, columns] > 0).all(axis=1).any())
+
     def holders(self, codes: Iterable[Code]) -> list[Line]:
         """The files that hold one of these codes, each with those it holds and their pixels."""
         wanted = set(codes)
@@ -209,19 +214,30 @@ def _inspect_noise(masks: Masks) -> Iterator[Finding]:
 
 def _inspect_slips(masks: Masks) -> Iterator[Finding]:
     """Values that are almost equal, of which one is a slip of the other."""
-    if masks.slips:
-        is_rgb = masks.values.coding == "rgb"
-        shown = some(f"{code} and {meant}" for code, meant in masks.slips.items())
+    is_rgb = masks.values.coding == "rgb"
+    couples = {**(_divided_colours(masks) if is_rgb else {}), **masks.slips}
+    if couples:
+        what = "colours" if is_rgb else "values"
+        shown = some(f"{code} and {other}" for code, other in couples.items())
         yield Finding(
             check="near-colours" if is_rgb else "stray-values",
             severity="warning",
-            summary=f"{'colours' if is_rgb else 'values'} that are almost equal count as classes "
-            f"of their own: {shown}",
-            lines=masks.holders(masks.slips),
-            fix="If each couple is one class, unite them (the command does); if not, name the "
-            "classes in classes.txt.",
-            flags=SNAP,
+            summary=f"{what} that are almost equal count as classes of their own: {shown}",
+            lines=masks.holders(couples),
+            fix="If each couple is one class, unite them (the command does, where one is rare); "
+            "if not, name the classes in classes.txt.",
+            flags=SNAP if masks.slips else (),
         )
+
+
+def _divided_colours(masks: Masks) -> dict[Code, Code]:
+    """Colours that are almost equal and never in one mask: the rarer with the other."""
+    pairs = (
+        sorted(pair, key=masks.values.counts.__getitem__)
+        for pair in combinations(masks.codes, 2)
+        if distance(*pair) <= NEAR
+    )
+    return {rare: other for rare, other in pairs if not masks.together(rare, other)}
 
 
 def _inspect_odd_values(masks: Masks) -> Iterator[Finding]:
@@ -255,7 +271,7 @@ def _inspect_exclusive_values(masks: Masks) -> Iterator[Finding]:
         one, other = (masks.codes[k] for k in pair)
         expected = files[one] * files[other] / max(filled, 1)
         is_divided = files[one] + files[other] >= DIVIDED * filled and expected >= MET
-        if is_divided and not (masks.pixels[:, pair] > 0).all(axis=1).any():
+        if is_divided and not masks.together(one, other):
             yield Finding(
                 check="exclusive-values",
                 severity="warning",
