@@ -12,10 +12,21 @@ from PIL import Image
 
 from unetseg.cli.app import run
 from unetseg.cli.import_ import Format, import_
+from unetseg.data.files import image
 from unetseg.errors import DataError
+from unetseg.importers import annotations
 from unetseg.importers.importing import FORMATS
 
 Capture = pytest.CaptureFixture[str]
+LARGE = {
+    "voc": {"JPEGImages/a.png": "rgb", "SegmentationClass/a.png": "codes"},
+    "instances": {"a/images/a.png": "rgb", "a/masks/1.png": "codes"},
+    "cityscapes": {
+        "leftImg8bit/train/x/x_000000_000000_leftImg8bit.png": "rgb",
+        "gtFine/train/x/x_000000_000000_gtFine_labelIds.png": "codes",
+    },
+}
+"""Files of one image and its masks, in the layouts of three formats."""
 
 
 def command(*tokens: object) -> None:
@@ -65,6 +76,31 @@ def test_an_import_ends_with_the_next_command_and_check_agrees(
     assert run(["check", str(tmp_path / "out"), *small]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [item["name"] for item in found["classes"]["classes"]] == ["background", "square"]
+
+
+@pytest.mark.parametrize("kind", ["labelme", "voc", "instances", "cityscapes"])
+def test_an_image_over_the_limit_is_allowed_by_the_flag_that_is_told(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    if kind == "labelme":
+        export(source, count=1)
+    else:
+        for name, dtype in LARGE[kind].items():
+            path = source / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.ones((64, 64, 3) if "rgb" in dtype else (64, 64), np.uint8)).save(
+                path
+            )
+    for module in (image, annotations):
+        monkeypatch.setattr(module, "PIXEL_LIMIT", 4095)
+    with pytest.raises(DataError) as caught:
+        command(kind, source, tmp_path / "out")
+    assert any("--max-pixels 4096" in str(line) for line in caught.value.offenders)
+    with pytest.raises(DataError):
+        command(kind, source, tmp_path / "out", "--max-pixels", 4095)
+    command(kind, source, tmp_path / "out", "--max-pixels", 4096)
+    assert len(list((tmp_path / "out").rglob("masks/**/*.png"))) == 1
 
 
 def test_faults_are_listed_and_may_be_skipped(tmp_path: Path, capsys: Capture) -> None:

@@ -22,7 +22,7 @@ from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import MaskError
 from unetseg.importers import importing
 from unetseg.importers.annotations import AnnotatedImage
-from unetseg.importers.instances import read, read_object
+from unetseg.importers.instances import object_pixels, read
 
 HEIGHT, WIDTH = 5, 8
 Mask = NDArray[np.uint8]
@@ -171,10 +171,10 @@ def test_all_files_that_do_not_fit_are_listed(tmp_path: Path) -> None:
 def test_jpeg_noise_is_no_object(tmp_path: Path) -> None:
     wide = np.kron(box(1, 2), np.ones((8, 8), np.uint8))
     Image.fromarray(wide).save(tmp_path / "a.jpg", quality=60)
-    assert (read_object(tmp_path / "a.jpg") == (wide > 0)).all()
+    assert (object_pixels(read_mask(tmp_path / "a.jpg"), tmp_path / "a.jpg") == (wide > 0)).all()
     Image.fromarray(wide // 60).save(tmp_path / "b.jpg")
     with pytest.raises(MaskError, match="JPEG with values up to 4, expected 0 and 255"):
-        read_object(tmp_path / "b.jpg")
+        object_pixels(read_mask(tmp_path / "b.jpg"), tmp_path / "b.jpg")
 
 
 def test_images_elsewhere(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from unetseg.importers.voc import (
     CLASSES,
     LabelColours,
     colours,
+    painted_codes,
     read_labelmap,
-    read_painted,
 )
 
 # The beginning and the end of the palette of the devkit (VOClabelcolormap.m).
@@ -330,6 +330,10 @@ def painted_file(folder: Path, pixels: NDArray[np.uint8]) -> Path:
     return folder / "mask.png"
 
 
+def indexes_of(path: Path, labels: LabelColours) -> NDArray[np.uint8]:
+    return painted_codes(read_mask(path), labels, path)
+
+
 @pytest.mark.parametrize(
     ("text", "classes", "shown", "expected"),
     [
@@ -363,17 +367,17 @@ def test_labels_and_their_colours(
     labels = labelmap_of(tmp_path, text)
     assert labels.classes == classes
     path = painted_file(tmp_path, np.array([shown], np.uint8))
-    assert read_painted(path, labels).tolist() == [expected]
+    assert indexes_of(path, labels).tolist() == [expected]
 
 
 def test_numbers_count_the_lines_and_greys_are_colours(tmp_path: Path) -> None:
     labels = labelmap_of(tmp_path, "ant:1,2,3::\nbackground:0,0,0::\ncat:200,200,200::\n")
     lines = painted_file(tmp_path, np.array([[0, 1, 2]], np.uint8))
-    assert read_painted(lines, labels).tolist() == [[1, 0, 2]]
+    assert indexes_of(lines, labels).tolist() == [[1, 0, 2]]
     greys = painted_file(tmp_path, np.array([[200, 0]], np.uint8))
-    assert read_painted(greys, labels).tolist() == [[2, 0]]
+    assert indexes_of(greys, labels).tolist() == [[2, 0]]
     with pytest.raises(MaskError, match=r"mask.png has numbers of no label: 7; 9"):
-        read_painted(painted_file(tmp_path, np.array([[0, 7, 9]], np.uint8)), labels)
+        indexes_of(painted_file(tmp_path, np.array([[0, 7, 9]], np.uint8)), labels)
 
 
 def test_a_palette_is_read_by_its_colours(tmp_path: Path) -> None:
@@ -381,14 +385,14 @@ def test_a_palette_is_read_by_its_colours(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[3, 1]], np.uint8))
     image.putpalette([0, 0, 0, 10, 128, 0, 9, 9, 9, 108, 0, 100])
     image.save(tmp_path / "mask.png")
-    assert read_painted(tmp_path / "mask.png", labels).tolist() == [[4, 2]]
+    assert indexes_of(tmp_path / "mask.png", labels).tolist() == [[4, 2]]
 
 
 def test_all_colours_of_no_label_are_named(tmp_path: Path) -> None:
     labels = labelmap_of(tmp_path, EXAMPLE)
     pixels = np.array([[[9, 9, 9], [10, 10, 128], [255, 0, 1]]], np.uint8)
     with pytest.raises(MaskError, match=r"mask.png has colours of no label: 9,9,9; 255,0,1"):
-        read_painted(painted_file(tmp_path, pixels), labels)
+        indexes_of(painted_file(tmp_path, pixels), labels)
 
 
 def test_all_faults_of_a_labelmap_are_listed(tmp_path: Path) -> None:

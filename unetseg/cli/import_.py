@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from unetseg.cli.console import observer, say
 from unetseg.cli.report import quoted
+from unetseg.config import ReadingConfig
 
 if TYPE_CHECKING:
     from unetseg.importers.importing import Imported
@@ -24,6 +25,7 @@ def import_(
     *,
     images: Path | None = None,
     on_bad: Literal["error", "skip"] = "error",
+    config: Annotated[ReadingConfig, Parameter(name="*")] = ReadingConfig(),  # noqa: B008 (frozen)
 ) -> None:
     """Turn the annotations of another program into plain pairs: images/, masks/, classes.txt.
 
@@ -59,7 +61,15 @@ def import_(
 
     progress = observer()
     try:
-        done = import_dataset(kind, source, out, images=images, on_bad=on_bad, progress=progress)
+        done = import_dataset(
+            kind,
+            source,
+            out,
+            images=images,
+            on_bad=on_bad,
+            max_pixels=config.max_pixels,
+            progress=progress,
+        )
     finally:
         progress.stop()
     _show(done, out)

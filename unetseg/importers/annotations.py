@@ -23,8 +23,8 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES, scan
-from unetseg.data.files.limits import explained
-from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.files.limits import BOMB, PIXEL_LIMIT, explained
+from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.data.pairs.naming import read_folder_name
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.text import printable
@@ -223,7 +223,18 @@ def reasons(error: DataError) -> list[str]:
     if error.offenders or not error.paths:
         return error.offenders or [error.summary]
     reason = error.came if isinstance(error.came, str) else error.code.replace("-", " ")
+    if error.code == BOMB:
+        reason = f"{error.came} pixels; if you trust it, allow it by --max-pixels {error.came}"
     return [f"{path.name} cannot be read: {reason}" for path in error.paths]
+
+
+def mask_of_image(path: Path, height: int, width: int) -> RawMask:
+    """The mask file of an image of this size, which was allowed and allows a mask as large.
+
+    Raises:
+        MaskError: the file cannot be read or is no mask.
+    """
+    return read_mask(path, max(PIXEL_LIMIT, height * width))
 
 
 def mask_pixels(path: Path, height: int, width: int) -> NDArray[Any]:
@@ -232,7 +243,7 @@ def mask_pixels(path: Path, height: int, width: int) -> NDArray[Any]:
     Raises:
         MaskError: the file cannot be read, has colours, or another size.
     """
-    pixels = read_mask(path).pixels
+    pixels = mask_of_image(path, height, width).pixels
     check_size(path, pixels, height, width)
     return pixels
 

@@ -34,6 +34,7 @@ from unetseg.importers.annotations import (
     check_size,
     class_codes,
     draw_each,
+    mask_of_image,
     name_in,
     sort_out,
     split_of,
@@ -46,9 +47,9 @@ from unetseg.importers.voc import (
     image_of,
     images_beside_masks,
     masks_by_name,
+    painted_codes,
     read_labelmap,
     read_lists,
-    read_painted,
 )
 from unetseg.text import plural
 
@@ -114,7 +115,7 @@ def _draw_painted(
     """The class codes of a mask file, or of none."""
     if path is None:
         return np.zeros((height, width), np.uint8)
-    codes = read_painted(path, labels)
+    codes = painted_codes(mask_of_image(path, height, width), labels, path)
     check_size(path, codes, height, width)
     return codes
 

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.image import ImageFile
+from unetseg.data.files.limits import BOMB
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, MAX_CLASSES
-from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.naming import SPLITS, read_folder_name
 from unetseg.errors import ConfigError, DataError, ImageError, MachineError, MaskError
 from unetseg.importers import cityscapes, coco, cvat, instances, labelme, labelstudio, voc
@@ -37,6 +37,7 @@ from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
     Problem,
+    mask_of_image,
     name_in,
     reasons,
     same_name,
@@ -115,13 +116,14 @@ class Imported:
         return self.counts.pairs
 
 
-def import_dataset(
+def import_dataset(  # noqa: PLR0913 (each is an argument of the command)
     kind: str,
     source: Path,
     out: Path,
     *,
     images: Path | None = None,
     on_bad: Literal["error", "skip"] = "error",
+    max_pixels: int | None = None,
     progress: Progress = SILENT,
 ) -> Imported:
     """Write the annotations in `source` as pairs to the folder `out`, which is whole or not there.
@@ -133,6 +135,7 @@ def import_dataset(
         images: Folder of the images, where they do not lie beside the annotations.
         on_bad: error: anything wrong is an error that lists all of it; skip: images with which
             something is wrong are left out, and listed in OUT/import.json.
+        max_pixels: The largest image that is read, pixels; None for the usual limit.
         progress: Hears how many are done.
 
     Raises:
@@ -154,7 +157,7 @@ def import_dataset(
         if not annotations.images or (annotations.problems and len(annotations.classes) < 2):
             raise _nothing(annotations.problems)
         with new_folder(out, annotations.classes) as target:
-            problems = _write_pairs(annotations, target, on_bad, progress)
+            problems = _write_pairs(annotations, target, on_bad, max_pixels, progress)
             notes = tuple(map(printable, annotations.notes))
             done = Imported(target.classes, target.counts, tuple(problems), notes)
             target.finish(_record(kind, source, done))
@@ -162,7 +165,11 @@ def import_dataset(
 
 
 def _write_pairs(
-    annotations: Annotations, target: "PairsFolder", on_bad: str, progress: Progress
+    annotations: Annotations,
+    target: "PairsFolder",
+    on_bad: str,
+    max_pixels: int | None,
+    progress: Progress,
 ) -> list[Problem]:
     """Draw and write what can be; the problems of what cannot.
 
@@ -179,7 +186,8 @@ def _write_pairs(
         for start in range(0, len(pairs), _BATCH):
             batch = pairs[start : start + _BATCH]
             is_refused = on_bad == "error" and bool(problems)
-            for faults in pool.map(partial(_write_pair, target, is_refused), batch):
+            write = partial(_write_pair, target, is_refused, max_pixels)
+            for faults in pool.map(write, batch):
                 problems += faults
             progress.advance("importing", len(batch), file=batch[-1][1])
     progress.finish("importing")
@@ -198,15 +206,18 @@ def _write_pairs(
 
 
 def _write_pair(
-    target: "PairsFolder", is_refused: bool, pair: tuple[AnnotatedImage, str]
+    target: "PairsFolder",
+    is_refused: bool,
+    max_pixels: int | None,
+    pair: tuple[AnnotatedImage, str],
 ) -> list[Problem]:
     """Draw one mask, write the pair unless all are refused, and say what is wrong with it."""
     image, name = pair
     mask = image.mask
     try:
-        with _file_of(image) as path:
-            size = _agreed_size(path, image.size)
-            codes = read_mask(mask).pixels if isinstance(mask, Path) else mask(*size)
+        with _file_of(image, max_pixels) as path:
+            size = _agreed_size(path, image.size, max_pixels)
+            codes = mask_of_image(mask, *size).pixels if isinstance(mask, Path) else mask(*size)
             if codes.shape[:2] != size:
                 came = f"the mask has {_text(codes.shape)} pixels, the image {_text(size)}"
                 raise MaskError(came)
@@ -220,7 +231,7 @@ def _write_pair(
 
 
 @contextmanager
-def _file_of(image: AnnotatedImage) -> Iterator[Path]:
+def _file_of(image: AnnotatedImage, max_pixels: int | None) -> Iterator[Path]:
     """The image file; for an embedded image one that is removed afterwards."""
     if image.embedded is None:
         yield image.path
@@ -229,18 +240,22 @@ def _file_of(image: AnnotatedImage) -> Iterator[Path]:
         path = Path(folder) / "image"
         path.write_bytes(image.embedded())
         try:
-            with ImageFile(path) as embedded:
+            with ImageFile(path, max_pixels) as embedded:
                 suffix = _SUFFIXES[embedded.format]
         except ImageError as error:
+            if error.code == BOMB:
+                raise
             raise MaskError("the image within the annotations is no image") from error
         yield path.rename(path.with_suffix(suffix))
 
 
-def _agreed_size(path: Path, stated: tuple[int, int] | None) -> tuple[int, int]:
+def _agreed_size(
+    path: Path, stated: tuple[int, int] | None, max_pixels: int | None
+) -> tuple[int, int]:
     """Height and width of the upright image, which the annotations must agree with."""
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise MaskError(f"{path.name} has the suffix of no image")
-    with ImageFile(path) as image:
+    with ImageFile(path, max_pixels) as image:
         size, orientation = image.size, image.orientation
     if stated is None or stated == size:
         return size

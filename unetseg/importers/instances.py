@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.folders import scan
-from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.masks.mask_file import RawMask
 from unetseg.data.pairs.naming import read_folder_name, says_mask
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import (
@@ -30,6 +30,7 @@ from unetseg.importers.annotations import (
     check_size,
     class_codes,
     draw_each,
+    mask_of_image,
 )
 from unetseg.text import plural
 
@@ -91,15 +92,14 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     return Annotations(classes, annotated, (*problems, *twins.values()), notes)
 
 
-def read_object(path: Path) -> NDArray[np.bool_]:
-    """The pixels of the file `path` that show an object, H×W: those that are not 0.
+def object_pixels(mask: RawMask, path: Path) -> NDArray[np.bool_]:
+    """The pixels of a mask read from `path` that show an object, H×W: those that are not 0.
 
     In JPEG, whose zeros are noisy, they are those from 128 on.
 
     Raises:
-        MaskError: the file cannot be read, or JPEG has blurred its numbers.
+        MaskError: JPEG has blurred its numbers.
     """
-    mask = read_mask(path)
     pixels = mask.pixels if mask.pixels.ndim == 2 else mask.pixels.max(axis=-1)
     if not mask.lossy:
         return np.asarray(pixels != 0)
@@ -119,7 +119,7 @@ def _draw(layers: Sequence[_Layer], height: int, width: int) -> NDArray[np.uint8
 
     def paint(layer: _Layer) -> None:
         path, code = layer
-        covered = read_object(path)
+        covered = object_pixels(mask_of_image(path, height, width), path)
         check_size(path, covered, height, width)
         mask[covered] = code
 

@@ -23,7 +23,7 @@ from PIL import Image
 from unetseg.data.files.folders import scan
 from unetseg.data.files.limits import explained
 from unetseg.data.masks.class_map import IGNORED, Colour, pack, runs, unpack
-from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
@@ -32,6 +32,7 @@ from unetseg.importers.annotations import (
     ImageFiles,
     Problem,
     class_codes,
+    mask_of_image,
     name_in,
     sort_out,
 )
@@ -323,10 +324,10 @@ def _holds_codes(palette: _Palette, labels: LabelColours) -> bool:
 
 
 def _draw(path: Path, labels: LabelColours, height: int, width: int) -> NDArray[np.uint8]:
-    """The class codes of a mask file of any coding; `height` and `width` are checked elsewhere."""
-    raw = read_mask(path)
+    """The class codes of a mask file of any coding; its size is checked elsewhere."""
+    raw = mask_of_image(path, height, width)
     if raw.coding != "integer":
-        return read_painted(path, labels)
+        return painted_codes(raw, labels, path)
     if raw.pixels.dtype != np.uint8:
         raise MaskError(f"its mask has {raw.pixels.dtype} pixels, expected uint8")
     table = np.arange(256, dtype=np.uint8)
@@ -334,13 +335,12 @@ def _draw(path: Path, labels: LabelColours, height: int, width: int) -> NDArray[
     return np.asarray(table[raw.pixels])
 
 
-def read_painted(path: Path, labels: LabelColours) -> NDArray[np.uint8]:
-    """The class codes of a mask file, H×W.
+def painted_codes(mask: RawMask, labels: LabelColours, path: Path) -> NDArray[np.uint8]:
+    """The class codes of a mask read from `path`, H×W.
 
     Raises:
-        MaskError: the file cannot be read, or has colours or numbers of no label; all are named.
+        MaskError: it has colours or numbers of no label; all are named.
     """
-    mask = read_mask(path)
     if mask.coding == "rgb":
         packed = pack(mask.pixels)
     elif mask.palette is not None:
