@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,14 +11,11 @@ from tests.builders import bundle_info, noise, save_run
 from unetseg import bench
 from unetseg.bench import (
     Subject,
-    compare_engines,
-    copy_bandwidth,
     draw_pairs,
     find_material,
     fitting_product,
+    measure_engines,
     open_subject,
-    seconds_each,
-    speed,
 )
 from unetseg.config import BenchConfig, NetworkConfig, RuntimeConfig
 from unetseg.data.facts.survey import survey
@@ -44,12 +40,6 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return open_subject(None, config, network, RuntimeConfig(device="cpu"), folder)
 
 
-def test_all_figures_say_the_same() -> None:
-    row = speed("work", seconds=0.25, pixels=3e6, gflop=50)
-    assert (row.milliseconds, row.images_per_second) == (250, 4)
-    assert (row.megapixels_per_second, row.gflops) == (12, 200)
-
-
 # ------------------------------------------------------------------ ceilings
 
 
@@ -68,10 +58,6 @@ def test_the_product_is_as_large_as_the_time_allows(monkeypatch: pytest.MonkeyPa
     for longest, side in ((0.0, bench.SMALLEST_PRODUCT), (60.0, 1024)):
         monkeypatch.setattr(bench, "LONGEST_PRODUCT", longest)
         assert fitting_product(CPU, torch.float32)[1] == 2 * side**3 / 1e9
-
-
-def test_a_copy_is_timed() -> None:
-    assert 0.01 < copy_bandwidth(CPU) < 10_000
 
 
 # ------------------------------------------------------------------ images and pairs
@@ -106,7 +92,7 @@ def test_a_run_is_measured_with_images_of_its_kind(tmp_path: Path) -> None:
     found = open_subject(
         run, BenchConfig(size=40, count=2), NetworkConfig(), RuntimeConfig(), tmp_path / "work"
     )
-    assert found.info.network == info.network
+    assert found.predictor.info.network == info.network
     assert [(each.shape, each.dtype.name) for each in found.squares(3)] == [
         ((40, 40, 5), "int16")
     ] * 3
@@ -128,18 +114,17 @@ def test_squares_are_as_large_as_the_images(
 # ------------------------------------------------------------------ engines
 
 
-def test_shares_are_of_the_ceiling_and_the_network_is_left_as_it_is(subject: Subject) -> None:
-    before = {name: value.clone() for name, value in subject.segmenter.state_dict().items()}
-    part, ceilings, refused = compare_engines(subject, ["eager", "fused"], 2, seconds=0.1)
-    assert refused == {}
-    assert {row.name for row in part.rows} >= {"eager float32"}
-    for row in part.rows:
+def test_shares_are_of_the_ceiling(subject: Subject) -> None:
+    rows = measure_engines(subject, ["eager", "fused"], 2, seconds=0.1)
+    best = {row.what: row.gflops or 0 for row in rows if row.stage == bench.PRODUCT}
+    engines = [row for row in rows if row.stage == "network, batch of 2"]
+    assert {row.what for row in engines} >= {"eager float32"}
+    for row in engines:
         assert row.share is not None
-        assert row.share * ceilings[row.name.split()[1]] == pytest.approx(row.gflops)
-        assert row.gflops == pytest.approx(row.images_per_second * subject.cost.gflop)
-        assert row.ready_seconds
-    for name, value in subject.segmenter.state_dict().items():
-        np.testing.assert_array_equal(value, before[name])
+        assert row.per_second is not None
+        assert row.share * best[row.what.split()[1]] == pytest.approx(row.gflops)
+        assert row.gflops == pytest.approx(row.per_second * subject.cost.gflop)
+        assert row.word.startswith("ready in ")
 
 
 def refusing(*names: str) -> type[Engine]:
@@ -156,25 +141,10 @@ def test_engines_that_do_not_run_are_told(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "Engine", refusing("openvino"))
-    part, _, refused = compare_engines(subject, ["eager", "openvino"], 2, seconds=0.1)
-    assert refused == {"openvino": "openvino is not installed"}
-    assert {row.name.split()[0] for row in part.rows} == {"eager"}
+    rows = measure_engines(subject, ["eager", "openvino"], 2, seconds=0.1)
+    refused = next(row for row in rows if row.what.split()[0] == "openvino")
+    assert (refused.per_second, refused.word) == (None, "openvino is not installed")
     monkeypatch.setattr(bench, "Engine", refusing("eager", "fused"))
     with pytest.raises(MachineError, match="no engine runs here") as caught:
-        compare_engines(subject, ["fused"], 2, seconds=0.1)
-    assert "fused: fused is not installed" in caught.value.offenders
-
-
-# ------------------------------------------------------------------ a training
-
-
-def test_the_first_results_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-
-    def work() -> Any:
-        for seconds in (9.0, 9.0, 1.0, 2.0, 3.0, 4.0):
-            clock[0] += seconds
-            yield
-
-    assert seconds_each(work(), seconds=5.0, skipped=2) == 2.0
+        measure_engines(subject, ["fused"], 2, seconds=0.1)
+    assert any(line.endswith(": fused is not installed") for line in caught.value.offenders)

@@ -3,14 +3,13 @@
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unetseg.bundle import BundleInfo, build_segmenter, load_bundle, save_bundle
+from unetseg.bundle import build_segmenter, load_bundle, save_bundle
 from unetseg.config import (
     BenchConfig,
     NetworkConfig,
@@ -39,20 +38,16 @@ from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.sample import draw_cells
 from unetseg.errors import ConfigError, ImageError, MachineError, PairingError, UnetsegError
-from unetseg.prediction.engine import Engine, fitting_batch, machine_for
-from unetseg.prediction.outputs import Job, Writer, plan_job
-from unetseg.prediction.pipeline import Opened, alike
+from unetseg.prediction.engine import Engine, fitting_batch
+from unetseg.prediction.outputs import Writer, plan_job
+from unetseg.prediction.pipeline import alike
 from unetseg.prediction.predict import Prediction, Predictor, predict_images
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import (
-    MEBIBYTE,
-    Machine,
-    choose_dtype,
     dtype_name,
     explained_memory,
     start,
     synchronise,
-    usable_cores,
     versions,
 )
 from unetseg.skiplab.cost import Cost, network_cost
@@ -61,7 +56,6 @@ from unetseg.training.fit import Trainer
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, make_plan
 from unetseg.training.run import TrainingRun
 from unetseg.training.tuning import TIMED, WARM_UP, compile_step, training_batches, tried_plan
-from unetseg.unet.segmenter import Segmenter
 
 QUICK = ("eager", "fused")
 """Engines that are ready at once."""
@@ -74,6 +68,8 @@ NOTABLE = 1.1
 """Ratio from which loading is said to hold up the training steps."""
 DRAWN_SIDE, SMALLEST_SIDE, LARGEST_SIDE = 512, 32, 1024
 """Side of drawn images, and limits for squares as large as the user's images, pixels."""
+PRODUCT, BOUNDS = "product of matrices", "bounds"
+"""The stage that is a network's ceiling, and the word for the work that bounds its stage."""
 PICTURE = 256
 """Side of the picture that drawn images repeat, pixels: to draw more takes its time."""
 FEWEST = 4
@@ -82,61 +78,41 @@ SMALLEST_PRODUCT, LARGEST_PRODUCT = 512, {"cpu": 4096, "cuda": 8192, "mps": 4096
 """Sides of the square matrices that are multiplied."""
 LONGEST_PRODUCT = 0.6
 """Seconds that one product takes at most, about."""
-COPIED, COPIES = 256 * MEBIBYTE, 7
-"""Bytes that are copied, more than any cache holds; and how often."""
 
 
 @dataclass(frozen=True)
-class Speed:
-    """How fast one kind of work goes."""
+class Row:
+    """How fast one kind of work goes; no figures where it does not run here."""
 
-    name: str
-    milliseconds: float
-    """For one image, or one crop of a training."""
-    images_per_second: float
-    megapixels_per_second: float
-    gflops: float = 0.0
-    """10⁹ operations of convolutions per second; multiplication and addition count as two."""
+    stage: str
+    """What it is part of: the rows of one stage stand together."""
+    what: str
+    per_second: float | None = None
+    """Images, crops of a training, or products of matrices."""
+    gflops: float | None = None
+    """10⁹ operations per second; multiplication and addition count as two."""
     share: float | None = None
     """Of the GFLOP/s that a product of matrices reaches, measured in the same turns."""
-    ready_seconds: float | None = None
-    """Until the first result, with all that is prepared for it."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Work side by side."""
-
-    title: str
-    rows: tuple[Speed, ...]
-    bounds: str = ""
-    """The row that bounds the others: what takes longest alone."""
+    word: str = ""
+    """When an engine is ready, or why it is not; "bounds" for the work that bounds its stage."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """All figures; their names are those of the JSON."""
 
-    machine: dict[str, Any]
+    machine: dict[str, str]
     model: dict[str, Any]
-    engines: Part
-    refused: dict[str, str]
-    """Engine → why it does not run here."""
-    prediction: Part
-    training: Part | None
-    format: int = 2
+    rows: list[Row]
+    format: int = 3
 
 
 @dataclass(frozen=True)
 class Subject:
     """What is measured: a network on its machine, images for it, and a training of its like."""
 
-    segmenter: Segmenter
-    info: BundleInfo
     bundle: Path
-    machine: Machine
-    remark: str
-    """What the bundle says against fast arithmetic, if it does."""
+    predictor: Predictor
     images: list[Path]
     side: int
     """Of the squares that the engines are compared on, pixels."""
@@ -148,7 +124,8 @@ class Subject:
     def squares(self, number: int) -> list[NDArray[Any]]:
         """So many squares from the middles of the images, side×side×C raw pixel values."""
         paths = [self.images[at % len(self.images)] for at in range(number)]
-        images = [match_bands(read_image(path), self.info.bands, path) for path in paths]
+        bands = self.predictor.info.bands
+        images = [match_bands(read_image(path), bands, path) for path in paths]
         return [crop(each, (len(each) // 2, each.shape[1] // 2), self.side) for each in images]
 
 
@@ -181,21 +158,37 @@ def bench(
         given = sorted(f"--{name}" for name in network.model_fields_set)
         raise ConfigError(f"{run} brings its own network; these are for none", given)
     seconds = config.seconds * (1 - TRAINING if config.train else 1)
-    training = None
     with TemporaryDirectory(prefix="unetseg-bench-") as folder:
         subject = open_subject(run, config, network, runtime, Path(folder))
         names = engine_names(config.engines, runtime.engine)
-        engines, ceilings, refused = compare_engines(
-            subject, names, config.batch, seconds * (1 - PREDICTION), progress
-        )
-        predictor = Predictor(subject.bundle, device=runtime)
-        prediction = measure_prediction(
-            predictor, subject, Path(folder) / "masks", seconds * PREDICTION, progress
-        )
+        share = 1 - PREDICTION
+        rows = measure_engines(subject, names, config.batch, seconds * share, progress)
+        rows += measure_prediction(subject, Path(folder), seconds * PREDICTION, progress)
         if config.train:
-            training = measure_training(subject.training, TRAINING * config.seconds, progress)
-        machine, model = describe_machine(subject, ceilings), describe_model(subject)
-        return Benchmark(machine, model, engines, refused, prediction, training)
+            rows += measure_training(subject.training, TRAINING * config.seconds, progress)
+        return Benchmark(*described(subject), rows)
+
+
+def described(subject: Subject) -> tuple[dict[str, str], dict[str, Any]]:
+    """The machine and the network in words and numbers."""
+    machine, info, cost = subject.predictor.machine, subject.predictor.info, subject.cost
+    path, network = Path("/proc/cpuinfo"), info.network
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return {
+        "name": machine.name,
+        "processor": model[1] if model else platform.processor() or platform.machine(),
+        "dtype": dtype_name(machine.dtype),
+        "remark": subject.predictor.remark,
+        **versions(),
+    }, {
+        "name": network.encoder or f"U-Net, depth {network.depth}, width {network.width}",
+        "parameters": cost.parameters,
+        "bands": info.bands,
+        "classes": len(info.class_map.classes),
+        "size": subject.side,
+        "gflop": cost.gflop,
+    }
 
 
 def engine_names(asked: Sequence[str], engine: str = "auto") -> list[str]:
@@ -209,22 +202,25 @@ def engine_names(asked: Sequence[str], engine: str = "auto") -> list[str]:
     return list(dict.fromkeys(names if engine == "auto" else [*names, engine]))
 
 
-def speed(name: str, seconds: float, pixels: float, gflop: float = 0.0) -> Speed:
-    """The figures of work that takes `seconds` for an image of so many pixels and operations.
+def row(
+    stage: str, what: str, seconds: float, gflop: float = 0, best: float = 0, word: str = ""
+) -> Row:
+    """The figures of work of so many operations that takes `seconds`.
 
-    >>> speed("fused", 0.5, pixels=2e6, gflop=100).gflops
-    200.0
+    >>> row("network", "fused", 0.5, gflop=100, best=800).share
+    0.25
     """
-    return Speed(name, 1000 * seconds, 1 / seconds, pixels / seconds / 1e6, gflop / seconds)
+    gflops = gflop / seconds
+    return Row(stage, what, 1 / seconds, gflops or None, gflops / best if best else None, word)
 
 
-def medians(
-    work: Mapping[str, Callable[[], object]], seconds: float, progress: Progress = SILENT
+def seconds_in_turns(
+    work: Mapping[str, Callable[[], object]], seconds: float, progress: Progress
 ) -> dict[str, float]:
     """Median seconds of a call of each, measured in turns."""
-    turns = {name: partial(seconds_of, one) for name, one in work.items()}
-    rounds = in_turns(turns, MOST_ROUNDS, seconds, progress)
-    return {name: median(taken) for name, taken in rounds.items()}
+    timed = {name: partial(seconds_of, one) for name, one in work.items()}
+    turns = in_turns(timed, MOST_ROUNDS, seconds, progress)
+    return {name: median(taken) for name, taken in turns.items()}
 
 
 # ------------------------------------------------------------------ network and images
@@ -246,28 +242,25 @@ def open_subject(
         runtime: Device and arithmetic.
         folder: An empty folder for what is drawn.
     """
-    trained = load_bundle(run) if run else None
     images = find_material(config.data, config.count) if config.data else []
     bands, dtype, side = 3, "uint8", config.size or DRAWN_SIDE
     if images:
         facts = image_facts(images[0])
         bands, dtype = facts.bands, facts.dtype
         side = config.size or max(SMALLEST_SIDE, min(*facts.shape, LARGEST_SIDE))
-    if trained:
-        bands, dtype, network = trained[1].bands, trained[1].dtype, trained[1].network
+    if run is not None:
+        info = load_bundle(run)[1]
+        bands, dtype, network = info.bands, info.dtype, info.network
     pairs = config.data if config.train else None
     pairs = pairs or draw_pairs(folder / "pairs", config.count, side, bands, dtype)
     training = plan_training(pairs, network, config, runtime, folder)
-    info = trained[1] if trained else bundle_info(training.plan, training.known, data_hash="")
-    torch.manual_seed(runtime.seed)
-    segmenter = trained[0] if trained else build_segmenter(info).eval()
     if run is None:
-        run = folder / "model"
-        save_bundle(run, segmenter.state_dict(), info)
-    machine, remark = machine_for(info, training.machine, runtime.precision)
+        run, info = folder / "model", bundle_info(training.plan, training.known, data_hash="")
+        torch.manual_seed(runtime.seed)
+        save_bundle(run, build_segmenter(info).state_dict(), info)
     images = images or sorted((pairs / "images").iterdir())
-    cost = network_cost(info, side)
-    return Subject(segmenter, info, run, machine, remark, images, side, cost, training)
+    predictor = Predictor(run, device=runtime)
+    return Subject(run, predictor, images, side, network_cost(info, side), training)
 
 
 def plan_training(
@@ -307,13 +300,13 @@ def find_material(data: Path, number: int) -> list[Path]:
 
 
 def draw_pairs(folder: Path, number: int, side: int, bands: int, dtype: str) -> Path:
-    """Draw pairs into `folder`, which is returned: cells in all mirror images, again and again."""
+    """Draw pairs into `folder`, which is returned: cells, each time moved a little on."""
     picture, mask = draw_cells(PICTURE, seed=0, index=0)
     layers = np.dstack([picture[..., np.arange(bands) % 3], mask])
     margin = max(0, side - PICTURE)
     for at in range(number):
-        turned = np.rot90(layers, at % 4)[:: 1 if at % 8 < 4 else -1]
-        drawn = np.pad(turned, ((0, margin), (0, margin), (0, 0)), "symmetric")[:side, :side]
+        moved = np.roll(layers, at, axis=(0, 1))
+        drawn = np.pad(moved, ((0, margin), (0, margin), (0, 0)), "symmetric")[:side, :side]
         write_png(folder / "masks" / f"{at:04d}.png", np.ascontiguousarray(drawn[..., -1]))
         image = np.ascontiguousarray(drawn[..., :-1])
         if dtype == "uint8" and bands in {1, 3}:
@@ -334,8 +327,7 @@ def fitting_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[
     """
     side = SMALLEST_PRODUCT
     while True:
-        left, right, product = torch.randn(3, side, side).to(device, dtype)
-        multiply = partial(_multiply, left, right, product)
+        multiply = partial(_multiply, *torch.randn(3, side, side).to(device, dtype))
         multiply()  # the first time is slower
         if side >= LARGEST_PRODUCT[device.type] or 8 * seconds_of(multiply) > LONGEST_PRODUCT:
             return multiply, 2 * side**3 / 1e9
@@ -347,193 +339,125 @@ def _multiply(left: torch.Tensor, right: torch.Tensor, product: torch.Tensor) ->
     synchronise(left.device)
 
 
-def copy_bandwidth(device: torch.device) -> float:
-    """Gigabytes per second that a copy in the device's memory reads and writes together."""
-    source = torch.ones(COPIED, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
+def ready_engines(
+    subject: Subject, names: Sequence[str], squares: list[NDArray[Any]]
+) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
+    """Engines with their own copies of the network, each of which has predicted `squares` once.
 
-    def copy() -> None:
-        target.copy_(source)
-        synchronise(device)
+    Where the machine has a fast arithmetic, the plain engine runs in float32 too.
 
-    return 2 * COPIED / 1e9 / median(seconds_of(copy) for _ in range(COPIES))
+    Returns:
+        Engine and arithmetic → what predicts again; and → when it was ready, or why it is not.
+
+    Raises:
+        MachineError: no engine runs here.
+    """
+    machine = subject.predictor.machine
+    wanted = [(name, machine) for name in names]
+    if machine.dtype != torch.float32:
+        wanted.insert(0, ("eager", replace(machine, dtype=torch.float32)))
+    work: dict[str, Callable[[], object]] = {}
+    words = {}
+    for name, where in wanted:
+        what, began = f"{name} {dtype_name(where.dtype)}", time.perf_counter()
+        try:
+            segmenter, _ = load_bundle(subject.bundle)
+            engine = Engine(segmenter, where, tile=subject.side, overlap=0.0, engine=name)
+            predict = partial(engine.classes_of, squares, [None] * len(squares))
+            predict()
+        except UnetsegError as error:
+            words[what] = error.summary
+        else:
+            work[what], words[what] = predict, f"ready in {time.perf_counter() - began:.1f} s"
+    if not work:
+        raise MachineError("no engine runs here", [f"{what}: {why}" for what, why in words.items()])
+    return work, words
 
 
-def compare_engines(
+def measure_engines(
     subject: Subject,
     names: Sequence[str],
     batch: int | None,
     seconds: float,
     progress: Progress = SILENT,
-) -> tuple[Part, dict[str, float], dict[str, str]]:
-    """Measure engines on the same images, from raw pixels to class indexes.
-
-    Where the machine has a fast arithmetic, the plain engine runs in float32 too.
-
-    Returns:
-        The engines; GFLOP/s of products of matrices by arithmetic; engines that do not run here,
-        with the reason.
+) -> list[Row]:
+    """Measure in turns products of matrices, the ceiling, and engines from pixels to classes.
 
     Raises:
         MachineError: no engine runs here.
     """
-    machine = subject.machine
-    batch = batch or fitting_batch(machine, subject.side, subject.side)
-    images = subject.squares(batch)
-    wanted = [(name, machine) for name in names]
-    if machine.dtype != torch.float32:
-        wanted.insert(0, ("eager", replace(machine, dtype=torch.float32)))
-    work: dict[str, Callable[[], object]] = {}
-    ready, refused = {}, {}
-    for name, where in wanted:
-        try:
-            ready_seconds, run = _prepare(subject, where, name, images)
-        except UnetsegError as error:
-            refused[name] = error.summary
+    machine, side = subject.predictor.machine, subject.side
+    squares = subject.squares(batch or fitting_batch(machine, side, side))
+    work, words = ready_engines(subject, names, squares)
+    dtypes = {dtype_name(dtype): dtype for dtype in (torch.float32, machine.dtype)}
+    products = {name: fitting_product(machine.device, dtype) for name, dtype in dtypes.items()}
+    work |= {name: multiply for name, (multiply, _) in products.items()}
+    taken = seconds_in_turns(work, seconds, progress)
+    rows = [row(PRODUCT, name, taken[name], gflop) for name, (_, gflop) in products.items()]
+    best = {each.what: each.gflops or 0 for each in rows}
+    stage = f"network, batch of {len(squares)}"
+    for what, word in words.items():
+        if what in taken:
+            each, ceiling = taken[what] / len(squares), best[what.split()[1]]
+            rows.append(row(stage, what, each, subject.cost.gflop, ceiling, word))
         else:
-            ready[f"{name} {dtype_name(where.dtype)}"] = ready_seconds
-            work[f"{name} {dtype_name(where.dtype)}"] = run
-    if not work:
-        raise MachineError("no engine runs here", [f"{n}: {why}" for n, why in refused.items()])
-    gflop = {}
-    for dtype in dict.fromkeys(
-        [torch.float32, machine.dtype, choose_dtype("auto", machine.device)]
-    ):
-        work[dtype_name(dtype)], gflop[dtype_name(dtype)] = fitting_product(machine.device, dtype)
-    taken = medians(work, seconds, progress)
-    ceilings = {dtype: product / taken[dtype] for dtype, product in gflop.items()}
-    rows = []
-    for name, ready_seconds in ready.items():
-        row = speed(name, taken[name] / batch, subject.side**2, subject.cost.gflop)
-        share = row.gflops / ceilings[name.split()[1]]
-        rows.append(replace(row, share=share, ready_seconds=ready_seconds))
-    return Part(f"network, batch of {batch}", tuple(rows)), ceilings, refused
+            rows.append(Row(stage, what, word=word))
+    return rows
 
 
-def _prepare(
-    subject: Subject, machine: Machine, name: str, images: list[NDArray[Any]]
-) -> tuple[float, Callable[[], object]]:
-    """Seconds until an engine, with its own copy of the network, has given its first result."""
-    began = time.perf_counter()
-    own = deepcopy(subject.segmenter)
-    engine = Engine(own, machine, tile=subject.side, overlap=0.0, engine=name)
-    run = partial(engine.classes_of, images, [None] * len(images))
-    run()
-    return time.perf_counter() - began, run
-
-
-def describe_machine(subject: Subject, ceilings: dict[str, float]) -> dict[str, Any]:
-    """The machine in words and numbers."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return {
-        "name": subject.machine.name,
-        "processor": model[1] if model else platform.processor() or platform.machine(),
-        "cores": usable_cores(),
-        "dtype": dtype_name(subject.machine.dtype),
-        "remark": subject.remark,
-        "gflops_at_best": ceilings,
-        "copy_gigabytes_per_second": copy_bandwidth(subject.machine.device),
-        "versions": versions(),
-    }
-
-
-def describe_model(subject: Subject) -> dict[str, Any]:
-    """The network in words and numbers."""
-    network = subject.info.network
-    return {
-        "name": network.encoder or f"U-Net, depth {network.depth}, width {network.width}",
-        "parameters": subject.cost.parameters,
-        "bands": subject.info.bands,
-        "classes": len(subject.info.class_map.classes),
-        "size": subject.side,
-        "gflop": subject.cost.gflop,
-    }
-
-
-# ------------------------------------------------------------------ a file's way
+# ------------------------------------------------------------------ a file's way, and a training
 
 
 def measure_prediction(
-    predictor: Predictor,
-    subject: Subject,
-    folder: Path,
-    seconds: float,
-    progress: Progress = SILENT,
-) -> Part:
-    """Predict images, first stage by stage, then with all of them overlapped as predicting does.
+    subject: Subject, folder: Path, seconds: float, progress: Progress = SILENT
+) -> list[Row]:
+    """Predict images stage by stage, and with all of them overlapped as predicting does, in turns.
 
-    Args:
-        predictor: The model, ready to predict.
-        subject: The images; as many are taken as the time allows.
-        folder: An empty folder for the masks.
-        seconds: Time for all of it.
-        progress: Hears what is done.
+    As many of the images are taken as the time allows.
 
     Raises:
         ImageError: an image does not fit the model.
     """
-    class_map = predictor.info.class_map
-    jobs = [plan_job(path, folder / str(n), class_map) for n, path in enumerate(subject.images)]
-    stages_alone(predictor, jobs, 0)  # the first time is slower
-    progress.start("predicting", 2)
-    alone, pixels = stages_alone(predictor, jobs, seconds / 2)
-    progress.advance("predicting")
-    chosen = jobs[: max(FEWEST, int(seconds / 2 / sum(alone.values())))]
-    result = Prediction()
-    together = seconds_of(lambda: predict_images(predictor, chosen, PredictConfig(), result)) / len(
-        chosen
-    )
-    progress.finish("predicting")
+    predictor, engine = subject.predictor, subject.predictor.engine
+    class_map, result = predictor.info.class_map, Prediction()
+    jobs = [plan_job(path, folder / f"mask{n}", class_map) for n, path in enumerate(subject.images)]
+
+    def predict() -> None:
+        predict_images(predictor, jobs, PredictConfig(), result)
+
+    every, jobs = jobs, jobs[:FEWEST]
+    predict()  # the first time is slower
+    jobs = every[: max(FEWEST, int(seconds * FEWEST / 4 / seconds_of(predict)))]
     if result.failures:
         raise ImageError("some images cannot be predicted", list(result.failures.values()))
-    gflop = subject.cost.gflop * pixels / subject.side**2
-    rows = [speed(f"{stage} alone", taken, pixels) for stage, taken in alone.items()]
-    rows.append(speed("one after the other", sum(alone.values()), pixels))
-    rows.append(speed("folder to folder", together, pixels, gflop))
-    choice, longest = predictor.engine.choice, max(alone, key=lambda stage: alone[stage])
-    return Part(f"prediction, {len(chosen)} images, {choice.name}", tuple(rows), longest)
+    groups = [
+        ([np.asarray(each.image) for each in group], [each.nodata for each in group])
+        for group in alike(map(predictor.open, jobs), engine.images_at_once)
+    ]
+    indexes = [index for group in groups for index in engine.classes_of(*group)]
 
+    def write() -> None:
+        for job, index in zip(jobs, indexes, strict=True):
+            Writer(job, *index.shape).write_mask(job.mask, iter([index]), class_map)
 
-def stages_alone(
-    predictor: Predictor, jobs: Sequence[Job], seconds: float
-) -> tuple[dict[str, float], float]:
-    """Seconds of each stage for an image, one after the other, and its pixels, as means.
-
-    As many images of one size go through the network at once as in a prediction. One such batch is
-    always predicted, and none is begun after `seconds`.
-    """
-    engine, taken = predictor.engine, dict.fromkeys(("read", "network", "write"), 0.0)
-
-    def timed(stage: str, work: Callable[..., Any], *arguments: object) -> Any:
-        began = time.perf_counter()
-        result = work(*arguments)
-        taken[stage] += time.perf_counter() - began
-        return result
-
-    done = pixels = 0
-    ended = time.perf_counter() + seconds
-    opened: Iterator[Opened[Job]] = (timed("read", predictor.open, job) for job in jobs)
-    for batch in alike(opened, engine.images_at_once):
-        nodata = [each.nodata for each in batch]
-        indexes = timed("network", engine.classes_of, [each.image for each in batch], nodata)
-        for job, index in zip((each.name for each in batch), indexes, strict=True):
-            write = Writer(job, *index.shape).write_mask
-            timed("write", write, job.mask, iter([index]), predictor.info.class_map)
-            pixels += index.size
-        done += len(batch)
-        if time.perf_counter() > ended:
-            break
-    return {stage: spent / done for stage, spent in taken.items()}, pixels / done
-
-
-# ------------------------------------------------------------------ a training
+    work = {
+        "read alone": lambda: [predictor.open(job) for job in jobs],
+        "network alone": lambda: [engine.classes_of(*group) for group in groups],
+        "write alone": write,
+        "folder to folder": predict,
+    }
+    taken = seconds_in_turns(work, seconds, progress)
+    longest = max(taken, key=lambda what: taken[what] if what.endswith("alone") else 0)
+    stage = f"prediction, {len(jobs)} images, {engine.choice.name}"
+    return [
+        row(stage, what, spent / len(jobs), word=BOUNDS if what == longest else "")
+        for what, spent in taken.items()
+    ]
 
 
 @explained_memory("Choose a smaller --batch, or a smaller --width.")
-def measure_training(run: TrainingRun, seconds: float, progress: Progress = SILENT) -> Part:
-    """Measure the training that `run` would be: steps alone, loading alone, and both together.
+def measure_training(run: TrainingRun, seconds: float, progress: Progress = SILENT) -> list[Row]:
+    """Measure the training that `run` would be: loading and steps alone in turns, then together.
 
     Args:
         run: Data, settings and plan, in a folder of its own.
@@ -543,49 +467,36 @@ def measure_training(run: TrainingRun, seconds: float, progress: Progress = SILE
     Raises:
         OutOfMemoryError: a step does not fit in memory.
     """
-    machine, batch, pixels = run.machine, run.plan.batch, run.plan.patch**2
+    batch = run.plan.batch
     workers = None if run.config.runtime.workers == "auto" else run.config.runtime.workers
-    progress.start("training", 3)
     with closing(Trainer(run, time.monotonic(), SILENT)) as trainer:
         trainer.segmenter.train()
-        crops, numbers = next(iter(crop_loader(trainer.crops, trainer.order, 0))), count()
+        loading, numbers = iter(crop_loader(trainer.crops, trainer.order, 0)), count()
+        crops = next(loading)
 
         def step(crops: Sample) -> None:
             trainer.learner.step(crops, next(numbers), 1.0)
-            synchronise(machine.device)
+            synchronise(run.machine.device)
 
         if run.config.runtime.compile == "yes":
             compile_step(trainer.learner, crops)
-        for _ in range(2):  # the first ones choose algorithms and take memory
+        for _ in range(WARM_UP):  # these choose algorithms and take memory
             step(crops)
-        multiply, product = fitting_product(machine.device, machine.dtype)
-        taken = medians({"steps": partial(step, crops), "product": multiply}, seconds / 3)
-        progress.advance("training")
-        loading = seconds_each(iter(crop_loader(trainer.crops, trainer.order, 0)), seconds / 3)
-        progress.advance("training")
-        batches = training_batches(trainer.crops, trainer.order, machine, workers)
-        together = seconds_each(map(step, batches), seconds / 3, WARM_UP + TIMED)
-    progress.finish("training")
+        multiply, product = fitting_product(run.machine.device, run.machine.dtype)
+        work = {"loading": lambda: next(loading), "steps": lambda: step(crops), PRODUCT: multiply}
+        taken = seconds_in_turns(work, seconds / 2, progress)
+        steps = map(step, training_batches(trainer.crops, trainer.order, run.machine, workers))
+        for _ in islice(steps, WARM_UP + TIMED):  # with these it chooses who loads
+            pass
+        both = in_turns({"": lambda: seconds_of(partial(next, steps))}, MOST_ROUNDS, seconds / 2)
+        together = fmean(both[""])
+    stage = f"training, {batch} × {run.plan.patch}×{run.plan.patch}"
     gflop = network_cost(trainer.info, run.plan.patch).gflop / FORWARD_SHARE
-    steps = speed("steps alone", taken["steps"] / batch, pixels, gflop)
-    return Part(
-        title=f"training, {batch} × {run.plan.patch}×{run.plan.patch}",
-        rows=(
-            speed("loading alone, one process", loading / batch, pixels),
-            replace(steps, share=steps.gflops * taken["product"] / product),
-            speed("loading and steps", together / batch, pixels, gflop),
+    words = (BOUNDS, "") if together > NOTABLE * taken["steps"] else ("", BOUNDS)
+    return [
+        row(stage, "loading alone", taken["loading"] / batch, word=words[0]),
+        row(
+            stage, "steps alone", taken["steps"] / batch, gflop, product / taken[PRODUCT], words[1]
         ),
-        bounds="loading" if together > NOTABLE * taken["steps"] else "steps",
-    )
-
-
-def seconds_each(work: Iterator[object], seconds: float, skipped: int = 1) -> float:
-    """Seconds from one result of endless `work` to the next, the first ones not counted."""
-    for _ in islice(work, skipped):
-        pass
-    began = time.perf_counter()
-    for done, _ in enumerate(work, 1):
-        taken = time.perf_counter() - began
-        if taken > seconds:
-            return taken / done
-    raise AssertionError("the batches of a training have no end")
+        row(stage, "loading and steps", together / batch, gflop),
+    ]

@@ -1,7 +1,9 @@
 """unetseg bench."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +14,7 @@ from unetseg.cli.console import observer, out, say
 from unetseg.config import BenchConfig, NetworkConfig, RuntimeConfig
 
 if TYPE_CHECKING:
-    from unetseg.bench import Benchmark, Part
+    from unetseg.bench import Benchmark, Row
 
 STDOUT = Path("-")
 ADVICE = {
@@ -83,41 +85,34 @@ def _show(result: "Benchmark") -> None:
     say(f"machine: {machine['processor']} · {machine['name']} · {machine['dtype']}")
     if machine["remark"]:
         say(f"  {machine['remark']}")
-    best = ", ".join(
-        f"{d} {gflops:,.0f} GFLOP/s" for d, gflops in machine["gflops_at_best"].items()
-    )
-    copies = f"copies {machine['copy_gigabytes_per_second']:.1f} GB/s"
-    say(f"at best: {best} (products of matrices), {copies}")
     say(
         f"model: {model['name']}, {model['parameters']:,} parameters, bands: {model['bands']}, "
         f"classes: {model['classes']}, {model['gflop']:,.3g} GFLOP per "
         f"{model['size']}×{model['size']} image"
     )
-    out.print(_table(result.engines))
-    for engine, why in result.refused.items():
-        say(f"  {engine}: {why}")
-    for part in filter(None, (result.prediction, result.training)):
-        out.print(_table(part))
-        say(f"bounded by: {part.bounds} — {ADVICE[part.bounds]}")
+    for stage, rows in groupby(result.rows, lambda row: row.stage):
+        out.print(_table(stage, list(rows)))
+    for row in result.rows:
+        if row.word == "bounds":
+            work = row.what.removesuffix(" alone")
+            say(f"{row.stage.partition(',')[0]} is bounded by: {work} — {ADVICE[work]}")
 
 
-def _table(part: "Part") -> Table:
+def _table(stage: str, rows: "Sequence[Row]") -> Table:
     """Speeds side by side, in a line of 80 characters; columns without a figure are left out."""
     columns = {
-        part.title: [row.name for row in part.rows],
-        "ms each": [f"{row.milliseconds:,.1f}" for row in part.rows],
-        "per second": [f"{row.images_per_second:,.1f}" for row in part.rows],
-        "MP/s": [f"{row.megapixels_per_second:,.2f}" for row in part.rows],
-        "GFLOP/s": [f"{row.gflops:,.0f}" if row.gflops else "" for row in part.rows],
-        "of best": [f"{row.share:.0%}" if row.share else "" for row in part.rows],
-        "ready in": [
-            f"{row.ready_seconds:.1f} s" if row.ready_seconds else "" for row in part.rows
-        ],
+        stage: [row.what for row in rows],
+        "ms each": [f"{1000 / row.per_second:,.1f}" if row.per_second else "" for row in rows],
+        "per second": [f"{row.per_second:,.1f}" if row.per_second else "" for row in rows],
+        "GFLOP/s": [f"{row.gflops:,.0f}" if row.gflops else "" for row in rows],
+        "of best": [f"{row.share:.0%}" if row.share else "" for row in rows],
+        "": [row.word for row in rows],
     }
     columns = {head: cells for head, cells in columns.items() if any(cells)}
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     for head in columns:
-        table.add_column(head, justify="left" if head == part.title else "right", no_wrap=True)
+        is_text = head in {stage, ""}
+        table.add_column(head, justify="left" if is_text else "right", no_wrap=head != "")
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*cells)
     return table
