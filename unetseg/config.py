@@ -103,9 +103,9 @@ BlockKind = Literal["plain", "residual", "dense"]
 ShortcutKind = Literal[
     "identity", "zero_pad", "projection", "learned", "rezero", "gated", "deactivable", "none"
 ]
-SkipKind = Literal[
-    "concat", "add", "none", "learned", "gated", "attention", "switch", "nested", "pruned"
-]
+SkipKind = Literal["concat", "add", "none", "learned", "gated", "attention", "switch", "nested"]
+LevelSkip = Literal[SkipKind, "pruned"]
+"""What a level of a trained U-Net may have; only `unetseg prune` makes it "pruned"."""
 NormKind = Literal["batch", "group", "instance", "none"]
 InitKind = Literal["he", "xavier", "orthogonal", "torch"]
 
@@ -127,8 +127,9 @@ class NetworkConfig(Settings):
     """Blocks of each level of encoder and decoder, one after the other."""
     shortcut: ShortcutKind = "identity"
     """Shortcut of residual blocks: how the input x passes by the convolutions F."""
-    skip: Annotated[tuple[SkipKind, ...], Commas] = ("concat",)
-    """Skip connection of all levels, or one per level from the top."""
+    skip: Annotated[tuple[LevelSkip, ...], Commas, Parameter(show_choices=False)] = ("concat",)
+    """Skip connection of all levels, or one per level from the top: concat, add, none, learned,
+    gated, attention, switch, nested."""
     alpha: Annotated[float | None, Field(allow_inf_nan=False)] = None
     """First value of learned factors α (default: 1 in F + αx and in skips, 0 in x + αF)."""
     survival: Annotated[float, Field(gt=0, le=1)] = 0.8
@@ -154,7 +155,7 @@ class NetworkConfig(Settings):
     scale: Annotated[float, Field(gt=0, le=1), Parameter(alias=["-s"])] = 1.0
     """Size at which the network sees the image, as a fraction; masks keep full size."""
 
-    def skip_of_levels(self, levels: int) -> tuple[SkipKind, ...]:
+    def skip_of_levels(self, levels: int) -> tuple[LevelSkip, ...]:
         """The kind of skip of each level, full resolution first, where one may stand for all."""
         return self.skip * (levels if len(self.skip) == 1 else 1)
 

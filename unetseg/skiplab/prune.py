@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unetseg.bundle import BundleInfo, build_segmenter, load_bundle, save_bundle
-from unetseg.config import DeviceConfig, SkipKind, TrainingConfig
+from unetseg.config import DeviceConfig, LevelSkip, TrainingConfig
 from unetseg.errors import BundleError, ConfigError
 from unetseg.evaluation.evaluate import run_folder
 from unetseg.prediction.engine import Engine
@@ -137,8 +137,8 @@ def closed_levels(network: UNet) -> tuple[int, ...]:
 
 
 def _pruned_kinds(
-    kinds: Sequence[SkipKind], switches: Mapping[int, Switch]
-) -> tuple[SkipKind, ...]:
+    kinds: Sequence[LevelSkip], switches: Mapping[int, Switch]
+) -> tuple[LevelSkip, ...]:
     """The kind of every level once its switch, if it has one, is gone."""
     pruned = list(kinds)
     for level, kind in enumerate(pruned):
