@@ -198,3 +198,13 @@ def test_a_tree_is_read_in_either_drawing() -> None:
         "│   └── images.py\n└── cli/\n    └── app.py\ntests/\n"
     )
     assert read_tree(plain) == read_tree(boxes) == ["errors.py", "data/", "data/images.py", "cli/"]
+
+
+def test_no_function_is_longer_than_sixty_lines() -> None:
+    long = [
+        f"{file.relative_to(ROOT)}: {node.name}"
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60
+    ]
+    assert not long, f"shorten or split these functions: {long}"

@@ -51,6 +51,7 @@ from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
 from unetseg.skiplab.result import COLOURS, Result, Row, new_figure, publish
 from unetseg.skiplab.trained import Subject, fitted
+from unetseg.storage import json_value
 from unetseg.text import plural
 from unetseg.unet.model import Edit
 
@@ -150,13 +151,7 @@ def ablate(
     pictures = {"ablate": draw_levels(overall, f"whole network: {amount} on {images}")}
     if subject.segmenter.classes > 2 and broken:
         pictures["ablate_classes"] = draw_classes(rows)
-    table = [  # None for nan: empty in the CSV
-        {
-            name: None if isinstance(value, float) and np.isnan(value) else value
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
+    table: list[Row] = json_value(rows)  # None for nan: empty in the CSV
     hidden = {"class", "decides", "resolution"}
     summary = [
         {name: value for name, value in row.items() if name not in hidden}

@@ -174,33 +174,26 @@ def compare(
     info = bundle_info(plan, images, data_hash(images))
     costs = {skip: network_cost(_with_skip(info, skip), plan.patch) for skip in skips}
     batch = {"batch": _claim(output, _identity(base, info, machine), plan.batch)}
-    # the same for all, to the end
     base = base.model_copy(update={"training": base.training.model_copy(update=batch)})
     with locked(output):
         bench = _Bench(data, base, output, progress)
         trainings, diverged = bench.all_trainings(skips, range(config.seeds))
-        if len({training.skip for training in trainings}) < 2:
-            fix = "Choose a lower --lr, or --precision float32, and another --output."
-            raise DivergedError("trainings diverged, and no two kinds are left", diverged, fix)
         times, shape = bench.predict_times(trainings)
     arms = [
         Arm(skip, costs[skip], times[skip], tuple(each for each in trainings if each.skip == skip))
         for skip in times
     ]
-    return _publish(
-        output,
-        arms,
-        {
-            "data": str(data),
-            "data_hash": info.data_hash,
-            "gflop_of": [plan.patch, plan.patch],
-            "settings": _common_settings(base),
-            "versions": versions(),
-            "diverged": diverged,
-            "predict_ms_of": shape,
-            "machine": str(machine),
-        },
-    )
+    facts = {
+        "data": str(data),
+        "data_hash": info.data_hash,
+        "gflop_of": [plan.patch, plan.patch],
+        "settings": _common_settings(base),
+        "versions": versions(),
+        "diverged": diverged,
+        "predict_ms_of": shape,
+        "machine": str(machine),
+    }
+    return _publish(output, arms, facts)
 
 
 def _comparable(skips: Sequence[str], network: NetworkConfig) -> tuple[str, ...]:
@@ -308,7 +301,11 @@ class _Bench:
     def all_trainings(
         self, skips: Sequence[str], seeds: Sequence[int]
     ) -> tuple[list[Training], list[str]]:
-        """Every kind with the first seed, then every kind with the next; and what diverged."""
+        """Every kind with the first seed, then every kind with the next; and what diverged.
+
+        Raises:
+            DivergedError: fewer than two kinds are left.
+        """
         turns = [(skip, seed) for seed in seeds for skip in skips]
         results, diverged = [], []
         for turn, (skip, seed) in enumerate(turns, 1):
@@ -323,6 +320,9 @@ class _Bench:
                 results.append(done)
             else:
                 diverged.append(f"{skip} (seed {seed})")
+        if len({training.skip for training in results}) < 2:
+            fix = "Choose a lower --lr, or --precision float32, and another --output."
+            raise DivergedError("trainings diverged, and no two kinds are left", diverged, fix)
         return results, diverged
 
     def predict_times(

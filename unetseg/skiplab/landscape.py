@@ -125,15 +125,12 @@ def landscape(
         for own in networks
     ]
     for own, each in zip(networks, subjects, strict=True):
-        images = [view.name for view in each.views]
-        own.update(run=each.run, split=each.split, images=images)
+        own.update(run=each.run, split=each.split, images=[view.name for view in each.views])
         own.update(surface_arithmetic=dtype_name(each.machine.dtype))
-    figures = {"landscape": contour_figure(surfaces), "landscape_surface": relief_figure(surfaces)}
-    rows = [row for surface in surfaces for row in surface.rows()]
     return publish(
-        Result(output, rows, summary, CAPTION),
+        Result(output, [row for surface in surfaces for row in surface.rows()], summary, CAPTION),
         "landscape",
-        figures,
+        {"landscape": contour_figure(surfaces), "landscape_surface": relief_figure(surfaces)},
         networks=networks,
         **HOW,
         statistics=STATISTICS[config.statistics],
