@@ -1,6 +1,6 @@
 """What many tests begin with: classes, small U-Nets with random weights, pixels and files."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import nn
 
 from unetseg.bundle import BundleInfo, build_segmenter, save_bundle
 from unetseg.config import NetworkConfig
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from unetseg.data.masks.class_map import ClassInfo, ClassMap, Code
+from unetseg.data.masks.mask_values import MaskFacts
 from unetseg.unet.segmenter import Segmenter
 
 
@@ -133,3 +134,26 @@ def write_geotiff(path: Path, image: NDArray[Any], **tags: Any) -> Path:
     with rasterio.open(path, "w", **{**profile, **shape, **tags}) as file:
         file.write(bands)
     return path
+
+
+def mask_facts(
+    *codes: Code | tuple[Code, int], thin: Collection[Code] = (), path: str = "a.png", **more: Any
+) -> MaskFacts:
+    """A mask with these codes, or (code, pixels), 1,000 without; those in `thin` cover no area."""
+    counts: list[tuple[Code, int]] = [
+        item if _is_counted(item) else (item, 1000)  # type: ignore[misc]
+        for item in codes
+    ]
+    parts = {
+        "path": path,
+        "shape": (1, sum(count for _, count in counts)),
+        "coding": "rgb" if isinstance(counts[0][0], tuple) else "integer",
+        "dtype": "uint8",
+        "counts": counts,
+        "inner": [0 if code in thin else count for code, count in counts],
+    }
+    return MaskFacts.model_validate({**parts, **more})
+
+
+def _is_counted(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2

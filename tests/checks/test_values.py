@@ -1,6 +1,6 @@
 """Values and classes in the check: every kind of masks is right or explained; balance, splits."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.builders import mask_facts as facts
 from unetseg.checks.finding import SEVERITIES, Finding
 from unetseg.checks.values import inspect_balance, inspect_values, masks_of
 from unetseg.config import DataConfig
@@ -71,21 +72,6 @@ def makes_sense(masks: Sequence[MaskFacts], **more: Any) -> bool:
 
 def kinds(findings: Sequence[Finding]) -> list[tuple[str, str]]:
     return [(finding.severity, finding.check) for finding in findings]
-
-
-def facts(
-    *counts: tuple[Code, int], thin: Collection[Code] = (), path: str = "a.png", **more: Any
-) -> MaskFacts:
-    """A mask with these codes and their pixels; those in `thin` cover no area."""
-    parts = {
-        "path": path,
-        "shape": (1, sum(count for _, count in counts)),
-        "coding": "rgb" if isinstance(counts[0][0], tuple) else "integer",
-        "dtype": "uint8",
-        "counts": counts,
-        "inner": [0 if code in thin else count for code, count in counts],
-    }
-    return MaskFacts.model_validate({**parts, **more})
 
 
 def many(count: int, *counts: tuple[Code, int], **more: Any) -> list[MaskFacts]:

@@ -1,8 +1,6 @@
 """Noise in masks: what is snapped, what is refused, and what is a class all the same."""
 
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from tests.builders import mask_facts as facts
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import (
@@ -24,29 +23,6 @@ from unetseg.data.masks.infer_classes import (
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.mask_values import gather
 from unetseg.errors import MaskError
-
-
-def facts(
-    *codes: Code | tuple[Code, int], thin: Collection[Code] = (), path: str = "a.png", **more: Any
-) -> MaskFacts:
-    """A mask with these codes, or (code, pixels), 1,000 without; those in `thin` cover no area."""
-    counts: list[tuple[Code, int]] = [
-        item if _is_counted(item) else (item, 1000)  # type: ignore[misc]
-        for item in codes
-    ]
-    parts = {
-        "path": path,
-        "shape": (1, sum(count for _, count in counts)),
-        "coding": "rgb" if isinstance(counts[0][0], tuple) else "integer",
-        "dtype": "uint8",
-        "counts": counts,
-        "inner": [0 if code in thin else count for code, count in counts],
-    }
-    return MaskFacts.model_validate({**parts, **more})
-
-
-def _is_counted(item: object) -> bool:
-    return isinstance(item, tuple) and len(item) == 2
 
 
 def codes_of(known: ClassMap) -> list[Code]:
