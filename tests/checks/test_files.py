@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unetseg.checks.files import (
+    FORMAT_CHECKS,
+    PIXEL_CHECKS,
     inspect_entries,
-    inspect_formats,
-    inspect_pixels,
     inspect_sizes,
     inspect_unreadable,
     whole_factor,
@@ -81,7 +81,7 @@ def unreadable(data: Path, max_pixels: int | None = None) -> dict[str, Finding]:
 
 
 def formats(data: Path) -> list[Finding]:
-    return findings(data, inspect_formats)
+    return findings(data, *FORMAT_CHECKS)
 
 
 def sizes(data: Path) -> list[Finding]:
@@ -93,7 +93,13 @@ def names(finding: Finding) -> list[str]:
 
 
 def test_a_good_folder_has_no_finding(data: Path) -> None:
-    checks = (inspect_unreadable, inspect_formats, inspect_entries, inspect_sizes, inspect_pixels)
+    checks = (
+        inspect_unreadable,
+        *FORMAT_CHECKS,
+        inspect_entries,
+        inspect_sizes,
+        *PIXEL_CHECKS,
+    )
     assert findings(data, *checks) == []
     assert findings_of(empty_survey(data), *checks) == []
 
@@ -321,7 +327,7 @@ def test_bands_that_pillow_overlooks_are_a_note(real_data: Path) -> None:
     "name", ["drive", "hot_buildings_geotiff", "tiny_kvasir_jpgmask", "sen1floods11_tiles13band"]
 )
 def test_real_folders_have_nothing_else(real_data: Path, name: str) -> None:
-    assert findings(real_data / name, inspect_unreadable, inspect_formats, inspect_entries) == []
+    assert findings(real_data / name, inspect_unreadable, *FORMAT_CHECKS, inspect_entries) == []
 
 
 # ------------------------------------------------------------------ sizes
@@ -460,7 +466,7 @@ def spoil(
 
 def only(data: Path, check: str, severity: str) -> Finding:
     """The one finding there is."""
-    (found,) = findings(data, inspect_pixels)
+    (found,) = findings(data, *PIXEL_CHECKS)
     assert (found.check, found.severity) == (check, severity)
     assert found.fix or severity == "note"
     return found
@@ -491,7 +497,7 @@ def test_nan_and_infinity_are_an_error(data: Path) -> None:
 def test_nan_that_is_declared_is_no_error(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
     spoil(data, with_value(np.nan), 2, nodata=np.nan)
-    assert [finding.check for finding in findings(data, inspect_pixels)] == ["no-data"]
+    assert [finding.check for finding in findings(data, *PIXEL_CHECKS)] == ["no-data"]
 
 
 def test_images_of_another_type_or_bands_are_an_error(data: Path) -> None:
@@ -513,7 +519,7 @@ def test_grey_among_colour_is_a_note(data: Path) -> None:
 
 def test_all_grey_is_fine(data: Path) -> None:
     spoil(data, lambda pixels: pixels[..., :1])
-    assert findings(data, inspect_pixels) == []
+    assert findings(data, *PIXEL_CHECKS) == []
 
 
 # ------------------------------------------------------------------ nothing to see
@@ -529,7 +535,7 @@ def test_images_of_one_colour_are_a_warning(data: Path) -> None:
 def test_an_image_without_any_data_has_one_colour(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
     (path,) = spoil(data, lambda pixels: pixels * 0 - 9999, 3, nodata=-9999)
-    found = {finding.check: finding for finding in findings(data, inspect_pixels)}
+    found = {finding.check: finding for finding in findings(data, *PIXEL_CHECKS)}
     assert set(found) == {"constant-image", "no-data"}
     assert found["constant-image"].files == (f"{path}: no pixel has data",)
 
@@ -579,7 +585,7 @@ def test_each_fill_value_is_a_finding(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
     spoil(data, with_value(-9999), 0)
     spoil(data, with_value(65535), 1)
-    assert [(finding.check, len(finding.files)) for finding in findings(data, inspect_pixels)] == [
+    assert [(finding.check, len(finding.files)) for finding in findings(data, *PIXEL_CHECKS)] == [
         ("undeclared-no-data", 1)
     ] * 2
 
@@ -613,7 +619,7 @@ def test_saturation_of_sixteen_bits_is_seen_wherever_it_is(data: Path) -> None:
 
 def test_few_levels_are_no_saturation(data: Path) -> None:
     spoil(data, lambda pixels: pixels // 100)
-    assert findings(data, inspect_pixels) == []
+    assert findings(data, *PIXEL_CHECKS) == []
 
 
 def test_a_fill_value_is_no_saturation(data: Path) -> None:
@@ -641,7 +647,7 @@ def test_a_fill_value_is_no_saturation(data: Path) -> None:
     ],
 )
 def test_real_folders(real_data: Path, name: str, expected: list[tuple[str, str, int]]) -> None:
-    found = findings(real_data / name, inspect_pixels)
+    found = findings(real_data / name, *PIXEL_CHECKS)
     assert [(one.check, one.severity, len(one.files)) for one in found] == expected
 
 
@@ -659,4 +665,4 @@ def test_alpha_and_palettes_are_no_finding(data: Path) -> None:
     write_png(stored(data, 0), opaque)
     spoil(data, lambda pixels: pixels, 1)
     Image.open(stored(data, 2)).quantize(250).save(stored(data, 2))
-    assert findings(data, inspect_pixels) == []
+    assert findings(data, *PIXEL_CHECKS) == []

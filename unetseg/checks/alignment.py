@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.checks.finding import Finding
+from unetseg.checks.finding import Finding, warning
 from unetseg.data.facts.similarity import TURNS
 from unetseg.data.facts.survey import Survey
 from unetseg.data.files.image import ImageFile, effective_bands
@@ -113,13 +113,26 @@ def inspect_alignment(survey: Survey, progress: Progress = SILENT) -> Iterator[F
     """Masks that are shifted, mirrored or turned against their images; reads up to 60 pairs."""
     if survey.classes is None:
         return
-    pairs = _choose(survey)
-    seen = _compare(survey, pairs, progress=progress)
+    shown = [
+        pair
+        for pair, fact in survey.items()
+        if fact.image.shape == fact.mask.shape and len(fact.mask.counts) > 1
+    ]
+    count = min(FILES, len(shown))
+    evenly = [shown[i * len(shown) // count] for i in range(count)]
+    seen = _compare(survey, evenly, progress=progress)
     if len(seen) < _FEWEST:
         return
     whole = Agreement(np.mean([one.values for _, one in seen], axis=0))
-    if _is_common(whole, [one for _, one in seen]):
-        yield _all_shifted(whole, seen)
+    moved = [pair for pair, one in seen if one.near(*whole.peak) > one.near(0, 0)]
+    if whole.is_shifted(_LEAST, _CLEAR, _RATIO) and len(moved) >= _SHARE * len(seen):
+        yield warning(
+            "shifted-masks",
+            f"the masks lie about {_place(*whole.peak)} the edges of the images, in "
+            f"{len(moved)} of the {plural(len(seen), 'pair')} that were compared",
+            [pair.mask for pair in moved if pair.mask],
+            "Look at some masks over their images, and export the masks again or move them back.",
+        )
     elif whole.clarity >= _CLEAR and whole.distance < _LEAST:
         yield from _some_shifted(seen)
     else:
@@ -198,17 +211,6 @@ def _tensor(layers: Sequence[Array]) -> tuple[Array, Array, Array]:
     return xx, yy, xy
 
 
-def _choose(survey: Survey) -> list[Pair]:
-    """At most 60 pairs, evenly, among those of equal size whose masks hold two values or more."""
-    shown = [
-        pair
-        for pair, fact in survey.items()
-        if fact.image.shape == fact.mask.shape and len(fact.mask.counts) > 1
-    ]
-    count = min(FILES, len(shown))
-    return [shown[i * len(shown) // count] for i in range(count)]
-
-
 def _compare(
     survey: Survey,
     pairs: Sequence[Pair],
@@ -218,8 +220,14 @@ def _compare(
     """The agreement of every pair that can be judged, with the mask turned."""
 
     def look(pair: Pair) -> Agreement | None:
+        assert pair.mask is not None  # a survey holds whole pairs
+        limit = survey.config.max_pixels
         try:
-            image, index = _read(survey, pair)
+            with ImageFile(pair.image, limit) as photo, MaskFile(pair.mask, limit) as mask:
+                height, width = min(photo.height, _SIDE), min(photo.width, _SIDE)
+                middle = (photo.height - height) // 2, (photo.width - width) // 2, height, width
+                image = photo.read(*middle)
+                index = survey.class_map.encode(mask.read(*middle), pair.mask)
         except DataError:
             return None  # other checks name the file
         index = np.ascontiguousarray(turn(index))
@@ -235,35 +243,6 @@ def _compare(
     return seen
 
 
-def _read(survey: Survey, pair: Pair) -> tuple[NDArray[Any], Index]:
-    """The middle of an image, H×W×C, and of its mask, as class indexes."""
-    assert pair.mask is not None  # a survey holds whole pairs
-    limit = survey.config.max_pixels
-    with ImageFile(pair.image, limit) as image, MaskFile(pair.mask, limit) as mask:
-        height, width = min(image.height, _SIDE), min(image.width, _SIDE)
-        window = (image.height - height) // 2, (image.width - width) // 2, height, width
-        return image.read(*window), survey.class_map.encode(mask.read(*window), pair.mask)
-
-
-def _is_common(whole: Agreement, single: Sequence[Agreement]) -> bool:
-    """Whether the masks are shifted together: in the mean, and most of them by themselves."""
-    if not whole.is_shifted(_LEAST, _CLEAR, _RATIO):
-        return False
-    return float(np.mean([one.near(*whole.peak) > one.near(0, 0) for one in single])) >= _SHARE
-
-
-def _all_shifted(whole: Agreement, seen: Sequence[tuple[Pair, Agreement]]) -> Finding:
-    agreeing = [pair for pair, one in seen if one.near(*whole.peak) > one.near(0, 0)]
-    return Finding(
-        "shifted-masks",
-        "warning",
-        f"the masks lie about {_place(*whole.peak)} the edges of the images, in "
-        f"{len(agreeing)} of the {plural(len(seen), 'pair')} that were compared",
-        [pair.mask for pair in agreeing if pair.mask],
-        "Look at some masks over their images, and export the masks again or move them back.",
-    )
-
-
 def _some_shifted(seen: Sequence[tuple[Pair, Agreement]]) -> Iterator[Finding]:
     """Masks that lie beside their images while the others fit."""
     stray = [
@@ -272,9 +251,8 @@ def _some_shifted(seen: Sequence[tuple[Pair, Agreement]]) -> Iterator[Finding]:
         if one.is_shifted(_LEAST_ALONE, _CLEAR_ALONE, _RATIO_ALONE)
     ]
     if stray:
-        yield Finding(
+        yield warning(
             "shifted-mask",
-            "warning",
             f"{plural(len(stray), 'mask')} of the {len(seen)} that were compared "
             f"{'lies' if len(stray) == 1 else 'lie'} beside the edges of the image, while the "
             "others fit",
@@ -292,9 +270,8 @@ def _all_turned(survey: Survey, pairs: Sequence[Pair], progress: Progress) -> It
             continue
         whole = Agreement(np.mean([one.values for _, one in seen], axis=0))
         if whole.distance < _LEAST and whole.clarity >= _CLEAR:
-            yield Finding(
+            yield warning(
                 "turned-masks",
-                "warning",
                 f"the masks fit the edges of the images when they are {turn.words}, and not as "
                 f"they are: {plural(len(seen), 'pair')} were compared",
                 [pair.mask for pair, _ in seen if pair.mask],

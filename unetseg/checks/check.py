@@ -5,20 +5,19 @@
 """
 
 import shlex
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unetseg.checks.alignment import inspect_alignment
 from unetseg.checks.files import (
+    FORMAT_CHECKS,
+    PIXEL_CHECKS,
     inspect_entries,
-    inspect_formats,
-    inspect_pixels,
     inspect_sizes,
     inspect_unreadable,
 )
-from unetseg.checks.finding import Finding, Severity, in_order
+from unetseg.checks.finding import Check, Finding, Severity, in_order
 from unetseg.checks.leakage import inspect_duplicates, inspect_leakage
 from unetseg.checks.names import inspect_names, inspect_portability, inspect_splits
 from unetseg.checks.values import inspect_balance, inspect_values
@@ -28,13 +27,12 @@ from unetseg.errors import DataError
 from unetseg.progress import SILENT, Progress
 from unetseg.text import printable
 
-Check = Callable[[Survey], Iterator[Finding]]
 FACT_CHECKS: tuple[Check, ...] = (
     inspect_values,
     inspect_portability,
-    inspect_formats,
+    *FORMAT_CHECKS,
     inspect_sizes,
-    inspect_pixels,
+    *PIXEL_CHECKS,
     inspect_balance,
     inspect_duplicates,
     inspect_leakage,

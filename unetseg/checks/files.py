@@ -4,16 +4,27 @@ import errno
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from unetseg.checks.finding import FIX, Finding, Line, Severity, error_line, percent
+from unetseg.checks.finding import (
+    FIX,
+    Check,
+    Finding,
+    Flags,
+    Line,
+    Severity,
+    error,
+    error_line,
+    note,
+    percent,
+    warning,
+)
 from unetseg.data.facts.fingerprint import (
     KIND_FIX,
     NO_NUMBERS,
     ImageFacts,
-    PairFacts,
     find_strangers,
     size_text,
 )
@@ -45,44 +56,47 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap the sides
 
 
 class _Kind(NamedTuple):
-    """One finding about several files."""
+    """What is said of files with one fault, after their number."""
 
-    check: str
     severity: Severity
     noun: str
     remark: str
     fix: str = ""
-    flags: tuple[str, ...] = ()
+    flags: Flags = ()
 
-    def finding(self, lines: Sequence[Line]) -> Finding:
-        summary = f"{plural(len(lines), self.noun)} {self.remark}"
-        return Finding(self.check, self.severity, summary, lines, self.fix, self.flags)
+
+def _by_kind(kinds: Mapping[str, _Kind], groups: Mapping[str, Sequence[Line]]) -> Iterator[Finding]:
+    """A finding for each kind that has files, in the order of the kinds."""
+    for check, (severity, noun, remark, fix, flags) in kinds.items():
+        if lines := groups.get(check):
+            summary = f"{plural(len(lines), noun)} {remark}".rstrip()
+            yield Finding(check, severity, summary, lines, fix, flags)
 
 
 # Entries of a folder
 
-_NO_FILE = _Kind(
-    "no-regular-file",
-    "error",
-    "image",
-    "behind broken links, pipes or the like",
-    "Restore the files or remove the entries.",
-)
-_LEADS_NOWHERE = _Kind(
-    "broken-link",
-    "warning",
-    "link",
-    "leading nowhere, perhaps once to a folder of images",
-    "Restore what they lead to, or remove them.",
-)
-_FORBIDDEN = _Kind(
-    "no-permission",
-    "error",
-    "file or folder",
-    "without permission to read",
-    "Give yourself the permission (chmod -R u+rX FOLDER), or take them out.",
-)
-_LOOP = _Kind("link-loop", "note", "link", "to a folder above, left out")
+_ENTRIES = {
+    "no-regular-file": _Kind(
+        "error",
+        "image",
+        "behind broken links, pipes or the like",
+        "Restore the files or remove the entries.",
+    ),
+    "broken-link": _Kind(
+        "warning",
+        "link",
+        "leading nowhere, perhaps once to a folder of images",
+        "Restore what they lead to, or remove them.",
+    ),
+    "no-permission": _Kind(
+        "error",
+        "file or folder",
+        "without permission to read",
+        "Give yourself the permission (chmod -R u+rX FOLDER), or take them out.",
+    ),
+    "link-loop": _Kind("note", "link", "to a folder above, left out"),
+}
+_Identity = tuple[int, int]  # device and number on it, which tell a folder whatever its name
 
 
 def inspect_entries(survey: Survey) -> Iterator[Finding]:
@@ -90,16 +104,12 @@ def inspect_entries(survey: Survey) -> Iterator[Finding]:
 
     No file is opened, so that nothing is waited for; hidden entries are left out.
     """
-    groups: dict[_Kind, list[Line]] = defaultdict(list)
+    groups: dict[str, list[Line]] = defaultdict(list)
     if survey.data.is_dir():
         above = frozenset(map(_identity, survey.data.resolve().parents))
-        for kind, line in _walk(survey.data, above, set()):
-            groups[kind].append(line)
-    for kind in filter(groups.__contains__, (_NO_FILE, _LEADS_NOWHERE, _FORBIDDEN, _LOOP)):
-        yield kind.finding(groups[kind])
-
-
-_Identity = tuple[int, int]  # device and number on it, which tell a folder whatever its name
+        for check, line in _walk(survey.data, above, set()):
+            groups[check].append(line)
+    yield from _by_kind(_ENTRIES, groups)
 
 
 def _identity(folder: Path) -> _Identity:
@@ -109,15 +119,15 @@ def _identity(folder: Path) -> _Identity:
 
 def _walk(
     folder: Path, above: frozenset[_Identity], seen: set[_Identity]
-) -> Iterator[tuple[_Kind, Line]]:
+) -> Iterator[tuple[str, Line]]:
     """What is odd in a folder; each is entered once, and none that lies above."""
     try:
         here, entries = _identity(folder), sorted(folder.iterdir())
-    except OSError as error:
-        yield _FORBIDDEN, (folder, f": {error.strerror}")
+    except OSError as fault:
+        yield "no-permission", (folder, f": {fault.strerror}")
         return
     if here in above:
-        yield _LOOP, (folder, f": a link to {folder.resolve()}")
+        yield "link-loop", (folder, f": a link to {folder.resolve()}")
     if here in above or here in seen:
         return
     seen.add(here)
@@ -127,42 +137,42 @@ def _walk(
         if entry.is_dir():
             yield from _walk(entry, above | {here}, seen)
         else:
-            yield from _inspect_entry(entry)
+            yield from _look_at_entry(entry)
 
 
-def _inspect_entry(entry: Path) -> Iterator[tuple[_Kind, Line]]:
+def _look_at_entry(entry: Path) -> Iterator[tuple[str, Line]]:
     is_image = entry.suffix.lower() in IMAGE_SUFFIXES
     try:
         mode = entry.stat().st_mode
-    except OSError as error:
-        reason = str(error.strerror)
-        if error.errno == errno.ELOOP:
+    except OSError as fault:
+        reason = str(fault.strerror)
+        if fault.errno == errno.ELOOP:
             reason = "a link that leads to itself"
-        elif error.errno == errno.ENOENT and entry.is_symlink():
+        elif fault.errno == errno.ENOENT and entry.is_symlink():
             reason = f"a link to {entry.readlink()}, which is not there"
-        yield _NO_FILE if is_image else _LEADS_NOWHERE, (entry, f": {reason}")
+        yield "no-regular-file" if is_image else "broken-link", (entry, f": {reason}")
         return
     if is_image and not stat.S_ISREG(mode):
         kind = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}.get(stat.S_IFMT(mode), "device")
-        yield _NO_FILE, (entry, f": a {kind}")
+        yield "no-regular-file", (entry, f": a {kind}")
     elif is_image and not os.access(entry, os.R_OK):
-        yield _FORBIDDEN, (entry, f": {os.strerror(errno.EACCES)}")
+        yield "no-permission", (entry, f": {os.strerror(errno.EACCES)}")
 
 
 # Files that cannot be read
 
-_FAILURES = {  # code of the error: what is at fault, and what is wrong with it
-    BOMB: ("image", "over the limit for decompression bombs"),
-    "several-pages": ("file", "with several images"),
-    "empty-file": ("empty file", ""),
-    "no-image": ("file", "whose content is no image"),
-    "no-regular-file": ("path", "to no regular file"),
-    "missing-file": ("missing file", ""),
-    "no-permission": ("file", "without permission to read"),
-    "nan-pixels": ("image", f"with {NO_NUMBERS}"),
-    "unreadable-file": ("truncated or damaged file", ""),
-    "mask-values": ("mask", "whose values are no class numbers"),
-    "unusable-file": ("file", "that training has no use for"),
+_FAILURES = {  # by the code of the error
+    BOMB: _Kind("error", "image", "over the limit for decompression bombs"),
+    "several-pages": _Kind("error", "file", "with several images"),
+    "empty-file": _Kind("error", "empty file", ""),
+    "no-image": _Kind("error", "file", "whose content is no image"),
+    "no-regular-file": _Kind("error", "path", "to no regular file"),
+    "missing-file": _Kind("error", "missing file", ""),
+    "no-permission": _Kind("error", "file", "without permission to read"),
+    "nan-pixels": _Kind("error", "image", f"with {NO_NUMBERS}"),
+    "unreadable-file": _Kind("error", "truncated or damaged file", ""),
+    "mask-values": _Kind("error", "mask", "whose values are no class numbers"),
+    "unusable-file": _Kind("error", "file", "that training has no use for"),
 }
 
 
@@ -172,66 +182,87 @@ def inspect_unreadable(survey: Survey) -> Iterator[Finding]:
     Entries of the folder that are no files are left out: `inspect_entries` tells them.
     """
     groups: dict[str, list[DataError]] = defaultdict(list)
-    for error in survey.faults.unreadable:
-        if not any(survey.data in path.parents and not path.is_file() for path in error.paths):
-            groups[error.code if error.code in _FAILURES else "unusable-file"].append(error)
+    for fault in survey.faults.unreadable:
+        if not any(survey.data in path.parents and not path.is_file() for path in fault.paths):
+            groups[fault.code if fault.code in _FAILURES else "unusable-file"].append(fault)
     for check in filter(groups.__contains__, _FAILURES):
-        errors, (noun, remark) = groups[check], _FAILURES[check]
-        fix = " ".join(dict.fromkeys(error.fix for error in errors if error.fix))
+        faults, (_, noun, remark, *_) = groups[check], _FAILURES[check]
+        fix = " ".join(dict.fromkeys(fault.fix for fault in faults if fault.fix))
         if check == BOMB:  # one limit that lets all pass
-            limit = max(error.came for error in errors if isinstance(error.came, int))
+            limit = max(fault.came for fault in faults if isinstance(fault.came, int))
             fix = f"If you trust the files, allow them by --max-pixels {limit}."
-        summary = f"{plural(len(errors), noun)} {remark}".rstrip()
-        lines = dict.fromkeys(error_line(error.summary, error.paths) for error in errors)
-        yield Finding(check, "error", summary, list(lines), fix)
+        summary = f"{plural(len(faults), noun)} {remark}".rstrip()
+        lines = dict.fromkeys(error_line(fault.summary, fault.paths) for fault in faults)
+        yield error(check, summary, list(lines), fix)
 
 
 # Sizes
 
-_BY_FACTOR = _Kind(
-    "size-factor",
-    "error",
-    "mask",
-    "larger or smaller than the image by a whole factor (width×height)",
-    "The command resizes them by that factor.",
-    FIX,
-)
-_UNTURNED = _Kind(
-    "size-unturned",
-    "error",
-    "mask",
-    "drawn before the rotation: they fit the image as it is stored, not as EXIF turns it upright "
-    "(width×height)",
-    "The command turns them like their image.",
-    FIX,
-)
-_SWAPPED = _Kind(
-    "size-swapped",
-    "error",
-    "mask",
-    "with height and width swapped (width×height)",
-    "Turn these masks so that they lie on their image, or remove the pairs.",
-)
-_OTHER_SIZE = _Kind(
-    "size-mismatch",
-    "error",
-    "mask",
-    "with another size than the image (width×height)",
-    "Resize these masks with nearest-neighbour interpolation, or remove the pairs.",
-)
+_SIZES = {
+    "size-factor": _Kind(
+        "error",
+        "mask",
+        "larger or smaller than the image by a whole factor (width×height)",
+        "The command resizes them by that factor.",
+        FIX,
+    ),
+    "size-unturned": _Kind(
+        "error",
+        "mask",
+        "drawn before the rotation: they fit the image as it is stored, not as EXIF turns it "
+        "upright (width×height)",
+        "The command turns them like their image.",
+        FIX,
+    ),
+    "size-swapped": _Kind(
+        "error",
+        "mask",
+        "with height and width swapped (width×height)",
+        "Turn these masks so that they lie on their image, or remove the pairs.",
+    ),
+    "size-mismatch": _Kind(
+        "error",
+        "mask",
+        "with another size than the image (width×height)",
+        "Resize these masks with nearest-neighbour interpolation, or remove the pairs.",
+    ),
+}
 
 
 def inspect_sizes(survey: Survey) -> Iterator[Finding]:
     """Masks of another size than their image, by what is behind it; then odd sizes of images."""
-    groups: dict[_Kind, list[Line]] = defaultdict(list)
+    groups: dict[str, list[Line]] = defaultdict(list)
     for pair, fact in survey.items():
-        if fact.image.shape != fact.mask.shape and pair.mask is not None:
-            sizes = size_text(fact.image.shape), size_text(fact.mask.shape)
-            line = pair.image, f" is {sizes[0]}, ", pair.mask, f" is {sizes[1]}"
-            groups[_why_another_size(fact)].append(line)
-    for kind in filter(groups.__contains__, (_BY_FACTOR, _UNTURNED, _SWAPPED, _OTHER_SIZE)):
-        yield kind.finding(groups[kind])
-    yield from _inspect_image_sizes(survey)
+        image, mask = fact.image.shape, fact.mask.shape
+        if image == mask or pair.mask is None:
+            continue
+        if whole_factor(image, mask) is not None:
+            check = "size-factor"
+        elif image != mask[::-1]:
+            check = "size-mismatch"
+        else:
+            check = "size-unturned" if fact.image.orientation in _SIDEWAYS else "size-swapped"
+        line = pair.image, f" is {size_text(image)}, ", pair.mask, f" is {size_text(mask)}"
+        groups[check].append(line)
+    yield from _by_kind(_SIZES, groups)
+    sized = [(pair.image, fact.image.shape) for pair, fact in survey.items()]
+    if small := [(path, f": {size_text(s)}") for path, s in sized if min(s) < SMALL]:
+        yield note(
+            "small-images",
+            f"{plural(len(small), 'image')} with a side below {SMALL} pixels, which leaves a "
+            "network little to go by",
+            small,
+        )
+    areas = sorted({(height * width, (height, width)) for _, (height, width) in sized})
+    if areas and areas[-1][0] >= UNEQUAL * areas[0][0]:
+        ends = areas[0][1], areas[-1][1]
+        yield note(
+            "unequal-sizes",
+            f"the images reach from {size_text(ends[0])} to {size_text(ends[1])} pixels; large "
+            "ones are seen in small parts, so that things should have one size in pixels "
+            "everywhere",
+            [(path, f": {size_text(shape)}") for path, shape in sized if shape in ends],
+        )
 
 
 def whole_factor(image: tuple[int, int], mask: tuple[int, int]) -> float | None:
@@ -252,62 +283,11 @@ def whole_factor(image: tuple[int, int], mask: tuple[int, int]) -> float | None:
     return None
 
 
-def _why_another_size(fact: PairFacts) -> _Kind:
-    if whole_factor(fact.image.shape, fact.mask.shape) is not None:
-        return _BY_FACTOR
-    if fact.mask.shape != fact.image.shape[::-1]:
-        return _OTHER_SIZE
-    return _UNTURNED if fact.image.orientation in _SIDEWAYS else _SWAPPED
-
-
-def _inspect_image_sizes(survey: Survey) -> Iterator[Finding]:
-    """Images that are very small or very unequal."""
-    sized = [(pair.image, fact.image.shape) for pair, fact in survey.items()]
-    if small := [(path, f": {size_text(s)}") for path, s in sized if min(s) < SMALL]:
-        yield Finding(
-            "small-images",
-            "note",
-            f"{plural(len(small), 'image')} with a side below {SMALL} pixels, which leaves a "
-            "network little to go by",
-            small,
-        )
-    shapes = sorted({(height * width, (height, width)) for _, (height, width) in sized})
-    if shapes and shapes[-1][0] >= UNEQUAL * shapes[0][0]:
-        ends = shapes[0][1], shapes[-1][1]
-        yield Finding(
-            "unequal-sizes",
-            "note",
-            f"the images reach from {size_text(ends[0])} to {size_text(ends[1])} pixels; large "
-            "ones are seen in small parts, so that things should have one size in pixels "
-            "everywhere",
-            [(path, f": {size_text(shape)}") for path, shape in sized if shape in ends],
-        )
-
-
 # How images are stored
 
 
-def inspect_formats(survey: Survey) -> Iterator[Finding]:
-    """Suffixes that lie, images that are stored turned, and bands that other programs overlook."""
-    yield from _inspect_suffixes(survey)
-    yield from _inspect_orientations(survey)
-    images = [(pair.image, fact.image) for pair, fact in survey.items()]
-    unseen = [
-        (path, f": {image.pillow_bands} of {image.bands}")
-        for path, image in images
-        if image.pillow_bands is not None and image.pillow_bands < image.bands
-    ]
-    if unseen:
-        yield Finding(
-            "unseen-bands",
-            "note",
-            f"{plural(len(unseen), 'image')} of which Pillow, and programs built on it, read fewer "
-            "bands than there are; all of them are used here",
-            unseen,
-        )
-
-
-def _inspect_suffixes(survey: Survey) -> Iterator[Finding]:
+def inspect_suffixes(survey: Survey) -> Iterator[Finding]:
+    """Suffixes that lie."""
     contents: dict[Path, str] = {}
     for pair, fact in survey.items():
         contents[pair.image] = fact.image.format
@@ -319,9 +299,8 @@ def _inspect_suffixes(survey: Survey) -> Iterator[Finding]:
         if kind in SUFFIXES and path.suffix.lower() not in SUFFIXES[kind]
     ]
     if lines:
-        yield Finding(
+        yield warning(
             "wrong-suffix",
-            "warning",
             f"{plural(len(lines), 'file')} with the suffix of another content, which other "
             "programs may refuse",
             lines,
@@ -330,8 +309,8 @@ def _inspect_suffixes(survey: Survey) -> Iterator[Finding]:
         )
 
 
-def _inspect_orientations(survey: Survey) -> Iterator[Finding]:
-    """Where only the upright image fits its mask all is well; where both do, nobody knows."""
+def inspect_orientations(survey: Survey) -> Iterator[Finding]:
+    """Images stored turned: where only the upright one fits its mask all is well."""
     sure: list[Line] = []
     unsure: list[Line] = []
     for pair, fact in survey.items():
@@ -341,17 +320,15 @@ def _inspect_orientations(survey: Survey) -> Iterator[Finding]:
             line = pair.image, f": orientation {image.orientation}"
             (sure if has_one_way else unsure).append(line)
     if sure:
-        yield Finding(
+        yield note(
             "stored-turned",
-            "note",
             f"{plural(len(sure), 'image')} stored on the side (EXIF), with masks that fit the "
             "upright picture: they are turned upright",
             sure,
         )
     if unsure:
-        yield Finding(
+        yield warning(
             "perhaps-turned",
-            "warning",
             f"{plural(len(unsure), 'image')} stored turned or mirrored (EXIF), with masks of a "
             "size that fits both ways: they are turned upright, the masks are not",
             unsure,
@@ -360,37 +337,46 @@ def _inspect_orientations(survey: Survey) -> Iterator[Finding]:
         )
 
 
+def inspect_unseen_bands(survey: Survey) -> Iterator[Finding]:
+    """Bands that other programs overlook."""
+    unseen = [
+        (path, f": {image.pillow_bands} of {image.bands}")
+        for path, image in _images(survey)
+        if image.pillow_bands is not None and image.pillow_bands < image.bands
+    ]
+    if unseen:
+        yield note(
+            "unseen-bands",
+            f"{plural(len(unseen), 'image')} of which Pillow, and programs built on it, read fewer "
+            "bands than there are; all of them are used here",
+            unseen,
+        )
+
+
+FORMAT_CHECKS: tuple[Check, ...] = inspect_suffixes, inspect_orientations, inspect_unseen_bands
+
+
 # Pixels
 
-_Images = Sequence[tuple[Path, ImageFacts]]
+
+def _images(survey: Survey) -> list[tuple[Path, ImageFacts]]:
+    return [(pair.image, fact.image) for pair, fact in survey.items()]
 
 
-def inspect_pixels(survey: Survey) -> Iterator[Finding]:
-    """What is notable in the pixel values of the images; no file is read."""
-    images = [(pair.image, fact.image) for pair, fact in survey.items()]
-    if images:
-        yield from _inspect_kinds(survey, images)
-        yield from _inspect_constant(images)
-        yield from _inspect_no_data(images)
-        yield from _inspect_fills(images)
-        yield from _inspect_saturation(images)
-
-
-def _inspect_kinds(survey: Survey, images: _Images) -> Iterator[Finding]:
+def inspect_kinds(survey: Survey) -> Iterator[Finding]:
     """Pixels that are no numbers, and images of several number types and bands."""
+    images = _images(survey)
     if bad := [(path, f": {plural(image.bad, 'pixel')}") for path, image in images if image.bad]:
-        yield Finding(
+        yield error(
             "nan-pixels",
-            "error",
             f"{plural(len(bad), 'image')} with {NO_NUMBERS}",
             bad,
             "Replace them by a number, and ignore these pixels in the masks.",
         )
-    most, strangers = find_strangers(dict(survey.items()))
+    most, strangers = find_strangers(dict(survey.items())) if images else ("", {})
     if strangers:
-        yield Finding(
+        yield error(
             "image-kinds",
-            "error",
             f"the images differ in kind: most are {most}, {len(strangers)} of {len(images)} "
             "are not",
             [(pair.image, f" is {kind}") for pair, kind in strangers.items()],
@@ -398,19 +384,19 @@ def _inspect_kinds(survey: Survey, images: _Images) -> Iterator[Finding]:
         )
     grey = [path for path, image in images if image.bands == 1]
     if grey and any(image.bands == 3 for _, image in images):
-        yield Finding(
+        yield note(
             "grey-among-colour",
-            "note",
             f"{len(grey)} of {plural(len(images), 'image')} grey among RGB ones: their band is "
             "repeated",
             grey,
         )
 
 
-def _inspect_constant(images: _Images) -> Iterator[Finding]:
+def inspect_constant(survey: Survey) -> Iterator[Finding]:
     """Images of a single colour, and bands of a single value."""
     constant: list[Line] = []
     flat: dict[Path, frozenset[int]] = {}  # bands that hold one value, the first is 1
+    images = _images(survey)
     for path, image in images:
         if image.low == image.high and image.pixels > 1 and not image.bad:
             values = ", ".join(f"{value:g}" for value in dict.fromkeys(image.low))
@@ -420,9 +406,8 @@ def _inspect_constant(images: _Images) -> Iterator[Finding]:
             ends = enumerate(zip(image.low, image.high, strict=True), 1)
             flat[path] = frozenset(band for band, (low, high) in ends if low == high)
     if constant:
-        yield Finding(
+        yield warning(
             "constant-image",
-            "warning",
             f"{plural(len(constant), 'image')} of a single colour, from which nothing can be "
             "learnt",
             constant,
@@ -431,12 +416,13 @@ def _inspect_constant(images: _Images) -> Iterator[Finding]:
     everywhere = frozenset.intersection(*flat.values()) if flat else frozenset()
     if everywhere:
         summary = f"{_band_names(everywhere)} without content: one value in each image"
-        yield Finding("unused-band", "note", summary)
+        yield note("unused-band", summary)
     rest = {path: bands - everywhere for path, bands in flat.items() if bands - everywhere}
     if rest:
+        is_common = len(rest) >= COMMON * len(images)
         yield Finding(
             "constant-band",
-            "note" if len(rest) >= COMMON * len(images) else "warning",
+            "note" if is_common else "warning",
             f"{plural(len(rest), 'image')} with bands of a single value that vary in others",
             [(path, f": {_band_names(bands)}") for path, bands in rest.items()],
             "Look whether the export of these bands failed.",
@@ -444,43 +430,32 @@ def _inspect_constant(images: _Images) -> Iterator[Finding]:
 
 
 def _band_names(bands: Iterable[int]) -> str:
-    """Bands in words.
-
-    >>> _band_names({3}), _band_names({2, 1})
-    ('band 3', 'bands 1, 2')
-    """
     numbers = sorted(bands)
     return f"band{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
-def _inspect_no_data(images: _Images) -> Iterator[Finding]:
-    """Pixels that are declared to hold no data."""
-    blank = {path: image for path, image in images if image.nodata_share}
-    if blank:
-        pixels = sum(image.pixels - image.with_data for image in blank.values())
+def inspect_no_data(survey: Survey) -> Iterator[Finding]:
+    """Pixels that are declared to hold no data, or seem to although nothing says so."""
+    images = _images(survey)
+    if blank := [(path, image) for path, image in images if image.nodata_share]:
+        pixels = sum(image.pixels - image.with_data for _, image in blank)
         share = pixels / sum(image.pixels for _, image in images)
-        yield Finding(
+        yield note(
             "no-data",
-            "note",
             f"{percent(share)} of the pixels have no data, in {plural(len(blank), 'image')}",
             [
                 (path, f": {percent(image.nodata_share)} of the pixels are {image.nodata:g}")
-                for path, image in blank.items()
+                for path, image in blank
             ],
             "Give these pixels an ignored value in the masks, unless they have one.",
         )
-
-
-def _inspect_fills(images: _Images) -> Iterator[Finding]:
-    """Pixels that seem to hold no data although nothing says so."""
     groups: dict[float, list[Line]] = defaultdict(list)
     for path, image in images:
         if image.fill is not None:
             groups[image.fill].append((path, f": {percent(image.fill_share)} of the pixels"))
     for fill, lines in sorted(groups.items()):
-        yield Finding(
+        yield warning(
             "undeclared-no-data",
-            "warning",
             f"{plural(len(lines), 'image')} with pixels of {fill:g}, far from all others: it "
             "seems to stand for no data, and would be taken for a brightness",
             lines,
@@ -489,32 +464,36 @@ def _inspect_fills(images: _Images) -> Iterator[Finding]:
         )
 
 
-def _inspect_saturation(images: _Images) -> Iterator[Finding]:
+def inspect_saturation(survey: Survey) -> Iterator[Finding]:
     """Few such images are slips; many are how these images are, with a sky or a white ground."""
-    shares = {path: _saturated_share(image) for path, image in images}
-    lines = [(p, f": {percent(s)} of the values") for p, s in shares.items() if s >= SATURATED]
-    common = len(lines) >= COMMON * len(images)
+    images = _images(survey)
+    lines: list[Line] = []
+    for path, image in images:
+        levels = 0 if image.dtype == "float32" else SCALE  # of few levels, many must be equal
+        bands = zip(image.low, image.high, image.at_high, strict=True)
+        shares = [
+            at_high if high not in (image.fill, low) and high - low >= levels else 0
+            for low, high, at_high in bands
+        ]
+        share = sum(shares) / len(shares)
+        if share >= SATURATED:
+            lines.append((path, f": {percent(share)} of the values"))
+    is_common = len(lines) >= COMMON * len(images)
     if lines:
         yield Finding(
             "saturated",
-            "note" if common else "warning",
+            "note" if is_common else "warning",
             f"{len(lines)} of {plural(len(images), 'image')} with {SATURATED:.0%} or more of the "
             "values at the highest of their band: overexposed, or bright as a sky or a white "
             "ground",
             lines,
-            "" if common else "Look at them; where a band is saturated it shows nothing.",
+            "" if is_common else "Look at them; where a band is saturated it shows nothing.",
         )
 
 
-def _saturated_share(image: ImageFacts) -> float:
-    """Share of the highest value in each band, the mean of all bands, 0–1.
-
-    A band of few levels counts as 0: many of its pixels must be equal.
-    """
-    levels = 0 if image.dtype == "float32" else SCALE
-    bands = zip(image.low, image.high, image.at_high, strict=True)
-    shares = [
-        share if high != image.fill and high > low and high - low >= levels else 0
-        for low, high, share in bands
-    ]
-    return sum(shares) / len(shares)
+PIXEL_CHECKS: tuple[Check, ...] = (
+    inspect_kinds,
+    inspect_constant,
+    inspect_no_data,
+    inspect_saturation,
+)

@@ -1,10 +1,11 @@
 """One thing that is wrong with a folder, with the files and the fix."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from unetseg.data.facts.survey import Survey
 from unetseg.errors import UnetsegError
 from unetseg.text import printable
 
@@ -13,6 +14,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 """Worst first."""
 Line = Path | str | tuple[Path | str, ...]
 """One line about files: paths, and what is said about them between and after."""
+Flags = tuple[str, ...]
 FIX = ("--fix OUT",)
 SNAP = ("--snap", "--fix OUT")
 
@@ -37,7 +39,7 @@ class Finding:
     summary: str
     lines: Sequence[Line] = ()
     fix: str = ""
-    flags: tuple[str, ...] = ()
+    flags: Flags = ()
     verb: Literal["check", "train"] = "check"
 
     @property
@@ -61,16 +63,37 @@ class Finding:
         return {name: getattr(self, name) for name in names}
 
 
+Check = Callable[[Survey], Iterator[Finding]]
+"""It measures, compares with a threshold, and tells."""
+
+
+def error(
+    check: str, summary: str, lines: Sequence[Line] = (), fix: str = "", flags: Flags = ()
+) -> Finding:
+    """Training would fail, or learn nonsense."""
+    return Finding(check, "error", summary, lines, fix, flags)
+
+
+def warning(
+    check: str, summary: str, lines: Sequence[Line] = (), fix: str = "", flags: Flags = ()
+) -> Finding:
+    """Training would be worse than it could be, or its scores too good."""
+    return Finding(check, "warning", summary, lines, fix, flags)
+
+
+def note(check: str, summary: str, lines: Sequence[Line] = (), fix: str = "") -> Finding:
+    """Good to know."""
+    return Finding(check, "note", summary, lines, fix)
+
+
 def line_text(line: Line, root: Path | None = None) -> str:
     """A line as text, with the paths that lie in `root` relative to it."""
-    parts = line if isinstance(line, tuple) else (line,)
-    return printable("".join(str(_inner(part, root)) for part in parts))
-
-
-def _inner(part: Path | str, root: Path | None) -> Path | str:
-    if root is not None and isinstance(part, Path) and root in part.parents:
-        return part.relative_to(root)
-    return part
+    text = ""
+    for part in line if isinstance(line, tuple) else (line,):
+        if root is not None and isinstance(part, Path) and root in part.parents:
+            part = part.relative_to(root)
+        text += str(part)
+    return printable(text)
 
 
 def joined(parts: Iterable[Line], sign: str) -> Line:

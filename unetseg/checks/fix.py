@@ -12,7 +12,7 @@ import io
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,7 +31,6 @@ from unetseg.data.facts.survey import Survey, conclude
 from unetseg.data.files.image import upright
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.masks.mask_values import MaskFacts
 from unetseg.data.pairs.dataset_yaml import write_description
 from unetseg.data.pairs.match import Pair
 from unetseg.data.pairs.mismatch import UNLIKE, fold
@@ -88,11 +87,14 @@ def write_fixed(survey: Survey, out: Path, progress: Progress = SILENT) -> Fixed
     """
     for source in filter(None, (survey.data, survey.config.images, survey.config.masks)):
         check_target(source, out)
-    unpaired = [fault for fault in survey.faults.unpaired if fault.kind != UNLIKE]
-    whole, unreadable = _with_unlike_names(survey)
-    failures = [*survey.faults.unreadable, *unreadable]
-    left_out = [*(fault.line(survey.data) for fault in unpaired), *(f.summary for f in failures)]
-    fixed = Fixed(left_out=left_out)
+    unlike = {fault.paths[0] for fault in survey.faults.unpaired if fault.kind == UNLIKE}
+    more, unreadable = describe_pairs([pair for pair in survey.paired if pair.image in unlike])
+    facts = survey.facts | {pair.name: fact for pair, fact in more.items()}
+    pairs = tuple(pair for pair in survey.paired if pair.name in facts)
+    whole = replace(survey, pairs=replace(survey.pairs, pairs=pairs), facts=facts)
+    unpaired = [f.line(survey.data) for f in survey.faults.unpaired if f.kind != UNLIKE]
+    failures = chain(survey.faults.unreadable, *unreadable.values())
+    fixed = Fixed(left_out=[*unpaired, *(failure.summary for failure in failures)])
     if not whole.facts:
         raise _nothing_fixed(fixed)
     try:
@@ -116,48 +118,28 @@ def _nothing_fixed(fixed: Fixed) -> DataError:
     return DataError("no pair can be fixed", lines, "Fix the files by hand.")
 
 
-def _with_unlike_names(survey: Survey) -> tuple[Survey, list[DataError]]:
-    """The survey with the pairs whose names differ in case or Unicode form, and no drawn splits.
-
-    Also what is wrong with those that cannot be read.
-    """
-    unlike = {fault.paths[0] for fault in survey.faults.unpaired if fault.kind == UNLIKE}
-    more, unreadable = describe_pairs([pair for pair in survey.paired if pair.image in unlike])
-    facts = survey.facts | {pair.name: fact for pair, fact in more.items()}
-    pairs = tuple(pair for pair in survey.paired if pair.name in facts)
-    whole = replace(survey, pairs=replace(survey.pairs, pairs=pairs), facts=facts)
-    return whole, list(chain(*unreadable.values()))
-
-
 def _fix_pairs(
     whole: Survey, class_map: ClassMap, out: Path, fixed: Fixed, progress: Progress
 ) -> Iterator[dict[str, str]]:
     """Fix every pair, and yield the row of pairs.csv for each that could be."""
     pairs, facts = whole.pairs.pairs, whole.facts_of("all")
-    names = list(_free_names(pair.name for pair in pairs))
+    names: dict[str, str] = {}  # without unseen characters, and different in more than case
+    for pair in pairs:
+        seen = UNSEEN.sub("_", unicodedata.normalize("NFC", pair.name))
+        options = chain([seen], (f"{seen}_{i}" for i in count(2)))
+        free = next(option for option in options if fold(option) not in names)
+        names[fold(free)] = free
     limit = whole.config.max_pixels
     fix = partial(_fix_pair, class_map=class_map, out=out, max_pixels=limit)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for pair, copy in zip(pairs, pool.map(fix, pairs, facts, names), strict=True):
+        for pair, copy in zip(pairs, pool.map(fix, pairs, facts, names.values()), strict=True):
             progress.advance("fixing", file=printable(pair.name))
             if isinstance(copy, str):
                 fixed.left_out.append(copy)
                 continue
             fixed.changes += copy.changes
-            group = printable(pair.group or "")
-            split = pair.split or ""
-            yield {"image": copy.image, "mask": copy.mask, "split": split, "group": group}
-
-
-def _free_names(names: Iterable[str]) -> Iterator[str]:
-    """Names without unseen characters, and different in more than case or Unicode form."""
-    taken: set[str] = set()
-    for name in names:
-        seen = UNSEEN.sub("_", unicodedata.normalize("NFC", name))
-        options = chain([seen], (f"{seen}_{i}" for i in count(2)))
-        free = next(option for option in options if fold(option) not in taken)
-        taken.add(fold(free))
-        yield free
+            own = {"split": pair.split or "", "group": printable(pair.group or "")}
+            yield {"image": copy.image, "mask": copy.mask, **own}
 
 
 @dataclass(frozen=True)
@@ -190,12 +172,14 @@ def _fix_pair(
     image = f"images/{name}{_suffix(pair.image, fact.image.format)}"
     suffix = _suffix(pair.mask, fact.mask.format) if index is None else class_map.suffix
     mask = f"masks/{name}{suffix}"
-    renamed = _renamed(pair, name)
-    alike = [] if renamed else _made_alike(pair)
-    relabelled = [] if step else _relabelled(pair.mask, fact.mask.format)
+    was, stem = unicodedata.normalize("NFC", pair.name), pair.image.stem
+    renamed = [f"was {printable(pair.name)}"] if was != name else []
+    is_unlike = stem != pair.mask.stem and fold(stem) == fold(pair.mask.stem)
+    alike = ["named like its image"] if is_unlike and not renamed else []
+    written = [step] if step else _relabelled(pair.mask, fact.mask.format)
     changes = [
         (image, [*renamed, *_relabelled(pair.image, fact.image.format)]),
-        (mask, [*renamed, *alike, *relabelled, *filter(None, [step])]),
+        (mask, [*renamed, *alike, *written]),
     ]
     try:
         _copy(pair.image, out / image)
@@ -228,7 +212,10 @@ def _fixed_mask(
 
     Without indexes and text the file is good as it is; with a text alone it is beyond fixing.
     """
-    strays = _strays(fact.mask, class_map)
+    codes = {*(item.code for item in class_map.classes), *class_map.ignore}
+    if fact.mask.coding == "rgb" and class_map.coding != "rgb":  # grey among numbers
+        codes = {(code, code, code) for code in codes if not isinstance(code, tuple)}
+    strays = fact.mask.pixels - sum(n for code, n in fact.mask.counts if code in codes)
     same_size = fact.mask.shape == fact.image.shape
     if same_size and not strays and not fact.mask.lossy:
         return None, ""
@@ -240,14 +227,6 @@ def _fixed_mask(
             return None, step
         index, steps = resized, [*steps, step]
     return index, ", ".join(steps) or "saved without loss"
-
-
-def _strays(mask: MaskFacts, class_map: ClassMap) -> int:
-    """The pixels whose code is none of the class map."""
-    codes = {*(item.code for item in class_map.classes), *class_map.ignore}
-    if mask.coding == "rgb" and class_map.coding != "rgb":  # grey among numbers
-        codes = {(code, code, code) for code in codes if not isinstance(code, tuple)}
-    return mask.pixels - sum(pixels for code, pixels in mask.counts if code in codes)
 
 
 def _resized(index: NDArray[np.uint8], fact: PairFacts) -> tuple[NDArray[np.uint8] | None, str]:
@@ -275,19 +254,6 @@ def _relabelled(path: Path, content: str) -> list[str]:
     """What is said about a suffix that lied."""
     lied = _suffix(path, content) != path.suffix.lower()
     return [f"the content is {content}, not {path.suffix}"] if lied else []
-
-
-def _renamed(pair: Pair, name: str) -> list[str]:
-    """What is said about a name that could not stay."""
-    stays = unicodedata.normalize("NFC", pair.name) == name
-    return [] if stays else [f"was {printable(pair.name)}"]
-
-
-def _made_alike(pair: Pair) -> list[str]:
-    """What is said about a mask that differed from its image in case or Unicode form."""
-    assert pair.mask is not None
-    image, mask = pair.image.stem, pair.mask.stem
-    return ["named like its image"] if image != mask and fold(image) == fold(mask) else []
 
 
 def _write_lists(

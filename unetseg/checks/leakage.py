@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from unetseg.checks.finding import Finding, Line, joined
+from unetseg.checks.finding import Finding, Line, joined, note, warning
 from unetseg.data.facts.similarity import (
     TURNS,
     Turn,
@@ -23,7 +23,6 @@ from unetseg.data.facts.similarity import (
     turned,
 )
 from unetseg.data.facts.survey import Survey
-from unetseg.data.masks.mask_values import MaskFacts
 from unetseg.data.pairs.match import Pair
 from unetseg.text import plural
 
@@ -59,9 +58,8 @@ def inspect_duplicates(survey: Survey) -> Iterator[Finding]:
     keys = [(pair.split, h) if h else None for pair, h in zip(pairs, hashes, strict=True)]
     if groups := together(keys):
         surplus = sum(len(group) - 1 for group in groups)
-        yield Finding(
+        yield warning(
             "identical-images",
-            "warning",
             f"{plural(surplus, 'image')} {'has' if surplus == 1 else 'have'} the same pixels as "
             "another one of the same split: each counts as often as it is there",
             [joined((pairs[place].image for place in group), " = ") for group in groups],
@@ -92,28 +90,22 @@ def _two_truths(survey: Survey) -> Iterator[Finding]:
     for first, *others in together(fact.image.pixel_hash for _, fact in samples):
         pair, fact = samples[first]
         for other, other_fact in (samples[place] for place in others):
-            share = _least_difference(fact.mask, other_fact.mask)
+            mask, other_mask = fact.mask, other_fact.mask
+            left, right = dict(mask.counts), dict(other_mask.counts)
+            moved = sum(abs(left.get(code, 0) - right.get(code, 0)) for code in {*left, *right})
+            # at least so many pixels must differ for the counts to do
+            share = moved / 2 / mask.pixels if mask.shape == other_mask.shape else 1.0
             if share > 0 and pair.mask and other.mask:
                 differ = f": {max(share, 0.0001):.2%} of the pixels or more differ"
                 lines.append((pair.mask, " and ", other.mask, differ))
     if lines:
-        yield Finding(
+        yield warning(
             "one-image-two-masks",
-            "warning",
             f"{plural(len(lines), 'couple')} of masks {'differs' if len(lines) == 1 else 'differ'} "
             "although their images have the same pixels: the network is taught both",
             lines,
             "Keep the better mask of each image.",
         )
-
-
-def _least_difference(first: MaskFacts, second: MaskFacts) -> float:
-    """The least share of pixels in which masks of these counts differ, 0–1."""
-    if first.shape != second.shape:
-        return 1.0
-    left, right = dict(first.counts), dict(second.counts)
-    moved = sum(abs(left.get(code, 0) - right.get(code, 0)) for code in {*left, *right})
-    return moved / 2 / (first.shape[0] * first.shape[1])
 
 
 def _same_masks(survey: Survey) -> Iterator[Finding]:
@@ -135,9 +127,8 @@ def _same_masks(survey: Survey) -> Iterator[Finding]:
         ):
             groups.append([samples[place][0].mask or "" for place in group])
     if groups:
-        yield Finding(
+        yield warning(
             "identical-masks",
-            "warning",
             f"{sum(map(len, groups))} masks have the same pixels as another one although their "
             "images differ",
             [joined(group, " = ") for group in groups],
@@ -156,9 +147,8 @@ def _near_copies(survey: Survey) -> Iterator[Finding]:
         linked = chains([hashes[place] for place in places], limit)
         groups += [[pairs[places[k]].image for k in chain] for chain in linked]
     if groups:
-        yield Finding(
+        yield note(
             "near-copies",
-            "note",
             f"{sum(map(len, groups))} images nearly equal another one of the same split (frames of "
             "one video, exposures of one scene?): they teach less than as many different ones",
             [joined(group, " ≈ ") for group in groups],
@@ -197,9 +187,8 @@ def inspect_leakage(survey: Survey) -> Iterator[Finding]:
     equal = together(fact.image.pixel_hash for fact in survey.facts_of("all"))
     groups = [group for group in equal if len({pairs[place].split for place in group}) > 1]
     if groups:
-        yield Finding(
+        yield warning(
             "identical-across-splits",
-            "warning",
             f"{plural(len(groups), 'image')} {'is' if len(groups) == 1 else 'are'} in more than "
             "one split, pixel by pixel: scores on them say nothing about new images",
             [joined((_with_split(pairs[place]) for place in group), " = ") for group in groups],
@@ -263,9 +252,8 @@ def _resembling(survey: Survey, place: int, others: Places, remark: str = "") ->
 
 
 def _seen_before(check: str, what: str, lines: Sequence[Line]) -> Finding:
-    return Finding(
+    return warning(
         check,
-        "warning",
         f"{plural(len(lines), 'image')} nearly {'equals' if len(lines) == 1 else 'equal'} {what}: "
         "scores on such images are too good",
         lines,

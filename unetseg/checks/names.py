@@ -5,10 +5,9 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 
-from unetseg.checks.finding import FIX, Finding
+from unetseg.checks.finding import FIX, Finding, error, note, warning
 from unetseg.data.facts.survey import Survey
 from unetseg.data.pairs.mismatch import UNLIKE, counted, fold, group_faults
-from unetseg.errors import UnetsegError
 from unetseg.text import plural
 
 # Line breaks and control characters, marks that turn text around, bytes that are no UTF-8.
@@ -19,23 +18,18 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECAS
 
 def inspect_names(survey: Survey) -> Iterator[Finding]:
     """One finding for each way in which names do not pair; training refuses them all."""
-    if survey.faults.pairing is not None:
-        yield _refusal("pairing", survey.faults.pairing)
+    if fault := survey.faults.pairing:
+        yield error("pairing", fault.summary, fault.offenders, fault.fix)
     for kind, faults in group_faults(survey.faults.unpaired).items():
         lines = [fault.line(survey.data) for fault in faults]
         flags = FIX if kind == UNLIKE else ()
-        yield Finding(kind.check, "error", counted(len(faults), kind), lines, kind.fix, flags)
+        yield error(kind.check, counted(len(faults), kind), lines, kind.fix, flags)
 
 
 def inspect_splits(survey: Survey) -> Iterator[Finding]:
     """Why the pairs cannot be split."""
-    if survey.faults.splits is not None:
-        yield _refusal("splits", survey.faults.splits)
-
-
-def _refusal(check: str, error: UnetsegError) -> Finding:
-    """What training says, as a finding."""
-    return Finding(check, "error", error.summary, error.offenders, error.fix)
+    if fault := survey.faults.splits:
+        yield error("splits", fault.summary, fault.offenders, fault.fix)
 
 
 def inspect_portability(survey: Survey) -> Iterator[Finding]:
@@ -45,29 +39,35 @@ def inspect_portability(survey: Survey) -> Iterator[Finding]:
     paths = sorted(images | masks)
     yield from _inspect_crowds(paths, [images, masks])
     if unseen := [path for path in paths if UNSEEN.search(str(path))]:
-        yield Finding(
+        yield warning(
             "unseen-characters",
-            "warning",
             f"{plural(len(unseen), 'name')} with line breaks or other characters that are not "
             "seen, which break lists and scripts",
             unseen,
             "Rename these files, or let the command do so.",
             FIX,
         )
-    if spaced := [path for path in paths if _has_outer_space(path)]:
-        yield Finding(
+    if spaced := [
+        path
+        for path in paths
+        if any(name != name.strip(" ") for name in (*_parts(path)[:-1], path.stem))
+    ]:
+        yield note(
             "outer-spaces",
-            "note",
             f"{plural(len(spaced), 'name')} with a space at the beginning or end, which tables and "
             "scripts cut off",
             [('"', path, '"') for path in spaced],
             "Rename these files.",
         )
-    reasons = {path: _refused(path) for path in paths}
-    if refused := [(path, f": {reason}") for path, reason in reasons.items() if reason]:
-        yield Finding(
+    refused = [
+        (path, ': one of < > : " | ? * \\' if is_forbidden else ": the name of a device")
+        for path in paths
+        if (is_forbidden := any(map(_FORBIDDEN.search, _parts(path))))
+        or any(map(_DEVICES.match, _parts(path)))
+    ]
+    if refused:
+        yield note(
             "unportable-names",
-            "note",
             f"{plural(len(refused), 'name')} that Windows refuses",
             refused,
             "Rename these files if the folder is to be used there.",
@@ -82,9 +82,8 @@ def _inspect_crowds(paths: Iterable[Path], sides: Iterable[Iterable[Path]]) -> I
     """Names that become one where neither case nor Unicode form counts, or without suffix."""
     crowds = _alike((tuple(fold(part) for part in path.parts), path) for path in paths)
     if crowds:
-        yield Finding(
+        yield warning(
             "colliding-names",
-            "warning",
             f"{plural(len(crowds), 'name')} of several files, different only in case or Unicode "
             "form: Windows and macOS keep one of each",
             crowds,
@@ -95,9 +94,8 @@ def _inspect_crowds(paths: Iterable[Path], sides: Iterable[Iterable[Path]]) -> I
         crowd for side in sides for crowd in _alike((p.with_suffix(""), p) for p in sorted(side))
     ]
     if crowds:
-        yield Finding(
+        yield note(
             "same-stem",
-            "note",
             f"{plural(len(crowds), 'name')} of files that differ only in their suffix; what is "
             "predicted for them is called after both",
             crowds,
@@ -111,18 +109,6 @@ def _alike(keyed: Iterable[tuple[Hashable, Path]]) -> list[str]:
     for key, path in keyed:
         groups[key].append(path)
     return [", ".join(map(str, group)) for group in groups.values() if len(group) > 1]
-
-
-def _has_outer_space(path: Path) -> bool:
-    """Whether a folder's name, or that of the file without its suffix, begins or ends with one."""
-    return any(name != name.strip(" ") for name in (*_parts(path)[:-1], path.stem))
-
-
-def _refused(path: Path) -> str:
-    """Why Windows cannot have a file of this name, or nothing."""
-    if any(map(_FORBIDDEN.search, _parts(path))):
-        return 'one of < > : " | ? * \\'
-    return "the name of a device" if any(map(_DEVICES.match, _parts(path))) else ""
 
 
 def _parts(path: Path) -> list[str]:

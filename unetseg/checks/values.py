@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.checks.finding import FIX, SNAP, Finding, Line, error_lines, percent
+from unetseg.checks.finding import (
+    FIX,
+    SNAP,
+    Finding,
+    Line,
+    error,
+    error_lines,
+    note,
+    percent,
+    warning,
+)
 from unetseg.data.facts.survey import Survey, makes_sense
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import NEAR, object_numbers, separate
@@ -146,14 +156,6 @@ class Masks:
         """So many of the masks, in words."""
         return f"{count} of {plural(len(self.values.facts), 'mask')}"
 
-    def part_is(self, count: int) -> str:
-        """So many of the masks, and the verb."""
-        return f"{self.part(count)} {_are(count)}"
-
-    def classes_are(self, indexes: list[int]) -> str:
-        """How many of the classes these are, and the verb."""
-        return f"{len(indexes)} of {len(self.codes)} classes {_are(len(indexes))}"
-
     def names_of(self, indexes: Iterable[int]) -> str:
         """The names of classes, for a message."""
         return some(self.class_map.names[k] for k in indexes)
@@ -173,11 +175,9 @@ def _are(count: int) -> str:
 
 def inspect_values(survey: Survey) -> Iterator[Finding]:
     """What is notable in the values of the masks; no file is read."""
-    error = survey.faults.masks
-    if error is not None:
+    if fault := survey.faults.masks:
         flags = FIX if makes_sense(survey, snap=True) else ()
-        lines = error_lines(error)
-        yield Finding("mask-coding", "error", error.summary, lines, error.fix, flags)
+        yield error("mask-coding", fault.summary, error_lines(fault), fault.fix, flags)
     if masks := masks_of(survey):
         yield from _inspect_noise(masks)
         if not masks.listed:
@@ -201,10 +201,9 @@ def _inspect_noise(masks: Masks) -> Iterator[Finding]:
     if masks.class_map.snap and noisy:
         share = sum(noisy.values()) / masks.values.pixels
         cause = "JPEG noise" if masks.values.lossy else "noise"
-        yield Finding(
-            check="mask-noise",
-            severity="warning",
-            summary=f"{percent(share)} of the pixels are {cause} around {some(masks.codes)}, in "
+        yield warning(
+            "mask-noise",
+            f"{percent(share)} of the pixels are {cause} around {some(masks.codes)}, in "
             f"{masks.part(len(noisy))}; each counts as the nearest class",
             lines=[(p, f": {plural(pixels, 'stray pixel')}") for p, pixels in noisy.items()],
             fix="Training can live with that; the command writes clean masks, saved without loss.",
@@ -215,7 +214,12 @@ def _inspect_noise(masks: Masks) -> Iterator[Finding]:
 def _inspect_slips(masks: Masks) -> Iterator[Finding]:
     """Values that are almost equal, of which one is a slip of the other."""
     is_rgb = masks.values.coding == "rgb"
-    couples = {**(_divided_colours(masks) if is_rgb else {}), **masks.slips}
+    couples: dict[Code, Code] = {}
+    for pair in combinations(masks.codes, 2) if is_rgb else ():
+        rare, other = sorted(pair, key=masks.values.counts.__getitem__)
+        if distance(rare, other) <= NEAR and not masks.together(rare, other):
+            couples[rare] = other
+    couples |= masks.slips
     if couples:
         what = "colours" if is_rgb else "values"
         shown = some(f"{code} and {other}" for code, other in couples.items())
@@ -230,16 +234,6 @@ def _inspect_slips(masks: Masks) -> Iterator[Finding]:
         )
 
 
-def _divided_colours(masks: Masks) -> dict[Code, Code]:
-    """Colours that are almost equal and never in one mask: the rarer with the other."""
-    pairs = (
-        sorted(pair, key=masks.values.counts.__getitem__)
-        for pair in combinations(masks.codes, 2)
-        if distance(*pair) <= NEAR
-    )
-    return {rare: other for rare, other in pairs if not masks.together(rare, other)}
-
-
 def _inspect_odd_values(masks: Masks) -> Iterator[Finding]:
     """Values that a few masks hold, while every other value is widespread."""
     files = {code: masks.values.files[code] for code in masks.codes if code in masks.values.files}
@@ -249,10 +243,9 @@ def _inspect_odd_values(masks: Masks) -> Iterator[Finding]:
     if not few or len(others) < 2 or min(others) < RARER * max(files[code] for code in few):
         return
     holders = masks.holders(few)
-    yield Finding(
-        check="odd-values",
-        severity="warning",
-        summary=f"{some(in_order(few))} {_are(len(few))} in {masks.part(len(holders))} only, "
+    yield warning(
+        "odd-values",
+        f"{some(in_order(few))} {_are(len(few))} in {masks.part(len(holders))} only, "
         f"every other value in {min(others)} or more",
         lines=holders,
         fix="Look at these masks; give --ignore for a value without meaning, or name the classes "
@@ -272,10 +265,9 @@ def _inspect_exclusive_values(masks: Masks) -> Iterator[Finding]:
         expected = files[one] * files[other] / max(filled, 1)
         is_divided = files[one] + files[other] >= DIVIDED * filled and expected >= MET
         if is_divided and not masks.together(one, other):
-            yield Finding(
-                check="exclusive-values",
-                severity="warning",
-                summary=f"{one} is in {masks.part(files[one])} and {other} in {files[other]}, "
+            yield warning(
+                "exclusive-values",
+                f"{one} is in {masks.part(files[one])} and {other} in {files[other]}, "
                 "never both in one: two classes, or one class with two codes?",
                 lines=masks.holders([min(one, other, key=files.__getitem__)]),
                 fix="If they are one class, save them with one code; if they are two, name them "
@@ -288,10 +280,9 @@ def _inspect_objects(masks: Masks) -> Iterator[Finding]:
     ends = object_numbers(masks.values)
     if max(ends, default=0) >= OBJECTS:
         fullest = sorted(masks.values.facts, key=lambda fact: -len(fact.counts))
-        yield Finding(
-            check="numbered-objects",
-            severity="warning",
-            summary=f"each mask holds 1, 2, 3, … up to a number of its own, {min(ends)} to "
+        yield warning(
+            "numbered-objects",
+            f"each mask holds 1, 2, 3, … up to a number of its own, {min(ends)} to "
             f"{max(ends)}: these may number objects, and here they count as classes",
             lines=[(Path(f.path), f": {len(f.counts)} distinct values") for f in fullest],
             fix="Save one number for each class, such as 255 wherever there is an object; or, if "
@@ -313,10 +304,9 @@ def _inspect_palette(masks: Masks) -> Iterator[Finding]:
     if alike:
         shown = some(f"{one} and {other} ({colour[one]})" for one, other in alike)
         rarer = {min(pair, key=masks.values.counts.__getitem__) for pair in alike}
-        yield Finding(
-            check="near-colours",
-            severity="warning",
-            summary=f"palette indexes with almost equal colours count as classes: {shown}",
+        yield warning(
+            "near-colours",
+            f"palette indexes with almost equal colours count as classes: {shown}",
             lines=masks.holders(rarer),
             fix="If each couple is one class, save it with one index.",
         )
@@ -345,17 +335,16 @@ def _inspect_notes(masks: Masks) -> Iterator[Finding]:
     values = masks.values
     if alpha := [Path(fact.path) for fact in values.facts if fact.alpha]:
         summary = f"an alpha band, opaque throughout, is left out in {masks.part(len(alpha))}"
-        yield Finding("mask-alpha", "note", summary, alpha)
+        yield note("mask-alpha", summary, alpha)
     highest = max(integers(values.counts), default=-1)
     if values.coding == "integer" and 0 <= highest <= DARK:
         summary = f"the masks hold numbers up to {highest}: they look black in viewers, and that "
-        yield Finding("dark-masks", "note", summary + "is fine")
+        yield note("dark-masks", summary + "is fine")
     for code in integers(masks.class_map.ignore):
         if code in values.counts and (code == 255 or code < 0):
-            yield Finding(
-                check="ignored-value",
-                severity="note",
-                summary=f"{code} stands for pixels without a truth: "
+            yield note(
+                "ignored-value",
+                f"{code} stands for pixels without a truth: "
                 f"{percent(values.share([code]))} of the pixels, in "
                 f"{masks.part(values.files[code])}",
                 fix="If it is a class, name it in classes.txt.",
@@ -363,11 +352,11 @@ def _inspect_notes(masks: Masks) -> Iterator[Finding]:
     if not masks.listed and any(len({*c}) > 1 for c in masks.codes if isinstance(c, tuple)):
         summary = f"the masks are RGB: each of the {len(masks.codes)} colours is a class"
         fix = "Name the classes in classes.txt, one `name r g b` per line."
-        yield Finding("mask-coding", "note", summary, fix=fix)
+        yield note("mask-coding", summary, fix=fix)
     if highest > 255:
         types = ", ".join(sorted({fact.dtype for fact in values.facts}))
         summary = f"the masks are {types} with values up to {highest}, and so are predictions"
-        yield Finding("mask-coding", "note", summary)
+        yield note("mask-coding", summary)
 
 
 def inspect_balance(survey: Survey) -> Iterator[Finding]:
@@ -389,8 +378,8 @@ def _inspect_ignored(masks: Masks) -> Iterator[Finding]:
         yield Finding(
             check="ignored-masks",
             severity="error" if everything else "warning",
-            summary=f"{masks.part_is(len(mute))} ignored throughout ({codes}): there is nothing "
-            "to learn from such a pair",
+            summary=f"{masks.part(len(mute))} {_are(len(mute))} ignored throughout ({codes}): "
+            "there is nothing to learn from such a pair",
             lines=masks.paths(mute),
             fix="Check which values are ignored." if everything else "Take these pairs out.",
         )
@@ -398,10 +387,9 @@ def _inspect_ignored(masks: Masks) -> Iterator[Finding]:
     share = float(ignored.sum() / masks.pixels.sum())
     if share > MANY and not everything:
         mostly = np.flatnonzero(shares > MANY)
-        yield Finding(
-            check="ignored-pixels",
-            severity="warning",
-            summary=f"{percent(share)} of the pixels are ignored ({codes})",
+        yield warning(
+            "ignored-pixels",
+            f"{percent(share)} of the pixels are ignored ({codes})",
             lines=[
                 (path, f": {percent(part)}")
                 for path, part in zip(masks.paths(mostly), shares[mostly], strict=True)
@@ -414,18 +402,16 @@ def _inspect_absent(masks: Masks) -> Iterator[Finding]:
     """Classes of the list that no mask shows."""
     absent = [k for k, shown in enumerate(masks.shown) if not shown]
     if len(masks.present) == 1:
-        yield Finding(
-            check="one-class",
-            severity="error",
-            summary=f"all masks show {masks.names_of(masks.present)} and nothing else: there are "
+        yield error(
+            "one-class",
+            f"all masks show {masks.names_of(masks.present)} and nothing else: there are "
             "no two classes to tell apart",
             fix="Check that these are the masks, and that the class list has their codes.",
         )
     if absent:
-        yield Finding(
-            check="absent-classes",
-            severity="warning",
-            summary=f"{len(absent)} of {len(masks.codes)} classes of the class list "
+        yield warning(
+            "absent-classes",
+            f"{len(absent)} of {len(masks.codes)} classes of the class list "
             f"{_are(len(absent))} in no mask: {masks.names_of(absent)}",
             fix="Compare names and codes of the class list with the masks; a class without "
             "pixels is never learnt.",
@@ -440,7 +426,8 @@ def _inspect_empty(masks: Masks) -> Iterator[Finding]:
         yield Finding(
             check="empty-masks",
             severity="warning" if share > MANY else "note",
-            summary=f"{masks.part_is(len(empty))} background only ({percent(share)})",
+            summary=f"{masks.part(len(empty))} {_are(len(empty))} background only "
+            f"({percent(share)})",
             lines=masks.paths(empty),
             fix="If these images do show objects, draw them or take the pairs out; images "
             "without any teach what is no object.",
@@ -453,30 +440,28 @@ def _inspect_shares(masks: Masks) -> Iterator[Finding]:
     several = sorted((k for k in masks.present if k not in few), key=lambda k: share[k])
     usual = [k for k in several if share[k] >= RARE]
     if usual and share[usual[-1]] >= UNEVEN * share[usual[0]]:
-        yield Finding(
-            check="class-balance",
-            severity="note",
-            summary=f"the classes differ much in size: {names[usual[-1]]} has "
+        yield note(
+            "class-balance",
+            f"the classes differ much in size: {names[usual[-1]]} has "
             f"{percent(share[usual[-1]])} of the pixels, {names[usual[0]]} "
             f"{percent(share[usual[0]])}",
             fix="Judge by Dice or IoU, not by the share of right pixels; training draws more "
             "crops around rare classes by itself.",
         )
     if few:
-        yield Finding(
-            check="rare-classes",
-            severity="warning",
-            summary=f"{masks.classes_are(few)} in fewer than {FEW} masks: {masks.names_of(few)}",
+        yield warning(
+            "rare-classes",
+            f"{len(few)} of {len(masks.codes)} classes {_are(len(few))} in fewer than {FEW} "
+            f"masks: {masks.names_of(few)}",
             lines=masks.holders(masks.codes[k] for k in few),
             fix="Add images that show them, or unite them with another class; one or two masks "
             "cannot both teach and test a class.",
         )
     background = masks.class_map.background
     if small := sorted(k for k in several if share[k] < RARE and k != background):
-        yield Finding(
-            check="rare-classes",
-            severity="note",
-            summary=f"{len(small)} of {len(masks.codes)} classes "
+        yield note(
+            "rare-classes",
+            f"{len(small)} of {len(masks.codes)} classes "
             f"{'has' if len(small) == 1 else 'have'} less than {percent(RARE)} of the pixels: "
             + some(f"{names[k]} ({percent(share[k])})" for k in small),
             lines=masks.holders(masks.codes[k] for k in small),
@@ -492,11 +477,10 @@ def _inspect_splits(masks: Masks, survey: Survey) -> Iterator[Finding]:
         held = masks.pixels[splits == split].any(axis=0)
         lacking = [k for k in asked if not held[k]]
         if lacking and split in splits:
-            yield Finding(
-                check="split-classes",
-                severity="warning",
-                summary=f"{masks.classes_are(lacking)} in no mask of {split}, {consequence}: "
-                f"{masks.names_of(lacking)}",
+            yield warning(
+                "split-classes",
+                f"{len(lacking)} of {len(masks.codes)} classes {_are(len(lacking))} in no mask of "
+                f"{split}, {consequence}: {masks.names_of(lacking)}",
                 lines=masks.holders(masks.codes[k] for k in lacking),
                 fix=f"Move some of these pairs to {split}, or add images that show the classes.",
             )
