@@ -61,8 +61,9 @@ what is written above it, never below.
       fix.py             the fixed copy of a folder
       check.py           all of it in one look
     importers/         other programs' annotations → plain pairs
-      annotations.py     what every reader gives, and how it finds image files
       shapes.py          polygons, ellipses, lines, run lengths, brushes → pixels
+      annotations.py     what a reader yields, and how it becomes classes and masks
+      source_files.py    the files of an export: found by the names in it, and read
       archives.py        zip and tar, unpacked so that none can do harm
       coco.py            COCO instances: polygons and run lengths
       voc.py             Pascal VOC: palette masks, lists of splits, masks by labelmap.txt
@@ -71,7 +72,8 @@ what is written above it, never below.
       cvat.py            CVAT: its segmentation masks and its XML of shapes
       cityscapes.py      Cityscapes, and data sets laid out like it
       instances.py       one mask file for each object, united
-      importing.py       the formats, and the folder of pairs that an import writes
+      pairs_folder.py    the folder of pairs that an import writes
+      importing.py       the formats, and the import
     unet/              image tensor → logits
       shortcuts.py       inside a block: identity, zero-padded, learned, gated, deactivable …
       initialisation.py  the weights that a network starts with

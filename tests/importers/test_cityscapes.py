@@ -1,5 +1,6 @@
 """Small Cityscapes trees, laid out and numbered as cityscapesScripts has it (README, labels.py)."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import MaskError
 from unetseg.importers import importing
 from unetseg.importers.annotations import AnnotatedImage
-from unetseg.importers.cityscapes import LABEL_IDS, read, to_train_ids
+from unetseg.importers.cityscapes import LABEL_IDS, to_train_ids
+from unetseg.importers.importing import read_annotations
 
 # id: trainId of cityscapesscripts/helpers/labels.py, licence plate last
 PUBLISHED = dict.fromkeys([*range(34), -1], 255) | {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6}
 PUBLISHED |= {20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16}
 PUBLISHED |= {32: 17, 33: 18}
 HEIGHT, WIDTH = 4, 6
+read = partial(read_annotations, "cityscapes")
 Ids = NDArray[np.uint8]
 
 
@@ -43,7 +46,7 @@ def label(root: Path, split: str, name: str, values: Ids, what: str = "gtFine_la
 
 
 def draw(image: AnnotatedImage, height: int = HEIGHT, width: int = WIDTH) -> list[list[int]]:
-    assert not isinstance(image.mask, Path)
+    assert callable(image.mask)
     return list(image.mask(height, width).tolist())
 
 
@@ -86,7 +89,7 @@ def test_splits_cities_and_masks(root: Path) -> None:
 
 
 def test_a_test_split_without_truth_is_left_out_and_said(root: Path) -> None:
-    assert "the test split has no published labels: 1 image left out" in read(root).notes
+    assert "1 image of the test split left out: it has no published labels" in read(root).notes
 
 
 def test_a_test_split_with_truth_stays(root: Path) -> None:
@@ -152,7 +155,7 @@ def test_what_is_alone_is_a_problem_and_a_whole_folder_a_note(root: Path) -> Non
         "no label file: ulm/ulm_000000_000019",
     ]
     for section in ("train_extra", "demoVideo"):
-        assert f"there are no label files for {section}: 1 image left out" in found.notes
+        assert f"1 image of {section} left out: there are no label files" in found.notes
 
 
 def test_two_images_of_one_name_are_a_problem(root: Path) -> None:

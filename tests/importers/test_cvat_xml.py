@@ -6,6 +6,7 @@ developers publish (https://github.com/cvat-ai/cvat/issues/6487).
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from unetseg.data.files.pngs import write_png
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Annotations
-from unetseg.importers.cvat import read
+from unetseg.importers.importing import read_annotations
 
 HEIGHT, WIDTH = 24, 32
+read = partial(read_annotations, "cvat")
 META = """<meta><task><id>4</id><name>segmentation</name><labels>
 <label><name>road</name><color>#aaaaaa</color><type>any</type><attributes><attribute>
 <name>wet</name><values>yes
@@ -48,7 +50,7 @@ def write(folder: Path, *shapes: str, size: tuple[int, int] = (HEIGHT, WIDTH)) -
 
 
 def draw(image: AnnotatedImage, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Mask:
-    assert not isinstance(image.mask, Path)
+    assert callable(image.mask)
     return image.mask(*size)
 
 
@@ -74,8 +76,8 @@ def test_classes_are_the_labels_that_can_be_drawn(tmp_path: Path) -> None:
     found = read(write(tmp_path, '<tag label="note" source="manual"></tag>'))
     assert found.classes == ("background", "road", "car & van")
     assert found.notes == (
-        "1 tag left out: they cover no area",
         "1 image without shapes: nothing was drawn, all background",
+        "1 tag left out: they cover no area",
     )
     assert not draw(found.images[0]).any()
 

@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from unetseg.data.facts.survey import survey
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ConfigError, DataError, ImageError, MachineError, MaskError
 from unetseg.importers import importing
-from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem
+from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Problem
 from unetseg.importers.importing import Imported, import_dataset
 from unetseg.progress import Silent
 
@@ -38,12 +38,16 @@ def photo(folder: Path, name: str, seed: int) -> Path:
     return path
 
 
-@pytest.fixture
-def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Annotations], None]:
-    """Lets the format coco read the given annotations."""
+Use = Callable[..., None]
 
-    def replace(found: Annotations) -> None:
-        monkeypatch.setitem(importing.FORMATS, "coco", lambda _source, _images: found)
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Lets the format coco yield the given entries."""
+
+    def replace(*entries: Entry, classes: tuple[str, ...] = CLASSES) -> None:
+        given = [Classes(classes, coded=True), *entries]
+        monkeypatch.setitem(importing.FORMATS, "coco", lambda *_: given)
 
     return replace
 
@@ -75,9 +79,9 @@ def run(tmp_path: Path, *, skip: bool = False) -> Imported:
 @pytest.mark.long
 @pytest.mark.parametrize("codes", [(0, 1, 2), (0, 1, 2, 255), (0, 255, 2), (0,)])
 def test_training_understands_the_folder_as_classes_txt_says(
-    tmp_path: Path, use: Callable[[Annotations], None], codes: tuple[int, ...]
+    tmp_path: Path, use: Use, codes: tuple[int, ...]
 ) -> None:
-    use(Annotations(CLASSES, annotated(tmp_path, codes=codes)))
+    use(*annotated(tmp_path, codes=codes))
     done = run(tmp_path)
     known = survey(tmp_path / "out")
     assert known.class_map.names == CLASSES
@@ -95,21 +99,19 @@ def test_training_understands_the_folder_as_classes_txt_says(
         assert pair.image.read_bytes() == (tmp_path / f"src/{seed}.png").read_bytes()
 
 
-def test_one_class_here_and_ignored_pixels_there_is_no_mixture(
-    tmp_path: Path, use: Callable[[Annotations], None]
-) -> None:
+def test_one_class_here_and_ignored_pixels_there_is_no_mixture(tmp_path: Path, use: Use) -> None:
     """Masks of 0/1 and masks of 0/255 look like two habits; dataset.yaml says that 255 is none."""
     images = annotated(tmp_path, codes=(0, 1))
     crowds = annotated(tmp_path, 2, codes=(0, 255))
     images[:2] = crowds
-    use(Annotations(("background", "cell"), images))
+    use(*images, classes=("background", "cell"))
     run(tmp_path)
     assert survey(tmp_path / "out").class_map.ignore == (255,)
 
 
-def test_the_record_says_what_was_done(tmp_path: Path, use: Callable[[Annotations], None]) -> None:
+def test_the_record_says_what_was_done(tmp_path: Path, use: Use) -> None:
     problem = Problem("no such image", "x\n.png")
-    use(Annotations(CLASSES, annotated(tmp_path, 4), (problem,), ("a note",)))
+    use(*annotated(tmp_path, 4), problem, "a note")
     done = run(tmp_path, skip=True)
     masks = [code_image(seed) for seed in range(4)]
     record = json.loads((tmp_path / "out/import.json").read_text())
@@ -130,7 +132,7 @@ def test_the_record_says_what_was_done(tmp_path: Path, use: Callable[[Annotation
     assert done.classes == CLASSES
 
 
-def test_progress_counts_every_image(tmp_path: Path, use: Callable[[Annotations], None]) -> None:
+def test_progress_counts_every_image(tmp_path: Path, use: Use) -> None:
     class Watcher(Silent):
         total: int | None = 0
         done = 0
@@ -141,13 +143,13 @@ def test_progress_counts_every_image(tmp_path: Path, use: Callable[[Annotations]
         def advance(self, task: str, steps: int = 1, **facts: object) -> None:
             self.done += steps
 
-    use(Annotations(CLASSES, annotated(tmp_path, 5)))
+    use(*annotated(tmp_path, 5))
     watcher = Watcher()
     import_dataset("coco", tmp_path / "src", tmp_path / "out", progress=watcher)
     assert watcher.total == watcher.done == 5
 
 
-def test_masks_are_drawn_one_by_one(tmp_path: Path, use: Callable[[Annotations], None]) -> None:
+def test_masks_are_drawn_one_by_one(tmp_path: Path, use: Use) -> None:
     """At no time are there more masks than threads, so that memory does not grow with the set."""
     alive, most, lock = 0, 0, threading.RLock()
 
@@ -163,9 +165,8 @@ def test_masks_are_drawn_one_by_one(tmp_path: Path, use: Callable[[Annotations],
         count(1)
         return mask
 
-    path = photo(tmp_path / "src", "a.png", 0)
-    images = [AnnotatedImage(path, str(i), draw) for i in range(150)]
-    use(Annotations(CLASSES, images))
+    paths = [photo(tmp_path / "src", f"{i}.png", i) for i in range(150)]
+    use(*(AnnotatedImage(path, path.stem, draw) for path in paths))
     assert run(tmp_path).pairs == 150
     assert most < 60
 
@@ -182,17 +183,18 @@ def failing(text: str) -> Callable[[int, int], NDArray[np.uint8]]:
 
 def spoilt(tmp_path: Path) -> list[AnnotatedImage]:
     """Eight good images and four bad ones."""
-    path = photo(tmp_path / "src", "a.png", 0)
-    text = tmp_path / "src/text.png"
-    text.write_text("no image")
+    source = tmp_path / "src"
     good = annotated(tmp_path)
+    names = ("fails", "small", "turned", "text", "strange")
+    fails, small, turned, text, strange = (photo(source, f"{name}.png", 0) for name in names)
+    text.write_text("no image")
     return [
         *good[:3],
-        AnnotatedImage(path, "fails", failing("shape 3")),
-        AnnotatedImage(path, "small", lambda *_: np.zeros((9, 9), np.uint8)),
-        AnnotatedImage(path, "turned", lambda *_: code_image(1), size=SIZE[::-1]),
+        AnnotatedImage(fails, "fails", failing("shape 3")),
+        AnnotatedImage(small, "small", lambda *_: np.zeros((9, 9), np.uint8)),
+        AnnotatedImage(turned, "turned", lambda *_: code_image(1), size=SIZE[::-1]),
         AnnotatedImage(text, "text", lambda *_: code_image(1)),
-        AnnotatedImage(path, "strange", lambda *_: code_image(1, (0, 3))),
+        AnnotatedImage(strange, "strange", lambda *_: code_image(1, (0, 3))),
         *good[3:],
     ]
 
@@ -207,11 +209,9 @@ FAULTS = (
 )
 
 
-def test_everything_is_listed_and_nothing_is_written(
-    tmp_path: Path, use: Callable[[Annotations], None]
-) -> None:
+def test_everything_is_listed_and_nothing_is_written(tmp_path: Path, use: Use) -> None:
     gone = Problem("no such image", "gone.png")
-    use(Annotations(CLASSES, spoilt(tmp_path), (gone,)))
+    use(*spoilt(tmp_path), gone)
     with pytest.raises(DataError) as caught:
         run(tmp_path)
     for text in ("no such image: gone.png", *FAULTS, "no such image (1)", "--on-bad skip"):
@@ -219,10 +219,8 @@ def test_everything_is_listed_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
-def test_with_skip_the_good_ones_are_written(
-    tmp_path: Path, use: Callable[[Annotations], None]
-) -> None:
-    use(Annotations(CLASSES, spoilt(tmp_path)))
+def test_with_skip_the_good_ones_are_written(tmp_path: Path, use: Use) -> None:
+    use(*spoilt(tmp_path))
     done = run(tmp_path, skip=True)
     assert done.pairs == 8
     assert len(done.skipped) == len(FAULTS)
@@ -231,21 +229,19 @@ def test_with_skip_the_good_ones_are_written(
     assert len(survey(tmp_path / "out").pairs.pairs) == 8
 
 
-def test_nothing_left_is_an_error_even_with_skip(
-    tmp_path: Path, use: Callable[[Annotations], None]
-) -> None:
-    use(Annotations(CLASSES, [], (Problem("no such image", "gone.png"),)))
+def test_nothing_left_is_an_error_even_with_skip(tmp_path: Path, use: Use) -> None:
+    use(Problem("no such image", "gone.png"))
     with pytest.raises(DataError, match="nothing could be imported"):
         run(tmp_path, skip=True)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bug_leaves_nothing_either(tmp_path: Path, use: Callable[[Annotations], None]) -> None:
+def test_a_bug_leaves_nothing_either(tmp_path: Path, use: Use) -> None:
     def draw(_height: int, _width: int) -> NDArray[np.uint8]:
         raise ZeroDivisionError
 
     path = photo(tmp_path / "src", "a.png", 0)
-    use(Annotations(CLASSES, [AnnotatedImage(path, "a", draw)]))
+    use(AnnotatedImage(path, "a", draw))
     with pytest.raises(ZeroDivisionError):
         run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
@@ -312,7 +308,7 @@ def test_of_masks_in_an_archive_the_names_are_told(tmp_path: Path) -> None:
 def test_what_the_system_refuses_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(source: Path, _images: Path | None) -> Annotations:
+    def read(source: Path, _images: Path | None) -> Iterator[Entry]:
         raise PermissionError(13, "Permission denied", str(source / "x.json"))
 
     monkeypatch.setitem(importing.FORMATS, "coco", read)
@@ -320,21 +316,17 @@ def test_what_the_system_refuses_is_answered(
         run(tmp_path)
 
 
-def test_problems_are_told_before_the_number_of_classes(
-    tmp_path: Path, use: Callable[[Annotations], None]
-) -> None:
+def test_problems_are_told_before_the_number_of_classes(tmp_path: Path, use: Use) -> None:
     images = annotated(tmp_path, 1, codes=(0,))
-    use(Annotations(("background",), images, (Problem("no such image", "gone.png"),)))
+    use(*images, Problem("no such image", "gone.png"), classes=("background",))
     with pytest.raises(DataError, match=r"nothing could be imported\n.*gone\.png"):
         run(tmp_path)
 
 
-def test_no_text_of_a_foreign_file_reaches_the_terminal_raw(
-    tmp_path: Path, use: Callable[[Annotations], None]
-) -> None:
+def test_no_text_of_a_foreign_file_reaches_the_terminal_raw(tmp_path: Path, use: Use) -> None:
     escape = "\x1b[2J"
     images = [*annotated(tmp_path, 2), AnnotatedImage(tmp_path, "bad", failing(escape))]
-    use(Annotations(("background", f"a{escape}", "b"), images, notes=(escape,)))
+    use(*images, escape, classes=("background", f"a{escape}", "b"))
     with pytest.raises(DataError) as caught:
         run(tmp_path)
     done = run(tmp_path, skip=True)

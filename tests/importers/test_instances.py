@@ -6,6 +6,7 @@ Within this folder are two subfolders: images contains the image file. masks con
 masks of each nucleus" (https://www.kaggle.com/c/data-science-bowl-2018/data).
 """
 
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from shutil import make_archive
@@ -22,9 +23,11 @@ from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import MaskError
 from unetseg.importers import importing
 from unetseg.importers.annotations import AnnotatedImage
-from unetseg.importers.instances import object_pixels, read
+from unetseg.importers.importing import read_annotations
+from unetseg.importers.instances import object_pixels
 
 HEIGHT, WIDTH = 5, 8
+read = partial(read_annotations, "instances")
 Mask = NDArray[np.uint8]
 
 
@@ -39,7 +42,7 @@ def photo(path: Path) -> None:
 
 
 def draw(image: AnnotatedImage) -> Mask:
-    assert not isinstance(image.mask, Path)
+    assert callable(image.mask)
     return image.mask(HEIGHT, WIDTH)
 
 
@@ -60,7 +63,7 @@ def test_the_layout_of_the_data_science_bowl(tmp_path: Path) -> None:
     assert names == [("train", "00071198d059ba7f"), ("train", "003cee89357d9fe1")]
     expected = (box(0, 0) | box(2, 5) | box(1, 1)) // 255
     assert (draw(found.images[0]) == expected).all()
-    assert "the test split has no masks: 1 image left out" in found.notes
+    assert "1 image of the test split left out: it has no masks" in found.notes
 
 
 def test_a_folder_of_masks_for_each_image(tmp_path: Path) -> None:
@@ -199,7 +202,7 @@ def test_real_nuclei_come_back_from_their_objects(real_data: Path, tmp_path: Pat
     assert [image.name for image in found.images] == [path.stem for path in masks]
     for image, path in zip(found.images, masks, strict=True):
         truth = read_mask(path).pixels > 0
-        assert not isinstance(image.mask, Path)
+        assert callable(image.mask)
         assert (image.mask(*truth.shape) == truth).all()
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MaskError
 from unetseg.importers import importing
-from unetseg.importers.annotations import AnnotatedImage, Annotations, ImageFiles, Problem
-from unetseg.importers.labelstudio import TaskImages, image_names, read, url_of
+from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem
+from unetseg.importers.importing import read_annotations
+from unetseg.importers.labelstudio import TaskImages, image_names, url_of
+from unetseg.importers.source_files import ImageFiles
 
 HEIGHT, WIDTH = 10, 20
+read = partial(read_annotations, "labelstudio")
 
 
 def box(label: str, left: float, width: float, **more: Any) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def export(root: Path, *tasks: dict[str, Any]) -> Annotations:
 
 def row(image: AnnotatedImage) -> list[int]:
     """The first row of a mask whose rows are all alike."""
-    assert not isinstance(image.mask, Path)
+    assert callable(image.mask)
     mask = image.mask(HEIGHT, WIDTH)
     assert (mask == mask[:1]).all()
     return list(mask[0].tolist())
@@ -94,8 +98,8 @@ def test_tasks_without_an_annotation_are_left_out_and_empty_ones_are_background(
     assert not any(row(found.images[0]))
     assert found.classes == ("background", "B")
     assert found.notes == (
-        "2 tasks without a finished annotation left out",
         "1 annotation without areas: all background",
+        "2 tasks without a finished annotation left out",
     )
 
 
@@ -233,7 +237,7 @@ CODED = base64.urlsafe_b64encode(b"s3://bucket/set/a.png").decode().rstrip("=")
 def test_places_mean_files(images: TaskImages, place: str, name: str) -> None:
     found = images.find(place)
     assert isinstance(found, Path)
-    assert images.name_of(found) == name
+    assert images.files.name_of(found) == name
 
 
 @pytest.mark.parametrize(

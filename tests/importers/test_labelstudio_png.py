@@ -4,6 +4,7 @@ task-ID-annotation-ID-by-WHO-TAG-LABEL-NUMBER.png, each with the alpha of one br
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from unetseg.data.files.pngs import write_png
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Annotations
-from unetseg.importers.labelstudio import is_brush, read
+from unetseg.importers.importing import read_annotations
 
 HEIGHT, WIDTH = 6, 9
+read = partial(read_annotations, "labelstudio")
 
 
 def photo(path: Path) -> None:
@@ -34,7 +36,7 @@ def brush(
 
 def rows_of(image: AnnotatedImage) -> list[int]:
     """The code of each row of a mask whose rows are of one code."""
-    assert not isinstance(image.mask, Path)
+    assert callable(image.mask)
     mask: NDArray[np.uint8] = image.mask(HEIGHT, WIDTH)
     assert (mask == mask[:, :1]).all()
     return list(mask[:, 0].tolist())
@@ -107,8 +109,8 @@ def test_a_brush_of_another_size_is_named(export: Path) -> None:
 
 
 def test_other_files_are_no_brushes(tmp_path: Path) -> None:
-    assert not is_brush(Path("task-5.png"))
-    assert not is_brush(Path("task-5-annotation-7-by-1-tag-Car-0.jpg"))
+    for name in ("task-5.png", "task-5-annotation-7-by-1-tag-Car-0.jpg"):
+        photo(tmp_path / name)
     json_min(tmp_path, [{"id": 5, "image": "a.png"}])
     with pytest.raises(DataError, match="no list of tasks with annotations"):
         read(tmp_path)

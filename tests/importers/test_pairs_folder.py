@@ -17,7 +17,7 @@ from unetseg.data.masks.class_list import read_class_names
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MachineError, MaskError
 from unetseg.importers.annotations import AnnotatedImage
-from unetseg.importers.importing import (
+from unetseg.importers.pairs_folder import (
     new_folder,
     pair_names,
     refuse_used,

@@ -21,7 +21,6 @@ from unetseg.importers.shapes import (
     Size,
     crop,
     ellipse,
-    largest_first,
     line,
     paint_in_order,
     polygon,
@@ -269,18 +268,9 @@ def test_damaged_text_is_refused(text: str) -> None:
 # Painting
 
 
-def test_the_last_lies_on_top_or_the_smallest() -> None:
+def test_the_last_lies_on_top() -> None:
     small, large = rectangle(5, 5, 10, 10), rectangle(0, 0, 20, 20)
     assert np.unique(paint_in_order([(1, small), (2, large)], SIZE)).tolist() == [0, 2]
-    for order in ([(1, small), (2, large)], [(2, large), (1, small)]):
-        mask = paint_in_order(largest_first(order), SIZE)
-        assert (mask == 1).sum() == 25
-        assert (mask == 2).sum() == 400 - 25
-
-
-def test_of_equal_areas_the_later_lies_on_top() -> None:
-    one = rectangle(5, 5, 10, 10)
-    assert paint_in_order(largest_first([(1, one), (2, one)]), SIZE).max() == 2
 
 
 @given(masks())

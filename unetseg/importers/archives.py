@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any, NamedTuple
 
 from unetseg.errors import DataError, MachineError
-from unetseg.importers.annotations import same_name
+from unetseg.importers.source_files import same_name
 from unetseg.text import plural, printable
 
 MOST_FILES = 1_000_000

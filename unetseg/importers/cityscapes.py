@@ -6,31 +6,30 @@ id (licence plates, −1), are ignored. Other people's data with such file names
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.folders import scan
-from unetseg.data.masks.class_map import IGNORED, runs
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.naming import read_folder_name
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
-    Annotations,
-    ImageKey,
+    Classes,
+    Entry,
+    Note,
     Problem,
-    by_key,
     mask_pixels,
-    split_of,
+    recode,
 )
-from unetseg.text import plural
+from unetseg.importers.source_files import ImageKey, by_key, split_of
 
 LABEL_IDS = {
     "road": 7,
@@ -54,8 +53,13 @@ LABEL_IDS = {
     "bicycle": 33,
 }
 """The label id of each evaluated class, in the order of the train ids."""
-_ALL_LABEL_IDS = range(34)
-_NO_ID = frozenset({-1, 255})  # what −1 is in 8 bits
+_NO_ID = {-1: IGNORED, 255: IGNORED}  # 255 is what −1 is in 8 bits
+_BY_LABEL_ID = (
+    dict.fromkeys(range(34), IGNORED)
+    | {label_id: train_id for train_id, label_id in enumerate(LABEL_IDS.values())}
+    | _NO_ID
+)
+_BY_TRAIN_ID = {train_id: train_id for train_id in range(len(LABEL_IDS))} | _NO_ID
 
 _LABELS = re.compile(r"(.+?)_(?:(gt[A-Za-z]+)_)?label(Train)?Ids")
 _IMAGE = re.compile(r"(.+)_leftImg8bit")
@@ -63,8 +67,7 @@ _OTHERS = re.compile(r".+_(?:color|instance(?:Train)?Ids|disparity|rightImg8bit)
 _MODALITY = re.compile(r"(?:leftImg8bit|gt[A-Z][a-z]+)(?:_.*)?")  # gtFine_trainvaltest
 
 
-@dataclass(frozen=True)
-class _Labels:
+class _Labels(NamedTuple):
     """A label file: whether it is of gtCoarse, and whether it holds train ids."""
 
     path: Path
@@ -72,7 +75,7 @@ class _Labels:
     has_train_ids: bool
 
 
-def read(source: Path, images: Path | None = None) -> Annotations:
+def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     """Read the label files below `source`, and find the image of each.
 
     Of several label files of an image the fine ones are taken, and label ids rather than train ids.
@@ -85,24 +88,29 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     Raises:
         DataError: a folder cannot be read.
     """
-    labels = dict(_label_files(source))
+    yield Classes(LABEL_IDS, coded=True)
+    labels = _label_files(source)
     photos, twins = by_key(_photos(images or source))
-    blank = _blank_tests(labels)
-    wanted = {key: best for key, best in labels.items() if key not in blank}
-    bare = sorted(key for key in photos if key not in labels)
-    unlabelled = {_section(key) for key in bare} - {_section(key) for key in wanted}
-    problems = [Problem("no such image", key.name) for key in wanted if key not in photos]
-    problems += [
-        Problem("no label file", key.name) for key in bare if _section(key) not in unlabelled
-    ]
-    annotated = [
-        AnnotatedImage(photos[key], key.name, partial(_draw, best), key.split)
-        for key, best in wanted.items()
-        if key in photos and key not in twins
-    ]
-    without = [key for key in bare if _section(key) in unlabelled]
-    notes = tuple(_notes(wanted.values(), blank, without))
-    return Annotations(tuple(LABEL_IDS), annotated, (*problems, *twins.values()), notes)
+    tests = sorted(key for key in labels if key.split == "test")
+    if _are_blank(tests, labels):
+        yield Note(len(tests), "image", "of the test split left out: it has no published labels")
+        labels = {key: one for key, one in labels.items() if key not in tests}
+    else:
+        tests = []
+    for key, one in labels.items():
+        yield Note(one.is_coarse, "mask", "of gtCoarse: large parts of them are ignored")
+        if key not in photos:
+            yield Problem("no such image", key.name)
+        elif key not in twins:
+            yield AnnotatedImage(photos[key], key.name, partial(_draw, one), key.split)
+    sections = {_section(key) for key in labels}
+    for key in sorted(photos.keys() - labels.keys() - set(tests)):
+        if _section(key) in sections:
+            yield Problem("no label file", key.name)
+        else:
+            where = _section(key) or "the images"
+            yield Note(1, "image", f"of {where} left out: there are no label files")
+    yield from twins.values()
 
 
 def to_train_ids(label_ids: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -114,51 +122,60 @@ def to_train_ids(label_ids: NDArray[np.integer]) -> NDArray[np.uint8]:
     Raises:
         MaskError: there are numbers that are no label ids.
     """
-    table = dict.fromkeys(_ALL_LABEL_IDS, IGNORED)
-    table |= {label_id: train_id for train_id, label_id in enumerate(LABEL_IDS.values())}
-    return _translated(label_ids, table, "label ids")
+    return _recoded(label_ids, _BY_LABEL_ID, "label ids")
 
 
 def _draw(labels: _Labels, height: int, width: int) -> NDArray[np.uint8]:
     """The classes of a label file."""
     codes = mask_pixels(labels.path, height, width)
-    if not labels.has_train_ids:
-        return to_train_ids(codes)
-    return _translated(codes, {code: code for code in range(len(LABEL_IDS))}, "train ids")
+    if labels.has_train_ids:
+        return _recoded(codes, _BY_TRAIN_ID, "train ids")
+    return to_train_ids(codes)
 
 
-def _translated(
-    codes: NDArray[np.integer], table: Mapping[int, int], what: str
-) -> NDArray[np.uint8]:
-    """The `table`'s value of each code; 255 for what has no id.
+def _recoded(codes: NDArray[np.integer], table: Mapping[int, int], what: str) -> NDArray[np.uint8]:
+    ids = sorted(table.keys() - _NO_ID.keys())
 
-    Raises:
-        MaskError: the table does not hold a code.
-    """
-    values, inverse, lengths = runs(codes.ravel())
-    strange = [code for code in values.tolist() if code not in table and code not in _NO_ID]
-    if strange:
+    def complaint(strange: list[int]) -> str:
         shown = ", ".join(map(str, strange))
-        raise MaskError(f"{shown} are no {what} of Cityscapes ({min(table)}–{max(table)}, 255)")
-    translated = np.array([table.get(code, IGNORED) for code in values.tolist()], np.uint8)
-    return np.repeat(translated[inverse], lengths).reshape(codes.shape)
+        return f"{shown} are no {what} of Cityscapes ({ids[0]}–{ids[-1]}, 255)"
+
+    return recode(codes, table, complaint)
+
+
+def _are_blank(tests: list[ImageKey], labels: Mapping[ImageKey, _Labels]) -> bool:
+    """Whether the test split has no truth: one mask of each of its folders shows no class.
+
+    The published test split has label files in which all is void.
+    """
+    for _, group in groupby(tests, lambda key: key.folders):
+        first = labels[next(group)]
+        try:
+            codes = read_mask(first.path).pixels
+            if (_draw(first, *codes.shape[:2]) != IGNORED).any():
+                return False
+        except MaskError:  # is told when the mask is drawn
+            return False
+    return bool(tests)
 
 
 # Files
 
 
-def _label_files(source: Path) -> list[tuple[ImageKey, _Labels]]:
-    """The label files of each key, the best one last."""
+def _label_files(source: Path) -> dict[ImageKey, _Labels]:
+    """The best label file of each key."""
     labels = []
     for path in scan(source, MaskError):
         parts = _LABELS.fullmatch(path.stem)
         if parts:
             one = _Labels(path, parts[2] == "gtCoarse", has_train_ids=parts[3] is not None)
             labels.append((_key(source, path, parts[1]), one))
-    return sorted(labels, key=lambda one: (one[0], not one[1].is_coarse, not one[1].has_train_ids))
+    # The last one counts.
+    labels.sort(key=lambda one: (one[0], not one[1].is_coarse, not one[1].has_train_ids))
+    return dict(labels)
 
 
-def _photos(root: Path) -> Iterator[tuple[ImageKey, Path]]:
+def _photos(root: Path) -> list[tuple[ImageKey, Path]]:
     """The images: those called leftImg8bit, or else all that are nothing else of Cityscapes."""
     paths = scan(root, ImageError)
     left = [(path, parts[1]) for path in paths if (parts := _IMAGE.fullmatch(path.stem))]
@@ -167,7 +184,7 @@ def _photos(root: Path) -> Iterator[tuple[ImageKey, Path]]:
         for path in paths
         if not _LABELS.fullmatch(path.stem) and not _OTHERS.fullmatch(path.stem)
     ]
-    yield from ((_key(root, path, stem), path) for path, stem in left or others)
+    return [(_key(root, path, stem), path) for path, stem in left or others]
 
 
 def _key(root: Path, path: Path, stem: str) -> ImageKey:
@@ -184,38 +201,3 @@ def _key(root: Path, path: Path, stem: str) -> ImageKey:
 def _section(key: ImageKey) -> str:
     """The first folder: train, val, test, train_extra, demoVideo."""
     return key.folders[0] if key.folders else ""
-
-
-# What is left out
-
-
-def _blank_tests(labels: Mapping[ImageKey, _Labels]) -> frozenset[ImageKey]:
-    """The test split, if it has no truth: one mask of each of its folders shows no class.
-
-    The published test split has label files in which all is void.
-    """
-    keys = sorted(key for key in labels if key.split == "test")
-    firsts = [next(group) for _, group in groupby(keys, lambda key: key.folders)]
-    is_blank = firsts and all(_is_blank(labels[key]) for key in firsts)
-    return frozenset(keys if is_blank else ())
-
-
-def _is_blank(labels: _Labels) -> bool:
-    try:
-        codes = read_mask(labels.path).pixels
-        return bool((_draw(labels, *codes.shape[:2]) == IGNORED).all())
-    except MaskError:  # is told when the mask is drawn
-        return False
-
-
-def _notes(
-    used: Iterable[_Labels], blank: frozenset[ImageKey], bare: Sequence[ImageKey]
-) -> Iterator[str]:
-    """What the user should know."""
-    coarse = sum(labels.is_coarse for labels in used)
-    if coarse:
-        yield f"{plural(coarse, 'mask')} of gtCoarse: large parts of them are ignored"
-    if blank:
-        yield f"the test split has no published labels: {plural(len(blank), 'image')} left out"
-    for section, count in Counter(_section(key) or "the images" for key in bare).items():
-        yield f"there are no label files for {section}: {plural(count, 'image')} left out"

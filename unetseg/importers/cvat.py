@@ -15,36 +15,23 @@ and tags cover nothing.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 from xml.parsers import expat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.errors import DataError, MaskError
-from unetseg.importers.annotations import (
-    AnnotatedImage,
-    Annotations,
-    ImageFiles,
-    Problem,
-    check_size,
-    class_codes,
-    draw_each,
-    mask_of_image,
-    name_in,
-    sort_out,
-    split_of,
-)
-from unetseg.importers.shapes import Patch, Size, ellipse, paint_in_order, polygon, turned_rectangle
+from unetseg.importers.annotations import Classes, Entry, Note, Shape, check_size, mask_of_image
+from unetseg.importers.shapes import Patch, Size, ellipse, polygon, turned_rectangle
+from unetseg.importers.source_files import ImageFiles, only_one, split_of
 from unetseg.importers.voc import (
     CLASS_MASKS,
     LABELMAP,
     LabelColours,
-    image_of,
     images_beside_masks,
     masks_by_name,
     painted_codes,
@@ -59,7 +46,7 @@ _OTHERS = ("polyline", "points", "cuboid", "skeleton", "tag")
 _FIX = 'Export the task as "CVAT for images 1.1".'
 
 
-def read(source: Path, images: Path | None = None) -> Annotations:
+def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     """Read an export with labelmap.txt or annotations.xml, or such an XML file.
 
     Args:
@@ -70,14 +57,11 @@ def read(source: Path, images: Path | None = None) -> Annotations:
         DataError: there is neither, or it cannot be read.
     """
     if source.is_file():
-        return _read_shapes(source, images)
-    for name, reader in ((LABELMAP, _read_masks), (_SHAPES, _read_shapes)):
-        exports = sorted(path for path in source.rglob(name) if path.is_file())
-        if len(exports) > 1:
-            names = [name_in(source, path) for path in exports]
-            raise DataError("there are several exports", names, "Give one of them.")
-        if exports:
-            return reader(exports[0], images)
+        return _read_xml(source, images)
+    for name, reader in ((LABELMAP, _read_masks), (_SHAPES, _read_xml)):
+        path = only_one(sorted(path for path in source.rglob(name) if path.is_file()), source)
+        if path is not None:
+            return reader(path, images)
     fix = 'Export the task as "Segmentation mask 1.1" or as "CVAT for images 1.1".'
     raise DataError(f"there is neither {LABELMAP} nor {_SHAPES}", fix=fix)
 
@@ -85,7 +69,7 @@ def read(source: Path, images: Path | None = None) -> Annotations:
 # Segmentation mask 1.1
 
 
-def _read_masks(labelmap: Path, images: Path | None) -> Annotations:
+def _read_masks(labelmap: Path, images: Path | None) -> Iterator[Entry]:
     """Read the masks beside a labelmap.txt.
 
     Raises:
@@ -93,20 +77,19 @@ def _read_masks(labelmap: Path, images: Path | None) -> Annotations:
     """
     root = labelmap.parent
     labels = read_labelmap(labelmap)
+    yield Classes(labels.classes, coded=True)
     masks = masks_by_name(root)
     if not masks:
         fix = "Export a task on which something was drawn."
         raise DataError(f"there are no masks in {CLASS_MASKS}", fix=fix)
     splits, problems = read_lists(root, split_of)
+    yield from problems
     files = images_beside_masks(root, images)
-    entries: list[AnnotatedImage | Problem] = [*problems]
-    for name in dict.fromkeys(chain(masks, splits)):
+    for name in dict.fromkeys([*masks, *splits]):
         draw = partial(_draw_painted, masks.get(name), labels)
-        entries.append(image_of(name, files, draw, splits.get(name)))
-    annotated, faults = sort_out(entries)
+        yield files.annotated(name, draw, split=splits.get(name))
     bare = len(splits.keys() - masks.keys())
-    note = f"{plural(bare, 'image')} without a mask: nothing was drawn, all background"
-    return Annotations(labels.classes, annotated, tuple(faults), (note,) if bare else ())
+    yield Note(bare, "image", "without a mask: nothing was drawn, all background")
 
 
 def _draw_painted(
@@ -123,18 +106,60 @@ def _draw_painted(
 # CVAT for images 1.1
 
 
-@dataclass(frozen=True)
-class _Shape:
+def _read_xml(source: Path, images: Path | None) -> Iterator[Entry]:
+    """Read the XML file `source`.
+
+    Raises:
+        DataError: it is no such XML, or has a document type, which could swell without end.
+    """
+    export = _Export(source)
+    if export.tracks or not export.images:
+        came = plural(export.tracks, "track") if export.tracks else "no images"
+        raise DataError(f"{source.name} has {came}, expected images with shapes", fix=_FIX)
+    drawn = dict.fromkeys(shape.label for image in export.images for shape in image.shapes)
+    yield Classes([*(export.labels or sorted(drawn)), *drawn])
+    files = ImageFiles(source, images)
+    for image in export.images:
+        names = [f"{shape.tag} {i} ({shape.label})" for i, shape in enumerate(image.shapes, 1)]
+        shapes = [
+            Shape(shape.label, shape.patch, name)
+            for shape, name in sorted(
+                zip(image.shapes, names, strict=True), key=lambda item: item[0].depth
+            )
+        ]
+        sides = [image.attributes.get(key, "") for key in ("height", "width")]
+        is_stated = all(re.fullmatch(r"\d{1,9}", side) for side in sides)
+        yield files.annotated(
+            image.attributes.get("name", ""),
+            shapes,
+            near=source.parent,
+            split=split_of(image.attributes.get("subset", "")),
+            size=(int(sides[0]), int(sides[1])) if is_stated else None,
+        )
+        yield Note(not shapes, "image", "without shapes: nothing was drawn, all background")
+    for tag, count in export.others.items():
+        yield Note(count, tag.removesuffix("s"), "left out: they cover no area")
+
+
+class _Shape(NamedTuple):
     """An element of an image: its tag and its attributes as they stand there."""
 
-    kind: str
-    attributes: Mapping[str, str]
+    tag: str
+    attributes: dict[str, str]
 
     @property
     def label(self) -> str:
         return self.attributes.get("label", "")
 
-    def figure(self, key: str, default: float | None = None) -> float:
+    @property
+    def depth(self) -> float:
+        """What is larger for what lies above; 0 where that is no number, as `patch` will say."""
+        try:
+            return self.number("z_order", 0)
+        except MaskError:
+            return 0.0
+
+    def number(self, key: str, default: float | None = None) -> float:
         """The attribute `key` as a number."""
         text = self.attributes.get(key, default)
         try:
@@ -145,31 +170,61 @@ class _Shape:
             raise MaskError(f"its {key} is {text!r}, expected a number")
         return value
 
+    def patch(self, size: Size) -> Patch:
+        """The pixels that it covers."""
+        self.number("z_order", 0)
+        if self.tag == "polygon":
+            return polygon(self._points(), size)
+        if self.tag == "mask":
+            return self._runs_in_window(size)
+        angle = self.number("rotation", 0)
+        if self.tag == "ellipse":
+            cx, cy, rx, ry = (self.number(key) for key in ("cx", "cy", "rx", "ry"))
+            return ellipse((cx, cy), (rx, ry), size, angle)
+        left, top, right, bottom = (self.number(key) for key in ("xtl", "ytl", "xbr", "ybr"))
+        centre = ((left + right) / 2, (top + bottom) / 2)
+        return polygon(turned_rectangle((left, top), (right, bottom), centre, angle), size)
 
-@dataclass
-class _Image:
-    """An image and its shapes."""
+    def _points(self) -> list[list[float]]:
+        """The points of `x,y;x,y;…`."""
+        text = self.attributes.get("points", "")
+        try:
+            points = [[float(part) for part in point.split(",")] for point in text.split(";")]
+        except ValueError as error:
+            raise MaskError("its points are no numbers") from error
+        if any(len(point) != 2 for point in points):
+            raise MaskError("its points are no couples of numbers")
+        return points
 
-    attributes: Mapping[str, str]
-    shapes: list[_Shape] = field(default_factory=list)
+    def _runs_in_window(self, size: Size) -> Patch:
+        """The pixels of a mask: run lengths, the first of nothing, row after row of its window."""
+        window = [int(self.number(key)) for key in ("left", "top", "width", "height")]
+        left, top, width, height = window
+        if min(window) < 0 or left + width > size[1] or top + height > size[0]:
+            raise MaskError(f"its window ({width}×{height} at {left}, {top}) leaves the image")
+        try:
+            runs = [int(part) for part in self.attributes.get("rle", "").split(",")]
+        except ValueError as error:
+            raise MaskError("its run lengths are no whole numbers") from error
+        if min(runs) < 0 or sum(runs) != width * height:
+            raise MaskError(f"its run lengths cover {sum(runs)} pixels, expected {width * height}")
+        covered = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+        return Patch(top, left, covered.reshape(height, width))
 
-    @property
-    def name(self) -> str:
-        return self.attributes.get("name", "")
 
-    @property
-    def size(self) -> Size | None:
-        """Height and width, where they are stated."""
-        sides = [self.attributes.get(key, "") for key in ("height", "width")]
-        if not all(re.fullmatch(r"\d{1,9}", side) for side in sides):
-            return None
-        return int(sides[0]), int(sides[1])
+class _Image(NamedTuple):
+    attributes: dict[str, str]
+    shapes: list[_Shape]
 
 
 class _Export:
-    """What the XML holds, filled in by the parser's handlers as far as it is needed."""
+    """What the XML holds, as far as it is needed; nothing outside of it is ever read.
 
-    def __init__(self) -> None:
+    Raises:
+        DataError: it is no XML, or declares a document type, where entities come from.
+    """
+
+    def __init__(self, source: Path) -> None:
         self.images: list[_Image] = []
         self.labels: list[str] = []
         self.others: Counter[str] = Counter()
@@ -177,26 +232,38 @@ class _Export:
         self._path: list[str] = []
         self._text = ""
         self._label: dict[str, str] = {}
+        parser = expat.ParserCreate()
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._add_text
+        parser.StartDoctypeDeclHandler = partial(self._refuse, source)
+        try:
+            with source.open("rb") as file:
+                parser.ParseFile(file)
+        except (expat.ExpatError, ValueError, LookupError) as error:
+            raise DataError(f"{source.name} is no XML: {error}", fix=_FIX) from error
 
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        """An element begins."""
+    def _refuse(self, source: Path, *_declaration: object) -> None:
+        came = f"{source.name} declares a document type, which these exports never do"
+        raise DataError(came, fix=_FIX)
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
         above = self._path[-1] if self._path else ""
         self._path.append(tag)
         self._text = ""
         if tag == "image":
-            self.images.append(_Image(attributes))
+            self.images.append(_Image(attributes, []))
         elif above == "image" and tag in _AREAS:
             self.images[-1].shapes.append(_Shape(tag, attributes))
         elif above == "image" and tag in _OTHERS:
             self.others[tag] += 1
         self.tracks += tag == "track"
 
-    def text(self, data: str) -> None:
-        """Text, or a part of it."""
+    def _add_text(self, data: str) -> None:
         self._text += data if self._path[-2:-1] == ["label"] else ""
 
-    def end(self, _tag: str) -> None:
-        """An element ends."""
+    def _end(self, _tag: str) -> None:
         if self._path[-3:-1] == ["labels", "label"]:
             self._label[self._path[-1]] = self._text
         elif self._path[-2:] == ["labels", "label"]:
@@ -204,126 +271,3 @@ class _Export:
                 self.labels.append(self._label["name"])
             self._label = {}
         self._path.pop()
-
-
-def _read_shapes(source: Path, images: Path | None) -> Annotations:
-    """Read the XML file `source`.
-
-    Raises:
-        DataError: it is no such XML, or has a document type, which could swell without end.
-    """
-    export = _parse(source)
-    if export.tracks or not export.images:
-        came = plural(export.tracks, "track") if export.tracks else "no images"
-        raise DataError(f"{source.name} has {came}, expected images with shapes", fix=_FIX)
-    drawn = dict.fromkeys(shape.label for image in export.images for shape in image.shapes)
-    classes, codes = class_codes([*(export.labels or sorted(drawn)), *drawn])
-    files = ImageFiles(source, images)
-    entries: list[AnnotatedImage | Problem] = []
-    for image in export.images:
-        path = files.find(image.name, source.parent)
-        if isinstance(path, Problem):
-            entries.append(path)
-            continue
-        name = image.name.removesuffix(path.suffix)
-        draw = partial(_draw, tuple(image.shapes), codes)
-        split = split_of(image.attributes.get("subset", ""))
-        entries.append(AnnotatedImage(path, name, draw, split, image.size))
-    annotated, problems = sort_out(entries)
-    return Annotations(classes, annotated, tuple(problems), tuple(_notes(export)))
-
-
-def _parse(source: Path) -> _Export:
-    """What the XML holds; nothing outside of it is ever read.
-
-    Raises:
-        DataError: it is no XML, or declares a document type, where entities come from.
-    """
-
-    def refuse(*_declaration: object) -> None:
-        came = f"{source.name} declares a document type, which these exports never do"
-        raise DataError(came, fix=_FIX)
-
-    export = _Export()
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = export.start
-    parser.EndElementHandler = export.end
-    parser.CharacterDataHandler = export.text
-    parser.StartDoctypeDeclHandler = refuse
-    try:
-        with source.open("rb") as file:
-            parser.ParseFile(file)
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        raise DataError(f"{source.name} is no XML: {error}", fix=_FIX) from error
-    return export
-
-
-def _draw(
-    shapes: Sequence[_Shape], codes: Mapping[str, int], height: int, width: int
-) -> NDArray[np.uint8]:
-    """The codes of an image: shapes from the lowest to the highest.
-
-    Raises:
-        MaskError: shapes that cannot be drawn, all of them.
-    """
-    layers = draw_each(
-        list(enumerate(shapes, 1)),
-        lambda item: (item[1].figure("z_order", 0), item[1], _patch(item[1], (height, width))),
-        lambda item: f"{item[1].kind} {item[0]} ({item[1].label}): ",
-    )
-    layers.sort(key=lambda layer: layer[0])
-    coded = ((codes[shape.label], patch) for _, shape, patch in layers)
-    return paint_in_order(coded, (height, width))
-
-
-def _patch(shape: _Shape, size: Size) -> Patch:
-    """The pixels of a shape."""
-    if shape.kind == "polygon":
-        return polygon(_points(shape), size)
-    if shape.kind == "mask":
-        return _window(shape, size)
-    angle = shape.figure("rotation", 0)
-    if shape.kind == "ellipse":
-        cx, cy, rx, ry = (shape.figure(key) for key in ("cx", "cy", "rx", "ry"))
-        return ellipse((cx, cy), (rx, ry), size, angle)
-    left, top, right, bottom = (shape.figure(key) for key in ("xtl", "ytl", "xbr", "ybr"))
-    centre = ((left + right) / 2, (top + bottom) / 2)
-    return polygon(turned_rectangle((left, top), (right, bottom), centre, angle), size)
-
-
-def _points(shape: _Shape) -> list[list[float]]:
-    """The points of `x,y;x,y;…`."""
-    text = shape.attributes.get("points", "")
-    try:
-        points = [[float(part) for part in point.split(",")] for point in text.split(";")]
-    except ValueError as error:
-        raise MaskError("its points are no numbers") from error
-    if any(len(point) != 2 for point in points):
-        raise MaskError("its points are no couples of numbers")
-    return points
-
-
-def _window(shape: _Shape, size: Size) -> Patch:
-    """The pixels of a mask: run lengths, the first of nothing, row after row of its window."""
-    window = [int(shape.figure(key)) for key in ("left", "top", "width", "height")]
-    left, top, width, height = window
-    if min(window) < 0 or left + width > size[1] or top + height > size[0]:
-        raise MaskError(f"its window ({width}×{height} at {left}, {top}) leaves the image")
-    try:
-        runs = [int(part) for part in shape.attributes.get("rle", "").split(",")]
-    except ValueError as error:
-        raise MaskError("its run lengths are no whole numbers") from error
-    if min(runs) < 0 or sum(runs) != width * height:
-        raise MaskError(f"its run lengths cover {sum(runs)} pixels, expected {width * height}")
-    covered = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return Patch(top, left, covered.reshape(height, width))
-
-
-def _notes(export: _Export) -> Iterator[str]:
-    """What was left out, and images without shapes."""
-    for kind, count in export.others.items():
-        yield f"{plural(count, kind.removesuffix('s'))} left out: they cover no area"
-    bare = sum(not image.shapes for image in export.images)
-    if bare:
-        yield f"{plural(bare, 'image')} without shapes: nothing was drawn, all background"

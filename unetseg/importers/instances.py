@@ -9,8 +9,7 @@ number and a word (`0001_car.png`), the words are the classes.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -23,16 +22,16 @@ from unetseg.data.pairs.naming import read_folder_name, says_mask
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
-    Annotations,
-    ImageKey,
+    Classes,
+    Entry,
+    Note,
     Problem,
-    by_key,
+    Shape,
     check_size,
-    class_codes,
-    draw_each,
     mask_of_image,
 )
-from unetseg.text import plural
+from unetseg.importers.shapes import Patch, Size, crop
+from unetseg.importers.source_files import ImageKey, by_key
 
 FOREGROUND = "foreground"
 
@@ -40,30 +39,9 @@ _CLASS = re.compile(r"(?:.*[_\-.])?\d+[_\-.]([A-Za-z]+)")  # 0001_car
 _HALF = 128  # from this value on, a pixel with JPEG noise is of the object
 
 _Folders = tuple[str, ...]
-_Layer = tuple[Path, int]  # the file of an object, and its class code
 
 
-@dataclass
-class _Objects:
-    """The files of objects, by their images.
-
-    Attributes:
-        own: Files that show one object each; an image without objects has none.
-        numbered: Files that number the objects of an image.
-        strays: Files of no image.
-    """
-
-    own: dict[ImageKey, list[Path]] = field(default_factory=lambda: defaultdict(list))
-    numbered: dict[ImageKey, list[Path]] = field(default_factory=lambda: defaultdict(list))
-    strays: list[Path] = field(default_factory=list)
-
-    @property
-    def keys(self) -> set[ImageKey]:
-        """The images that have masks."""
-        return self.own.keys() | self.numbered.keys()
-
-
-def read(source: Path, images: Path | None = None) -> Annotations:
+def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     """Read the masks of objects below `source`, and find the image of each.
 
     An image whose folder of masks is empty shows no objects; one without such a folder is a
@@ -77,19 +55,37 @@ def read(source: Path, images: Path | None = None) -> Annotations:
         DataError: a folder cannot be read.
     """
     photos, twins = by_key(_photos(images or source))
-    objects = _find_objects(source, images, photos)
-    bare = sorted(photos.keys() - objects.keys)
-    has_test = any(key.split == "test" for key in objects.keys)
-    blank = [key for key in bare if key.split == "test" and not has_test]
-    classes, codes = class_codes(_words(objects) or [FOREGROUND])
-    annotated = []
-    for key in sorted(objects.keys - twins.keys()):
-        draw = partial(_draw, _layers(key, objects, codes))
-        annotated.append(AnnotatedImage(photos[key], key.name, draw, key.split))
-    problems = [Problem("no such image", str(path.relative_to(source))) for path in objects.strays]
-    problems += [Problem("no masks", key.name) for key in bare if key not in blank]
-    notes = tuple(_notes(objects, blank, classes))
-    return Annotations(classes, annotated, (*problems, *twins.values()), notes)
+    objects, numbered, strays = _find_objects(source, images, photos)
+    words = {_word(path) for paths in objects.values() for path in paths}
+    has_words = bool(words) and "" not in words and not numbered
+    yield Classes(sorted(words) if has_words else [FOREGROUND])
+    yield "touching objects of one class merge: these masks tell classes, not objects"
+    if has_words and len(words) > 1:
+        yield "where objects overlap, the one whose file name comes last counts"
+    yield Note(len(numbered), "mask", "with the name of an image: all but 0 is foreground")
+    for path in strays:
+        yield Problem("no such image", str(path.relative_to(source)))
+    for key in sorted(objects.keys() - twins.keys()):
+        shapes = [
+            Shape(_word(path) if has_words else FOREGROUND, partial(_patch, path))
+            for path in objects[key]
+        ]
+        yield AnnotatedImage(photos[key], key.name, shapes, key.split)
+        yield Note(not shapes, "image", "with an empty folder of masks: all background")
+    has_test = any(key.split == "test" for key in objects)
+    for key in sorted(photos.keys() - objects.keys()):
+        if key.split == "test" and not has_test:
+            yield Note(1, "image", "of the test split left out: it has no masks")
+        else:
+            yield Problem("no masks", key.name)
+    yield from twins.values()
+
+
+def _patch(path: Path, size: Size) -> Patch:
+    """The pixels of the objects in a file."""
+    covered = object_pixels(mask_of_image(path, *size), path)
+    check_size(path, covered, *size)
+    return crop(covered)
 
 
 def object_pixels(mask: RawMask, path: Path) -> NDArray[np.bool_]:
@@ -109,22 +105,14 @@ def object_pixels(mask: RawMask, path: Path) -> NDArray[np.bool_]:
     return np.asarray(pixels >= _HALF)
 
 
-def _draw(layers: Sequence[_Layer], height: int, width: int) -> NDArray[np.uint8]:
-    """The union of objects; where they overlap, the last one counts.
+def _word(path: Path) -> str:
+    """The class that the name of an object's file says, or nothing.
 
-    Raises:
-        MaskError: files that cannot be read or have another size, all of them.
+    >>> _word(Path("0001_car.png")), _word(Path("0001.png")), _word(Path("0001_mask.png"))
+    ('car', '', '')
     """
-    mask = np.zeros((height, width), np.uint8)
-
-    def paint(layer: _Layer) -> None:
-        path, code = layer
-        covered = object_pixels(mask_of_image(path, height, width), path)
-        check_size(path, covered, height, width)
-        mask[covered] = code
-
-    draw_each(layers, paint, lambda _: "")
-    return mask
+    parts = _CLASS.fullmatch(path.stem)
+    return parts[1] if parts and not says_mask(parts[1]) else ""
 
 
 # Files
@@ -138,28 +126,35 @@ def _photos(root: Path) -> Iterator[tuple[ImageKey, Path]]:
         yield ImageKey(_without(folders, "image"), path.stem), path
 
 
-def _find_objects(source: Path, images: Path | None, photos: Mapping[ImageKey, Path]) -> _Objects:
-    """The image of each mask file, and of each empty folder of masks."""
-    objects = _Objects()
-    left = []
+def _find_objects(
+    source: Path, images: Path | None, photos: Mapping[ImageKey, Path]
+) -> tuple[dict[ImageKey, list[Path]], set[ImageKey], list[Path]]:
+    """The files of objects by their images, the images with numbered ones, and files of no image.
+
+    An image whose folder of masks is empty has no files.
+    """
+    objects: dict[ImageKey, list[Path]] = defaultdict(list)
+    left: list[tuple[Path | None, _Folders]] = []
     for path, folders in _mask_files(source, images, set(photos.values())):
-        exact = ImageKey(folders, path.stem)
-        if exact in photos:
-            objects.numbered[exact].append(path)
+        same = ImageKey(folders, path.stem)
+        if same in photos:
+            objects[same].append(path)
         else:
             left.append((path, folders))
-    lone = _lone(photos, {key.folders for key in objects.numbered})
-    for path, folders in left:
-        owner = _owner(folders, photos, lone)
-        if owner is None:
-            objects.strays.append(path)
-        else:
-            objects.own[owner].append(path)
-    for folders in _empty_folders(source):
-        owner = _owner(folders, photos, lone)
+    numbered = {*objects}
+    left += [(None, folders) for folders in _empty_folders(source)]
+    count = Counter(key.folders for key in photos)
+    taken = {key.folders for key in numbered}
+    lone = {key.folders: key for key in photos if count[key.folders] == 1}
+    strays = []
+    for file, folders in left:  # of the image with the name of the last folder, or of the only one
+        named = ImageKey(folders[:-1], folders[-1]) if folders else None
+        owner = named if named in photos else None if folders in taken else lone.get(folders)
         if owner is not None:
-            objects.own[owner] += []
-    return objects
+            objects[owner] += [] if file is None else [file]
+        elif file is not None:
+            strays.append(file)
+    return objects, numbered, strays
 
 
 def _mask_files(
@@ -183,22 +178,6 @@ def _empty_folders(source: Path) -> Iterator[_Folders]:
             yield _without(folders, "mask")
 
 
-def _owner(
-    folders: _Folders, photos: Container[ImageKey], lone: Mapping[_Folders, ImageKey]
-) -> ImageKey | None:
-    """The image with the name of the last folder, or the only image in these folders."""
-    named = ImageKey(folders[:-1], folders[-1]) if folders else None
-    return named if named in photos else lone.get(folders)
-
-
-def _lone(photos: Iterable[ImageKey], but: Container[_Folders]) -> dict[_Folders, ImageKey]:
-    """The image of each folder that holds one alone; where masks have its name, it is none."""
-    count = Counter(key.folders for key in photos)
-    return {
-        key.folders: key for key in photos if count[key.folders] == 1 and key.folders not in but
-    }
-
-
 def _roles(folders: Iterable[str]) -> list[str]:
     """The roles that folders say, from above to below; `image_01` is the name of an image."""
     names = map(read_folder_name, folders)
@@ -210,46 +189,3 @@ def _without(folders: _Folders, role: str) -> _Folders:
     """The folders but for the last one that says `role`."""
     at = [i for i, part in enumerate(folders) if _roles([part]) == [role]][-1:]
     return tuple(part for i, part in enumerate(folders) if i not in at)
-
-
-# Classes and notes
-
-
-def _words(objects: _Objects) -> list[str]:
-    """The class names that the files of objects carry, sorted; none if any file has none."""
-    words = {_word(path) for paths in objects.own.values() for path in paths}
-    return [] if "" in words or objects.numbered else sorted(words)
-
-
-def _word(path: Path) -> str:
-    """The class that the name of an object's file says, or nothing.
-
-    >>> _word(Path("0001_car.png")), _word(Path("0001.png")), _word(Path("0001_mask.png"))
-    ('car', '', '')
-    """
-    parts = _CLASS.fullmatch(path.stem)
-    return parts[1] if parts and not says_mask(parts[1]) else ""
-
-
-def _layers(key: ImageKey, objects: _Objects, codes: Mapping[str, int]) -> list[_Layer]:
-    """The files that make the mask of an image, in the order in which they are drawn."""
-    numbered = [(path, codes[FOREGROUND]) for path in objects.numbered.get(key, ())]
-    return numbered + [
-        (path, codes[FOREGROUND if FOREGROUND in codes else _word(path)])
-        for path in objects.own.get(key, ())
-    ]
-
-
-def _notes(objects: _Objects, blank: Sequence[ImageKey], classes: Sequence[str]) -> Iterator[str]:
-    """What the user should know."""
-    yield "touching objects of one class merge: these masks tell classes, not objects"
-    if len(classes) > 2:
-        yield "where objects overlap, the one whose file name comes last counts"
-    if objects.numbered:
-        count = plural(len(objects.numbered), "mask")
-        yield f"{count} with the name of an image: all but 0 is foreground"
-    empty = sum(not paths for key, paths in objects.own.items() if key not in objects.numbered)
-    if empty:
-        yield f"{plural(empty, 'image')} with an empty folder of masks: all background"
-    if blank:
-        yield f"the test split has no masks: {plural(len(blank), 'image')} left out"

@@ -7,40 +7,25 @@ embedded in its JSON is taken where the file is missing. Format: https://github.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from unetseg.data.masks.class_map import IGNORED
 from unetseg.errors import DataError, MaskError
-from unetseg.importers.annotations import (
-    AnnotatedImage,
-    Annotations,
+from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Note, Problem, Shape
+from unetseg.importers.shapes import Patch, Size, crop, ellipse, line, polygon
+from unetseg.importers.source_files import (
     ImageFiles,
-    Problem,
-    class_codes,
     decode_base64,
-    draw_each,
     embedded_png,
     holds,
     name_in,
     read_model,
-    sort_out,
     visible_files,
-)
-from unetseg.importers.shapes import (
-    Patch,
-    Size,
-    crop,
-    ellipse,
-    line,
-    paint_in_order,
-    polygon,
 )
 from unetseg.text import plural
 
@@ -67,44 +52,62 @@ class _Json(BaseModel):
     imageHeight: int | None = None  # noqa: N815
     imageWidth: int | None = None  # noqa: N815
 
+    @property
+    def areas(self) -> dict[int, _Shape]:
+        """The shapes that mark pixels, by their numbers."""
+        return {i: one for i, one in enumerate(self.shapes) if one.shape_type not in _POINTS}
+
 
 class _Embedded(BaseModel):
     imageData: str | None = None  # noqa: N815
 
 
-def read(source: Path, images: Path | None = None) -> Annotations:
+def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     """Read the JSONs of labelme in a folder and below, or one of them.
 
     Raises:
         DataError: there are none.
     """
     jsons: dict[Path, _Json] = {}
-    entries: list[AnnotatedImage | Problem] = []
     for path in _json_files(source):
         try:
             jsons[path] = read_model(path, _Json, name_in(source, path))
         except DataError as error:
             faults = "; ".join(error.offenders)
-            entries.append(Problem("no JSON of labelme", f"{error.summary}: {faults}"))
-    shapes = [shape for json in jsons.values() for shape in json.shapes]
-    labels = {shape.label for shape in shapes if shape.shape_type not in _POINTS}
-    classes, codes = class_codes(sorted(labels - {IGNORE_LABEL}))
-    codes[IGNORE_LABEL] = IGNORED
+            yield Problem("no JSON of labelme", f"{error.summary}: {faults}")
+    labels = {shape.label for json in jsons.values() for shape in json.areas.values()}
+    yield Classes(sorted(labels - {IGNORE_LABEL}))
     files = ImageFiles(source, images)
     folder = source if source.is_dir() else source.parent
+    used = set()
     for path, json in jsons.items():
-        entries.append(_image_of(path, json, codes, files, path.relative_to(folder)))
-    annotated, problems = sort_out(entries)
-    notes = _notes(jsons.values(), annotated, files)
-    return Annotations(classes, annotated, tuple(problems), tuple(notes))
+        entry = _image_of(path, json, files, path.relative_to(folder))
+        yield entry
+        if isinstance(entry, AnnotatedImage):
+            used.add(entry.path)
+            note = "taken out of a JSON, since the file is missing"
+            yield Note(entry.embedded is not None, "image", note)
+        points = len(json.shapes) - len(json.areas)
+        yield Note(points, "point", "left out: points mark no pixels")
+        yield Note(not json.shapes, "image", "without shapes: all background")
+    bare = sum(path not in used for path in files.paths)
+    yield Note(bare, "image file", "that no JSON names left out")
 
 
 def _json_files(source: Path) -> list[Path]:
-    """The files with shapes and the name of an image; hidden ones left out."""
+    """The files with shapes and the name of an image, and what may be left of a file cut off."""
     if source.is_file():
         return [source]
+
+    def is_cut_off(path: Path) -> bool:
+        try:
+            from_json(path.read_bytes())
+        except ValueError:
+            return True
+        return False
+
     jsons = visible_files(source, "*.json")
-    of_labelme = [path for path in jsons if holds(path, *_KEYS) or _is_cut_off(path)]
+    of_labelme = [path for path in jsons if holds(path, *_KEYS) or is_cut_off(path)]
     if not of_labelme:
         names = [name_in(source, path) for path in jsons]
         fix = "Give the folder that holds a JSON for each image."
@@ -112,29 +115,24 @@ def _json_files(source: Path) -> list[Path]:
     return of_labelme
 
 
-def _is_cut_off(path: Path) -> bool:
-    """Whether a file is no JSON, and may be what is left of one of labelme."""
-    try:
-        from_json(path.read_bytes())
-    except ValueError:
-        return True
-    return False
-
-
-def _image_of(
-    path: Path, json: _Json, codes: Mapping[str, int], files: ImageFiles, name: Path
-) -> AnnotatedImage | Problem:
+def _image_of(path: Path, json: _Json, files: ImageFiles, name: Path) -> AnnotatedImage | Problem:
     """The image of a JSON: the file it names, else the one within it, else a problem."""
-    draw = partial(_draw, json.shapes, codes)
+    shapes = [
+        Shape(
+            None if shape.label == IGNORE_LABEL else shape.label,
+            partial(_patch, shape),
+            f"shape {i} ({shape.label})",
+        )
+        for i, shape in json.areas.items()
+    ]
     size = (json.imageHeight, json.imageWidth) if json.imageHeight and json.imageWidth else None
     image = files.find(json.imagePath, near=path.parent)
     if isinstance(image, Path):
-        return AnnotatedImage(image, files.name_of(image), draw, size=size)
+        return AnnotatedImage(image, files.name_of(image), shapes, size=size)
     if not read_model(path, _Embedded, path.name).imageData:
         return Problem(image.kind, f"{name} names {image.where}")
-    content = partial(_embedded, path)
     plain_name = name.with_name(name.stem).as_posix()
-    return AnnotatedImage(path, plain_name, draw, size=size, embedded=content)
+    return AnnotatedImage(path, plain_name, shapes, size=size, embedded=partial(_embedded, path))
 
 
 def _embedded(path: Path) -> bytes:
@@ -147,25 +145,6 @@ def _embedded(path: Path) -> bytes:
     if len(text) > MOST_EMBEDDED:
         raise MaskError(f"its embedded image has {len(text)} characters; {MOST_EMBEDDED} may be")
     return decode_base64(text, "its embedded image")
-
-
-# Drawing
-
-
-def _draw(
-    shapes: Sequence[_Shape], codes: Mapping[str, int], height: int, width: int
-) -> NDArray[np.uint8]:
-    """The codes of one image: shapes in their order, later ones on top.
-
-    Raises:
-        MaskError: shapes that cannot be drawn, all of them.
-    """
-    layers = draw_each(
-        [(i, shape) for i, shape in enumerate(shapes) if shape.shape_type not in _POINTS],
-        lambda item: (codes[item[1].label], _patch(item[1], (height, width))),
-        lambda item: f"shape {item[0]} ({item[1].label}): ",
-    )
-    return paint_in_order(layers, (height, width))
 
 
 def _patch(shape: _Shape, size: Size) -> Patch:
@@ -209,26 +188,3 @@ def _pasted(shape: _Shape, size: Size) -> Patch:
     inner = covered[max(-top, 0) : max(size[0] - top, 0), max(-left, 0) : max(size[1] - left, 0)]
     patch = crop(inner)
     return Patch(max(top, 0) + patch.top, max(left, 0) + patch.left, patch.covered)
-
-
-# What else there is to say
-
-
-def _notes(
-    jsons: Iterable[_Json], images: Sequence[AnnotatedImage], files: ImageFiles
-) -> Iterator[str]:
-    """What was left out on purpose, and what was taken from the JSONs."""
-    jsons = list(jsons)
-    points = sum(shape.shape_type in _POINTS for json in jsons for shape in json.shapes)
-    used = {image.path for image in images}
-    bare = sum(path not in used for path in files.paths)
-    embedded = sum(image.embedded is not None for image in images)
-    empty = sum(not json.shapes for json in jsons)
-    if points:
-        yield f"{plural(points, 'point')} left out: points mark no pixels"
-    if empty:
-        yield f"{plural(empty, 'image')} without shapes: all background"
-    if embedded:
-        yield f"{plural(embedded, 'image')} taken out of a JSON, since the file is missing"
-    if bare:
-        yield f"{plural(bare, 'image file')} that no JSON names left out"

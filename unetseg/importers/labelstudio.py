@@ -21,31 +21,23 @@ import base64
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, RootModel, ValidationError
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
-    Annotations,
-    ImageFiles,
+    Entry,
+    Note,
     Problem,
-    class_codes,
-    draw_each,
-    embedded_png,
+    Shape,
     mask_pixels,
-    name_in,
-    read_model,
-    sort_out,
-    visible_files,
 )
 from unetseg.importers.shapes import (
     Patch,
@@ -53,12 +45,17 @@ from unetseg.importers.shapes import (
     crop,
     decode_brush,
     ellipse,
-    largest_first,
-    paint_in_order,
     polygon,
     turned_rectangle,
 )
-from unetseg.text import plural
+from unetseg.importers.source_files import (
+    ImageFiles,
+    embedded_png,
+    name_in,
+    only_one,
+    read_model,
+    visible_files,
+)
 
 _USUAL_KEYS = ("image", "img")
 _LIST = rb"(?:\xef\xbb\xbf)?\s*\["  # after the mark with which Windows begins a text
@@ -105,42 +102,26 @@ class _Value(BaseModel):
     radius_y: float | None = Field(None, alias="radiusY")
     rotation: float | None = None
 
-
-@dataclass(frozen=True)
-class Region:
-    """An area and its label.
-
-    Attributes:
-        where: What names it in errors.
-        label: The name of its class.
-        value: Where it is.
-    """
-
-    where: str
-    label: str
-    value: _Value
-
     def patch(self, size: Size) -> Patch:
         """The pixels that it covers on an image of `size` (height, width).
 
         Raises:
             MaskError: its numbers make no area of this image.
         """
-        value = self.value
-        if value.rle is not None:
-            return crop(decode_brush(value.rle, *size))
-        if value.bitmask is not None:
-            pixels = embedded_png(value.bitmask.partition(",")[2], size, "the bit mask")
+        if self.rle is not None:
+            return crop(decode_brush(self.rle, *size))
+        if self.bitmask is not None:
+            pixels = embedded_png(self.bitmask.partition(",")[2], size, "the bit mask")
             return crop(np.asarray(pixels.convert("RGBA"))[..., 3] > 0)
         scale_x, scale_y = size[1] / 100, size[0] / 100
-        x, y, angle = value.x * scale_x, value.y * scale_y, value.rotation or 0.0
-        if value.points is not None:
-            return polygon([(px * scale_x, py * scale_y) for px, py in value.points], size)
-        if value.radius_x is not None and value.radius_y is not None:
-            radii = (value.radius_x * scale_x, value.radius_y * scale_y)
+        x, y, angle = self.x * scale_x, self.y * scale_y, self.rotation or 0.0
+        if self.points is not None:
+            return polygon([(px * scale_x, py * scale_y) for px, py in self.points], size)
+        if self.radius_x is not None and self.radius_y is not None:
+            radii = (self.radius_x * scale_x, self.radius_y * scale_y)
             return ellipse((x, y), radii, size, angle)
-        if value.width is not None and value.height is not None:
-            opposite = (x + value.width * scale_x, y + value.height * scale_y)
+        if self.width is not None and self.height is not None:
+            opposite = (x + self.width * scale_x, y + self.height * scale_y)
             return polygon(turned_rectangle((x, y), opposite, (x, y), angle), size)
         raise MaskError("it has neither a brush nor points, radii or sides")
 
@@ -180,15 +161,7 @@ class _Rows(RootModel[list[dict[str, Any]]]):
     """The JSON-MIN export: for each task its data, its id, and results, which are not read."""
 
 
-class _Drawing(NamedTuple):
-    """What the newest annotation of a task shows."""
-
-    path: Path
-    regions: tuple[Region, ...]
-    size: Size | None
-
-
-def read(source: Path, images: Path | None = None) -> Annotations:
+def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     """Read the JSON or PNG export in the folder `source`, or the JSON file `source`.
 
     Args:
@@ -198,71 +171,45 @@ def read(source: Path, images: Path | None = None) -> Annotations:
     Raises:
         DataError: there is no export, there are several, or a JSON is something else.
     """
-    full, rows, brushes = [source], [], []
+    full, rows = [source], []
+    brushes: list[tuple[Path, re.Match[str]]] = []
     if source.is_dir():
         files = visible_files(source, "*")
         jsons = [path for path in files if path.suffix.lower() == ".json"]
         full = [path for path in jsons if re.match(_TASKS, path.read_bytes())]
         rows = [path for path in jsons if path not in full and re.match(_LIST, path.read_bytes())]
-        brushes = [path for path in files if is_brush(path)]
+        pngs = [path for path in files if path.suffix.lower() == ".png"]
+        brushes = [(path, name) for path in pngs if (name := _BRUSH.fullmatch(path.stem))]
     task_images = TaskImages(ImageFiles(source, images))
-    if len(full) > 1:
-        names = [name_in(source, path) for path in full]
-        raise DataError("there are several exports", names, "Give one of them.")
-    if full:
-        tasks = read_model(full[0], _Tasks, name_in(source, full[0])).root
-        return _read_tasks(tasks, task_images, len(brushes))
-    if brushes:
+    export = only_one(full, source)
+    if export is not None:
+        yield Note(len(brushes), "PNG file", "not read: the JSON has the brushes")
+        for task in read_model(export, _Tasks, name_in(source, export)).root:
+            yield from _read_task(task, task_images)
+    elif brushes:
         urls = {}
         for path in rows:
             for row in read_model(path, _Rows, name_in(source, path)).root:
                 url = url_of({key: value for key, value in row.items() if key != "id"})
                 if isinstance(url, str):
                     urls[str(row.get("id"))] = url
-        return _read_brushes(brushes, urls, task_images)
-    raise DataError(
-        "no list of tasks with annotations found",
-        [name_in(source, path) for path in rows],
-        "Export the project as JSON (not JSON-MIN).",
-    )
+        yield from _read_brushes(brushes, urls, task_images)
+    else:
+        raise DataError(
+            "no list of tasks with annotations found",
+            [name_in(source, path) for path in rows],
+            "Export the project as JSON (not JSON-MIN).",
+        )
 
 
-# The JSON export
-
-
-def _read_tasks(tasks: Sequence[_Task], images: "TaskImages", brushes: int) -> Annotations:
-    """Read tasks with their annotations; `brushes` PNG files lie beside them."""
-    newest = [(task, task.finished[-1].result) for task in tasks if task.finished]
-    entries: list[_Drawing | Problem] = []
-    for task, results in newest:
-        entries += _read_task(task, results, images)
-    drawings = [entry for entry in entries if isinstance(entry, _Drawing)]
-    labels = {region.label for drawing in drawings for region in drawing.regions}
-    classes, codes = class_codes(sorted(labels))
-    annotated, problems = sort_out(
-        [
-            AnnotatedImage(
-                entry.path,
-                images.name_of(entry.path),
-                partial(_draw, entry.regions, codes),
-                size=entry.size,
-            )
-            if isinstance(entry, _Drawing)
-            else entry
-            for entry in entries
-        ]
-    )
-    notes = [*_notes(tasks, drawings)]
-    if brushes:
-        notes.append(f"{plural(brushes, 'PNG file')} not read: the JSON has the brushes")
-    return Annotations(classes, annotated, tuple(problems), tuple(notes))
-
-
-def _read_task(
-    task: _Task, results: Sequence[Result], images: "TaskImages"
-) -> list[_Drawing] | list[Problem]:
-    """What a task shows, or all that is wrong with it."""
-    regions, faults = read_regions(results)
+def _read_task(task: _Task, images: "TaskImages") -> Iterator[Entry]:
+    """What the newest annotation of a task shows, or all that is wrong with it."""
+    if not task.finished:
+        yield Note(1, "task", "without a finished annotation left out")
+        return
+    yield Note(len(task.finished) > 1, "task", "with several annotations: the newest is taken")
+    results = task.finished[-1].result
+    shapes, faults = read_regions(results)
     problems = [Problem("region cannot be read", fault) for fault in faults]
     sizes = sorted(stated_sizes(results))
     if len(sizes) > 1:
@@ -273,103 +220,49 @@ def _read_task(
     if isinstance(path, Problem):
         problems.append(path)
     elif not problems:
-        return [_Drawing(path, tuple(regions), sizes[0] if sizes else None)]
-    return [Problem(one.kind, f"task {task.id}: {one.where}") for one in problems]
-
-
-def _draw(
-    regions: Sequence[Region], codes: Mapping[str, int], height: int, width: int
-) -> NDArray[np.uint8]:
-    """The codes of an image.
-
-    Raises:
-        MaskError: regions that cannot be drawn, all of them.
-    """
-    layers = draw_each(
-        regions,
-        lambda region: (codes[region.label], region.patch((height, width))),
-        lambda region: f"{region.where} ({region.label}): ",
-    )
-    return paint_in_order(layers, (height, width))
-
-
-def _notes(tasks: Sequence[_Task], drawings: Sequence[_Drawing]) -> Iterator[str]:
-    """What was left out and chosen."""
-    newest = [task.finished[-1] for task in tasks if task.finished]
-    if len(newest) < len(tasks):
-        yield f"{plural(len(tasks) - len(newest), 'task')} without a finished annotation left out"
-    several = sum(len(task.finished) > 1 for task in tasks)
-    if several:
-        yield f"{plural(several, 'task')} with several annotations: the newest is taken"
-    bare = sum(not drawing.regions for drawing in drawings)
-    if bare:
-        yield f"{plural(bare, 'annotation')} without areas: all background"
-    for kind, count in Counter(k for one in newest for k in other_types(one.result)).items():
-        yield f"{plural(count, 'result')} of the type {kind} left out: no area"
+        yield AnnotatedImage(path, images.files.name_of(path), shapes, size=next(iter(sizes), None))
+        yield Note(not shapes, "annotation", "without areas: all background")
+    yield from (Problem(one.kind, f"task {task.id}: {one.where}") for one in problems)
+    for kind, count in Counter(other_types(results)).items():
+        yield Note(count, "result", f"of the type {kind} left out: no area")
 
 
 # The PNG export
 
 
-def is_brush(path: Path) -> bool:
-    """Whether a file has the name of an exported brush."""
-    return path.suffix.lower() == ".png" and _BRUSH.fullmatch(path.stem) is not None
-
-
 def _read_brushes(
-    brushes: Iterable[Path], urls: Mapping[str, str], images: "TaskImages"
-) -> Annotations:
-    """Read files for which `is_brush` holds; of each task, the annotation with the highest id.
+    brushes: Iterable[tuple[Path, re.Match[str]]], urls: Mapping[str, str], images: "TaskImages"
+) -> Iterator[Entry]:
+    """Read the files of brushes; of each task, the annotation with the highest id.
 
     Args:
-        brushes: The files.
+        brushes: The files, and their names taken apart.
         urls: What JSON-MIN exports say about the images of tasks.
         images: The images.
     """
-    tasks: dict[str, dict[int, list[tuple[Path, str]]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(brushes):
-        parts = _BRUSH.fullmatch(path.stem)
-        if parts:
-            label = parts[3].partition("-")[2] or parts[3]
-            tasks[parts[1]][int(parts[2])].append((path, label))
-    newest = {task: annotations[max(annotations)] for task, annotations in tasks.items()}
-    classes, codes = class_codes(sorted({label for files in newest.values() for _, label in files}))
-    entries: list[AnnotatedImage | Problem] = []
-    for task, files in newest.items():
-        image = _image_of(task, urls, images)
+    tasks: dict[str, dict[int, list[Shape]]] = defaultdict(lambda: defaultdict(list))
+    for path, name in brushes:
+        task, annotation, tag = name.groups()
+        shape = Shape(tag.partition("-")[2] or tag, partial(_brush_patch, path))
+        tasks[task][int(annotation)].append(shape)
+    for task, annotations in tasks.items():
+        note = "with several annotations: the one with the highest id taken"
+        yield Note(len(annotations) > 1, "task", note)
+        names = [urls[task]] if task in urls else [task, f"task-{task}"]
+        answers = [images.find(name) for name in names]
+        image = next((answer for answer in answers if isinstance(answer, Path)), answers[0])
         if isinstance(image, Path):
-            draw = partial(_draw_brushes, [(brush, codes[label]) for brush, label in files])
-            entries.append(AnnotatedImage(image, images.name_of(image), draw))
+            shapes = annotations[max(annotations)]
+            yield AnnotatedImage(image, images.files.name_of(image), shapes, smallest_on_top=True)
+        elif task in urls:
+            yield image
         else:
-            entries.append(image)
-    annotated, problems = sort_out(entries)
-    several = sum(len(annotations) > 1 for annotations in tasks.values())
-    note = f"{plural(several, 'task')} with several annotations: the one with the highest id taken"
-    return Annotations(classes, annotated, tuple(problems), (note,) if several else ())
+            hint = "put the JSON export of the project beside the PNG files"
+            yield Problem("no such image", f"task {task}: {hint}")
 
 
-def _image_of(task: str, urls: Mapping[str, str], images: "TaskImages") -> Path | Problem:
-    """The image of a task: what a JSON says, or else the one that has its number for a name."""
-    if task in urls:
-        return images.find(urls[task])
-    hint = "put the JSON export of the project beside the PNG files"
-    named = (images.find(name) for name in (task, f"task-{task}"))
-    paths = (path for path in named if isinstance(path, Path))
-    return next(paths, Problem("no such image", f"task {task}: {hint}"))
-
-
-def _draw_brushes(layers: Sequence[tuple[Path, int]], height: int, width: int) -> NDArray[np.uint8]:
-    """The codes of an image; the files do not tell an order, so small areas lie above large ones.
-
-    Raises:
-        MaskError: files that cannot be read or have another size, all of them.
-    """
-    patches = draw_each(
-        layers,
-        lambda layer: (layer[1], crop(mask_pixels(layer[0], height, width) > 0)),
-        lambda _: "",
-    )
-    return paint_in_order(largest_first(patches), (height, width))
+def _brush_patch(path: Path, size: Size) -> Patch:
+    return crop(mask_pixels(path, *size) > 0)
 
 
 # The image of a task
@@ -381,33 +274,32 @@ class TaskImages:
     Label Studio keeps uploaded files under a changed name (`0a1b2c3d-my_photo.jpg` for
     `my photo.jpg`), and tells paths of its own server or URLs. Images are looked up by what these
     names have in common with those of the files.
+
+    Attributes:
+        files: The images.
     """
 
     def __init__(self, files: ImageFiles) -> None:
-        self._files = files
+        self.files = files
 
     def find(self, url: str) -> Path | Problem:
         """The file that `url`, a path or URL, means; or why there is none."""
         names = list(image_names(url))
         for name in names:
-            path = self._files.find(name)
+            path = self.files.find(name)
             if isinstance(path, Path):
                 return path
         uploads = {path for name in names for path in self._uploads.get(_changed(name), ())}
         if len(uploads) > 1:
-            shown = ", ".join(sorted(self.name_of(path) for path in uploads))
+            shown = ", ".join(sorted(self.files.name_of(path) for path in uploads))
             return Problem("several files fit", f"{url}: {shown}")
-        return next(iter(uploads), self._files.find(names[-1]))
-
-    def name_of(self, path: Path) -> str:
-        """What the pair of an image is to be called."""
-        return self._files.name_of(path)
+        return next(iter(uploads), self.files.find(names[-1]))
 
     @cached_property
     def _uploads(self) -> Mapping[str, list[Path]]:
         """The files by the names that they have after an upload."""
         names: dict[str, list[Path]] = defaultdict(list)
-        for path in self._files.paths:
+        for path in self.files.paths:
             names[_changed(path.name)].append(path)
         return names
 
@@ -418,8 +310,13 @@ def url_of(data: Mapping[str, Any]) -> str | Problem:
     >>> url_of({"image": "/data/upload/1/a.png", "text": "a cat"})
     '/data/upload/1/a.png'
     """
+
+    def is_image(text: str) -> bool:
+        suffixes = {Path(name).suffix.lower() for name in image_names(text)}
+        return len(text) < 4096 and not IMAGE_SUFFIXES.isdisjoint(suffixes)
+
     texts = {key: value for key, value in data.items() if isinstance(value, str)}
-    urls = {key: text for key, text in texts.items() if _looks_like_image(text)}
+    urls = {key: text for key, text in texts.items() if is_image(text)}
     usual = [texts[key] for key in _USUAL_KEYS if key in texts]
     if len(urls) > 1 and not usual:
         return Problem("several images in one task", ", ".join(sorted(urls)))
@@ -472,21 +369,17 @@ def _last(name: str) -> str:
     return re.split(r"[/\\]", name)[-1]
 
 
-def _looks_like_image(text: str) -> bool:
-    suffixes = (Path(name).suffix.lower() for name in image_names(text))
-    return len(text) < 4096 and any(suffix in IMAGE_SUFFIXES for suffix in suffixes)
-
-
 # Regions
 
 
-def read_regions(results: Sequence[Result]) -> tuple[list[Region], list[str]]:
+def read_regions(results: Sequence[Result]) -> tuple[list[Shape], list[str]]:
     """The areas among the results of one annotation, the lowest first, and what is wrong."""
-    regions = []
+    shapes = []
     faults = []
     for result in _areas(results):
         where = f"region {result.id}"
-        labels = _labels(result.value)
+        lists = (result.value.get(key) for key in (*_LABELLED, _ANY))
+        labels = [str(name) for names in lists if isinstance(names, list) for name in names]
         try:
             value = _Value.model_validate(result.value)
         except ValidationError as error:
@@ -498,8 +391,8 @@ def read_regions(results: Sequence[Result]) -> tuple[list[Region], list[str]]:
         elif result.image_rotation:
             faults.append(f"{where} was drawn on an image turned by {result.image_rotation:g}°")
         else:
-            regions.append(Region(where, labels[0], value))
-    return regions, faults
+            shapes.append(Shape(labels[0], value.patch, f"{where} ({labels[0]})"))
+    return shapes, faults
 
 
 def other_types(results: Sequence[Result]) -> Iterator[str]:
@@ -519,18 +412,12 @@ def stated_sizes(results: Iterable[Result]) -> set[Size]:
 
 def _areas(results: Sequence[Result]) -> Iterator[Result]:
     """The regions: those with labels, and those of which no other result tells the label."""
-    labelled = [result for result in results if _is_labelled(result)]
-    ids = {result.id for result in labelled}
+
+    def is_labelled(result: Result) -> bool:
+        is_area = any(keys <= result.value.keys() for keys in _POSITIONS)
+        return result.type in _LABELLED or (result.type == _ANY and is_area)
+
+    ids = {result.id for result in results if is_labelled(result)}
     for result in results:
-        if _is_labelled(result) or (result.type in _AREAS and result.id not in ids):
+        if is_labelled(result) or (result.type in _AREAS and result.id not in ids):
             yield result
-
-
-def _is_labelled(result: Result) -> bool:
-    is_area = any(keys <= result.value.keys() for keys in _POSITIONS)
-    return result.type in _LABELLED or (result.type == _ANY and is_area)
-
-
-def _labels(value: Mapping[str, Any]) -> list[str]:
-    lists = (value.get(key) for key in (*_LABELLED, _ANY))
-    return [str(name) for names in lists if isinstance(names, list) for name in names]

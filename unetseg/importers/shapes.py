@@ -38,7 +38,6 @@ LONGEST_OUTLINE = 2**22
 """Pixels; a polygon with a longer outline is refused, since each takes memory."""
 _FARTHEST = 1e15  # pixels; what lies farther is no coordinate
 _BANDS = 4  # red, green, blue, alpha
-_HEADER = 32 + 5 + 4 * 4  # bits before the runs of a brush
 _AT_ONCE = 2**18  # pixels whose distances are computed at once
 
 
@@ -85,14 +84,6 @@ def paint_in_order(layers: Iterable[tuple[int, Patch]], size: Size) -> NDArray[n
     return mask
 
 
-def largest_first(layers: Iterable[tuple[int, Patch]]) -> list[tuple[int, Patch]]:
-    """The couples by falling area, so that painting leaves an object within another visible.
-
-    Equal areas keep their order: the later lies on top.
-    """
-    return sorted(layers, key=lambda layer: -layer[1].area)
-
-
 def polygons(parts: Sequence[Points], size: Size) -> Patch:
     """The union of polygons (N×2 corners each, closed by themselves), as COCO fills them.
 
@@ -102,11 +93,19 @@ def polygons(parts: Sequence[Points], size: Size) -> Patch:
         MaskError: a polygon has fewer than three points, coordinates that are no numbers, or an
             outline too long to follow.
     """
-    outlines = [_outline(part, size) for part in parts]
-    flat = [outline.ravel().tolist() for outline in outlines if len(outline)]
-    if not flat:
+    outlines = []
+    for part in parts:
+        corners = _numbers(part, "a polygon", fewest=3)
+        reach = np.array([size[1], size[0]], np.float64)
+        if bool(((corners < -reach) | (corners > 2 * reach)).any()):
+            corners = _clipped(corners, -reach, 2 * reach)
+        length = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()
+        if length > LONGEST_OUTLINE:
+            raise MaskError(f"a polygon has an outline of {length:.0f} pixels")
+        outlines += [corners.ravel().tolist()] if len(corners) else []
+    if not outlines:
         return NOTHING
-    united = coco_mask.merge(coco_mask.frPyObjects(flat, *size))
+    united = coco_mask.merge(coco_mask.frPyObjects(outlines, *size))
     return runs_to_patch(unpack_runs(united["counts"]), size)
 
 
@@ -149,12 +148,12 @@ def ellipse(centre: Point, radii: Point, size: Size, angle: float = 0.0) -> Patc
     Raises:
         MaskError: a number is none, or a radius is negative.
     """
-    values = _finite([(*centre, *radii, angle)], "an ellipse")[0]
+    values = _numbers([centre, radii, (angle, angle)], "an ellipse", fewest=3)
     if min(radii) < 0:
         raise MaskError(f"an ellipse has the radii {radii[0]:g} and {radii[1]:g}")
     if min(radii) == 0:
         return NOTHING
-    turn = math.radians(values[4])
+    turn = math.radians(angle)
     cos, sin = math.cos(turn), math.sin(turn)
     reach = np.hypot([radii[0] * cos, radii[0] * sin], [radii[1] * sin, radii[1] * cos])
 
@@ -164,7 +163,7 @@ def ellipse(centre: Point, radii: Point, size: Size, angle: float = 0.0) -> Patc
         with np.errstate(over="ignore"):  # of radii next to nothing
             return np.asarray(np.hypot(along / radii[0], across / radii[1]) <= 1)
 
-    return _filled(_window(values[:2] - reach, values[:2] + reach, size), holds)
+    return _filled(_window(values[0] - reach, values[0] + reach, size), holds)
 
 
 def line(points: Points, thickness: float, size: Size) -> Patch:
@@ -173,9 +172,7 @@ def line(points: Points, thickness: float, size: Size) -> Patch:
     Raises:
         MaskError: there are fewer than two points, or coordinates that are no numbers.
     """
-    corners = _finite(points, "a line")
-    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 2:
-        raise MaskError(f"a line has {len(corners)} points, expected 2 or more")
+    corners = _numbers(points, "a line", fewest=2)
     radius = thickness / 2
     (top, left), inner = _window(corners.min(0) - radius, corners.max(0) + radius, size)
     covered = np.zeros(inner, bool)
@@ -253,14 +250,16 @@ def crop(covered: NDArray[np.bool_]) -> Patch:
     return Patch(top, left, np.array(window))
 
 
-def _finite(points: Points, what: str) -> Floats:
-    """Rows of finite numbers, or a refusal."""
+def _numbers(points: Points, what: str, *, fewest: int) -> Floats:
+    """The points as numbers N×2; fewer, or anything else, is refused."""
     try:
         values = np.array(points, np.float64)
     except (TypeError, ValueError) as error:
         raise MaskError(f"{what} has coordinates that are no numbers") from error
     if not (np.abs(values) < _FARTHEST).all():  # nor NaN
         raise MaskError(f"{what} has coordinates that are no numbers of pixels")
+    if values.ndim != 2 or values.shape[1] != 2 or len(values) < fewest:
+        raise MaskError(f"{what} has {len(values)} points, expected {fewest} or more")
     return values
 
 
@@ -302,43 +301,19 @@ def _segment(start: Floats, end: Floats, radius: float, size: Size) -> Patch:
     return _filled(_window(low, high, size), holds)
 
 
-def _outline(points: Points, size: Size) -> Floats:
-    """The corners of a polygon, without stretches far outside of the image.
-
-    Raises:
-        MaskError: these are no corners of a polygon.
-    """
-    corners = _finite(points, "a polygon")
-    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
-        raise MaskError(f"a polygon has {len(corners)} points, expected 3 or more")
-    reach = np.array([size[1], size[0]], np.float64)
-    if bool(((corners < -reach) | (corners > 2 * reach)).any()):
-        corners = _cut(corners, -reach, 2 * reach)
-    length = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()
-    if length > LONGEST_OUTLINE:
-        raise MaskError(f"a polygon has an outline of {length:.0f} pixels")
-    return corners
-
-
-def _cut(corners: Floats, low: Floats, high: Floats) -> Floats:
+def _clipped(corners: Floats, low: Floats, high: Floats) -> Floats:
     """The part of a polygon between `low` and `high` (x, y each), edge by edge.
 
     Sutherland and Hodgman, "Reentrant polygon clipping", Communications of the ACM 17 (1974).
     Without it a corner at a million would make a million points in memory.
     """
     for axis, limit, sign in ((0, low, 1), (0, high, -1), (1, low, 1), (1, high, -1)):
-        if not len(corners):
-            break
-        depth = sign * (corners[:, axis] - limit[axis])  # ≥ 0 inside
-        kept = []
-        for i in range(len(corners)):
-            before, here = depth[i - 1], depth[i]
-            if (before < 0) != (here < 0):
-                share = before / (before - here)
-                kept.append(corners[i - 1] + share * (corners[i] - corners[i - 1]))
-            if here >= 0:
-                kept.append(corners[i])
-        corners = np.array(kept).reshape(-1, 2)
+        before = np.roll(corners, 1, axis=0)
+        depth, depth_before = (sign * (ends[:, axis] - limit[axis]) for ends in (corners, before))
+        crosses = (depth_before < 0) != (depth < 0)  # ≥ 0 is inside
+        share = np.divide(depth_before, depth_before - depth, where=crosses, out=0 * depth)
+        points = np.stack([before + share[:, None] * (corners - before), corners], axis=1)
+        corners = points[np.stack([crosses, depth >= 0], axis=1)]
     return corners
 
 
@@ -376,8 +351,6 @@ def decode_words(data: bytes, count: int) -> NDArray[np.uint8]:
         MaskError: `data` is cut off, or codes another number of words or larger ones.
     """
     bits = _Bits(data)
-    if bits.left < _HEADER:
-        raise MaskError(f"the brush is cut off: {len(data)} bytes")
     stated, size = bits.read(32), bits.read(5) + 1
     if stated != count or size > 8:
         came = f"{stated} words of {size} bits"
@@ -402,26 +375,22 @@ class _Bits:
         self._data = data
         self._at = 0
 
-    @property
-    def left(self) -> int:
-        return 8 * len(self._data) - self._at
-
     def read(self, size: int) -> int:
         """The next `size` bits as a number."""
-        start, end = self._at, self._advance(size)
-        window = self._data[start // 8 : -(-end // 8)]
+        window, end = self._next(size)
         return int.from_bytes(window, "big") >> (-end % 8) & ((1 << size) - 1)
 
     def read_list(self, count: int, size: int) -> NDArray[np.uint8]:
         """The next `count` numbers of `size` ≤ 8 bits."""
-        start, end = self._at, self._advance(count * size)
-        window = np.frombuffer(self._data[start // 8 : -(-end // 8)], np.uint8)
-        bits = np.unpackbits(window)[start % 8 :][: count * size]
+        start = self._at % 8
+        window, _ = self._next(count * size)
+        bits = np.unpackbits(np.frombuffer(window, np.uint8))[start : start + count * size]
         words = np.packbits(bits.reshape(count, size), axis=1)[:, 0]
         return np.asarray(words >> (8 - size), np.uint8)
 
-    def _advance(self, size: int) -> int:
-        if size > self.left:
+    def _next(self, size: int) -> tuple[bytes, int]:
+        """The bytes that hold the next bits, and where these end."""
+        start, self._at = self._at, self._at + size
+        if self._at > 8 * len(self._data):
             raise MaskError(f"the brush is cut off: {len(self._data)} bytes")
-        self._at += size
-        return self._at
+        return self._data[start // 8 : -(-self._at // 8)], self._at

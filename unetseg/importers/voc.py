@@ -22,21 +22,20 @@ from PIL import Image
 
 from unetseg.data.files.folders import scan
 from unetseg.data.files.limits import explained
-from unetseg.data.masks.class_map import IGNORED, Colour, pack, runs, unpack
+from unetseg.data.masks.class_map import IGNORED, Colour, pack
 from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import (
-    AnnotatedImage,
-    Annotations,
-    Draw,
-    ImageFiles,
+    Classes,
+    Entry,
+    Note,
     Problem,
     class_codes,
     mask_of_image,
-    name_in,
-    sort_out,
+    recode,
 )
-from unetseg.text import plural, printable
+from unetseg.importers.source_files import ImageFiles, name_in, only_one
+from unetseg.text import printable
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair"),
@@ -75,7 +74,7 @@ class LabelColours:
     by_line: Sequence[int]
 
 
-def read(source: Path, images: Path | None = None) -> Annotations:
+def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     """Read a folder with SegmentationClass, or one that holds such a folder.
 
     Raises:
@@ -90,13 +89,24 @@ def read(source: Path, images: Path | None = None) -> Annotations:
         raise DataError(f"{CLASS_MASKS} holds none of the masks that are listed")
     palettes = _palettes(listed.values())
     labels = _labels(root, palettes.values())
-    classes = labels.classes if labels else _numbered(palettes, root)
-    drawn = _drawn(listed, palettes.values(), labels)
-    entries = [image_of(name, files, mask, splits.get(name)) for name, mask in drawn.items()]
-    annotated, faults = sort_out([*problems, *entries, *_lacking(splits, masks)])
-    notes = [*_notes(files, root, masks, len(masks) - len(listed))]
-    notes += [] if labels else [f"no {LABELMAP}: classes are called by their codes"]
-    return Annotations(classes, annotated, tuple(faults), tuple(notes))
+    if labels is None:
+        yield Classes(_numbered(palettes, root), coded=True)
+        yield f"no {LABELMAP}: classes are called by their codes"
+    else:
+        yield Classes(labels.classes, coded=True)
+    yield from problems
+    are_codes = labels is None or all(_holds_codes(one, labels) for one in palettes.values())
+    for name, path in listed.items():
+        mask = path if labels is None or are_codes else partial(_draw, path, labels)
+        yield files.annotated(name, mask, split=splits.get(name))
+    for name, split in splits.items():
+        if name not in masks and split in {"train", "val"}:  # tests have no masks in public
+            yield Problem("no such mask", f"{name}: listed for {split}")
+    photos = files.paths if files.root != root else ()
+    bare = sum(files.name_of(path) not in masks for path in photos)
+    yield Note(bare, "image", "without a mask left out")
+    unlisted = len(masks) - len(listed)
+    yield Note(unlisted, "mask", f"left out that no file in {LISTS} lists")
 
 
 def colours(count: int = 256) -> list[Colour]:
@@ -165,27 +175,21 @@ def read_lists(
     return {n: split for n, split in splits.items() if n not in twice}, list(twice.values())
 
 
-def image_of(
-    name: str, files: ImageFiles, mask: Draw | Path, split: str | None
-) -> AnnotatedImage | Problem:
-    """The image of this name with its mask, or why there is none."""
-    path = files.find(name)
-    return path if isinstance(path, Problem) else AnnotatedImage(path, name, mask, split)
-
-
 def _root(source: Path) -> Path:
     """The folder that holds SegmentationClass."""
     if source.name == CLASS_MASKS and source.is_dir():
         return source.absolute().parent
     if (source / CLASS_MASKS).is_dir():
         return source
-    folders = [path for path in source.rglob(CLASS_MASKS) if path.is_dir()]
-    roots = sorted(path.parent for path in folders if _is_shown(path.relative_to(source)))
-    if len(roots) == 1:
-        return roots[0]
-    if roots:
-        names = [name_in(source, root) for root in roots]
-        raise DataError("there are several data sets", names, "Give one of them.")
+    folders = (path for path in source.rglob(CLASS_MASKS) if path.is_dir())
+    shown = [
+        path.parent
+        for path in folders
+        if not any(p.startswith(".") or p == "__MACOSX" for p in path.relative_to(source).parts)
+    ]
+    root = only_one(sorted(shown), source)
+    if root is not None:
+        return root
     xml = (path for path in source.rglob("*.xml") if path.is_file())
     if any(b"<bndbox" in path.read_bytes() for path in islice(xml, _XML_LOOKED_AT)):
         fix = f"Export segmentation masks; VOC has them in {CLASS_MASKS}."
@@ -193,33 +197,9 @@ def _root(source: Path) -> Path:
     raise DataError(f"there is no folder {CLASS_MASKS}", fix="Give the folder that has one.")
 
 
-def _is_shown(path: Path) -> bool:
-    """Whether a path leads through nothing hidden, nor through the shadows of macOS."""
-    return not any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-
-
 def _names_in(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     return [line.strip() for line in lines if line.strip()]
-
-
-def _lacking(splits: Mapping[str, str | None], masks: Mapping[str, Path]) -> Iterator[Problem]:
-    """Names listed for training or validation that have no mask; tests have none in public."""
-    for name, split in splits.items():
-        if name not in masks and split in {"train", "val"}:
-            yield Problem("no such mask", f"{name}: listed for {split}")
-
-
-def _notes(
-    files: ImageFiles, root: Path, masks: Mapping[str, Path], unlisted: int
-) -> Iterator[str]:
-    """What was left out on purpose."""
-    photos = files.paths if files.root != root else ()
-    bare = sum(files.name_of(path) not in masks for path in photos)
-    if bare:
-        yield f"{plural(bare, 'image')} without a mask left out"
-    if unlisted:
-        yield f"{plural(unlisted, 'mask')} left out that no file in {LISTS} lists"
 
 
 # Classes
@@ -304,15 +284,6 @@ def _numbered(masks: Iterable[Path], root: Path) -> tuple[str, ...]:
 # Masks
 
 
-def _drawn(
-    masks: Mapping[str, Path], palettes: Iterable[_Palette], labels: LabelColours | None
-) -> Mapping[str, Path | Draw]:
-    """Every mask as a file to copy, if all hold codes in one palette; else drawn as codes."""
-    if labels is None or all(_holds_codes(palette, labels) for palette in palettes):
-        return masks
-    return {name: partial(_draw, path, labels) for name, path in masks.items()}
-
-
 def _holds_codes(palette: _Palette, labels: LabelColours) -> bool:
     """Whether a palette gives each code its colour, and 255 that of borders."""
     if palette is None or len(palette) < len(labels.classes):
@@ -338,36 +309,29 @@ def _draw(path: Path, labels: LabelColours, height: int, width: int) -> NDArray[
 def painted_codes(mask: RawMask, labels: LabelColours, path: Path) -> NDArray[np.uint8]:
     """The class codes of a mask read from `path`, H×W.
 
+    Numbers without a palette are grey colours, if all are, or else numbers of lines.
+
     Raises:
         MaskError: it has colours or numbers of no label; all are named.
     """
+
+    def complaint(strange: list[int]) -> str:
+        if mask.coding == "integer":
+            return f"{path.name} has numbers of no label: {'; '.join(map(str, strange))}"
+        shown = (f"{number >> 16},{number >> 8 & 255},{number & 255}" for number in strange)
+        return f"{path.name} has colours of no label: {'; '.join(shown)}"
+
+    packed = pack(np.array([*labels.by_colour], np.uint8)).tolist()
+    by_colour = dict(zip(packed, labels.by_colour.values(), strict=True))
     if mask.coding == "rgb":
-        packed = pack(mask.pixels)
-    elif mask.palette is not None:
-        packed = pack(np.array(mask.palette, np.uint8).reshape(256, 3))[mask.pixels]
-    else:
-        return _by_line(mask.pixels, labels, path)
-    values, inverse, lengths = runs(packed.ravel())
-    shown = [colour for colour in unpack(values, "rgb") if isinstance(colour, tuple)]
-    strange = [",".join(map(str, colour)) for colour in shown if colour not in labels.by_colour]
-    if strange:
-        raise MaskError(f"{path.name} has colours of no label: {'; '.join(strange)}")
-    codes = np.array([labels.by_colour[colour] for colour in shown], np.uint8)
-    return np.repeat(codes[inverse], lengths).reshape(packed.shape)
-
-
-def _by_line(pixels: NDArray[np.integer], labels: LabelColours, path: Path) -> NDArray[np.uint8]:
-    """The codes of pixels that are grey colours, if all are, or else numbers of lines."""
-    values, inverse, lengths = runs(pixels.ravel())
-    numbers = values.tolist()
-    codes = [labels.by_colour.get((number, number, number)) for number in numbers]
-    if None in codes:
-        by_number = dict(enumerate(labels.by_line))
-        codes = [by_number.get(number) for number in numbers]
-    strange = [str(n) for n, code in zip(numbers, codes, strict=True) if code is None]
-    if strange:
-        raise MaskError(f"{path.name} has numbers of no label: {'; '.join(strange)}")
-    return np.repeat(np.array(codes, np.uint8)[inverse], lengths).reshape(pixels.shape)
+        return recode(pack(mask.pixels), by_colour, complaint)
+    if mask.palette is not None:
+        palette = pack(np.array(mask.palette, np.uint8).reshape(256, 3))
+        return recode(palette[mask.pixels], by_colour, complaint)
+    greys = {n: labels.by_colour[n, n, n] for n in range(256) if (n, n, n) in labels.by_colour}
+    are_greys = greys.keys() >= set(np.unique(mask.pixels).tolist())
+    numbers = greys if are_greys else dict(enumerate(labels.by_line))
+    return recode(mask.pixels, numbers, complaint)
 
 
 def _palettes(masks: Iterable[Path]) -> dict[Path, _Palette]:

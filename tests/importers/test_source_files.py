@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unetseg.errors import ImageError
-from unetseg.importers.annotations import ImageFiles, Problem, split_path
+from unetseg.importers.annotations import Problem
+from unetseg.importers.source_files import ImageFiles, split_of, split_path
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -144,3 +145,20 @@ def test_thousands_of_files_of_one_name(tmp_path: Path) -> None:
     files = ImageFiles(tmp_path)
     files.paths = tuple(tmp_path / name for name in names)
     assert [files.find(f"/elsewhere/{name}") for name in names] == [*files.paths]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("instances_val2017", "val"),
+        ("train", "train"),
+        ("validation", "val"),
+        ("Testing", "test"),
+        ("trainval", None),
+        ("trainval2012", None),
+        ("contest", None),
+        ("_annotations.coco", None),
+    ],
+)
+def test_splits_in_names(name: str, split: str | None) -> None:
+    assert split_of(name) == split
