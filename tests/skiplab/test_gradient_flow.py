@@ -50,7 +50,7 @@ def test_layers_come_in_the_order_of_the_forward_pass(skip: Any) -> None:
         part.register_forward_hook(lambda part, *_: called.append(part))
     network(torch.randn(2, 3, 16, 16))
     assert called == [part for _, part in stages]
-    layers = [layer for layer in find_layers(stages) if not layer.is_factor]
+    layers = [layer for layer in find_layers(stages) if layer.weight.ndim]
     assert [layer.number for layer in layers] == list(range(len(layers)))
     found = {id(layer.weight) for layer in layers}
     convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d))

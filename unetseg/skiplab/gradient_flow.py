@@ -116,38 +116,27 @@ class Layer:
     name: str
     weight: nn.Parameter
 
-    @property
-    def is_factor(self) -> bool:
-        """Whether this is a learned α or switch, and no convolution."""
-        return self.weight.ndim == 0
-
 
 def find_layers(stages: Stages) -> list[Layer]:
-    """The weights of all convolutions in the order of the forward pass, and learned factors."""
-    layers: list[Layer] = []
-    number = 0
-    for stage, part in stages:
-        for name, weight in _in_order(part):
-            if weight.ndim in {0, 4}:
-                layers.append(Layer(number, stage, name, weight))
-                number += weight.ndim == 4
-    return layers
-
-
-def _in_order(part: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The parameters in the order of the forward pass.
+    """The weights of all convolutions in the order of the forward pass, and learned factors.
 
     That is the order in which modules register them, except in residual blocks: these have their
     shortcut before their branch, but what a shortcut learns comes last, where both are joined.
     """
-    named = list(part.named_parameters())
-    keys = {weight: (place, False) for place, (_, weight) in enumerate(named)}
-    for block in part.modules():
-        if isinstance(block, ResidualBlock):
+    layers: list[Layer] = []
+    number = 0
+    for stage, part in stages:
+        named = list(part.named_parameters())
+        keys = {weight: (place, False) for place, (_, weight) in enumerate(named)}
+        for block in (block for block in part.modules() if isinstance(block, ResidualBlock)):
             place = min(keys[weight] for weight in block.parameters())[0]
             keys |= dict.fromkeys(block.parameters(), (place, False))
             keys |= dict.fromkeys(block.shortcut.parameters(), (place, True))
-    return sorted(named, key=lambda entry: keys[entry[1]])
+        for name, weight in sorted(named, key=lambda entry: keys[entry[1]]):
+            if weight.ndim in {0, 4}:
+                layers.append(Layer(number, stage, name, weight))
+                number += weight.ndim == 4
+    return layers
 
 
 def unet_stages(network: UNet) -> list[tuple[str, nn.Module]]:
@@ -179,7 +168,7 @@ def measure(case: Case, lr: float, step: int = 0) -> list[Row]:
     rows: list[Row] = []
     for layer, gradient in zip(layers, gradients, strict=True):
         place = {"layer": layer.number, "stage": layer.stage, "name": layer.name}
-        part = {"part": "factor" if layer.is_factor else "weights"}
+        part = {"part": "weights" if layer.weight.ndim else "factor"}  # α, or a switch
         update = measure_update(layer.weight, gradient, lr)
         numbers = {name: _short(value) for name, value in update.items()}
         rows.append({**case.labels, **moment, **place, **part, **numbers})

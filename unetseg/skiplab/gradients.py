@@ -2,17 +2,17 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import cycle, product, zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,7 +26,7 @@ from unetseg.config import (
     TrainingConfig,
 )
 from unetseg.data.crops.cache import read_split
-from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
+from unetseg.data.crops.dataset import Crops, Order, crop_loader, find_gaps
 from unetseg.data.facts.survey import Survey, survey, with_splits
 from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import BundleError, DataError
@@ -51,7 +51,6 @@ from unetseg.training.plan import Plan, bundle_info, crop_rule, make_plan, read_
 from unetseg.unet.model import Edit, unchanged
 from unetseg.unet.segmenter import Segmenter, to_machine
 
-Group = TypeVar("Group", DataConfig, TrainingConfig)
 PIXELS, IMAGES = 8, 4
 """Side and number of the random images that stacks are shown."""
 OUTPUT = "mean square of the output"
@@ -61,14 +60,8 @@ ARRIVES = 1e-3, 1e3
 SMALLER = "Choose a smaller --width, or another --device."
 PLACE = frozenset({"images", "masks", "pairs", "group", "group_column"})
 """Settings that belong to the place of the pairs: those of a run say nothing of another place."""
-MOST_DEPTHS = 3
-"""Depths that stand side by side."""
-PANEL_WIDTH, PANEL_HEIGHT = 4.0, 2.5
-"""Inches."""
-MOST_MARKS = 25
-"""Marks of one line at the border of a panel."""
-Lines = Mapping[str, Sequence[tuple[float, float]]]
-"""Points of each line by its label: place along the x axis, and a gradient from 0 to inf."""
+Panel = tuple[str, Sequence[Row]]
+"""A title, and the rows that are drawn below it."""
 CAPTION = (
     f"The norm of each layer's gradient: between {ARRIVES[0]:g} and {ARRIVES[1]:g} it arrives at "
     "the first layer, below it vanishes, above it explodes (the verdict, in the last depth or "
@@ -120,7 +113,7 @@ def gradients(
     else:
         is_run = any((source / name).is_file() for name in ("plan.json", "model.json"))
         rows = (of_run if is_run else of_unets)(config, source, base, machine, progress)
-        first_layer, figures = first_layer_table(rows, "step"), unet_figures(rows)
+        first_layer, figures = first_layer_table(rows, "step"), {"gradients": unet_figure(rows)}
     settings = config.model_dump(mode="json") | {"seed": seed}
     result = Result(output, rows, first_layer, CAPTION)
     return publish(
@@ -191,15 +184,11 @@ class Lesson:
     criterion: SegmentationLoss
     device: torch.device
 
-    def draw(self, step: int) -> Sample:
-        """The batch of a training step: as in a training, and the same whenever it is asked for."""
-        repeats = [1] * len(self.crops.reader)
-        order = Order(repeats, self.batch, self.seed, first_step=step)
-        return Sample(*next(iter(crop_loader(self.crops, order, workers=0))))
-
     def loss(self, segmenter: Segmenter, edit: Edit, step: int) -> Tensor:
-        """The loss of the training at full resolution."""
-        image, mask, statistics = (part.to(self.device) for part in self.draw(step))
+        """The loss of a training step, on the batch that it has whenever it is asked for."""
+        order = Order([1] * len(self.crops.reader), self.batch, self.seed, first_step=step)
+        sample = next(iter(crop_loader(self.crops, order, workers=0)))
+        image, mask, statistics = (part.to(self.device) for part in sample)
         return self.criterion(segmenter(image, statistics, edit), mask)
 
     def case(self, columns: Row, segmenter: Segmenter, edit: Edit = unchanged) -> Case:
@@ -267,7 +256,7 @@ def of_run(
     random = info.network.model_copy(update={"weights": "none"})
     fresh = build_segmenter(info.model_copy(update={"network": random}))
     networks = {"fresh": fresh, "trained": trained}
-    edits: dict[str, Edit] = {"skips as they are": unchanged, "skips zeroed": zeroed}
+    edits: dict[str, Edit] = {"skips as they are": unchanged, "skips zeroed": _zeroed}
     rows: list[Row] = []
     progress.start(TASK, len(networks) * len(edits))
     for (state, segmenter), (skips, edit) in product(networks.items(), edits.items()):
@@ -282,8 +271,7 @@ def of_run(
     return rows
 
 
-def zeroed(skips: list[Tensor]) -> list[Tensor]:
-    """Zeros instead of every skip."""
+def _zeroed(skips: list[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(skip) for skip in skips]
 
 
@@ -311,53 +299,36 @@ def _read_lesson(images: Survey, plan: Plan, base: TrainConfig, device: torch.de
 def _lesson_of(
     run: Path, info: BundleInfo, base: TrainConfig, device: torch.device, progress: Progress
 ) -> Lesson:
-    """The crops and the loss of a run's training.
+    """The crops and the loss of a run's training, its settings changed as `base.data` asks.
+
+    Images of the training keep their split, recognised by content; others have the one they would
+    have in a training of their own.
 
     Raises:
         BundleError: the run does not say how it was trained, or its data are gone.
     """
     try:
         plan = read_plan(run)
-    except (OSError, ValueError) as error:
-        fix = "Give the folder that `unetseg train` wrote."
-        raise BundleError(f"{run} has no plan of this version (plan.json)", [error], fix) from error
-    try:
         settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
-        data, training = _own(settings, DataConfig), _own(settings, TrainingConfig)
+        own = {name: value for name, value in settings.items() if name in DataConfig.model_fields}
+        loss = TrainingConfig(loss=settings.get("loss", TrainingConfig().loss)).loss
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        summary = f"{run} does not say how it was trained (config.yaml)"
-        raise BundleError(summary, [error], "Train again, or give a data folder.") from error
-    images = replace(
-        _survey_of(run, data, base.data, progress),
-        classes=info.snapping(base.data.snap).class_map,
-    )
-    learning = base.training.model_copy(update={"loss": training.loss})
-    return _read_lesson(images, plan, base.model_copy(update={"training": learning}), device)
-
-
-def _own(settings: Mapping[str, Any], group: type[Group]) -> Group:
-    """Those of the settings that belong to a group."""
-    return group.model_validate({k: v for k, v in settings.items() if k in group.model_fields})
-
-
-def _survey_of(run: Path, own: DataConfig, asked: DataConfig, progress: Progress) -> Survey:
-    """The images of a run's training with its settings and its splits, changed as asked.
-
-    Images of the training keep their split, recognised by content; others have the one they would
-    have in a training of their own.
-    """
-    changes = asked.model_dump(exclude_defaults=True)
-    kept = own.model_dump(exclude_unset=True)
+        summary = f"{run} does not say how it was trained (plan.json, config.yaml)"
+        fix = "Give the folder that `unetseg train` wrote, or a data folder."
+        raise BundleError(summary, [error], fix) from error
+    changes = base.data.model_dump(exclude_defaults=True)
     if changes.keys() & {"images", "masks", "pairs"}:
-        kept = {name: value for name, value in kept.items() if name not in PLACE}
-    config = DataConfig.model_validate(kept | changes)
-    images = survey(_folder_of(run, asked), config, progress)
-    if not (run / "splits.json").is_file():
-        return images
-    splits = read_splits(run / "splits.json")
-    by_name = {pair.name: pair.split for pair in images.pairs.pairs if pair.split}
-    by_content = {name: splits.get(fact.hash) for name, fact in images.facts.items()}
-    return with_splits(images, by_name | {name: s for name, s in by_content.items() if s})
+        own = {name: value for name, value in own.items() if name not in PLACE}
+    config = DataConfig.model_validate(own | changes)
+    images = survey(_folder_of(run, base.data), config, progress)
+    if (run / "splits.json").is_file():
+        splits = read_splits(run / "splits.json")
+        by_name = {pair.name: pair.split for pair in images.pairs.pairs if pair.split}
+        by_content = {name: splits.get(fact.hash) for name, fact in images.facts.items()}
+        images = with_splits(images, by_name | {name: s for name, s in by_content.items() if s})
+    images = replace(images, classes=info.snapping(base.data.snap).class_map)
+    training = base.training.model_copy(update={"loss": loss})
+    return _read_lesson(images, plan, base.model_copy(update={"training": training}), device)
 
 
 def _folder_of(run: Path, asked: DataConfig) -> Path:
@@ -427,12 +398,7 @@ def tell_apart(network: NetworkConfig, *, unet: bool = False) -> Row:
 
 def at_start(rows: Sequence[Row]) -> list[Row]:
     """The rows before any training, with the loss that was measured first."""
-    return [row for row in rows if row["step"] == 0 and row["objective"] == rows[0]["objective"]]
-
-
-def first_layers(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the first convolution of each network."""
-    return [row for row in rows if row["layer"] == 0 and row["part"] == "weights"]
+    return _where(rows, step=0, objective=rows[0]["objective"])
 
 
 def first_layer_table(rows: Sequence[Row], across: str) -> list[Row]:
@@ -441,17 +407,16 @@ def first_layer_table(rows: Sequence[Row], across: str) -> list[Row]:
     What is stuck, and the verdict, are of the last column: the gradient vanishes, arrives or
     explodes.
     """
-    table: dict[tuple[object, ...], dict[str, object]] = {}
-    last: dict[tuple[object, ...], Row] = {}
-    for row in first_layers(rows):
-        network = {name: row[name] for name in ("network", "norm", "init")}
-        key = tuple(network.values())
-        table.setdefault(key, network)[f"{across} {row[across]}"] = row["gradient"]
-        last[key] = row
-    for key, columns in table.items():
-        columns |= {name: last[key][name] for name in ("stuck_float32", "stuck_bf16")}
-        columns["verdict"] = verdict_on(last[key]["gradient"])
-    return list(table.values())
+    by_network: dict[tuple[str, ...], list[Row]] = {}
+    for row in _where(rows, layer=0, part="weights"):
+        by_network.setdefault((row["network"], row["norm"], row["init"]), []).append(row)
+    table = []
+    for names, own in by_network.items():
+        network = dict(zip(("network", "norm", "init"), names, strict=True))
+        sizes = {f"{across} {row[across]}": row["gradient"] for row in own}
+        stuck = {name: own[-1][name] for name in ("stuck_float32", "stuck_bf16")}
+        table.append({**network, **sizes, **stuck, "verdict": verdict_on(own[-1]["gradient"])})
+    return table
 
 
 def verdict_on(size: float) -> str:
@@ -465,188 +430,127 @@ def verdict_on(size: float) -> str:
 
 
 def stack_figures(rows: Sequence[Row]) -> dict[str, Figure]:
-    """Gradient by layer, first layer's gradient by depth, and the latter after training."""
-    last = rows[-1]
-    trained = _where(rows, objective=last["objective"])
-    before = f"Gradient of the first layer before training, {rows[0]['objective']}"
+    """Gradient by layer, first layer's gradient by depth, and the latter after training.
+
+    Each norm and init has its panels; gradients by layer those of three depths at most.
+    """
+    settings, depths = _settings(rows), sorted({row["depth"] for row in rows})
+    depths = sorted({depths[0], depths[len(depths) // 2], depths[-1]})
+    start, trained = at_start(rows), _where(rows, objective=rows[-1]["objective"])
+    before = _where(trained, step=0)
+    layers = [
+        [(f"{depth} layers, {name}", _where(before, depth=depth, **own)) for depth in depths]
+        for name, own in settings.items()
+    ]
+
+    def by_depth(title: str, shown: Sequence[Row]) -> Figure:
+        firsts = _where(shown, layer=0, part="weights")
+        panels = [(name, _where(firsts, **own)) for name, own in settings.items()]
+        grid = [panels[at : at + 2] for at in range(0, len(panels), 2)]
+        return draw(f"Gradient of the first layer {title}", grid, "depth", "layers in the network")
+
+    title = f"Gradient of each layer before training, {before[0]['objective']}"
     figures = {
-        "gradients": layer_figure(_where(trained, step=0)),
-        "first_layer": depth_figure(at_start(rows), before, {0: "-"}),
+        "gradients": draw(title, layers, "layer", "layer"),
+        "first_layer": by_depth(f"before training, {start[0]['objective']}", start),
     }
-    if steps := last["step"]:
-        both = f"Gradient of the first layer before (dotted) and after {steps} steps (solid)"
-        figures["training"] = depth_figure(trained, both, {0: ":", steps: "-"})
+    if steps := rows[-1]["step"]:
+        ends = [row for row in trained if row["step"] in {0, steps}]
+        figures["training"] = by_depth(f"before (dotted) and after {steps} steps (solid)", ends)
     return figures
 
 
-def layer_figure(rows: Sequence[Row]) -> Figure:
-    """A line per network: gradient by layer. Panels: norm and init down, depths across."""
-    depths, settings = _some(sorted({row["depth"] for row in rows})), _settings(rows)
-    panels = Panels(rows, len(settings), len(depths))
-    for y, setting in enumerate(settings):
-        for x, depth in enumerate(depths):
-            own = _where(rows, depth=depth, **setting)
-            lines = _lines(_where(own, part="weights"), "layer")
-            factors = _lines(_where(own, part="factor"), "layer")
-            panels.draw(y, x, lines, title=f"{depth} layers, {_said(setting)}")
-            panels.draw(y, x, factors, linestyle="none", marker=".")
-    panels.marks["• learned factor α"] = any(row["part"] == "factor" for row in rows)
-    panels.finish(f"Gradient of each layer before training, {rows[0]['objective']}", "layer")
-    return panels.figure
+def unet_figure(rows: Sequence[Row]) -> Figure:
+    """The norm of each stage's convolutions together, of U-Nets or of a run's network.
 
-
-def depth_figure(rows: Sequence[Row], title: str, style_of_step: Mapping[int, str]) -> Figure:
-    """A line per network and step: gradient of the first layer by the depth of the stack."""
-    firsts = first_layers(rows)
-    settings = _settings(firsts)
-    panels = Panels(firsts, -(-len(settings) // 2), min(2, len(settings)))
-    for number, setting in enumerate(settings):
-        for step, style in style_of_step.items():
-            lines = _lines(_where(firsts, step=step, **setting), "depth")
-            panels.draw(
-                *divmod(number, 2), lines, title=_said(setting), linestyle=style, marker="o"
-            )
-    panels.finish(title, "layers in the network")
-    return panels.figure
-
-
-def unet_figures(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The gradient of each stage: of U-Nets before and after training, or of a run's network."""
+    Panels: norm and init down; before and after training, or fresh and trained weights, across.
+    """
+    stages = _by_stage(_where(rows, part="weights"))
+    settings = _settings(rows)
     if "weights" in rows[0]:
-        parts = {f"{state} weights": _where(rows, weights=state) for state in ("fresh", "trained")}
-        return {"gradients": stage_figure(rows, [parts], line="skips")}
-    steps = max(row["step"] for row in rows)
-    moments = {"before training": 0, f"after {steps} steps": steps} if steps else {"at first": 0}
-    several = len(_settings(rows)) > 1
-    panels = [
+        grid = [[(f"{w} weights", _where(stages, weights=w)) for w in ("fresh", "trained")]]
+    else:
+        last = rows[-1]["step"]
+        grid = [
+            [
+                (f"after {step} steps, {name}", _where(stages, step=step, **own))
+                for step in dict.fromkeys((0, last))
+            ]
+            for name, own in settings.items()
+        ]
+    line = "skips" if "weights" in rows[0] else "network"
+    title, along = "Gradient of each stage of the U-Net", "stage, from image to masks"
+    figure = draw(title, grid, "place", along, line)
+    names = {row["place"]: row["stage"] for row in stages}
+    for axes in figure.axes:
+        axes.set_xticks(list(names), list(names.values()), rotation=45, ha="right")
+    return figure
+
+
+def _by_stage(rows: Sequence[Row]) -> list[Row]:
+    """A row for each stage, with its place among those of the network that has most."""
+    grouped: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+    for row in rows:
+        key = tuple(str(row[name]) for name in ("network", "norm", "init", "step"))
+        grouped.setdefault(key, {}).setdefault(row["stage"], []).append(row)
+    order = list(max(grouped.values(), key=len))
+    return [
         {
-            moment + (f", {_said(setting)}" if several else ""): _where(rows, step=step, **setting)
-            for moment, step in moments.items()
+            **own[0],
+            "place": order.index(stage),
+            "gradient": math.hypot(*(r["gradient"] for r in own)),
         }
-        for setting in _settings(rows)
+        for stages in grouped.values()
+        for stage, own in stages.items()
     ]
-    return {"gradients": stage_figure(rows, panels)}
 
 
-def stage_figure(
-    rows: Sequence[Row], grid: Sequence[Mapping[str, Sequence[Row]]], line: str = "network"
+def draw(
+    title: str, grid: Sequence[Sequence[Panel]], along: str, label: str, line: str = "network"
 ) -> Figure:
-    """A line per network: gradient by stage. Each row of the grid has panels by their title."""
-    every = [row for row in rows if row["part"] == "weights"]
-    networks = [_where(every, network=name) for name in _unique(every, "network")]
-    longest = max(networks, key=lambda own: len({row["stage"] for row in own}))
-    stages = {stage: place for place, stage in enumerate(_unique(longest, "stage"))}
-    panels = Panels(every, len(grid), len(grid[0]), line=line)
-    for y, across in enumerate(grid):
-        for x, (title, own) in enumerate(across.items()):
-            panels.draw(y, x, _stage_lines(own, stages, line), title=title, marker="o")
-    panels.finish("Gradient of each stage of the U-Net", "stage, from image to masks")
-    for axes in panels.axes[:-1].flat:
-        axes.set_xticks(range(len(stages)), [""] * len(stages))
-    for axes in panels.axes[-1]:
-        axes.set_xticks(range(len(stages)), list(stages), rotation=45, ha="right")
-    return panels.figure
-
-
-class Panels:
-    """Plots on one logarithmic scale, with one colour for each line; 0 and inf are drawn too.
+    """Gradients on one logarithmic scale; those of 0 and inf lie on its border.
 
     Args:
-        rows: All rows that are drawn.
-        down: Panels below one another.
-        across: Panels side by side.
-        line: The column whose values are the lines.
+        title: Of the whole figure.
+        grid: Panels below one another and side by side.
+        along: The column of the x axis.
+        label: What the x axis is called.
+        line: The column whose values have a line and a colour each; dotted before a training
+            whose end is in the same panel. Learned factors are points alone.
     """
-
-    def __init__(self, rows: Sequence[Row], down: int, across: int, line: str = "network") -> None:
-        width = max(PANEL_WIDTH * across, 6.5)
-        self.figure, self.axes = new_figure(width, PANEL_HEIGHT * down + 1, down, across)
-        self.across = across
-        labels = _unique(rows, line)
-        self.colours = {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(labels)}
-        sizes = [row["gradient"] for row in rows]
-        exponents = [math.log10(size) for size in sizes if 0 < size < math.inf] or [0.0]
-        gap = max(0.2, 0.05 * (max(exponents) - min(exponents)))
-        self.nothing, self.everything = min(exponents) - gap, max(exponents) + gap
-        vanished, exploded = 0.0 in sizes, math.inf in sizes
-        self.limits = (
-            10 ** (self.nothing - gap * vanished),
-            10 ** (self.everything + gap * exploded),
-        )
-        self.marks = {"× no gradient at all": vanished, "▲ too large for float32": exploded}
-
-    def draw(self, y: int, x: int, lines: Lines, *, title: str = "", **style: Any) -> None:
-        """Draw lines into the panel in row y and column x."""
-        axes = self.axes[y][x]
-        if title:
-            axes.set_title(title, fontsize=10)
-        for label, points in lines.items():
-            colour = self.colours[label]
-            whole = [(at, size if 0 < size < math.inf else math.nan) for at, size in points]
-            axes.plot(*zip(*whole, strict=True), color=colour, markersize=4, **style)
-            for mark, value, height in (("x", 0, self.nothing), ("^", math.inf, self.everything)):
-                places = [at for at, size in points if size == value]
-                marks = places[:: max(1, len(places) // MOST_MARKS)]
-                axes.plot(marks, [10**height] * len(marks), mark, color=colour, markersize=5)
-
-    def finish(self, title: str, along: str) -> None:
-        """Add scales, labels and the legend."""
-        for axes in self.axes.flat:
-            axes.set_yscale("log")
-            axes.set_ylim(*self.limits)
-            axes.set_visible(bool(axes.lines))
-        for axes in self.axes[:, 0]:
-            axes.set_ylabel("norm of the gradient")
-        for axes in self.axes[-1]:
-            axes.set_xlabel(along)
-        marks = [mark for mark, seen in self.marks.items() if seen]
-        self.figure.suptitle("\n".join([title, "   ".join(marks)] if marks else [title]))
-        handles = [Line2D([], [], color=c, label=name) for name, c in self.colours.items()]
-        columns = min(len(handles), 2 * self.across)
-        self.figure.legend(
-            handles=handles, loc="outside lower center", ncols=columns, frameon=False
-        )
-
-
-def _lines(rows: Sequence[Row], along: str) -> Lines:
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        lines.setdefault(row["network"], []).append((row[along], row["gradient"]))
-    return lines
-
-
-def _stage_lines(rows: Sequence[Row], stages: Mapping[str, int], line: str) -> Lines:
-    """The norm of all convolutions of a stage together."""
-    lines: dict[str, list[tuple[float, float]]] = {}
-    own = [row for row in rows if row["part"] == "weights"]
-    for name in _unique(own, line):
-        for stage in (stage for stage in stages if _where(own, stage=stage, **{line: name})):
-            sizes = [row["gradient"] for row in _where(own, stage=stage, **{line: name})]
-            lines.setdefault(name, []).append((stages[stage], math.hypot(*sizes)))
-    return lines
+    figure, axes = new_figure(4 * len(grid[0]) + 1, 2.5 * len(grid) + 1, len(grid), len(grid[0]))
+    panels = [panel for across in grid for panel in across]
+    rows = [row for _, own in panels for row in own]
+    sizes = [row["gradient"] for row in rows if 0 < row["gradient"] < math.inf] or [1.0]
+    low, high = min(sizes) / 2, max(sizes) * 2
+    colours = dict(zip(dict.fromkeys(row[line] for row in rows), cycle(COLOURS), strict=False))
+    for axis, (name, own) in zip_longest(axes.flat, panels, fillvalue=("", [])):
+        lines: dict[tuple[Any, ...], list[Row]] = {}
+        for row in own:
+            lines.setdefault((row["part"], row["step"], row[line]), []).append(row)
+        last = max((row["step"] for row in own), default=0)
+        for (part, step, value), points in lines.items():
+            style = "" if part == "factor" else "-" if step == last else ":"
+            heights = np.clip([row["gradient"] for row in points], low, high)
+            places = [row[along] for row in points]
+            axis.plot(places, heights, style, marker=".", color=colours[value], clip_on=False)
+        axis.set(title=name, yscale="log", ylim=(low, high), visible=bool(own))
+    for axis in axes[:, 0]:
+        axis.set_ylabel("norm of the gradient")
+    for axis in axes[-1]:
+        axis.set_xlabel(label)
+    figure.suptitle(f"{title}\n(on the border: 0, or too large for float32)")
+    for value, colour in colours.items():
+        axes[0, 0].plot([], [], color=colour, label=value)
+    figure.legend(loc="outside lower center", ncols=2 * len(grid[0]))
+    return figure
 
 
 def _where(rows: Sequence[Row], **values: object) -> list[Row]:
     return [row for row in rows if all(row[name] == value for name, value in values.items())]
 
 
-def _unique(rows: Sequence[Row], column: str) -> list[str]:
-    return list(dict.fromkeys(row[column] for row in rows))
-
-
-def _settings(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """The pairs of norm and init that there are."""
+def _settings(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+    """The pairs of norm and init that there are, by what a picture calls them."""
     pairs = dict.fromkeys((row["norm"], row["init"]) for row in rows)
-    return [{"norm": norm, "init": init} for norm, init in pairs]
-
-
-def _said(setting: Mapping[str, str]) -> str:
-    norm = "no norm" if setting["norm"] == "none" else f"{setting['norm']} norm"
-    return f"{norm}, init {setting['init']}"
-
-
-def _some(depths: Sequence[int]) -> list[int]:
-    """The smallest, the largest and those in the middle, `MOST_DEPTHS` at most."""
-    last = len(depths) - 1
-    count = min(len(depths), MOST_DEPTHS)
-    return [depths[round(at * last / max(count - 1, 1))] for at in range(count)]
+    return {f"norm {norm}, init {init}": {"norm": norm, "init": init} for norm, init in pairs}
