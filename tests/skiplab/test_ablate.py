@@ -38,7 +38,6 @@ from unetseg.skiplab.ablate import (
     deciding_edit,
     first_dice,
     look_at_whole,
-    misleading,
     one_class,
     paired_change,
     partners,
@@ -428,20 +427,6 @@ def test_the_gentler_removal_decides_and_wrong_content_only_without_one() -> Non
     assert deciding_edit(changes) == "mean"
     assert deciding_edit({edit: changes[edit] for edit in ("noise", "zero")}) == "zero"
     assert deciding_edit({edit: changes[edit] for edit in ("shuffle", "noise")}) == "noise"
-
-
-def test_an_idle_level_that_wrong_content_moves_is_called_misleading() -> None:
-    def row(level: int, edit: str, high: float, verdict: str) -> Row:
-        return {"level": level, "edit": edit, "high": high, "verdict": verdict}
-
-    rows = [
-        row(0, "shuffle", -0.02, "idle"),
-        row(0, "noise", -0.03, "idle"),
-        row(1, "shuffle", -0.2, "carries"),
-        row(2, "noise", IDLE, "idle"),
-        row(3, "zero", -0.1, "idle"),
-    ]
-    assert misleading(rows) == [0]
 
 
 # ------------------------------------------------------------------ the whole command

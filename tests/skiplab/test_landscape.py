@@ -156,7 +156,7 @@ def test_a_run_writes_table_report_and_pictures(pair: Result, trained: Trained) 
         name: pytest.approx(float(loss), rel=1e-6) for name, loss in middle.items()
     }
     assert (content["seed"], content["settings"]["reach"]) == (0, 0.5)
-    assert "anew from these images" in content["statistics"]
+    assert content["settings"]["statistics"] == "recompute"
     assert [row["network"] for row in pair.summary] == ["batch", "none"]
     assert all(row["verdict"] for row in pair.summary)
     assert trained("batch").machine.dtype == torch.float32
@@ -196,7 +196,6 @@ def test_a_surface_that_overflows_is_drawn_and_counted(trained: Trained, tmp_pat
     assert facts["off_scale"] == sum(row["loss"] is None for row in result.rows) > 0
     assert facts["highest"] >= facts["centre"] >= facts["lowest"]
     assert facts["sharpness"] is None
-    assert "keep the statistics" in report(result)["statistics"]
 
 
 # ------------------------------------------------------------------ verdicts and pictures

@@ -2,37 +2,34 @@
 
 Four edits replace the encoder's features of one level, all else being left as it is:
 
-- zero: nothing in their place. Features after a ReLU are 0 in most places anyway; but norms and
-  biases behind the skip may count on more, and then the loss is theirs and not the content's.
+- zero: nothing in their place. Norms and biases behind the skip may count on more than that, and
+  then the loss is theirs and not the content's.
 - mean: each channel's mean over space and all images. Norms and biases get what they count on; but
   sparse features are never at their mean, which may look like something that is seen everywhere.
 - shuffle: the same level of another image: the right statistics, the wrong content (permutation
   importance: Breiman 2001, doi 10.1023/A:1010933404324).
 - noise: Gaussian, with the mean and deviation that each channel has in this image.
 
-Zero and mean take the content of a level away; shuffle and noise put something false in its place.
 What the network loses with the content is at most what the gentlest removal costs, and harsher ones
 overstate it (Li & Janson 2024, 2409.09951). So the gentler of zero and mean decides the verdict:
-where one of them costs nothing the skip could go, whatever other edits break. The better of two is
-above 0 by chance more often than either, so that a skip hurts only if both removals gain. Shuffle
-and noise tell whether the level is read; an idle one may be, for what brings nothing can still
-mislead. They decide only where neither zero nor mean was run. Where the whole network has hardly
-any Dice, or there is none, nothing can be lost and nothing is judged.
+where one of them costs nothing the skip could go. The better of two gains by chance more often than
+either, so that a skip hurts only if both gain. Shuffle and noise put something false in its place:
+they tell whether the level is read, and decide only where neither zero nor mean was run.
 
-Taking the gentler of two edits favours doing without a little, and bootstrap intervals of few
-images are too narrow (by a third for five): a verdict close to its threshold is no certainty. It is
-about this trained network too; another one, trained without the skip, may learn to do without.
+Bootstrap intervals of few images are too narrow (by a third for five): a verdict close to its
+threshold is no certainty. And it is about this trained network; another one, trained without the
+skip, may learn to do without.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -69,11 +66,6 @@ EDITS = {
     "shuffle": "shuffle: that of another image",
     "noise": "noise: random, of equal mean and deviation",
 }
-KEY = (
-    f"carries: loses {CARRIES} or more    helps: loses more than {IDLE}    "
-    f"hurts: gains more than {IDLE}, and every removal gains\n"
-    f"idle: stays within ±{IDLE}    unclear: none of these for certain"
-)
 
 Change = Mapping[str, float]
 """dice (after), change (after − before), low and high (the ends of its 95% interval)."""
@@ -139,7 +131,13 @@ def ablate(
         ConfigError: no edit is left to break the skips with.
         OutOfMemoryError: an image does not fit in memory.
     """
-    edits = _possible_edits(config.edits, subject, progress)
+    edits = list(dict.fromkeys(config.edits))
+    if "shuffle" in edits and len(subject.views) < 2:
+        progress.say("shuffle is left out: it needs a second image")
+        edits.remove("shuffle")
+    if not edits:
+        fix = "Choose --edits zero,mean, or use at least two images."
+        raise ConfigError("no edit is left to break the skips with", fix=fix)
     with explained_memory("Choose a smaller --window."), torch.inference_mode():
         look = look_at_whole(subject, progress)
         broken = break_skips(subject, look, edits, seed=seed, progress=progress)
@@ -171,17 +169,6 @@ def ablate(
         seed=seed,
         settings=config.model_dump(mode="json"),
     )
-
-
-def _possible_edits(wanted: Iterable[str], subject: Subject, progress: Progress) -> list[str]:
-    edits = list(dict.fromkeys(wanted))
-    if "shuffle" in edits and len(subject.views) < 2:
-        progress.say("shuffle is left out: it needs a second image")
-        edits.remove("shuffle")
-    if not edits:
-        fix = "Choose --edits zero,mean, or use at least two images."
-        raise ConfigError("no edit is left to break the skips with", fix=fix)
-    return edits
 
 
 # ------------------------------------------------------------------ the network, whole and broken
@@ -246,14 +233,12 @@ def break_skips(
             image = fitted(other, *view.truth.shape)
             _predict(subject, image, other.statistics, _remembering(features))
         for (level, edit), confusions in of_edit.items():
-            if edit == "shuffle":
-                replace = _always(features[level.number])
-            elif edit == "mean":
-                replace = _always(look.means[level.number])
-            elif edit == "noise":
-                replace = _noise([seed, level.number, index])
-            else:
-                replace = torch.zeros_like
+            replace: Callable[[Tensor], Tensor] = torch.zeros_like
+            if edit == "noise":
+                replace = partial(_noise, [seed, level.number, index])
+            elif edit != "zero":
+                value = (features if edit == "shuffle" else look.means)[level.number]
+                replace = partial(_constant, value)
             broken = replaced(level.number, replace)
             prediction = _predict(subject, view.tensor, view.statistics, broken)
             confusions.append(confusion(view.truth, prediction, subject.segmenter.classes))
@@ -295,25 +280,16 @@ def _remembering(features: list[Tensor]) -> Edit:
     return edit
 
 
-def _always(value: Tensor) -> Callable[[Tensor], Tensor]:
-    def replace(feature: Tensor) -> Tensor:
-        return value.to(feature).expand_as(feature)
-
-    return replace
+def _constant(value: Tensor, feature: Tensor) -> Tensor:
+    return value.to(feature).expand_as(feature)
 
 
-def _noise(seeds: Sequence[int]) -> Callable[[Tensor], Tensor]:
+def _noise(seeds: Sequence[int], feature: Tensor) -> Tensor:
     """Gaussian noise with each channel's mean and deviation, drawn alike on every machine."""
-
-    def replace(feature: Tensor) -> Tensor:
-        drawn = np.random.default_rng(seeds).standard_normal(feature.shape, np.float32)
-        values = feature.float()
-        mean = values.mean((2, 3), keepdim=True)
-        deviation = values.std((2, 3), correction=0, keepdim=True)
-        noise = torch.from_numpy(drawn).to(feature.device)
-        return (mean + deviation * noise).to(feature.dtype)
-
-    return replace
+    drawn = np.random.default_rng(seeds).standard_normal(feature.shape, np.float32)
+    deviation, mean = torch.std_mean(feature.float(), (2, 3), correction=0, keepdim=True)
+    noise = torch.from_numpy(drawn).to(feature.device)
+    return (mean + deviation * noise).to(feature.dtype)
 
 
 def _predict(subject: Subject, image: Tensor, statistics: Tensor, edit: Edit) -> NDArray[np.uint8]:
@@ -457,12 +433,6 @@ def decide(changes: Mapping[str, Change]) -> str:
     return "hurts" if gains and decisive["change"] > IDLE else "unclear"
 
 
-def misleading(overall: Sequence[Row]) -> list[int]:
-    """The levels that are idle or hurt and yet read: wrong content in their place costs Dice."""
-    wrong = (row for row in overall if row["edit"] in {"shuffle", "noise"} and row["high"] < -IDLE)
-    return sorted({row["level"] for row in wrong if row["verdict"] in {"idle", "hurts"}})
-
-
 # ------------------------------------------------------------------ pictures
 
 
@@ -474,41 +444,33 @@ def draw_levels(overall: Sequence[Row], whole: str) -> Figure:
         whole: What the whole network scored on what.
     """
     verdicts = {row["level"]: row["verdict"] for row in overall}
+    edits = [edit for edit in EDITS if any(row["edit"] == edit for row in overall)]
     figure, axes = new_figure(9.5, 2.4 + 0.75 * len(verdicts))
-    axis = axes[0][0]
+    axis = axes[0, 0]
     axis.axvline(0, color="black", linewidth=1)
     axis.axvspan(-IDLE, IDLE, color="#dddddd", label=f"±{IDLE}: too small to matter")
-    _draw_edits(axis, overall)
-    left, right = axis.get_xlim()
-    axis.set_xlim(min(left, -4 * IDLE), max(right, 4 * IDLE))
-    across = axis.get_yaxis_transform()
-    for level, verdict in verdicts.items():
-        read = "\n(but read)" if level in misleading(overall) else ""
-        axis.text(1.02, level, verdict + read, transform=across, va="center")
-    axis.set_yticks(list(verdicts), level_names(overall))
-    axis.set_ylim(max(verdicts, default=0) + 0.5, -0.5)
-    axis.set_xlabel(f"change of foreground Dice (below 0: worse)\n{KEY}", fontsize=9)
-    title = "What the network loses when one of its skips is broken"
-    axis.set_title(f"{title}\n({whole}; lines: 95% intervals)", fontsize=11)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
-    return figure
-
-
-def _draw_edits(axis: Axes, overall: Sequence[Row]) -> None:
-    """A point and its interval for each level and edit, and a ring around those that decide."""
-    edits = [edit for edit in EDITS if any(row["edit"] == edit for row in overall)]
-    rings: list[tuple[float, float]] = []
     for number, edit in enumerate(edits):
         rows = [row for row in overall if row["edit"] == edit]
         heights = [row["level"] + 0.17 * (number - (len(edits) - 1) / 2) for row in rows]
         changes, lows, highs = ([row[name] for row in rows] for name in ("change", "low", "high"))
         axis.hlines(heights, lows, highs, color=COLOURS[number], linewidth=2)
         axis.plot(changes, heights, "o", color=COLOURS[number], label=EDITS[edit])
-        points = zip(rows, changes, heights, strict=True)
-        rings += [(change, height) for row, change, height in points if row["decides"]]
-    if rings:
-        label = "decides the verdict: the removal that costs least"
-        axis.plot(*zip(*rings, strict=True), "o", ms=11, mfc="none", mec="black", label=label)
+        rings = [10 * row["decides"] for row in rows]
+        axis.scatter(changes, heights, np.square(rings), facecolor="none", edgecolor="black")
+    left, right = axis.get_xlim()
+    axis.set_xlim(min(left, -4 * IDLE), max(right, 4 * IDLE))
+    for level, verdict in verdicts.items():
+        axis.text(1.02, level, verdict, transform=axis.get_yaxis_transform(), va="center")
+    axis.set_yticks(list(verdicts), level_names(overall))
+    axis.set_ylim(max(verdicts, default=0) + 0.5, -0.5)
+    axis.set_xlabel("change of foreground Dice (below 0: worse)")
+    axis.set_title(
+        f"What the network loses when one of its skips is broken\n({whole}; "
+        "lines: 95% intervals; ring: the removal that costs least, which decides)",
+        fontsize=11,
+    )
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    return figure
 
 
 def draw_classes(rows: Sequence[Row]) -> Figure:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import cycle, product, zip_longest
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -410,7 +410,7 @@ def first_layer_table(rows: Sequence[Row], across: str) -> list[Row]:
     by_network: dict[tuple[str, ...], list[Row]] = {}
     for row in _where(rows, layer=0, part="weights"):
         by_network.setdefault((row["network"], row["norm"], row["init"]), []).append(row)
-    table = []
+    table: list[Row] = []
     for names, own in by_network.items():
         network = dict(zip(("network", "norm", "init"), names, strict=True))
         sizes = {f"{across} {row[across]}": row["gradient"] for row in own}
@@ -493,7 +493,7 @@ def _by_stage(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         key = tuple(str(row[name]) for name in ("network", "norm", "init", "step"))
         grouped.setdefault(key, {}).setdefault(row["stage"], []).append(row)
-    order = list(max(grouped.values(), key=len))
+    order = max((list(stages) for stages in grouped.values()), key=len)
     return [
         {
             **own[0],
@@ -524,7 +524,9 @@ def draw(
     sizes = [row["gradient"] for row in rows if 0 < row["gradient"] < math.inf] or [1.0]
     low, high = min(sizes) / 2, max(sizes) * 2
     colours = dict(zip(dict.fromkeys(row[line] for row in rows), cycle(COLOURS), strict=False))
-    for axis, (name, own) in zip_longest(axes.flat, panels, fillvalue=("", [])):
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (name, own) in zip(axes.flat, panels, strict=False):
         lines: dict[tuple[Any, ...], list[Row]] = {}
         for row in own:
             lines.setdefault((row["part"], row["step"], row[line]), []).append(row)
@@ -534,7 +536,7 @@ def draw(
             heights = np.clip([row["gradient"] for row in points], low, high)
             places = [row[along] for row in points]
             axis.plot(places, heights, style, marker=".", color=colours[value], clip_on=False)
-        axis.set(title=name, yscale="log", ylim=(low, high), visible=bool(own))
+        axis.set(title=name, yscale="log", ylim=(low, high))
     for axis in axes[:, 0]:
         axis.set_ylabel("norm of the gradient")
     for axis in axes[-1]:

@@ -1,21 +1,18 @@
 """The loss surface of a trained U-Net around its weights, in two random directions.
 
 The directions are filter-normalised (Li et al. 2018, 1712.09913): each filter of a direction is as
-long as the same filter of the weights. So a step of 0.1 moves every filter by a tenth of its own
-length, and networks of differently scaled weights are seen through the same lens. Parameters of one
-dimension (biases, norms) and single numbers (learned α) stay where they are.
+long as the same filter of the weights, so that networks of differently scaled weights are seen
+through the same lens. Parameters of one dimension (biases, norms) and single numbers stay.
 
 Batch norm's statistics belong to the weights they were taken with. "recompute" takes them anew from
-the images at each point: the surface of the network as training would meet it there. "keep" leaves
-them as trained: the surface of the weights alone, much steeper, because features that change their
-scale are no longer normalised. A handful of images gives poor statistics, so the loss with those of
-the training is told beside that in the middle; with about twenty images the two are near.
+the images at each point, as training would meet the surface there; "keep" leaves them as trained:
+much steeper, because features that change their scale are no longer normalised. A handful of images
+gives poor statistics; with about twenty the loss in the middle is near that of the trained network.
 """
 
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +35,17 @@ from unetseg.runtime import dtype_name, explained_memory, versions
 from unetseg.skiplab.loss_surface import (
     DOUBLED,
     Floats,
-    ImagesLoss,
     Surface,
     images_loss,
     loss_surface,
     measure_sharpness,
     random_direction,
     recompute_statistics,
+    valley_radius,
 )
 from unetseg.skiplab.result import COLOURS, STYLE, Result, new_figure, publish
 from unetseg.skiplab.trained import Subject
+from unetseg.storage import json_value
 
 WIDE_RANGE = 100.0
 """Ratio of the largest to the least loss beyond which the levels are logarithmic."""
@@ -57,24 +55,13 @@ BAR: dict[str, Any] = {"label": "loss (soft Dice + cross-entropy)", "format": "%
 COLOUR_MAP = "viridis"
 OFF_SCALE = "#bbbbbb"
 MARK = COLOURS[1]
-HOW = {
-    "loss": "dice_ce of each image, mean over its counted pixels, no class weights",
-    "directions": "random normal, filter-normalised; filters of transposed convolutions are "
-    "those of their outputs; parameters of less than two dimensions stay",
-    "sharpness": "eigenvalue of the Hessian, largest in size, in float32 by power iteration, "
-    "batch norms holding the statistics of the training",
-}
-"""What is measured, as the JSON tells it."""
-STATISTICS = {
-    "recompute": "batch norms take their statistics anew from these images at each point",
-    "keep": "batch norms keep the statistics of the training",
-}
 SUMMARY = ("network", "centre", "lowest", "doubling_radius", "sharpness", "verdict")
 CAPTION = (
-    "The loss around the trained weights (centre), which doubles after a step of doubling_radius "
-    "times each filter's length and bends at most by sharpness, the largest eigenvalue of its "
-    "Hessian. Of two networks the wider keeps its loss below twice that of the worse one over the "
-    "longer steps; one that is flat beside a valley has learned too little to lose anything."
+    "The loss, soft Dice + cross-entropy, around the trained weights (centre): it doubles after a "
+    "step of doubling_radius times each filter's length and bends at most by sharpness, the "
+    "largest eigenvalue of its Hessian. Of two networks the wider keeps its loss below twice that "
+    "of the worse one over the longer steps; one that is flat beside a valley has learned too "
+    "little to lose anything."
 )
 
 
@@ -110,12 +97,15 @@ def landscape(
     subjects = [subject, beside] if beside else [subject]
     if len({tuple(view.name for view in each.views) for each in subjects}) > 1:
         progress.say("the two networks are looked at with different images")
+    names = [subject.run.resolve().name for subject in subjects]
+    if len(set(names)) < len(names):
+        names = [f"{subject.run} ({number})" for number, subject in enumerate(subjects, 1)]
     with explained_memory("Choose a smaller --window."):
         surfaces = [
             measure_surface(each, name, config, seed=seed, progress=progress)
-            for each, name in zip(subjects, _names(subjects), strict=True)
+            for each, name in zip(subjects, names, strict=True)
         ]
-    networks = [surface.facts() for surface in surfaces]
+    networks: list[dict[str, Any]] = json_value([surface.facts() for surface in surfaces])
     if len(surfaces) == 2:
         words = compare_valleys(surfaces, config.reach)
         networks = [own | {"verdict": word} for own, word in zip(networks, words, strict=True)]
@@ -127,13 +117,12 @@ def landscape(
     for own, each in zip(networks, subjects, strict=True):
         own.update(run=each.run, split=each.split, images=[view.name for view in each.views])
         own.update(surface_arithmetic=dtype_name(each.machine.dtype))
+    rows = json_value([row for surface in surfaces for row in surface.rows()])
     return publish(
-        Result(output, [row for surface in surfaces for row in surface.rows()], summary, CAPTION),
+        Result(output, rows, summary, CAPTION),
         "landscape",
         {"landscape": contour_figure(surfaces), "landscape_surface": relief_figure(surfaces)},
         networks=networks,
-        **HOW,
-        statistics=STATISTICS[config.statistics],
         seed=seed,
         settings=config.model_dump(mode="json"),
         versions=versions(),
@@ -158,7 +147,13 @@ def measure_surface(
         DivergedError: the loss of the trained weights themselves is no number.
     """
     network, loss = subject.segmenter, images_loss(subject)
-    at_point = partial(_loss_with, subject=subject, loss=loss, statistics=config.statistics)
+
+    def at_point(moved: nn.Module, statistics: str = config.statistics) -> float:
+        with subject.machine.autocast():
+            if statistics == "recompute":  # changes the batch norms of `moved`
+                recompute_statistics(moved, loss.batches)
+            return loss(moved)
+
     centre, as_trained = at_point(deepcopy(network)), at_point(network, statistics="keep")
     if not math.isfinite(centre):
         raise DivergedError(f"the loss of {name} is {centre} at its trained weights")
@@ -180,24 +175,6 @@ def measure_surface(
     return Surface(name, axis, losses, centre, as_trained, sharpness)
 
 
-def _loss_with(
-    segmenter: nn.Module, subject: Subject, loss: ImagesLoss, *, statistics: str
-) -> float:
-    """The loss in the machine's arithmetic; "recompute" changes the batch norms of `segmenter`."""
-    with subject.machine.autocast():
-        if statistics == "recompute":
-            recompute_statistics(segmenter, loss.batches)
-        return loss(segmenter)
-
-
-def _names(subjects: Sequence[Subject]) -> list[str]:
-    """The names of the run folders; their paths and places where the names are the same."""
-    names = [subject.run.resolve().name for subject in subjects]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{subject.run} ({place})" for place, subject in enumerate(subjects, 1)]
-
-
 # ------------------------------------------------------------------ two valleys
 
 
@@ -216,7 +193,7 @@ def compare_valleys(surfaces: Sequence[Surface], reach: float) -> list[str]:
             return ["flat" if surface is flat else "valley" for surface in surfaces]
     level = DOUBLED * max(surface.centre for surface in surfaces)
     corner = math.sqrt(2) * reach  # nothing was seen of the end of a valley that goes on there
-    radii = [min(surface.radius(level), corner) for surface in surfaces]
+    radii = [min(valley_radius(each.axis, each.losses, level), corner) for each in surfaces]
     if max(radii) <= SAME_WIDTH * min(radii):
         return ["equal", "equal"]
     return ["wider" if radius == max(radii) else "narrower" for radius in radii]
@@ -233,13 +210,8 @@ def colour_levels(surfaces: Sequence[Surface]) -> list[float]:
     low, high = min(s.lowest for s in surfaces), max(s.highest for s in surfaces)
     if not 0 < WIDE_RANGE * low < high:
         return [float(level) for level in MaxNLocator(12).tick_values(low, high)]
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))  # decades
-    within = (1, 2, 5) if last - first <= 5 else (1, 3) if last - first <= 10 else (1,)
-    decades = range(first, last + 1, math.ceil((last - first) / 20))
-    levels = [m * 10.0**decade for decade in (*decades, last + 1) for m in within]
-    start = max(index for index, level in enumerate(levels) if level <= low)
-    end = min(index for index, level in enumerate(levels) if level >= high)
-    return levels[start : end + 1]
+    exponents = MaxNLocator(20).tick_values(math.log10(low), math.log10(high))
+    return [float(f"{10**exponent:.2g}") for exponent in exponents]
 
 
 def contour_figure(surfaces: Sequence[Surface]) -> Figure:

@@ -236,18 +236,14 @@ def random_direction(module: nn.Module, generator: torch.Generator) -> dict[str,
         outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
         for name, weights in layer.named_parameters(prefix, recurse=False):
             draw = torch.randn(weights.shape, generator=generator).to(weights)
-            direction[name] = _filter_normalised(draw, weights.detach(), outputs)
+            within = [dimension for dimension in range(weights.ndim) if dimension != outputs]
+            lengths = [
+                torch.linalg.vector_norm(each.detach(), dim=within, keepdim=True)
+                for each in (weights, draw)
+            ]
+            share = lengths[0] / lengths[1] if weights.ndim > 1 else torch.zeros(())
+            direction[name] = draw.mul(share.to(draw))
     return direction
-
-
-def _filter_normalised(draw: Tensor, weights: Tensor, outputs: int) -> Tensor:
-    """`draw` with every slice along dimension `outputs` as long as that of `weights`."""
-    if weights.ndim < 2:
-        return torch.zeros_like(weights)
-    within = [dimension for dimension in range(weights.ndim) if dimension != outputs]
-    length = torch.linalg.vector_norm(weights, dim=within, keepdim=True)
-    drawn = torch.linalg.vector_norm(draw, dim=within, keepdim=True)
-    return draw.mul(length / drawn)
 
 
 def loss_surface(
@@ -271,27 +267,19 @@ def loss_surface(
         task: What `progress` is told.
         progress: Told about every point.
     """
-    moved = deepcopy(module)
+    moved, origin = deepcopy(module), dict(module.named_parameters())
     losses = np.empty((len(axis), len(axis)))
     progress.start(task, losses.size)
     for (row, column), _ in np.ndenumerate(losses):
-        _move(moved, module, directions, axis[[column, row]].tolist())
+        with torch.no_grad():
+            for name, parameter in moved.named_parameters():
+                parameter.copy_(origin[name])
+                for direction, step in zip(directions, axis[[column, row]].tolist(), strict=True):
+                    parameter.add_(direction[name], alpha=step)
         losses[row, column] = loss(moved)
         progress.advance(task, loss=losses[row, column])
     progress.finish(task)
     return losses
-
-
-@torch.no_grad()
-def _move(
-    moved: nn.Module, module: nn.Module, directions: Sequence[Direction], steps: Sequence[float]
-) -> None:
-    """Set the parameters of `moved` to those of `module` + Σ step · direction."""
-    origin = dict(module.named_parameters())
-    for name, parameter in moved.named_parameters():
-        parameter.copy_(origin[name])
-        for direction, step in zip(directions, steps, strict=True):
-            parameter.add_(direction[name], alpha=step)
 
 
 @dataclass(frozen=True)
@@ -325,40 +313,27 @@ class Surface:
         """The largest finite loss, that of the trained weights included."""
         return float(np.max(self.losses, where=np.isfinite(self.losses), initial=self.centre))
 
-    def radius(self, level: float) -> float:
-        """Distance from the trained weights within which the loss is below `level`."""
-        return valley_radius(self.axis, self.losses, level)
-
     @property
     def doubling_radius(self) -> float:
-        """The radius of twice the loss of the trained weights."""
-        return self.radius(DOUBLED * self.centre)
+        """Distance from the trained weights within which the loss is below twice theirs."""
+        return valley_radius(self.axis, self.losses, DOUBLED * self.centre)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The points of the grid; no loss where it is not finite."""
+        """The points of the grid."""
+        steps = self.axis.tolist()
         return [
-            {
-                "network": self.name,
-                "a": float(self.axis[column]),
-                "b": float(self.axis[row]),
-                "loss": finite_or_none(float(loss)),
-            }
+            {"network": self.name, "a": steps[column], "b": steps[row], "loss": float(loss)}
             for (row, column), loss in np.ndenumerate(self.losses)
         ]
 
     def facts(self) -> dict[str, Any]:
         """What belongs to the JSON."""
-        bend = self.sharpness
+        names = "centre as_trained lowest highest off_scale doubling_radius"
         return {
             "network": self.name,
-            "centre": self.centre,
-            "as_trained": self.as_trained,
-            "lowest": self.lowest,
-            "highest": self.highest,
-            "off_scale": self.off_scale,
-            "doubling_radius": finite_or_none(self.doubling_radius),
+            **{name: getattr(self, name) for name in names.split()},
             "local_minima": count_minima(self.losses),
-            "sharpness": bend and asdict(bend) | {"eigenvalue": finite_or_none(bend.eigenvalue)},
+            "sharpness": self.sharpness and asdict(self.sharpness),
         }
 
 
@@ -400,8 +375,3 @@ def count_minima(losses: Floats) -> int:
     around[1, 1] = False
     lower = heights < ndimage.minimum_filter(heights, footprint=around)
     return int(lower[1:-1, 1:-1].sum())
-
-
-def finite_or_none(number: float) -> float | None:
-    """JSON knows no number that is not finite."""
-    return number if math.isfinite(number) else None
