@@ -120,12 +120,7 @@ def ablate(
     Writes ablate.csv (a row per level, class and edit; its verdict is that on the level for this
     class), ablate.json, ablate.png and, for more than two classes, ablate_classes.png.
 
-    Args:
-        subject: The trained U-Net and its images.
-        config: The edits, and the number of bootstrap samples.
-        output: Folder to write to.
-        seed: Seed of noise, partners and bootstrap; equal seeds give equal results.
-        progress: Hears what is done.
+    Equal seeds give equal noise, partners and bootstrap samples.
 
     Raises:
         ConfigError: no edit is left to break the skips with.

@@ -81,13 +81,7 @@ def landscape(
     surface is computed in the arithmetic of the machine; the sharpness in float32, of the network
     as it is used, batch norms holding the statistics of the training.
 
-    Args:
-        subject: A trained U-Net and its images.
-        beside: Another one, drawn on the same scale.
-        config: Grid, reach, batch-norm statistics, and the steps of the power iteration.
-        output: Folder to write to.
-        seed: Seed of the directions, the same for both, and of the power iteration.
-        progress: Hears what is done.
+    Both are drawn on the same scale, their directions with the same seed.
 
     Raises:
         DataError: every pixel of the images is ignored.
