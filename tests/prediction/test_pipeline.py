@@ -15,8 +15,8 @@ from unetseg.prediction.pipeline import (
     PIXELS_AHEAD,
     Opened,
     Waiting,
-    open_ahead,
     predict_each,
+    read_ahead,
 )
 from unetseg.runtime import Machine
 
@@ -56,7 +56,8 @@ def test_probabilities_and_classes_are_those_of_the_engine(engine: Engine) -> No
     for each, image in zip(predict_each(engine, opened, probabilities=True), images, strict=True):
         (band,) = each.bands()
         (probabilities,) = band.probabilities
-        expected = engine.probabilities(image, 0.0).transpose(1, 2, 0)
+        expected = engine.logits(image, 0.0).softmax(0).permute(1, 2, 0).numpy()
+        expected[(image == 0).all(-1)] = np.nan
         np.testing.assert_array_equal(probabilities, expected)
         np.testing.assert_array_equal(band.index, engine.classes(image, 0.0))
         assert each.without_pixels().size == each.size
@@ -73,7 +74,9 @@ def test_what_cannot_be_read_is_told_and_the_others_go_on() -> None:
     def refuse(number: int, error: Exception) -> None:
         refused[number] = str(error)
 
-    opened = open_ahead(range(100), open_one, refuse)
+    with pytest.raises(ImageError, match="no 0"):
+        list(read_ahead(range(100), open_one))
+    opened = read_ahead(range(100), open_one, refuse=refuse)
     assert [each.name for each in opened] == [number for number in range(100) if number % 3]
     assert list(refused) == list(range(0, 100, 3))
     assert refused[3] == "no 3"

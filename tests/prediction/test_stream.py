@@ -20,7 +20,6 @@ from unetseg.data.files.image import ImageFile
 from unetseg.errors import ImageError
 from unetseg.prediction import stream
 from unetseg.prediction.engine import MIRRORS, Engine, TileNetwork
-from unetseg.prediction.pipeline import open_stream
 from unetseg.prediction.stream import RowWindow, Stream, band_tile, read_on
 from unetseg.prediction.tiling import Tile
 from unetseg.runtime import Machine
@@ -66,7 +65,7 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., Stream]]:
             compression="zlib",
             extratags=tags,
         )
-        return open_stream(one, about, files.enter_context(ImageFile(path)))
+        return Stream(one, about, files.enter_context(ImageFile(path)))
 
     with files:
         yield open_it
@@ -191,9 +190,8 @@ def test_classes_and_probabilities_of_bands_are_those_of_the_engine(
     np.testing.assert_array_equal(classes, one.classes(image))
     pieces = [piece for band in bands for piece in band.probabilities]
     assert max(len(piece) for piece in pieces) <= 1000 // 90
-    np.testing.assert_allclose(
-        np.concatenate(pieces).transpose(2, 0, 1), one.probabilities(image), atol=1e-6
-    )
+    probabilities = np.concatenate(pieces).transpose(2, 0, 1)
+    np.testing.assert_allclose(probabilities, one.logits(image).softmax(0), atol=1e-6)
 
 
 # ------------------------------------------------------------------ no data

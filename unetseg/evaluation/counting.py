@@ -18,10 +18,10 @@ from unetseg.data.facts.fingerprint import ImageFacts
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.masks.overlay import error_overlay
-from unetseg.errors import UnetsegError
 from unetseg.evaluation.confusion import Counts, Scores, confusion, score
 from unetseg.prediction.engine import Engine
-from unetseg.prediction.pipeline import Opened, Predicted, open_ahead, open_stream, predict_each
+from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
+from unetseg.prediction.stream import Stream
 from unetseg.progress import SILENT, Progress
 
 PICTURE = 2048
@@ -66,7 +66,7 @@ class PairCount:
         drawn: Whether `picture` will be asked for.
     """
 
-    def __init__(self, image: Predicted[Any], truth: Truth, *, drawn: bool = False) -> None:
+    def __init__(self, image: Opened[Any], truth: Truth, *, drawn: bool = False) -> None:
         self._image, self._truth, self._drawn = image, truth, drawn
         classes = len(truth.class_map.classes)
         self.counts: Counts = np.zeros((classes, classes), np.int64)
@@ -123,16 +123,13 @@ def score_split(
 
     def open_pair(index: int) -> Opened[Truth]:
         if reader.is_windowed(index):
-            raster, mask = reader.files(index)
-            return Opened(Truth(mask, info.class_map), open_stream(engine, info, raster))
+            image, mask = reader.files(index)
+            return Opened(Truth(mask, info.class_map), Stream(engine, info, image))
         pixels, truth = reader[index]
         return Opened(Truth(truth, info.class_map), pixels, facts[index].nodata)
 
-    def refuse(_index: int, error: UnetsegError) -> None:
-        raise error
-
     progress.start("validating", len(reader))
-    opened = open_ahead(range(len(reader)), open_pair, refuse, lambda index: facts[index].pixels)
+    opened = read_ahead(range(len(reader)), open_pair, lambda index: facts[index].pixels)
     counts: list[Counts] = []
     for image in predict_each(engine, opened):
         counts.append(PairCount(image, image.name).count())

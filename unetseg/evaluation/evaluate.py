@@ -25,8 +25,9 @@ from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, s
 from unetseg.evaluation.counting import PairCount, Truth
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.outputs import Job, Writer, plan_job
-from unetseg.prediction.pipeline import Opened, check_image, open_ahead, open_stream, predict_each
+from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.predict import Predictor
+from unetseg.prediction.stream import Stream, check_image
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import content_hash, write_json, write_text
 
@@ -164,11 +165,11 @@ def evaluate_pairs(
         Case(number, pair, plan_job(pair.image, folder / pair.name, info.class_map, max_pixels))
         for number, pair in enumerate(pairs)
     )
-    opened = open_ahead(
+    opened = read_ahead(
         cases,
         lambda case: open_pair(case, engine, info, progress),
-        done,
         lambda case: case.job.pixels,
+        refuse=done,
     )
     for image in predict_each(engine, opened):
         case, truth = image.name
@@ -205,7 +206,7 @@ def open_pair(
         if image.size != mask.size:
             raise DataError(f"{image.path} is {image.size}, {mask.path} is {mask.size}")
         files.pop_all()  # they stay open until the pair is counted
-    stream = open_stream(engine, info, image, progress)
+    stream = Stream(engine, info, image, progress)
     return Opened((case, Truth(mask, info.class_map)), stream)
 
 

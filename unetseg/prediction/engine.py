@@ -73,9 +73,7 @@ class Engine:
 
     def images_at_once(self, height: int, width: int) -> int:
         """How many images of this size go through the network together; 1 where they are cut."""
-        if max(height, width) > self.tile:
-            return 1
-        return fitting_batch(self.machine, height, width)
+        return fitting_batch(self.machine, height, width) if self._is_whole(height, width) else 1
 
     def classes(self, image: NDArray[Any], nodata: float | None = None) -> NDArray[np.uint8]:
         """Class indexes H×W uint8 of an image H×W×C of raw pixel values; 255 without data."""
@@ -102,19 +100,13 @@ class Engine:
         wait = fetch(index)
 
         def classes() -> list[NDArray[np.uint8]]:
-            found = wait()
-            for index, image, value in zip(found, images, nodata, strict=True):
+            indexes = wait()
+            for index, image, value in zip(indexes, images, nodata, strict=True):
                 if value is not None:
                     index[missing_pixels(image, value)] = IGNORED
-            return list(found)
+            return list(indexes)
 
         return classes
-
-    def probabilities(
-        self, image: NDArray[Any], nodata: float | None = None
-    ) -> NDArray[np.float32]:
-        """Probability of each class, K×H×W float32, of an image H×W×C; NaN without data."""
-        return softmax(self.logits(image, nodata), missing_pixels(image, nodata))
 
     def logits(self, image: NDArray[Any], nodata: float | None = None) -> Tensor:
         """Logits K×H×W float32 of an image H×W×C of raw pixel values.
@@ -164,23 +156,23 @@ class Engine:
             statistics: N×2×C or 1×2×C mean and deviation of the whole images, where they count.
             nodata: Of each crop, the value of pixels without data.
         """
-        known = zip(crops, nodata, strict=True)
-        tensors = [_tensor(filled(crop, value, self._mean, self._std)) for crop, value in known]
-        batch = torch.cat(tensors)
+        pairs = zip(crops, nodata, strict=True)
+        batch = torch.cat([_tensor(filled(*pair, self._mean, self._std)) for pair in pairs])
         if self.machine.device.type == "cuda":
             batch = batch.pin_memory()
         batch = batch.to(self.machine.device, non_blocking=True)
         if statistics is not None:
             statistics = statistics.to(self.machine.device).expand(len(batch), -1, -1)
-        copies = [self._mirrored(batch, statistics, axes) for axes in self.mirrors]
-        return copies[0] if len(copies) == 1 else torch.stack(copies).mean(0)
-
-    def _mirrored(self, batch: Tensor, statistics: Tensor | None, axes: tuple[int, ...]) -> Tensor:
         height, width = batch.shape[-2:]
-        image = self.segmenter.prepared(batch.flip(axes) if axes else batch, statistics)
-        image = image.contiguous(memory_format=torch.channels_last)
-        logits = self.segmenter.full_size(self.choice.backend(image), height, width)
-        return logits.float().flip(axes) if axes or len(self.mirrors) > 1 else logits
+        copies = []
+        for axes in self.mirrors:
+            image = self.segmenter.prepared(batch.flip(axes) if axes else batch, statistics)
+            image = image.contiguous(memory_format=torch.channels_last)
+            logits = self.segmenter.full_size(self.choice.backend(image), height, width)
+            if len(self.mirrors) == 1:
+                return logits
+            copies.append(logits.float().flip(axes))
+        return torch.stack(copies).mean(0)
 
     def _is_whole(self, height: int, width: int) -> bool:
         """Whether an image goes through the network in one piece."""
@@ -189,10 +181,9 @@ class Engine:
     def _whole_logits(
         self, images: Sequence[NDArray[Any]], nodata: Sequence[float | None]
     ) -> Tensor:
-        known = zip(images, nodata, strict=True)
-        statistics = [self.statistics(*each) for each in known] if self.segmenter.per_image else []
-        some = [each for each in statistics if each is not None]
-        return self.forward(images, torch.cat(some) if some else None, nodata)
+        every = [self.statistics(*each) for each in zip(images, nodata, strict=True)]
+        statistics = [one for one in every if one is not None]
+        return self.forward(images, torch.cat(statistics) if statistics else None, nodata)
 
 
 class TileNetwork:
@@ -220,21 +211,20 @@ class TileNetwork:
         batch = self._engine.images_at_once(tiles[0].height, tiles[0].width)
         for at in range(0, len(tiles), batch):
             some = tiles[at : at + batch]
-            yield from zip(some, self._answers([pixels(tile) for tile in some]), strict=True)
+            crops = [pixels(tile) for tile in some]
+            answers = [self._without_network(crop) for crop in crops]
+            new = [n for n, answer in enumerate(answers) if answer is None]
+            if new:
+                computed = self.forward([crops[n] for n in new]).float().cpu().numpy()
+                for n, logits in zip(new, computed, strict=True):
+                    answers[n] = logits
+                    value = _only_value(crops[n])
+                    self._plain = self._plain if value is None else (value, logits)
+            for tile, answer in zip(some, answers, strict=True):
+                if answer is not None:  # none is
+                    yield tile, answer
 
-    def _answers(self, crops: list[NDArray[Any]]) -> list[Logits]:
-        """Logits of crops of equal size; of those that are known, without the network."""
-        answers = [self._known(crop) for crop in crops]
-        new = [at for at, answer in enumerate(answers) if answer is None]
-        if new:
-            computed = self.forward([crops[at] for at in new]).float().cpu().numpy()
-            for at, logits in zip(new, computed, strict=True):
-                answers[at] = logits
-                value = _only_value(crops[at])
-                self._plain = self._plain if value is None else (value, logits)
-        return [answer for answer in answers if answer is not None]
-
-    def _known(self, crop: NDArray[Any]) -> Logits | None:
+    def _without_network(self, crop: NDArray[Any]) -> Logits | None:
         """The logits of a crop that needs no network, or None."""
         shape = self._engine.segmenter.classes, *crop.shape[:2]
         if self._nodata is not None and missing_pixels(crop, self._nodata).all():

@@ -4,7 +4,7 @@ Ordinary images get masks as the training had them. Images that are placed on th
 declare a no-data value, or that are predicted band by band get GeoTIFFs with the same place.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -24,7 +24,7 @@ from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
 from unetseg.data.masks.overlay import Levels, levels_of, outline_reach, outlines, overlay, picture
 from unetseg.errors import ImageError
 from unetseg.prediction.bands import BandStore, OneBand
-from unetseg.prediction.pipeline import Predicted
+from unetseg.prediction.pipeline import Opened
 from unetseg.prediction.stream import pieces
 
 THUMBNAIL = 1024
@@ -77,7 +77,7 @@ def plan_job(image: Path, stem: Path, class_map: ClassMap, max_pixels: int | Non
 
 
 def write_outputs(
-    image: Predicted[Job],
+    image: Opened[Job],
     bands: BandStore | OneBand,
     class_map: ClassMap,
     config: PredictConfig,
@@ -99,16 +99,17 @@ def write_outputs(
     spans = pieces(height, width) if job.is_large else [(0, height)]
     if config.probabilities:
         with bands.written(job.probabilities) as path:
-            writer.write_probabilities(path, (bands.probabilities(*span) for span in spans))
+            probabilities = (bands.probabilities(*span) for span in spans)
+            writer.write(path, probabilities, write_tiff, nodata=np.nan)
     if config.overlay:
         with bands.written(job.overlay) as path:
-            writer.write_overlay(path, overlay_pieces(image, bands, spans, class_map))
+            writer.write(path, overlay_pieces(image, bands, spans, class_map), write_png)
     with bands.written(job.mask) as path:
         writer.write_mask(path, (bands.index(*span) for span in spans), class_map)
 
 
 def overlay_pieces(
-    image: Predicted[Job],
+    image: Opened[Job],
     bands: BandStore | OneBand,
     spans: Sequence[tuple[int, int]],
     class_map: ClassMap,
@@ -151,30 +152,32 @@ class Writer:
     ) -> None:
         """Write class indexes, in pieces of rows×W, in the coding of the training masks."""
         if not self.job.is_geotiff:
-            (index,) = indexes
-            write_mask(path, index, class_map)
+            write_mask(path, next(indexes), class_map)
             return
         coded = (mask_pixels(index, class_map) for index in indexes)
-        code = None if self.job.nodata is None else no_data_code(class_map)
+        code = no_data_code(class_map)
         nodata = None if isinstance(code, tuple) else code
         self._write_geotiff(path, coded, every_other, class_map.palette, nodata)
 
-    def write_probabilities(self, path: Path, probabilities: Iterator[NDArray[np.float32]]) -> None:
-        """Write pieces of rows×W×K; without data there is NaN."""
-        if not self.job.is_geotiff:
-            (whole,) = probabilities
-            write_tiff(path, whole)
-            return
-        nodata = None if self.job.nodata is None else np.nan
-        self._write_geotiff(path, probabilities, mean_of_four, nodata=nodata)
+    def write(
+        self,
+        path: Path,
+        parts: Iterator[NDArray[Any]],
+        write_whole: Callable[[Path, NDArray[Any]], None],
+        nodata: float | None = None,
+    ) -> None:
+        """Write pieces of rows×W×C: a small image's only one by `write_whole`.
 
-    def write_overlay(self, path: Path, pictures: Iterator[NDArray[np.uint8]]) -> None:
-        """Write pieces of rows×W×3."""
-        if not self.job.is_geotiff:
-            (whole,) = pictures
-            write_png(path, whole)
-            return
-        self._write_geotiff(path, pictures, mean_of_four)
+        Args:
+            path: The file.
+            parts: The pieces.
+            write_whole: Writes an image H×W×C to a file that is no GeoTIFF.
+            nodata: Value of pixels without data, where the image has some.
+        """
+        if self.job.is_geotiff:
+            self._write_geotiff(path, parts, mean_of_four, nodata=nodata)
+        else:
+            write_whole(path, next(parts))
 
     def _write_geotiff(
         self,
@@ -185,16 +188,15 @@ class Writer:
         nodata: float | None = None,
     ) -> None:
         first = next(parts)
-        bands = first.shape[2] if first.ndim == 3 else 1
         with RasterWriter(
             path,
             self.height,
             self.width,
-            bands,
+            first.shape[2] if first.ndim == 3 else 1,
             first.dtype,
             palette=palette,
             place=self.job.georeference,
-            nodata=nodata,
+            nodata=None if self.job.nodata is None else nodata,
             overviews=halving if self.overviews else None,
         ) as writer:
             top = 0

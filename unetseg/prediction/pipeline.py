@@ -9,20 +9,16 @@ many, made when they are asked for.
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.bundle import BundleInfo
-from unetseg.data.files.image import ImageFile, match_bands
 from unetseg.data.files.nodata import missing_pixels
-from unetseg.errors import ImageError, UnetsegError
+from unetseg.errors import UnetsegError
 from unetseg.prediction.engine import Engine, classes_with_data, softmax
 from unetseg.prediction.stream import Band, Stream
-from unetseg.progress import SILENT, Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,35 +33,26 @@ PIXELS_AHEAD = 2**22
 
 @dataclass(frozen=True)
 class Opened(Generic[T]):
-    """An image that is ready for the network.
+    """An image that is ready for the network, or has gone through it.
 
     Attributes:
         name: What the caller knows it by.
         image: All its pixels, H×W×C, checked; of a large image the stream of its rows.
         nodata: Value of pixels without data.
+        band: What the network says of a small image; of a large one `bands` makes it.
     """
 
     name: T
     image: NDArray[Any] | Stream
     nodata: float | None = None
-
-
-@dataclass(frozen=True)
-class Predicted(Opened[T]):
-    """An image, and what the network says of it.
-
-    Attributes:
-        band: All of a small image; of a large one `bands` makes them.
-    """
-
-    band: Band | None = field(default=None, kw_only=True)
+    band: Band | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width, pixels."""
         return self.image.shape[0], self.image.shape[1]
 
-    def without_pixels(self) -> "Predicted[T]":
+    def without_pixels(self) -> "Opened[T]":
         """The same, for whoever does not look at the pixels of a small image: they take memory."""
         return replace(self, image=np.empty((*self.size, 0), np.uint8))
 
@@ -94,56 +81,12 @@ class Predicted(Opened[T]):
         return self.image.thumbnail(side) if isinstance(self.image, Stream) else self.image
 
 
-def check_image(
-    image: NDArray[Any], info: BundleInfo, path: Path, nodata: float | None = None
-) -> NDArray[Any]:
-    """`image` with the bands of the model.
-
-    Args:
-        image: H×W×C, or some rows of it.
-        info: What the model was trained on.
-        path: Named where the image does not fit.
-        nodata: Pixels that hold this value in all bands may hold anything, even NaN.
-
-    Raises:
-        ImageError: other bands than the model was trained on, 8 bit against more, or NaN.
-    """
-    try:
-        image = match_bands(image, info.bands, path)
-    except ImageError as error:
-        bands = f"{info.bands} band{'s' if info.bands > 1 else ''} of {info.dtype}"
-        summary = f"{path} has {image.shape[-1]} bands, expected {bands}"
-        raise ImageError(summary, fix=error.fix) from error
-    if (image.dtype == np.uint8) != (info.dtype == "uint8"):
-        raise ImageError(
-            f"{path} is {image.dtype}, the model was trained on {info.dtype} images",
-            fix=f"Give the images as {info.dtype}, with the values they had in training.",
-        )
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        strange = ~np.isfinite(image).all(-1)
-        if (strange & ~missing_pixels(image, nodata)).any():
-            raise ImageError(f"{path} has NaN or infinite pixels", fix="Replace them by a number.")
-    return image
-
-
-def open_stream(
-    engine: Engine, info: BundleInfo, file: ImageFile, progress: Progress = SILENT
-) -> Stream:
-    """The rows of a large image, checked when they are read."""
-    return Stream(
-        engine,
-        file,
-        lambda rows: check_image(rows, info, file.path, file.nodata),
-        progress,
-    )
-
-
 def predict_each(
     engine: Engine,
     opened: Iterable[Opened[T]],
     *,
     probabilities: bool = False,
-) -> Iterator[Predicted[T]]:
+) -> Iterator[Opened[T]]:
     """Every image with its bands, in order; neighbours of one shape go through the network as one.
 
     A GPU works at one group while the next is awaited and the one before is made use of.
@@ -154,22 +97,22 @@ def predict_each(
         probabilities: Whether bands shall have them; then images go through the network one by one.
     """
 
-    def begin(group: list[Opened[T]]) -> Callable[[], list[Predicted[T]]]:
+    def begin(group: list[Opened[T]]) -> Callable[[], list[Opened[T]]]:
         """Set the network to work; what is returned waits for it."""
-        first = group[0].image
-        if isinstance(first, Stream):
-            return lambda: [Predicted(group[0].name, first, first.nodata)]
+        if isinstance(group[0].image, Stream):
+            return lambda: group
         if probabilities:
-            band = _likely(engine, first, group[0].nodata)
-            return lambda: [Predicted(group[0].name, first, group[0].nodata, band=band)]
-        images = [np.asarray(each.image) for each in group]
-        wait = engine.begin(images, [each.nodata for each in group])
+            image, nodata = group[0].image, group[0].nodata
+            logits, missing = engine.logits(image, nodata), missing_pixels(image, nodata)
+            likely = softmax(logits, missing).transpose(1, 2, 0)  # H, W, K
+            band = Band(0, 0, classes_with_data(logits, missing), [likely])
+            return lambda: [replace(group[0], band=band)]
+        wait = engine.begin([np.asarray(one.image) for one in group], [one.nodata for one in group])
         return lambda: [
-            Predicted(each.name, each.image, each.nodata, band=Band(0, 0, index))
-            for each, index in zip(group, wait(), strict=True)
+            replace(one, band=Band(0, 0, index)) for one, index in zip(group, wait(), strict=True)
         ]
 
-    begun: deque[Callable[[], list[Predicted[T]]]] = deque()
+    begun: deque[Callable[[], list[Opened[T]]]] = deque()
     for group in alike(opened, engine.images_at_once if not probabilities else lambda *_: 1):
         begun.append(begin(group))
         if len(begun) > engine.ahead:
@@ -178,7 +121,7 @@ def predict_each(
         yield from _handed_on(finish())
 
 
-def _handed_on(images: list[Predicted[T]]) -> Iterator[Predicted[T]]:
+def _handed_on(images: list[Opened[T]]) -> Iterator[Opened[T]]:
     """Each image; the file of a large one is closed when the next is wanted."""
     for image in images:
         try:
@@ -186,13 +129,6 @@ def _handed_on(images: list[Predicted[T]]) -> Iterator[Predicted[T]]:
         finally:
             if isinstance(image.image, Stream):
                 image.image.file.close()
-
-
-def _likely(engine: Engine, image: NDArray[Any], nodata: float | None) -> Band:
-    """A small image with its probabilities."""
-    logits, missing = engine.logits(image, nodata), missing_pixels(image, nodata)
-    probabilities = softmax(logits, missing).transpose(1, 2, 0)  # H, W, K
-    return Band(0, 0, classes_with_data(logits, missing), [probabilities])
 
 
 def alike(
@@ -219,47 +155,35 @@ def alike(
         yield group
 
 
-def open_ahead(
-    items: Iterable[T],
-    open_one: Callable[[T], Opened[R]],
-    refuse: Callable[[T, UnetsegError], None],
-    pixels: Callable[[T], int] = lambda _: PIXELS_AHEAD // 4,
-) -> Iterator[Opened[R]]:
-    """Images for `predict_each`; `refuse` hears of those that cannot be read. See `read_ahead`."""
-    for item, opened in read_ahead(items, open_one, pixels):
-        if isinstance(opened, UnetsegError):
-            refuse(item, opened)
-        else:
-            yield opened
-
-
 def read_ahead(
     items: Iterable[T],
     read: Callable[[T], R],
     pixels: Callable[[T], int] = lambda _: PIXELS_AHEAD // 4,
-) -> Iterator[tuple[T, R | UnetsegError]]:
-    """Each item with what `read` gives for it, or the error it raised; some are read ahead.
+    refuse: Callable[[T, UnetsegError], None] | None = None,
+) -> Iterator[R]:
+    """What `read` gives for each item, in order; some are read ahead.
 
     Args:
         items: What to read.
         read: Reads one.
         pixels: The size of each, so that many small ones are read ahead, and few large ones.
+        refuse: Hears of those that cannot be read; without it their errors are raised.
     """
 
-    def attempt(item: T) -> R | UnetsegError:
-        try:
-            return read(item)
-        except UnetsegError as error:
-            return error
+    def answers(reads: Iterable[tuple[T, Future[R]]]) -> Iterator[R]:
+        for item, future in reads:
+            error = future.exception()
+            if refuse is not None and isinstance(error, UnetsegError):
+                refuse(item, error)
+            else:
+                yield future.result()
 
     with ThreadPoolExecutor(2) as readers:
-        waiting = Waiting[tuple[T, Future[R | UnetsegError]]]()
+        waiting = Waiting[tuple[T, Future[R]]]()
         for item in items:
-            waiting.put((item, readers.submit(attempt, item)), pixels(item))
-            for done, future in waiting.overdue():
-                yield done, future.result()
-        for done, future in waiting.rest():
-            yield done, future.result()
+            waiting.put((item, readers.submit(read, item)), pixels(item))
+            yield from answers(waiting.overdue())
+        yield from answers(waiting.rest())
 
 
 class Waiting(Generic[T]):
@@ -279,14 +203,12 @@ class Waiting(Generic[T]):
         while len(self._items) > MOST_AHEAD or (
             len(self._items) > AHEAD and self._pixels > PIXELS_AHEAD
         ):
-            yield self._take()
+            item, pixels = self._items.popleft()
+            self._pixels -= pixels
+            yield item
 
     def rest(self) -> Iterator[T]:
         """All that still wait."""
+        self._pixels = 0
         while self._items:
-            yield self._take()
-
-    def _take(self) -> T:
-        item, pixels = self._items.popleft()
-        self._pixels -= pixels
-        return item
+            yield self._items.popleft()[0]

@@ -19,16 +19,8 @@ from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
 from unetseg.prediction.engine import Engine, machine_for
 from unetseg.prediction.outputs import Job, mask_pixels, plan_job, write_outputs
-from unetseg.prediction.pipeline import (
-    Opened,
-    Predicted,
-    Waiting,
-    check_image,
-    open_ahead,
-    open_stream,
-    predict_each,
-)
-from unetseg.prediction.stream import Stream
+from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
+from unetseg.prediction.stream import Stream, check_image
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
 from unetseg.storage import write_text
@@ -84,7 +76,7 @@ class Predictor:
             pixels = self.read(job.image, job.nodata, job.max_pixels)
             return Opened(job, pixels, job.nodata)
         file = ImageFile(job.image, job.max_pixels)
-        return Opened(job, open_stream(self.engine, self.info, file, progress))
+        return Opened(job, Stream(self.engine, self.info, file, progress), job.nodata)
 
     def predict(self, image: NDArray[Any] | str | Path) -> NDArray[Any]:
         """The mask of an image, in the coding of the masks the model was trained on.
@@ -162,16 +154,21 @@ def predict_folder(
     jobs = [
         plan_job(path, output / relative, class_map, config.max_pixels) for path, relative in images
     ]
-    result = Prediction()
-    jobs = _without_existing(jobs, config, result)
+    result = Prediction(skipped=_existing(jobs, config))
+    skipped = set(result.skipped)
+    jobs = [job for job in jobs if job.mask not in skipped]
     predictor.engine.pixels = sum(job.pixels for job in jobs)
     progress.say(f"{len(jobs)} images on {predictor.describe()}")
     predict_images(predictor, jobs, config, result, progress)
-    _write_failures(output / "failures.jsonl", result)
+    lines = [json.dumps({"image": str(p), "error": e}) for p, e in result.failures.items()]
+    (output / "failures.jsonl").unlink(missing_ok=True)
+    if lines:
+        write_text(output / "failures.jsonl", "\n".join(lines) + "\n")
     return result
 
 
-def _without_existing(jobs: list[Job], config: PredictConfig, result: Prediction) -> list[Job]:
+def _existing(jobs: list[Job], config: PredictConfig) -> list[Path]:
+    """The masks that are there and stay; what must not be written is refused."""
     sources = {job.image.resolve().parent for job in jobs}
     folders = {job.mask.parent for job in jobs}
     beside = sorted(folder for folder in folders if folder.resolve() in sources)
@@ -182,11 +179,7 @@ def _without_existing(jobs: list[Job], config: PredictConfig, result: Prediction
     if existing and config.existing == "refuse":
         fix = "Add --existing skip to predict only the missing ones, or --existing overwrite."
         raise ConfigError(f"{len(existing)} masks are there already", existing, fix)
-    if config.existing == "overwrite":
-        return jobs
-    result.skipped = existing
-    done = set(existing)
-    return [job for job in jobs if job.mask not in done]
+    return [] if config.existing == "overwrite" else existing
 
 
 def predict_images(
@@ -213,8 +206,8 @@ def predict_images(
 
     progress.start("predicting", len(jobs))
     small_first = sorted(jobs, key=lambda job: job.is_large)
-    opened = open_ahead(
-        small_first, lambda job: predictor.open(job, progress), refuse, lambda job: job.pixels
+    opened = read_ahead(
+        small_first, lambda job: predictor.open(job, progress), lambda job: job.pixels, refuse
     )
     with ThreadPoolExecutor(WRITERS) as writers:
         writes = Waiting[tuple[Job, Callable[[], object]]]()
@@ -246,7 +239,7 @@ def _collect(writes: Iterable[tuple[Job, Callable[[], object]]], result: Predict
 
 
 def write_large(
-    image: Predicted[Job], info: BundleInfo, config: PredictConfig, progress: Progress = SILENT
+    image: Opened[Job], info: BundleInfo, config: PredictConfig, progress: Progress = SILENT
 ) -> None:
     """Predict a large image, its bands to disk one by one, and from there into the files.
 
@@ -286,7 +279,7 @@ def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
         "image": str(job.image.resolve()),
         "bytes": status.st_size,
         "modified": [status.st_mtime_ns, status.st_ctime_ns],  # copies may keep the first
-        "nodata": str(stream.nodata),
+        "nodata": str(job.nodata),
         "model": info.model_dump(mode="json", exclude={"scores", "versions", "precision"}),
         "tile": stream.tile,
         "overlap": engine.overlap,
@@ -297,11 +290,3 @@ def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
             engine.choice.name,
         ],
     }
-
-
-def _write_failures(path: Path, result: Prediction) -> None:
-    if result.failures:
-        lines = (json.dumps({"image": str(p), "error": e}) for p, e in result.failures.items())
-        write_text(path, "\n".join(lines) + "\n")
-    else:
-        path.unlink(missing_ok=True)

@@ -5,12 +5,13 @@ the file pass through a window as high as a tile, each read once, and so do the 
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, pairwise
+from itertools import islice, pairwise, starmap
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,18 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unetseg.data.files.image import ImageFile
+from unetseg.bundle import BundleInfo
+from unetseg.data.files.image import ImageFile, match_bands
 from unetseg.data.files.nodata import missing_pixels
-from unetseg.prediction.engine import (
-    Engine,
-    Moments,
-    TileNetwork,
-    classes_with_data,
-    softmax,
-)
-from unetseg.prediction.tiling import Layout, Logits, Tile, blend_strips
+from unetseg.errors import ImageError
+from unetseg.prediction.engine import Engine, Moments, TileNetwork, classes_with_data, softmax
+from unetseg.prediction.tiling import Logits, Tile, blend_strips
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
+from unetseg.text import plural
 
 T = TypeVar("T")
 
@@ -71,26 +69,18 @@ class Stream:
 
     Args:
         engine: The network.
-        file: The image.
-        check: Gives some rows of the image (H×W×C) the bands of the model, or refuses them.
+        info: What it was trained on.
+        file: The image; its rows are checked when they are read.
         progress: Hears of the look through the whole image, where one is needed first.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        file: ImageFile,
-        check: Callable[[NDArray[Any]], NDArray[Any]],
-        progress: Progress = SILENT,
+        self, engine: Engine, info: BundleInfo, file: ImageFile, progress: Progress = SILENT
     ) -> None:
-        self.engine = engine
-        self.file = file
-        self.check = check
+        self.engine, self.info, self.file = engine, info, file
         self._progress = progress
-        self.bands = engine.segmenter.mean.numel()
-        self.tile = band_tile(engine, file.width, self.bands * file.dtype.itemsize)
-        self.layout: Layout = engine.lay_out(file.height, file.width, self.tile)
-        self._rows = self.layout.rows
+        self.tile = band_tile(engine, file.width, info.bands * file.dtype.itemsize)
+        self.layout = engine.lay_out(file.height, file.width, self.tile)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -102,23 +92,21 @@ class Stream:
         """Number type of the pixels."""
         return self.file.dtype
 
-    @property
-    def nodata(self) -> float | None:
-        """Value of pixels without data."""
-        return self.file.nodata
-
     def rows(self, top: int, bottom: int) -> NDArray[Any]:
         """The pixels of some rows, H×W×C, checked."""
-        return self.check(self.file.read(top, 0, bottom - top, self.file.width))
+        return self._checked(self.file.read(top, 0, bottom - top, self.file.width))
 
     def thumbnail(self, side: int) -> NDArray[Any]:
         """Every n-th pixel of every n-th row, H×W×C, checked, the longer side at most `side`."""
-        return self.check(self.file.thumbnail(side))
+        return self._checked(self.file.thumbnail(side))
+
+    def _checked(self, rows: NDArray[Any]) -> NDArray[Any]:
+        return check_image(rows, self.info, self.file.path, self.file.nodata)
 
     @property
     def spans(self) -> list[tuple[int, int]]:
         """First row of each band, and the first below it."""
-        tops = [row[0].top for row in self._rows]
+        tops = [row[0].top for row in self.layout.rows]
         return list(pairwise([*tops, self.file.height]))
 
     @cached_property
@@ -129,10 +117,10 @@ class Stream:
             ImageError: some part of the image is not what the model was trained on.
         """
         per_image = self.engine.segmenter.per_image
-        is_plain = self.file.bands == self.bands and self.file.dtype.kind != "f"
+        is_plain = self.file.bands == self.info.bands and self.file.dtype.kind != "f"
         if is_plain and not per_image:
             return None  # nothing that a later strip could be refused for
-        moments = Moments(self.bands)
+        moments = Moments(self.info.bands)
         task = f"looking through {self.file.path.name}"
         self._progress.start(task, self.file.height)
         for strip in self._strips():
@@ -154,9 +142,12 @@ class Stream:
         with closing(self.logits(first)) as bands:
             number = first  # `enumerate` would hold a band while the next is made
             for top, logits, missing in bands:
-                parts = list(_parts(logits, missing))
+                parts = [  # whole, its wide numbers would take as much memory as the logits
+                    (torch.from_numpy(logits[:, upper:lower]), missing[upper:lower])
+                    for upper, lower in pieces(*missing.shape)
+                ]
                 index = np.concatenate([classes_with_data(*part) for part in parts])
-                yield Band(number, top, index, map(_probabilities, parts))
+                yield Band(number, top, index, starmap(_pixel_probabilities, parts))
                 del logits, missing, parts
                 number += 1
 
@@ -169,22 +160,19 @@ class Stream:
             ImageError: the image cannot be read, or is not what the model was trained on.
             OutOfMemoryError: a band does not fit in memory.
         """
-        top_of_first = self._rows[first][0].top
-        start = next(at for at, row in enumerate(self._rows) if row[0].bottom > top_of_first)
-        nodata = self.file.nodata
+        layout, nodata = self.layout, self.file.nodata
+        top_of_first = layout.rows[first][0].top
+        wanted = [row for row in layout.rows if row[0].bottom > top_of_first]
         network = TileNetwork(self.engine, self.statistics, nodata)
-        window = RowWindow(_continued(self._strips(), self.layout.below, self.layout.right))
+        window = RowWindow(_mirrored(self._strips(), layout.below, layout.right))
 
         def predict_row(row: Sequence[Tile]) -> Iterator[tuple[Tile, Logits]]:
             window.move(row[0].top, row[0].bottom)
             return network.predict(row, window.crop)
 
-        height, width = self.file.height, self.file.width
-        strips = blend_strips(
-            self._rows[start:], predict_row, self.layout.height, self.layout.width
-        )
+        height, width = self.file.size
         with explained_memory("Choose a smaller --tile."):
-            for top, logits in strips:
+            for top, logits in blend_strips(wanted, predict_row, layout.height, layout.width):
                 if top < top_of_first:
                     continue
                 rows = min(logits.shape[1], height - top)
@@ -197,7 +185,7 @@ class Stream:
     def _strips(self) -> Iterator[NDArray[Any]]:
         """The rows of the image from top to bottom, checked; a few are read ahead."""
         strips = self.file.strips(STRIP_ROWS)
-        return read_on(self.check(strip) for _, strip in strips)
+        return read_on(self._checked(strip) for _, strip in strips)
 
 
 def band_tile(engine: Engine, width: int, pixel_bytes: int) -> int:
@@ -228,17 +216,36 @@ def pieces(height: int, width: int) -> list[tuple[int, int]]:
     return [(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
-def _parts(
-    logits: Logits, missing: NDArray[np.bool_]
-) -> Iterator[tuple[Tensor, NDArray[np.bool_]]]:
-    """Parts of a band, because whole its wide numbers would take as much memory as the logits."""
-    for top, bottom in pieces(*missing.shape):
-        yield torch.from_numpy(logits[:, top:bottom]), missing[top:bottom]
-
-
-def _probabilities(part: tuple[Tensor, NDArray[np.bool_]]) -> NDArray[np.float32]:
+def _pixel_probabilities(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Rows×W×K; NaN without data."""
-    return np.ascontiguousarray(softmax(*part).transpose(1, 2, 0))
+    return np.ascontiguousarray(softmax(logits, missing).transpose(1, 2, 0))
+
+
+def check_image(
+    image: NDArray[Any], info: BundleInfo, path: Path, nodata: float | None = None
+) -> NDArray[Any]:
+    """`image`, H×W×C or some rows of it, with the bands of the model; `path` is named in errors.
+
+    Pixels that hold `nodata` in all bands may hold anything, even NaN.
+
+    Raises:
+        ImageError: other bands than the model was trained on, 8 bit against more, or NaN.
+    """
+    try:
+        image = match_bands(image, info.bands, path)
+    except ImageError as error:
+        summary = f"{path} has {image.shape[-1]} bands, expected {plural(info.bands, 'band')}"
+        raise ImageError(f"{summary} of {info.dtype}", fix=error.fix) from error
+    if (image.dtype == np.uint8) != (info.dtype == "uint8"):
+        raise ImageError(
+            f"{path} is {image.dtype}, the model was trained on {info.dtype} images",
+            fix=f"Give the images as {info.dtype}, with the values they had in training.",
+        )
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        strange = ~np.isfinite(image).all(-1)
+        if (strange & ~missing_pixels(image, nodata)).any():
+            raise ImageError(f"{path} has NaN or infinite pixels", fix="Replace them by a number.")
+    return image
 
 
 class RowWindow:
@@ -290,7 +297,7 @@ def read_on(items: Iterable[T]) -> Iterator[T]:
             pool.shutdown(cancel_futures=True)
 
 
-def _continued(strips: Iterable[NDArray[Any]], below: int, right: int) -> Iterator[NDArray[Any]]:
+def _mirrored(strips: Iterable[NDArray[Any]], below: int, right: int) -> Iterator[NDArray[Any]]:
     """Strips of an image that is mirrored below and to the right, as `np.pad` would the whole."""
     tail: NDArray[Any] | None = None  # the last rows, from which those below are mirrored
     for strip in strips:

@@ -94,26 +94,6 @@ def cut(height: int, width: int, tile: int, overlap: float) -> list[Tile]:
     return [Tile(top, left, *shape) for top in tops for left in lefts]
 
 
-def cut_on_grid(height: int, width: int, tile: int, overlap: float, grid: int) -> list[Tile]:
-    """Tiles as of `cut`, with every position and side a multiple of `grid`.
-
-    Args:
-        height: Pixels, a multiple of `grid`.
-        width: Pixels, a multiple of `grid`.
-        tile: Side of a tile, pixels; the largest multiple of `grid` in it is taken.
-        overlap: Share of a tile that its neighbour covers too.
-        grid: Pixels.
-
-    >>> [tile.left for tile in cut_on_grid(8, 24, tile=9, overlap=0.25, grid=4)]
-    [0, 8, 16]
-    """
-    coarse = cut(height // grid, width // grid, max(1, tile // grid), overlap)
-    return [
-        Tile(tile.top * grid, tile.left * grid, tile.height * grid, tile.width * grid)
-        for tile in coarse
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The tiles of an image that is mirrored below and to the right until it fits a grid."""
@@ -147,14 +127,27 @@ def lay_out(height: int, width: int, tile: int, overlap: float, grid: int) -> La
     Args:
         height: Pixels, at least 1.
         width: Pixels, at least 1.
-        tile: Images with a longer side are cut, pixels.
+        tile: Images with a longer side are cut, pixels; into squares of the largest multiple of
+            `grid` in it.
         overlap: Share of a tile that its neighbour covers too.
         grid: Tiles begin at its multiples, so that they are pooled as the whole would be; pixels.
+
+    >>> layout = lay_out(7, 24, tile=9, overlap=0.25, grid=4)
+    >>> layout.below, [tile.left for tile in layout.tiles]
+    (1, [0, 8, 16])
     """
     if max(height, width) <= tile:
         return Layout(0, 0, [Tile(0, 0, height, width)])
     below, right = -height % grid, -width % grid
-    return Layout(below, right, cut_on_grid(height + below, width + right, tile, overlap, grid))
+    rows, columns = (height + below) // grid, (width + right) // grid
+    return Layout(
+        below,
+        right,
+        [
+            Tile(grid * one.top, grid * one.left, grid * one.height, grid * one.width)
+            for one in cut(rows, columns, max(1, tile // grid), overlap)
+        ],
+    )
 
 
 def tile_window(tile: Tile, height: int, width: int) -> NDArray[np.float32]:

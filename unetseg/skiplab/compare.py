@@ -30,7 +30,7 @@ from unetseg.data.facts.survey import survey
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair
-from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError, UnetsegError
+from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError
 from unetseg.evaluation.confusion import Counts, Floats, confusion, dice, mean_over
 from unetseg.evaluation.evaluate import choose_pairs, read_truth
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
@@ -416,11 +416,10 @@ class _Bench:
         def copies() -> Iterator[Opened[tuple[str, NDArray[np.uint8]]]]:
             """Every image clean and spoilt, with its condition and its truth."""
             limit = self.base.data.max_pixels
-            read = read_ahead(by_image, lambda path: read_truth(by_image[path], info, limit))
-            for seed, (path, pair) in enumerate(read):
-                if isinstance(pair, UnetsegError):
-                    raise pair
-                image, truth = pair
+            read = read_ahead(
+                by_image, lambda path: (path, *read_truth(by_image[path], info, limit))
+            )
+            for seed, (path, image, truth) in enumerate(read):
                 yield Opened((CLEAN, truth), image)
                 for name, corrupt in CORRUPTIONS.items():
                     yield Opened((name, truth), corrupt(image, SEVERITY, seed))

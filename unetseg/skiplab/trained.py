@@ -13,6 +13,7 @@ from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
 from unetseg.data.crops.crop import crop
 from unetseg.data.pairs.dataset_yaml import find_described
+from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.evaluate import choose_pairs, read_truth, run_folder
 from unetseg.prediction.engine import machine_for
@@ -78,14 +79,15 @@ def open_subject(
     by_image = {pair.image: pair for pair in chosen[: config.images_used]}
     why = f"; {remark}" if remark else ""
     progress.say(f"{plural(len(by_image), 'image')} of split {split} on {machine}{why}")
-    views, failures = [], []
-    for path, truth in read_ahead(
-        by_image, lambda path: read_truth(by_image[path], info, source.max_pixels)
-    ):
-        if isinstance(truth, UnetsegError):
-            failures.append(truth.summary)
-        else:
-            views.append(_view(by_image[path].name, *truth, config.window))
+    failures: list[str] = []
+
+    def read(pair: Pair) -> View:
+        return _view(pair.name, *read_truth(pair, info, source.max_pixels), config.window)
+
+    def refuse(_pair: Pair, error: UnetsegError) -> None:
+        failures.append(error.summary)
+
+    views = list(read_ahead(by_image.values(), read, refuse=refuse))
     if failures:
         fix = "Replace these files, or leave them out."
         raise DataError(f"{len(failures)} of {len(by_image)} pairs do not fit", failures, fix)
