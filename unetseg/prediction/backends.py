@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from unetseg.errors import MachineError
 from unetseg.prediction.fusion import fuse, is_fusible
-from unetseg.prediction.recording import Recording, record
+from unetseg.prediction.recording import TOLERANCE, Recording, probe, record, relative_error
 from unetseg.runtime import Machine
-from unetseg.unet.model import UNet
 from unetseg.unet.segmenter import Segmenter
 
 Backend = Callable[[Tensor], Tensor]
@@ -29,9 +28,6 @@ BUCKET = 128
 """Pixels; sides are continued to its multiples, so that varied sizes do not compile anew."""
 PROBES = (4, 5)
 """Sides of the images that a rewritten network is tried on, in strides of the network."""
-TOLERANCE = 0.01
-"""Largest relative error of its logits there in float32, as a norm: more is a wrong rewriting.
-What bfloat16 costs is another question; see `BundleInfo.precision`."""
 USUAL = 3
 """From its third image on, a size is worth a graph of its own, where networks need one."""
 MOST_GRAPHS = 8
@@ -66,14 +62,14 @@ def choose_backend(
     """
     if engine == "auto":
         return _fastest(segmenter, machine, pixels or 0)
-    made: dict[str, Callable[[Segmenter, Machine], Backend]] = {
-        "eager": _eager,
+    make: dict[str, Callable[[Segmenter, Machine], Backend]] = {
+        "eager": Eager,
         "fused": _fused,
         "compile": _compiled,
         "openvino": _openvino,
     }
     try:
-        return Choice(engine, "as asked for", made[engine](segmenter, machine))
+        return Choice(engine, "as asked for", make[engine](segmenter, machine))
     except NotImplementedError as error:
         summary = f"--engine {engine} cannot run this network: {error}"
         raise MachineError(summary, fix="Choose --engine auto.") from error
@@ -81,7 +77,7 @@ def choose_backend(
 
 def _fastest(segmenter: Segmenter, machine: Machine, pixels: int) -> Choice:
     """The choice of "auto"."""
-    eager = _eager(segmenter, machine)
+    eager = Eager(segmenter, machine)
     if machine.device.type == "mps":
         return Choice("eager", "nothing else is known to work on MPS", eager)
     try:
@@ -93,10 +89,6 @@ def _fastest(segmenter: Segmenter, machine: Machine, pixels: int) -> Choice:
     if pixels < COMPILED_PIXELS:
         return Choice("fused", "the job is too short to earn back compiling", fused)
     return Choice("compile", "the job is long", _compiled(segmenter, machine, fused))
-
-
-def _eager(segmenter: Segmenter, machine: Machine) -> "Eager":
-    return Eager(segmenter.network, machine)
 
 
 def _fused(segmenter: Segmenter, machine: Machine) -> "Rewritten":
@@ -128,8 +120,8 @@ def folded(recording: Recording, dtype: torch.dtype) -> Backend:
 class Eager:
     """The network as it was trained, in torch's automatic mixed precision."""
 
-    def __init__(self, network: UNet, machine: Machine) -> None:
-        self._network = network
+    def __init__(self, segmenter: Segmenter, machine: Machine) -> None:
+        self._network = segmenter.network
         self._machine = machine
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -164,22 +156,27 @@ class Rewritten:
     ) -> None:
         self._network = segmenter.network
         self._dtype = machine.dtype
-        self._eager = Eager(segmenter.network, machine)
-        self._rewrite = rewrite
-        self._finish = finish
-        small, large = (_probe(segmenter, strides) for strides in PROBES)
-        recording = record(self._network.on_grid, small)
-        self._of_any_size = recording.of_any_size
-        _check(
-            self._network, rewrite(recording, torch.float32), large if self._of_any_size else small
+        self._eager = Eager(segmenter, machine)
+        self._rewrite, self._finish = rewrite, finish
+        bands, device = segmenter.mean.numel(), segmenter.mean.device
+        small, large = (
+            probe(self._network.geometry, bands, (side, side)).to(device) for side in PROBES
         )
-        self._graph = self._make(small) if self._of_any_size else None
-        self._own = _Graphs(self._make)
+        recording = record(self._network.on_grid, small)
+        tried = large if recording.of_any_size else small
+        with torch.no_grad():
+            logits = rewrite(recording, torch.float32)(tried)
+            off = relative_error(logits, self._network.on_grid(tried))
+        if not off <= TOLERANCE:
+            raise NotImplementedError(f"rewritten, its logits are off by {off:.1%}")
+        self._graph = self._make(small) if recording.of_any_size else None
+        self._seen: Counter[tuple[int, ...]] = Counter()
+        self._graphs: OrderedDict[tuple[int, ...], Backend] = OrderedDict()
 
     def __call__(self, image: Tensor) -> Tensor:
         """Logits of a prepared image."""
         continued = self._network.continued(image)
-        graph = self._own.graph(continued) if self._graph is None else self._graph
+        graph = self._graph_of_size(continued) if self._graph is None else self._graph
         if graph is None:
             return self._eager(image)
         return self._network.cropped(graph(continued.to(self._dtype)), image)
@@ -187,17 +184,8 @@ class Rewritten:
     def _make(self, example: Tensor) -> Backend:
         return self._finish(self._rewrite(record(self._network.on_grid, example), self._dtype))
 
-
-class _Graphs:
-    """Graphs for the sizes that come often, one for each."""
-
-    def __init__(self, make: Callable[[Tensor], Backend]) -> None:
-        self._make = make
-        self._seen: Counter[tuple[int, ...]] = Counter()
-        self._graphs: OrderedDict[tuple[int, ...], Backend] = OrderedDict()
-
-    def graph(self, image: Tensor) -> Backend | None:
-        """The graph for images like this, if there are enough of them."""
+    def _graph_of_size(self, image: Tensor) -> Backend | None:
+        """The graph for images of this size alone, where they come often."""
         shape = tuple(image.shape)
         self._seen[shape] += 1
         if self._seen[shape] < USUAL:
@@ -247,21 +235,3 @@ class Compiled:
         self._has_run = True
         height, width = logits.shape[-2:]
         return logits[..., : height - below, : width - right]
-
-
-def _probe(segmenter: Segmenter, strides: int) -> Tensor:
-    """Noise of a size that fits the network."""
-    geometry = segmenter.network.geometry
-    side = geometry.fitting(2 * geometry.margin + strides * geometry.stride)
-    generator = torch.Generator().manual_seed(strides)  # the global one is not to be disturbed
-    noise = torch.randn(1, segmenter.mean.numel(), side, side, generator=generator)
-    return noise.to(segmenter.mean.device).contiguous(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def _check(network: UNet, graph: Backend, probe: Tensor) -> None:
-    """Hold a rewritten network against what it was made from."""
-    expected, found = network.on_grid(probe), graph(probe)
-    error = float((found - expected).norm() / expected.norm().clamp(min=1e-6))
-    if not error <= TOLERANCE:
-        raise NotImplementedError(f"rewritten, its logits are off by {error:.1%}")

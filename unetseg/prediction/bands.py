@@ -57,28 +57,25 @@ class BandStore:
         self.width = width
         self.classes = classes
         self._recent = lru_cache(2)(self._load)  # neighbours share rows of outlines
-        self._open(json_value({"format": FORMAT, "spans": spans, "probabilities": classes, **job}))
+        self._keep(json_value({"format": FORMAT, "spans": spans, "probabilities": classes, **job}))
 
-    def _open(self, job: Any) -> None:
+    def _keep(self, job: Any) -> None:
         """Keep the bands of the same job, and no others."""
         file = self.folder / "job.json"
         try:
-            known = json.loads(file.read_text(encoding="utf-8"))
+            before = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            known = None
+            before = None
         kept = {".lock"}
-        if known == job:
-            kept |= {"job.json", *(self._file(*band).name for band in self._bands())}
+        if before == job:
+            bands = product(range(len(self.spans)), ("classes", "probabilities"))
+            kept |= {"job.json", *(self._file(*band).name for band in bands)}
         with writing(self.folder):  # what a killed process left half written goes, too
             for entry in self.folder.glob("*"):
                 if entry.name not in kept:
                     entry.unlink()
-        if known != job:
+        if before != job:
             write_json(file, job)
-
-    def _bands(self) -> Iterator[tuple[int, str]]:
-        """Number and kind of every file of a finished image."""
-        return product(range(len(self.spans)), ("classes", "probabilities"))
 
     @property
     def finished(self) -> int:
@@ -104,11 +101,11 @@ class BandStore:
         write_bytes(self._file(band.number, "classes"), content)
 
     def index(self, top: int, bottom: int) -> NDArray[np.uint8]:
-        """Class indexes of the rows `top` … `bottom`, those outside the image left out."""
+        """Class indexes rows×W of the rows `top` … `bottom`, those outside the image left out."""
         return self._rows("classes", top, bottom)
 
     def probabilities(self, top: int, bottom: int) -> NDArray[np.float32]:
-        """Probabilities of the rows `top` … `bottom`, rows×W×K."""
+        """Probabilities of these rows, rows×W×K."""
         return self._rows("probabilities", top, bottom)
 
     def _rows(self, kind: str, top: int, bottom: int) -> NDArray[Any]:
@@ -141,11 +138,7 @@ class BandStore:
 
     @contextmanager
     def written(self, path: Path) -> Iterator[Path]:
-        """Where a file is written before it is moved, whole, to its place beside the folder.
-
-        Raises:
-            MachineError: it cannot be moved there.
-        """
+        """Where a file is written before it is moved, whole, to its place beside the folder."""
         inside = self.folder / path.name
         yield inside
         with writing(path):
@@ -159,11 +152,11 @@ class OneBand:
     band: Band
 
     def index(self, top: int, bottom: int) -> NDArray[np.uint8]:
-        """Class indexes of the rows `top` … `bottom`."""
+        """Class indexes of the rows `top` … `bottom`, rows×W."""
         return self.band.index[top:bottom]
 
     def probabilities(self, top: int, bottom: int) -> NDArray[np.float32]:
-        """Probabilities of the rows `top` … `bottom`, rows×W×K."""
+        """Probabilities of these rows, rows×W×K."""
         (whole,) = self.band.probabilities
         return whole[top:bottom]
 

@@ -35,11 +35,8 @@ def is_fusible(dtype: torch.dtype) -> bool:
     """Whether this torch and this processor have the fused operations in `dtype`."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and _has_bf16())
-
-
-def _has_bf16() -> bool:
-    return bool(oneDNN._is_mkldnn_bf16_supported())
+    has_bf16 = dtype == torch.bfloat16 and bool(oneDNN._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or has_bf16
 
 
 class FusedConvolution(nn.Module):
@@ -68,35 +65,29 @@ class FusedConvolution(nn.Module):
     def forward(self, *tensors: Tensor) -> Tensor:
         """The parts N×C'×H×W, then the other tensor where one is added → N×outputs×H'×W'."""
         parts = tensors[: len(self.weights)]
-        if not self._is_laid_out:
-            self._lay_out(parts)
+        if not self._is_laid_out:  # for parts of these shapes; others find them good enough
+            self.weights = [
+                oneDNN._reorder_convolution_weight(weight, *self.numbers, list(part.shape))
+                for weight, part in zip(self.weights, parts, strict=True)
+            ]
+            self._is_laid_out = True
         activations = [None] * (len(parts) - 1) + [self.activation]  # after the last sum alone
-        total = self._first(parts[0], tensors[-1], activations[0])
+        start = self.weights[0], self.bias, *self.numbers
+        total: Tensor
+        if self.adds:
+            total = oneDNN._convolution_pointwise.binary(
+                parts[0], tensors[-1], *start, "add", None, activations[0], [], ""
+            )
+        else:
+            total = oneDNN._convolution_pointwise(
+                parts[0], *start, activations[0] or "none", [], ""
+            )
         for part, weight, activation in zip(
             parts[1:], self.weights[1:], activations[1:], strict=True
         ):
             arguments = (*self.numbers, "add", None, activation, [], "")
             oneDNN._convolution_pointwise_.binary(total, part, weight, None, *arguments)
         return total
-
-    def _first(self, part: Tensor, other: Tensor, activation: str | None) -> Tensor:
-        total: Tensor
-        start = self.weights[0], self.bias, *self.numbers
-        if self.adds:
-            total = oneDNN._convolution_pointwise.binary(
-                part, other, *start, "add", None, activation, [], ""
-            )
-        else:
-            total = oneDNN._convolution_pointwise(part, *start, activation or "none", [], "")
-        return total
-
-    def _lay_out(self, parts: Sequence[Tensor]) -> None:
-        """Lay the weights out for parts of these shapes; others find them laid out well enough."""
-        self.weights = [
-            oneDNN._reorder_convolution_weight(weight, *self.numbers, list(part.shape))
-            for weight, part in zip(self.weights, parts, strict=True)
-        ]
-        self._is_laid_out = True
 
 
 class FusedTransposed(nn.Module):
@@ -139,11 +130,9 @@ def fuse(recording: Recording, dtype: torch.dtype) -> fx.GraphModule:
     recording.cast(dtype)
     for node in list(recording.graph.nodes):
         call = recording.convolution(node)
-        if call is None:
-            continue
-        if call.is_transposed:
+        if call is not None and call.is_transposed:
             _replace(recording, [node], FusedTransposed(call), (node.args[0],))
-        else:
+        elif call is not None:
             _fuse_convolution(recording, node, call)
     return recording.module()
 

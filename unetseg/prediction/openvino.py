@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from unetseg.errors import MachineError
-from unetseg.unet.model import Geometry, UNet
+from unetseg.prediction.recording import TOLERANCE, probe, relative_error
+from unetseg.unet.model import UNet
 
 SIZES_KEPT = 4
 """Sizes that stay compiled, the last used; each holds the weights once more."""
@@ -22,8 +23,6 @@ EXAMPLE = (4, 5)
 """Height and width of the image that a network is converted with, in strides of the network."""
 PROBE = (2, 3)
 """The same of the image that the converted network is tried on."""
-TOLERANCE = 0.01
-"""Largest relative error of its logits there in float32, as a norm: more is a wrong conversion."""
 
 
 class OpenVinoNetwork:
@@ -48,7 +47,7 @@ class OpenVinoNetwork:
         self._precision = "bf16" if dtype == torch.bfloat16 else "f32"
         self._threads = threads
         self._model = lru_cache(1)(self._convert)
-        self._compiled = lru_cache(SIZES_KEPT)(self._compile_own)
+        self._compiled = lru_cache(SIZES_KEPT)(self._compile)
 
     def __call__(self, prepared: Tensor) -> Tensor:
         """Logits N×K×H×W float32 of prepared images N×C×H×W float32, of any height and width.
@@ -57,26 +56,40 @@ class OpenVinoNetwork:
             MachineError: OpenVINO cannot run this network.
         """
         image = self._network.continued(prepared)
-        compiled = self._compiled(tuple(image.shape[1:]), min(len(image), self._threads))
+        streams = min(len(image), self._threads)
+        compiled = self._compiled(tuple(image.shape[1:]), streams, self._precision)
         return self._network.cropped(self._run(compiled, image), prepared)
 
     def _convert(self, bands: int) -> Any:
-        """OpenVINO's model, held against torch at another size than it was converted with."""
-        model = _converted(self._openvino, self._network, bands)
-        probe = _noise(self._network.geometry, PROBE, bands)
+        """OpenVINO's model of images whose sides fit the network, held against torch."""
+        network, frontend = self._network, self._openvino.frontend
+        failures = (RuntimeError, frontend.OpConversionFailure, frontend.GeneralFailure)
+        example = probe(network.geometry, bands, EXAMPLE)
+        # whoever predicts may be in inference mode and autocast, which would be written down
+        with (
+            warnings.catch_warnings(),
+            torch.inference_mode(mode=False),
+            torch.autocast("cpu", enabled=False),
+            torch.no_grad(),
+        ):
+            warnings.simplefilter("ignore")  # of what torch deprecates and OpenVINO uses
+            try:
+                model = self._openvino.convert_model(_OnGrid(network), example_input=example)
+            except failures as error:
+                raise _unfit(shorten(str(error), 400)) from error
+        noise = probe(network.geometry, bands, PROBE)
         with torch.inference_mode():
-            expected = self._network.on_grid(probe)
-            found = self._run(self._compile(model, tuple(probe.shape[1:]), 1, "f32"), probe)
-        error = float((found - expected).norm() / expected.norm().clamp(min=1e-6))
-        if not error <= TOLERANCE:
-            raise _unfit(f"converted, its logits are off by {error:.1%}")
+            compiled = self._compile(tuple(noise.shape[1:]), 1, "f32", model)
+            off = relative_error(self._run(compiled, noise), network.on_grid(noise))
+        if not off <= TOLERANCE:
+            raise _unfit(f"converted, its logits are off by {off:.1%}")
         return model
 
-    def _compile_own(self, size: tuple[int, ...], streams: int) -> Any:
-        return self._compile(self._model(size[0]), size, streams, self._precision)
-
-    def _compile(self, model: Any, size: tuple[int, ...], streams: int, precision: str) -> Any:
-        """`model` for images of `size` (C, H, W), `streams` of them at the same time."""
+    def _compile(
+        self, size: tuple[int, ...], streams: int, precision: str, model: Any = None
+    ) -> Any:
+        """The network for images of `size` (C, H, W), `streams` of them at the same time."""
+        model = self._model(size[0]) if model is None else model
         model = model.clone()
         model.reshape([1, *size])
         steps = self._openvino.preprocess.PrePostProcessor(model)
@@ -96,19 +109,15 @@ class OpenVinoNetwork:
         pixels = image.permute(0, 2, 3, 1).contiguous()  # N, H, W, C: no copy if channels_last
         logits = torch.empty(len(pixels), *list(compiled.output(0).shape)[1:])
         requests = []
-        for one, result in zip(pixels, logits, strict=True):
+        for one, result in zip(pixels[:, None], logits[:, None], strict=True):  # batches of one
             request = compiled.create_infer_request()
-            request.set_input_tensor(self._shared(one))
-            request.set_output_tensor(self._shared(result))
+            request.set_input_tensor(self._openvino.Tensor(one.numpy(), shared_memory=True))
+            request.set_output_tensor(self._openvino.Tensor(result.numpy(), shared_memory=True))
             request.start_async()
             requests.append(request)
         for request in requests:
             request.wait()
         return logits
-
-    def _shared(self, tensor: Tensor) -> Any:
-        """OpenVINO's view of a tensor, as a batch of one."""
-        return self._openvino.Tensor(tensor[None].numpy(), shared_memory=True)
 
 
 class _OnGrid(nn.Module):
@@ -144,32 +153,5 @@ def _core() -> Any:
     return _imported().Core()
 
 
-def _converted(openvino: Any, network: UNet, bands: int) -> Any:
-    """The network as OpenVINO's model of images whose sides fit it."""
-    frontend = openvino.frontend
-    failures = (RuntimeError, frontend.OpConversionFailure, frontend.GeneralFailure)
-    example = _noise(network.geometry, EXAMPLE, bands)
-    # whoever predicts may be in inference mode and autocast, which would be written down
-    with (
-        warnings.catch_warnings(),
-        torch.inference_mode(mode=False),
-        torch.autocast("cpu", enabled=False),
-        torch.no_grad(),
-    ):
-        warnings.simplefilter("ignore")  # of what torch deprecates and OpenVINO uses
-        try:
-            return openvino.convert_model(_OnGrid(network), example_input=example)
-        except failures as error:
-            raise _unfit(shorten(str(error), 400)) from error
-
-
 def _unfit(reason: str) -> MachineError:
     return MachineError("OpenVINO cannot run this network", [reason], fix="Choose --engine auto.")
-
-
-def _noise(geometry: Geometry, strides: tuple[int, int], bands: int) -> Tensor:
-    """Normalised noise of a size that fits the network, channels_last."""
-    sides = [geometry.fitting(2 * geometry.margin + n * geometry.stride) for n in strides]
-    generator = torch.Generator().manual_seed(strides[0])  # the global one is not to be disturbed
-    noise = torch.randn(1, bands, *sides, generator=generator)
-    return noise.contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,8 @@
 """A network's calls on one image, written down as a graph that can be rewritten.
 
 Python's control flow is gone from the graph, and so are batch norms: in evaluation, a convolution
-with other weights does the work of the two (Jacob 2018, 1712.05877, section 3.2).
+with other weights does the work of the two (Jacob 2018, 1712.05877, section 3.2). Whatever a graph
+is rewritten to is held against the network on noise.
 """
 
 import inspect
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from unetseg.unet.model import Geometry
 
 Function = Callable[..., Any]
 
@@ -33,6 +36,9 @@ OF_ANY_SIZE = {
 DIRECT = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 TRANSPOSED = (*DIRECT[:5], "output_padding", "groups", "dilation")
 """Arguments of torch.conv2d and torch.conv_transpose2d."""
+TOLERANCE = 0.01
+"""Largest relative error of logits in float32, as a norm: more is a wrong rewriting. What bfloat16
+costs is another question; see `BundleInfo.precision`."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +169,15 @@ class _Recorder(TorchFunctionMode):
 
     def written(self, value: Any) -> Any:
         """`value` with nodes for its tensors."""
-        return fx.node.map_aggregate(value, self._written)
 
-    def _written(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) not in self._nodes:
-            self._remember(value, self.recording.put(value))
-        return self._nodes[id(value)]
+        def node_of(part: Any) -> Any:
+            if not isinstance(part, Tensor):
+                return part
+            if id(part) not in self._nodes:
+                self._remember(part, self.recording.put(part))
+            return self._nodes[id(part)]
+
+        return fx.node.map_aggregate(value, node_of)
 
     def _remember(self, tensor: Tensor, node: fx.Node) -> None:
         self._alive.append(tensor)
@@ -203,20 +210,14 @@ def _names_a_size(name: str, args: Any, named: dict[str, Any]) -> bool:
     """Whether arguments are rows or columns: where to crop, or how large to make an image."""
     if name == "__getitem__":
         spatial = args[1][2:] if isinstance(args[1], tuple) else ()
-        return len(spatial) < 2 or any(_cuts(index) for index in spatial)
+        whole = [isinstance(cut, slice) and cut.start is cut.stop is None for cut in spatial]
+        return len(spatial) < 2 or not all(whole)
     return name == "interpolate" and (len(args) > 1 or named.get("size") is not None)
-
-
-def _cuts(index: object) -> bool:
-    return not isinstance(index, slice) or index.start is not None or index.stop is not None
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
     pair = (value,) if isinstance(value, int) else tuple(value)
     return pair * (2 // len(pair))
-
-
-# ---------------------------------------------------------------- batch norms
 
 
 def _fold_norms(recording: Recording) -> None:
@@ -239,10 +240,10 @@ def _fold(recording: Recording, node: fx.Node, norm: dict[str, Any]) -> None:
     factor = torch.rsqrt(variance + norm["eps"]) * (1 if weight is None else weight)
     shift = (0 if bias is None else bias) - mean * factor
     image = norm["input"]
-    found = recording.convolution(image) if len(image.users) == 1 else None
+    before = recording.convolution(image) if len(image.users) == 1 else None
     with recording.graph.inserting_before(node):
-        if found:
-            new = recording.write(found.scaled(factor, shift), image.args[0])
+        if before:
+            new = recording.write(before.scaled(factor, shift), image.args[0])
         else:
             wide = [recording.put(each.view(1, -1, 1, 1)) for each in (factor, shift)]
             product = recording.graph.call_function(torch.mul, (image, wide[0]))
@@ -250,5 +251,18 @@ def _fold(recording: Recording, node: fx.Node, norm: dict[str, Any]) -> None:
     new.meta["shape"] = node.meta["shape"]
     node.replace_all_uses_with(new)
     recording.graph.erase_node(node)
-    if found:
+    if before:
         recording.graph.erase_node(image)
+
+
+def probe(geometry: Geometry, bands: int, strides: tuple[int, int]) -> Tensor:
+    """Noise 1×bands×h×w, channels_last, of so many strides of a network that it fits."""
+    sides = [geometry.fitting(2 * geometry.margin + n * geometry.stride) for n in strides]
+    generator = torch.Generator().manual_seed(strides[0])  # the global one is not to be disturbed
+    noise = torch.randn(1, bands, *sides, generator=generator)
+    return noise.contiguous(memory_format=torch.channels_last)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """The norm of the difference, relative to that of what was expected."""
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-6))
