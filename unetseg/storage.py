@@ -1,11 +1,13 @@
 """Files that are whole or not there: atomic writes, locks and run folders."""
 
+import csv
+import io
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from hashlib import blake2b
@@ -101,6 +103,15 @@ def write_json(path: Path, value: object) -> None:
     """Write `value` to `path` as indented JSON, whole or not at all; see `json_value`."""
     text = json.dumps(json_value(value), indent=2, ensure_ascii=False, default=str)
     write_text(path, text + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write `rows` under the names of the first one's columns, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def json_value(value: Any) -> Any:

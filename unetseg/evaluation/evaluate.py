@@ -1,8 +1,6 @@
 """Bundle + pairs → scores per class and per image, predicted masks and error pictures."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.predict import Predictor
 from unetseg.prediction.stream import Stream, check_image
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import content_hash, write_json, write_text
+from unetseg.storage import content_hash, write_csv, write_json
 
 
 @dataclass(frozen=True)
@@ -229,11 +227,8 @@ def write_scores(
 ) -> None:
     """Write scores.json, classes.csv and images.csv into the evaluation's folder."""
     write_json(result.folder / "scores.json", result.to_json())
-    rows = result.to_json()["classes"]
-    write_text(
-        result.folder / "classes.csv",
-        _csv([{"class": name, **values} for name, values in rows.items()]),
-    )
+    classes = result.to_json()["classes"].items()
+    write_csv(result.folder / "classes.csv", [{"class": name, **row} for name, row in classes])
     images = []
     for pair, count in zip(pairs, counts, strict=True):
         by_class = dice(count)
@@ -244,7 +239,7 @@ def write_scores(
         }
         cells = {name: "" if np.isnan(d) else f"{d:.4f}" for name, d in scores.items()}
         images.append({"image": pair.name, **cells})
-    write_text(result.folder / "images.csv", _csv(images))
+    write_csv(result.folder / "images.csv", images)
 
 
 class Artifacts:
@@ -270,11 +265,3 @@ class Artifacts:
         if self.overlays:
             write_png(self.folder / "overlays" / f"{case.pair.name}.png", count.picture())
         return count.counts
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

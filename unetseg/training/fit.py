@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,6 @@ from unetseg.bundle import save_bundle
 from unetseg.config import TrainConfig
 from unetseg.data.crops.cache import choose_cache, read_split
 from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
-from unetseg.data.crops.reader import PairReader
-from unetseg.data.facts.fingerprint import ImageFacts
 from unetseg.data.files.pngs import write_png
 from unetseg.errors import DivergedError, StoppedError
 from unetseg.evaluation.confusion import Scores
@@ -97,14 +95,21 @@ class Trainer:
         self.machine, self.progress = run.machine, progress
         self.log = RunLog(run.folder, progress)
         # Data
+        known, folder, bands = run.known, run.folder, self.plan.bands
+        cache = choose_cache(known, bands, run.config.runtime.cache, folder)
+        self.log.event("cache", place=cache.place, reason=cache.reason)
+        train_reader, self.val_reader = (
+            read_split(known, split, bands, cache.place, folder, progress)
+            for split in ("train", "val")
+        )
+        self.val_facts = [fact.image for fact in known.facts_of("val")]
+        gaps = find_gaps(known, "train", bands)
         rule = crop_rule(self.plan)
-        train_reader, self.val_reader = self._open_readers()
-        gaps = find_gaps(run.known, "train", self.plan.bands)
-        self.crops = Crops(train_reader, rule, run.known.statistics("train"), gaps)
+        self.crops = Crops(train_reader, rule, known.statistics("train"), gaps)
         seed = run.config.runtime.seed
         self.order = Order(self.plan.repeats, self.plan.batch * self.config.accumulate, seed)
         # Network
-        self.info = bundle_info(self.plan, run.known, run.data_hash)
+        self.info = bundle_info(self.plan, known, run.data_hash)
         self.learner = build_learner(self.info, self.plan, run.config, run.machine)
         # State
         self.step = 0
@@ -114,7 +119,8 @@ class Trainer:
         self.losses = LossMean()
         self.latest = math.nan
         self.rows: list[dict[str, float]] = []
-        self.clock = Clock(began, self.config.budget, self._total_steps())
+        steps = self.plan.epochs * self.order.steps_per_epoch if self.plan.epochs else None
+        self.clock = Clock(began, self.config.budget, steps)
         self.clock.afterwards = 0.0 if run.machine.dtype == torch.float32 else PRECISION_SHARE
         if run.state:
             self.restore(run.state)
@@ -131,31 +137,33 @@ class Trainer:
         write_png(self.run.folder / "previews" / "augmented.png", augmented_sheet(self.crops))
         self._close_files()  # the processes that read from now on open them themselves
         self.segmenter.train()
-        self._compile()
         self._announce()
         for batch in self._batches():
-            loss = self.train_step(batch)
+            factor = learning_rate_factor(
+                self.clock.fraction, self.config.schedule, self.config.warmup
+            )
+            loss = self.learner.step(batch, self.step, factor)  # may still be being computed
             self.losses.add(loss)
             self.step += 1
             self.clock.step_done(self.step)
             self._report(loss)
             if stop.signal is not None:
-                self._stop(stop)
+                self._stop(stop.exit_code)
             if self._validation_is_due():
                 self.validate()
-            elif self._save_is_due():
+            elif time.monotonic() - self.saved > SAVE_SECONDS:
                 self.save()
-            if self.clock.over or self._gave_up():
+            if self.clock.over or self.without_better >= (self.config.patience or math.inf):
                 break
         if not self.rows or self.rows[-1]["step"] != self.step:
             self.validate()
         self._check_precision()
-        self.finish()
-
-    def train_step(self, batch: Sample) -> Tensor:
-        """One optimizer step; its loss, which the device may still be computing."""
-        factor = learning_rate_factor(self.clock.fraction, self.config.schedule, self.config.warmup)
-        return self.learner.step(batch, self.step, factor)
+        self.progress.finish("training")
+        self.log.close()
+        self.progress.say(
+            f"best validation Dice {self.best:.4f} after {self.step} steps "
+            f"in {self.clock.elapsed:.0f} s"
+        )
 
     def validate(self) -> None:
         """Score the whole validation set; keep the weights when they are the best so far.
@@ -165,30 +173,18 @@ class Trainer:
         began = time.monotonic()
         self._check_skipped_steps()
         train_loss = self.losses.take()
-        engine = self.engine()
-        scores = score_split(engine, self.info, self.val_reader, self._val_facts, self.progress)
+        kept, tile, overlap = self.learner.kept, self.plan.tile, self.plan.overlap
+        engine = Engine(kept, self.machine, tile=tile, overlap=overlap)
+        scores = score_split(engine, self.info, self.val_reader, self.val_facts, self.progress)
         dice = float(np.nan_to_num(scores.foreground_dice, nan=1.0))
         self.without_better = 0 if dice > self.best else self.without_better + 1
         if dice > self.best or dice == self.best == 0:
             self.best = dice
-            self._save_bundle(scores)
+            info = self.info.model_copy(update={"scores": {"split": "val", **scores.to_json()}})
+            save_bundle(self.run.folder / "model", kept.state_dict(), info)
         self._record(train_loss, scores, engine)
         self.clock.validation_done(time.monotonic() - began)
         self.segmenter.train()
-
-    def engine(self) -> Engine:
-        """The weights to be kept, ready to predict; only until they move."""
-        tile, overlap = self.plan.tile, self.plan.overlap
-        return Engine(self.learner.kept, self.machine, tile=tile, overlap=overlap)
-
-    def finish(self) -> None:
-        """Say how it went."""
-        self.progress.finish("training")
-        self.log.close()
-        self.progress.say(
-            f"best validation Dice {self.best:.4f} after {self.step} steps "
-            f"in {self.clock.elapsed:.0f} s"
-        )
 
     def close(self) -> None:
         """Close the files of images bigger than memory, and give back what was kept of others."""
@@ -231,38 +227,18 @@ class Trainer:
 
     # ---------------------------------------------------------------- parts
 
-    def _open_readers(self) -> list[PairReader]:
-        """The readers of the training and validation pairs, which are decoded once if possible."""
-        known, bands, folder = self.run.known, self.plan.bands, self.run.folder
-        choice = choose_cache(known, bands, self.run.config.runtime.cache, folder)
-        self.log.event("cache", place=choice.place, reason=choice.reason)
-        return [
-            read_split(known, split, bands, choice.place, folder, self.progress)
-            for split in ("train", "val")
-        ]
-
-    def _batches(self) -> Iterator[Sample]:
+    def _batches(self) -> Iterable[Sample]:
+        """The batches that are left; before the first, the step is compiled if it was planned."""
         if self.clock.over:
-            return iter(())
+            return ()
+        if self.plan.compile:
+            batch = next(iter(crop_loader(self.crops, self.order, 0)))
+            problem = compile_step(self.learner, batch.split(self.config.accumulate)[0])
+            if problem:
+                self.progress.say(f"training without torch.compile: {problem}")
         wanted = self.run.config.runtime.workers
         workers = None if wanted == "auto" else wanted
         return training_batches(self.crops, self.order, self.machine, workers, self.progress)
-
-    def _compile(self) -> None:
-        """Compile the step if it was planned; where that does not work, say why and go on."""
-        if not self.plan.compile or self.clock.over:
-            return
-        batch = next(iter(crop_loader(self.crops, self.order, 0)))
-        problem = compile_step(self.learner, batch.split(self.config.accumulate)[0])
-        if problem:
-            self.progress.say(f"training without torch.compile: {problem}")
-
-    def _total_steps(self) -> int | None:
-        return self.plan.epochs * self.order.steps_per_epoch if self.plan.epochs else None
-
-    @property
-    def _val_facts(self) -> list[ImageFacts]:
-        return [fact.image for fact in self.run.known.facts_of("val")]
 
     def _check_skipped_steps(self) -> None:
         """Log steps that were no numbers; give up after several in a row."""
@@ -279,31 +255,20 @@ class Trainer:
         every = self.plan.validate_every * self.order.steps_per_epoch
         return self.clock.over or (self.step % every == 0 and self.clock.may_validate)
 
-    def _save_is_due(self) -> bool:
-        return time.monotonic() - self.saved > SAVE_SECONDS
-
-    def _gave_up(self) -> bool:
-        patience = self.config.patience
-        return patience is not None and self.without_better >= patience
-
-    def _stop(self, stop: StopRequest) -> None:
+    def _stop(self, exit_code: int) -> None:
         self.save()
         folder = self.run.folder
         raise StoppedError(
             f"stopped at step {self.step}; the state is in {folder / 'last.pt'}",
             fix=f"Go on with: unetseg train {self.run.data} --out {folder.parent} "
             f"--name {folder.name} --resume",
-            exit_code=stop.exit_code,
+            exit_code=exit_code,
         )
-
-    def _save_bundle(self, scores: Scores) -> None:
-        info = self.info.model_copy(update={"scores": {"split": "val", **scores.to_json()}})
-        save_bundle(self.run.folder / "model", self.learner.kept.state_dict(), info)
 
     def _check_precision(self) -> None:
         """Let the bundle know whether its masks may be computed in the training's arithmetic."""
         trained = self.step * self.order.batch * self.plan.patch**2
-        windows = spread_windows(self.val_reader, self._val_facts, pixels_to_compare(trained))
+        windows = spread_windows(self.val_reader, self.val_facts, pixels_to_compare(trained))
         verdict = check_precision(self.run.folder, self.machine, windows)
         if verdict is not None:
             self.log.event("precision", **verdict.model_dump(), holds=verdict.holds)
@@ -349,10 +314,9 @@ class Trainer:
             f"training and {len(self.val_reader)} validation images; crops of {self.plan.patch}², "
             f"{self.plan.batch} per step, {self.order.steps_per_epoch} steps per epoch"
         )
-        pixels = sum(fact.pixels for fact in self._val_facts)
-        self.clock.validation_steps = (
-            FORWARD_SHARE * pixels / (self.plan.patch**2 * self.order.batch)
-        )
+        pixels = sum(fact.pixels for fact in self.val_facts)
+        step_pixels = self.plan.patch**2 * self.order.batch
+        self.clock.validation_steps = FORWARD_SHARE * pixels / step_pixels
         self.progress.start("training", 1000)
 
     def _report(self, loss: Tensor) -> None:

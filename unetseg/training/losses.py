@@ -80,13 +80,13 @@ def soft_dice(
     says. Without any such class the loss and its gradient are 0.
 
     Args:
-        logits: N×K×H×W, any floating type.
-        target: N×H×W uint8 or int64 class indexes, 255 ignored.
+        logits: N×K×H×W.
+        target: N×H×W.
         foreground: Class indexes of the mean; None takes all.
         smooth: Pixels added above and below the fraction bar.
 
     Returns:
-        A scalar of 0–1, float32 (float64 for float64 logits).
+        A scalar of 0–1.
 
     Source: Milletari et al. 2016 (V-Net, arXiv:1606.04797); Isensee et al. 2021 (nnU-Net, Nature
     Methods 18:203).
@@ -109,12 +109,12 @@ def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None)
     `torch.nn.functional.cross_entropy` gives nan.
 
     Args:
-        logits: N×K×H×W, any floating type.
-        target: N×H×W uint8 or int64 class indexes, 255 ignored.
+        logits: N×K×H×W.
+        target: N×H×W.
         weights: K weights, 0 or more; only their ratios matter.
 
     Returns:
-        A scalar ≥ 0 in nats, float32 (float64 for float64 logits).
+        A scalar ≥ 0 in nats.
 
     Source: Ronneberger et al. 2015 (U-Net, arXiv:1505.04597), equation 1, with w per class.
 
@@ -138,13 +138,13 @@ def dice_ce(
     classes that are absent from the batch. The softmax is taken once.
 
     Args:
-        logits: N×K×H×W, any floating type.
-        target: N×H×W uint8 or int64 class indexes, 255 ignored.
+        logits: N×K×H×W.
+        target: N×H×W.
         weights: K class weights of the cross-entropy.
         foreground: Class indexes of the Dice mean; None takes all.
 
     Returns:
-        A scalar ≥ 0, float32 (float64 for float64 logits); 0 when every pixel is ignored.
+        A scalar ≥ 0; 0 when every pixel is ignored.
 
     Source: Isensee et al. 2021 (nnU-Net, Nature Methods 18:203).
 
@@ -183,15 +183,12 @@ class SegmentationLoss:
         """The loss of N×K×H×W `logits` for N×H×W `target`."""
         if self.kind == "dice":
             return soft_dice(logits, target, foreground=self.foreground)
-        weights = self._weights(logits.device)
+        weights = None
+        if self.class_weights is not None:
+            weights = torch.as_tensor(self.class_weights, device=logits.device).float()
         if self.kind == "ce":
             return cross_entropy(logits, target, weights)
         return dice_ce(logits, target, weights, foreground=self.foreground)
-
-    def _weights(self, device: torch.device) -> Tensor | None:
-        if self.class_weights is None:
-            return None
-        return torch.as_tensor(self.class_weights, dtype=torch.float32, device=device)
 
 
 def shrink_target(target: Tensor, height: int, width: int) -> Tensor:

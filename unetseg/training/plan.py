@@ -6,8 +6,10 @@ times where they are about the machine.
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +25,8 @@ from unetseg.runtime import Machine
 from unetseg.unet.build import CLASSIC
 from unetseg.unet.pretrained import DEPTHS
 from unetseg.unet.segmenter import Normalisation
+
+T = TypeVar("T")
 
 LARGEST_PATCH = {"cpu": 256, "cuda": 512, "mps": 384}
 BATCH = {"cpu": 8, "cuda": 16, "mps": 8}
@@ -91,30 +95,51 @@ def read_plan(run: Path) -> Plan:
 
 def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
     """Resolve every "auto" of `config` for this folder and this machine."""
-    reasons: dict[str, str] = {}
+    training, runtime, reasons = config.training, config.runtime, dict[str, str]()
+
+    def settle(name: str, asked: Any, rule: Callable[[], tuple[T, str]]) -> T:
+        """What was asked for, or what the rule gives where that is "auto"."""
+        value, reasons[name] = rule() if asked == "auto" else (asked, "as set")
+        return value
+
     train = known.facts_of("train")
-    patch = _patch(train, config, machine, reasons)
-    network = _network(config, patch, machine, reasons)
-    batch = _batch(config, network, patch, machine, reasons)
+    patch = settle("patch", training.patch, lambda: _patch(train, config.network.scale, machine))
+    network = _network(config.network, patch, machine, reasons)
+    batch = settle("batch", training.batch, lambda: _batch(network, patch, machine))
     repeats = tuple(max(1, round(fact.image.pixels / patch**2)) for fact in train)
     reasons["repeats"] = "one crop per image and epoch, more where an image is larger than a crop"
-    steps = -(-sum(repeats) // (batch * config.training.accumulate))
-    epochs = _epochs(config, steps, machine, reasons)
+    steps = -(-sum(repeats) // (batch * training.accumulate))
+    epochs = settle(
+        "epochs", training.epochs or "auto", lambda: _epochs(training.budget, steps, machine)
+    )
+    upright, compiled = (
+        asked if asked == "auto" else asked == "yes"
+        for asked in (training.upright, runtime.compile)
+    )
+    weights = None if training.class_weights == "none" else "auto"
     return Plan(
         network=network,
         bands=known.bands,
-        normalisation=_normalisation(train, known.bands, reasons),
+        normalisation=settle("normalisation", "auto", lambda: _normalisation(train, known.bands)),
         patch=patch,
         batch=batch,
-        lr=_learning_rate(config, network, reasons),
-        oversample=_oversample(known, config, reasons),
-        augment=_augment(config, reasons),
-        upright=_upright(known, config, reasons),
-        class_weights=_class_weights(known, config, reasons),
+        lr=settle("lr", training.lr, lambda: _learning_rate(training.optimizer, network)),
+        oversample=settle("oversample", training.oversample, lambda: _oversample(known)),
+        augment=settle(
+            "augment", training.augment, lambda: ("full", "the full profile suits most images")
+        ),
+        upright=settle("upright", upright, lambda: _upright(known)),
+        class_weights=settle("class_weights", weights, lambda: _class_weights(known)),
         repeats=repeats,
         epochs=epochs,
-        validate_every=_validate_every(known, config, patch**2 * sum(repeats), reasons),
-        compile=_compile(config, epochs and epochs * steps, machine, reasons),
+        validate_every=settle(
+            "validate_every",
+            "auto",
+            lambda: _validate_every(known, training.epochs, patch**2 * sum(repeats)),
+        ),
+        compile=settle(
+            "compile", compiled, lambda: _compile(config, epochs and epochs * steps, machine)
+        ),
         tile=LARGEST_TILE,
         overlap=OVERLAP,
         reasons=reasons,
@@ -140,35 +165,26 @@ def bundle_info(plan: Plan, known: Survey, data_hash: str) -> BundleInfo:
     )
 
 
-def _patch(
-    train: list[PairFacts], config: TrainConfig, machine: Machine, reasons: dict[str, str]
-) -> int:
-    if config.training.patch != "auto":
-        reasons["patch"] = "as set"
-        return config.training.patch
-    side = median(min(fact.image.shape) for fact in train)
-    largest = round(LARGEST_PATCH[machine.device.type] / config.network.scale)
+def _patch(train: list[PairFacts], scale: float, machine: Machine) -> tuple[int, str]:
+    kind, side = machine.device.type, median(min(fact.image.shape) for fact in train)
+    largest = round(LARGEST_PATCH[kind] / scale)
     patch = max(32, min(largest, 32 * math.ceil(side / 32)))
-    reasons["patch"] = (
-        f"median shorter side is {side:g}, at most {largest} on {machine.device.type}"
-    )
-    return patch
+    return patch, f"median shorter side is {side:g}, at most {largest} on {kind}"
 
 
 def _network(
-    config: TrainConfig, patch: int, machine: Machine, reasons: dict[str, str]
+    network: NetworkConfig, patch: int, machine: Machine, reasons: dict[str, str]
 ) -> NetworkConfig:
-    network = config.network
     if network.preset == "classic":
         reasons["network"] = "preset classic"
         return network.model_copy(update=CLASSIC)
-    found: dict[str, object] = {}
+    numbers: dict[str, int] = {}
     if network.depth == "auto":
-        found["depth"], reasons["depth"] = _depth(network, patch, machine)
+        numbers["depth"], reasons["depth"] = _depth(network, patch, machine)
     if network.width == "auto" and not (network.encoder or network.widths):
-        found["width"] = WIDTH[machine.device.type]
+        numbers["width"] = WIDTH[machine.device.type]
         reasons["width"] = f"what {machine.device.type} trains in good time"
-    return network.model_copy(update=found)
+    return network.model_copy(update=numbers)
 
 
 def _depth(network: NetworkConfig, patch: int, machine: Machine) -> tuple[int, str]:
@@ -181,26 +197,16 @@ def _depth(network: NetworkConfig, patch: int, machine: Machine) -> tuple[int, s
     return min(DEEPEST - machine.is_cpu, fits), reason
 
 
-def _batch(
-    config: TrainConfig,
-    network: NetworkConfig,
-    patch: int,
-    machine: Machine,
-    reasons: dict[str, str],
-) -> int:
-    if config.training.batch != "auto":
-        reasons["batch"] = "as set"
-        return config.training.batch
+def _batch(network: NetworkConfig, patch: int, machine: Machine) -> tuple[int, str]:
     width = network.widths[0] if network.widths else WIDTH[machine.device.type]
     width = network.width if isinstance(network.width, int) else width
     crop = patch**2 * network.scale**2 * width * network.blocks_per_level * ACTIVATION_BYTES
     fits = int(machine.free_memory() * 0.6 / crop)
-    batch = max(2, min(BATCH[machine.device.type], fits))
-    reasons["batch"] = f"{fits} crops fit in 60% of the free memory by estimate"
-    return batch
+    reason = f"{fits} crops fit in 60% of the free memory by estimate"
+    return max(2, min(BATCH[machine.device.type], fits)), reason
 
 
-def _normalisation(train: list[PairFacts], bands: int, reasons: dict[str, str]) -> Normalisation:
+def _normalisation(train: list[PairFacts], bands: int) -> tuple[Normalisation, str]:
     """Per image where images differ more between one another than within."""
     over = pooled([fact.image for fact in train], bands)
     std = np.maximum(over["std"], 1e-6)
@@ -208,104 +214,68 @@ def _normalisation(train: list[PairFacts], bands: int, reasons: dict[str, str]) 
     within = np.mean([np.mean(fact.image.std) for fact in train])
     ratio = float(means.std() / max(within, 1e-6))
     kind = "image" if ratio > 1 else "dataset"
-    reasons["normalisation"] = f"image means vary {ratio:.2f} times the deviation within images"
-    return Normalisation(kind=kind, mean=tuple(over["mean"].tolist()), std=tuple(std.tolist()))
+    normalisation = Normalisation(
+        kind=kind, mean=tuple(over["mean"].tolist()), std=tuple(std.tolist())
+    )
+    return normalisation, f"image means vary {ratio:.2f} times the deviation within images"
 
 
-def _learning_rate(config: TrainConfig, network: NetworkConfig, reasons: dict[str, str]) -> float:
-    if config.training.lr != "auto":
-        reasons["lr"] = "as set"
-        return config.training.lr
-    if config.training.optimizer == "sgd":
-        reasons["lr"] = "usual for SGD with momentum (nnU-Net)"
-        return 1e-2
-    pretrained = bool(network.encoder) and network.weights != "none"
-    reasons["lr"] = "pretrained weights move little" if pretrained else "usual for AdamW"
-    return 3e-4 if pretrained else 1e-3
+def _learning_rate(optimizer: str, network: NetworkConfig) -> tuple[float, str]:
+    if optimizer == "sgd":
+        return 1e-2, "usual for SGD with momentum (nnU-Net)"
+    if network.encoder and network.weights != "none":
+        return 3e-4, "pretrained weights move little"
+    return 1e-3, "usual for AdamW"
 
 
-def _foreground_shares(known: Survey) -> dict[int, float]:
+def _oversample(known: Survey) -> tuple[float, str]:
     pixels = known.class_pixels("train")
-    total = max(1, sum(pixels))
-    return {index: pixels[index] / total for index in known.class_map.foreground}
+    shares = [pixels[index] / max(1, sum(pixels)) for index in known.class_map.foreground]
+    rarest = min((share for share in shares if share), default=1.0)
+    reason = f"the rarest class has {rarest:.2%} of the pixels"
+    return 1 / 3 if rarest < RARE else 0.0, reason
 
 
-def _oversample(known: Survey, config: TrainConfig, reasons: dict[str, str]) -> float:
-    if config.training.oversample != "auto":
-        reasons["oversample"] = "as set"
-        return config.training.oversample
-    rarest = min((s for s in _foreground_shares(known).values() if s), default=1.0)
-    reasons["oversample"] = f"the rarest class has {rarest:.2%} of the pixels"
-    return 1 / 3 if rarest < RARE else 0.0
-
-
-def _augment(config: TrainConfig, reasons: dict[str, str]) -> str:
-    asked = config.training.augment
-    reasons["augment"] = "as set" if asked != "auto" else "the full profile suits most images"
-    return "full" if asked == "auto" else asked
-
-
-def _upright(known: Survey, config: TrainConfig, reasons: dict[str, str]) -> bool:
-    if config.training.upright != "auto":
-        reasons["upright"] = "as set"
-        return config.training.upright == "yes"
+def _upright(known: Survey) -> tuple[bool, str]:
     train = known.select("train")
     some = train[:: max(1, len(train) // MASKS_LOOKED_AT)]
     small = (pair for pair in some if not known.facts[pair.name].image.is_large)
     paths = (pair.mask for pair in small if pair.mask)
     limit = known.config.max_pixels
     masks = (known.class_map.encode(read_mask(path, limit).pixels) for path in paths)
-    found = is_upright(masks, range(len(known.class_map.classes)))
-    reasons["upright"] = f"classes {'have' if found else 'have no'} heights of their own"
-    return found
+    upright = is_upright(masks, range(len(known.class_map.classes)))
+    return upright, f"classes {'have' if upright else 'have no'} heights of their own"
 
 
-def _class_weights(
-    known: Survey, config: TrainConfig, reasons: dict[str, str]
-) -> tuple[float, ...] | None:
+def _class_weights(known: Survey) -> tuple[tuple[float, ...] | None, str]:
     """√(median frequency / frequency) of each class, within ½–3, for more than two classes."""
     pixels = np.array(known.class_pixels("train"), np.float64)
-    if config.training.class_weights == "none" or len(pixels) <= 2:
-        reasons["class_weights"] = (
-            "none: Dice balances the classes" if len(pixels) <= 2 else "as set"
-        )
-        return None
+    if len(pixels) <= 2:
+        return None, "none: Dice balances the classes"
     weights = np.sqrt(np.median(pixels[pixels > 0]) / np.maximum(pixels, 1))
-    reasons["class_weights"] = "square root of the median frequency over the class's, ½–3"
-    return tuple(np.where(pixels > 0, weights.clip(0.5, 3), 1.0).round(3).tolist())
+    reason = "square root of the median frequency over the class's, ½–3"
+    return tuple(np.where(pixels > 0, weights.clip(0.5, 3), 1.0).round(3).tolist()), reason
 
 
-def _epochs(
-    config: TrainConfig, steps: int, machine: Machine, reasons: dict[str, str]
-) -> int | None:
-    if config.training.epochs or config.training.budget:
-        reasons["epochs"] = "as set" if config.training.epochs else "what fits in the budget"
-        return config.training.epochs
+def _epochs(budget: float | None, steps: int, machine: Machine) -> tuple[int | None, str]:
+    if budget:
+        return None, "what fits in the budget"
     wanted = DEFAULT_STEPS[machine.device.type]
-    reasons["epochs"] = f"about {wanted} steps; use --epochs or --budget to choose"
-    return max(10, min(MOST_EPOCHS, math.ceil(wanted / steps)))
+    epochs = max(10, min(MOST_EPOCHS, math.ceil(wanted / steps)))
+    return epochs, f"about {wanted} steps; use --epochs or --budget to choose"
 
 
-def _validate_every(
-    known: Survey, config: TrainConfig, epoch_pixels: int, reasons: dict[str, str]
-) -> int:
+def _validate_every(known: Survey, epochs: int | None, epoch_pixels: int) -> tuple[int, str]:
     pixels = sum(fact.image.pixels for fact in known.facts_of("val"))
     every = math.ceil(FORWARD_SHARE * pixels / (VALIDATION_SHARE * epoch_pixels))
-    reasons["validate_every"] = f"validation takes at most {VALIDATION_SHARE:.0%} on top"
-    return max(every, math.ceil((config.training.epochs or 0) / MOST_VALIDATIONS), 1)
+    reason = f"validation takes at most {VALIDATION_SHARE:.0%} on top"
+    return max(every, math.ceil((epochs or 0) / MOST_VALIDATIONS), 1), reason
 
 
-def _compile(
-    config: TrainConfig, steps: int | None, machine: Machine, reasons: dict[str, str]
-) -> bool:
+def _compile(config: TrainConfig, steps: int | None, machine: Machine) -> tuple[bool, str]:
     """Whether compiling the step pays; never on a CPU, where it was measured not to."""
-    if config.runtime.compile != "auto":
-        reasons["compile"] = "as set"
-        return config.runtime.compile == "yes"
+    if machine.device.type != "cuda" or config.runtime.checkpointing:
+        return False, "it pays on CUDA alone, and without checkpointing"
     fewest, shortest = WORTH_COMPILING
     long = (steps or fewest) >= fewest and (config.training.budget or shortest) >= shortest
-    if machine.device.type != "cuda" or config.runtime.checkpointing:
-        reasons["compile"] = "it pays on CUDA alone, and without checkpointing"
-        return False
-    reasons["compile"] = f"the training is {'long' if long else 'too short to make up for it'}"
-    return long
+    return long, f"the training is {'long' if long else 'too short to make up for it'}"

@@ -1,7 +1,5 @@
 """A run is a folder: opened fresh or resumed, with everything that says how it was made."""
 
-import csv
-import io
 import json
 import math
 import shutil
@@ -22,7 +20,7 @@ from unetseg.data.pairs.splits import read_splits, write_splits
 from unetseg.errors import BundleError, ConfigError, UnetsegError
 from unetseg.progress import Progress
 from unetseg.runtime import Machine, start, versions
-from unetseg.storage import latest_run, locked, new_run_folder, write_json, write_text
+from unetseg.storage import latest_run, locked, new_run_folder, write_csv, write_json, write_text
 from unetseg.training.checkpoint import STATE, load_state
 from unetseg.training.plan import Plan, make_plan, read_plan
 from unetseg.training.tuning import tried_plan
@@ -91,39 +89,28 @@ def resume_run(
         BundleError: there is no run to go on with.
         ConfigError: the data or the settings differ from those of the run.
     """
-    folder = _find_run(out, name)
-    with locked(folder):
-        state = load_state(folder, progress)
-        saved = TrainConfig.model_validate_json(state["identity"]["config"])
-        config = _merged(saved, config)
-        machine = start(config.runtime)
-        known = survey(data, config.data, progress)
-        _check_same_data(data, known, state["identity"], folder)
-        known = with_splits(known, read_splits(folder / "splits.json", "name"))
-        plan = _continued_plan(folder, config)
-        progress.say(f"going on with {folder} at step {state['step']}")
-        yield TrainingRun(folder, data, config, machine, known, plan, data_hash(known), state)
-
-
-def _check_same_data(data: Path, known: Survey, identity: dict[str, str], folder: Path) -> None:
-    """Refuse to go on with other images, other masks, or another meaning of the masks."""
-    classes = known.class_map.model_dump_json()
-    same = {
-        "images and masks": data_hash(known) == identity["data"],
-        "classes": classes == identity.get("classes", classes),
-    }
-    changed = [name for name, is_same in same.items() if not is_same]
-    if changed:
-        fix = "Give the folder it was trained on, or train anew without --resume."
-        raise ConfigError(f"{data} has changed since {folder.name} was started", changed, fix)
-
-
-def _find_run(out: Path, name: str | None) -> Path:
     folder = out / name if name else latest_run(out)
     if folder is None or not folder.is_dir():
         what = f"there is no run {folder}" if folder else f"there is no run in {out}"
         raise BundleError(f"{what} to go on with", fix="Train without --resume first.")
-    return folder
+    with locked(folder):
+        state = load_state(folder, progress)
+        identity = state["identity"]
+        config = _merged(TrainConfig.model_validate_json(identity["config"]), config)
+        machine = start(config.runtime)
+        known = survey(data, config.data, progress)
+        classes = known.class_map.model_dump_json()
+        same = {
+            "images and masks": data_hash(known) == identity["data"],
+            "classes": classes == identity.get("classes", classes),
+        }
+        if changed := [name for name, is_same in same.items() if not is_same]:
+            fix = "Give the folder it was trained on, or train anew without --resume."
+            raise ConfigError(f"{data} has changed since {folder.name} was started", changed, fix)
+        known = with_splits(known, read_splits(folder / "splits.json", "name"))
+        plan = _continued_plan(folder, config)
+        progress.say(f"going on with {folder} at step {state['step']}")
+        yield TrainingRun(folder, data, config, machine, known, plan, data_hash(known), state)
 
 
 def _continued_plan(folder: Path, config: TrainConfig) -> Plan:
@@ -152,13 +139,12 @@ class RunLog:
 
     def rewrite(self, rows: list[dict[str, float]]) -> None:
         """Write all of metrics.csv, so that a resumed run has neither gaps nor duplicates."""
-        if not rows:
-            return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _short(value) for key, value in row.items()} for row in rows)
-        write_text(self.folder / "metrics.csv", text.getvalue())
+        if rows:
+            cells = [
+                {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in row.items()}
+                for row in rows
+            ]
+            write_csv(self.folder / "metrics.csv", cells)
 
     def scalars(self, row: dict[str, float]) -> None:
         """Show a row of metrics in TensorBoard."""
@@ -220,7 +206,3 @@ def data_hash(known: Survey) -> str:
     """A hash over the names and contents of all pairs."""
     rows = sorted(f"{name}\0{fact.hash}" for name, fact in known.facts.items())
     return blake2b("\n".join(rows).encode(), digest_size=16).hexdigest()
-
-
-def _short(value: float) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

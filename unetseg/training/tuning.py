@@ -14,7 +14,7 @@ import gc
 import math
 import subprocess
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
@@ -204,7 +204,14 @@ def training_batches(
         began = time.perf_counter()
         timed = list(islice(alone, TIMED))
         loading = (time.perf_counter() - began) / TIMED
-        step = yield from _timed_steps(timed, machine.device)
+        seconds = []
+        for batch in timed:
+            synchronise(machine.device)
+            began = time.perf_counter()
+            yield batch
+            synchronise(machine.device)
+            seconds.append(time.perf_counter() - began)
+        step = min(seconds)  # a validation may come between two of them
         workers, reason = choose_workers(loading, step, usable_cores(), is_cpu=machine.is_cpu)
         progress.say(f"loading: {reason}")
         order = order.after(WARM_UP + TIMED)
@@ -238,18 +245,3 @@ def choose_workers(
     who = {0: "the training itself", 1: "1 process"}.get(workers, f"{workers} processes")
     times = f"a batch loads in {1e3 * batch_seconds:.3g} ms, a step takes {1e3 * step_seconds:.3g}"
     return workers, f"{who}: {times} ms"
-
-
-def _timed_steps(batches: Iterable[Sample], device: torch.device) -> Generator[Sample, None, float]:
-    """Give batches that are loaded already; the seconds of the fastest step made of one.
-
-    The fastest, because a validation may come between two of them.
-    """
-    seconds = []
-    for batch in batches:
-        synchronise(device)
-        began = time.perf_counter()
-        yield batch
-        synchronise(device)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
