@@ -12,8 +12,9 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import stdtrit
 
 from unetseg import __version__
-from unetseg.bundle import BundleInfo
 from unetseg.config import CompareConfig, NetworkConfig, TrainConfig
 from unetseg.data.facts.survey import survey
 from unetseg.data.masks.class_map import ClassMap
@@ -172,28 +172,47 @@ def compare(
     images = survey(data, base.data, progress)
     plan = make_plan(images, _of_kind(base, "concat"), machine)
     info = bundle_info(plan, images, data_hash(images))
-    costs = {skip: network_cost(_with_skip(info, skip), plan.patch) for skip in skips}
-    batch = {"batch": _claim(output, _identity(base, info, machine), plan.batch)}
+    costs = {}
+    for skip in skips:
+        network = info.network.model_copy(update={"skip": (skip,)})
+        costs[skip] = network_cost(info.model_copy(update={"network": network}), plan.patch)
+    batch = {"batch": _claim(output, base, info.data_hash, machine, plan.batch)}
     base = base.model_copy(update={"training": base.training.model_copy(update=batch)})
     with locked(output):
-        bench = _Bench(data, base, output, progress)
-        trainings, diverged = bench.all_trainings(skips, range(config.seeds))
-        times, shape = bench.predict_times(trainings)
+        runs = Trainings(data, base, output, progress)
+        trainings, diverged = runs.all(skips, range(config.seeds))
+        times, shape = runs.predict_times(trainings)
     arms = [
         Arm(skip, costs[skip], times[skip], tuple(each for each in trainings if each.skip == skip))
         for skip in times
     ]
-    facts = {
-        "data": str(data),
-        "data_hash": info.data_hash,
-        "gflop_of": [plan.patch, plan.patch],
-        "settings": _common_settings(base),
-        "versions": versions(),
-        "diverged": diverged,
-        "predict_ms_of": shape,
-        "machine": str(machine),
-    }
-    return _publish(output, arms, facts)
+    return _publish(
+        output,
+        arms,
+        data=str(data),
+        data_hash=info.data_hash,
+        gflop_of=[plan.patch, plan.patch],
+        settings=_common_settings(base),
+        versions=versions(),
+        diverged=diverged,
+        predict_ms_of=shape,
+        machine=str(machine),
+    )
+
+
+def _publish(output: Path, arms: Sequence[Arm], **facts: object) -> Result:
+    """Write the table of all trainings, and that of the kinds with its picture."""
+    split, images = arms[0].trainings[0].split, arms[0].trainings[0].images
+    standing = rank(arms)
+    verdicts = {arm.skip: verdict for arm, verdict in standing}
+    rows = [arm.row() | {"verdict": verdicts[arm.skip]} for arm in arms]
+    summary = [{name: row[name] for name in SUMMARY} for row in rows]
+    seeds = [training.row() for arm in arms for training in arm.trainings]
+    publish(Result(output, seeds, summary, CAPTION), "compare_seeds", {})
+    where = {"all": "", "val": "validation "}.get(split, f"{split} ") + "image"
+    figures = {"compare": draw(standing, plural(images, where), SEVERITY)}
+    facts |= {"split": split, "images": images, "severity": SEVERITY, "confidence": CONFIDENCE}
+    return publish(Result(output, rows, summary, CAPTION), "compare", figures, **facts)
 
 
 def _comparable(skips: Sequence[str], network: NetworkConfig) -> tuple[str, ...]:
@@ -215,27 +234,6 @@ def _comparable(skips: Sequence[str], network: NetworkConfig) -> tuple[str, ...]
     return distinct
 
 
-def _publish(output: Path, arms: Sequence[Arm], facts: Mapping[str, Any]) -> Result:
-    """The table of the kinds with its picture, and the table of all trainings."""
-    split, images = arms[0].trainings[0].split, arms[0].trainings[0].images
-    standing = rank(arms)
-    verdicts = {arm.skip: verdict for arm, verdict in standing}
-    rows = [arm.row() | {"verdict": verdicts[arm.skip]} for arm in arms]
-    summary = [{name: row[name] for name in SUMMARY} for row in rows]
-    result = Result(output, rows, summary, CAPTION)
-    seeds = [training.row() for arm in arms for training in arm.trainings]
-    publish(replace(result, rows=seeds), "compare_seeds", {})
-    where = {"all": "", "val": "validation "}.get(split, f"{split} ") + "image"
-    figures = {"compare": draw(standing, plural(images, where), SEVERITY)}
-    scored = {"split": split, "images": images, "severity": SEVERITY, "confidence": CONFIDENCE}
-    return publish(result, "compare", figures, **facts, **scored)
-
-
-def _with_skip(info: BundleInfo, skip: str) -> BundleInfo:
-    network = info.network.model_copy(update={"skip": (skip,)})
-    return info.model_copy(update={"network": network})
-
-
 def _of_kind(base: TrainConfig, skip: str) -> TrainConfig:
     """The settings with one kind of skip, and with α only where there is one."""
     alpha = base.network.alpha if WITH_ALPHA & {base.network.shortcut, skip} else None
@@ -246,29 +244,21 @@ def _of_kind(base: TrainConfig, skip: str) -> TrainConfig:
 # ------------------------------------------------------------------ what was started
 
 
-def _identity(base: TrainConfig, info: BundleInfo, machine: Machine) -> dict[str, Any]:
-    """What all trainings of a comparison have in common."""
-    settings = {name: v for name, v in _common_settings(base).items() if name not in FREE}
-    return settings | {
-        "content of the data": info.data_hash,
-        "severity of the corruptions": SEVERITY,
-        "machine": f"{machine.device.type}, {machine.dtype}",
-        "unetseg": __version__,
-    }
-
-
 def _common_settings(base: TrainConfig) -> dict[str, Any]:
     settings = flat_settings(base)
     return {name: value for name, value in settings.items() if name not in {"skip", "seed"}}
 
 
-def _claim(output: Path, identity: dict[str, Any], batch: int) -> int:
+def _claim(output: Path, base: TrainConfig, content: str, machine: Machine, batch: int) -> int:
     """Remember what is compared in `output`, or check that it is the same; the batch to use.
 
     Raises:
         ConfigError: `output` holds a comparison of something else.
     """
     file = output / STARTED
+    identity = {name: v for name, v in _common_settings(base).items() if name not in FREE}
+    identity |= {"content of the data": content, "severity of the corruptions": SEVERITY}
+    identity |= {"machine": f"{machine.device.type}, {machine.dtype}", "unetseg": __version__}
     if not any((output / RUNS).glob("*")):
         write_json(file, {"identity": identity, "batch": batch})
         return batch
@@ -279,9 +269,12 @@ def _claim(output: Path, identity: dict[str, Any], batch: int) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{output / RUNS} is of no known comparison", [error], fix) from error
     shared = [name for name in before | identity if name not in FREE]
-    names = [n for n in shared if before.get(n) != identity.get(n)]
-    if names:
-        differences = [f"{n}: {before.get(n)} → {identity.get(n)}" for n in names]
+    differences = [
+        f"{name}: {before.get(name)} → {identity.get(name)}"
+        for name in shared
+        if before.get(name) != identity.get(name)
+    ]
+    if differences:
         raise ConfigError(f"{output} holds another comparison; these differ", differences, fix)
     return batch
 
@@ -290,7 +283,7 @@ def _claim(output: Path, identity: dict[str, Any], batch: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class Trainings:
     """Where trainings are made, scored and timed."""
 
     data: Path
@@ -298,9 +291,7 @@ class _Bench:
     output: Path
     progress: Progress
 
-    def all_trainings(
-        self, skips: Sequence[str], seeds: Sequence[int]
-    ) -> tuple[list[Training], list[str]]:
+    def all(self, skips: Sequence[str], seeds: Sequence[int]) -> tuple[list[Training], list[str]]:
         """Every kind with the first seed, then every kind with the next; and what diverged.
 
         Raises:
@@ -315,7 +306,12 @@ class _Bench:
             before = ": done before" if done else ": diverged before, and is left out"
             self.progress.say(f"{where}{before if done or lost else ''}")
             if not (done or lost):
-                done = self._trained_and_scored(skip, seed)
+                try:
+                    self._train(folder, skip, seed)
+                    done = self._score(folder, skip, seed)
+                except DivergedError as error:
+                    write_json(folder / DIVERGED, {"reason": error.summary})
+                    self.progress.say(f"{skip}, seed {seed} is left out: {error.summary}")
             if done:
                 results.append(done)
             else:
@@ -325,15 +321,13 @@ class _Bench:
             raise DivergedError("trainings diverged, and no two kinds are left", diverged, fix)
         return results, diverged
 
-    def predict_times(
-        self, results: Sequence[Training]
-    ) -> tuple[dict[str, float], tuple[int, ...]]:
+    def predict_times(self, of: Sequence[Training]) -> tuple[dict[str, float], tuple[int, ...]]:
         """Median milliseconds of each kind for one image, and that image's height and width.
 
         The kinds take turns, so that whatever else the machine does slows all of them alike.
         """
         folders: dict[str, Path] = {}  # of the first training of each kind that is left
-        for training in results:
+        for training in of:
             folders.setdefault(training.skip, self._folder(training.skip, training.seed))
         predictors = {
             skip: Predictor(folder, device=self.base.runtime) for skip, folder in folders.items()
@@ -347,15 +341,27 @@ class _Bench:
     def _folder(self, skip: str, seed: int) -> Path:
         return self.output / RUNS / f"{skip}-seed{seed}"
 
-    def _trained_and_scored(self, skip: str, seed: int) -> Training | None:
-        """None of a training that diverged, which its folder remembers."""
-        folder = self._folder(skip, seed)
+    def _pairs(self, folder: Path) -> tuple[str, tuple[Pair, ...]]:
+        """The split that scores are taken on, and its pairs."""
+        return choose_pairs(find_described(self.data, self.base.data)[0], folder, "auto")
+
+    def _train(self, folder: Path, skip: str, seed: int) -> None:
+        """Train anew, or go on with what an interruption left."""
+        runtime = self.base.runtime.model_copy(update={"seed": seed})
+        config = _of_kind(self.base, skip).model_copy(update={"runtime": runtime})
+        resume = (folder / STATE).is_file()
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)  # stopped before there was anything to keep
+        begin = partial(train, out=folder.parent, name=folder.name, resume=resume)
         try:
-            self._train(folder, skip, seed)
-        except DivergedError as error:
-            write_json(folder / DIVERGED, {"reason": error.summary})
-            self.progress.say(f"{skip}, seed {seed} is left out: {error.summary}")
-            return None
+            begin(self.data, config, progress=self.progress)
+        except StoppedError as error:
+            fix = "Give the same `unetseg lab compare` command again to go on."
+            code = error.exit_code
+            raise StoppedError(error.summary, error.offenders, fix, exit_code=code) from error
+
+    def _score(self, folder: Path, skip: str, seed: int) -> Training:
+        """Score a training on images held out, clean and spoilt, and write that down."""
         split, pairs = self._pairs(folder)
         predictor = Predictor(folder, device=self.base.runtime)
         counts = self._counts(predictor, pairs)
@@ -382,47 +388,22 @@ class _Bench:
         self.progress.say(f"{skip}, seed {seed}: Dice {done.dice[CLEAN]:.4f} ({split})")
         return done
 
-    def _train(self, folder: Path, skip: str, seed: int) -> None:
-        """Train anew, or go on with what an interruption left."""
-        runtime = self.base.runtime.model_copy(update={"seed": seed})
-        config = _of_kind(self.base, skip).model_copy(update={"runtime": runtime})
-        resume = (folder / STATE).is_file()
-        if not resume:
-            shutil.rmtree(folder, ignore_errors=True)  # stopped before there was anything to keep
-        try:
-            train(
-                self.data,
-                config,
-                out=folder.parent,
-                name=folder.name,
-                resume=resume,
-                progress=self.progress,
-            )
-        except StoppedError as error:
-            fix = "Give the same `unetseg lab compare` command again to go on."
-            code = error.exit_code
-            raise StoppedError(error.summary, error.offenders, fix, exit_code=code) from error
-
-    def _pairs(self, folder: Path) -> tuple[str, tuple[Pair, ...]]:
-        """The split that scores are taken on, and its pairs."""
-        return choose_pairs(find_described(self.data, self.base.data)[0], folder, "auto")
-
     def _counts(self, predictor: Predictor, pairs: Sequence[Pair]) -> dict[str, Counts]:
         """The confusions N×K×K of clean images and of each corruption's copies."""
         info, by_image = predictor.info, {pair.image: pair for pair in pairs}
+        limit = self.base.data.max_pixels
         rows: dict[str, list[Counts]] = {name: [] for name in (CLEAN, *CORRUPTIONS)}
         self.progress.start("scoring", len(pairs))
 
         def copies() -> Iterator[Opened[tuple[str, NDArray[np.uint8]]]]:
             """Every image clean and spoilt, with its condition and its truth."""
-            limit = self.base.data.max_pixels
             read = read_ahead(
                 by_image, lambda path: (path, *read_truth(by_image[path], info, limit))
             )
             for seed, (path, image, truth) in enumerate(read):
                 yield Opened((CLEAN, truth), image)
-                for name, corrupt in CORRUPTIONS.items():
-                    yield Opened((name, truth), corrupt(image, SEVERITY, seed))
+                for name, spoil in CORRUPTIONS.items():
+                    yield Opened((name, truth), spoil(image, SEVERITY, seed))
                 self.progress.advance("scoring", file=path.name)
 
         for predicted in predict_each(predictor.engine, copies()):
@@ -444,8 +425,7 @@ def _completed(folder: Path) -> Training | None:
 
 def _dice(counts: Counts, class_map: ClassMap) -> float:
     """Foreground Dice of K×K; of N×K×K the mean over the images that have one."""
-    scores = np.atleast_1d(mean_over(dice(counts), class_map.foreground))
-    return float(scores[~np.isnan(scores)].mean())
+    return float(np.nanmean(mean_over(dice(counts), class_map.foreground)))
 
 
 # ------------------------------------------------------------------ what the seeds can tell
@@ -512,44 +492,30 @@ def draw(standing: Sequence[tuple[Arm, str]], where: str, severity: int) -> Figu
         where: On what they were scored: "80 test images".
         severity: Of the corruptions.
     """
-    figure, axes = new_figure(13, 5, columns=2)
-    colours = [COLOURS[place % len(COLOURS)] for place in range(len(standing))]
-    _draw_scores(axes[0, 0], standing, colours)
-    axes[0, 0].set_title(f"On {where}")
-    _draw_conditions(axes[0, 1], standing, colours)
-    axes[0, 1].set_title(f"The same images spoilt, severity {severity} of {STRONGEST}")
-    handles, labels = axes[0, 1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", title="--skip")
-    return figure
-
-
-def _draw_scores(axes: Any, standing: Sequence[tuple[Arm, str]], colours: Sequence[str]) -> None:
-    for place, ((arm, _), colour) in enumerate(zip(standing, colours, strict=True)):
-        values = arm.dice()
-        axes.plot(values, np.full(len(values), place + 0.18), ".", color=colour, alpha=0.6)
-        spread = [deviation(values)] if len(values) > 1 else None
-        axes.errorbar(arm.mean, place, xerr=spread, fmt="o", color=colour, capsize=4)
-    names = [f"{arm.skip} ({verdict})\n{arm.cost.gflop:.3g} GFLOP" for arm, verdict in standing]
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("foreground Dice (mean ± deviation; dots: one training each)")
-
-
-def _draw_conditions(
-    axes: Any, standing: Sequence[tuple[Arm, str]], colours: Sequence[str]
-) -> None:
+    figure, (across,) = new_figure(13, 5, columns=2)
+    left, right = across
     conditions = (CLEAN, *CORRUPTIONS)
     shifts = np.linspace(-0.3, 0.3, len(standing))
-    for (arm, _), colour, shift in zip(standing, colours, shifts, strict=True):
-        values = [arm.dice(condition) for condition in conditions]
-        means = [float(value.mean()) for value in values]
-        spread = [deviation(value) for value in values] if len(arm.trainings) > 1 else None
-        places = np.arange(len(conditions)) + shift
-        axes.errorbar(places, means, spread, fmt="o", color=colour, capsize=3, label=arm.skip)
+    for number, (arm, _) in enumerate(standing):
+        style: dict[str, Any] = {"fmt": "o", "color": COLOURS[number % len(COLOURS)]}
+        of = [arm.dice(condition) for condition in conditions]
+        means = [float(values.mean()) for values in of]
+        spread = [deviation(values) for values in of] if len(of[0]) > 1 else None
+        left.plot(of[0], [number + 0.18] * len(of[0]), ".", color=style["color"], alpha=0.6)
+        left.errorbar(arm.mean, number, xerr=spread and spread[:1], capsize=4, **style)
+        places = np.arange(len(conditions)) + shifts[number]
+        right.errorbar(places, means, spread, capsize=3, label=arm.skip, **style)
+    names = [f"{arm.skip} ({verdict})\n{arm.cost.gflop:.3g} GFLOP" for arm, verdict in standing]
+    left.set_yticks(range(len(names)), names)
+    left.set_ylim(len(names) - 0.5, -0.5)
+    left.set_xlabel("foreground Dice (mean ± deviation; dots: one training each)")
+    left.set_title(f"On {where}")
     for border in range(len(conditions) - 1):
-        axes.axvline(border + 0.5, color="0.8", linewidth=0.8)
-    axes.grid(visible=False, axis="x")
-    axes.set_xticks(range(len(conditions)), conditions)
-    axes.set_xlim(-0.5, len(conditions) - 0.5)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_ylabel("foreground Dice (mean ± deviation)")
+        right.axvline(border + 0.5, color="0.8", linewidth=0.8)
+    right.grid(visible=False, axis="x")
+    right.set_xticks(range(len(conditions)), conditions)
+    right.set(xlim=(-0.5, len(conditions) - 0.5), ylim=(-0.02, 1.02))
+    right.set_ylabel("foreground Dice (mean ± deviation)")
+    right.set_title(f"The same images spoilt, severity {severity} of {STRONGEST}")
+    figure.legend(loc="outside right upper", title="--skip")
+    return figure
