@@ -13,7 +13,6 @@ apart by blending one texture into both.
 """
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -90,14 +89,12 @@ def texture(image: Image, severity: int, seed: int) -> Image:
     return _as_type_of(image, (1 - share) * image + share * pattern)
 
 
-CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(
-    {
-        "noise": noise,
-        "blur": blur,
-        "contrast": contrast,
-        "texture": texture,
-    }
-)
+CORRUPTIONS: Mapping[str, Corruption] = {
+    "noise": noise,
+    "blur": blur,
+    "contrast": contrast,
+    "texture": texture,
+}
 """Every corruption by its name."""
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ Array = NDArray[np.float32]
 
 TASK = "reading the openings"
 SHUT, OPEN = 0.1, 0.9
-"""Openings below and above these are called nearly shut and nearly open."""
+"""Openings below and above these are called shut and open."""
 SHOWN = 6
 """Images whose attention is drawn."""
 FOLLOWS = {"gated", "attention"}
@@ -94,11 +94,15 @@ class Opening:
         return (self.foreground - self.background) / total if total else 0.0
 
     def row(self) -> dict[str, Any]:
-        """The opening as a row of the table; the numbers of gates below 0.1 and above 0.9 too."""
-        shut, wide = shut_and_open(self.values) if self.kind == "gated" else (None, None)
+        """The opening as a row of the table; of gates also how many are shut, and how many open."""
+        gated = self.kind == "gated"
+        row = {
+            "nearly_shut": int((self.values < SHUT).sum()) if gated else None,
+            "nearly_open": int((self.values > OPEN).sum()) if gated else None,
+            "verdict": verdict_on(self.mean),
+        }
         columns = "level resolution kind image mean low high spread foreground background contrast"
-        row = {name: getattr(self, name) for name in columns.split()}
-        return row | {"nearly_shut": shut, "nearly_open": wide, "verdict": verdict_on(self.mean)}
+        return {name: getattr(self, name) for name in columns.split()} | row
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,7 @@ class Moment(BaseModel):
     """Learned numbers by the name of their parameter."""
 
 
-@dataclass(frozen=True)
-class Course:
+class Course(NamedTuple):
     """One learned number over the training."""
 
     what: str
@@ -318,11 +321,6 @@ def _range(values: Array) -> tuple[float, float, float]:
     return float(values.mean(dtype=np.float64)), float(low), float(high)
 
 
-def shut_and_open(gates: Array) -> tuple[int, int]:
-    """How many of the gates are nearly shut, and nearly open."""
-    return int((gates < SHUT).sum()), int((gates > OPEN).sum())
-
-
 # ------------------------------------------------------------------ learned numbers, over training
 
 
@@ -336,23 +334,19 @@ def learned_factors(network: nn.Module, alpha: float | None = None) -> list[Fact
     first = {INPUT_ALPHA: 1.0, BRANCH_ALPHA: 0.0, SKIP_ALPHA: 1.0}
     first = {what: value if alpha is None else alpha for what, value in first.items()}
     first |= {LOG_ODDS: SWITCH_START, BIAS_GATE: torch.tensor(CARRY).sigmoid().item()}
+    kinds = {ScaledInput: INPUT_ALPHA, ScaledBranch: BRANCH_ALPHA, Learned: SKIP_ALPHA}
     factors = []
-    value: Tensor
     for name, part in network.named_modules():
         match part:
-            case ScaledInput():
-                own, what, value = "alpha", INPUT_ALPHA, part.alpha
-            case ScaledBranch():
-                own, what, value = "alpha", BRANCH_ALPHA, part.alpha
-            case Learned():
-                own, what, value = "alpha", SKIP_ALPHA, part.alpha
+            case ScaledInput() | ScaledBranch() | Learned():
+                own, what, value = "alpha", kinds[type(part)], part.alpha.item()
             case Switch():
-                own, what, value = "log_odds", LOG_ODDS, part.log_odds
+                own, what, value = "log_odds", LOG_ODDS, part.log_odds.item()
             case Highway(gate=Gate(bias=Tensor() as bias)):
-                own, what, value = "gate", BIAS_GATE, bias.sigmoid().mean()
+                own, what, value = "gate", BIAS_GATE, bias.sigmoid().mean().item()
             case _:
                 continue
-        factors.append(Factor(f"{name}.{own}", what, value.item(), first[what]))
+        factors.append(Factor(f"{name}.{own}", what, value, first[what]))
     return factors
 
 
@@ -409,39 +403,30 @@ def _settled(overall: Sequence[Opening], factors: Sequence[Factor]) -> Figure:
     most = max(len(overall), *(len({f.stage for f in each}) for each in groups.values()), 1)
     count = bool(overall) + len(groups)
     figure, axes = new_figure(1 + 6 * count, 2.2 + 0.4 * most, columns=count)
-    if overall:
-        _draw_openings(axes[0, 0], overall)
     for panel, (what, group) in zip(axes[0, bool(overall) :], groups.items(), strict=True):
         stages = list(dict.fromkeys(factor.stage for factor in group))
         places = [stages.index(factor.stage) for factor in group]
-        panel.plot([factor.value for factor in group], places, "o", color=COLOURS[0])
+        panel.plot([factor.value for factor in group], places, "o")
         panel.axvline(group[0].start, color="0.4", linestyle="--", label="at the start")
-        panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        panel.set_yticks(range(len(stages)), stages)
-        panel.set_ylim(len(stages) - 0.5, -0.5)
-        panel.set_xlabel(what)
-        panel.set_title(f"{what.partition(':')[0]}, learned from {group[0].start:.2g}")
+        _name_rows(panel, stages, what)
+    if overall:
+        panel, places = axes[0, 0], list(range(len(overall)))
+        panel.hlines(places, [o.low for o in overall], [o.high for o in overall], color="0.8", lw=8)
+        for marker, name in (("o", "mean"), ("^", "foreground"), ("v", "background")):
+            values = np.array([getattr(each, name) for each in overall], np.float64)
+            if not np.isnan(values).all():  # None is nan, and not drawn
+                panel.plot(values, places, marker, label=name)
+        panel.update_datalim([(0, 0), (1, 0)])  # shut and open are in the picture
+        panel.autoscale_view(scaley=False)
+        names = [f"level {each.level} ({each.resolution})\n{each.kind}" for each in overall]
+        _name_rows(panel, names, "opening of the skips (bar: 5–95% of the pixels or channels)")
     return figure
 
 
-def _draw_openings(panel: Any, overall: Sequence[Opening]) -> None:
-    places = range(len(overall))
-    panel.hlines(places, [o.low for o in overall], [o.high for o in overall], color="0.8", lw=8)
-    marks: list[tuple[str, str, list[float | None]]] = [
-        ("o", "mean", [each.mean for each in overall]),
-        ("^", "mean on objects", [each.foreground for each in overall]),
-        ("v", "mean elsewhere", [each.background for each in overall]),
-    ]
-    for (marker, label, values), colour in zip(marks, COLOURS, strict=False):
-        if any(value is not None for value in values):
-            numbers = np.array(values, np.float64)  # nan for None: not drawn
-            panel.plot(numbers, places, marker, color=colour, label=label)
-    panel.set_yticks(places, [f"level {o.level} ({o.resolution})\n{o.kind}" for o in overall])
-    panel.set_ylim(len(overall) - 0.5, -0.5)
-    panel.set_xlabel("opening (bar: 5–95% of the pixels or channels)")
-    panel.update_datalim([(0, 0), (1, 0)])  # shut and open are in the picture
-    panel.autoscale_view(scaley=False)
-    panel.set_title("How far the skips open")
+def _name_rows(panel: Any, names: Sequence[str], what: str) -> None:
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.set_xlabel(what)
     panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -449,25 +434,18 @@ def _training(courses: Sequence[Course]) -> Figure:
     """The learned numbers over the training, one panel for each kind."""
     kinds = list(dict.fromkeys(course.what for course in courses))
     figure, axes = new_figure(7 * len(kinds), 4.5, columns=len(kinds))
-    for panel, what in zip(axes[0], kinds, strict=True):
-        stages: dict[str, int] = {}
-        for course in (course for course in courses if course.what == what):
-            place = stages.setdefault(course.stage, len(stages))
-            panel.plot(
-                list(course.points),
-                list(course.points.values()),
-                color=COLOURS[place % len(COLOURS)],
-                linestyle=("-", "--", ":")[place // len(COLOURS) % 3],
-                marker=".",
-                label=course.stage,
-            )
-        handles, labels = panel.get_legend_handles_labels()
-        by_stage = dict(zip(labels, handles, strict=True))
-        panel.legend(by_stage.values(), by_stage, loc="center left", bbox_to_anchor=(1, 0.5))
+    for panel, kind in zip(axes[0], kinds, strict=True):
+        own = [course for course in courses if course.what == kind]
+        stages = list(dict.fromkeys(course.stage for course in own))
+        for number, stage in enumerate(stages):
+            colour, style = COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "--"
+            panel.plot([], [], style, color=colour, label=stage)
+            for course in (course for course in own if course.stage == stage):
+                steps, values = zip(*course.points.items(), strict=True)
+                panel.plot(steps, values, style, color=colour, marker=".")
+        panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         panel.locator_params(axis="x", integer=True)
-        panel.set_xlabel("training step")
-        panel.set_ylabel(what)
-        panel.set_title(f"{what.partition(':')[0]} over the training")
+        panel.set(xlabel="training step", ylabel=kind)
     return figure
 
 
@@ -481,39 +459,27 @@ def _maps(subject: Subject, attention: Sequence[Opening]) -> Figure:
     size = 2.5 * (2 + len(columns)), sum(2.5 * height + 0.3 for height in heights) + 0.4  # inches
     figure, axes = new_figure(*size, len(views), 2 + len(columns))
     axes[0, 0].get_gridspec().set_height_ratios(heights)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    axes[0, 1].set_title("truth", fontsize=8)
     for row, view in zip(axes, views, strict=True):
         truth = overlay(view.image, view.truth, class_map.colours, background=class_map.background)
-        _show(row[0], picture(view.image), f"image {view.name}"[:34])
-        _show(row[1], truth, "truth")
+        row[0].imshow(picture(view.image))
+        row[1].imshow(truth)
+        row[0].set_title(view.name[:34], fontsize=8)
     for column, (level, maps) in zip(axes[:, 2:].T, columns.items(), strict=True):
         low, high = np.percentile(np.concatenate([each.ravel() for each in maps]), (1, 99))
         missing = max(0, NARROWEST - (high - low)) / 2
         low, high = float(low - missing), float(high + missing)
         for panel, view, opening in zip(column, views, maps, strict=True):
-            title = f"level {level}: {low:.2f} dark, {high:.2f} bright"
-            _show(panel, laid_over(view.image, opening, low, high), title)
+            panel.imshow(laid_over(view.image, opening, low, high))
+        column[0].set_title(f"level {level}: {low:.2f} dark, {high:.2f} bright", fontsize=8)
     figure.suptitle("Attention: the share of the encoder's features that passes")
     return figure
 
 
-def _show(panel: Any, cell: Picture, title: str) -> None:
-    panel.imshow(cell)
-    panel.set_axis_off()
-    panel.set_title(title, fontsize=8)
-
-
 def laid_over(image: NDArray[Any], opening: Array, low: float, high: float) -> Picture:
-    """The grey image under colours from dark (`low` and less) to bright (`high` and more).
-
-    Args:
-        image: H×W×C, anything that `picture` takes.
-        opening: H×W.
-        low: Opening of the darkest colour.
-        high: Opening of the brightest.
-
-    Returns:
-        uint8 H×W×3.
-    """
+    """The grey image H×W×C under colours: `low` and less are dark, `high` and more bright."""
     grey = picture(image).mean(2, keepdims=True)
     colours = 255 * colormaps[COLOUR_MAP]((opening - low) / (high - low))[..., :3]
     return np.asarray(grey + OPACITY * (colours - grey)).astype(np.uint8)
@@ -534,9 +500,7 @@ def _channels(gated: Sequence[Opening]) -> Figure:
         panel.grid(visible=False)
         panel.locator_params(integer=True)
         panel.set_ylabel("image")
-        shut, wide = shut_and_open(table.mean(0))
-        counts = f"{shut} nearly shut (< {SHUT}), {wide} nearly open (> {OPEN})"
-        panel.set_title(f"Level {level}: of {table.shape[1]} channels {counts}")
+        panel.set_title(f"level {level}: {table.shape[1]} channels")
     axes[-1, 0].set_xlabel("channel, from the most shut to the widest open")
     figure.colorbar(drawn, ax=list(axes[:, 0]), label="gate: 0 shut, 1 open")
     return figure

@@ -5,7 +5,6 @@ it have weights for these channels all the same, and multiply them by zero. With
 decoder computes the same from fewer numbers. An open switch passes everything: plain `concat`.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor
 
 from unetseg.bundle import BundleInfo, build_segmenter, load_bundle, save_bundle
-from unetseg.config import DeviceConfig, LevelSkip, TrainingConfig
+from unetseg.config import DeviceConfig, TrainingConfig
 from unetseg.errors import BundleError, ConfigError
 from unetseg.evaluation.evaluate import run_folder
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import Machine, start
+from unetseg.runtime import start
 from unetseg.skiplab.cost import Cost, network_cost, predict_ms
 from unetseg.unet.model import UNet
 from unetseg.unet.segmenter import Segmenter
@@ -72,20 +71,29 @@ def prune(
         BundleError: there is no usable model, or the logits changed; then nothing is written.
     """
     output = output or run_folder(run) / "pruned"
-    _check_free(output)
+    is_free = output.is_dir() and not any(output.iterdir())
+    if not is_free and (output.exists() or output.is_symlink()):
+        fix = "Give another folder by --output, or remove it first."
+        raise ConfigError(f"{output} is there already", fix=fix)
     machine = start(device or DeviceConfig())
     segmenter, info = load_bundle(run)
     smaller, smaller_info = prune_segmenter(segmenter, info)
     difference = check_agreement(segmenter, smaller)
     side = min(LARGEST_SIDE, info.tile)
+    noise = _random_image(segmenter, side, side, torch.Generator().manual_seed(0))
+    engines = {
+        name: Engine(each, machine, tile=side, overlap=0)
+        for name, each in {"before": segmenter, "after": smaller}.items()
+    }
     progress.say(f"timing both networks on {machine}")
+    times = predict_ms(engines, noise[0].permute(1, 2, 0).numpy(), progress)  # H, W, C
     pruning = Pruning(
         folder=output,
         levels=closed_levels(segmenter.network),
         side=side,
         before=network_cost(info, side),
         after=network_cost(smaller_info, side),
-        milliseconds=_times((segmenter, smaller), side, machine, progress),
+        milliseconds=(times["before"], times["after"]),
         difference=difference,
     )
     save_bundle(output.absolute(), smaller.state_dict(), smaller_info)
@@ -116,12 +124,23 @@ def prune_segmenter(segmenter: Segmenter, info: BundleInfo) -> tuple[Segmenter, 
             for level, switch in switches.items()
         ]
         raise ConfigError(summary, odds, fix)
-    depth = len(segmenter.network.decoder.steps)
-    kinds = _pruned_kinds(info.network.skip_of_levels(depth), switches)
-    network = info.network.model_copy(update={"skip": kinds})
+    kinds = list(info.network.skip_of_levels(len(segmenter.network.decoder.steps)))
+    for level, kind in enumerate(kinds):
+        if level in switches:
+            kinds[level] = "concat" if switches[level].is_open else "pruned"
+        elif kind == "switch":
+            kinds[level] = "none"  # the encoder has no features of this level
+    network = info.network.model_copy(update={"skip": tuple(kinds)})
     fresh = network.model_copy(update={"weights": "none"})
     smaller = build_segmenter(info.model_copy(update={"network": fresh}))
-    smaller.load_state_dict(_kept(segmenter.state_dict(), smaller.state_dict()))
+    old, kept = segmenter.state_dict(), {}
+    for name, like in smaller.state_dict().items():
+        kept[name] = old[name]
+        if like.shape != kept[name].shape:
+            # weights lose the first of their input channels: in [feature, up] the encoder's stand
+            # first, and so they do in all that a dense block appends to
+            kept[name] = kept[name][:, -like.shape[1] :]
+    smaller.load_state_dict(kept)
     return smaller.eval(), info.model_copy(update={"network": network})
 
 
@@ -134,34 +153,6 @@ def find_switches(network: UNet) -> dict[int, Switch]:
 def closed_levels(network: UNet) -> tuple[int, ...]:
     """Levels that a closed switch keeps from the decoder, full resolution first."""
     return tuple(level for level, switch in find_switches(network).items() if not switch.is_open)
-
-
-def _pruned_kinds(
-    kinds: Sequence[LevelSkip], switches: Mapping[int, Switch]
-) -> tuple[LevelSkip, ...]:
-    """The kind of every level once its switch, if it has one, is gone."""
-    pruned = list(kinds)
-    for level, kind in enumerate(pruned):
-        if level in switches:
-            pruned[level] = "concat" if switches[level].is_open else "pruned"
-        elif kind == "switch":
-            pruned[level] = "none"  # the encoder has no features of this level
-    return tuple(pruned)
-
-
-def _kept(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of `old` that `new` has too, in the shapes they have there.
-
-    Weights lose the first of their input channels: in [feature, up] the encoder's stand first, and
-    so they do in all that a dense block appends to.
-    """
-    kept = {}
-    for name, like in new.items():
-        tensor = old[name]
-        if tensor.shape != like.shape:
-            tensor = tensor[:, tensor.shape[1] - like.shape[1] :]
-        kept[name] = tensor
-    return kept
 
 
 def check_agreement(before: Segmenter, after: Segmenter) -> float:
@@ -191,33 +182,9 @@ def check_agreement(before: Segmenter, after: Segmenter) -> float:
     return difference
 
 
-def _times(
-    segmenters: tuple[Segmenter, Segmenter], side: int, machine: Machine, progress: Progress
-) -> tuple[float, float]:
-    """Milliseconds of two networks, as they predict, for one image of side×side pixels."""
-    noise = _random_image(segmenters[0], side, side, torch.Generator().manual_seed(0))
-    image = noise[0].permute(1, 2, 0).numpy()  # H, W, C
-    before, after = (Engine(each, machine, tile=side, overlap=0) for each in segmenters)
-    times = predict_ms({"before": before, "after": after}, image, progress)
-    return times["before"], times["after"]
-
-
 def _random_image(
     segmenter: Segmenter, height: int, width: int, generator: torch.Generator
 ) -> Tensor:
     """1×C×height×width on the CPU, pixel values like those that `segmenter` was trained on."""
     mean, std = segmenter.mean.cpu(), segmenter.std.cpu()
     return mean + std * torch.randn(1, mean.shape[1], height, width, generator=generator)
-
-
-def _check_free(folder: Path) -> None:
-    """Refuse to put a bundle in the place of anything.
-
-    Raises:
-        ConfigError: `folder` is a file or holds something.
-    """
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists() or folder.is_symlink():
-        fix = "Give another folder by --output, or remove it first."
-        raise ConfigError(f"{folder} is there already", fix=fix)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import cycler, rc_context
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
@@ -21,6 +21,7 @@ MOST_ROWS = 2000
 """Rows of a table up to which the JSON repeats it."""
 STYLE: dict[Any, Any] = {
     "axes.grid": True,
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.dpi": 120,
