@@ -147,9 +147,8 @@ def compare(
 
     Writes compare.csv, compare.json and compare.png, and compare_seeds.csv with a row for each
     training, whose run folders are in `output`/runs. The trainings take turns, all kinds with one
-    seed before the next seed. Calling it again goes on where it was interrupted, and repeats no
-    training that is complete; kinds and seeds may be added. A training that diverges is left out,
-    and so is a kind of which all do.
+    seed before the next seed. Called again it goes on with what is not complete; kinds and seeds
+    may be added. A training that diverges is left out, and so is a kind of which all do.
 
     Args:
         data: The folder of pairs. Scores are taken on its test images, else on those held out for
@@ -157,14 +156,13 @@ def compare(
         config: Kinds and number of seeds.
         base: All other settings; its skip and its seed do not count, and its α only for those
             kinds that have one.
-        output: Where to write.
+        output: The folder to write to.
         progress: Hears what is done.
 
     Raises:
-        ConfigError: `output` holds a comparison of other data or settings, or there is no network
-            of these settings.
+        ConfigError: `output` holds another comparison, or these settings make no network.
         DataError: the folder cannot be used.
-        DivergedError: so many trainings diverged that fewer than two kinds are left.
+        DivergedError: fewer than two kinds are left.
         StoppedError: a signal stopped a training; its state is saved.
     """
     skips = _comparable(config.skips, base.network)
@@ -193,7 +191,6 @@ def compare(
         data_hash=info.data_hash,
         gflop_of=[plan.patch, plan.patch],
         settings=_common_settings(base),
-        versions=versions(),
         diverged=diverged,
         predict_ms_of=shape,
         machine=str(machine),
@@ -211,7 +208,13 @@ def _publish(output: Path, arms: Sequence[Arm], **facts: object) -> Result:
     publish(Result(output, seeds, summary, CAPTION), "compare_seeds", {})
     where = {"all": "", "val": "validation "}.get(split, f"{split} ") + "image"
     figures = {"compare": draw(standing, plural(images, where), SEVERITY)}
-    facts |= {"split": split, "images": images, "severity": SEVERITY, "confidence": CONFIDENCE}
+    facts |= {
+        "versions": versions(),
+        "split": split,
+        "images": images,
+        "severity": SEVERITY,
+        "confidence": CONFIDENCE,
+    }
     return publish(Result(output, rows, summary, CAPTION), "compare", figures, **facts)
 
 
