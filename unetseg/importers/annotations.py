@@ -175,16 +175,14 @@ def collect(entries: Iterable[Entry]) -> Annotations:
     count = Counter(image.path for image in images)
     twins = {image.path: image.name for image in images if count[image.path] > 1}
     problems += [Problem("image listed several times", name) for name in twins.values()]
-    drawable = [_with_codes(image, codes) for image in images if image.path not in twins]
+    drawable = []
+    for image in (image for image in images if image.path not in twins):
+        mask = image.mask
+        if isinstance(mask, Sequence):
+            mask = partial(draw_shapes, mask, codes, smallest_on_top=image.smallest_on_top)
+        drawable.append(replace(image, mask=mask))
     notes = [str(Note(number, *words)) for words, number in counted.items() if number]
     return Annotations(classes, drawable, tuple(problems), (*sentences, *notes))
-
-
-def _with_codes(image: AnnotatedImage, codes: Mapping[str, int]) -> AnnotatedImage:
-    if not isinstance(image.mask, Sequence):
-        return image
-    draw = partial(draw_shapes, image.mask, codes, smallest_on_top=image.smallest_on_top)
-    return replace(image, mask=draw)
 
 
 def class_codes(names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:

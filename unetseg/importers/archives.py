@@ -68,12 +68,6 @@ class _Member(NamedTuple):
         """The name taken apart; backslashes count as slashes, as some programs write them."""
         return PureWindowsPath(self.name)
 
-    @property
-    def is_shadow(self) -> bool:
-        """Whether it is one of the shadows that macOS packs beside files."""
-        parts = self.path.parts
-        return "__MACOSX" in parts[:1] or any(part.startswith("._") for part in parts)
-
 
 @contextmanager
 def unpacked(source: Path, beside: Path) -> Iterator[Path]:
@@ -98,7 +92,14 @@ def unpacked(source: Path, beside: Path) -> Iterator[Path]:
     with folder as name:
         opened = _opened_zip(source) if suffix == ".zip" else _opened_tar(source, suffix)
         with _explained(source), opened as members:
-            _unpack(source, members, Path(name))
+            accepted = _accepted(source, members)
+            needed, free = sum(one.size for one in accepted), shutil.disk_usage(name).free
+            if needed > free:
+                came = f"{printable(above)} has {free} bytes left; {needed} are needed"
+                raise MachineError(came, fix="Free space, or name a folder OUT on another disk.")
+            for member in accepted:
+                with _explained(source, member.name):
+                    member.extract(Path(name), "/".join(member.path.parts))
         yield Path(name)
 
 
@@ -108,25 +109,11 @@ def archive_suffix(path: Path) -> str | None:
     return next(suffixes, None) if path.is_file() else None
 
 
-def _unpack(source: Path, members: Iterable[_Member], folder: Path) -> None:
-    """Write the files and folders of an archive below `folder`, if none of them is refused."""
-    accepted = _accepted(source, members)
-    needed, free = sum(member.size for member in accepted), shutil.disk_usage(folder).free
-    if needed > free:
-        raise MachineError(
-            f"{printable(folder.parent)} has {free} bytes left; {needed} are needed",
-            fix="Free space, or name a folder OUT on another disk.",
-        )
-    for member in accepted:
-        with _explained(source, member.name):
-            member.extract(folder, "/".join(member.path.parts))
-
-
 # What is refused
 
 
 def _accepted(source: Path, members: Iterable[_Member]) -> list[_Member]:
-    """The members but for shadows, and for the folder of all.
+    """The members but for the shadows that macOS packs beside files, and for the folder of all.
 
     Raises:
         DataError: any member is refused, or all together are too much.
@@ -145,7 +132,13 @@ def _accepted(source: Path, members: Iterable[_Member]) -> list[_Member]:
                 fix=_FIX,
             )
     faults = [f"{m.name[:LONGEST_NAME]}: {fault}" for m in kept for fault in _faults(m)]
-    kept = [member for member in kept if member.path.parts and not member.is_shadow]
+    kept = [
+        member
+        for member in kept
+        if (parts := member.path.parts)
+        and parts[0] != "__MACOSX"
+        and not any(part.startswith("._") for part in parts)
+    ]
     faults += _clashes([member for member in kept if len(member.name) <= LONGEST_NAME])
     if faults:
         summary = f"{printable(source)} is refused: {plural(len(faults), 'member')} could do harm"
@@ -171,9 +164,7 @@ def _clashes(members: Iterable[_Member]) -> Iterator[str]:
     """Files that would be written over one another, here or where case does not count."""
     paths = [(member.is_folder, PurePosixPath(*member.path.parts)) for member in members]
     files: dict[str, PurePosixPath] = {}
-    for is_folder, path in paths:
-        if is_folder:
-            continue
+    for path in (path for is_folder, path in paths if not is_folder):
         other = files.setdefault(same_name(str(path)), path)
         if other is not path:
             alike = "is there twice" if other == path else f"differs only in case from {other}"
@@ -190,18 +181,22 @@ def _clashes(members: Iterable[_Member]) -> Iterator[str]:
 @contextmanager
 def _opened_zip(source: Path) -> Iterator[Iterable[_Member]]:
     with zipfile.ZipFile(source) as archive:
-        yield [_zip_member(archive, info) for info in archive.infolist()]
 
+        def extract(info: zipfile.ZipInfo, folder: Path, name: str) -> None:
+            info.filename = f"{name}/" if info.is_dir() else name
+            archive.extract(info, folder)
 
-def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
-    def extract(folder: Path, name: str) -> None:
-        info.filename = f"{name}/" if is_folder else name
-        archive.extract(info, folder)
-
-    mode = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made under Unix
-    is_ordinary = mode in {0, stat.S_IFREG, stat.S_IFDIR}
-    is_folder = info.is_dir()
-    return _Member(info.orig_filename, info.file_size, is_folder, is_ordinary, extract)
+        ordinary = {0, stat.S_IFREG, stat.S_IFDIR}  # 0 where it was not made under Unix
+        yield [
+            _Member(
+                info.orig_filename,
+                info.file_size,
+                info.is_dir(),
+                stat.S_IFMT(info.external_attr >> 16) in ordinary,
+                partial(extract, info),
+            )
+            for info in archive.infolist()
+        ]
 
 
 @contextmanager
@@ -214,18 +209,17 @@ def _opened_tar(source: Path, suffix: str) -> Iterator[Iterable[_Member]]:
 
 def _tar_members(archive: tarfile.TarFile, packed: IO[bytes]) -> Iterator[_Member]:
     """The members, one by one, so that a bomb is noticed before it is unpacked to its end."""
+
+    def extract(info: tarfile.TarInfo, folder: Path, name: str) -> None:
+        info.name = name
+        archive.extract(info, folder, filter="data")
+
     while (info := archive.next()) is not None:
-        extract = partial(_extract, archive, info)
         is_ordinary = info.isdir() or info.isreg()
-        yield _Member(info.name, info.size, info.isdir(), is_ordinary, extract)
+        yield _Member(info.name, info.size, info.isdir(), is_ordinary, partial(extract, info))
     packed.seek(archive.offset)  # tarfile takes a damaged header for the end
     if packed.read(tarfile.BLOCKSIZE).strip(b"\0"):
         raise tarfile.ReadError(f"there is no header at byte {archive.offset}")
-
-
-def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo, folder: Path, name: str) -> None:
-    info.name = name
-    archive.extract(info, folder, filter="data")
 
 
 class _Guarded:
@@ -237,11 +231,6 @@ class _Guarded:
         self.tell = packed.tell
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes.
-
-        Raises:
-            ReadError: they are more than any header needs.
-        """
         if size > LONGEST_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return self._packed.read(size)
