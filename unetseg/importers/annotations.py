@@ -7,7 +7,7 @@ classes, masks, splits, files and lists of what was left out are made of these, 
 formats.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -151,38 +151,29 @@ class Annotations:
 
 def collect(entries: Iterable[Entry]) -> Annotations:
     """All that a reader yields; an image that it yields several times becomes a problem."""
-    images: list[AnnotatedImage] = []
-    problems: list[Problem] = []
-    counted: Counter[tuple[str, str]] = Counter()
-    sentences: list[str] = []
-    named = Classes(())
+    by_type: dict[type, list[Any]] = defaultdict(list)
     for entry in entries:
-        match entry:
-            case AnnotatedImage():
-                images.append(entry)
-            case Problem():
-                problems.append(entry)
-            case Note():
-                counted[entry.noun, entry.text] += entry.count
-            case Classes():
-                named = entry
-            case str():
-                sentences.append(entry)
+        by_type[type(entry)].append(entry)
+    images: list[AnnotatedImage] = by_type[AnnotatedImage]
+    named = next(iter(by_type[Classes]), Classes(()))
     shapes = [shape for one in images if isinstance(one.mask, Sequence) for shape in one.mask]
     labels = [shape.label for shape in shapes if shape.label is not None]
     names = tuple(named.names) or sorted(set(labels))
     classes, codes = (tuple(names), {}) if named.coded else class_codes([*names, *labels])
     count = Counter(image.path for image in images)
     twins = {image.path: image.name for image in images if count[image.path] > 1}
-    problems += [Problem("image listed several times", name) for name in twins.values()]
+    repeated = [Problem("image listed several times", name) for name in twins.values()]
     drawable = []
     for image in (image for image in images if image.path not in twins):
         mask = image.mask
         if isinstance(mask, Sequence):
             mask = partial(draw_shapes, mask, codes, smallest_on_top=image.smallest_on_top)
         drawable.append(replace(image, mask=mask))
+    counted: Counter[tuple[str, str]] = Counter()
+    for note in by_type[Note]:
+        counted[note.noun, note.text] += note.count
     notes = [str(Note(number, *words)) for words, number in counted.items() if number]
-    return Annotations(classes, drawable, tuple(problems), (*sentences, *notes))
+    return Annotations(classes, drawable, (*by_type[Problem], *repeated), (*by_type[str], *notes))
 
 
 def class_codes(names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -81,10 +81,6 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     Of several label files of an image the fine ones are taken, and label ids rather than train ids.
     A test split without published labels, and folders without label files, are left out.
 
-    Args:
-        source: The folder that holds leftImg8bit and gtFine or gtCoarse, or one above.
-        images: The folder of the images, where it is another.
-
     Raises:
         DataError: a folder cannot be read.
     """

@@ -22,7 +22,7 @@ from unetseg.importers.source_files import (
     ImageFiles,
     holds,
     name_in,
-    read_model,
+    read_json,
     split_of,
     visible_files,
 )
@@ -75,7 +75,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
         DataError: there is no such JSON, or it holds something else.
     """
     names = {path: name_in(source, path) for path in _json_files(source)}
-    jsons = {path: read_model(path, _Dataset, name) for path, name in names.items()}
+    jsons = {path: read_json(path, _Dataset, name) for path, name in names.items()}
     _check([*names.values()], [*jsons.values()])
     categories = sorted({(c.id, c.name) for json in jsons.values() for c in json.categories})
     yield Classes([name for _, name in categories])

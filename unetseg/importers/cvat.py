@@ -49,10 +49,6 @@ _FIX = 'Export the task as "CVAT for images 1.1".'
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     """Read an export with labelmap.txt or annotations.xml, or such an XML file.
 
-    Args:
-        source: The folder of the export, or one above; or the XML.
-        images: The folder of the images, where the export does not hold them.
-
     Raises:
         DataError: there is neither, or it cannot be read.
     """
@@ -70,11 +66,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
 
 
 def _read_masks(labelmap: Path, images: Path | None) -> Iterator[Entry]:
-    """Read the masks beside a labelmap.txt.
-
-    Raises:
-        DataError: there are none, or labelmap.txt is wrong.
-    """
+    """Read the masks beside a labelmap.txt."""
     root = labelmap.parent
     labels = read_labelmap(labelmap)
     yield Classes(labels.classes, coded=True)
@@ -107,11 +99,7 @@ def _draw_painted(
 
 
 def _read_xml(source: Path, images: Path | None) -> Iterator[Entry]:
-    """Read the XML file `source`.
-
-    Raises:
-        DataError: it is no such XML, or has a document type, which could swell without end.
-    """
+    """Read the XML file `source`."""
     export = _Export(source)
     if export.tracks or not export.images:
         came = plural(export.tracks, "track") if export.tracks else "no images"

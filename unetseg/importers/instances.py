@@ -47,10 +47,6 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     An image whose folder of masks is empty shows no objects; one without such a folder is a
     problem, unless it is in a test split that has no masks at all.
 
-    Args:
-        source: The folder that holds images and masks; with `images`, it may hold masks alone.
-        images: The folder of the images, where it is another.
-
     Raises:
         DataError: a folder cannot be read.
     """

@@ -24,7 +24,7 @@ from unetseg.importers.source_files import (
     embedded_png,
     holds,
     name_in,
-    read_model,
+    read_json,
     visible_files,
 )
 from unetseg.text import plural
@@ -71,7 +71,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     jsons: dict[Path, _Json] = {}
     for path in _json_files(source):
         try:
-            jsons[path] = read_model(path, _Json, name_in(source, path))
+            jsons[path] = read_json(path, _Json, name_in(source, path))
         except DataError as error:
             faults = "; ".join(error.offenders)
             yield Problem("no JSON of labelme", f"{error.summary}: {faults}")
@@ -129,30 +129,22 @@ def _image_of(path: Path, json: _Json, files: ImageFiles, name: Path) -> Annotat
     image = files.find(json.imagePath, near=path.parent)
     if isinstance(image, Path):
         return AnnotatedImage(image, files.name_of(image), shapes, size=size)
-    if not read_model(path, _Embedded, path.name).imageData:
+    if not read_json(path, _Embedded, path.name).imageData:
         return Problem(image.kind, f"{name} names {image.where}")
     plain_name = name.with_name(name.stem).as_posix()
     return AnnotatedImage(path, plain_name, shapes, size=size, embedded=partial(_embedded, path))
 
 
 def _embedded(path: Path) -> bytes:
-    """The image file within a JSON.
-
-    Raises:
-        MaskError: it is damaged, or larger than any image that is meant to be there.
-    """
-    text = read_model(path, _Embedded, path.name).imageData or ""
+    """The image file within a JSON."""
+    text = read_json(path, _Embedded, path.name).imageData or ""
     if len(text) > MOST_EMBEDDED:
         raise MaskError(f"its embedded image has {len(text)} characters; {MOST_EMBEDDED} may be")
     return decode_base64(text, "its embedded image")
 
 
 def _patch(shape: _Shape, size: Size) -> Patch:
-    """The pixels of a shape.
-
-    Raises:
-        MaskError: it has another number of points than its type, or an unknown type.
-    """
+    """The pixels of a shape."""
     points = shape.points
     kind = shape.shape_type or "polygon"
     couples = {"circle": 2, "line": 2, "mask": 2}

@@ -27,7 +27,7 @@ from typing import Annotated, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
-from pydantic import AfterValidator, AliasChoices, BaseModel, Field, RootModel, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, ValidationError
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.errors import DataError, MaskError
@@ -53,7 +53,7 @@ from unetseg.importers.source_files import (
     embedded_png,
     name_in,
     only_one,
-    read_model,
+    read_json,
     visible_files,
 )
 
@@ -153,20 +153,8 @@ class _Task(BaseModel):
         return sorted(kept, key=lambda one: one.date)
 
 
-class _Tasks(RootModel[list[_Task]]):
-    """The JSON export."""
-
-
-class _Rows(RootModel[list[dict[str, Any]]]):
-    """The JSON-MIN export: for each task its data, its id, and results, which are not read."""
-
-
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     """Read the JSON or PNG export in the folder `source`, or the JSON file `source`.
-
-    Args:
-        source: The export.
-        images: The folder of the images, where they do not lie beside the export.
 
     Raises:
         DataError: there is no export, there are several, or a JSON is something else.
@@ -184,12 +172,12 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     export = only_one(full, source)
     if export is not None:
         yield Note(len(brushes), "PNG file", "not read: the JSON has the brushes")
-        for task in read_model(export, _Tasks, name_in(source, export)).root:
+        for task in read_json(export, list[_Task], name_in(source, export)):
             yield from _read_task(task, task_images)
     elif brushes:
         urls = {}
         for path in rows:
-            for row in read_model(path, _Rows, name_in(source, path)).root:
+            for row in read_json(path, list[dict[str, Any]], name_in(source, path)):
                 url = url_of({key: value for key, value in row.items() if key != "id"})
                 if isinstance(url, str):
                     urls[str(row.get("id"))] = url
@@ -211,7 +199,8 @@ def _read_task(task: _Task, images: "TaskImages") -> Iterator[Entry]:
     results = task.finished[-1].result
     shapes, faults = read_regions(results)
     problems = [Problem("region cannot be read", fault) for fault in faults]
-    sizes = sorted(stated_sizes(results))
+    stated = {(one.original_height, one.original_width) for one in results}
+    sizes = sorted((height, width) for height, width in stated if height and width)
     if len(sizes) > 1:
         shown = ", ".join(f"{height}×{width}" for height, width in sizes)
         problems.append(Problem("images of several sizes in one task", shown))
@@ -233,12 +222,9 @@ def _read_task(task: _Task, images: "TaskImages") -> Iterator[Entry]:
 def _read_brushes(
     brushes: Iterable[tuple[Path, re.Match[str]]], urls: Mapping[str, str], images: "TaskImages"
 ) -> Iterator[Entry]:
-    """Read the files of brushes; of each task, the annotation with the highest id.
+    """Files of brushes with their names taken apart; of each task, the newest annotation counts.
 
-    Args:
-        brushes: The files, and their names taken apart.
-        urls: What JSON-MIN exports say about the images of tasks.
-        images: The images.
+    The images are those at the `urls` of the tasks that JSON-MIN exports tell.
     """
     tasks: dict[str, dict[int, list[Shape]]] = defaultdict(lambda: defaultdict(list))
     for path, name in brushes:
@@ -399,15 +385,6 @@ def other_types(results: Sequence[Result]) -> Iterator[str]:
     """The types of the results that are no areas, such as keypointlabels and choices."""
     areas = [id(result) for result in _areas(results)]
     return (r.type for r in results if r.type and r.type not in _AREAS and id(r) not in areas)
-
-
-def stated_sizes(results: Iterable[Result]) -> set[Size]:
-    """The sizes (height, width) of the image that the results state."""
-    return {
-        (result.original_height, result.original_width)
-        for result in results
-        if result.original_height and result.original_width
-    }
 
 
 def _areas(results: Sequence[Result]) -> Iterator[Result]:

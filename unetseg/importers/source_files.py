@@ -19,7 +19,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES, scan
 from unetseg.data.files.limits import explained
@@ -29,7 +29,7 @@ from unetseg.importers.annotations import AnnotatedImage, Draw, Problem, Shape
 from unetseg.importers.shapes import Size
 from unetseg.text import printable
 
-Model = TypeVar("Model", bound=BaseModel)
+Content = TypeVar("Content")
 
 
 # Names
@@ -102,19 +102,14 @@ def holds(path: Path, *words: bytes) -> bool:
     return all(word in content for word in words)
 
 
-def read_model(path: Path, model: type[Model], name: str) -> Model:
-    """Read the JSON file `path` as `model`, a pydantic model of what is needed of it.
-
-    Args:
-        path: The file.
-        model: What it has to hold.
-        name: What errors call it.
+def read_json(path: Path, kind: type[Content], name: str) -> Content:
+    """Read the JSON file `path`, which errors call `name`, as what is needed of it.
 
     Raises:
         DataError: it is no JSON, or has other contents; all faults listed.
     """
     try:
-        return model.model_validate_json(path.read_bytes().removeprefix(BOM_UTF8))
+        return TypeAdapter(kind).validate_json(path.read_bytes().removeprefix(BOM_UTF8))
     except ValidationError as error:
         faults = [
             printable(": ".join([*filter(None, [".".join(map(str, fault["loc"]))]), fault["msg"]]))
