@@ -84,11 +84,14 @@ class PairsFolder:
             MachineError: a file cannot be written.
         """
         used = self.check(codes)
+        copies = {f"images/{name}{image.suffix}": image}
         if mask_file is None:
             write_png(self.folder / f"masks/{name}.png", codes)
         else:
-            self._copy(mask_file, f"masks/{name}{mask_file.suffix.lower()}")
-        self._copy(image, f"images/{name}{image.suffix}")
+            copies[f"masks/{name}{mask_file.suffix.lower()}"] = mask_file
+        for target, source in copies.items():
+            with atomic_path(self.folder / target) as temporary:
+                shutil.copyfile(source, temporary)
         with self._lock:
             self.counts.pairs += 1
             self.counts.shown.update(code for code in used if code != IGNORED)
@@ -117,10 +120,6 @@ class PairsFolder:
         write_json(self.folder / RECORD, record)
         if self.counts.ignored:
             write_text(self.folder / "dataset.yaml", f"ignore: [{IGNORED}]  # no truth there\n")
-
-    def _copy(self, source: Path, target: str) -> None:
-        with atomic_path(self.folder / target) as temporary:
-            shutil.copyfile(source, temporary)
 
 
 @contextmanager
@@ -205,20 +204,18 @@ def safe_parts(name: str) -> list[str]:
     """
     text = re.sub(r"^[A-Za-z]:", "", name)
     parts = [part for part in re.split(r"[/\\]+", text) if part not in {"", ".", ".."}] or ["_"]
-    kept = [part for part in parts[:-1] if read_folder_name(part).role != "mask"]
+    *folders, stem = parts
+    folders = [folder for folder in folders if read_folder_name(folder).role != "mask"]
+    for i, folder in enumerate(folders):  # no image or mask beside it has the same name: a_png
+        plain, dot, suffix = folder.rpartition(".")
+        folders[i] = f"{plain}_{suffix}" if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else folder
     safe = []
-    for part in [*map(_unlike_file, kept), parts[-1]]:
+    for part in [*folders, stem]:
         text = "".join("_" if c in '<>:"|?*' or not c.isprintable() else c for c in part)
         text = text.encode()[:_LONGEST].decode(errors="ignore").rstrip(". ")
         text = "_" + text[1:] if text.startswith(".") else text
         safe.append(f"_{text}" if _RESERVED.fullmatch(text) or not text else text)
     return safe
-
-
-def _unlike_file(folder: str) -> str:
-    """The name of a folder so that no image or mask beside it has the same: `a.png` as `a_png`."""
-    stem, dot, suffix = folder.rpartition(".")
-    return f"{stem}_{suffix}" if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else folder
 
 
 def unique_classes(names: Iterable[str]) -> tuple[str, ...]:

@@ -60,12 +60,6 @@ class Patch:
         """Number of covered pixels."""
         return int(np.count_nonzero(self.covered))
 
-    def paint(self, mask: NDArray[np.uint8], code: int) -> None:
-        """Give the covered pixels of `mask` (H×W of the whole image) the value `code`."""
-        height, width = self.covered.shape
-        window = mask[self.top : self.top + height, self.left : self.left + width]
-        window[self.covered] = code
-
 
 NOTHING = Patch(0, 0, np.zeros((0, 0), bool))
 """The patch of a shape that covers no pixel."""
@@ -80,7 +74,8 @@ def paint_in_order(layers: Iterable[tuple[int, Patch]], size: Size) -> NDArray[n
     """
     mask = np.zeros(size, np.uint8)
     for code, patch in layers:
-        patch.paint(mask, code)
+        height, width = patch.covered.shape
+        mask[patch.top : patch.top + height, patch.left : patch.left + width][patch.covered] = code
     return mask
 
 
