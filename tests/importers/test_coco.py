@@ -5,17 +5,15 @@ Whatever is wrong is listed, all of it, and nothing is written.
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from tests.importers.exports import masks_in, photo, splits_in
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.data.sample import draw_sample
@@ -26,15 +24,6 @@ pytestmark = pytest.mark.filterwarnings(  # pycocotools' own decoder, the refere
     "ignore:__array__ implementation:DeprecationWarning"
 )
 SIZE = (60, 80)
-
-
-def write_image(path: Path, size: tuple[int, int] = SIZE, orientation: int = 1) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image = Image.fromarray(np.full((*size, 3), len(path.name), np.uint8))
-    image.save(path, exif=exif) if path.suffix == ".jpg" else image.save(path)
-    return path
 
 
 def dataset(
@@ -71,17 +60,16 @@ def box(x: float, y: float, x2: float, y2: float) -> list[float]:
     return [x, y, x2, y, x2, y2, x, y2]
 
 
+SQUARE = {"segmentation": [box(0, 0, 9, 9)]}
+
+
 def imported(tmp_path: Path, content: object, names: tuple[str, ...] = ("a.png",)) -> Path:
     """OUT of one JSON beside its images."""
     for name in names:
-        write_image(tmp_path / "src" / name)
+        photo(tmp_path / "src" / name, SIZE)
     write(tmp_path / "src", content)
     import_dataset("coco", tmp_path / "src", tmp_path / "out")
     return tmp_path / "out"
-
-
-def mask_of(out: Path, name: str = "a") -> NDArray[np.uint8]:
-    return np.asarray(read_mask(out / f"masks/{name}.png").pixels)
 
 
 # The same masks as pycocotools
@@ -116,9 +104,10 @@ def test_each_mask_is_that_of_pycocotools(tmp_path: Path, kind: str) -> None:
     one_each = [{"image_id": i, "segmentation": shapes(rng, kind)} for i in range(1, 26)]
     out = imported(tmp_path, dataset(one_each, names), names)
     reference = COCO(tmp_path / "src/instances.json")
+    masks = masks_in(out)
     for annotation in reference.anns.values():
-        found = mask_of(out, str(annotation["image_id"] - 1))
-        assert (found == reference.annToMask(annotation)).all()
+        mask = masks[str(annotation["image_id"] - 1)]
+        assert (mask == reference.annToMask(annotation)).all()
 
 
 def test_a_folder_of_pairs_goes_to_coco_and_back(tmp_path: Path) -> None:
@@ -156,7 +145,7 @@ def test_small_objects_stay_visible_in_any_order(tmp_path: Path) -> None:
     large = {"segmentation": [box(0, 0, 60, 50)], "category_id": 9}
     for i, order in enumerate([[small, large], [large, small]]):
         out = imported(tmp_path / str(i), dataset(order, categories={9: "sea", 5: "boat"}))
-        mask = mask_of(out)
+        mask = masks_in(out)["a"]
         assert [(mask == code).sum() for code in (1, 2)] == [100, 60 * 50 - 100]
         assert (out / "classes.txt").read_text() == "0 background\n1 boat\n2 sea\n"
 
@@ -165,7 +154,7 @@ def test_crowds_are_ignored_but_never_hide_an_object(tmp_path: Path) -> None:
     crowd = {"segmentation": [box(10, 10, 20, 20)], "iscrowd": 1}
     cat = {"segmentation": [box(0, 0, 15, 60)]}
     out = imported(tmp_path, dataset([cat, crowd]))
-    mask = mask_of(out)
+    mask = masks_in(out)["a"]
     assert (mask == 255).sum() == 50
     assert (mask == 1).sum() == 15 * 60
     record = json.loads((out / "import.json").read_text())
@@ -175,8 +164,8 @@ def test_crowds_are_ignored_but_never_hide_an_object(tmp_path: Path) -> None:
 
 def test_images_without_annotations_are_background(tmp_path: Path) -> None:
     names = ("a.png", "b.png")
-    out = imported(tmp_path, dataset([{"segmentation": [box(0, 0, 9, 9)]}], names), names)
-    assert mask_of(out, "b").max() == 0
+    out = imported(tmp_path, dataset([SQUARE], names), names)
+    assert masks_in(out)["b"].max() == 0
     assert "1 image without annotations" in (out / "import.json").read_text()
 
 
@@ -190,7 +179,7 @@ def test_names_of_categories_are_kept_and_made_different(tmp_path: Path) -> None
 
 def test_a_flat_polygon_is_a_polygon(tmp_path: Path) -> None:
     out = imported(tmp_path, dataset([{"segmentation": box(0, 0, 10, 10)}]))
-    assert mask_of(out).sum() == 100
+    assert masks_in(out)["a"].sum() == 100
 
 
 # Where images and splits are
@@ -198,33 +187,29 @@ def test_a_flat_polygon_is_a_polygon(tmp_path: Path) -> None:
 
 def test_splits_are_told_by_the_names_of_the_files(tmp_path: Path) -> None:
     for split in ("train", "val"):
-        write_image(tmp_path / f"src/{split}2017/{split}1.png")
-        content = dataset([{"segmentation": [box(0, 0, 9, 9)]}], (f"{split}1.png",))
+        photo(tmp_path / f"src/{split}2017/{split}1.png", SIZE)
+        content = dataset([SQUARE], (f"{split}1.png",))
         write(tmp_path / "src/annotations", content, f"instances_{split}2017.json")
         write(tmp_path / "src/annotations", {"images": []}, f"captions_{split}2017.json")
     done = import_dataset("coco", tmp_path / "src", tmp_path / "out")
     assert done.counts.splits == {"train": 1, "val": 1}
-    pairs = find_pairs(tmp_path / "out").pairs
-    assert {pair.name: pair.split for pair in pairs} == {
-        "train/train1": "train",
-        "val/val1": "val",
-    }
+    assert splits_in(tmp_path / "out") == {"train/train1": "train", "val/val1": "val"}
 
 
 def test_files_beside_their_images_and_equal_names(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
-        write_image(tmp_path / f"src/{split}/a.jpg", orientation=1)
-        content = dataset([{"segmentation": [box(0, 0, 9, 9)]}], ("a.jpg",))
+        photo(tmp_path / f"src/{split}/a.jpg", SIZE)
+        content = dataset([SQUARE], ("a.jpg",))
         write(tmp_path / f"src/{split}", content, "_annotations.coco.json")
     done = import_dataset("coco", tmp_path / "src", tmp_path / "out")
     assert done.counts.splits == {"train": 1, "val": 1, "test": 1}
 
 
 def test_a_lone_validation_set_has_no_splits(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png")
-    path = write(tmp_path, dataset([{"segmentation": [box(0, 0, 9, 9)]}]), "instances_val.json")
+    photo(tmp_path / "a.png", SIZE)
+    path = write(tmp_path, dataset([SQUARE]), "instances_val.json")
     import_dataset("coco", path, tmp_path / "out")
-    assert [pair.split for pair in find_pairs(tmp_path / "out").pairs] == [None]
+    assert splits_in(tmp_path / "out") == {"a": None}
 
 
 @pytest.mark.parametrize(
@@ -232,29 +217,29 @@ def test_a_lone_validation_set_has_no_splits(tmp_path: Path) -> None:
     ["sub/a.png", "/home/someone/sub/a.png", "C:\\sub\\a.png", "./sub/a.png", "../x/sub/a.png"],
 )
 def test_subfolders_and_foreign_paths(tmp_path: Path, name: str) -> None:
-    write_image(tmp_path / "src/sub/a.png")
-    write_image(tmp_path / "src/other/a.png")
-    write(tmp_path / "src", dataset([{"segmentation": [box(0, 0, 9, 9)]}], (name,)))
+    photo(tmp_path / "src/sub/a.png", SIZE)
+    photo(tmp_path / "src/other/a.png", SIZE)
+    write(tmp_path / "src", dataset([SQUARE], (name,)))
     import_dataset("coco", tmp_path / "src", tmp_path / "out")
-    assert (tmp_path / "out/masks/sub/a.png").is_file()
+    assert [*masks_in(tmp_path / "out")] == ["sub/a"]
 
 
 @pytest.mark.parametrize(
     "name", ["../secret.png", "/secret.png", "..\\secret.png", "x/../../secret.png", "..", "", "/"]
 )
 def test_a_file_name_never_reaches_outside(tmp_path: Path, name: str) -> None:
-    write_image(tmp_path / "secret.png")
-    write_image(tmp_path / "src/b.png")
+    photo(tmp_path / "secret.png", SIZE)
+    photo(tmp_path / "src/b.png", SIZE)
     absolute = name.replace("/secret", f"{tmp_path}/secret") if name == "/secret.png" else name
-    write(tmp_path / "src", dataset([{"segmentation": [box(0, 0, 9, 9)]}], (absolute,)))
+    write(tmp_path / "src", dataset([SQUARE], (absolute,)))
     with pytest.raises(DataError, match="no such image"):
         import_dataset("coco", tmp_path / "src", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_archive_of_it_all(tmp_path: Path) -> None:
-    write_image(tmp_path / "src/images/a.png")
-    write(tmp_path / "src", dataset([{"segmentation": [box(0, 0, 9, 9)]}]))
+    photo(tmp_path / "src/images/a.png", SIZE)
+    write(tmp_path / "src", dataset([SQUARE]))
     archive = shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "src")
     done = import_dataset("coco", Path(archive), tmp_path / "out")
     assert done.pairs == 1
@@ -264,9 +249,8 @@ def test_an_archive_of_it_all(tmp_path: Path) -> None:
 def test_splits_that_number_their_images_alike(tmp_path: Path) -> None:
     """`0001.jpg` of the training JSON is the one in the folder for training."""
     for split in ("train", "val"):
-        write_image(tmp_path / f"src/{split}2017/0001.png")
-        shape = {"segmentation": [[0, 0, 9, 0, 9, 9]]}
-        content = dataset([shape], ("0001.png",))
+        photo(tmp_path / f"src/{split}2017/0001.png", SIZE)
+        content = dataset([SQUARE], ("0001.png",))
         write(tmp_path / "src/annotations", content, f"instances_{split}2017.json")
     done = import_dataset("coco", tmp_path / "src", tmp_path / "out")
     assert done.counts.splits == {"train": 1, "val": 1}
@@ -279,69 +263,49 @@ def test_splits_that_number_their_images_alike(tmp_path: Path) -> None:
 # What is wrong
 
 
-def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    content = dataset([{"segmentation": [box(0, 0, 9, 9)]}] * 2)
-    change(content)
+WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"file_name": "x.png"}, {}, "no such image: x.png"),
+    ({}, {"image_id": 7}, "annotation without image: instances.json: 1 annotation of id 7"),
+    ({}, {"segmentation": [[1, 1, 5, 5]]}, "annotation 2: a polygon has 2 points, expected 3"),
+    ({}, {"segmentation": [[1, 1, 5, 5, 9, 9, 1]]}, "odd"),
+    ({}, {"segmentation": [[1, 1, 5, 5, 9, float("nan")]]}, "no numbers"),
+    ({}, {"segmentation": "abc"}, "neither polygons nor"),
+    ({}, {"category_id": 4}, "unknown category: a.png: annotation 2 has the category 4"),
+    ({}, {"segmentation": []}, "no segmentation: a.png: annotation 2 has none"),
+    ({}, {"segmentation": {"size": [8, 9], "counts": [72]}}, "for [8, 9], the image has [60, 80]"),
+    ({}, {"segmentation": {"size": [60, 80], "counts": [72]}}, "72 pixels, expected 4800"),
+    ({}, {"segmentation": {"size": [60, 80], "counts": "oo"}}, "damaged"),
+    ({"width": 81}, {}, "the annotations are for 60×81 pixels (height × width)"),
+]
+
+
+def changed(image: dict[str, Any], annotation: dict[str, Any], *more: Any) -> dict[str, Any]:
+    """One image and two annotations, the second of them and the image changed."""
+    content = dataset([SQUARE, SQUARE | annotation])
+    content["images"] = [content["images"][0] | image, *more]
     return content
 
 
-WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "missing image": (lambda c: c["images"][0].update(file_name="x.png"), "no such image: x.png"),
-    "stray annotation": (
-        lambda c: c["annotations"][0].update(image_id=7),
-        "annotation without image: instances.json: 1 annotation of id 7",
-    ),
-    "two points": (
-        lambda c: c["annotations"][1].update(segmentation=[[1, 1, 5, 5]]),
-        "a: annotation 2: a polygon has 2 points, expected 3 or more",
-    ),
-    "odd": (lambda c: c["annotations"][0].update(segmentation=[[1, 1, 5, 5, 9, 9, 1]]), "odd"),
-    "no numbers": (
-        lambda c: c["annotations"][0].update(segmentation=[[1, 1, 5, 5, 9, float("nan")]]),
-        "no numbers",
-    ),
-    "text": (lambda c: c["annotations"][0].update(segmentation="abc"), "neither polygons nor"),
-    "unknown category": (
-        lambda c: c["annotations"][1].update(category_id=4),
-        "unknown category: a.png: annotation 2 has the category 4",
-    ),
-    "one box": (
-        lambda c: c["annotations"][1].update(segmentation=[]),
-        "no segmentation: a.png: annotation 2 has none; boxes are no masks",
-    ),
-    "runs of another size": (
-        lambda c: c["annotations"][0].update(segmentation={"size": [8, 9], "counts": [72]}),
-        "its run lengths are for [8, 9], the image has [60, 80]",
-    ),
-    "too few runs": (
-        lambda c: c["annotations"][0].update(segmentation={"size": [60, 80], "counts": [72]}),
-        "cover 72 pixels, expected 4800",
-    ),
-    "damaged runs": (
-        lambda c: c["annotations"][0].update(segmentation={"size": [60, 80], "counts": "oo"}),
-        "damaged",
-    ),
-    "another size": (
-        lambda c: c["images"][0].update(width=81),
-        "the annotations are for 60×81 pixels (height × width), the image has 60×80",
-    ),
-    "image twice": (lambda c: c["images"].append(c["images"][0]), "image id is there twice"),
-    "file twice": (
-        lambda c: c["images"].append(c["images"][0] | {"id": 2}),
-        "image listed several times",
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", WRONG)
-def test_what_is_wrong_is_listed_and_nothing_is_written(tmp_path: Path, fault: str) -> None:
-    write_image(tmp_path / "src/a.png")
-    change, text = WRONG[fault]
-    write(tmp_path / "src", changed(change))
+@pytest.mark.parametrize(("image", "annotation", "text"), WRONG)
+def test_what_is_wrong_is_listed_and_nothing_is_written(
+    tmp_path: Path, image: dict[str, Any], annotation: dict[str, Any], text: str
+) -> None:
+    photo(tmp_path / "src/a.png", SIZE)
+    write(tmp_path / "src", changed(image, annotation))
     with pytest.raises(DataError) as caught:
         import_dataset("coco", tmp_path / "src", tmp_path / "out")
     assert text in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(1, "image id is there twice"), (2, "image listed several times")]
+)
+def test_an_image_that_is_there_twice(tmp_path: Path, number: int, text: str) -> None:
+    photo(tmp_path / "src/a.png", SIZE)
+    write(tmp_path / "src", changed({}, {}, {"id": number, "file_name": "a.png"}))
+    with pytest.raises(DataError, match=text):
+        import_dataset("coco", tmp_path / "src", tmp_path / "out")
 
 
 def test_all_of_it_is_listed_at_once(tmp_path: Path) -> None:
@@ -350,13 +314,13 @@ def test_all_of_it_is_listed_at_once(tmp_path: Path) -> None:
         [
             {"segmentation": [[1, 1, 2, 2]]},
             {"segmentation": [[1, 1]], "image_id": 2},
-            {"segmentation": [box(0, 0, 9, 9)], "image_id": 2, "category_id": 66},
-            {"segmentation": [box(0, 0, 9, 9)], "image_id": 77},
+            SQUARE | {"image_id": 2, "category_id": 66},
+            SQUARE | {"image_id": 77},
         ],
         names,
     )
     for name in names[:2]:
-        write_image(tmp_path / "src" / name)
+        photo(tmp_path / "src" / name, SIZE)
     write(tmp_path / "src", content)
     with pytest.raises(DataError) as caught:
         import_dataset("coco", tmp_path / "src", tmp_path / "out")
@@ -366,11 +330,9 @@ def test_all_of_it_is_listed_at_once(tmp_path: Path) -> None:
 
 def test_with_skip_images_with_faults_are_left_out_and_listed(tmp_path: Path) -> None:
     names = ("a.png", "b.png", "gone.png")
-    content = dataset(
-        [{"segmentation": [box(0, 0, 9, 9)]}, {"segmentation": [[1, 1]], "image_id": 2}], names
-    )
+    content = dataset([SQUARE, {"segmentation": [[1, 1]], "image_id": 2}], names)
     for name in names[:2]:
-        write_image(tmp_path / "src" / name)
+        photo(tmp_path / "src" / name, SIZE)
     write(tmp_path / "src", content)
     done = import_dataset("coco", tmp_path / "src", tmp_path / "out", on_bad="skip")
     assert done.pairs == 1
@@ -378,9 +340,7 @@ def test_with_skip_images_with_faults_are_left_out_and_listed(tmp_path: Path) ->
         "cannot be drawn: b: annotation 2: a polygon has 1 points, expected 3 or more",
         "no such image: gone.png",
     ]
-    record = json.loads((tmp_path / "out/import.json").read_text())
-    assert record["skipped"] == [str(problem) for problem in done.skipped]
-    assert [pair.name for pair in find_pairs(tmp_path / "out").pairs] == ["a"]
+    assert [*masks_in(tmp_path / "out")] == ["a"]
 
 
 REFUSED = {
@@ -396,7 +356,7 @@ REFUSED = {
         "annotations": [{"category_id": 1}],
     },
     "no COCO annotations found": {"images": []},
-    "category ids have several names": dataset([{"segmentation": [box(0, 0, 9, 9)]}])
+    "category ids have several names": dataset([SQUARE])
     | {"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]},
     "1 classes, the background counted": dataset([]) | {"categories": []},
 }
@@ -404,7 +364,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
-    write_image(tmp_path / "src/a.png")
+    photo(tmp_path / "src/a.png", SIZE)
     write(tmp_path / "src", REFUSED[text])
     with pytest.raises(DataError, match=text):
         import_dataset("coco", tmp_path / "src", tmp_path / "out")
@@ -419,15 +379,15 @@ def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_turned_photo_whose_annotations_are_not_turned_says_so(tmp_path: Path) -> None:
-    write_image(tmp_path / "src/a.jpg", size=SIZE, orientation=6)  # upright: 80×60
-    write(tmp_path / "src", dataset([{"segmentation": [box(0, 0, 9, 9)]}], ("a.jpg",)))
+    photo(tmp_path / "src/a.jpg", SIZE, orientation=6)  # upright: 80×60
+    write(tmp_path / "src", dataset([SQUARE], ("a.jpg",)))
     with pytest.raises(DataError, match=r"the image has 80×60; .* EXIF orientation"):
         import_dataset("coco", tmp_path / "src", tmp_path / "out")
 
 
 def test_more_classes_than_a_mask_can_hold(tmp_path: Path) -> None:
     many = dataset([], categories={i: f"c{i}" for i in range(1, 255)})
-    write_image(tmp_path / "src/a.png")
+    photo(tmp_path / "src/a.png", SIZE)
     write(tmp_path / "src", many)
     with pytest.raises(DataError, match="255 classes, the background counted; from 2 to 254"):
         import_dataset("coco", tmp_path / "src", tmp_path / "out")
