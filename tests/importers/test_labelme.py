@@ -1,7 +1,6 @@
 """labelme: files in the layout of its version 5, against shapes computed from their definition."""
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,29 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.spatial import cKDTree
 
-from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.pairs.match import find_pairs
+from tests.importers.exports import Mask, masks_in, picture, png_base64
 from unetseg.errors import DataError
 from unetseg.importers.importing import Imported, import_dataset
 
 SIZE = (60, 80)
-
-
-def picture(size: tuple[int, int] = SIZE, kind: str = "PNG", orientation: int = 1) -> bytes:
-    """An image file."""
-    memory, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = orientation
-    rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8))
-    image.save(memory, kind, exif=exif)
-    return memory.getvalue()
-
-
-def png(mask: NDArray[Any]) -> str:
-    """As labelme writes masks: 8 bits of 0 and 1, base64."""
-    memory = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8)).save(memory, "PNG")
-    return base64.b64encode(memory.getvalue()).decode()
 
 
 def shape(label: str, points: Sequence[Sequence[float]], kind: str = "polygon", **more: Any) -> Any:
@@ -54,6 +35,9 @@ def box(x: float, y: float, x2: float, y2: float) -> list[list[float]]:
     return [[x, y], [x2, y], [x2, y2], [x, y2]]
 
 
+SQUARE = shape("cell", box(0, 0, 9, 9))
+
+
 def write(folder: Path, name: str, shapes: list[Any], **more: Any) -> Path:
     """A JSON of labelme 5, and its image unless `imageData` is there."""
     path = folder / f"{name}.json"
@@ -69,7 +53,7 @@ def write(folder: Path, name: str, shapes: list[Any], **more: Any) -> Path:
     } | more
     path.write_text(json.dumps(content))
     if not content["imageData"] and "imagePath" not in more:
-        path.with_suffix(".png").write_bytes(picture())
+        path.with_suffix(".png").write_bytes(picture(SIZE))
     return path
 
 
@@ -77,14 +61,10 @@ def imported(tmp_path: Path, **more: Any) -> Imported:
     return import_dataset("labelme", tmp_path / "src", tmp_path / "out", **more)
 
 
-def mask_of(tmp_path: Path, name: str = "a") -> NDArray[np.uint8]:
-    return np.asarray(read_mask(tmp_path / f"out/masks/{name}.png").pixels)
-
-
-def drawn(tmp_path: Path, *shapes: Any) -> NDArray[np.uint8]:
+def drawn(tmp_path: Path, *shapes: Any) -> Mask:
     write(tmp_path / "src", "a", list(shapes))
     imported(tmp_path)
-    return mask_of(tmp_path)
+    return np.asarray(masks_in(tmp_path / "out")["a"])
 
 
 Y, X = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
@@ -138,7 +118,7 @@ def test_labelme_itself_differs_at_the_outline_alone(tmp_path: Path) -> None:
 def test_masks_are_pasted_and_cut_off(tmp_path: Path, left: int, top: int) -> None:
     blob = np.random.default_rng(1).random((12, 9)) < 0.5
     corners = [[left, top], [left + 8, top + 11]]
-    mask = drawn(tmp_path, shape("cell", corners, "mask", mask=png(blob)))
+    mask = drawn(tmp_path, shape("cell", corners, "mask", mask=png_base64(blob)))
     expected = np.zeros((500, 500), bool)
     expected[top + 100 : top + 112, left + 100 : left + 109] = blob
     assert (mask == expected[100:160, 100:180]).all()
@@ -166,7 +146,7 @@ def test_photos_that_are_stored_turned(tmp_path: Path) -> None:
     (tmp_path / "src/a.jpg").write_bytes(stored)
     write(tmp_path / "src", "a", [shape("cell", box(70, 0, 80, 10))], imagePath="a.jpg")
     imported(tmp_path)
-    assert mask_of(tmp_path)[:10, 70:].sum() == 100
+    assert masks_in(tmp_path / "out")["a"][:10, 70:].sum() == 100
     assert (tmp_path / "out/images/a.jpg").read_bytes() == stored
 
 
@@ -175,16 +155,16 @@ def test_photos_that_are_stored_turned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", ["../photos/a.png", "..\\photos\\a.png", "/home/x/photos/a.png"])
 def test_images_in_another_folder(tmp_path: Path, named: str) -> None:
-    write(tmp_path / "src/labels", "a", [shape("cell", box(0, 0, 9, 9))], imagePath=named)
+    write(tmp_path / "src/labels", "a", [SQUARE], imagePath=named)
     (tmp_path / "src/photos").mkdir()
-    (tmp_path / "src/photos/a.png").write_bytes(picture())
+    (tmp_path / "src/photos/a.png").write_bytes(picture(SIZE))
     imported(tmp_path)
-    assert [pair.name for pair in find_pairs(tmp_path / "out").pairs] == ["photos/a"]
+    assert [*masks_in(tmp_path / "out")] == ["photos/a"]
 
 
 def test_a_path_never_leads_out(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(picture())
-    write(tmp_path / "src", "a", [shape("cell", box(0, 0, 9, 9))], imagePath="../a.png")
+    (tmp_path / "a.png").write_bytes(picture(SIZE))
+    write(tmp_path / "src", "a", [SQUARE], imagePath="../a.png")
     with pytest.raises(DataError, match=r"no such image: a\.json names \.\./a\.png"):
         imported(tmp_path)
     assert imported(tmp_path, images=tmp_path).pairs == 1  # unless the user says so
@@ -194,19 +174,19 @@ def test_a_path_never_leads_out(tmp_path: Path) -> None:
 def test_embedded_images_are_taken_where_the_file_is_missing(
     tmp_path: Path, kind: str, suffix: str
 ) -> None:
-    data = picture(kind=kind)
+    data = picture(SIZE, kind)
     text = base64.b64encode(data).decode()
-    write(tmp_path / "src", "deep/a", [shape("cell", box(0, 0, 9, 9))], imageData=text)
+    write(tmp_path / "src", "deep/a", [SQUARE], imageData=text)
     done = imported(tmp_path)
     assert (tmp_path / f"out/images/deep/a.{suffix}").read_bytes() == data
     assert "1 image taken out of a JSON, since the file is missing" in done.notes
 
 
 def test_the_file_counts_where_both_are_there(tmp_path: Path) -> None:
-    write(tmp_path / "src", "a", [shape("cell", box(0, 0, 9, 9))], imageData="bm90IG1pbmU=")
-    (tmp_path / "src/a.png").write_bytes(picture())
+    write(tmp_path / "src", "a", [SQUARE], imageData="bm90IG1pbmU=")
+    (tmp_path / "src/a.png").write_bytes(picture(SIZE))
     imported(tmp_path)
-    assert (tmp_path / "out/images/a.png").read_bytes() == picture()
+    assert (tmp_path / "out/images/a.png").read_bytes() == picture(SIZE)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +198,7 @@ def test_the_file_counts_where_both_are_there(tmp_path: Path) -> None:
     ],
 )
 def test_embedded_images_that_are_none(tmp_path: Path, data: str, text: str) -> None:
-    write(tmp_path / "src", "a", [shape("cell", box(0, 0, 9, 9))], imageData=data)
+    write(tmp_path / "src", "a", [SQUARE], imageData=data)
     with pytest.raises(DataError, match=text) as caught:
         imported(tmp_path)
     assert "/tmp" not in str(caught.value)
@@ -226,22 +206,22 @@ def test_embedded_images_that_are_none(tmp_path: Path, data: str, text: str) -> 
 
 def test_an_embedded_image_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unetseg.importers.labelme.MOST_EMBEDDED", 99)
-    text = base64.b64encode(picture()).decode()
-    write(tmp_path / "src", "a", [shape("cell", box(0, 0, 9, 9))], imageData=text)
+    text = base64.b64encode(picture(SIZE)).decode()
+    write(tmp_path / "src", "a", [SQUARE], imageData=text)
     with pytest.raises(DataError, match="characters; 99 may be"):
         imported(tmp_path)
 
 
 def test_splits_come_from_folders(tmp_path: Path) -> None:
     for split in ("train", "val"):
-        write(tmp_path / "src", f"{split}/a", [shape("cell", box(0, 0, 9, 9))])
+        write(tmp_path / "src", f"{split}/a", [SQUARE])
     assert imported(tmp_path).counts.splits == {"train": 1, "val": 1}
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
-    write(tmp_path / "src", "a", [shape("cell", box(0, 0, 9, 9))])
+    write(tmp_path / "src", "a", [SQUARE])
     write(tmp_path / "src", "b", [])
-    (tmp_path / "src/c.png").write_bytes(picture())
+    (tmp_path / "src/c.png").write_bytes(picture(SIZE))
     (tmp_path / "src/settings.json").write_text("{}")
     done = imported(tmp_path)
     assert done.pairs == 2
@@ -251,30 +231,23 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
 
 # What is wrong
 
-WRONG = {
-    "polygon of 2": (shape("cell", [[1, 1], [2, 2]]), r"shape 0 \(cell\): a polygon has 2 points"),
-    "circle of 1": (shape("cell", [[1, 1]], "circle"), "a circle of 1 point"),
-    "odd point": (shape("cell", [[1, 1], [2], [3, 3]]), "not x and y each"),
-    "unknown type": (shape("cell", box(0, 0, 9, 9), "spline"), "its type 'spline' is not known"),
-    "mask without pixels": (shape("cell", [[0, 0], [4, 4]], "mask"), "without pixels or corners"),
-    "mask of another size": (
-        shape("cell", [[0, 0], [4, 4]], "mask", mask=png(np.ones((5, 6)))),
-        "its mask has 5×6 pixels, expected 5×5",
-    ),
-    "mask of no PNG": (
-        shape("cell", [[0, 0], [4, 4]], "mask", mask="bm90IG1pbmU="),
-        "its mask cannot be read",
-    ),
-    "mask of no base64": (
-        shape("cell", [[0, 0], [4, 4]], "mask", mask="§"),
-        "its mask is damaged: no base64",
-    ),
-}
+CORNERS = [[0, 0], [4, 4]]
 
 
-@pytest.mark.parametrize("fault", WRONG)
-def test_wrong_shapes_are_named(tmp_path: Path, fault: str) -> None:
-    wrong, text = WRONG[fault]
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (shape("cell", [[1, 1], [2, 2]]), r"shape 0 \(cell\): a polygon has 2 points"),
+        (shape("cell", [[1, 1]], "circle"), "a circle of 1 point"),
+        (shape("cell", [[1, 1], [2], [3, 3]]), "not x and y each"),
+        (shape("cell", box(0, 0, 9, 9), "spline"), "its type 'spline' is not known"),
+        (shape("cell", CORNERS, "mask"), "without pixels or corners"),
+        (shape("cell", CORNERS, "mask", mask=png_base64(np.ones((5, 6)))), "5×6 pixels, expected"),
+        (shape("cell", CORNERS, "mask", mask="bm90IG1pbmU="), "its mask cannot be read"),
+        (shape("cell", CORNERS, "mask", mask="§"), "its mask is damaged: no base64"),
+    ],
+)
+def test_wrong_shapes_are_named(tmp_path: Path, wrong: Any, text: str) -> None:
     write(tmp_path / "src", "a", [wrong, shape("dog", [[1, 1]], "circle")])
     with pytest.raises(DataError, match=text) as caught:
         imported(tmp_path)
@@ -282,15 +255,11 @@ def test_wrong_shapes_are_named(tmp_path: Path, fault: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_another_size_is_named(tmp_path: Path) -> None:
-    write(tmp_path / "src", "a", [shape("cell", box(0, 0, 9, 9))], imageWidth=81)
+def test_another_size_and_two_files_of_one_image(tmp_path: Path) -> None:
+    write(tmp_path / "src", "a", [SQUARE], imageWidth=81)
     with pytest.raises(DataError, match="a: the annotations are for 60×81 pixels"):
         imported(tmp_path)
-
-
-def test_two_files_of_one_image(tmp_path: Path) -> None:
-    write(tmp_path / "src", "a", [shape("cell", box(0, 0, 9, 9))])
-    write(tmp_path / "src", "b", [shape("cell", box(0, 0, 9, 9))], imagePath="a.png")
+    write(tmp_path / "src", "b", [SQUARE], imagePath="a.png")
     with pytest.raises(DataError, match="image listed several times"):
         imported(tmp_path)
 
