@@ -14,8 +14,7 @@ what is written above it, never below.
       files/             bytes ↔ arrays
         limits.py          what a file must be before it is read: no bomb; damage, answered
         tiffs.py           one TIFF: its header, its pixels whole, and any window of them
-        pngs.py            PNG as bytes, both ways, fast
-        jpegs.py           JPEG as bytes, read fast where the file is whole
+        pngs.py            PNGs out, fast
         photos.py          one file of any format that Pillow knows
         georeference.py    where an image lies on the earth
         image.py           an image file, opened once: header, whole pixels, windows

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.builders import write_geotiff
 from unetseg.checks.files import (
     FORMAT_CHECKS,
     PIXEL_CHECKS,
@@ -28,7 +29,6 @@ from unetseg.checks.finding import Finding
 from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import describe_pairs
 from unetseg.data.facts.survey import Faults, Survey, survey
-from unetseg.data.files.geotiff import write_geotiff
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff

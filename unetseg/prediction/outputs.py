@@ -195,7 +195,7 @@ class Writer:
             first.shape[2] if first.ndim == 3 else 1,
             first.dtype,
             palette=palette,
-            place=self.job.georeference,
+            georeference=self.job.georeference,
             nodata=None if self.job.nodata is None else nodata,
             overviews=halving if self.overviews else None,
         ) as writer:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import default_collate
 
+from tests.builders import write_geotiff
 from unetseg.data.crops import reader as reading
 from unetseg.data.crops.dataset import CropRule, Crops, Order, crop_loader, find_gaps
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import survey
 from unetseg.data.files import image as image_file
-from unetseg.data.files.geotiff import write_geotiff
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, ClassInfo, ClassMap
 from unetseg.data.pairs.match import Pair

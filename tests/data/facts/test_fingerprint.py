@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.builders import write_geotiff
 from unetseg.data.facts import fingerprint
 from unetseg.data.facts.fingerprint import (
     ImageFacts,
@@ -20,7 +21,6 @@ from unetseg.data.facts.fingerprint import (
     refuse_unusable,
 )
 from unetseg.data.files import image as image_file
-from unetseg.data.files.geotiff import write_geotiff
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.infer_classes import mask_facts

@@ -106,7 +106,7 @@ def test_the_place_turns_with_the_image(tmp_path: Path, orientation: int) -> Non
 @pytest.mark.parametrize("name", ["a#b?.tif", "zip:a!b.tif", "größe 1.tif", "a,b&c=%20.tif"])
 def test_names_are_only_names(tmp_path: Path, name: str) -> None:
     place = Georeference(UTM.to_wkt(), tuple(TRANSFORM)[:6])
-    with RasterWriter(tmp_path / name, 3, 4, 1, "uint8", place=place) as writer:
+    with RasterWriter(tmp_path / name, 3, 4, 1, "uint8", georeference=place) as writer:
         writer.write(0, np.zeros((3, 4), np.uint8))
     found, _ = georeference(tmp_path / name)
     assert found is not None

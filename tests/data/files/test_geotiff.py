@@ -20,13 +20,20 @@ from rasterio.crs import CRS
 from unetseg.data.files import geotiff
 from unetseg.data.files import image as image_file
 from unetseg.data.files.georeference import Georeference, quiet
-from unetseg.data.files.geotiff import RasterWriter, every_other, mean_of_four, write_geotiff
+from unetseg.data.files.geotiff import RasterWriter, every_other, mean_of_four
 from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ImageError, MachineError
 
 Array = NDArray[Any]
 PLACE = Georeference(CRS.from_epsg(32633).to_wkt(), (0.5, 0.0, 5e5, 0.0, -0.5, 4.6e6))
+
+
+def write_geotiff(path: Path, array: Array, **options: Any) -> None:
+    """All rows at once."""
+    shape = array.shape[0], array.shape[1], (*array.shape, 1)[2]
+    with RasterWriter(path, *shape, array.dtype, **options) as writer:
+        writer.write(0, array)
 
 
 def georeference(path: Path) -> tuple[Georeference | None, float | None]:
@@ -55,7 +62,7 @@ def by_gdal(path: Path) -> tuple[Array, dict[str, Any]]:
 def test_tifffile_and_gdal_read_what_is_written(tmp_path: Path, dtype: str, bands: int) -> None:
     pixels = noise(dtype, 530, 70, bands)
     path = tmp_path / "deep" / "a.tif"
-    with RasterWriter(path, 530, 70, bands, dtype, place=PLACE, nodata=7) as writer:
+    with RasterWriter(path, 530, 70, bands, dtype, georeference=PLACE, nodata=7) as writer:
         for top in range(0, 530, 64):
             writer.write(top, pixels[top : top + 64])
     seen, profile = by_gdal(path)
@@ -96,7 +103,7 @@ def test_rows_may_come_in_any_counts(data: st.DataObject, tmp_path_factory: Any)
 def test_palettes_are_written(tmp_path: Path) -> None:
     index = noise("uint8", 40, 50)
     palette = noise("uint8", 768).tolist()
-    write_geotiff(tmp_path / "a.tif", index, palette=palette, place=PLACE)
+    write_geotiff(tmp_path / "a.tif", index, palette=palette, georeference=PLACE)
     raw = read_mask(tmp_path / "a.tif")
     assert (raw.coding, raw.palette) == ("palette", tuple(palette))
     np.testing.assert_array_equal(raw.pixels, index)
@@ -140,7 +147,7 @@ def test_overviews_are_every_other_pixel_of_masks_and_means_of_pictures(tmp_path
         ("picture.tif", picture, mean_of_four),
     ):
         height, width, bands = pixels.shape
-        options: dict[str, Any] = {"place": PLACE, "overviews": halving}
+        options: dict[str, Any] = {"georeference": PLACE, "overviews": halving}
         with RasterWriter(tmp_path / name, height, width, bands, pixels.dtype, **options) as writer:
             writer.write(0, pixels)
         np.testing.assert_array_equal(read_image(tmp_path / name), pixels)
@@ -169,7 +176,7 @@ def test_files_beyond_four_gigabytes_are_bigtiffs(
 ) -> None:
     monkeypatch.setattr(geotiff, "_CLASSIC_BYTES", 1000)
     pixels = noise("uint8", 100, 100)
-    write_geotiff(tmp_path / "a.tif", pixels, place=PLACE)
+    write_geotiff(tmp_path / "a.tif", pixels, georeference=PLACE)
     assert (tmp_path / "a.tif").read_bytes()[:4] == b"II+\0"
     np.testing.assert_array_equal(by_gdal(tmp_path / "a.tif")[0][..., 0], pixels)
 
@@ -214,7 +221,7 @@ def test_rows_come_in_order_and_fit(tmp_path: Path) -> None:
         (np.zeros((3, 3), np.uint8), {"nodata": float("nan")}, "nan is no uint8"),
         (
             np.zeros((3, 3), np.uint8),
-            {"place": Georeference("nowhere", PLACE.transform)},
+            {"georeference": Georeference("nowhere", PLACE.transform)},
             "is no place",
         ),
     ],
@@ -230,19 +237,24 @@ def test_what_no_geotiff_holds_is_refused(
 @pytest.mark.parametrize("missing", [200_000, 500, 1])
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, missing: int) -> None:
     """The space ends in the spool, in the tiles of the file, and at its last byte."""
-    script = (
-        "import resource, sys\nfrom pathlib import Path\nimport numpy as np\n"
-        "from unetseg.data.files.geotiff import write_geotiff\n"
-        "from unetseg.errors import MachineError\n"
-        "pixels = np.random.default_rng(0).integers(0, 256, (512, 512), dtype=np.uint8)\n"
-        "path, missing = Path(sys.argv[1]), int(sys.argv[2])\n"
-        "write_geotiff(path, pixels)\n"
-        "limit = path.stat().st_size - missing\n"
-        "path.write_bytes(b'old')\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
-        "try: write_geotiff(path, pixels)\n"
-        "except MachineError as error: print(error)"
-    )
+    script = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from tests.data.files.test_geotiff import write_geotiff
+from unetseg.errors import MachineError
+
+pixels = np.random.default_rng(0).integers(0, 256, (512, 512), dtype=np.uint8)
+path, missing = Path(sys.argv[1]), int(sys.argv[2])
+write_geotiff(path, pixels)
+limit = path.stat().st_size - missing
+path.write_bytes(b"old")
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    write_geotiff(path, pixels)
+except MachineError as error:
+    print(error)
+"""
     command = [sys.executable, "-c", script, str(tmp_path / "a.tif"), str(missing)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "cannot write" in done.stdout

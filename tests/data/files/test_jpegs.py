@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.data.files.jpegs import jpeg_pixels
+from unetseg.data.files.photos import jpeg_pixels
 
 Array = NDArray[Any]
 RELAXED = settings(max_examples=60, deadline=None)

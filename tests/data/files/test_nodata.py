@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.builders import write_geotiff
 from unetseg.data.facts.image_values import image_facts
-from unetseg.data.files.geotiff import write_geotiff
 from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.nodata import filled, missing_pixels
 from unetseg.errors import ImageError

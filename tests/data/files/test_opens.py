@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.builders import save_run
-from unetseg.data.files.georeference import Georeference
-from unetseg.data.files.geotiff import write_geotiff
+from tests.builders import save_run, write_geotiff
 from unetseg.data.files.pngs import write_png
 
 SCRIPT = """
@@ -37,7 +35,6 @@ evaluate(run, data)
 print(max(n for path, n in opens.items() if not path.endswith(".yaml")), len(opens))
 """
 SPLITS = '{"pairs": [{"hash": "other", "name": "other", "split": "test"}]}'  # to compare with
-PLACE = Georeference("", (1.0, 0.0, 5.0, 0.0, -1.0, 9.0))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -52,7 +49,7 @@ def test_files_are_opened_twice_for_the_fingerprint_and_thrice_to_evaluate(
             write_png(tmp_path / "data" / "images" / f"{name}.png", pixels)
         else:
             file = tmp_path / "data" / "images" / f"{name}.tif"
-            write_geotiff(file, pixels, place=PLACE, nodata=255)
+            write_geotiff(file, pixels, nodata=255)
         write_png(tmp_path / "data" / "masks" / f"{name}.png", mask)
     save_run(tmp_path / "run")
     (tmp_path / "run" / "splits.json").write_text(SPLITS)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unetseg.data.files import pngs
-from unetseg.data.files.pngs import PNG_START, png_bytes, png_pixels
+from unetseg.data.files.photos import png_pixels
+from unetseg.data.files.pngs import PNG_START, png_bytes
 from unetseg.data.masks.mask_file import read_mask
 
 Array = NDArray[Any]

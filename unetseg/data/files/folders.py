@@ -77,17 +77,12 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iter
 
 def _expand(given: Path) -> Iterator[tuple[Path, Path]]:
     """The image files that an input names, each with the folder its output is relative to."""
+    if given.is_file():
+        yield given, given.parent
     if given.is_dir():
         yield from ((path, given) for path in scan(given, ImageError))
-    elif given.is_file():
-        yield given, given.parent
-    else:
-        yield from _expand_pattern(given)
-
-
-def _expand_pattern(given: Path) -> Iterator[tuple[Path, Path]]:
     fixed = next((i for i, part in enumerate(given.parts) if re.search(r"[*?\[]", part)), None)
-    if fixed is None:
+    if given.exists() or fixed is None:
         return
     base = Path(*given.parts[:fixed])
     try:
@@ -95,18 +90,21 @@ def _expand_pattern(given: Path) -> Iterator[tuple[Path, Path]]:
     except ValueError as error:
         raise ImageError(f"{printable(given)} is no pattern: {error}") from error
     for match in matches:
-        if any(part.startswith(".") for part in match.relative_to(base).parts):
-            continue
-        if match.is_dir():
+        is_hidden = any(part.startswith(".") for part in match.relative_to(base).parts)
+        if match.is_dir() and not is_hidden:
             yield from ((path, base) for path in scan(match, ImageError))
-        elif match.suffix.lower() in IMAGE_SUFFIXES and match.is_file():
+        elif match.suffix.lower() in IMAGE_SUFFIXES and match.is_file() and not is_hidden:
             yield match, base
 
 
 def output_names(sources: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     """Each path of (path, folder above it) with a unique relative name."""
     common = Path(os.path.commonpath([path.absolute().parent for path, _ in sources]))
-    options = [_name_options(path, base, common) for path, base in sources]
+    options = []  # names of increasing length
+    for path, base in sources:
+        inner, outer = path.relative_to(base), path.absolute().relative_to(common)
+        full = f"{path.stem}_{path.suffix[1:]}"
+        options.append([inner.with_name(path.stem), inner.with_name(full), outer.with_name(full)])
     level = [0] * len(sources)
     while True:
         names = [option[at] for option, at in zip(options, level, strict=True)]
@@ -119,10 +117,3 @@ def output_names(sources: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]
             raise ImageError("outputs would have the same name", offenders, "Rename one of each.")
         for i in shared:
             level[i] = min(level[i] + 1, 2)
-
-
-def _name_options(path: Path, base: Path, common: Path) -> tuple[Path, Path, Path]:
-    """Output names of increasing length."""
-    inner, outer = path.relative_to(base), path.absolute().relative_to(common)
-    full = f"{path.stem}_{path.suffix[1:]}"
-    return inner.with_name(path.stem), inner.with_name(full), outer.with_name(full)

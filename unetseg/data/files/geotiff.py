@@ -15,7 +15,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from unetseg.data.files.georeference import GEOTIFF_TAGS, Georeference, quiet
+from unetseg.data.files.georeference import GEOTIFF_TAGS, NODATA_TAG, Georeference, quiet
+from unetseg.data.files.tiffs import colour_options
 from unetseg.errors import ImageError
 from unetseg.storage import atomic_path, writing
 
@@ -28,35 +29,6 @@ Halving = Callable[[NDArray[Any]], NDArray[Any]]
 _DTYPES = ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 _SMALLEST = 256  # pixels; no overview has both sides smaller than half of this
 _CLASSIC_BYTES = 2**32 - 2**25  # a TIFF with more is a BigTIFF
-
-
-def write_geotiff(
-    path: Path,
-    array: NDArray[Any],
-    *,
-    palette: Sequence[int] | None = None,
-    place: Georeference | None = None,
-    nodata: float | None = None,
-) -> None:
-    """Write H×W or H×W×C as GeoTIFF, whole or not at all.
-
-    Args:
-        path: The file.
-        array: Integers of 8 to 32 bits or floats; uint8 indexes with a palette.
-        palette: 768 numbers, 256 times RGB.
-        place: Where the image lies on the earth.
-        nodata: The value of pixels without data.
-
-    Raises:
-        ImageError: a GeoTIFF cannot hold the array.
-        MachineError: the file cannot be written.
-    """
-    bands = array.shape[2] if array.ndim == 3 else 1
-    shape = (array.shape[0], array.shape[1], bands)
-    with RasterWriter(
-        path, *shape, array.dtype, palette=palette, place=place, nodata=nodata
-    ) as writer:
-        writer.write(0, array)
 
 
 class RasterWriter:
@@ -73,7 +45,7 @@ class RasterWriter:
         bands: Number of bands.
         dtype: Integers of 8 to 32 bits or floats.
         palette: 768 numbers, 256 times RGB, for one band of uint8 indexes.
-        place: Where the image lies on the earth.
+        georeference: Where the image lies on the earth.
         nodata: The value of pixels without data.
         overviews: How smaller copies for viewers are made, each half as large; None adds none.
 
@@ -90,16 +62,26 @@ class RasterWriter:
         dtype: Any,
         *,
         palette: Sequence[int] | None = None,
-        place: Georeference | None = None,
+        georeference: Georeference | None = None,
         nodata: float | None = None,
         overviews: Halving | None = None,
     ) -> None:
         self.path = path
         self.shape = (height, width, bands)
         self.dtype = np.dtype(dtype)
-        _refuse(path, self.shape, self.dtype, palette, nodata)
-        self._colours = _colours(self.shape, self.dtype, palette)
-        self._extra_tags = [*_geo_tags(path, place), *_nodata_tags(nodata)]
+        if self.dtype.name not in _DTYPES or min(self.shape) < 1:
+            raise ImageError(f"{path}: a GeoTIFF holds no {self.dtype} of shape {self.shape}")
+        if palette is not None and (bands, self.dtype.name) != (1, "uint8"):
+            raise ImageError(f"{path}: a palette belongs to one band of uint8")
+        self._colours = colour_options(self.shape, self.dtype, palette)
+        self._extra_tags = [] if georeference is None else _geo_tags(path, georeference)
+        if nodata is not None:
+            is_whole = float(nodata).is_integer()
+            limits = np.iinfo(self.dtype) if self.dtype.kind != "f" else None
+            if limits and not (is_whole and limits.min <= nodata <= limits.max):
+                raise ImageError(f"{path}: the no-data value {nodata} is no {self.dtype}")
+            text = str(int(nodata)) if is_whole else repr(float(nodata))
+            self._extra_tags.append((NODATA_TAG, "s", 0, text, True))
         self._overviews = overviews
         self._received = 0  # rows
 
@@ -233,39 +215,8 @@ def mean_of_four(rows: NDArray[Any]) -> NDArray[Any]:
     return (mean if rows.dtype.kind == "f" else np.rint(mean)).astype(rows.dtype)
 
 
-def _refuse(
-    path: Path,
-    shape: tuple[int, int, int],
-    dtype: np.dtype[Any],
-    palette: Sequence[int] | None,
-    nodata: float | None,
-) -> None:
-    """Refuse what no GeoTIFF can hold."""
-    if dtype.name not in _DTYPES or min(shape) < 1:
-        raise ImageError(f"{path}: a GeoTIFF holds no {dtype} of shape {shape}")
-    if palette is not None and (shape[2], dtype.name) != (1, "uint8"):
-        raise ImageError(f"{path}: a palette belongs to one band of uint8")
-    if nodata is not None and dtype.kind != "f":
-        limits = np.iinfo(dtype)
-        if not (limits.min <= nodata <= limits.max and nodata == int(nodata)):
-            raise ImageError(f"{path}: the no-data value {nodata} is no {dtype}")
-
-
-def _colours(
-    shape: tuple[int, int, int], dtype: np.dtype[Any], palette: Sequence[int] | None
-) -> dict[str, Any]:
-    """How the values are to be seen."""
-    if palette is not None:
-        colours = np.asarray(palette, np.uint16).reshape(256, 3).T * 257  # 3×256, 16 bit
-        return {"photometric": "palette", "colormap": colours}
-    is_rgb = shape[2] == 3 and dtype in (np.uint8, np.uint16)
-    return {"photometric": "rgb" if is_rgb else "minisblack"}
-
-
-def _geo_tags(path: Path, place: Georeference | None) -> list[tuple[Any, ...]]:
-    """The tags that GDAL gives a GeoTIFF at `place`."""
-    if place is None:
-        return []
+def _geo_tags(path: Path, georeference: Georeference) -> list[tuple[Any, ...]]:
+    """The tags that GDAL gives a GeoTIFF that lies there."""
     import rasterio
     from rasterio.crs import CRS
     from rasterio.errors import CRSError, RasterioError
@@ -273,20 +224,14 @@ def _geo_tags(path: Path, place: Georeference | None) -> list[tuple[Any, ...]]:
 
     try:
         with quiet(), rasterio.Env(), MemoryFile() as memory:
-            crs = CRS.from_wkt(place.crs) if place.crs else None
-            options = {"crs": crs, "transform": rasterio.Affine(*place.transform), "dtype": "uint8"}
-            with memory.open(driver="GTiff", height=1, width=1, count=1, **options):
-                pass
+            crs = CRS.from_wkt(georeference.crs) if georeference.crs else None
+            transform = rasterio.Affine(*georeference.transform)
+            shape = {"height": 1, "width": 1, "count": 1, "dtype": "uint8"}
+            memory.open(driver="GTiff", crs=crs, transform=transform, **shape).close()
             content = memory.read()
     except (RasterioError, CRSError) as error:
-        raise ImageError(f"{path}: {place} is no place for a GeoTIFF: {error}") from error
+        summary = f"{path}: {georeference} is no place for a GeoTIFF: {error}"
+        raise ImageError(summary) from error
     with tifffile.TiffFile(BytesIO(content)) as file:
         tags = [tag for tag in file.pages.first.tags if tag.code in GEOTIFF_TAGS]
         return [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in tags]
-
-
-def _nodata_tags(nodata: float | None) -> list[tuple[Any, ...]]:
-    if nodata is None:
-        return []
-    text = str(int(nodata)) if float(nodata).is_integer() else repr(float(nodata))
-    return [(42113, "s", 0, text, True)]

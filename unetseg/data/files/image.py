@@ -310,8 +310,7 @@ class ImageFile:
         if not stat.S_ISREG(self.path.stat().st_mode):  # a pipe would keep us waiting
             summary = f"{self.path} is no regular file"
             raise ImageError(summary, fix=READ_FIX, code="no-regular-file", paths=[self.path])
-        # tifffile looks for the other files of a data set beside the file, not beside a link to it.
-        file = Path(os.path.realpath(self.path)).open("rb")  # noqa: SIM115 (closed by `close`)
+        file = self.path.open("rb")
         try:
             start = file.read(64)
             file.seek(0)
@@ -319,6 +318,9 @@ class ImageFile:
                 summary = f"{self.path} is empty (0 bytes)"
                 raise ImageError(summary, fix=READ_FIX, code="empty-file", paths=[self.path])
             if start[:4] in TIFF_STARTS:
+                if self.path.is_symlink():  # tifffile looks for the rest of a data set beside it
+                    file.close()
+                    file = self.path.resolve().open("rb")
                 return Tiff(file, self.path, self.max_pixels)
             return Photo(file, start, self.path, self.max_pixels)
         except BaseException:

@@ -54,7 +54,12 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        code, reason = _reason(error)
+        code, reason = "unreadable-file", str(error).split("\n")[0] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            code, reason = "no-image", "its content is no image that is known here, whatever "
+            reason += "its name says"
+        elif isinstance(error, OSError) and error.strerror:
+            code, reason = _CODES.get(error.errno or 0, code), error.strerror
         raise unreadable(path, reason, code) from error
 
 
@@ -62,12 +67,3 @@ def unreadable(path: Path, reason: object, code: str = "unreadable-file") -> Ima
     """The answer for a file that cannot be read."""
     summary = f"{path} cannot be read: {reason}"
     return ImageError(summary, fix=READ_FIX, code=code, paths=[path], came=str(reason))
-
-
-def _reason(error: Exception) -> tuple[str, str]:
-    """The code of the error, and its reason in words."""
-    if isinstance(error, UnidentifiedImageError):
-        return "no-image", "its content is no image that is known here, whatever its name says"
-    if isinstance(error, OSError) and error.strerror:
-        return _CODES.get(error.errno or 0, "unreadable-file"), error.strerror
-    return "unreadable-file", str(error).split("\n")[0] or type(error).__name__

@@ -4,8 +4,10 @@
 JPEGs too (Pillow takes half as long again), everything else by Pillow.
 """
 
+import re
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,14 +27,15 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile as PillowImage
 
-from unetseg.data.files.jpegs import jpeg_pixels
 from unetseg.data.files.limits import bomb
-from unetseg.data.files.pngs import PNG_START, png_pixels
+from unetseg.data.files.pngs import PALETTE, PNG_START
 from unetseg.errors import ImageError
 
 # Pillow may open these and no others: never TIFF, and never EPS, which runs a program.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+_HEADER_END = 33  # bytes: the start of a PNG, and its first chunk, which says size and kind
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a JPEG: not in data, and no restart
 
 
 class Photo:
@@ -76,20 +79,17 @@ class Photo:
         Raises:
             ImageError: the file is animated.
         """
-        with self._lock:
-            return self._whole()
-
-    def _whole(self) -> tuple[NDArray[Any], NDArray[np.uint8] | None, bool]:
         image = self._image
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":
-            raise ImageError(
-                f"{self._path} is animated: {frames} frames, expected one",
-                fix="Save the frame you need as an image of its own.",
-                code="several-pages",
-                paths=[self._path],
-            )
-        pixels = self._decoded()
+        with self._lock:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":
+                raise ImageError(
+                    f"{self._path} is animated: {frames} frames, expected one",
+                    fix="Save the frame you need as an image of its own.",
+                    code="several-pages",
+                    paths=[self._path],
+                )
+            pixels = self._decoded()
         pixels = pixels if pixels.ndim == 3 else pixels[..., None]
         if image.mode != "P":
             return pixels, None, False
@@ -114,10 +114,8 @@ class Photo:
         image.load()
         if start[:8] == PNG_START and start[24] == 16 and start[25] in (2, 4, 6):
             return np.asarray(imagecodecs.png_decode(self._content()))  # colour or grey+alpha
-        if image.mode in {"CMYK", "YCbCr", "LAB", "HSV"}:
-            pixels = np.asarray(image.convert("RGB"))
-        else:
-            pixels = np.asarray(image)
+        is_print = image.mode in {"CMYK", "YCbCr", "LAB", "HSV"}
+        pixels = np.asarray(image.convert("RGB") if is_print else image)
         if pixels.dtype == np.bool_:
             return pixels.astype(np.uint8) * np.uint8(255)
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
@@ -159,3 +157,52 @@ def _palette(image: Image.Image) -> tuple[NDArray[np.uint8], bool]:
     elif isinstance(clear, int):
         table[clear, 3] = 0
     return table, clear is not None
+
+
+def png_pixels(content: bytes) -> NDArray[Any] | None:
+    """The pixels of a PNG (uint8 or uint16, H×W or H×W×C) if it is sound and plain, or None.
+
+    Sound is a file whose chunks are all there with the right checksums. Plain is one of 8 or 16
+    bits without palette and interlacing, with nothing behind the pixels, where an orientation
+    could stand. libpng is given the pixels alone: other chunks change none and only make it warn.
+    """
+    chunks, at = [], len(PNG_START)  # kind and place of each
+    while at + 12 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4])
+        checksum = int.from_bytes(content[end - 4 : end])
+        if end > len(content) or checksum != imagecodecs.deflate_crc32(content[at + 4 : end - 4]):
+            return None
+        chunks.append((content[at + 4 : at + 8], at))
+        at = end
+    kinds = [kind for kind, _ in chunks]
+    pieces = kinds.count(b"IDAT")
+    if at != len(content) or not pieces or kinds[-pieces - 1 :] != [*[b"IDAT"] * pieces, b"IEND"]:
+        return None
+    depth, colour_type, interlaced = content[24], content[25], content[28]
+    if depth < 8 or colour_type == PALETTE or interlaced:
+        return None
+    start = chunks[-pieces - 1][1]
+    with suppress(RuntimeError, ValueError):  # sound and yet wrong: for others to judge
+        return np.asarray(imagecodecs.png_decode(content[:_HEADER_END] + content[start:]))
+    return None
+
+
+def jpeg_pixels(content: bytes) -> NDArray[np.uint8] | None:
+    """The pixels of a whole grey or RGB JPEG, uint8 H×W or H×W×3, or None.
+
+    They are those that Pillow gives, which uses the same library but copies them twice. It judges
+    what is not whole, since the decoder here would fill up what is missing. Whole is a chain of
+    markers, most with a segment of known length behind them, that leads to the end of the file
+    (ITU-T T.81, 1992, annex B).
+    """
+    at = 2
+    while marker := _MARKER.search(content, at):
+        at = marker.end()
+        if marker.group() != b"\xff\xd9":
+            at += int.from_bytes(content[at : at + 2])
+        elif at != len(content):
+            return None
+        else:
+            with suppress(RuntimeError, ValueError):  # whole and yet wrong: for others to judge
+                return np.asarray(imagecodecs.jpeg8_decode(content))
+    return None

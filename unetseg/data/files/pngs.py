@@ -1,4 +1,4 @@
-"""PNG as bytes: written in one pass, and read at full speed where nothing about a file is in doubt.
+"""PNGs out, in one pass.
 
 Of the five filters of the format only "up" is used (each row minus the one above): one subtraction
 in NumPy, where libpng tries all five on every row. zlib-ng then packs the rows, which in masks are
@@ -9,7 +9,6 @@ Source: W3C, Portable Network Graphics (PNG) Specification, second edition, 2003
 
 import struct
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from unetseg.storage import write_bytes
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
-_HEADER_END = 33  # bytes: the start, and the first chunk, which says size and kind
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by the number of bands
-_PALETTE = 3  # the colour type of palette indexes
+PALETTE = 3  # the colour type of palette indexes
 _UP = 2  # the filter
 _LEVEL = 2  # of 1–9; at 1 masks are 1.5–3 times as large, 3 takes a third longer
 _PIECE = 2**30  # bytes of pixels in a chunk, which has to be below 2³¹
@@ -52,11 +50,16 @@ def png_bytes(array: NDArray[Any], palette: Sequence[int] | None = None) -> byte
     True
     """
     height, width = array.shape[:2]
-    colour_type = _PALETTE if palette is not None else _COLOUR_TYPES[_bands(array)]
+    colour_type = PALETTE if palette is not None else _COLOUR_TYPES[_bands(array)]
     depth = 8 * array.dtype.itemsize
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    rows: Any = _filtered(array)  # the declared type leaves arrays out
-    packed = bytes(imagecodecs.zlibng_encode(rows, level=_LEVEL))
+    stored = np.ascontiguousarray(array, array.dtype.newbyteorder(">"))
+    rows = stored.reshape(height, -1).view(np.uint8)
+    filtered: Any = np.empty((height, 1 + rows.shape[1]), np.uint8)  # the codec declares no arrays
+    filtered[:, 0] = _UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])  # modulo 256, as the format has it
+    packed = bytes(imagecodecs.zlibng_encode(filtered, level=_LEVEL))
     pieces = [packed[at : at + _PIECE] for at in range(0, len(packed), _PIECE)]
     return b"".join(
         [
@@ -69,27 +72,6 @@ def png_bytes(array: NDArray[Any], palette: Sequence[int] | None = None) -> byte
     )
 
 
-def png_pixels(content: bytes) -> NDArray[Any] | None:
-    """The pixels of a PNG (uint8 or uint16, H×W or H×W×C) if it is sound and plain, or None.
-
-    Sound is a file whose chunks are all there with the right checksums. Plain is one of 8 or 16
-    bits without palette and interlacing, with nothing behind the pixels, where an orientation
-    could stand. libpng is given the pixels alone: other chunks change none and only make it warn.
-    """
-    chunks = _chunks(content)
-    kinds = [kind for kind, _ in chunks]
-    pieces = kinds.count(b"IDAT")
-    if not pieces or kinds[-pieces - 1 :] != [*[b"IDAT"] * pieces, b"IEND"]:
-        return None
-    depth, colour_type, interlaced = content[24], content[25], content[28]
-    if depth < 8 or colour_type == _PALETTE or interlaced:
-        return None
-    start = chunks[-pieces - 1][1]
-    with suppress(RuntimeError, ValueError):  # sound and yet wrong: for others to judge
-        return np.asarray(imagecodecs.png_decode(content[:_HEADER_END] + content[start:]))
-    return None
-
-
 def _bands(array: NDArray[Any]) -> int:
     """The bands of H×W or H×W×C; 0 of anything else."""
     if array.ndim == 2:
@@ -97,31 +79,7 @@ def _bands(array: NDArray[Any]) -> int:
     return int(array.shape[2]) if array.ndim == 3 else 0
 
 
-def _filtered(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """The rows as a PNG holds them: a byte for the filter, then the bytes minus those above."""
-    stored = np.ascontiguousarray(array, array.dtype.newbyteorder(">"))
-    rows = stored.reshape(len(array), -1).view(np.uint8)
-    filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = _UP
-    filtered[0, 1:] = rows[0]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])  # modulo 256, as the format has it
-    return filtered
-
-
 def _chunk(kind: bytes, data: bytes) -> bytes:
     body = kind + data
     checksum = imagecodecs.deflate_crc32(body)
     return struct.pack(">I", len(data)) + body + struct.pack(">I", checksum)
-
-
-def _chunks(content: bytes) -> list[tuple[bytes, int]]:
-    """Kind and place of all chunks of a sound PNG; of any other, none."""
-    found, at = [], len(PNG_START)
-    while at + 12 <= len(content):
-        end = at + 12 + int.from_bytes(content[at : at + 4])
-        checksum = int.from_bytes(content[end - 4 : end])
-        if end > len(content) or checksum != imagecodecs.deflate_crc32(content[at + 4 : end - 4]):
-            return []
-        found.append((content[at + 4 : at + 8], at))
-        at = end
-    return found if at == len(content) else []

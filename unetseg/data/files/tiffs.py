@@ -6,7 +6,7 @@ that both give the same values.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -60,11 +60,19 @@ class Tiff:
     def __init__(self, file: IO[bytes], path: Path, max_pixels: int) -> None:
         self._opened, self._path, self._max_pixels = file, path, max_pixels
         self._file = tifffile.TiffFile(file)
-        self._series = series = _only_series(self._file, path)
+        # Overviews (1) and masks (4) beside the image do not count.
+        every = self._file.series
+        images = [s for s in every if not int(s.keyframe.subfiletype) & 5] or every[:1]
+        if len(images) != 1:
+            raise _stack(path, f"{len(images)} different images")
+        self._series = series = images[0]
         page = series.keyframe
         if series.dtype is None:
             raise tifffile.TiffFileError("its number type is not known")
-        self.shape, self.segment = _shape(series, path), _segment_size(page)
+        self.shape = _shape(series, path)
+        self.segment = min(int(page.rowsperstrip), int(page.imagelength)), int(page.imagewidth)
+        if page.is_tiled:
+            self.segment = int(page.tilelength), int(page.tilewidth)
         _refuse_cut_off(series, path)
         self.orientation = int(page.tags.valueof(_ORIENTATION, 1))
         self.palette = _palette(page)
@@ -76,7 +84,8 @@ class Tiff:
         self.kind = str(self.dtype)
         self._has_windows = _has_windows(series, self._file, self.shape)
         self._whole: NDArray[Any] | None = None
-        self._decoded = _Recent()
+        self._recent: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()  # decoded
+        self._held = 0  # bytes of these
         self._lock = threading.RLock()
 
     def _refuse_bomb(self, height: int, width: int) -> None:
@@ -122,8 +131,12 @@ class Tiff:
 
     def window(self, window: Window) -> NDArray[Any]:
         """The pixels of `window`, which lies inside: H×W×C, the same as of `whole`."""
-        if not self._has_windows:
-            return self._cut(window)
+        if not self._has_windows:  # the few files whose pieces are no plain strips or tiles
+            with self._lock:
+                if self._whole is None:
+                    self._whole = self.whole()
+            top, left, height, width = window
+            return self._whole[top : top + height, left : left + width].copy()
         self._refuse_bomb(*self.segment)
         read = self._rows if self._series.dataoffset is not None else self._pieces
         samples = self._samples
@@ -140,14 +153,6 @@ class Tiff:
     def _native(self, pixels: NDArray[Any]) -> NDArray[Any]:
         pixels = pixels.astype(self.dtype, copy=False)
         return pixels * np.uint8(255) if self._is_bits else pixels
-
-    def _cut(self, window: Window) -> NDArray[Any]:
-        """A window of the whole, for the few files whose pieces are no plain strips or tiles."""
-        with self._lock:
-            if self._whole is None:
-                self._whole = self.whole()
-        top, left, height, width = window
-        return self._whole[top : top + height, left : left + width].copy()
 
     def _rows(self, plane: int, window: Window, out: NDArray[Any]) -> None:
         """Read rows of a file that holds all pixels in order, uncompressed."""
@@ -166,18 +171,17 @@ class Tiff:
         number, plane = divmod(plane, separate)
         (height, width), (full_height, full_width, _) = self.segment, self.shape
         down, across = -(-full_height // height), -(-full_width // width)
-        for row in _touched(window.top, window.height, height):
-            y, in_y = _overlap(window.top, window.height, row * height, height)
-            for column in _touched(window.left, window.width, width):
-                x, in_x = _overlap(window.left, window.width, column * width, width)
+        for row, y, in_y in _touched(window.top, window.height, height):
+            for column, x, in_x in _touched(window.left, window.width, width):
                 piece = self._piece(number, (plane * down + row) * across + column)
                 out[y, x] = piece[in_y, in_x]
 
     def _piece(self, number: int, index: int) -> NDArray[Any]:
-        """One strip or tile of a page, rows×columns×samples."""
-        known = self._decoded.get((number, index))
-        if known is not None:
-            return known
+        """One strip or tile of a page, rows×columns×samples; the last `CACHE_BYTES` are kept."""
+        with self._lock:
+            if (number, index) in self._recent:
+                self._recent.move_to_end((number, index))
+                return self._recent[number, index]
         page: Any = self._series[number]
         keyframe = page.keyframe
         size = page.databytecounts[index]
@@ -189,7 +193,11 @@ class Tiff:
         if decoded is None:  # never written: sparse
             decoded = np.full(shape, keyframe.nodata, self._series.dtype)
         piece: NDArray[Any] = decoded[0]
-        self._decoded.put((number, index), piece)
+        with self._lock:
+            self._held += piece.nbytes if (number, index) not in self._recent else 0
+            self._recent[number, index] = piece
+            while self._held > CACHE_BYTES and len(self._recent) > 1:
+                self._held -= self._recent.popitem(last=False)[1].nbytes
         return piece
 
     def _bytes(self, offset: int, size: int) -> bytes:
@@ -209,18 +217,24 @@ def write_tiff(path: Path, array: NDArray[Any], palette: Sequence[int] | None = 
     """
     flat = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
     array = np.ascontiguousarray(flat)
-    options: dict[str, Any] = {"photometric": "minisblack"}
-    if palette is not None:
-        colours = np.asarray(palette, np.uint16).reshape(256, 3).T * 257  # 3×256, 16 bit
-        options = {"photometric": "palette", "colormap": colours}
-    elif array.ndim == 3 and array.shape[-1] == 3 and array.dtype in (np.uint8, np.uint16):
-        options = {"photometric": "rgb"}
+    options = colour_options(array.shape, array.dtype, palette)
     if array.ndim == 3:
         options["planarconfig"] = "contig"
     if array.dtype.kind == "f":  # hardly smaller at the usual level 6, in half as much time again
         options["compressionargs"] = {"level": 1}
     with atomic_path(path) as temporary:
         tifffile.imwrite(temporary, array, compression="zlib", metadata=None, **options)
+
+
+def colour_options(
+    shape: Sequence[int], dtype: np.dtype[Any], palette: Sequence[int] | None
+) -> dict[str, Any]:
+    """How tifffile is told what the values H×W or H×W×C show."""
+    if palette is not None:
+        colours = np.asarray(palette, np.uint16).reshape(256, 3).T * 257  # 3×256, 16 bit
+        return {"photometric": "palette", "colormap": colours}
+    is_rgb = len(shape) == 3 and shape[2] == 3 and dtype in (np.uint8, np.uint16)
+    return {"photometric": "rgb" if is_rgb else "minisblack"}
 
 
 def _refuse_cut_off(series: tifffile.TiffPageSeries, path: Path) -> None:
@@ -239,47 +253,15 @@ def _refuse_cut_off(series: tifffile.TiffPageSeries, path: Path) -> None:
             raise unreadable(path, "it is truncated")
 
 
-class _Recent:
-    """The pieces decoded last, up to `CACHE_BYTES`; safe between threads."""
+def _touched(start: int, length: int, side: int) -> Iterator[tuple[int, slice, slice]]:
+    """The pieces of `side` that start … start+length touches: number, and what both share.
 
-    def __init__(self) -> None:
-        self._pieces: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[int, int]) -> NDArray[Any] | None:
-        with self._lock:
-            if key in self._pieces:
-                self._pieces.move_to_end(key)
-            return self._pieces.get(key)
-
-    def put(self, key: tuple[int, int], piece: NDArray[Any]) -> None:
-        with self._lock:
-            if key in self._pieces:
-                return
-            self._pieces[key] = piece
-            self._bytes += piece.nbytes
-            while self._bytes > CACHE_BYTES and len(self._pieces) > 1:
-                self._bytes -= self._pieces.popitem(last=False)[1].nbytes
-
-
-def _touched(start: int, length: int, side: int) -> range:
-    """The numbers of the pieces of `side` that start … start+length touches."""
-    return range(start // side, (start + length - 1) // side + 1)
-
-
-def _overlap(start: int, length: int, at: int, side: int) -> tuple[slice, slice]:
-    """What a window and a piece share, seen from the window and from the piece."""
-    first, last = max(start, at), min(start + length, at + side)
-    return slice(first - start, last - start), slice(first - at, last - at)
-
-
-def _only_series(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
-    """The image of a TIFF; overviews (1) and masks (4) beside it do not count."""
-    images = [s for s in file.series if not int(s.keyframe.subfiletype) & 5] or file.series[:1]
-    if len(images) != 1:
-        raise _stack(path, f"{len(images)} different images")
-    return images[0]
+    The first slice is seen from the window, the second from the piece.
+    """
+    for number in range(start // side, (start + length - 1) // side + 1):
+        at = number * side
+        first, last = max(start, at), min(start + length, at + side)
+        yield number, slice(first - start, last - start), slice(first - at, last - at)
 
 
 def _shape(series: tifffile.TiffPageSeries, path: Path) -> tuple[int, int, int]:
@@ -314,12 +296,6 @@ def _palette(page: tifffile.TiffPage) -> NDArray[np.uint8] | None:
     table[:, 3] = 255
     table[: colormap.shape[-1], :3] = (np.asarray(colormap) >> 8).T
     return table
-
-
-def _segment_size(page: tifffile.TiffPage) -> tuple[int, int]:
-    if page.is_tiled:
-        return int(page.tilelength), int(page.tilewidth)
-    return min(int(page.rowsperstrip), int(page.imagelength)), int(page.imagewidth)
 
 
 def _has_windows(
