@@ -193,7 +193,8 @@ def test_the_perceptual_hash_is_nearly_that_of_the_image(tmp_path: Path, side: i
     image = draw_cells(128, seed=1, index=0)[0]
     image = ndimage.zoom(image, (side / 128, (side - 7) / 128, 1), order=1)
     write_png(tmp_path / "a.png", image)
-    assert distance(image_facts(tmp_path / "a.png").perceptual_hash, perceptual_hash(image)) < 6
+    hashed = image_facts(tmp_path / "a.png").perceptual_hash
+    assert distance(hashed, perceptual_hash(image.mean(axis=-1))) < 6
 
 
 def test_pixels_without_data_show_nothing(tmp_path: Path) -> None:

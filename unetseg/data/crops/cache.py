@@ -116,10 +116,8 @@ def choose_cache(
         for index, fact in enumerate(known.facts_of(split))
         if not reader.is_windowed(index)
     )
-    if cache == "memory":
-        return _as_asked_in_memory(size)
-    if cache == "disk":
-        return _as_asked_on_disk(size, folder)
+    if cache != "auto":
+        return _as_asked(cache, size, folder)
     share = size / host_memory()
     if share < KEPT_SHARE:
         return CacheChoice("memory", f"decoded they take {_bytes(size)}, {share:.1%} of the free")
@@ -172,8 +170,18 @@ class DecodedFile:
         self._release = weakref.finalize(self, self._file.close)
 
     def __setitem__(self, index: int, pair: DecodedPair) -> None:
-        image, mask = (self._append(array) for array in pair)
-        self._spots[index] = image, mask
+        spots: list[Spot] = []
+        # Written, not assigned to a map: a full disk is an error then, and no end of the process.
+        with self._lock, writing(self.path):
+            for array in pair:
+                spots.append((self._end, array.shape, array.dtype.str))
+                self._file.seek(self._end)
+                rest = np.ascontiguousarray(array).data.cast("B")
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+                self._end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+            self._map = None
+        self._spots[index] = spots[0], spots[1]
 
     def get(self, index: int) -> DecodedPair | None:
         """The pair as arrays that lie in the file, if it is kept; read when they are looked at."""
@@ -197,19 +205,6 @@ class DecodedFile:
     def __reduce__(self) -> tuple[Any, ...]:
         """For a process that is not forked from this one: it opens the file by its name."""
         return DecodedFile, (self.path, self._spots)
-
-    def _append(self, array: NDArray[Any]) -> Spot:
-        """Write an array behind what is there."""
-        # Written, not assigned to a map: a full disk is an error then, and no end of the process.
-        with self._lock, writing(self.path):
-            begin = self._end
-            self._file.seek(begin)
-            rest = np.ascontiguousarray(array).data.cast("B")
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            self._end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-            self._map = None
-        return begin, array.shape, array.dtype.str
 
 
 def decoded_file(folder: Path, split: str) -> DecodedFile:
@@ -247,26 +242,22 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _as_asked_in_memory(size: int) -> CacheChoice:
-    free = host_memory()
-    if size > MOST_SHARE * free:
-        raise OutOfMemoryError(
-            f"decoded the images take {_bytes(size)}, and {_bytes(free)} of memory are free",
-            fix="Choose --cache disk, or --cache none.",
-        )
-    return CacheChoice("memory", f"as set: {_bytes(size)}, {size / free:.0%} of the free memory")
-
-
-def _as_asked_on_disk(size: int, folder: Path | None) -> CacheChoice:
+def _as_asked(cache: str, size: int, folder: Path | None) -> CacheChoice:
+    """Memory or disk, as it was asked for, or a refusal where it does not hold so many bytes."""
+    told = f"decoded the images take {_bytes(size)}, and"
+    if cache == "memory":
+        free = host_memory()
+        if size > MOST_SHARE * free:
+            fix = "Choose --cache disk, or --cache none."
+            raise OutOfMemoryError(f"{told} {_bytes(free)} of memory are free", fix=fix)
+        share = f"{size / free:.0%} of the free memory"
+        return CacheChoice("memory", f"as set: {_bytes(size)}, {share}")
     if folder is None:
         raise ConfigError("--cache disk needs a run folder", fix="Choose --cache memory or none.")
     free = disk_usage(folder).free
     if size > free:
-        raise MachineError(
-            f"decoded the images take {_bytes(size)}, and {_bytes(free)} are free on the disk of "
-            f"{folder}",
-            fix="Choose --cache none, or --out on another disk.",
-        )
+        fix = "Choose --cache none, or --out on another disk."
+        raise MachineError(f"{told} {_bytes(free)} are free on the disk of {folder}", fix=fix)
     return CacheChoice("disk", f"as set: {_bytes(size)}, {_bytes(free)} are free")
 
 

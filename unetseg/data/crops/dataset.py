@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unetseg.data.crops.augment import Augmenter
 from unetseg.data.crops.cache import FORKS
-from unetseg.data.crops.crop import LargePair, WholePair
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import pooled
 from unetseg.data.facts.survey import Survey
@@ -111,7 +110,15 @@ class Crops(Dataset[Sample]):
         index, seed = key
         pair = self.reader.pair(index)
         rng = np.random.default_rng(seed)
-        image, mask = pair.crop(self._centre(pair, rng), self.augment.window)
+        size, present = self.rule.size, None
+        if rng.random() < self.rule.oversample:
+            present = pair.present(self.reader.class_map.foreground)
+        if present:
+            centre = pair.pixel(present[rng.integers(len(present))], rng)
+        else:
+            height, width = pair.size
+            centre = _random_centre(height, size, rng), _random_centre(width, size, rng)
+        image, mask = pair.crop(centre, self.augment.window)
         if self.gaps is not None:
             image, mask = self.gaps.hide(index, image, mask)
         image, mask = self.augment(image, mask, int(rng.integers(2**31)))
@@ -120,15 +127,6 @@ class Crops(Dataset[Sample]):
             torch.from_numpy(np.ascontiguousarray(mask)),
             torch.from_numpy(self.statistics[index]),
         )
-
-    def _centre(self, pair: WholePair | LargePair, rng: np.random.Generator) -> tuple[int, int]:
-        if rng.random() < self.rule.oversample:
-            present = pair.present(self.reader.class_map.foreground)
-            if present:
-                return pair.pixel(present[rng.integers(len(present))], rng)
-        height, width = pair.size
-        size = self.rule.size
-        return _random_centre(height, size, rng), _random_centre(width, size, rng)
 
 
 def _random_centre(length: int, size: int, rng: np.random.Generator) -> int:
@@ -165,16 +163,14 @@ class Order(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, skip = divmod(self.first_step, self.steps_per_epoch)
-        while True:
-            yield from self._epoch(epoch)[skip:]
-            epoch, skip = epoch + 1, 0
-
-    def _epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
-        rng = np.random.default_rng((self.seed, epoch))
         length = self.steps_per_epoch * self.batch
-        order = np.resize(rng.permutation(self.images), length)
-        keys = list(zip(order.tolist(), rng.integers(2**62, size=length).tolist(), strict=True))
-        return [keys[at : at + self.batch] for at in range(0, length, self.batch)]
+        while True:
+            rng = np.random.default_rng((self.seed, epoch))
+            order = np.resize(rng.permutation(self.images), length)
+            keys = list(zip(order.tolist(), rng.integers(2**62, size=length).tolist(), strict=True))
+            for at in range(skip * self.batch, length, self.batch):
+                yield keys[at : at + self.batch]
+            epoch, skip = epoch + 1, 0
 
 
 def crop_loader(crops: Crops, order: Order, workers: int, *, pin: bool = False) -> DataLoader[Any]:

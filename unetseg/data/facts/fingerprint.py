@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
@@ -37,6 +38,9 @@ class PairFacts(BaseModel):
     mask: MaskFacts
 
 
+_CACHE: TypeAdapter[dict[str, PairFacts]] = TypeAdapter(dict[str, PairFacts])
+
+
 def describe_pairs(
     pairs: Sequence[Pair], progress: Progress = SILENT, max_pixels: int | None = None
 ) -> tuple[dict[Pair, PairFacts], dict[Pair, list[DataError]]]:
@@ -49,8 +53,13 @@ def describe_pairs(
         progress: Hears of every pair.
         max_pixels: The most pixels that are decoded at once.
     """
-    store = _cache_file(pairs)
-    cache = _read_cache(store)
+    # One file per image folder, so that no cache grows beyond its data.
+    folders = sorted({str(pair.image.resolve().parent) for pair in pairs})
+    key = blake2b("\n".join(folders).encode(), digest_size=8).hexdigest()
+    store = cache_folder() / f"fingerprint-{CACHE_VERSION}-{key}.json"
+    cache: dict[str, PairFacts] = {}
+    with suppress(OSError, ValidationError):
+        cache = _CACHE.validate_json(store.read_bytes())
     cached = len(cache)
     facts: dict[Pair, PairFacts] = {}
     unreadable: dict[Pair, list[DataError]] = {}
@@ -65,7 +74,8 @@ def describe_pairs(
             progress.advance("reading", file=printable(pair.name))
     progress.finish("reading")
     if len(cache) > cached:
-        _write_cache(store, cache)
+        with suppress(MachineError):  # a cache that cannot be written costs time, nothing else
+            write_bytes(store, _CACHE.dump_json(cache))
     return facts, unreadable
 
 
@@ -75,7 +85,10 @@ def _describe(
     """The facts of a pair, or what is wrong with its files."""
     if pair.mask is None:
         return [DataError(f"{pair.image} has no mask", paths=[pair.image])]
-    key = _key(pair.image, pair.mask)
+    key = None
+    with suppress(OSError):
+        if pair.image.is_file() and pair.mask.is_file():  # a pipe would keep us waiting
+            key = content_hash(pair.image, pair.mask)
     if key not in cache:
         image = _attempt(image_facts, pair.image, max_pixels)
         mask = _attempt(mask_facts, pair.mask, max_pixels)
@@ -89,15 +102,6 @@ def _describe(
         cache[key] = PairFacts(hash=key, image=image, mask=placeless)
     fact = cache[key]
     return fact.model_copy(update={"mask": fact.mask.model_copy(update={"path": str(pair.mask)})})
-
-
-def _key(image: Path, mask: Path) -> str | None:
-    """The hash of both files; None where one is no file that can be read."""
-    try:
-        is_whole = image.is_file() and mask.is_file()  # a pipe would keep us waiting
-        return content_hash(image, mask) if is_whole else None
-    except OSError:
-        return None
 
 
 _Facts = TypeVar("_Facts", ImageFacts, MaskFacts)
@@ -158,7 +162,20 @@ def refuse_unusable(
     for fault in faults:
         progress.say(f"left out: {printable(fault.summary)}")
     usable = {pair: fact for pair, fact in facts.items() if pair not in bad}
-    _check_sizes(usable)
+    wrong = [
+        f"{pair.image} is {size_text(fact.image.shape)}, "
+        f"{pair.mask} is {size_text(fact.mask.shape)}"
+        for pair, fact in usable.items()
+        if fact.image.shape != fact.mask.shape
+    ]
+    if wrong:
+        is_one = len(wrong) == 1
+        raise DataError(
+            f"{plural(len(wrong), 'mask')} {'differs' if is_one else 'differ'} in size "
+            f"from {'its' if is_one else 'their'} image (width×height)",
+            [*map(printable, wrong)],
+            "Resize these masks with nearest-neighbour interpolation, or remove the pairs.",
+        )
     most, strangers = find_strangers(usable)
     if strangers:
         raise DataError(
@@ -167,25 +184,6 @@ def refuse_unusable(
             KIND_FIX,
         )
     return usable
-
-
-def _check_sizes(facts: Mapping[Pair, PairFacts]) -> None:
-    """Refuse masks of another size than their image."""
-    wrong = [
-        printable(
-            f"{pair.image} is {size_text(fact.image.shape)}, "
-            f"{pair.mask} is {size_text(fact.mask.shape)}"
-        )
-        for pair, fact in facts.items()
-        if fact.image.shape != fact.mask.shape
-    ]
-    if wrong:
-        raise DataError(
-            f"{plural(len(wrong), 'mask')} {'differs' if len(wrong) == 1 else 'differ'} in size "
-            f"from {'its' if len(wrong) == 1 else 'their'} image (width×height)",
-            wrong,
-            "Resize these masks with nearest-neighbour interpolation, or remove the pairs.",
-        )
 
 
 def size_text(shape: tuple[int, int]) -> str:
@@ -231,30 +229,6 @@ def cache_folder() -> Path:
     if "UNETSEG_CACHE_FOLDER" in os.environ:
         return Path(os.environ["UNETSEG_CACHE_FOLDER"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unetseg"
-
-
-_CACHE: TypeAdapter[dict[str, PairFacts]] = TypeAdapter(dict[str, PairFacts])
-
-
-def _cache_file(pairs: Sequence[Pair]) -> Path:
-    """One file per image folder, so that no cache grows beyond its data."""
-    folders = sorted({str(pair.image.resolve().parent) for pair in pairs})
-    key = blake2b("\n".join(folders).encode(), digest_size=8).hexdigest()
-    return cache_folder() / f"fingerprint-{CACHE_VERSION}-{key}.json"
-
-
-def _read_cache(store: Path) -> dict[str, PairFacts]:
-    try:
-        return _CACHE.validate_json(store.read_bytes())
-    except (OSError, ValidationError):
-        return {}
-
-
-def _write_cache(store: Path, cache: dict[str, PairFacts]) -> None:
-    try:
-        write_bytes(store, _CACHE.dump_json(cache))
-    except MachineError:
-        return  # A cache that cannot be written costs time, nothing else.
 
 
 def _kind(dtype: str, bands: int) -> str:

@@ -111,7 +111,9 @@ def image_facts(path: Path, max_pixels: int | None = None) -> ImageFacts:
             nodata = None
         pillow_bands = image.pillow_bands
         if image.is_windowed:
-            bands = image.bands - _has_opaque_alpha(image)
+            strips = (strip for _, strip in image.strips(STRIP))
+            bands = image.bands  # where the last is no opaque alpha, most strips tell at once
+            bands -= bands in {2, 4} and all(effective_bands(strip) < bands for strip in strips)
             tally = _Tally(image.size, bands, image.dtype, nodata)
             tally.add_all(strip[..., :bands] for _, strip in image.strips(STRIP))
         else:
@@ -122,13 +124,6 @@ def image_facts(path: Path, max_pixels: int | None = None) -> ImageFacts:
         return tally.facts(image, pillow_bands)
 
 
-def _has_opaque_alpha(image: ImageFile) -> bool:
-    """Whether the last band of a large image is an opaque alpha; most other bands tell at once."""
-    bands = image.bands
-    strips = (strip for _, strip in image.strips(STRIP))
-    return bands in {2, 4} and all(effective_bands(strip) < bands for strip in strips)
-
-
 class _Tally:
     """Counts over the pixels of an image that comes in strips, from top to bottom."""
 
@@ -137,7 +132,9 @@ class _Tally:
     ) -> None:
         self._size, self._dtype, self._nodata = (size[0], size[1]), dtype, nodata
         self._bands = [_Band() for _ in range(bands)]
-        self._fills = [_Fill(v) for v in (*_CODES, *_ENDS) if v != nodata and _holds(dtype, v)]
+        limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+        possible = (v for v in (*_CODES, *_ENDS) if limits.min <= v <= limits.max)
+        self._fills = [_Fill(value) for value in possible if value != nodata]
         self._missing = self._bad = self._top = 0
         self._thumbnail: list[NDArray[Any]] = []
 
@@ -174,7 +171,11 @@ class _Tally:
         """What was counted, with what the header of the file says."""
         pixels = self._size[0] * self._size[1]
         counted = max(self._bands[0].pixels, 1)
-        fill = _best_fill(self._fills, pixels)
+        fills = [f for f in self._fills if f.pixels >= FILL_SHARE * pixels and f.lies_apart]
+        fill = max(fills, key=lambda fill: fill.pixels, default=None)
+        # A hash of those of the bands, so that interleaved pixels need not be put in order.
+        kind = f"{self._size} {len(self._bands)} {self._dtype}".encode()
+        digests = b"".join(band.digest.digest() for band in self._bands)
         return ImageFacts(
             shape=self._size,
             dtype=str(self._dtype),
@@ -185,7 +186,7 @@ class _Tally:
             format=image.format,
             orientation=image.orientation,
             pillow_bands=pillow_bands,
-            pixel_hash=self._hash(),
+            pixel_hash=blake2b(kind + digests, digest_size=16).hexdigest(),
             perceptual_hash=_resemblance(
                 np.concatenate(self._thumbnail), self._nodata, fill.value if fill else None
             ),
@@ -197,12 +198,6 @@ class _Tally:
             fill_share=fill.pixels / pixels if fill else 0,
             bad=self._bad,
         )
-
-    def _hash(self) -> str:
-        """One hash of those of the bands, so that interleaved pixels need not be put in order."""
-        kind = f"{self._size} {len(self._bands)} {self._dtype}".encode()
-        bands = b"".join(band.digest.digest() for band in self._bands)
-        return blake2b(kind + bands, digest_size=16).hexdigest()
 
 
 @dataclass
@@ -271,20 +266,6 @@ class _Fill:
         return spread < 0 or gap > spread / 10  # spread < 0: there is no other value
 
 
-def _best_fill(fills: Iterable[_Fill], pixels: int) -> _Fill | None:
-    """The fill value that is there most often, if any is there often enough."""
-    found = [fill for fill in fills if fill.pixels >= FILL_SHARE * pixels and fill.lies_apart]
-    return max(found, key=lambda fill: fill.pixels, default=None)
-
-
-def _holds(dtype: np.dtype[Any], value: float) -> bool:
-    """Whether a value can be a pixel."""
-    if dtype.kind == "f":
-        return True
-    limits = np.iinfo(dtype)
-    return int(limits.min) <= value <= int(limits.max)
-
-
 def _resemblance(small: NDArray[Any], nodata: float | None, fill: float | None) -> str:
     """The perceptual hash of a thumbnail, H×W×C, whose pixels without data show nothing."""
     blank = missing_pixels(small, nodata)
@@ -302,4 +283,4 @@ def _resemblance(small: NDArray[Any], nodata: float | None, fill: float | None) 
         grey[blank] = grey[~blank].mean()
     if min(grey.shape) > _GREY:
         grey = np.asarray(cv2.resize(grey, (_GREY, _GREY), interpolation=cv2.INTER_AREA))
-    return perceptual_hash(grey[..., None])
+    return perceptual_hash(grey)

@@ -30,23 +30,15 @@ def is_upright(masks: Iterable[NDArray[np.uint8]], classes: Sequence[int]) -> bo
     >>> is_upright([above] * 8, [1]), is_upright([above, above[::-1]] * 4, [1])
     (True, False)
     """
-    heights = np.array([_heights(mask, classes) for mask in masks]).reshape(-1, len(classes))
-    return any(_tells(column[~np.isnan(column)]) for column in heights.T)
-
-
-def _heights(mask: NDArray[np.uint8], classes: Sequence[int]) -> list[float]:
-    """Mean row of each class, 0 at the top to 1 at the bottom; nan where it is too small."""
-    rows = (np.arange(len(mask)) + 0.5) / len(mask)
-    found = []
-    for index in classes:
-        pixels = (mask == index).sum(1)  # H
-        covered = pixels.sum() >= LARGE_ENOUGH * mask.size
-        found.append(float(rows @ pixels / pixels.sum()) if covered else np.nan)
-    return found
-
-
-def _tells(heights: NDArray[np.float64]) -> bool:
-    if len(heights) < FEWEST_IMAGES:
-        return False
-    distance = abs(heights.mean() - 0.5)
-    return bool(distance > OFF_CENTRE and distance > DISTINCT * heights.std())
+    heights: dict[int, list[float]] = {index: [] for index in classes}  # 0 top, 1 bottom
+    for mask in masks:
+        rows = (np.arange(len(mask)) + 0.5) / len(mask)
+        for index in classes:
+            pixels = (mask == index).sum(1)  # H
+            if pixels.sum() >= LARGE_ENOUGH * mask.size:
+                heights[index].append(float(rows @ pixels / pixels.sum()))
+    for several in heights.values():
+        off_centre = abs(np.mean(several) - 0.5) if len(several) >= FEWEST_IMAGES else 0
+        if off_centre > OFF_CENTRE and off_centre > DISTINCT * np.std(several):
+            return True
+    return False

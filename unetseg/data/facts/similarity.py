@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.image import effective_bands
-
 BITS = 256  # of a hash, written as 64 hexadecimal digits
 NEAR = 32  # bits; see `near_limit`
 SURE = 16  # bits; below, two images are near-copies whatever the others look like
@@ -61,21 +59,22 @@ TURNS = (
 """The seven orientations other than that of the file."""
 
 
-def perceptual_hash(image: NDArray[Any]) -> str:
-    """The hash of an image, H×W×C of any type and number of bands: 64 hexadecimal digits.
+def perceptual_hash(grey: NDArray[Any]) -> str:
+    """The hash of the grey values of an image, H×W finite numbers: 64 hexadecimal digits.
 
     It is "" for an image without any content, such as one of a single colour: it resembles nothing.
 
-    >>> ramp = np.arange(4096.0).reshape(64, 64, 1)
+    >>> ramp = np.arange(4096.0).reshape(64, 64)
     >>> distance(perceptual_hash(ramp), perceptual_hash(2 * ramp + 50))
     0
-    >>> perceptual_hash(np.full((8, 8, 3), 200, np.uint8))
+    >>> perceptual_hash(np.full((8, 8), 200, np.uint8))
     ''
     """
     from scipy.fft import dctn  # half a second, spared where the hashes are known
     from scipy.stats import rankdata
 
-    small = _thumbnail(image)
+    rows, columns = (_areas(length) for length in grey.shape)
+    small = (rows @ grey @ columns.T).astype(np.float64)  # the means of 32×32 equal areas
     spread = float(small.std())
     if not spread > _FLAT * float(np.abs(small).max()):
         return ""
@@ -114,13 +113,6 @@ def near_limit(hashes: Sequence[str]) -> int:
     return int(np.clip(np.median(between) / 4, SURE, NEAR))
 
 
-def near_couples(hashes: Sequence[str], limit: int) -> list[tuple[int, int]]:
-    """The places (first below second) of all couples that differ in at most `limit` bits."""
-    return [
-        (i, int(j)) for i, others in near_across(hashes, hashes, limit) for j in others[others > i]
-    ]
-
-
 def near_across(
     hashes: Sequence[str], others: Sequence[str], limit: int
 ) -> Iterator[tuple[int, NDArray[np.intp]]]:
@@ -128,17 +120,22 @@ def near_across(
 
     20,000 hashes against themselves take a few seconds; images without content are near to none.
     """
-    left, right = _filled(hashes), _filled(others)
-    codes = _codes([others[i] for i in right])
+    left = [i for i, text in enumerate(hashes) if text]
+    right = np.array([i for i, text in enumerate(others) if text], np.intp)
+    codes = _codes([text for text in others if text])
     step = max(_BLOCK // max(len(right), 1), 1)
     for start in range(0, len(left), step):
         places = left[start : start + step]
         block = _codes([hashes[i] for i in places])
-        rows, columns = _near(block, codes, limit)
+        # Half of the bits leave out nearly all couples, at half the cost.
+        half = sum(np.bitwise_count(block[:, None, k] ^ codes[None, :, k]) for k in (0, 1))
+        rows, columns = np.nonzero(half <= limit)
+        near = _differing(block[rows], codes[columns]) <= limit
+        rows, columns = rows[near], columns[near]
         ends = np.searchsorted(rows, np.arange(len(places) + 1))
         for k, place in enumerate(places):
             if ends[k] < ends[k + 1]:
-                yield int(place), right[columns[ends[k] : ends[k + 1]]]
+                yield place, right[columns[ends[k] : ends[k + 1]]]
 
 
 def turned(hashes: Sequence[str], turn: Turn) -> list[str]:
@@ -157,29 +154,12 @@ def turned(hashes: Sequence[str], turn: Turn) -> list[str]:
     return [next(filled).tobytes().hex() if text else "" for text in hashes]
 
 
-def _thumbnail(image: NDArray[Any]) -> NDArray[np.float64]:
-    """The mean over the bands, averaged over 32×32 areas of equal size."""
-    bands = image[..., : effective_bands(image)]
-    grey = bands.mean(axis=-1, dtype=np.float32)
-    if image.dtype.kind == "f":
-        finite = np.isfinite(grey)
-        grey = np.where(finite, grey, grey[finite].mean() if finite.any() else 0)
-    rows, columns = (_areas(length) for length in grey.shape)
-    small: NDArray[np.float64] = (rows @ grey @ columns.T).astype(np.float64)
-    return small
-
-
 def _areas(length: int) -> NDArray[np.float32]:
     """32×`length`: the share of each pixel in each of 32 areas, rows of sum 1."""
     edges = np.linspace(0, length, _SIDE + 1)
     pixels = np.arange(length)
     covered = np.minimum(pixels + 1, edges[1:, None]) - np.maximum(pixels, edges[:-1, None])
     return (covered.clip(0) * (_SIDE / length)).astype(np.float32)
-
-
-def _filled(hashes: Sequence[str]) -> NDArray[np.intp]:
-    """The places of the hashes that are not ""."""
-    return np.flatnonzero([bool(text) for text in hashes])
 
 
 def _codes(hashes: Sequence[str]) -> NDArray[np.uint64]:
@@ -191,16 +171,3 @@ def _differing(codes: NDArray[np.uint64], code: NDArray[np.uint64]) -> NDArray[n
     """The bits in which `codes` (…×4) differ from `code`."""
     bits: NDArray[np.intp] = np.bitwise_count(codes ^ code).sum(-1, dtype=np.intp)
     return bits
-
-
-def _near(
-    block: NDArray[np.uint64], codes: NDArray[np.uint64], limit: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of the couples within `limit`, in order.
-
-    Half of the bits leave out nearly all couples, at half the cost.
-    """
-    half = sum(np.bitwise_count(block[:, None, k] ^ codes[None, :, k]) for k in (0, 1))
-    rows, columns = np.nonzero(half <= limit)
-    near = _differing(block[rows], codes[columns]) <= limit
-    return rows[near], columns[near]
