@@ -251,7 +251,7 @@ def test_a_wish_is_obeyed_or_refused(known: Survey, monkeypatch: pytest.MonkeyPa
         choose_cache(known, 3, "disk", Path("run"))
 
 
-def test_giants_are_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     rng = np.random.default_rng(0)
     for folder in ("images", "masks"):

@@ -87,7 +87,7 @@ def test_batches_are_those_of_torch_laid_out_for_the_network(
 ) -> None:
     """8-bit pixels stay 8-bit until they are on the device; no copy makes them channels_last."""
     some = Crops(
-        PairReader(giants(tmp_path, dtype, bands), THREE, bands),
+        PairReader(large_pairs(tmp_path, dtype, bands), THREE, bands),
         CropRule(32, "full", 0.5),
         np.zeros((2, 2, bands), np.float32),
     )
@@ -128,7 +128,7 @@ def test_crops_are_those_of_the_first_release(reader: PairReader, kept: bool) ->
 # Giants
 
 
-def giants(folder: Path, dtype: str = "int16", bands: int = 13) -> list[Pair]:
+def large_pairs(folder: Path, dtype: str = "int16", bands: int = 13) -> list[Pair]:
     """Two pairs of 90×70 TIFFs; class 1 is one pixel at row 85, column 3, class 2 a block."""
     rng = np.random.default_rng(0)
     pairs = []
@@ -157,10 +157,10 @@ THREE = ClassMap(
 
 
 @pytest.mark.parametrize("profile", ["none", "full"])
-def test_crops_of_giants_are_those_of_the_whole(
+def test_crops_of_large_images_are_those_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str
 ) -> None:
-    pairs = giants(tmp_path)
+    pairs = large_pairs(tmp_path)
     rule, statistics = CropRule(32, profile, 0.0), np.zeros((2, 2, 13), np.float32)
     whole = Crops(PairReader(pairs, THREE, 13), rule, statistics)
     expected = [whole[index, seed] for index, seed in product(range(2), range(10))]
@@ -179,11 +179,11 @@ def test_crops_of_giants_are_those_of_the_whole(
     reader.close()
 
 
-def test_crops_of_giants_are_centred_on_each_class_in_turn(
+def test_crops_of_large_images_are_centred_on_each_class_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
-    reader = PairReader(giants(tmp_path, "uint8", 3), THREE, 3)
+    reader = PairReader(large_pairs(tmp_path, "uint8", 3), THREE, 3)
     some = Crops(reader, CropRule(16, "none", 1.0), np.zeros((2, 2, 3), np.float32))
     centres = [int(some[0, seed].mask[8, 8]) for seed in range(200)]
     assert set(centres) == {1, 2}
@@ -195,9 +195,9 @@ def test_crops_of_giants_are_centred_on_each_class_in_turn(
     again.reader.close()
 
 
-def test_workers_read_giants_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_read_large_images_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
-    reader = PairReader(giants(tmp_path, "uint8", 3), THREE, 3)
+    reader = PairReader(large_pairs(tmp_path, "uint8", 3), THREE, 3)
     some = Crops(reader, CropRule(16, "full", 0.5), np.zeros((2, 2, 3), np.float32))
     batches = []
     for workers in (0, 2):

@@ -1,4 +1,4 @@
-"""Laws of the reader: what is kept is what is decoded, and few giants are open at once."""
+"""Laws of the reader: what is kept is what is decoded, and few large ones are open at once."""
 
 from pathlib import Path
 
@@ -59,23 +59,23 @@ def test_what_is_kept_is_what_is_decoded(
     np.testing.assert_array_equal(reader[5][0], before[5][0])
 
 
-def test_few_giants_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_large_pairs_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     monkeypatch.setattr(module, "OPEN_PAIRS", 1)
     reader = PairReader(pairs(tmp_path, 3, ".tif"), CLASSES, 3)
-    giants = [reader.pair(index) for index in range(8)]
+    large = [reader.pair(index) for index in range(8)]
     files = Path("/proc/self/fd")
     if files.is_dir():
         names = [str(link.resolve()) for link in files.iterdir()]
         assert sum(str(tmp_path) in name for name in names) == 2
-    first = giants[0].crop((45, 35), 20)[0]
+    first = large[0].crop((45, 35), 20)[0]
     np.testing.assert_array_equal(first, PairReader(reader.pairs, CLASSES, 3)[0][0][35:55, 25:45])
     reader.close()
     reader.pair(0).crop((45, 35), 20)
     reader.close()
 
 
-def test_giants_of_different_size_are_refused(
+def test_large_pairs_of_different_size_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)

@@ -246,7 +246,7 @@ def test_without_any_data_there_are_zeros(tmp_path: Path) -> None:
     }
 
 
-# ------------------------------------------------------------------ giants
+# ------------------------------------------------------------------ large images
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_without_any_data_there_are_zeros(tmp_path: Path) -> None:
     ],
     ids=["numbers", "signed", "colours", "more values than are kept"],
 )
-def test_a_giant_mask_has_the_counts_of_the_whole(
+def test_a_large_mask_has_the_counts_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: NDArray[Any]
 ) -> None:
     write_tiff(tmp_path / "a.tif", mask)

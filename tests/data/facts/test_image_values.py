@@ -1,11 +1,10 @@
-"""A giant has the facts of the whole, and pixels without data count in none of them."""
+"""A large image has the facts of the whole, and pixels without data count in none of them."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from tests.builders import write_geotiff
 from unetseg.data.facts.image_values import ImageFacts, image_facts
 from unetseg.data.facts.similarity import SURE, distance, perceptual_hash
 from unetseg.data.files import image as image_file
@@ -23,17 +23,6 @@ from unetseg.data.pairs.match import find_pairs
 from unetseg.data.sample import draw_cells
 
 Array = NDArray[Any]
-
-
-def write_geotiff(path: Path, image: Array, nodata: float | None, **options: Any) -> Path:
-    height, width, bands = image.shape
-    profile = {"height": height, "width": width, "count": bands, "dtype": image.dtype.name}
-    place = rasterio.Affine(10, 0, 0, 0, -10, 0)
-    with rasterio.open(
-        path, "w", driver="GTiff", transform=place, nodata=nodata, **profile, **options
-    ) as raster:
-        raster.write(np.moveaxis(image, -1, 0))
-    return path
 
 
 def noise(dtype: type, shape: tuple[int, ...] = (600, 70, 3), seed: int = 0) -> Array:
@@ -50,7 +39,7 @@ def assert_equal_facts(one: ImageFacts, other: ImageFacts) -> None:
         np.testing.assert_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
-# ------------------------------------------------------------------ giants
+# ------------------------------------------------------------------ large images
 
 
 @pytest.mark.parametrize(
@@ -67,11 +56,11 @@ def assert_equal_facts(one: ImageFacts, other: ImageFacts) -> None:
     ids=["rgb", "grey", "two bands", "13 bands", "float", "opaque alpha", "four bands"],
 )
 @pytest.mark.parametrize("tiled", [False, True])
-def test_a_giant_has_the_facts_of_the_whole(
+def test_a_large_image_has_the_facts_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: Array, tiled: bool
 ) -> None:
     tiles = {"tiled": True, "blockxsize": 32, "blockysize": 64} if tiled else {}
-    path = write_geotiff(tmp_path / "a.tif", image, None, compress="deflate", **tiles)
+    path = write_geotiff(tmp_path / "a.tif", image, compress="deflate", **tiles)
     whole = image_facts(path)
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     with ImageFile(path) as file:
@@ -80,7 +69,7 @@ def test_a_giant_has_the_facts_of_the_whole(
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_giant_has_the_facts_of_the_whole(
+def test_a_large_turned_image_has_the_facts_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientation: int
 ) -> None:
     path = tmp_path / "a.tif"
@@ -93,7 +82,7 @@ def test_a_turned_giant_has_the_facts_of_the_whole(
 
 
 @pytest.mark.parametrize("nodata", [-9999.0, float("nan")])
-def test_a_giant_without_some_data_has_the_facts_of_the_whole(
+def test_a_large_image_without_some_data_has_the_facts_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodata: float
 ) -> None:
     image = noise(np.float32)
@@ -101,7 +90,7 @@ def test_a_giant_without_some_data_has_the_facts_of_the_whole(
     image[400:420, 3:8, 1] = np.nan
     image[500, 9] = np.inf
     image[550:, :, 0] = np.finfo(np.float32).min
-    path = write_geotiff(tmp_path / "a.tif", image, nodata)
+    path = write_geotiff(tmp_path / "a.tif", image, nodata=nodata)
     whole = image_facts(path)
     assert (whole.nodata_share, whole.bad) == (0.5, 101)
     assert (whole.fill, whole.fill_share) == (float(np.finfo(np.float32).min), 50 / 600)
@@ -130,7 +119,7 @@ def test_declared_no_data_is_left_out(tmp_path: Path) -> None:
     image = noise(np.int16)
     image[:150] = -9999
     image[200, :, 0] = -9999  # in one band it is a value like any other
-    facts = image_facts(write_geotiff(tmp_path / "a.tif", image, -9999))
+    facts = image_facts(write_geotiff(tmp_path / "a.tif", image, nodata=-9999))
     counted = image[150:].reshape(-1, 3).astype(np.float64)
     assert (facts.nodata, facts.nodata_share, facts.with_data) == (-9999, 0.25, 450 * 70)
     np.testing.assert_allclose(facts.mean, counted.mean(0))
@@ -142,7 +131,7 @@ def test_declared_no_data_is_left_out(tmp_path: Path) -> None:
 
 def test_an_image_without_any_data_is_all_zeros(tmp_path: Path) -> None:
     image = np.full((9, 8, 2), -9999, np.float32)
-    facts = image_facts(write_geotiff(tmp_path / "a.tif", image, -9999))
+    facts = image_facts(write_geotiff(tmp_path / "a.tif", image, nodata=-9999))
     assert (facts.nodata_share, facts.with_data, facts.perceptual_hash) == (1, 0, "")
     for name in ("mean", "std", "low", "high", "at_low", "at_high"):
         assert getattr(facts, name) == (0, 0)
@@ -162,7 +151,7 @@ def test_statistics_are_over_the_finite_pixels(tmp_path: Path) -> None:
 def test_nan_comes_back_from_json(tmp_path: Path) -> None:
     image = noise(np.float32)
     image[:60] = np.nan
-    facts = image_facts(write_geotiff(tmp_path / "a.tif", image, float("nan")))
+    facts = image_facts(write_geotiff(tmp_path / "a.tif", image, nodata=float("nan")))
     assert (facts.bad, facts.nodata_share) == (0, 0.1)
     assert_equal_facts(ImageFacts.model_validate_json(facts.model_dump_json()), facts)
 
@@ -236,9 +225,9 @@ def test_a_fill_value_is_found_unless_it_is_declared(
 ) -> None:
     image = reflectances(dtype)
     image[:10, :50, bands] = value
-    facts = image_facts(write_geotiff(tmp_path / "a.tif", image, None))
+    facts = image_facts(write_geotiff(tmp_path / "a.tif", image))
     assert (facts.fill, facts.fill_share) == (value, 0.05)
-    assert image_facts(write_geotiff(tmp_path / "b.tif", image, value)).fill is None
+    assert image_facts(write_geotiff(tmp_path / "b.tif", image, nodata=value)).fill is None
 
 
 def spots(peak: float) -> Array:
@@ -291,34 +280,6 @@ def test_a_few_pixels_are_no_fill(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ what the header says
-
-
-def test_the_format_is_that_of_the_content(tmp_path: Path) -> None:
-    image = Image.fromarray(noise(np.uint8))
-    for suffix in ("png", "jpg", "gif", "bmp", "webp", "ppm", "jp2", "tif"):
-        image.save(tmp_path / f"a.{suffix}")
-        (tmp_path / f"a.{suffix}").rename(tmp_path / f"{suffix}.png")
-    found = {path.stem: image_facts(path).format for path in tmp_path.iterdir()}
-    assert found == {
-        "png": "PNG",
-        "jpg": "JPEG",
-        "gif": "GIF",
-        "bmp": "BMP",
-        "webp": "WEBP",
-        "ppm": "PPM",
-        "jp2": "JPEG2000",
-        "tif": "TIFF",
-    }
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
-def test_the_orientation_is_read_and_the_pixels_are_upright(tmp_path: Path, suffix: str) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(noise(np.uint8, (40, 60, 3))).save(path, exif=exif)
-    facts = image_facts(path)
-    assert (facts.orientation, facts.shape) == (6, (60, 40))
 
 
 def test_the_bands_that_pillow_overlooks_are_told(real_data: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.crs import CRS
 
+from tests.builders import noise
 from unetseg.data.files import geotiff
 from unetseg.data.files import image as image_file
 from unetseg.data.files.georeference import Georeference, quiet
@@ -41,14 +42,6 @@ def georeference(path: Path) -> tuple[Georeference | None, float | None]:
         return image.georeference, image.nodata
 
 
-def noise(dtype: str, *shape: int) -> Array:
-    rng = np.random.default_rng(0)
-    if dtype.startswith("float"):
-        return rng.normal(size=shape).astype(dtype)
-    limits = np.iinfo(dtype)
-    return rng.integers(limits.min, limits.max, shape, endpoint=True, dtype=dtype)
-
-
 def by_gdal(path: Path) -> tuple[Array, dict[str, Any]]:
     with quiet(), rasterio.open(path) as file:
         return file.read().transpose(1, 2, 0), dict(file.profile)
@@ -60,7 +53,7 @@ def by_gdal(path: Path) -> tuple[Array, dict[str, Any]]:
     "dtype", ["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
 )
 def test_tifffile_and_gdal_read_what_is_written(tmp_path: Path, dtype: str, bands: int) -> None:
-    pixels = noise(dtype, 530, 70, bands)
+    pixels = noise(530, 70, bands, dtype=dtype)
     path = tmp_path / "deep" / "a.tif"
     with RasterWriter(path, 530, 70, bands, dtype, georeference=PLACE, nodata=7) as writer:
         for top in range(0, 530, 64):
@@ -82,7 +75,7 @@ def test_rows_may_come_in_any_counts(data: st.DataObject, tmp_path_factory: Any)
     path = tmp_path_factory.mktemp("rows") / "a.tif"
     height, width = data.draw(st.integers(1, 1200)), data.draw(st.integers(1, 40))
     bands = data.draw(st.sampled_from([1, 3]))
-    pixels = noise("uint8", height, width, bands)
+    pixels = noise(height, width, bands)
     top = 0
     with RasterWriter(
         path,
@@ -101,8 +94,8 @@ def test_rows_may_come_in_any_counts(data: st.DataObject, tmp_path_factory: Any)
 
 
 def test_palettes_are_written(tmp_path: Path) -> None:
-    index = noise("uint8", 40, 50)
-    palette = noise("uint8", 768).tolist()
+    index = noise(40, 50)
+    palette = noise(768).tolist()
     write_geotiff(tmp_path / "a.tif", index, palette=palette, georeference=PLACE)
     raw = read_mask(tmp_path / "a.tif")
     assert (raw.coding, raw.palette) == ("palette", tuple(palette))
@@ -118,7 +111,7 @@ def test_empty_tiles_are_read_by_every_program(
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 100)
     for nodata in (None, 0.0, 9.0):
         pixels = np.full((1500, 1500), nodata or 0, np.uint8)
-        pixels[600:700, 600:700] = noise("uint8", 100, 100)
+        pixels[600:700, 600:700] = noise(100, 100)
         write_geotiff(tmp_path / "a.tif", pixels, nodata=nodata)
         assert (tmp_path / "a.tif").stat().st_size < 18_000
         np.testing.assert_array_equal(Image.open(tmp_path / "a.tif"), pixels)
@@ -138,9 +131,9 @@ def test_nan_is_a_nodata_value(tmp_path: Path) -> None:
 
 
 def test_overviews_are_every_other_pixel_of_masks_and_means_of_pictures(tmp_path: Path) -> None:
-    mask = noise("uint8", 1001, 700)
-    colours = noise("uint8", 1001, 700, 3)
-    picture = noise("uint16", 1001, 700, 3)
+    mask = noise(1001, 700)
+    colours = noise(1001, 700, 3)
+    picture = noise(1001, 700, 3, dtype="uint16")
     for name, pixels, halving in (
         ("mask.tif", mask[..., None], every_other),
         ("colours.tif", colours, every_other),
@@ -164,7 +157,7 @@ def test_overviews_are_every_other_pixel_of_masks_and_means_of_pictures(tmp_path
 
 def test_wide_images_get_lower_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(geotiff, "BUFFER", 200_000)
-    pixels = noise("float32", 300, 600, 2)
+    pixels = noise(300, 600, 2, dtype="float32")
     write_geotiff(tmp_path / "a.tif", pixels)
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         assert file.pages.first.chunks[:2] == (32, 512)
@@ -175,7 +168,7 @@ def test_files_beyond_four_gigabytes_are_bigtiffs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(geotiff, "_CLASSIC_BYTES", 1000)
-    pixels = noise("uint8", 100, 100)
+    pixels = noise(100, 100)
     write_geotiff(tmp_path / "a.tif", pixels, georeference=PLACE)
     assert (tmp_path / "a.tif").read_bytes()[:4] == b"II+\0"
     np.testing.assert_array_equal(by_gdal(tmp_path / "a.tif")[0][..., 0], pixels)

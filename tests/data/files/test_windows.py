@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile as PillowImage
 
+from tests import builders
+from tests.builders import GEOTRANSFORM, write_geotiff
 from unetseg.data.files import image as image_file
-from unetseg.data.files.georeference import quiet
 from unetseg.data.files.image import ImageFile, match_bands, read_image
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import Tiff, write_tiff
@@ -38,26 +39,16 @@ COLOURS = (np.arange(768).reshape(3, 256) * 89 % 65536).astype(np.uint16)
 
 
 @pytest.fixture(autouse=True)
-def small_giants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything of more than 100 pixels is a giant."""
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every TIFF of more than 100 pixels is read by windows."""
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 100)
 
 
 def noise(dtype: str, *shape: int) -> Array:
-    rng = np.random.default_rng(0)
-    if dtype.startswith("float"):
-        return rng.normal(size=shape).astype(dtype)
-    if dtype == "bool":
-        return rng.random(shape) > 0.5
-    low, high = (0, 200) if dtype in {"uint32", "int32"} else (None, None)
-    limits = np.iinfo(dtype)
-    return rng.integers(
-        limits.min if low is None else low,
-        limits.max if high is None else high,
-        shape,
-        endpoint=True,
-        dtype=dtype,
-    )
+    """Noise; of the wide integers only numbers that float32 holds."""
+    is_narrow = dtype not in {"bool", "uint32", "int32"}
+    drawn = builders.noise(*shape, dtype=dtype if is_narrow else "uint8")
+    return drawn > 127 if dtype == "bool" else drawn.astype(dtype)
 
 
 def windows(height: int, width: int, seed: int = 0) -> Iterator[tuple[int, int, int, int]]:
@@ -73,7 +64,7 @@ def windows(height: int, width: int, seed: int = 0) -> Iterator[tuple[int, int, 
 
 
 def check_windows(path: Path) -> None:
-    """Windows, strips and thumbnail of a giant are those of `read_image`."""
+    """Windows, strips and thumbnail are those of `read_image`."""
     whole = read_image(path)
     with ImageFile(path) as raster:
         assert raster.is_windowed
@@ -126,27 +117,13 @@ def test_a_window_is_a_crop_of_the_whole(tmp_path: Path, dtype: str, bands: int)
                 assert part.dtype == whole.dtype == raster.dtype
 
 
+TILES = {"tiled": True, "blockxsize": 16, "blockysize": 16}
+
+
 def lossy(path: Path, *, ycbcr: bool) -> None:
-    photometric = "ycbcr" if ycbcr else "rgb"
     smooth = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH))[..., None] * [1, 2, 2]
-    with (
-        quiet(),
-        rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            height=HEIGHT,
-            width=WIDTH,
-            count=3,
-            dtype="uint8",
-            tiled=True,
-            blockxsize=16,
-            blockysize=16,
-            compress="jpeg",
-            photometric=photometric,
-        ) as file,
-    ):
-        file.write(smooth.astype(np.uint8).transpose(2, 0, 1))
+    kind = {"compress": "jpeg", "photometric": "ycbcr" if ycbcr else "rgb"}
+    write_geotiff(path, smooth.astype(np.uint8), **TILES, **kind)
 
 
 def ome(path: Path, tile: tuple[int, int] | None, compression: str | None) -> None:
@@ -161,26 +138,9 @@ def imagej(path: Path) -> None:
 
 
 def sparse(path: Path) -> None:
-    pixels = np.zeros((HEIGHT, WIDTH), np.int16)
+    pixels = np.full((HEIGHT, WIDTH), -7, np.int16)
     pixels[20:30, 20:30] = noise("int16", 10, 10)
-    with (
-        quiet(),
-        rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            height=HEIGHT,
-            width=WIDTH,
-            count=1,
-            dtype="int16",
-            tiled=True,
-            blockxsize=16,
-            blockysize=16,
-            sparse_ok=True,
-            nodata=-7,
-        ) as file,
-    ):
-        file.write(np.where(pixels == 0, -7, pixels), 1)
+    write_geotiff(path, pixels, **TILES, sparse_ok=True, nodata=-7)
 
 
 def palette(path: Path) -> None:
@@ -190,14 +150,9 @@ def palette(path: Path) -> None:
 
 
 def palette_of_two(path: Path) -> None:
-    with (
-        quiet(),
-        rasterio.open(
-            path, "w", driver="GTiff", height=HEIGHT, width=WIDTH, count=1, dtype="uint8", nbits=1
-        ) as file,
-    ):
+    write_geotiff(path, noise("bool", HEIGHT, WIDTH).astype(np.uint8), nbits=1)
+    with rasterio.open(path, "r+") as file:
         file.write_colormap(1, {0: (10, 20, 30), 1: (200, 100, 50)})
-        file.write(noise("bool", HEIGHT, WIDTH).astype(np.uint8), 1)
 
 
 def rows_of_pages(path: Path) -> None:
@@ -268,30 +223,19 @@ def test_any_window_of_any_tiling(data: st.DataObject, tmp_path_factory: Any) ->
     tile = data.draw(st.tuples(*[st.sampled_from([16, 32, 48])] * 2))
     bands = data.draw(st.sampled_from([1, 3, 5]))
     pixels = noise("int16", height, width, bands)
-    with (
-        quiet(),
-        rasterio.open(
-            folder / "a.tif",
-            "w",
-            driver="GTiff",
-            height=height,
-            width=width,
-            count=bands,
-            dtype="int16",
-            tiled=True,
-            blockysize=tile[0],
-            blockxsize=tile[1],
-            compress=data.draw(st.sampled_from(["deflate", "lzw", "none"])),
-            predictor=data.draw(st.sampled_from([1, 2])),
-            interleave=data.draw(st.sampled_from(["pixel", "band"])),
-        ) as file,
-    ):
-        file.write(pixels.transpose(2, 0, 1))
-    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
-    rows, columns = (
-        data.draw(st.integers(1, height - top)),
-        data.draw(st.integers(1, width - left)),
+    write_geotiff(
+        folder / "a.tif",
+        pixels,
+        tiled=True,
+        blockysize=tile[0],
+        blockxsize=tile[1],
+        compress=data.draw(st.sampled_from(["deflate", "lzw", "none"])),
+        predictor=data.draw(st.sampled_from([1, 2])),
+        interleave=data.draw(st.sampled_from(["pixel", "band"])),
     )
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    rows = data.draw(st.integers(1, height - top))
+    columns = data.draw(st.integers(1, width - left))
     with ImageFile(folder / "a.tif") as raster:
         part = raster.read(top, left, rows, columns)
     np.testing.assert_array_equal(part, pixels[top : top + rows, left : left + columns])
@@ -455,21 +399,9 @@ def test_the_pixels_of_a_raster_are_its_readers_own(tmp_path: Path) -> None:
 
 
 def test_a_file_whose_pixels_were_never_written_is_named(tmp_path: Path) -> None:
-    with (
-        quiet(),
-        rasterio.open(
-            tmp_path / "a.tif",
-            "w",
-            driver="GTiff",
-            height=16,
-            width=16,
-            count=1,
-            dtype="uint8",
-            tiled=True,
-            blockxsize=16,
-            blockysize=16,
-            sparse_ok=True,
-        ),
+    size = {"height": 16, "width": 16, "count": 1, "dtype": "uint8"}
+    with rasterio.open(
+        tmp_path / "a.tif", "w", **size, **TILES, transform=GEOTRANSFORM, sparse_ok=True
     ):
         pass
     with pytest.raises(ImageError, match="truncated"):
@@ -477,7 +409,7 @@ def test_a_file_whose_pixels_were_never_written_is_named(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_truncated_and_changed_giants_are_named(tmp_path: Path, compression: Any) -> None:
+def test_truncated_and_changed_files_are_named(tmp_path: Path, compression: Any) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, noise("uint8", 200, 200), compression=compression, tile=(64, 64))
     content = path.read_bytes()
@@ -659,7 +591,7 @@ def test_real_masks(real_data: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
-def test_the_header_alone_says_what_a_giant_is(
+def test_the_header_alone_says_what_is_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     path = tmp_path / f"a{suffix}"
