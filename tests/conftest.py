@@ -1,6 +1,7 @@
 """Fixtures of the whole suite."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,3 +30,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNETSEG_CACHE_FOLDER", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def eight_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight drawn pairs of 96×96 pixels, to be copied before they are spoilt."""
+    from unetseg.data.sample import draw_sample  # after the environment above is set
+
+    return draw_sample(tmp_path_factory.mktemp("data") / "sample", count=8, size=96)
+
+
+@pytest.fixture
+def data(eight_pairs: Path, tmp_path: Path) -> Path:
+    """A good folder of eight pairs, to be spoilt."""
+    return Path(shutil.copytree(eight_pairs, tmp_path / "my photos"))

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,10 @@ from unetseg.checks.check import check_folder, refuse_errors
 from unetseg.cli.app import run
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import Survey, survey
-from unetseg.data.sample import draw_sample
 from unetseg.errors import DataError, UnetsegError
 
 Capture = pytest.CaptureFixture[str]
 SMALL = ("--device", "cpu", "--width", "4", "--depth", "2", "--workers", "0")
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_sample(tmp_path_factory.mktemp("data") / "sample", count=8, size=64)
-
-
-@pytest.fixture
-def data(sample: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sample, tmp_path / "my data"))
 
 
 # The same conclusions
@@ -53,7 +41,7 @@ def assert_same(root: Path, config: DataConfig | None = None) -> Survey:
 
 
 @pytest.mark.long
-def test_the_audit_agrees_with_training_on_every_real_folder(
+def test_the_check_agrees_with_training_on_every_real_folder(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNETSEG_CACHE_FOLDER", str(tmp_path))  # each file is read in full only once
@@ -74,13 +62,13 @@ DESCRIPTIONS = {
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)
-def test_the_audit_agrees_with_training_on_described_folders(data: Path, name: str) -> None:
+def test_the_check_agrees_with_training_on_described_folders(data: Path, name: str) -> None:
     (data / "dataset.yaml").write_text(DESCRIPTIONS[name], encoding="utf-8")
     known = assert_same(data)
     assert known.rules[0].startswith("dataset.yaml: ")
 
 
-def test_the_audit_agrees_with_training_on_a_table(data: Path) -> None:
+def test_the_check_agrees_with_training_on_a_table(data: Path) -> None:
     rows = [f"images/cells_00{n}.png,masks/cells_00{n}.png,{'abc'[n % 3]}" for n in range(8)]
     table = data / "list.csv"
     table.write_text("image,mask,group\n" + "\n".join(rows) + "\n", encoding="utf-8")
