@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,14 @@ def formats(data: Path) -> list[Finding]:
 
 def sizes(data: Path) -> list[Finding]:
     return findings(data, inspect_sizes)
+
+
+def only(found: Iterable[Finding], check: str, severity: str) -> Finding:
+    """The one finding there is."""
+    (finding,) = found
+    assert (finding.check, finding.severity) == (check, severity)
+    assert finding.fix or severity == "note"
+    return finding
 
 
 def names(finding: Finding) -> list[str]:
@@ -227,8 +235,7 @@ def test_links_pipes_and_sockets_are_named_without_waiting(data: Path) -> None:
 @pytest.mark.parametrize("target", [".", "..", "../..", "/"])
 def test_a_link_to_a_folder_above_is_a_loop(data: Path, target: str) -> None:
     (data / "images" / "loop").symlink_to(target)
-    (found,) = entries(data).values()
-    assert (found.check, found.severity) == ("link-loop", "note")
+    found = only(entries(data).values(), "link-loop", "note")
     assert found.files[0].startswith(f"{data}/images/loop: a link to /")
 
 
@@ -276,8 +283,7 @@ def test_suffixes_of_another_content_are_named_with_the_right_one(data: Path) ->
     image(data, 1).with_suffix(".jpeg").rename(image(data, 1))
     write_tiff(data / "masks" / "new.tif", np.zeros((64, 64), np.uint8))
     (data / "masks" / "new.tif").rename(mask(data, 2))
-    (found,) = formats(data)
-    assert (found.check, found.severity) == ("wrong-suffix", "warning")
+    found = only(formats(data), "wrong-suffix", "warning")
     assert found.files == (
         f"{image(data, 0).with_suffix('.jpg')}: the content is PNG, so .png",
         f"{image(data, 1)}: the content is JPEG, so .jpg",
@@ -303,8 +309,7 @@ def turn(path: Path, orientation: int, size: tuple[int, int]) -> None:
 def test_a_turned_image_whose_upright_mask_fits_is_a_note(data: Path) -> None:
     turn(image(data, 0), 6, (64, 40))
     Image.open(mask(data, 0)).crop((0, 0, 40, 64)).save(mask(data, 0))
-    (found,) = formats(data)
-    assert (found.check, found.severity) == ("stored-turned", "note")
+    found = only(formats(data), "stored-turned", "note")
     assert found.files == (f"{image(data, 0)}: orientation 6",)
 
 
@@ -313,13 +318,11 @@ def test_a_turned_image_whose_mask_fits_both_ways_is_a_warning(
     data: Path, orientation: int
 ) -> None:
     turn(image(data, 0), orientation, (64, 64))
-    (found,) = formats(data)
-    assert (found.check, found.severity) == ("perhaps-turned", "warning")
+    only(formats(data), "perhaps-turned", "warning")
 
 
 def test_bands_that_pillow_overlooks_are_a_note(real_data: Path) -> None:
-    (found,) = formats(real_data / "sen1floods11_sample")
-    assert (found.check, found.severity) == ("unseen-bands", "note")
+    found = only(formats(real_data / "sen1floods11_sample"), "unseen-bands", "note")
     assert found.files[0].endswith(": 1 of 13")
 
 
@@ -347,8 +350,7 @@ def test_whole_factors_are_one_finding(large: Path) -> None:
     resize(mask(large, 0), 48, 48)
     resize(mask(large, 1), 192, 192)
     resize(mask(large, 2), 24, 24)
-    (found,) = sizes(large)
-    assert (found.check, found.severity) == ("size-factor", "error")
+    found = only(sizes(large), "size-factor", "error")
     assert found.summary.startswith("3 masks")
     assert found.files == tuple(
         f"{image(large, n)} is 96×96, {mask(large, n)} is {side}×{side}"
@@ -360,8 +362,7 @@ def test_whole_factors_are_one_finding(large: Path) -> None:
 @pytest.mark.parametrize("size", [(96, 48), (48, 96), (47, 47), (90, 96), (95, 95), (3, 3)])
 def test_other_sizes_are_another(large: Path, size: tuple[int, int]) -> None:
     resize(mask(large, 3), *size)
-    (found,) = sizes(large)
-    assert (found.check, found.severity) == ("size-mismatch", "error")
+    found = only(sizes(large), "size-mismatch", "error")
     assert found.files == (f"{image(large, 3)} is 96×96, {mask(large, 3)} is {size[0]}×{size[1]}",)
     assert "nearest" in found.fix
     assert not found.command
@@ -370,8 +371,7 @@ def test_other_sizes_are_another(large: Path, size: tuple[int, int]) -> None:
 def test_swapped_sides_are_another(large: Path) -> None:
     resize(image(large, 4), 96, 64)
     resize(mask(large, 4), 64, 96)
-    (found,) = sizes(large)
-    assert (found.check, found.severity) == ("size-swapped", "error")
+    found = only(sizes(large), "size-swapped", "error")
     assert found.files[0].endswith("is 64×96")
 
 
@@ -382,8 +382,7 @@ def test_a_mask_drawn_before_the_rotation_is_another(large: Path, orientation: i
     Image.open(image(large, 5)).crop((0, 0, 96, 64)).save(image(large, 5), exif=exif)
     resize(mask(large, 5), 96, 64)  # as stored
     assert read_image(image(large, 5)).shape[:2] == read_mask(mask(large, 5)).pixels.shape[::-1]
-    (found,) = sizes(large)
-    assert (found.check, found.severity) == ("size-unturned", "error")
+    found = only(sizes(large), "size-unturned", "error")
     assert "rotation" in found.summary
     assert found.command == "unetseg check DATA --fix OUT"
     resize(mask(large, 5), 64, 96)  # as seen
@@ -416,8 +415,7 @@ def test_very_unequal_images_are_a_note(large: Path) -> None:
     assert sizes(large) == []
     for path in (image(large, 0), mask(large, 0)):
         resize(path, 768, 768)
-    (found,) = sizes(large)
-    assert (found.check, found.severity) == ("unequal-sizes", "note")
+    found = only(sizes(large), "unequal-sizes", "note")
     assert "from 96×96 to 768×768" in found.summary
 
 
@@ -464,12 +462,8 @@ def spoil(
     return [str(path) for path in paths]
 
 
-def only(data: Path, check: str, severity: str) -> Finding:
-    """The one finding there is."""
-    (found,) = findings(data, *PIXEL_CHECKS)
-    assert (found.check, found.severity) == (check, severity)
-    assert found.fix or severity == "note"
-    return found
+def pixels(data: Path) -> list[Finding]:
+    return findings(data, *PIXEL_CHECKS)
 
 
 def with_value(value: float) -> Callable[[Array], Array]:
@@ -489,7 +483,7 @@ def with_value(value: float) -> Callable[[Array], Array]:
 def test_nan_and_infinity_are_an_error(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
     paths = spoil(data, with_value(np.nan), 1) + spoil(data, with_value(np.inf), 4)
-    found = only(data, "nan-pixels", "error")
+    found = only(pixels(data), "nan-pixels", "error")
     assert found.files == tuple(f"{path}: 1024 pixels" for path in paths)
     assert found.summary == "2 images with NaN or infinite pixels"
 
@@ -497,13 +491,13 @@ def test_nan_and_infinity_are_an_error(data: Path) -> None:
 def test_nan_that_is_declared_is_no_error(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
     spoil(data, with_value(np.nan), 2, nodata=np.nan)
-    assert [finding.check for finding in findings(data, *PIXEL_CHECKS)] == ["no-data"]
+    assert [finding.check for finding in pixels(data)] == ["no-data"]
 
 
 def test_images_of_another_type_or_bands_are_an_error(data: Path) -> None:
     paths = spoil(data, lambda pixels: pixels.astype(np.uint16) * 100, 0)
     paths += spoil(data, lambda pixels: np.dstack([pixels, pixels[..., :2]]), 5)
-    found = only(data, "image-kinds", "error")
+    found = only(pixels(data), "image-kinds", "error")
     assert found.files == (
         f"{paths[0]} is uint16 with 3 bands",
         f"{paths[1]} is uint8 with 5 bands",
@@ -514,12 +508,12 @@ def test_images_of_another_type_or_bands_are_an_error(data: Path) -> None:
 
 def test_grey_among_colour_is_a_note(data: Path) -> None:
     paths = spoil(data, lambda pixels: pixels[..., :1], 1, 3)
-    assert only(data, "grey-among-colour", "note").files == tuple(paths)
+    assert only(pixels(data), "grey-among-colour", "note").files == tuple(paths)
 
 
 def test_all_grey_is_fine(data: Path) -> None:
     spoil(data, lambda pixels: pixels[..., :1])
-    assert findings(data, *PIXEL_CHECKS) == []
+    assert pixels(data) == []
 
 
 # ------------------------------------------------------------------ nothing to see
@@ -528,14 +522,14 @@ def test_all_grey_is_fine(data: Path) -> None:
 def test_images_of_one_colour_are_a_warning(data: Path) -> None:
     (black,) = spoil(data, lambda pixels: pixels * 0, 0)
     (violet,) = spoil(data, lambda pixels: pixels * 0 + np.array([90, 0, 90], np.uint8), 1)
-    found = only(data, "constant-image", "warning")
+    found = only(pixels(data), "constant-image", "warning")
     assert found.files == (f"{black}: all pixels are 0", f"{violet}: all pixels are 90, 0")
 
 
 def test_an_image_without_any_data_has_one_colour(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
     (path,) = spoil(data, lambda pixels: pixels * 0 - 9999, 3, nodata=-9999)
-    found = {finding.check: finding for finding in findings(data, *PIXEL_CHECKS)}
+    found = {finding.check: finding for finding in pixels(data)}
     assert set(found) == {"constant-image", "no-data"}
     assert found["constant-image"].files == (f"{path}: no pixel has data",)
 
@@ -547,18 +541,18 @@ def without_green(pixels: Array) -> Array:
 
 def test_a_band_that_failed_in_few_images_is_a_warning(data: Path) -> None:
     paths = spoil(data, without_green, 2)
-    found = only(data, "constant-band", "warning")
+    found = only(pixels(data), "constant-band", "warning")
     assert found.files == (f"{paths[0]}: band 2",)
 
 
 def test_a_band_that_is_often_empty_is_a_note(data: Path) -> None:
     spoil(data, without_green, 0, 2, 4)
-    assert len(only(data, "constant-band", "note").files) == 3
+    assert len(only(pixels(data), "constant-band", "note").files) == 3
 
 
 def test_a_band_that_is_never_used_is_a_note(data: Path) -> None:
     spoil(data, without_green)
-    assert only(data, "unused-band", "note").summary.startswith("band 2 without content")
+    assert only(pixels(data), "unused-band", "note").summary.startswith("band 2 without content")
 
 
 # ------------------------------------------------------------------ no data
@@ -567,7 +561,7 @@ def test_a_band_that_is_never_used_is_a_note(data: Path) -> None:
 def test_declared_no_data_is_a_note(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
     paths = spoil(data, with_value(-9999), 0, 1, 2, nodata=-9999)
-    found = only(data, "no-data", "note")
+    found = only(pixels(data), "no-data", "note")
     assert found.files == tuple(f"{path}: 25.0% of the pixels are -9999" for path in paths)
     assert found.summary == "12.5% of the pixels have no data, in 3 images"
 
@@ -576,7 +570,7 @@ def test_declared_no_data_is_a_note(data: Path) -> None:
 def test_undeclared_no_data_is_a_warning(data: Path, value: float) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
     paths = spoil(data, with_value(value), 0, 5)
-    found = only(data, "undeclared-no-data", "warning")
+    found = only(pixels(data), "undeclared-no-data", "warning")
     assert found.files == tuple(f"{path}: 25.0% of the pixels" for path in paths)
     assert f"{value:g}" in found.summary
 
@@ -585,7 +579,7 @@ def test_each_fill_value_is_a_finding(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
     spoil(data, with_value(-9999), 0)
     spoil(data, with_value(65535), 1)
-    assert [(finding.check, len(finding.files)) for finding in findings(data, *PIXEL_CHECKS)] == [
+    assert [(finding.check, len(finding.files)) for finding in pixels(data)] == [
         ("undeclared-no-data", 1)
     ] * 2
 
@@ -602,30 +596,30 @@ def overexposed(pixels: Array) -> Array:
 
 def test_few_saturated_images_are_a_warning(data: Path) -> None:
     (path,) = spoil(data, overexposed, 3)
-    found = only(data, "saturated", "warning")
+    found = only(pixels(data), "saturated", "warning")
     assert found.files[0].startswith(f"{path}: 2")
 
 
 def test_where_many_are_saturated_it_is_a_note(data: Path) -> None:
     spoil(data, overexposed, 0, 1, 2)
-    assert len(only(data, "saturated", "note").files) == 3
+    assert len(only(pixels(data), "saturated", "note").files) == 3
 
 
 def test_saturation_of_sixteen_bits_is_seen_wherever_it_is(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.uint16) * 16)
     spoil(data, lambda pixels: overexposed(pixels // 16).astype(np.uint16) * 16, 0)
-    only(data, "saturated", "warning")  # at 4080, far from the top of the type
+    only(pixels(data), "saturated", "warning")  # at 4080, far from the top of the type
 
 
 def test_few_levels_are_no_saturation(data: Path) -> None:
     spoil(data, lambda pixels: pixels // 100)
-    assert findings(data, *PIXEL_CHECKS) == []
+    assert pixels(data) == []
 
 
 def test_a_fill_value_is_no_saturation(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
     spoil(data, with_value(65535), 2)
-    only(data, "undeclared-no-data", "warning")
+    only(pixels(data), "undeclared-no-data", "warning")
 
 
 # ------------------------------------------------------------------ real folders
@@ -656,13 +650,12 @@ def test_the_sky_of_street_scenes_is_a_note(real_data: Path, tmp_path: Path) -> 
         (tmp_path / side).mkdir()
         for path in sorted((real_data / "camvid" / side / "train").glob("0006R0*"))[:6]:
             shutil.copy(path, tmp_path / side)
-    only(tmp_path, "saturated", "note")
+    only(pixels(tmp_path), "saturated", "note")
 
 
 def test_alpha_and_palettes_are_no_finding(data: Path) -> None:
-    pixels = read_image(stored(data, 0))
-    opaque = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
-    write_png(stored(data, 0), opaque)
+    photo = read_image(stored(data, 0))
+    write_png(stored(data, 0), np.dstack([photo, np.full(photo.shape[:2], 255, np.uint8)]))
     spoil(data, lambda pixels: pixels, 1)
     Image.open(stored(data, 2)).quantize(250).save(stored(data, 2))
-    assert findings(data, *PIXEL_CHECKS) == []
+    assert pixels(data) == []
