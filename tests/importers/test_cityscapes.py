@@ -7,35 +7,32 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.importers.exports import draw, masks_in, photo, problems_of, splits_in
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import MaskError
-from unetseg.importers import importing
-from unetseg.importers.annotations import AnnotatedImage
 from unetseg.importers.cityscapes import LABEL_IDS, to_train_ids
-from unetseg.importers.importing import read_annotations
+from unetseg.importers.importing import import_dataset, read_annotations
 
 # id: trainId of cityscapesscripts/helpers/labels.py, licence plate last
 PUBLISHED = dict.fromkeys([*range(34), -1], 255) | {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6}
 PUBLISHED |= {20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16}
 PUBLISHED |= {32: 17, 33: 18}
-HEIGHT, WIDTH = 4, 6
+SIZE = HEIGHT, WIDTH = 4, 6
 read = partial(read_annotations, "cityscapes")
 Ids = NDArray[np.uint8]
 
 
 def ids(*numbers: int) -> Ids:
     """A label image that shows these numbers and 0."""
-    image = np.zeros((HEIGHT, WIDTH), np.uint8)
+    image = np.zeros(SIZE, np.uint8)
     image.flat[: len(numbers)] = numbers
     return image
 
 
-def photo(root: Path, split: str, name: str, type_: str = "leftImg8bit") -> Path:
-    path = root / f"{type_}/{split}/{name.split('_')[0]}/{name}_leftImg8bit.png"
-    write_png(path, np.full((HEIGHT, WIDTH, 3), 99, np.uint8))
-    return path
+def street(root: Path, split: str, name: str) -> Path:
+    folder = root / f"leftImg8bit/{split}/{name.partition('_')[0]}"
+    return photo(folder / f"{name}_leftImg8bit.png", SIZE)
 
 
 def label(root: Path, split: str, name: str, values: Ids, what: str = "gtFine_labelIds") -> Path:
@@ -43,11 +40,6 @@ def label(root: Path, split: str, name: str, values: Ids, what: str = "gtFine_la
     path = root / f"{kind}/{split}/{name.split('_')[0]}/{name}_{what}.png"
     write_png(path, values)
     return path
-
-
-def draw(image: AnnotatedImage, height: int = HEIGHT, width: int = WIDTH) -> list[list[int]]:
-    assert callable(image.mask)
-    return list(image.mask(height, width).tolist())
 
 
 @pytest.fixture
@@ -59,7 +51,7 @@ def root(tmp_path: Path) -> Path:
         ("val", "frankfurt_000000_000294", ids(23, 24, 29)),
         ("test", "berlin_000000_000019", ids(1, 2, 3)),
     ):
-        photo(tmp_path, split, name)
+        street(tmp_path, split, name)
         label(tmp_path, split, name, values)
         for other in ("gtFine_color", "gtFine_instanceIds"):
             label(tmp_path, split, name, values, other)
@@ -84,15 +76,12 @@ def test_splits_cities_and_masks(root: Path) -> None:
         ("val", "frankfurt/frankfurt_000000_000294"),
     ]
     void = [255] * WIDTH
-    assert draw(found.images[0]) == [[0, 13, 18, 255, 255, 255], void, void, void]
-    assert draw(found.images[2])[0] == [10, 11, 255, 255, 255, 255]
+    assert draw(found.images[0], SIZE).tolist() == [[0, 13, 18, 255, 255, 255], void, void, void]
+    assert draw(found.images[2], SIZE)[0].tolist() == [10, 11, 255, 255, 255, 255]
 
 
-def test_a_test_split_without_truth_is_left_out_and_said(root: Path) -> None:
+def test_a_test_split_without_truth_is_left_out_and_said_one_with_truth_stays(root: Path) -> None:
     assert "1 image of the test split left out: it has no published labels" in read(root).notes
-
-
-def test_a_test_split_with_truth_stays(root: Path) -> None:
     label(root, "test", "berlin_000000_000019", ids(7))
     found = read(root)
     assert [image.split for image in found.images] == ["test", "train", "train", "val"]
@@ -108,22 +97,17 @@ def test_downloads_unpacked_side_by_side(root: Path) -> None:
     assert {image.split for image in found.images} == {"train", "val"}
 
 
-def test_fine_labels_come_before_coarse_ones(root: Path) -> None:
+def test_fine_labels_come_before_coarse_ones_and_label_ids_before_train_ids(root: Path) -> None:
     label(root, "train", "bochum_000000_000313", ids(9), "gtCoarse_labelIds")
-    photo(root, "train_extra", "erlangen_000000_000000")
+    label(root, "train", "bochum_000000_000313", ids(5), "gtFine_labelTrainIds")
+    street(root, "train_extra", "erlangen_000000_000000")
     label(root, "train_extra", "erlangen_000000_000000", ids(21), "gtCoarse_labelIds")
     found = read(root)
-    masks = {image.name: draw(image)[0][0] for image in found.images}
+    masks = {image.name: draw(image, SIZE)[0][0] for image in found.images}
     assert masks["bochum/bochum_000000_000313"] == 1
     assert masks["erlangen/erlangen_000000_000000"] == 8
     assert {image.split for image in found.images} == {"train", "val"}
     assert "1 mask of gtCoarse: large parts of them are ignored" in found.notes
-
-
-def test_label_ids_come_before_train_ids(root: Path) -> None:
-    label(root, "train", "bochum_000000_000313", ids(5), "gtFine_labelTrainIds")
-    found = read(root)
-    assert draw(found.images[1])[0][0] == 1
 
 
 def test_train_ids_of_other_people_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -131,26 +115,26 @@ def test_train_ids_of_other_people_are_taken_as_they_are(tmp_path: Path) -> None
     write_png(tmp_path / "labels/val/0001_labelTrainIds.png", ids(18, 255, 3))
     (image,) = read(tmp_path).images
     assert (image.split, image.name) == ("val", "0001")
-    assert draw(image)[0] == [18, 255, 3, 0, 0, 0]
+    assert draw(image, SIZE)[0].tolist() == [18, 255, 3, 0, 0, 0]
 
 
 def test_all_foreign_numbers_are_named(root: Path) -> None:
     label(root, "train", "bochum_000000_000313", ids(34, 90, 7))
     with pytest.raises(MaskError, match=r"34, 90 are no label ids of Cityscapes \(0–33, 255\)"):
-        draw(read(root).images[1])
+        draw(read(root).images[1], SIZE)
     label(root, "val", "frankfurt_000000_000294", ids(19), "gtFine_labelTrainIds")
     (root / "gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png").unlink()
     with pytest.raises(MaskError, match=r"19 are no train ids of Cityscapes \(0–18, 255\)"):
-        draw(read(root).images[2])
+        draw(read(root).images[2], SIZE)
 
 
 def test_what_is_alone_is_a_problem_and_a_whole_folder_a_note(root: Path) -> None:
-    photo(root, "train", "ulm_000000_000019")
-    photo(root, "train_extra", "nuremberg_000000_000000")
+    street(root, "train", "ulm_000000_000019")
+    street(root, "train_extra", "nuremberg_000000_000000")
     label(root, "val", "lindau_000000_000019", ids(7))
-    photo(root, "demoVideo", "stuttgart_00_000000_000001")
+    street(root, "demoVideo", "stuttgart_00_000000_000001")
     found = read(root)
-    assert [str(problem) for problem in found.problems] == [
+    assert problems_of(found) == [
         "no such image: lindau/lindau_000000_000019",
         "no label file: ulm/ulm_000000_000019",
     ]
@@ -160,7 +144,7 @@ def test_what_is_alone_is_a_problem_and_a_whole_folder_a_note(root: Path) -> Non
 
 def test_two_images_of_one_name_are_a_problem(root: Path) -> None:
     twin = root / "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.bmp"
-    write_png(twin, np.zeros((HEIGHT, WIDTH), np.uint8))
+    write_png(twin, np.zeros(SIZE, np.uint8))
     found = read(root)
     (problem,) = found.problems
     assert str(problem) == "several images of one name: aachen/aachen_000000_000019"
@@ -169,7 +153,7 @@ def test_two_images_of_one_name_are_a_problem(root: Path) -> None:
 
 def test_a_label_file_of_another_size_is_refused(root: Path) -> None:
     with pytest.raises(MaskError, match=r"aachen_000000_000019_gtFine_labelIds.png is 4×6"):
-        draw(read(root).images[0], HEIGHT, WIDTH + 1)
+        draw(read(root).images[0], (HEIGHT, WIDTH + 1))
 
 
 def test_images_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -183,12 +167,11 @@ def test_imported_pairs_keep_splits_and_truth(
     root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     out = tmp_path_factory.mktemp("imported") / "out"
-    done = importing.import_dataset("cityscapes", root, out)
+    done = import_dataset("cityscapes", root, out)
     assert done.counts.splits == {"train": 2, "val": 1}
-    pairs = find_pairs(out).pairs
-    assert [pair.split for pair in pairs] == ["train", "train", "val"]
-    assert pairs[2].mask is not None
-    assert read_mask(pairs[2].mask).pixels[0].tolist() == [10, 11, 255, 255, 255, 255]
+    splits, masks = splits_in(out), masks_in(out)
+    assert [*splits.values()] == ["train", "train", "val"]
+    assert masks["val/frankfurt/frankfurt_000000_000294"][0].tolist() == [10, 11] + [255] * 4
     assert (out / "classes.txt").read_text().splitlines()[13] == "13 car"
 
 
@@ -204,4 +187,4 @@ def test_real_streets_come_back(real_data: Path, tmp_path: Path) -> None:
     expected = np.array([PUBLISHED[number] for number in numbers.tolist()], np.uint8)
     for image, path in zip(read(tmp_path).images, masks, strict=True):
         pixels = read_mask(path).pixels
-        assert draw(image, *pixels.shape) == expected[pixels].tolist()
+        assert (draw(image, pixels.shape) == expected[pixels]).all()

@@ -7,6 +7,7 @@ masks come from loops over pixel centres, written here, and from the decoder tha
 publish (https://github.com/cvat-ai/cvat/issues/6487).
 """
 
+import cmath
 import math
 from collections.abc import Callable
 from functools import partial
@@ -226,10 +227,8 @@ def centres(is_inside: Callable[[float, float], bool]) -> Mask:
 
 def turned_back(x: float, y: float, cx: float, cy: float, degrees: float) -> tuple[float, float]:
     """Where a point was before it was turned clockwise (y points down) around (cx, cy)."""
-    angle = math.radians(-degrees)
-    dx, dy = x - cx, y - cy
-    cos, sin = math.cos(angle), math.sin(angle)
-    return cx + dx * cos - dy * sin, cy + dx * sin + dy * cos
+    point = complex(cx, cy) + complex(x - cx, y - cy) * cmath.exp(-1j * math.radians(degrees))
+    return point.real, point.imag
 
 
 def test_classes_are_the_labels_that_can_be_drawn(tmp_path: Path) -> None:
@@ -370,19 +369,17 @@ def raw(folder: Path, text: str) -> Annotations:
     return read(folder / "annotations.xml")
 
 
-def test_an_entity_bomb_is_refused(tmp_path: Path) -> None:
-    entities = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 12))
-    bomb = f'<!DOCTYPE x [<!ENTITY e0 "lol">{entities}]><annotations>&e11;</annotations>'
+@pytest.mark.parametrize(
+    "doctype",
+    [
+        'x [<!ENTITY s "lol"><!ENTITY t "&s;&s;&s;&s;&s;&s;">]',  # which swells without end
+        'x [<!ENTITY s SYSTEM "file:///etc/hostname">]',
+        'annotations SYSTEM "file:///etc/a.dtd"',
+    ],
+)
+def test_a_document_type_is_refused(tmp_path: Path, doctype: str) -> None:
     with pytest.raises(DataError, match="declares a document type"):
-        raw(tmp_path, bomb)
-
-
-def test_no_other_file_is_read(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("secret")
-    for declaration in (f'<!ENTITY s SYSTEM "file://{tmp_path}/secret">', ""):
-        outside = f'<!DOCTYPE annotations SYSTEM "file://{tmp_path}/a.dtd" [{declaration}]>'
-        with pytest.raises(DataError, match="declares a document type"):
-            raw(tmp_path, f"{outside}<annotations>&s;</annotations>")
+        raw(tmp_path, f"<!DOCTYPE {doctype}><annotations>&s;</annotations>")
 
 
 @pytest.mark.parametrize(
@@ -402,8 +399,8 @@ def test_what_is_no_export_of_shapes_is_said(tmp_path: Path, text: str, reason: 
 
 def test_names_in_xml_that_climb_lead_nowhere(tmp_path: Path) -> None:
     folder = tmp_path / "export"
-    write_png(tmp_path / "x.png", np.zeros((2, 2), np.uint8))
-    write_png(folder / "images/y.png", np.zeros((2, 2), np.uint8))
+    photo(tmp_path / "x.png", (2, 2))
+    photo(folder / "images/y.png", (2, 2))
     names = ["../../etc/x.png", "../x.png", str(tmp_path / "x.png"), "..", ""]
     images = "".join(f'<image id="{i}" name="{name}"/>' for i, name in enumerate(names))
     found = raw(folder, f'<annotations>{images}<image name="y.png"/></annotations>')
@@ -411,38 +408,28 @@ def test_names_in_xml_that_climb_lead_nowhere(tmp_path: Path) -> None:
     assert [image.path for image in found.images] == [folder / "images/y.png"]
 
 
-def test_subsets_sizes_and_folders(tmp_path: Path) -> None:
-    for place in ("Train/a", "Validation/a"):
-        write_png(tmp_path / f"images/{place}.png", np.zeros((2, 3), np.uint8))
-    images = "".join(
-        f'<image name="{subset}/a.png" subset="{subset}" width="3" height="2"/>'
-        for subset in ("Train", "Validation")
-    )
-    found = raw(tmp_path, f"<annotations>{images}</annotations>")
+def test_subsets_sizes_and_images_that_are_listed_twice(tmp_path: Path) -> None:
+    images = ""
+    for name, subset in (("Train/a", "Train"), ("Validation/a", "Validation"), ("b", "")):
+        photo(tmp_path / f"images/{name}.png", (2, 3))
+        images += f'<image name="{name}.png" subset="{subset}" width="3" height="2"/>'
+    found = raw(tmp_path, f'<annotations>{images}<image name="b.png"/></annotations>')
     told = [(image.name, image.split, image.size) for image in found.images]
     assert told == [("Train/a", "train", (2, 3)), ("Validation/a", "val", (2, 3))]
+    assert problems_of(found) == ["image listed several times: b"]
 
 
-def test_an_image_that_is_listed_twice_is_a_problem(tmp_path: Path) -> None:
-    write_png(tmp_path / "images/a.png", np.zeros((2, 3), np.uint8))
-    found = raw(tmp_path, '<annotations><image name="a.png"/><image name="a.png"/></annotations>')
-    assert found.images == []
-    assert len(found.problems) == 1
-
-
-@pytest.mark.parametrize("type_first", [True, False])
+@pytest.mark.parametrize(
+    "label", ["<type>points</type><name>nose</name>", "<name>nose</name><type>points</type>"]
+)
 def test_labels_of_points_are_no_classes_wherever_their_type_stands(
-    tmp_path: Path, type_first: bool
+    tmp_path: Path, label: str
 ) -> None:
-    parts = ["<type>points</type>", "<name>nose</name>"]
-    label = "".join(parts if type_first else reversed(parts))
-    path = tmp_path / "annotations.xml"
-    path.write_text(
+    found = raw(
+        tmp_path,
         f"<annotations><meta><task><labels><label><name>road</name></label><label>{label}</label>"
-        "</labels></task></meta><image name='a.png' width='40' height='30'>"
-        "<points label='nose' points='1,1'/><points label='nose' points='2,2'/></image>"
-        "</annotations>"
+        "</labels></task></meta><image name='a.png'><points label='nose' points='1,1'/>"
+        "<points label='nose' points='2,2'/></image></annotations>",
     )
-    found = read(path)
     assert found.classes == ("background", "road")
     assert "2 points left out: they cover no area" in found.notes

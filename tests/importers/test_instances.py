@@ -17,38 +17,26 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from tests.importers.exports import Mask, draw, masks_in, photo, problems_of
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import MaskError
-from unetseg.importers import importing
-from unetseg.importers.annotations import AnnotatedImage
-from unetseg.importers.importing import read_annotations
+from unetseg.importers.importing import import_dataset, read_annotations
 from unetseg.importers.instances import object_pixels
 
-HEIGHT, WIDTH = 5, 8
+SIZE = HEIGHT, WIDTH = 5, 8
 read = partial(read_annotations, "instances")
-Mask = NDArray[np.uint8]
 
 
 def box(top: int, left: int, height: int = 2, width: int = 2) -> Mask:
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask = np.zeros(SIZE, np.uint8)
     mask[top : top + height, left : left + width] = 255
     return mask
 
 
-def photo(path: Path) -> None:
-    write_png(path, np.full((HEIGHT, WIDTH, 3), 7, np.uint8))
-
-
-def draw(image: AnnotatedImage) -> Mask:
-    assert callable(image.mask)
-    return image.mask(HEIGHT, WIDTH)
-
-
 def bowl(root: Path, split: str, image_id: str, *objects: Mask) -> None:
     folder = root / f"stage1_{split}/{image_id}"
-    photo(folder / f"images/{image_id}.png")
+    photo(folder / f"images/{image_id}.png", SIZE)
     for mask in objects:
         write_png(folder / f"masks/{sha256(mask.tobytes()).hexdigest()}.png", mask)
 
@@ -62,7 +50,7 @@ def test_the_layout_of_the_data_science_bowl(tmp_path: Path) -> None:
     names = [(image.split, image.name) for image in found.images]
     assert names == [("train", "00071198d059ba7f"), ("train", "003cee89357d9fe1")]
     expected = (box(0, 0) | box(2, 5) | box(1, 1)) // 255
-    assert (draw(found.images[0]) == expected).all()
+    assert (draw(found.images[0], SIZE) == expected).all()
     assert "1 image of the test split left out: it has no masks" in found.notes
 
 
@@ -72,7 +60,7 @@ def test_a_folder_of_masks_for_each_image(tmp_path: Path) -> None:
         ("train", "image_02", [box(3, 0)]),
         ("val", "image_01", [box(2, 2)]),
     ):
-        photo(tmp_path / f"{split}/images/{stem}.jpg.png")
+        photo(tmp_path / f"{split}/images/{stem}.jpg.png", SIZE)
         for i, mask in enumerate(masks):
             write_png(tmp_path / f"{split}/masks/{stem}.jpg/{i}.png", mask)
     found = read(tmp_path)
@@ -80,14 +68,14 @@ def test_a_folder_of_masks_for_each_image(tmp_path: Path) -> None:
     assert found.problems == ()
     assert [image.name for image in found.images] == names
     assert [image.split for image in found.images] == ["train", "train", "val"]
-    assert (draw(found.images[0]) == box(0, 0, 2, 4) // 255).all()
-    assert (draw(found.images[2]) == box(2, 2) // 255).all()
+    assert (draw(found.images[0], SIZE) == box(0, 0, 2, 4) // 255).all()
+    assert (draw(found.images[2], SIZE) == box(2, 2) // 255).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_numbered_objects(tmp_path: Path, dtype: type[np.unsignedinteger]) -> None:
-    photo(tmp_path / "images/frame_12_left.png")
-    photo(tmp_path / "images/frame_13_left.png")
+    photo(tmp_path / "images/frame_12_left.png", SIZE)
+    photo(tmp_path / "images/frame_13_left.png", SIZE)
     numbers: NDArray[np.integer] = np.arange(HEIGHT * WIDTH, dtype=dtype).reshape(HEIGHT, WIDTH)
     numbers = numbers * dtype(np.iinfo(dtype).max // numbers.size)
     for stem in ("frame_12_left", "frame_13_left"):
@@ -95,32 +83,32 @@ def test_numbered_objects(tmp_path: Path, dtype: type[np.unsignedinteger]) -> No
     found = read(tmp_path)
     assert (found.classes, found.problems) == (("background", "foreground"), ())
     for image in found.images:
-        assert (draw(image) == (numbers > 0)).all()
+        assert (draw(image, SIZE) == (numbers > 0)).all()
 
 
 def test_classes_in_the_names_of_objects(tmp_path: Path) -> None:
-    photo(tmp_path / "images/street.png")
+    photo(tmp_path / "images/street.png", SIZE)
     write_png(tmp_path / "masks/street/0001_car.png", box(0, 0, 3, 3))
     write_png(tmp_path / "masks/street/0002_bus.png", box(2, 2, 3, 3))
     write_png(tmp_path / "masks/street/0003_car.png", box(0, 6))
     found = read(tmp_path)
     assert found.classes == ("background", "bus", "car")
-    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected = np.zeros(SIZE, np.uint8)
     expected[:3, :3], expected[2:, 2:5], expected[:2, 6:] = 2, 1, 2
-    assert (draw(found.images[0]) == expected).all()
+    assert (draw(found.images[0], SIZE) == expected).all()
     assert "where objects overlap, the one whose file name comes last counts" in found.notes
 
 
 def test_a_folder_with_the_name_of_its_image_is_no_split(tmp_path: Path) -> None:
     for image_id in ("test_01", "train_02"):
-        photo(tmp_path / f"{image_id}/images/{image_id}.png")
+        photo(tmp_path / f"{image_id}/images/{image_id}.png", SIZE)
         write_png(tmp_path / f"{image_id}/masks/1.png", box(0, 0))
     told = [(image.name, image.split) for image in read(tmp_path).images]
     assert told == [("test_01", None), ("train_02", None)]
 
 
 def test_one_name_without_a_class_makes_all_foreground(tmp_path: Path) -> None:
-    photo(tmp_path / "images/street.png")
+    photo(tmp_path / "images/street.png", SIZE)
     for name in ("0001_car", "0002"):
         write_png(tmp_path / f"masks/street/{name}.png", box(0, 0))
     assert read(tmp_path).classes == ("background", "foreground")
@@ -133,30 +121,30 @@ def test_no_objects_are_not_no_masks(tmp_path: Path) -> None:
     bowl(tmp_path, "train", "lacking")
     found = read(tmp_path)
     assert [image.name for image in found.images] == ["a", "empty"]
-    assert not draw(found.images[1]).any()
-    assert [str(problem) for problem in found.problems] == ["no masks: lacking"]
+    assert not draw(found.images[1], SIZE).any()
+    assert problems_of(found) == ["no masks: lacking"]
     assert "1 image with an empty folder of masks: all background" in found.notes
 
 
 def test_two_images_of_one_name_are_a_problem(tmp_path: Path) -> None:
     for name in ("a.png", "a.bmp", "b.png"):
-        photo(tmp_path / f"images/{name}")
+        photo(tmp_path / f"images/{name}", SIZE)
     for stem in ("a", "b"):
         write_png(tmp_path / f"masks/{stem}/1.png", box(0, 0))
     found = read(tmp_path)
     assert [image.name for image in found.images] == ["b"]
-    assert [str(problem) for problem in found.problems] == ["several images of one name: a"]
+    assert problems_of(found) == ["several images of one name: a"]
 
 
 def test_masks_of_no_image_are_listed(tmp_path: Path) -> None:
     for stem in ("a", "b"):
-        photo(tmp_path / f"images/{stem}.png")
+        photo(tmp_path / f"images/{stem}.png", SIZE)
         write_png(tmp_path / f"masks/{stem}.png", box(0, 0))
     write_png(tmp_path / "masks/c.png", box(0, 0))
     write_png(tmp_path / "masks/d/1.png", box(0, 0))
     found = read(tmp_path)
     lines = ["no such image: masks/c.png", "no such image: masks/d/1.png"]
-    assert [str(problem) for problem in found.problems] == lines
+    assert problems_of(found) == lines
     assert len(found.images) == 2
 
 
@@ -166,7 +154,7 @@ def test_all_files_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     write_png(masks / "x.png", np.zeros((HEIGHT, WIDTH + 1), np.uint8))
     (masks / "y.png").write_bytes(b"no image")
     with pytest.raises(MaskError) as error:
-        draw(read(tmp_path).images[0])
+        draw(read(tmp_path).images[0], SIZE)
     assert error.value.offenders[0] == "x.png is 5×9, expected 5×8"
     assert "y.png cannot be read" in error.value.offenders[1]
 
@@ -181,11 +169,11 @@ def test_jpeg_noise_is_no_object(tmp_path: Path) -> None:
 
 
 def test_images_elsewhere(tmp_path: Path) -> None:
-    photo(tmp_path / "photos/a.png")
+    photo(tmp_path / "photos/a.png", SIZE)
     write_png(tmp_path / "objects/a/1.png", box(0, 0))
     found = read(tmp_path / "objects", tmp_path / "photos")
     assert (len(found.images), found.problems) == (1, ())
-    assert (draw(found.images[0]) == box(0, 0) // 255).all()
+    assert (draw(found.images[0], SIZE) == box(0, 0) // 255).all()
 
 
 def test_real_nuclei_come_back_from_their_objects(real_data: Path, tmp_path: Path) -> None:
@@ -202,20 +190,17 @@ def test_real_nuclei_come_back_from_their_objects(real_data: Path, tmp_path: Pat
     assert [image.name for image in found.images] == [path.stem for path in masks]
     for image, path in zip(found.images, masks, strict=True):
         truth = read_mask(path).pixels > 0
-        assert callable(image.mask)
-        assert (image.mask(*truth.shape) == truth).all()
+        assert (draw(image, truth.shape) == truth).all()
 
 
 def test_imported_pairs(tmp_path: Path) -> None:
     for image_id in ("a", "b"):
         bowl(tmp_path / "bowl", "train", image_id, box(0, 0), box(2, 5))
-    done = importing.import_dataset("instances", tmp_path / "bowl", tmp_path / "out")
+    done = import_dataset("instances", tmp_path / "bowl", tmp_path / "out")
     assert done.classes == ("background", "foreground")
-    masks = [pair.mask for pair in find_pairs(tmp_path / "out").pairs]
-    assert len(masks) == 2
-    for mask in masks:
-        assert mask is not None
-        assert (read_mask(mask).pixels * 255 == box(0, 0) | box(2, 5)).all()
+    masks = masks_in(tmp_path / "out")
+    assert [*masks] == ["train/a", "train/b"]
+    assert all((mask * 255 == box(0, 0) | box(2, 5)).all() for mask in masks.values())
 
 
 @pytest.mark.parametrize("kind", [None, "zip"])
@@ -230,6 +215,6 @@ def test_an_empty_folder_of_masks_means_the_same_in_an_archive(
         (tmp_path / "set/stage1_train/b/masks/.DS_Store").touch()
     folder = tmp_path / "set"
     source = Path(make_archive(str(tmp_path / "packed"), kind, folder)) if kind else folder
-    done = importing.import_dataset("instances", source, tmp_path / "out")
+    done = import_dataset("instances", source, tmp_path / "out")
     assert (done.pairs, done.skipped) == (2, ())
     assert not read_mask(tmp_path / "out/masks/train/b.png").pixels.any()
