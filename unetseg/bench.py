@@ -139,12 +139,7 @@ def bench(
 ) -> Benchmark:
     """Measure how fast this machine predicts, and if wanted trains, and what bounds it.
 
-    Args:
-        run: A trained U-Net; without one, the network that training would choose here.
-        config: What is measured.
-        network: The U-Net where there is no run.
-        runtime: Device, arithmetic, engine; and how training loads.
-        progress: Hears what is done.
+    The network is that of `run`; without one, `network` as training would choose it here.
 
     Raises:
         ConfigError: settings contradict each other.
@@ -160,9 +155,11 @@ def bench(
     seconds = config.seconds * (1 - TRAINING if config.train else 1)
     with TemporaryDirectory(prefix="unetseg-bench-") as folder:
         subject = open_subject(run, config, network, runtime, Path(folder))
-        names = engine_names(config.engines, runtime.engine)
-        share = 1 - PREDICTION
-        rows = measure_engines(subject, names, config.batch, seconds * share, progress)
+        groups = {"auto": QUICK, "all": ENGINES}
+        names = [name for asked in config.engines for name in groups.get(asked, (asked,))]
+        names += [runtime.engine] if runtime.engine != "auto" else []
+        names, most = list(dict.fromkeys(names)), seconds * (1 - PREDICTION)
+        rows = measure_engines(subject, names, config.batch, most, progress)
         rows += measure_prediction(subject, Path(folder), seconds * PREDICTION, progress)
         if config.train:
             rows += measure_training(subject.training, TRAINING * config.seconds, progress)
@@ -189,17 +186,6 @@ def described(subject: Subject) -> tuple[dict[str, str], dict[str, Any]]:
         "size": subject.side,
         "gflop": cost.gflop,
     }
-
-
-def engine_names(asked: Sequence[str], engine: str = "auto") -> list[str]:
-    """The engines that are compared, each once: what was asked for, and the one that is set.
-
-    >>> engine_names(["auto"], "compile")
-    ['eager', 'fused', 'compile']
-    """
-    groups = {"auto": QUICK, "all": ENGINES}
-    names = [name for group in asked for name in groups.get(group, (group,))]
-    return list(dict.fromkeys(names if engine == "auto" else [*names, engine]))
 
 
 def row(
@@ -235,12 +221,7 @@ def open_subject(
 ) -> Subject:
     """Load the network of `run`, or make the one that training would; find or draw images.
 
-    Args:
-        run: A trained U-Net, if there is one.
-        config: What is measured.
-        network: The U-Net where there is no run.
-        runtime: Device and arithmetic.
-        folder: An empty folder for what is drawn.
+    What is drawn goes to `folder`, which is empty.
     """
     images = find_material(config.data, config.count) if config.data else []
     bands, dtype, side = 3, "uint8", config.size or DRAWN_SIDE
@@ -253,28 +234,23 @@ def open_subject(
         bands, dtype, network = info.bands, info.dtype, info.network
     pairs = config.data if config.train else None
     pairs = pairs or draw_pairs(folder / "pairs", config.count, side, bands, dtype)
-    training = plan_training(pairs, network, config, runtime, folder)
+    settings = TrainConfig(
+        network=network.model_copy(update={"weights": "none"}),
+        training=TrainingConfig(batch=config.batch or "auto"),
+        runtime=runtime,
+    )
+    machine, known = start(runtime), survey(pairs)
+    plan = make_plan(known, settings, machine)
+    if config.train:
+        plan = tried_plan(plan, known, settings, machine)
+    training = TrainingRun(folder, pairs, settings, machine, known, plan, data_hash="")
     if run is None:
-        run, info = folder / "model", bundle_info(training.plan, training.known, data_hash="")
+        run, info = folder / "model", bundle_info(plan, known, data_hash="")
         torch.manual_seed(runtime.seed)
         save_bundle(run, build_segmenter(info).state_dict(), info)
     images = images or sorted((pairs / "images").iterdir())
     predictor = Predictor(run, device=runtime)
     return Subject(run, predictor, images, side, network_cost(info, side), training)
-
-
-def plan_training(
-    pairs: Path, network: NetworkConfig, config: BenchConfig, runtime: RuntimeConfig, folder: Path
-) -> TrainingRun:
-    """The training of a network on these pairs, begun by nobody; `folder` is its own."""
-    network = network.model_copy(update={"weights": "none"})
-    training = TrainingConfig(batch=config.batch or "auto")
-    settings = TrainConfig(network=network, training=training, runtime=runtime)
-    machine, known = start(runtime), survey(pairs)
-    plan = make_plan(known, settings, machine)
-    if config.train:
-        plan = tried_plan(plan, known, settings, machine)
-    return TrainingRun(folder, pairs, settings, machine, known, plan, data_hash="")
 
 
 def find_material(data: Path, number: int) -> list[Path]:
@@ -458,11 +434,6 @@ def measure_prediction(
 @explained_memory("Choose a smaller --batch, or a smaller --width.")
 def measure_training(run: TrainingRun, seconds: float, progress: Progress = SILENT) -> list[Row]:
     """Measure the training that `run` would be: loading and steps alone in turns, then together.
-
-    Args:
-        run: Data, settings and plan, in a folder of its own.
-        seconds: Time for all of it.
-        progress: Hears what is done.
 
     Raises:
         OutOfMemoryError: a step does not fit in memory.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from unetseg.cli.console import observer, out, say
+from unetseg.cli.console import observed, out, say
 from unetseg.config import BenchConfig, NetworkConfig, RuntimeConfig
 
 if TYPE_CHECKING:
@@ -59,12 +59,9 @@ def bench(
     from unetseg.storage import json_value, write_json
 
     alone = wanted.json_file == STDOUT
-    progress = observer()
-    told = SILENT if alone else progress
-    try:
+    with observed() as progress:
+        told = SILENT if alone else progress
         result = measure(run, wanted, network=network, runtime=runtime, progress=told)
-    finally:
-        progress.stop()
     figures = asdict(result)
     if alone:
         out.print_json(json.dumps(json_value(figures)), ensure_ascii=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from unetseg.cli.console import observer, out, say
+from unetseg.cli.console import observed, out, say
 from unetseg.cli.report import (
     finding_lines,
     given_words,
@@ -64,11 +64,8 @@ def check(
 
     _check_targets(data, wanted)
     machine = start(config.runtime)
-    progress = observer()
-    try:
+    with observed() as progress:
         report = check_folder(data, config.data, SILENT if as_json else progress)
-    finally:
-        progress.stop()
     given = given_words(data, config.data)
     plan = make_plan(report.trainable, config, machine) if report.trainable else None
     if as_json:
@@ -144,11 +141,8 @@ def _fix(report: "Report", target: Path, *, quiet: bool) -> None:
     from unetseg.checks.fix import write_fixed
     from unetseg.progress import SILENT
 
-    progress = observer()
-    try:
+    with observed() as progress:
         done = write_fixed(report.survey, target, SILENT if quiet else progress)
-    finally:
-        progress.stop()
     if not quiet:
         _show_fixed(done, target)
 

@@ -1,6 +1,8 @@
 """What the user sees: bars on a terminal, plain lines elsewhere, errors as answers."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,9 +17,14 @@ out = Console(highlight=False, soft_wrap=True, emoji=False)  # a file may be cal
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
-def observer() -> "Bars | Lines":
-    """Bars on a terminal, plain lines elsewhere."""
-    return Bars() if out.is_terminal else Lines()
+@contextmanager
+def observed() -> "Iterator[Bars | Lines]":
+    """Bars on a terminal, plain lines elsewhere; gone from the screen at the end."""
+    progress = Bars() if out.is_terminal else Lines()
+    try:
+        yield progress
+    finally:
+        progress.stop()
 
 
 def say(message: str) -> None:

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from unetseg.cli.console import observer, say
+from unetseg.cli.console import observed, say
 from unetseg.config import EvalConfig, PredictConfig, TrainConfig, TrainingConfig
 
 
@@ -33,9 +33,8 @@ def demo(
     from unetseg.training.fit import train
 
     training = TrainingConfig.model_validate({"budget": budget})
-    progress = observer()
     name = f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
-    try:
+    with observed() as progress:
         draw_sample(data, progress=progress)
         config = TrainConfig(training=training)
         run = train(data, config, out=out, name=name, progress=progress)
@@ -47,8 +46,6 @@ def demo(
             PredictConfig(overlay=True),
             progress=progress,
         )
-    finally:
-        progress.stop()
     low, high = result.scores.foreground_dice_interval
     say(
         f"validation Dice {result.scores.foreground_dice:.4f} (95% interval {low:.4f}–{high:.4f}) "

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from unetseg.cli.console import observer, out, say
+from unetseg.cli.console import observed, out, say
 from unetseg.config import EvalConfig
 
 
@@ -42,11 +42,8 @@ def evaluate(
     """
     from unetseg.evaluation.evaluate import evaluate as run_evaluation
 
-    progress = observer()
-    try:
+    with observed() as progress:
         result = run_evaluation(run, data, config, output=output, progress=progress)
-    finally:
-        progress.stop()
     scores = result.scores
     table = Table("class", "IoU", "Dice", "precision", "recall", "pixels", box=None)
     for row in scores.classes:

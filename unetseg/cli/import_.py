@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from unetseg.cli.console import observer, say
+from unetseg.cli.console import observed, say
 from unetseg.cli.report import quoted
 from unetseg.config import ReadingConfig
 
@@ -59,8 +59,7 @@ def import_(
     """
     from unetseg.importers.importing import import_dataset
 
-    progress = observer()
-    try:
+    with observed() as progress:
         done = import_dataset(
             kind,
             source,
@@ -70,8 +69,6 @@ def import_(
             max_pixels=config.max_pixels,
             progress=progress,
         )
-    finally:
-        progress.stop()
     _show(done, out)
     say(f"next: unetseg check {quoted(out)}")
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
-from unetseg.cli.console import observer, out, say
+from unetseg.cli.console import observed, out, say
 from unetseg.config import (
     AblateConfig,
     CompareConfig,
@@ -250,11 +250,8 @@ def _look_at(
 
 def _show(work: Callable[[Progress], "Result"]) -> None:
     """Do the work under a progress bar, and print the summary with the caption."""
-    progress = observer()
-    try:
+    with observed() as progress:
         result = work(progress)
-    finally:
-        progress.stop()
     columns = list(dict.fromkeys(column for row in result.summary for column in row))
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     for column in columns:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from unetseg.cli.console import observer, say
+from unetseg.cli.console import observed, say
 from unetseg.config import DeviceConfig, PredictConfig
 from unetseg.errors import ImageError, PartialError
 
@@ -43,11 +43,8 @@ def predict(
     """
     from unetseg.prediction.predict import predict_folder
 
-    progress = observer()
-    try:
+    with observed() as progress:
         result = predict_folder(run, images, output, config, device, progress)
-    finally:
-        progress.stop()
     if result.skipped:
         say(f"{len(result.skipped)} masks were there already")
     if result.failures:

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from unetseg.cli.console import observer, out, say
+from unetseg.cli.console import observed, out, say
 from unetseg.config import DeviceConfig
 
 
@@ -38,11 +38,8 @@ def prune(
     """
     from unetseg.skiplab.prune import prune as run_pruning
 
-    progress = observer()
-    try:
+    with observed() as progress:
         result = run_pruning(run, output=output, device=device, progress=progress)
-    finally:
-        progress.stop()
     before, after, size = result.before, result.after, f"{result.side}×{result.side}"
     table = Table("", "before", "after", "saved", box=None)
     for name, form, old, new in (

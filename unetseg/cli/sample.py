@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from unetseg.cli.console import observer, say
+from unetseg.cli.console import observed, say
 
 
 def sample(
@@ -35,10 +35,7 @@ def sample(
     """
     from unetseg.data.sample import draw_sample
 
-    progress = observer()
-    try:
+    with observed() as progress:
         draw_sample(out, count=count, size=size, seed=seed, progress=progress)
-    finally:
-        progress.stop()
     say(f"{count} pairs: {out}")
     say(f"next: unetseg train {out} --budget 1m --name sample")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from unetseg.cli.console import observer, say
+from unetseg.cli.console import observed, say
 from unetseg.config import TrainConfig
 
 
@@ -41,10 +41,7 @@ def train(
     """
     from unetseg.training.fit import train as run_training
 
-    progress = observer()
-    try:
+    with observed() as progress:
         folder = run_training(data, config, out=out, name=name, resume=resume, progress=progress)
-    finally:
-        progress.stop()
     say(f"model, metrics and previews: {folder}")
     say(f"next: unetseg eval {folder} {data}")
