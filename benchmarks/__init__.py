@@ -9,7 +9,7 @@
     scaling          with cores, with loading processes, with image size
     memory           the largest memory of prediction and training
     profiles         where the time goes, part by part
-    giant_raster     an image bigger than memory
+    large_raster     an image bigger than memory
 
 The plain scripts are in baseline.py. All contenders are processes of their own (contenders.py,
 workers.py) and are measured in turns (rounds.py); the last line of each is one JSON object, and

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks.baseline import STEP, WEIGHT_DECAY, build
 from benchmarks.networks import NETWORKS, copy_weights
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import machine_lines, save, show
+from benchmarks.rounds import markdown, report
 from unetseg.bundle import build_segmenter
 from unetseg.config import TrainConfig
 from unetseg.data.crops.dataset import crop_loader
@@ -30,6 +30,7 @@ from unetseg.progress import SILENT
 from unetseg.training.fit import Trainer
 from unetseg.training.plan import bundle_info
 from unetseg.training.run import TrainingRun, open_run
+from unetseg.training.schedule import learning_rate_factor
 from unetseg.unet.segmenter import Segmenter
 
 NETWORK = "base16"
@@ -68,7 +69,8 @@ def compare_curves(folder: Path, steps: int, device: str, *, write: bool) -> Non
         "flags": train_script("flags", ours.first, ours, device),
         "plain, other first weights": train_script("plain", other, ours, device),
     }
-    report({name: figures(one, learned["plain"], pairs) for name, one in learned.items()}, write)
+    rows = {name: figures(one, learned["plain"], pairs) for name, one in learned.items()}
+    report("curves", "Loss curves on the same batches", table(rows), rows, write=write)
 
 
 def _opened(data: Path, folder: Path, steps: int, device: str, precision: str) -> Any:
@@ -95,7 +97,10 @@ def train_ours(run: TrainingRun) -> Learned:
     for batch in crop_loader(trainer.crops, trainer.order, 0):
         image = trainer.segmenter.normalise(batch.image.to(run.machine.device))
         learned.batches.append((image.detach().cpu().contiguous(), batch.mask.long()))
-        learned.losses.append(float(trainer.train_step(batch)))
+        factor = learning_rate_factor(
+            trainer.clock.fraction, trainer.config.schedule, trainer.config.warmup
+        )
+        learned.losses.append(float(trainer.learner.step(batch, trainer.step, factor)))
         learned.rates.append(trainer.learner.optimizer.param_groups[0]["lr"])
         trainer.step += 1
         trainer.clock.step_done(trainer.step)
@@ -145,20 +150,13 @@ def dice(net: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> float:
     return 2 * both / total if total else 1.0
 
 
-def report(rows: dict[str, dict[str, float]], write: bool) -> None:
-    """Print the figures, and write them to the results where wanted."""
-    lines = [
-        f"{NETWORK}, crops of {PATCH}², {BATCH} per step, {rows['ours']['steps']} steps",
-        "",
-        "| training | mean loss, 2nd half | mean distance from plain | 2nd half | Dice |",
-        "|" + "---|" * 5,
-    ]
-    for name, row in rows.items():
-        keys = ("loss_second_half", "distance", "distance_second_half", "dice")
-        lines.append("| " + " | ".join([name, *(f"{row[key]:.4f}" for key in keys)]) + " |")
-    if write:
-        save("curves", "Loss curves on the same batches", lines)
-    show([*machine_lines(), "", *lines], rows)
+def table(rows: dict[str, dict[str, float]]) -> list[str]:
+    """The figures as lines of Markdown."""
+    keys = ("loss_second_half", "distance", "distance_second_half", "dice")
+    head = ["training", "mean loss, 2nd half", "mean distance from plain", "2nd half", "Dice"]
+    cells = [[name, *(f"{row[key]:.4f}" for key in keys)] for name, row in rows.items()]
+    steps = f"{BATCH} per step, {rows['ours']['steps']} steps"
+    return [f"{NETWORK}, crops of {PATCH}², {steps}", "", *markdown(head, cells)]
 
 
 def _fresh(run: TrainingRun, seed: int) -> Segmenter:

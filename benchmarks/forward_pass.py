@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.contenders import Contender, ContenderError
 from benchmarks.networks import fresh_run, gflop
-from benchmarks.rounds import machine_lines, paired_ratio, save, show, spread
+from benchmarks.rounds import markdown, paired_ratio, parser, report, spread
 from unetseg.timing import in_turns
 
 ENGINES = ("auto", "eager", "compile", "openvino")
@@ -33,17 +33,16 @@ MOST_UNITS = 64
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="benchmarks.forward_pass")
-    parser.add_argument("--network", default="classic", help="classic, base32 or resnet34")
-    parser.add_argument("--height", type=int, default=512)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--engine", action="append", help="of unetseg (default: all there are)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="threads of each contender")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=120, help="of all rounds")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
-    given = parser.parse_args(arguments)
+    flags = parser("forward_pass", __doc__)
+    flags.add_argument("--network", default="classic", help="classic, base32 or resnet34")
+    flags.add_argument("--height", type=int, default=512)
+    flags.add_argument("--width", type=int, default=512)
+    flags.add_argument("--engine", action="append", help="of unetseg (default: all there are)")
+    flags.add_argument("--device", default="cpu")
+    flags.add_argument("--threads", type=int, help="threads of each contender")
+    flags.add_argument("--rounds", type=int, default=9)
+    flags.add_argument("--seconds", type=float, default=120, help="of all rounds")
+    given = flags.parse_args(arguments)
     if given.threads:
         os.environ["OMP_NUM_THREADS"] = str(given.threads)
     with tempfile.TemporaryDirectory(prefix="forward-pass-") as folder, ExitStack() as stack:
@@ -53,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         turns = {name: one.go for name, one in them.items()}
         measured = in_turns(turns, given.rounds, given.seconds)
     work = gflop(given.network, given.height, given.width)
-    report(figures(measured, work, them), given)
+    found = figures(measured, work, them)
+    report("forward_pass", "The forward pass", table(found, given), found, write=given.save)
 
 
 def commands(given: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
@@ -118,25 +118,22 @@ def figures(
     }
 
 
-def report(result: dict[str, Any], given: argparse.Namespace) -> None:
-    """Print the figures, and write them to the results where wanted."""
-    lines = [
-        f"{given.network}, {given.width}×{given.height}: {result['gflop']} GFLOP; {SIDE}³ product "
-        f"in {result['dtype']}: {result['product_gflop_per_second']} GFLOP/s; "
-        f"auto takes the engine {result['engine']}",
-        "",
-        "| contender | s | GFLOP/s | share of the product | start-up, s | first image, s |",
-        "|" + "---|" * 6,
-    ]
+def table(result: dict[str, Any], given: argparse.Namespace) -> list[str]:
+    """The figures as lines of Markdown."""
+    rows = []
     for name, row in result["contenders"].items():
         low, high = row["spread"]
         share = f"{row['share_of_product']:.1%} ({low:.1%}–{high:.1%})"
         cells = [name, row["seconds"], row["gflop_per_second"], share]
-        cells += [row["ready_seconds"], row["first_seconds"]]
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    if given.save:
-        save("forward_pass", "The forward pass", lines)
-    show([*machine_lines(), "", *lines], result)
+        rows.append([*cells, row["ready_seconds"], row["first_seconds"]])
+    head = ["contender", "s", "GFLOP/s", "share of the product", "start-up, s", "first image, s"]
+    return [
+        f"{given.network}, {given.width}×{given.height}: {result['gflop']} GFLOP; {SIDE}³ product "
+        f"in {result['dtype']}: {result['product_gflop_per_second']} GFLOP/s; "
+        f"auto takes the engine {result['engine']}",
+        "",
+        *markdown(head, rows),
+    ]
 
 
 if __name__ == "__main__":

@@ -27,10 +27,9 @@ from PIL import Image
 
 from benchmarks.networks import CLASS_MAP, fresh_run
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import machine_lines, save, show
+from benchmarks.rounds import markdown, parser, report
 from unetseg.data.files.folders import find_images
 from unetseg.prediction.outputs import plan_job
-from unetseg.timing import seconds_of
 
 DISTINCT = 40
 """Files that the images of a folder are links to."""
@@ -63,33 +62,31 @@ class Look:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="benchmarks.growth")
-    parser.add_argument("--images", type=int, nargs="+", default=[250, 500, 1000, 2000])
-    parser.add_argument("--varied", action="store_true", help="images of varied sizes")
-    parser.add_argument("--pairs", action="store_true", help="also check and eval")
-    parser.add_argument("--network", default="base16", help="classic, base32, base16, resnet34")
-    parser.add_argument("--run", type=Path, help="run of `unetseg train` (default: fresh weights)")
-    parser.add_argument("--engine", default="auto", help="unetseg's engine")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/growth.md")
-    given = parser.parse_args(arguments)
+    flags = parser("growth", __doc__)
+    flags.add_argument("--images", type=int, nargs="+", default=[250, 500, 1000, 2000])
+    flags.add_argument("--varied", action="store_true", help="images of varied sizes")
+    flags.add_argument("--pairs", action="store_true", help="also check and eval")
+    flags.add_argument("--network", default="base16", help="classic, base32, base16, resnet34")
+    flags.add_argument("--run", type=Path, help="run of `unetseg train` (default: fresh weights)")
+    flags.add_argument("--engine", default="auto", help="unetseg's engine")
+    given = flags.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="growth-") as folder:
         results = measure(Path(folder), given)
-    lines = [*prediction_table(results["predict"]), ""]
-    lines += [*pairs_table(results["pairs"]), ""] if given.pairs else []
-    if given.save:
-        save("growth", "Growth with the number of images", lines)
-    show([*machine_lines(), "", *lines], results)
+    lines = prediction_table(results["predict"]) + pairs_table(results["pairs"])
+    report("growth", "Growth with the number of images", lines, results, write=given.save)
 
 
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """The figures of every number of images, and those of the largest as the answer."""
     run = given.run or fresh_run(given.network, folder)
-    draw = draw_varied if given.varied else draw_equal
-    originals = draw(folder)
+    originals = draw(folder, varied=given.varied)
     rows = []
     for count in given.images:
         images = link(originals, folder / f"images-{count}", count)
-        planning = plan(images, folder / "nowhere")
+        began = time.monotonic()
+        for path, relative in find_images([images]):
+            plan_job(path, folder / "nowhere" / relative, CLASS_MAP)
+        planning = round(time.monotonic() - began, 3)
         words = ["predict", str(run), str(images), "-o", str(folder / f"masks-{count}")]
         looks = watch([*words, "--engine", given.engine])
         done = [mask.stat().st_mtime for mask in (folder / f"masks-{count}").iterdir()]
@@ -102,17 +99,12 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
 # ------------------------------------------------------------------- folders
 
 
-def draw_equal(folder: Path) -> list[Path]:
-    """Different images of one size."""
-    squares = pieces(folder / "sample", 24)
-    laid = lay(folder / "drawn", squares, (SIDE, SIDE), DISTINCT, ".png")
-    return sorted((laid / "images").iterdir())
-
-
-def draw_varied(folder: Path) -> list[Path]:
-    """Images of which no two have the same size."""
-    squares, rng = pieces(folder / "sample", 24), np.random.default_rng(0)
-    images = []
+def draw(folder: Path, *, varied: bool) -> list[Path]:
+    """Different images; of varied sizes no two have the same."""
+    squares, rng, images = pieces(folder / "sample", 24), np.random.default_rng(0), []
+    if not varied:
+        laid = lay(folder / "drawn", squares, (SIDE, SIDE), DISTINCT, ".png")
+        return sorted((laid / "images").iterdir())
     for number in range(DISTINCT):
         height, width = rng.integers(*SIDES, size=2)
         laid = lay(folder / f"drawn-{number:02}", squares, (height, width), 1, ".png")
@@ -144,16 +136,6 @@ def draw_pairs(folder: Path, count: int) -> Path:
 
 
 # ---------------------------------------------------------------- measurements
-
-
-def plan(images: Path, output: Path) -> float:
-    """Seconds that finding the images and opening their headers takes."""
-
-    def work() -> None:
-        for path, relative in find_images([images]):
-            plan_job(path, output / relative, CLASS_MAP)
-
-    return round(seconds_of(work), 3)
 
 
 def watch(words: Sequence[str]) -> list[Look]:
@@ -211,18 +193,8 @@ def pairs_row(run: Path, folder: Path, count: int) -> dict[str, Any]:
     """Seconds and memory of `unetseg check` and `unetseg eval` on `count` pairs."""
     data = draw_pairs(folder / f"pairs-{count}", count)
     row: dict[str, Any] = {"pairs": count}
-    commands = {
-        "check": ["check", str(data)],
-        "eval": [
-            "eval",
-            str(run),
-            str(data),
-            "--split",
-            "all",
-            "-o",
-            str(folder / f"eval-{count}"),
-        ],
-    }
+    evaluate = ["eval", str(run), str(data), "--split", "all", "-o", str(folder / f"eval-{count}")]
+    commands = {"check": ["check", str(data)], "eval": evaluate}
     for name, words in commands.items():
         looks = watch(words)
         row[f"{name}_seconds"] = round(looks[-1].at - looks[0].at, 1)
@@ -236,32 +208,32 @@ def pairs_row(run: Path, folder: Path, count: int) -> dict[str, Any]:
 
 def prediction_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The figures of predictions as lines of Markdown."""
-    head = "| images | planning | first mask | images/s by quarter | processor, by quarter |"
-    lines = [f"{head} last/first | peak | MB per 1000 |", "|---|---|---|---|---|---|---|---|"]
+    head = ["images", "planning", "first mask", "images/s by quarter", "processor, by quarter"]
+    table = []
     for row in rows:
         speeds = " · ".join(f"{value:.1f}" for value in row["images_per_second"])
         busy = " · ".join(f"{value:.0f}" for value in row["processor_milliseconds"])
         ratios = f"{row['ratio_last_first']:.3f} (processor {row['ratio_processor']:.3f})"
-        lines.append(
-            f"| {row['images']} | {row['planning_seconds']:.2f} s | {row['first_mask_seconds']} s "
-            f"| {speeds} | {busy} ms | {ratios} | {row['peak_megabytes']} MB "
-            f"| {row['megabytes_per_1000']:+.1f} |"
-        )
-    return lines
+        times = [f"{row['planning_seconds']:.2f} s", f"{row['first_mask_seconds']} s"]
+        memory = [f"{row['peak_megabytes']} MB", f"{row['megabytes_per_1000']:+.1f}"]
+        table.append([row["images"], *times, speeds, f"{busy} ms", ratios, *memory])
+    return markdown([*head, "last/first", "peak", "MB per 1000"], table)
 
 
 def pairs_table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The figures of check and eval as lines of Markdown."""
-    lines = ["| pairs | check | processor | memory | eval | processor | memory |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for row in rows:
-        cells = [
-            f"{row[f'{name}_seconds']} s | {row[f'{name}_processor_seconds']} s "
-            f"| {row[f'{name}_megabytes']} MB"
+    """The figures of check and eval as lines of Markdown, if they were measured."""
+    head = ["pairs", "check", "processor", "memory", "eval", "processor", "memory"]
+    units = {"seconds": "s", "processor_seconds": "s", "megabytes": "MB"}
+    table = [
+        [row["pairs"]]
+        + [
+            f"{row[f'{name}_{of}']} {unit}"
             for name in ("check", "eval")
+            for of, unit in units.items()
         ]
-        lines.append(f"| {row['pairs']} | {' | '.join(cells)} |")
-    return lines
+        for row in rows
+    ]
+    return markdown(head, table) if rows else []
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import machine_lines, save, show
+from benchmarks.rounds import markdown, parser, report
 
 PREDICT = "from unetseg.cli.app import run; assert run({words!r}) == 0"
 STEPS = {
@@ -36,22 +36,22 @@ NOTHING = "import torch"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="benchmarks.memory")
-    parser.add_argument("--network", nargs="+", default=["base16", "base32", "classic"])
-    parser.add_argument("--sides", type=int, nargs="*", default=[512, 1024, 2048, 4096, 8192])
-    parser.add_argument("--batches", type=int, nargs="*", default=[2, 8])
-    parser.add_argument("--engine", default="auto", help="unetseg's engine")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/memory.md")
-    given = parser.parse_args(arguments)
+    flags = parser("memory", __doc__)
+    flags.add_argument("--network", nargs="+", default=["base16", "base32", "classic"])
+    flags.add_argument("--sides", type=int, nargs="*", default=[512, 1024, 2048, 4096, 8192])
+    flags.add_argument("--batches", type=int, nargs="*", default=[2, 8])
+    flags.add_argument("--engine", default="auto", help="unetseg's engine")
+    given = flags.parse_args(arguments)
     torch = peak(NOTHING)
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
         predicting = measure_prediction(Path(folder), given)
     training = measure_training(given.network, given.batches)
-    lines = [*table(predicting, training), f"A process that only imports torch takes {torch} MB."]
-    if given.save:
-        save("memory", "Memory", lines)
+    lines = markdown(["prediction", "side", "MB"], [list(row.values()) for row in predicting])
+    head = ["training", "batch", "plain script", "ours", "--checkpointing"]
+    units = ([f"{v} MB" if k in STEPS else v for k, v in row.items()] for row in training)
+    lines += [*markdown(head, units), f"A process that only imports torch takes {torch} MB."]
     result = {"torch_megabytes": torch, "predict": predicting, "train": training}
-    show([*machine_lines(), "", *lines, ""], result)
+    report("memory", "Memory", lines, result, write=given.save)
 
 
 def measure_prediction(folder: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -59,19 +59,18 @@ def measure_prediction(folder: Path, given: argparse.Namespace) -> list[dict[str
     from benchmarks.networks import fresh_run
 
     squares, rows = pieces(folder / "sample", 24), []
-    images = {side: _image(folder, squares, side) for side in given.sides}
+    images = {}
+    for side in given.sides:
+        laid = lay(folder / f"side-{side}", squares, (side, side), 1, ".jpg")
+        images[side] = next((laid / "images").iterdir())
     for at, network in enumerate(given.network):
         run = fresh_run(network, folder / "runs")
         for side in given.sides if at == 0 else given.sides[:3]:
             words = ["predict", str(run), str(images[side]), "--engine", given.engine]
             words += ["-o", str(folder / f"{network}-{side}")]
-            rows.append({"network": network, "side": side, "megabytes": peak_of_command(words)})
+            megabytes = peak(PREDICT.format(words=words))
+            rows.append({"network": network, "side": side, "megabytes": megabytes})
     return rows
-
-
-def _image(folder: Path, squares: Any, side: int) -> Path:
-    laid = lay(folder / f"side-{side}", squares, (side, side), 1, ".jpg")
-    return next((laid / "images").iterdir())
 
 
 def measure_training(networks: Sequence[str], batches: Sequence[int]) -> list[dict[str, Any]]:
@@ -86,11 +85,6 @@ def measure_training(networks: Sequence[str], batches: Sequence[int]) -> list[di
     return rows
 
 
-def peak_of_command(words: Sequence[str]) -> int:
-    """Megabytes that `unetseg WORDS` takes at its peak."""
-    return peak(PREDICT.format(words=list(words)))
-
-
 def peak(script: str) -> int:
     """Megabytes that a process which runs `script` takes at its peak.
 
@@ -102,20 +96,6 @@ def peak(script: str) -> int:
     if done.returncode:
         raise SystemExit(f"{script} ended with {done.returncode}\n{done.stderr}")
     return round(int(done.stdout.splitlines()[-1].split()[1]) / 1024)  # VmHWM: 1024 kB
-
-
-# ---------------------------------------------------------------------- tables
-
-
-def table(predicting: Sequence[dict[str, Any]], training: Sequence[dict[str, Any]]) -> list[str]:
-    """The figures as lines of Markdown."""
-    lines = ["| prediction | side | MB |", "|---|---|---|"]
-    lines += [f"| {row['network']} | {row['side']} | {row['megabytes']} |" for row in predicting]
-    lines += ["", "| training | batch | plain script | ours | --checkpointing |", "|" + "---|" * 5]
-    for row in training:
-        kinds = " | ".join(f"{row[kind]} MB" for kind in STEPS)
-        lines.append(f"| {row['network']} | {row['batch']} | {kinds} |")
-    return [*lines, ""]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from PIL import Image
 from benchmarks.contenders import Contender, contenders
 from benchmarks.networks import plain_weights, trained_run
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import machine_lines, ratio_text, ratios, save, show, spread
+from benchmarks.rounds import markdown, parser, ratio_text, ratios, report, spread
 from unetseg.bundle import find_bundle, read_info
 from unetseg.timing import in_turns
 
@@ -64,29 +64,26 @@ FULL = (Case("classic"), Case("base32"), Case("resnet34"), *LARGE)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="benchmarks.predict_folder")
-    parser.add_argument("--quick", action="store_true", help="one or two cases in four minutes")
-    parser.add_argument("--runs", type=Path, help="trained runs by network; others are trained")
-    parser.add_argument("--network", action="append", help="only these: classic, base32, resnet34")
-    parser.add_argument("--engine", default="auto", help="unetseg's engine")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="threads of each contender")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, help="of all rounds (default: 120, --quick: 40)")
-    parser.add_argument("--epochs", type=int, default=2, help="of the short training")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
-    given = parser.parse_args(arguments)
+    flags = parser("predict_folder", __doc__)
+    flags.add_argument("--quick", action="store_true", help="one or two cases in four minutes")
+    flags.add_argument("--runs", type=Path, help="trained runs by network; others are trained")
+    flags.add_argument("--network", action="append", help="only these: classic, base32, resnet34")
+    flags.add_argument("--engine", default="auto", help="unetseg's engine")
+    flags.add_argument("--device", default="cpu")
+    flags.add_argument("--threads", type=int, help="threads of each contender")
+    flags.add_argument("--rounds", type=int, default=7)
+    flags.add_argument("--seconds", type=float, help="of all rounds (default: 120, --quick: 40)")
+    flags.add_argument("--epochs", type=int, default=2, help="of the short training")
+    given = flags.parse_args(arguments)
     given.seconds = given.seconds or (40 if given.quick else 120)
     if given.threads:
         os.environ["OMP_NUM_THREADS"] = str(given.threads)
     with tempfile.TemporaryDirectory(prefix="predict-folder-") as folder:
         results = measure_all(Path(folder), given)
-    lines = [*table(results), ""]
-    if given.save:
-        save("predict_folder", "Folder-to-folder prediction", lines)
     first, *others = results
-    cases = {name: results[name] for name in others}
-    show([*machine_lines(), "", *lines], {"case": first, **results[first], "cases": cases})
+    found = {"case": first, **results[first], "cases": {name: results[name] for name in others}}
+    title = "Folder-to-folder prediction"
+    report("predict_folder", title, table(results), found, write=given.save)
 
 
 def measure_all(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -208,14 +205,14 @@ def same_masks(run: Path, ours: Path, plain: Path) -> dict[str, float]:
 
 def table(results: dict[str, dict[str, Any]]) -> list[str]:
     """The figures of all cases as lines of Markdown."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    rows = []
     for name, row in results.items():
         speed = [f"{row['images_per_second'][kind]:.2f}/s" for kind in KINDS]
         times = [ratio_text(row, kind) for kind in KINDS[1:]]
         ends = [f"{row['end_to_end'][f'ratio_{kind}']:.2f}" for kind in KINDS[1:]]
         equal = f"{row['equal_pixels']:.4%} of {row['compared_images']} images"
-        lines.append("| " + " | ".join([name, row["engine"], *speed, *times, *ends, equal]) + " |")
-    return lines
+        rows.append([name, row["engine"], *speed, *times, *ends, equal])
+    return markdown(HEAD, rows)
 
 
 if __name__ == "__main__":

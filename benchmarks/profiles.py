@@ -7,7 +7,6 @@ The plain scripts and unetseg, each in a process of its own, by torch's profiler
 one JSON object.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import machine_lines, save, show
+from benchmarks.rounds import markdown, parser, report
 
 PARTS = {
     "convolutions, backward": ("convolution_backward",),
@@ -49,12 +48,11 @@ CHILD = "from benchmarks.profiles import {name}; {name}({words})"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print tables and a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="benchmarks.profiles")
-    parser.add_argument("--network", default="classic", help="classic, base32, base16, resnet34")
-    parser.add_argument("--side", type=int, default=512, help="of the images, pixels")
-    parser.add_argument("--top", action="store_true", help="name the operations of `other`, too")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/profiles.md")
-    given = parser.parse_args(arguments)
+    flags = parser("profiles", __doc__)
+    flags.add_argument("--network", default="classic", help="classic, base32, base16, resnet34")
+    flags.add_argument("--side", type=int, default=512, help="of the images, pixels")
+    flags.add_argument("--top", action="store_true", help="name the operations of `other`, too")
+    given = flags.parse_args(arguments)
     results = {}
     with tempfile.TemporaryDirectory(prefix="profiles-") as folder:
         squares, size = pieces(Path(folder) / "sample", 24), (given.side, given.side)
@@ -67,9 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for work, words in works.items():
             results[work] = {kind: child(work, kind, *words) for kind in KINDS}
     lines = [line for work, row in results.items() for line in table(work, row)]
-    if given.save:
-        save("profiles", f"Where the time goes: {given.network}", lines)
-    show([*machine_lines(), "", *lines], {"network": given.network, **results})
+    title, found = f"Where the time goes: {given.network}", {"network": given.network, **results}
+    report("profiles", title, lines, found, write=given.save)
 
 
 def child(name: str, *words: object) -> dict[str, float]:
@@ -205,12 +202,12 @@ def table(work: str, row: dict[str, dict[str, float]]) -> list[str]:
     }
     names = sorted({name for parts in row.values() for name in parts} - {"all"})
     names.sort(key=lambda name: -row["plain"].get(name, 0))
-    lines = [f"| {heads[work]}, ms | plain | flags | ours |", "|---|---|---|---|"]
+    rows = []
     for name in ["all", *names]:
         cells = [f"{row[kind].get(name, 0):.1f}" for kind in KINDS]
         if any(float(cell) for cell in cells):
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    return [*lines, ""]
+            rows.append([name, *cells])
+    return markdown([f"{heads[work]}, ms", *KINDS], rows)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ A shared machine is faster in one minute than in the next. So contenders are mea
 the middle half of them.
 """
 
+import argparse
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib import metadata
@@ -92,7 +94,10 @@ def ratio_text(told: Mapping[str, Any], name: str) -> str:
 def machine_lines() -> list[str]:
     """Date, processor and versions, as lines of text; imports nothing heavy."""
     model, cores, flags = processor()
-    found = [f"{name} {version}" for name, version in _versions().items()]
+    found = []
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found.append(f"{package} {metadata.version(package)}")
     python = ".".join(str(part) for part in sys.version_info[:3])
     return [
         f"{date.today().isoformat()} · {model}, {cores} core{'s' if cores > 1 else ''}",
@@ -111,24 +116,31 @@ def processor() -> tuple[str, int, list[str]]:
     return facts.get("model name", "unknown processor"), cores, [u for u in UNITS if u in words]
 
 
-def save(name: str, title: str, lines: Sequence[str]) -> Path:
-    """Write `benchmarks/results/NAME.md`: title, machine, and what was measured."""
-    path = RESULTS / f"{name}.md"
-    write_text(path, "\n".join([f"# {title}", "", *machine_lines(), "", *lines, ""]))
-    return path
+def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """A table as lines of Markdown.
+
+    >>> markdown(["side", "MB"], [[64, 12]])
+    ['| side | MB |', '|---|---|', '| 64 | 12 |', '']
+    """
+    cells = [f"| {' | '.join(map(str, row))} |" for row in (head, *rows)]
+    return [cells[0], "|" + "---|" * len(head), *cells[1:], ""]
 
 
-def show(lines: Sequence[str], result: Mapping[str, object]) -> None:
-    """Print lines, and `result` as the last one, as JSON."""
-    sys.stdout.write("\n".join([*lines, json.dumps(result)]) + "\n")
+def report(
+    name: str, title: str, lines: Sequence[str], result: Mapping[str, object], *, write: bool
+) -> None:
+    """Print lines, and `result` as the last one, as JSON; write results/NAME.md where wanted."""
+    if write:
+        text = "\n".join([f"# {title}", "", *machine_lines(), "", *lines, ""])
+        write_text(RESULTS / f"{name}.md", text)
+    sys.stdout.write("\n".join([*machine_lines(), "", *lines, json.dumps(result)]) + "\n")
     sys.stdout.flush()
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+def parser(name: str, text: str | None) -> argparse.ArgumentParser:
+    """The arguments of `python -m benchmarks.NAME`: --save, to which each adds its own."""
+    arguments = argparse.ArgumentParser(description=text, prog=f"benchmarks.{name}")
+    arguments.add_argument(
+        "--save", action="store_true", help=f"write benchmarks/results/{name}.md"
+    )
+    return arguments

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.contenders import Contender
 from benchmarks.networks import fresh_run
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import machine_lines, paired_ratio, save, show, spread
+from benchmarks.rounds import markdown, paired_ratio, parser, report, spread
 from unetseg.timing import in_turns
 
 TURN = 2.0
@@ -40,17 +40,16 @@ Commands = dict[str, list[str]]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print tables and a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="benchmarks.scaling")
-    parser.add_argument("--of", nargs="+", choices=MEASURES, default=list(MEASURES))
-    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--sides", type=int, nargs="+", default=[128, 256, 512, 1024, 2048])
-    parser.add_argument("--network", default="classic", help="classic, base32, base16, resnet34")
-    parser.add_argument("--engine", default="auto", help="unetseg's engine")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=90, help="of the rounds of a kind of work")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/scaling.md")
-    given = parser.parse_args(arguments)
+    flags = parser("scaling", __doc__)
+    flags.add_argument("--of", nargs="+", choices=MEASURES, default=list(MEASURES))
+    flags.add_argument("--cores", type=int, nargs="+", default=[1, 2])
+    flags.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    flags.add_argument("--sides", type=int, nargs="+", default=[128, 256, 512, 1024, 2048])
+    flags.add_argument("--network", default="classic", help="classic, base32, base16, resnet34")
+    flags.add_argument("--engine", default="auto", help="unetseg's engine")
+    flags.add_argument("--rounds", type=int, default=7)
+    flags.add_argument("--seconds", type=float, default=90, help="of the rounds of a kind of work")
+    given = flags.parse_args(arguments)
     there = os.sched_getaffinity(0)
     if max(given.cores) > len(there):
         raise SystemExit(f"--cores {max(given.cores)}: this process may use {len(there)}")
@@ -59,9 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for measure in given.of:
             results |= MEASURES[measure](Path(folder) / measure, given)
     lines = [line for work, row in results.items() for line in table(work, row)]
-    if given.save:
-        save("scaling", f"How work grows: {given.network}", lines)
-    show([*machine_lines(), "", *lines], {"network": given.network, **results})
+    found = {"network": given.network, **results}
+    report("scaling", f"How work grows: {given.network}", lines, found, write=given.save)
 
 
 def over_cores(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -163,12 +161,12 @@ def on_cores(count: int | None, name: str, words: Sequence[str]) -> Contender:
 
 def table(work: str, row: dict[str, Any]) -> list[str]:
     """The figures of a kind of work as lines of Markdown."""
-    lines = [f"| {work}, per {UNITS[work]} | seconds | times as fast |", "|---|---|---|"]
+    rows = []
     for name, seconds in row["seconds"].items():
         ratio = row["times_as_fast"][name]
         times = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
-        lines.append(f"| {name} | {seconds:.3f} | {times} |")
-    return [*lines, ""]
+        rows.append([name, f"{seconds:.3f}", times])
+    return markdown([f"{work}, per {UNITS[work]}", "seconds", "times as fast"], rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.networks import fresh_run, plain_weights
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import machine_lines, save, show, spread
+from benchmarks.rounds import markdown, parser, report, spread
 from unetseg.timing import in_turns
 
 SIDE = 512
@@ -62,19 +62,15 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="benchmarks.startup")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=150, help="no round begins after these")
-    parser.add_argument("--engine", default="auto", help="unetseg's engine")
-    parser.add_argument("--train", action="store_true", help="also the shortest of trainings")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/startup.md")
-    given = parser.parse_args(arguments)
+    flags = parser("startup", __doc__)
+    flags.add_argument("--rounds", type=int, default=7)
+    flags.add_argument("--seconds", type=float, default=150, help="no round begins after these")
+    flags.add_argument("--engine", default="auto", help="unetseg's engine")
+    flags.add_argument("--train", action="store_true", help="also the shortest of trainings")
+    given = flags.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="startup-") as folder:
         rows = measure(Path(folder), given)
-    lines = [*table(rows), ""]
-    if given.save:
-        save("startup", "Start-up", lines)
-    show([*machine_lines(), "", *lines], summary(rows))
+    report("startup", "Start-up", table(rows), summary(rows), write=given.save)
 
 
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -84,16 +80,17 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, Any]
         for name, words in commands(folder, given).items()
     }
     seconds = in_turns(started, given.rounds, given.seconds)
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, command in started.items():
-        wall, busy = seconds[name], command.processor
-        rows[name] = {
-            "wall": figures(wall),
-            "beyond_torch": figures(differences(wall, seconds[TORCH])),
-            "processor": figures(busy),
-            "processor_beyond_torch": figures(differences(busy, started[TORCH].processor)),
-            "first": round(command.first, 3),
+        rows[name] = {"first": round(command.first, 3)}
+        times = {
+            "wall": (seconds[name], seconds[TORCH]),
+            "processor": (command.processor, started[TORCH].processor),
         }
+        for kind, (own, torch) in times.items():
+            beyond = [one - other for one, other in zip(own, torch, strict=True)]
+            key = "beyond_torch" if kind == "wall" else f"{kind}_beyond_torch"
+            rows[name] |= {kind: spread(own).rounded(), key: spread(beyond).rounded()}
     return rows
 
 
@@ -129,16 +126,6 @@ def bytecode_in(folder: Path) -> dict[str, str]:
     return {**os.environ, **names}
 
 
-def differences(seconds: Sequence[float], torch: Sequence[float]) -> list[float]:
-    """What is left of each round without the import of torch in that round."""
-    return [one - other for one, other in zip(seconds, torch, strict=True)]
-
-
-def figures(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles, for JSON."""
-    return spread(values).rounded()
-
-
 def summary(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the targets speak of, and everything else below it."""
     found = {
@@ -152,15 +139,13 @@ def summary(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The figures as lines of Markdown."""
-    lines = [
-        "| seconds | wall | without torch | processor | without torch | first start, wall |",
-        "|---|---|---|---|---|---|",
+    kinds = ("wall", "beyond_torch", "processor", "processor_beyond_torch")
+    head = ["seconds", "wall", "without torch", "processor", "without torch", "first start, wall"]
+    cells = [
+        [name, *(text(row[kind]) for kind in kinds), f"{row['first']:.2f}"]
+        for name, row in rows.items()
     ]
-    for name, row in rows.items():
-        cells = [text(row[key]) for key in ("wall", "beyond_torch")]
-        cells += [text(row[key]) for key in ("processor", "processor_beyond_torch")]
-        lines.append(f"| {name} | {' | '.join(cells)} | {row['first']:.2f} |")
-    return lines
+    return markdown(head, cells)
 
 
 def text(found: Mapping[str, float]) -> str:

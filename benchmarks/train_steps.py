@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.contenders import Contender, contenders
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import machine_lines, ratio_text, ratios, save, show, spread
+from benchmarks.rounds import markdown, parser, ratio_text, ratios, report, spread
 from unetseg.timing import in_turns
 
 KINDS = ("ours", "plain", "flags")
@@ -36,17 +36,16 @@ QUICK_SECONDS = 225.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="benchmarks.train_steps")
-    parser.add_argument("--quick", action="store_true", help="the classic U-Net in four minutes")
-    parser.add_argument("--curves", action="store_true", help="compare what is learned instead")
-    parser.add_argument("--network", action="append", help="only these: classic, base32, resnet34")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="threads of each contender")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=300, help="of the rounds of a network")
-    parser.add_argument("--steps", type=int, default=300, help="of --curves")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
-    given = parser.parse_args(arguments)
+    flags = parser("train_steps", __doc__)
+    flags.add_argument("--quick", action="store_true", help="the classic U-Net in four minutes")
+    flags.add_argument("--curves", action="store_true", help="compare what is learned instead")
+    flags.add_argument("--network", action="append", help="only these: classic, base32, resnet34")
+    flags.add_argument("--device", default="cpu")
+    flags.add_argument("--threads", type=int, help="threads of each contender")
+    flags.add_argument("--rounds", type=int, default=9)
+    flags.add_argument("--seconds", type=float, default=300, help="of the rounds of a network")
+    flags.add_argument("--steps", type=int, default=300, help="of --curves")
+    given = flags.parse_args(arguments)
     if given.threads:
         os.environ["OMP_NUM_THREADS"] = str(given.threads)
     with tempfile.TemporaryDirectory(prefix="train-steps-") as folder:
@@ -55,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             compare_curves(Path(folder), given.steps, given.device, write=given.save)
         else:
-            report(measure_all(Path(folder), given), write=given.save)
+            results = measure_all(Path(folder), given)
+            first, *others = results
+            cases = {name: results[name] for name in others}
+            found = {"network": first, **results[first], "cases": cases}
+            report("train_steps", "Training steps", table(results), found, write=given.save)
 
 
 def measure_all(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -106,19 +109,14 @@ def figures(seconds: dict[str, list[float]], them: dict[str, Contender]) -> dict
     }
 
 
-def report(results: dict[str, dict[str, Any]], *, write: bool) -> None:
-    """Print the figures, and write them to the results where wanted."""
-    lines = ["| network | ours | plain | flags | × plain | × flags |", "|" + "---|" * 6]
+def table(results: dict[str, dict[str, Any]]) -> list[str]:
+    """The figures as lines of Markdown."""
+    rows = []
     for name, row in results.items():
         speed = [f"{row['seconds_per_step'][kind]:.2f} s" for kind in KINDS]
-        times = [ratio_text(row, kind) for kind in KINDS[1:]]
-        lines.append("| " + " | ".join([name, *speed, *times]) + " |")
-    lines += ["", f"Seconds of a step of {BATCH} crops of 256²; medians of the rounds."]
-    if write:
-        save("train_steps", "Training steps", lines)
-    first, *others = results
-    cases = {name: results[name] for name in others}
-    show([*machine_lines(), "", *lines], {"network": first, **results[first], "cases": cases})
+        rows.append([name, *speed, *(ratio_text(row, kind) for kind in KINDS[1:])])
+    lines = markdown(["network", *KINDS, "× plain", "× flags"], rows)
+    return [*lines, f"Seconds of a step of {BATCH} crops of 256²; medians of the rounds."]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from benchmarks.rounds import (
     paired_ratio,
     ratio_text,
     ratios,
-    show,
+    report,
     spread,
 )
 
@@ -52,5 +52,5 @@ def test_the_machine_is_named() -> None:
 
 
 def test_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
-    show(["a table", ""], {"ratio_plain": 6.1})
+    report("nothing", "Nothing", ["a table"], {"ratio_plain": 6.1}, write=False)
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"ratio_plain": 6.1}

@@ -1,26 +1,26 @@
 """How fast, and in how much memory, an image bigger than memory is predicted.
 
-    python -m benchmarks.giant_raster --side 20000
+    python -m benchmarks.large_raster --side 20000
 
 A square RGB TIFF is laid with the images of a folder, predicted by `unetseg predict` in a process
 of its own, and a crop of it is predicted whole for comparison. The last line is one JSON object.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.networks import trained_run
+from benchmarks.rounds import markdown, parser, report
 from unetseg.data.files.folders import find_images
 from unetseg.data.files.geotiff import RasterWriter
 from unetseg.data.files.image import ImageFile, read_image
@@ -31,7 +31,7 @@ CROP = 1536
 """Side of the crop that is predicted whole, pixels."""
 BORDER = 256
 """Pixels at the border of the crop that are not compared: there it lacks what lies around it."""
-AS_A_GIANT = """
+AS_LARGE = """
 from unetseg.cli.app import main
 from unetseg.data.files import image as image_file
 image_file.WHOLE_PIXELS = 0
@@ -42,66 +42,45 @@ ON_GRID = 256
 """Pixels; the crop begins at a multiple, so that it is pooled as the whole is."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What was measured."""
-
-    side: int
-    megapixels: float
-    file_megabytes: float
-    seconds: float
-    megapixels_per_second: float
-    peak_gigabytes: float
-    """Largest resident memory of `unetseg predict`, torch included."""
-    equal_share: float
-    """Share of the pixels inside the crop with the class that the crop predicted whole has."""
-    compared_pixels: int
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="benchmarks.giant_raster")
-    parser.add_argument("--side", type=int, default=20_000, help="pixels")
-    parser.add_argument("--run", type=Path, help="trained run (default: a small one is trained)")
-    parser.add_argument("--data", type=Path, help="folder of RGB images (default: drawn samples)")
-    parser.add_argument("--width", type=int, default=16, help="width of the U-Net that is trained")
-    parser.add_argument("--work", type=Path, help="folder to work in (default: a temporary one)")
-    given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="giant-", dir=given.work) as folder:
-        show(measure(Path(folder), given))
+    flags = parser("large_raster", __doc__)
+    flags.add_argument("--side", type=int, default=20_000, help="pixels")
+    flags.add_argument("--run", type=Path, help="trained run (default: a small one is trained)")
+    flags.add_argument("--data", type=Path, help="folder of RGB images (default: drawn samples)")
+    flags.add_argument("--network", default="base16", help="of the U-Net that is trained")
+    flags.add_argument("--work", type=Path, help="folder to work in (default: a temporary one)")
+    given = flags.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="large-", dir=given.work) as folder:
+        found = measure(Path(folder), given)
+    note = f"compared: a crop of {CROP}² without the {BORDER} pixels at its border"
+    lines = [*markdown(list(found), [list(found.values())]), note]
+    report("large_raster", "Images bigger than memory", lines, found, write=given.save)
 
 
-def measure(folder: Path, given: argparse.Namespace) -> Result:
+def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Lay the image, predict it, and compare a crop.
 
     Until the prediction has run, this process stays small: what it holds when it starts another
     counts as the memory of the other.
     """
     sample = draw_sample(folder / "sample", count=24, size=256, seed=SEED)
-    run = given.run or train(folder, sample, given.width)
-    image = folder / "giant.tif"
+    run = given.run or trained_run(given.network, sample, folder, epochs=6)
+    image = folder / "large.tif"
     lay_tiles(image, given.data or sample / "images", given.side)
     seconds, peak = predict(run, image, folder / "masks")
-    equal = compare(run, image, folder / "masks" / "giant.tif")
+    equal = compare(run, image, folder / "masks" / "large.tif")
     megapixels = given.side**2 / 1e6
-    return Result(
-        side=given.side,
-        megapixels=megapixels,
-        file_megabytes=round(image.stat().st_size / 1e6, 1),
-        seconds=round(seconds, 1),
-        megapixels_per_second=round(megapixels / seconds, 3),
-        peak_gigabytes=round(peak / 1e9, 3),
-        equal_share=float(equal.mean()),
-        compared_pixels=equal.size,
-    )
-
-
-def train(folder: Path, sample: Path, width: int) -> Path:
-    """A small U-Net trained for a moment, in a process of its own."""
-    words = ["train", str(sample), "--out", str(folder), "--name", "run", "--workers", "0"]
-    words += ["-e", "6", "--width", str(width), "--depth", "4", "--device", "cpu"]
-    subprocess.run([sys.executable, "-m", "unetseg", *words], check=True, stdout=subprocess.DEVNULL)
-    return folder / "run"
+    return {
+        "side": given.side,
+        "megapixels": megapixels,
+        "file_megabytes": round(image.stat().st_size / 1e6, 1),
+        "seconds": round(seconds, 1),
+        "megapixels_per_second": round(megapixels / seconds, 3),
+        "peak_gigabytes": round(peak / 1e9, 3),  # resident, of `unetseg predict`, torch included
+        "equal_share": float(equal.mean()),
+        "compared_pixels": equal.size,
+    }
 
 
 def lay_tiles(path: Path, data: Path, side: int) -> None:
@@ -128,7 +107,7 @@ def predict(run: Path, image: Path, output: Path) -> tuple[float, int]:
     """Seconds of wall time and bytes of peak memory of `unetseg predict`."""
     words = ["predict", str(run), str(image), "-o", str(output), "--device", "cpu"]
     with ImageFile(image) as opened:
-        start = ["-m", "unetseg"] if opened.is_large else ["-c", AS_A_GIANT]
+        start = ["-m", "unetseg"] if opened.is_large else ["-c", AS_LARGE]
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, *start, *words])
     _, status, usage = os.wait4(process.pid, 0)  # of this child alone, not of those before
@@ -144,14 +123,14 @@ def compare(run: Path, image: Path, mask: Path) -> NDArray[np.bool_]:
     from unetseg.config import DeviceConfig
     from unetseg.data.masks.mask_file import MaskFile
     from unetseg.prediction.engine import TileNetwork
-    from unetseg.prediction.pipeline import open_stream
     from unetseg.prediction.predict import Predictor
+    from unetseg.prediction.stream import Stream
 
     predictor = Predictor(run, device=DeviceConfig(device="cpu"))
     with ImageFile(image) as raster, MaskFile(mask) as masks:
         size = min(CROP, raster.height, raster.width)
         top = (raster.height - size) // 2 // ON_GRID * ON_GRID
-        statistics = open_stream(predictor.engine, predictor.info, raster).statistics
+        statistics = Stream(predictor.engine, predictor.info, raster).statistics
         network = TileNetwork(predictor.engine, statistics, raster.nodata)
         logits = network.forward([raster.read(top, top, size, size)])[0]
         index = logits.max(0).indices.numpy().astype(np.uint8)
@@ -159,13 +138,6 @@ def compare(run: Path, image: Path, mask: Path) -> NDArray[np.bool_]:
         alone = predictor.info.class_map.decode(index)[inner, inner]
         start, side = top + BORDER, size - 2 * BORDER
         return np.asarray(masks.read(start, start, side, side) == alone)
-
-
-def show(result: Result) -> None:
-    """Print what was measured."""
-    lines = [f"{name.replace('_', ' '):24}{value}" for name, value in asdict(result).items()]
-    lines.append(f"(compared: a crop of {CROP}² without the {BORDER} pixels at its border)")
-    sys.stdout.write("\n".join([*lines, json.dumps(asdict(result))]) + "\n")
 
 
 if __name__ == "__main__":
