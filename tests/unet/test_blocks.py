@@ -28,11 +28,6 @@ def test_padding_keeps_the_size(block: type[nn.Module]) -> None:
     assert block(3, 8, nn.BatchNorm2d)(torch.randn(2, 3, 9, 11)).shape == (2, 8, 9, 11)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_a_stride_divides_the_size(block: type[nn.Module]) -> None:
-    assert block(3, 8, nn.BatchNorm2d, stride=2)(torch.randn(2, 3, 8, 12)).shape == (2, 8, 4, 6)
-
-
 def test_valid_convolutions_lose_two_pixels_on_every_side() -> None:
     padded, valid = PlainBlock(3, 8, no_norm), PlainBlock(3, 8, no_norm, padding=0)
     valid.load_state_dict(padded.state_dict())
@@ -99,7 +94,7 @@ def test_what_the_shortcut_adds_to_the_parameters(shortcut: Any, extra: int) -> 
     config = NetworkConfig(block="residual", shortcut=shortcut, norm="none")
     counts = [
         sum(parameter.numel() for parameter in block.parameters())
-        for block in (make_block(config)(4, 8, stride=2), PlainBlock(4, 8, no_norm, stride=2))
+        for block in (make_block(config)(4, 8), PlainBlock(4, 8, no_norm))
     ]
     assert counts[0] - counts[1] == extra
 
@@ -125,14 +120,6 @@ def test_every_layer_of_a_dense_block_sees_all_before_it() -> None:
     weight, bias = (block.get_parameter(f"transition.0.{name}") for name in ("weight", "bias"))
     expected = functional.conv2d(joined, weight, bias).relu()
     torch.testing.assert_close(block(image), expected)
-
-
-def test_the_stride_of_a_dense_block_is_that_of_a_mean() -> None:
-    whole, halved = DenseBlock(3, 8, no_norm), DenseBlock(3, 8, no_norm, stride=2)
-    halved.load_state_dict(whole.state_dict())
-    image = torch.randn(2, 3, 8, 12)
-    means = whole(image).unflatten(3, (6, 2)).unflatten(2, (4, 2)).mean((3, 5))
-    torch.testing.assert_close(halved(image), means)
 
 
 # Norms

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from unetseg.config import BlockKind, NetworkConfig, ShortcutKind, SkipKind
+from unetseg.config import NetworkConfig, ShortcutKind, SkipKind
 from unetseg.errors import ConfigError
-from unetseg.unet.build import CLASSIC, build_unet, make_block
+from unetseg.unet.build import CLASSIC, build_unet
 from unetseg.unet.model import UNet
 from unetseg.unet.skips import Switch, expected_open_switches
 
@@ -197,12 +197,6 @@ def test_a_whole_branch_weighs_as_much_as_that_of_a_plain_residual_block() -> No
         networks.append(build(depth=1, width=4, block="residual", **settings).eval())
     dropping, residual = networks
     torch.testing.assert_close(dropping(image), residual(image))
-
-
-@pytest.mark.parametrize("kind", get_args(BlockKind))
-def test_blocks_take_the_stride_by_position_and_round_sizes_up(kind: BlockKind) -> None:
-    block = make_block(NetworkConfig(block=kind))(4, 8, 2)
-    assert block(torch.randn(2, 4, 9, 7)).shape == (2, 8, 5, 4)
 
 
 @pytest.mark.parametrize("alpha", ["nan", "inf"])

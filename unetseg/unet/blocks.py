@@ -1,6 +1,6 @@
 """Blocks: the convolutions of one level of the U, and their norms.
 
-A block maps N×inputs×H×W to N×outputs×H/stride×W/stride. The U-Net's blocks have stride 1.
+A block maps N×inputs×H×W to N×outputs×H×W.
 
 No ReLU works in place: on CPU it takes a third of the time to write elsewhere, and no more memory,
 as nothing keeps what it reads.
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from unetseg.unet.shortcuts import Norm, Sum, identity_or_projection
 
-MakeShortcut = Callable[[int, int, Norm, int], nn.Module]
-"""Makes a shortcut from the channels that come in and go out, the norm and the stride."""
+MakeShortcut = Callable[[int, int, Norm], nn.Module]
+"""Makes a shortcut from the channels that come in and go out and the norm."""
 DENSE_LAYERS = 4
 """Layers of a dense block."""
 
@@ -39,13 +39,11 @@ def no_norm(channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def convolution(
-    inputs: int, outputs: int, norm: Norm, padding: int = 1, stride: int = 1
-) -> list[nn.Module]:
+def convolution(inputs: int, outputs: int, norm: Norm, padding: int = 1) -> list[nn.Module]:
     """A 3×3 convolution and its norm; the convolution has a bias only where there is no norm."""
     layer = norm(outputs)
     bias = isinstance(layer, nn.Identity)
-    return [nn.Conv2d(inputs, outputs, 3, stride, padding=padding, bias=bias), layer]
+    return [nn.Conv2d(inputs, outputs, 3, padding=padding, bias=bias), layer]
 
 
 class PlainBlock(nn.Sequential):
@@ -56,23 +54,20 @@ class PlainBlock(nn.Sequential):
         outputs: Channels that go out.
         norm: Makes the norm after each convolution.
         padding: Pixels of zeros around each convolution: 1 keeps the size, 0 loses 2 per side.
-        stride: Of the first convolution.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, norm: Norm, padding: int = 1, stride: int = 1
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Norm, padding: int = 1) -> None:
         super().__init__(
-            *convolution(inputs, outputs, norm, padding, stride),
+            *convolution(inputs, outputs, norm, padding),
             nn.ReLU(),
             *convolution(outputs, outputs, norm, padding),
             nn.ReLU(),
         )
 
 
-def sum_shortcut(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> Sum:
-    """F(x) + x, with a projection where the shapes change."""
-    return Sum(identity_or_projection(inputs, outputs, norm, stride))
+def sum_shortcut(inputs: int, outputs: int, norm: Norm) -> Sum:
+    """F(x) + x, with a projection where the channels change."""
+    return Sum(identity_or_projection(inputs, outputs, norm))
 
 
 class ResidualBlock(nn.Module):
@@ -83,28 +78,22 @@ class ResidualBlock(nn.Module):
         outputs: Channels that go out.
         norm: Makes the norm after each convolution.
         shortcut: Makes what joins x and F(x).
-        stride: Of the first convolution and of the shortcut.
     """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        norm: Norm,
-        shortcut: MakeShortcut = sum_shortcut,
-        stride: int = 1,
+        self, inputs: int, outputs: int, norm: Norm, shortcut: MakeShortcut = sum_shortcut
     ) -> None:
         super().__init__()
-        self.shortcut = shortcut(inputs, outputs, norm, stride)
+        self.shortcut = shortcut(inputs, outputs, norm)
         self.branch = nn.Sequential(
-            *convolution(inputs, outputs, norm, stride=stride),
+            *convolution(inputs, outputs, norm),
             nn.ReLU(),
             *convolution(outputs, outputs, norm),
         )
         self.relu = nn.ReLU()
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×inputs×H×W → N×outputs×H/stride×W/stride."""
+        """N×inputs×H×W → N×outputs×H×W."""
         output: Tensor = self.relu(self.shortcut(features, self.branch))
         return output
 
@@ -113,21 +102,18 @@ class DenseBlock(nn.Module):
     """Layers that each see all before them: DenseNet's connections (Huang 2016, 1608.06993).
 
     Layer l sees inputs + growth·(l − 1) channels and adds `growth`; at the end a 1×1 convolution
-    brings all of them to `outputs` channels, and average pooling takes the stride. A layer is
-    convolution, norm, ReLU as in the other blocks (DenseNet begins with norm and ReLU), so that a
-    dense block may stand first, on the image.
+    brings all of them to `outputs` channels. A layer is convolution, norm, ReLU as in the other
+    blocks (DenseNet begins with norm and ReLU), so that a dense block may stand first, on the
+    image.
 
     Args:
         inputs: Channels that come in.
         outputs: Channels that go out.
         norm: Makes the norm after each convolution.
         growth: Channels that each layer adds.
-        stride: Of the pooling.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, norm: Norm, growth: int = 32, stride: int = 1
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Norm, growth: int = 32) -> None:
         super().__init__()
         widths = [inputs + growth * layer for layer in range(DENSE_LAYERS + 1)]
         self.layers = nn.ModuleList(
@@ -138,11 +124,10 @@ class DenseBlock(nn.Module):
             nn.Conv2d(widths[-1], outputs, 1, bias=isinstance(last, nn.Identity)),
             last,
             nn.ReLU(),
-            nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity(),
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×inputs×H×W → N×outputs×H/stride×W/stride."""
+        """N×inputs×H×W → N×outputs×H×W."""
         for layer in self.layers:
             features = torch.cat([features, layer(features)], dim=1)
         output: Tensor = self.transition(features)

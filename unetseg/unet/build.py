@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 from torch import nn
 
@@ -56,8 +55,6 @@ UPS: dict[str, type[TransposeUp | BilinearUp]] = {
 }
 WITH_ALPHA = {"learned", "rezero"}
 """Skips and shortcuts that have a factor α."""
-DROPPING = ("survival", "deactivable")
-"""Settings of shortcuts that drop their branch."""
 PATHS: dict[str, MakePath] = {"projection": Projection, "zero_pad": ZeroPad}
 """How x gets the shape of F(x), where that is not by `identity_or_projection`."""
 
@@ -97,119 +94,111 @@ def build_unet(config: NetworkConfig, bands: int, classes: int) -> UNet:
         MachineError: the weights of the encoder could not be downloaded.
         BundleError: the weights of the encoder are damaged or belong to another.
     """
-    problems = _classic_problems(config)
-    config = _settled(config)
-    problems += _size_problems(config) + _kind_problems(config)
-    counts = {"bands": bands, "classes": classes}
-    problems += [f"{name} is {n}: at least 1" for name, n in counts.items() if n < 1]
+    problems: list[str] = []
+    if config.preset == "classic":
+        problems = [
+            f"{name} is {getattr(config, name)!r}: preset classic is {value!r}"
+            for name, value in CLASSIC.items()
+            if getattr(config, name) not in (value, _default(name))
+        ]
+        config = config.model_copy(update=CLASSIC)
+    elif config.encoder is not None and config.depth == "auto":
+        config = config.model_copy(update={"depth": DEPTH})
+    problems += _problems(config, bands, classes)
     if problems:
         summary = "no network can be built from these settings"
         raise ConfigError(summary, problems, fix="Correct them in the flags or the --config file.")
-    return _build(config, bands, classes)
-
-
-def _settled(config: NetworkConfig) -> NetworkConfig:
-    """The settings with everything that the preset or the encoder decides."""
-    if config.preset == "classic":
-        return config.model_copy(update=CLASSIC)
-    if config.encoder is not None and config.depth == "auto":
-        return config.model_copy(update={"depth": DEPTH})
-    return config
-
-
-def _classic_problems(config: NetworkConfig) -> list[str]:
-    """Settings that are neither left alone nor what preset classic is."""
-    if config.preset != "classic":
-        return []
-    defaults = {name: field.default for name, field in NetworkConfig.model_fields.items()}
-    return [
-        f"{name} is {getattr(config, name)!r}: preset classic is {value!r}"
-        for name, value in CLASSIC.items()
-        if getattr(config, name) not in (value, defaults[name])
-    ]
-
-
-def _size_problems(config: NetworkConfig) -> list[str]:
-    if config.depth == "auto":
-        return ["depth is 'auto': a number of levels, for example --depth 4"]
-    if config.encoder is not None:
-        return _encoder_size_problems(config)
-    if not config.widths and config.width == "auto":
-        return ["width is 'auto': a number of channels, for example --width 32"]
-    if config.widths and len(config.widths) != config.depth + 1:
-        count = len(config.widths)
-        return [f"widths has {count} numbers: depth {config.depth} takes {config.depth + 1}"]
-    if any(width < 1 for width in config.widths):
-        return [f"widths is {config.widths}: every level has at least 1 channel"]
-    return []
-
-
-def _encoder_size_problems(config: NetworkConfig) -> list[str]:
-    problems = []
-    if config.depth not in DEPTHS:
-        problems.append(f"depth is {config.depth}: an encoder has a depth of 3, 4 or 5")
-    if config.widths:
-        problems.append(f"widths is {config.widths}: the encoder {config.encoder} brings its own")
-    return problems
-
-
-def _kind_problems(config: NetworkConfig) -> list[str]:
-    problems = []
-    if config.depth != "auto" and len(config.skip) not in (1, config.depth):
-        count = len(config.skip)
-        problems.append(f"skip has {count} kinds: 1 for all levels, or {config.depth}")
-    if config.padding == "valid" and config.preset != "classic":
-        problems.append("padding is 'valid': only --preset classic has valid convolutions")
-    if config.weights != "none" and config.encoder is None and config.preset != "classic":
-        problems.append(f"weights is {config.weights!r}: it needs an --encoder, such as resnet34")
-    return problems + _idle_problems(config)
-
-
-def _idle_problems(config: NetworkConfig) -> list[str]:
-    """Settings of parts that this network does not have."""
-    problems = []
-    if config.shortcut != "identity" and config.block != "residual":
-        problems.append(f"shortcut is {config.shortcut!r}: only --block residual has shortcuts")
-    if config.growth is not None and config.block != "dense":
-        problems.append(f"growth is {config.growth}: only --block dense grows")
-    if config.shortcut != "deactivable":
-        defaults = {name: NetworkConfig.model_fields[name].default for name in DROPPING}
-        problems += [
-            f"{name} is {getattr(config, name)!r}: only --shortcut deactivable drops branches"
-            for name, default in defaults.items()
-            if getattr(config, name) != default
-        ]
-    if config.alpha is not None and not WITH_ALPHA & {config.shortcut, *config.skip}:
-        kinds = "--skip learned, --shortcut learned or --shortcut rezero"
-        problems.append(f"alpha is {config.alpha:g}: only {kinds} has an α")
-    return problems
-
-
-def _build(config: NetworkConfig, bands: int, classes: int) -> UNet:
     assert isinstance(config.depth, int)
-    geometry = Geometry(config.depth, valid=config.padding == "valid")
-    encoder, widths = _encoder(config, bands)
-    decoder = _decoder(config, encoder.widths, widths)
-    deep = config.deep_supervision
-    network = UNet(encoder, decoder, classes, geometry=geometry, deep_supervision=deep)
+    encoder, widths = _encoder(config, config.depth, bands)
+    network = UNet(
+        encoder,
+        _decoder(config, encoder.widths, widths),
+        classes,
+        geometry=Geometry(config.depth, valid=config.padding == "valid"),
+        deep_supervision=config.deep_supervision,
+    )
     for part in network.children():
         if not isinstance(part, PretrainedEncoder):
             initialise(part, config.init)
     return network
 
 
+def _default(name: str) -> object:
+    return NetworkConfig.model_fields[name].default
+
+
+def _problems(config: NetworkConfig, bands: int, classes: int) -> list[str]:
+    """What the settings lack, and where they contradict one another or speak of absent parts."""
+    depth = 0 if config.depth == "auto" else config.depth
+    widths, encoder, skips, alpha = config.widths, config.encoder, config.skip, config.alpha
+    kinds = "--skip learned, --shortcut learned or --shortcut rezero"
+    checks = [
+        (not depth, "depth is 'auto': a number of levels, for example --depth 4"),
+        (
+            not encoder and not widths and config.width == "auto",
+            "width is 'auto': a number of channels, for example --width 32",
+        ),
+        (
+            not encoder and widths and depth and len(widths) != depth + 1,
+            f"widths has {len(widths)} numbers: depth {depth} takes {depth + 1}",
+        ),
+        (
+            not encoder and min(widths, default=1) < 1,
+            f"widths is {widths}: every level has at least 1 channel",
+        ),
+        (
+            encoder and depth not in DEPTHS,
+            f"depth is {depth}: an encoder has a depth of 3, 4 or 5",
+        ),
+        (encoder and widths, f"widths is {widths}: the encoder {encoder} brings its own"),
+        (
+            depth and len(skips) not in {1, depth},
+            f"skip has {len(skips)} kinds: 1 for all levels, or {depth}",
+        ),
+        (
+            config.padding == "valid" and config.preset != "classic",
+            "padding is 'valid': only --preset classic has valid convolutions",
+        ),
+        (
+            config.weights != "none" and not encoder,
+            f"weights is {config.weights!r}: it needs an --encoder, such as resnet34",
+        ),
+        (
+            config.shortcut != "identity" and config.block != "residual",
+            f"shortcut is {config.shortcut!r}: only --block residual has shortcuts",
+        ),
+        (
+            config.growth is not None and config.block != "dense",
+            f"growth is {config.growth}: only --block dense grows",
+        ),
+        *(
+            (
+                config.shortcut != "deactivable" and getattr(config, name) != _default(name),
+                f"{name} is {getattr(config, name)!r}: only --shortcut deactivable drops branches",
+            )
+            for name in ("survival", "deactivable")
+        ),
+        (
+            alpha is not None and not WITH_ALPHA & {config.shortcut, *skips},
+            f"alpha is {alpha}: only {kinds} has an α",
+        ),
+        (bands < 1, f"bands is {bands}: at least 1"),
+        (classes < 1, f"classes is {classes}: at least 1"),
+    ]
+    return [problem for is_wrong, problem in checks if is_wrong]
+
+
 def _encoder(
-    config: NetworkConfig, bands: int
+    config: NetworkConfig, depth: int, bands: int
 ) -> tuple[Encoder | PretrainedEncoder, tuple[int, ...]]:
     """The encoder, and the channels of the decoder's levels, full resolution first."""
-    assert isinstance(config.depth, int)
     if config.encoder is not None:
-        pretrained = pretrained_encoder(config.encoder, bands, config.depth, config.weights)
-        return pretrained, DECODER_WIDTHS[: config.depth]
+        pretrained = pretrained_encoder(config.encoder, bands, depth, config.weights)
+        return pretrained, DECODER_WIDTHS[:depth]
     widths = config.widths
     if not widths:
         assert isinstance(config.width, int)
-        widths = tuple(config.width << level for level in range(config.depth + 1))
+        widths = tuple(config.width << level for level in range(depth + 1))
     return Encoder(bands, widths, make_level(config)), widths[:-1]
 
 
@@ -280,14 +269,7 @@ def make_level(config: NetworkConfig, *, project: bool = False) -> MakeBlock:
     return level
 
 
-class MakeStridedBlock(Protocol):
-    """Makes a block from the channels that come in and go out, and the stride."""
-
-    def __call__(self, inputs: int, outputs: int, stride: int = 1) -> nn.Module:
-        """A fresh block."""
-
-
-def make_block(config: NetworkConfig, *, project: bool = False) -> MakeStridedBlock:
+def make_block(config: NetworkConfig, *, project: bool = False) -> MakeBlock:
     """What makes one block as `config` says.
 
     Args:
@@ -297,14 +279,14 @@ def make_block(config: NetworkConfig, *, project: bool = False) -> MakeStridedBl
     norm = NORMS[config.norm]
     shortcut = _shortcut(config, project=project)
 
-    def block(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+    def block(inputs: int, outputs: int) -> nn.Module:
         if config.block == "plain":
             padding = 0 if config.padding == "valid" else 1
-            return PlainBlock(inputs, outputs, norm, padding, stride)
+            return PlainBlock(inputs, outputs, norm, padding)
         if config.block == "residual":
-            return ResidualBlock(inputs, outputs, norm, shortcut, stride)
+            return ResidualBlock(inputs, outputs, norm, shortcut)
         growth = max(1, outputs // 4) if config.growth is None else config.growth
-        return DenseBlock(inputs, outputs, norm, growth, stride)
+        return DenseBlock(inputs, outputs, norm, growth)
 
     return block
 
@@ -312,10 +294,10 @@ def make_block(config: NetworkConfig, *, project: bool = False) -> MakeStridedBl
 def _shortcut(config: NetworkConfig, *, project: bool) -> MakeShortcut:
     make_path = PATHS.get(config.shortcut, Projection if project else identity_or_projection)
 
-    def shortcut(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> nn.Module:
+    def shortcut(inputs: int, outputs: int, norm: Norm) -> nn.Module:
         if config.shortcut == "none":
             return NoShortcut()
-        path = make_path(inputs, outputs, norm, stride)
+        path = make_path(inputs, outputs, norm)
         match config.shortcut:
             case "learned":
                 return ScaledInput(path, 1.0 if config.alpha is None else config.alpha)

@@ -78,34 +78,26 @@ def pretrained_encoder(name: str, bands: int, depth: int, weights: str) -> Pretr
         MachineError: smp is not installed, or the download failed.
         BundleError: the local file is damaged or belongs to another encoder.
     """
-    encoders = _smp_encoders()
-    _check_name(name, encoders.encoders)
+    try:
+        from segmentation_models_pytorch import encoders
+    except ImportError as error:
+        summary = "an encoder needs segmentation-models-pytorch, which is not installed"
+        raise MachineError(summary, fix="pip install segmentation-models-pytorch") from error
+    table = encoders.encoders
+    if name not in table:
+        nearest = difflib.get_close_matches(name.lower(), table, n=5, cutoff=0.4)
+        names = nearest or ["resnet34", "efficientnet-b0", "mobilenet_v2"]
+        summary = f"there is no encoder {name!r}; the nearest names:"
+        raise ConfigError(summary, names, fix=f"Choose one, for example --encoder {names[0]}")
     if weights == "imagenet":
         return PretrainedEncoder(_downloaded(encoders, name, bands, depth), bands)
-    state = None if weights == "none" else _read_state(_weights_file(weights))
+    state = None if weights == "none" else _read_state(weights)
     body = encoders.get_encoder(name, in_channels=3, depth=depth, weights=None)
     if state is None:
         _set_bands(body, name, bands, pretrained=False)
     else:
         _load(body, name, state, bands=bands, source=weights)
     return PretrainedEncoder(body, bands)
-
-
-def _smp_encoders() -> Any:
-    try:
-        from segmentation_models_pytorch import encoders
-    except ImportError as error:
-        summary = "an encoder needs segmentation-models-pytorch, which is not installed"
-        raise MachineError(summary, fix="pip install segmentation-models-pytorch") from error
-    return encoders
-
-
-def _check_name(name: str, known: Mapping[str, object]) -> None:
-    if name not in known:
-        nearest = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.4)
-        summary = f"there is no encoder {name!r}; the nearest names:"
-        names = nearest or ["resnet34", "efficientnet-b0", "mobilenet_v2"]
-        raise ConfigError(summary, names, fix=f"Choose one, for example --encoder {names[0]}")
 
 
 def _downloaded(encoders: Any, name: str, bands: int, depth: int) -> nn.Module:
@@ -128,18 +120,14 @@ def _downloaded(encoders: Any, name: str, bands: int, depth: int) -> nn.Module:
     return body
 
 
-def _weights_file(weights: str) -> Path:
+def _read_state(weights: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     path = Path(weights)
     if path.suffix not in {".safetensors", ".pth", ".pt"} or not path.is_file():
         summary = f"--weights {weights} is neither imagenet, none nor a .safetensors or .pth file"
         raise ConfigError(summary, fix="Check the path, or use --weights none.")
-    return path
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -158,41 +146,33 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 def _load(body: nn.Module, name: str, state: dict[str, Tensor], *, bands: int, source: str) -> None:
     """Load `state` into a 3-band `body`, adapting the first convolution of either to `bands`."""
-    stem = f"{_stem(body)}.weight"
+    stem = next(
+        f"{path}.weight"
+        for path, module in body.named_modules()
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3
+    )
     fits_bands = bands != 3 and stem in state and state[stem].shape[1:2] == (bands,)
     if fits_bands:
         _set_bands(body, name, bands, pretrained=False)
-    own = {key: value for key, value in state.items() if not key.startswith(_HEADS)}
-    offenders = _differences(body.state_dict(), own)
+    given = {key: value for key, value in state.items() if not key.startswith(_HEADS)}
+    expected = body.state_dict()
+    # old files lack the counters of batches
+    needed = [key for key in expected if not key.endswith("num_batches_tracked")]
+    offenders = [f"missing: {key}" for key in needed if key not in given]
+    offenders += [f"unknown: {key}" for key in given if key not in expected]
+    offenders += [
+        f"{key}: {tuple(given[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in needed
+        if key in given and given[key].shape != expected[key].shape
+    ]
     if offenders:
         summary = f"{source} holds no weights of the encoder {name}"
         fix = "Give the weights of this encoder, or name theirs by --encoder."
         raise BundleError(summary, offenders, fix=fix)
     # smp's own load_state_dict would take the head off again and, in some encoders, rename keys
-    nn.Module.load_state_dict(body, own, strict=False)
+    nn.Module.load_state_dict(body, given, strict=False)
     if not fits_bands:
         _set_bands(body, name, bands, pretrained=True)
-
-
-def _stem(body: nn.Module) -> str:
-    """Name of the first convolution of a 3-band encoder."""
-    for name, module in body.named_modules():
-        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
-            return str(name)
-    raise AssertionError("an encoder of images starts with a convolution of 3 bands")
-
-
-def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `given` from being loaded; old files lack the counters of batches."""
-    needed = [key for key in expected if not key.endswith("num_batches_tracked")]
-    missing = [f"missing: {key}" for key in needed if key not in given]
-    unknown = [f"unknown: {key}" for key in given if key not in expected]
-    wrong = [
-        f"{key}: {tuple(given[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in needed
-        if key in given and given[key].shape != expected[key].shape
-    ]
-    return missing + unknown + wrong
 
 
 def _set_bands(body: Any, name: str, bands: int, *, pretrained: bool) -> None:
@@ -228,12 +208,6 @@ def _trim(body: nn.Module, bands: int) -> tuple[int, ...]:
             fix="Choose another, for example --encoder resnet34",
         )
     used = {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
-    _drop_unused(body, used)
-    return tuple(feature.shape[1] for feature in features)
-
-
-def _drop_unused(body: nn.Module, used: set[str]) -> None:
-    """Put `Unused` in the place of every outermost module that has no used parameter."""
     dropped: list[str] = []
     for name, module in list(body.named_modules()):
         own = {f"{name}.{key}" for key, _ in module.named_parameters()}
@@ -242,3 +216,4 @@ def _drop_unused(body: nn.Module, used: set[str]) -> None:
             parent, _, child = name.rpartition(".")
             setattr(body.get_submodule(parent), child, Unused())
             dropped.append(name)
+    return tuple(feature.shape[1] for feature in features)

@@ -1,7 +1,7 @@
 """Shortcuts: how the input x of a block passes by its convolutions F.
 
-A shortcut joins x, N×inputs×H×W, with F(x), N×outputs×H/stride×W/stride. It has a `path`, which
-gives x the shape of F(x): the identity, zero padding or a projection. Some shortcuts learn, or
+A shortcut joins x, N×inputs×H×W, with F(x), N×outputs×H×W. It has a `path`, which gives x the
+shape of F(x): the identity, zero padding or a projection. Some shortcuts learn, or
 decide for each pixel, how much of x and of F(x) goes on.
 """
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 Norm = Callable[[int], nn.Module]
 """Makes the normalisation layer of so many channels; `nn.Identity()` where there is none."""
-MakePath = Callable[[int, int, Norm, int], nn.Module]
-"""Makes a path from the channels that come in and go out, the norm and the stride."""
+MakePath = Callable[[int, int, Norm], nn.Module]
+"""Makes a path from the channels that come in and go out and the norm."""
 Branch = Callable[[Tensor], Tensor]
 """The convolutions F of a block."""
 
@@ -28,17 +28,16 @@ class Projection(nn.Sequential):
         inputs: Channels of the block's input.
         outputs: Channels of the block's output.
         norm: Makes the norm; without one the convolution has a bias.
-        stride: Every so many pixels of the input are taken.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: Norm, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Norm) -> None:
         layer = norm(outputs)
         bias = isinstance(layer, nn.Identity)
-        super().__init__(nn.Conv2d(inputs, outputs, 1, stride, bias=bias), layer)
+        super().__init__(nn.Conv2d(inputs, outputs, 1, bias=bias), layer)
 
 
 class ZeroPad(nn.Module):
-    """Every stride-th pixel, with channels of zeros added (option A of He 2015, 1512.03385).
+    """x with channels of zeros added (option A of He 2015, 1512.03385).
 
     It has no parameters. Where the channels become fewer, as in a decoder behind [feature, up],
     the last ones go on: those of the path from below.
@@ -47,25 +46,22 @@ class ZeroPad(nn.Module):
         inputs: Channels of the block's input.
         outputs: Channels of the block's output.
         norm: Not used.
-        stride: Every so many pixels of the input are taken.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: Norm, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Norm) -> None:
         super().__init__()
         self.outputs = outputs
-        self.stride = stride
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×inputs×H×W → N×outputs×⌈H/stride⌉×⌈W/stride⌉."""
-        features = features[:, -self.outputs :, :: self.stride, :: self.stride]
+        """N×inputs×H×W → N×outputs×H×W."""
+        features = features[:, -self.outputs :, :, :]
         missing = self.outputs - features.shape[1]
         return nn.functional.pad(features, (0, 0, 0, 0, 0, missing)) if missing else features
 
 
-def identity_or_projection(inputs: int, outputs: int, norm: Norm, stride: int = 1) -> nn.Module:
-    """The identity where the shapes agree, else a projection."""
-    same = inputs == outputs and stride == 1
-    return nn.Identity() if same else Projection(inputs, outputs, norm, stride)
+def identity_or_projection(inputs: int, outputs: int, norm: Norm) -> nn.Module:
+    """The identity where the channels agree, else a projection."""
+    return nn.Identity() if inputs == outputs else Projection(inputs, outputs, norm)
 
 
 class Sum(nn.Module):
