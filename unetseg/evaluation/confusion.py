@@ -1,8 +1,9 @@
 """Int64 counts → IoU, Dice, precision and recall.
 
-A confusion is an int64 K×K array: row = true class, column = predicted class, entry = pixels.
+A confusion is an int64 K×K array: row = true class T, column = predicted class P, entry = pixels.
 Counts of images add up; ratios are taken once, of the sums, so that no score depends on how images
-were batched, chunked or tiled.
+were batched, chunked or tiled. Scores are 0–1; what leads K×K, images or bootstrap samples, leads
+the scores too.
 
 Conventions, for every score of a class:
 
@@ -56,21 +57,16 @@ def confusion(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: 
         raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}")
     if prediction.size and prediction.max() >= classes:
         raise ValueError(f"prediction has class {prediction.max()} of {classes} classes")
-    counts = _count(truth.ravel(), prediction.ravel(), classes)
+    flat, answers = truth.ravel(), prediction.ravel()
+    counts = np.zeros((256, classes), np.int64)  # every value that truth may have is a row
+    for start in range(0, flat.size, CHUNK):
+        code = flat[start : start + CHUNK].astype(np.intp) * classes
+        code += answers[start : start + CHUNK]
+        counts += np.bincount(code, minlength=counts.size).reshape(counts.shape)
     unknown = np.flatnonzero(counts[classes:IGNORED].any(axis=1)) + classes
     if unknown.size:
         raise ValueError(f"truth has classes {unknown.tolist()} of {classes} classes")
     return counts[:classes]
-
-
-def _count(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int) -> Counts:
-    """256×K counts of flat index arrays: every value that truth may have is a row."""
-    counts = np.zeros(256 * classes, np.int64)
-    for start in range(0, truth.size, CHUNK):
-        code = truth[start : start + CHUNK].astype(np.intp) * classes
-        code += prediction[start : start + CHUNK]
-        counts += np.bincount(code, minlength=counts.size)
-    return counts.reshape(256, classes)
 
 
 def _score(gained: Counts, possible: Counts, confusions: Counts) -> Floats:
@@ -92,13 +88,7 @@ def _predicted(confusions: Counts) -> Counts:
 
 
 def iou(confusions: Counts) -> Floats:
-    """Intersection over union (Jaccard index) per class: |T ∩ P| / |T ∪ P|.
-
-    Args:
-        confusions: int64 …×K×K; leading axes are images or bootstrap samples.
-
-    Returns:
-        …×K, 0–1; nan where a class is absent from truth and prediction.
+    """Intersection over union (Jaccard index) of each class, …×K: |T ∩ P| / |T ∪ P|.
 
     >>> iou(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
     [0.75, 0.667, nan]
@@ -108,13 +98,7 @@ def iou(confusions: Counts) -> Floats:
 
 
 def dice(confusions: Counts) -> Floats:
-    """Dice coefficient (F1 score) per class: 2 |T ∩ P| / (|T| + |P|).
-
-    Args:
-        confusions: int64 …×K×K; leading axes are images or bootstrap samples.
-
-    Returns:
-        …×K, 0–1; nan where a class is absent from truth and prediction.
+    """Dice coefficient (F1 score) of each class, …×K: 2 |T ∩ P| / (|T| + |P|).
 
     >>> dice(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
     [0.857, 0.8, nan]
@@ -124,14 +108,7 @@ def dice(confusions: Counts) -> Floats:
 
 
 def precision(confusions: Counts) -> Floats:
-    """Share of the pixels predicted as a class that are of it: |T ∩ P| / |P|.
-
-    Args:
-        confusions: int64 …×K×K; leading axes are images or bootstrap samples.
-
-    Returns:
-        …×K, 0–1; 0 where a class of the truth was never predicted, nan where it is absent from
-        truth and prediction.
+    """Share of the pixels predicted as a class that are of it, …×K: |T ∩ P| / |P|.
 
     >>> precision(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
     [1.0, 0.667, nan]
@@ -140,14 +117,7 @@ def precision(confusions: Counts) -> Floats:
 
 
 def recall(confusions: Counts) -> Floats:
-    """Share of the pixels of a class that were predicted as it: |T ∩ P| / |T|.
-
-    Args:
-        confusions: int64 …×K×K; leading axes are images or bootstrap samples.
-
-    Returns:
-        …×K, 0–1; 0 where a predicted class is not in the truth, nan where it is absent from truth
-        and prediction.
+    """Share of the pixels of a class that were predicted as it, …×K: |T ∩ P| / |T|.
 
     >>> recall(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
     [0.75, 1.0, nan]
@@ -156,13 +126,7 @@ def recall(confusions: Counts) -> Floats:
 
 
 def pixel_accuracy(confusions: Counts) -> Floats:
-    """Share of the counted pixels whose class is right.
-
-    Args:
-        confusions: int64 …×K×K; leading axes are images or bootstrap samples.
-
-    Returns:
-        …, 0–1; nan where no pixel was counted.
+    """Share of the counted pixels whose class is right; nan where no pixel was counted.
 
     >>> float(pixel_accuracy(np.array([[3, 1], [0, 4]])))
     0.875
@@ -173,14 +137,7 @@ def pixel_accuracy(confusions: Counts) -> Floats:
 
 
 def mean_over(scores: Floats, classes: Sequence[int]) -> Floats:
-    """Mean of the scores of some classes, the absent ones (nan) left out.
-
-    Args:
-        scores: …×K, nan where a class is absent.
-        classes: Indexes of the classes that count.
-
-    Returns:
-        …; nan where all of these classes are absent.
+    """Mean over some classes of scores …×K, the absent ones (nan) left out; nan where all are.
 
     >>> float(mean_over(np.array([0.9, 0.5, np.nan]), classes=[1, 2]))
     0.5
@@ -306,9 +263,10 @@ def score(confusions: Counts, names: Sequence[str], foreground: Sequence[int]) -
 
     total = confusions.sum(axis=0)
     every = range(len(names))
+    columns = [column(total).tolist() for column in (iou, dice, precision, recall, _truth)]
     return Scores(
         images=len(confusions),
-        classes=_class_scores(total, names),
+        classes=tuple(ClassScores(*row) for row in zip(names, *columns, strict=True)),
         foreground_iou=float(foreground_iou(total)),
         foreground_iou_interval=bootstrap_interval(confusions, foreground_iou),
         foreground_dice=float(foreground_dice(total)),
@@ -317,9 +275,3 @@ def score(confusions: Counts, names: Sequence[str], foreground: Sequence[int]) -
         mean_dice=float(mean_over(dice(total), every)),
         pixel_accuracy=float(pixel_accuracy(total)),
     )
-
-
-def _class_scores(total: Counts, names: Sequence[str]) -> tuple[ClassScores, ...]:
-    columns = [column(total).tolist() for column in (iou, dice, precision, recall)]
-    pixels = _truth(total).tolist()
-    return tuple(ClassScores(*row) for row in zip(names, *columns, pixels, strict=True))

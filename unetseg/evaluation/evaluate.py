@@ -171,7 +171,7 @@ def evaluate_pairs(
     )
     for image in predict_each(engine, opened):
         case, truth = image.name
-        count = PairCount(image, truth, drawn=keep is not None and keep.overlays)
+        count = PairCount(image, truth, drawn=keep is not None and keep.wanted.overlays)
         try:
             done(case, keep.write(case, count, *image.size) if keep else count.count())
         except DataError as error:
@@ -242,26 +242,27 @@ def write_scores(
     write_csv(result.folder / "images.csv", images)
 
 
+@dataclass(frozen=True)
 class Artifacts:
     """Masks and pictures of errors, written beside the scores.
 
-    Args:
+    Attributes:
         folder: Where `masks/` and `overlays/` go.
         class_map: The coding of the masks.
-        config: What is wanted.
+        wanted: Which of them are.
     """
 
-    def __init__(self, folder: Path, class_map: ClassMap, config: ScoringConfig) -> None:
-        self.folder, self._class_map = folder, class_map
-        self.masks, self.overlays = config.save_masks, config.overlays
+    folder: Path
+    class_map: ClassMap
+    wanted: ScoringConfig
 
     def write(self, case: Case, count: PairCount, height: int, width: int) -> Counts:
         """Count a pair, and write what is wanted on the way."""
-        if self.masks:
+        if self.wanted.save_masks:
             writer = Writer(case.job, height, width)
-            writer.write_mask(case.job.mask, count.predict(), self._class_map)
+            writer.write_mask(case.job.mask, count.predict(), self.class_map)
         else:
             count.count()
-        if self.overlays:
+        if self.wanted.overlays:
             write_png(self.folder / "overlays" / f"{case.pair.name}.png", count.picture())
         return count.counts

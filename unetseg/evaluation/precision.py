@@ -182,22 +182,15 @@ def spread_windows(
         Image, class indexes and no-data value of each window, at most WINDOW² pixels.
     """
     rng = np.random.default_rng(seed)
-    areas = [fact.pixels for fact in facts]
-    for index, number in enumerate(_share_out(areas, pixels)):
-        if not number:
-            continue
-        pair = reader.pair(index)
+    # those that `pixels` pays for, at even distances over all windows that there are
+    areas = np.array([fact.pixels for fact in facts])
+    slots = np.repeat(np.arange(len(areas)), np.maximum(1, areas // WINDOW**2))  # image of each
+    mean = float(np.minimum(areas[slots], WINDOW**2).mean())
+    wanted = min(len(slots), max(1, round(pixels / mean)))
+    chosen = slots[(np.arange(wanted) * 2 + 1) * len(slots) // (2 * wanted)]
+    for index, number in zip(*np.unique(chosen, return_counts=True), strict=True):
+        pair = reader.pair(int(index))
         side = min(WINDOW, *pair.size)
         for _ in range(number):
             centre = [side // 2 + int(rng.integers(length - side + 1)) for length in pair.size]
             yield *pair.crop((centre[0], centre[1]), side), facts[index].nodata
-
-
-def _share_out(areas: Sequence[int], pixels: int) -> list[int]:
-    """Windows of each image: those that `pixels` pays for, at even distances over all there are."""
-    slots = np.repeat(np.arange(len(areas)), [max(1, area // WINDOW**2) for area in areas])
-    sizes = np.minimum(np.asarray(areas)[slots], WINDOW**2)
-    wanted = min(len(slots), max(1, round(pixels / float(sizes.mean()))))
-    chosen = slots[(np.arange(wanted) * 2 + 1) * len(slots) // (2 * wanted)]
-    counts: list[int] = np.bincount(chosen, minlength=len(areas)).tolist()
-    return counts
