@@ -16,7 +16,21 @@ from unetseg.bundle import BundleInfo, build_segmenter, save_bundle
 from unetseg.config import NetworkConfig
 from unetseg.data.masks.class_map import ClassInfo, ClassMap, Code
 from unetseg.data.masks.mask_values import MaskFacts
+from unetseg.progress import Silent
+from unetseg.runtime import Machine
 from unetseg.unet.segmenter import Segmenter
+
+CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
+
+
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
 
 
 def class_map(*codes: int | tuple[int, int, int], **more: Any) -> ClassMap:
@@ -83,6 +97,7 @@ def used_norms(module: nn.Module) -> None:
             assert norm.running_var is not None
             nn.init.normal_(norm.running_mean, 0, 0.3)
             nn.init.uniform_(norm.running_var, 0.5, 2)
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
 
 
 def random_segmenter(info: BundleInfo, seed: int = 0) -> Segmenter:

@@ -1,8 +1,6 @@
 """A bundle gives back what was saved, and refuses what is damaged, foreign or absurd."""
 
 import json
-import math
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,8 @@ import pytest
 import torch
 
 from tests.builders import CELLS, bundle_info
-from unetseg.bundle import BundleInfo, PrecisionVerdict, build_segmenter, load_bundle, save_bundle
+from unetseg.bundle import BundleInfo, build_segmenter, load_bundle, save_bundle
 from unetseg.errors import BundleError
-from unetseg.evaluation.precision import store_verdict
-from unetseg.prediction.engine import machine_for
-from unetseg.runtime import Machine
 from unetseg.unet.segmenter import Segmenter, image_statistics
 
 NORMALISATION = {"mean": (90.0, 100.0, 110.0), "std": (30.0, 20.0, 10.0)}
@@ -138,139 +133,6 @@ def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
         load_bundle(tmp_path / "nothing")
     with pytest.raises(BundleError, match="has no trained model"):
         load_bundle(tmp_path)
-
-
-# ------------------------------------------------------------------ the verdict on precision
-
-
-def verdict(
-    equal: float, dice: float = 0.9, exact: float = 0.9, **kind: object
-) -> PrecisionVerdict:
-    facts = {"dtype": "bfloat16", "dice": dice, "dice_float32": exact, "images": 12} | kind
-    return PrecisionVerdict.model_validate(facts | {"equal_pixels": equal})
-
-
-def machine(dtype: torch.dtype, device: str = "cpu") -> Machine:
-    return Machine(torch.device(device), dtype, "a machine")
-
-
-@pytest.mark.parametrize(
-    ("equal", "dice", "exact", "holds"),
-    [
-        (1.0, 0.9, 0.9, True),
-        (0.999, 0.9, 0.9, True),
-        (0.99899, 0.9, 0.9, False),
-        (0.9999, 0.9009, 0.9, True),
-        (0.9999, 0.9011, 0.9, False),
-        (0.9999, 0.8989, 0.9, False),
-        (0.9999, math.nan, math.nan, True),
-        (0.9999, math.nan, 0.0, False),
-        (0.9999, 0.0, math.nan, False),
-    ],
-)
-def test_a_verdict_wants_equal_pixels_and_equal_dice(
-    equal: float, dice: float, exact: float, holds: bool
-) -> None:
-    assert verdict(equal, dice, exact).holds is holds
-
-
-def test_a_bundle_from_before_verdicts_loads(saved: Path) -> None:
-    file = saved / "model" / "model.json"
-    content = json.loads(file.read_text())
-    assert content.pop("precision") is None
-    file.write_text(json.dumps(content))
-    assert load_bundle(saved)[1].precision is None
-
-
-@pytest.mark.parametrize("dice", [0.75, math.nan])
-def test_a_stored_verdict_changes_nothing_else(saved: Path, dice: float) -> None:
-    weights = saved / "model" / "model.safetensors"
-    before, content = load_bundle(saved)[1], weights.read_bytes()
-    store_verdict(saved, verdict(0.9996, dice, dice), before.weights_sha256)
-    after = load_bundle(saved)[1]
-    assert after.precision is not None
-    assert after.precision.holds
-    np.testing.assert_equal(after.precision.model_dump(), verdict(0.9996, dice, dice).model_dump())
-    assert after.model_copy(update={"precision": None}) == before
-    assert weights.read_bytes() == content
-    assert {p.name for p in (saved / "model").iterdir()} == {"model.json", "model.safetensors"}
-
-
-def test_new_weights_have_no_verdict(saved: Path) -> None:
-    old = load_bundle(saved)[1].weights_sha256
-    store_verdict(saved, verdict(1.0), old)
-    save_bundle(saved / "model", build_segmenter(info()).state_dict(), info())
-    assert load_bundle(saved)[1].precision is None
-    with pytest.raises(BundleError, match="other weights than those that were compared"):
-        store_verdict(saved, verdict(1.0), old)
-    assert load_bundle(saved)[1].precision is None
-
-
-def test_a_verdict_that_cannot_be_written_leaves_the_bundle_as_it_was(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = load_bundle(saved)[1]
-    store_verdict(saved, verdict(0.5), known.weights_sha256)
-
-    def crash(*_: object) -> Path:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", crash)
-        with pytest.raises(KeyboardInterrupt):
-            store_verdict(saved, verdict(1.0), known.weights_sha256)
-    assert load_bundle(saved)[1].precision == verdict(0.5)
-    assert {p.name for p in (saved / "model").iterdir()} == {"model.json", "model.safetensors"}
-
-
-def test_whoever_reads_meanwhile_finds_a_whole_bundle(saved: Path) -> None:
-    known = load_bundle(saved)[1].weights_sha256
-    written = threading.Event()
-
-    def write() -> None:
-        for step in range(60):
-            store_verdict(saved, verdict(step / 60), known)
-        written.set()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    while not written.is_set() and writer.is_alive():
-        load_bundle(saved)
-    writer.join()
-    assert load_bundle(saved)[1].precision == verdict(59 / 60)
-
-
-@pytest.mark.parametrize(
-    ("found", "dtype", "precision"),
-    [
-        (None, torch.bfloat16, "auto"),
-        (verdict(0.9995), torch.bfloat16, "auto"),
-        (verdict(0.99), torch.float32, "auto"),
-        (verdict(0.99), torch.float16, "auto"),  # nothing is known of that
-        (verdict(0.99), torch.bfloat16, "bf16"),
-        (verdict(0.99, dtype="float16"), torch.bfloat16, "auto"),
-    ],
-)
-def test_a_verdict_decides_only_what_it_knows_and_is_asked(
-    found: PrecisionVerdict | None, dtype: torch.dtype, precision: str
-) -> None:
-    known = info().model_copy(update={"precision": found})
-    assert machine_for(known, machine(dtype), precision) == (machine(dtype), "")
-
-
-def test_float32_stays_where_the_verdict_does_not_hold_and_the_numbers_say_why() -> None:
-    known = info().model_copy(update={"precision": verdict(0.998996, 0.9012, 0.9025)})
-    chosen, why = machine_for(known, machine(torch.bfloat16), "auto")
-    assert chosen == machine(torch.float32)
-    assert why == (
-        "float32 instead of bfloat16, which is faster: of 12 validation images 99.899% of the "
-        "pixels get the same class in bfloat16 as in float32, Dice 0.9012 and 0.9025; 99.9% and a "
-        "difference of at most 0.001 are wanted (--precision bf16 takes it all the same)"
-    )
-    half = info().model_copy(update={"precision": verdict(0.99, dtype="float16")})
-    chosen, why = machine_for(half, machine(torch.float16, "cuda"), "auto")
-    assert chosen == machine(torch.float32, "cuda")
-    assert "--precision fp16 takes it" in why
 
 
 def test_full_size_gives_the_size_back_that_prepared_took() -> None:

@@ -288,7 +288,7 @@ class CheckConfig(Settings):
     fix: Path | None = None
     """Write a fixed copy to this folder: stray values snapped, masks resized, names made equal."""
     describe: Path | None = None
-    """Write classes and splits to this file; as DATA/dataset.yaml every command honours it."""
+    """Write classes and splits to this file; as DATA/dataset.yaml every command applies it."""
     report: Path | None = None
     """Write all findings with all their files to this file: JSON if it ends in .json, else text."""
     preview: Path | None = None

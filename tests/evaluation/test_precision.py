@@ -1,5 +1,8 @@
-"""Laws of the precision gate: a network agrees with itself, gaps do not count, windows are fair."""
+"""Laws of checking precision: a network agrees with itself, gaps do not count, windows are fair."""
 
+import json
+import math
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.builders import bundle_info, class_map, random_segmenter
-from unetseg.bundle import load_bundle, save_bundle
+from unetseg.bundle import PrecisionVerdict, load_bundle, save_bundle
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts, image_facts
 from unetseg.data.files import image as image_file
 from unetseg.data.masks.class_map import ClassInfo
 from unetseg.data.pairs.match import find_pairs
+from unetseg.errors import BundleError
 from unetseg.evaluation.precision import (
     FEWEST_PIXELS,
     MOST_PIXELS,
@@ -27,6 +31,7 @@ from unetseg.evaluation.precision import (
     compare_precision,
     pixels_to_compare,
     spread_windows,
+    store_verdict,
 )
 from unetseg.prediction.engine import Engine, machine_for
 from unetseg.runtime import Machine
@@ -141,7 +146,7 @@ def unread() -> Iterator[Labelled]:
     yield
 
 
-def test_the_verdict_is_kept_and_heeded(run: Path) -> None:
+def test_the_verdict_is_kept_and_applied(run: Path) -> None:
     verdict = check_precision(run, FAST, some_pairs())
     info = load_bundle(run)[1]
     assert verdict is not None
@@ -165,6 +170,136 @@ def test_nothing_is_compared_or_kept_without_fast_arithmetic_or_data(run: Path) 
     assert check_precision(run, EXACT, unread()) is None
     assert check_precision(run, FAST, []) is None
     assert load_bundle(run)[1].precision is None
+
+
+# ------------------------------------------------------------------ the verdict on precision
+
+
+def verdict(
+    equal: float, dice: float = 0.9, exact: float = 0.9, **kind: object
+) -> PrecisionVerdict:
+    facts = {"dtype": "bfloat16", "dice": dice, "dice_float32": exact, "images": 12} | kind
+    return PrecisionVerdict.model_validate(facts | {"equal_pixels": equal})
+
+
+@pytest.mark.parametrize(
+    ("equal", "dice", "exact", "holds"),
+    [
+        (1.0, 0.9, 0.9, True),
+        (0.999, 0.9, 0.9, True),
+        (0.99899, 0.9, 0.9, False),
+        (0.9999, 0.9009, 0.9, True),
+        (0.9999, 0.9011, 0.9, False),
+        (0.9999, 0.8989, 0.9, False),
+        (0.9999, math.nan, math.nan, True),
+        (0.9999, math.nan, 0.0, False),
+        (0.9999, 0.0, math.nan, False),
+    ],
+)
+def test_a_verdict_wants_equal_pixels_and_equal_dice(
+    equal: float, dice: float, exact: float, holds: bool
+) -> None:
+    assert verdict(equal, dice, exact).holds is holds
+
+
+def test_a_bundle_from_before_verdicts_loads(run: Path) -> None:
+    file = run / "model" / "model.json"
+    content = json.loads(file.read_text())
+    assert content.pop("precision") is None
+    file.write_text(json.dumps(content))
+    assert load_bundle(run)[1].precision is None
+
+
+@pytest.mark.parametrize("dice", [0.75, math.nan])
+def test_a_stored_verdict_changes_nothing_else(run: Path, dice: float) -> None:
+    weights = run / "model" / "model.safetensors"
+    before, content = load_bundle(run)[1], weights.read_bytes()
+    store_verdict(run, verdict(0.9996, dice, dice), before.weights_sha256)
+    after = load_bundle(run)[1]
+    assert after.precision is not None
+    assert after.precision.holds
+    np.testing.assert_equal(after.precision.model_dump(), verdict(0.9996, dice, dice).model_dump())
+    assert after.model_copy(update={"precision": None}) == before
+    assert weights.read_bytes() == content
+    assert {p.name for p in (run / "model").iterdir()} == {"model.json", "model.safetensors"}
+
+
+def test_new_weights_have_no_verdict(run: Path) -> None:
+    old = load_bundle(run)[1].weights_sha256
+    store_verdict(run, verdict(1.0), old)
+    save_bundle(run / "model", random_segmenter(INFO, seed=2).state_dict(), INFO)
+    assert load_bundle(run)[1].precision is None
+    with pytest.raises(BundleError, match="other weights than those that were compared"):
+        store_verdict(run, verdict(1.0), old)
+    assert load_bundle(run)[1].precision is None
+
+
+def test_a_verdict_that_cannot_be_written_leaves_the_bundle_as_it_was(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = load_bundle(run)[1]
+    store_verdict(run, verdict(0.5), known.weights_sha256)
+
+    def crash(*_: object) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            store_verdict(run, verdict(1.0), known.weights_sha256)
+    assert load_bundle(run)[1].precision == verdict(0.5)
+    assert {p.name for p in (run / "model").iterdir()} == {"model.json", "model.safetensors"}
+
+
+def test_whoever_reads_meanwhile_finds_a_whole_bundle(run: Path) -> None:
+    known = load_bundle(run)[1].weights_sha256
+    written = threading.Event()
+
+    def write() -> None:
+        for step in range(60):
+            store_verdict(run, verdict(step / 60), known)
+        written.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not written.is_set() and writer.is_alive():
+        load_bundle(run)
+    writer.join()
+    assert load_bundle(run)[1].precision == verdict(59 / 60)
+
+
+@pytest.mark.parametrize(
+    ("found", "dtype", "precision"),
+    [
+        (None, torch.bfloat16, "auto"),
+        (verdict(0.9995), torch.bfloat16, "auto"),
+        (verdict(0.99), torch.float32, "auto"),
+        (verdict(0.99), torch.float16, "auto"),  # nothing is known of that
+        (verdict(0.99), torch.bfloat16, "bf16"),
+        (verdict(0.99, dtype="float16"), torch.bfloat16, "auto"),
+    ],
+)
+def test_a_verdict_decides_only_what_it_knows_and_is_asked(
+    found: PrecisionVerdict | None, dtype: torch.dtype, precision: str
+) -> None:
+    known = INFO.model_copy(update={"precision": found})
+    asked = replace(FAST, dtype=dtype)
+    assert machine_for(known, asked, precision) == (asked, "")
+
+
+def test_float32_stays_where_the_verdict_does_not_hold_and_the_numbers_say_why() -> None:
+    known = INFO.model_copy(update={"precision": verdict(0.998996, 0.9012, 0.9025)})
+    chosen, why = machine_for(known, FAST, "auto")
+    assert chosen == EXACT
+    assert why == (
+        "float32 instead of bfloat16, which is faster: of 12 validation images 99.899% of the "
+        "pixels get the same class in bfloat16 as in float32, Dice 0.9012 and 0.9025; 99.9% and a "
+        "difference of at most 0.001 are wanted (--precision bf16 takes it all the same)"
+    )
+    half = INFO.model_copy(update={"precision": verdict(0.99, dtype="float16")})
+    chosen, why = machine_for(half, replace(FAST, dtype=torch.float16), "auto")
+    assert chosen == EXACT
+    assert "--precision fp16 takes it" in why
 
 
 # ------------------------------------------------------------------ what is compared

@@ -4,12 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
-from unetseg.config import NetworkConfig
-from unetseg.unet.build import build_unet
-from unetseg.unet.segmenter import Normalisation, Segmenter
+from tests.builders import bundle_info, class_map, random_segmenter
+from unetseg.unet.segmenter import Segmenter
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -46,15 +43,5 @@ def family(request: pytest.FixtureRequest) -> Segmenter:
 
 def built(classes: int = 3, **network: Any) -> Segmenter:
     """A U-Net in evaluation mode whose batch norms have seen something else than 0 and 1."""
-    torch.manual_seed(0)
-    config = NetworkConfig.model_validate({"depth": 2, "width": 8} | network)
-    unet = build_unet(config, bands=3, classes=classes).eval()
-    for module in unet.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean, 0, 0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-    normalisation = Normalisation(kind="dataset", mean=(0.0,) * 3, std=(1.0,) * 3)
-    return Segmenter(unet, normalisation).eval().requires_grad_(requires_grad=False)
+    info = bundle_info({"width": 8} | network, class_map(*range(classes)))
+    return random_segmenter(info).requires_grad_(requires_grad=False)

@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.builders import CPU
 from unetseg.errors import MachineError
 from unetseg.prediction import backends
 from unetseg.prediction.backends import Compiled, Rewritten, choose_backend, folded
-from unetseg.runtime import Machine
 from unetseg.unet.segmenter import Segmenter
 
 Make = Callable[..., Segmenter]
-CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 CLASSIC = {"preset": "classic", "depth": 4, "width": 64, "padding": "valid", "norm": "none"}
 
 

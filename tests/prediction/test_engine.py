@@ -11,17 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.builders import blotches, bundle_info, class_map, random_segmenter
+from tests.builders import CPU, blotches, bundle_info, class_map, random_segmenter
 from unetseg.bundle import BundleInfo, save_bundle
 from unetseg.config import DeviceConfig, PredictConfig
 from unetseg.errors import ImageError
 from unetseg.prediction.engine import Engine, Moments
 from unetseg.prediction.predict import Predictor, load
 from unetseg.prediction.tiling import lay_out
-from unetseg.runtime import Machine
 from unetseg.unet.segmenter import Segmenter
-
-CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 
 
 def info(kind: str = "dataset", **network: object) -> BundleInfo:

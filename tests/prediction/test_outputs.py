@@ -65,6 +65,15 @@ def read(path: Path) -> Pixels:
     return np.asarray(tifffile.imread(path) if path.suffix == ".tif" else Image.open(path))
 
 
+def same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files, byte for byte."""
+    contents = (
+        [(name, (folder / name).read_bytes()) for name in files(folder)] for folder in (one, other)
+    )
+    first, second = contents
+    return first == second
+
+
 def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
@@ -204,6 +213,20 @@ def test_overviews_are_added_where_asked_for(tmp_path: Path, as_large: Callable[
 # ------------------------------------------------------------------ going on
 
 
+@pytest.fixture
+def large(tmp_path: Path, as_large: Callable[[], None]) -> tuple[Path, Path, Path]:
+    """A run, a large image and the folder for its mask."""
+    as_large()
+    source = write_geotiff(tmp_path / "x.tif", blotches(200, 90))
+    return bundle(tmp_path), source, tmp_path / "out"
+
+
+def predict_and_keep_bands(trained: Path, source: Path, out: Path, *more: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BandStore, "remove", lambda store: None)
+        predict(trained, source, out, *more)
+
+
 class Stopped(BaseException):
     """What ends a prediction here, as a signal would."""
 
@@ -241,39 +264,25 @@ def test_a_stopped_prediction_goes_on_where_it_was(
     assert len(finished) == 5
     stamps = [file.stat().st_mtime_ns for file in finished]
     sent.clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(BandStore, "remove", lambda store: None)
-        predict(trained, source, out, *ALL, "--existing", "skip")
+    predict_and_keep_bands(trained, source, out, *ALL, "--existing", "skip")
     assert [file.stat().st_mtime_ns for file in finished] == stamps
     # Of the rows of tiles above band 5, only those that reach into it are done again.
     assert sum(sent) == sum(len(row) for row in rows if row[0].bottom > rows[5][0].top)
     assert sum(sent) < sum(map(len, rows[3:])) + 1
     predict(trained, source, out, *ALL, "--existing", "overwrite")
-    assert files(out) == files(whole)
-    for name in files(whole):
-        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert same(out, whole)
 
 
 @pytest.mark.parametrize("change", [("--tta",), ("--tile", "32"), ("--probabilities",)])
 def test_with_other_settings_it_begins_anew(
-    change: tuple[str, ...],
-    tmp_path: Path,
-    as_large: Callable[[], None],
-    monkeypatch: pytest.MonkeyPatch,
+    change: tuple[str, ...], tmp_path: Path, large: tuple[Path, Path, Path]
 ) -> None:
-    trained = bundle(tmp_path)
-    source = write_geotiff(tmp_path / "x.tif", blotches(200, 90))
-    as_large()
+    trained, source, out = large
     expected = predict(trained, source, tmp_path / "expected", *change)
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr(BandStore, "remove", lambda store: None)
-        predict(trained, source, out)
+    predict_and_keep_bands(trained, source, out)
     (out / "x.tif").unlink()
     predict(trained, source, out, *change)
-    assert files(out) == files(expected)
-    for name in files(out):
-        assert (out / name).read_bytes() == (expected / name).read_bytes()
+    assert same(out, expected)
 
 
 KILLED = """
@@ -309,17 +318,13 @@ def test_a_killed_prediction_goes_on_where_it_was(
     as_large()
     predict(trained, source, out)
     whole = predict(trained, source, tmp_path / "whole")
-    assert files(out) == ["x.tif"]
-    assert (out / "x.tif").read_bytes() == (whole / "x.tif").read_bytes()
+    assert same(out, whole)
 
 
 def test_two_processes_do_not_mix_their_bands(
-    tmp_path: Path, as_large: Callable[[], None], capsys: pytest.CaptureFixture[str]
+    large: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = bundle(tmp_path)
-    source = write_geotiff(tmp_path / "x.tif", blotches(200, 90))
-    as_large()
-    out = tmp_path / "out"
+    trained, source, out = large
     words = ["predict", str(trained), str(source), "-o", str(out), "--device", "cpu"]
     with held_bands(out / "x.tif"):
         assert run(words) != 0
@@ -329,12 +334,9 @@ def test_two_processes_do_not_mix_their_bands(
 
 
 def test_what_was_half_written_is_cleared_and_nothing_of_it_lies_beside_the_mask(
-    tmp_path: Path, as_large: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    large: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = bundle(tmp_path)
-    source = write_geotiff(tmp_path / "x.tif", blotches(200, 90))
-    as_large()
-    out = tmp_path / "out"
+    trained, source, out = large
     seen: list[list[str]] = []
 
     def stopping(writer: RasterWriter, *_: object) -> None:
@@ -348,31 +350,24 @@ def test_what_was_half_written_is_cleared_and_nothing_of_it_lies_beside_the_mask
             run(words)
     assert seen == [[".x.tif.bands"]]
     (out / ".x.tif.bands" / ".x-half.tif").write_bytes(b"left by a kill")
-    with monkeypatch.context() as patch:
-        patch.setattr(BandStore, "remove", lambda store: None)
-        assert run(words) == 0
+    predict_and_keep_bands(trained, source, out)
     assert not list((out / ".x.tif.bands").glob("*.tif"))
     assert not list((out / ".x.tif.bands").glob(".x-*"))
 
 
 def test_an_image_changed_to_one_of_the_same_size_and_time_is_begun_anew(
-    tmp_path: Path, as_large: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, large: tuple[Path, Path, Path]
 ) -> None:
-    trained = bundle(tmp_path)
-    source, image = tmp_path / "x.tif", blotches(200, 90)
+    (trained, source, out), image = large, blotches(200, 90)
     tifffile.imwrite(source, image)
     status = source.stat()
-    as_large()
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr(BandStore, "remove", lambda store: None)
-        predict(trained, source, out)
+    predict_and_keep_bands(trained, source, out)
     tifffile.imwrite(source, image[::-1])
     os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert source.stat().st_size == status.st_size
     predict(trained, source, out, "--existing", "overwrite")
     expected = predict(trained, source, tmp_path / "expected")
-    assert (out / "x.tif").read_bytes() == (expected / "x.tif").read_bytes()
+    assert same(out, expected)
 
 
 # ------------------------------------------------------------------ the code of no data

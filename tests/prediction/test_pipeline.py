@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 
-from tests.builders import blotches, bundle_info, class_map, random_segmenter
+from tests.builders import CPU, blotches, bundle_info, class_map, random_segmenter
 from unetseg.errors import ImageError
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.pipeline import (
@@ -18,9 +17,6 @@ from unetseg.prediction.pipeline import (
     predict_each,
     read_ahead,
 )
-from unetseg.runtime import Machine
-
-CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 
 
 @pytest.fixture

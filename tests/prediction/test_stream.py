@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.builders import blotches, bundle_info, class_map, random_segmenter
+from tests.builders import CPU, blotches, bundle_info, class_map, random_segmenter
 from unetseg.bundle import BundleInfo
 from unetseg.data.files import image as image_file
 from unetseg.data.files.image import ImageFile
@@ -22,10 +22,8 @@ from unetseg.prediction import stream
 from unetseg.prediction.engine import MIRRORS, Engine, TileNetwork
 from unetseg.prediction.stream import RowWindow, Stream, band_tile, read_on
 from unetseg.prediction.tiling import Tile
-from unetseg.runtime import Machine
 from unetseg.unet.segmenter import image_statistics
 
-CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 Image = NDArray[Any]
 
 

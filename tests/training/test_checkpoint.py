@@ -6,21 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.builders import Heard
 from unetseg.errors import BundleError
 from unetseg.training.checkpoint import load_state, save_state
-
-
-class Ears(list[str]):
-    """A Progress that keeps what it is told."""
-
-    def start(self, task: str, total: int | None = None) -> None: ...
-
-    def advance(self, task: str, steps: int = 1, **facts: object) -> None: ...
-
-    def finish(self, task: str) -> None: ...
-
-    def say(self, message: str) -> None:
-        self.append(message)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -40,14 +28,14 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, damage: str
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
     last.write_bytes({"flip": bytes(flipped), "truncate": content[:-9]}.get(damage, b""))
-    ears = Ears()
+    heard = Heard()
     if damage == "delete":
         last.unlink()
         with pytest.raises(BundleError, match="no state to go on from"):
             load_state(tmp_path)
         return
-    assert load_state(tmp_path, ears)["step"] == 2
-    assert "damaged" in ears[0]
+    assert load_state(tmp_path, heard)["step"] == 2
+    assert "damaged" in heard.said[0]
 
 
 def test_both_damaged_is_an_error_naming_both(tmp_path: Path) -> None:

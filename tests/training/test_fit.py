@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.builders import Heard
 from unetseg.config import NetworkConfig, RuntimeConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import Sample
 from unetseg.data.sample import draw_sample
@@ -189,16 +190,6 @@ def test_resume_with_other_names_of_classes_is_refused(data: Path, tmp_path: Pat
     assert error.value.offenders == ["classes"]
 
 
-class Hears(Silent):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-
 @pytest.mark.long
 def test_an_image_on_both_sides_of_a_split_is_said(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cells"
@@ -209,10 +200,10 @@ def test_an_image_on_both_sides_of_a_split_is_said(data: Path, tmp_path: Path) -
             shutil.copy(data / side / path.name, folder / side / split)
     copy = folder / "images" / "val" / "cells_005.png"
     shutil.copy(folder / "images" / "train" / "cells_000.png", copy)
-    hears = Hears()
-    train(folder, tiny(epochs=1), out=tmp_path, name="a", progress=hears)
-    assert any(line.startswith("warning: ") and "split" in line for line in hears.said)
-    assert f"`unetseg check {folder}` lists the files and the fixes." in hears.said
+    heard = Heard()
+    train(folder, tiny(epochs=1), out=tmp_path, name="a", progress=heard)
+    assert any(line.startswith("warning: ") and "split" in line for line in heard.said)
+    assert f"`unetseg check {folder}` lists the files and the fixes." in heard.said
 
 
 def test_resume_of_nothing_is_an_error(data: Path, tmp_path: Path) -> None:

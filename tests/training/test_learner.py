@@ -8,18 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unetseg.config import NetworkConfig, TrainingConfig
+from tests.builders import CPU, bundle_info, class_map, random_segmenter
+from unetseg.config import TrainingConfig
 from unetseg.data.crops.dataset import Sample
-from unetseg.runtime import Machine
 from unetseg.training.learner import Learner
 from unetseg.training.losses import SegmentationLoss
 from unetseg.training.optimizer import update_average
-from unetseg.unet.build import build_unet
-from unetseg.unet.segmenter import Normalisation, Segmenter
 
 Kind = Literal["dice_ce", "dice", "ce"]
-CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
-NORMALISATION = Normalisation(kind="dataset", mean=(120.0,) * 3, std=(60.0,) * 3)
 
 
 def learner(
@@ -29,13 +25,10 @@ def learner(
     weights: Sequence[float] | None = (1.0, 2.0, 3.0),
 ) -> Learner:
     """A small network with fresh weights, the same each time."""
-    torch.manual_seed(0)
-    network = build_unet(
-        NetworkConfig.model_validate({"depth": 2, "width": 4, "norm": norm}), bands=3, classes=3
-    )
+    segmenter = random_segmenter(bundle_info({"norm": norm}, class_map(0, 1, 2))).train()
     config = TrainingConfig.model_validate(training or {})
     made = SegmentationLoss(loss, None if weights is None else torch.tensor(weights), (1, 2))
-    return Learner(Segmenter(network, NORMALISATION).train(), made, config, 0.01, CPU)
+    return Learner(segmenter, made, config, 0.01, CPU)
 
 
 def crops(seed: int, count: int = 4) -> Sample:

@@ -5,40 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import torch
 
-from unetseg.config import NetworkConfig
+from tests.builders import CELLS, CPU, bundle_info, noise, random_segmenter
 from unetseg.data.crops import reader as reading
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.files import image as image_file
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.pairs.match import find_pairs
 from unetseg.prediction.engine import Engine
-from unetseg.runtime import Machine
 from unetseg.training import previews
 from unetseg.training.previews import middle, validation_sheet
-from unetseg.unet.build import build_unet
-from unetseg.unet.segmenter import Normalisation, Segmenter
-
-CLASSES = ClassMap(
-    classes=(
-        ClassInfo(name="ground", code=0, colour=(0, 0, 0)),
-        ClassInfo(name="cell", code=255, colour=(255, 0, 0)),
-    ),
-    background=0,
-)
 
 
 @pytest.fixture
 def reader(tmp_path: Path) -> PairReader:
     """One pair of 200×120 pixels."""
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (200, 120, 3)).astype(np.uint8)
-    mask = np.where(rng.random((200, 120)) < 0.3, 255, 0).astype(np.uint8)
+    image, mask = noise(200, 120, 3), np.where(noise(200, 120) < 80, 255, 0).astype(np.uint8)
     for kind, array in (("images", image), ("masks", mask)):
         (tmp_path / kind).mkdir()
         tifffile.imwrite(tmp_path / kind / "a.tif", array, tile=(64, 64), compression="zlib")
-    return PairReader(find_pairs(tmp_path).pairs, CLASSES, 3)
+    return PairReader(find_pairs(tmp_path).pairs, CELLS, 3)
 
 
 @pytest.mark.parametrize("is_large", [False, True])
@@ -57,16 +42,13 @@ def test_the_middle_is_the_same_of_large_pairs_and_others(
 def test_large_images_are_shown_without_decoding_them(
     reader: PairReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = build_unet(NetworkConfig(depth=2, width=4), 3, 2)
-    normalisation = Normalisation(kind="dataset", mean=(128,) * 3, std=(60,) * 3)
-    cpu = Machine(torch.device("cpu"), torch.float32, "CPU")
-    engine = Engine(Segmenter(network, normalisation), cpu, tile=64, overlap=0.25)
+    engine = Engine(random_segmenter(bundle_info()), CPU, tile=64, overlap=0.25)
     whole = validation_sheet(reader, engine)
     assert whole.shape[0] > previews.VIEW / 4
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     monkeypatch.setattr(previews, "VIEW", 48)
     monkeypatch.delattr(reading, "read_image")
-    windowed = PairReader(reader.pairs, CLASSES, 3)
+    windowed = PairReader(reader.pairs, CELLS, 3)
     sheet = validation_sheet(windowed, engine)
     assert sheet.ndim == 3
     assert len(np.unique(sheet)) > 50

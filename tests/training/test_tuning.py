@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.builders import CPU, Heard, bundle_info, noise, random_segmenter
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import CropRule, Crops, Order, Sample, crop_loader
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.pngs import write_png
 from unetseg.data.sample import draw_sample
-from unetseg.progress import Silent
 from unetseg.runtime import MEBIBYTE, Machine
 from unetseg.training import tuning
 from unetseg.training.learner import Learner
@@ -36,10 +36,8 @@ from unetseg.training.tuning import (
     training_batches,
     tried_plan,
 )
-from unetseg.unet.build import build_unet
-from unetseg.unet.segmenter import Normalisation, Segmenter
 
-CPU = Machine(torch.device("cpu"), torch.bfloat16, "CPU")
+BF16 = Machine(torch.device("cpu"), torch.bfloat16, "CPU")
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def test_nothing_is_tried_where_the_batch_is_set_or_the_device_no_gpu(cells: Sur
     card = Card(torch.device("cuda"), torch.bfloat16, "GPU", 1000 * MEBIBYTE)
     chosen = SMALL.training.model_copy(update={"batch": 3})
     config = SMALL.model_copy(update={"training": chosen})
-    for settings, machine in ((SMALL, CPU), (config, card)):
+    for settings, machine in ((SMALL, BF16), (config, card)):
         plan = make_plan(cells, settings, machine)
         assert tried_plan(plan, cells, settings, machine) is plan
 
@@ -127,17 +125,14 @@ def test_a_step_is_tried_with_everything_that_a_training_has(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: max(largest))
     config = SMALL.model_copy(update={"training": TrainingConfig(patch=32, accumulate=2)})
-    plan = make_plan(cells, config, CPU)
-    assert step_memory(3, plan, cells, config, CPU) == 3 * 2 * plan.bands * 32**2
+    plan = make_plan(cells, config, BF16)
+    assert step_memory(3, plan, cells, config, BF16) == 3 * 2 * plan.bands * 32**2
     assert len(largest) == 2
 
 
 def learner() -> Learner:
-    torch.manual_seed(0)
-    network = build_unet(NetworkConfig(depth=2, width=4, skip=("switch",)), bands=3, classes=2)
-    normalisation = Normalisation(kind="dataset", mean=(120.0,) * 3, std=(60.0,) * 3)
-    segmenter = Segmenter(network, normalisation).train()
-    return Learner(segmenter, SegmentationLoss(), TrainingConfig(), 0.01, CPU)
+    segmenter = random_segmenter(bundle_info({"skip": ("switch",)})).train()
+    return Learner(segmenter, SegmentationLoss(), TrainingConfig(), 0.01, BF16)
 
 
 def left(of: Learner) -> bytes:
@@ -150,7 +145,7 @@ def left(of: Learner) -> bytes:
 
 
 def test_a_rehearsal_leaves_no_trace(cells: Survey) -> None:
-    tried, crops = learner(), random_crops(2, make_plan(cells, SMALL, CPU), classes=2)
+    tried, crops = learner(), random_crops(2, make_plan(cells, SMALL, BF16), classes=2)
     before = left(tried)
     rehearse(tried, crops)
     assert left(tried) == before
@@ -171,7 +166,7 @@ def test_without_a_compiler_the_step_stays_as_it_was(
         return late
 
     monkeypatch.setattr(torch, "compile", broken)
-    tried, crops = learner(), random_crops(2, make_plan(cells, SMALL, CPU), classes=2)
+    tried, crops = learner(), random_crops(2, make_plan(cells, SMALL, BF16), classes=2)
     before = left(tried)
     problem = compile_step(tried, crops)
     expected = {"at once": "no module named triton", "later": "InvalidCxxCompiler: no compiler"}
@@ -190,7 +185,7 @@ def test_compiled_steps_move_the_weights_alike(
     monkeypatch.setattr(
         torch, "compile", lambda f, dynamic: compiler(f, dynamic=dynamic, backend="aot_eager")
     )
-    batch = random_crops(2, make_plan(cells, SMALL, CPU), classes=2)
+    batch = random_crops(2, make_plan(cells, SMALL, BF16), classes=2)
     eager, compiled = learner(), learner()
     assert compile_step(compiled, batch) is None
     assert compiled.objective != compiled.loss_of
@@ -205,32 +200,19 @@ def test_compiled_steps_move_the_weights_alike(
 
 # ------------------------------------------------------------------ who loads the crops
 
-CPU32 = Machine(torch.device("cpu"), torch.float32, "CPU")
-
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Crops:
     """Crops of 32² from five pairs."""
     folder = tmp_path_factory.mktemp("pairs")
-    rng = np.random.default_rng(0)
     for index in range(5):
-        write_png(folder / "images" / f"{index}.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
+        write_png(folder / "images" / f"{index}.png", noise(40, 50, 3, seed=index))
         mask = np.zeros((40, 50), np.uint8)
         mask[5 : 15 + index, 7:12] = 1
         write_png(folder / "masks" / f"{index}.png", mask)
     known = survey(folder)
     reader = PairReader(known.select("all"), known.class_map, 3)
     return Crops(reader, CropRule(32, "full", 0.5), np.zeros((5, 2, 3), np.float32))
-
-
-class Heard(Silent):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.messages.append(message)
 
 
 def equal(first: list[Sample], second: list[Sample]) -> bool:
@@ -247,11 +229,11 @@ def test_measured_batches_are_those_of_the_order(
     monkeypatch.setattr(tuning, "choose_workers", lambda *_, **__: (workers, "because"))
     heard = Heard()
     state = torch.get_rng_state()
-    measured = list(islice(training_batches(crops, order, CPU32, progress=heard), 9))
+    measured = list(islice(training_batches(crops, order, CPU, progress=heard), 9))
     assert torch.equal(torch.get_rng_state(), state)
     assert equal(measured, expected)
-    assert heard.messages == ["loading: because"]
-    assert equal(list(islice(training_batches(crops, order, CPU32, workers), 9)), expected)
+    assert heard.said == ["loading: because"]
+    assert equal(list(islice(training_batches(crops, order, CPU, workers), 9)), expected)
 
 
 def test_steps_and_loading_are_timed_apart(crops: Crops, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +253,7 @@ def test_steps_and_loading_are_timed_apart(crops: Crops, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(tuning, "choose_workers", choose)
     slow = Slow(crops.reader, CropRule(16, "none", 0.0), crops.statistics)
-    for done, _ in enumerate(training_batches(slow, Order([1] * 5, 2, seed=0), CPU32)):
+    for done, _ in enumerate(training_batches(slow, Order([1] * 5, 2, seed=0), CPU)):
         time.sleep(0.4 if done == 3 else 0.05)
         if done == 5:
             break

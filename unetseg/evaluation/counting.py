@@ -68,6 +68,7 @@ class PairCount:
 
     def __init__(self, image: Opened[Any], truth: Truth, *, drawn: bool = False) -> None:
         self._image, self._truth, self._drawn = image, truth, drawn
+        self.size = image.size
         classes = len(truth.class_map.classes)
         self.counts: Counts = np.zeros((classes, classes), np.int64)
         is_large = isinstance(truth.mask, MaskFile)

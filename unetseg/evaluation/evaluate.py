@@ -31,17 +31,6 @@ from unetseg.storage import content_hash, write_csv, write_json
 
 
 @dataclass(frozen=True)
-class Case:
-    """A pair to be scored."""
-
-    number: int
-    """Its place among all."""
-    pair: Pair
-    job: Job
-    """What the image's header says, and where its mask is written."""
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """The scores of one split, and where they were written."""
 
@@ -151,31 +140,28 @@ def evaluate_pairs(
         DataError: pairs that cannot be read or do not fit the model, all of them.
     """
     pairs = list(pairs)
-    counted: list[Counts | UnetsegError | None] = [None] * len(pairs)
     folder = keep.folder / "masks" if keep else Path()
+    jobs = [plan_job(pair.image, folder / pair.name, info.class_map, max_pixels) for pair in pairs]
+    counted: list[Counts | UnetsegError | None] = [None] * len(pairs)
 
-    def done(case: Case, result: Counts | UnetsegError) -> None:
-        counted[case.number] = result
-        progress.advance("evaluating", file=case.pair.image.name)
+    def read(number: int) -> Opened[tuple[int, Truth]]:
+        image, truth = open_pair(pairs[number], jobs[number], engine, info, progress)
+        return Opened((number, truth), image, jobs[number].nodata)
+
+    def done(number: int, result: Counts | UnetsegError) -> None:
+        counted[number] = result
+        progress.advance("evaluating", file=pairs[number].image.name)
 
     progress.start("evaluating", len(pairs))
-    cases = (
-        Case(number, pair, plan_job(pair.image, folder / pair.name, info.class_map, max_pixels))
-        for number, pair in enumerate(pairs)
-    )
-    opened = read_ahead(
-        cases,
-        lambda case: open_pair(case, engine, info, progress),
-        lambda case: case.job.pixels,
-        refuse=done,
-    )
+    opened = read_ahead(range(len(pairs)), read, lambda number: jobs[number].pixels, refuse=done)
     for image in predict_each(engine, opened):
-        case, truth = image.name
+        number, truth = image.name
         count = PairCount(image, truth, drawn=keep is not None and keep.wanted.overlays)
         try:
-            done(case, keep.write(case, count, *image.size) if keep else count.count())
+            written = keep.write(pairs[number], jobs[number], count) if keep else count.count()
+            done(number, written)
         except DataError as error:
-            done(case, error)
+            done(number, error)
         finally:
             truth.close()
     progress.finish("evaluating")
@@ -187,25 +173,24 @@ def evaluate_pairs(
 
 
 def open_pair(
-    case: Case, engine: Engine, info: BundleInfo, progress: Progress = SILENT
-) -> Opened[tuple[Case, Truth]]:
+    pair: Pair, job: Job, engine: Engine, info: BundleInfo, progress: Progress = SILENT
+) -> tuple[NDArray[Any] | Stream, Truth]:
     """A pair ready for the network: its pixels and classes, or of a large one its open files.
 
     Raises:
         DataError: it cannot be read, or image and mask do not fit the model or one another.
     """
-    pair, max_pixels = case.pair, case.job.max_pixels
-    if pair.mask is None or not case.job.is_large:
+    max_pixels = job.max_pixels
+    if pair.mask is None or not job.is_large:
         pixels, index = read_truth(pair, info, max_pixels)
-        return Opened((case, Truth(index, info.class_map)), pixels, case.job.nodata)
+        return pixels, Truth(index, info.class_map)
     with ExitStack() as files:
         image = files.enter_context(ImageFile(pair.image, max_pixels))
         mask = files.enter_context(MaskFile(pair.mask, max_pixels))
         if image.size != mask.size:
             raise DataError(f"{image.path} is {image.size}, {mask.path} is {mask.size}")
         files.pop_all()  # they stay open until the pair is counted
-    stream = Stream(engine, info, image, progress)
-    return Opened((case, Truth(mask, info.class_map)), stream)
+    return Stream(engine, info, image, progress), Truth(mask, info.class_map)
 
 
 def read_truth(
@@ -256,13 +241,13 @@ class Artifacts:
     class_map: ClassMap
     wanted: ScoringConfig
 
-    def write(self, case: Case, count: PairCount, height: int, width: int) -> Counts:
+    def write(self, pair: Pair, job: Job, count: PairCount) -> Counts:
         """Count a pair, and write what is wanted on the way."""
         if self.wanted.save_masks:
-            writer = Writer(case.job, height, width)
-            writer.write_mask(case.job.mask, count.predict(), self.class_map)
+            writer = Writer(job, *count.size)
+            writer.write_mask(job.mask, count.predict(), self.class_map)
         else:
             count.count()
         if self.wanted.overlays:
-            write_png(self.folder / "overlays" / f"{case.pair.name}.png", count.picture())
+            write_png(self.folder / "overlays" / f"{pair.name}.png", count.picture())
         return count.counts
