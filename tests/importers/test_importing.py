@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
+from tests.importers.exports import photo
 from unetseg.data.facts.survey import survey
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ConfigError, DataError, ImageError, MachineError, MaskError
@@ -28,14 +28,6 @@ def code_image(seed: int, codes: tuple[int, ...] = (0, 1, 2, 255)) -> NDArray[np
     """Blocks of codes."""
     rng = np.random.default_rng(seed)
     return np.kron(rng.choice(codes, (4, 6)), np.ones((5, 5), int)).astype(np.uint8)
-
-
-def photo(folder: Path, name: str, seed: int) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    Image.fromarray(rng.integers(0, 255, (*SIZE, 3), np.uint8)).save(path)
-    return path
 
 
 Use = Callable[..., None]
@@ -57,7 +49,7 @@ def annotated(
 ) -> list[AnnotatedImage]:
     return [
         AnnotatedImage(
-            photo(tmp_path / "src", f"{i}.png", i),
+            photo(tmp_path / "src" / f"{i}.png", SIZE),
             f"{i}",
             lambda _height, _width, i=i: code_image(i, codes),  # type: ignore[misc]
             "train" if i % 4 else "val",
@@ -165,7 +157,7 @@ def test_masks_are_drawn_one_by_one(tmp_path: Path, use: Use) -> None:
         count(1)
         return mask
 
-    paths = [photo(tmp_path / "src", f"{i}.png", i) for i in range(150)]
+    paths = [photo(tmp_path / "src" / f"{i}.png", SIZE) for i in range(150)]
     use(*(AnnotatedImage(path, path.stem, draw) for path in paths))
     assert run(tmp_path).pairs == 150
     assert most < 60
@@ -186,7 +178,7 @@ def spoilt(tmp_path: Path) -> list[AnnotatedImage]:
     source = tmp_path / "src"
     good = annotated(tmp_path)
     names = ("fails", "small", "turned", "text", "strange")
-    fails, small, turned, text, strange = (photo(source, f"{name}.png", 0) for name in names)
+    fails, small, turned, text, strange = (photo(source / f"{name}.png", SIZE) for name in names)
     text.write_text("no image")
     return [
         *good[:3],
@@ -240,7 +232,7 @@ def test_a_bug_leaves_nothing_either(tmp_path: Path, use: Use) -> None:
     def draw(_height: int, _width: int) -> NDArray[np.uint8]:
         raise ZeroDivisionError
 
-    path = photo(tmp_path / "src", "a.png", 0)
+    path = photo(tmp_path / "src" / "a.png", SIZE)
     use(AnnotatedImage(path, "a", draw))
     with pytest.raises(ZeroDivisionError):
         run(tmp_path)
@@ -248,7 +240,7 @@ def test_a_bug_leaves_nothing_either(tmp_path: Path, use: Use) -> None:
 
 
 def test_what_is_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    photo(tmp_path / "out", "mine.png", 0)
+    photo(tmp_path / "out" / "mine.png", SIZE)
     (tmp_path / "src").mkdir()
     with pytest.raises(MachineError, match="holds something already"):
         run(tmp_path)
@@ -272,7 +264,7 @@ def pack_labelme(tmp_path: Path, *names: str) -> Path:
     """An archive of photos with a square each; of the first the JSON is cut off."""
     folder = tmp_path / "packed"
     for seed, name in enumerate(names):
-        path = photo(folder, f"{name}.png", seed)
+        path = photo(folder / f"{name}.png", SIZE)
         square = {"label": "a", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}
         content = json.dumps({"shapes": [square], "imagePath": path.name})
         (folder / f"{name}.json").write_text(content[: 20 if seed == 0 else None])
@@ -293,8 +285,8 @@ def test_of_an_archive_the_names_within_it_are_told(tmp_path: Path) -> None:
 
 def test_of_masks_in_an_archive_the_names_are_told(tmp_path: Path) -> None:
     for name in "abc":
-        photo(tmp_path / "packed/images", f"{name}.png", 0)
-        photo(tmp_path / "packed/masks", f"{name}.png", 0)
+        photo(tmp_path / "packed/images" / f"{name}.png", SIZE)
+        photo(tmp_path / "packed/masks" / f"{name}.png", SIZE)
     (tmp_path / "packed/masks/a.png").write_text("no image")
     (tmp_path / "packed/images/b.png").write_bytes(b"")
     source = Path(shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "packed"))

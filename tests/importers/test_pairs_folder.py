@@ -5,14 +5,15 @@ import shutil
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
 
+from tests.importers.exports import photo
 from unetseg.data.masks.class_list import read_class_names
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MachineError, MaskError
@@ -21,18 +22,11 @@ from unetseg.importers.pairs_folder import (
     new_folder,
     pair_names,
     refuse_used,
-    safe_parts,
     unique_classes,
 )
 
 CLASSES = ("background", "cell")
 MASK = np.zeros((2, 3), np.uint8)
-
-
-def save(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((2, 3, 3), 9, np.uint8)).save(path)
-    return path
 
 
 def wanted(name: str, split: str | None = None, suffix: str = ".png") -> AnnotatedImage:
@@ -41,26 +35,12 @@ def wanted(name: str, split: str | None = None, suffix: str = ".png") -> Annotat
 
 # Names
 
-WORDS = st.sampled_from(
-    [
-        *(
-            "a",
-            "A",
-            "masks",
-            "labels",
-            "images",
-            "img",
-            "train",
-            "val",
-            "Test",
-            "data",
-            "seg",
-            "gt",
-        ),
-        *("..", ".", "", "c:", "1", "2", "con", ".hidden", "ä", "a\u0308", "x y", "a.b", "a_mask"),
-        *("<b>", "\x1b[31m", "a\nb", "\udce4", "*", "a" * 250, "trailing. ", "__MACOSX", "image_1"),
-    ]
+ORDINARY = (
+    "a A masks labels images img train val Test data seg gt .. . c: 1 2 con .hidden a.b a_mask <b> "
+    "* __MACOSX image_1"
 )
+ODD = ("", "ä", "a\u0308", "\udce4", "x y", "\x1b[31m", "a\nb", "a" * 250, "trailing. ")
+WORDS = st.sampled_from([*ORDINARY.split(), *ODD])
 NAMES = st.lists(WORDS, min_size=1, max_size=4).map("/".join)
 
 
@@ -70,7 +50,7 @@ def test_every_pair_is_found_again_whatever_its_name(
 ) -> None:
     out = tmp_path_factory.mktemp("x")
     found = pair_names([wanted(name, split) for name, split in items])
-    for path in (out / side / f"{place}.png" for place in found for side in ("images", "masks")):
+    for path in (out / side / f"{name}.png" for name in found for side in ("images", "masks")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(exist_ok=False)
     again = find_pairs(out).pairs
@@ -79,7 +59,7 @@ def test_every_pair_is_found_again_whatever_its_name(
         for pair in again
         if pair.mask
     }
-    assert couples == {(Path(f"{place}.png"),) * 2 for place in found}
+    assert couples == {(Path(f"{name}.png"),) * 2 for name in found}
     splits = {pair.split for pair in again}
     assert len(splits) == 1 or (None not in splits and "train" in splits)
     shutil.rmtree(out)
@@ -103,22 +83,28 @@ def test_ordinary_names_are_kept(name: str) -> None:
     assert pair_names([wanted(f"north/{name}")]) == [f"north/{name}"]
 
 
-def test_splits_stand_first_if_all_have_one_and_some_train() -> None:
-    both = [wanted("train2017/a", "train"), wanted("val2017/a", "val")]
-    assert pair_names(both) == ["train/train2017/a", "val/val2017/a"]
-    assert pair_names([wanted("train/a"), wanted("Valid/b")]) == ["train/a", "val/b"]
-    assert pair_names([wanted("a", "val"), wanted("b", "test")]) == ["a", "b"]
-    assert pair_names([wanted("val/a"), wanted("b")]) == ["val_set/a", "b"]
-    assert pair_names([wanted("a", "train"), wanted("a")]) == ["a", "a_png"]
+@pytest.mark.parametrize(
+    ("images", "names"),
+    [  # splits stand first if all have one and some train
+        ([("train2017/a", "train"), ("val2017/a", "val")], ["train/train2017/a", "val/val2017/a"]),
+        ([("train/a",), ("Valid/b",)], ["train/a", "val/b"]),
+        ([("a", "val"), ("b", "test")], ["a", "b"]),
+        ([("val/a",), ("b",)], ["val_set/a", "b"]),
+        # equal names get their suffix and then numbers
+        ([("a", "train"), ("a",)], ["a", "a_png"]),
+        ([("a", None, s) for s in (".png", ".jpg", ".jpg", ".jpg")], ["a", "a_jpg", "a_2", "a_3"]),
+        # a folder is not called like a file beside it, and does not say mask
+        ([("a",), ("a.png/b",)], ["a", "a_png/b"]),
+        ([("labels/north/a_mask",)], ["north/a_mask"]),
+    ],
+)
+def test_names_of_pairs(images: list[tuple[Any, ...]], names: list[str]) -> None:
+    assert pair_names([wanted(*image) for image in images]) == names
 
 
-def test_equal_names_get_their_suffix_and_then_numbers() -> None:
-    names = [wanted("a", suffix=suffix) for suffix in (".png", ".jpg", ".jpg", ".jpg")]
-    assert pair_names(names) == ["a", "a_jpg", "a_2", "a_3"]
-
-
-def test_folders_that_say_mask_are_left_out() -> None:
-    assert safe_parts("labels/north/a_mask") == ["north", "a_mask"]
+def test_many_equal_names_are_numbered_in_no_time() -> None:
+    count = 20_000
+    assert len(set(pair_names([wanted("x" * 200)] * count))) == count
 
 
 # Classes
@@ -174,7 +160,7 @@ def add(out: Path, image: Path, mask: NDArray[np.uint8], classes: Sequence[str] 
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    image = save(tmp_path / "one.png")
+    image = photo(tmp_path / "one.png", (2, 3))
 
     def spoil() -> None:
         with new_folder(tmp_path / "out", CLASSES) as target:
@@ -188,7 +174,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_never_touched(tmp_path: Path) -> None:
-    image = save(tmp_path / "out/mine.png")
+    image = photo(tmp_path / "out/mine.png", (2, 3))
     with pytest.raises(MachineError, match="holds something already"):
         add(tmp_path / "out", image, MASK)
     with pytest.raises(MachineError, match="is a file"):
@@ -197,7 +183,7 @@ def test_what_is_there_is_never_touched(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_may_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = save(tmp_path / "one.png")
+    image = photo(tmp_path / "one.png", (2, 3))
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)
     add(Path("out"), image, MASK)
@@ -210,7 +196,7 @@ def test_an_empty_folder_may_be_there(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_codes_of_no_class_are_refused(tmp_path: Path) -> None:
-    image = save(tmp_path / "one.png")
+    image = photo(tmp_path / "one.png", (2, 3))
     with pytest.raises(MaskError, match="the mask holds 2, 254; the classes end at 1"):
         add(tmp_path / "out", image, np.array([[0, 2, 254, 255]], np.uint8))
     with pytest.raises(MaskError, match="uint16 pixels"):
@@ -225,16 +211,6 @@ def test_the_number_of_classes_has_limits(tmp_path: Path, count: int) -> None:
         new_folder(tmp_path / "o", classes),
     ):
         pass
-
-
-def test_a_folder_is_not_called_like_a_file_beside_it() -> None:
-    images = [wanted(name) for name in ("a", "a.png/b")]
-    assert pair_names(images) == ["a", "a_png/b"]
-
-
-def test_many_equal_names_are_numbered_in_no_time() -> None:
-    count = 20_000
-    assert len(set(pair_names([wanted("x" * 200)] * count))) == count
 
 
 def test_a_pipe_is_no_folder(tmp_path: Path) -> None:
