@@ -142,15 +142,6 @@ def test_what_is_alone_is_a_problem_and_a_whole_folder_a_note(root: Path) -> Non
         assert f"1 image of {section} left out: there are no label files" in found.notes
 
 
-def test_two_images_of_one_name_are_a_problem(root: Path) -> None:
-    twin = root / "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.bmp"
-    write_png(twin, np.zeros(SIZE, np.uint8))
-    found = read(root)
-    (problem,) = found.problems
-    assert str(problem) == "several images of one name: aachen/aachen_000000_000019"
-    assert [image.split for image in found.images] == ["train", "val"]
-
-
 def test_a_label_file_of_another_size_is_refused(root: Path) -> None:
     with pytest.raises(MaskError, match=r"aachen_000000_000019_gtFine_labelIds.png is 4×6"):
         draw(read(root).images[0], (HEIGHT, WIDTH + 1))

@@ -4,7 +4,6 @@ Whatever is wrong is listed, all of it, and nothing is written.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -237,15 +236,6 @@ def test_a_file_name_never_reaches_outside(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_archive_of_it_all(tmp_path: Path) -> None:
-    photo(tmp_path / "src/images/a.png", SIZE)
-    write(tmp_path / "src", dataset([SQUARE]))
-    archive = shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "src")
-    done = import_dataset("coco", Path(archive), tmp_path / "out")
-    assert done.pairs == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["export.zip", "out", "src"]
-
-
 def test_splits_that_number_their_images_alike(tmp_path: Path) -> None:
     """`0001.jpg` of the training JSON is the one in the folder for training."""
     for split in ("train", "val"):
@@ -279,10 +269,10 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 ]
 
 
-def changed(image: dict[str, Any], annotation: dict[str, Any], *more: Any) -> dict[str, Any]:
+def changed(image: dict[str, Any], annotation: dict[str, Any]) -> dict[str, Any]:
     """One image and two annotations, the second of them and the image changed."""
     content = dataset([SQUARE, SQUARE | annotation])
-    content["images"] = [content["images"][0] | image, *more]
+    content["images"][0] |= image
     return content
 
 
@@ -298,49 +288,15 @@ def test_what_is_wrong_is_listed_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
-@pytest.mark.parametrize(
-    ("number", "text"), [(1, "image id is there twice"), (2, "image listed several times")]
-)
-def test_an_image_that_is_there_twice(tmp_path: Path, number: int, text: str) -> None:
-    photo(tmp_path / "src/a.png", SIZE)
-    write(tmp_path / "src", changed({}, {}, {"id": number, "file_name": "a.png"}))
-    with pytest.raises(DataError, match=text):
-        import_dataset("coco", tmp_path / "src", tmp_path / "out")
-
-
-def test_all_of_it_is_listed_at_once(tmp_path: Path) -> None:
-    names = ("a.png", "b.png", "gone.png", "lost.png")
-    content = dataset(
-        [
-            {"segmentation": [[1, 1, 2, 2]]},
-            {"segmentation": [[1, 1]], "image_id": 2},
-            SQUARE | {"image_id": 2, "category_id": 66},
-            SQUARE | {"image_id": 77},
-        ],
-        names,
-    )
-    for name in names[:2]:
-        photo(tmp_path / "src" / name, SIZE)
-    write(tmp_path / "src", content)
+def test_an_image_id_that_is_there_twice(tmp_path: Path) -> None:
+    content = dataset([SQUARE], ("a.png", "b.png"))
+    content["images"][1]["id"] = 1
     with pytest.raises(DataError) as caught:
-        import_dataset("coco", tmp_path / "src", tmp_path / "out")
-    for part in ("gone.png", "lost.png", "category 66", "id 77", "a: annotation 1", "5 problems"):
-        assert part in str(caught.value)
-
-
-def test_with_skip_images_with_faults_are_left_out_and_listed(tmp_path: Path) -> None:
-    names = ("a.png", "b.png", "gone.png")
-    content = dataset([SQUARE, {"segmentation": [[1, 1]], "image_id": 2}], names)
-    for name in names[:2]:
-        photo(tmp_path / "src" / name, SIZE)
-    write(tmp_path / "src", content)
-    done = import_dataset("coco", tmp_path / "src", tmp_path / "out", on_bad="skip")
-    assert done.pairs == 1
-    assert sorted(str(problem) for problem in done.skipped) == [
-        "cannot be drawn: b: annotation 2: a polygon has 1 points, expected 3 or more",
-        "no such image: gone.png",
+        imported(tmp_path, content, ("a.png", "b.png"))
+    assert caught.value.offenders == [
+        "image id is there twice: instances.json: 1 of a.png",
+        "image id is there twice: instances.json: 1 of b.png",
     ]
-    assert [*masks_in(tmp_path / "out")] == ["a"]
 
 
 REFUSED = {
@@ -382,12 +338,4 @@ def test_a_turned_photo_whose_annotations_are_not_turned_says_so(tmp_path: Path)
     photo(tmp_path / "src/a.jpg", SIZE, orientation=6)  # upright: 80×60
     write(tmp_path / "src", dataset([SQUARE], ("a.jpg",)))
     with pytest.raises(DataError, match=r"the image has 80×60; .* EXIF orientation"):
-        import_dataset("coco", tmp_path / "src", tmp_path / "out")
-
-
-def test_more_classes_than_a_mask_can_hold(tmp_path: Path) -> None:
-    many = dataset([], categories={i: f"c{i}" for i in range(1, 255)})
-    photo(tmp_path / "src/a.png", SIZE)
-    write(tmp_path / "src", many)
-    with pytest.raises(DataError, match="255 classes, the background counted; from 2 to 254"):
         import_dataset("coco", tmp_path / "src", tmp_path / "out")

@@ -156,19 +156,6 @@ def test_an_archive_becomes_pairs(root: Path) -> None:
         assert (masks[name] == codes(seed)).all()
 
 
-def test_all_problems_are_told_at_once(root: Path) -> None:
-    names_of(root, "default", "../../etc/x.png", "missing")
-    write_png(root / "SegmentationClass/a.png", np.full((*SIZE, 3), 7, np.uint8))
-    with pytest.raises(DataError) as error:
-        import_dataset("cvat", root, root.parent / "out")
-    assert problems_of(error.value) == [
-        "no such image: ../../etc/x.png",
-        "no such image: missing",
-        "cannot be drawn: a: a.png has colours of no label: 7,7,7",
-    ]
-    assert not (root.parent / "out").exists()
-
-
 def test_real_masks_in_colours_come_back(real_data: Path, tmp_path: Path) -> None:
     """CWFID's masks are red, green and black, as CVAT would export them."""
     lines = ["background:0,0,0::", "crop:0,255,0::", "weed:255,0,0::"]
@@ -395,17 +382,6 @@ def test_a_document_type_is_refused(tmp_path: Path, doctype: str) -> None:
 def test_what_is_no_export_of_shapes_is_said(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         raw(tmp_path, text)
-
-
-def test_names_in_xml_that_climb_lead_nowhere(tmp_path: Path) -> None:
-    folder = tmp_path / "export"
-    photo(tmp_path / "x.png", (2, 2))
-    photo(folder / "images/y.png", (2, 2))
-    names = ["../../etc/x.png", "../x.png", str(tmp_path / "x.png"), "..", ""]
-    images = "".join(f'<image id="{i}" name="{name}"/>' for i, name in enumerate(names))
-    found = raw(folder, f'<annotations>{images}<image name="y.png"/></annotations>')
-    assert [problem.where for problem in found.problems] == names
-    assert [image.path for image in found.images] == [folder / "images/y.png"]
 
 
 def test_subsets_sizes_and_images_that_are_listed_twice(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from tests.importers.exports import Mask, draw, masks_in, photo, problems_of
+from tests.importers.exports import Mask, draw, photo, problems_of
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import MaskError
@@ -191,16 +191,6 @@ def test_real_nuclei_come_back_from_their_objects(real_data: Path, tmp_path: Pat
     for image, path in zip(found.images, masks, strict=True):
         truth = read_mask(path).pixels > 0
         assert (draw(image, truth.shape) == truth).all()
-
-
-def test_imported_pairs(tmp_path: Path) -> None:
-    for image_id in ("a", "b"):
-        bowl(tmp_path / "bowl", "train", image_id, box(0, 0), box(2, 5))
-    done = import_dataset("instances", tmp_path / "bowl", tmp_path / "out")
-    assert done.classes == ("background", "foreground")
-    masks = masks_in(tmp_path / "out")
-    assert [*masks] == ["train/a", "train/b"]
-    assert all((mask * 255 == box(0, 0) | box(2, 5)).all() for mask in masks.values())
 
 
 @pytest.mark.parametrize("kind", [None, "zip"])

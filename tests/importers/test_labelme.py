@@ -212,12 +212,6 @@ def test_an_embedded_image_has_a_limit(tmp_path: Path, monkeypatch: pytest.Monke
         imported(tmp_path)
 
 
-def test_splits_come_from_folders(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        write(tmp_path / "src", f"{split}/a", [SQUARE])
-    assert imported(tmp_path).counts.splits == {"train": 1, "val": 1}
-
-
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     write(tmp_path / "src", "a", [SQUARE])
     write(tmp_path / "src", "b", [])

@@ -17,7 +17,6 @@ from tests.importers.exports import (
     canvas,
     draw,
     encode,
-    masks_in,
     photo,
     png_base64,
     problems_of,
@@ -25,7 +24,7 @@ from tests.importers.exports import (
 from unetseg.data.files.pngs import write_png
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Annotations, Problem
-from unetseg.importers.importing import import_dataset, read_annotations
+from unetseg.importers.importing import read_annotations
 from unetseg.importers.labelstudio import (
     Result,
     TaskImages,
@@ -195,15 +194,6 @@ def test_what_is_no_export_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not what this format has") as error:
         read(tmp_path)
     assert len(error.value.offenders) == 2
-
-
-def test_imported_pairs(tmp_path: Path) -> None:
-    export(tmp_path / "in", task(1, annotation(box("A", 0, 50))), task(2, annotation()))
-    done = import_dataset("labelstudio", tmp_path / "in", tmp_path / "out")
-    assert (done.pairs, done.classes) == (2, ("background", "A"))
-    first, second = masks_in(tmp_path / "out").values()
-    assert first.sum() == HEIGHT * WIDTH // 2
-    assert not second.any()
 
 
 # The image of a task: uploads have eight digits before a name that Django has changed

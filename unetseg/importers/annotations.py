@@ -1,10 +1,16 @@
 """What a reader of a format yields, and how it becomes masks.
 
-A reader is a generator, `read(source, images)`. It yields an `AnnotatedImage` for each image, with
-the shapes that were drawn on it, a mask file, or a function that draws; a `Problem` for whatever
-keeps an image out; and, where there is something to say, `Classes`, notes and sentences. Codes of
-classes, masks, splits, files and lists of what was left out are made of these, alike for all
-formats.
+A reader is a generator. It finds images, says what is drawn on them, and no more:
+
+    def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
+        files = ImageFiles(source, images)
+        for path in visible_files(source, "*.txt"):
+            shapes = [Shape(label, partial(polygon, points)) for label, points in lines_of(path)]
+            yield files.annotated(path.stem, shapes, split=split_of(path.parent.name))
+            yield Note(not shapes, "image", "without shapes: all background")
+
+Codes of classes, masks, names, splits, and the lists of what is wrong and of what was left out are
+made of these entries, alike for all formats.
 """
 
 from collections import Counter, defaultdict
