@@ -115,7 +115,7 @@ def commands(folder: Path, given: argparse.Namespace) -> dict[str, list[str]]:
     script = ["-m", "benchmarks.baseline", "plain", "classic", str(weights)]
     found["one image, plain script"] = [*script, str(lone.parent), str(folder / "plain")]
     if given.train:
-        words = ["train", str(drawn), "--out", str(folder), "--existing", "overwrite", "-e", "1"]
+        words = ["train", str(drawn), "--out", str(folder), "-e", "1"]
         found["one epoch"] = [*unetseg, *words]
     return found
 

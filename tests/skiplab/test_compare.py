@@ -1,16 +1,22 @@
-"""Laws of the comparison: alike for all, scored as stated, never repeated, never mixed."""
+"""Laws of the comparison: alike for all, scored as stated, never repeated, never mixed.
+
+The verdict is Welch's, and says no more than the seeds can tell.
+"""
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from tests.skiplab.builders import Listener, tiny
 from unetseg.config import (
@@ -29,8 +35,18 @@ from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.prediction.predict import Predictor
 from unetseg.skiplab import compare as room
-from unetseg.skiplab.compare import SCORES, SEVERITY, compare
+from unetseg.skiplab.compare import (
+    CLEAN,
+    SCORES,
+    SEVERITY,
+    Arm,
+    Training,
+    compare,
+    difference_interval,
+    rank,
+)
 from unetseg.skiplab.corruptions import CORRUPTIONS
+from unetseg.skiplab.cost import Cost
 from unetseg.skiplab.result import Result
 from unetseg.training.fit import train
 
@@ -340,31 +356,110 @@ def test_another_number_of_workers_changes_nothing(data: Path, copy: Path) -> No
 
 @pytest.mark.long
 def test_alpha_is_of_the_kinds_that_have_one(data: Path, tmp_path: Path) -> None:
-    base = settings({"alpha": 0.1})
-    compare(data, CompareConfig(skips=("none", "learned"), seeds=1), base, output=tmp_path / "out")
-    alphas = {
-        skip: json.loads((tmp_path / f"out/runs/{skip}-seed0/plan.json").read_text())["network"][
-            "alpha"
-        ]
-        for skip in ("none", "learned")
-    }
-    assert alphas == {"none": None, "learned": 0.1}
-    with pytest.raises(ConfigError, match=r"alpha is 0\.1, but none of these kinds"):
-        compare(data, KINDS, base, output=tmp_path / "other")
+    kinds = CompareConfig(skips=("none", "learned"), seeds=1)
+    compare(data, kinds, settings({"alpha": 0.1}), output=tmp_path)
+    for skip, alpha in (("none", None), ("learned", 0.1)):
+        plan = json.loads((tmp_path / f"runs/{skip}-seed0/plan.json").read_text())
+        assert plan["network"]["alpha"] == alpha
 
 
-def test_the_classic_network_has_fixed_skips(data: Path, tmp_path: Path) -> None:
-    base = settings().model_copy(update={"network": NetworkConfig(preset="classic")})
-    with pytest.raises(ConfigError, match="classic has fixed skips"):
-        compare(data, KINDS, base, output=tmp_path / "out")
-
-
-def test_settings_of_which_no_network_can_be_built_leave_nothing(
-    data: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("network", "skips", "answer"),
+    [
+        ({"alpha": 0.1}, ("concat", "none"), r"alpha is 0\.1, but none of these kinds"),
+        ({"preset": "classic"}, ("concat", "none"), "classic has fixed skips"),
+        ({"growth": 4}, ("concat", "none"), "no network can be built"),
+        ({}, ("add", "add"), "leaves nothing to compare"),
+    ],
+)
+def test_what_cannot_be_compared_leaves_nothing(
+    network: dict[str, Any], skips: Any, answer: str, data: Path, tmp_path: Path
 ) -> None:
-    base = settings({"growth": 4})
-    with pytest.raises(ConfigError, match="no network can be built"):
-        compare(data, KINDS, base, output=tmp_path / "out")
-    with pytest.raises(ConfigError, match="leaves nothing to compare"):
-        compare(data, CompareConfig(skips=("add", "add")), settings(), output=tmp_path / "out")
+    base = settings().model_copy(update={"network": NetworkConfig.model_validate(network)})
+    with pytest.raises(ConfigError, match=answer):
+        compare(data, CompareConfig(skips=skips), base, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------ what the seeds can tell
+
+LOSSES = {"noise": 0.3, "blur": 0.1, "contrast": 0.02, "texture": 0.2}
+
+
+def arm(skip: str, dice: Sequence[float], gflop: float = 10) -> Arm:
+    """An arm that loses LOSSES of its Dice under corruption."""
+    trainings = []
+    for seed, value in enumerate(dice):
+        scores = {CLEAN: value} | {name: value - LOSSES[name] for name in CORRUPTIONS}
+        trainings.append(
+            Training(
+                skip=skip,
+                seed=seed,
+                steps=100,
+                seconds=60,
+                split="test",
+                images=8,
+                dice=scores,
+                dice_per_image={name: value - 0.01 for name, value in scores.items()},
+            )
+        )
+    return Arm(skip, Cost(1000, gflop), 2 * gflop, tuple(trainings))
+
+
+def verdicts(arms: Sequence[Arm]) -> list[str]:
+    return [verdict for _, verdict in rank(arms)]
+
+
+CLEAR = [
+    arm("none", [0.70, 0.71, 0.72], 8),
+    arm("concat", [0.90, 0.91, 0.92]),
+    arm("add", [0.80, 0.81, 0.82], 8),
+]
+CLOSE = [
+    arm("add", [0.89, 0.91, 0.90], 9.8),
+    arm("concat", [0.89, 0.88, 0.92]),
+    arm("none", [0.86, 0.92, 0.88], 8),
+]
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (2, 5), (10, 4)])
+def test_the_interval_is_that_of_scipys_welch_test(sizes: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    first, second = (random.normal(0.8, 0.01 * size, size) for size in sizes)
+    reference = stats.ttest_ind(first, second, equal_var=False)
+    for comparisons in (1, 5):
+        expected = reference.confidence_interval(1 - 0.05 / comparisons)
+        found = difference_interval(first, second, comparisons)
+        assert found == pytest.approx((expected.low, expected.high), rel=1e-6)
+
+
+def test_one_value_tells_no_spread_and_equal_values_no_doubt() -> None:
+    one, two = np.array([0.9]), np.array([0.5, 0.5])
+    assert difference_interval(one, two) == (-math.inf, math.inf)
+    assert difference_interval(two + 0.25, two) == (0.25, 0.25)
+
+
+def test_kinds_of_one_distribution_are_seldom_told_apart() -> None:
+    """At most in 5% of comparisons, however many kinds take part."""
+    random = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(300):
+        draws = random.normal(0.8, 0.02, (5, 3))
+        wrong += "worse" in verdicts([arm(str(k), row.tolist()) for k, row in enumerate(draws)])
+    assert wrong / 300 <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("arms", "expected"),
+    [
+        (CLEAR, [("concat", "best"), ("add", "worse"), ("none", "worse")]),
+        (CLOSE, [("add", "best"), ("concat", "equal"), ("none", "equal")]),
+        ([arm("concat", [0.9]), arm("none", [0.3])], [("concat", "best"), ("none", "equal")]),
+    ],
+    ids=["beyond the spread", "within it", "one seed"],
+)
+def test_arms_beyond_the_spread_are_worse_and_arms_within_it_equal(
+    arms: list[Arm], expected: list[tuple[str, str]]
+) -> None:
+    for order in (arms, arms[::-1]):
+        assert [(arm.skip, verdict) for arm, verdict in rank(order)] == expected

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -26,13 +25,10 @@ from unetseg.data.masks.class_map import IGNORED
 from unetseg.data.sample import draw_cells
 from unetseg.errors import ConfigError
 from unetseg.skiplab.gates import (
-    COLOUR_MAP,
-    OPACITY,
     OPENING,
     Opening,
     enlarged,
     gates,
-    laid_over,
     learned_factors,
     measure_openings,
     on_objects,
@@ -182,17 +178,6 @@ def test_gates_that_depend_on_the_image_are_told_from_those_that_do_not(tmp_path
     assert different > 0.02
 
 
-def test_the_spread_of_gates_is_that_of_each_channel() -> None:
-    """Two channels that change places from image to image: the mean stays, the gates do not."""
-    shares = ([0.2, 0.8], [0.8, 0.2])
-    two = [
-        Opening(0, "gated", "", np.array(share, np.float32), 0.5, 0.2, 0.8, None, None)
-        for share in shares
-    ]
-    assert over_images(two).spread == pytest.approx(0.3)
-    assert over_images(two).mean == pytest.approx(0.5)
-
-
 def test_a_closed_switch_is_0_and_called_shut(tmp_path: Path) -> None:
     looked_at = subject(tmp_path, network(skip=("switch",)))
     closed = skips(looked_at)[1]
@@ -321,16 +306,6 @@ def test_a_bundle_without_a_log_has_no_courses(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ pictures and a real run
-
-
-def test_colours_over_an_image_mix_its_grey_with_the_colour_map() -> None:
-    from matplotlib import colormaps
-
-    image = np.array([[[10, 40, 70]] * 3], np.uint8)  # grey 40
-    opening = np.array([[0.1, 0.2, 0.9]], np.float32)
-    mixed: NDArray[Any] = laid_over(image, opening, 0.2, 0.6)
-    ends = 255 * colormaps[COLOUR_MAP](np.array([0.0, 0.0, 1.0]))[:, :3]
-    np.testing.assert_allclose(mixed[0], (1 - OPACITY) * 40 + OPACITY * ends, atol=1)
 
 
 @pytest.mark.long

@@ -26,8 +26,8 @@ from unetseg.config import (
 from unetseg.data.sample import draw_sample
 from unetseg.errors import BundleError, ConfigError, DataError, OutOfMemoryError, UnetsegError
 from unetseg.runtime import start
-from unetseg.skiplab.gradient_flow import Stack, build_stack, check_depths
-from unetseg.skiplab.gradients import at_start, first_layer_table, gradients, of_stacks
+from unetseg.skiplab.gradient_flow import Stack, build_stack, check_depths, of_stacks
+from unetseg.skiplab.gradients import at_start, first_layer_table, gradients
 from unetseg.skiplab.result import Result, Row
 from unetseg.training.fit import train
 

@@ -351,14 +351,13 @@ def paired_change(
 ) -> Change:
     """How a score changes, with a 95% bootstrap interval: the same images drawn for both.
 
+    All is nan where there is no score; low and high are nan for fewer than two images too.
+
     Args:
         pair: int64 N×2×K×K, the confusions of each image before and after.
         score: int64 …×K×K sums → … scores, nan where there is none.
         samples: Number of bootstrap samples.
         seed: Seed of the draw.
-
-    Returns:
-        nan where there is no score; low and high are nan for fewer than two images too.
     """
 
     def difference(sums: Counts) -> Floats:
@@ -434,9 +433,7 @@ def decide(changes: Mapping[str, Change]) -> str:
 def draw_levels(overall: Sequence[Row], whole: str) -> Figure:
     """The change of the foreground Dice for each level and edit, and the verdicts.
 
-    Args:
-        overall: The rows of the foreground.
-        whole: What the whole network scored on what.
+    `whole` says what the whole network scored on what.
     """
     verdicts = {row["level"]: row["verdict"] for row in overall}
     edits = [edit for edit in EDITS if any(row["edit"] == edit for row in overall)]
@@ -490,15 +487,11 @@ def draw_classes(rows: Sequence[Row]) -> Figure:
     axis.set_yticks(range(len(levels)), level_names(rows))
     axis.grid(visible=False)
     axis.set_xlabel("class")
-    axis.set_title(
-        "What each class loses by the gentlest removal of a skip\n(grey: no such skip or class)"
-    )
+    axis.set_title("What each class loses by the gentlest removal of a skip (grey: none there)")
     return figure
 
 
 def level_names(rows: Sequence[Row]) -> list[str]:
     """What each level is called in a picture."""
-    names = {
-        row["level"]: f"level {row['level']}\n{row['resolution']} {row['kind']}" for row in rows
-    }
-    return list(names.values())
+    names = [f"level {row['level']}\n{row['resolution']} {row['kind']}" for row in rows]
+    return list(dict.fromkeys(names))

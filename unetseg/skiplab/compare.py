@@ -219,11 +219,7 @@ def _publish(output: Path, arms: Sequence[Arm], **facts: object) -> Result:
 
 
 def _comparable(skips: Sequence[str], network: NetworkConfig) -> tuple[str, ...]:
-    """The kinds, each once; of `network` it is checked that its skips can be chosen.
-
-    Raises:
-        ConfigError: there are no two kinds, the skips are given, or there is an α but no place.
-    """
+    """The kinds, each once; refuses fewer than two, fixed skips, and an α that none has."""
     distinct = tuple(dict.fromkeys(skips))
     if len(distinct) < 2:
         fix = "Give two kinds at least: --skips concat,none."
@@ -253,11 +249,7 @@ def _common_settings(base: TrainConfig) -> dict[str, Any]:
 
 
 def _claim(output: Path, base: TrainConfig, content: str, machine: Machine, batch: int) -> int:
-    """Remember what is compared in `output`, or check that it is the same; the batch to use.
-
-    Raises:
-        ConfigError: `output` holds a comparison of something else.
-    """
+    """Remember what is compared in `output`, or refuse another comparison; the batch to use."""
     file = output / STARTED
     identity = {name: v for name, v in _common_settings(base).items() if name not in FREE}
     identity |= {"content of the data": content, "severity of the corruptions": SEVERITY}
@@ -418,7 +410,6 @@ class Trainings:
 
 
 def _completed(folder: Path) -> Training | None:
-    """What is known of a training that is complete."""
     try:
         done = Training.model_validate_json((folder / SCORES).read_bytes())
     except (OSError, ValueError):
@@ -442,15 +433,8 @@ def deviation(values: Floats) -> float:
 def difference_interval(first: Floats, second: Floats, comparisons: int = 1) -> tuple[float, float]:
     """Welch's interval of mean(first) − mean(second), of samples with variances of their own.
 
-    Args:
-        first: Values of one sample.
-        second: Values of the other.
-        comparisons: Number of intervals that hold together at a level of 95% (Bonferroni).
-
-    Returns:
-        Lower and upper end; infinite where a sample has fewer than two values.
-
-    Source: Welch 1947, Biometrika 34:28.
+    So many `comparisons` hold together at a level of 95% (Bonferroni). The ends are infinite where
+    a sample has fewer than two values. Source: Welch 1947, Biometrika 34:28.
 
     >>> low, high = difference_interval(np.array([0.90, 0.91, 0.92]), np.array([0.80, 0.82, 0.84]))
     >>> bool(0 < low < 0.09 < high)
@@ -488,12 +472,9 @@ def rank(arms: Sequence[Arm]) -> list[tuple[Arm, str]]:
 
 
 def draw(standing: Sequence[tuple[Arm, str]], where: str, severity: int) -> Figure:
-    """Left: the Dice of every kind and seed. Right: the same under each corruption.
+    """Left: the Dice of every kind and seed on `where` ("80 test images"), the best kind first.
 
-    Args:
-        standing: The arms with their verdicts, the best first.
-        where: On what they were scored: "80 test images".
-        severity: Of the corruptions.
+    Right: the same under each corruption.
     """
     figure, (across,) = new_figure(13, 5, columns=2)
     left, right = across

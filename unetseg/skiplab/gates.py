@@ -269,13 +269,9 @@ def measure_openings(subject: Subject, progress: Progress = SILENT) -> list[Open
 def enlarged(opening: Array, level: int, seen: Sequence[int], shape: Sequence[int]) -> Array:
     """A map of `level` as large as its image: each pixel has the number of the square it lies in.
 
-    So every pixel of the truth counts, however small an object is.
-
-    Args:
-        opening: Numbers h×w, of the image as the network continued it.
-        level: A number stands for a square of 2^level pixels of what the network sees.
-        seen: Height and width of that, without the continuation.
-        shape: Height and width of the image.
+    So every pixel of the truth counts, however small an object is. A number stands for a square of
+    2^level pixels of what the network sees: `seen` is the height and width of that, without what
+    continues it at the border, and `shape` that of the image.
     """
     rows, columns = (
         (2 * np.arange(side) + 1) * length // (2 * side) >> level
@@ -327,9 +323,7 @@ def _range(values: Array) -> tuple[float, float, float]:
 def learned_factors(network: nn.Module, alpha: float | None = None) -> list[Factor]:
     """The numbers that tell how far the skips and shortcuts of `network` open.
 
-    Args:
-        network: The U-Net.
-        alpha: First value of every α, where it is not the default of its kind.
+    `alpha` is the first value of every α, where it is not the default of its kind.
     """
     first = {INPUT_ALPHA: 1.0, BRANCH_ALPHA: 0.0, SKIP_ALPHA: 1.0}
     first = {what: value if alpha is None else alpha for what, value in first.items()}

@@ -6,14 +6,25 @@ unit in the last place, and such weights are stuck.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from unetseg.config import BlockKind, NetworkConfig, TrainingConfig
+from unetseg.config import (
+    BlockKind,
+    GradientsConfig,
+    NetworkConfig,
+    ShortcutKind,
+    TrainConfig,
+    TrainingConfig,
+)
 from unetseg.errors import ConfigError
 from unetseg.progress import SILENT, Progress
+from unetseg.runtime import Machine
 from unetseg.skiplab.result import Row
 from unetseg.training.optimizer import build_optimizer
 from unetseg.unet.blocks import DENSE_LAYERS, ResidualBlock, convolution
@@ -28,6 +39,10 @@ BANDS, WIDTH = 3, 16
 """Channels of the images that a stack is shown, and of the stack."""
 LAYERS: dict[BlockKind, int] = {"plain": 2, "residual": 2, "dense": DENSE_LAYERS}
 """3×3 convolutions of one block."""
+PIXELS, IMAGES = 8, 4
+"""Side and number of the random images that stacks are shown."""
+OUTPUT = "mean square of the output"
+LABELS = "cross-entropy with random labels"
 Stages = Sequence[tuple[str, nn.Module]]
 """The parts of a network in the order of the forward pass, with their names."""
 
@@ -283,3 +298,93 @@ def check_depths(depths: Sequence[int], block: BlockKind) -> None:
         summary = f"a stack of {block} blocks has 2 + {layers}·n convolutions"
         fix = f"Use --depths {','.join(map(str, possible))}."
         raise ConfigError(summary, [f"depth {depth}" for depth in wrong], fix)
+
+
+def output_loss(images: Tensor, stack: Stack, step: int) -> Tensor:
+    """Mean square of the output: its gradient shrinks on the way in and on the way back."""
+    output: Tensor = stack(images)
+    return output.square().mean()
+
+
+def label_loss(images: Tensor, labels: Tensor, stack: Stack, step: int) -> Tensor:
+    """Cross-entropy of the output's mean over all pixels, taken as the logits of 16 classes."""
+    return functional.cross_entropy(stack(images).mean((2, 3)), labels)
+
+
+def of_stacks(
+    config: GradientsConfig, base: TrainConfig, machine: Machine, progress: Progress = SILENT
+) -> list[Row]:
+    """Rows of stacks of every block × shortcut × norm × init × depth, on random images.
+
+    Each is measured at the start with `output_loss`, then along a training for random labels.
+
+    Raises:
+        ConfigError: a depth is not whole blocks.
+    """
+    for block in config.blocks:
+        check_depths(config.depths, block)
+    generator = torch.Generator().manual_seed(base.runtime.seed)
+    images = torch.randn(IMAGES, BANDS, PIXELS, PIXELS, generator=generator)
+    labels = torch.randint(WIDTH, (IMAGES,), generator=generator)
+    images, labels = images.to(machine.device), labels.to(machine.device)
+    variants = vary(config, base.network)
+    rows: list[Row] = []
+    progress.start(TASK, len(variants) * len(config.depths) * (config.steps + 1))
+    for network, depth in product(variants, config.depths):
+        torch.manual_seed(base.runtime.seed)
+        stack = build_stack(network, depth).to(machine.device)
+        blocks = [(f"block {number}", block) for number, block in enumerate(stack.blocks, 1)]
+        stages = [("first", stack.first), *blocks, ("last", stack.last)]
+        columns = {**tell_apart(network), "depth": depth}
+        case = Case(columns, stack, stages, partial(output_loss, images, stack), OUTPUT)
+        rows += measure(case, config.lr)
+        case = replace(case, loss=partial(label_loss, images, labels, stack), objective=LABELS)
+        rows += follow(case, config.lr, config.steps, base.training, progress)
+    progress.finish(TASK)
+    return rows
+
+
+# ---------------------------------------------------------------- what is compared
+
+
+def vary(
+    config: GradientsConfig, base: NetworkConfig, *, explicit: bool = False
+) -> list[NetworkConfig]:
+    """`base` with every norm × init × block and shortcut of `config`.
+
+    Only residual blocks have a choice of shortcut. With `explicit`, only of those settings that
+    were set: the product of all defaults would be days of training for U-Nets.
+
+    >>> config = GradientsConfig(blocks=("plain", "residual"), shortcuts=("zero_pad", "rezero"))
+    >>> networks = vary(config, NetworkConfig(), explicit=True)
+    >>> [(network.block, network.shortcut) for network in networks]
+    [('plain', 'identity'), ('residual', 'zero_pad'), ('residual', 'rezero')]
+    """
+    asked = config.model_fields_set if explicit else set(GradientsConfig.model_fields)
+    norms = config.norms if "norms" in asked else (base.norm,)
+    inits = config.inits if "inits" in asked else (base.init,)
+    blocks = [(base.block, base.shortcut)]
+    if asked & {"blocks", "shortcuts"}:
+        no_choice: tuple[ShortcutKind, ...] = ("identity",)
+        blocks = [
+            (block, shortcut)
+            for block in config.blocks
+            for shortcut in (config.shortcuts if block == "residual" else no_choice)
+        ]
+    return [
+        base.model_copy(update={"norm": norm, "init": init, "block": block, "shortcut": shortcut})
+        for norm, init, (block, shortcut) in product(norms, inits, blocks)
+    ]
+
+
+def tell_apart(network: NetworkConfig, *, unet: bool = False) -> Row:
+    """The columns that tell networks apart."""
+    shortcut = network.shortcut if network.block == "residual" else ""
+    name = f"{network.block}, {shortcut}" if shortcut else network.block
+    settings: dict[str, str] = {"block": network.block, "shortcut": shortcut}
+    settings |= {"norm": network.norm, "init": network.init}
+    if not unet:
+        return {"network": name, **settings}
+    skip = ", ".join(network.skip)
+    name = f"{'no' if skip == 'none' else skip} skips, {name}"
+    return {"network": name, "skip": skip, **settings}

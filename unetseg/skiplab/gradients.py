@@ -14,14 +14,11 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn import functional
 
 from unetseg.bundle import BundleInfo, build_segmenter, load_bundle
 from unetseg.config import (
     DataConfig,
     GradientsConfig,
-    NetworkConfig,
-    ShortcutKind,
     TrainConfig,
     TrainingConfig,
 )
@@ -34,16 +31,14 @@ from unetseg.evaluation.evaluate import run_folder
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, explained_memory, start
 from unetseg.skiplab.gradient_flow import (
-    BANDS,
     TASK,
-    WIDTH,
     Case,
-    Stack,
-    build_stack,
-    check_depths,
     follow,
     measure,
+    of_stacks,
+    tell_apart,
     unet_stages,
+    vary,
 )
 from unetseg.skiplab.result import COLOURS, Result, Row, new_figure, publish
 from unetseg.training.losses import SegmentationLoss
@@ -51,10 +46,6 @@ from unetseg.training.plan import Plan, bundle_info, crop_rule, make_plan, read_
 from unetseg.unet.model import Edit, unchanged
 from unetseg.unet.segmenter import Segmenter, to_machine
 
-PIXELS, IMAGES = 8, 4
-"""Side and number of the random images that stacks are shown."""
-OUTPUT = "mean square of the output"
-LABELS = "cross-entropy with random labels"
 ARRIVES = 1e-3, 1e3
 """Norms of a first layer's gradient that has neither vanished nor exploded."""
 SMALLER = "Choose a smaller --width, or another --device."
@@ -119,53 +110,6 @@ def gradients(
     return publish(
         result, "gradients", figures, settings=settings, source=source, first_layer=first_layer
     )
-
-
-# ---------------------------------------------------------------- stacks
-
-
-def output_loss(images: Tensor, stack: Stack, step: int) -> Tensor:
-    """Mean square of the output: its gradient shrinks on the way in and on the way back."""
-    output: Tensor = stack(images)
-    return output.square().mean()
-
-
-def label_loss(images: Tensor, labels: Tensor, stack: Stack, step: int) -> Tensor:
-    """Cross-entropy of the output's mean over all pixels, taken as the logits of 16 classes."""
-    return functional.cross_entropy(stack(images).mean((2, 3)), labels)
-
-
-def of_stacks(
-    config: GradientsConfig, base: TrainConfig, machine: Machine, progress: Progress = SILENT
-) -> list[Row]:
-    """Rows of stacks of every block × shortcut × norm × init × depth, on random images.
-
-    Each is measured at the start with `output_loss`, then along a training for random labels.
-
-    Raises:
-        ConfigError: a depth is not whole blocks.
-    """
-    for block in config.blocks:
-        check_depths(config.depths, block)
-    generator = torch.Generator().manual_seed(base.runtime.seed)
-    images = torch.randn(IMAGES, BANDS, PIXELS, PIXELS, generator=generator)
-    labels = torch.randint(WIDTH, (IMAGES,), generator=generator)
-    images, labels = images.to(machine.device), labels.to(machine.device)
-    variants = vary(config, base.network)
-    rows: list[Row] = []
-    progress.start(TASK, len(variants) * len(config.depths) * (config.steps + 1))
-    for network, depth in product(variants, config.depths):
-        torch.manual_seed(base.runtime.seed)
-        stack = build_stack(network, depth).to(machine.device)
-        blocks = [(f"block {number}", block) for number, block in enumerate(stack.blocks, 1)]
-        stages = [("first", stack.first), *blocks, ("last", stack.last)]
-        columns = {**tell_apart(network), "depth": depth}
-        case = Case(columns, stack, stages, partial(output_loss, images, stack), OUTPUT)
-        rows += measure(case, config.lr)
-        case = replace(case, loss=partial(label_loss, images, labels, stack), objective=LABELS)
-        rows += follow(case, config.lr, config.steps, base.training, progress)
-    progress.finish(TASK)
-    return rows
 
 
 # ---------------------------------------------------------------- U-Nets
@@ -345,52 +289,6 @@ def _folder_of(run: Path, asked: DataConfig) -> Path:
         summary = f"{folder}, which {run} was trained on, is not there"
         raise BundleError(summary, fix="Say where it is now with --images and --masks.")
     return folder
-
-
-# ---------------------------------------------------------------- what is compared
-
-
-def vary(
-    config: GradientsConfig, base: NetworkConfig, *, explicit: bool = False
-) -> list[NetworkConfig]:
-    """`base` with every norm × init × block and shortcut of `config`.
-
-    Only residual blocks have a choice of shortcut. With `explicit`, only of those settings that
-    were set: the product of all defaults would be days of training for U-Nets.
-
-    >>> config = GradientsConfig(blocks=("plain", "residual"), shortcuts=("zero_pad", "rezero"))
-    >>> networks = vary(config, NetworkConfig(), explicit=True)
-    >>> [(network.block, network.shortcut) for network in networks]
-    [('plain', 'identity'), ('residual', 'zero_pad'), ('residual', 'rezero')]
-    """
-    asked = config.model_fields_set if explicit else set(GradientsConfig.model_fields)
-    norms = config.norms if "norms" in asked else (base.norm,)
-    inits = config.inits if "inits" in asked else (base.init,)
-    blocks = [(base.block, base.shortcut)]
-    if asked & {"blocks", "shortcuts"}:
-        no_choice: tuple[ShortcutKind, ...] = ("identity",)
-        blocks = [
-            (block, shortcut)
-            for block in config.blocks
-            for shortcut in (config.shortcuts if block == "residual" else no_choice)
-        ]
-    return [
-        base.model_copy(update={"norm": norm, "init": init, "block": block, "shortcut": shortcut})
-        for norm, init, (block, shortcut) in product(norms, inits, blocks)
-    ]
-
-
-def tell_apart(network: NetworkConfig, *, unet: bool = False) -> Row:
-    """The columns that tell networks apart."""
-    shortcut = network.shortcut if network.block == "residual" else ""
-    name = f"{network.block}, {shortcut}" if shortcut else network.block
-    settings: dict[str, str] = {"block": network.block, "shortcut": shortcut}
-    settings |= {"norm": network.norm, "init": network.init}
-    if not unet:
-        return {"network": name, **settings}
-    skip = ", ".join(network.skip)
-    name = f"{'no' if skip == 'none' else skip} skips, {name}"
-    return {"network": name, "skip": skip, **settings}
 
 
 # ---------------------------------------------------------------- tables and pictures
