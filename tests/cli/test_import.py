@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,17 +13,19 @@ from PIL import Image
 from unetseg.cli.app import run
 from unetseg.cli.import_ import Format, import_
 from unetseg.data.files import image
+from unetseg.data.files.pngs import write_png
 from unetseg.errors import DataError
 from unetseg.importers import annotations
 from unetseg.importers.importing import FORMATS
 
 Capture = pytest.CaptureFixture[str]
+RGB, CODES = np.ones((64, 64, 3), np.uint8), np.ones((64, 64), np.uint8)
 LARGE = {
-    "voc": {"JPEGImages/a.png": "rgb", "SegmentationClass/a.png": "codes"},
-    "instances": {"a/images/a.png": "rgb", "a/masks/1.png": "codes"},
+    "voc": {"JPEGImages/a.png": RGB, "SegmentationClass/a.png": CODES},
+    "instances": {"a/images/a.png": RGB, "a/masks/1.png": CODES},
     "cityscapes": {
-        "leftImg8bit/train/x/x_000000_000000_leftImg8bit.png": "rgb",
-        "gtFine/train/x/x_000000_000000_gtFine_labelIds.png": "codes",
+        "leftImg8bit/train/x/x_000000_000000_leftImg8bit.png": RGB,
+        "gtFine/train/x/x_000000_000000_gtFine_labelIds.png": CODES,
     },
 }
 """Files of one image and its masks, in the layouts of three formats."""
@@ -44,22 +46,10 @@ def export(folder: Path, count: int = 6) -> Path:
         left = 4 + 5 * i
         pixels[10:40, left : left + 20] += 120
         Image.fromarray(pixels).save(folder / f"{i}.png")
-        square: dict[str, Any] = {
-            "label": "square",
-            "points": [[left, 10], [left + 20, 40]],
-            "group_id": None,
-            "shape_type": "rectangle",
-            "flags": {},
-        }
-        content: dict[str, Any] = {
-            "version": "5.4.1",
-            "flags": {},
-            "shapes": [square],
-            "imagePath": f"{i}.png",
-            "imageData": None,
-            "imageHeight": 64,
-            "imageWidth": 64,
-        }
+        points = [[left, 10], [left + 20, 40]]
+        square = {"label": "square", "points": points, "shape_type": "rectangle"}
+        size = {"imageHeight": 64, "imageWidth": 64}
+        content = {"shapes": [square], "imagePath": f"{i}.png"} | size
         (folder / f"{i}.json").write_text(json.dumps(content))
     return folder
 
@@ -86,12 +76,8 @@ def test_an_image_over_the_limit_is_allowed_by_the_flag_that_is_told(
     if kind == "labelme":
         export(source, count=1)
     else:
-        for name, dtype in LARGE[kind].items():
-            path = source / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.ones((64, 64, 3) if "rgb" in dtype else (64, 64), np.uint8)).save(
-                path
-            )
+        for name, pixels in LARGE[kind].items():
+            write_png(source / name, pixels)
     for module in (image, annotations):
         monkeypatch.setattr(module, "PIXEL_LIMIT", 4095)
     with pytest.raises(DataError) as caught:
@@ -144,19 +130,16 @@ def test_the_help_tells_every_format_with_an_example() -> None:
 
 def to_coco(photos: Path) -> Path:
     """The squares of `export` as COCO has them."""
-    content: dict[str, list[dict[str, Any]]] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": 7, "name": "square"}],
-    }
+    images, annotations = [], []
     for i, path in enumerate(sorted(photos.glob("*.json"))):
         (left, top), (right, bottom) = json.loads(path.read_text())["shapes"][0]["points"]
         path.unlink()
         corners = [left, top, right, top, right, bottom, left, bottom]
-        image = {"id": i, "file_name": f"{path.stem}.png", "height": 64, "width": 64}
-        content["images"].append(image)
+        images.append({"id": i, "file_name": f"{path.stem}.png", "height": 64, "width": 64})
         square = {"id": i, "image_id": i, "category_id": 7, "segmentation": [corners]}
-        content["annotations"].append(square)
+        annotations.append(square)
+    categories = [{"id": 7, "name": "square"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
     (photos / "instances.json").write_text(json.dumps(content))
     return photos
 

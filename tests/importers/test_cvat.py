@@ -330,6 +330,7 @@ def test_masks_come_back_from_their_run_lengths(tmp_path: Path) -> None:
         ('<box label="road" xtl="1" ytl="x" xbr="2" ybr="3"/>', "its ytl is 'x'"),
         ('<box label="road" xtl="1" ytl="2" xbr="3"/>', "its ybr is None"),
         ('<ellipse label="road" cx="1" cy="2" rx="-3" ry="1"/>', "the radii -3 and 1"),
+        ('<ellipse label="road" cx="1" cy="2" rx="3" ry="1" z_order="x"/>', "its z_order is 'x'"),
         ('<mask label="road" rle="3, 2" left="0" top="0" width="2" height="2"/>', "cover 5 pixels"),
         ('<mask label="road" rle="a" left="0" top="0" width="2" height="2"/>', "no whole numbers"),
         (

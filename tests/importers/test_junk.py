@@ -1,8 +1,6 @@
 """Whatever a foreign file holds, the answer is pairs or an error that says what is wrong."""
 
-import base64
 import copy
-import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,38 +11,33 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
+from tests.importers.exports import photo, png_base64
 from unetseg import storage
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import UnetsegError
 from unetseg.importers.importing import import_dataset
 
-
-def _png() -> str:
-    """A mask of 5×4 pixels in base64."""
-    memory = io.BytesIO()
-    Image.fromarray(np.ones((5, 4), np.uint8)).save(memory, "PNG")
-    return base64.b64encode(memory.getvalue()).decode()
-
-
 SQUARE = [[1, 1], [9, 1], [9, 9], [1, 9]]
-PLACE = {"x": 10, "y": 10, "rotation": 30}
+CENTRE = {"x": 10, "y": 10, "rotation": 30}
+IMAGE = {"height": 60, "width": 80}
+REGIONS: dict[str, dict[str, Any]] = {
+    "rectangle": CENTRE | {"width": 9, "height": 9},
+    "ellipse": CENTRE | {"radiusX": 3, "radiusY": 4},
+    "polygon": {"points": SQUARE},
+    "brush": {"rle": [0, 0, 75, 0]},
+    "bitmask": {"imageDataURL": "data:,"},
+}
 GOOD: dict[str, Any] = {
     "coco": {
         "images": [
-            {"id": 1, "file_name": "a.png", "height": 60, "width": 80},
-            {"id": 2, "file_name": "b.png", "height": 60, "width": 80},
+            {"id": 1, "file_name": "a.png"} | IMAGE,
+            {"id": 2, "file_name": "b.png"} | IMAGE,
         ],
         "annotations": [
             {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]},
-            {
-                "id": 2,
-                "image_id": 2,
-                "category_id": 2,
-                "iscrowd": 1,
-                "segmentation": {"size": [60, 80], "counts": [10, 20, 4770]},
-            },
+            {"id": 2, "image_id": 2, "category_id": 2, "iscrowd": 1}
+            | {"segmentation": {"size": [60, 80], "counts": [10, 20, 4770]}},
         ],
         "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
     },
@@ -52,12 +45,8 @@ GOOD: dict[str, Any] = {
         "version": "5.5.0",
         "shapes": [
             {"label": "a", "points": SQUARE, "shape_type": "polygon"},
-            {
-                "label": "b",
-                "points": [[1, 1], [4, 5]],
-                "shape_type": "mask",
-                "mask": _png(),
-            },
+            {"label": "b", "points": [[1, 1], [4, 5]], "shape_type": "mask"}
+            | {"mask": png_base64(np.ones((5, 4)))},
             {"label": "c", "points": [[10, 10], [20, 10]], "shape_type": "circle"},
             {"label": "c", "points": [[10, 10], [20, 10]], "shape_type": "line"},
         ],
@@ -76,34 +65,10 @@ GOOD: dict[str, Any] = {
                     "updated_at": "2024-01-01",
                     "was_cancelled": False,
                     "result": [
-                        {
-                            "id": "r",
-                            "type": "rectanglelabels",
-                            "original_width": 80,
-                            "original_height": 60,
-                            "image_rotation": 0,
-                            "value": PLACE | {"width": 9, "height": 9, "rectanglelabels": ["a"]},
-                        },
-                        {
-                            "id": "e",
-                            "type": "ellipselabels",
-                            "value": PLACE | {"radiusX": 3, "radiusY": 4, "ellipselabels": ["b"]},
-                        },
-                        {
-                            "id": "p",
-                            "type": "polygonlabels",
-                            "value": {"points": SQUARE, "polygonlabels": ["b"]},
-                        },
-                        {
-                            "id": "b",
-                            "type": "brushlabels",
-                            "value": {"rle": [0, 0, 75, 0], "brushlabels": ["b"]},
-                        },
-                        {
-                            "id": "m",
-                            "type": "bitmasklabels",
-                            "value": {"imageDataURL": "data:,", "bitmasklabels": ["b"]},
-                        },
+                        {"id": kind, "type": f"{kind}labels", "image_rotation": 0}
+                        | {"original_width": 80, "original_height": 60}
+                        | {"value": value | {f"{kind}labels": ["a"]}}
+                        for kind, value in REGIONS.items()
                     ],
                 }
             ],
@@ -114,13 +79,7 @@ JUNK: list[Any] = [
     *(None, True, -1, 0, 7, 1e308, -1e308, 1e-320, float("nan"), float("inf"), 2**63, 2**70),
     *("", "x", "\ud800", "../a.png", "/a.png", "b.png", "circle", "mask", "point", "__ignore__"),
     *([], [[]], [[[1]]], [1, 2], [[1, 2, 3, 4, 5]], [["a", "b"]] * 3, [[None, 1]] * 3, [1, [2]]),
-    *(
-        {},
-        {"counts": [1]},
-        {"counts": "a", "size": [60, 80]},
-        {"counts": {"a": 1}},
-        {"counts": None},
-    ),
+    *({}, {"counts": [1]}, {"counts": "a", "size": [60, 80]}, {"counts": {"a": 1}}),
     {"counts": [2**62] * 4, "size": [60, 80]},
 ]
 
@@ -151,7 +110,7 @@ def answer_of(folder: Path, kind: str, name: str, text: str, on_bad: Any) -> Non
     """Import `text` with two images; whatever it is, the answer must be pairs or an error."""
     (folder / "src").mkdir()
     for stem in "ab":
-        Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(folder / f"src/{stem}.png")
+        photo(folder / f"src/{stem}.png", (60, 80))
     (folder / "src" / name).write_text(text)
     pairs = answer = None
     with pytest.MonkeyPatch.context() as patch:

@@ -243,18 +243,19 @@ def draw_shapes(
 def recode(
     pixels: NDArray[np.integer],
     codes: Mapping[int, int],
-    complaint: Callable[[list[int]], str],
+    complaint: str,
+    name: Callable[[int], str] = str,
 ) -> NDArray[np.uint8]:
     """The code of each pixel.
 
     Raises:
-        MaskError: there are values without a code, about which `complaint` says something.
+        MaskError: `complaint`, with the names of the values that have no code.
     """
     distinct, inverse, lengths = runs(pixels.ravel())
     values = distinct.tolist()
-    strange = [value for value in values if value not in codes]
+    strange = [name(value) for value in values if value not in codes]
     if strange:
-        raise MaskError(complaint(strange))
+        raise MaskError(f"{complaint}: {'; '.join(strange)}")
     table = np.array([codes[value] for value in values], np.uint8)
     return np.repeat(table[inverse], lengths).reshape(pixels.shape)
 

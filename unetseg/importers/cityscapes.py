@@ -87,12 +87,9 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     yield Classes(LABEL_IDS, coded=True)
     labels = _label_files(source)
     photos, twins = by_key(_photos(images or source))
-    tests = sorted(key for key in labels if key.split == "test")
-    if _are_blank(tests, labels):
-        yield Note(len(tests), "image", "of the test split left out: it has no published labels")
-        labels = {key: one for key, one in labels.items() if key not in tests}
-    else:
-        tests = []
+    blank = _blank_tests(labels)
+    yield Note(len(blank), "image", "of the test split left out: it has no published labels")
+    labels = {key: one for key, one in labels.items() if key not in blank}
     for key, one in labels.items():
         yield Note(one.is_coarse, "mask", "of gtCoarse: large parts of them are ignored")
         if key not in photos:
@@ -100,7 +97,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
         elif key not in twins:
             yield AnnotatedImage(photos[key], key.name, partial(_draw, one), key.split)
     sections = {_section(key) for key in labels}
-    for key in sorted(photos.keys() - labels.keys() - set(tests)):
+    for key in sorted(photos.keys() - labels.keys() - blank):
         if _section(key) in sections:
             yield Problem("no label file", key.name)
         else:
@@ -118,41 +115,33 @@ def to_train_ids(label_ids: NDArray[np.integer]) -> NDArray[np.uint8]:
     Raises:
         MaskError: there are numbers that are no label ids.
     """
-    return _recoded(label_ids, _BY_LABEL_ID, "label ids")
+    return recode(label_ids, _BY_LABEL_ID, "there are no such label ids of Cityscapes (0–33, 255)")
 
 
 def _draw(labels: _Labels, height: int, width: int) -> NDArray[np.uint8]:
     """The classes of a label file."""
     codes = mask_pixels(labels.path, height, width)
     if labels.has_train_ids:
-        return _recoded(codes, _BY_TRAIN_ID, "train ids")
+        complaint = "there are no such train ids of Cityscapes (0–18, 255)"
+        return recode(codes, _BY_TRAIN_ID, complaint)
     return to_train_ids(codes)
 
 
-def _recoded(codes: NDArray[np.integer], table: Mapping[int, int], what: str) -> NDArray[np.uint8]:
-    ids = sorted(table.keys() - _NO_ID.keys())
-
-    def complaint(strange: list[int]) -> str:
-        shown = ", ".join(map(str, strange))
-        return f"{shown} are no {what} of Cityscapes ({ids[0]}–{ids[-1]}, 255)"
-
-    return recode(codes, table, complaint)
-
-
-def _are_blank(tests: list[ImageKey], labels: Mapping[ImageKey, _Labels]) -> bool:
-    """Whether the test split has no truth: one mask of each of its folders shows no class.
+def _blank_tests(labels: Mapping[ImageKey, _Labels]) -> set[ImageKey]:
+    """The test split, if it has no truth: one mask of each of its folders shows no class.
 
     The published test split has label files in which all is void.
     """
+    tests = sorted(key for key in labels if key.split == "test")
     for _, group in groupby(tests, lambda key: key.folders):
         first = labels[next(group)]
         try:
             codes = read_mask(first.path).pixels
             if (_draw(first, *codes.shape[:2]) != IGNORED).any():
-                return False
+                return set()
         except MaskError:  # is told when the mask is drawn
-            return False
-    return bool(tests)
+            return set()
+    return set(tests)
 
 
 # Files

@@ -117,8 +117,9 @@ def _word(path: Path) -> str:
 def _photos(root: Path) -> Iterator[tuple[ImageKey, Path]]:
     """The images: those in folders that say so, or else all that are in no folder of masks."""
     paths = [(path, path.relative_to(root).parts[:-1]) for path in scan(root, ImageError)]
-    said = [(path, folders) for path, folders in paths if _roles(folders)[-1:] == ["image"]]
-    for path, folders in said or [one for one in paths if "mask" not in _roles(one[1])]:
+    in_image_folders = [item for item in paths if _roles(item[1])[-1:] == ["image"]]
+    not_in_mask_folders = [item for item in paths if "mask" not in _roles(item[1])]
+    for path, folders in in_image_folders or not_in_mask_folders:
         yield ImageKey(_without(folders, "image"), path.stem), path
 
 
@@ -130,22 +131,26 @@ def _find_objects(
     An image whose folder of masks is empty has no files.
     """
     objects: dict[ImageKey, list[Path]] = defaultdict(list)
-    left: list[tuple[Path | None, _Folders]] = []
+    others: list[tuple[Path | None, _Folders]] = []
     for path, folders in _mask_files(source, images, set(photos.values())):
-        same = ImageKey(folders, path.stem)
-        if same in photos:
-            objects[same].append(path)
+        key = ImageKey(folders, path.stem)
+        if key in photos:
+            objects[key].append(path)
         else:
-            left.append((path, folders))
+            others.append((path, folders))
     numbered = {*objects}
-    left += [(None, folders) for folders in _empty_folders(source)]
+    others += [(None, folders) for folders in _empty_folders(source)]
     count = Counter(key.folders for key in photos)
-    taken = {key.folders for key in numbered}
     lone = {key.folders: key for key in photos if count[key.folders] == 1}
+    for key in numbered:
+        lone.pop(key.folders, None)
     strays = []
-    for file, folders in left:  # of the image with the name of the last folder, or of the only one
+    for (
+        file,
+        folders,
+    ) in others:  # of the image with the name of the last folder, or of the only one
         named = ImageKey(folders[:-1], folders[-1]) if folders else None
-        owner = named if named in photos else None if folders in taken else lone.get(folders)
+        owner = named if named in photos else lone.get(folders)
         if owner is not None:
             objects[owner] += [] if file is None else [file]
         elif file is not None:
@@ -177,8 +182,11 @@ def _empty_folders(source: Path) -> Iterator[_Folders]:
 def _roles(folders: Iterable[str]) -> list[str]:
     """The roles that folders say, from above to below; `image_01` is the name of an image."""
     names = map(read_folder_name, folders)
-    said = ((name.role, name.tag) for name in names if name.role in {"image", "mask"})
-    return [role for role, tag in said if role and not re.search(r"\d", tag)]
+    return [
+        name.role
+        for name in names
+        if name.role in {"image", "mask"} and not re.search(r"\d", name.tag)
+    ]
 
 
 def _without(folders: _Folders, role: str) -> _Folders:

@@ -268,8 +268,11 @@ class ImageFiles:
             fitting = self._longest_end(parts, with_suffix=False)
         if len(fitting) < 2:
             return fitting
-        roles = [{read_folder_name(f).role for f in self._folders(path)} for path in fitting]
-        return [p for p, said in zip(fitting, roles, strict=True) if "mask" not in said] or fitting
+
+        def is_mask(path: Path) -> bool:
+            return "mask" in {read_folder_name(folder).role for folder in self._folders(path)}
+
+        return [path for path in fitting if not is_mask(path)] or fitting
 
     def _longest_end(self, parts: Sequence[str], *, with_suffix: bool) -> list[Path]:
         """By tables of all ends of each length, so that a hundred thousand are searched quickly."""

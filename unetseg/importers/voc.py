@@ -315,23 +315,21 @@ def painted_codes(mask: RawMask, labels: LabelColours, path: Path) -> NDArray[np
         MaskError: it has colours or numbers of no label; all are named.
     """
 
-    def complaint(strange: list[int]) -> str:
-        if mask.coding == "integer":
-            return f"{path.name} has numbers of no label: {'; '.join(map(str, strange))}"
-        shown = (f"{number >> 16},{number >> 8 & 255},{number & 255}" for number in strange)
-        return f"{path.name} has colours of no label: {'; '.join(shown)}"
+    def name(colour: int) -> str:
+        return f"{colour >> 16},{colour >> 8 & 255},{colour & 255}"
 
-    packed = pack(np.array([*labels.by_colour], np.uint8)).tolist()
-    by_colour = dict(zip(packed, labels.by_colour.values(), strict=True))
-    if mask.coding == "rgb":
-        return recode(pack(mask.pixels), by_colour, complaint)
-    if mask.palette is not None:
-        palette = pack(np.array(mask.palette, np.uint8).reshape(256, 3))
-        return recode(palette[mask.pixels], by_colour, complaint)
+    if mask.coding != "integer":
+        packed = pack(np.array([*labels.by_colour], np.uint8)).tolist()
+        by_colour = dict(zip(packed, labels.by_colour.values(), strict=True))
+        if mask.palette is None:
+            colours = pack(mask.pixels)
+        else:
+            colours = pack(np.array(mask.palette, np.uint8).reshape(256, 3))[mask.pixels]
+        return recode(colours, by_colour, f"{path.name} has colours of no label", name)
     greys = {n: labels.by_colour[n, n, n] for n in range(256) if (n, n, n) in labels.by_colour}
     are_greys = greys.keys() >= set(np.unique(mask.pixels).tolist())
     numbers = greys if are_greys else dict(enumerate(labels.by_line))
-    return recode(mask.pixels, numbers, complaint)
+    return recode(mask.pixels, numbers, f"{path.name} has numbers of no label")
 
 
 def _palettes(masks: Iterable[Path]) -> dict[Path, _Palette]:
