@@ -229,10 +229,10 @@ def test_other_real_folders_do_not_leak(real_data: Path, name: str) -> None:
 
 # Within a split
 
-Draw = Callable[[int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+Drawn = tuple[Image, Image]  # image and mask
 
 
-def _drawn_folder(root: Path, names: Sequence[str], draw: Draw) -> Survey:
+def _drawn_folder(root: Path, names: Sequence[str], draw: Callable[[int], Drawn]) -> Survey:
     """Pairs `images/NAME.png` and `masks/NAME.png`, the n-th as drawn."""
     for index, name in enumerate(names):
         image, mask = draw(index)
@@ -241,7 +241,7 @@ def _drawn_folder(root: Path, names: Sequence[str], draw: Draw) -> Survey:
     return survey(root)
 
 
-def _cells_and_mask(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _cells_and_mask(index: int) -> Drawn:
     return draw_cells(96, seed=3, index=index)
 
 
@@ -269,7 +269,7 @@ def test_one_image_in_two_formats_is_one_image(tmp_path: Path) -> None:
 
 
 def test_one_image_with_two_masks_is_told_with_the_difference(tmp_path: Path) -> None:
-    def draw(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def draw(index: int) -> Drawn:
         image, mask = _cells_and_mask(index % 3)
         mask = mask.copy()
         if index == 3:
@@ -288,7 +288,7 @@ def test_one_image_with_two_masks_is_told_with_the_difference(tmp_path: Path) ->
 
 
 def test_a_mask_of_another_image_is_found(tmp_path: Path) -> None:
-    def draw(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def draw(index: int) -> Drawn:
         return _cells_and_mask(index)[0], _cells_and_mask(2 if index == 5 else index)[1]
 
     finding = _copies(_drawn_folder(tmp_path, list("abcdef"), draw))["identical-masks"]
@@ -298,7 +298,7 @@ def test_a_mask_of_another_image_is_found(tmp_path: Path) -> None:
 
 
 def test_masks_with_equal_counts_or_without_content_are_no_copies(tmp_path: Path) -> None:
-    def draw(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def draw(index: int) -> Drawn:
         mask = np.zeros((96, 96), np.uint8)
         mask[: 30 * (index > 1), 10 * index : 10 * index + 5] = 255  # 0 and 1 hold nothing
         return _cells_and_mask(index)[0], mask
@@ -307,7 +307,7 @@ def test_masks_with_equal_counts_or_without_content_are_no_copies(tmp_path: Path
 
 
 def test_exposures_of_one_scene_may_share_a_mask(tmp_path: Path) -> None:
-    def draw(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def draw(index: int) -> Drawn:
         image, mask = _cells_and_mask(index // 2)
         return (image * (1 if index % 2 else 0.7)).astype(np.uint8), mask
 
@@ -317,7 +317,7 @@ def test_exposures_of_one_scene_may_share_a_mask(tmp_path: Path) -> None:
 
 
 def test_near_copies_count_within_a_split_only(tmp_path: Path) -> None:
-    def draw(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def draw(index: int) -> Drawn:
         image, mask = _cells_and_mask(index % 3)
         return (image * (1 - 0.1 * (index // 3))).astype(np.uint8), mask
 

@@ -209,21 +209,3 @@ def test_masks_with_fractions_are_named(data: Path, capsys: Capture) -> None:
         path.unlink()
     answer = refusal(data, capsys)
     assert answer.count("holds fractions or NaN") == 2
-
-
-def test_a_photo_as_jpeg_is_no_mask(data: Path, capsys: Capture) -> None:
-    for path in list((data / "masks").iterdir()):
-        ramp = np.linspace(0, 255, 48)[:, None] * np.ones(48)
-        Image.fromarray(ramp.astype(np.uint8)).save(path.with_suffix(".jpg"), quality=90)
-        path.unlink()
-    assert "JPEG" in refusal(data, capsys)
-
-
-def test_thin_smoothed_masks_have_more_classes_than_sense(data: Path, capsys: Capture) -> None:
-    rng = np.random.default_rng(0)
-    for path in (data / "masks").iterdir():
-        lines = np.zeros((48, 48), np.uint8)
-        lines[::8] = 255
-        lines[1::8] = rng.integers(1, 255, lines[1::8].shape)  # one soft edge: 12.5%
-        Image.fromarray(lines).save(path)
-    assert "more classes than sense" in refusal(data, capsys)

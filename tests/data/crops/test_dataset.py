@@ -14,25 +14,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import default_collate
 
-from tests.builders import write_geotiff
+from tests.builders import class_map, write_geotiff
 from unetseg.data.crops import reader as reading
 from unetseg.data.crops.dataset import CropRule, Crops, Order, crop_loader, find_gaps
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import survey
 from unetseg.data.files import image as image_file
 from unetseg.data.files.pngs import write_png
-from unetseg.data.masks.class_map import IGNORED, ClassInfo, ClassMap
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.data.pairs.match import Pair
 
-CLASSES = ClassMap(
-    classes=(
-        ClassInfo(name="background", code=0, colour=(0, 0, 0)),
-        ClassInfo(name="dot", code=255, colour=(200, 0, 0)),
-    ),
-    coding="integer",
-    dtype="uint8",
-    background=0,
-)
+CLASSES, THREE = class_map(0, 255), class_map(0, 7, 9)
 
 
 @pytest.fixture
@@ -103,16 +95,6 @@ def test_batches_are_those_of_torch_laid_out_for_the_network(
         assert part.image.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_workers_do_not_change_the_batches(reader: PairReader) -> None:
-    batches = []
-    for workers in (0, 2):
-        loader = crop_loader(crops(reader), Order((1, 2, 1), 3, seed=5), workers)
-        batches.append(list(islice(iter(loader), 4)))
-    for alone, helped in zip(*batches, strict=True):
-        assert torch.equal(alone.image, helped.image)
-        assert torch.equal(alone.mask, helped.mask)
-
-
 @pytest.mark.parametrize("kept", [False, True])
 def test_crops_are_those_of_the_first_release(reader: PairReader, kept: bool) -> None:
     if kept:
@@ -125,7 +107,7 @@ def test_crops_are_those_of_the_first_release(reader: PairReader, kept: bool) ->
     assert digest.hexdigest() == "c6ac658c108f6f72"
 
 
-# Giants
+# Large images
 
 
 def large_pairs(folder: Path, dtype: str = "int16", bands: int = 13) -> list[Pair]:
@@ -144,16 +126,6 @@ def large_pairs(folder: Path, dtype: str = "int16", bands: int = 13) -> list[Pai
         tifffile.imwrite(mask, truth, compression="lzw", rowsperstrip=11)
         pairs.append(Pair(image, mask, str(index)))
     return pairs
-
-
-THREE = ClassMap(
-    classes=(
-        ClassInfo(name="background", code=0, colour=(0, 0, 0)),
-        ClassInfo(name="dot", code=7, colour=(200, 0, 0)),
-        ClassInfo(name="block", code=9, colour=(0, 200, 0)),
-    ),
-    background=0,
-)
 
 
 @pytest.mark.parametrize("profile", ["none", "full"])
@@ -195,8 +167,11 @@ def test_crops_of_large_images_are_centred_on_each_class_in_turn(
     again.reader.close()
 
 
-def test_workers_read_large_images_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
+@pytest.mark.parametrize("limit", [1000, image_file.WHOLE_PIXELS])
+def test_workers_do_not_change_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", limit)
     reader = PairReader(large_pairs(tmp_path, "uint8", 3), THREE, 3)
     some = Crops(reader, CropRule(16, "full", 0.5), np.zeros((2, 2, 3), np.float32))
     batches = []

@@ -1,0 +1,207 @@
+"""PNG and JPEG as bytes: the pixels that Pillow gives, and none where a file is in doubt."""
+
+import io
+import itertools
+import logging
+import random
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image
+
+from unetseg.data.files.photos import jpeg_pixels, png_pixels
+from unetseg.data.files.pngs import PNG_START, png_bytes
+
+Array = NDArray[Any]
+RELAXED = settings(max_examples=40, deadline=None)
+
+
+def saved(array: Array, mode: str | None = None, kind: str = "PNG", **options: Any) -> bytes:
+    """What Pillow writes."""
+    file = io.BytesIO()
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def by_pillow(content: bytes) -> Array:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    body = kind + data
+    return len(data).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
+
+
+# PNG
+
+
+@RELAXED
+@given(
+    hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(4))),
+    st.sampled_from(["L", "LA", "RGB", "RGBA"]),
+    st.integers(0, 9),
+)
+def test_pngs_of_pillow_are_read_as_pillow_reads_it(array: Array, mode: str, level: int) -> None:
+    content = saved(array, mode, compress_level=level)
+    read = png_pixels(content)
+    assert read is not None
+    np.testing.assert_array_equal(read, by_pillow(content))
+
+
+def test_real_pngs_are_those_of_pillow(real_data: Path) -> None:
+    files = sorted(real_data.rglob("*.png"))[::29]
+    plain = 0
+    for file in files:
+        read = png_pixels(file.read_bytes())
+        if read is not None:
+            plain += 1
+            np.testing.assert_array_equal(read, by_pillow(file.read_bytes()))
+    assert plain > 0.9 * len(files) > 20
+
+
+def test_other_chunks_change_nothing_and_make_no_noise(caplog: pytest.LogCaptureFixture) -> None:
+    array = np.random.default_rng(0).integers(0, 9, (6, 7, 3), np.uint8)
+    plain = saved(array)
+    more = chunk(b"gAMA", (22222).to_bytes(4)) + chunk(b"iCCP", b"junk\0\0") + chunk(b"tRNS", b"\0")
+    content = plain[:33] + more + plain[33:]
+    with caplog.at_level(logging.DEBUG):
+        read = png_pixels(content)
+    assert read is not None
+    np.testing.assert_array_equal(read, array)
+    assert not caplog.records
+
+
+def test_what_is_not_plain_is_left_to_others() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (6, 7), np.uint8)
+    plain = saved(array)
+    header = bytearray(plain[16:29])
+    header[-1] = 1
+    end = chunk(b"IEND", b"")
+    assert plain.endswith(end)
+    for content in (
+        png_bytes(array, [0] * 768),
+        saved(array > 127),
+        PNG_START + chunk(b"IHDR", bytes(header)) + plain[33:],  # interlaced
+        plain.removesuffix(end) + chunk(b"tEXt", b"a\0b") + end,
+        plain.removesuffix(end) + chunk(b"eXIf", b"II*\0") + end,
+        plain + b"more",
+        PNG_START,
+        PNG_START + end,
+        plain[:33] + end,
+    ):
+        assert png_pixels(content) is None
+
+
+def test_what_is_sound_and_yet_wrong_is_left_to_others() -> None:
+    plain = saved(np.zeros((6, 7), np.uint8))
+    rows = zlib.compress(bytes(8 * 3))  # three rows of six
+    content = plain[:33] + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    assert png_pixels(content) is None
+
+
+def test_truncated_and_damaged_pngs_are_left_to_others() -> None:
+    content = saved(np.random.default_rng(0).integers(0, 256, (6, 7, 3), np.uint8))
+    for length in range(len(PNG_START), len(content)):
+        assert png_pixels(content[:length]) is None
+    for at, flip in itertools.product(range(len(PNG_START), len(content)), (1, 0x55, 0x80)):
+        damaged = bytearray(content)
+        damaged[at] ^= flip
+        assert png_pixels(bytes(damaged)) is None
+
+
+# JPEG
+
+
+def picture(height: int, width: int, seed: int) -> Array:
+    """Something between a photograph and noise, H×W×3."""
+    rng = np.random.default_rng(seed)
+    steps = rng.normal(size=(height, width, 3)).cumsum(0).cumsum(1)
+    return (128 + 10 * rng.random() * steps).clip(0, 255).astype(np.uint8)
+
+
+@RELAXED
+@given(
+    st.tuples(st.integers(1, 60), st.integers(1, 60), st.integers(0, 999)),
+    st.sampled_from(["L", "RGB"]),
+    st.fixed_dictionaries(
+        {
+            "quality": st.integers(1, 100),
+            "subsampling": st.integers(0, 2),
+            "progressive": st.booleans(),
+            "optimize": st.booleans(),
+            "restart_marker_blocks": st.integers(0, 3),
+        }
+    ),
+)
+def test_jpegs_are_those_of_pillow(
+    size: tuple[int, int, int], mode: str, options: dict[str, Any]
+) -> None:
+    content = saved(picture(*size), mode, "JPEG", **options)
+    read = jpeg_pixels(content)
+    assert read is not None
+    np.testing.assert_array_equal(read, by_pillow(content))
+
+
+def test_real_photographs_are_those_of_pillow(real_data: Path) -> None:
+    files = sorted(file for file in real_data.rglob("*") if file.suffix in {".jpg", ".jpeg"})[::4]
+    assert len(files) > 20
+    for file in files:
+        read = jpeg_pixels(file.read_bytes())
+        assert read is not None
+        with Image.open(file) as image:
+            np.testing.assert_array_equal(read, np.asarray(image))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_truncated_jpegs_are_left_to_others(progressive: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = saved(picture(30, 40, 0), kind="JPEG", exif=exif, progressive=progressive)
+    assert jpeg_pixels(content) is not None
+    for length in range(len(content)):
+        assert jpeg_pixels(content[:length]) is None
+    assert jpeg_pixels(content + b"more") is None
+    assert jpeg_pixels(content + content) is None
+
+
+def spoilt(content: bytes, rng: random.Random) -> bytes:
+    """A few bytes put in the place of none or some; the end stays."""
+    at = rng.randrange(2, len(content) - 2)
+    after = min(at + rng.choice([0, 1, 5, 50]), len(content) - 2)
+    return content[:at] + rng.randbytes(rng.randint(0, 6)) + content[after:]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_pillow_refuses_is_never_read(progressive: bool) -> None:
+    content = saved(picture(40, 50, 1), kind="JPEG", progressive=progressive)
+    rng = random.Random(progressive)
+    verdicts: Counter[str] = Counter()
+    for _ in range(1500):
+        damaged = spoilt(content, rng)
+        try:
+            image = Image.open(io.BytesIO(damaged), formats=["JPEG"])
+        except OSError:  # refused by its header
+            continue
+        if image.mode != "RGB" or image.width * image.height > 10**5:
+            continue
+        read = jpeg_pixels(damaged)
+        try:
+            expected = np.asarray(image)
+        except OSError:
+            verdicts["refused"] += 1
+            assert read is None
+        else:
+            verdicts["read" if read is None else "read by both"] += 1
+            assert read is None or np.array_equal(read, expected)
+    assert verdicts["refused"] > 100
+    assert verdicts["read by both"] > 100 * verdicts["read"]
