@@ -141,12 +141,6 @@ def disc(size: int = 96) -> NDArray[np.bool_]:
     return np.asarray(rows**2 + columns**2 < (size / 3) ** 2)
 
 
-def save_palette(path: Path, colours: Sequence[int]) -> None:
-    picture = Image.fromarray(disc().astype(np.uint8) * 3, "P")
-    picture.putpalette(list(colours))
-    picture.save(path)
-
-
 def grey(value: int, dtype: type = np.uint8) -> Array:
     return np.asarray(disc().astype(dtype) * dtype(value))
 
@@ -155,16 +149,30 @@ def noise(bands: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (64, 64, bands), dtype=np.uint8)
 
 
-def tiff(pixels: Array, **more: Any) -> Callable[[Path], None]:
+def tiff(pixels: Array, **more: Any) -> Callable[[Path], object]:
+    return lambda path: tifffile.imwrite(path, pixels, **more)
+
+
+def pillow(pixels: Array, mode: str | None = None, **more: Any) -> Callable[[Path], object]:
     def write(path: Path) -> None:
-        tifffile.imwrite(path, pixels, **more)
+        picture = Image.fromarray(pixels)
+        (picture.convert(mode) if mode else picture).save(path, **more)
 
     return write
 
 
-def rgba(alpha: Array) -> Image.Image:
-    colours = [disc() * 255, disc() * 0, disc() * 0, alpha]
-    return Image.fromarray(np.stack(colours, axis=-1).astype(np.uint8))
+def palette(colours: Sequence[int]) -> Callable[[Path], object]:
+    def write(path: Path) -> None:
+        picture = Image.fromarray(disc().astype(np.uint8) * 3, "P")
+        picture.putpalette(list(colours))
+        picture.save(path)
+
+    return write
+
+
+def rgba(alpha: Array) -> Array:
+    """A red disc on black."""
+    return np.stack([disc() * 255, disc() * 0, disc() * 0, alpha], axis=-1).astype(np.uint8)
 
 
 def with_border(value: int, dtype: type) -> Array:
@@ -173,71 +181,32 @@ def with_border(value: int, dtype: type) -> Array:
     return mask
 
 
-KINDS: list[tuple[str, Callable[[Path], None], list[Code], list[str]]] = [
-    ("0/1.png", lambda p: Image.fromarray(grey(1)).save(p), [0, 1], ["dark-masks"]),
-    ("0/255.png", lambda p: Image.fromarray(grey(255)).save(p), [0, 255], []),
-    ("1-bit.png", lambda p: Image.fromarray(disc()).save(p), [0, 255], []),
+RED_DISC, NOISY = rgba(disc() * 255), ["mask-noise", "mask-coding"]
+KINDS: list[tuple[str, Callable[[Path], object], list[Code], list[str]]] = [
+    ("0/1.png", pillow(grey(1)), [0, 1], ["dark-masks"]),
+    ("0/255.png", pillow(grey(255)), [0, 255], []),
+    ("1-bit.png", pillow(disc()), [0, 255], []),
     ("1-bit.tif", tiff(disc()), [0, 255], []),
-    ("grey.gif", lambda p: Image.fromarray(grey(255)).save(p), [0, 255], []),
-    (
-        "noisy.jpg",
-        lambda p: Image.fromarray(grey(255)).save(p, quality=85),
-        [0, 255],
-        ["mask-noise"],
-    ),
-    (
-        "rgb.png",
-        lambda p: rgba(disc() * 255).convert("RGB").save(p),
-        [BLACK, RED],
-        ["mask-coding"],
-    ),
-    (
-        "rgb-noisy.jpg",
-        lambda p: rgba(disc() * 255).convert("RGB").save(p, quality=95, subsampling=0),
-        [(0, 0, 0), (254, 0, 0)],
-        ["mask-noise", "mask-coding"],
-    ),
-    (
-        "cmyk.jpg",
-        lambda p: rgba(disc() * 255).convert("CMYK").save(p),
-        [BLACK, RED],
-        ["mask-noise", "mask-coding"],
-    ),
-    ("palette.png", lambda p: save_palette(p, ORDERED), [0, 3], []),
-    ("black-palette.png", lambda p: save_palette(p, [0] * 768), [0, 3], ["near-colours"]),
-    (
-        "rgba.png",
-        lambda p: rgba(disc() * 0 + 255).save(p),
-        [BLACK, RED],
-        ["mask-alpha", "mask-coding"],
-    ),
-    ("16-bit.png", lambda p: Image.fromarray(grey(255, np.uint16)).save(p), [0, 255], []),
+    ("grey.gif", pillow(grey(255)), [0, 255], []),
+    ("noisy.jpg", pillow(grey(255), quality=85), [0, 255], ["mask-noise"]),
+    ("rgb.png", pillow(RED_DISC, "RGB"), [BLACK, RED], ["mask-coding"]),
+    ("rgb.jpg", pillow(RED_DISC, "RGB", quality=95, subsampling=0), [BLACK, (254, 0, 0)], NOISY),
+    ("cmyk.jpg", pillow(RED_DISC, "CMYK"), [BLACK, RED], NOISY),
+    ("palette.png", palette(ORDERED), [0, 3], []),
+    ("black-palette.png", palette([0] * 768), [0, 3], ["near-colours"]),
+    ("rgba.png", pillow(rgba(disc() * 0 + 255)), [BLACK, RED], ["mask-alpha", "mask-coding"]),
+    ("16-bit.png", pillow(grey(255, np.uint16)), [0, 255], []),
     ("16-bit.tif", tiff(grey(7, np.uint16)), [0, 7], ["dark-masks"]),
-    (
-        "wide.tif",
-        tiff(grey(60_000, np.uint16)),
-        [0, 60_000],
-        ["mask-coding"],
-    ),
+    ("wide.tif", tiff(grey(60_000, np.uint16)), [0, 60_000], ["mask-coding"]),
     ("float.tif", tiff(grey(1, np.float32)), [0, 1], ["dark-masks"]),
-    (
-        "negative.tif",
-        tiff(with_border(-1, np.int16)),
-        [0, 1],
-        ["dark-masks", "ignored-value"],
-    ),
-    (
-        "void.png",
-        lambda p: Image.fromarray(with_border(255, np.uint8)).save(p),
-        [0, 1],
-        ["ignored-value"],
-    ),
+    ("negative.tif", tiff(with_border(-1, np.int16)), [0, 1], ["dark-masks", "ignored-value"]),
+    ("void.png", pillow(with_border(255, np.uint8)), [0, 1], ["ignored-value"]),
 ]
 
 
 @pytest.mark.parametrize(("name", "write", "codes", "checks"), KINDS, ids=[k[0] for k in KINDS])
 def test_every_kind_of_masks_is_understood(
-    tmp_path: Path, name: str, write: Callable[[Path], None], codes: list[Code], checks: list[str]
+    tmp_path: Path, name: str, write: Callable[[Path], object], codes: list[Code], checks: list[str]
 ) -> None:
     path = tmp_path / name.replace("/", "-")
     write(path)
@@ -250,30 +219,26 @@ def test_every_kind_of_masks_is_understood(
     assert "error" not in {finding.severity for finding in found}
 
 
-REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
-    ("black.png", lambda p: Image.fromarray(grey(0)).save(p), "no two classes: all masks hold 0"),
+REFUSED: list[tuple[str, Callable[[Path], object], str]] = [
+    ("black.png", pillow(grey(0)), "no two classes: all masks hold 0"),
     ("void.tif", tiff(grey(-1, np.int16)), "-1 is ignored"),
-    ("photo.png", lambda p: Image.fromarray(noise(3)).save(p), "distinct values"),
-    ("photo.jpg", lambda p: Image.fromarray(noise(3)).save(p), "lossy compression"),
+    ("photo.png", pillow(noise(3)), "distinct values"),
+    ("photo.jpg", pillow(noise(3)), "lossy compression"),
 ]
-UNREAD: list[tuple[str, Callable[[Path], None], str]] = [
-    ("clear.png", lambda p: rgba(disc() * 255).save(p), "4 bands of uint8"),
-    ("la.png", lambda p: rgba(disc() * 255).convert("LA").save(p), "2 bands of uint8"),
+FRAMES: dict[str, Any] = {"save_all": True, "append_images": [Image.fromarray(grey(128))]}
+UNREAD: list[tuple[str, Callable[[Path], object], str]] = [
+    ("clear.png", pillow(RED_DISC), "4 bands of uint8"),
+    ("la.png", pillow(RED_DISC, "LA"), "2 bands of uint8"),
     ("half.tif", tiff(disc() * np.float32(0.5)), "fractions"),
     ("pages.tif", tiff(np.stack([grey(1)] * 3), photometric="minisblack"), "pages"),
-    ("moving.gif", lambda p: save_frames(p), "2 frames"),
+    ("moving.gif", pillow(grey(255), **FRAMES), "2 frames"),
     ("bands.tif", tiff(noise(13), photometric="minisblack", planarconfig="contig"), "13 bands"),
 ]
 
 
-def save_frames(path: Path) -> None:
-    frames = [Image.fromarray(grey(value)) for value in (255, 128)]
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-
-
 @pytest.mark.parametrize(("name", "write", "reason"), REFUSED, ids=[k[0] for k in REFUSED])
 def test_masks_without_sense_are_explained(
-    tmp_path: Path, name: str, write: Callable[[Path], None], reason: str
+    tmp_path: Path, name: str, write: Callable[[Path], object], reason: str
 ) -> None:
     write(tmp_path / name)
     (finding,) = findings_of([mask_facts(tmp_path / name)])
@@ -285,7 +250,7 @@ def test_masks_without_sense_are_explained(
 
 @pytest.mark.parametrize(("name", "write", "reason"), UNREAD, ids=[k[0] for k in UNREAD])
 def test_files_that_are_no_masks_are_named(
-    tmp_path: Path, name: str, write: Callable[[Path], None], reason: str
+    tmp_path: Path, name: str, write: Callable[[Path], object], reason: str
 ) -> None:
     write(tmp_path / name)
     with pytest.raises(MaskError, match=reason) as caught:
@@ -427,7 +392,7 @@ def folders(draw: st.DrawFn) -> list[MaskFacts]:
 
 @pytest.mark.long
 @given(folders(), st.booleans())
-def test_the_audit_never_fails_and_names_files_of_the_folder(
+def test_the_check_never_fails_and_names_files_of_the_folder(
     masks: list[MaskFacts], snap: bool
 ) -> None:
     found = findings_of(masks, snap=snap)
@@ -591,22 +556,16 @@ def test_an_ignored_mask_is_not_empty() -> None:
 
 
 def test_classes_of_the_list_that_no_mask_shows() -> None:
-    entries = [
-        NamedClass(name, code) for code, name in enumerate(("ground", "cell", "crack", "hole"))
-    ]
-    (finding,) = look(full(5), names=ClassNames(tuple(entries)))
+    words = enumerate(("ground", "cell", "crack", "hole"))
+    names = ClassNames(tuple(NamedClass(word, code) for code, word in words))
+    (finding,) = look(full(5), names=names)
     assert kinds([finding]) == [("warning", "absent-classes")]
     assert "2 of 4 classes of the class list are in no mask: crack, hole" in finding.summary
 
 
 @pytest.mark.parametrize(
     ("pixels", "checks"),
-    [
-        (600, []),
-        (300, ["class-balance"]),
-        (30, ["class-balance"]),
-        (8, ["rare-classes"]),
-    ],
+    [(600, []), (300, ["class-balance"]), (30, ["class-balance"]), (8, ["rare-classes"])],
 )
 def test_rare_classes_are_told_with_their_masks(pixels: int, checks: list[str]) -> None:
     masks = [numbers(f"{i}.png", x0=9000, x1=1000 - pixels // 2, x2=pixels) for i in range(4)]

@@ -324,8 +324,9 @@ def propose_group(names: Sequence[str]) -> str | None:
     >>> propose_group([f"img_{k:03d}.png" for k in range(40)])
     """
     for expression in _expressions(names):
-        keys = _keys(names, expression)
-        if keys is not None and _is_plausible(keys):
+        sizes = Counter(_keys(names, expression) or []).values()
+        shared = sum(size for size in sizes if size > 1)  # images that are not alone in theirs
+        if len(sizes) >= _FEWEST and shared >= _SHARED * len(names):
             return expression
     return None
 
@@ -358,17 +359,11 @@ def _prefixes(names: Sequence[str]) -> Iterator[str]:
         for row in parts:
             tails[tuple(row[:cut])].add(tuple(row[cut:]))
         if _are_identities({head[-1] for head in tails}) and _are_parts(list(tails.values())):
-            yield _prefix(names, cut)
-
-
-def _prefix(names: Sequence[str], cut: int) -> str:
-    """What matches the first `cut` parts of each name, and the separator after them."""
-    marks = {mark for name in names for mark in re.findall(_SEPARATOR, name)[:cut]}
-    mark: str = marks.pop()
-    if marks or len(mark) > 1:
-        return "^(" + _SEPARATOR.join([r"[^._\- ]+"] * cut) + ")" + _SEPARATOR
-    literal = mark.replace(".", r"\.")
-    return "^(" + literal.join([f"[^{mark}]+"] * cut) + ")" + literal
+            marks = {mark for name in names for mark in re.findall(_SEPARATOR, name)[:cut]}
+            part, mark = r"[^._\- ]+", _SEPARATOR
+            if len(marks) == 1 and len(min(marks)) == 1:
+                part, mark = f"[^{min(marks)}]+", min(marks).replace(".", r"\.")
+            yield "^(" + mark.join([part] * cut) + ")" + mark
 
 
 def _are_identities(words: set[str]) -> bool:
@@ -404,10 +399,3 @@ def _keys(names: Sequence[str], expression: str) -> list[str] | None:
     """The group of each name, as --group finds it; None where it misses one."""
     found = [re.search(expression, name) for name in names]
     return None if None in found else [match[1] for match in found if match]
-
-
-def _is_plausible(keys: Sequence[str]) -> bool:
-    """Whether there are some groups, and most images are not alone in theirs."""
-    counts = Counter(keys)
-    shared = sum(count for count in counts.values() if count > 1)
-    return len(counts) >= _FEWEST and shared >= _SHARED * len(keys)

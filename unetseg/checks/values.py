@@ -92,27 +92,23 @@ class Masks:
     @cached_property
     def counted(self) -> NDArray[np.int64]:
         """N: the pixels of each mask that are not ignored."""
-        counted: NDArray[np.int64] = self.pixels[:, :-1].sum(axis=1)
-        return counted
+        return np.asarray(self.pixels[:, :-1].sum(axis=1))
 
     @cached_property
     def objects(self) -> NDArray[np.int64]:
         """N: the pixels of each mask that show foreground."""
-        objects: NDArray[np.int64] = self.pixels[:, list(self.class_map.foreground)].sum(axis=1)
-        return objects
+        return np.asarray(self.pixels[:, list(self.class_map.foreground)].sum(axis=1))
 
     @cached_property
     def shown(self) -> NDArray[np.int64]:
         """K: the number of masks that show each class."""
-        shown: NDArray[np.int64] = (self.pixels[:, :-1] > 0).sum(axis=0)
-        return shown
+        return np.asarray((self.pixels[:, :-1] > 0).sum(axis=0))
 
     @cached_property
     def share(self) -> NDArray[np.float64]:
         """K: the share of each class in the pixels that count, 0–1."""
         counts = self.pixels[:, :-1].sum(axis=0)
-        share: NDArray[np.float64] = counts / max(int(counts.sum()), 1)
-        return share
+        return np.asarray(counts / max(int(counts.sum()), 1))
 
     @cached_property
     def slips(self) -> dict[Code, Code]:

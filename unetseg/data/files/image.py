@@ -174,9 +174,8 @@ class ImageFile:
     def dtype(self) -> np.dtype[Any]:
         """Number type of what `read` returns: uint8, uint16, int16 or float32.
 
-        Of windows the stored type decides, since nobody has seen all values: int8 becomes int16;
-        wider integers and other floats become float32, and a value that float32 does not hold is
-        an error of the window that it is in. The whole may find a narrower type.
+        Of windows the stored type decides: int8 becomes int16; wider integers and other floats
+        become float32, and a value that float32 does not hold is an error of its window.
         """
         return self._windowed[1] if self._windowed else self._values.get().dtype
 
