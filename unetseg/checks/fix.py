@@ -15,10 +15,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,46 +127,36 @@ def _fix_pairs(
         options = chain([seen], (f"{seen}_{i}" for i in count(2)))
         free = next(option for option in options if fold(option) not in names)
         names[fold(free)] = free
-    limit = whole.config.max_pixels
-    fix = partial(_fix_pair, class_map=class_map, out=out, max_pixels=limit)
+
+    def fix(pair: Pair, fact: PairFacts, name: str) -> tuple[dict[str, str], list[str]] | DataError:
+        try:
+            return _fix_pair(pair, fact, name, class_map, out, whole.config.max_pixels)
+        except DataError as error:  # beyond fixing, or changed since it was looked at
+            return error
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for pair, copy in zip(pairs, pool.map(fix, pairs, facts, names.values()), strict=True):
             progress.advance("fixing", file=printable(pair.name))
-            if isinstance(copy, str):
-                fixed.left_out.append(copy)
+            if isinstance(copy, DataError):
+                fixed.left_out.append(copy.summary)
                 continue
-            fixed.changes += copy.changes
-            own = {"split": pair.split or "", "group": printable(pair.group or "")}
-            yield {"image": copy.image, "mask": copy.mask, **own}
-
-
-@dataclass(frozen=True)
-class _Copy:
-    """Where a fixed pair lies below the copy, and what was changed."""
-
-    image: str
-    mask: str
-    changes: tuple[str, ...]
+            files, changes = copy
+            fixed.changes += changes
+            yield files | {"split": pair.split or "", "group": printable(pair.group or "")}
 
 
 def _fix_pair(
-    pair: Pair,
-    fact: PairFacts,
-    name: str,
-    class_map: ClassMap,
-    out: Path,
-    max_pixels: int | None,
-) -> _Copy | str:
-    """Copy a pair, fixed, under a new name; or say why that cannot be."""
+    pair: Pair, fact: PairFacts, name: str, class_map: ClassMap, out: Path, max_pixels: int | None
+) -> tuple[dict[str, str], list[str]]:
+    """Copy a pair, fixed, under a new name: its files below `out`, and how they were changed.
+
+    Raises:
+        DataError: it is beyond fixing, or cannot be read.
+    """
     assert pair.mask is not None  # a survey holds whole pairs
     if fact.image.bad:
-        return f"{pair.image}: {NO_NUMBERS}"
-    try:
-        index, step = _fixed_mask(pair.mask, fact, class_map, max_pixels)
-    except MaskError as error:
-        return error.summary  # a class of its own, or changed since it was looked at
-    if index is None and step:
-        return f"{pair.mask}: {step}"
+        raise ImageError(f"{pair.image}: {NO_NUMBERS}")
+    index, step = _fixed_mask(pair.mask, fact, class_map, max_pixels)
     image = f"images/{name}{_suffix(pair.image, fact.image.format)}"
     suffix = _suffix(pair.mask, fact.mask.format) if index is None else class_map.suffix
     mask = f"masks/{name}{suffix}"
@@ -177,21 +165,21 @@ def _fix_pair(
     is_unlike = stem != pair.mask.stem and fold(stem) == fold(pair.mask.stem)
     alike = ["named like its image"] if is_unlike and not renamed else []
     written = [step] if step else _relabelled(pair.mask, fact.mask.format)
-    changes = [
-        (image, [*renamed, *_relabelled(pair.image, fact.image.format)]),
-        (mask, [*renamed, *alike, *written]),
-    ]
+    changes = {
+        image: [*renamed, *_relabelled(pair.image, fact.image.format)],
+        mask: [*renamed, *alike, *written],
+    }
     try:
         _copy(pair.image, out / image)
         if index is None:
             _copy(pair.mask, out / mask)
         else:
             write_mask(out / mask, index, class_map)
-    except ImageError as error:
+    except ImageError:
         (out / image).unlink(missing_ok=True)
-        return error.summary
-    lines = tuple(f"{file}: {', '.join(steps)}" for file, steps in changes if steps)
-    return _Copy(image, mask, lines)
+        raise
+    lines = [f"{file}: {', '.join(steps)}" for file, steps in changes.items() if steps]
+    return {"image": image, "mask": mask}, lines
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -208,9 +196,10 @@ def _copy(source: Path, target: Path) -> None:
 def _fixed_mask(
     path: Path, fact: PairFacts, class_map: ClassMap, max_pixels: int | None
 ) -> tuple[NDArray[np.uint8] | None, str]:
-    """The class indexes of a mask that needs fixing, and what was done.
+    """The class indexes of a mask that needs fixing, and what was done; (None, "") for a good one.
 
-    Without indexes and text the file is good as it is; with a text alone it is beyond fixing.
+    Raises:
+        MaskError: it is beyond fixing.
     """
     codes = {*(item.code for item in class_map.classes), *class_map.ignore}
     if fact.mask.coding == "rgb" and class_map.coding != "rgb":  # grey among numbers
@@ -222,26 +211,21 @@ def _fixed_mask(
     index = class_map.encode(read_mask(path, max_pixels).pixels, path)
     steps = [f"{plural(strays, 'pixel')} snapped to the nearest class"] if strays else []
     if not same_size:
-        resized, step = _resized(index, fact)
-        if resized is None:
-            return None, step
-        index, steps = resized, [*steps, step]
+        factor = whole_factor(fact.image.shape, fact.mask.shape)
+        if factor is None:
+            index = np.ascontiguousarray(upright(index[..., None], fact.image.orientation)[..., 0])
+            if index.shape != fact.image.shape or fact.image.orientation <= 1:
+                reason = "its size is no whole multiple or fraction of the image's"
+                raise MaskError(f"{path}: {reason}")
+            steps.append("turned upright like its image")
+        elif factor >= 1:
+            index = index.repeat(round(factor), 0).repeat(round(factor), 1)
+            steps.append(f"enlarged {factor:.0f} times")
+        else:
+            step = round(1 / factor)
+            index = index[step // 2 :: step, step // 2 :: step]
+            steps.append(f"reduced {step} times")
     return index, ", ".join(steps) or "saved without loss"
-
-
-def _resized(index: NDArray[np.uint8], fact: PairFacts) -> tuple[NDArray[np.uint8] | None, str]:
-    """A mask at the size of its image, where a whole factor or a rotation makes it so."""
-    factor = whole_factor(fact.image.shape, fact.mask.shape)
-    if factor is not None and factor >= 1:
-        times = round(factor)
-        return index.repeat(times, 0).repeat(times, 1), f"enlarged {times} times"
-    if factor is not None:
-        step = round(1 / factor)
-        return index[step // 2 :: step, step // 2 :: step], f"reduced {step} times"
-    turned: NDArray[Any] = upright(index[..., None], fact.image.orientation)[..., 0]
-    if turned.shape == fact.image.shape and fact.image.orientation > 1:
-        return np.ascontiguousarray(turned), "turned upright like its image"
-    return None, "its size is no whole multiple or fraction of the image's"
 
 
 def _suffix(path: Path, content: str) -> str:
