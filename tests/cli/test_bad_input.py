@@ -114,46 +114,6 @@ def test_every_unreadable_file_is_listed(data: Path, capsys: Capture) -> None:
     assert all_named(answer, truncated, empty, text)
 
 
-def test_every_mask_of_another_size_is_listed(data: Path, capsys: Capture) -> None:
-    wrong = data / "masks" / "cells_001.png", data / "masks" / "cells_003.png"
-    for path in wrong:
-        Image.new("L", (20, 30), 255).save(path)
-    answer = refusal(data, capsys)
-    assert "2 masks differ in size from their image" in answer
-    assert all_named(answer, *wrong)
-    assert "is 48×48" in answer
-    assert "is 20×30" in answer
-    assert "nearest" in answer
-
-
-def test_images_of_several_kinds_are_listed(data: Path, capsys: Capture) -> None:
-    for name, bands in (("cells_001", 5), ("cells_002", 2)):
-        (data / "images" / f"{name}.png").unlink()
-        array = np.random.default_rng(0).integers(0, 99, (48, 48, bands), dtype=np.uint8)
-        tifffile.imwrite(
-            data / "images" / f"{name}.tif", array, photometric="minisblack", planarconfig="contig"
-        )
-    answer = refusal(data, capsys)
-    assert "cells_001.tif is uint8 with 5 bands" in answer
-    assert "cells_002.tif is uint8 with 2 bands" in answer
-    assert "cells_000" not in answer
-
-
-def test_not_a_number_is_named(data: Path, capsys: Capture) -> None:
-    for i in range(4):
-        image = data / "images" / f"cells_{i:03d}.png"
-        floats = pixels(image).astype(np.float32)
-        if i in {1, 3}:
-            floats[5, 6, 0] = (np.nan, np.inf)[i // 2]
-        tifffile.imwrite(image.with_suffix(".tif"), floats, photometric="rgb")
-        image.unlink()
-    answer = refusal(data, capsys)
-    assert "2 of 4 pairs cannot be read" in answer
-    assert "cells_001.tif has NaN or infinite pixels" in answer
-    assert "cells_003.tif has NaN or infinite pixels" in answer
-    assert "Replace them" in answer
-
-
 # ------------------------------------------------------------------ masks
 
 

@@ -27,7 +27,7 @@ from unetseg.errors import ImageError
 
 Array = NDArray[Any]
 RELAXED = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -37,37 +37,22 @@ RELAXED = settings(
 @RELAXED
 @given(
     hnp.arrays(
-        st.sampled_from([np.uint8, np.uint16]),
-        st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4)),
-    )
-)
-def test_png_holds_every_band_count_and_depth_exactly(tmp_path: Path, array: Array) -> None:
-    write_png(tmp_path / "a.png", array)
-    read = read_image(tmp_path / "a.png")
-    assert read.dtype == array.dtype
-    np.testing.assert_array_equal(read, array)
-
-
-@RELAXED
-@given(
-    hnp.arrays(
         st.sampled_from([np.uint8, np.uint16, np.int16, np.float32]),
         st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 13)),
     )
 )
-def test_tiff_holds_every_band_count_and_type_exactly(tmp_path: Path, array: Array) -> None:
-    write_tiff(tmp_path / "a.tif", array)
-    read = read_image(tmp_path / "a.tif")
-    assert read.dtype == array.dtype
-    np.testing.assert_array_equal(read, array)
+def test_files_hold_every_band_count_and_type_exactly(tmp_path: Path, array: Array) -> None:
+    names = {"a.tif": write_tiff}
+    if array.dtype in (np.uint8, np.uint16) and array.shape[2] <= 4:
+        names["a.png"] = write_png
+    for name, write in names.items():
+        write(tmp_path / name, array)
+        read = read_image(tmp_path / name)
+        assert read.dtype == array.dtype
+        np.testing.assert_array_equal(read, array)
 
 
-def test_other_programs_read_what_is_written(tmp_path: Path) -> None:
-    deep = noise(7, 5, 3, dtype="uint16")
-    write_png(tmp_path / "deep.png", deep)
-    seen = cv2.imread(str(tmp_path / "deep.png"), cv2.IMREAD_UNCHANGED)
-    assert seen is not None
-    np.testing.assert_array_equal(seen[..., ::-1], deep)
+def test_pillow_reads_the_tiff_that_is_written(tmp_path: Path) -> None:
     flat = noise(7, 5)
     write_tiff(tmp_path / "flat.tif", flat)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "flat.tif")), flat)
