@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.checks.alignment import REACH, agreement, inspect_alignment
+from unetseg.checks.alignment import REACH, Agreement, agreement, inspect_alignment
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
@@ -36,13 +37,17 @@ def _changed(
     return replace(known, pairs=replace(known.pairs, pairs=tuple(pairs)))
 
 
+def measured(image: NDArray[Any], index: NDArray[np.uint8]) -> Agreement:
+    found = agreement(image, index)
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize("offset", [(4, 8), (-7, 0), (0, -12), (9, -5)])
 def test_the_offset_of_a_shifted_mask_is_measured(offset: tuple[int, int]) -> None:
     image, mask = draw_cells(192, seed=0, index=0)
-    fitting = agreement(image, mask // 255)
-    shifted = agreement(image, np.roll(mask // 255, offset, (0, 1)))
-    assert fitting is not None
-    assert shifted is not None
+    fitting = measured(image, mask // 255)
+    shifted = measured(image, np.roll(mask // 255, offset, (0, 1)))
     assert fitting.distance <= 1
     assert max(abs(np.subtract(shifted.peak, offset))) <= 1
     assert shifted.clarity > 6
@@ -51,17 +56,13 @@ def test_the_offset_of_a_shifted_mask_is_measured(offset: tuple[int, int]) -> No
 def test_agreement_is_the_mean_of_the_edge_under_the_outline() -> None:
     """Moved image and moved mask change places, and the outline of a step lies on the step."""
     image, mask = draw_cells(160, seed=1, index=0)
-    by_mask = agreement(image, np.roll(mask, (3, -6), (0, 1)) // 255)
-    by_image = agreement(np.roll(image, (-3, 6), (0, 1)), mask // 255)
-    assert by_mask is not None
-    assert by_image is not None
+    by_mask = measured(image, np.roll(mask, (3, -6), (0, 1)) // 255)
+    by_image = measured(np.roll(image, (-3, 6), (0, 1)), mask // 255)
     assert by_mask.peak == by_image.peak
     step = np.zeros((64, 64), np.uint8)
     step[:, 32:] = 1
-    upright = agreement(step[..., None] * 200, step)
-    crossing = agreement(step.T[..., None] * 200, step)
-    assert upright is not None
-    assert crossing is not None
+    upright = measured(step[..., None] * 200, step)
+    crossing = measured(step.T[..., None] * 200, step)
     assert upright.near(0, 0) > 10 * crossing.near(0, 0)  # across an edge, an outline is none
 
 
@@ -109,10 +110,8 @@ def test_masks_that_are_too_wide_are_not_shifted(sample: Path, tmp_path: Path) -
         wide = [np.roll(mask, (d, r), (0, 1)) for d in range(-4, 5) for r in range(-4, 5)]
         return np.asarray(np.max(wide, axis=0))
 
-    checks = {
-        finding.check for finding in inspect_alignment(_changed(survey(sample), tmp_path, widen))
-    }
-    assert "shifted-masks" not in checks
+    found = inspect_alignment(_changed(survey(sample), tmp_path, widen))
+    assert "shifted-masks" not in {finding.check for finding in found}
 
 
 def test_a_file_that_is_gone_or_has_changed_is_left_to_other_checks(tmp_path: Path) -> None:
@@ -150,8 +149,7 @@ def test_pixels_that_are_no_numbers_do_no_harm(value: float) -> None:
     image, mask = draw_cells(160, seed=0, index=1)
     wild = image.astype(np.float32)
     wild[:20, :20] = value
-    shifted = agreement(wild, np.roll(mask // 255, 6, axis=0))
-    assert shifted is not None
+    shifted = measured(wild, np.roll(mask // 255, 6, axis=0))
     assert max(abs(np.subtract(shifted.peak, (6, 0)))) <= 1
     assert agreement(np.full_like(image, value, np.float32), mask // 255) is not None
 
@@ -159,6 +157,5 @@ def test_pixels_that_are_no_numbers_do_no_harm(value: float) -> None:
 def test_the_largest_floats_do_no_harm() -> None:
     image, mask = draw_cells(160, seed=0, index=1)
     huge = image.astype(np.float32) * np.float32(1e36)
-    shifted = agreement(huge, mask // 255)
-    assert shifted is not None
+    shifted = measured(huge, mask // 255)
     assert shifted.distance <= 1

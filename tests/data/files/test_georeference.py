@@ -28,12 +28,8 @@ def georeference(path: Path) -> tuple[Georeference | None, float | None]:
 
 
 def write(path: Path, **options: Any) -> None:
-    with (
-        quiet(),
-        rasterio.open(
-            path, "w", driver="GTiff", height=4, width=6, count=1, dtype="int16", **options
-        ) as file,
-    ):
+    size = {"height": 4, "width": 6, "count": 1, "dtype": "int16"}
+    with quiet(), rasterio.open(path, "w", driver="GTiff", **size, **options) as file:
         file.write(np.arange(24, dtype=np.int16).reshape(4, 6), 1)
 
 
