@@ -75,11 +75,13 @@ def start(config: DeviceConfig) -> Machine:
     tune_allocator()
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
+    name = "Apple MPS" if device.type == "mps" else f"CPU ({torch.get_num_threads()} threads)"
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-    return Machine(device, dtype, device_name(device))
+        name = str(torch.cuda.get_device_name(device))
+    return Machine(device, dtype, name)
 
 
 def tune_allocator() -> None:
@@ -120,33 +122,19 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The arithmetic called `precision` ("auto" takes what `device` has units for)."""
     if precision == "auto":
-        return _fast_dtype(device)
+        if device.type == "cuda":
+            is_new = torch.cuda.get_device_capability(device) >= (8, 0)
+            return torch.bfloat16 if is_new else torch.float16
+        return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32
     if precision == "fp16" and device.type == "cpu":
         raise MachineError("--precision fp16 needs a GPU", fix="Choose bf16 or float32.")
     return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def _fast_dtype(device: torch.device) -> torch.dtype:
-    if device.type == "cuda":
-        return (
-            torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-        )
-    if device.type == "cpu" and cpu_has_bf16():
-        return torch.bfloat16
-    return torch.float32
 
 
 def cpu_has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 natively (AVX-512 BF16, AMX or Arm BF16)."""
     flags = {word for line in _lines(Path("/proc/cpuinfo")) for word in line.split()}
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
-def device_name(device: torch.device) -> str:
-    """What the device calls itself."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return "Apple MPS" if device.type == "mps" else f"CPU ({torch.get_num_threads()} threads)"
 
 
 def synchronise(device: torch.device) -> None:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,6 @@ try:
     import fcntl
 except ImportError:  # Windows has no advisory locks of this kind.
     fcntl = None  # type: ignore[assignment]
-
-STAMP = "%Y%m%d-%H%M%S"
-
-_CHUNK = 2**20  # bytes that are hashed at once
 
 
 @contextmanager
@@ -44,7 +40,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     try:
         yield temporary
-        _sync(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
@@ -132,8 +129,7 @@ def content_hash(*paths: Path) -> str:
     digest = blake2b(digest_size=16)
     for path in paths:
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+            file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 
@@ -144,7 +140,7 @@ def new_run_folder(out: Path, name: str | None) -> Path:
         ConfigError: `name` is no name for a folder.
         MachineError: `out/name` holds a run already, or `out` cannot be written.
     """
-    stem = name or datetime.now().strftime(STAMP)
+    stem = name or datetime.now().strftime("%Y%m%d-%H%M%S")
     if not re.fullmatch(r"[\w.+][\w.+ -]*", stem) or stem in {".", ".."}:
         raise ConfigError(f"--name {stem!r} is no name for a folder: use letters, digits, - and _")
     for attempt in range(1000):
@@ -198,8 +194,3 @@ def _cannot_write(path: Path, error: OSError) -> MachineError:
     return MachineError(
         f"cannot write {path}: {reason}", fix="Free space or choose another folder."
     )
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

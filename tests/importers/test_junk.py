@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.importers.exports import photo, png_base64
-from unetseg import storage
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import UnetsegError
 from unetseg.importers.importing import import_dataset
@@ -114,7 +114,7 @@ def answer_of(folder: Path, kind: str, name: str, text: str, on_bad: Any) -> Non
     (folder / "src" / name).write_text(text)
     pairs = answer = None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "_sync", lambda _: None)  # for speed
+        patch.setattr(os, "fsync", lambda _: None)  # for speed
         try:
             pairs = import_dataset(kind, folder / "src", folder / "out", on_bad=on_bad).pairs
         except UnetsegError as error:

@@ -13,7 +13,6 @@ from unetseg.config import NetworkConfig, ShortcutKind, SkipKind
 from unetseg.errors import ConfigError
 from unetseg.unet.build import CLASSIC, build_unet
 from unetseg.unet.model import UNet
-from unetseg.unet.skips import Switch, expected_open_switches
 
 FULL: dict[str, Any] = {"depth": 4, "width": 64}
 SMALL: dict[str, Any] = {"depth": 3, "width": 4}
@@ -205,14 +204,6 @@ def test_alpha_is_a_number(alpha: str) -> None:
         NetworkConfig(alpha=float(alpha))
 
 
-def test_switches_are_expected_to_be_open_where_there_are_some() -> None:
-    network = build(**SMALL, skip=("switch", "concat", "switch"))
-    found = expected_open_switches(network)
-    assert found is not None
-    assert found.item() == pytest.approx(2 * Switch(1, 1).probability().item())
-    assert expected_open_switches(build(**SMALL)) is None
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -264,15 +255,6 @@ def test_every_kind_with_an_encoder_without_features_at_half_resolution(
 def test_add_may_join_widths_that_do_not_double() -> None:
     network = build(depth=2, widths=(4, 10, 7), skip=("add",))
     assert network(torch.randn(1, 3, 12, 12)).shape == (1, 2, 12, 12)
-
-
-@pytest.mark.long
-def test_equal_seeds_give_equal_weights() -> None:
-    states = []
-    for _ in range(2):
-        torch.manual_seed(7)
-        states.append(build(**SMALL).state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 @pytest.mark.long

@@ -239,22 +239,15 @@ def test_a_failed_download_names_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_an_encoder_without_imagenet_weights() -> None:
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError, match="no weights 'imagenet' .* only instagram") as error:
         build(encoder="resnext101_32x16d", weights="imagenet")
-    assert error.value.summary.startswith(
-        "smp has no weights 'imagenet' for resnext101_32x16d, only instagram"
-    )
     assert error.value.fix == "Use --weights none or a local file."
 
 
 @pytest.mark.parametrize("weights", ["swsl", "missing.pth", "README.md"])
 def test_weights_that_are_no_file(weights: str) -> None:
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError, match=f"--weights {weights} is neither imagenet, none nor"):
         build(encoder="resnet18", weights=weights)
-    assert str(error.value) == (
-        f"--weights {weights} is neither imagenet, none nor a .safetensors or .pth file\n"
-        "Check the path, or use --weights none."
-    )
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -302,12 +295,8 @@ def test_a_malicious_file_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_a_file_of_other_things_is_refused(content: Any, tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save(content, path)
-    with pytest.raises(BundleError) as error:
+    with pytest.raises(BundleError, match=r"w\.pth holds no state dict \(names → tensors\)"):
         pretrained_encoder("resnet18", 3, 5, str(path))
-    assert str(error.value) == (
-        f"{path} holds no state dict (names → tensors)\n"
-        "Save it again with torch.save(encoder.state_dict(), FILE)."
-    )
 
 
 def test_weights_of_another_encoder_are_refused_with_every_difference(
@@ -332,7 +321,4 @@ def test_without_smp_the_fix_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     with pytest.raises(MachineError) as error:
         build(encoder="resnet18")
-    assert str(error.value) == (
-        "an encoder needs segmentation-models-pytorch, which is not installed\n"
-        "pip install segmentation-models-pytorch"
-    )
+    assert error.value.fix == "pip install segmentation-models-pytorch"

@@ -28,11 +28,16 @@ def save_state(run: Path, state: dict[str, Any]) -> None:
     file, previous = run / STATE, run / PREVIOUS
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    before = _valid_sum(file)
+    before = sha256(file.read_bytes()).hexdigest() if file.exists() else ""
+    before = before if before in _recorded_sums(file) else ""  # a damaged one is not kept
     with atomic_path(file) as temporary:
         temporary.write_bytes(buffer.getbuffer())
         if before:
-            _keep(file, previous)
+            previous.unlink(missing_ok=True)
+            try:
+                os.link(file, previous)
+            except OSError:  # not every file system has links
+                shutil.copy2(file, previous)
             write_text(_sum_file(previous), f"{before}\n")
         write_text(_sum_file(file), f"{sha256(buffer.getbuffer()).hexdigest()}\n{before}\n")
 
@@ -73,23 +78,6 @@ def _load(file: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise BundleError(f"{file} is no resume state: {error}") from error
     return state
-
-
-def _keep(file: Path, copy: Path) -> None:
-    """Make `copy` hold what `file` holds, by a link where the file system has links."""
-    copy.unlink(missing_ok=True)
-    try:
-        os.link(file, copy)
-    except OSError:
-        shutil.copy2(file, copy)
-
-
-def _valid_sum(file: Path) -> str:
-    """The sum of a state that is there and whole, else an empty text."""
-    if not file.exists():
-        return ""
-    digest = sha256(file.read_bytes()).hexdigest()
-    return digest if digest in _recorded_sums(file) else ""
 
 
 def _sum_file(file: Path) -> Path:

@@ -138,6 +138,7 @@ class Trainer:
         self._close_files()  # the processes that read from now on open them themselves
         self.segmenter.train()
         self._announce()
+        every = self.plan.validate_every * self.order.steps_per_epoch
         for batch in self._batches():
             factor = learning_rate_factor(
                 self.clock.fraction, self.config.schedule, self.config.warmup
@@ -149,7 +150,8 @@ class Trainer:
             self._report(loss)
             if stop.signal is not None:
                 self._stop(stop.exit_code)
-            if self._validation_is_due():
+            is_due = self.step % every == 0 and self.clock.may_validate
+            if is_due or self.clock.over:
                 self.validate()
             elif time.monotonic() - self.saved > SAVE_SECONDS:
                 self.save()
@@ -250,10 +252,6 @@ class Trainer:
                 f"the gradient was not a number in {in_a_row} steps in a row",
                 fix="Choose a lower --lr, or --precision float32.",
             )
-
-    def _validation_is_due(self) -> bool:
-        every = self.plan.validate_every * self.order.steps_per_epoch
-        return self.clock.over or (self.step % every == 0 and self.clock.may_validate)
 
     def _stop(self, exit_code: int) -> None:
         self.save()
