@@ -239,7 +239,7 @@ def test_a_failed_download_names_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_an_encoder_without_imagenet_weights() -> None:
-    with pytest.raises(ConfigError, match="no weights 'imagenet' .* only instagram") as error:
+    with pytest.raises(ConfigError, match=r"no weights 'imagenet' .* only instagram") as error:
         build(encoder="resnext101_32x16d", weights="imagenet")
     assert error.value.fix == "Use --weights none or a local file."
 
