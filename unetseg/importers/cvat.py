@@ -14,12 +14,11 @@ and tags cover nothing.
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from xml.parsers import expat
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,33 +99,58 @@ def _draw_painted(
 
 def _read_xml(source: Path, images: Path | None) -> Iterator[Entry]:
     """Read the XML file `source`."""
-    export = _Export(source)
-    if export.tracks or not export.images:
-        came = plural(export.tracks, "track") if export.tracks else "no images"
+    root = _parse(source)
+    elements = list(root.iter("image"))
+    tracks = sum(1 for _ in root.iter("track"))
+    if tracks or not elements:
+        came = plural(tracks, "track") if tracks else "no images"
         raise DataError(f"{source.name} has {came}, expected images with shapes", fix=_FIX)
-    drawn = dict.fromkeys(shape.label for image in export.images for shape in image.shapes)
-    yield Classes([*(export.labels or sorted(drawn)), *drawn])
+    shapes_of = {
+        element: [_Shape(child.tag, child.attrib) for child in element if child.tag in _AREAS]
+        for element in elements
+    }
+    labels = [
+        label.findtext("name", "")
+        for label in root.iterfind(".//labels/label[name]")
+        if label.findtext("type") not in _OTHERS
+    ]
+    drawn = dict.fromkeys(shape.label for shapes in shapes_of.values() for shape in shapes)
+    yield Classes([*(labels or sorted(drawn)), *drawn])
     files = ImageFiles(source, images)
-    for image in export.images:
-        names = [f"{shape.tag} {i} ({shape.label})" for i, shape in enumerate(image.shapes, 1)]
-        shapes = [
-            Shape(shape.label, shape.patch, name)
-            for shape, name in sorted(
-                zip(image.shapes, names, strict=True), key=lambda item: item[0].depth
-            )
-        ]
-        sides = [image.attributes.get(key, "") for key in ("height", "width")]
+    for element, shapes in shapes_of.items():
+        names = [f"{shape.tag} {i} ({shape.label})" for i, shape in enumerate(shapes, 1)]
+        named = sorted(zip(shapes, names, strict=True), key=lambda item: item[0].depth)
+        sides = [element.get(key, "") for key in ("height", "width")]
         is_stated = all(re.fullmatch(r"\d{1,9}", side) for side in sides)
         yield files.annotated(
-            image.attributes.get("name", ""),
-            shapes,
+            element.get("name", ""),
+            [Shape(shape.label, shape.patch, name) for shape, name in named],
             near=source.parent,
-            split=split_of(image.attributes.get("subset", "")),
+            split=split_of(element.get("subset", "")),
             size=(int(sides[0]), int(sides[1])) if is_stated else None,
         )
         yield Note(not shapes, "image", "without shapes: nothing was drawn, all background")
-    for tag, count in export.others.items():
-        yield Note(count, tag.removesuffix("s"), "left out: they cover no area")
+        for tag in _OTHERS:
+            yield Note(
+                len(element.findall(tag)), tag.removesuffix("s"), "left out: they cover no area"
+            )
+
+
+def _parse(source: Path) -> ElementTree.Element:
+    """The XML's first element; nothing outside of the file is ever read."""
+
+    class WithoutDoctype(ElementTree.TreeBuilder):
+        """Refuses document types, where entities come from, which could swell without end."""
+
+        def doctype(self, *_declaration: object) -> None:
+            came = f"{source.name} declares a document type, which these exports never do"
+            raise DataError(came, fix=_FIX)
+
+    try:
+        parser = ElementTree.XMLParser(target=WithoutDoctype())
+        return ElementTree.parse(source, parser).getroot()
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise DataError(f"{source.name} is no XML: {error}", fix=_FIX) from error
 
 
 class _Shape(NamedTuple):
@@ -198,64 +222,3 @@ class _Shape(NamedTuple):
             raise MaskError(f"its run lengths cover {sum(runs)} pixels, expected {width * height}")
         covered = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
         return Patch(top, left, covered.reshape(height, width))
-
-
-class _Image(NamedTuple):
-    attributes: dict[str, str]
-    shapes: list[_Shape]
-
-
-class _Export:
-    """What the XML holds, as far as it is needed; nothing outside of it is ever read.
-
-    Raises:
-        DataError: it is no XML, or declares a document type, where entities come from.
-    """
-
-    def __init__(self, source: Path) -> None:
-        self.images: list[_Image] = []
-        self.labels: list[str] = []
-        self.others: Counter[str] = Counter()
-        self.tracks = 0
-        self._path: list[str] = []
-        self._text = ""
-        self._label: dict[str, str] = {}
-        parser = expat.ParserCreate()
-        parser.buffer_text = True
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._add_text
-        parser.StartDoctypeDeclHandler = partial(self._refuse, source)
-        try:
-            with source.open("rb") as file:
-                parser.ParseFile(file)
-        except (expat.ExpatError, ValueError, LookupError) as error:
-            raise DataError(f"{source.name} is no XML: {error}", fix=_FIX) from error
-
-    def _refuse(self, source: Path, *_declaration: object) -> None:
-        came = f"{source.name} declares a document type, which these exports never do"
-        raise DataError(came, fix=_FIX)
-
-    def _start(self, tag: str, attributes: dict[str, str]) -> None:
-        above = self._path[-1] if self._path else ""
-        self._path.append(tag)
-        self._text = ""
-        if tag == "image":
-            self.images.append(_Image(attributes, []))
-        elif above == "image" and tag in _AREAS:
-            self.images[-1].shapes.append(_Shape(tag, attributes))
-        elif above == "image" and tag in _OTHERS:
-            self.others[tag] += 1
-        self.tracks += tag == "track"
-
-    def _add_text(self, data: str) -> None:
-        self._text += data if self._path[-2:-1] == ["label"] else ""
-
-    def _end(self, _tag: str) -> None:
-        if self._path[-3:-1] == ["labels", "label"]:
-            self._label[self._path[-1]] = self._text
-        elif self._path[-2:] == ["labels", "label"]:
-            if "name" in self._label and self._label.get("type") not in _OTHERS:
-                self.labels.append(self._label["name"])
-            self._label = {}
-        self._path.pop()
