@@ -57,13 +57,6 @@ def test_type_and_shape_are_kept_and_the_image_is_left_alone(
 
 @every_corruption
 @pytest.mark.parametrize("dtype", TYPES)
-def test_severity_0_changes_nothing(name: str, dtype: Any) -> None:
-    image = picture(dtype)
-    np.testing.assert_array_equal(CORRUPTIONS[name](image, 0, 0), image)
-
-
-@every_corruption
-@pytest.mark.parametrize("dtype", TYPES)
 def test_every_severity_changes_more_than_the_one_before(name: str, dtype: Any) -> None:
     image = picture(dtype)
     changes = [change(CORRUPTIONS[name], image, severity) for severity in range(STRONGEST + 1)]

@@ -39,6 +39,12 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(data, BASE, out=tmp_path_factory.mktemp("runs"), name="cells")
 
 
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to be changed."""
+    return shutil.copytree(run, tmp_path / "copy")
+
+
 def stacks(**config: object) -> list[Row]:
     settings = GradientsConfig.model_validate({"steps": 0} | config)
     return of_stacks(settings, BASE, start(DeviceConfig(device="cpu")))
@@ -306,11 +312,12 @@ def look(run: Path, output: Path, **data: object) -> list[Row]:
 
 
 @pytest.mark.long
-def test_images_that_moved_are_those_of_the_training(run: Path, data: Path, tmp_path: Path) -> None:
+def test_images_that_moved_are_those_of_the_training(
+    run: Path, copy: Path, data: Path, tmp_path: Path
+) -> None:
     moved = shutil.copytree(data, tmp_path / "moved")
     for file in (path for path in moved.rglob("*") if path.is_file()):
         file.rename(file.with_name(f"x{file.name}"))  # known by what they hold
-    copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "env.json").write_text(json.dumps({"data": str(tmp_path / "gone")}))
     found = look(copy, tmp_path / "a", images=moved / "images", masks=moved / "masks")
     assert found == look(run, tmp_path / "b")
@@ -318,9 +325,8 @@ def test_images_that_moved_are_those_of_the_training(run: Path, data: Path, tmp_
 
 @pytest.mark.long
 def test_images_held_out_stay_so_whatever_else_is_asked(
-    data: Path, tmp_path: Path, run: Path
+    data: Path, tmp_path: Path, run: Path, copy: Path
 ) -> None:
-    copy = shutil.copytree(run, tmp_path / "copy")
     settings_of(copy, val_fraction=0.7)
     rows = json.loads((copy / "splits.json").read_text())
     for at, row in enumerate(rows["pairs"]):
@@ -350,28 +356,37 @@ def test_stray_mask_values_are_snapped_where_asked(run: Path, data: Path, tmp_pa
     assert look(run, tmp_path / "b", snap=True, **places)
 
 
-def test_a_run_is_measured_with_its_own_loss(run: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(run, tmp_path / "copy")
+def test_a_run_is_measured_with_its_own_loss(copy: Path, tmp_path: Path) -> None:
     settings_of(copy, loss="ce")
     rows = look(copy, tmp_path / "out")
     assert {row["objective"] for row in rows} == {"ce"} != {BASE.training.loss}
 
 
 @pytest.mark.long
-def test_fresh_weights_are_random_ones(run: Path, tmp_path: Path) -> None:
+def test_fresh_weights_are_random_ones(run: Path, copy: Path, tmp_path: Path) -> None:
     segmenter, info = load_bundle(run)
     network = info.network.model_copy(update={"weights": "imagenet"})
-    copy = shutil.copytree(run, tmp_path / "copy")
     model = next(path.parent for path in copy.rglob("model.json"))
     save_bundle(model, segmenter.state_dict(), info.model_copy(update={"network": network}))
     assert look(copy, tmp_path / "a") == look(run, tmp_path / "b")
 
 
-def test_a_run_whose_images_are_gone_says_so(run: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(run, tmp_path / "copy")
-    (copy / "env.json").write_text(json.dumps({"data": str(tmp_path / "gone")}))
-    with pytest.raises(BundleError, match=r"gone, which .*copy was trained on, is not there"):
-        gradients(GradientsConfig(), source=copy, base=BASE, output=tmp_path / "out")
-    (copy / "env.json").unlink()
-    with pytest.raises(BundleError, match="does not say what it was trained on"):
-        gradients(GradientsConfig(), source=copy, base=BASE, output=tmp_path / "out")
+@pytest.mark.parametrize(
+    ("file", "content", "answer"),
+    [
+        (
+            "env.json",
+            '{"data": "/there/is/nothing"}',
+            "nothing, which .*copy was trained on, is not",
+        ),
+        ("env.json", "{}", "does not say what it was trained on"),
+        ("config.yaml", "- a list", "does not say how it was trained"),
+        ("plan.json", "{", "does not say how it was trained"),
+    ],
+)
+def test_a_run_that_does_not_know_its_training_says_so(
+    file: str, content: str, answer: str, copy: Path, tmp_path: Path
+) -> None:
+    (copy / file).write_text(content)
+    with pytest.raises(BundleError, match=answer):
+        look(copy, tmp_path / "out")

@@ -122,13 +122,6 @@ def test_the_seed_decides_the_surface(trained: Trained) -> None:
     assert (first != other).sum() == 8
 
 
-def test_a_line_of_the_grid_is_the_same_in_a_finer_grid(trained: Trained) -> None:
-    subject = trained("none")
-    coarse = measure_surface(subject, "net", KEPT).losses
-    finer = KEPT.model_copy(update={"points": 5})
-    np.testing.assert_array_equal(measure_surface(subject, "net", finer).losses[::2, ::2], coarse)
-
-
 def test_the_network_is_left_as_it_was(trained: Trained) -> None:
     subject = trained("batch")
     before = deepcopy(subject.segmenter.state_dict())
