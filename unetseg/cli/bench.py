@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.table import Table
 
-from unetseg.cli.console import observed, out, say
+from unetseg.cli.console import observed, out, say, show_table
 from unetseg.config import BenchConfig, NetworkConfig, RuntimeConfig
 
 if TYPE_CHECKING:
@@ -88,28 +87,21 @@ def _show(result: "Benchmark") -> None:
         f"{model['size']}×{model['size']} image"
     )
     for stage, rows in groupby(result.rows, lambda row: row.stage):
-        out.print(_table(stage, list(rows)))
+        _show_stage(stage, list(rows))
     for row in result.rows:
         if row.word == "bounds":
             work = row.what.removesuffix(" alone")
             say(f"{row.stage.partition(',')[0]} is bounded by: {work} — {ADVICE[work]}")
 
 
-def _table(stage: str, rows: "Sequence[Row]") -> Table:
+def _show_stage(stage: str, rows: "Sequence[Row]") -> None:
     """Speeds side by side, in a line of 80 characters; columns without a figure are left out."""
-    columns = {
-        stage: [row.what for row in rows],
+    numbers = {
         "ms each": [f"{1000 / row.per_second:,.1f}" if row.per_second else "" for row in rows],
         "per second": [f"{row.per_second:,.1f}" if row.per_second else "" for row in rows],
         "GFLOP/s": [f"{row.gflops:,.0f}" if row.gflops else "" for row in rows],
         "of best": [f"{row.share:.0%}" if row.share else "" for row in rows],
-        "": [row.word for row in rows],
     }
-    columns = {head: cells for head, cells in columns.items() if any(cells)}
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for head in columns:
-        is_text = head in {stage, ""}
-        table.add_column(head, justify="left" if is_text else "right", no_wrap=head != "")
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*cells)
-    return table
+    names = {stage: [row.what for row in rows]}
+    columns = names | numbers | {"": [row.word for row in rows]}
+    show_table({head: cells for head, cells in columns.items() if any(cells)}, numbers)

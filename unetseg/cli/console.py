@@ -1,11 +1,12 @@
 """What the user sees: bars on a terminal, plain lines elsewhere, errors as answers."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -25,6 +26,20 @@ def observed() -> "Iterator[Bars | Lines]":
         yield progress
     finally:
         progress.stop()
+
+
+def show_table(columns: Mapping[str, Sequence[str]], numbers: Collection[str] = ()) -> None:
+    """Cells below their heads, those of `numbers` to the right and on one line each."""
+    from rich.table import Table  # not needed to print a help page
+
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for head in columns:
+        number = head in numbers
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(Text(head), justify=justify, no_wrap=number, overflow="fold")
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, cells))  # brackets in names are text
+    out.print(table)
 
 
 def say(message: str) -> None:

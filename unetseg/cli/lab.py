@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 from pydantic import BaseModel
-from rich.markup import escape
-from rich.table import Table
 
-from unetseg.cli.console import observed, out, say
+from unetseg.cli.console import observed, say, show_table
 from unetseg.config import (
     AblateConfig,
     CompareConfig,
@@ -158,7 +156,11 @@ def compare(
     from unetseg.skiplab import compare as room
 
     settings, folder = _quickened(config, quick), output or _home("compare", data)
-    _refuse_single_kinds(base)
+    asked = {"skip": base.network, "seed": base.runtime}
+    wrong = [f"--{name}" for name, group in asked.items() if name in group.model_fields_set]
+    if wrong:  # a slip is not trained for hours
+        fix = "Give --skips concat,none and --seeds 3: kinds to compare, and trainings of each."
+        raise ConfigError("a comparison sets these itself", wrong, fix)
     training = base.training if base.training.epochs else _quickened(base.training, quick)
     parts = {"network": _quickened(base.network, quick), "training": training}
     trained = base.model_copy(update=parts)
@@ -252,13 +254,8 @@ def _show(work: Callable[[Progress], "Result"]) -> None:
     """Do the work under a progress bar, and print the summary with the caption."""
     with observed() as progress:
         result = work(progress)
-    columns = list(dict.fromkeys(column for row in result.summary for column in row))
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in result.summary:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
-    out.print(table)
+    columns = dict.fromkeys(column for row in result.summary for column in row)
+    show_table({name: [_cell(row.get(name)) for row in result.summary] for name in columns})
     say(result.caption)
     say(f"table and pictures: {result.folder}")
 
@@ -266,20 +263,7 @@ def _show(work: Callable[[Progress], "Result"]) -> None:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
-    return "" if value is None else escape(str(value))
-
-
-def _refuse_single_kinds(base: TrainConfig) -> None:
-    """Refuse settings that a comparison makes itself, so that a slip is not trained for hours.
-
-    Raises:
-        ConfigError: --skip or --seed is given.
-    """
-    asked = {"skip": base.network, "seed": base.runtime}
-    wrong = [f"--{name}" for name, group in asked.items() if name in group.model_fields_set]
-    if wrong:
-        fix = "Give --skips concat,none and --seeds 3: kinds to compare, and trainings of each."
-        raise ConfigError("a comparison sets these itself", wrong, fix)
+    return "" if value is None else str(value)
 
 
 def _quickened(config: C, quick: bool) -> C:
