@@ -1,16 +1,14 @@
 """Laws of counting: band by band = at once, and pixels without data do not count."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 from numpy.typing import NDArray
 from PIL import Image
-from rasterio.transform import Affine
 
-from tests.builders import bundle_info, save_run
+from tests.builders import GEOTRANSFORM, bundle_info, save_run, write_geotiff
 from unetseg.config import DeviceConfig, EvalConfig, ScoringConfig, TilingConfig
 from unetseg.data.files import image as image_file
 from unetseg.data.pairs.match import find_pairs
@@ -23,7 +21,6 @@ from unetseg.prediction.predict import Predictor
 
 CPU = DeviceConfig(device="cpu", precision="float32")
 SMALL = TilingConfig(tile=64)
-PLACE = Affine(2, 0, 100, 0, -2, 900)
 INFO = bundle_info(kind="image")
 SIZES = [(150, 90), (64, 200), (70, 70)]
 
@@ -50,16 +47,11 @@ def data(tmp_path: Path) -> Path:
 
 
 def write(path: Path, array: NDArray[np.uint8], nodata: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".png":
+    if path.suffix == ".tif":
+        write_geotiff(path, array, **({"nodata": nodata} if array.shape[2] == 3 else {}))
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array.squeeze()).save(path)
-        return
-    shape = dict(zip(("height", "width", "count"), array.shape, strict=True))
-    tags: dict[str, Any] = {"nodata": nodata} if array.shape[2] == 3 else {}
-    with rasterio.open(
-        path, "w", driver="GTiff", dtype="uint8", transform=PLACE, crs="EPSG:32633", **shape, **tags
-    ) as file:
-        file.write(array.transpose(2, 0, 1))
 
 
 def in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +100,7 @@ def test_what_is_written_of_large_images_is_what_is_written_of_others(
             rasterio.open(tmp_path / "bands" / "masks" / f"{name}.tif") as bands_file,
         ):
             np.testing.assert_array_equal(whole_file.read(), bands_file.read())
-            assert whole_file.transform == bands_file.transform == PLACE
+            assert whole_file.transform == bands_file.transform == GEOTRANSFORM
     assert (tmp_path / "whole" / "masks" / "c.png").is_file()
     assert (tmp_path / "bands" / "masks" / "c.tif").is_file()
 

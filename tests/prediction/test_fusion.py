@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unetseg.prediction.fusion import FusedConvolution, FusedTransposed, fuse, is_fusible
-from unetseg.prediction.recording import record
+from unetseg.prediction.recording import record, relative_error
 from unetseg.unet.segmenter import Segmenter
 
 pytestmark = pytest.mark.skipif(not is_fusible(torch.float32), reason="torch has no oneDNN here")
@@ -18,16 +18,15 @@ def image(side: int, batch: int = 1, seed: int = 0) -> Tensor:
     return noise.contiguous(memory_format=torch.channels_last)
 
 
-def error(found: Tensor, expected: Tensor) -> float:
-    return float((found.float() - expected).norm() / expected.norm())
-
-
 @pytest.mark.long
 def test_logits_in_float32_are_equal(family: Segmenter) -> None:
     network = family.network
     graph = fuse(record(network.on_grid, image(64)), torch.float32)
     for shape in ((64, 1), (96, 2)):
-        assert error(graph(image(*shape, seed=1)), network.on_grid(image(*shape, seed=1))) < 1e-4
+        assert (
+            relative_error(graph(image(*shape, seed=1)), network.on_grid(image(*shape, seed=1)))
+            < 1e-4
+        )
 
 
 @pytest.mark.long
@@ -38,7 +37,10 @@ def test_logits_in_bfloat16_are_no_further_off_than_those_of_autocast(family: Se
     with torch.autocast("cpu", torch.bfloat16):
         usual = network.on_grid(image(96)).float()
     graph = fuse(record(network.on_grid, image(64)), torch.bfloat16)
-    assert error(graph(image(96).bfloat16()), exact) < 1.5 * error(usual, exact) + 0.01
+    assert (
+        relative_error(graph(image(96).bfloat16()), exact)
+        < 1.5 * relative_error(usual, exact) + 0.01
+    )
 
 
 def test_joined_features_are_never_made(make: Callable[..., Segmenter]) -> None:
@@ -103,4 +105,4 @@ def test_what_cannot_be_fused_whole_stays_right(network: nn.Module) -> None:
     network.eval()
     graph = fuse(record(network, image(16)), torch.float32)
     with torch.no_grad():
-        assert error(graph(image(24, 2, 1)), network(image(24, 2, 1))) < 1e-5
+        assert relative_error(graph(image(24, 2, 1)), network(image(24, 2, 1))) < 1e-5

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unetseg.errors import MachineError
 from unetseg.prediction.openvino import OpenVinoNetwork
+from unetseg.prediction.recording import relative_error
 from unetseg.runtime import cpu_has_bf16
 from unetseg.unet.segmenter import Segmenter
 
@@ -34,11 +35,6 @@ def image(batch: int, height: int, width: int) -> Tensor:
     return noise.contiguous(memory_format=torch.channels_last)
 
 
-def error(found: Tensor, expected: Tensor) -> float:
-    assert found.shape == expected.shape
-    return float((found.float() - expected).norm() / expected.norm())
-
-
 @pytest.mark.long
 @needs_openvino
 @pytest.mark.parametrize("name", NETWORKS)
@@ -47,7 +43,7 @@ def test_logits_are_those_of_torch(name: str, make: Callable[..., Segmenter]) ->
     converted = OpenVinoNetwork(network, torch.float32, threads=2)
     with torch.inference_mode():
         for size in SIZES:
-            assert error(converted(image(*size)), network(image(*size))) < 1e-4
+            assert relative_error(converted(image(*size)), network(image(*size))) < 1e-4
 
 
 @needs_openvino
@@ -59,7 +55,7 @@ def test_bfloat16_is_no_further_off_than_autocast(make: Callable[..., Segmenter]
     with torch.autocast("cpu", torch.bfloat16):
         # converted in the midst of it, as in prediction: nothing of autocast is written down
         usual, found = network(pixels), OpenVinoNetwork(network, torch.bfloat16, 2)(pixels)
-    assert 1e-4 < error(found, exact) < 1.5 * error(usual, exact)
+    assert 1e-4 < relative_error(found, exact) < 1.5 * relative_error(usual, exact)
 
 
 @needs_openvino

@@ -8,51 +8,31 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
-from numpy.typing import NDArray
 from PIL import Image
 
-from tests.builders import bundle_info, save_run
+from tests.builders import bundle_info, class_map, noise, save_run
 from unetseg.cli.app import run
 from unetseg.config import DeviceConfig
 from unetseg.data.files import image as image_file
 from unetseg.data.files.image import read_image
-from unetseg.data.masks.class_map import ClassInfo, ClassMap
+from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.prediction.predict import Predictor
 
 Capture = pytest.CaptureFixture[str]
-INTEGERS = ClassMap.model_validate(
-    {
-        "classes": [
-            ClassInfo(name="land", code=0, colour=(0, 0, 0)),
-            ClassInfo(name="water", code=1, colour=(0, 0, 255)),
-        ],
-        "ignore": (-1,),
-        "dtype": "int16",
-        "background": 0,
-        "suffix": ".tif",
-    }
-)
+INTEGERS = class_map(0, 1, ignore=(-1,), dtype="int16", suffix=".tif")
 
 
-def bundle(folder: Path, bands: int, dtype: str, class_map: ClassMap | None = None) -> Path:
+def bundle(folder: Path, bands: int, dtype: str, classes: ClassMap | None = None) -> Path:
     """A run with random weights."""
-    info = bundle_info(
-        classes=class_map or ClassMap(classes=tuple(INTEGERS.classes), background=0),
-        bands=bands,
-        dtype=dtype,
-        kind="image",
-    )
+    known = classes or class_map(0, 1)
+    info = bundle_info(classes=known, bands=bands, dtype=dtype, kind="image")
     return save_run(folder / "run", info)
 
 
 def predict(trained: Path, source: Path, out: Path, *more: str) -> int:
     words = ["predict", str(trained), str(source), "-o", str(out), "--device", "cpu"]
     return run([*words, "--precision", "float32", *more])
-
-
-def noise(height: int, width: int, bands: int = 3) -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (height, width, bands)).astype(np.uint8)
 
 
 @pytest.mark.parametrize("is_large", [False, True])
@@ -91,14 +71,14 @@ def test_real_images_of_13_bands_give_masks_of_the_training(
 
 def test_the_bands_and_the_type_that_are_wanted_are_named(tmp_path: Path, capsys: Capture) -> None:
     trained = bundle(tmp_path, 13, "int16", INTEGERS)
-    Image.fromarray(noise(20, 30)).save(tmp_path / "photo.png")
+    Image.fromarray(noise(20, 30, 3)).save(tmp_path / "photo.png")
     assert predict(trained, tmp_path / "photo.png", tmp_path / "out") == 5
     error = capsys.readouterr().err
     assert "photo.png has 3 bands, expected 13 bands of int16" in error
 
 
 def test_a_file_and_its_path_have_one_mask_holes_included(tmp_path: Path) -> None:
-    trained, image = bundle(tmp_path, 3, "uint8"), noise(150, 140)
+    trained, image = bundle(tmp_path, 3, "uint8"), noise(150, 140, 3)
     image[30:90, 20:100] = 0
     declared = (42113, "s", 0, "0", True)
     tifffile.imwrite(tmp_path / "x.tif", image, photometric="rgb", extratags=[declared])
@@ -133,7 +113,7 @@ def test_a_large_image_that_fails_is_listed_and_the_others_go_on(
 def test_large_images_that_are_there_are_refused_or_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    trained, image = bundle(tmp_path, 3, "uint8"), noise(70, 80)
+    trained, image = bundle(tmp_path, 3, "uint8"), noise(70, 80, 3)
     Image.fromarray(image).save(tmp_path / "x.png")
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     out = tmp_path / "out"
@@ -151,7 +131,7 @@ def test_images_beyond_the_limit_of_pixels_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     trained = bundle(tmp_path, 3, "uint8")
-    Image.fromarray(noise(40, 50)).save(tmp_path / "x.png")
+    Image.fromarray(noise(40, 50, 3)).save(tmp_path / "x.png")
     assert predict(trained, tmp_path / "x.png", tmp_path / "out", "--max-pixels", "1999") == 5
     assert "x.png is refused as a decompression bomb" in capsys.readouterr().err
     assert predict(trained, tmp_path / "x.png", tmp_path / "out", "--max-pixels", "2000") == 0

@@ -21,7 +21,7 @@ from unetseg.data.files.nodata import missing_pixels
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
-from unetseg.data.masks.overlay import Levels, levels_of, outline_reach, outlines, overlay, picture
+from unetseg.data.masks.overlay import levels_of, outline_reach, outlines, overlay, picture
 from unetseg.errors import ImageError
 from unetseg.prediction.bands import BandStore, OneBand
 from unetseg.prediction.pipeline import Opened
@@ -117,7 +117,11 @@ def overlay_pieces(
     """An image with its classes drawn over it, rows×W×3 from top to bottom; see `overlay`."""
     levels = None
     if image.image.dtype != np.uint8:  # 8-bit values are drawn as they are
-        levels = levels_with_data(image.thumbnail(THUMBNAIL), image.nodata)
+        seen = image.thumbnail(THUMBNAIL)
+        missing = missing_pixels(seen, image.nodata)
+        if missing.any():
+            seen = np.where(missing[..., None], np.float32(np.nan), seen.astype(np.float32))
+        levels = levels_of(seen)
     reach = outline_reach(*image.size)
     for top, bottom in spans:
         above = min(top, reach)
@@ -203,16 +207,6 @@ class Writer:
             for part in chain([first], parts):
                 writer.write(top, part)
                 top += len(part)
-
-
-def levels_with_data(image: NDArray[Any], nodata: float | None) -> Levels:
-    """What is drawn black and white in an image H×W×C, pixels without data not counted."""
-    missing = missing_pixels(image, nodata)
-    if image.dtype == np.uint8 or not missing.any():
-        return levels_of(image)
-    values = image.astype(np.float32)
-    values[missing] = np.nan
-    return levels_of(values)
 
 
 def no_data_code(class_map: ClassMap) -> Code | None:
