@@ -112,15 +112,7 @@ def score_split(
     facts: Sequence[ImageFacts],
     progress: Progress = SILENT,
 ) -> Scores:
-    """The scores of a split; neighbours of one size go through the network together.
-
-    Args:
-        engine: The network.
-        info: What its masks mean.
-        reader: The pairs.
-        facts: Of each of their images, in the reader's order.
-        progress: Hears of each pair.
-    """
+    """The scores of the pairs of `reader`; `facts` are those of their images, in its order."""
 
     def open_pair(index: int) -> Opened[Truth]:
         if reader.is_windowed(index):

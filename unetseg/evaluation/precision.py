@@ -84,13 +84,8 @@ def check_precision(
 def store_verdict(run: Path, verdict: PrecisionVerdict, weights_sha256: str) -> None:
     """Put a verdict into a bundle that is on disk; only model.json is written, whole or not at all.
 
-    Whoever reads meanwhile finds the bundle as it was or with this verdict. One that was there is
-    replaced. Weights saved later by `save_bundle` have the verdict that their own `info` brings.
-
-    Args:
-        run: Run folder or bundle folder.
-        verdict: What was found.
-        weights_sha256: Of the weights it was found with, as `load_bundle` told.
+    Whoever reads meanwhile finds the bundle as it was or with this verdict. Weights saved later by
+    `save_bundle` have the verdict that their own `info` brings.
 
     Raises:
         BundleError: there is no bundle, or it holds other weights by now; nothing is written.

@@ -91,11 +91,7 @@ class FusedConvolution(nn.Module):
 
 
 class FusedTransposed(nn.Module):
-    """A transposed convolution.
-
-    Args:
-        call: The transposed convolution.
-    """
+    """A transposed convolution."""
 
     def __init__(self, call: Convolution) -> None:
         super().__init__()

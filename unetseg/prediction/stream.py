@@ -197,12 +197,8 @@ def band_tile(engine: Engine, width: int, pixel_bytes: int) -> int:
         (4·(K + 1) + pixel_bytes)·tile·width ≤ BAND_BYTES
         4·FEATURE_MAPS·c·tile² ≤ TILE_BYTES
 
-    but not less than `SMALLEST_TILE`, nor more than `LARGEST_TILE` or the engine's own tile.
-
-    Args:
-        engine: The network.
-        width: Pixels of the image.
-        pixel_bytes: Bytes of a pixel of the image, all bands together.
+    but not less than `SMALLEST_TILE`, nor more than `LARGEST_TILE` or the engine's own tile. The
+    bytes of a pixel are those of all bands together.
     """
     head = engine.segmenter.network.head
     of_band = BAND_BYTES // ((4 * (head.out_channels + 1) + pixel_bytes) * width)

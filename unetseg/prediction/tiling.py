@@ -74,16 +74,7 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
 def cut(height: int, width: int, tile: int, overlap: float) -> list[Tile]:
     """Tiles that cover an image of `height`×`width` pixels, row by row from the top left.
 
-    All have the same shape: min(tile, height) × min(tile, width).
-
-    Args:
-        height: Pixels, at least 1.
-        width: Pixels, at least 1.
-        tile: Side of a tile, pixels.
-        overlap: Share of a tile that its neighbour covers too, 0 ≤ overlap < 1.
-
-    Raises:
-        ValueError: an argument is out of range.
+    All have the same shape: min(tile, height) × min(tile, width). See `tile_starts`.
 
     >>> [(tile.top, tile.left) for tile in cut(4, 6, tile=4, overlap=0.5)]
     [(0, 0), (0, 2)]
@@ -151,18 +142,10 @@ def lay_out(height: int, width: int, tile: int, overlap: float, grid: int) -> La
 
 
 def tile_window(tile: Tile, height: int, width: int) -> NDArray[np.float32]:
-    """How much each pixel of a tile counts: 1 in the middle, down to e⁻¹⁶ in a corner, never 0.
+    """How much each pixel of a tile of an image height×width counts, float32 in (0, 1].
 
-    A Gaussian with σ = side / 8 along each side, scaled to a maximum of 1; it stays 1 from the
-    middle to a border that is the image's own.
-
-    Args:
-        tile: A tile of the image.
-        height: Pixels of the image.
-        width: Pixels of the image.
-
-    Returns:
-        float32 tile.height×tile.width, in (0, 1].
+    A Gaussian with σ = side / 8 along each side, scaled to a maximum of 1: from there to e⁻¹⁶ in a
+    corner. It stays 1 from the middle to a border that is the image's own.
 
     >>> tile_window(Tile(0, 4, 1, 3), height=1, width=9).round(3)  # inside
     array([[0.029, 1.   , 0.029]], dtype=float32)

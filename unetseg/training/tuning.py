@@ -68,12 +68,9 @@ def tried_plan(plan: Plan, known: Survey, config: TrainConfig, machine: Machine)
 
 
 def largest_batch(needed: Callable[[int], int], free: int, most: int) -> tuple[int, str]:
-    """The largest batch whose training step takes at most 90% of the free memory, and why.
+    """The largest batch, at most `most`, whose step takes at most 90% of the `free` bytes, and why.
 
-    Args:
-        needed: Bytes that a step on so many crops takes; raises `torch.OutOfMemoryError`.
-        free: Bytes.
-        most: Crops; more are not wanted.
+    `needed` gives the bytes of a step on so many crops, or raises `torch.OutOfMemoryError`.
 
     >>> largest_batch(lambda batch: batch * 1000 * 2**20, free=10_000 * 2**20, most=16)
     (9, 'tried: a step on 9 crops takes 9000 of 10000 MiB that are free')
