@@ -95,6 +95,27 @@ def test_imagej_channels_are_bands(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), pixels.transpose(1, 2, 0))
 
 
+def test_a_link_to_a_file_of_a_data_set_shows_the_whole_set(tmp_path: Path) -> None:
+    """An OME data set of two files, a band in each, which name one another."""
+    planes = noise(7, 9, 2)
+    (tmp_path / "set").mkdir()
+    bands = "".join(
+        f'<TiffData FirstC="{band}" PlaneCount="1"><UUID FileName="{band}.tif">urn:uuid:{band}'
+        "</UUID></TiffData>"
+        for band in range(2)
+    )
+    for band in range(2):
+        text = (
+            '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:uuid:{band}"><Image><Pixels DimensionOrder="XYCZT" Type="uint8" SizeX="9" '
+            f'SizeY="7" SizeC="2" SizeZ="1" SizeT="1">{bands}</Pixels></Image></OME>'
+        )
+        path = tmp_path / "set" / f"{band}.tif"
+        tifffile.imwrite(path, planes[..., band], description=text, metadata=None)
+    (tmp_path / "link.tif").symlink_to(tmp_path / "set" / "0.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "link.tif"), planes)
+
+
 @pytest.mark.parametrize("axes", ["ZYX", "TYX", None])
 def test_stacks_of_pages_are_refused(tmp_path: Path, axes: str | None) -> None:
     metadata = {"axes": axes} if axes else None

@@ -147,14 +147,15 @@ class _Tally:
             self._count(strip)
 
     def _count(self, strip: NDArray[Any]) -> None:
-        missing, kept = None, None
-        if self._nodata is not None and (hidden := missing_pixels(strip, self._nodata)).any():
-            missing, kept = hidden, ~hidden
-            self._missing += int(hidden.sum())
+        kept: NDArray[np.bool_] | None = None  # None keeps all
+        if self._nodata is not None and (missing := missing_pixels(strip, self._nodata)).any():
+            kept = ~missing
+            self._missing += int(missing.sum())
         if strip.dtype.kind == "f" and not np.isfinite(strip).all():
             finite = np.isfinite(strip).all(axis=-1)
-            self._bad += int((~finite if missing is None else ~finite & ~missing).sum())
-            kept = finite if missing is None else finite & ~missing
+            with_data = np.ones_like(finite) if kept is None else kept
+            self._bad += int((with_data & ~finite).sum())
+            kept = with_data & finite
         extremes: list[float] = []
         for band, plane in zip(self._bands, np.moveaxis(strip, -1, 0), strict=True):
             # numpy reduces contiguous pixels many times faster than interleaved ones.
