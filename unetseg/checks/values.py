@@ -1,6 +1,7 @@
 """Mask values and classes: stray values, odd codings, polarity; rare, empty and missing classes."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -13,6 +14,7 @@ from unetseg.checks.finding import (
     FIX,
     SNAP,
     Finding,
+    Flags,
     Line,
     error,
     error_lines,
@@ -20,7 +22,7 @@ from unetseg.checks.finding import (
     percent,
     warning,
 )
-from unetseg.data.facts.survey import Survey, makes_sense
+from unetseg.data.facts.survey import Survey, conclude
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import NEAR, object_numbers, separate
 from unetseg.data.masks.mask_values import (
@@ -32,6 +34,7 @@ from unetseg.data.masks.mask_values import (
     listed_counts,
     some,
 )
+from unetseg.errors import MaskError
 from unetseg.text import plural
 
 INVERTED = 0.9  # share of the pixels above which a foreground may be a background
@@ -172,7 +175,10 @@ def _are(count: int) -> str:
 def inspect_values(survey: Survey) -> Iterator[Finding]:
     """What is notable in the values of the masks; no file is read."""
     if fault := survey.faults.masks:
-        flags = FIX if makes_sense(survey, snap=True) else ()
+        flags: Flags = ()
+        with suppress(MaskError):
+            conclude(survey, snap=True)
+            flags = FIX
         yield error("mask-coding", fault.summary, error_lines(fault), fault.fix, flags)
     if masks := masks_of(survey):
         yield from _inspect_noise(masks)

@@ -218,15 +218,6 @@ def conclude(survey: Survey, *, snap: bool) -> tuple[ClassMap, str]:
     return infer_class_map(masks, names=survey.names, ignore=survey.config.ignore, snap=snap)
 
 
-def makes_sense(folder: Survey, *, snap: bool) -> bool:
-    """Whether anything can be concluded from the mask values, see `conclude`."""
-    try:
-        conclude(folder, snap=snap)
-    except MaskError:
-        return False
-    return True
-
-
 def class_names(data: Path, config: DataConfig, description: Description) -> ClassNames | None:
     """The class list of the user, of dataset.yaml, or of the folder, in this order.
 
