@@ -45,7 +45,7 @@ class ImageFacts(BaseModel):
         pillow_bands: Bands that Pillow sees in the file; None where it cannot open it.
         pixel_hash: BLAKE2b-128 of shape, type and the hashes of the upright bands without an
             opaque alpha, 32 hexadecimal digits.
-        perceptual_hash: See `data/similarity.py`; near-copies have near hashes.
+        perceptual_hash: See `similarity.py`; near-copies have near hashes.
         at_low: Share of the same pixels that hold the lowest value of the band, 0–1.
         at_high: Share of the same pixels that hold the highest value of the band, 0–1.
         nodata: The value that the file declares for pixels without data (may be nan).
