@@ -10,6 +10,7 @@ The last line is one JSON object.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -100,7 +101,7 @@ def commands(folder: Path, given: argparse.Namespace) -> dict[str, list[str]]:
     image = next((drawn / "images").iterdir())
     lone = folder / "lone" / "image.png"
     lone.parent.mkdir()
-    image.rename(lone)
+    shutil.copy(image, lone)
     unetseg = ["-m", "unetseg"]
     found = {
         TORCH: ["-c", TORCH],
