@@ -10,7 +10,6 @@ The last line is one JSON object.
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -101,7 +100,7 @@ def commands(folder: Path, given: argparse.Namespace) -> dict[str, list[str]]:
     image = next((drawn / "images").iterdir())
     lone = folder / "lone" / "image.png"
     lone.parent.mkdir()
-    shutil.copy(image, lone)
+    image.rename(lone)
     unetseg = ["-m", "unetseg"]
     found = {
         TORCH: ["-c", TORCH],

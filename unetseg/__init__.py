@@ -29,9 +29,15 @@ what is written above it, never below.
         infer_classes.py   which of them are classes and which are stray, in one sentence
         overlay.py         pictures of masks over images
       pairs/             which image has which mask
-        naming.py          what names say: role, split, and the key that image and mask share
-        layouts.py         the readings of a folder: which files are images, which are masks
-        mismatch.py        images and masks that do not match up, and in which way
+        naming.py          what the words in names say: split, role, why a file takes no part
+        affixes.py         constant beginnings and ends of names around what a pair shares
+        content.py         what samples of files show: masks, numbered objects, fields of view
+        series.py          files by series, which share a role
+        keys.py            the keys by which an image and its mask belong together
+        lists.py           splits that text files list
+        foreign.py         other programs' annotations, and formats that are not read
+        questions.py       what nobody could know, with answers to paste
+        choose.py          which series are images, which masks, and which take no part
         table.py           pairs listed in a CSV file
         match.py           find the images of a folder and the mask of each
         splits.py          which pairs train, validate and test

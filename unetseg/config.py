@@ -73,9 +73,11 @@ class PairsConfig(ReadingConfig):
     """Where images and masks are."""
 
     images: Path | None = None
-    """Folder of the images, when it is not found by its name."""
+    """Folder of the images in DATA, or a pattern such as '*_rgb.png', when names do not tell."""
     masks: Path | None = None
-    """Folder of the masks, when it is not found by its name."""
+    """Folder of the masks, or a pattern such as '*/1st_manual/*.gif'."""
+    unpaired: Literal["skip", "empty", "error"] = "skip"
+    """Images without mask: left out; empty: they show no object; error: refuse the folder."""
     pairs: Path | None = None
     """CSV file with the columns image, mask and optionally split and group."""
     snap: bool = False

@@ -33,12 +33,13 @@ class UnetsegError(Exception):
         code: What went wrong, one word for programs, such as "empty-file"; else that of the class.
         paths: The files it is about.
         came: What came, where a program wants it: the pixels of a decompression bomb.
+        commands: Ready commands, one for each answer that would do; `fix` is what they do.
     """
 
     exit_code = 1
     code = "bug"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (an error is data)
         self,
         summary: str,
         offenders: Sequence[object] = (),
@@ -47,6 +48,7 @@ class UnetsegError(Exception):
         code: str = "",
         paths: Sequence[Path] = (),
         came: object = None,
+        commands: Sequence[str] = (),
     ) -> None:
         self.summary = summary
         self.offenders = [str(offender) for offender in offenders]
@@ -54,16 +56,20 @@ class UnetsegError(Exception):
         self.code = code or type(self).code
         self.paths = tuple(paths)
         self.came = came
+        self.commands = tuple(commands)
         super().__init__(str(self))
 
     def __str__(self) -> str:
         lines = [self.summary, *(f"  - {offender}" for offender in self.offenders)]
-        return "\n".join([*lines, self.fix] if self.fix else lines)
+        lines += [self.fix] if self.fix else []
+        return "\n".join([*lines, *(f"  {command}" for command in self.commands)])
 
     @classmethod
     def like(cls, error: "UnetsegError") -> Self:
         """What `error` says, as an error of this class."""
-        parts: dict[str, Any] = {"code": error.code, "paths": error.paths, "came": error.came}
+        parts: dict[str, Any] = {
+            name: getattr(error, name) for name in ("code", "paths", "came", "commands")
+        }
         return cls(error.summary, error.offenders, error.fix, **parts)
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -1,6 +1,5 @@
 """Names that do not pair are told by kind; names that other machines confuse are noticed."""
 
-import shutil
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,8 +9,8 @@ import pytest
 from unetseg.checks.finding import Finding
 from unetseg.checks.names import inspect_names, inspect_portability
 from unetseg.data.facts.survey import Faults, Survey
-from unetseg.data.pairs.match import match_pairs
-from unetseg.data.pairs.mismatch import KINDS
+from unetseg.data.pairs.match import PairSet, find_pairs
+from unetseg.errors import PairingError
 
 COMPOSED, APART = (unicodedata.normalize(form, "Zoé") for form in ("NFC", "NFD"))
 
@@ -24,9 +23,11 @@ def write(root: Path, names: Iterable[str]) -> Path:
 
 
 def survey_of(root: Path) -> Survey:
-    """What the names say; no file is read."""
-    pairs, unpaired = match_pairs(root)
-    return Survey(root, pairs, {}, faults=Faults(unpaired=unpaired))
+    """What the names say."""
+    try:
+        return Survey(root, find_pairs(root), {})
+    except PairingError as error:
+        return Survey(root, PairSet(root, (), ""), {}, faults=Faults(error))
 
 
 def faults_of(root: Path) -> list[Finding]:
@@ -43,62 +44,38 @@ def portability_of(root: Path, *stems: str) -> list[Finding]:
 
 # Names that do not pair
 
-FAULTS = {  # files beside a good pair: check, its first file
-    "image-without-mask": (["images/alone\n[1].png"], r"images/alone\n[1].png"),
-    "mask-without-image": (["masks/or phan.png"], "masks/or phan.png"),
-    "same-name": (["images/t.jpg", "images/t.png"], "images/t.jpg, images/t.png"),
-    "unlike-names": (
-        ["images/Cat.png", "masks/cat.png"],
-        "images/Cat.png, masks/cat.png (upper and lower case)",
-    ),
-    "several-masks": (
-        ["images/x.png", "masks/x.png", "masks/x_edge.png"],
-        "images/x.png, masks/x.png, masks/x_edge.png",
-    ),
+ODD = {  # files beside good pairs: check, severity, the first file
+    "image-without-mask": (["images/alone\n[1].png"], "warning", r"images/alone\n[1].png"),
+    "mask-without-image": (["masks/or phan.png"], "warning", "masks/or phan.png"),
+    "left-out": (["predictions/a.png"], "note", "predictions/a.png"),
 }
 
 
-@pytest.mark.parametrize("check", FAULTS)
-def test_a_fault_is_told_with_its_files(tmp_path: Path, check: str) -> None:
-    files, told = FAULTS[check]
-    (finding,) = faults_of(write(tmp_path, ["images/good.png", "masks/good.png", *files]))
-    assert (finding.check, finding.severity, finding.files) == (check, "error", (told,))
+@pytest.mark.parametrize("check", ODD)
+def test_what_takes_no_part_is_told(tmp_path: Path, check: str) -> None:
+    files, severity, told = ODD[check]
+    good = [f"{side}/{x}.png" for x in "ab" for side in ("images", "masks")]
+    (finding,) = faults_of(write(tmp_path, [*good, *files]))
+    assert (finding.check, finding.severity, finding.files) == (check, severity, (told,))
     assert finding.summary.startswith("1 ")
-    assert finding.fix in {kind.fix for kind in KINDS}
 
 
 def test_one_finding_for_each_kind_lists_all(tmp_path: Path) -> None:
-    files = [f"images/alone{i}.png" for i in range(30)] + ["masks/orphan.png"]
-    findings = faults_of(write(tmp_path, ["images/a.png", "masks/a.png", *files]))
+    files = [f"{side}/{i}.png" for i in range(9) for side in ("images", "masks")]
+    files += [f"images/alone{i}.png" for i in range(8)] + ["masks/orphan.png"]
+    findings = faults_of(write(tmp_path, files))
     assert [(finding.check, len(finding.files)) for finding in findings] == [
-        ("image-without-mask", 30),
+        ("image-without-mask", 8),
         ("mask-without-image", 1),
     ]
-    assert [finding.summary for finding in findings] == [
-        "30 images without mask",
-        "1 mask without image",
-    ]
+    assert findings[0].command == "unetseg check DATA --unpaired empty"
 
 
-def test_couples_in_two_forms_can_be_fixed_by_a_command(tmp_path: Path) -> None:
-    files = [f"images/{COMPOSED}.png", f"masks/{APART}.png", "images/B.png", "masks/b.png"]
+def test_a_question_has_an_answer_to_paste_for_each_reading(tmp_path: Path) -> None:
+    files = [f"{side}/{i}.png" for i in range(3) for side in ("images", "labels", "masks")]
     (finding,) = faults_of(write(tmp_path, files))
-    assert finding.command == "unetseg check DATA --fix OUT"
-    assert finding.summary.startswith("2 couples of image and mask different only in case")
-    assert [file[file.index("(") :] for file in finding.files] == [
-        "(upper and lower case)",
-        "(Unicode form, NFC and NFD)",
-    ]
-
-
-def test_renaming_as_told_fixes_the_couples(tmp_path: Path) -> None:
-    files = [f"images/{COMPOSED}.png", f"masks/{APART}.png", "images/B.png", "masks/b.png"]
-    root = write(tmp_path, files)
-    for fault in match_pairs(root)[1]:
-        image, mask = fault.paths
-        shutil.move(mask, mask.with_name(image.name))
-    assert faults_of(root) == []
-    assert len(match_pairs(root)[0].pairs) == 2
+    assert (finding.check, finding.severity) == ("pairing", "error")
+    assert len(finding.commands_for(["DATA"])) == 2
 
 
 # Names that pair here, and not elsewhere

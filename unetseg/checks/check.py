@@ -6,6 +6,7 @@
 
 import shlex
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,29 @@ class Report:
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON can hold it."""
+        """The report as JSON can hold it, with paths relative to the folder."""
+        inner = partial(_inner, self.survey.pairs.root)
         return {
             "data": str(self.survey.data),
-            "pairs": len(self.survey.pairs.pairs),
+            "pairs": [
+                {
+                    "image": inner(pair.image),
+                    "mask": pair.mask and inner(pair.mask),
+                    "split": pair.split,
+                }
+                for pair in self.survey.pairs.pairs
+            ],
+            "left_out": [
+                {"path": inner(path), "why": why} for path, why in self.survey.pairs.left_out
+            ],
             "rules": list(self.survey.rules),
-            "findings": [finding.to_json() for finding in self.findings],
+            "findings": [finding.to_json(self.survey.data) for finding in self.findings],
         }
+
+
+def _inner(root: Path, path: Path) -> str:
+    """A path relative to `root` where it lies there, with slashes."""
+    return (path.relative_to(root) if root in path.parents else path).as_posix()
 
 
 def check_folder(

@@ -1,5 +1,6 @@
 """One thing that is wrong with a folder, with the files and the fix."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Finding:
         fix: What to do, in one sentence.
         flags: Those of a command that does it.
         verb: That command.
+        choices: Whole commands, one for each answer that would do.
     """
 
     check: str
@@ -41,6 +43,7 @@ class Finding:
     fix: str = ""
     flags: Flags = ()
     verb: Literal["check", "train"] = "check"
+    choices: Sequence[str] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -57,10 +60,16 @@ class Finding:
         flags = [flag for flag in self.flags if flag not in given]
         return " ".join(["unetseg", self.verb, *given, *flags]) if self.flags else ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The finding as JSON can hold it."""
-        names = ("check", "severity", "summary", "files", "fix", "command")
-        return {name: getattr(self, name) for name in names}
+    def commands_for(self, given: Sequence[str]) -> list[str]:
+        """All commands for a folder, see `command_for`."""
+        return [*filter(None, [self.command_for(given)]), *self.choices]
+
+    def to_json(self, data: Path) -> dict[str, Any]:
+        """The finding as JSON can hold it, with paths relative to the folder `data`."""
+        names = ("check", "severity", "summary", "fix", "command")
+        files = [line_text(line, data) for line in self.lines]
+        commands = self.commands_for([shlex.quote(str(data))])
+        return {n: getattr(self, n) for n in names} | {"files": files, "commands": commands}
 
 
 Check = Callable[[Survey], Iterator[Finding]]
@@ -72,6 +81,12 @@ def error(
 ) -> Finding:
     """Training would fail, or learn nonsense."""
     return Finding(check, "error", summary, lines, fix, flags)
+
+
+def refusal(check: str, fault: UnetsegError) -> Finding:
+    """What training says when it refuses."""
+    parts = fault.summary, fault.offenders, fault.fix
+    return Finding(check, "error", *parts, choices=fault.commands)
 
 
 def warning(

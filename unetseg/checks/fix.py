@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from unetseg.checks.files import SUFFIXES, whole_factor
 from unetseg.checks.names import UNSEEN
 from unetseg.config import DataConfig
-from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts, describe_pairs
+from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts
 from unetseg.data.facts.survey import Survey, conclude
 from unetseg.data.files.image import upright
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.dataset_yaml import write_description
-from unetseg.data.pairs.match import Pair
-from unetseg.data.pairs.mismatch import UNLIKE, fold
+from unetseg.data.pairs.match import NO_IMAGE, NO_MASK, Pair
+from unetseg.data.pairs.naming import fold
 from unetseg.errors import DataError, ImageError, MachineError, MaskError
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import replace_folder, write_json, write_text
@@ -85,14 +85,12 @@ def write_fixed(survey: Survey, out: Path, progress: Progress = SILENT) -> Fixed
     """
     for source in filter(None, (survey.data, survey.config.images, survey.config.masks)):
         check_target(source, out)
-    unlike = {fault.paths[0] for fault in survey.faults.unpaired if fault.kind == UNLIKE}
-    more, unreadable = describe_pairs([pair for pair in survey.paired if pair.image in unlike])
-    facts = survey.facts | {pair.name: fact for pair, fact in more.items()}
-    pairs = tuple(pair for pair in survey.paired if pair.name in facts)
-    whole = replace(survey, pairs=replace(survey.pairs, pairs=pairs), facts=facts)
-    unpaired = [f.line(survey.data) for f in survey.faults.unpaired if f.kind != UNLIKE]
-    failures = chain(survey.faults.unreadable, *unreadable.values())
-    fixed = Fixed(left_out=[*unpaired, *(failure.summary for failure in failures)])
+    pairs = tuple(p for p in survey.paired if p.name in survey.facts and p.mask is not None)
+    whole = replace(survey, pairs=replace(survey.pairs, pairs=pairs))
+    orphans = [
+        f"{path}: {why}" for path, why in survey.pairs.left_out if why in {NO_MASK, NO_IMAGE}
+    ]
+    fixed = Fixed(left_out=[*orphans, *(fault.summary for fault in survey.faults.unreadable)])
     if not whole.facts:
         raise _nothing_fixed(fixed)
     try:

@@ -5,31 +5,43 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 
-from unetseg.checks.finding import FIX, Finding, error, note, warning
+from unetseg.checks.finding import FIX, Finding, note, refusal, warning
 from unetseg.data.facts.survey import Survey
-from unetseg.data.pairs.mismatch import UNLIKE, counted, fold, group_faults
+from unetseg.data.pairs.match import NO_IMAGE, NO_MASK
+from unetseg.data.pairs.naming import fold
 from unetseg.text import plural
 
 # Line breaks and control characters, marks that turn text around, bytes that are no UTF-8.
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_EMPTY = ("--unpaired empty",)
 _FORBIDDEN = re.compile(r'[<>:"|?*\\]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 
 
 def inspect_names(survey: Survey) -> Iterator[Finding]:
-    """One finding for each way in which names do not pair; training refuses them all."""
-    if fault := survey.faults.pairing:
-        yield error("pairing", fault.summary, fault.offenders, fault.fix)
-    for kind, faults in group_faults(survey.faults.unpaired).items():
-        lines = [fault.line(survey.data) for fault in faults]
-        flags = FIX if kind == UNLIKE else ()
-        yield error(kind.check, counted(len(faults), kind), lines, kind.fix, flags)
+    """Why nothing pairs, or else what takes no part, by its reason."""
+    if survey.faults.pairing:
+        yield refusal("pairing", survey.faults.pairing)
+    reasons: dict[str, list[Path]] = defaultdict(list)
+    for path, why in survey.pairs.left_out:
+        reasons[why].append(_inner(path, survey.data))
+    no_mask = "Add the masks; where these images show no object, say so."
+    no_image = "Add the images, or move these masks away."
+    for why, check, fix, flags in (
+        (NO_MASK, "image-without-mask", no_mask, _EMPTY),
+        (NO_IMAGE, "mask-without-image", no_image, ()),
+    ):
+        if paths := reasons.pop(why, None):
+            summary = f"{plural(len(paths), 'file')} left out: {why}"
+            yield warning(check, summary, paths, fix, flags)
+    for why, paths in reasons.items():
+        yield note("left-out", f"{plural(len(paths), 'file')} left out: {why}", paths)
 
 
 def inspect_splits(survey: Survey) -> Iterator[Finding]:
     """Why the pairs cannot be split."""
-    if fault := survey.faults.splits:
-        yield error("splits", fault.summary, fault.offenders, fault.fix)
+    if survey.faults.splits:
+        yield refusal("splits", survey.faults.splits)
 
 
 def inspect_portability(survey: Survey) -> Iterator[Finding]:

@@ -46,8 +46,7 @@ def finding_lines(
     yield from (f"  {file}" for file in shortened(files, most))
     if finding.fix:
         yield f"  fix: {finding.fix}"
-    if finding.flags:
-        yield f"  {finding.command_for(given)}"
+    yield from (f"  {command}" for command in finding.commands_for(given))
 
 
 def given_words(data: Path, config: "DataConfig") -> list[str]:

@@ -102,7 +102,7 @@ def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[P
     trained = read_splits(file) if file.is_file() else {}  # by content
     splits = {}
     for pair in pair_set.pairs:
-        digest = content_hash(pair.image, pair.mask) if trained and pair.mask else ""
+        digest = content_hash(pair.image, pair.mask or pair.image) if trained else ""
         splits[pair.name] = trained.get(digest, pair.split)
     if split == "auto":
         present = set(splits.values())
@@ -197,10 +197,10 @@ def read_truth(
     pair: Pair, info: BundleInfo, max_pixels: int | None = None
 ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Image H×W×C of raw pixel values and class indexes H×W, checked against the model."""
-    if pair.mask is None:
-        raise DataError(f"{pair.image} has no mask")
     with ImageFile(pair.image, max_pixels) as file:
         image = check_image(file.read(), info, pair.image, file.nodata)
+    if pair.mask is None:  # the user says that it shows no object
+        return image, np.full(image.shape[:2], info.class_map.background or 0, np.uint8)
     index = info.class_map.encode(read_mask(pair.mask, max_pixels).pixels, pair.mask)
     if index.shape != image.shape[:2]:
         raise DataError(f"{pair.image} is {image.shape[:2]}, {pair.mask} is {index.shape}")

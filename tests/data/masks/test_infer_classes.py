@@ -339,12 +339,13 @@ def test_masks_of_two_scales_are_refused() -> None:
 
 
 @pytest.mark.parametrize("snap", [False, True])
-def test_numbered_objects_are_no_classes(snap: bool) -> None:
+def test_numbered_objects_are_one_class(snap: bool) -> None:
     masks = [facts(*range(count), path=f"{count}.png") for count in (1, 9, 21, 35)]
-    with pytest.raises(MaskError, match=r"number objects, not classes.* 8 to 34") as caught:
-        infer_class_map(masks, snap=snap)
-    assert "classes.txt" in caught.value.fix
-    assert caught.value.offenders[0] == "35.png: 35 distinct values"
+    class_map, told = infer_class_map(masks, snap=snap)
+    assert class_map.names == ("background", "object")
+    assert "number objects, not classes" in told
+    assert class_map.encode(np.array([[0, 1, 34, 999]])).tolist() == [[0, 1, 1, 1]]
+    assert class_map.decode(np.array([[0, 1]], np.uint8)).tolist() == [[0, 1]]
 
 
 def test_numbered_objects_are_classes_when_a_list_says_so(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from unetseg.config import DataConfig, PairsConfig
 from unetseg.data.facts.survey import class_names, survey
 from unetseg.data.files.pngs import write_png
 from unetseg.data.pairs.dataset_yaml import described, find_described, write_description
-from unetseg.data.pairs.match import PairSet, find_pairs
-from unetseg.errors import ConfigError, PairingError
+from unetseg.data.pairs.match import NO_MASK, PairSet, find_pairs
+from unetseg.errors import ConfigError
 
 
 def write(root: Path, names: Iterable[str], text: str = "") -> Path:
@@ -214,15 +214,14 @@ def test_every_line_that_does_not_fit_is_listed(tmp_path: Path) -> None:
     assert "without suffix, such as a" in error.value.fix
 
 
-def test_a_lenient_survey_forgives_names_of_pairs_that_do_not_match(tmp_path: Path) -> None:
+def test_names_of_files_that_are_left_out_are_forgiven(tmp_path: Path) -> None:
     root = draw(tmp_path, ["a", "b"])
     (root / "dataset.yaml").write_text("splits: {train: [a], val: [b]}")
     (root / "masks" / "b.png").unlink()
-    with pytest.raises(PairingError):
-        pairs_of(root, PairsConfig())
+    assert splits(pairs_of(root, PairsConfig())) == {"a": "train"}
     known = survey(root, strict=False)
     assert splits(known.pairs) == {"a": "train"}
-    assert [fault.paths for fault in known.faults.unpaired] == [(root / "images" / "b.png",)]
+    assert known.pairs.left_out == ((root / "images" / "b.png", NO_MASK),)
 
 
 # A folder as a whole

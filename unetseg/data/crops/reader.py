@@ -72,19 +72,21 @@ class PairReader:
 
     def decode(self, index: int) -> DecodedPair:
         """Read a pair from its files, whatever is kept."""
-        path, mask = self._paths(index)
+        path, mask = self.pairs[index].image, self.pairs[index].mask
         image = match_bands(read_image(path, self.max_pixels), self.bands, path)
         # Without a band that was dropped: a view would keep it in memory, and slows every crop.
         image = np.ascontiguousarray(image)
+        if mask is None:
+            return image, np.full(image.shape[:2], self.class_map.background or 0, np.uint8)
         return image, self.class_map.encode(read_mask(mask, self.max_pixels).pixels, mask)
 
     def is_windowed(self, index: int) -> bool:
         """Whether a file of the pair is a large TIFF, so that the pair is read by windows."""
         if index not in self._are_windowed:
-            path, mask = self._paths(index)
+            path, mask = self.pairs[index].image, self.pairs[index].mask
             with ImageFile(path, self.max_pixels) as image:
                 is_windowed = image.is_windowed
-            if not is_windowed:
+            if not is_windowed and mask is not None:
                 with MaskFile(mask, self.max_pixels) as masks:
                     is_windowed = masks.is_windowed
             self._are_windowed[index] = is_windowed
@@ -92,7 +94,7 @@ class PairReader:
 
     def nodata(self, index: int) -> float | None:
         """The value that the image of a pair declares for pixels without data."""
-        with ImageFile(self._paths(index)[0], self.max_pixels) as image:
+        with ImageFile(self.pairs[index].image, self.max_pixels) as image:
             return image.nodata
 
     def files(self, index: int) -> tuple[ImageFile, MaskFile]:

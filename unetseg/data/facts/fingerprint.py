@@ -23,7 +23,7 @@ from unetseg.progress import SILENT, Progress
 from unetseg.storage import content_hash, write_bytes
 from unetseg.text import plural, printable
 
-CACHE_VERSION = "2"
+CACHE_VERSION = "3"
 NO_NUMBERS = "NaN or infinite pixels"
 KIND_FIX = "Convert these images, or train on them apart."
 
@@ -84,7 +84,7 @@ def _describe(
 ) -> PairFacts | list[DataError]:
     """The facts of a pair, or what is wrong with its files."""
     if pair.mask is None:
-        return [DataError(f"{pair.image} has no mask", paths=[pair.image])]
+        return _without_objects(pair, max_pixels)
     key = None
     with suppress(OSError):
         if pair.image.is_file() and pair.mask.is_file():  # a pipe would keep us waiting
@@ -102,6 +102,15 @@ def _describe(
         cache[key] = PairFacts(hash=key, image=image, mask=placeless)
     fact = cache[key]
     return fact.model_copy(update={"mask": fact.mask.model_copy(update={"path": str(pair.mask)})})
+
+
+def _without_objects(pair: Pair, max_pixels: int | None) -> PairFacts | list[DataError]:
+    """The facts of an image that stands for itself as one without objects; its mask has no path."""
+    image = _attempt(image_facts, pair.image, max_pixels)
+    if isinstance(image, DataError):
+        return [image]
+    blank = MaskFacts(path="", shape=image.shape, coding="integer", dtype="uint8", counts=())
+    return PairFacts(hash=content_hash(pair.image, pair.image), image=image, mask=blank)
 
 
 _Facts = TypeVar("_Facts", ImageFacts, MaskFacts)

@@ -23,8 +23,7 @@ from unetseg.data.pairs.dataset_yaml import (
     split_as_described,
     where,
 )
-from unetseg.data.pairs.match import Pair, PairSet, find_pairs, match_pairs, with_variants
-from unetseg.data.pairs.mismatch import Fault
+from unetseg.data.pairs.match import Pair, PairSet, find_pairs
 from unetseg.data.pairs.splits import assign_splits
 from unetseg.errors import ConfigError, DataError, MaskError, PairingError
 from unetseg.progress import SILENT, Progress
@@ -39,14 +38,12 @@ class Faults:
 
     Attributes:
         pairing: Why nothing can be said about its pairs.
-        unpaired: Files that do not pair.
         unreadable: What is wrong with each file that cannot be read; `paths` names it.
         masks: Why the mask values make no sense.
         splits: Why the pairs cannot be split.
     """
 
     pairing: PairingError | None = None
-    unpaired: tuple[Fault, ...] = ()
     unreadable: tuple[DataError, ...] = ()
     masks: MaskError | None = None
     splits: PairingError | ConfigError | None = None
@@ -64,8 +61,7 @@ class Survey:
         names: The class list, where there is one.
         rules: What was concluded, one sentence each.
         own_splits: Whether the splits of the pairs are those of the folder, and not drawn by us.
-        paired: Everything that pairs by name, also where names differ in case or Unicode form,
-            with none but the folder's own splits.
+        paired: Everything that pairs, readable or not, with none but the folder's own splits.
         config: The settings, with what dataset.yaml says.
         faults: What is wrong; nothing after a strict survey.
     """
@@ -151,16 +147,9 @@ def survey(
     """
     config, description = described(data, config or DataConfig())
     rules = [f"dataset.yaml: {', '.join(description.keys)}"] if description.keys else []
-    unpaired: tuple[Fault, ...] = ()
     try:
-        if strict:
-            matched = find_pairs(data, **where(config))
-            found = paired = split_as_described(matched, description, whole=True)
-        else:
-            matched, unpaired = match_pairs(data, **where(config))
-            found = split_as_described(matched, description, whole=not unpaired)
-            joined = with_variants(matched, unpaired, config.group)
-            paired = split_as_described(joined, description, whole=False)
+        matched = find_pairs(data, lenient=not strict, **where(config))
+        found = split_as_described(matched, description)
     except PairingError as error:
         if strict or not data.exists():
             raise
@@ -179,9 +168,9 @@ def survey(
         names=class_names(data, config, description) if facts else None,
         rules=(*rules, found.rule),
         own_splits=any(pair.split for pair in facts),
-        paired=paired.pairs,
+        paired=found.pairs,
         config=config,
-        faults=Faults(unpaired=unpaired, unreadable=tuple(chain(*unreadable.values()))),
+        faults=Faults(unreadable=tuple(chain(*unreadable.values()))),
     )
     return _understand(folder, progress, strict=strict) if facts else folder
 
@@ -215,7 +204,13 @@ def conclude(survey: Survey, *, snap: bool) -> tuple[ClassMap, str]:
         MaskError: they make no sense.
     """
     masks = [fact.mask for _, fact in survey.items()]
-    return infer_class_map(masks, names=survey.names, ignore=survey.config.ignore, snap=snap)
+    return infer_class_map(
+        [mask for mask in masks if mask.path],
+        names=survey.names,
+        ignore=survey.config.ignore,
+        snap=snap,
+        objects=survey.pairs.numbered,
+    )
 
 
 def class_names(data: Path, config: DataConfig, description: Description) -> ClassNames | None:

@@ -49,6 +49,7 @@ class ClassMap(BaseModel):
         palette: 768 numbers, 256 times RGB, with the coding "palette".
         background: Index of the class that is not foreground, if there is one.
         snap: Whether `encode` takes the nearest code for an unknown one.
+        objects: Whether masks number objects: each unknown code is one, of the last class.
         suffix: Suffix of written masks.
     """
 
@@ -61,6 +62,7 @@ class ClassMap(BaseModel):
     palette: tuple[int, ...] | None = None
     background: int | None = None
     snap: bool = False
+    objects: bool = False
     suffix: Literal[".png", ".tif"] = ".png"
 
     @model_validator(mode="after")
@@ -265,7 +267,8 @@ def _match(values: NDArray[Any], class_map: ClassMap) -> NDArray[np.uint8]:
     if class_map.snap:
         return np.asarray(index[np.searchsorted((codes[1:] + codes[:-1]) / 2, wide)], np.uint8)
     place = np.minimum(np.searchsorted(codes, wide), len(codes) - 1)
-    return np.where(codes[place] == wide, index[place], _UNKNOWN).astype(np.uint8)
+    unknown = len(class_map.classes) - 1 if class_map.objects else _UNKNOWN
+    return np.where(codes[place] == wide, index[place], unknown).astype(np.uint8)
 
 
 def _nearest_colour(values: NDArray[np.int64], codes: NDArray[np.int64]) -> NDArray[np.intp]:

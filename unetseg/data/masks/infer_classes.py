@@ -117,12 +117,14 @@ def infer_class_map(
     names: ClassNames | None = None,
     ignore: Sequence[int] = (),
     snap: bool = False,
+    objects: bool = False,
 ) -> tuple[ClassMap, str]:
     """Conclude from all masks what their values mean, and say it in one line.
 
     Classes are those of `names`, else every code there is. Ignored are the codes in `ignore`,
     negative codes, 255 beside small class numbers, and classes called void, ignore, unlabelled or
     don't care. JPEG noise is snapped to the classes by itself, other stray values with `snap`.
+    Masks that number objects, as `objects` or the numbers themselves say, show a single class.
 
     Raises:
         MaskError: the masks contradict each other or `names`, or they hold noise, fewer than two
@@ -130,6 +132,8 @@ def infer_class_map(
     """
     folder = gather(facts)
     ignored = _possible(ignore, folder)
+    if not names and (objects or max(object_numbers(folder), default=0) > OBJECTS):
+        return _one_class_of_objects(folder, ignored)
     values = separate(folder, ignored)
     named = _adapted(names, folder, values, ignored) if names else ()
     if named:
@@ -140,8 +144,6 @@ def infer_class_map(
     if names:
         _check_strangers(folder, values, reading, meaning, names)
     _check_scale(folder, meaning, ignored)
-    if not names:
-        _check_objects(folder)
     _check_number(folder, meaning)
     class_map = _build(folder, reading, meaning)
     return class_map, _sentence(reading, meaning, class_map, names)
@@ -443,17 +445,19 @@ def object_numbers(folder: Folder) -> list[int]:
     return ends if gapless and len(set(ends)) >= ENDS else []
 
 
-def _check_objects(folder: Folder) -> None:
-    """Refuse masks that number objects: 1, 2, … in each file, up to different numbers."""
-    ends = object_numbers(folder)
-    if max(ends, default=0) > OBJECTS:
-        raise MaskError(
-            "the masks number objects, not classes: each holds 1, 2, 3, … up to a number of its "
-            f"own, {min(ends)} to {max(ends)}",
-            folder.fullest(),
-            "Save one number for each class, such as 255 wherever there is an object; or, if these "
-            "are classes, name them in classes.txt.",
-        )
+def _one_class_of_objects(folder: Folder, ignored: tuple[Code, ...]) -> tuple[ClassMap, str]:
+    """The class map of masks that number objects: 0 is the background, all else is an object."""
+    ground: Code = (0, 0, 0) if folder.coding == "rgb" else 0
+    code: Code = (255, 255, 255) if folder.coding == "rgb" else 1
+    classes = (_Class(ground, "background"), _Class(code, "object"))
+    meaning = _Meaning(classes, dict.fromkeys(ignored, ""), 0)
+    numbers = sorted(set(folder.found) - {ground, *ignored}, key=as_point)
+    class_map = _build(folder, _Reading(folder.found), meaning).model_copy(update={"objects": True})
+    values = f"{_span(tuple(numbers))} {coding_name(folder.coding)}"
+    return class_map, (
+        f"masks: {values} number objects, not classes: one class of all, object {_text(code)}, "
+        f"and background {_text(ground)}; name the values in classes.txt if they are classes"
+    )
 
 
 def _check_number(folder: Folder, meaning: _Meaning) -> None:

@@ -13,6 +13,8 @@ from unetseg.data.files.image import ImageFile, Once, Picture, cut, effective_ba
 from unetseg.data.masks.class_map import Coding
 from unetseg.errors import ImageError, MaskError
 
+_BLACK_AND_WHITE = [(0, 0, 0), (255, 255, 255)]
+
 
 @dataclass(frozen=True)
 class RawMask:
@@ -171,7 +173,8 @@ class MaskFile:
             picture = self._image.picture()
         alpha = effective_bands(picture.pixels) != picture.pixels.shape[-1]
         bands, dtype = picture.pixels.shape[-1] - alpha, picture.pixels.dtype
-        coding, palette = self._coding(bands, dtype, picture.palette)
+        highest = int(picture.pixels[..., 0].max(initial=0)) if picture.palette is not None else 0
+        coding, palette = self._coding(bands, dtype, picture.palette, highest)
         values = self._values(picture, coding, alpha)
         return RawMask(values, coding, palette, self.lossy, self.tiff, alpha)
 
@@ -180,7 +183,7 @@ class MaskFile:
         tiff = self._image.open_tiff()
         bands, stored = tiff.shape[2], tiff.dtype
         alpha = bands in {2, 4} and stored in (np.uint8, np.uint16)
-        coding, colours = self._coding(bands - alpha, stored, tiff.palette)
+        coding, colours = self._coding(bands - alpha, stored, tiff.palette, 255)
         if stored.kind not in "iuf":
             raise _no_mask(self.path, bands, stored)
         whole = stored in (np.uint8, np.uint16, np.int16, np.int32)
@@ -189,12 +192,17 @@ class MaskFile:
         return RawMask(none, coding, colours, self.lossy, True, alpha)
 
     def _coding(
-        self, bands: int, dtype: np.dtype[Any], palette: NDArray[np.uint8] | None
+        self, bands: int, dtype: np.dtype[Any], palette: NDArray[np.uint8] | None, highest: int
     ) -> tuple[Coding, tuple[int, ...] | None]:
-        """What the values of so many bands are, without alpha, and the palette as 768 numbers."""
+        """What the values of so many bands are, without alpha, and the palette as 768 numbers.
+
+        A palette of black and white is grey; `highest` is the highest index that is used.
+        """
         if palette is not None:
             colours = palette[:, :3]
             if bool((colours == np.arange(256)[:, None]).all()):  # index = grey value
+                return "integer", None
+            if highest < 2 and sorted(map(tuple, colours[:2].tolist())) == _BLACK_AND_WHITE:
                 return "integer", None
             return "palette", tuple(colours.ravel().tolist())
         if bands == 1:
@@ -210,6 +218,8 @@ class MaskFile:
             raise _no_mask(self.path, picture.pixels.shape[-1], pixels.dtype)
         if coding == "rgb":
             return np.ascontiguousarray(pixels)
+        if coding == "integer" and picture.palette is not None:
+            return np.ascontiguousarray(picture.palette[:, 0][pixels[..., 0]])
         return _whole_numbers(np.ascontiguousarray(pixels[..., 0]), self.path)
 
 

@@ -233,18 +233,19 @@ def find_described(data: Path, config: _Config) -> tuple[PairSet, _Config]:
     """
     config, description = described(data, config)
     pairs = find_pairs(data, **where(config))
-    return split_as_described(pairs, description, whole=True), config
+    return split_as_described(pairs, description), config
 
 
 def where(config: PairsConfig) -> Where:
     """What `config` says about the pairs of a folder."""
     asked: Where = {"images": config.images, "masks": config.masks, "table": config.pairs}
+    asked |= {"unpaired": config.unpaired}
     if isinstance(config, DataConfig):
         asked |= {"group": config.group, "group_column": config.group_column}
     return asked
 
 
-def split_as_described(pairs: PairSet, description: Description, *, whole: bool) -> PairSet:
+def split_as_described(pairs: PairSet, description: Description) -> PairSet:
     """The pairs with the splits of dataset.yaml; those that it does not name keep their own.
 
     An exact name counts before a pattern, and that before a mere *.
@@ -252,10 +253,9 @@ def split_as_described(pairs: PairSet, description: Description, *, whole: bool)
     Args:
         pairs: What the lines of the file name.
         description: The lines.
-        whole: Whether these are all pairs, so that a line without any is wrong.
 
     Raises:
-        ConfigError: a line names no pair, or a pair is in several splits.
+        ConfigError: a line names no pair though none is left out, or a pair is in several splits.
     """
     if "splits" not in description.keys:
         return pairs
@@ -268,7 +268,7 @@ def split_as_described(pairs: PairSet, description: Description, *, whole: bool)
         rank, names = _matched(line, forms)
         for name in names:
             ranks[name][rank].add(split)
-        if whole and not names and line != _REST:
+        if not names and line != _REST and not pairs.left_out:
             faults.append(f"{printable(f'{split}: {line}')} matches no pair")
     splits = {name: sorted(rank[min(rank)]) for name, rank in ranks.items()}
     faults += [f"{printable(n)} is in {' and '.join(s)}" for n, s in splits.items() if len(s) > 1]
@@ -347,7 +347,7 @@ def write_description(
         "splits": _names_of_splits(pairs) if pairs else {},
     }
     blocks = [f"# {_COMMENTS[key]}\n{_dump(key, value)}" for key, value in content.items() if value]
-    head = "# What these images and masks are; every unetseg command honours it.\n"
+    head = "# What these images and masks are; every unetseg command goes by it.\n"
     write_text(path, "\n".join([head, *blocks]))
 
 

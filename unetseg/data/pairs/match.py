@@ -1,34 +1,36 @@
 """Find the images of a folder and the mask of each.
 
-A pair is found by name, never by the order of files: image and mask folders are told by the words
-in their names (`images`/`masks`, `train/imgs`/`train/labels`, `JPEGImages`/`SegmentationClass`),
-or, in one folder, masks by a word in the file name (`x.jpg`, `x_mask.png`). Within them the file
-names must agree after one constant beginning and end is taken off each side
-(`21_training.tif` ↔ `21_manual1.gif`). What does not pair is an error that lists all of it.
+Files are read as series (`series.py`), the series of images and masks are chosen by their names and
+contents (`choose.py`), and paired by the strictest key that works (`keys.py`), never by the order
+of files. What takes no part is told with its reason; what nobody could know is a question.
 """
 
+import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
-from pathlib import Path
-from typing import TypedDict, Unpack
+from pathlib import Path, PurePosixPath
+from typing import Literal, TypedDict, Unpack
 
-from unetseg.data.files.folders import scan, scan_names
-from unetseg.data.pairs.layouts import (
-    BY_HAND,
-    Find,
-    Layout,
-    NamedFile,
-    explicit_layout,
-    read_layouts,
-)
-from unetseg.data.pairs.mismatch import UNLIKE, Fault, Match, find_faults, mismatch_error
-from unetseg.data.pairs.naming import Affixes, find_affixes, strip
+from unetseg.data.files.folders import output_names, scan, scan_names
+from unetseg.data.pairs.choose import NO_IMAGE, NO_MASK, Reading, choose, choose_between
+from unetseg.data.pairs.lists import listed_splits
+from unetseg.data.pairs.naming import SPLITS
+from unetseg.data.pairs.questions import fits, is_pattern, no_images
+from unetseg.data.pairs.series import Entry, read_entries, split_series
 from unetseg.data.pairs.table import read_table
-from unetseg.errors import ConfigError, PairingError
+from unetseg.errors import ConfigError, DataError, PairingError
 from unetseg.text import plural, printable
+
+__all__ = ["NO_IMAGE", "NO_MASK", "Pair", "PairSet", "Where", "find_pairs"]
+BY_HAND = "Say which is which: --images DIR --masks DIR, or --pairs FILE.csv (columns image, mask)."
+_OUTSIDE = "outside of the splits"
+_SPLIT_SHARE = 0.3  # of the pairs: where fewer are in folders of splits, these are the odd ones
+
+Find = Callable[[Path, type[DataError]], list[Path]]
+Unpaired = Literal["skip", "empty", "error"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,21 @@ class Pair:
 
 @dataclass(frozen=True)
 class PairSet:
-    """The pairs of a folder, sorted by name, and in one sentence how they were found."""
+    """The pairs of a folder, sorted by name, and in one sentence how they were found.
+
+    Attributes:
+        root: The folder.
+        pairs: An image and its mask each.
+        rule: How they were found.
+        left_out: Files that take no part, and why.
+        numbered: Whether the masks number objects instead of classes.
+    """
 
     root: Path
     pairs: tuple[Pair, ...]
     rule: str
+    left_out: tuple[tuple[Path, str], ...] = ()
+    numbered: bool = False
 
     def select(self, split: str) -> tuple[Pair, ...]:
         """The pairs of train, val, test or all; for val, where there is none, those that train."""
@@ -65,14 +77,15 @@ class Where(TypedDict, total=False):
     """Where the pairs of a folder are, and how they are grouped, as far as the user says it.
 
     Attributes:
-        images: Folder of the images, where its name does not tell; together with `masks`.
-        masks: Folder of the masks.
+        images: Folder of the images, or a pattern of their paths; together with `masks`.
+        masks: Folder of the masks, or a pattern.
         table: CSV file with the columns image, mask and optionally split and group; paths are
             absolute or relative to it. A `pairs.csv` in the folder is taken without asking.
         group: Regular expression, searched in the file names of the images or, unless it is in
             all of them, in the names of the pairs. Pairs with an equal match (of its first
             parenthesis, if it has one) form a group.
         group_column: Column of the CSV that holds the group, instead of "group".
+        unpaired: What images without mask are: left out, images that show nothing, or an error.
     """
 
     images: Path | None
@@ -80,69 +93,34 @@ class Where(TypedDict, total=False):
     table: Path | None
     group: str | None
     group_column: str | None
+    unpaired: Unpaired
 
 
-def find_pairs(root: Path, **where: Unpack[Where]) -> PairSet:
+def find_pairs(root: Path, *, lenient: bool = False, **where: Unpack[Where]) -> PairSet:
     """All pairs of image and mask in the folder `root` or in a CSV file, sorted by name.
 
-    Raises:
-        PairingError: images and masks do not match up; every offender is listed.
-        ConfigError: the arguments contradict each other, or `group` does not match every image.
-    """
-    pairs, layout, faults = _search(root, where, scan)
-    if faults and layout is not None:
-        raise mismatch_error(root, layout, faults)
-    return _finished(pairs, where.get("group"))
-
-
-def match_pairs(root: Path, **where: Unpack[Where]) -> tuple[PairSet, tuple[Fault, ...]]:
-    """The pairs that do match, and what does not, where `find_pairs` would refuse the folder.
-
-    No file is both in a pair and in a fault, and in neither are only files whose counterpart shares
-    its name with another. A broken link or a pipe with the name of an image counts as a file.
+    With `lenient`, a broken link or a pipe with the name of an image counts as a file.
 
     Raises:
-        PairingError: nothing can be said: there is no folder, no image or no mask, folders compete
-            for one role, or the CSV file is faulty.
+        PairingError: there are none, several readings are as good, or most files do not pair;
+            every offender is listed, with ready commands where a choice is to be made.
         ConfigError: the arguments contradict each other, or `group` does not match every image.
     """
-    pairs, _, faults = _search(root, where, scan_names)
-    return _finished(pairs, where.get("group")), faults
-
-
-def with_variants(found: PairSet, faults: Iterable[Fault], group: str | None = None) -> PairSet:
-    """The pairs, and those of the faults whose names differ only in case or Unicode form."""
-    more = tuple(
-        Pair(fault.paths[0], fault.paths[1], fault.name, fault.split)
-        for fault in faults
-        if fault.kind == UNLIKE
-    )
-    return _finished(replace(found, pairs=(*found.pairs, *more)), group) if more else found
-
-
-def _search(
-    root: Path, where: Where, find: Find
-) -> tuple[PairSet, Layout | None, tuple[Fault, ...]]:
-    """The pairs, not in order nor grouped by expression yet, their layout, and what is left."""
     images, masks = where.get("images"), where.get("masks")
-    group_column = where.get("group_column")
+    group, group_column = where.get("group"), where.get("group_column")
     root, table = _locate(root, images, masks, where.get("table"))
-    if group_column is not None and (table is None or where.get("group") is not None):
+    if group_column is not None and (table is None or group is not None):
         raise ConfigError(
             "--group-column names a column of a CSV file of pairs, and excludes --group",
             fix="Give --pairs FILE.csv with that column, or --group with a regular expression.",
         )
     if table is not None:
         pairs = tuple(Pair(*row) for row in read_table(table, group_column))
-        return PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}"), None, ()
-    if images is not None and masks is not None:
-        return _choose(root, [explicit_layout(root, images, masks, find)])
-    return _choose(root, read_layouts(root, find))
-
-
-def _finished(found: PairSet, group: str | None) -> PairSet:
-    """The pairs sorted by name, with the group that the regular expression gives."""
-    pairs = sorted(found.pairs, key=lambda pair: pair.name)
+        found = PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}")
+    else:
+        find = scan_names if lenient else scan
+        found = _search(root, images, masks, where.get("unpaired", "skip"), find)
+    pairs = tuple(sorted(found.pairs, key=lambda pair: pair.name))
     return replace(found, pairs=tuple(pairs if group is None else _group(pairs, group)))
 
 
@@ -161,102 +139,187 @@ def _locate(
     return root, table
 
 
-# Matching
+def _search(
+    root: Path, images: Path | None, masks: Path | None, unpaired: Unpaired, find: Find
+) -> PairSet:
+    """The pairs of a folder, in no order."""
+    if images is not None and masks is not None:
+        base, sides = _asked_for(root, images, masks, find)
+        one = [entry.path for entry in sides[0]] == [entry.path for entry in sides[1]]
+        choice = choose(base, split_series(sides[0])) if one else choose_between(base, *sides)
+    else:
+        paths = find(root, PairingError)
+        if not paths:
+            raise no_images(root)
+        base, choice = root, choose(root, split_series(read_entries(root, paths)))
+    pairs = [pair for reading in choice.readings for pair in _pairs_of(reading)]
+    _refuse_few(base, len(pairs), choice.left_out, unpaired)
+    pairs, outside = _with_splits(base, _unique(pairs))
+    left_out = {**choice.left_out, **dict.fromkeys(outside, _OUTSIDE)}
+    if unpaired == "empty":
+        bare = [path for path, why in left_out.items() if why == NO_MASK]
+        pairs += [
+            Pair(path, None, path.relative_to(base).with_suffix("").as_posix()) for path in bare
+        ]
+        left_out = {path: why for path, why in left_out.items() if why != NO_MASK}
+    rule = _sentence(choice.readings) + _told(left_out.values())
+    numbered = any(reading.masks.look.numbered for reading in choice.readings)
+    return PairSet(root, tuple(pairs), rule, tuple(left_out.items()), numbered)
 
 
-def _choose(root: Path, layouts: Sequence[Layout]) -> tuple[PairSet, Layout, tuple[Fault, ...]]:
-    """The pairs of the first reading that pairs everything, else of that which pairs the most."""
-    matches = [_match(layout.images, layout.masks) for layout in layouts]
-    complete = [
-        (layout.left_out + layout.bare, i)
-        for i, layout in enumerate(layouts)
-        if len(matches[i]) == len(layout.images) == len(layout.masks) and not layout.rivals
+def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path, list[list[Entry]]]:
+    """The folder above all, and the images and masks that two folders or patterns name.
+
+    Names count from these folders on.
+    """
+    wanted = {"images": images, "masks": masks}
+    folders = {
+        side: given if given.is_dir() else root / given
+        for side, given in wanted.items()
+        if given.is_dir() or not is_pattern(given)
+    }
+    missing = [printable(folder) for folder in folders.values() if not folder.is_dir()]
+    if missing:
+        raise PairingError("there is no such folder", missing, "Check --images and --masks.")
+    sides = {
+        side: find(folders[side], PairingError)
+        if side in folders
+        else [path for path in find(root, PairingError) if _fits(path, root, given)]
+        for side, given in wanted.items()
+    }
+    for side, other in (("images", "masks"), ("masks", "images")):  # one may lie in the other
+        inner = folders.get(other, root).resolve()
+        if side in folders and folders[side].resolve() in inner.parents:
+            sides[side] = [
+                p for p in sides[side] if inner not in p.parent.resolve().joinpath("x").parents
+            ]
+    empty = [
+        f"{printable(folders.get(s, wanted[s]))} ({s})" for s, files in sides.items() if not files
     ]
-    if complete:
-        _, i = min(complete)
-        return _pair_set(root, layouts[i], matches[i]), layouts[i], ()
-    i = max(range(len(layouts)), key=lambda i: len(matches[i]))
-    faults = find_faults(layouts[i], matches[i])
-    rivals = layouts[0].rivals or (() if faults else layouts[i].rivals)
-    if rivals:
-        raise PairingError(
-            f"{printable(root)} has several folders of images or masks, and it is not clear which "
-            "belong together",
-            rivals,
-            BY_HAND,
-        )
-    doubtful = {path for fault in faults for path in fault.paths}
-    sure = [m for m in matches[i] if doubtful.isdisjoint((m.image.path, m.mask.path))]
-    return _pair_set(root, layouts[i], sure), layouts[i], faults
+    if empty:
+        raise PairingError("there are no images in", empty, "Check --images and --masks.")
+    bases = {side: folders.get(side, root).absolute() for side in wanted}
+    above = Path(os.path.commonpath(list(bases.values())))
+    entries = [
+        [
+            replace(entry, inner=PurePosixPath(entry.path.relative_to(above).as_posix()))
+            for entry in read_entries(base, [path.absolute() for path in sides[side]])
+        ]
+        for side, base in bases.items()
+    ]
+    return above, entries
 
 
-def _pair_set(root: Path, layout: Layout, matches: Sequence[Match]) -> PairSet:
-    """The pairs with unique names, and the sentence that says how they were found."""
-    names = ["/".join(filter(None, (*folder, core))) for _, _, (folder, core), _ in matches]
-    count = Counter(names)
-    pairs = []
-    for (image, mask, _, _), name in zip(matches, names, strict=True):
-        unique = name if name and count[name] == 1 else "/".join((*image.folder, image.path.stem))
-        pairs.append(Pair(image.path, mask.path, unique, image.split))
-    remarks = [f"left out elsewhere: {layout.left_out}"] if layout.left_out else []
-    if layout.bare:
-        remarks.append(f"{plural(layout.bare, 'test image')} without masks left out")
-    told = f" ({', '.join(remarks)})" if remarks else ""
-    return PairSet(root, tuple(pairs), (_sentence(matches) or "no pairs") + told)
+def _fits(path: Path, root: Path, wanted: Path) -> bool:
+    return fits(PurePosixPath(path.relative_to(root).as_posix()), wanted.as_posix())
 
 
-def _match(images: Sequence[NamedFile], masks: Sequence[NamedFile]) -> list[Match]:
-    """Pair by one rule for all or, where that leaves some, by one for each folder."""
-    whole = _apply(images, masks)
-    if len(whole) == len(images) == len(masks):
-        return whole
-    folders: dict[tuple[str, ...], tuple[list[NamedFile], list[NamedFile]]] = defaultdict(
-        lambda: ([], [])
+def _pairs_of(reading: Reading) -> Iterator[Pair]:
+    for (image, mask), core in zip(reading.matching.couples, reading.matching.names, strict=True):
+        name = "/".join(filter(None, (image.split or mask.split, *image.names, core)))
+        yield Pair(image.path, mask.path, name, image.split or mask.split)
+
+
+def _unique(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with names that occur once: where they do not, those of all outputs."""
+    count = Counter(pair.name for pair in pairs)
+    if all(pair.name for pair in pairs) and max(count.values(), default=0) < 2:
+        return list(pairs)
+    base = Path(os.path.commonpath([pair.image.parent for pair in pairs]))
+    names = dict(output_names([(pair.image, base) for pair in pairs]))
+    return [replace(pair, name=names[pair.image].as_posix()) for pair in pairs]
+
+
+def _refuse_few(root: Path, pairs: int, left_out: dict[Path, str], unpaired: Unpaired) -> None:
+    """Refuse a folder of which most images and masks do not pair.
+
+    Raises:
+        PairingError: so it is, or the user wants no orphans at all.
+    """
+    orphans = {path: why for path, why in left_out.items() if why in {NO_MASK, NO_IMAGE}}
+    bare = sum(why == NO_MASK for why in orphans.values())
+    allowed = unpaired == "empty" and bare == len(orphans)
+    if not orphans or allowed or (unpaired != "error" and len(orphans) <= 2 * pairs):
+        return
+    raise PairingError(
+        f"{plural(bare, 'image')} without mask and {plural(len(orphans) - bare, 'mask')} without "
+        f"image in {printable(root)}, and {plural(pairs, 'pair')}",
+        [f"{why}: {printable(path.relative_to(root))}" for path, why in orphans.items()],
+        "Add the missing files, or say what images without mask are: left out, or without objects.",
+        code="unpaired",
+        paths=list(orphans),
+        commands=[
+            f"unetseg check {shlex.quote(str(root))} --unpaired {word}"
+            for word in ("skip", "empty")
+        ],
     )
-    for side, files in enumerate((images, masks)):
-        for file in files:
-            folders[file.folder][side].append(file)
-    parts = [match for sides in folders.values() for match in _apply(*sides)]
-    return max(whole, parts, key=len)
 
 
-def _apply(images: Sequence[NamedFile], masks: Sequence[NamedFile]) -> list[Match]:
-    affixes = find_affixes([f.key for f in images], [f.key for f in masks])
-    partners = {strip(mask.key, *affixes[2:]): mask for mask in masks}
-    image_keys = {strip(image.key, *affixes[:2]): image for image in images}
-    return [
-        Match(image, partners[key], key, affixes)
-        for key, image in image_keys.items()
-        if key is not None and key in partners
-    ]
+# Splits
 
 
-def _sentence(matches: Sequence[Match]) -> str:
+def _with_splits(root: Path, pairs: list[Pair]) -> tuple[list[Pair], list[Path]]:
+    """The pairs with the splits of folders or lists, and the files of pairs outside of these."""
+    if not any(pair.split for pair in pairs):
+        splits = listed_splits(root, [pair.image for pair in pairs])
+        pairs = [replace(pair, split=splits.get(pair.image)) for pair in pairs]
+    named = [pair for pair in pairs if pair.split]
+    rest = [pair for pair in pairs if not pair.split]
+    if len({pair.split for pair in named}) < 2 and not (named and rest):
+        return [replace(pair, split=None) for pair in pairs], []
+    if not rest:
+        return pairs, []
+    kept = named if len(named) >= _SPLIT_SHARE * len(pairs) else rest
+    outside = [p for pair in pairs if pair not in kept for p in (pair.image, pair.mask) if p]
+    if len({pair.split for pair in kept}) < 2:
+        kept = [replace(pair, split=None) for pair in kept]
+    return kept, outside
+
+
+# Words
+
+
+def _sentence(readings: Iterable[Reading]) -> str:
     """How the pairs were found, such as `images/NAME.jpg ↔ masks/NAME_mask.png, 20 pairs`."""
-    groups: dict[Affixes, list[Match]] = defaultdict(list)
-    for match in matches:
-        groups[match.affixes].append(match)
-    return "; ".join(
-        f"{_template([m.image for m in group], affixes[:2])} ↔ "
-        f"{_template([m.mask for m in group], affixes[2:])}, "
-        f"{plural(len(group), 'pair')}"
-        for affixes, group in groups.items()
-    )
+    rules: Counter[str] = Counter()
+    for reading in readings:
+        cores = reading.matching.names
+        images, masks = (
+            _template(side, cores) for side in zip(*reading.matching.couples, strict=True)
+        )
+        rules[f"{images} ↔ {masks}"] += len(cores)
+    return "; ".join(f"{rule}, {plural(count, 'pair')}" for rule, count in rules.items())
 
 
-def _template(files: Sequence[NamedFile], affixes: tuple[str, ...]) -> str:
-    places = sorted({file.place for file in files})
-    place = places[0]
-    if len(places) > 1:
-        levels = zip(*(place.split("/") for place in places), strict=False)
-        shared = takewhile(lambda names: len(set(names)) == 1, levels)
-        place = "/".join([*(names[0] for names in shared), "…"])
-    suffixes = sorted({file.path.suffix[1:] for file in files})
+def _template(entries: Sequence[Entry], cores: Sequence[str]) -> str:
+    folders = [_split_marked(entry.inner.parent) for entry in entries]
+    levels = list(zip(*folders, strict=False))
+    shared = next((i for i, names in enumerate(levels) if len(set(names)) > 1), len(levels))
+    place = [*folders[0][:shared], *(["…"] if len(set(folders)) > 1 else [])]
+    suffixes = sorted({entry.path.suffix[1:] for entry in entries})
     suffix = suffixes[0] if len(suffixes) == 1 else "{" + ",".join(suffixes) + "}"
-    prefix, end = affixes
-    stems = {file.path.stem for file in files}
-    stem = prefix if stems == {prefix} else f"{prefix}NAME{end}"
-    return printable("/".join(filter(None, (place, f"{stem}.{suffix}"))))
+    around = {
+        tuple(entry.stem.split(core, 1)) if core else (entry.stem,)
+        for entry, core in zip(entries, cores, strict=True)
+    }
+    stem = "NAME"
+    if len(around) == 1:
+        ends = next(iter(around))
+        stem = ends[0] if len(ends) == 1 else "NAME".join(ends)
+    return printable("/".join((*place, f"{stem}.{suffix}")))
+
+
+def _split_marked(folder: PurePosixPath) -> tuple[str, ...]:
+    word = re.compile(
+        rf"(?<![A-Za-z])({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?![a-z])", re.IGNORECASE
+    )
+    return tuple(word.sub("{split}", name, count=1) for name in folder.parts)
+
+
+def _told(reasons: Iterable[str]) -> str:
+    counts = Counter(reasons)
+    told = ", ".join(f"{n} {why}" for why, n in counts.items())
+    return f" (left out: {told})" if told else ""
 
 
 # Groups
@@ -265,14 +328,14 @@ def _template(files: Sequence[NamedFile], affixes: tuple[str, ...]) -> str:
 def _group(pairs: Sequence[Pair], expression: str) -> list[Pair]:
     """The pairs with the group that the regular expression finds in their names."""
     try:
-        pattern = re.compile(expression)
+        expected = re.compile(expression)
     except re.error as error:
         raise ConfigError(f"--group {expression!r} is no regular expression: {error}") from error
-    groups = [_matched(pattern, pair.image.name) for pair in pairs]
+    groups = [_matched(expected, pair.image.name) for pair in pairs]
     if None in groups:
-        groups = [_matched(pattern, pair.name) for pair in pairs]
+        groups = [_matched(expected, pair.name) for pair in pairs]
     strangers = [
-        printable(pair.name) for pair, found in zip(pairs, groups, strict=True) if found is None
+        printable(pair.name) for pair, group in zip(pairs, groups, strict=True) if group is None
     ]
     if strangers:
         raise ConfigError(
@@ -280,9 +343,9 @@ def _group(pairs: Sequence[Pair], expression: str) -> list[Pair]:
             strangers,
             "Choose a regular expression that matches every image name.",
         )
-    return [replace(pair, group=found) for pair, found in zip(pairs, groups, strict=True)]
+    return [replace(pair, group=group) for pair, group in zip(pairs, groups, strict=True)]
 
 
-def _matched(pattern: re.Pattern[str], name: str) -> str | None:
-    found = pattern.search(name)
-    return found and found[1 if pattern.groups else 0]
+def _matched(expected: re.Pattern[str], name: str) -> str | None:
+    match = expected.search(name)
+    return match and match[1 if expected.groups else 0]

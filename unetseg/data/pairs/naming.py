@@ -1,37 +1,106 @@
-"""What the names of files and folders say: role, split, and the key that image and mask share."""
+"""What the words in the names of files and folders say: split, role, and why a file takes no part.
+
+Names are cut into words and numbers first: `leftImg8bit` is left, img, 8, bit. The lists are the
+words that public data sets use, in several languages; what they do not know, the files' contents
+say (`content.py`).
+"""
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
 Role = Literal["image", "mask", "data"]
-Key = tuple[tuple[str, ...], str]
-"""The folders and the stem by which an image and its mask are known to belong together."""
 
 SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-SPLIT_WORD = re.compile("|".join(sorted(SPLITS, key=len, reverse=True)), re.IGNORECASE)
-
-_IMAGE_WORD = re.compile(r"images?|imgs?|photos?|pictures?|inputs?")
-_MASK_WORD = re.compile(
-    r"masks?|labels?|annot\w*|gts?|groundtruths?|truths?|segs?|segm|segmentations?"
-    r"|targets?|manual\w*"
+_TOKEN = re.compile(r"\d+(?:st|nd|rd|th)(?![a-z])|\d+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+")
+_GLUED = re.compile(
+    r"(?<![A-Za-z])(training|train|validation|valid|val|testing|test)(?=ima?g|mask|label|annot)|"
+    r"(ground)[ _-]?(?=truths?)",
+    re.IGNORECASE,
 )
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_GLUED = re.compile(rf"^({SPLIT_WORD.pattern})(?=ima?g|mask|label|annot)", re.IGNORECASE)
-_NNUNET = re.compile(r"(?<=s)T([rs])$")  # imagesTr, labelsTr, imagesTs
-_SEPARATORS = frozenset("._- ")
-_SAMPLE = 16
-_CANDIDATES = 8
+_NNUNET = re.compile(r"(?<=s)T([rs])(?![a-z])")  # imagesTr, labelsTr, imagesTs
+_WITH = re.compile(r"(?:with|and|without)[-_ ]?\w+", re.IGNORECASE)  # frames-with-annotations
+_FILLERS = frozenset({"set", "sets", "folder", "folders", "dir", "data", "dataset"})
+
+_MASK = re.compile(
+    r"\w*masks?|label(?!me)\w*|lab|labs|lbls?|ann|anns|anno|annos|annot\w*|gts?|groundtruths?|truths?"
+    r"|segs?|segm|segment\w*|semantic\w*|targets?|trimaps?|mattes?|alphas?|manual\w*|map|maps|y"
+    r"|lesions?|silhouettes?|stencils?|fuse"
+    r"|m[aá]scaras?|masques?|maske\w*|masker|etiquetas?|etichett\w+|v[eé]rit[eé]s?|wahrheit\w*"
+    r"|маск\w*|разметк\w*|метк\w*"
+    r"|\w*(?:标签|标注|掩码|掩膜|蒙版|分割|真值|ラベル|マスク|正解|教師|마스크|라벨|정답)\w*"
+)
+_IMAGE = re.compile(
+    r"ima?ge?s?|imgs?|photos?|pictures?|pics?|inputs?|src|sources?|orgs?|origs?|originals?|raws?|rgb"
+    r"|frames?|x|sat|satellite|jpe?g|jpe?gimages|stills|orthos?|orthophotos?|xrays?|cxr"
+    r"|fotos?|bild(?:er)?|bilder|im[aá]gen\w*|immagin\w+|imagem|imagens|im"
+    r"|изображ\w*|снимк\w*|фото\w*"
+    r"|\w*(?:原图|图像|图片|影像|画像|写真|入力|원본|이미지|사진)\w*"
+)
+_ASIDE = {
+    "a prediction or another output": re.compile(
+        r"pred\w*|outputs?|results?|infer\w*|comparisons?|logs?|checkpoints?|figures?|plots?"
+    ),
+    "a picture for people": re.compile(
+        r"overlay\w*|previews?|vis|viz|visual\w*|blend\w*|cutouts?|thumb\w*|examples?|demo|pyramid"
+    ),
+    "depth or height": re.compile(r"depths?|dems?|dsms?|ndsm|dtms?|disparit\w+|heights?|elevation"),
+    "superpixels": re.compile(r"superpixels?"),
+    "a field of view": re.compile(r"fovs?"),
+    "a part of the masks": re.compile(r"parts|rois?|skeletons?|centerlines?|centers?|centres?"),
+}
+"""Words of files that are neither image nor mask."""
+_SECOND = {
+    "numbers objects": re.compile(r"instances?|instanceids|inst|panoptic|objects?|ids?"),
+    "a copy in colours": re.compile(r"colou?rs?|coloured|pseudo|human|palette"),
+    "a second observer": re.compile(r"2nd|second|watershed"),
+    "outlines": re.compile(r"edges?|boundar\w+|contours?|noboundary|borders?"),
+    "augmented copies": re.compile(r"aug\w*"),
+    "another band": re.compile(r"nir|ir|thermal|irrg"),
+}
+"""Words of files that take part only where nothing plainer does."""
+
+
+class Reading(NamedTuple):
+    """What a name says.
+
+    Attributes:
+        role: Image or mask; "data" for a folder of that name; None where no word says.
+        split: train, val or test.
+        aside: Why it takes no part, or nothing.
+        second: Why something plainer is preferred, or nothing.
+        words: The words that say the role.
+        rest: The other words and the ordinals, without split.
+        numbers: The numbers.
+    """
+
+    role: Role | None
+    split: str | None
+    aside: str
+    second: str
+    words: tuple[str, ...]
+    rest: tuple[str, ...]
+    numbers: tuple[str, ...]
+
+    @property
+    def says_side(self) -> bool:
+        """Whether it says image, mask, or neither."""
+        return self.role in {"image", "mask"} or bool(self.aside)
+
+    @property
+    def tells(self) -> bool:
+        """Whether it says anything about the part that a file takes."""
+        return self.says_side or bool(self.second)
 
 
 class FolderName(NamedTuple):
-    """What the name of a folder says."""
+    """What the name of a folder says, for those who know the layout already."""
 
     role: Role | None
     split: str | None
@@ -41,171 +110,75 @@ class FolderName(NamedTuple):
     """The name without its split and role."""
 
 
-class Affixes(NamedTuple):
-    """What the names of images and masks have around the key they share."""
+@cache
+def tokens(name: str) -> tuple[str, ...]:
+    """The words and numbers of a name, in lower case and composed Unicode form.
 
-    image_prefix: str = ""
-    image_suffix: str = ""
-    mask_prefix: str = ""
-    mask_suffix: str = ""
+    >>> tokens("Spain_S2Hand.v10")
+    ('spain', 's', '2', 'hand', 'v', '10')
+    """
+    text = unicodedata.normalize("NFC", name)
+    text = _NNUNET.sub(lambda end: {"r": "_train", "s": "_test"}[end[1]], text)
+    text = _GLUED.sub(lambda word: f"{word[0]}_" if word[1] else "ground", text)
+    return tuple(token.lower() for token in _TOKEN.findall(text))
 
 
 @cache
+def read_name(name: str) -> Reading:
+    """Role, split and the rest of a name."""
+    parts = tokens(_WITH.sub("", name) or name)
+    split = next((SPLITS[part] for part in parts if part in SPLITS), None)
+    letters = [p for p in parts if not p.isdigit() and p not in SPLITS]
+    masks = [part for part in letters if _MASK.fullmatch(part)]
+    images = [part for part in letters if _IMAGE.fullmatch(part)]
+    role: Role | None = "mask" if masks else "image" if images else None
+    if role is None and "data" in parts:
+        role = "data"
+    return Reading(
+        role,
+        split,
+        next((why for why, word in _ASIDE.items() if any(map(word.fullmatch, letters))), ""),
+        _second(letters, masks),
+        tuple(masks or images),
+        tuple(p for p in letters if p not in (masks or images) and p not in _FILLERS),
+        tuple(part for part in parts if part.isdigit()),
+    )
+
+
+def _second(letters: Sequence[str], masks: Sequence[str]) -> str:
+    why = next((why for why, word in _SECOND.items() if any(map(word.fullmatch, letters))), "")
+    return why or ("a copy in colours" if masks and "rgb" in letters else "")
+
+
 def read_folder_name(name: str) -> FolderName:
     """Role, split and the rest of a folder's name.
 
     >>> read_folder_name("train_images_v2")
     FolderName(role='image', split='train', source='images v2', tag='v2')
     """
-    text = re.sub(r"ground[ _-]?truth", "groundtruth", name, flags=re.IGNORECASE)
-    text = _NNUNET.sub(lambda found: {"r": "_train", "s": "_test"}[found[1]], text)
-    text = _GLUED.sub(r"\1_", text)
-    words = [word.lower() for word in _WORD.findall(text)]
-    splits = [word for word in words if word in SPLITS][:1]
-    masks = [word for word in words if _MASK_WORD.fullmatch(word)]
-    images = [word for word in words if _IMAGE_WORD.fullmatch(word)]
-    data = ["data"] if "data" in words else []
-    role: Role | None = "mask" if masks else "image" if images else "data" if data else None
-    source = _without(text.lower(), splits)
-    split = SPLITS[splits[0]] if splits else None
-    return FolderName(role, split, source, _without(source, masks or images or data))
+    said = read_name(name)
+    source = [part for part in tokens(name) if part not in SPLITS]
+    dropped = said.words or (("data",) if said.role == "data" else ())
+    tag = [part for part in source if part not in dropped]
+    return FolderName(said.role, said.split, " ".join(source), " ".join(tag))
 
 
 def says_mask(word: str) -> bool:
     """Whether a part of a file name, such as `mask`, `manual1` or `LabelHand`, means a mask."""
-    first = _WORD.match(word)
-    return first is not None and _MASK_WORD.fullmatch(first[0].lower()) is not None
+    return any(_MASK.fullmatch(token) for token in tokens(word)[:1])
 
 
-def name_parts(stem: str) -> list[str]:
-    """The parts of a file name between dots, dashes, underscores and spaces."""
-    return re.split(r"[._\- ]+", stem)
+def fold(name: str) -> str:
+    """What is left of a name where neither case nor Unicode form counts."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def strip(key: Key, prefix: str, suffix: str) -> Key | None:
-    """The key without `prefix` and `suffix`; None where it lacks them or a word would be cut."""
-    folder, stem = key
-    end = len(stem) - len(suffix)
-    if not (stem.startswith(prefix) and stem.endswith(suffix) and len(prefix) <= end):
-        return None
-    core = stem[len(prefix) : end]
-    if core and not (cuts_at(stem, len(prefix)) and cuts_at(stem, end)):
-        return None
-    return folder, core
+def says_side(word: str) -> bool:
+    """Whether a word of a file's name says image, mask or neither; x and y are letters there."""
+    return len(word) > 1 and read_name(word).says_side
 
 
-def find_affixes(images: Collection[Key], masks: Collection[Key]) -> Affixes:
-    """The constant affixes that make the most keys agree, and of these the shortest.
-
-    Affixes end where words or numbers end. Those that differ only in a number (`scan_1`,
-    `scan_2`) are no rule, and a single pair needs a word such as "mask" in them.
-    """
-    images, masks = set(images), set(masks)
-    best, most = Affixes(), len(images & masks)
-    if most == len(images) == len(masks):
-        return best
-    candidates = {*_voted(images, masks), *_constant(images, masks)}
-    for affixes in sorted(candidates, key=lambda a: (sum(map(len, a)), a)):
-        keys = {strip(key, *affixes[:2]) for key in images}
-        shared = {strip(key, *affixes[2:]) for key in masks} & keys - {None}
-        if len(shared) > most and _credible(affixes, shared):
-            best, most = affixes, len(shared)
-    return best
-
-
-def _without(text: str, words: Iterable[str]) -> str:
-    for word in words:
-        text = text.replace(word, " ", 1)
-    return re.sub(r"[\W_]+", " ", text).strip()
-
-
-def cuts_at(stem: str, at: int) -> bool:
-    """Whether a word or number ends before the character `at`."""
-    if at in (0, len(stem)):
-        return True
-    left, right = stem[at - 1], stem[at]
-    if left in _SEPARATORS or right in _SEPARATORS or left.isdigit() != right.isdigit():
-        return True
-    return right.isupper() and not left.isupper()
-
-
-def _credible(affixes: Affixes, shared: Collection[Key | None]) -> bool:
-    image, mask = "_".join(affixes[:2]), "_".join(affixes[2:])
-    if image != mask and re.sub(r"\d+", "", image) == re.sub(r"\d+", "", mask):
-        return False
-    if len(shared) > 1:
-        return True
-    image_said = any(_IMAGE_WORD.match(part.lower()) for part in name_parts(image))
-    mask_said = any(says_mask(part) for part in name_parts(mask))
-    nothing_left = any(key is not None and not key[1] for key in shared)
-    return image_said and mask_said if nothing_left else image_said or mask_said
-
-
-def _voted(images: Collection[Key], masks: Collection[Key]) -> list[Affixes]:
-    """The affixes most often seen between some of the images and any mask of their folder."""
-    stems: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for folder, stem in masks:
-        stems[folder].append(stem)
-    votes: Counter[Affixes] = Counter()
-    for folder, stem in sorted(images)[:: len(images) // _SAMPLE + 1]:
-        for other in stems[folder]:
-            votes.update(_cuts(stem, other))
-    ranked = sorted(votes, key=lambda a: (-votes[a], sum(map(len, a)), a))
-    return ranked[:_CANDIDATES]
-
-
-def _cuts(image: str, mask: str) -> Iterator[Affixes]:
-    """The shortest suffixes, and the shortest prefixes, without which the two names agree."""
-    size = len(_shared([image, mask]))
-    while size and not (_ends_clean(image, size) and _ends_clean(mask, size)):
-        size -= 1
-    if size:
-        yield Affixes("", image[size:], "", mask[size:])
-    size = len(_shared([image[::-1], mask[::-1]]))
-    while size and not (_starts_clean(image, -size) and _starts_clean(mask, -size)):
-        size -= 1
-    if size:
-        yield Affixes(image[:-size], "", mask[:-size], "")
-
-
-def _ends_clean(stem: str, end: int) -> bool:
-    return stem[end - 1] not in _SEPARATORS and cuts_at(stem, end)
-
-
-def _starts_clean(stem: str, start: int) -> bool:
-    return stem[start] not in _SEPARATORS and cuts_at(stem, start % len(stem))
-
-
-def _constant(images: Collection[Key], masks: Collection[Key]) -> list[Affixes]:
-    """The affixes on both ends that all images, and all masks, have in common."""
-    if not images or not masks:
-        return []
-    image, image_head, image_tail = _common({stem for _, stem in images})
-    mask, mask_head, mask_tail = _common({stem for _, stem in masks})
-    whole = Affixes(image, "", mask, "")
-    if len(image_head) == len(image) and len(mask_head) == len(mask):
-        return [whole]  # a/image.png, b/image.png: the folder is the key
-    kept = len(_shared([image_head[::-1], mask_head[::-1]]))
-    while kept and not _starts_clean(image, len(image_head) - kept):
-        kept -= 1
-    left = (image_head[: len(image_head) - kept], mask_head[: len(mask_head) - kept])
-    kept = len(_shared([image_tail, mask_tail]))
-    while kept and not _ends_clean(image, len(image) - len(image_tail) + kept):
-        kept -= 1
-    return [Affixes(left[0], image_tail[kept:], left[1], mask_tail[kept:])]
-
-
-def _common(stems: Collection[str]) -> tuple[str, str, str]:
-    """One of the stems, and the beginning and end of all."""
-    head = _shared(stems)
-    tail = _shared([stem[len(head) :][::-1] for stem in stems])[::-1]
-    return min(stems), head, tail
-
-
-def _shared(names: Collection[str]) -> str:
-    """The longest beginning of all `names`."""
-    low, high = min(names), max(names)
-    size = next(
-        (i for i, pair in enumerate(zip(low, high, strict=False)) if len({*pair}) > 1), None
-    )
-    return low[:size]
+def says_role(word: str) -> bool:
+    """Whether a word of a file's name says something that image and mask do not share."""
+    said = read_name(word)
+    return len(word) > 1 and bool(said.tells or said.role or said.split)

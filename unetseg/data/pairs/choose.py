@@ -1,0 +1,408 @@
+"""Which series are the images, which the masks, and which take no part, or the question.
+
+Words come first, contents where words say nothing or compete. The reading that is taken must lead
+clearly; where several are as good, the answer is a question with a ready command for each.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from unetseg.data.pairs.content import explains, is_recoloured
+from unetseg.data.pairs.keys import LOOSE, Matching, match
+from unetseg.data.pairs.naming import read_name, says_side, tokens
+from unetseg.data.pairs.questions import nothing_pairs, question, several_masks
+from unetseg.data.pairs.series import Entry, Series
+from unetseg.errors import PairingError
+
+NO_MASK = "image without mask"
+NO_IMAGE = "mask without image"
+_SAME = 0.9  # of the best coverage: readings so near to it compete with it
+_LEAST = 0.3  # of the masks that must have an image, or of the images a mask
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A series of images with one of masks."""
+
+    images: Series
+    masks: Series
+    matching: Matching
+
+    @property
+    def mask_share(self) -> float:
+        """Masks that have an image, 0–1."""
+        return len(self.matching.couples) / len(self.masks)
+
+    @property
+    def image_share(self) -> float:
+        """Images that have a mask, 0–1."""
+        return len(self.matching.couples) / len(self.images)
+
+    @cached_property
+    def aligned(self) -> float:
+        """How much better masks explain their own images, see `explains`."""
+        return explains(
+            *([entry.path for entry in side] for side in zip(*self.matching.couples, strict=True))
+        )
+
+
+@dataclass
+class Choice:
+    """What is taken, and why the rest is not."""
+
+    readings: list[Reading] = field(default_factory=list)
+    left_out: dict[Path, str] = field(default_factory=dict)
+
+
+def choose(root: Path, series: Sequence[Series]) -> Choice:
+    """The readings that together hold every image and mask once.
+
+    Raises:
+        PairingError: several readings are as good, or there is none.
+    """
+    choice = Choice()
+    part = [one for one in series if not one.aside]
+    masks = _ranked_masks(part)
+    taken: set[Path] = set()
+    for rank in sorted({rank for rank, _ in masks}):
+        if choice.readings:
+            break
+        readings = [
+            best
+            for r, one in masks
+            if r == rank and (best := _best_images(root, one, part, series)) is not None
+        ]
+        fresh = [r for r in readings if not _touches(r, taken)]
+        for reading in _without_rivals(root, fresh, series):
+            choice.readings.append(reading)
+            taken |= {entry.path for couple in reading.matching.couples for entry in couple}
+    if not choice.readings and (turned := _images_among_masks(series)):
+        return choose(root, turned)
+    _ask_for_plainer(root, choice, masks, part, series)
+    _refuse_crowds(root, choice.readings)
+    choice.readings = [reading for reading in choice.readings if reading.matching.couples]
+    if not choice.readings:
+        raise nothing_pairs(root, series)
+    readable = [r for r in choice.readings if r.images.look.readable and r.masks.look.readable]
+    choice.readings = readable or choice.readings
+    _tell_rest(choice, series)
+    return choice
+
+
+def _images_among_masks(series: Sequence[Series]) -> list[Series]:
+    """The series with images where a folder says masks, but of its files only some do; or none."""
+    said = {one.entries[0].folder for one in series if read_name(one.kind).role == "mask"}
+    turned = [
+        replace(one, said=read_name("image"))
+        if one.said.role == "mask" and one.entries[0].folder in said and not says_side(one.kind)
+        else one
+        for one in series
+    ]
+    return turned if turned != list(series) else []
+
+
+def _ask_for_plainer(
+    root: Path,
+    choice: Choice,
+    masks: Sequence[tuple[int, Series]],
+    part: Sequence[Series],
+    series: Sequence[Series],
+) -> None:
+    """Ask where the masks that were chosen number objects, and others show classes.
+
+    Raises:
+        PairingError: so it is.
+    """
+    chosen = [reading.masks for reading in choice.readings]
+    if not any(one.look.numbered for one in chosen):
+        return
+    others = [one for _, one in masks if one not in chosen and not one.look.numbered]
+    readings = [r for one in others if (r := _best_images(root, one, part, series)) is not None]
+    if any(reading.matching.couples for reading in readings):
+        raise _question(
+            root, [*choice.readings, *readings], series, "masks that number objects, and others"
+        )
+
+
+def choose_between(root: Path, images: Sequence[Entry], masks: Sequence[Entry]) -> Choice:
+    """The reading of two sides that the user names.
+
+    Raises:
+        PairingError: they do not go together, or an image has several masks.
+    """
+    sides = [Series(tuple(side), "", read_name("")) for side in (images, masks)]
+    choice = Choice([Reading(sides[0], sides[1], match(images, masks))])
+    _refuse_crowds(root, choice.readings)
+    if not choice.readings[0].matching.couples:
+        raise nothing_pairs(root, sides)
+    _tell_rest(choice, sides)
+    return choice
+
+
+def _touches(reading: Reading, taken: set[Path]) -> bool:
+    return any(entry.path in taken for couple in reading.matching.couples for entry in couple)
+
+
+def _ranked_masks(series: Sequence[Series]) -> list[tuple[int, Series]]:
+    """Series that may be masks, with their ranks: 0 for the plainest."""
+    said = [one for one in series if one.said.role == "mask"]
+    plain = any(not one.said.second for one in said)
+    shown = [one for one in series if one.said.role != "mask" and _may_be_masks(one)]
+    ranked = [(_rank(one), one) for one in said]
+    ranked += [(_rank(one) + (2 if plain else 0), one) for one in shown]
+    several = len(ranked) > 1
+    return [(rank + (4 if several and _is_no_truth(one) else 0), one) for rank, one in ranked]
+
+
+def _rank(one: Series) -> int:
+    return 1 if one.said.second else 0
+
+
+def _is_no_truth(one: Series) -> bool:
+    """Whether masks that others compete with are fields of view, or pictures."""
+    return one.look.disc or (one.look.readable > 1 and one.look.masks < 0.4)
+
+
+def _may_be_masks(one: Series) -> bool:
+    """Whether a series without the word looks like masks."""
+    if one.said.role == "image" and not one.kind:
+        return False
+    return one.look.readable > 0 and one.look.masks > 0.8 and not one.look.blank
+
+
+def _best_images(
+    root: Path, masks: Series, part: Sequence[Series], series: Sequence[Series]
+) -> Reading | None:
+    """The masks with the series of images that goes with them best.
+
+    Raises:
+        PairingError: two go with them as well.
+    """
+    candidates = [
+        Reading(one, masks, match(one.entries, masks.entries))
+        for one in part
+        if one is not masks and one.said.role != "mask"
+    ]
+    candidates = [r for r in candidates if r.matching.couples or r.matching.crowds]
+    if not candidates:
+        return None
+    ranked = sorted(candidates, key=_worth, reverse=True)
+    best = _united(ranked)
+    if not best.matching.couples or (max(best.mask_share, best.image_share) < _LEAST):
+        return best if best.matching.crowds else None
+    rivals = [r for r in ranked[1:] if _competes(r, best)]
+    channels = _channels(best)
+    if len(channels) > 1:
+        raise _question(
+            root, channels, series, f"{len(channels)} channels of each image in files of their own"
+        )
+    if rivals:
+        raise _question(root, [best, *rivals], series, "several images for each mask")
+    if best.matching.rule >= LOOSE and best.aligned < 0:
+        return None
+    return best
+
+
+def _channels(best: Reading) -> list[Reading]:
+    """The readings by the last number of the images' names, where all masks have one of each."""
+    parts: dict[str, list[Entry]] = defaultdict(list)
+    for entry in best.images.entries:
+        parts[next(iter(tokens(entry.stem)[::-1]), "")].append(entry)
+    sizes = {len(part) for part in parts.values()}
+    if not 1 < len(parts) < 16 or sizes != {len(best.masks)} or not all(n.isdigit() for n in parts):
+        return []
+    readings = []
+    for part in parts.values():
+        images = replace(best.images, entries=tuple(part))
+        readings.append(Reading(images, best.masks, match(part, best.masks.entries)))
+    return readings if all(r.mask_share == 1 for r in readings) else []
+
+
+def _united(ranked: Sequence[Reading]) -> Reading:
+    """The best reading, with the images of those like it that go with other masks."""
+    best = ranked[0]
+    masks = {couple[1].path for couple in best.matching.couples}
+    parts = [best.images]
+    for other in ranked[1:]:
+        theirs = {couple[1].path for couple in other.matching.couples}
+        alike = other.images.said.role == best.images.said.role and not other.images.said.second
+        if theirs and alike and not masks & theirs and other.images.kind == best.images.kind:
+            parts.append(other.images)
+            masks |= theirs
+    if len(parts) == 1:
+        return best
+    images = replace(best.images, entries=tuple(e for part in parts for e in part.entries))
+    return Reading(images, best.masks, match(images.entries, best.masks.entries))
+
+
+def _worth(reading: Reading) -> tuple[object, ...]:
+    strict = reading.matching.rule < LOOSE
+    return (
+        reading.mask_share > _LEAST or reading.image_share > 0.9,
+        not reading.images.said.second,
+        min(reading.mask_share, 1) >= _SAME and strict,
+        -min(reading.matching.rule, 4) if reading.matching.couples else -99,
+        _shared_path(reading),
+        reading.images.said.role == "image",
+        round(reading.mask_share, 1),
+        round(reading.image_share, 1),
+        len(reading.matching.couples),
+    )
+
+
+def _shared_path(reading: Reading) -> int:
+    """Folders that all images and masks share."""
+    return 0
+
+
+def _competes(rival: Reading, best: Reading) -> bool:
+    """Whether nobody could know which of two series are the images."""
+    if (
+        rival.images.look.masks > 0.8
+        and rival.images.look.readable
+        and rival.images.said.role != "image"
+    ):
+        return False  # other masks
+    bands = {rival.images.said.second, best.images.said.second} <= {"another band", ""}
+    if bands and best.images.said.role != "image":
+        return _worth(rival)[2:-1] == _worth(best)[2:-1]
+    return _worth(rival)[:-1] == _worth(best)[:-1]
+
+
+def _without_rivals(
+    root: Path, readings: list[Reading], series: Sequence[Series]
+) -> Iterator[Reading]:
+    """The readings that do not use the same images; of those that do, the one that leads.
+
+    Raises:
+        PairingError: two are as good.
+    """
+    left = sorted(readings, key=lambda r: (-r.mask_share, -len(r.matching.couples)))
+    while left:
+        first, *others = left
+        images = {couple[0].path for couple in first.matching.couples} | {
+            e.path for ours, _ in first.matching.crowds for e in ours
+        }
+        rivals = [
+            r
+            for r in others
+            if images
+            & (
+                {c[0].path for c in r.matching.couples}
+                | {e.path for o, _ in r.matching.crowds for e in o}
+            )
+        ]
+        group = [first, *rivals]
+        lead = _leader(group)
+        _refuse_parts(root, lead, group)
+        if lead is None:
+            raise _question(root, group, series, "several masks for each image")
+        yield lead
+        used = {couple[0].path for couple in lead.matching.couples}
+        left = [
+            r
+            for r in others
+            if r is not lead and not used & {c[0].path for c in r.matching.couples}
+        ]
+
+
+def _question(
+    root: Path, readings: Sequence[Reading], series: Sequence[Series], what: str
+) -> PairingError:
+    parts = [(r.images, r.masks, len(r.matching.couples)) for r in readings]
+    return question(root, parts, series, what)
+
+
+def _refuse_parts(root: Path, lead: Reading | None, group: Sequence[Reading]) -> None:
+    """Refuse further masks of some images, such as x_mask_1 beside x_mask.
+
+    Raises:
+        PairingError: so it is.
+    """
+    crowds: dict[Entry, list[Entry]] = defaultdict(list)
+    for reading in group:
+        kind = reading.masks.kind
+        if (
+            lead is not None
+            and reading is not lead
+            and kind.endswith("#")
+            and kind[:-1] == lead.masks.kind
+        ):
+            for image, mask in reading.matching.couples:
+                crowds[image].append(mask)
+    if lead is not None and crowds:
+        firsts = {image: [mask] for image, mask in lead.matching.couples if image in crowds}
+        raise several_masks(root, {i: firsts.get(i, []) + more for i, more in crowds.items()})
+
+
+def _leader(group: Sequence[Reading]) -> Reading | None:
+    if len(group) == 1:
+        return group[0]
+    most = max(len(r.matching.couples) for r in group)
+    large = [r for r in group if len(r.matching.couples) >= most / 2 and r.matching.couples]
+    exact = [r for r in large if r.image_share >= _SAME]
+    large = (
+        exact
+        if len(exact) == 1 and all(r.image_share < 0.6 for r in large if r is not exact[0])
+        else large
+    )
+    plain = [r for r in large if not _is_picture_of_another(r, large)]
+    said = [r for r in plain if r.masks.said.role == "mask"]
+    plain = said if len(said) == 1 else plain
+    return plain[0] if len(plain) == 1 else None
+
+
+def _is_picture_of_another(reading: Reading, group: Sequence[Reading]) -> bool:
+    """Whether masks are others in colours: these are in RGB and the others in numbers."""
+    own = {couple[0].path: couple[1].path for couple in reading.matching.couples}
+    for other in group:
+        if other is reading:
+            continue
+        theirs = {couple[0].path: couple[1].path for couple in other.matching.couples}
+        shared = sorted(own.keys() & theirs.keys())[:3]
+        if shared and all(is_recoloured(own[key], theirs[key]) for key in shared):
+            return _bands(own[shared[0]]) > _bands(theirs[shared[0]])
+    return False
+
+
+def _bands(path: Path) -> int:
+    from unetseg.data.files.image import ImageFile
+
+    with ImageFile(path) as file:
+        return len(
+            {*map(bytes, file.picture().pixels.reshape(-1, file.picture().pixels.shape[-1])[:1])}
+        ) and int(file.picture().pixels.shape[-1])
+
+
+def _tell_rest(choice: Choice, series: Sequence[Series]) -> None:
+    """Why each of the other files takes no part."""
+    couples = [couple for reading in choice.readings for couple in reading.matching.couples]
+    used = {entry.path for couple in couples for entry in couple}
+    splits = {entry.split for couple in couples for entry in couple}
+    images = {e.path for r in choice.readings for e in r.images.entries}
+    masks = {e.path for r in choice.readings for e in r.masks.entries}
+    for one in series:
+        for entry in one.entries:
+            why = one.aside or one.said.second or "goes with no other file"
+            if entry.path in images:
+                is_bare = entry.split is not None and entry.split not in splits
+                why = f"{entry.split} image without masks" if is_bare else NO_MASK
+            elif entry.path in masks:
+                why = NO_IMAGE
+            if entry.path not in used:
+                choice.left_out[entry.path] = why
+
+
+def _refuse_crowds(root: Path, readings: Sequence[Reading]) -> None:
+    """Refuse images with several masks, where most have.
+
+    Raises:
+        PairingError: so it is.
+    """
+    for reading in readings:
+        crowds = {images[0]: masks for images, masks in reading.matching.crowds if len(masks) > 1}
+        if len(crowds) > len(reading.matching.couples):
+            raise several_masks(root, crowds)

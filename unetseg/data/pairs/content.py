@@ -1,0 +1,202 @@
+"""What a few samples of a series show: masks or pictures, numbered objects, fields of view."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.data.files.image import ImageFile, effective_bands
+from unetseg.errors import DataError
+
+SAMPLES = 6
+"""Files of a series that are looked at."""
+_SIDE = 384  # pixels of a sample
+_COVER = 0.97  # of a mask, by its 12 commonest values
+_FLAT = 0.75  # of a mask's pixels equal their right neighbour
+_NEAR = 40  # grey values that JPEG moves a pixel of a mask
+_BLOBS = 0.8  # of the values of numbered objects are one blob
+_DISC = 0.85  # intersection over union of two fields of view
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the samples of a series show.
+
+    Attributes:
+        readable: Samples that could be read.
+        masks: Share of them that hold few values in areas.
+        numbered: Whether each value is one blob, in nearly all.
+        disc: Whether all show one and the same area, however the images differ.
+        blank: Whether each shows one value only.
+    """
+
+    readable: int = 0
+    masks: float = 0.0
+    numbered: bool = False
+    disc: bool = False
+    blank: bool = False
+
+
+def look_at(paths: Sequence[Path]) -> Look:
+    """Look at up to `SAMPLES` files, spread over all; those that cannot be read do not count."""
+    step = max(1, len(paths) // SAMPLES)
+    samples = [codes for path in paths[::step][:SAMPLES] if (codes := read_codes(path)) is not None]
+    if not samples:
+        return Look()
+    masks = [codes for codes in samples if _is_mask(codes)]
+    shown = [codes for codes in masks if codes.min() != codes.max()]
+    return Look(
+        len(samples),
+        len(masks) / len(samples),
+        _numbers_objects(shown),
+        _is_one_disc(shown),
+        blank=bool(masks) and not shown,
+    )
+
+
+def read_codes(path: Path) -> NDArray[np.int64] | None:
+    """One number for each pixel of a small copy, H×W, equal where all bands are; None if unread.
+
+    Pictures of more than three bands, or of fractions, are told by as many numbers as pixels.
+    """
+    try:
+        with ImageFile(path) as file:
+            pixels = file.thumbnail(_SIDE)
+            lossy = file.lossy
+    except (DataError, OSError):
+        return None
+    pixels = pixels[..., : effective_bands(pixels)]
+    if pixels.dtype.kind == "f":
+        pixels = np.nan_to_num(pixels, posinf=0.5, neginf=0.5)
+    whole = (
+        bool((pixels == np.floor(pixels)).all()) and float(np.abs(pixels).max(initial=0)) < 2**31
+    )
+    if pixels.shape[2] > 3 or not whole:
+        return np.arange(pixels[..., 0].size).reshape(pixels.shape[:2])
+    values = pixels.astype(np.int64)
+    if lossy:
+        values = _without_noise(values)
+    weights = np.array([1 << 16 * band for band in range(values.shape[2])], np.int64)
+    return np.asarray(values @ weights)
+
+
+def _without_noise(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Black and white as they were before JPEG; anything else as it is."""
+    near = (values < _NEAR) | (values > 255 - _NEAR)
+    return np.where(values < 128, 0, 255) if near.mean() > _COVER else values
+
+
+def _is_mask(codes: NDArray[np.int64]) -> bool:
+    _, counts = np.unique(codes, return_counts=True)
+    cover = np.sort(counts)[-12:].sum() / codes.size
+    flat = float((codes[:, 1:] == codes[:, :-1]).mean()) if codes.shape[1] > 1 else 1.0
+    return bool(flat > _FLAT and (cover > _COVER or (len(counts) < 256 and flat > 0.9)))
+
+
+def _numbers_objects(samples: Sequence[NDArray[np.int64]]) -> bool:
+    """Whether nearly every value is one blob, and the values are no classes.
+
+    Numbers begin anew in every file and leave few gaps; of colours, few are in two files.
+    """
+    from scipy.ndimage import label  # a slow import that most folders do without
+
+    sets, whole, several = [], 0, 0
+    for codes in samples:
+        values, counts = np.unique(codes, return_counts=True)
+        ground = 0 if 0 in values else values[counts.argmax()]
+        objects = [int(v) for v, n in zip(values, counts, strict=True) if v != ground and n > 3]
+        sets.append(frozenset(objects))
+        for value in objects[:64]:
+            blobs = label(codes == value, np.ones((3, 3)))[1]
+            whole, several = whole + (blobs == 1), several + (blobs > 1)
+    if not sets or max(map(len, sets)) < 4 or whole < _BLOBS * (whole + several):
+        return False
+    sizes = {len(values) for values in sets}
+    if max(max(values, default=0) for values in sets) < 1 << 16:
+        dense = all(max(values, default=0) <= 1.4 * len(values) + 1 for values in sets)
+        return dense and (len(sizes) > 1 or len(sets) == 1)
+    shared = [len(a & b) / max(len(a | b), 1) for a, b in pairwise(sets)]
+    return not shared or float(np.mean(shared)) < 0.3
+
+
+def _is_one_disc(samples: Sequence[NDArray[np.int64]]) -> bool:
+    """Whether all samples, of two values each, show the same area; one file shows nothing."""
+    if len(samples) < 2 or any(len(np.unique(codes)) != 2 for codes in samples):
+        return False
+    rows, columns = (np.linspace(0, 1, 64), np.linspace(0, 1, 64))
+    small = [
+        (codes == codes.max())[
+            np.ix_(
+                *(
+                    (at * (n - 1)).astype(int)
+                    for at, n in zip((rows, columns), codes.shape, strict=True)
+                )
+            )
+        ]
+        for codes in samples
+    ]
+    overlaps = [(a & b).sum() / max((a | b).sum(), 1) for a, b in pairwise(small)]
+    return min(overlaps) > _DISC and all(0.2 < area.mean() < 0.98 for area in small)
+
+
+def is_recoloured(one: Path, other: Path) -> bool:
+    """Whether two masks show the same areas, in other values."""
+    first, second = read_codes(one), read_codes(other)
+    if first is None or second is None or first.shape != second.shape:
+        return False
+    couples = len(np.unique(np.stack([first.ravel(), second.ravel()]), axis=1).T)
+    counts: list[Any] = [len(np.unique(codes)) for codes in (first, second)]
+    return couples == counts[0] == counts[1] and couples > 1
+
+
+def explains(images: Sequence[Path], masks: Sequence[Path]) -> float:
+    """How much stronger the images' edges are on the outlines of their own masks than on others'.
+
+    Above 0 where masks and images belong together; 0 where nothing can be said.
+    """
+    step = max(1, len(images) // SAMPLES)
+    couples = [
+        (edges, lines)
+        for image, mask in list(zip(images, masks, strict=True))[::step][:SAMPLES]
+        if (edges := _edges(image)) is not None and (lines := _outlines(mask)) is not None
+    ]
+    if len(couples) < 2:
+        return 0.0
+    own, other = [], []
+    for i, (edges, lines) in enumerate(couples):
+        own.append(_on(edges, lines))
+        other.append(_on(edges, couples[i - 1][1]))
+    return float(np.mean(own) - np.mean(other))
+
+
+def _edges(path: Path) -> NDArray[np.float64] | None:
+    try:
+        with ImageFile(path) as file:
+            pixels = file.thumbnail(_SIDE)
+    except (DataError, OSError):
+        return None
+    grey = np.nan_to_num(pixels[..., : effective_bands(pixels)].astype(np.float64)).mean(-1)
+    down, across = np.gradient(grey)
+    strength = np.hypot(down, across)
+    return np.asarray(strength / (strength.mean() + 1e-12))
+
+
+def _outlines(path: Path) -> NDArray[np.bool_] | None:
+    codes = read_codes(path)
+    if codes is None:
+        return None
+    lines = np.zeros(codes.shape, bool)
+    lines[1:] |= codes[1:] != codes[:-1]
+    lines[:, 1:] |= codes[:, 1:] != codes[:, :-1]
+    return lines if lines.any() else None
+
+
+def _on(edges: NDArray[np.float64], lines: NDArray[np.bool_]) -> float:
+    """The mean strength of edges on the lines, stretched to the same size."""
+    rows, columns = ((np.arange(n) * m // n) for n, m in zip(edges.shape, lines.shape, strict=True))
+    on = edges[lines[np.ix_(rows, columns)]]
+    return float(on.mean()) if on.size else 1.0

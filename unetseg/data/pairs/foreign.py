@@ -1,0 +1,147 @@
+"""What a folder holds beside images: other programs' annotations, and formats not read here."""
+
+import os
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from unetseg.text import plural, printable
+
+_HEAD = 1 << 16  # bytes of a file that tell what it is
+_SEEN = 5  # files of a suffix that are looked into
+_FORMATS = {
+    ".npy": "NumPy array (.npy)",
+    ".npz": "NumPy archive (.npz)",
+    ".mat": "MATLAB file (.mat)",
+    ".nii": "NIfTI volume (.nii)",
+    ".gz": "NIfTI volume (.nii.gz)",
+    ".dcm": "DICOM file (.dcm)",
+    ".heic": "HEIC photo (.heic)",
+    ".heif": "HEIC photo (.heif)",
+    ".geojson": "GeoJSON file with polygons (.geojson)",
+    ".shp": "shapefile with polygons (.shp)",
+    ".h5": "HDF5 file (.h5)",
+    ".tfrecord": "TFRecord (.tfrecord)",
+}
+
+
+class Foreign(NamedTuple):
+    """Files of one kind that are no image files.
+
+    Attributes:
+        what: One of them, in words.
+        files: All of them, or those that were looked into.
+        kind: The word of `unetseg import` that reads them, or nothing.
+        source: What that command is given.
+    """
+
+    what: str
+    files: tuple[Path, ...]
+    kind: str = ""
+    source: Path | None = None
+
+    def line(self) -> str:
+        """How many of what."""
+        return plural(len(self.files), self.what)
+
+    def command(self) -> str:
+        """The command that imports them, or nothing."""
+        if not self.kind:
+            return ""
+        return shlex.join(["unetseg", "import", self.kind, str(self.source)]) + " OUT"
+
+
+def find_foreign(root: Path) -> list[Foreign]:
+    """Annotations and arrays below `root`, the most telling first."""
+    by_suffix: dict[str, list[Path]] = defaultdict(list)
+    for folder, _, names in os.walk(root):
+        for name in sorted(names):
+            if not name.startswith("."):
+                by_suffix[Path(name).suffix.lower()].append(Path(folder) / name)
+    found = [*_jsons(root, by_suffix), *_texts(by_suffix), *_xmls(by_suffix)]
+    for suffix, what in _FORMATS.items():
+        files = [
+            f for f in by_suffix.get(suffix, ()) if suffix != ".gz" or f.name.endswith(".nii.gz")
+        ]
+        if files:
+            found.append(Foreign(what, tuple(files)))
+    return found
+
+
+def _head(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return ""
+
+
+_JSONS = {  # what one is called, and whether `unetseg import` reads it as a folder or one by one
+    "labelme": ("JSON file of labelme", "folder"),
+    "coco": ("annotation file of COCO", "file"),
+    "labelstudio": ("JSON export of Label Studio", "file"),
+    "via": ("JSON file of VGG Image Annotator (VIA)", ""),
+    "supervisely": ("JSON file of Supervisely", ""),
+    "geojson": ("GeoJSON file with polygons", ""),
+}
+
+
+def _jsons(root: Path, files: Mapping[str, Sequence[Path]]) -> Iterator[Foreign]:
+    kinds: dict[str, list[Path]] = defaultdict(list)
+    for path in files.get(".json", ()):
+        kinds[_json_kind(_head(path))].append(path)
+    for kind, (what, source) in _JSONS.items():
+        same = tuple(kinds.get(kind, ()))
+        if source == "file":
+            yield from (Foreign(f"{what} ({printable(p.name)})", (p,), kind, p) for p in same)
+        elif same:
+            yield Foreign(what, same, kind if source else "", root if source else None)
+
+
+def _json_kind(head: str) -> str:
+    keys = set(re.findall(r'"(\w+)"\s*:', head))
+    if {"shapes", "imagePath"} <= keys:
+        return "labelme"
+    if {"annotations", "categories"} & keys and "images" in keys:
+        return "coco"
+    if "regions" in keys or "_via_img_metadata" in keys or "shape_attributes" in keys:
+        return "via"
+    if {"classTitle", "bitmap", "classId"} & keys or {"objects", "size"} <= keys:
+        return "supervisely"
+    if "FeatureCollection" in head:
+        return "geojson"
+    return "labelstudio" if {"annotations", "from_name"} <= keys or "brushlabels" in keys else ""
+
+
+def _texts(files: Mapping[str, Sequence[Path]]) -> Iterator[Foreign]:
+    row = re.compile(r"\s*\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*", re.IGNORECASE)
+    texts = files.get(".txt", ())
+    samples = [path for path in texts if path.stat().st_size][: 4 * _SEEN]
+    yolo = [p for p in samples if all(row.fullmatch(line) for line in _head(p).splitlines()[:20])]
+    if len(yolo) > 1 or (yolo and len(yolo) == len(samples)):
+        yield Foreign("YOLO label file (.txt)", tuple(texts))
+    rle = [path for path in files.get(".csv", ()) if "EncodedPixels" in _head(path)]
+    if rle:
+        yield Foreign("table of run lengths (EncodedPixels)", tuple(rle))
+
+
+def _xmls(files: Mapping[str, Sequence[Path]]) -> Iterator[Foreign]:
+    cvat = [
+        p
+        for p in files.get(".xml", ())[:_SEEN]
+        if re.search(r"<annotations>.*<image ", _head(p), re.S)
+    ]
+    for path in cvat[:1]:
+        yield Foreign("XML export of CVAT", tuple(cvat), "cvat", path)
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what Git LFS leaves where the real one was not fetched."""
+    try:
+        with path.open("rb") as file:
+            return file.read(40).startswith(b"version https://git-lfs")
+    except OSError:
+        return False

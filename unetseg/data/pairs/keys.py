@@ -1,0 +1,214 @@
+"""The keys by which an image and its mask are known to belong together, the strictest first."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+from unetseg.data.pairs.affixes import find_affixes, strip
+from unetseg.data.pairs.naming import fold, says_role, tokens
+from unetseg.data.pairs.series import Entry
+
+KeyOf = Callable[[Entry], Hashable]
+"""What must agree; None where the rule does not fit the file."""
+LOOSE = 8
+"""Rules from this place on pair unlike names: then the contents must agree."""
+ENOUGH = 0.6  # of the smaller side: a rule that matches so many is not given up for a looser one
+
+
+class Matching(NamedTuple):
+    """How one series of masks goes with one of images.
+
+    Attributes:
+        couples: Image and mask of each pair.
+        names: What each of them is called: the name without what only one side has.
+        rule: The place of the rule in the order of strictness; 0 is the strictest.
+        crowds: Several files of one side for one key, with the other side's file.
+    """
+
+    couples: tuple[tuple[Entry, Entry], ...]
+    names: tuple[str, ...]
+    rule: int
+    crowds: tuple[tuple[tuple[Entry, ...], tuple[Entry, ...]], ...] = ()
+
+
+def match(images: Sequence[Entry], masks: Sequence[Entry]) -> Matching:
+    """Pair by the strictest rule that pairs enough, or else by the one that pairs the most.
+
+    A rule may differ from place to place (`x_training`, `y_test`); then each place has its own.
+    """
+    best = Matching((), (), 99)
+    if not {entry.place for entry in images} & {entry.place for entry in masks}:
+        images, masks = ([replace(entry, place=()) for entry in side] for side in (images, masks))
+    size = min(len(images), len(masks))
+    for rule, (image_key, mask_key) in enumerate(_rules(images, masks)):
+        if (found := _apply(images, masks, image_key, mask_key, rule)) and (
+            len(found.couples) > len(best.couples)
+            or (not best.couples and found.crowds and not best.crowds)
+        ):
+            best = found
+        if len(best.couples) >= ENOUGH * size:
+            break
+    best = _with_folded(images, masks, best)
+    places = {entry.place for entry in (*images, *masks)} | {
+        (e.split or "",) for e in (*images, *masks)
+    }
+    if len(best.couples) < size and len(places) > 1:
+        parts = [
+            match(*sides)
+            for sides in _by_place(images, masks)
+            if len(sides[0]) < len(images) and all(sides)
+        ]
+        couples = tuple(couple for part in parts for couple in part.couples)
+        if len(couples) > len(best.couples):
+            crowds = tuple(crowd for part in parts for crowd in part.crowds)
+            names = tuple(name for part in parts for name in part.names)
+            return Matching(couples, names, max(part.rule for part in parts), crowds)
+    return best
+
+
+def _with_folded(images: Sequence[Entry], masks: Sequence[Entry], best: Matching) -> Matching:
+    """The pairs, and those of what is left that differ in case or Unicode form only."""
+    used = {entry.path for couple in best.couples for entry in couple}
+    left = [[entry for entry in side if entry.path not in used] for side in (images, masks)]
+    more = _apply(left[0], left[1], _folded, _folded, best.rule)
+    return best._replace(couples=best.couples + more.couples, names=best.names + more.names)
+
+
+def _by_place(
+    images: Sequence[Entry], masks: Sequence[Entry]
+) -> list[tuple[list[Entry], list[Entry]]]:
+    sides: dict[Hashable, tuple[list[Entry], list[Entry]]] = defaultdict(lambda: ([], []))
+    for side, entries in enumerate((images, masks)):
+        for entry in entries:
+            sides[entry.place, entry.split][side].append(entry)
+    return list(sides.values())
+
+
+def _rules(images: Sequence[Entry], masks: Sequence[Entry]) -> Iterator[tuple[KeyOf, KeyOf]]:
+    """Keys of images and masks by each rule."""
+    for key in (_stem, _folded, _stem_alone, _folded_alone):
+        yield key, key
+    yield _affixed(images, masks)
+    for key in (_without_words, _without_numbered_words):
+        yield key, key
+    if min(len(images), len(masks)) > 1:
+        yield _without_shared(images, masks), _without_shared(masks, images)
+    yield _numbered(images, masks), _numbered(masks, images)
+    yield _alone(images), _place
+
+
+def _stem(entry: Entry) -> Hashable:
+    return entry.place, entry.stem
+
+
+def _folded(entry: Entry) -> Hashable:
+    return tuple(map(fold, entry.place)), fold(entry.stem)
+
+
+def _stem_alone(entry: Entry) -> Hashable:
+    return entry.stem
+
+
+def _folded_alone(entry: Entry) -> Hashable:
+    return fold(entry.stem)
+
+
+def _affixed(images: Sequence[Entry], masks: Sequence[Entry]) -> tuple[KeyOf, KeyOf]:
+    sides = [[(entry.place, entry.stem) for entry in side] for side in (images, masks)]
+    affixes = find_affixes(*sides)
+    return (
+        lambda entry: strip((entry.place, entry.stem), *affixes[:2]),
+        lambda entry: strip((entry.place, entry.stem), *affixes[2:]),
+    )
+
+
+def _without_words(entry: Entry) -> Hashable:
+    """Place and stem without the words that say image, mask or split."""
+    kept = tuple(token for token in tokens(entry.stem) if not says_role(token))
+    return (entry.place, kept) if kept else None
+
+
+def _without_numbered_words(entry: Entry) -> Hashable:
+    """As `_without_words`, and without a number that stands at such a word: `_manual1`."""
+    stem = re.sub(
+        r"([^\W\d_]+)\d+(?![^\W_])", lambda m: "" if says_role(m[1].lower()) else m[0], entry.stem
+    )
+    kept = tuple(token for token in tokens(stem) if not says_role(token))
+    return (entry.place, kept) if kept else None
+
+
+def _shared(entries: Sequence[Entry]) -> set[str]:
+    common = set(tokens(entries[0].stem))
+    for entry in entries[1:]:
+        common &= set(tokens(entry.stem))
+    return common
+
+
+def _without_shared(own: Sequence[Entry], other: Sequence[Entry]) -> KeyOf:
+    """Stems without the words that all files of this side have and not all of the other.
+
+    A number goes with them where it stands beside one (`_pixels0`).
+    """
+    drop = {token for token in _shared(own) - _shared(other) if not token.isdigit()}
+    alike = _shared(own) - _shared(other) - drop
+
+    def key(entry: Entry) -> Hashable:
+        parts = tokens(entry.stem)
+        beside = {n for pair in pairwise(parts) if drop & {*pair} for n in pair if n in alike}
+        kept = tuple(token for token in parts if token not in drop and token not in beside)
+        return (entry.place, kept) if kept else None
+
+    return key
+
+
+def _numbered(own: Sequence[Entry], other: Sequence[Entry]) -> KeyOf:
+    """Place and numbers, without those that all files of this side have."""
+    drop = (
+        {n for n in _shared(own) - _shared(other) if n.isdigit()}
+        if len(own) > 1 and other
+        else set()
+    )
+
+    def key(entry: Entry) -> Hashable:
+        kept = tuple(int(n) for n in tokens(entry.stem) if n.isdigit() and n not in drop)
+        return (entry.place, kept) if kept else None
+
+    return key
+
+
+def _alone(entries: Sequence[Entry]) -> KeyOf:
+    """The place, for the only file there."""
+    count = Counter((entry.place, entry.split) for entry in entries)
+    return lambda entry: (
+        entry.place if entry.place and count[entry.place, entry.split] == 1 else None
+    )
+
+
+def _place(entry: Entry) -> Hashable:
+    return entry.place or None
+
+
+def _apply(
+    images: Sequence[Entry], masks: Sequence[Entry], image_key: KeyOf, mask_key: KeyOf, rule: int
+) -> Matching:
+    sides: dict[Hashable, tuple[list[Entry], list[Entry]]] = defaultdict(lambda: ([], []))
+    for side, (entries, key_of) in enumerate(((images, image_key), (masks, mask_key))):
+        for entry in entries:
+            if (key := key_of(entry)) is not None:
+                sides[key][side].append(entry)
+    couples, names, crowds = [], [], []
+    for key, (ours, theirs) in sides.items():
+        for split in {entry.split for entry in ours} or {None}:
+            photos = [entry for entry in ours if entry.split == split]
+            truths = [entry for entry in theirs if entry.split == split]
+            truths = truths or [e for e in theirs if split is None or e.split is None]
+            if len(photos) == len(truths) == 1:
+                couples.append((photos[0], truths[0]))
+                core = key[-1] if isinstance(key, tuple) and key else key
+                names.append(core if isinstance(core, str) and rule < LOOSE else photos[0].stem)
+            elif photos and truths:
+                crowds.append((tuple(photos), tuple(truths)))
+    return Matching(tuple(couples), tuple(names), rule, tuple(crowds))

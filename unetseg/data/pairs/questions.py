@@ -1,0 +1,158 @@
+"""What nobody could know, as questions whose answers can be pasted."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from fnmatch import translate
+from pathlib import Path, PurePosixPath
+
+from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.pairs.foreign import find_foreign, is_lfs_pointer
+from unetseg.data.pairs.series import Entry, Series
+from unetseg.errors import PairingError
+from unetseg.text import plural, printable
+
+
+def several_masks(root: Path, crowds: Mapping[Entry, Sequence[Entry]]) -> PairingError:
+    """Images with more than one mask each, and the command that unites them."""
+    lines = [
+        f"{printable(str(image.inner))}: {', '.join(printable(str(mask.inner)) for mask in masks)}"
+        for image, masks in crowds.items()
+    ]
+    return PairingError(
+        f"{printable(root)} holds {plural(len(crowds), 'image')} with several masks",
+        lines,
+        "Where each of them shows one object, unite them:",
+        code="several-masks",
+        commands=[f"unetseg import instances {shlex.quote(str(root))} OUT"],
+    )
+
+
+def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
+    """What there is, and that no masks are among it."""
+    everything = [entry for one in series for entry in one.entries]
+    foreign = find_foreign(root)
+    lines = [one.line() for one in foreign]
+    lines += [
+        f"{printable(pattern(one, everything))}: {plural(len(one), 'image file')}"
+        + (f" ({one.aside})" if one.aside else "")
+        for one in series
+    ]
+    commands = [command for one in foreign if (command := one.command())]
+    by_hand = ["--images DIR --masks DIR", "--pairs FILE.csv"]
+    pointers = [entry.path for entry in everything if is_lfs_pointer(entry.path)]
+    if pointers:
+        lines.insert(0, f"{plural(len(pointers), 'pointer')} of Git LFS in place of files")
+        commands = ["git lfs pull"]
+    fix = "Import them:" if commands else "Say which is which:"
+    return PairingError(
+        f"{printable(root)} holds no images with masks beside them"
+        if foreign or pointers
+        else f"{printable(root)} holds {plural(len(everything), 'image file')}, of which none is "
+        "known as the mask of another",
+        lines,
+        fix,
+        code="foreign" if foreign else "no-pairs",
+        commands=commands
+        or [shlex.join(["unetseg", "check", str(root)]) + f" {words}" for words in by_hand],
+    )
+
+
+def no_images(root: Path) -> PairingError:
+    """What there is in a folder without images."""
+    foreign = find_foreign(root)
+    suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+    return PairingError(
+        f"{printable(root)} holds no images",
+        [one.line() for one in foreign],
+        f"Images end in {suffixes}.",
+        code="no-images",
+        commands=[command for one in foreign if (command := one.command())],
+    )
+
+
+def question(
+    root: Path, readings: Sequence[tuple[Series, Series, int]], series: Sequence[Series], what: str
+) -> PairingError:
+    """What nobody could know, with a command for each answer.
+
+    Args:
+        root: The folder.
+        readings: Images, masks, and the pairs that they make.
+        series: All series of the folder.
+        what: What it holds, in words.
+    """
+    everything = [entry for one in series for entry in one.entries]
+    lines, commands = [], []
+    for images, masks, pairs in readings:
+        sides = [pattern(one, everything) for one in (images, masks)]
+        lines.append(f"{printable(sides[0])} ↔ {printable(sides[1])}: {plural(pairs, 'pair')}")
+        words = ["unetseg", "check", str(root), "--images", sides[0], "--masks", sides[1]]
+        commands.append(shlex.join(words))
+    return PairingError(
+        f"{printable(root)} holds {what}",
+        lines,
+        "Say which are meant:",
+        code="ambiguous",
+        commands=list(dict.fromkeys(commands)),
+    )
+
+
+def pattern(one: Series, everything: Sequence[Entry]) -> str:
+    """The folder that holds these files alone, or a pattern that no other file fits."""
+    own = {entry.inner for entry in one.entries}
+    for folder in _common_folders(own):
+        below = {entry.inner for entry in everything if folder in entry.inner.parents}
+        if below == own:
+            return str(folder)
+    return _glob(own)
+
+
+def _common_folders(paths: set[PurePosixPath]) -> list[PurePosixPath]:
+    common = set(next(iter(paths)).parents)
+    for path in paths:
+        common &= set(path.parents)
+    return sorted((folder for folder in common if str(folder) != "."), key=lambda f: len(f.parts))
+
+
+def _glob(paths: set[PurePosixPath]) -> str:
+    depth = {len(path.parts) for path in paths}
+    if len(depth) > 1:
+        return "**/" + _common_text([path.name for path in paths])
+    levels = zip(*(path.parts for path in paths), strict=True)
+    return "/".join(_common_text(list(level)) for level in levels)
+
+
+def _common_text(names: Sequence[str]) -> str:
+    if len(set(names)) == 1:
+        return names[0]
+    head = _prefix(names).rstrip("0123456789")
+    tail = _prefix([name[len(head) :][::-1] for name in names])[::-1]
+    return f"{head}*{tail.lstrip('0123456789')}"
+
+
+def _prefix(names: Sequence[str]) -> str:
+    low, high = min(names), max(names)
+    size = next(
+        (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b),
+        min(len(low), len(high)),
+    )
+    return low[:size]
+
+
+def fits(inner: PurePosixPath, wanted: str) -> bool:
+    """Whether a path lies in the folder `wanted`, or fits the pattern; * stops at a slash."""
+    if not is_pattern(wanted):
+        return PurePosixPath(wanted) in (inner, *inner.parents)
+    levels = wanted.removeprefix("**/").split("/")
+    if not wanted.startswith("**/") and len(levels) != len(inner.parts):
+        return False
+    parts = inner.parts[-len(levels) :]
+    return len(parts) == len(levels) and all(
+        re.match(translate(level), part) for level, part in zip(levels, parts, strict=True)
+    )
+
+
+def is_pattern(wanted: Path | str) -> bool:
+    """Whether it stands for several paths, and not for the one folder of that name."""
+    return re.search(r"[*?\[]", str(wanted)) is not None

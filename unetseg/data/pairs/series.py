@@ -1,0 +1,344 @@
+"""Files by series: those of one folder name and one kind of file name, which share a role.
+
+Decisions are made for series, never for single files. The folders above a file are read from the
+top: a split (`train`), a role (`masks`, `gts_for_participants`), or neither, which is a place that
+image and mask share (`aachen`, `patient 3`). Within a folder series are told apart where stems
+occur twice: by a part of the name that recurs and makes twins (`x`, `x_mask`; `x_rgb`, `x_dem`), or
+by the suffix (`x.jpg`, `x.png`).
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain, takewhile
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.pairs.content import Look, look_at
+from unetseg.data.pairs.naming import Reading, read_name, says_side, tokens
+
+_NAMES = 8  # of folders that compete, at most; more are places
+_LETTER = re.compile(r"[^\W\d_]")
+_COUNT = re.compile(r"(?<!\d)[_\- .]*\d+(?!\d|st|nd|rd|th)")  # of _mask_1, not of _1stHO
+_CUT = re.compile(  # where a word or a number begins or ends
+    r"(?<=[^\W_])(?=[\W_])|(?<=[a-z\d])(?=[A-Z])|(?<=\d)(?=[a-z])|(?<=[\W_])(?=[^\W_])"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, and what the folders above it say.
+
+    Attributes:
+        path: The file.
+        inner: Its path below the root, with slashes.
+        split: train, val or test.
+        place: Folders that image and mask share, and numbers in the names of the others.
+        folder: What names the series: the words of the folders with a role.
+        names: The folders that are neither a split nor a role, as they are called.
+        stem: The name without suffix.
+    """
+
+    path: Path
+    inner: PurePosixPath
+    split: str | None
+    place: tuple[str, ...]
+    folder: tuple[str, ...]
+    names: tuple[str, ...]
+    stem: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """Files of one role.
+
+    Attributes:
+        entries: The files.
+        kind: What tells them from the other files of their folders: part of a name, or a suffix.
+        said: What the name says: of the kind where it says a role, else of the deepest folder.
+    """
+
+    entries: tuple[Entry, ...]
+    kind: str
+    said: Reading
+
+    @cached_property
+    def look(self) -> Look:
+        """What samples show."""
+        return look_at([entry.path for entry in self.entries])
+
+    @property
+    def aside(self) -> str:
+        """Why it takes no part, or nothing."""
+        return self.said.aside
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def read_entries(root: Path, paths: Iterable[Path]) -> list[Entry]:
+    """What the folders between `root` and each path say."""
+    inner = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths]
+    folders = {folder for path in inner for folder in path.parents if folder.name}
+    alike = _Alike(_shared_folders(inner), _numbered_siblings(folders), *_both_sides(folders))
+    return [_entry(root, path, alike) for path in inner]
+
+
+class _Alike(NamedTuple):
+    """Names that mean less than they say, since others are like them.
+
+    Attributes:
+        shared: The folders above all files, which tell none from another.
+        numbered: Words of folders that stand beside others of the same words and another number.
+        places: Folders of one name below images and below masks.
+        tags: Words beside the role that folders of images and of masks have alike.
+    """
+
+    shared: int
+    numbered: frozenset[tuple[str, ...]]
+    places: frozenset[str]
+    tags: frozenset[tuple[str, ...]]
+
+
+def _shared_folders(paths: Sequence[PurePosixPath]) -> int:
+    low, high = (pick((path.parts[:-1] for path in paths), default=()) for pick in (min, max))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
+
+
+def _numbered_siblings(folders: Iterable[PurePosixPath]) -> frozenset[tuple[str, ...]]:
+    names: dict[tuple[PurePosixPath, tuple[str, ...]], set[str]] = defaultdict(set)
+    for folder in folders:
+        names[folder.parent, _words(folder.name)].add(folder.name)
+    return frozenset(words for (_, words), same in names.items() if len(same) > 1)
+
+
+def _both_sides(
+    folders: Iterable[PurePosixPath],
+) -> tuple[frozenset[str], frozenset[tuple[str, ...]]]:
+    sides: dict[str, set[str]] = defaultdict(set)
+    tags: dict[str, set[tuple[str, ...]]] = {"image": set(), "mask": set()}
+    for folder in folders:
+        if role := _role(folder.parent.parts[::-1]):
+            sides[folder.name].add(role)
+        said = read_name(folder.name)
+        if said.role in tags:
+            tags[said.role].add(said.rest)
+    places = frozenset(name for name, roles in sides.items() if len(roles) > 1)
+    alike = tags["image"] == tags["mask"] and len(tags["image"]) > 1
+    return places, frozenset(tags["image"]) if alike else frozenset()
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(token for token in tokens(name) if not token.isdigit())
+
+
+def _entry(root: Path, path: PurePosixPath, alike: _Alike) -> Entry:
+    split: str | None = None
+    place: list[str] = []
+    series: list[str] = []
+    names: list[str] = []
+    above: tuple[str, ...] = ()
+    for level, name in enumerate(path.parts[:-1]):
+        said = read_name(name)
+        split = split or said.split
+        own = tuple(token for token in said.rest if token not in above)
+        numbers = tuple(number for number in said.numbers if number not in above)
+        above = (*above, *tokens(name))
+        is_side = said.tells and name not in alike.places
+        if not is_side and (own or numbers or not said.split):
+            names.append(name)
+        if level < alike.shared:
+            continue
+        if is_side and said.rest in alike.tags:
+            series.append(" ".join(said.words))
+            place += (*own, *numbers)
+        elif is_side:
+            series.append(" ".join((*said.words, *own)))
+            place += numbers
+        elif numbers and _words(name) in alike.numbered:
+            series.append(" ".join(own))
+            place += numbers
+        elif own or numbers or not said.split:
+            place.append(name)
+    return Entry(root / path, path, split, tuple(place), tuple(series), tuple(names), path.stem)
+
+
+def split_series(entries: Sequence[Entry]) -> list[Series]:
+    """The entries by folder name, by what makes twins in a folder, and by places that compete."""
+    kinds = _kinds(entries)
+    groups: dict[tuple[tuple[str, ...], str], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[entry.folder, kinds.get(entry.inner, "")].append(entry)
+    shared = _shared_places(groups)
+    return [
+        Series(tuple(part), kind, _said(part, kind))
+        for (_, kind), members in groups.items()
+        for part in _by_place(members, shared)
+    ]
+
+
+def _said(entries: Sequence[Entry], kind: str) -> Reading:
+    """What the kind of the names says or, where it says no role, the folders, the deepest first.
+
+    Where neither does, the words that all names share do.
+    """
+    words = [kind.partition(".")[0]] if any(len(word) > 1 for word in _words(kind)) else []
+    readings = [read_name(name) for name in (*words, *reversed(entries[0].folder))]
+    first = next((said for said in readings if said.tells), None)
+    if first is None:
+        said = read_name(" ".join(_words_of_all(entries)))
+        return said if said.role == "mask" or said.aside else read_name("")
+    for above in readings:  # outputs/mask is an output, instances/masks numbers objects
+        if above.role not in {"image", "mask"}:
+            aside, second = first.aside or above.aside, first.second or above.second
+            first = first._replace(aside=aside, second=second)
+    return first
+
+
+def _words_of_all(entries: Sequence[Entry]) -> list[str]:
+    common = set(tokens(entries[0].stem))
+    for entry in entries[1:]:
+        common &= set(tokens(entry.stem))
+    return [token for token in tokens(entries[0].stem) if token in common]
+
+
+# Twins
+
+
+def _kinds(entries: Sequence[Entry]) -> dict[PurePosixPath, str]:
+    """What tells each file from its twins in the same folder: part of its name, or its suffix."""
+    folders: dict[PurePosixPath, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        folders[entry.inner.parent].append(entry)
+    added = {inner: part for members in folders.values() for inner, part in _added(members)}
+    swapped = {inner: words for members in folders.values() for inner, words in _swapped(members)}
+    often = Counter(added.values()), Counter(word for words in swapped.values() for word in words)
+    kinds: dict[PurePosixPath, str] = {}
+    for members in folders.values():
+        has_role = _role(members[0].folder) is not None
+        are_masks = {entry.inner: read_name(entry.stem).role == "mask" for entry in members}
+        for entry in members:
+            part = added.get(entry.inner, "")
+            if part and (often[0][part] > 1 or read_name(part).tells):
+                kinds[entry.inner] = part
+            elif entry.inner in swapped:
+                kinds[entry.inner] = max(swapped[entry.inner], key=often[1].__getitem__)
+            elif are_masks[entry.inner] and not has_role and not all(are_masks.values()):
+                kinds[entry.inner] = "mask"
+    things = {kind for kind in kinds.values() if not read_name(kind).tells}
+    if len(things) > _NAMES:  # names of what is seen, not kinds of files
+        kinds = {inner: kind for inner, kind in kinds.items() if kind not in things}
+    _add_suffixes(folders.values(), kinds)
+    return kinds
+
+
+def _added(members: Sequence[Entry]) -> Iterator[tuple[PurePosixPath, str]]:
+    """Files whose name is that of another file of the folder and a part, and that part.
+
+    The part is at the end, or else at the beginning.
+    """
+    stems = {_plain(entry.stem) for entry in members}
+    for entry in members:
+        stem = entry.stem
+        cuts = [end.start() for end in _CUT.finditer(stem)]
+        ends = (stem[c:] for c in reversed(cuts) if _plain(stem[:c].rstrip("_-. ")) in stems)
+        starts = (stem[:c] for c in cuts if stem[c:].lstrip("_-. ") in stems)
+        part = next((part for part in chain(ends, starts) if _LETTER.search(part)), None)
+        if part is not None:
+            yield entry.inner, _COUNT.sub("#", part)
+
+
+def _plain(stem: str) -> str:
+    """A stem without an image's suffix that stands in it: x.jpg___fuse.png belongs to x.jpg."""
+    head, dot, tail = stem.rpartition(".")
+    return head if dot and f".{tail.lower()}" in IMAGE_SUFFIXES else stem
+
+
+def _swapped(members: Sequence[Entry]) -> Iterator[tuple[PurePosixPath, list[str]]]:
+    """Files, and the words in whose place another file of the folder has another word.
+
+    One of them must say a role, or the folder that it holds masks, of which an image may have
+    several (`um_road_0`, `um_lane_0`).
+    """
+    in_masks = _role(members[0].folder) == "mask"
+    holes: dict[tuple[str, ...], dict[str, PurePosixPath]] = defaultdict(dict)
+    for entry in members:
+        parts = tokens(entry.stem)
+        for at, token in enumerate(parts):
+            if len(parts) > 1 and not token.isdigit() and (at < 2 or at > len(parts) - 3):
+                holes[(*parts[:at], "*", *parts[at + 1 :])][token] = entry.inner
+    words: dict[PurePosixPath, list[str]] = defaultdict(list)
+    for twins in holes.values():
+        if len(twins) > 1 and (in_masks or any(says_side(word) for word in twins)):
+            for word, inner in twins.items():
+                words[inner].append(word)
+    yield from words.items()
+
+
+def _role(folder: Sequence[str]) -> str | None:
+    """The role that the deepest folder with one says."""
+    roles = (read_name(name).role for name in reversed(folder))
+    return next((role for role in roles if role in {"image", "mask"}), None)
+
+
+def _add_suffixes(folders: Iterable[Sequence[Entry]], kinds: dict[PurePosixPath, str]) -> None:
+    """The suffix, where files of one kind differ in nothing else."""
+    for members in folders:
+        stems: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for entry in members:
+            stems[entry.stem, kinds.get(entry.inner, "")].add(entry.inner.suffix.lower())
+        couples = Counter(frozenset(s) for s in stems.values() if len(s) > 1)
+        several = {
+            suffix
+            for couple, n in couples.items()
+            if n > 1 or n * 2 >= len(stems)
+            for suffix in couple
+        }
+        for entry in members:
+            if entry.inner.suffix.lower() in several:
+                kinds[entry.inner] = kinds.get(entry.inner, "") + entry.inner.suffix.lower()
+
+
+# Places
+
+
+def _shared_places(groups: dict[tuple[tuple[str, ...], str], list[Entry]]) -> set[str]:
+    """The places that occur on several sides: these are where a pair lies."""
+    sides: dict[str, set[Hashable]] = defaultdict(set)
+    for (folder, kind), members in groups.items():
+        role = read_name(kind).role or _role(folder)
+        side: Hashable = role if role in {"image", "mask"} else (folder, kind)
+        for name in {name for entry in members for name in entry.place}:
+            sides[name].add(side)
+    return {name for name, where in sides.items() if len(where) > 1}
+
+
+def _by_place(members: Sequence[Entry], shared: set[str]) -> list[list[Entry]]:
+    """The members apart where places of their own hold the same names, else without these."""
+    own = [tuple(name for name in entry.place if name not in shared) for entry in members]
+    rest = [tuple(name for name in entry.place if name in shared) for entry in members]
+    plain = [replace(entry, place=place) for entry, place in zip(members, rest, strict=True)]
+    if len(set(own)) < 2:
+        return [plain]
+    parts: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
+    for names, entry in zip(own, plain, strict=True):
+        parts[names].append(entry)
+    keys = Counter(
+        (entry.place, entry.split, stem, entry.inner.suffix)
+        for part in parts.values()
+        for entry, stem in zip(part, _own_stems(part), strict=True)
+    )
+    if max(keys.values()) == 1:
+        return [plain]
+    return list(parts.values()) if len(parts) <= _NAMES else [list(members)]
+
+
+def _own_stems(entries: Sequence[Entry]) -> Iterator[tuple[str, ...]]:
+    """The stems without the words that all of them share: `red_patch_1` among red ones."""
+    shared = {word for word in _words_of_all(entries) if not word.isdigit()}
+    if len(entries) < 2:
+        shared = set()
+    return (tuple(t for t in tokens(entry.stem) if t not in shared) for entry in entries)
