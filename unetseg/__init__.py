@@ -77,6 +77,7 @@ what is written above it, never below.
       cvat.py            CVAT: its segmentation masks and its XML of shapes
       cityscapes.py      Cityscapes, and data sets laid out like it
       instances.py       one mask file for each object, united
+      yolo.py            YOLO: texts of polygons
       pairs_folder.py    the folder of pairs that an import writes
       importing.py       the formats, and the import
     unet/              image tensor → logits

@@ -120,3 +120,41 @@ def canvas(alpha: NDArray[np.uint8]) -> list[int]:
     """The words of an RGBA canvas with this alpha and colours that mean nothing."""
     colours = np.broadcast_to(np.array([200, 0, 90], np.uint8), (*alpha.shape, 3))
     return list(np.dstack([colours, alpha]).ravel().tolist())
+
+
+# Rectangles on images, as each format writes them
+
+SIZE = (40, 60)
+"""Height and width of the images."""
+Boxes = Sequence[tuple[str, tuple[int, int, int, int]]]
+"""The class, left, top, right and bottom (not included) of rectangles, the lowest first."""
+BOXES: Boxes = [("cat", (4, 5, 40, 30)), ("dog", (20, 10, 36, 24))]
+
+
+def truth(boxes: Boxes = BOXES, classes: Sequence[str] = ("cat", "dog")) -> Mask:
+    """The mask of rectangles, the classes being 1, 2, …"""
+    mask = np.zeros(SIZE, np.uint8)
+    for name, (left, top, right, bottom) in boxes:
+        mask[top:bottom, left:right] = classes.index(name) + 1
+    return mask
+
+
+def corners(box: tuple[int, int, int, int]) -> list[list[int]]:
+    left, top, right, bottom = box
+    return [[left, top], [right, top], [right, bottom], [left, bottom]]
+
+
+def yolo_text(boxes: Boxes, classes: Sequence[str] = ("cat", "dog")) -> str:
+    """The lines of a label file."""
+    lines = []
+    for name, box in boxes:
+        shares = [f"{x / SIZE[1]:.6f} {y / SIZE[0]:.6f}" for x, y in corners(box)]
+        lines.append(f"{classes.index(name)} {' '.join(shares)}\n")
+    return "".join(lines)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """A file with the folders that it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path

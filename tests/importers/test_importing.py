@@ -15,7 +15,7 @@ from tests.importers.exports import photo
 from unetseg.data.facts.survey import survey
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ConfigError, DataError, ImageError, MachineError, MaskError
-from unetseg.importers import importing
+from unetseg.importers import coco
 from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Problem
 from unetseg.importers.importing import Imported, import_dataset
 from unetseg.progress import Silent
@@ -39,7 +39,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
     def replace(*entries: Entry, classes: tuple[str, ...] = CLASSES) -> None:
         given = [Classes(classes, coded=True), *entries]
-        monkeypatch.setitem(importing.FORMATS, "coco", lambda *_: given)
+        monkeypatch.setattr(coco, "read", lambda *_: given)
 
     return replace
 
@@ -303,7 +303,7 @@ def test_what_the_system_refuses_is_answered(
     def read(source: Path, _images: Path | None) -> Iterator[Entry]:
         raise PermissionError(13, "Permission denied", str(source / "x.json"))
 
-    monkeypatch.setitem(importing.FORMATS, "coco", read)
+    monkeypatch.setattr(coco, "read", read)
     with pytest.raises(DataError, match=r"^x\.json cannot be read: Permission denied"):
         run(tmp_path)
 

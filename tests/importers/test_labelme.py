@@ -1,6 +1,7 @@
 """labelme: files in the layout of its version 5, against shapes computed from their definition."""
 
 import base64
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -187,6 +188,33 @@ def test_the_file_counts_where_both_are_there(tmp_path: Path) -> None:
     (tmp_path / "src/a.png").write_bytes(picture(SIZE))
     imported(tmp_path)
     assert (tmp_path / "out/images/a.png").read_bytes() == picture(SIZE)
+
+
+def test_a_path_to_another_picture_does_not_count(tmp_path: Path) -> None:
+    """labelme opens the embedded image: of renamed files, `imagePath` names another one."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    for i in range(3):
+        scene = 90 + 60 * np.sin(x / (3 + i) + i) * np.cos(y / 7) + rng.normal(0, 9, SIZE)
+        memory = io.BytesIO()
+        grey = Image.fromarray(scene.clip(0, 255).astype(np.uint8))
+        grey.convert("RGB").save(memory, "JPEG", quality=95)
+        again = io.BytesIO()
+        Image.open(memory).save(again, "JPEG", quality=75)
+        (tmp_path / "src").mkdir(exist_ok=True)
+        (tmp_path / f"src/{i}.jpg").write_bytes(memory.getvalue())
+        data = base64.b64encode(again.getvalue()).decode()
+        named = "0.jpg" if i == 0 else "2.jpg" if i == 1 else "3.jpg"
+        write(tmp_path / "src", str(i), [SQUARE], imagePath=named, imageData=data)
+        if i == 1:
+            stale = again.getvalue()
+    done = imported(tmp_path)
+    assert (tmp_path / "out/images/0.jpg").read_bytes() == (tmp_path / "src/0.jpg").read_bytes()
+    assert (tmp_path / "out/images/1.jpg").read_bytes() == stale
+    assert done.pairs == 3
+    text = " ".join(done.notes)
+    assert "1 image taken out of a JSON: the file that it names" in text
+    assert "1 image taken out of a JSON, since the file is missing" in text
 
 
 @pytest.mark.parametrize(

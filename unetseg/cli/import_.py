@@ -8,19 +8,20 @@ from cyclopts import Parameter
 from unetseg.cli.console import observed, say
 from unetseg.cli.report import quoted
 from unetseg.config import ReadingConfig
+from unetseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from unetseg.importers.importing import Imported
 
 SHOWN = 10
 """Problems that are shown; import.json holds all."""
-Format = Literal["coco", "voc", "labelme", "cvat", "labelstudio", "cityscapes", "instances"]
+Format = Literal["coco", "voc", "labelme", "cvat", "labelstudio", "cityscapes", "instances", "yolo"]
 
 
 def import_(
-    kind: Annotated[Format, Parameter(name="FORMAT")],
+    kind: Annotated[Format | Path, Parameter(name="FORMAT")],
     source: Annotated[Path, Parameter(name="SRC")],
-    out: Path,
+    out: Path | None = None,
     /,
     *,
     images: Path | None = None,
@@ -29,16 +30,13 @@ def import_(
 ) -> None:
     """Turn the annotations of another program into plain pairs: images/, masks/, classes.txt.
 
-    Image files are copied as they are. OUT is written whole or not at all.
+    Image files are copied as they are. OUT is written whole or not at all. FORMAT may be left out:
+    the annotations are then recognised by their contents.
 
     Examples:
-    unetseg import coco export.zip cells/
+    unetseg import export.zip cells/
     unetseg import coco annotations/instances_val2017.json coco/ --images val2017/
-    unetseg import voc VOCdevkit/VOC2012 voc/
     unetseg import labelme photos/ pairs/ --on-bad skip
-    unetseg import cvat task_7.zip roads/
-    unetseg import labelstudio project-3.json leaves/ --images uploads/
-    unetseg import cityscapes cityscapes/ streets/
     unetseg import instances stage1_train/ nuclei/
 
     Parameters
@@ -47,7 +45,8 @@ def import_(
         coco: JSON of instances; voc: SegmentationClass, by VOC's palette or labelmap.txt;
         labelme: a JSON for each image; cvat: "Segmentation mask 1.1" or "CVAT for images 1.1";
         labelstudio: JSON, or PNG of brushes; cityscapes: leftImg8bit and gtFine or gtCoarse;
-        instances: a mask file for each object, or masks that number them.
+        instances: a mask file for each object, or masks that number them;
+        yolo: texts of polygons, and data.yaml with the names.
     source
         Folder, file, or archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz) with the annotations.
     out
@@ -57,11 +56,16 @@ def import_(
     on_bad
         error: list everything that is wrong; skip: leave such images out, listed in import.json.
     """
-    from unetseg.importers.importing import import_dataset
+    from unetseg.importers.importing import FORMATS, import_dataset
 
+    name: str | None = str(kind)
+    if out is None:
+        if name in FORMATS and not Path(kind).exists():
+            raise ConfigError("OUT is missing", fix=f"unetseg import {name} {quoted(source)} OUT")
+        name, source, out = None, Path(kind), source
     with observed() as progress:
         done = import_dataset(
-            kind,
+            name,
             source,
             out,
             images=images,

@@ -130,9 +130,10 @@ class Note:
 
 
 Entry = AnnotatedImage | Problem | Classes | Note | str
-"""What a reader yields; a text is a sentence for the user."""
-Reader = Callable[[Path, Path | None], Iterable[Entry]]
-"""The annotations (a folder or a file), and the folder of the images where it is another."""
+"""What a reader yields; a text is a sentence for the user.
+
+A reader takes the annotations (a folder or a file), and the folder of the images where it is
+another."""
 
 
 # What becomes of it

@@ -75,6 +75,12 @@ class _Labels(NamedTuple):
     has_train_ids: bool
 
 
+def recognises(source: Path) -> bool:
+    """Whether there are label files."""
+    files = [] if source.is_file() else scan(source, MaskError)
+    return any(_LABELS.fullmatch(path.stem) for path in files)
+
+
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     """Read the label files below `source`, and find the image of each.
 

@@ -20,6 +20,7 @@ from unetseg.importers.annotations import Classes, Entry, Note, Problem, Shape
 from unetseg.importers.shapes import Patch, Size, polygons, runs_to_patch, unpack_runs
 from unetseg.importers.source_files import (
     ImageFiles,
+    holding,
     holds,
     name_in,
     read_json,
@@ -66,6 +67,12 @@ class _Dataset(BaseModel):
     images: list[_Image]
     annotations: list[_Annotation]
     categories: list[_Category]
+
+
+def recognises(source: Path) -> bool:
+    """Whether there is a JSON of instances."""
+    jsons = holding(source, "*.json", *_KEYS)
+    return any(not holds(path, b'"segments_info"') for path in jsons)
 
 
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:

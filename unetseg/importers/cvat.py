@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import Classes, Entry, Note, Shape, check_size, mask_of_image
 from unetseg.importers.shapes import Patch, Size, ellipse, polygon, turned_rectangle
-from unetseg.importers.source_files import ImageFiles, only_one, split_of
+from unetseg.importers.source_files import ImageFiles, holding, only_one, split_of
 from unetseg.importers.voc import (
     CLASS_MASKS,
     LABELMAP,
@@ -43,6 +43,12 @@ _SHAPES = "annotations.xml"
 _AREAS = ("polygon", "box", "ellipse", "mask")
 _OTHERS = ("polyline", "points", "cuboid", "skeleton", "tag")
 _FIX = 'Export the task as "CVAT for images 1.1".'
+
+
+def recognises(source: Path) -> bool:
+    """Whether there are masks with a labelmap.txt, or an XML of shapes."""
+    masks = any((path.parent / CLASS_MASKS).is_dir() for path in source.rglob(LABELMAP))
+    return masks or bool(holding(source, "*.xml", b"<annotations>", b"<image "))
 
 
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:

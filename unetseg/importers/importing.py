@@ -1,29 +1,30 @@
 """From the annotations of another program to a folder of plain pairs.
 
-A format is one line of `FORMATS`: its name, and the generator that reads it (see `annotations`).
+A format is one line of `FORMATS`: its name, and the module that recognises and reads it.
 Reading finds the images and says what is wrong; masks are drawn one by one afterwards.
 """
 
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Literal, Protocol
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.limits import BOMB
 from unetseg.errors import ConfigError, DataError, ImageError, MaskError
-from unetseg.importers import cityscapes, coco, cvat, instances, labelme, labelstudio, voc
+from unetseg.importers import cityscapes, coco, cvat, instances, labelme, labelstudio, voc, yolo
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
+    Entry,
     Problem,
-    Reader,
     collect,
     mask_of_image,
     reasons,
@@ -35,15 +36,28 @@ from unetseg.importers.source_files import name_in
 from unetseg.progress import SILENT, Progress
 from unetseg.text import plural, printable
 
-FORMATS: dict[str, Reader] = {
-    "coco": coco.read,
-    "voc": voc.read,
-    "labelme": labelme.read,
-    "cvat": cvat.read,
-    "labelstudio": labelstudio.read,
-    "cityscapes": cityscapes.read,
-    "instances": instances.read,
+
+class Format(Protocol):
+    """A module that reads a format."""
+
+    def read(self, source: Path, images: Path | None = None) -> Iterable[Entry]:
+        """See `annotations`."""
+
+    def recognises(self, source: Path) -> bool:
+        """Whether a folder or file is of this format, at a glance."""
+
+
+FORMATS: dict[str, Format] = {
+    "coco": coco,
+    "voc": voc,
+    "labelme": labelme,
+    "cvat": cvat,
+    "labelstudio": labelstudio,
+    "cityscapes": cityscapes,
+    "instances": instances,
+    "yolo": yolo,
 }
+_BY_NAMES_ALONE = ("instances",)  # asked where no other format is recognised
 _BATCH = 64  # pairs that are given to the threads at once
 _SUFFIXES = {
     "PNG": ".png",
@@ -80,7 +94,7 @@ class Imported:
 
 
 def import_dataset(  # noqa: PLR0913 (each is an argument of the command)
-    kind: str,
+    kind: str | None,
     source: Path,
     out: Path,
     *,
@@ -92,7 +106,7 @@ def import_dataset(  # noqa: PLR0913 (each is an argument of the command)
     """Write the annotations in `source` as pairs to the folder `out`, which is whole or not there.
 
     Args:
-        kind: One of `FORMATS`.
+        kind: One of `FORMATS`; None for the one that is recognised.
         source: A folder, a file, or an archive of them.
         out: A folder that is not there yet, or empty.
         images: Folder of the images, where they do not lie beside the annotations.
@@ -103,17 +117,21 @@ def import_dataset(  # noqa: PLR0913 (each is an argument of the command)
 
     Raises:
         ConfigError: there is no such format.
-        DataError: the annotations cannot be read, or something is wrong with them.
+        DataError: the annotations cannot be read, something is wrong with them, or no format is
+            recognised, or several are.
         MachineError: `out` holds something, or cannot be written.
     """
     refuse_used(out)
     with unpacked(source, beside=out) as folder:
+        recognised = [] if kind else [_recognised(folder, (source, out))]
+        kind = kind or recognised[0]
         annotations = read_annotations(kind, folder, images)
         if not annotations.images or (annotations.problems and len(annotations.classes) < 2):
             raise _nothing(annotations.problems)
         with new_folder(out, annotations.classes) as target:
             problems = _write_pairs(annotations, target, on_bad, max_pixels, progress)
-            notes = tuple(map(printable, annotations.notes))
+            remarks = [f"read as {name}, the format that was recognised" for name in recognised]
+            notes = tuple(map(printable, [*remarks, *annotations.notes]))
             done = Imported(target.classes, target.counts, tuple(problems), notes)
             shown = done.counts.shown
             record = {
@@ -145,10 +163,31 @@ def read_annotations(kind: str, source: Path, images: Path | None = None) -> Ann
     if not source.exists():
         raise DataError(f"there is no {printable(source)}", fix="Check the path.")
     try:
-        return collect(FORMATS[kind](source, images))
+        return collect(FORMATS[kind].read(source, images))
     except OSError as error:
         where = name_in(source, Path(error.filename or source))
         raise DataError(f"{where} cannot be read: {error.strerror}", fix="Check it.") from error
+
+
+def _recognised(folder: Path, paths: tuple[Path, Path]) -> str:
+    """The format of a folder or file; errors show commands with `paths`, SRC and OUT."""
+    exact = [name for name in FORMATS if name not in _BY_NAMES_ALONE]
+    for names in (exact, _BY_NAMES_ALONE):
+        recognised = [
+            name for name in names if folder.exists() and FORMATS[name].recognises(folder)
+        ]
+        if len(recognised) == 1:
+            return recognised[0]
+        if recognised:
+            commands = [
+                shlex.join(["unetseg", "import", name, *map(str, paths)]) for name in recognised
+            ]
+            raise DataError(
+                "annotations of several formats are there", commands, "Choose one of these."
+            )
+    command = shlex.join(["unetseg", "import", "FORMAT", *map(str, paths)])
+    fix = f"Say which it is: {command}; FORMAT is one of {', '.join(FORMATS)}."
+    raise DataError(f"no annotations recognised in {printable(paths[0])}", fix=fix)
 
 
 def _write_pairs(

@@ -9,7 +9,7 @@ number and a word (`0001_car.png`), the words are the classes.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.folders import scan
 from unetseg.data.masks.mask_file import RawMask
-from unetseg.data.pairs.naming import read_folder_name, says_mask
-from unetseg.errors import ImageError, MaskError
+from unetseg.data.pairs.naming import says_mask
+from unetseg.errors import MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Classes,
@@ -31,14 +31,28 @@ from unetseg.importers.annotations import (
     mask_of_image,
 )
 from unetseg.importers.shapes import Patch, Size, crop
-from unetseg.importers.source_files import ImageKey, by_key
+from unetseg.importers.source_files import (
+    Folders,
+    ImageKey,
+    by_key,
+    folder_roles,
+    photos_below,
+    without_role,
+)
 
 FOREGROUND = "foreground"
 
 _CLASS = re.compile(r"(?:.*[_\-.])?\d+[_\-.]([A-Za-z]+)")  # 0001_car
 _HALF = 128  # from this value on, a pixel with JPEG noise is of the object
 
-_Folders = tuple[str, ...]
+
+def recognises(source: Path) -> bool:
+    """Whether there are images with several masks each, or with a folder of masks."""
+    if source.is_file():
+        return False
+    photos, _ = by_key(photos_below(source))
+    objects, numbered, _ = _find_objects(source, None, photos)
+    return any(len(paths) > 1 for key, paths in objects.items() if key not in numbered)
 
 
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
@@ -50,7 +64,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     Raises:
         DataError: a folder cannot be read.
     """
-    photos, twins = by_key(_photos(images or source))
+    photos, twins = by_key(photos_below(images or source))
     objects, numbered, strays = _find_objects(source, images, photos)
     words = {_word(path) for paths in objects.values() for path in paths}
     has_words = bool(words) and "" not in words and not numbered
@@ -114,15 +128,6 @@ def _word(path: Path) -> str:
 # Files
 
 
-def _photos(root: Path) -> Iterator[tuple[ImageKey, Path]]:
-    """The images: those in folders that say so, or else all that are in no folder of masks."""
-    paths = [(path, path.relative_to(root).parts[:-1]) for path in scan(root, ImageError)]
-    in_image_folders = [item for item in paths if _roles(item[1])[-1:] == ["image"]]
-    not_in_mask_folders = [item for item in paths if "mask" not in _roles(item[1])]
-    for path, folders in in_image_folders or not_in_mask_folders:
-        yield ImageKey(_without(folders, "image"), path.stem), path
-
-
 def _find_objects(
     source: Path, images: Path | None, photos: Mapping[ImageKey, Path]
 ) -> tuple[dict[ImageKey, list[Path]], set[ImageKey], list[Path]]:
@@ -131,7 +136,7 @@ def _find_objects(
     An image whose folder of masks is empty has no files.
     """
     objects: dict[ImageKey, list[Path]] = defaultdict(list)
-    others: list[tuple[Path | None, _Folders]] = []
+    others: list[tuple[Path | None, Folders]] = []
     for path, folders in _mask_files(source, images, set(photos.values())):
         key = ImageKey(folders, path.stem)
         if key in photos:
@@ -160,36 +165,20 @@ def _find_objects(
 
 def _mask_files(
     source: Path, images: Path | None, photos: Container[Path]
-) -> Iterator[tuple[Path, _Folders]]:
+) -> Iterator[tuple[Path, Folders]]:
     """The files of objects, and the folders above them but for that of all masks."""
     for path in scan(source, MaskError):
         folders = path.relative_to(source).parts[:-1]
-        roles = _roles(folders)
+        roles = folder_roles(folders)
         is_mask = "mask" in roles or (images is not None and "image" not in roles)
         if is_mask and path not in photos:
-            yield path, _without(folders, "mask")
+            yield path, without_role(folders, "mask")
 
 
-def _empty_folders(source: Path) -> Iterator[_Folders]:
+def _empty_folders(source: Path) -> Iterator[Folders]:
     """Folders of masks that hold nothing, or nothing but hidden files."""
     for folder in sorted(source.rglob("*/")):
         folders = folder.relative_to(source).parts
         is_empty = all(path.name.startswith(".") for path in folder.iterdir())
-        if is_empty and "mask" in _roles(folders):
-            yield _without(folders, "mask")
-
-
-def _roles(folders: Iterable[str]) -> list[str]:
-    """The roles that folders say, from above to below; `image_01` is the name of an image."""
-    names = map(read_folder_name, folders)
-    return [
-        name.role
-        for name in names
-        if name.role in {"image", "mask"} and not re.search(r"\d", name.tag)
-    ]
-
-
-def _without(folders: _Folders, role: str) -> _Folders:
-    """The folders but for the last one that says `role`."""
-    at = [i for i, part in enumerate(folders) if _roles([part]) == [role]][-1:]
-    return tuple(part for i, part in enumerate(folders) if i not in at)
+        if is_empty and "mask" in folder_roles(folders):
+            yield without_role(folders, "mask")

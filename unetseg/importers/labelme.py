@@ -3,18 +3,23 @@
 Labels become classes in sorted order, after the background; `_background_` is the background and
 `__ignore__` becomes 255, as in labelme's own exports. Later shapes lie over earlier ones; lines are
 as wide as labelme draws them into masks; points mark no pixels and are left out. An image that is
-embedded in its JSON is taken where the file is missing. Format: https://github.com/wkentaro/labelme
+embedded in its JSON is the one that was annotated, and the one that labelme opens: it is taken
+where the file is missing or shows another picture. Format: https://github.com/wkentaro/labelme
 """
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import cv2
 import numpy as np
 from pydantic import BaseModel
 from pydantic_core import from_json
 
+from unetseg.data.files.image import read_image
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Note, Problem, Shape
 from unetseg.importers.shapes import Patch, Size, crop, ellipse, line, polygon
@@ -22,6 +27,7 @@ from unetseg.importers.source_files import (
     ImageFiles,
     decode_base64,
     embedded_png,
+    holding,
     holds,
     name_in,
     read_json,
@@ -35,6 +41,9 @@ IGNORE_LABEL = "__ignore__"
 MOST_EMBEDDED = 2**28
 """Characters that an embedded image may have in base64."""
 
+_MISSING = "taken out of a JSON, since the file is missing"
+_STALE = "taken out of a JSON: the file that it names (imagePath) shows another picture"
+_SIDE = 32  # areas on a side whose means are compared
 _POINTS = frozenset({"point", "points"})
 _KEYS = (b'"shapes"', b'"imagePath"')
 
@@ -62,6 +71,11 @@ class _Embedded(BaseModel):
     imageData: str | None = None  # noqa: N815
 
 
+def recognises(source: Path) -> bool:
+    """Whether there is a JSON with shapes and the name of an image."""
+    return bool(holding(source, "*.json", *_KEYS))
+
+
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     """Read the JSONs of labelme in a folder and below, or one of them.
 
@@ -80,13 +94,14 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     files = ImageFiles(source, images)
     folder = source if source.is_dir() else source.parent
     used = set()
+    with ThreadPoolExecutor() as pool:
+        images_of = pool.map(lambda path: _image_of(path, jsons[path], files, folder), jsons)
+        entries = dict(zip(jsons, images_of, strict=True))
     for path, json in jsons.items():
-        entry = _image_of(path, json, files, path.relative_to(folder))
+        entry, note = entries[path]
         yield entry
-        if isinstance(entry, AnnotatedImage):
-            used.add(entry.path)
-            note = "taken out of a JSON, since the file is missing"
-            yield Note(entry.embedded is not None, "image", note)
+        yield Note(bool(note), "image", note)
+        used |= {entry.path} if isinstance(entry, AnnotatedImage) else set()
         points = len(json.shapes) - len(json.areas)
         yield Note(points, "point", "left out: points mark no pixels")
         yield Note(not json.shapes, "image", "without shapes: all background")
@@ -115,8 +130,10 @@ def _json_files(source: Path) -> list[Path]:
     return of_labelme
 
 
-def _image_of(path: Path, json: _Json, files: ImageFiles, name: Path) -> AnnotatedImage | Problem:
-    """The image of a JSON: the file it names, else the one within it, else a problem."""
+def _image_of(
+    path: Path, json: _Json, files: ImageFiles, folder: Path
+) -> tuple[AnnotatedImage | Problem, str]:
+    """The image of a JSON, or a problem; and why it is the one within the JSON, if it is."""
     shapes = [
         Shape(
             None if shape.label == IGNORE_LABEL else shape.label,
@@ -127,12 +144,41 @@ def _image_of(path: Path, json: _Json, files: ImageFiles, name: Path) -> Annotat
     ]
     size = (json.imageHeight, json.imageWidth) if json.imageHeight and json.imageWidth else None
     image = files.find(json.imagePath, near=path.parent)
-    if isinstance(image, Path):
-        return AnnotatedImage(image, files.name_of(image), shapes, size=size)
-    if not read_json(path, _Embedded, path.name).imageData:
-        return Problem(image.kind, f"{name} names {image.where}")
+    name = path.relative_to(folder)
+    has_data = bool(read_json(path, _Embedded, path.name).imageData)
+    if isinstance(image, Problem) and not has_data:
+        return Problem(image.kind, f"{name} names {image.where}"), ""
+    if isinstance(image, Path) and not (has_data and _differ(image, path)):
+        return AnnotatedImage(image, files.name_of(image), shapes, size=size), ""
     plain_name = name.with_name(name.stem).as_posix()
-    return AnnotatedImage(path, plain_name, shapes, size=size, embedded=partial(_embedded, path))
+    embedded = partial(_embedded, path)
+    note = _STALE if isinstance(image, Path) else _MISSING
+    return AnnotatedImage(path, plain_name, shapes, size=size, embedded=embedded), note
+
+
+def _differ(image: Path, json: Path) -> bool:
+    """Whether an image file and the image within a JSON show different pictures.
+
+    The means of 32×32 equal areas are compared: JPEG of quality 75 changes them by a third of a
+    level. Numbers of other types (16 bits, of which labelme embeds 8) are not compared, and what
+    cannot be read is told when it is written.
+    """
+    with TemporaryDirectory() as folder:
+        embedded = Path(folder) / "image"
+        try:
+            embedded.write_bytes(_embedded(json))
+            first, second = (read_image(path) for path in (image, embedded))
+        except DataError:
+            return False
+    if first.dtype != second.dtype:
+        return False
+    if first.shape[:2] != second.shape[:2]:
+        return True
+    small = [
+        cv2.resize(pixels.mean(axis=-1), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        for pixels in (first, second)
+    ]
+    return bool(np.abs(small[0] - small[1]).mean() > small[1].std() / 10 + 0.5)
 
 
 def _embedded(path: Path) -> bytes:

@@ -51,6 +51,7 @@ from unetseg.importers.shapes import (
 from unetseg.importers.source_files import (
     ImageFiles,
     embedded_png,
+    holding,
     name_in,
     only_one,
     read_json,
@@ -151,6 +152,14 @@ class _Task(BaseModel):
         """The annotations that were not cancelled, the newest last."""
         kept = [one for one in self.annotations or () if not one.was_cancelled]
         return sorted(kept, key=lambda one: one.date)
+
+
+def recognises(source: Path) -> bool:
+    """Whether there is a JSON of tasks with annotations, or a PNG of a brush."""
+    jsons = holding(source, "*.json", b'"annotations"')
+    if any(re.match(_TASKS, path.read_bytes()) for path in jsons):
+        return True
+    return any(_BRUSH.fullmatch(path.stem) for path in visible_files(source, "*.png"))
 
 
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from codecs import BOM_UTF8
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -30,6 +30,8 @@ from unetseg.importers.shapes import Size
 from unetseg.text import printable
 
 Content = TypeVar("Content")
+Folders = tuple[str, ...]
+_LOOKED_AT = 20  # files that tell a format
 
 
 # Names
@@ -94,6 +96,12 @@ def only_one(paths: Sequence[Path], source: Path) -> Path | None:
         names = [name_in(source, path) for path in paths]
         raise DataError("there are several exports", names, "Give one of them.")
     return next(iter(paths), None)
+
+
+def holding(source: Path, pattern: str, *words: bytes) -> list[Path]:
+    """Of the first files that match, in the folder `source` or itself, those that hold `words`."""
+    paths = [source] if source.is_file() else visible_files(source, pattern)
+    return [p for p in paths[:_LOOKED_AT] if p.match(pattern) and holds(p, *words)]
 
 
 def holds(path: Path, *words: bytes) -> bool:
@@ -329,3 +337,28 @@ def by_key(
     count = Counter(key for key, _ in photos)
     several = sorted(key for key in count if count[key] > 1)
     return dict(photos), {key: Problem("several images of one name", key.name) for key in several}
+
+
+def photos_below(root: Path) -> Iterator[tuple[ImageKey, Path]]:
+    """The images: those in folders that say so, or else all that are in no folder of masks."""
+    paths = [(path, path.relative_to(root).parts[:-1]) for path in scan(root, ImageError)]
+    in_image_folders = [item for item in paths if folder_roles(item[1])[-1:] == ["image"]]
+    not_in_mask_folders = [item for item in paths if "mask" not in folder_roles(item[1])]
+    for path, folders in in_image_folders or not_in_mask_folders:
+        yield ImageKey(without_role(folders, "image"), path.stem), path
+
+
+def folder_roles(folders: Iterable[str]) -> list[str]:
+    """The roles that folders say, from above to below; `image_01` is the name of an image."""
+    names = map(read_folder_name, folders)
+    return [
+        name.role
+        for name in names
+        if name.role in {"image", "mask"} and not re.search(r"\d", name.tag)
+    ]
+
+
+def without_role(folders: Folders, role: str) -> Folders:
+    """The folders but for the last one that says `role`."""
+    at = [i for i, part in enumerate(folders) if folder_roles([part]) == [role]][-1:]
+    return tuple(part for i, part in enumerate(folders) if i not in at)

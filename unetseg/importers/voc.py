@@ -74,6 +74,12 @@ class LabelColours:
     by_line: Sequence[int]
 
 
+def recognises(source: Path) -> bool:
+    """Whether there is a folder SegmentationClass that CVAT has not written."""
+    folders = [path for path in source.rglob(CLASS_MASKS) if path.is_dir()]
+    return any(not (path.parent / LABELMAP).is_file() for path in folders)
+
+
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     """Read a folder with SegmentationClass, or one that holds such a folder.
 
