@@ -78,6 +78,11 @@ what is written above it, never below.
       cityscapes.py      Cityscapes, and data sets laid out like it
       instances.py       one mask file for each object, united
       yolo.py            YOLO: texts of polygons
+      rle.py             Kaggle: run lengths in a CSV
+      via.py             VGG Image Annotator: a JSON of regions
+      supervisely.py     Supervisely: polygons with holes, bitmaps
+      roboflow.py        Roboflow: numbered masks with a table of classes
+      panoptic.py        COCO panoptic: PNGs of numbered segments
       pairs_folder.py    the folder of pairs that an import writes
       importing.py       the formats, and the import
     unet/              image tensor → logits

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,6 +16,7 @@ from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError
 from unetseg.importers.annotations import AnnotatedImage, Annotations
+from unetseg.importers.importing import Imported, import_dataset
 
 Mask = NDArray[np.uint8]
 
@@ -158,3 +160,21 @@ def write(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def imported(kind: str, tmp_path: Path, **more: Any) -> Imported:
+    """What the import of tmp_path/src writes to tmp_path/out."""
+    return import_dataset(kind, tmp_path / "src", tmp_path / "out", **more)
+
+
+def wrong(kind: str, tmp_path: Path, **more: Any) -> str:
+    """The error of an import that cannot succeed."""
+    with pytest.raises(DataError) as caught:
+        imported(kind, tmp_path, **more)
+    return str(caught.value)
+
+
+def only_mask(tmp_path: Path) -> Mask:
+    """The mask of the one pair in tmp_path/out."""
+    (mask,) = masks_in(tmp_path / "out").values()
+    return mask

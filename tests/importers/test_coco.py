@@ -301,7 +301,7 @@ def test_an_image_id_that_is_there_twice(tmp_path: Path) -> None:
 
 REFUSED = {
     "boxes are no masks": dataset([{"bbox": [1, 2, 3, 4]}, {"segmentation": []}]),
-    "panoptic annotations are not read": {
+    "these are panoptic annotations": {
         "images": [],
         "categories": [],
         "annotations": [{"image_id": 1, "segments_info": []}],

@@ -7,7 +7,8 @@ import pytest
 from tests.importers.exports import (
     BOXES,
     SIZE,
-    masks_in,
+    imported,
+    only_mask,
     photo,
     splits_in,
     truth,
@@ -15,7 +16,6 @@ from tests.importers.exports import (
     yolo_text,
 )
 from unetseg.errors import DataError
-from unetseg.importers.importing import Imported, import_dataset
 from unetseg.importers.yolo import recognises
 
 NAMES = "names:\n  0: cat\n  1: dog\n"
@@ -25,10 +25,6 @@ TREES = {
     "obj_train_data/a.png": "obj_train_data/a.txt",
     "images/a.jpg": "labels/a.txt",
 }
-
-
-def imported(tmp_path: Path, **more: object) -> Imported:
-    return import_dataset("yolo", tmp_path / "src", tmp_path / "out", **more)  # type: ignore[arg-type]
 
 
 def pair(folder: Path, image: str, text: str, label: str | None = None) -> None:
@@ -41,10 +37,9 @@ def test_each_tree(tmp_path: Path, image: str) -> None:
     pair(tmp_path / "src", image, yolo_text(BOXES[::-1]), TREES[image])
     write(tmp_path / "src/data.yaml", NAMES)
     assert recognises(tmp_path / "src")
-    done = imported(tmp_path)
+    done = imported("yolo", tmp_path)
     assert done.classes == ("background", "cat", "dog")
-    (mask,) = masks_in(tmp_path / "out").values()
-    assert (mask == truth()).all()  # small ones lie on top
+    assert (only_mask(tmp_path) == truth()).all()  # small ones lie on top
 
 
 @pytest.mark.parametrize(
@@ -54,7 +49,7 @@ def test_splits_by_folders(tmp_path: Path, described: str) -> None:
     for name in ("train/images/a.jpg", "train/images/b.jpg", "valid/images/c.jpg"):
         pair(tmp_path / "src", name, yolo_text(BOXES))
     write(tmp_path / "src/data.yaml", described + NAMES)
-    imported(tmp_path)
+    imported("yolo", tmp_path)
     assert splits_in(tmp_path / "out") == {"train/a": "train", "train/b": "train", "val/c": "val"}
 
 
@@ -64,7 +59,7 @@ def test_splits_by_lists(tmp_path: Path) -> None:
     write(tmp_path / "src/data.yaml", "train: train.txt\nval: val.txt\n" + NAMES)
     write(tmp_path / "src/train.txt", "data/images/a.jpg\ndata/images/c.jpg\n")
     write(tmp_path / "src/val.txt", "data/images/b.jpg\n")
-    imported(tmp_path)
+    imported("yolo", tmp_path)
     assert splits_in(tmp_path / "out") == {"train/a": "train", "train/c": "train", "val/b": "val"}
 
 
@@ -79,7 +74,7 @@ def test_splits_by_lists(tmp_path: Path) -> None:
 def test_names_of_classes(tmp_path: Path, file: str, text: str, classes: tuple[str, ...]) -> None:
     pair(tmp_path / "src", "images/a.jpg", yolo_text(BOXES))
     write(tmp_path / "src" / file, text)
-    assert imported(tmp_path).classes == ("background", *classes)
+    assert imported("yolo", tmp_path).classes == ("background", *classes)
 
 
 def test_images_without_texts_are_background_and_folders_without_any_are_left_out(
@@ -89,7 +84,7 @@ def test_images_without_texts_are_background_and_folders_without_any_are_left_ou
     pair(tmp_path / "src", "images/train/b.jpg", "")
     photo(tmp_path / "src/images/train/c.jpg", SIZE)
     photo(tmp_path / "src/images/test/d.jpg", SIZE)
-    done = imported(tmp_path)
+    done = imported("yolo", tmp_path)
     assert done.pairs == 3
     assert set(done.notes) == {
         "2 images without an object: all background",
@@ -114,24 +109,24 @@ def test_wrong_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
     pair(tmp_path / "src", "images/b.jpg", yolo_text(BOXES))
     write(tmp_path / "src/data.yaml", NAMES)
     with pytest.raises(DataError, match="1 problem") as caught:
-        imported(tmp_path)
+        imported("yolo", tmp_path)
     assert message in str(caught.value)
-    assert imported(tmp_path, on_bad="skip").pairs == 1
+    assert imported("yolo", tmp_path, on_bad="skip").pairs == 1
 
 
 def test_boxes_alone_no_texts_and_no_image(tmp_path: Path) -> None:
     pair(tmp_path / "src", "images/a.jpg", "0 0.5 0.5 0.2 0.2\n")
     assert recognises(tmp_path / "src")
     with pytest.raises(DataError, match="1 label file and no polygon: boxes are no masks"):
-        imported(tmp_path)
+        imported("yolo", tmp_path)
     (tmp_path / "src/labels/a.txt").unlink()
     assert not recognises(tmp_path / "src")
     with pytest.raises(DataError, match="no label files of YOLO found"):
-        imported(tmp_path)
+        imported("yolo", tmp_path)
     write(tmp_path / "src/labels/b.txt", yolo_text(BOXES))
     write(tmp_path / "src/labels/a.txt", yolo_text(BOXES))
     with pytest.raises(DataError, match=r"no such image: labels/b\.txt"):
-        imported(tmp_path)
+        imported("yolo", tmp_path)
     write(tmp_path / "src/data.yaml", "names: 7\n")
     with pytest.raises(DataError, match="no list of names"):
-        imported(tmp_path)
+        imported("yolo", tmp_path)

@@ -15,7 +15,21 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Problems that are shown; import.json holds all."""
-Format = Literal["coco", "voc", "labelme", "cvat", "labelstudio", "cityscapes", "instances", "yolo"]
+Format = Literal[
+    "coco",
+    "voc",
+    "labelme",
+    "cvat",
+    "labelstudio",
+    "cityscapes",
+    "instances",
+    "yolo",
+    "rle",
+    "via",
+    "supervisely",
+    "roboflow",
+    "coco-panoptic",
+]
 
 
 def import_(
@@ -30,8 +44,8 @@ def import_(
 ) -> None:
     """Turn the annotations of another program into plain pairs: images/, masks/, classes.txt.
 
-    Image files are copied as they are. OUT is written whole or not at all. FORMAT may be left out:
-    the annotations are then recognised by their contents.
+    Image files are copied as they are. OUT is written whole or not at all.
+    Without FORMAT the annotations are recognised by their contents.
 
     Examples:
     unetseg import export.zip cells/
@@ -46,7 +60,10 @@ def import_(
         labelme: a JSON for each image; cvat: "Segmentation mask 1.1" or "CVAT for images 1.1";
         labelstudio: JSON, or PNG of brushes; cityscapes: leftImg8bit and gtFine or gtCoarse;
         instances: a mask file for each object, or masks that number them;
-        yolo: texts of polygons, and data.yaml with the names.
+        yolo: texts of polygons, and data.yaml with the names;
+        rle: CSV of run lengths, as on Kaggle; via: JSON of VGG Image Annotator 1 or 2;
+        supervisely: meta.json and ann/; roboflow: masks with _classes.csv;
+        coco-panoptic: JSON of segments and their PNGs.
     source
         Folder, file, or archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz) with the annotations.
     out

@@ -30,7 +30,7 @@ from unetseg.errors import DataError, MaskError
 from unetseg.importers.shapes import Patch, Size, paint_in_order
 from unetseg.text import plural, printable
 
-BACKGROUND = "background"
+BACKGROUND, FOREGROUND = "background", "foreground"
 _BACKGROUND_NAMES = frozenset({"background", "_background_", "bg"})
 
 Draw = Callable[[int, int], NDArray[np.uint8]]

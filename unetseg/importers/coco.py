@@ -109,8 +109,8 @@ def _json_files(source: Path) -> list[Path]:
     plain = [path for path in paths if not holds(path, b'"segments_info"')]
     if not plain:
         names = [name_in(source, path) for path in paths]
-        fix = "Give the instances JSON (polygons or run lengths) instead."
-        raise DataError("panoptic annotations are not read", names, fix)
+        fix = "Import them by unetseg import coco-panoptic, or give the instances JSON."
+        raise DataError("these are panoptic annotations", names, fix)
     return plain
 
 

@@ -19,7 +19,21 @@ from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.limits import BOMB
 from unetseg.errors import ConfigError, DataError, ImageError, MaskError
-from unetseg.importers import cityscapes, coco, cvat, instances, labelme, labelstudio, voc, yolo
+from unetseg.importers import (
+    cityscapes,
+    coco,
+    cvat,
+    instances,
+    labelme,
+    labelstudio,
+    panoptic,
+    rle,
+    roboflow,
+    supervisely,
+    via,
+    voc,
+    yolo,
+)
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Annotations,
@@ -56,6 +70,11 @@ FORMATS: dict[str, Format] = {
     "cityscapes": cityscapes,
     "instances": instances,
     "yolo": yolo,
+    "rle": rle,
+    "via": via,
+    "supervisely": supervisely,
+    "roboflow": roboflow,
+    "coco-panoptic": panoptic,
 }
 _BY_NAMES_ALONE = ("instances",)  # asked where no other format is recognised
 _BATCH = 64  # pairs that are given to the threads at once

@@ -21,6 +21,7 @@ from unetseg.data.masks.mask_file import RawMask
 from unetseg.data.pairs.naming import says_mask
 from unetseg.errors import MaskError
 from unetseg.importers.annotations import (
+    FOREGROUND,
     AnnotatedImage,
     Classes,
     Entry,
@@ -39,8 +40,6 @@ from unetseg.importers.source_files import (
     photos_below,
     without_role,
 )
-
-FOREGROUND = "foreground"
 
 _CLASS = re.compile(r"(?:.*[_\-.])?\d+[_\-.]([A-Za-z]+)")  # 0001_car
 _HALF = 128  # from this value on, a pixel with JPEG noise is of the object

@@ -22,7 +22,7 @@ from pydantic_core import from_json
 from unetseg.data.files.image import read_image
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Note, Problem, Shape
-from unetseg.importers.shapes import Patch, Size, crop, ellipse, line, polygon
+from unetseg.importers.shapes import Patch, Size, ellipse, line, pasted, polygon
 from unetseg.importers.source_files import (
     ImageFiles,
     decode_base64,
@@ -223,6 +223,4 @@ def _pasted(shape: _Shape, size: Size) -> Patch:
     covered = np.asarray(pixels.reshape(*stated, -1).any(axis=-1))
     if abs(top) > 2**20 or abs(left) > 2**20:
         raise MaskError("a mask far outside of the image")
-    inner = covered[max(-top, 0) : max(size[0] - top, 0), max(-left, 0) : max(size[1] - left, 0)]
-    patch = crop(inner)
-    return Patch(max(top, 0) + patch.top, max(left, 0) + patch.left, patch.covered)
+    return pasted(covered, top, left, size)

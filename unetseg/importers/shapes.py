@@ -245,6 +245,13 @@ def crop(covered: NDArray[np.bool_]) -> Patch:
     return Patch(top, left, np.array(window))
 
 
+def pasted(covered: NDArray[np.bool_], top: int, left: int, size: Size) -> Patch:
+    """The part of `covered` (bool H×W) that lies on the image, its first pixel at `top`, `left`."""
+    inner = covered[max(-top, 0) : max(size[0] - top, 0), max(-left, 0) : max(size[1] - left, 0)]
+    patch = crop(inner)
+    return Patch(max(top, 0) + patch.top, max(left, 0) + patch.left, patch.covered)
+
+
 def _numbers(points: Points, what: str, *, fewest: int) -> Floats:
     """The points as numbers N×2; fewer, or anything else, is refused."""
     try:
