@@ -19,14 +19,10 @@ FAULTY = {"cell-tracking", "ftw-fields", "kitti-road", "levir-cd"}
 """Layouts whose question has answers that are refused in their turn."""
 
 
-def params() -> Iterator[object]:
-    for layout in LAYOUTS:
-        faulty = pytest.mark.xfail(reason="an answer is refused", strict=False)
-        yield pytest.param(layout, id=layout.name, marks=[faulty] * (layout.name in FAULTY))
-
-
-@pytest.mark.parametrize("layout", params())
-def test_layout(tmp_path: Path, layout: Layout) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_layout(tmp_path: Path, layout: Layout, request: pytest.FixtureRequest) -> None:
+    if layout.name in FAULTY:
+        request.applymarker(pytest.mark.xfail(reason="an answer is refused", strict=False))
     root = draw(layout, tmp_path)
     try:
         found = find_pairs(root)
