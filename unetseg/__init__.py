@@ -38,6 +38,7 @@ what is written above it, never below.
         foreign.py         other programs' annotations, and formats that are not read
         questions.py       what nobody could know, with answers to paste
         choose.py          which series are images, which masks, and which take no part
+        beside.py          masks beside images, where only images are wanted
         table.py           pairs listed in a CSV file
         match.py           find the images of a folder and the mask of each
         splits.py          which pairs train, validate and test

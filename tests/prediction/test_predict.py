@@ -139,6 +139,29 @@ def test_images_beyond_the_limit_of_pixels_are_refused(
     assert predict(trained, tmp_path / "x.png", tmp_path / "other") == 5
 
 
+def test_masks_beside_images_are_left_out_unless_they_are_named(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    trained, folder = bundle(tmp_path, 3, "uint8"), tmp_path / "in"
+    folder.mkdir()
+    mask = Image.fromarray(np.pad(np.full((20, 20, 3), 255, np.uint8), ((5, 35), (9, 11), (0, 0))))
+    for number in range(3):
+        Image.fromarray(noise(60, 40, 3, seed=number)).save(folder / f"a{number}.png")
+        mask.save(folder / f"a{number}_mask.png")
+    out = folder / "new"
+    assert predict(trained, folder, out, "--overlay", "--probabilities") == 0
+    assert "left out 3 files beside the images: 3 × a mask" in capsys.readouterr().out
+    assert {path.stem for path in out.glob("*.png")} == {
+        f"a{number}{end}" for number in range(3) for end in ("", "_overlay")
+    }
+    assert predict(trained, folder, out, "--existing", "skip") == 0
+    said = capsys.readouterr().out
+    assert "left out 12 files beside the images: 9 × an earlier output, 3 × a mask" in said
+    assert "3 masks were there already" in said
+    assert predict(trained, folder / "a0_mask.png", tmp_path / "named") == 0
+    assert (tmp_path / "named" / "a0_mask.png").is_file()
+
+
 @pytest.mark.long
 def test_real_images_are_trained_on_scored_and_predicted_by_windows_as_whole(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -27,6 +27,8 @@ from unetseg.prediction.bands import BandStore, OneBand
 from unetseg.prediction.pipeline import Opened
 from unetseg.prediction.stream import pieces
 
+OUTPUT_ENDS = ("", "_overlay", "_probabilities")
+"""What the names of the files for an image have after its own."""
 THUMBNAIL = 1024
 """Longer side of the picture that the brightness of a large image is taken from, pixels."""
 

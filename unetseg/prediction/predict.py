@@ -1,6 +1,7 @@
 """Images → mask files: reading, inference and writing overlapped, and every failure listed."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,15 +16,17 @@ from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
 from unetseg.data.files.folders import find_images
 from unetseg.data.files.image import ImageFile, read_image
+from unetseg.data.pairs.beside import files_beside
 from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
 from unetseg.prediction.engine import Engine, machine_for
-from unetseg.prediction.outputs import Job, mask_pixels, plan_job, write_outputs
+from unetseg.prediction.outputs import OUTPUT_ENDS, Job, mask_pixels, plan_job, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.stream import Stream, check_image
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
 from unetseg.storage import write_text
+from unetseg.text import plural
 from unetseg.unet.segmenter import Segmenter
 
 WRITERS = 4
@@ -140,15 +143,21 @@ def predict_folder(
 ) -> Prediction:
     """Write a mask for every image in `inputs` (files, folders, globs) below `output`.
 
-    Subfolders are kept. An image that fails is listed in `failures.jsonl`; the others go on.
+    Subfolders are kept. Masks and earlier outputs that lie beside the images of a folder are left
+    out, unless they are named themselves. An image that fails is listed in `failures.jsonl`; the
+    others go on.
 
     Raises:
         ConfigError: masks would overwrite inputs, or files that are there already.
         BundleError: there is no usable model.
     """
     config, output = config or PredictConfig(), Path(output)
-    given = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    images = find_images([Path(path) for path in given])
+    given = [Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+    images = find_images(given)
+    if left_out := _left_out(images, given, output):
+        images = find_images(given, left_out)
+        counts = ", ".join(f"{n} × {why}" for why, n in Counter(left_out.values()).items())
+        progress.say(f"left out {plural(len(left_out), 'file')} beside the images: {counts}")
     predictor = Predictor(Path(run), config, device)
     class_map = predictor.info.class_map
     jobs = [
@@ -165,6 +174,30 @@ def predict_folder(
     if lines:
         write_text(output / "failures.jsonl", "\n".join(lines) + "\n")
     return result
+
+
+def _left_out(
+    images: Sequence[tuple[Path, Path]], given: Sequence[Path], output: Path
+) -> dict[Path, str]:
+    """The files of folders that are masks, or were written by this command before, and what is so.
+
+    Files that are named themselves are images.
+    """
+    left_out: dict[Path, str] = {}
+    home = output.absolute()
+    made = {
+        home / f"{name}{end}"
+        for path, name in images
+        for end in OUTPUT_ENDS
+        if home not in path.absolute().parents
+    }
+    for folder in (path for path in given if path.is_dir()):
+        inside = [path for path, _ in images if folder in path.parents]
+        earlier = [p for p in inside if p.absolute().with_name(p.stem) in made]
+        left_out |= dict.fromkeys(earlier, "an earlier output")
+        left_out |= files_beside(folder, [path for path in inside if path not in left_out])
+    named = {path.absolute() for path in given if path.is_file()}
+    return {path: why for path, why in left_out.items() if path.absolute() not in named}
 
 
 def _existing(jobs: list[Job], config: PredictConfig) -> list[Path]:

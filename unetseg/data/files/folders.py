@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from unetseg.errors import DataError, ImageError
@@ -15,8 +15,10 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
-def find_images(inputs: Sequence[Path | str]) -> list[tuple[Path, Path]]:
-    """All images in files, folders and glob patterns, each with the name of its output.
+def find_images(
+    inputs: Sequence[Path | str], without: Collection[Path] = ()
+) -> list[tuple[Path, Path]]:
+    """All images in files, folders and glob patterns but `without`, and the name of each output.
 
     Folders are searched with their subfolders, without hidden entries. The second path of each
     couple is relative, sorted and unique, and has no suffix (append one; `with_suffix` would cut
@@ -33,7 +35,8 @@ def find_images(inputs: Sequence[Path | str]) -> list[tuple[Path, Path]]:
         sources = list(_expand(Path(given)))
         empty += [] if sources else [printable(given)]
         for path, base in sources:
-            found.setdefault(path.absolute(), (path, base))
+            if path not in without:
+                found.setdefault(path.absolute(), (path, base))
     if empty or not found:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise ImageError("no images found in the input", empty, f"Images end in {suffixes}.")
