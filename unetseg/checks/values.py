@@ -23,7 +23,7 @@ from unetseg.checks.finding import (
     warning,
 )
 from unetseg.data.facts.survey import Survey, conclude
-from unetseg.data.masks.class_map import ClassMap, Code
+from unetseg.data.masks.class_map import IGNORED, ClassMap, Code
 from unetseg.data.masks.infer_classes import NEAR, object_numbers, separate
 from unetseg.data.masks.mask_values import (
     Folder,
@@ -164,7 +164,13 @@ def masks_of(survey: Survey) -> Masks | None:
     """The masks of a folder; None where their values make no sense."""
     if survey.classes is None or not survey.facts:
         return None
-    values = gather([fact.mask for _, fact in survey.items()])
+    values, known = gather([fact.mask for _, fact in survey.items()]), survey.classes
+    if known.united or known.numbers or known.objects:
+        code_of = {
+            code: code if (index := known.index_of(code)) == IGNORED else known.classes[index].code
+            for code in values.counts
+        }
+        values = values.recoded(code_of.__getitem__)
     return Masks(values, survey.classes, survey.names is not None)
 
 

@@ -338,6 +338,39 @@ def test_masks_of_two_scales_are_refused() -> None:
     assert infer_class_map([*ones, *full, border])[0].ignore == (255,)
 
 
+@pytest.mark.parametrize("black", [(0, 1), ((0, 0, 0), (1, 1, 1))])
+def test_black_that_some_files_call_1_is_one_background(black: tuple[Code, Code]) -> None:
+    white: Code = (255, 255, 255) if isinstance(black[0], tuple) else 255
+    masks = [facts(black[i % 2], white, path=f"{i}.png") for i in range(6)]
+    known, sentence = infer_class_map(masks)
+    assert codes_of(known) == [black[0], white]
+    assert not known.ignore
+    assert [known.index_of(code) for code in (*black, white)] == [0, 0, 1]
+    assert "counts as" in sentence
+    assert infer_class_map([*masks, facts(*black, white)])[0].united == ()  # all in one: distinct
+
+
+@pytest.mark.parametrize(
+    ("files", "numbers", "expected"),
+    [
+        ([[0, 257, 258, 513], [0, 257, 769, 770, 771]], 256, {0: 0, 258: 1, 600: 2, 771: 3}),
+        ([[7, 11, 26000, 26001], [7, 24000, 26000]], 1000, {7: 0, 11: 1, 24009: 2, 26005: 3}),
+        ([[0, 1000, 2000, 3000]] * 3, None, {0: 0, 1000: 1, 3000: 3}),
+        ([[0, 111, 112, 311, 523], [0, 111, 324, 523]], None, {0: 0, 111: 1, 523: 5}),
+    ],
+)
+def test_codes_of_class_and_object_are_their_classes(
+    files: list[list[int]], numbers: int | None, expected: dict[int, int]
+) -> None:
+    masks = [facts(*file, path=f"{i}.png", dtype="uint16") for i, file in enumerate(files)]
+    known, sentence = infer_class_map(masks)
+    assert known.numbers == numbers
+    assert ("number of the object" in sentence) == bool(numbers)
+    assert {code: known.index_of(code) for code in expected} == expected
+    index = np.arange(len(known.classes), dtype=np.uint8)[None]
+    assert np.array_equal(known.encode(known.decode(index)), index)
+
+
 @pytest.mark.parametrize("snap", [False, True])
 def test_numbered_objects_are_one_class(snap: bool) -> None:
     masks = [facts(*range(count), path=f"{count}.png") for count in (1, 9, 21, 35)]

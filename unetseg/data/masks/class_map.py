@@ -50,6 +50,9 @@ class ClassMap(BaseModel):
         background: Index of the class that is not foreground, if there is one.
         snap: Whether `encode` takes the nearest code for an unknown one.
         objects: Whether masks number objects: each unknown code is one, of the last class.
+        united: Further codes of classes, each with the index of its class.
+        numbers: Codes hold a class and the number of an object, `class_code` tells the class: class
+            × 256 + number, or class × 1000 + number with lower codes for classes as a whole.
         suffix: Suffix of written masks.
     """
 
@@ -63,6 +66,8 @@ class ClassMap(BaseModel):
     background: int | None = None
     snap: bool = False
     objects: bool = False
+    united: tuple[tuple[Code, int], ...] = ()
+    numbers: Literal[256, 1000] | None = None
     suffix: Literal[".png", ".tif"] = ".png"
 
     @model_validator(mode="after")
@@ -78,6 +83,8 @@ class ClassMap(BaseModel):
             raise ValueError("a palette has 768 numbers and uint8 indexes")
         if self.background is not None and not 0 <= self.background < len(self.classes):
             raise ValueError("the background is none of the classes")
+        if not all(0 <= index < len(self.classes) for _, index in self.united):
+            raise ValueError("a code is united with none of the classes")
         return self
 
     @property
@@ -97,7 +104,8 @@ class ClassMap(BaseModel):
 
     @property
     def _codes(self) -> tuple[Code, ...]:
-        return (*(item.code for item in self.classes), *self.ignore)
+        united = (code for code, _ in self.united)
+        return (*(item.code for item in self.classes), *self.ignore, *united)
 
     def _holds(self, code: Code) -> bool:
         if isinstance(code, tuple):
@@ -223,6 +231,20 @@ def unpack(values: NDArray[Any], coding: Coding) -> list[Code]:
     return [(number >> 16, number >> 8 & 255, number & 255) for number in numbers]
 
 
+def class_code(codes: NDArray[np.int64], numbers: int | None) -> NDArray[np.int64]:
+    """The codes without the numbers of objects.
+
+    Of class × 256 + number (Mapillary, KITTI) that is class × 256, of class × 1000 + number
+    (Cityscapes, KITTI-360) it is the class, as are lower codes.
+
+    >>> class_code(np.array([0, 257, 513]), 256), class_code(np.array([7, 26001]), 1000)
+    (array([  0, 256, 512]), array([ 7, 26]))
+    """
+    if numbers == 256:
+        return codes - codes % 256
+    return np.where(codes < 1000, codes, codes // 1000) if numbers else codes
+
+
 def runs(
     codes: NDArray[Any],
 ) -> tuple[NDArray[Any], NDArray[np.intp], NDArray[np.intp]]:
@@ -256,8 +278,9 @@ def _table(class_map: ClassMap, dtype: str) -> NDArray[np.uint8]:
 def _match(values: NDArray[Any], class_map: ClassMap) -> NDArray[np.uint8]:
     """The index of each flat value: that of its code, of the nearest code, or `_UNKNOWN`."""
     codes = np.array(class_map._codes, np.int64)
-    index = np.r_[np.arange(len(class_map.classes)), [IGNORED] * len(class_map.ignore)]
-    wide = values.astype(np.int64)
+    blank, more = [IGNORED] * len(class_map.ignore), [index for _, index in class_map.united]
+    index = np.array([*range(len(class_map.classes)), *blank, *more])
+    wide = class_code(values.astype(np.int64), class_map.numbers)
     if class_map.snap and class_map.coding == "rgb":
         return np.asarray(index[_nearest_colour(wide, codes)], np.uint8)
     if class_map.coding == "rgb":

@@ -7,15 +7,24 @@ Whether strays are classes all the same or go to the nearest one is for classes.
 import colorsys
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
 
 from unetseg.data.masks.class_list import ClassNames, find_class_file, read_class_names
-from unetseg.data.masks.class_map import MAX_CLASSES, ClassInfo, ClassMap, Code, Coding, Colour
+from unetseg.data.masks.class_map import (
+    MAX_CLASSES,
+    ClassInfo,
+    ClassMap,
+    Code,
+    Coding,
+    Colour,
+    class_code,
+)
 from unetseg.data.masks.mask_values import (
     COUNTED,
     Folder,
@@ -55,6 +64,7 @@ EXACT = 0.5  # of the pixels of masks that are snapped this share is exactly a c
 OBJECTS = 16  # numbers of objects go beyond this …
 ENDS = 3  # … and end differently in so many masks
 GAPLESS = 0.9  # share of the numbers up to the highest that a mask of numbered objects holds
+LOOSE = 1.4  # the highest number of an object of a class is no further beyond their count
 _SHOWN = 6  # classes that the sentence lists
 _BLACK: Colour = (0, 0, 0)
 # Sasha Trubetskoy, "20 simple, distinct colors", without black and white
@@ -134,6 +144,10 @@ def infer_class_map(
     ignored = _possible(ignore, folder)
     if not names and (objects or max(object_numbers(folder), default=0) > OBJECTS):
         return _one_class_of_objects(folder, ignored)
+    united = {} if names or ignored else _exclusive_twins(folder)
+    numbers = None if names else _numbers_per_class(folder)
+    if united or numbers:
+        folder = folder.recoded(lambda code: united.get(code, _class_code(code, numbers)))
     values = separate(folder, ignored)
     named = _adapted(names, folder, values, ignored) if names else ()
     if named:
@@ -146,7 +160,12 @@ def infer_class_map(
     _check_scale(folder, meaning, ignored)
     _check_number(folder, meaning)
     class_map = _build(folder, reading, meaning)
-    return class_map, _sentence(reading, meaning, class_map, names)
+    told = [f"{_text(code)} counts as {_text(meant)}" for code, meant in united.items()]
+    if numbers:
+        told = [f"the codes are class × {numbers} + number of the object, which does not count"]
+    also = tuple((code, class_map.index_of(meant)) for code, meant in united.items())
+    class_map = class_map.model_copy(update={"united": also, "numbers": numbers})
+    return class_map, ", ".join([_sentence(reading, meaning, class_map, names), *told])
 
 
 def distinct_colours(count: int) -> list[Colour]:
@@ -431,6 +450,50 @@ def _check_scale(folder: Folder, meaning: _Meaning, ignored: tuple[Code, ...]) -
         )
 
 
+def _exclusive_twins(folder: Folder) -> dict[Code, Code]:
+    """1 for 0 and 254 for 255 in black-and-white masks of which none holds both.
+
+    Some programs write black as 1: it is black where both stand beside the same white.
+    """
+    grey = {code: as_point(code)[0] for code in folder.found if len({*_parts(code)}) == 1}
+    is_plain = len(grey) == len(folder.found) and set(grey.values()) <= {0, 1, 254, 255}
+    if not is_plain or folder.lossy or folder.coding == "palette":
+        return {}
+    held = [{grey[code] for code, _ in fact.counts} for fact in folder.facts]
+    twins = {}
+    for twin, meant, others in ((1, 0, {254, 255}), (254, 255, {0, 1})):
+        beside = [{twin, meant} & levels for levels in held if levels & others]
+        if {twin} in beside and {meant} in beside and not any({twin, meant} <= h for h in held):
+            twins[twin] = meant
+    code_of = {level: code for code, level in grey.items()}
+    return {code_of[twin]: code_of[meant] for twin, meant in twins.items()}
+
+
+def _numbers_per_class(folder: Folder) -> Literal[256, 1000] | None:
+    """256 or 1000 where codes are class × that + the number of an object, anew in each file."""
+    if folder.coding != "integer" or folder.lossy:
+        return None
+    bases: tuple[Literal[256, 1000], ...] = 256, 1000
+    for base in bases:
+        plain = [code for code in integers(folder.found) if 0 < code < base]  # of no object
+        objects: dict[tuple[int, int], list[int]] = defaultdict(list)  # by file and class
+        for i, fact in enumerate(folder.facts):
+            for code in integers(dict(fact.counts)):
+                if code >= base:
+                    objects[i, code // base].append(code % base)
+        highest = max([number for _, number in objects] + plain[-1:] * (base == 1000), default=0)
+        dense = sum(max(group) <= LOOSE * len(group) + 1 for group in objects.values())
+        several = any(len(group) > 1 for group in objects.values())
+        is_dense = several and dense >= GAPLESS * len(objects)
+        if is_dense and len(plain) < base / 4 and highest < MAX_CLASSES:
+            return base
+    return None
+
+
+def _class_code(code: Code, numbers: int | None) -> Code:
+    return code if isinstance(code, tuple) else int(class_code(np.array(code), numbers))
+
+
 def object_numbers(folder: Folder) -> list[int]:
     """The highest number of each mask, where all masks number their objects 1, 2, 3, … so far.
 
@@ -447,16 +510,22 @@ def object_numbers(folder: Folder) -> list[int]:
 
 def _one_class_of_objects(folder: Folder, ignored: tuple[Code, ...]) -> tuple[ClassMap, str]:
     """The class map of masks that number objects: 0 is the background, all else is an object."""
-    ground: Code = (0, 0, 0) if folder.coding == "rgb" else 0
-    code: Code = (255, 255, 255) if folder.coding == "rgb" else 1
+    is_rgb = folder.coding == "rgb"
+    black: Code = _BLACK if is_rgb else 0
+    ground = black if black in folder.found else folder.counts.most_common(1)[0][0]
+    white: Code = (255, 255, 255) if is_rgb else 1
+    code = white if white != ground else black
     classes = (_Class(ground, "background"), _Class(code, "object"))
+    if 255 not in ignored and max({*integers(folder.found)} - {255}, default=255) < NUMBERS:
+        ignored = (*ignored, 255) if 255 in folder.found else ignored
     meaning = _Meaning(classes, dict.fromkeys(ignored, ""), 0)
     numbers = sorted(set(folder.found) - {ground, *ignored}, key=as_point)
     class_map = _build(folder, _Reading(folder.found), meaning).model_copy(update={"objects": True})
     values = f"{_span(tuple(numbers))} {coding_name(folder.coding)}"
     return class_map, (
         f"masks: {values} number objects, not classes: one class of all, object {_text(code)}, "
-        f"and background {_text(ground)}; name the values in classes.txt if they are classes"
+        f"and background {_text(ground)}{', 255 is ignored' if 255 in meaning.ignore else ''}; "
+        "name the values in classes.txt if they are classes"
     )
 
 
@@ -515,7 +584,7 @@ def _name(meaning: _Meaning, index: int) -> str:
 
 def _dtype(codes: Iterable[Code]) -> str:
     """The smallest of uint8, uint16, int16 and int32 that holds all codes."""
-    numbers = [part for code in codes for part in (code if isinstance(code, tuple) else (code,))]
+    numbers = [part for code in codes for part in _parts(code)]
     for dtype in ("uint8", "uint16", "int16", "int32"):
         if np.iinfo(dtype).min <= min(numbers) and max(numbers) <= np.iinfo(dtype).max:
             return dtype
@@ -568,6 +637,10 @@ def _span(codes: tuple[Code, ...]) -> str:
     if len(codes) <= 3:
         return "/".join(_text(code) for code in codes)
     return f"{_text(codes[0])}–{_text(codes[-1])}"
+
+
+def _parts(code: Code) -> tuple[int, ...]:
+    return code if isinstance(code, tuple) else (code,)
 
 
 def _text(code: Code) -> str:

@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -192,6 +192,11 @@ class Folder:
         """The number of files that hold each code."""
         return Counter(code for fact in self.facts for code, _ in fact.counts)
 
+    def recoded(self, code_of: Callable[[Code], Code]) -> "Folder":
+        """The folder with other codes, which may be one for several."""
+        facts = [recoded(fact, code_of) for fact in self.facts]
+        return Folder(facts, self.coding, self.palette)
+
     def holders(self, codes: Iterable[Code]) -> list[str]:
         """The files that hold any of `codes`, each with those it holds and their pixels."""
         wanted = set(codes)
@@ -229,21 +234,33 @@ def gather(facts: Sequence[MaskFacts]) -> Folder:
     return Folder(facts, facts[0].coding, palette)
 
 
+def recoded(fact: MaskFacts, code_of: Callable[[Code], Code], **more: Any) -> MaskFacts:
+    """The facts with other codes, which may be one for several, and other properties."""
+    pixels: Counter[Code] = Counter()
+    inner: Counter[Code] = Counter()
+    for i, (code, count) in enumerate(fact.counts):
+        pixels[code_of(code)] += count
+        inner[code_of(code)] += fact.inner[i] if fact.inner else 0
+    counts = tuple(pixels.most_common())
+    squares = tuple(inner[code] for code, _ in counts) if fact.inner else ()
+    return fact.model_copy(update={"counts": counts, "inner": squares, **more})
+
+
 def _grey_as_numbers(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
     """Count grey RGB files as numbers where other files hold numbers."""
     colours = [fact for fact in facts if fact.coding == "rgb"]
     if all(fact.coding != "integer" for fact in facts) or not all(map(_is_grey, colours)):
         return facts
-    return [_as_numbers(fact) if fact.coding == "rgb" else fact for fact in facts]
+    return [
+        fact
+        if fact.coding != "rgb"
+        else recoded(fact, lambda code: as_point(code)[0], coding="integer")
+        for fact in facts
+    ]
 
 
 def _is_grey(fact: MaskFacts) -> bool:
     return all(len({*as_point(code)}) == 1 for code, _ in fact.counts)
-
-
-def _as_numbers(fact: MaskFacts) -> MaskFacts:
-    counts = tuple((as_point(code)[0], pixels) for code, pixels in fact.counts)
-    return fact.model_copy(update={"coding": "integer", "counts": counts})
 
 
 def _check_palettes(facts: Sequence[MaskFacts]) -> None:
