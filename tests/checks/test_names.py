@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from unetseg.checks.finding import Finding
-from unetseg.checks.names import inspect_names, inspect_portability
+from unetseg.checks.names import inspect_names, inspect_portability, inspect_splits
 from unetseg.data.facts.survey import Faults, Survey
-from unetseg.data.pairs.match import PairSet, find_pairs
+from unetseg.data.pairs.match import Pair, PairSet, find_pairs
 from unetseg.errors import PairingError
 
 COMPOSED, APART = (unicodedata.normalize(form, "Zoé") for form in ("NFC", "NFD"))
@@ -40,6 +40,21 @@ def portability_of(root: Path, *stems: str) -> list[Finding]:
     known = survey_of(root)
     assert len(known.pairs.pairs) == len(stems)
     return list(inspect_portability(known))
+
+
+# Splits
+
+
+@pytest.mark.parametrize(("splits", "count"), [("t", 1), ("tt", 1), ("tv", 0), ("ts", 1)])
+def test_validation_on_what_trains_is_told(tmp_path: Path, splits: str, count: int) -> None:
+    words = {"t": "train", "v": "val", "s": "test"}
+    pairs = tuple(
+        Pair(Path(f"{n}.png"), Path(f"{n}_mask.png"), str(n), words[letter])
+        for n, letter in enumerate(splits)
+    )
+    found = list(inspect_splits(Survey(tmp_path, PairSet(tmp_path, pairs, ""), {})))
+    assert [one.check for one in found] == ["no-validation"] * count
+    assert all(one.severity == "warning" for one in found)
 
 
 # Names that do not pair

@@ -29,6 +29,7 @@ from unetseg.progress import SILENT, Progress
 from unetseg.text import printable
 
 FACT_CHECKS: tuple[Check, ...] = (
+    inspect_splits,
     inspect_values,
     inspect_portability,
     *FORMAT_CHECKS,
@@ -43,7 +44,6 @@ CHECKS: tuple[Check, ...] = (
     inspect_entries,
     inspect_names,
     inspect_unreadable,
-    inspect_splits,
     *FACT_CHECKS,
 )
 """All but `inspect_alignment`, which reads images again."""

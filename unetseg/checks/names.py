@@ -39,9 +39,20 @@ def inspect_names(survey: Survey) -> Iterator[Finding]:
 
 
 def inspect_splits(survey: Survey) -> Iterator[Finding]:
-    """Why the pairs cannot be split."""
+    """Why the pairs cannot be split, or that none is left to validate on."""
     if survey.faults.splits:
         yield refusal("splits", survey.faults.splits)
+    train = [pair.image for pair in survey.pairs.pairs if pair.split == "train"]
+    if train and survey.select("val") == survey.select("train"):
+        what = "it is the only pair" if len(train) == 1 else "all pairs are copies of one"
+        yield warning(
+            "no-validation",
+            f"validation is on the image that trains, since {what}: its score says nothing about "
+            "new images",
+            [_inner(path, survey.data) for path in train],
+            "Add pairs, or cut the image and its mask into parts: what is held out must be another "
+            "part.",
+        )
 
 
 def inspect_portability(survey: Survey) -> Iterator[Finding]:
