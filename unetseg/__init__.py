@@ -12,10 +12,12 @@ what is written above it, never below.
     storage.py         files that are whole or not there; run folders
     data/              files on disk → tensors
       files/             bytes ↔ arrays
+        pages.py           pages of a stack, each an image of its own
         limits.py          what a file must be before it is read: no bomb; damage, answered
         tiffs.py           one TIFF: its header, its pixels whole, and any window of them
         pngs.py            PNGs out, fast
-        photos.py          one file of any format that Pillow knows
+        arrays.py          one .npy or .npz
+        photos.py          one file of any format that Pillow knows, or of JPEG 2000
         georeference.py    where an image lies on the earth
         image.py           an image file, opened once: header, whole pixels, windows
         folders.py         the image files in folders, and the names of what is made from them

@@ -42,7 +42,10 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "BMP": (".bmp",),
     "WEBP": (".webp",),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "JPEG2000": (".jp2",),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpx", ".jpf"),
+    "HEIF": (".heic", ".heif"),
+    "NPY": (".npy",),
+    "NPZ": (".npz",),
 }
 """The suffixes that say what a file holds, the usual one first."""
 LARGEST_FACTOR = 16  # a mask with less than one pixel for 16×16 of the image is another mask
@@ -165,6 +168,8 @@ _FAILURES = {  # by the code of the error
     BOMB: _Kind("error", "image", "over the limit for decompression bombs"),
     "several-pages": _Kind("error", "file", "with several images"),
     "empty-file": _Kind("error", "empty file", ""),
+    "lfs-pointer": _Kind("error", "pointer", "of Git LFS in place of files"),
+    "no-heif": _Kind("error", "HEIC photo", "that cannot be read yet"),
     "no-image": _Kind("error", "file", "whose content is no image"),
     "no-regular-file": _Kind("error", "path", "to no regular file"),
     "missing-file": _Kind("error", "missing file", ""),

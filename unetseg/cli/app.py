@@ -1,7 +1,6 @@
 """The command line: verbs registered by import path, settings from config.py, errors as answers."""
 
 import difflib
-import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -89,7 +88,6 @@ def main() -> None:
 
 def run(tokens: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # our own errors say it better
     try:
         app.config = _sources(tokens)
         _open_help(tokens)

@@ -1,14 +1,17 @@
-"""PNG and JPEG as bytes: the pixels that Pillow gives, and none where a file is in doubt."""
+"""Photos: the pixels that Pillow gives, none where a file is in doubt; JPEG 2000 and HEIC."""
 
 import io
 import itertools
 import logging
 import random
+import sys
+import types
 import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,8 +20,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
+from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.photos import jpeg_pixels, png_pixels
 from unetseg.data.files.pngs import PNG_START, png_bytes
+from unetseg.errors import ImageError
 
 Array = NDArray[Any]
 RELAXED = settings(max_examples=40, deadline=None)
@@ -205,3 +210,42 @@ def test_a_jpeg_that_pillow_refuses_is_never_read(progressive: bool) -> None:
             assert read is None or np.array_equal(read, expected)
     assert verdicts["refused"] > 100
     assert verdicts["read by both"] > 100 * verdicts["read"]
+
+
+# JPEG 2000, HEIC, Git LFS
+
+
+@pytest.mark.parametrize("kind", ["j2k", "jp2"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
+def test_jpeg_2000_keeps_every_bit_and_band(tmp_path: Path, kind: str, dtype: type) -> None:
+    for bands in (1, 2, 3, 4, 12):
+        array: Array = np.random.default_rng(0).integers(0, 30000, (40, 50, bands)).astype(dtype)
+        content = imagecodecs.jpeg2k_encode(
+            array, level=0, codecformat=kind, reversible=True, planar=False
+        )
+        (tmp_path / f"a.{kind}").write_bytes(content)
+        with ImageFile(tmp_path / f"a.{kind}") as image:
+            assert image.format == "JPEG2000"
+            np.testing.assert_array_equal(image.read(), array)
+
+
+def test_heic_is_read_by_its_package_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.HEIC").write_bytes(bytes.fromhex("00000024") + b"ftypheic" + bytes(2000))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match="is a HEIC photo") as caught:
+        read_image(tmp_path / "a.HEIC")
+    assert caught.value.code == "no-heif"
+    assert "pip install 'unetseg[heic]'" in caught.value.fix
+    package = types.ModuleType("pillow_heif")
+    package.HeifImageFile = lambda _file: Image.new("RGB", (7, 6))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    assert read_image(tmp_path / "a.HEIC").shape == (6, 7, 3)
+
+
+def test_a_pointer_of_git_lfs_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    with pytest.raises(ImageError, match="is a pointer of Git LFS") as caught:
+        read_image(tmp_path / "a.png")
+    assert (caught.value.code, caught.value.fix) == ("lfs-pointer", "git lfs pull")

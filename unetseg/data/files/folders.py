@@ -10,8 +10,9 @@ from unetseg.errors import DataError, ImageError
 from unetseg.text import printable
 
 IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-    | {".ppm", ".pgm", ".pbm", ".pnm"}
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".npy", ".npz"}
+    | {".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".heic", ".heif"}
 )
 
 

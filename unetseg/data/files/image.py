@@ -1,8 +1,9 @@
 """An image file, opened once: header, place on the earth, pixels whole and by windows.
 
 Pixels are a file's own values, any bit depth and any band count, never rescaled. TIFFs go through
-tifffile (Pillow would read one band of many without a word), everything else through Pillow or
-faster decoders that give the same. A file that cannot be read whole is an `ImageError`.
+tifffile (Pillow would read one band of many without a word), arrays through NumPy, everything else
+through Pillow or faster decoders that give the same. A file that cannot be read whole is an
+`ImageError`.
 """
 
 import os
@@ -17,14 +18,16 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from unetseg.data.files.arrays import NPY_START, ZIP_START, ArrayFile
 from unetseg.data.files.georeference import Georeference, georeference_of
-from unetseg.data.files.limits import PIXEL_LIMIT, READ_FIX, explained
-from unetseg.data.files.photos import Photo
+from unetseg.data.files.limits import LFS_START, PIXEL_LIMIT, READ_FIX, explained
+from unetseg.data.files.pages import SEVERAL, split_page
+from unetseg.data.files.photos import Jpeg2000, Photo, open_photo
 from unetseg.data.files.tiffs import TIFF_STARTS, Tiff, Window
 from unetseg.errors import ImageError
 
 WHOLE_PIXELS = 2**25
-"""Pixels; TIFFs with more are read by windows, and any image with more is predicted by bands."""
+"""Pixels; TIFFs and .npy with more are read by windows, any image with more by bands."""
 STRIP = 256
 """Rows that are read at once where the file does not suggest another number."""
 
@@ -91,15 +94,17 @@ class ImageFile:
     decoded when they are read, from the same opening. Reading a closed file opens it again. It may
     be shared between threads, taken into forked processes, and sent to others.
 
-    A TIFF of more than `WHOLE_PIXELS` is read window by window, so that it may be larger than
-    memory; of any other file a window is cut from the whole, decoded once. Both give one result.
+    A TIFF or .npy of more than `WHOLE_PIXELS` is read window by window, so that it may be larger
+    than memory; of any other file a window is cut from the whole, decoded once. Both give one
+    result.
 
     Args:
-        path: The file.
+        path: The file, or a page of one, see `pages.py`.
         max_pixels: The most pixels that are decoded at once, against decompression bombs.
 
     Attributes:
-        format: PNG, JPEG, TIFF, GIF, BMP, WEBP, PPM or JPEG2000, by the content.
+        format: PNG, JPEG, TIFF, GIF, BMP, WEBP, PPM, HEIF, JPEG2000, NPY or NPZ, by
+            the content.
         lossy: Whether the compression changes values (JPEG and its kin).
         pixels: Height times width.
         is_windowed: Whether windows are read one by one.
@@ -119,11 +124,11 @@ class ImageFile:
         self.format, self.lossy = file.format, file.lossy
         self._shape, self._kind = file.shape, file.kind  # as stored
         self.pixels = file.shape[0] * file.shape[1]
-        self.is_windowed = isinstance(file, Tiff) and self.is_large
+        self.is_windowed = getattr(file, "has_windows", False) and self.is_large
         # Of a PNG it may stand behind the pixels: that is known when they are read.
         self._orientation = None if self.format == "PNG" else file.orientation
         try:
-            self._windowed = self._windows_of(self.open_tiff()) if self.is_windowed else None
+            self._windowed = self._windows_of(self.open_windowed()) if self.is_windowed else None
         except ImageError:
             self.close()
             raise
@@ -247,7 +252,7 @@ class ImageFile:
         """
         file = self._opened()
         with explained(self.path):
-            if isinstance(file, Tiff):
+            if isinstance(file, Tiff | ArrayFile):
                 pixels, palette, transparent = file.whole(), file.palette, False
             else:
                 pixels, palette, transparent = file.whole()
@@ -262,7 +267,7 @@ class ImageFile:
             ValueError: the window does not lie inside.
         """
         top, left, height, width = inside(window, self.size)
-        tiff = self.open_tiff()
+        file = self.open_windowed()
         if self.orientation in {3, 4, 7, 8}:  # `upright` backwards
             top = self.height - top - height
         if self.orientation in {2, 3, 6, 7}:
@@ -271,7 +276,7 @@ class ImageFile:
         if self.orientation in {5, 6, 7, 8}:
             where = Window(left, top, width, height)
         with explained(self.path):
-            return Picture(upright(tiff.window(where), self.orientation), tiff.palette)
+            return Picture(upright(file.window(where), self.orientation), file.palette)
 
     def strips(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """(top, rows×W×C) from top to bottom; the last may be lower."""
@@ -305,26 +310,42 @@ class ImageFile:
         """Send the path; the process at the other end opens the file itself."""
         return type(self), (self.path, self.max_pixels)
 
-    def _open(self) -> Tiff | Photo:
-        if not stat.S_ISREG(self.path.stat().st_mode):  # a pipe would keep us waiting
-            summary = f"{self.path} is no regular file"
-            raise ImageError(summary, fix=READ_FIX, code="no-regular-file", paths=[self.path])
-        file = self.path.open("rb")
+    def _open(self) -> Tiff | ArrayFile | Photo | Jpeg2000:
+        path, page = split_page(self.path)
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting
+            raise self._unusable("is no regular file", "no-regular-file")
+        file = path.open("rb")
         try:
             start = file.read(64)
             file.seek(0)
             if not start:
-                summary = f"{self.path} is empty (0 bytes)"
-                raise ImageError(summary, fix=READ_FIX, code="empty-file", paths=[self.path])
+                raise self._unusable("is empty (0 bytes)", "empty-file")
+            if start.startswith(LFS_START):
+                raise self._unusable("is a pointer of Git LFS", "lfs-pointer", "git lfs pull")
+            if start.startswith((NPY_START, ZIP_START)):
+                return ArrayFile(file, start, self.path, page, self.max_pixels)
             if start[:4] in TIFF_STARTS:
-                if self.path.is_symlink():  # tifffile looks for the rest of a data set beside it
+                if path.is_symlink():  # tifffile looks for the rest of a data set beside it
                     file.close()
-                    file = self.path.resolve().open("rb")
-                return Tiff(file, self.path, self.max_pixels)
-            return Photo(file, start, self.path, self.max_pixels)
+                    file = path.resolve().open("rb")
+                return Tiff(file, self.path, page, self.max_pixels)
+            return open_photo(file, start, path, self.max_pixels)
         except BaseException:
             file.close()
             raise
+
+    def _unusable(self, what: str, code: str, fix: str = READ_FIX) -> ImageError:
+        return ImageError(f"{self.path} {what}", fix=fix, code=code, paths=[self.path])
+
+    def open_windowed(self) -> Tiff | ArrayFile:
+        """The open file, as stored; only of one whose windows can be read.
+
+        Raises:
+            ImageError: it is damaged, or has changed since it was opened.
+        """
+        file = self._opened()
+        assert isinstance(file, Tiff | ArrayFile), f"{self.path} is {self.format}"
+        return file
 
     def open_tiff(self) -> Tiff:
         """The open file, as stored; only of a TIFF.
@@ -336,7 +357,7 @@ class ImageFile:
         assert isinstance(file, Tiff), f"{self.path} is {self.format}"
         return file
 
-    def _opened(self) -> Tiff | Photo:
+    def _opened(self) -> Tiff | ArrayFile | Photo | Jpeg2000:
         """The open file, which must be the one whose header was read."""
         with explained(self.path):
             file = self._file.get()
@@ -345,7 +366,7 @@ class ImageFile:
             raise ImageError(f"{self.path} has changed since it was opened", fix=fix)
         return file
 
-    def _windows_of(self, file: Tiff) -> tuple[int, np.dtype[Any], int]:
+    def _windows_of(self, file: Tiff | ArrayFile) -> tuple[int, np.dtype[Any], int]:
         """Bands and number type of windows, and the rows that are decoded together."""
         rows = file.segment[self.orientation in {5, 6, 7, 8}]
         if file.palette is not None:
@@ -366,6 +387,20 @@ def read_image(path: Path, max_pixels: int | None = None) -> NDArray[Any]:
     """
     with ImageFile(path, max_pixels) as image:
         return image.read()
+
+
+def count_pages(path: Path) -> tuple[int, bool]:
+    """The images that a file holds, as far as its header says, and whether they must be such.
+
+    Of an array the first axis may be one of bands as well. A file that cannot be read counts as 1.
+    """
+    try:
+        with ImageFile(path) as image:
+            file = image.open_windowed() if image.format in {"NPY", "NPZ"} else None
+            return (file.pages if isinstance(file, ArrayFile) else 1), False
+    except ImageError as error:
+        is_stack = error.code == SEVERAL and isinstance(error.came, int)
+        return (error.came, True) if is_stack and isinstance(error.came, int) else (1, False)
 
 
 def inside(window: Sequence[int], size: Sequence[int]) -> tuple[int, int, int, int]:

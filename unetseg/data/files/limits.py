@@ -1,7 +1,9 @@
 """What an image file must be before its pixels are read; whatever a decoder says, answered."""
 
 import errno
+import logging
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +12,15 @@ from pathlib import Path
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from unetseg.data.files.pages import file_of
 from unetseg.errors import ImageError
 
 PIXEL_LIMIT = 89_478_485  # pixels; Pillow's limit for decompression bombs
 EXPANSION_LIMIT = 100  # a TIFF over the pixel limit may grow by this factor when it is unpacked
+HOLDABLE = 2**20  # bytes of pixels that no byte of a file unpacks to
+PIXEL_BYTES = 16  # of one pixel that the limit on pixels allows for, as of four bands of float32
 BOMB = "decompression-bomb"
+LFS_START = b"version https://git-lfs"  # of what Git LFS leaves where a file was not fetched
 READ_FIX = "Copy the file again from its source, or take it out of the folder."
 
 _CODES = {errno.ENOENT: "missing-file", errno.EACCES: "no-permission"}
@@ -29,12 +35,34 @@ _DAMAGE = (
     ArithmeticError,
     AssertionError,
     RuntimeError,  # the codecs of imagecodecs
+    MemoryError,  # of a header that promises what no machine holds
+    zipfile.BadZipFile,
     struct.error,
     zlib.error,
     tifffile.TiffFileError,
     Image.DecompressionBombError,  # frames of a GIF beyond its screen
     Image.DecompressionBombWarning,
 )
+
+# What these say of odd files is said here in an answer, or not at all; whoever logs still hears it.
+for _library in ("tifffile", "rasterio", "PIL"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
+
+
+def refuse_bomb(path: Path, size: tuple[int, int], unpacked: int, limit: int) -> None:
+    """Refuse to decode `unpacked` bytes at once that the file is far too small for.
+
+    Raises:
+        ImageError: so it is, and the height×width of `size` or the bytes are over the limit.
+    """
+    pixels, stored = max(size[0] * size[1], unpacked // PIXEL_BYTES), file_of(path).stat().st_size
+    if pixels > limit and unpacked > HOLDABLE * stored:
+        reason = f"its header promises {unpacked} bytes of pixels, more than {stored} bytes hold"
+        raise unreadable(path, reason)
+    if pixels > limit and unpacked > EXPANSION_LIMIT * stored:
+        told = f"{size[1]}×{size[0]} = {size[0] * size[1]} pixels"
+        told += f" of {unpacked} bytes" if size[0] * size[1] <= limit else ""
+        raise bomb(path, pixels, told, limit)
 
 
 def bomb(path: Path, pixels: int, size: str, limit: int) -> ImageError:

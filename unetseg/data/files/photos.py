@@ -1,7 +1,8 @@
 """The formats that Pillow knows: PNG, JPEG and the like, at the depth and speed that they have.
 
-16-bit colour PNGs are decoded by imagecodecs (Pillow would drop the low byte), sound PNGs and whole
-JPEGs too (Pillow takes half as long again), everything else by Pillow.
+16-bit colour PNGs and all JPEG 2000 are decoded by imagecodecs (Pillow would drop the low byte, or
+read none of many bands), sound PNGs and whole JPEGs too (Pillow takes half as long again),
+everything else by Pillow; HEIC with the package pillow-heif.
 """
 
 import re
@@ -18,7 +19,6 @@ from PIL import (
     BmpImagePlugin,  # noqa: F401 (Pillow knows a format once its plugin is imported)
     GifImagePlugin,  # noqa: F401
     Image,
-    Jpeg2KImagePlugin,  # noqa: F401
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
@@ -27,12 +27,14 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile as PillowImage
 
-from unetseg.data.files.limits import bomb
+from unetseg.data.files.limits import bomb, refuse_bomb
 from unetseg.data.files.pngs import PALETTE, PNG_START
 from unetseg.errors import ImageError
 
 # Pillow may open these and no others: never TIFF, and never EPS, which runs a program.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
+_HEIC = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|mif1|msf1)", re.DOTALL)
+_J2K_STARTS = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 _HEADER_END = 33  # bytes: the start of a PNG, and its first chunk, which says size and kind
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a JPEG: not in data, and no restart
@@ -42,7 +44,7 @@ class Photo:
     """An open file of a format that Pillow knows; the pixels are as stored.
 
     Attributes:
-        format: PNG, JPEG, GIF, BMP, WEBP, PPM or JPEG2000, by the content.
+        format: PNG, JPEG, GIF, BMP, WEBP, PPM or HEIF, by the content.
         lossy: Whether the compression changes values.
         shape: Height and width, and the bands that Pillow sees.
         kind: The mode that Pillow gives it.
@@ -54,13 +56,13 @@ class Photo:
     def __init__(self, file: IO[bytes], start: bytes, path: Path, max_pixels: int) -> None:
         self._file, self._start, self._path = file, start, path
         self._lock = threading.Lock()
-        self._image = image = _identified(file, start)
+        self._image = image = _heic(file, path) if _HEIC.match(start) else _identified(file, start)
         pixels = image.width * image.height
         if pixels > max_pixels:
             raise bomb(path, pixels, f"{image.width}×{image.height} = {pixels} pixels", max_pixels)
         self.format = "JPEG" if image.format == "MPO" else str(image.format)
         is_lossy_webp = start[12:16] in {b"VP8 ", b"VP8X"}
-        self.lossy = self.format in {"JPEG", "JPEG2000"} or is_lossy_webp
+        self.lossy = self.format in {"JPEG", "HEIF"} or is_lossy_webp
         self.shape = image.height, image.width, len(image.getbands())
         self.kind = image.mode
 
@@ -82,7 +84,7 @@ class Photo:
         image = self._image
         with self._lock:
             frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":
+            if frames > 1 and image.format not in {"MPO", "HEIF"}:
                 raise ImageError(
                     f"{self._path} is animated: {frames} frames, expected one",
                     fix="Save the frame you need as an image of its own.",
@@ -127,6 +129,65 @@ class Photo:
         content = self._file.read()
         self._file.seek(at)
         return content
+
+
+class Jpeg2000:
+    """An open JPEG 2000 file, whatever wrote it; the pixels are as stored.
+
+    Attributes:
+        shape: Height, width and bands; a palette is not applied yet.
+        kind: Size, bands and bits, as the header has them (ISO 15444-1, annex A.5.1).
+
+    Raises:
+        ImageError: a decompression bomb.
+    """
+
+    format, lossy, orientation = "JPEG2000", True, 1
+
+    def __init__(self, file: IO[bytes], path: Path, max_pixels: int) -> None:
+        self._file, self._path = file, path
+        content = file.read()
+        at = content.index(_J2K_STARTS[0]) + 8
+        right, bottom, left, top = struct.unpack_from(">4I", content, at)
+        (bands,) = struct.unpack_from(">H", content, at + 32)
+        self.shape = bottom - top, right - left, bands
+        self.kind = content[at : at + 34 + 3 * bands].hex()
+        pixels = self.shape[0] * self.shape[1]
+        if pixels > max_pixels:
+            raise bomb(path, pixels, f"{right - left}×{bottom - top} = {pixels} pixels", max_pixels)
+        refuse_bomb(path, self.shape[:2], pixels * bands, max_pixels)
+
+    def whole(self) -> tuple[NDArray[Any], None, bool]:
+        """The pixels H×W×C; a JPEG 2000 has no palette and no transparency of one."""
+        self._file.seek(0)
+        pixels = np.asarray(imagecodecs.jpeg2k_decode(self._file.read()))
+        return pixels.reshape(*pixels.shape[:2], -1), None, False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def open_photo(file: IO[bytes], start: bytes, path: Path, max_pixels: int) -> Photo | Jpeg2000:
+    """An open file of one of the formats here, by its first bytes."""
+    if start.startswith(_J2K_STARTS):
+        return Jpeg2000(file, path, max_pixels)
+    return Photo(file, start, path, max_pixels)
+
+
+def _heic(file: IO[bytes], path: Path) -> PillowImage:
+    """The image in a HEIC file.
+
+    Raises:
+        ImageError: the package that reads it is not installed.
+    """
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        summary, fix = f"{path} is a HEIC photo", "Read HEIC: pip install 'unetseg[heic]'"
+        raise ImageError(summary, fix=fix, code="no-heif", paths=[path]) from error
+    image: PillowImage = HeifImageFile(file)
+    return image
 
 
 def _identified(file: IO[bytes], start: bytes) -> PillowImage:

@@ -4,6 +4,7 @@ A window decodes only the strips or tiles that it touches, with the decoders tha
 that both give the same values.
 """
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
-from unetseg.data.files.limits import EXPANSION_LIMIT, bomb, unreadable
-from unetseg.errors import ImageError
+from unetseg.data.files.limits import refuse_bomb, unreadable
+from unetseg.data.files.pages import several
 from unetseg.storage import atomic_path
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -55,30 +56,33 @@ class Tiff:
             tifffile raises on damage comes as it is.
     """
 
-    format = "TIFF"
+    format, has_windows = "TIFF", True
 
-    def __init__(self, file: IO[bytes], path: Path, max_pixels: int) -> None:
+    def __init__(self, file: IO[bytes], path: Path, page: int | None, max_pixels: int) -> None:
         self._opened, self._path, self._max_pixels = file, path, max_pixels
         self._file = tifffile.TiffFile(file)
         # Overviews (1) and masks (4) beside the image do not count.
         every = self._file.series
         images = [s for s in every if not int(s.keyframe.subfiletype) & 5] or every[:1]
-        if len(images) != 1:
-            raise _stack(path, f"{len(images)} different images")
-        self._series = series = images[0]
-        page = series.keyframe
+        self._series = series = _series(images, path, page)
+        keyframe = series.keyframe
         if series.dtype is None:
             raise tifffile.TiffFileError("its number type is not known")
-        self.shape = _shape(series, path)
-        self.segment = min(int(page.rowsperstrip), int(page.imagelength)), int(page.imagewidth)
-        if page.is_tiled:
-            self.segment = int(page.tilelength), int(page.tilewidth)
+        self.shape = _shape(series)
+        if 0 in self.shape:
+            raise tifffile.TiffFileError("it has no pixels")
+        self.segment = (
+            min(int(keyframe.rowsperstrip), int(keyframe.imagelength)),
+            int(keyframe.imagewidth),
+        )
+        if keyframe.is_tiled:
+            self.segment = int(keyframe.tilelength), int(keyframe.tilewidth)
         _refuse_cut_off(series, path)
-        self.orientation = int(page.tags.valueof(_ORIENTATION, 1))
-        self.palette = _palette(page)
-        self.lossy = int(page.compression) in _LOSSY
+        self.orientation = int(keyframe.tags.valueof(_ORIENTATION, 1))
+        self.palette = _palette(keyframe)
+        self.lossy = int(keyframe.compression) in _LOSSY
         self.byteorder: Any = self._file.byteorder
-        self._is_bits = series.dtype == np.bool_ and page.photometric != _PALETTE
+        self._is_bits = series.dtype == np.bool_ and keyframe.photometric != _PALETTE
         stored = np.uint8 if series.dtype == np.bool_ else series.dtype.newbyteorder("=")
         self.dtype: np.dtype[Any] = np.dtype(stored)
         self.kind = str(self.dtype)
@@ -90,12 +94,8 @@ class Tiff:
 
     def _refuse_bomb(self, height: int, width: int) -> None:
         """Refuse to decode so much at once that the file is far too small for."""
-        pixels = height * width
-        unpacked = pixels * self.shape[2] * self._series.dtype.itemsize
-        crowded = unpacked > EXPANSION_LIMIT * self._path.stat().st_size
-        if crowded and pixels > self._max_pixels:
-            told = f"{width}×{height} = {pixels} pixels"
-            raise bomb(self._path, pixels, told, self._max_pixels)
+        unpacked = height * width * self.shape[2] * self._series.dtype.itemsize
+        refuse_bomb(self._path, (height, width), unpacked, self._max_pixels)
 
     def raw_tags(self, *codes: int) -> list[tuple[int, int, int, bytes, bool]]:
         """Those of the tags that the image has, byte for byte, as tifffile writes them again."""
@@ -120,6 +120,7 @@ class Tiff:
     def whole(self) -> NDArray[Any]:
         """All pixels, H×W×C; 1-bit as 0 and 255."""
         self._refuse_bomb(*self.shape[:2])
+        self._refuse_bomb(*self.segment)
         with self._lock:
             pixels, axes = self._series.asarray(), self._series.axes
         long = [i for i, axis in enumerate(axes) if axis in "YX" or pixels.shape[i] > 1]
@@ -264,25 +265,48 @@ def _touched(start: int, length: int, side: int) -> Iterator[tuple[int, slice, s
         yield number, slice(first - start, last - start), slice(first - at, last - at)
 
 
-def _shape(series: tifffile.TiffPageSeries, path: Path) -> tuple[int, int, int]:
+def _series(
+    images: Sequence[tifffile.TiffPageSeries], path: Path, page: int | None
+) -> tifffile.TiffPageSeries:
+    """The one image of a file, or that of a page: axes YX, YXS, SYX, CYX, ….
+
+    Raises:
+        ImageError: there are several, and no page is asked for, or it is not among them.
+    """
+    if len(images) != 1:
+        what, count = f"{len(images)} different images", len(images)
+        if page and page <= count:
+            return _series([images[page - 1]], path, None)
+        raise several(path, what, (count,), page)
+    series = images[0]
+    long = [(a, n) for a, n in zip(series.axes, series.shape, strict=True) if a in "YX" or n > 1]
+    names = "".join(axis for axis, _ in long)
+    leading = names.rstrip("YXSC")  # what is left are axes of pages
+    if not leading and names.strip("YX") in ("", "C", "S"):
+        if page:
+            raise several(path, "one image", (), page)
+        return series
+    numbers = "×".join(str(n) for _, n in long)
+    what = f"a stack of pages, axes {names} of {numbers}"
+    count = math.prod(n for _, n in long[: len(leading)])
+    each = len(series.pages) // max(count, 1)
+    is_plain = names[len(leading) :].strip("YX") in ("", "C", "S") and not {*leading} & {*"SC"}
+    if not is_plain or each * count != len(series.pages):
+        raise several(path, what, ())
+    if page is None or page > count:
+        raise several(path, what, (count,), page)
+    frames: list[Any] = [series[at] for at in range((page - 1) * each, page * each)]
+    pages = [frame.aspage() for frame in frames]
+    axes = pages[0].axes if each == 1 else "C" + pages[0].axes
+    shape = pages[0].shape if each == 1 else (each, *pages[0].shape)
+    return tifffile.TiffPageSeries(pages, shape, pages[0].dtype, axes)
+
+
+def _shape(series: tifffile.TiffPageSeries) -> tuple[int, int, int]:
     """Height, width and bands of a series with named axes (YX, YXS, SYX, CYX, …)."""
-    sizes = {axis: n for axis, n in zip(series.axes, series.shape, strict=True) if n > 1}
-    others = [axis for axis in series.axes if axis not in "YX" and axis in sizes]
-    if others not in ([], ["C"], ["S"]):
-        long = [
-            (a, n) for a, n in zip(series.axes, series.shape, strict=True) if a in "YX" or n > 1
-        ]
-        names, numbers = "".join(a for a, _ in long), "×".join(str(n) for _, n in long)
-        raise _stack(path, f"a stack of pages, axes {names} of {numbers}")
-    bands = sizes[others[0]] if others else 1
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    bands = math.prod(n for axis, n in sizes.items() if axis not in "YX")
     return sizes.get("Y", 1), sizes.get("X", 1), bands
-
-
-def _stack(path: Path, what: str) -> ImageError:
-    fix = "Save each page as an image of its own, or bands as samples of one page (axes YXS)."
-    return ImageError(
-        f"{path} holds {what}, expected one image", fix=fix, code="several-pages", paths=[path]
-    )
 
 
 def _palette(page: tifffile.TiffPage) -> NDArray[np.uint8] | None:

@@ -180,16 +180,16 @@ class MaskFile:
 
     def _kind_of_windows(self) -> RawMask:
         """What a mask is by its header; its pixels are none, of the type that windows have."""
-        tiff = self._image.open_tiff()
-        bands, stored = tiff.shape[2], tiff.dtype
+        file = self._image.open_windowed()
+        bands, stored = file.shape[2], file.dtype
         alpha = bands in {2, 4} and stored in (np.uint8, np.uint16)
-        coding, colours = self._coding(bands - alpha, stored, tiff.palette, 255)
+        coding, colours = self._coding(bands - alpha, stored, file.palette, 255)
         if stored.kind not in "iuf":
             raise _no_mask(self.path, bands, stored)
         whole = stored in (np.uint8, np.uint16, np.int16, np.int32)
         dtype = stored if whole else np.dtype(np.int16 if stored == np.int8 else np.int32)
         none = np.empty((0, 0, 3) if coding == "rgb" else (0, 0), dtype)
-        return RawMask(none, coding, colours, self.lossy, True, alpha)
+        return RawMask(none, coding, colours, self.lossy, self.tiff, alpha)
 
     def _coding(
         self, bands: int, dtype: np.dtype[Any], palette: NDArray[np.uint8] | None, highest: int

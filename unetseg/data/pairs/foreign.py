@@ -8,19 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from unetseg.data.files.limits import LFS_START
 from unetseg.text import plural, printable
 
 _HEAD = 1 << 16  # bytes of a file that tell what it is
 _SEEN = 5  # files of a suffix that are looked into
 _FORMATS = {
-    ".npy": "NumPy array (.npy)",
-    ".npz": "NumPy archive (.npz)",
     ".mat": "MATLAB file (.mat)",
     ".nii": "NIfTI volume (.nii)",
     ".gz": "NIfTI volume (.nii.gz)",
     ".dcm": "DICOM file (.dcm)",
-    ".heic": "HEIC photo (.heic)",
-    ".heif": "HEIC photo (.heif)",
     ".geojson": "GeoJSON file with polygons (.geojson)",
     ".shp": "shapefile with polygons (.shp)",
     ".h5": "HDF5 file (.h5)",
@@ -142,6 +139,6 @@ def is_lfs_pointer(path: Path) -> bool:
     """Whether a file is what Git LFS leaves where the real one was not fetched."""
     try:
         with path.open("rb") as file:
-            return file.read(40).startswith(b"version https://git-lfs")
+            return file.read(len(LFS_START)) == LFS_START
     except OSError:
         return False

@@ -1,0 +1,128 @@
+"""NumPy arrays as images: .npy, read from disk as far as it is looked at, and .npz of one array.
+
+H×W and H×W×C are read as they are, C×H×W is turned; N×H×W×C is a stack of pages, and so is N×H×W
+with more pages than images have bands. Nothing is ever unpickled.
+"""
+
+import math
+import os
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from unetseg.data.files.limits import refuse_bomb, unreadable
+from unetseg.data.files.pages import several
+from unetseg.data.files.tiffs import Window
+from unetseg.text import plural
+
+NPY_START, ZIP_START = b"\x93NUMPY", b"PK\3\4"
+_BANDS = 4  # an axis so short, first or last, is always one of bands
+_MOST_BANDS = 32  # an axis with more is none of bands
+
+
+class ArrayFile:
+    """An open file that holds one array.
+
+    Attributes:
+        format: NPY or NPZ.
+        shape: Height, width and bands.
+        dtype: Number type of the pixels in this machine's byte order; bool counts as uint8.
+        pages: Images in the file if its first axis is one of pages, whether or not it must be.
+        has_windows: Whether windows are read without the rest.
+
+    Raises:
+        ImageError: a stack of pages, no image, a bomb, pickled, or shorter than its header says.
+    """
+
+    lossy, orientation, palette = False, 1, None
+
+    def __init__(
+        self, file: IO[bytes], start: bytes, path: Path, page: int | None, max_pixels: int
+    ) -> None:
+        self._file = file
+        self.has_windows = start.startswith(NPY_START)
+        self.format = "NPY" if self.has_windows else "NPZ"
+        shape, fortran, dtype = self._header(path)
+        self.pages = shape[0] if len(shape) > 3 or _axes(shape) in ("CYX", "NYX") else 1
+        if page and (page > self.pages or self.pages == 1):
+            raise several(path, plural(self.pages, "page"), shape[:1], page)
+        inner = shape[1:] if page else shape
+        axes, told = _axes(inner), "×".join(map(str, inner))
+        if axes.startswith("N"):
+            raise several(path, f"a stack of pages, an array of {told}", shape[:1])
+        if not axes or 0 in inner or dtype.kind not in "biuf":
+            reason = f"it holds an array of {dtype} of {told or 'no axes'}"
+            raise unreadable(path, f"{reason}, expected numbers of height×width(×bands)")
+        self._turned = axes == "CYX"
+        self.shape = (*inner[1:], inner[0]) if self._turned else (*inner, 1)[:3]
+        self.kind, self._stored = f"{dtype} {shape} {page}", dtype
+        self.dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype.newbyteorder("=")
+        self.segment = 1, self.shape[1]
+        height, width, bands = self.shape
+        size = height * width * bands * dtype.itemsize
+        refuse_bomb(path, (height, width), size, max_pixels)
+        self._layout: tuple[Any, ...] = shape, "F" if fortran else "C", page
+
+    def _header(self, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+        """Shape, order and type of the array, whose values begin where the file stands then."""
+        size = os.fstat(self._file.fileno()).st_size
+        if self.has_windows:
+            values: IO[bytes] = self._file
+        else:
+            archive = zipfile.ZipFile(self._file)
+            names = archive.namelist()
+            if len(names) != 1:
+                raise several(path, f"{len(names)} arrays ({', '.join(names[:9])})", ())
+            self._member, size = (archive, names[0]), archive.getinfo(names[0]).file_size
+            values = archive.open(names[0])
+        read = {1: npy.read_array_header_1_0, 2: npy.read_array_header_2_0}
+        version = npy.read_magic(values)
+        shape, fortran, dtype = read.get(version[0], read[2])(values)
+        self._offset = values.tell()
+        if dtype.hasobject:
+            raise unreadable(path, "it holds Python objects, which are never unpickled")
+        if self._offset + math.prod(shape) * dtype.itemsize > size:
+            raise unreadable(path, f"it is truncated: its header promises {dtype} of {shape}")
+        return shape, fortran, dtype
+
+    def whole(self) -> NDArray[Any]:
+        """All pixels, H×W×C; booleans as 0 and 255."""
+        return self.window(Window(0, 0, *self.shape[:2]))
+
+    def window(self, window: Window) -> NDArray[Any]:
+        """The pixels of `window`, which lies inside: H×W×C, the same as of `whole`."""
+        shape, order, page = self._layout
+        if self.has_windows:
+            array: Any = np.memmap(self._file, self._stored, "r", self._offset, shape, order)
+        else:
+            archive, name = self._member
+            with archive.open(name) as values:
+                array = npy.read_array(values, allow_pickle=False)
+        pixels = array[page - 1] if page else array
+        pixels = np.moveaxis(pixels, 0, -1) if self._turned else pixels
+        top, left, height, width = window
+        part = pixels[top : top + height, left : left + width].reshape(height, width, -1)
+        part = np.array(part, self.dtype)
+        return part * np.uint8(255) if self._stored == np.bool_ else part
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _axes(shape: tuple[int, ...]) -> str:
+    """The axes of an array, as TIFFs name them; nothing where it can be no image.
+
+    >>> _axes((64, 64, 3)), _axes((12, 64, 64)), _axes((64, 64, 12)), _axes((40, 64, 64))
+    ('YXC', 'CYX', 'YXC', 'NYX')
+    """
+    if len(shape) != 3:
+        return {2: "YX", 4: "N…"}.get(len(shape), "")
+    first, middle, last = shape
+    if last <= _BANDS or (last <= _MOST_BANDS and last < min(first, middle)):
+        return "YXC"
+    return "CYX" if first <= _BANDS or first <= min(_MOST_BANDS, middle, last) else "NYX"
