@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.builders import CELLS, bundle_info
-from unetseg.bundle import BundleInfo, build_segmenter, load_bundle, save_bundle
-from unetseg.errors import BundleError
+from tests.builders import CELLS, bundle_info, class_map, random_segmenter
+from unetseg.bundle import (
+    BundleInfo,
+    build_segmenter,
+    load_bundle,
+    save_bundle,
+    starting_network,
+    take_weights,
+)
+from unetseg.config import NetworkConfig
+from unetseg.errors import BundleError, ConfigError
 from unetseg.unet.segmenter import Segmenter, image_statistics
 
 NORMALISATION = {"mean": (90.0, 100.0, 110.0), "std": (30.0, 20.0, 10.0)}
@@ -142,3 +150,35 @@ def test_full_size_gives_the_size_back_that_prepared_took() -> None:
         logits = segmenter.network(segmenter.prepared(image))
         assert logits.shape == (1, 2, 19, 11)
         torch.testing.assert_close(segmenter.full_size(logits, 38, 22), segmenter(image))
+
+
+def test_rows_of_the_heads_are_taken_for_classes_of_equal_names(tmp_path: Path) -> None:
+    network = {"deep_supervision": True, "skip": ("learned",)}
+    old = info(network=network)
+    trained = random_segmenter(old)
+    save_bundle(tmp_path / "model", trained.state_dict(), old)
+    new = old.model_copy(update={"class_map": class_map(0, 1, 2), "bands": 3})
+    fresh = random_segmenter(new, seed=1)
+    drawn = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    assert take_weights(fresh, ["wall", "cell", "background"], tmp_path) == ("cell", "background")
+    theirs = trained.state_dict()
+    for name, tensor in fresh.state_dict().items():
+        if "head" in name:
+            assert torch.equal(tensor[0], drawn[name][0])
+            assert torch.equal(tensor[1:], theirs[name][[1, 0]])
+        else:
+            assert torch.equal(tensor, theirs[name]) or name in {"mean", "std"}
+
+
+def test_a_start_of_other_settings_or_bands_is_refused_with_all_of_them(tmp_path: Path) -> None:
+    old = info(network={"norm": "group", "scale": 0.5})
+    save_bundle(tmp_path / "model", build_segmenter(old).state_dict(), old)
+    for fits in (NetworkConfig(), NetworkConfig(norm="group", depth=2)):
+        assert starting_network(tmp_path, fits, 3) == old.network
+    with pytest.raises(ConfigError, match="is no start") as error:
+        starting_network(tmp_path, NetworkConfig(norm="none", depth=3), 4)
+    assert error.value.offenders == [
+        "--depth: 2 there, 3 here",
+        "--norm: group there, none here",
+        "bands of the images: 3 there, 4 here",
+    ]

@@ -6,6 +6,7 @@ No pickled object and no import path is stored; the network is rebuilt from the 
 
 import json
 import math
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from unetseg.config import NetworkConfig
 from unetseg.data.masks.class_map import ClassMap
-from unetseg.errors import BundleError
+from unetseg.errors import BundleError, ConfigError
 from unetseg.runtime import Machine, versions
 from unetseg.storage import replace_folder, write_bytes, write_json
 from unetseg.unet.build import build_unet
@@ -154,6 +155,59 @@ def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise BundleError(f"{file} does not hold the network of model.json", [error]) from error
     return segmenter.eval(), info
+
+
+def starting_network(run: Path, asked: NetworkConfig, bands: int) -> NetworkConfig:
+    """The settings of the trained U-Net in `run`, for a training that starts from its weights.
+
+    Args:
+        run: Run folder or bundle folder.
+        asked: Settings of the user; those that are not the default must be those of `run`.
+        bands: Of the new images.
+
+    Raises:
+        BundleError: there is no trained U-Net.
+        ConfigError: settings or bands differ; all are listed.
+    """
+    info = read_info(find_bundle(run) / "model.json")
+    default = NetworkConfig()
+    differences = [
+        f"--{name.replace('_', '-')}: {getattr(info.network, name)} there, {value} here"
+        for name, value in asked
+        if value not in (getattr(default, name), getattr(info.network, name))
+    ]
+    if info.bands != bands:
+        differences.append(f"bands of the images: {info.bands} there, {bands} here")
+    if differences:
+        fix = (
+            "Leave these settings out: they are those of the trained network. Or leave out --from."
+        )
+        raise ConfigError(f"the network of {run} is no start for this training", differences, fix)
+    return info.network.model_copy(update={"weights": "none"})
+
+
+def take_weights(segmenter: Segmenter, classes: Sequence[str], run: Path) -> tuple[str, ...]:
+    """Give `segmenter` the weights of the trained U-Net in `run`, which has the same settings.
+
+    The rows of its heads are taken for classes that are called alike there; the other rows, and
+    the normalisation, stay as they are.
+
+    Returns:
+        The classes whose rows were taken.
+
+    Raises:
+        BundleError: there is no trained U-Net.
+    """
+    trained, info = load_bundle(run)
+    there = info.class_map.names
+    rows = {new: there.index(name) for new, name in enumerate(classes) if name in there}
+    weights = trained.network.state_dict()
+    for name, tensor in segmenter.network.state_dict().items():
+        if name.startswith(("head.", "coarse_heads.")):
+            tensor[list(rows)] = weights[name][list(rows.values())].to(tensor.device)
+        else:
+            tensor.copy_(weights[name])
+    return tuple(classes[row] for row in rows)
 
 
 def find_bundle(run: Path) -> Path:

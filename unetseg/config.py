@@ -165,6 +165,9 @@ class NetworkConfig(Settings):
 class TrainingConfig(Settings):
     """How the network is trained."""
 
+    from_: Path | None = None
+    """Run or bundle whose trained network is the start; what it says of classes of equal names is
+    kept."""
     epochs: Annotated[int | None, Field(ge=1), Parameter(alias=["-e"])] = None
     """Passes over the training images (default: what fits in the budget, else by the plan)."""
     budget: Seconds | None = None

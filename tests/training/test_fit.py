@@ -115,6 +115,28 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert untimed[0] == untimed[1]
 
 
+@pytest.mark.long
+def test_a_training_starts_from_a_trained_network_and_goes_on_without_it(
+    data: Path, tmp_path: Path
+) -> None:
+    old = train(data, tiny(epochs=1), out=tmp_path, name="old")
+    start = tiny(from_=old).model_copy(update={"network": NetworkConfig()})
+    heard = Heard()
+    whole = train(data, start, out=tmp_path, name="whole", progress=heard)
+    told = f"starting from the weights of {old} (classes as trained: background, foreground)"
+    assert told in heard.said
+    assert json.loads((whole / "plan.json").read_text())["network"]["width"] == 4
+    assert f"from: {old}" in (whole / "config.yaml").read_text()
+    with pytest.raises(StoppedError):
+        train(data, start, out=tmp_path, name="cut", progress=StopAt(4, signal.SIGINT))
+    shutil.rmtree(old)
+    with pytest.raises(ConfigError, match="keeps its settings") as error:
+        train(data, tiny(from_=whole), out=tmp_path, name="cut", resume=True)
+    assert any(line.startswith("--from: ") for line in error.value.offenders)
+    cut = train(data, start, out=tmp_path, name="cut", resume=True)
+    assert all(torch.equal(weights(whole)[k], weights(cut)[k]) for k in weights(whole))
+
+
 def drawing(**training: object) -> TrainConfig:
     """A network that draws numbers in every training step: switches and dropped branches."""
     network = NetworkConfig(

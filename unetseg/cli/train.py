@@ -25,6 +25,7 @@ def train(
     unetseg train photos/ --budget 10m --name cells
     unetseg train photos/ -e 50 -b 4 -l 3e-4 --encoder resnet34 --weights imagenet
     unetseg train --name cells --resume photos/
+    unetseg train more/ --from checkpoints/cells     new images or classes, trained weights
 
     Parameters
     ----------

@@ -124,6 +124,8 @@ class Trainer:
         self.clock.afterwards = 0.0 if run.machine.dtype == torch.float32 else PRECISION_SHARE
         if run.state:
             self.restore(run.state)
+        elif self.config.from_:
+            self._start_from(self.config.from_)
 
     @property
     def segmenter(self) -> Segmenter:
@@ -228,6 +230,15 @@ class Trainer:
         self.log.rewrite(self.rows)
 
     # ---------------------------------------------------------------- parts
+
+    def _start_from(self, trained: Path) -> None:
+        """Take the weights of a trained network, and say for which classes they stand."""
+        names = self.info.class_map.names
+        kept = self.learner.start_from(trained, names)
+        fresh = [name for name in names if name not in kept]
+        told = {"as trained": kept, "anew": fresh}
+        classes = "; ".join(f"{word}: {', '.join(n)}" for word, n in told.items() if n)
+        self.progress.say(f"starting from the weights of {trained} (classes {classes})")
 
     def _batches(self) -> Iterable[Sample]:
         """The batches that are left; before the first, the step is compiled if it was planned."""

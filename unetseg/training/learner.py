@@ -4,14 +4,15 @@ A step never waits for the device. What it has to know of its own numbers stays 
 whose gradient is no number leaves weights, running mean and buffers as they were.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unetseg.bundle import BundleInfo, build_segmenter
+from unetseg.bundle import BundleInfo, build_segmenter, take_weights
 from unetseg.config import TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import Sample
 from unetseg.runtime import Machine
@@ -67,6 +68,12 @@ class Learner:
     def kept(self) -> Segmenter:
         """The weights that are validated, and that the bundle gets."""
         return self.average if self.config.ema else self.segmenter
+
+    def start_from(self, run: Path, classes: Sequence[str]) -> tuple[str, ...]:
+        """Take the weights of the trained U-Net in `run`; see `take_weights`."""
+        kept = take_weights(self.segmenter, classes, run)
+        self.average.load_state_dict(self.segmenter.state_dict())
+        return kept
 
     def step(self, batch: Sample, number: int, factor: float) -> Tensor:
         """One step on a batch of `accumulate` parts; its mean loss, on the device.

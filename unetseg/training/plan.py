@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from unetseg.bundle import BundleInfo
-from unetseg.config import NetworkConfig, TrainConfig
+from unetseg.bundle import BundleInfo, starting_network
+from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import CropRule
 from unetseg.data.facts.fingerprint import PairFacts, pooled
 from unetseg.data.facts.orientation import is_upright
@@ -94,7 +94,15 @@ def read_plan(run: Path) -> Plan:
 
 
 def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
-    """Resolve every "auto" of `config` for this folder and this machine."""
+    """Resolve every "auto" of `config` for this folder and this machine.
+
+    Raises:
+        BundleError: there is no trained U-Net to start from.
+        ConfigError: it does not fit the settings or the images.
+    """
+    if config.training.from_ is not None:
+        network = starting_network(config.training.from_, config.network, known.bands)
+        config = config.model_copy(update={"network": network})
     training, runtime, reasons = config.training, config.runtime, dict[str, str]()
 
     def settle(name: str, asked: Any, rule: Callable[[], tuple[T, str]]) -> T:
@@ -123,7 +131,7 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
         normalisation=settle("normalisation", "auto", lambda: _normalisation(train, known.bands)),
         patch=patch,
         batch=batch,
-        lr=settle("lr", training.lr, lambda: _learning_rate(training.optimizer, network)),
+        lr=settle("lr", training.lr, lambda: _learning_rate(training, network)),
         oversample=settle("oversample", training.oversample, lambda: _oversample(known)),
         augment=settle(
             "augment", training.augment, lambda: ("full", "the full profile suits most images")
@@ -220,9 +228,11 @@ def _normalisation(train: list[PairFacts], bands: int) -> tuple[Normalisation, s
     return normalisation, f"image means vary {ratio:.2f} times the deviation within images"
 
 
-def _learning_rate(optimizer: str, network: NetworkConfig) -> tuple[float, str]:
-    if optimizer == "sgd":
+def _learning_rate(training: TrainingConfig, network: NetworkConfig) -> tuple[float, str]:
+    if training.optimizer == "sgd":
         return 1e-2, "usual for SGD with momentum (nnU-Net)"
+    if training.from_ is not None:
+        return 3e-4, "trained weights move little"
     if network.encoder and network.weights != "none":
         return 3e-4, "pretrained weights move little"
     return 1e-3, "usual for AdamW"

@@ -170,7 +170,7 @@ def flat_settings(config: TrainConfig) -> dict[str, Any]:
     """All settings by their flag's name, in the types of JSON, as a --config file holds them."""
     flat: dict[str, Any] = {}
     for group in config.model_dump(mode="json").values():
-        flat |= group
+        flat |= {name.removesuffix("_"): value for name, value in group.items()}
     return flat
 
 
