@@ -85,3 +85,11 @@ def test_few_bad_files_are_left_out_when_asked_and_many_never(tmp_path: Path) ->
     bad[2].write_bytes(b"")
     with pytest.raises(DataError, match="3 of 20 pairs cannot be read"):
         survey(folder, skip)
+
+
+def test_a_list_of_another_program_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    draw_sample(tmp_path, count=4)
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nsea,1,2,3\nland,4,5,6\nice,7,8,9\n")
+    folder = survey(tmp_path)
+    assert folder.names is None
+    assert any("class_dict.csv is not used" in rule for rule in folder.rules)

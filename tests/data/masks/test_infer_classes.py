@@ -1,6 +1,7 @@
 """What masks mean: the rules, each with the folder that made it necessary."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from unetseg.data.masks.infer_classes import (
     MaskFacts,
     distinct_colours,
     find_class_file,
+    guess_class_names,
     infer_class_map,
     mask_facts,
     read_class_names,
@@ -430,6 +432,21 @@ def test_classes_are_no_numbered_objects(masks: Sequence[range]) -> None:
         ("classes.yaml", "0: sky\n1: tree\n", [("sky", 0), ("tree", 1)]),
         ("classes.yml", "names:\n  0: sky\n  1: tree\n", [("sky", 0), ("tree", 1)]),
         ("classes.yml", "sky: [1, 2, 3]\n", [("sky", (1, 2, 3))]),
+        # of other programs: Roboflow, CamVid, Semantic Drone, CVAT, Supervisely, ADE20K
+        ("_classes.csv", "Pixel Value, Class\n0, sky\n7, a tree\n", [("sky", 0), ("a tree", 7)]),
+        ("label_class_dict.csv", "name,r,g,b,c11\nVoid,1,2,3,0\n", [("Void", (1, 2, 3))]),
+        ("class_dict_seg.csv", "Name, R, G, B\nsea, 1, 2, 3\n", [("sea", (1, 2, 3))]),
+        ("class_dict.csv", "name;id\nsky;4\n", [("sky", 4)]),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nleaf:1,2,3::\n", [("leaf", (1, 2, 3))]),
+        ("label_colors.txt", "1 2 3\tAnimal\n", [("Animal", (1, 2, 3))]),
+        ("obj_class_to_machine_color.json", '{"car": [1, 2, 3]}', [("car", (1, 2, 3))]),
+        (
+            "meta.json",
+            '{"classes": [{"title": "car", "color": "#010203"}]}',
+            [("car", (1, 2, 3))],
+        ),
+        ("labels.json", '[{"id": 4, "name": "car", "color": [1, 2, 3]}]', [("car", 4)]),
+        ("objectInfo.txt", "Idx\tRatio\tName\n1\t0.2\tdoor, gate\n", [("door, gate", 1)]),
     ],
 )
 def test_class_lists_come_in_many_forms(
@@ -438,6 +455,27 @@ def test_class_lists_come_in_many_forms(
     names = class_list(tmp_path, text, name)
     assert [(entry.name, entry.code) for entry in names.entries] == expected
     assert names.source == name
+    if not name.startswith("classes"):
+        assert guess_class_names(tmp_path) == replace(names, guessed=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "id,name,age\n1,bob,3\n"),
+        ("labels.csv", "image,label\na.png,cat\n"),
+        ("labels.csv", "id,label\n1,a.png\n"),
+        ("labels.txt", "a.png\nb.png\n"),
+        ("label_1.txt", "0 0.5 0.3\n1 0.5 0.4\n"),
+        ("labels.json", '{"images": [], "annotations": []}'),
+        ("label.json", '{"version": "4.5", "shapes": [], "imagePath": "a.png"}'),
+        ("class_weights.json", '{"cat": 0.3}'),
+    ],
+)
+def test_other_files_are_no_class_lists(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / name).write_text(text)
+    assert guess_class_names(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -445,7 +483,7 @@ def test_class_lists_come_in_many_forms(
     [
         ("classes.txt", "# nothing\n"),
         ("classes.txt", "0 sky\n0 tree\n"),
-        ("classes.txt", "0 sky\n1 sky\n"),
+        ("classes.txt", "sky\nsky\n"),
         ("classes.txt", "0 sky\ntree\n"),
         ("classes.txt", "sky 1 2 300\n"),
         ("classes.json", "{"),
@@ -488,6 +526,42 @@ def test_class_files_are_found(tmp_path: Path, place: str) -> None:
 
 
 # Rules with a class list
+
+
+def test_a_name_with_several_codes_is_one_class(tmp_path: Path) -> None:
+    names = class_list(tmp_path, "0 void\n1 sea\n2 land\n3 sea\n9 void\n")
+    known, sentence = infer_class_map([facts(0, 1, 2, 3, 9)], names=names)
+    assert (known.names, known.ignore) == (("sea", "land"), (0, 9))
+    assert known.encode(np.array([[0, 1, 2, 3, 9]])).tolist() == [[IGNORED, 0, 1, 0, IGNORED]]
+    assert "3 counts as 1" in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "masks", "names", "codes"),
+    [
+        ("crack\n", [0, 255], ["background", "crack"], [0, 255]),
+        ("cat\ndog\n", [0, 1, 2], ["background", "cat", "dog"], [0, 1, 2]),
+        ("cat\ndog\n", [0, 1, 2, 255], ["background", "cat", "dog"], [0, 1, 2]),
+        ("1 cat\n2 dog\n", [0, 1, 2], ["background", "cat", "dog"], [0, 1, 2]),
+        ("cat 9 0 0\n", [(0, 0, 0), (9, 0, 0)], ["background", "cat"], [(0, 0, 0), (9, 0, 0)]),
+        ("leaf\nbackground\n", [0, 255], ["leaf", "background"], [255, 0]),
+        ("leaf\nbackground\n", [0, 1], ["leaf", "background"], [0, 1]),
+    ],
+)
+def test_lists_without_the_background_or_with_it_elsewhere(
+    tmp_path: Path, text: str, masks: list[Code], names: list[str], codes: list[Code]
+) -> None:
+    known, _ = infer_class_map([facts(*masks)], names=class_list(tmp_path, text))
+    assert ([*known.names], codes_of(known)) == (names, codes)
+    assert known.background is None or known.names[known.background] == "background"
+
+
+def test_0_is_no_class_of_ade20k(tmp_path: Path) -> None:
+    table = "Idx\tName\n1\twall\n2\tsky\n"
+    known, _ = infer_class_map(
+        [facts(0, 1, 2)], names=class_list(tmp_path, table, "objectInfo150.txt")
+    )
+    assert (known.names, known.ignore) == (("wall", "sky"), (0,))
 
 
 def test_listed_classes_stay_when_the_masks_lack_them(tmp_path: Path) -> None:
@@ -558,6 +632,8 @@ def test_lists_fit_every_coding(tmp_path: Path) -> None:
     assert codes_of(infer_class_map([facts((1, 2, 3))], names=both)[0]) == [(1, 2, 3), (4, 5, 6)]
     with pytest.raises(MaskError, match="colour"):
         infer_class_map([facts(0, 1)], names=class_list(tmp_path, "sea 1 2 3"))
+    pictures = replace(class_list(tmp_path, "sea 1 2 3\nland 4 5 6"), guessed=True)
+    assert codes_of(infer_class_map([facts(0, 1)], names=pictures)[0]) == [0, 1]
 
 
 def test_a_listed_255_or_negative_is_a_class(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.infer_classes import (
     ClassNames,
     find_class_file,
+    guess_class_names,
     infer_class_map,
     read_class_names,
 )
@@ -180,6 +181,11 @@ def _understand(folder: Survey, progress: Progress, *, strict: bool) -> Survey:
     try:
         class_map, sentence = conclude(folder, snap=folder.config.snap)
     except MaskError as error:
+        if folder.names and folder.names.guessed:
+            rule = f"{folder.names.source} is not used: {error.summary}"
+            progress.say(rule)
+            folder = replace(folder, names=None, rules=(*folder.rules, rule))
+            return _understand(folder, progress, strict=strict)
         if strict:
             raise
         return replace(folder, faults=replace(folder.faults, masks=error))
@@ -214,7 +220,7 @@ def conclude(survey: Survey, *, snap: bool) -> tuple[ClassMap, str]:
 
 
 def class_names(data: Path, config: DataConfig, description: Description) -> ClassNames | None:
-    """The class list of the user, of dataset.yaml, or of the folder, in this order.
+    """The class list of the user, of dataset.yaml, of the folder, or what looks like one in it.
 
     Raises:
         MaskError: the file is no class list.
@@ -222,7 +228,9 @@ def class_names(data: Path, config: DataConfig, description: Description) -> Cla
     if config.classes is None and description.classes is not None:
         return description.classes
     path = config.classes or (find_class_file(data) if data.is_dir() else None)
-    return read_class_names(path) if path else None
+    if path is not None or not data.is_dir():
+        return read_class_names(path) if path else None
+    return guess_class_names(data)
 
 
 def with_splits(folder: Survey, splits: dict[str, str]) -> Survey:

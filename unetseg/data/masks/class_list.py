@@ -1,10 +1,16 @@
-"""Class lists: classes.txt, .json or .yaml, with the names of classes and, mostly, their codes."""
+"""Class lists: classes.txt, .json or .yaml, with the names of classes and, mostly, their codes.
 
+Those of other programs are read too: tables with a header (Roboflow, CamVid, ADE20K), labelmap.txt
+(CVAT), JSON with an object for each class.
+"""
+
+import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +23,23 @@ from unetseg.errors import MaskError
 
 _FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml")
 _MASK_FOLDER = re.compile(r"mask|label|annot|segm|truth|target|^gts?$", re.IGNORECASE)
+_LIKELY = re.compile(
+    r"(.*(class|label|colou?r|palette|categor|legend|objectinfo).*|meta)\.(csv|tsv|txt|json)",
+    re.IGNORECASE,
+)
+_MOST_BYTES = 2**18  # of a class list
+_TRIED = 8  # files of a folder that may be class lists
+_NAMES = ("name", "classname", "labelname", "objectname", "title", "class", "label", "category")
+_CODES = (
+    *("pixelvalue", "value", "code", "index", "idx", "id", "classid", "labelid", "categoryid"),
+    *("class", "label", "category", "grey", "gray", "pixel"),
+)
+_COLOURS = ("color", "colour", "rgb", "colorrgb")
 _FIX = "Write classes.txt with one class per line: index and name, or name and r g b."
 _GAP = r"[\s,;:]+"
 _CODE, _COLOUR = r"(?P<code>-?\d+)", rf"(?P<colour>\d+{_GAP}\d+{_GAP}\d+)"
 _FORMS = [  # of a line; the first that fits
+    re.compile(rf"(?P<name>[^:#]+):{_COLOUR}:[^:]*:[^:]*"),  # CVAT
     re.compile(rf"{_COLOUR}{_GAP}(?P<name>.+)"),
     re.compile(rf"(?:{_CODE}{_GAP})?(?P<name>.*?[^\s,;:]){_GAP}{_COLOUR}"),
     re.compile(rf"{_CODE}{_GAP}(?P<name>.+)"),
@@ -31,19 +50,39 @@ _FORMS = [  # of a line; the first that fits
 
 @dataclass(frozen=True)
 class NamedClass:
-    """One class of a list; `code` and `colour` where the list gives them."""
+    """One class of a list; `code` and `colour` where the list gives them.
+
+    Attributes:
+        name: As the list has it.
+        code: A number, or RGB.
+        colour: For pictures, beside a number.
+        also: Further codes of the same name.
+    """
 
     name: str
     code: Code | None = None
     colour: Colour | None = None
+    also: tuple[Code, ...] = ()
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """A class list, in the order of the file called `source`."""
+    """A class list, in the order of the file called `source`.
+
+    Attributes:
+        entries: The classes.
+        source: The file.
+        guessed: Whether nobody but the file's content says that it is one.
+    """
 
     entries: tuple[NamedClass, ...]
     source: str = "the class list"
+    guessed: bool = False
+
+    @property
+    def bare(self) -> bool:
+        """Whether no class has a code."""
+        return all(entry.code is None for entry in self.entries)
 
 
 def find_class_file(root: Path) -> Path | None:
@@ -55,12 +94,35 @@ def find_class_file(root: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def guess_class_names(root: Path) -> ClassNames | None:
+    """The class list of another program in `root` or a folder of it.
+
+    That is a small file with a likely name, such as class_dict.csv, in which each class has a code.
+    """
+    for folder in [root, *sorted(entry for entry in root.iterdir() if entry.is_dir())]:
+        likely = sorted(file for file in folder.iterdir() if _LIKELY.fullmatch(file.name))
+        for file in likely[:_TRIED]:
+            with suppress(MaskError, OSError):
+                names = read_class_names(file) if file.stat().st_size <= _MOST_BYTES else None
+                if names and all(map(_is_coded, names.entries)):
+                    return replace(names, guessed=True)
+    return None
+
+
+def _is_coded(entry: NamedClass) -> bool:
+    """Whether an entry has a code and the name of a class: with letters, and of no file."""
+    is_file = re.search(r"[/\\]|\.\w{2,4}$", entry.name)
+    return entry.code is not None and not is_file and any(map(str.isalpha, entry.name))
+
+
 def read_class_names(path: Path) -> ClassNames:
     """Read a class list.
 
     Text has one class per line: `name`, `index name`, `name: index`, `name r g b`,
-    `index name r g b` or `r,g,b name`, with `#` comments. JSON and YAML have what
-    `parse_class_names` takes, directly or below the key `names` or `classes`.
+    `index name r g b`, `r,g,b name` or `name:r,g,b::`, with `#` comments, or is a table with a
+    header such as `name,r,g,b` or `Pixel Value, Class`. JSON and YAML have what `parse_class_names`
+    takes, directly or below the key `names`, `classes` or `labels`. A name with several codes is
+    one class.
 
     Raises:
         MaskError: the file cannot be read, or is no such list.
@@ -79,7 +141,8 @@ def parse_class_names(content: object, source: str) -> ClassNames:
     """The class list in a value of JSON or YAML that stands in the file called `source`.
 
     It is a list of names, {code: name}, or {name: code}, where the code is a number, [r, g, b], or
-    {code: …, colour: [r, g, b]} for a colour that is for pictures only.
+    {code: …, colour: [r, g, b]} for a colour that is for pictures only; or a list of objects with
+    name and id or colour.
 
     Raises:
         MaskError: it is no such list.
@@ -138,12 +201,48 @@ def _rows(text: str, suffix: str) -> Iterator[NamedClass]:
     """The classes of a file's text."""
     if suffix in {".json", ".yaml", ".yml"}:
         content: Any = json.loads(text) if suffix == ".json" else load_yaml(text)
-        keys = ("names", "classes") if isinstance(content, dict) else ()
+        keys = ("names", "classes", "labels") if isinstance(content, dict) else ()
         inner = (content[key] for key in keys if isinstance(content.get(key), list | dict))
         yield from _structured(next(inner, content))
+    elif table := _table(text):
+        yield from map(_record, table)
     else:
         bare = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
         yield from (_line(line) for line in bare if line)
+
+
+def _table(text: str) -> list[dict[str, str]]:
+    """The rows of a table by the words of its header; none where the text is no such table."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    sign = max("\t;,", key="".join(lines[:1]).count)
+    rows = [*csv.reader(lines, delimiter=sign, skipinitialspace=True)]
+    words = [_plain(cell) for cell in rows[0]] if rows else []
+    others = {*_CODES, *_COLOURS, "r", "red"} - {*_NAMES}
+    if not others.intersection(words) or not {*_NAMES}.intersection(words):
+        return []
+    return [dict(zip(words, row, strict=False)) for row in rows[1:]]
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[\W_]", "", word).lower()
+
+
+def _record(record: Mapping[str, Any]) -> NamedClass:
+    """The class in a row of a table, or in an object of JSON."""
+    cells = {_plain(key): value for key, value in record.items()}
+    title = next((word for word in _NAMES if word in cells), None)
+    if title is None:
+        raise ValueError("expected a name in each row")
+    codes = [cells[word] for word in _CODES if word in cells and word != title]
+    colour = next((cells[word] for word in _COLOURS if word in cells), None)
+    if isinstance(colour, str):
+        pairs = re.fullmatch(r"#(..)(..)(..)", colour)
+        colour = [int(p, 16) for p in pairs.groups()] if pairs else re.findall(r"\d+", colour)
+    for bands in (("r", "g", "b"), ("red", "green", "blue")):
+        if all(band in cells for band in bands):
+            colour = [str(cells[band]).strip() for band in bands]
+    code = codes[0].strip() if codes and isinstance(codes[0], str) else next(iter(codes), None)
+    return _named(str(cells[title]).strip(), code, colour)
 
 
 def _line(line: str) -> NamedClass:
@@ -161,6 +260,8 @@ def _structured(content: object) -> Iterator[NamedClass]:
     """The classes of parsed JSON or YAML."""
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         yield from (NamedClass(name) for name in content)
+    elif isinstance(content, list) and all(isinstance(item, dict) for item in content):
+        yield from map(_record, content)
     elif not isinstance(content, dict):
         raise ValueError("expected a list of names, or pairs of names and codes")
     elif all(isinstance(name, str) for name in content.values()):
@@ -201,7 +302,14 @@ def _checked(entries: tuple[NamedClass, ...]) -> tuple[NamedClass, ...]:
     """The entries, unless they contradict each other."""
     if not entries:
         raise ValueError("it names no class")
-    names = [entry.name for entry in entries]
+    first: dict[str, NamedClass] = {}
+    for entry in entries:
+        if entry.code is not None and entry.name in first:
+            also = (*first[entry.name].also, entry.code)
+            first[entry.name] = replace(first[entry.name], also=also)
+        else:
+            first.setdefault(entry.name, entry)
+    names = [entry.name for entry in entries if entry.code is None]
     codes = [entry.code for entry in entries if entry.code is not None]
     twice = [str(item) for items in (names, codes) for item, n in Counter(items).items() if n > 1]
     if twice:
@@ -209,4 +317,4 @@ def _checked(entries: tuple[NamedClass, ...]) -> tuple[NamedClass, ...]:
     if codes and len(codes) < len(entries):
         lacking = ", ".join(entry.name for entry in entries if entry.code is None)
         raise ValueError(f"no code for {lacking}")
-    return entries
+    return tuple(first.values())

@@ -9,14 +9,20 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
 
-from unetseg.data.masks.class_list import ClassNames, find_class_file, read_class_names
+from unetseg.data.masks.class_list import (
+    ClassNames,
+    find_class_file,
+    guess_class_names,
+    read_class_names,
+)
 from unetseg.data.masks.class_map import (
+    IGNORED,
     MAX_CLASSES,
     ClassInfo,
     ClassMap,
@@ -46,6 +52,7 @@ __all__ = [
     "MaskFacts",
     "distinct_colours",
     "find_class_file",
+    "guess_class_names",
     "infer_class_map",
     "mask_facts",
     "read_class_names",
@@ -83,6 +90,7 @@ class _Class:
     code: Code
     name: str = ""
     colour: Colour | None = None
+    also: tuple[Code, ...] = ()
 
 
 class Separation(NamedTuple):
@@ -144,12 +152,13 @@ def infer_class_map(
     ignored = _possible(ignore, folder)
     if not names and (objects or max(object_numbers(folder), default=0) > OBJECTS):
         return _one_class_of_objects(folder, ignored)
-    united = {} if names or ignored else _exclusive_twins(folder)
     numbers = None if names else _numbers_per_class(folder)
+    named = _adapted(names, folder, ignored) if names else ()
+    united = {code: item.code for item in named for code in item.also}
+    united = united if named or ignored else _exclusive_twins(folder)
     if united or numbers:
         folder = folder.recoded(lambda code: united.get(code, _class_code(code, numbers)))
     values = separate(folder, ignored)
-    named = _adapted(names, folder, values, ignored) if names else ()
     if named:
         reading = _read_listed(folder, tuple(item.code for item in named), ignored, snap=snap)
     else:
@@ -160,11 +169,19 @@ def infer_class_map(
     _check_scale(folder, meaning, ignored)
     _check_number(folder, meaning)
     class_map = _build(folder, reading, meaning)
-    told = [f"{_text(code)} counts as {_text(meant)}" for code, meant in united.items()]
+    told = [f"{_text(code)} counts as {_text(meant)}" for code, meant in united.items()][:_SHOWN]
+    if names and len(named) > len(names.entries):
+        told.append(f"{names.source} does not name {_text(named[0].code)}")
     if numbers:
         told = [f"the codes are class × {numbers} + number of the object, which does not count"]
-    also = tuple((code, class_map.index_of(meant)) for code, meant in united.items())
-    class_map = class_map.model_copy(update={"united": also, "numbers": numbers})
+    also = [(code, class_map.index_of(meant)) for code, meant in united.items()]
+    blank = tuple(code for code, index in also if index == IGNORED)
+    changes = {
+        "united": tuple((code, index) for code, index in also if index != IGNORED),
+        "ignore": (*class_map.ignore, *blank),
+        "numbers": numbers,
+    }
+    class_map = class_map.model_copy(update=changes)
     return class_map, ", ".join([_sentence(reading, meaning, class_map, names), *told])
 
 
@@ -305,22 +322,52 @@ def _possible(ignore: Sequence[int], folder: Folder) -> tuple[Code, ...]:
     return tuple(dict.fromkeys(_adapt(code, None, folder) for code in possible))
 
 
-def _adapted(
-    names: ClassNames, folder: Folder, values: Separation, ignored: tuple[Code, ...]
-) -> tuple[_Class, ...]:
-    """The classes of a list with the codes that they have in this folder, and printable names."""
+def _adapted(names: ClassNames, folder: Folder, ignored: tuple[Code, ...]) -> tuple[_Class, ...]:
+    """The classes of a list with the codes that they have in this folder, and printable names.
+
+    Where 0 (of RGB: black) is none of them, and none is the background, it is the background. That
+    of another program's list comes first.
+    """
     _check_reach(names)
-    bare = all(entry.code is None for entry in names.entries)
-    present = values.centres if folder.lossy else folder.found
-    codes = _codes_in_order(names, folder, present, ignored) if bare else ()
-    return tuple(
+    in_colours = [isinstance(e.code, tuple) and len({*e.code}) > 1 for e in names.entries]
+    if (
+        names.guessed and folder.coding == "integer" and any(in_colours)
+    ):  # colours for pictures alone
+        bare = tuple(replace(entry, code=None, also=()) for entry in names.entries)
+        names = replace(names, entries=bare)
+    black: Code = _BLACK if folder.coding == "rgb" else 0
+    present = separate(folder, ignored).centres if folder.lossy else folder.found
+    ground = _named_background(tuple(_Class(0, entry.name) for entry in names.entries))
+    lacks_ground = ground is None and black in present and black not in ignored
+    if names.bare:
+        count = len(names.entries)
+        codes = _codes_in_order(names, folder, present, ignored, lacks_ground)
+        lacks_ground = len(codes) > count
+        codes = codes[lacks_ground:]
+        if ground and codes[0] == black and codes != tuple(range(count)):
+            codes = (*codes[1 : ground + 1], black, *codes[ground + 1 :])
+    else:
+        codes = tuple(
+            _adapt(entry.code, entry.colour, folder)
+            for entry in names.entries
+            if entry.code is not None
+        )
+    classes = tuple(
         _Class(
-            codes[i] if entry.code is None else _adapt(entry.code, entry.colour, folder),
+            code,
             printable(entry.name),
             entry.colour,
+            tuple(_adapt(other, None, folder) for other in entry.also),
         )
-        for i, entry in enumerate(names.entries)
+        for code, entry in zip(codes, names.entries, strict=True)
     )
+    known = {code for item in classes for code in (item.code, *item.also)}
+    if names.guessed and ground:
+        classes = (classes[ground], *classes[:ground], *classes[ground + 1 :])
+    if not lacks_ground or black in known:
+        return classes
+    is_other = "objectinfo" in names.source.lower()  # ADE20K: 0 is what no class describes
+    return (_Class(black, "unlabelled" if is_other else "background"), *classes)
 
 
 def _check_reach(names: ClassNames) -> None:
@@ -337,9 +384,16 @@ def _check_reach(names: ClassNames) -> None:
 
 
 def _codes_in_order(
-    names: ClassNames, folder: Folder, present: tuple[Code, ...], ignored: tuple[Code, ...]
+    names: ClassNames,
+    folder: Folder,
+    present: tuple[Code, ...],
+    ignored: tuple[Code, ...],
+    lacks_ground: bool,
 ) -> tuple[Code, ...]:
-    """Codes for bare names: 0, 1, … when that covers the masks, else the masks' own in order."""
+    """Codes for bare names: 0, 1, … when that covers the masks, else the masks' own in order.
+
+    With one code more, the first is the background that the names lack.
+    """
     count = len(names.entries)
     found = [code for code in present if code not in ignored and not _is_negative(code)]
     small = [code for code in found if code != 255]
@@ -347,8 +401,10 @@ def _codes_in_order(
     if folder.coding != "rgb" and set(small if has_border else found) <= set(range(count)):
         return tuple(range(count))
     is_ordered = all(len(set(code)) == 1 for code in found if isinstance(code, tuple))
-    if len(found) == count and is_ordered:
+    if is_ordered and len(found) in {count, count + lacks_ground}:
         return tuple(found)
+    if lacks_ground and folder.coding != "rgb" and set(small) == set(range(count + 1)):
+        return tuple(range(count + 1))  # beside 255
     fix = "Write `index name` lines, or `name r g b` lines for RGB masks."
     summary = f"{names.source} gives {count} names without codes; the masks hold {some(found)}"
     strangers = set(found) - set(range(count)) if folder.coding != "rgb" else ()
