@@ -196,16 +196,40 @@ def test_an_image_on_both_sides_of_a_split_is_a_warning(data: Path, capsys: Capt
 # What check writes
 
 
-def test_the_report_holds_every_file(data: Path, capsys: Capture) -> None:
+def test_a_refusal_is_short_and_the_report_whole(data: Path, capsys: Capture) -> None:
     extra = [data / "images" / f"lonely_{n}.png" for n in range(15)]
     for path in extra:
         shutil.copy(image(data, 0), path)
     report = data.parent / "report.txt"
-    assert run(["check", str(data), *SMALL, "--unpaired", "error", "--report", str(report)]) == 5
-    shown = capsys.readouterr().out
-    assert "and 5 more" in shown
-    assert sum(path.name in shown for path in extra) == 10
+    flags = ["--unpaired", "error", "--report", str(report)]
+    assert run(["check", str(data), *SMALL, *flags]) == 5
+    shown = capsys.readouterr()
+    named = sum(path.name in shown.out for path in extra)
+    assert f"and {15 - named} more (--report FILE lists all)" in shown.out
+    assert named
+    assert len((shown.out + shown.err).splitlines()) <= 12
     assert all(path.name in report.read_text() for path in extra)
+
+
+def test_many_errors_are_a_few_lines_and_a_count(data: Path, capsys: Capture) -> None:
+    save(mask(data, 1), pixels(mask(data, 1))[::2, ::2])
+    save(mask(data, 2), pixels(mask(data, 2))[:90])
+    mask(data, 3).write_bytes(b"")
+    image(data, 4).write_bytes(image(data, 4).read_bytes()[:200])
+    assert run(["check", str(data), *SMALL]) == 5
+    shown = capsys.readouterr()
+    assert len((shown.out + shown.err).splitlines()) <= 12
+    assert "errors" in next(line for line in shown.out.splitlines() if line.startswith("… and "))
+
+
+def test_files_that_take_no_part_are_one_line_in_all(data: Path, capsys: Capture) -> None:
+    for folder in ("predictions", "overlays"):
+        shutil.copytree(data / "masks", data / folder)
+    assert run(["check", str(data), *SMALL]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "[left-out]" in line]
+    assert len(lines) == 1
+    assert "predictions/cells_000.png and 7 more" in lines[0]
+    assert "overlays/cells_000.png and 7 more" in lines[0]
 
 
 def test_a_description_is_written_and_applied(data: Path, capsys: Capture) -> None:
@@ -257,7 +281,7 @@ def test_names_are_shown_as_they_are(
     assert run(["check", "s", *SMALL]) == 0
     shown = capsys.readouterr()
     for name in ("images/a:cat:[red]b.png", "images/x's/y.png", "images/\\x1b[31m.png"):
-        assert f"\n  {name}\n" in shown.out
+        assert name in shown.out
     assert "\x1b" not in shown.out + shown.err
 
 

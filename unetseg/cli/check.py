@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from unetseg.cli.console import observed, out, say
 from unetseg.cli.report import (
+    count_findings,
     finding_lines,
     given_words,
     quoted,
@@ -98,10 +99,10 @@ def _check_targets(data: Path, wanted: CheckConfig) -> None:
 
 def _show(report: "Report", plan: "Plan | None", given: Sequence[str]) -> None:
     """What the folder holds, how training would go, and what is wrong, last."""
-    if report.trainable and plan:
+    if report.trainable and plan and not report.of("error"):
         show_data(report.trainable)
         show_plan(plan)
-    show_findings(report.findings, report.survey.data, given)
+    show_findings(report, given)
 
 
 def _to_json(report: "Report", plan: "Plan | None") -> dict[str, object]:
@@ -164,13 +165,14 @@ def _show_fixed(done: "Fixed", target: Path) -> None:
 def _answer(report: "Report", given: Sequence[str], *, strict: bool) -> None:
     """Refuse a folder with errors, and with `strict` one with warnings."""
     from unetseg.checks.finding import FIX
-    from unetseg.text import plural, printable
+    from unetseg.text import printable
 
-    errors, warnings = (len(report.of(severity)) for severity in ("error", "warning"))
-    if errors or (strict and warnings):
-        counts = {"error": errors, "warning": warnings}
-        counted = [plural(count, severity) for severity, count in counts.items() if count]
+    wrong = [
+        f
+        for f in report.findings
+        if f.severity == "error" or (strict and f in report.of("warning"))
+    ]
+    if wrong:
         can_fix = any(FIX[0] in finding.flags for finding in report.findings)
-        fix = f"; `unetseg check {' '.join(given)} --fix OUT` fixes what it can" if can_fix else ""
-        fix = f"Fix what is listed{fix}."
-        raise DataError(f"{printable(report.survey.data)}: {' and '.join(counted)}", fix=fix)
+        fix = f"`unetseg check {' '.join(given)} --fix OUT` fixes what it can." if can_fix else ""
+        raise DataError(f"{printable(report.survey.data)}: {count_findings(wrong)}", fix=fix)

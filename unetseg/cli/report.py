@@ -1,6 +1,7 @@
 """What `unetseg check` shows: findings, what the folder holds, and the plan."""
 
 import shlex
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,25 +12,82 @@ from rich.text import Text
 from unetseg.cli.console import out, say
 
 if TYPE_CHECKING:
+    from unetseg.checks.check import Report
     from unetseg.checks.finding import Finding
     from unetseg.config import DataConfig
     from unetseg.data.facts.survey import Survey
     from unetseg.training.plan import Plan
 
-SHOWN = 10
+SHOWN = 5
 """Files of a finding that are listed on the terminal."""
+REFUSAL = 12
+"""Lines on the terminal, at most, where training would refuse."""
+_CONCLUDED = 3  # of these lines: pairs, masks, splits
+_LAST = 3  # of these lines: what else there is, and the end
+_LEAST = 3  # of the lines of an error: what, fix, command
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def show_findings(findings: Sequence["Finding"], data: Path, given: Sequence[str]) -> None:
-    """Each finding with its first files and its fix, the worst first."""
-    for finding in findings:
-        head, *rest = finding_lines(finding, data, given, SHOWN)
+def show_findings(report: "Report", given: Sequence[str]) -> None:
+    """Each finding with its first files and its fix, the worst first.
+
+    Where there are errors, they are shown alone, with what was concluded in no more than `REFUSAL`
+    lines, and one says what else there is. Files that take no part are one line in all.
+    """
+    data, errors = report.survey.data, report.of("error")
+    most = REFUSAL - _LAST - (_CONCLUDED if report.survey.pairs.pairs else 0)
+    room = max(_LEAST, most // max(1, len(errors)))
+    aside = [finding for finding in report.findings if finding.check == "left-out"]
+    shown = errors[: most // room] or [f for f in report.findings if f not in aside]
+    for finding in shown:
+        head, *lines = _lines_within(room if errors else None, finding, data, given)
         out.print(head, style=COLOURS[finding.severity], markup=False)
-        for line in rest:
+        for line in lines:
             say(line)
-    if not findings:
+    if errors and len(shown) < len(report.findings):
+        other = count_findings([f for f in report.findings if f not in shown])
+        say(f"… and {other} (--report FILE lists all)")
+    elif aside and not errors:
+        out.print(_left_out(report.survey), style=COLOURS["note"], markup=False)
+    if not report.findings:
         say("nothing is wrong")
+
+
+def count_findings(findings: Sequence["Finding"]) -> str:
+    """How many there are of each severity, the worst first."""
+    from unetseg.text import plural
+
+    counts = Counter(finding.severity for finding in findings)
+    return ", ".join(plural(counts[severity], severity) for severity in COLOURS if counts[severity])
+
+
+def _lines_within(
+    room: int | None, finding: "Finding", data: Path, given: Sequence[str]
+) -> list[str]:
+    """The lines of a finding, with as few of its files as make no more than `room` lines."""
+    for most in range(SHOWN, -1, -1):
+        lines = list(finding_lines(finding, data, given, most))
+        if room is None or len(lines) <= room:
+            break
+    return lines[:room]
+
+
+def _left_out(survey: "Survey") -> str:
+    """One line for all the files that take no part, with an example for each reason."""
+    from unetseg.checks.finding import line_text
+    from unetseg.data.pairs.match import NO_IMAGE, NO_MASK
+
+    reasons: dict[str, list[Path]] = defaultdict(list)
+    for path, why in survey.pairs.left_out:
+        if why not in {NO_IMAGE, NO_MASK}:  # warnings of their own
+            reasons[why].append(path)
+    parts = [
+        line_text(paths[0], survey.data)
+        + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+        + f" ({why})"
+        for why, paths in reasons.items()
+    ]
+    return f"note: left out: {', '.join(parts)} [left-out]"
 
 
 def finding_lines(
@@ -87,7 +145,8 @@ def show_data(survey: "Survey") -> None:
     table = Table("class", "code", "share of pixels", box=None)
     for info, count in zip(survey.class_map.classes, pixels, strict=True):
         share = f"{count / max(1, sum(pixels)):.2%}"
-        table.add_row(Text(info.name), str(info.code), share)  # brackets in names are text
+        code = info.code if isinstance(info.code, tuple) else (info.code,)
+        table.add_row(Text(info.name), ",".join(map(str, code)), share)  # brackets are text
     out.print(table)
 
 
@@ -102,6 +161,8 @@ def show_plan(plan: "Plan") -> None:
     }
     for name, reason in plan.reasons.items():
         value = values.get(name, "")
+        if value in (None, False, 0):
+            continue  # plan.json says why not
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)
         table.add_row(name, Text(shown), Text(reason))
     out.print(table)
