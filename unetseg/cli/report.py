@@ -57,7 +57,7 @@ def count_findings(findings: Sequence["Finding"]) -> str:
     """How many there are of each severity, the worst first."""
     from unetseg.text import plural
 
-    counts = Counter(finding.severity for finding in findings)
+    counts = Counter[str](finding.severity for finding in findings)
     return ", ".join(plural(counts[severity], severity) for severity in COLOURS if counts[severity])
 
 
