@@ -531,6 +531,41 @@ def test_table(tmp_path: Path, delimiter: str) -> None:
     assert found.rule.endswith("pairs.csv, 2 pairs")
 
 
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("image_path,mask_path,subset,note", [("train", None), ("val", None)]),
+        ("Image Path, Label ,set,fold", [("train", "0"), ("val", "1")]),
+        ("filename;seg;SPLIT;Group", [("train", "0"), ("val", "1")]),
+        ("file\tgt\tnote\tfold", [(None, "0"), (None, "1")]),
+        ("path,annotation,label,note", [(None, None)] * 2),  # label is no file, annotation is
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_usual_columns_of_a_table(
+    tmp_path: Path, header: str, expected: list[tuple[str | None, str | None]], encoding: str
+) -> None:
+    write(tmp_path, ["scans/ä 1/x.tif", "scans/ä 1/y.tif", "scans/ä 2/x.tif", "scans/ä 2/y.tif"])
+    delimiter = next(d for d in ",;\t" if d in header)
+    rows = [
+        [f"scans\\ä {n}\\{name}.tif" for name in "xy"] + [split, fold]
+        for n, split, fold in ((1, "Train", "0"), (2, "val", "1"))
+    ]
+    text = "\r\n".join([header, *(delimiter.join(row) for row in rows), ""])
+    (tmp_path / "lists").mkdir()
+    for table in (tmp_path / "my.csv", tmp_path / "lists" / "my.csv"):
+        table.write_bytes(text.encode(encoding))
+        found = find_pairs(tmp_path, table=table.relative_to(tmp_path))
+        assert couples(found) == {f"scans/ä {n}/x.tif": f"scans/ä {n}/y.tif" for n in (1, 2)}
+        assert [(pair.split, pair.group) for pair in found.pairs] == expected
+
+
+def test_names_of_data_sets_and_a_single_fold_are_neither_split_nor_group(tmp_path: Path) -> None:
+    write(tmp_path, ["a.png", "b.png", "m.png"])
+    (tmp_path / "pairs.csv").write_text("img,mask,set,fold\na.png,m.png,isic,1\nb.png,m.png,,1\n")
+    assert {(pair.split, pair.group) for pair in find_pairs(tmp_path).pairs} == {(None, None)}
+
+
 def test_table_names_are_unique(tmp_path: Path) -> None:
     images = ["p/a.png", "p/a.jpg", "q/a.png"]
     write(tmp_path, [*images, "m.png"])

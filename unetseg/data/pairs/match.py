@@ -115,7 +115,7 @@ def find_pairs(root: Path, *, lenient: bool = False, **where: Unpack[Where]) -> 
             fix="Give --pairs FILE.csv with that column, or --group with a regular expression.",
         )
     if table is not None:
-        pairs = tuple(Pair(*row) for row in read_table(table, group_column))
+        pairs = tuple(Pair(*row) for row in read_table(table, group_column, root))
         found = PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}")
     else:
         find = scan_names if lenient else scan
@@ -134,6 +134,8 @@ def _locate(
         return root.parent, root
     if not root.is_dir():
         raise PairingError(f"there is no folder {printable(root)}", fix="Check the path.")
+    if table is not None and not table.is_file() and (root / table).is_file():
+        table = root / table
     if table is None and images is None and (root / "pairs.csv").is_file():
         table = root / "pairs.csv"
     return root, table
