@@ -79,7 +79,9 @@ what is written above it, never below.
       labelstudio.py     Label Studio: its JSON export and its PNG export
       cvat.py            CVAT: its segmentation masks and its XML of shapes
       cityscapes.py      Cityscapes, and data sets laid out like it
+      mask_sets.py       which image each of several masks belongs to
       instances.py       one mask file for each object, united
+      class_masks.py     one mask file for each class, united
       yolo.py            YOLO: texts of polygons
       rle.py             Kaggle: run lengths in a CSV
       via.py             VGG Image Annotator: a JSON of regions

@@ -22,7 +22,7 @@ from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import MaskError
 from unetseg.importers.importing import import_dataset, read_annotations
-from unetseg.importers.instances import object_pixels
+from unetseg.importers.instances import object_pixels, recognises
 
 SIZE = HEIGHT, WIDTH = 5, 8
 read = partial(read_annotations, "instances")
@@ -105,6 +105,50 @@ def test_a_folder_with_the_name_of_its_image_is_no_split(tmp_path: Path) -> None
         write_png(tmp_path / f"{image_id}/masks/1.png", box(0, 0))
     told = [(image.name, image.split) for image in read(tmp_path).images]
     assert told == [("test_01", None), ("train_02", None)]
+
+
+def test_masks_beside_their_images_are_united(tmp_path: Path) -> None:
+    """Breast Ultrasound Images: one file for each lesion; an empty mask shows none."""
+    for name in ("benign (1)", "benign (10)", "normal (1)"):
+        photo(tmp_path / f"{name.split()[0]}/{name}.png", SIZE)
+    write_png(tmp_path / "benign/benign (1)_mask.png", box(0, 0))
+    write_png(tmp_path / "benign/benign (1)_mask_1.png", box(2, 5))
+    write_png(tmp_path / "benign/benign (10)_mask.png", box(1, 1))
+    write_png(tmp_path / "normal/normal (1)_mask.png", box(0, 0, 0))
+    assert recognises(tmp_path)
+    found = read(tmp_path)
+    assert not found.problems
+    masks = {image.name: draw(image, SIZE) for image in found.images}
+    assert list(masks) == ["benign/benign (1)", "benign/benign (10)", "normal/normal (1)"]
+    assert (masks["benign/benign (1)"] * 255 == box(0, 0) | box(2, 5)).all()
+    assert not masks["normal/normal (1)"].any()
+
+
+def test_halves_in_two_folders_are_united(tmp_path: Path) -> None:
+    """Montgomery County: one file for each lung."""
+    for name in ("a_0", "b_1"):
+        photo(tmp_path / f"CXR_png/{name}.png", SIZE)
+        write_png(tmp_path / f"ManualMask/leftMask/{name}.png", box(0, 0))
+        write_png(tmp_path / f"ManualMask/rightMask/{name}.png", box(2, 5))
+    assert recognises(tmp_path)
+    found = read(tmp_path)
+    assert [image.name for image in found.images] == ["a_0", "b_1"]
+    told = "masks of one image in several folders are united: leftMask, rightMask"
+    assert told in found.notes
+    assert (draw(found.images[0], SIZE) * 255 == box(0, 0) | box(2, 5)).all()
+
+
+@pytest.mark.parametrize("photo_name", ["{}_rgb", "{}"])
+def test_numbered_masks_with_a_suffix(tmp_path: Path, photo_name: str) -> None:
+    """Leaves of CVPPP, glands of GlaS; what else lies there is left out."""
+    for name in ("plant1", "plant2"):
+        photo(tmp_path / f"A1/{photo_name.format(name)}.png", SIZE)
+        write_png(tmp_path / f"A1/{name}_label.png", box(0, 0) // 255 + box(2, 5) // 85)
+        write_png(tmp_path / f"A1/{name}_fg.png", box(0, 0))
+    found = read(tmp_path)
+    assert [image.name for image in found.images] == ["A1/plant1", "A1/plant2"]
+    assert (draw(found.images[0], SIZE) * 255 == box(0, 0) | box(2, 5)).all()
+    assert "2 files left out: they lie beside images, and say no mask" in found.notes
 
 
 def test_one_name_without_a_class_makes_all_foreground(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ Format = Literal[
     "supervisely",
     "roboflow",
     "coco-panoptic",
+    "classes",
 ]
 
 
@@ -63,7 +64,8 @@ def import_(
         yolo: texts of polygons, and data.yaml with the names;
         rle: CSV of run lengths, as on Kaggle; via: JSON of VGG Image Annotator 1 or 2;
         supervisely: meta.json and ann/; roboflow: masks with _classes.csv;
-        coco-panoptic: JSON of segments and their PNGs.
+        coco-panoptic: JSON of segments and their PNGs;
+        classes: a mask file for each class, x_cat.png or cat/x.png.
     source
         Folder, file, or archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz) with the annotations.
     out
@@ -73,25 +75,38 @@ def import_(
     on_bad
         error: list everything that is wrong; skip: leave such images out, listed in import.json.
     """
-    from unetseg.importers.importing import FORMATS, import_dataset
+    from unetseg.importers.importing import import_dataset
 
-    name: str | None = str(kind)
-    if out is None:
-        if name in FORMATS and not Path(kind).exists():
-            raise ConfigError("OUT is missing", fix=f"unetseg import {name} {quoted(source)} OUT")
-        name, source, out = None, Path(kind), source
+    name, source, target = _arguments(kind, source, out)
     with observed() as progress:
         done = import_dataset(
             name,
             source,
-            out,
+            target,
             images=images,
             on_bad=on_bad,
             max_pixels=config.max_pixels,
             progress=progress,
         )
-    _show(done, out)
-    say(f"next: unetseg check {quoted(out)}")
+    _show(done, target)
+    say(f"next: unetseg check {quoted(target)}")
+
+
+def _arguments(
+    first: Path | str, second: Path, third: Path | None
+) -> tuple[str | None, Path, Path]:
+    """FORMAT, SRC and OUT, the first of which may be left out.
+
+    Raises:
+        ConfigError: OUT seems to be missing.
+    """
+    from unetseg.importers.importing import FORMATS
+
+    if third is not None:
+        return str(first), second, third
+    if str(first) in FORMATS and not Path(first).exists():
+        raise ConfigError("OUT is missing", fix=f"unetseg import {first} {quoted(second)} OUT")
+    return None, Path(first), second
 
 
 def _show(done: "Imported", out: Path) -> None:

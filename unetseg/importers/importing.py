@@ -21,6 +21,7 @@ from unetseg.data.files.limits import BOMB
 from unetseg.errors import ConfigError, DataError, ImageError, MaskError
 from unetseg.importers import (
     cityscapes,
+    class_masks,
     coco,
     cvat,
     instances,
@@ -75,8 +76,9 @@ FORMATS: dict[str, Format] = {
     "supervisely": supervisely,
     "roboflow": roboflow,
     "coco-panoptic": panoptic,
+    "classes": class_masks,
 }
-_BY_NAMES_ALONE = ("instances",)  # asked where no other format is recognised
+_BY_NAMES_ALONE = ("instances", "classes")  # asked where no other format is recognised
 _BATCH = 64  # pairs that are given to the threads at once
 _SUFFIXES = {
     "PNG": ".png",
@@ -205,7 +207,11 @@ def _recognised(folder: Path, paths: tuple[Path, Path]) -> str:
                 "annotations of several formats are there", commands, "Choose one of these."
             )
     command = shlex.join(["unetseg", "import", "FORMAT", *map(str, paths)])
-    fix = f"Say which it is: {command}; FORMAT is one of {', '.join(FORMATS)}."
+    check = shlex.join(["unetseg", "check", str(paths[0])])
+    fix = (
+        f"Say which these are: {command} with one of {', '.join(FORMATS)}. Images and masks of "
+        f"equal names need no import: {check}"
+    )
     raise DataError(f"no annotations recognised in {printable(paths[0])}", fix=fix)
 
 
