@@ -49,8 +49,9 @@ bench: $(STAMP) ## measure against the plain script, in turns; ARGS=--quick take
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.profiles
 
-docs: $(STAMP) ## write docs/cli.md from the commands
+docs: $(STAMP) ## write docs/cli.md from the commands, the layouts of docs/data.md from the tests
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python -m docs.make_layouts
 
 format: $(STAMP) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cyclopts import CycloptsError
 
+from docs import make_layouts
 from unetseg.cli.app import app
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +105,10 @@ def test_reference_of_the_command_line_is_current() -> None:
     make_cli = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make_cli)
     assert make_cli.PAGE.read_text(encoding="utf-8") == make_cli.page(), "run `make docs`"
+
+
+def test_table_of_layouts_is_current() -> None:
+    assert make_layouts.PAGE.read_text(encoding="utf-8") == make_layouts.page(), "run `make docs`"
 
 
 def test_readme_names_every_room() -> None:

@@ -7,7 +7,8 @@ between them:
     PATH  KIND  = PATH  KIND          an image and its mask; further masks of it follow after +
     PATH  KIND  ? PATH  KIND          a pair that may be found, but need not
     PATH  KIND  of PATH               a file in no pair that shows the same as another one
-    outcome  ONE or ANOTHER           pairs (where nothing is said), ask, import FORMAT, names WORD
+    outcome  ONE or ANOTHER           pairs (where nothing is said); numbered: pairs whose masks
+                                      number objects; ask; import FORMAT; names WORD
     splits  6 train, 3 val            any, or how many pairs; where nothing is said, no test split
 
 Braces hold what the files of a line differ in: `{01..12}` numbers, `{a,b}` words. Several braces
