@@ -1,79 +1,210 @@
 """Splits that text files list: `train.txt` and `val.txt`, `ImageSets/Segmentation/train.txt`."""
 
+import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from unetseg.data.pairs.naming import SPLITS, tokens
+from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.pairs.naming import SPLITS, read_name, tokens
+from unetseg.text import plural, printable
 
 _SUFFIXES = {".txt", ".lst", ".csv", ""}
 _MOST = 64 << 20  # bytes of a list
-_COVER = 0.5  # of the lines of a list name images, or it is another list
+_FILLERS = {"set", "list", "split", "id", "ids", "names", "files", "images"}
+_LINES = 0.5  # of a list's lines name files, or it is a list of something else
+_PAIRS = 0.9  # of the pairs, where lists name so many the rest of their lines may be about others
+_LEAST = 0.3  # of the pairs must be named, or nearly all would be left out
+_DEEP = 6  # folders of a path that tell files of one name apart
+_CUTS = 6  # counts and labels after a name
 
 
-def listed_splits(root: Path, images: Sequence[Path]) -> dict[Path, str]:
-    """The split of each image that the lists below `root` name; none unless two splits are listed.
+class Listed(NamedTuple):
+    """What lists say.
 
-    A line may be a name, with or without suffix and folders, or begin with one. Images that no list
-    names have no split where `train` is listed, and train where it is not.
+    Attributes:
+        splits: Of each pair; all None where no list is used.
+        told: Which lists are used, and which are not and why; nothing where there are none.
     """
-    stems: dict[str, list[Path]] = defaultdict(list)
-    for image in images:
-        stems[image.stem].append(image)
-    splits: dict[Path, str] = {}
-    for file, split in _lists(root):
-        for image in _named(file, stems):
-            if splits.setdefault(image, split) != split:
-                return {}  # lists of several draws: nobody could know which
-    if len({*splits.values()}) == 1 and len(splits) == len(images):
-        return {}
-    if {*splits.values()} == {"train"}:
-        return {}
-    if "train" not in splits.values() and splits:
-        splits = {image: splits.get(image, "train") for image in images}
-    return splits
+
+    splits: list[str | None]
+    told: str = ""
 
 
-def _lists(root: Path) -> list[tuple[Path, str]]:
-    """Text files that are called after one split and nothing else."""
-    files = []
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES):
-        words = [
-            t for t in tokens(path.stem) if t not in {"set", "list", "split", "id", "ids", "names"}
-        ]
-        if (
-            len(words) == 1
-            and words[0] in SPLITS
-            and path.is_file()
-            and path.stat().st_size < _MOST
-        ):
-            files.append((path, SPLITS[words[0]]))
-    return files
+class _List(NamedTuple):
+    file: Path
+    split: str
+    lines: int
+    files: int
+    """Lines that name a file of the folder."""
+    pairs: frozenset[int]
+    """The pairs that it names."""
 
 
-def _named(file: Path, stems: dict[str, list[Path]]) -> list[Path]:
-    """The images that most lines of a list name, or none."""
+def listed_splits(root: Path, names: Sequence[Iterable[str]], others: Iterable[str] = ()) -> Listed:
+    """The split of each pair that the lists below `root` name.
+
+    A line may be a name, with or without suffix and folders, or begin with one; or hold the paths
+    of image and mask. Pairs that no list names have no split where `train` is listed, and train
+    where it is not. Lists of one folder belong together; where those of several folders differ,
+    those count whose folder says masks (`ImageSets/Segmentation`).
+
+    Args:
+        root: The folder.
+        names: What each pair may be called: the paths of its image and mask, and its name.
+        others: Paths of files that are in no pair.
+    """
+    lists = list(_lists(root))
+    if not lists:
+        return Listed([None] * len(names))
+    tails = _tails(names, others)
+    read = [_read(file, split, tails) for file, split in lists]
+    used, unused = _used([one for one in read if one is not None], len(names))
+    splits: list[str | None] = [None] * len(names)
+    for one in used:
+        for number in one.pairs:
+            splits[number] = one.split
+    if used and "train" not in {one.split for one in used}:
+        splits = [split or "train" for split in splits]
+    told = [f"split by {', '.join(_name(one, root) for one in used)}"] if used else []
+    told += [f"{_name(one, root)} is not used, because {why}" for one, why in unused]
+    return Listed(splits, "; ".join(told))
+
+
+def _name(one: _List, root: Path) -> str:
+    return printable(one.file.relative_to(root).as_posix())
+
+
+def _lists(root: Path) -> Iterator[tuple[Path, str]]:
+    """Text files that are called after one split and nothing else; trainval where train is not."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        splits = {}
+        for name in sorted(files):
+            stem, suffix = os.path.splitext(name)  # noqa: PTH122 (of 100,000 names)
+            if suffix.lower() not in _SUFFIXES or name.startswith("."):
+                continue
+            words = [token for token in tokens(stem) if token not in _FILLERS]
+            word = "".join(words)
+            if (len(words) == 1 and word in SPLITS) or word == "trainval":
+                splits[name] = SPLITS.get(word, word)
+        for name, split in splits.items():
+            path = Path(folder, name)
+            is_both = split == "trainval"
+            if is_both and "train" in splits.values():
+                continue
+            if path.is_file() and path.stat().st_size < _MOST:
+                yield path, "train" if is_both else split
+
+
+def _tails(names: Sequence[Iterable[str]], others: Iterable[str]) -> dict[str, int | None]:
+    """The pair that each end of a path means, -1 for another file; None where several end so."""
+    tails: dict[str, int | None] = {}
+    for number, same in enumerate(names):
+        for end in {end for name in same for end in _ends(_plain(name).split("/"))}:
+            tails[end] = number if tails.get(end, number) == number else None
+    for name in others:
+        for end in _ends(_plain(name).split("/")):
+            tails.setdefault(end, -1)
+    return tails
+
+
+def _ends(parts: Sequence[str]) -> Iterator[str]:
+    for size in range(min(len(parts), _DEEP), 0, -1):
+        yield "/".join(parts[-size:])
+
+
+def _plain(name: str) -> str:
+    """A path with slashes and without an image's suffix."""
+    path = name.strip().strip("\"'").replace("\\", "/")
+    head, dot, suffix = path.rpartition(".")
+    return head if f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES else path
+
+
+def _read(file: Path, split: str, tails: Mapping[str, int | None]) -> _List | None:
+    """What a list names; None where it is no text."""
     try:
         lines = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
-        return []
-    found = [image for line in lines if (image := _image_of(line.strip(), stems)) is not None]
-    return found if len(found) >= _COVER * len(lines) else []
+        return None
+    found = [number for line in lines if (number := _meant(line, tails)) is not None]
+    return _List(file, split, len(lines), len(found), frozenset(n for n in found if n >= 0))
 
 
-def _image_of(line: str, stems: dict[str, list[Path]]) -> Path | None:
-    for text in (line, re.split(r"[\s,;]", line)[0]):
-        path = PurePosixPath(text.replace("\\", "/").lstrip("/"))
-        for stem in (path.stem, path.name):
-            same = stems.get(stem, [])
-            if len(same) == 1:
-                return same[0]
-            ends = [
-                image
-                for image in same
-                if image.as_posix().removesuffix(image.suffix).endswith(f"/{path.with_suffix('')}")
-            ]
-            if len(ends) == 1:
-                return ends[0]
+def _meant(line: str, tails: Mapping[str, int | None]) -> int | None:
+    """The file that a line names."""
+    for text in _readings(line):
+        for end in _ends(_plain(text).split("/")):
+            if end in tails:
+                if (number := tails[end]) is not None:
+                    return number
+                break
     return None
+
+
+def _readings(line: str) -> Iterator[str]:
+    """The whole line, its first cell, what is before its last words, and cells that are paths."""
+    yield line
+    first, *more = re.split(r"[,;|\t]", line)
+    if more:
+        yield first
+    for _ in range(_CUTS):
+        first = first.rstrip()
+        head = re.sub(r"\s+\S+$", "", first)
+        if head == first:
+            break
+        first = head
+        yield first
+    yield from (cell for cell in more if "/" in cell or "\\" in cell or "." in cell)
+
+
+def _used(lists: Sequence[_List], pairs: int) -> tuple[list[_List], list[tuple[_List, str]]]:
+    """The lists that together are the splits, and the others with the reason.
+
+    A list of files without masks, and one of all pairs for training, say nothing about splits.
+    """
+    covers = _named(lists) >= _PAIRS * pairs
+    good = [one for one in lists if one.pairs and (covers or one.files >= _LINES * one.lines)]
+    foreign = [one for one in lists if one.files < _LINES * one.lines and one not in good]
+    unused = [
+        (one, f"of its {plural(one.lines, 'line')} {one.files} name files of this folder")
+        for one in foreign
+    ]
+    chosen = _one_draw(good)
+    if good and not chosen:
+        why = "some images are in several splits"
+    elif {one.split for one in chosen} == {"train"}:
+        why = "" if _named(chosen) == pairs else "no list of another split is with it"
+    elif _named(chosen) < _LEAST * pairs:
+        why = f"the lists name {_named(chosen):,} of {plural(pairs, 'pair')}"
+    else:
+        return chosen, [
+            *unused,
+            *((one, "another folder holds lists for masks") for one in good if one not in chosen),
+        ]
+    return [], [*unused, *((one, why) for one in good if why)]
+
+
+def _named(lists: Iterable[_List]) -> int:
+    return len(frozenset().union(*(one.pairs for one in lists)))
+
+
+def _one_draw(lists: Sequence[_List]) -> list[_List]:
+    """The lists that contradict one another nowhere: all, or those of one folder; or none."""
+    folders: dict[Path, list[_List]] = defaultdict(list)
+    for one in lists:
+        folders[one.file.parent].append(one)
+    draws = [draw for draw in folders.values() if _agree(draw)]
+    if _agree(lists):
+        return list(lists)
+    for_masks = [draw for draw in draws if read_name(draw[0].file.parent.name).role == "mask"]
+    return for_masks[0] if len(for_masks) == 1 else []
+
+
+def _agree(lists: Sequence[_List]) -> bool:
+    splits: dict[str, set[int]] = defaultdict(set)
+    for one in lists:
+        splits[one.split] |= one.pairs
+    return len(set().union(*splits.values())) == sum(map(len, splits.values()))

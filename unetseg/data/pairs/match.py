@@ -156,17 +156,23 @@ def _search(
         base, choice = root, choose(root, split_series(read_entries(root, paths)))
     pairs = [pair for reading in choice.readings for pair in _pairs_of(reading)]
     _refuse_few(base, len(pairs), choice.left_out, unpaired)
-    pairs, outside = _with_splits(base, _unique(pairs))
-    left_out = {**choice.left_out, **dict.fromkeys(outside, _OUTSIDE)}
+    left_out = choice.left_out
     if unpaired == "empty":
-        bare = [path for path, why in left_out.items() if why == NO_MASK]
-        pairs += [
-            Pair(path, None, path.relative_to(base).with_suffix("").as_posix()) for path in bare
-        ]
+        pairs += _bare(base, [path for path, why in left_out.items() if why == NO_MASK])
         left_out = {path: why for path, why in left_out.items() if why != NO_MASK}
-    rule = _sentence(choice.readings) + _told(left_out.values())
+    pairs, outside, told = _with_splits(base, _unique(pairs), left_out)
+    left_out |= dict.fromkeys(outside, _OUTSIDE)
+    rule = _sentence(choice.readings) + _told(left_out.values()) + told
     numbered = any(reading.masks.look.numbered for reading in choice.readings)
     return PairSet(root, tuple(pairs), rule, tuple(left_out.items()), numbered)
+
+
+def _bare(base: Path, images: Sequence[Path]) -> list[Pair]:
+    """Images that show nothing, and need no mask."""
+    return [
+        Pair(entry.path, None, entry.inner.with_suffix("").as_posix(), entry.split)
+        for entry in read_entries(base, images)
+    ]
 
 
 def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path, list[list[Entry]]]:
@@ -260,22 +266,31 @@ def _refuse_few(root: Path, pairs: int, left_out: dict[Path, str], unpaired: Unp
 # Splits
 
 
-def _with_splits(root: Path, pairs: list[Pair]) -> tuple[list[Pair], list[Path]]:
-    """The pairs with the splits of folders or lists, and the files of pairs outside of these."""
+def _with_splits(
+    root: Path, pairs: list[Pair], others: Iterable[Path]
+) -> tuple[list[Pair], list[Path], str]:
+    """The pairs with the splits of folders or lists, the files outside of these, and the lists."""
+    told = ""
     if not any(pair.split for pair in pairs):
-        splits = listed_splits(root, [pair.image for pair in pairs])
-        pairs = [replace(pair, split=splits.get(pair.image)) for pair in pairs]
+        names = [[_inner(p, root) for p in (x.image, x.mask) if p] + [x.name] for x in pairs]
+        listed = listed_splits(root, names, [_inner(path, root) for path in others])
+        pairs = [replace(p, split=split) for p, split in zip(pairs, listed.splits, strict=True)]
+        told = listed.told and f"; {listed.told}"
     named = [pair for pair in pairs if pair.split]
     rest = [pair for pair in pairs if not pair.split]
     if len({pair.split for pair in named}) < 2 and not (named and rest):
-        return [replace(pair, split=None) for pair in pairs], []
+        return [replace(pair, split=None) for pair in pairs], [], told
     if not rest:
-        return pairs, []
-    kept = named if len(named) >= _SPLIT_SHARE * len(pairs) else rest
-    outside = [p for pair in pairs if pair not in kept for p in (pair.image, pair.mask) if p]
+        return pairs, [], told
+    kept, out = (named, rest) if len(named) >= _SPLIT_SHARE * len(pairs) else (rest, named)
+    outside = [path for pair in out for path in (pair.image, pair.mask) if path]
     if len({pair.split for pair in kept}) < 2:
         kept = [replace(pair, split=None) for pair in kept]
-    return kept, outside
+    return kept, outside, told
+
+
+def _inner(path: Path, root: Path) -> str:
+    return (path.relative_to(root) if root in path.parents else path).as_posix()
 
 
 # Words
