@@ -87,6 +87,7 @@ what is written above it, never below.
       via.py             VGG Image Annotator: a JSON of regions
       supervisely.py     Supervisely: polygons with holes, bitmaps
       roboflow.py        Roboflow: numbered masks with a table of classes
+      nnunet.py          nnU-Net: channels in several files, slices of volumes
       panoptic.py        COCO panoptic: PNGs of numbered segments
       pairs_folder.py    the folder of pairs that an import writes
       importing.py       the formats, and the import

@@ -28,6 +28,7 @@ Format = Literal[
     "via",
     "supervisely",
     "roboflow",
+    "nnunet",
     "coco-panoptic",
     "classes",
 ]
@@ -64,6 +65,7 @@ def import_(
         yolo: texts of polygons, and data.yaml with the names;
         rle: CSV of run lengths, as on Kaggle; via: JSON of VGG Image Annotator 1 or 2;
         supervisely: meta.json and ann/; roboflow: masks with _classes.csv;
+        nnunet: dataset.json, imagesTr/, labelsTr/, of images or NIfTI volumes;
         coco-panoptic: JSON of segments and their PNGs;
         classes: a mask file for each class, x_cat.png or cat/x.png.
     source

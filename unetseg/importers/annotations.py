@@ -167,7 +167,7 @@ def collect(entries: Iterable[Entry]) -> Annotations:
     labels = [shape.label for shape in shapes if shape.label is not None]
     names = tuple(named.names) or sorted(set(labels))
     classes, codes = (tuple(names), {}) if named.coded else class_codes([*names, *labels])
-    count = Counter(image.path for image in images)
+    count = Counter(image.path for image in images if not image.embedded)
     twins = {image.path: image.name for image in images if count[image.path] > 1}
     repeated = [Problem("image listed several times", name) for name in twins.values()]
     drawable = []

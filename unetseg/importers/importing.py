@@ -27,6 +27,7 @@ from unetseg.importers import (
     instances,
     labelme,
     labelstudio,
+    nnunet,
     panoptic,
     rle,
     roboflow,
@@ -75,6 +76,7 @@ FORMATS: dict[str, Format] = {
     "via": via,
     "supervisely": supervisely,
     "roboflow": roboflow,
+    "nnunet": nnunet,
     "coco-panoptic": panoptic,
     "classes": class_masks,
 }
