@@ -181,6 +181,7 @@ def with_border(value: int, dtype: type) -> Array:
     return mask
 
 
+ONE_HOT = np.stack([disc() * 255, *[disc() * 0] * 4], axis=-1).astype(np.uint8)
 RED_DISC, NOISY = rgba(disc() * 255), ["mask-noise", "mask-coding"]
 KINDS: list[tuple[str, Callable[[Path], object], list[Code], list[str]]] = [
     ("0/1.png", pillow(grey(1)), [0, 1], ["dark-masks"]),
@@ -195,6 +196,13 @@ KINDS: list[tuple[str, Callable[[Path], object], list[Code], list[str]]] = [
     ("palette.png", palette(ORDERED), [0, 3], []),
     ("black-palette.png", palette([0] * 768), [0, 3], ["near-colours"]),
     ("rgba.png", pillow(rgba(disc() * 0 + 255)), [BLACK, RED], ["mask-alpha", "mask-coding"]),
+    ("clear.png", pillow(RED_DISC), [BLACK, RED], ["mask-coding"]),
+    (
+        "one-hot.tif",
+        tiff(ONE_HOT, photometric="minisblack", planarconfig="contig"),
+        [0, 1],
+        ["dark-masks"],
+    ),
     ("16-bit.png", pillow(grey(255, np.uint16)), [0, 255], []),
     ("16-bit.tif", tiff(grey(7, np.uint16)), [0, 7], ["dark-masks"]),
     ("wide.tif", tiff(grey(60_000, np.uint16)), [0, 60_000], ["mask-coding"]),
@@ -227,8 +235,8 @@ REFUSED: list[tuple[str, Callable[[Path], object], str]] = [
 ]
 FRAMES: dict[str, Any] = {"save_all": True, "append_images": [Image.fromarray(grey(128))]}
 UNREAD: list[tuple[str, Callable[[Path], object], str]] = [
-    ("clear.png", pillow(RED_DISC), "4 bands of uint8"),
-    ("la.png", pillow(RED_DISC, "LA"), "2 bands of uint8"),
+    ("clear.png", pillow(noise(4)), "4 bands of uint8"),
+    ("la.png", pillow(noise(4), "LA"), "2 bands of uint8"),
     ("half.tif", tiff(disc() * np.float32(0.5)), "fractions"),
     ("pages.tif", tiff(np.stack([grey(1)] * 3), photometric="minisblack"), "pages"),
     ("moving.gif", pillow(grey(255), **FRAMES), "2 frames"),

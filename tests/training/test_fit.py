@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from tests.builders import Heard
 from unetseg.config import NetworkConfig, RuntimeConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import Sample
+from unetseg.data.files.pngs import write_png
 from unetseg.data.sample import draw_sample
 from unetseg.errors import (
     BundleError,
@@ -27,6 +29,7 @@ from unetseg.errors import (
     MachineError,
     StoppedError,
 )
+from unetseg.evaluation.confusion import score
 from unetseg.progress import Silent
 from unetseg.training.checkpoint import load_state
 from unetseg.training.fit import train
@@ -82,6 +85,31 @@ def test_a_run_folder_is_complete(data: Path, tmp_path: Path) -> None:
     plan = json.loads((run / "plan.json").read_text())
     assert plan["patch"] == 32
     assert plan["reasons"]["patch"] == "as set"
+
+
+@pytest.mark.long
+def test_a_validation_without_objects_has_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = draw_sample(tmp_path / "cells", count=5, size=64)
+    for i, mask in enumerate(sorted((folder / "masks").iterdir())):
+        for kind, file in (("masks", mask), ("images", folder / "images" / mask.name)):
+            place = folder / ("val" if i < 2 else "train") / kind / file.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(place)
+        if i < 2:
+            write_png(place.parents[1] / "masks" / mask.name, np.zeros((64, 64), np.uint8))
+    (folder / "images").rmdir()
+    (folder / "masks").rmdir()
+    nothing = score(np.array([[[64, 0], [0, 0]]]), ["background", "cell"], [1])
+    monkeypatch.setattr("unetseg.training.fit.score_split", lambda *_: nothing)
+    heard = Heard()
+    run = train(folder, tiny(epochs=2), out=tmp_path, name="a", progress=heard)
+    assert any("in no mask of val, so that there is no score" in line for line in heard.said)
+    assert any("best validation Dice nan" in line for line in heard.said)
+    model = json.loads((run / "model" / "model.json").read_text())
+    assert not any(row["val_dice"] == "1.0" for row in metrics(run))
+    assert model["scores"]["foreground_dice"] is None
 
 
 @pytest.mark.long

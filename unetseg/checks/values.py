@@ -484,6 +484,11 @@ def _inspect_splits(masks: Masks, survey: Survey) -> Iterator[Finding]:
     for split, consequence in _LACKS.items():
         held = masks.pixels[splits == split].any(axis=0)
         lacking = [k for k in asked if not held[k]]
+        shown = masks.class_map.foreground
+        if split in ("val", "test") and not any(held[k] for k in shown if k in masks.present):
+            consequence = "so that there is no score" + (
+                " and the last weights are kept" if split == "val" else ""
+            )
         if lacking and split in splits:
             yield warning(
                 "split-classes",

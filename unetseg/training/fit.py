@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -165,14 +164,15 @@ class Trainer:
         self.progress.finish("training")
         self.log.close()
         self.progress.say(
-            f"best validation Dice {self.best:.4f} after {self.step} steps "
+            f"best validation Dice {self.best if self.best >= 0 else math.nan:.4f} after "
+            f"{self.step} steps "
             f"in {self.clock.elapsed:.0f} s"
         )
 
     def validate(self) -> None:
         """Score the whole validation set; keep the weights when they are the best so far.
 
-        Without any foreground in truth and prediction there is no Dice; that counts as perfect.
+        Without any foreground in truth and prediction there is no Dice; the latest weights stay.
         """
         began = time.monotonic()
         self._check_skipped_steps()
@@ -180,10 +180,11 @@ class Trainer:
         kept, tile, overlap = self.learner.kept, self.plan.tile, self.plan.overlap
         engine = Engine(kept, self.machine, tile=tile, overlap=overlap)
         scores = score_split(engine, self.info, self.val_reader, self.val_facts, self.progress)
-        dice = float(np.nan_to_num(scores.foreground_dice, nan=1.0))
-        self.without_better = 0 if dice > self.best else self.without_better + 1
-        if dice > self.best or dice == self.best == 0:
-            self.best = dice
+        dice = scores.foreground_dice
+        is_better = math.isnan(dice) or dice > self.best
+        self.without_better = 0 if is_better else self.without_better + 1
+        if is_better or dice == self.best == 0:
+            self.best = max(self.best, dice)
             info = self.info.model_copy(update={"scores": {"split": "val", **scores.to_json()}})
             save_bundle(self.run.folder / "model", kept.state_dict(), info)
         self._record(train_loss, scores, engine)

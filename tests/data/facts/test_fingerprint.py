@@ -147,7 +147,9 @@ def test_nan_names_the_file(folder: Path) -> None:
 def test_both_files_of_a_pair_are_named_and_every_fix_given(folder: Path) -> None:
     (folder / "images" / "0.png").write_text("no image")
     (folder / "masks" / "0.png").write_bytes(b"")
-    Image.fromarray(np.zeros((12, 5, 4), np.uint8)).save(folder / "masks" / "1.png")
+    Image.fromarray(np.arange(240, dtype=np.uint8).reshape(12, 5, 4)).save(
+        folder / "masks" / "1.png"
+    )
     with pytest.raises(DataError, match="2 of 3 pairs cannot be read") as error:
         take_fingerprint(pairs_of(folder))
     named = [line.split()[0] for line in error.value.offenders]

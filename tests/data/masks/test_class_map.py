@@ -262,7 +262,7 @@ def test_opaque_alpha_is_dropped_and_other_alpha_refused(tmp_path: Path) -> None
     write_png(tmp_path / "a.png", colours)
     raw = read_mask(tmp_path / "a.png")
     assert (raw.coding, raw.pixels.shape, raw.alpha) == ("rgb", (4, 4, 3), True)
-    colours[0, 0, 3] = 0
+    colours[0, 0] = 9, 0, 0, 100
     write_png(tmp_path / "b.png", colours)
     with pytest.raises(MaskError, match=r"b\.png has 4 bands"):
         read_mask(tmp_path / "b.png")

@@ -23,7 +23,7 @@ from unetseg.progress import SILENT, Progress
 from unetseg.storage import content_hash, write_bytes
 from unetseg.text import plural, printable
 
-CACHE_VERSION = "3"
+CACHE_VERSION = "4"
 NO_NUMBERS = "NaN or infinite pixels"
 KIND_FIX = "Convert these images, or train on them apart."
 

@@ -209,6 +209,11 @@ class ImageFile:
         return georeference_of(self.open_tiff(), self.path)
 
     @property
+    def white_is_zero(self) -> bool:
+        """Whether viewers show 0 as white; what is read is as stored all the same."""
+        return self.format == "TIFF" and self.open_tiff().white_is_zero
+
+    @property
     def pillow_bands(self) -> int | None:
         """The bands that Pillow sees, which may be fewer than there are; None if it cannot."""
         if self.format != "TIFF":

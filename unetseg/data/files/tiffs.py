@@ -47,6 +47,7 @@ class Tiff:
         orientation: 1–8, the tag of EXIF and TIFF.
         palette: uint8 256×4, the RGBA colour of each index, or None.
         lossy: Whether the compression changes values (JPEG and its kin).
+        white_is_zero: Whether viewers show 0 as white; the pixels are as stored all the same.
         byteorder: That of the file, < or >.
         kind: The name of `dtype`.
         segment: Height and width of the pieces that are decoded at once, pixels.
@@ -81,6 +82,7 @@ class Tiff:
         self.orientation = int(keyframe.tags.valueof(_ORIENTATION, 1))
         self.palette = _palette(keyframe)
         self.lossy = int(keyframe.compression) in _LOSSY
+        self.white_is_zero = keyframe.photometric == 0
         self.byteorder: Any = self._file.byteorder
         self._is_bits = series.dtype == np.bool_ and keyframe.photometric != _PALETTE
         stored = np.uint8 if series.dtype == np.bool_ else series.dtype.newbyteorder("=")

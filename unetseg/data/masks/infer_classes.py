@@ -7,7 +7,7 @@ Whether strays are classes all the same or go to the nearest one is for classes.
 import colorsys
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -170,6 +170,8 @@ def infer_class_map(
     _check_number(folder, meaning)
     class_map = _build(folder, reading, meaning)
     told = [f"{_text(code)} counts as {_text(meant)}" for code, meant in united.items()][:_SHOWN]
+    forms = Counter(fact.form for fact in facts if fact.form)
+    told += [f"{count} of {len(facts)} {form}" for form, count in forms.items()]
     if names and len(named) > len(names.entries):
         told.append(f"{names.source} does not name {_text(named[0].code)}")
     if numbers:

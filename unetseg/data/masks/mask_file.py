@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.image import ImageFile, Once, Picture, cut, effective_bands
+from unetseg.data.files.image import STRIP, ImageFile, Once, Picture, cut, effective_bands
 from unetseg.data.masks.class_map import Coding
 from unetseg.errors import ImageError, MaskError
 
+ALPHA = "transparent where nothing is: alpha is read as background"
+BANDS = "one band for each class: read as numbers from 1"
+WHITE_IS_ZERO = "stored with white as 0: read as viewers show them"
 _BLACK_AND_WHITE = [(0, 0, 0), (255, 255, 255)]
 
 
@@ -27,6 +30,7 @@ class RawMask:
         lossy: Whether the file's compression changes values (JPEG).
         tiff: Whether the file is a TIFF.
         alpha: Whether the file has an opaque alpha band, left out here.
+        form: Another form that was brought to this one, in words: `ALPHA` and the like.
     """
 
     pixels: NDArray[Any]
@@ -35,6 +39,7 @@ class RawMask:
     lossy: bool = False
     tiff: bool = False
     alpha: bool = False
+    form: str = ""
 
 
 class MaskFile:
@@ -116,6 +121,11 @@ class MaskFile:
         return self.raw.alpha
 
     @property
+    def form(self) -> str:
+        """What was made of another form, in words."""
+        return self.raw.form
+
+    @property
     def lossy(self) -> bool:
         """Whether the file's compression changes values (JPEG)."""
         return self._image.lossy
@@ -138,6 +148,7 @@ class MaskFile:
         with _as_mask_error():
             picture = self._image.stored(*window)
         values = self._values(picture, self.raw.coding, self.raw.alpha)
+        values = 255 - values if self.form == WHITE_IS_ZERO else values
         return values.astype(self.dtype, copy=False)
 
     def strips(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -171,12 +182,50 @@ class MaskFile:
     def _read_whole(self) -> RawMask:
         with _as_mask_error():
             picture = self._image.picture()
+        form = ""
+        if picture.palette is None:
+            pixels, form = self._other_form(picture.pixels)
+            picture = Picture(pixels)
         alpha = effective_bands(picture.pixels) != picture.pixels.shape[-1]
         bands, dtype = picture.pixels.shape[-1] - alpha, picture.pixels.dtype
         highest = int(picture.pixels[..., 0].max(initial=0)) if picture.palette is not None else 0
         coding, palette = self._coding(bands, dtype, picture.palette, highest)
         values = self._values(picture, coding, alpha)
-        return RawMask(values, coding, palette, self.lossy, self.tiff, alpha)
+        return RawMask(values, coding, palette, self.lossy, self.tiff, alpha, form)
+
+    def _other_form(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], str]:
+        """The pixels H×W×C of a mask in a form that others show as a mask, and the form, or "".
+
+        Of a picture in one colour the alpha band is the mask; where all that is transparent has one
+        colour, alpha adds nothing. Of 4 and more bands of black and white each is a class, numbered
+        from 1. Black and white of a TIFF whose white is 0 are as viewers show them.
+        """
+        bands = pixels.shape[-1]
+        if self._image.white_is_zero and _is_black_and_white(pixels[..., :1]) and bands == 1:
+            return 255 - pixels, WHITE_IS_ZERO
+        if bands in (2, 4) and pixels.dtype == np.uint8 and effective_bands(pixels) == bands:
+            colours, alpha = pixels[..., :-1], pixels[..., -1]
+            if bool((colours == colours[:1, :1]).all()):
+                return alpha[..., None], ALPHA
+            clear = colours[alpha == 0]
+            if _is_black_and_white(alpha) and bool((clear == clear[:1]).all()):
+                return colours, ALPHA
+        if bands < 4 or pixels.dtype.kind not in "iuf" or not pixels.size:
+            return pixels, ""
+        marked = pixels == (white := pixels.max())
+        if white not in (1, 255) or not bool(((pixels == 0) | marked).all()):
+            return pixels, ""
+        several = int((marked.sum(axis=-1) > 1).sum())
+        if several and effective_bands(pixels) == bands:
+            raise MaskError(
+                f"{self.path} has {bands} bands of {white} and 0, and {several} pixels are {white} "
+                "in several",
+                fix="A pixel has one class here: save one band, in which each class has a number.",
+                code="mask-values",
+                paths=[self.path],
+            )
+        numbers = (marked.argmax(axis=-1) + 1) * marked.any(axis=-1)
+        return (pixels, "") if several else (numbers[..., None].astype(np.uint8), BANDS)
 
     def _kind_of_windows(self) -> RawMask:
         """What a mask is by its header; its pixels are none, of the type that windows have."""
@@ -189,7 +238,14 @@ class MaskFile:
         whole = stored in (np.uint8, np.uint16, np.int16, np.int32)
         dtype = stored if whole else np.dtype(np.int16 if stored == np.int8 else np.int32)
         none = np.empty((0, 0, 3) if coding == "rgb" else (0, 0), dtype)
-        return RawMask(none, coding, colours, self.lossy, self.tiff, alpha)
+        strips = range(0, self._image.height, STRIP) if self._image.white_is_zero else ()
+        is_inverted = bool(strips) and all(
+            _is_black_and_white(self._image.stored(top, 0, rows, self._image.width).pixels)
+            for top in strips
+            if (rows := min(STRIP, self._image.height - top))
+        )
+        form = WHITE_IS_ZERO if is_inverted else ""
+        return RawMask(none, coding, colours, self.lossy, self.tiff, alpha, form)
 
     def _coding(
         self, bands: int, dtype: np.dtype[Any], palette: NDArray[np.uint8] | None, highest: int
@@ -231,6 +287,11 @@ def read_mask(path: Path, max_pixels: int | None = None) -> RawMask:
     """
     with MaskFile(path, max_pixels) as mask:
         return mask.whole()
+
+
+def _is_black_and_white(pixels: NDArray[Any]) -> bool:
+    """Whether there is nothing but 0 and 255."""
+    return pixels.dtype == np.uint8 and bool(((pixels == 0) | (pixels == 255)).all())
 
 
 def _whole_numbers(pixels: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -36,6 +36,7 @@ class MaskFacts(BaseModel):
         palette: 768 numbers with the coding "palette".
         lossy: Whether the compression changes values (JPEG).
         alpha: Whether the file has an opaque alpha band, which does not count.
+        form: What was made of another form, in words.
         suffix: ".tif" when the content is TIFF, else that of the name, in lower case.
         format: What the content is, whatever the name says: PNG, JPEG, TIFF, …
         inner: Of each code in `counts`, the 2×2 squares that hold nothing else: areas have about
@@ -55,6 +56,7 @@ class MaskFacts(BaseModel):
     palette: tuple[int, ...] | None = None
     lossy: bool = False
     alpha: bool = False
+    form: str = ""
     suffix: str = ".png"
     format: str = ""
 
@@ -83,6 +85,7 @@ def mask_facts(path: Path, max_pixels: int | None = None) -> MaskFacts:
             palette=mask.palette,
             lossy=mask.lossy,
             alpha=mask.alpha,
+            form=mask.form,
             suffix=".tif" if mask.tiff else path.suffix.lower(),
             format=mask.format,
         )

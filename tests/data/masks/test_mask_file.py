@@ -1,0 +1,78 @@
+"""Masks in forms that other programs write: each is read as the numbers that viewers show."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from unetseg.data.masks.mask_file import ALPHA, BANDS, WHITE_IS_ZERO, MaskFile, read_mask
+from unetseg.errors import MaskError
+
+DISC = np.hypot(*(np.mgrid[:24, :32] - 12)) < 6
+FOUR = np.digitize(np.arange(32), [4, 12, 20])[None].repeat(24, 0)  # 0 … 3
+
+
+@pytest.mark.parametrize("kind", ["8 bit", "1 bit"])
+def test_white_as_zero_is_read_as_shown(tmp_path: Path, kind: str) -> None:
+    mask = DISC * np.uint8(255)
+    stored = ~DISC if kind == "1 bit" else 255 - mask
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite")
+    raw = read_mask(tmp_path / "a.tif")
+    assert raw.form == WHITE_IS_ZERO
+    assert np.array_equal(raw.pixels, mask)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.tif").convert("L")), mask)
+
+
+def test_windows_of_white_as_zero_are_read_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unetseg.data.files.image.WHOLE_PIXELS", 0)
+    mask = DISC * np.uint8(255)
+    tifffile.imwrite(tmp_path / "a.tif", 255 - mask, photometric="miniswhite")
+    with MaskFile(tmp_path / "a.tif") as file:
+        assert file.is_windowed
+        assert np.array_equal(file.read(3, 4, 9, 20), mask[3:12, 4:24])
+
+
+def test_class_numbers_are_read_as_stored_whatever_is_white(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", FOUR.astype(np.uint8), photometric="miniswhite")
+    assert np.array_equal(read_mask(tmp_path / "a.tif").pixels, FOUR)
+
+
+@pytest.mark.parametrize(
+    ("colour", "expected"),
+    [
+        (np.zeros(3), DISC * np.uint8(255)),  # a cut-out: alpha alone differs
+        (
+            np.array([0, 200, 0]),
+            DISC[..., None] * np.array([0, 200, 0], np.uint8),
+        ),  # nothing is transparent
+    ],
+)
+def test_alpha_tells_where_nothing_is(
+    tmp_path: Path, colour: NDArray[Any], expected: NDArray[np.uint8]
+) -> None:
+    pixels = np.dstack([DISC[..., None] * colour, 255 * DISC]).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    raw = read_mask(tmp_path / "a.png")
+    assert raw.form == ALPHA
+    assert np.array_equal(raw.pixels, expected)
+
+
+@pytest.mark.parametrize("high", [1, 255])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_band_for_each_class_is_numbers(tmp_path: Path, high: int, dtype: type) -> None:
+    bands = np.stack([k == FOUR for k in (1, 2, 3, 9)], -1).astype(dtype) * dtype(high)
+    tifffile.imwrite(tmp_path / "a.tif", bands, photometric="minisblack", planarconfig="contig")
+    raw = read_mask(tmp_path / "a.tif")
+    assert raw.form == BANDS
+    assert np.array_equal(raw.pixels, FOUR)
+    bands[3, 5, :2] = high
+    tifffile.imwrite(tmp_path / "b.tif", bands, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(MaskError, match="1 pixels are") as caught:
+        read_mask(tmp_path / "b.tif")
+    assert caught.value.paths == (tmp_path / "b.tif",)
