@@ -58,13 +58,14 @@ def find_foreign(root: Path) -> list[Foreign]:
         for name in sorted(names):
             if not name.startswith("."):
                 by_suffix[Path(name).suffix.lower()].append(Path(folder) / name)
-    found = [*_jsons(root, by_suffix), *_texts(by_suffix), *_xmls(by_suffix)]
+    found = [*_jsons(root, by_suffix), *_texts(root, by_suffix), *_xmls(by_suffix)]
     for suffix, what in _FORMATS.items():
         files = [
             f for f in by_suffix.get(suffix, ()) if suffix != ".gz" or f.name.endswith(".nii.gz")
         ]
         if files:
-            found.append(Foreign(what, tuple(files)))
+            is_nnunet = suffix in {".nii", ".gz"} and (root / "labelsTr").is_dir()
+            found.append(Foreign(what, tuple(files), "nnunet" if is_nnunet else "", root))
     return found
 
 
@@ -80,8 +81,9 @@ _JSONS = {  # what one is called, and whether `unetseg import` reads it as a fol
     "labelme": ("JSON file of labelme", "folder"),
     "coco": ("annotation file of COCO", "file"),
     "labelstudio": ("JSON export of Label Studio", "file"),
-    "via": ("JSON file of VGG Image Annotator (VIA)", ""),
-    "supervisely": ("JSON file of Supervisely", ""),
+    "coco-panoptic": ("annotation file of COCO panoptic", "folder"),
+    "via": ("JSON file of VGG Image Annotator (VIA)", "folder"),
+    "supervisely": ("JSON file of Supervisely", "folder"),
     "geojson": ("GeoJSON file with polygons", ""),
 }
 
@@ -103,7 +105,7 @@ def _json_kind(head: str) -> str:
     if {"shapes", "imagePath"} <= keys:
         return "labelme"
     if {"annotations", "categories"} & keys and "images" in keys:
-        return "coco"
+        return "coco-panoptic" if "segments_info" in keys else "coco"
     if "regions" in keys or "_via_img_metadata" in keys or "shape_attributes" in keys:
         return "via"
     if {"classTitle", "bitmap", "classId"} & keys or {"objects", "size"} <= keys:
@@ -113,16 +115,16 @@ def _json_kind(head: str) -> str:
     return "labelstudio" if {"annotations", "from_name"} <= keys or "brushlabels" in keys else ""
 
 
-def _texts(files: Mapping[str, Sequence[Path]]) -> Iterator[Foreign]:
+def _texts(root: Path, files: Mapping[str, Sequence[Path]]) -> Iterator[Foreign]:
     row = re.compile(r"\s*\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*", re.IGNORECASE)
     texts = files.get(".txt", ())
     samples = [path for path in texts if path.stat().st_size][: 4 * _SEEN]
     yolo = [p for p in samples if all(row.fullmatch(line) for line in _head(p).splitlines()[:20])]
     if len(yolo) > 1 or (yolo and len(yolo) == len(samples)):
-        yield Foreign("YOLO label file (.txt)", tuple(texts))
+        yield Foreign("YOLO label file (.txt)", tuple(texts), "yolo", root)
     rle = [path for path in files.get(".csv", ()) if "EncodedPixels" in _head(path)]
     if rle:
-        yield Foreign("table of run lengths (EncodedPixels)", tuple(rle))
+        yield Foreign("table of run lengths (EncodedPixels)", tuple(rle), "rle", root)
 
 
 def _xmls(files: Mapping[str, Sequence[Path]]) -> Iterator[Foreign]:
