@@ -1,0 +1,111 @@
+"""Which series are images and which masks, where names do not say it all."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.data.pairs.layouts import draw, read_table
+from unetseg.data.pairs.match import PairSet, find_pairs
+from unetseg.errors import PairingError
+
+
+def folder(root: Path, *lines: str) -> Path:
+    """Files drawn as lines of the table of layouts say."""
+    (layout,) = read_table("\n".join(["[drawn] for a test", *lines]))
+    return draw(layout, root)
+
+
+def folders(found: PairSet) -> set[tuple[str, str]]:
+    """The folders of images and masks."""
+    return {(p.image.parent.name, p.mask.parent.name) for p in found.pairs if p.mask}
+
+
+def reasons(found: PairSet) -> dict[str, str]:
+    return {path.parent.name: why for path, why in found.left_out}
+
+
+def test_numbers_that_agree_are_no_pairs_where_masks_fit_another_image(tmp_path: Path) -> None:
+    root = folder(
+        tmp_path,
+        "photos/shot-{11..18}.png  rgb",
+        "masks/no. {011..018} b.png  mask  of photos/shot-{12,13,14,15,16,17,18,11}.png",
+    )
+    with pytest.raises(PairingError):
+        find_pairs(root)
+
+
+def test_numbers_that_agree_count_where_masks_explain_their_images(tmp_path: Path) -> None:
+    line = "photos/shot-{11..18}.png  rgb  = masks/no. {011..018} b.png  mask"
+    assert folders(find_pairs(folder(tmp_path, line))) == {("photos", "masks")}
+
+
+@pytest.mark.parametrize("name", ["mask", "masks", "area"])
+def test_discs_beside_masks_are_fields_of_view(tmp_path: Path, name: str) -> None:
+    root = folder(
+        tmp_path, "images/{1..8}.png  rgb  = manual/{}.png  mask", f"{name}/{{1..8}}.png  fov"
+    )
+    found = find_pairs(root)
+    assert folders(found) == {("images", "manual")}
+    assert set(reasons(found)) == {name}
+
+
+def test_copies_in_colours_give_way_to_numbers(tmp_path: Path) -> None:
+    root = folder(
+        tmp_path,
+        "images/{1..8}.png  rgb  = truth/{}.png  index:4",
+        "masks/{1..8}.png  colours:4  of images/{}.png",
+    )
+    assert folders(find_pairs(root)) == {("images", "truth")}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("predictions", "mask"),
+        ("overlays", "overlay"),
+        ("depth", "depth"),
+        ("2nd_manual", "second"),
+    ],
+)
+def test_what_takes_no_part_is_told_with_its_reason(tmp_path: Path, name: str, kind: str) -> None:
+    root = folder(
+        tmp_path,
+        "images/{1..8}.png  rgb  = masks/{}.png  mask",
+        f"{name}/{{1..8}}.png  {kind}  of images/{{}}.png",
+    )
+    found = find_pairs(root)
+    assert folders(found) == {("images", "masks")}
+    assert reasons(found)[name]
+
+
+def test_contents_decide_where_no_word_does(tmp_path: Path) -> None:
+    root = folder(tmp_path, "A/{1..8}.png  rgb  = B/{}.png  mask")
+    assert folders(find_pairs(root)) == {("A", "B")}
+
+
+def test_two_truths_are_a_question(tmp_path: Path) -> None:
+    root = folder(
+        tmp_path,
+        "images/{1..8}.png  rgb",
+        "roads/{1..8}_mask.png  class:1  of images/{}.png",
+        "houses/{1..8}_mask.png  class:2  of images/{}.png",
+    )
+    with pytest.raises(PairingError, match="several masks") as error:
+        find_pairs(root)
+    assert len(error.value.commands) == 2
+
+
+def test_two_kinds_of_photos_are_a_question(tmp_path: Path) -> None:
+    root = folder(
+        tmp_path,
+        "day/{1..8}.png  rgb  = masks/{}.png  mask",
+        "night/{1..8}.png  dark  of day/{}.png",
+    )
+    with pytest.raises(PairingError, match="several images") as error:
+        find_pairs(root)
+    assert len(error.value.commands) == 2
+
+
+def test_masks_that_number_objects_are_told(tmp_path: Path) -> None:
+    root = folder(tmp_path, "images/{1..8}.png  rgb  = masks/{}.png  objects")
+    assert find_pairs(root).numbered

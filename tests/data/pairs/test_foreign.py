@@ -1,0 +1,69 @@
+"""What a folder holds instead of masks is named with its count and, where one can, imported."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from unetseg.data.pairs.foreign import find_foreign, is_lfs_pointer
+from unetseg.data.pairs.match import find_pairs
+from unetseg.errors import PairingError
+
+COCO = '{"images": [], "annotations": [], "categories": []}'
+LABELME = '{"version": "5.0", "shapes": [], "imagePath": "a.jpg"}'
+CVAT = '<?xml version="1.0"?><annotations>\n<image id="0" name="a.jpg"></image></annotations>'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "word", "command"),
+    [
+        ("instances.json", COCO, "COCO", "coco"),
+        ("{}.json", LABELME, "labelme", "labelme"),
+        ("export.json", '[{"id": 1, "annotations": [{"from_name": 1}]}]', "Label Studio", ""),
+        ("via.json", '{"a.jpg1": {"filename": "a.jpg", "regions": []}}', "VIA", ""),
+        ("ann/{}.jpg.json", '{"size": {}, "objects": []}', "Supervisely", ""),
+        ("{}.geojson", '{"type": "FeatureCollection"}', "GeoJSON", ""),
+        ("areas.json", '{"type": "FeatureCollection"}', "GeoJSON", ""),
+        ("labels/{}.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5\n", "YOLO", ""),
+        ("train.csv", "ImageId,EncodedPixels\na,1 3\n", "run lengths", ""),
+        ("annotations.xml", CVAT, "CVAT", "cvat"),
+        ("{}.nii.gz", "", "NIfTI", ""),
+        ("{}.dcm", "", "DICOM", ""),
+        ("{}.mat", "MATLAB 5.0", "MATLAB", ""),
+    ],
+)
+def test_each_kind_is_named(tmp_path: Path, name: str, text: str, word: str, command: str) -> None:
+    count = 3 if "{}" in name else 1
+    for stem in "abc"[:count]:
+        path = tmp_path / name.format(stem)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    foreign = [one for one in find_foreign(tmp_path) if word.lower() in one.line().lower()]
+    assert len(foreign) == 1
+    assert len(foreign[0].files) == count
+    assert foreign[0].line().startswith(f"{count} ")
+    if command:
+        words = shlex.split(foreign[0].command())
+        assert words[:3] == ["unetseg", "import", command]
+        assert Path(words[3]).exists()
+        assert words[4:] == ["OUT"]
+    with pytest.raises(PairingError) as error:
+        find_pairs(tmp_path)
+    assert word.lower() in str(error.value).lower()
+
+
+def test_plain_texts_are_nothing_foreign(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("0 background\n1 cell\n")
+    (tmp_path / "train.txt").write_text("a\nb\n")
+    (tmp_path / "pairs.json").write_text("{}")
+    (tmp_path / "model.gz").write_bytes(b"")
+    assert find_foreign(tmp_path) == []
+
+
+def test_pointers_of_git_lfs_are_known(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    for name in ("images/a.png", "masks/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(pointer)
+    assert is_lfs_pointer(tmp_path / "images/a.png")
+    assert not is_lfs_pointer(tmp_path / "nowhere.png")
