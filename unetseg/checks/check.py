@@ -24,6 +24,7 @@ from unetseg.checks.names import inspect_names, inspect_portability, inspect_spl
 from unetseg.checks.values import inspect_balance, inspect_values
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import Survey, survey
+from unetseg.data.files.pages import file_of, split_page
 from unetseg.errors import DataError
 from unetseg.progress import SILENT, Progress
 from unetseg.text import printable
@@ -77,9 +78,10 @@ class Report:
             "data": str(self.survey.data),
             "pairs": [
                 {
-                    "image": inner(pair.image),
-                    "mask": pair.mask and inner(pair.mask),
+                    "image": inner(file_of(pair.image)),
+                    "mask": pair.mask and inner(file_of(pair.mask)),
                     "split": pair.split,
+                    **({"page": page} if (page := split_page(pair.image)[1]) else {}),
                 }
                 for pair in self.survey.pairs.pairs
             ],

@@ -31,6 +31,7 @@ from unetseg.data.facts.fingerprint import (
 from unetseg.data.facts.survey import Survey
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.limits import BOMB
+from unetseg.data.files.pages import file_of
 from unetseg.errors import DataError
 from unetseg.text import plural
 
@@ -188,7 +189,9 @@ def inspect_unreadable(survey: Survey) -> Iterator[Finding]:
     """
     groups: dict[str, list[DataError]] = defaultdict(list)
     for fault in survey.faults.unreadable:
-        if not any(survey.data in path.parents and not path.is_file() for path in fault.paths):
+        if not any(
+            survey.data in path.parents and not file_of(path).is_file() for path in fault.paths
+        ):
             groups[fault.code if fault.code in _FAILURES else "unusable-file"].append(fault)
     for check in filter(groups.__contains__, _FAILURES):
         faults, (_, noun, remark, *_) = groups[check], _FAILURES[check]
@@ -301,7 +304,7 @@ def inspect_suffixes(survey: Survey) -> Iterator[Finding]:
     lines = [
         (path, f": the content is {kind}, so {SUFFIXES[kind][0]}")
         for path, kind in contents.items()
-        if kind in SUFFIXES and path.suffix.lower() not in SUFFIXES[kind]
+        if kind in SUFFIXES and file_of(path).suffix.lower() not in SUFFIXES[kind]
     ]
     if lines:
         yield warning(

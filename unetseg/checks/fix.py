@@ -26,7 +26,9 @@ from unetseg.checks.names import UNSEEN
 from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts
 from unetseg.data.facts.survey import Survey, conclude
-from unetseg.data.files.image import upright
+from unetseg.data.files.image import ImageFile, upright
+from unetseg.data.files.pages import split_page
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.dataset_yaml import write_description
@@ -181,8 +183,14 @@ def _fix_pair(
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy the content of a file; an error of reading is told from one of writing."""
+    """Copy a file or a page; an error of reading is told from one of writing."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if split_page(source)[1]:
+        with ImageFile(source) as page:
+            picture = page.picture()
+        colours = None if picture.palette is None else picture.palette[:, :3].ravel().tolist()
+        write_tiff(target, picture.pixels, colours)
+        return
     try:
         shutil.copyfile(source, target)
     except OSError as error:
@@ -228,12 +236,16 @@ def _fixed_mask(
 
 def _suffix(path: Path, content: str) -> str:
     """The suffix that says what the file holds; its own where that is no lie."""
+    if split_page(path)[1]:
+        return ".tif"
     own, right = path.suffix.lower(), SUFFIXES.get(content, ())
     return own if own in right or not right else right[0]
 
 
 def _relabelled(path: Path, content: str) -> list[str]:
-    """What is said about a suffix that lied."""
+    """What is said about a page, or a suffix that lied."""
+    if split_page(path)[1]:
+        return [f"was {printable(path.name)}"]
     lied = _suffix(path, content) != path.suffix.lower()
     return [f"the content is {content}, not {path.suffix}"] if lied else []
 

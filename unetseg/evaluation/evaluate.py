@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from unetseg.bundle import BundleInfo
 from unetseg.config import EvalConfig, ScoringConfig
 from unetseg.data.files.image import ImageFile
+from unetseg.data.files.pages import image_hash
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import MaskFile, read_mask
@@ -27,7 +28,7 @@ from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.predict import Predictor
 from unetseg.prediction.stream import Stream, check_image
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import content_hash, write_csv, write_json
+from unetseg.storage import write_csv, write_json
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[P
     trained = read_splits(file) if file.is_file() else {}  # by content
     splits = {}
     for pair in pair_set.pairs:
-        digest = content_hash(pair.image, pair.mask or pair.image) if trained else ""
+        digest = image_hash(pair.image, pair.mask or pair.image) if trained else ""
         splits[pair.name] = trained.get(digest, pair.split)
     if split == "auto":
         present = set(splits.values())

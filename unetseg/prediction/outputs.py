@@ -18,6 +18,7 @@ from unetseg.data.files.georeference import Georeference
 from unetseg.data.files.geotiff import Halving, RasterWriter, every_other, mean_of_four
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import missing_pixels
+from unetseg.data.files.pages import SEVERAL, page_paths
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
@@ -48,6 +49,8 @@ class Job:
     """Value of its pixels without data."""
     max_pixels: int | None = None
     """The most pixels of it that are decoded at once."""
+    pages: int = 0
+    """Images in the file, where it is a stack, which is no image itself."""
 
     @property
     def is_geotiff(self) -> bool:
@@ -71,11 +74,23 @@ def plan_job(image: Path, stem: Path, class_map: ClassMap, max_pixels: int | Non
     try:
         with ImageFile(image, max_pixels) as file:
             job = Job(image, stem, file.pixels, file.is_large, file.georeference, file.nodata)
-    except ImageError:  # it is listed with the reason when it is read
-        job = Job(image, stem)
+    except ImageError as error:  # it is listed with the reason when it is read
+        is_stack = error.code == SEVERAL and isinstance(error.came, int)
+        job = Job(image, stem, pages=error.came if is_stack and isinstance(error.came, int) else 0)
     job = replace(job, max_pixels=max_pixels)
     suffix = ".tif" if job.is_geotiff else class_map.suffix
     return replace(job, mask=stem.with_name(stem.name + suffix))
+
+
+def plan_jobs(
+    image: Path, stem: Path, class_map: ClassMap, max_pixels: int | None = None
+) -> list[Job]:
+    """The job of an image, or those of the pages of a stack."""
+    job = plan_job(image, stem, class_map, max_pixels)
+    return [
+        plan_job(page, stem.with_name(stem.name + end), class_map, max_pixels)
+        for page, end in page_paths(image, job.pages)
+    ] or [job]
 
 
 def write_outputs(

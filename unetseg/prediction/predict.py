@@ -16,11 +16,12 @@ from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
 from unetseg.data.files.folders import find_images
 from unetseg.data.files.image import ImageFile, read_image
+from unetseg.data.files.pages import file_of
 from unetseg.data.pairs.beside import files_beside
 from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
 from unetseg.prediction.engine import Engine, machine_for
-from unetseg.prediction.outputs import OUTPUT_ENDS, Job, mask_pixels, plan_job, write_outputs
+from unetseg.prediction.outputs import OUTPUT_ENDS, Job, mask_pixels, plan_jobs, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.stream import Stream, check_image
 from unetseg.progress import SILENT, Progress
@@ -161,7 +162,9 @@ def predict_folder(
     predictor = Predictor(Path(run), config, device)
     class_map = predictor.info.class_map
     jobs = [
-        plan_job(path, output / relative, class_map, config.max_pixels) for path, relative in images
+        job
+        for path, relative in images
+        for job in plan_jobs(path, output / relative, class_map, config.max_pixels)
     ]
     result = Prediction(skipped=_existing(jobs, config))
     skipped = set(result.skipped)
@@ -306,7 +309,7 @@ def write_large(
 
 def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
     """Everything that the bands of an image depend on."""
-    status = job.image.stat()
+    status = file_of(job.image).stat()
     engine = stream.engine
     return {
         "image": str(job.image.resolve()),

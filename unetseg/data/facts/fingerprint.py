@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from unetseg.data.facts.image_values import ImageFacts as ImageFacts
 from unetseg.data.facts.image_values import image_facts as image_facts
+from unetseg.data.files.pages import file_of, image_hash
 from unetseg.data.masks.infer_classes import MaskFacts, mask_facts
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError, ImageError, MachineError
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import content_hash, write_bytes
+from unetseg.storage import write_bytes
 from unetseg.text import plural, printable
 
 CACHE_VERSION = "4"
@@ -87,8 +88,10 @@ def _describe(
         return _without_objects(pair, max_pixels)
     key = None
     with suppress(OSError):
-        if pair.image.is_file() and pair.mask.is_file():  # a pipe would keep us waiting
-            key = content_hash(pair.image, pair.mask)
+        if (
+            file_of(pair.image).is_file() and file_of(pair.mask).is_file()
+        ):  # a pipe would keep us waiting
+            key = image_hash(pair.image, pair.mask)
     if key not in cache:
         image = _attempt(image_facts, pair.image, max_pixels)
         mask = _attempt(mask_facts, pair.mask, max_pixels)
@@ -110,7 +113,7 @@ def _without_objects(pair: Pair, max_pixels: int | None) -> PairFacts | list[Dat
     if isinstance(image, DataError):
         return [image]
     blank = MaskFacts(path="", shape=image.shape, coding="integer", dtype="uint8", counts=())
-    return PairFacts(hash=content_hash(pair.image, pair.image), image=image, mask=blank)
+    return PairFacts(hash=image_hash(pair.image, pair.image), image=image, mask=blank)
 
 
 _Facts = TypeVar("_Facts", ImageFacts, MaskFacts)

@@ -20,7 +20,7 @@ from unetseg.data.files.tiffs import Window
 from unetseg.text import plural
 
 NPY_START, ZIP_START = b"\x93NUMPY", b"PK\3\4"
-_BANDS = 4  # an axis so short, first or last, is always one of bands
+MOST_COLOURS = 4  # an axis so short, first or last, is always one of bands
 _MOST_BANDS = 32  # an axis with more is none of bands
 
 
@@ -123,6 +123,6 @@ def _axes(shape: tuple[int, ...]) -> str:
     if len(shape) != 3:
         return {2: "YX", 4: "N…"}.get(len(shape), "")
     first, middle, last = shape
-    if last <= _BANDS or (last <= _MOST_BANDS and last < min(first, middle)):
+    if last <= MOST_COLOURS or (last <= _MOST_BANDS and last < min(first, middle)):
         return "YXC"
-    return "CYX" if first <= _BANDS or first <= min(_MOST_BANDS, middle, last) else "NYX"
+    return "CYX" if first <= MOST_COLOURS or first <= min(_MOST_BANDS, middle, last) else "NYX"

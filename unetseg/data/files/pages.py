@@ -13,6 +13,7 @@ from unetseg.errors import ImageError
 from unetseg.storage import content_hash
 
 SEVERAL = "several-pages"
+STACK_SUFFIXES = frozenset({".tif", ".tiff", ".npy", ".npz"})
 _PAGE = re.compile(r"(.+\.(?:tiff?|npy|npz))#([1-9]\d*)", re.IGNORECASE)
 
 

@@ -14,8 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypedDict, Unpack
 
+from unetseg.data.files.arrays import MOST_COLOURS
 from unetseg.data.files.folders import output_names, scan, scan_names
+from unetseg.data.files.image import count_pages
+from unetseg.data.files.pages import STACK_SUFFIXES, page_paths
 from unetseg.data.pairs.choose import NO_IMAGE, NO_MASK, Reading, choose, choose_between
+from unetseg.data.pairs.content import SAMPLES, look_at
 from unetseg.data.pairs.lists import listed_splits
 from unetseg.data.pairs.naming import SPLITS
 from unetseg.data.pairs.questions import fits, is_pattern, no_images
@@ -120,6 +124,7 @@ def find_pairs(root: Path, *, lenient: bool = False, **where: Unpack[Where]) -> 
     else:
         find = scan_names if lenient else scan
         found = _search(root, images, masks, where.get("unpaired", "skip"), find)
+    found = _paged(found)
     pairs = tuple(sorted(found.pairs, key=lambda pair: pair.name))
     return replace(found, pairs=tuple(pairs if group is None else _group(pairs, group)))
 
@@ -261,6 +266,40 @@ def _refuse_few(root: Path, pairs: int, left_out: dict[Path, str], unpaired: Unp
             for word in ("skip", "empty")
         ],
     )
+
+
+# Pages
+
+
+def _paged(found: PairSet) -> PairSet:
+    """The pairs, with each page of two stacks of as many pages as a pair of its own.
+
+    A few samples tell whether there are stacks at all.
+    """
+    may_be = [pair for pair in found.pairs if pair.image.suffix.lower() in STACK_SUFFIXES]
+    if not any(_pages_of(pair) for pair in may_be[:: max(1, len(may_be) // SAMPLES)]):
+        return found
+    pairs: list[Pair] = []
+    for pair in found.pairs:
+        sides = [page_paths(path, _pages_of(pair)) for path in (pair.image, pair.mask) if path]
+        pages = list(zip(*sides, strict=True)) if len(sides) == 2 else []
+        paged = [
+            replace(pair, image=image, mask=mask, name=pair.name + end)
+            for (image, end), (mask, _) in pages
+        ]
+        pairs += paged or [pair]
+    look = look_at([pair.mask for pair in pairs if pair.mask])
+    rule = f"{found.rule}; each page of a stack is a pair, {plural(len(pairs), 'pair')} in all"
+    return replace(found, pairs=tuple(pairs), rule=rule, numbered=found.numbered or look.numbered)
+
+
+def _pages_of(pair: Pair) -> int:
+    """The pages of two stacks of as many; 0 where image and mask are one picture each."""
+    if pair.mask is None:
+        return 0
+    (pages, must), (others, also) = (count_pages(path) for path in (pair.image, pair.mask))
+    is_stack = must or also or pages > MOST_COLOURS  # of arrays, a short axis is one of bands
+    return pages if pages == others > 1 and is_stack else 0
 
 
 # Splits

@@ -1,0 +1,123 @@
+"""Stacks on both sides: each page is an image with the mask of the same page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from unetseg.checks.check import check_folder
+from unetseg.checks.fix import write_fixed
+from unetseg.data.facts.survey import survey
+from unetseg.data.files.image import count_pages, read_image
+from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.pairs.match import find_pairs
+from unetseg.errors import ImageError
+from unetseg.prediction.outputs import plan_jobs
+
+Array = NDArray[Any]
+
+
+def stacks(pages: int, *colours: int) -> tuple[Array, Array]:
+    """Pages of noise with a brighter square, and the squares as 0 and 255."""
+    masks = np.zeros((pages, 48, 64), np.uint8)
+    for page in range(pages):
+        masks[page, 5 : 25 + page, 10 : 40 + page] = 255
+    noise = np.random.default_rng(0).integers(0, 90, (pages, 48, 64, *colours))
+    squares = masks.reshape(*masks.shape, *(1 for _ in colours)) // 2
+    return (noise + squares).astype(np.uint8), masks
+
+
+def isbi(folder: Path, pages: int = 12, masks: int = 12) -> tuple[Array, Array]:
+    """The files of ISBI 2012, with fewer pages."""
+    volume, labels = stacks(pages)[0], stacks(masks)[1]
+    for name, stack in (
+        ("train-volume", volume),
+        ("train-labels", labels),
+        ("test-volume", volume),
+    ):
+        tifffile.imwrite(folder / f"{name}.tif", stack, photometric="minisblack")
+    return volume, labels
+
+
+def test_pages_of_tiffs_pair_with_pages(tmp_path: Path) -> None:
+    volume, labels = isbi(tmp_path)
+    pairs = find_pairs(tmp_path).pairs
+    assert [pair.name for pair in pairs] == [f"train_{page:02}" for page in range(1, 13)]
+    for pair, image, mask in zip(pairs, volume, labels, strict=True):
+        np.testing.assert_array_equal(read_image(pair.image)[..., 0], image)
+        assert pair.mask is not None
+        np.testing.assert_array_equal(read_mask(pair.mask).pixels, mask)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize("colours", [(), (3,)])
+def test_pages_of_arrays_pair_with_pages(
+    tmp_path: Path, suffix: str, colours: tuple[int, ...]
+) -> None:
+    volume, labels = stacks(8, *colours)
+    save = np.save if suffix == ".npy" else np.savez_compressed
+    for name, stack in (("images", volume), ("masks", labels // 255)):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / f"{name}{suffix}", stack)
+    pairs = find_pairs(tmp_path).pairs
+    assert len(pairs) == 8
+    for pair, image in zip(pairs, volume, strict=True):
+        np.testing.assert_array_equal(read_image(pair.image), image.reshape(48, 64, -1))
+
+
+def test_every_kind_of_stack_of_tiff_has_its_pages(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    grey, colour = stacks(5)[0], stacks(5, 3)[0]
+    planes = np.moveaxis(colour, -1, 1)
+    kinds: list[tuple[Array, dict[str, Any]]] = [
+        (grey, {"imagej": True, "metadata": {"axes": "ZYX"}}),
+        (grey, {"ome": True, "metadata": {"axes": "TYX"}}),
+        (colour, {"photometric": "rgb", "compression": "zlib", "tile": (16, 16)}),
+        (planes, {"photometric": "rgb", "planarconfig": "separate"}),
+        (planes, {"imagej": True, "metadata": {"axes": "ZCYX"}}),
+        (grey, {"metadata": None, "compression": "lzw"}),
+    ]
+    for stack, options in kinds:
+        tifffile.imwrite(path, stack, **{"photometric": "minisblack"} | options)
+        assert count_pages(path) == (5, True)
+        wanted = stack[3] if stack is not planes else colour[3]
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif#4"), wanted.reshape(48, 64, -1))
+        with pytest.raises(ImageError, match="no page 6"):
+            read_image(tmp_path / "a.tif#6")
+    with tifffile.TiffWriter(path) as writer:  # pages of several sizes
+        writer.write(grey[0])
+        writer.write(grey[1, :20])
+    assert read_image(tmp_path / "a.tif#2").shape == (20, 64, 1)
+
+
+def test_stacks_of_other_lengths_are_refused_with_both(tmp_path: Path) -> None:
+    isbi(tmp_path, 12, 11)
+    (finding,) = check_folder(tmp_path).of("error")
+    assert finding.check == "several-pages"
+    assert [line.split("of ")[-1] for line in finding.files] == [
+        "12×48×64, expected one image",
+        "11×48×64, expected one image",
+    ]
+
+
+def test_check_tells_files_and_pages_and_fix_writes_each(tmp_path: Path) -> None:
+    volume, labels = isbi(tmp_path)
+    report = check_folder(tmp_path)
+    assert not report.of("error")
+    third = report.to_json()["pairs"][2]
+    assert (third["image"], third["mask"]) == ("train-volume.tif", "train-labels.tif")
+    assert third["page"] == 3
+    out = tmp_path.parent / "fixed"
+    assert write_fixed(survey(tmp_path, strict=False), out).pairs == 12
+    np.testing.assert_array_equal(read_image(out / "images" / "train_03.tif")[..., 0], volume[2])
+    np.testing.assert_array_equal(read_mask(out / "masks" / "train_03.tif").pixels, labels[2])
+
+
+def test_a_mask_is_predicted_for_every_page(tmp_path: Path) -> None:
+    isbi(tmp_path)
+    classes = survey(tmp_path).class_map
+    jobs = plan_jobs(tmp_path / "test-volume.tif", tmp_path / "out" / "test-volume", classes)
+    assert [job.mask.stem for job in jobs] == [f"test-volume_{page:02}" for page in range(1, 13)]
