@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.pairs.layouts import PHOTOS, TABLE, Layout, draw, read_table
+from unetseg.data.files.pages import file_of
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.errors import PairingError
 
@@ -50,7 +51,7 @@ def couples(found: PairSet) -> Iterator[tuple[str, tuple[str, ...]]]:
     for pair in found.pairs:
         assert pair.mask is not None
         image, *masks = (
-            path.relative_to(found.root).as_posix() for path in (pair.image, pair.mask)
+            file_of(path).relative_to(found.root).as_posix() for path in (pair.image, pair.mask)
         )
         yield image, tuple(masks)
 
