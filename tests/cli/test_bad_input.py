@@ -1,7 +1,11 @@
 """Bad folders: one clear error that lists every offender and the fix, and nothing is left."""
 
+import io
 import re
 import shutil
+import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unetseg.cli.app import run
+from unetseg.data.files.pngs import write_png
 from unetseg.data.sample import draw_sample
 
 Capture = pytest.CaptureFixture[str]
@@ -169,3 +174,35 @@ def test_masks_with_fractions_are_named(data: Path, capsys: Capture) -> None:
         path.unlink()
     answer = refusal(data, capsys)
     assert answer.count("holds fractions or NaN") == 2
+
+
+# What libraries say of odd files
+
+
+def test_libraries_keep_quiet_about_odd_files(tmp_path: Path) -> None:
+    """A header of 65,535 bands, broken tags, broken EXIF: all that is said is said here."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for n in range(5):
+        write_png(tmp_path / "masks" / f"{n}.png", np.eye(48, dtype=np.uint8) * 255)
+    bands = np.random.default_rng(0).integers(0, 999, (48, 48, 12), np.uint16)
+    geo = [(42112, "s", 0, "<GDALMetadata><Item", True), (34735, "H", 5, (1, 1, 0, 9, 3072), True)]
+    text = [(270, "s", 0, "ImageJ=1\nimages=99\nchannels=7\n", True)]
+    for n, tags in enumerate((geo, text, [(34665, "I", 1, 99999999, True)])):
+        options: dict[str, Any] = {"photometric": "rgb", "metadata": None, "extratags": tags}
+        tifffile.imwrite(tmp_path / "images" / f"{n}.tif", bands, **options)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40
+    photo = io.BytesIO()
+    Image.fromarray(bands[..., :3].astype(np.uint8)).save(photo, "JPEG")
+    start = b"\xff\xd8\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    (tmp_path / "images" / "3.jpg").write_bytes(start + photo.getvalue()[2:])
+    promised = {256: 65535, 257: 900, 258: 8, 259: 1, 262: 1, 273: 8, 277: 65535, 278: 900, 279: 10}
+    header = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in promised.items())
+    content = b"II*\0" + struct.pack("<IH", 8, len(promised)) + header + bytes(4)
+    (tmp_path / "images" / "4.tif").write_bytes(content)
+    command = [sys.executable, "-m", "unetseg", "check", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert done.stderr.startswith(f"error: {tmp_path}: ")
+    assert len(done.stderr.splitlines()) <= 2
+    assert "images/4.tif cannot be read: its header promises 3865352602500 bytes" in done.stdout

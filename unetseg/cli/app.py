@@ -3,6 +3,7 @@
 import difflib
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -82,7 +83,9 @@ app.command(lab)
 
 
 def main() -> None:
-    """The `unetseg` command."""
+    """The `unetseg` command; what libraries warn of is answered by us, or of no use here."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     sys.exit(run(sys.argv[1:]))
 
 
