@@ -71,6 +71,7 @@ EXACT = 0.5  # of the pixels of masks that are snapped this share is exactly a c
 OBJECTS = 16  # numbers of objects go beyond this …
 ENDS = 3  # … and end differently in so many masks
 GAPLESS = 0.9  # share of the numbers up to the highest that a mask of numbered objects holds
+ANEW = 0.8  # of the colours of numbered objects, so many are in one file alone
 LOOSE = 1.4  # the highest number of an object of a class is no further beyond their count
 _SHOWN = 6  # classes that the sentence lists
 _BLACK: Colour = (0, 0, 0)
@@ -150,6 +151,7 @@ def infer_class_map(
     """
     folder = gather(facts)
     ignored = _possible(ignore, folder)
+    objects = objects and _differ(folder)
     if not names and (objects or max(object_numbers(folder), default=0) > OBJECTS):
         return _one_class_of_objects(folder, ignored)
     numbers = None if names else _numbers_per_class(folder)
@@ -564,6 +566,19 @@ def object_numbers(folder: Folder) -> list[int]:
     gapless = all(len(found) >= GAPLESS * max(found) for found in numbers)
     ends = [max(found) for found in numbers]
     return ends if gapless and len(set(ends)) >= ENDS else []
+
+
+def _differ(folder: Folder) -> bool:
+    """Whether the files hold the sets of values that numbered objects would.
+
+    Classes that are one blob each, such as those of faces, are the same in most files; colours of
+    classes come again in other files.
+    """
+    sets = Counter(frozenset(code for code, _ in fact.counts) for fact in folder.facts)
+    shown = [count for codes, count in sets.items() if len(codes) > 2]
+    if folder.coding == "rgb":
+        return len(folder.found) > ANEW * sum(len(codes) - 1 for codes in sets)
+    return len(folder.facts) < ENDS or max(shown, default=0) <= sum(shown) / 2
 
 
 def _one_class_of_objects(folder: Folder, ignored: tuple[Code, ...]) -> tuple[ClassMap, str]:
