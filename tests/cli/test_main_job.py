@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,31 @@ def test_a_runs_own_config_repeats_the_run(
     assert last_line(out) == f"next: unetseg eval {tmp_path / 'again'} {sample}"
     tensors = [folder / "model" / "model.safetensors" for folder in (trained, tmp_path / "again")]
     assert tensors[0].read_bytes() == tensors[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    "flags", [["--images", "*_rgb.png", "--masks", "*_fg.png"], ["--unpaired", "empty"]]
+)
+def test_the_command_that_is_told_next_says_what_was_given_about_the_folder(
+    sample: Path, tmp_path: Path, capsys: Capture, flags: list[str]
+) -> None:
+    data = tmp_path / "my data"
+    data.mkdir()
+    for number in range(COUNT):
+        image, mask = (sample / side / f"cells_{number:03d}.png" for side in ("images", "masks"))
+        shutil.copy(image, data / f"{number}_rgb.png")
+        if number or "--images" in flags:
+            shutil.copy(mask, data / f"{number}_fg.png")
+        if "--images" in flags:
+            shutil.copy(mask, data / f"{number}_other.png")
+    where = ["--out", str(tmp_path), "--name", "a run"]
+    code, out, err = command(capsys, "train", data, *TINY, *flags, *where)
+    assert (code, err) == (0, "")
+    told = shlex.split(last_line(out).removeprefix("next: unetseg "))
+    assert told == ["eval", str(tmp_path / "a run"), str(data), *flags]
+    assert command(capsys, *told)[0] == 0
+    assert command(capsys, "predict", tmp_path / "a run", data, "-o", tmp_path / "new")[0] == 0
+    assert files(tmp_path / "new") == {f"{number}_rgb.png" for number in range(COUNT)}
 
 
 def test_a_taken_name_is_refused(trained: Path, sample: Path, capsys: Capture) -> None:

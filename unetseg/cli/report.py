@@ -14,7 +14,7 @@ from unetseg.cli.console import out, say
 if TYPE_CHECKING:
     from unetseg.checks.check import Report
     from unetseg.checks.finding import Finding
-    from unetseg.config import DataConfig
+    from unetseg.config import PairsConfig
     from unetseg.data.facts.survey import Survey
     from unetseg.training.plan import Plan
 
@@ -107,7 +107,7 @@ def finding_lines(
     yield from (f"  {command}" for command in finding.commands_for(given))
 
 
-def given_words(data: Path, config: "DataConfig") -> list[str]:
+def given_words(data: Path, config: "PairsConfig") -> list[str]:
     """The folder and the flags about it that were given, each as a shell takes it."""
     words = [quoted(data)]
     for name, info in type(config).model_fields.items():

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unetseg.cli.console import observed, say
-from unetseg.config import TrainConfig
+from unetseg.config import PairsConfig, TrainConfig
 
 
 def train(
@@ -40,9 +40,11 @@ def train(
     config_file
         YAML file with settings; a run's own config.yaml repeats that run.
     """
+    from unetseg.cli.report import given_words, quoted
     from unetseg.training.fit import train as run_training
 
     with observed() as progress:
         folder = run_training(data, config, out=out, name=name, resume=resume, progress=progress)
     say(f"model, metrics and previews: {folder}")
-    say(f"next: unetseg eval {folder} {data}")
+    said = PairsConfig.model_validate(config.data.model_dump(include={*PairsConfig.model_fields}))
+    say(f"next: unetseg eval {quoted(folder)} {' '.join(given_words(data, said))}")

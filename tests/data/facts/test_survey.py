@@ -4,9 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
+from tests.builders import noise
+from unetseg.checks.check import check_folder
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import survey, with_splits
+from unetseg.data.files import image as image_file
 from unetseg.data.files.pngs import write_png
 from unetseg.data.sample import draw_sample
 from unetseg.errors import DataError
@@ -93,3 +97,41 @@ def test_a_list_of_another_program_that_does_not_fit_is_told(tmp_path: Path) -> 
     folder = survey(tmp_path)
     assert folder.names is None
     assert any("class_dict.csv is not used" in rule for rule in folder.rules)
+
+
+def negatives(root: Path, colour: bool) -> DataConfig:
+    """Six pairs in two splits, and in each an image that shows nothing and has no mask."""
+    for number in range(8):
+        split = "train" if number < 5 else "val"
+        path = root / split / "images" / f"{number}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, noise(40, 30, 3, seed=number), photometric="rgb")
+        mask = np.zeros((40, 30, 3) if colour else (40, 30), np.uint8)
+        mask[5:25, 5:25] = (200, 0, 0) if colour else 255
+        if number not in {0, 7}:
+            write_png(root / split / "masks" / f"{number}.png", mask)
+    return DataConfig(unpaired="empty")
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_images_that_show_nothing_are_background_in_the_split_of_their_folder(
+    tmp_path: Path, colour: bool
+) -> None:
+    report = check_folder(tmp_path, negatives(tmp_path, colour))
+    known = report.survey
+    assert {pair.name: pair.split for pair in known.pairs.pairs if pair.mask is None} == {
+        "train/images/0": "train",
+        "val/images/7": "val",
+    }
+    assert known.class_pixels("train") == [5 * 1200 - 4 * 400, 4 * 400]
+    assert not report.of("error")
+    assert "ignored-masks" not in {one.check for one in report.findings}
+
+
+def test_a_large_image_without_mask_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = negatives(tmp_path, colour=False)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
+    with pytest.raises(DataError, match=r"0\.tif is read by windows, which needs a mask file"):
+        survey(tmp_path, config)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from unetseg.data.facts.image_values import ImageFacts as ImageFacts
 from unetseg.data.facts.image_values import image_facts as image_facts
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.pages import file_of, image_hash
 from unetseg.data.masks.infer_classes import MaskFacts, mask_facts
 from unetseg.data.pairs.match import Pair
@@ -112,6 +113,12 @@ def _without_objects(pair: Pair, max_pixels: int | None) -> PairFacts | list[Dat
     image = _attempt(image_facts, pair.image, max_pixels)
     if isinstance(image, DataError):
         return [image]
+    with ImageFile(pair.image, max_pixels) as file:
+        is_windowed = file.is_windowed
+    if is_windowed:
+        fix = "Write a mask that shows nothing, or cut the image into smaller ones."
+        what = f"{pair.image} is read by windows, which needs a mask file"
+        return [DataError(what, fix=fix, paths=(pair.image,))]
     blank = MaskFacts(path="", shape=image.shape, coding="integer", dtype="uint8", counts=())
     return PairFacts(hash=image_hash(pair.image, pair.image), image=image, mask=blank)
 

@@ -191,6 +191,7 @@ def _understand(folder: Survey, progress: Progress, *, strict: bool) -> Survey:
         return replace(folder, faults=replace(folder.faults, masks=error))
     progress.say(sentence)
     folder = replace(folder, classes=class_map, rules=(*folder.rules, sentence))
+    folder = replace(folder, facts=_blank_as_background(folder, class_map))
     hashes = [fact.hash for _, fact in folder.items()]
     presence = [frozenset(i for i, _ in class_counts(f, class_map)) for _, f in folder.items()]
     try:
@@ -201,6 +202,22 @@ def _understand(folder: Survey, progress: Progress, *, strict: bool) -> Survey:
         return replace(folder, faults=replace(folder.faults, splits=error))
     progress.say(split_sentence(pairs))
     return replace(folder, pairs=pairs, rules=(*folder.rules, split_sentence(pairs)))
+
+
+def _blank_as_background(folder: Survey, class_map: ClassMap) -> dict[str, PairFacts]:
+    """The facts, those of images without mask as if theirs were there: background throughout."""
+    code = class_map.classes[class_map.background or 0].code
+    like = next((fact.mask for fact in folder.facts.values() if fact.mask.path), None)
+    facts = dict(folder.facts)
+    for pair, fact in folder.items():
+        if pair.mask is None and like is not None:
+            blank: dict[str, object] = {
+                "path": str(pair.image),
+                "counts": ((code, fact.image.pixels),),
+            }
+            blank |= {"shape": fact.image.shape, "inner": (), "pixel_hash": ""}
+            facts[pair.name] = fact.model_copy(update={"mask": like.model_copy(update=blank)})
+    return facts
 
 
 def conclude(survey: Survey, *, snap: bool) -> tuple[ClassMap, str]:
