@@ -1,5 +1,6 @@
 """Places: where GDAL says that an image lies, turned with the image, and no warnings."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,37 @@ def test_what_is_missing_is_none(tmp_path: Path) -> None:
     assert place.transform == (1, 0, 0, 0, 1, 0)
 
 
-def test_ground_control_points_and_side_cars_are_no_place(tmp_path: Path) -> None:
-    corners = [(0, 0), (0, 6), (4, 0), (4, 6)]
-    points = [GroundControlPoint(r, c, 10 + c, 50 - r) for r, c in corners]
+@pytest.mark.parametrize("orientation", [1, 2, 6, 7])
+def test_ground_control_points_go_with_the_image(tmp_path: Path, orientation: int) -> None:
+    corners = [(0, 0), (0, 6), (4, 0), (4, 6), (1, 2)]
+    points = [GroundControlPoint(r, c, 10 + c + r / 8, 50 - r, 3) for r, c in corners]
     write(tmp_path / "points.tif", gcps=points, crs=UTM)
-    assert georeference(tmp_path / "points.tif") == (None, None)
+    with tifffile.TiffFile(tmp_path / "points.tif") as file:
+        tags = [(t.code, t.dtype, t.count, t.value, True) for t in file.pages.first.tags]
+    tags = [tag for tag in tags if tag[0] in {33922, 34735, 34736, 34737}]
+    tags.append((0x0112, 3, 1, orientation, True))
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 6), np.uint8), extratags=tags, metadata=None)
+    place, _ = georeference(tmp_path / "a.tif")
+    assert place is not None
+    assert CRS.from_wkt(place.crs) == UTM
+    height, width = (6, 4) if orientation > 4 else (4, 6)
+    with RasterWriter(tmp_path / "b.tif", height, width, 1, "uint8", georeference=place) as writer:
+        writer.write(0, np.zeros((height, width), np.uint8))
+    with rasterio.open(tmp_path / "b.tif") as raster:
+        written, crs = raster.gcps
+    assert crs == UTM
+    turn: dict[int, Callable[[int, int], tuple[int, int]]] = {
+        1: lambda r, c: (r, c),
+        2: lambda r, c: (r, 6 - c),
+        6: lambda r, c: (c, 4 - r),
+        7: lambda r, c: (6 - c, 4 - r),
+    }
+    for old, new in zip(points, written, strict=True):
+        assert (new.row, new.col) == turn[orientation](old.row, old.col)
+        assert (new.x, new.y, new.z) == (old.x, old.y, old.z)
+
+
+def test_side_cars_are_no_place(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a.tif", np.zeros((3, 3), np.uint8))
     (tmp_path / "a.tfw").write_text("1\n0\n0\n-1\n5\n6\n")
     assert georeference(tmp_path / "a.tif") == (None, None)

@@ -218,6 +218,7 @@ def mean_of_four(rows: NDArray[Any]) -> NDArray[Any]:
 def _geo_tags(path: Path, georeference: Georeference) -> list[tuple[Any, ...]]:
     """The tags that GDAL gives a GeoTIFF that lies there."""
     import rasterio
+    from rasterio.control import GroundControlPoint
     from rasterio.crs import CRS
     from rasterio.errors import CRSError, RasterioError
     from rasterio.io import MemoryFile
@@ -225,9 +226,16 @@ def _geo_tags(path: Path, georeference: Georeference) -> list[tuple[Any, ...]]:
     try:
         with quiet(), rasterio.Env(), MemoryFile() as memory:
             crs = CRS.from_wkt(georeference.crs) if georeference.crs else None
-            transform = rasterio.Affine(*georeference.transform)
+            place: dict[str, Any] = {"transform": rasterio.Affine(*georeference.transform)}
+            if georeference.points:
+                place = {
+                    "gcps": [
+                        GroundControlPoint(row, column, x, y, z)
+                        for column, row, x, y, z in georeference.points
+                    ]
+                }
             shape = {"height": 1, "width": 1, "count": 1, "dtype": "uint8"}
-            memory.open(driver="GTiff", crs=crs, transform=transform, **shape).close()
+            memory.open(driver="GTiff", crs=crs, **place, **shape).close()
             content = memory.read()
     except (RasterioError, CRSError) as error:
         summary = f"{path}: {georeference} is no place for a GeoTIFF: {error}"
