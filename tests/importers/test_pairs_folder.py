@@ -21,6 +21,7 @@ from unetseg.importers.annotations import AnnotatedImage
 from unetseg.importers.pairs_folder import (
     new_folder,
     pair_names,
+    pin_pairs,
     refuse_used,
     unique_classes,
 )
@@ -53,6 +54,7 @@ def test_every_pair_is_found_again_whatever_its_name(
     for path in (out / side / f"{name}.png" for name in found for side in ("images", "masks")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(exist_ok=False)
+    pin_pairs(out, [(f"images/{name}.png", f"masks/{name}.png") for name in found])
     again = find_pairs(out).pairs
     couples = {
         (pair.image.relative_to(out / "images"), pair.mask.relative_to(out / "masks"))

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, MAX_CLASSES
+from unetseg.data.pairs.match import find_pairs
 from unetseg.data.pairs.naming import SPLITS, read_folder_name
-from unetseg.errors import DataError, MachineError, MaskError
+from unetseg.errors import DataError, MachineError, MaskError, PairingError
 from unetseg.importers.annotations import AnnotatedImage
 from unetseg.importers.source_files import same_name
-from unetseg.storage import atomic_path, replace_folder, write_json, write_text
+from unetseg.storage import atomic_path, replace_folder, write_csv, write_json, write_text
 from unetseg.text import printable
 
 RECORD = "import.json"
@@ -61,11 +62,13 @@ class PairsFolder:
         folder: The hidden folder.
         classes: The name of each code from 0 on.
         counts: What was written so far.
+        couples: Image and mask of each pair, below the folder.
     """
 
     folder: Path
     classes: tuple[str, ...]
     counts: Counts = field(default_factory=Counts)
+    couples: list[tuple[str, str]] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
     def add(
@@ -84,15 +87,18 @@ class PairsFolder:
             MachineError: a file cannot be written.
         """
         used = self.check(codes)
-        copies = {f"images/{name}{image.suffix}": image}
+        suffix = ".png" if mask_file is None else mask_file.suffix.lower()
+        couple = f"images/{name}{image.suffix}", f"masks/{name}{suffix}"
+        copies = {couple[0]: image}
         if mask_file is None:
-            write_png(self.folder / f"masks/{name}.png", codes)
+            write_png(self.folder / couple[1], codes)
         else:
-            copies[f"masks/{name}{mask_file.suffix.lower()}"] = mask_file
+            copies[couple[1]] = mask_file
         for target, source in copies.items():
             with atomic_path(self.folder / target) as temporary:
                 shutil.copyfile(source, temporary)
         with self._lock:
+            self.couples.append(couple)
             self.counts.pairs += 1
             self.counts.shown.update(code for code in used if code != IGNORED)
             self.counts.ignored += IGNORED in used
@@ -116,10 +122,39 @@ class PairsFolder:
         return used
 
     def finish(self, record: object) -> None:
-        """Write import.json and, where pixels are ignored, a dataset.yaml that says so."""
+        """Write import.json and, where they are needed, dataset.yaml and pairs.csv."""
         write_json(self.folder / RECORD, record)
+        pin_pairs(self.folder, self.couples)
         if self.counts.ignored:
             write_text(self.folder / "dataset.yaml", f"ignore: [{IGNORED}]  # no truth there\n")
+
+
+def pin_pairs(folder: Path, couples: Iterable[tuple[str, str]]) -> None:
+    """Write pairs.csv, unless all commands find these pairs, in these splits, without it.
+
+    Names may say anything: `a` and `a_mask`, `a` and `images/a`. One split of all is none.
+
+    Args:
+        folder: The folder of pairs.
+        couples: Image and mask of each pair, below the folder.
+    """
+    firsts = {image: Path(image).parts[1] for image, _ in couples}
+    splits = {*firsts.values()} & SPLITS.keys()
+    rows = [
+        {
+            "image": image,
+            "mask": mask,
+            "split": firsts[image] if len(splits) > 1 and firsts[image] in splits else "",
+        }
+        for image, mask in sorted(couples)
+    ]
+    try:
+        again = find_pairs(folder).pairs
+    except PairingError:
+        again = ()
+    wanted = {(folder / row["image"], folder / row["mask"], row["split"]) for row in rows}
+    if {(pair.image, pair.mask, pair.split or "") for pair in again} != wanted:
+        write_csv(folder / "pairs.csv", rows)
 
 
 @contextmanager

@@ -43,6 +43,13 @@ def test_class_numbers_are_read_as_stored_whatever_is_white(tmp_path: Path) -> N
     assert np.array_equal(read_mask(tmp_path / "a.tif").pixels, FOUR)
 
 
+def test_an_opaque_black_picture_is_all_background(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 6), (0, 0, 0, 255)).save(tmp_path / "a.png")
+    raw = read_mask(tmp_path / "a.png")
+    assert not raw.pixels.any()
+    assert raw.form == ""
+
+
 @pytest.mark.parametrize(
     ("colour", "expected"),
     [

@@ -210,13 +210,14 @@ class MaskFile:
             clear = colours[alpha == 0]
             if _is_black_and_white(alpha) and bool((clear == clear[:1]).all()):
                 return colours, ALPHA
-        if bands < 4 or pixels.dtype.kind not in "iuf" or not pixels.size:
+        is_numeric = pixels.dtype.kind in "iuf" and pixels.size > 0
+        if bands < 4 or not is_numeric or effective_bands(pixels) != bands:
             return pixels, ""
         marked = pixels == (white := pixels.max())
         if white not in (1, 255) or not bool(((pixels == 0) | marked).all()):
             return pixels, ""
         several = int((marked.sum(axis=-1) > 1).sum())
-        if several and effective_bands(pixels) == bands:
+        if several:
             raise MaskError(
                 f"{self.path} has {bands} bands of {white} and 0, and {several} pixels are {white} "
                 "in several",
@@ -225,7 +226,7 @@ class MaskFile:
                 paths=[self.path],
             )
         numbers = (marked.argmax(axis=-1) + 1) * marked.any(axis=-1)
-        return (pixels, "") if several else (numbers[..., None].astype(np.uint8), BANDS)
+        return numbers[..., None].astype(np.uint8), BANDS
 
     def _kind_of_windows(self) -> RawMask:
         """What a mask is by its header; its pixels are none, of the type that windows have."""
