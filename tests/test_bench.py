@@ -17,7 +17,7 @@ from unetseg.bench import (
     measure_engines,
     open_subject,
 )
-from unetseg.config import BenchConfig, NetworkConfig, RuntimeConfig
+from unetseg.config import BenchConfig, NetworkConfig, PairsConfig, RuntimeConfig
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
@@ -81,6 +81,8 @@ def test_material_is_images_from_all_over_the_list(tmp_path: Path) -> None:
     images = sorted((draw_pairs(tmp_path, 9, 32, 3, "uint8") / "images").iterdir())
     assert find_material(tmp_path, 3) == [images[0], images[3], images[6]]
     assert find_material(tmp_path / "images", 1000) == images
+    where = PairsConfig(images=Path("images/*.png"), masks=Path("masks"))
+    assert find_material(tmp_path, 3, where) == [images[0], images[3], images[6]]
     with pytest.raises(ImageError, match="no images found"):
         find_material(tmp_path / "nothing", 3)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from unetseg.bundle import build_segmenter, load_bundle, save_bundle
 from unetseg.config import (
     BenchConfig,
+    DataConfig,
     NetworkConfig,
     PairsConfig,
     PredictConfig,
@@ -223,7 +224,7 @@ def open_subject(
 
     What is drawn goes to `folder`, which is empty.
     """
-    images = find_material(config.data, config.count) if config.data else []
+    images = find_material(config.data, config.count, _where(config)) if config.data else []
     bands, dtype, side = 3, "uint8", config.size or DRAWN_SIDE
     if images:
         facts = image_facts(images[0])
@@ -233,13 +234,14 @@ def open_subject(
         info = load_bundle(run)[1]
         bands, dtype, network = info.bands, info.dtype, info.network
     pairs = config.data if config.train else None
+    known = survey(pairs, _where(config)) if pairs else None
     pairs = pairs or draw_pairs(folder / "pairs", config.count, side, bands, dtype)
     settings = TrainConfig(
         network=network.model_copy(update={"weights": "none"}),
         training=TrainingConfig(batch=config.batch or "auto"),
         runtime=runtime,
     )
-    machine, known = start(runtime), survey(pairs)
+    machine, known = start(runtime), known or survey(pairs)
     plan = make_plan(known, settings, machine)
     if config.train:
         plan = tried_plan(plan, known, settings, machine)
@@ -253,7 +255,15 @@ def open_subject(
     return Subject(run, predictor, images, side, network_cost(info, side), training)
 
 
-def find_material(data: Path, number: int) -> list[Path]:
+def _where(config: BenchConfig) -> DataConfig:
+    return DataConfig(**config.model_dump(include={*PairsConfig.model_fields}))
+
+
+def find_material(
+    data: Path,
+    number: int,
+    where: PairsConfig = PairsConfig(),  # noqa: B008 (frozen)
+) -> list[Path]:
     """Images of a folder, of its pairs where it has pairs: `number` of them from all over the list.
 
     Those bigger than memory are left out: one of them would take all the time.
@@ -262,7 +272,7 @@ def find_material(data: Path, number: int) -> list[Path]:
         ImageError: there are none.
     """
     try:
-        paths = [pair.image for pair in find_described(data, PairsConfig())[0].pairs]
+        paths = [pair.image for pair in find_described(data, where)[0].pairs]
     except PairingError:
         paths = [path for path, _ in find_images([data])]
     ordinary = []

@@ -302,7 +302,7 @@ class CheckConfig(Settings):
     """Exit code 5 for warnings too, not only for errors."""
 
 
-class BenchConfig(Settings):
+class BenchConfig(PairsConfig):
     """What `unetseg bench` measures, and for how long."""
 
     data: Path | None = None

@@ -92,7 +92,8 @@ def test_a_bundle_on_the_images_of_the_user(bundle: Path, tmp_path: Path, capsys
 @pytest.mark.long
 def test_a_training_on_the_pairs_of_the_user(tmp_path: Path, capsys: Capture) -> None:
     assert run(["sample", str(tmp_path / "cells"), "-n", "4", "--size", "48"]) == 0
-    found = figures(capsys, "--data", str(tmp_path / "cells"), "--train", *NETWORK, "-b", "2")
+    where = ["--data", str(tmp_path / "cells"), "--images", "images", "--masks", "masks/*.png"]
+    found = figures(capsys, *where, "--train", *NETWORK, "-b", "2")
     check_schema(found)
     assert rows_of(found, "training, 2 × 64×64")
 
