@@ -76,8 +76,8 @@ class PairsConfig(ReadingConfig):
     """Folder of the images in DATA, or a pattern such as '*_rgb.png', when names do not tell."""
     masks: Path | None = None
     """Folder of the masks, or a pattern such as '*/1st_manual/*.gif'."""
-    unpaired: Literal["skip", "empty", "error"] = "skip"
-    """Images without mask: left out; empty: they show no object; error: refuse the folder."""
+    unpaired: Literal["auto", "skip", "empty", "error"] = "auto"
+    """Images without mask: skip: left out (auto: unless most are); empty: they show nothing."""
     pairs: Path | None = None
     """CSV file with the columns image, mask and optionally split and group."""
     snap: bool = False

@@ -11,14 +11,20 @@ from functools import cached_property
 from pathlib import Path
 
 from unetseg.data.pairs.content import explains, is_recoloured
-from unetseg.data.pairs.keys import LOOSE, Matching, match
-from unetseg.data.pairs.naming import read_name, says_side, tokens
+from unetseg.data.pairs.keys import ENOUGH, LOOSE, UNLIKE, Matching, is_worded, match
+from unetseg.data.pairs.naming import Role, read_name, says_side
 from unetseg.data.pairs.questions import nothing_pairs, question, several_masks
-from unetseg.data.pairs.series import Entry, Series
+from unetseg.data.pairs.series import Entry, Series, by_ends, by_words
 from unetseg.errors import PairingError
 
+_NOT_ALWAYS: dict[str, Role | None] = {
+    "depth or height": "image",
+    "a part of the masks": None,
+    "a field of view": None,
+}
 NO_MASK = "image without mask"
 NO_IMAGE = "mask without image"
+_EXPLAINED = 0.1
 _SAME = 0.9  # of the best coverage: readings so near to it compete with it
 _LEAST = 0.3  # of the masks that must have an image, or of the images a mask
 
@@ -42,11 +48,20 @@ class Reading:
         return len(self.matching.couples) / len(self.images)
 
     @cached_property
-    def aligned(self) -> float:
-        """How much better masks explain their own images, see `explains`."""
-        return explains(
-            *([entry.path for entry in side] for side in zip(*self.matching.couples, strict=True))
-        )
+    def is_credible(self) -> bool:
+        """Whether names or contents say that images and masks belong together.
+
+        Names do where stems are equal, or where all masks, or all images, pair and names differ in
+        words for image and mask only. Else masks must explain their own images better than others.
+        """
+        complete = max(self.mask_share, self.image_share) == 1
+        if self.matching.rule < UNLIKE:
+            return True
+        if complete and all(is_worded(*couple) for couple in self.matching.couples[:20]):
+            return True
+        sides = ([e.path for e in side] for side in zip(*self.matching.couples, strict=True))
+        better = explains(*sides)
+        return better is None or better > _EXPLAINED
 
 
 @dataclass
@@ -54,6 +69,7 @@ class Choice:
     """What is taken, and why the rest is not."""
 
     readings: list[Reading] = field(default_factory=list)
+    losers: list[Reading] = field(default_factory=list)
     left_out: dict[Path, str] = field(default_factory=dict)
 
 
@@ -64,23 +80,20 @@ def choose(root: Path, series: Sequence[Series]) -> Choice:
         PairingError: several readings are as good, or there is none.
     """
     choice = Choice()
+    series = [part for one in series for part in _told_apart(one, series)]
     part = [one for one in series if not one.aside]
     masks = _ranked_masks(part)
-    taken: set[Path] = set()
     for rank in sorted({rank for rank, _ in masks}):
-        if choice.readings:
-            break
-        readings = [
-            best
-            for r, one in masks
-            if r == rank and (best := _best_images(root, one, part, series)) is not None
-        ]
-        fresh = [r for r in readings if not _touches(r, taken)]
-        for reading in _without_rivals(root, fresh, series):
-            choice.readings.append(reading)
-            taken |= {entry.path for couple in reading.matching.couples for entry in couple}
+        if not choice.readings:
+            options = [_options(one, part) for r, one in masks if r == rank]
+            _refuse_several_images(root, options, series)
+            best = [readings[0] for readings in options if readings]
+            choice.readings = list(_without_rivals(root, best, series))
+            choice.losers = [reading for reading in best if reading not in choice.readings]
     if not choice.readings and (turned := _images_among_masks(series)):
         return choose(root, turned)
+    if not choice.readings and any(one.aside in _NOT_ALWAYS for one in series):
+        return choose(root, [_taken_in(one) for one in series])
     _ask_for_plainer(root, choice, masks, part, series)
     _refuse_crowds(root, choice.readings)
     choice.readings = [reading for reading in choice.readings if reading.matching.couples]
@@ -104,6 +117,17 @@ def _images_among_masks(series: Sequence[Series]) -> list[Series]:
     return turned if turned != list(series) else []
 
 
+def _taken_in(one: Series) -> Series:
+    """The series without the reason that it takes no part, where there is nothing else.
+
+    Depth is an image then; a part of the masks is the mask; outputs and pictures stay aside.
+    """
+    if one.aside not in _NOT_ALWAYS:
+        return one
+    role = _NOT_ALWAYS[one.aside] or one.said.role
+    return replace(one, said=one.said._replace(aside="", role=role))
+
+
 def _ask_for_plainer(
     root: Path,
     choice: Choice,
@@ -120,11 +144,23 @@ def _ask_for_plainer(
     if not any(one.look.numbered for one in chosen):
         return
     others = [one for _, one in masks if one not in chosen and not one.look.numbered]
-    readings = [r for one in others if (r := _best_images(root, one, part, series)) is not None]
+    readings = [reading for one in others for reading in _options(one, part)[:1]]
     if any(reading.matching.couples for reading in readings):
         raise _question(
             root, [*choice.readings, *readings], series, "masks that number objects, and others"
         )
+
+
+def _told_apart(masks: Series, series: Sequence[Series]) -> list[Series]:
+    """The masks by their words, where images would have several: `um_road_0`, `um_lane_0`."""
+    images = [one for one in series if one.said.role != "mask" and not one.aside]
+    stems = {entry.stem for one in images for entry in one.entries}
+    parts = by_ends(masks, stems)
+    parts = by_words(masks) if len(parts) == 1 else parts
+    if masks.said.role != "mask" or len(parts) == 1:
+        return [masks]
+    most = max((len(match(one.entries, masks.entries).couples) for one in images), default=0)
+    return parts if most < ENOUGH * len(masks) else [masks]
 
 
 def choose_between(root: Path, images: Sequence[Entry], masks: Sequence[Entry]) -> Choice:
@@ -140,10 +176,6 @@ def choose_between(root: Path, images: Sequence[Entry], masks: Sequence[Entry]) 
         raise nothing_pairs(root, sides)
     _tell_rest(choice, sides)
     return choice
-
-
-def _touches(reading: Reading, taken: set[Path]) -> bool:
-    return any(entry.path in taken for couple in reading.matching.couples for entry in couple)
 
 
 def _ranked_masks(series: Sequence[Series]) -> list[tuple[int, Series]]:
@@ -173,14 +205,8 @@ def _may_be_masks(one: Series) -> bool:
     return one.look.readable > 0 and one.look.masks > 0.8 and not one.look.blank
 
 
-def _best_images(
-    root: Path, masks: Series, part: Sequence[Series], series: Sequence[Series]
-) -> Reading | None:
-    """The masks with the series of images that goes with them best.
-
-    Raises:
-        PairingError: two go with them as well.
-    """
+def _options(masks: Series, part: Sequence[Series]) -> list[Reading]:
+    """The masks with the images that go with them best: several where nobody could know which."""
     candidates = [
         Reading(one, masks, match(one.entries, masks.entries))
         for one in part
@@ -188,37 +214,44 @@ def _best_images(
     ]
     candidates = [r for r in candidates if r.matching.couples or r.matching.crowds]
     if not candidates:
-        return None
+        return []
     ranked = sorted(candidates, key=_worth, reverse=True)
     best = _united(ranked)
-    if not best.matching.couples or (max(best.mask_share, best.image_share) < _LEAST):
-        return best if best.matching.crowds else None
-    rivals = [r for r in ranked[1:] if _competes(r, best)]
-    channels = _channels(best)
-    if len(channels) > 1:
-        raise _question(
-            root, channels, series, f"{len(channels)} channels of each image in files of their own"
-        )
-    if rivals:
-        raise _question(root, [best, *rivals], series, "several images for each mask")
-    if best.matching.rule >= LOOSE and best.aligned < 0:
-        return None
-    return best
+    if not best.matching.couples or max(best.mask_share, best.image_share) < _LEAST:
+        return [best] if best.matching.crowds else []
+    if channels := _channels(best):
+        return channels
+    if not best.is_credible:
+        return []
+    return [best, *(reading for reading in ranked[1:] if _competes(reading, best))]
+
+
+def _refuse_several_images(
+    root: Path, options: Sequence[Sequence[Reading]], series: Sequence[Series]
+) -> None:
+    """Ask where several images go with masks, with an answer for each of them and each mask.
+
+    Raises:
+        PairingError: so it is.
+    """
+    if most := max((readings for readings in options if len(readings) > 1), key=len, default=()):
+        what = "several images for each mask"
+        if most[0].images.kind == most[1].images.kind and _channels_of(most):
+            what = f"{len(most)} channels of each image in files of their own"
+        every = [reading for readings in options for reading in readings]
+        raise _question(root, every, series, what)
+
+
+def _channels_of(readings: Sequence[Reading]) -> bool:
+    """Whether readings differ in the last number of the images' names only."""
+    return len({reading.images.entries[0].inner.parent for reading in readings}) == 1
 
 
 def _channels(best: Reading) -> list[Reading]:
-    """The readings by the last number of the images' names, where all masks have one of each."""
-    parts: dict[str, list[Entry]] = defaultdict(list)
-    for entry in best.images.entries:
-        parts[next(iter(tokens(entry.stem)[::-1]), "")].append(entry)
-    sizes = {len(part) for part in parts.values()}
-    if not 1 < len(parts) < 16 or sizes != {len(best.masks)} or not all(n.isdigit() for n in parts):
-        return []
-    readings = []
-    for part in parts.values():
-        images = replace(best.images, entries=tuple(part))
-        readings.append(Reading(images, best.masks, match(part, best.masks.entries)))
-    return readings if all(r.mask_share == 1 for r in readings) else []
+    """The readings by what the images' names end with, where all masks have one of each."""
+    parts = by_ends(best.images, {entry.stem for entry in best.masks.entries})
+    readings = [Reading(p, best.masks, match(p.entries, best.masks.entries)) for p in parts]
+    return readings if len(parts) > 1 and all(r.mask_share == 1 for r in readings) else []
 
 
 def _united(ranked: Sequence[Reading]) -> Reading:
@@ -245,17 +278,11 @@ def _worth(reading: Reading) -> tuple[object, ...]:
         not reading.images.said.second,
         min(reading.mask_share, 1) >= _SAME and strict,
         -min(reading.matching.rule, 4) if reading.matching.couples else -99,
-        _shared_path(reading),
         reading.images.said.role == "image",
         round(reading.mask_share, 1),
         round(reading.image_share, 1),
         len(reading.matching.couples),
     )
-
-
-def _shared_path(reading: Reading) -> int:
-    """Folders that all images and masks share."""
-    return 0
 
 
 def _competes(rival: Reading, best: Reading) -> bool:
@@ -384,6 +411,7 @@ def _tell_rest(choice: Choice, series: Sequence[Series]) -> None:
     splits = {entry.split for couple in couples for entry in couple}
     images = {e.path for r in choice.readings for e in r.images.entries}
     masks = {e.path for r in choice.readings for e in r.masks.entries}
+    lost = {e.path for r in choice.losers for _, e in r.matching.couples}
     for one in series:
         for entry in one.entries:
             why = one.aside or one.said.second or "goes with no other file"
@@ -392,6 +420,8 @@ def _tell_rest(choice: Choice, series: Sequence[Series]) -> None:
                 why = f"{entry.split} image without masks" if is_bare else NO_MASK
             elif entry.path in masks:
                 why = NO_IMAGE
+            elif entry.path in lost and not (one.aside or one.said.second):
+                why = "another mask of an image"
             if entry.path not in used:
                 choice.left_out[entry.path] = why
 

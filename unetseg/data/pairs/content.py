@@ -167,24 +167,41 @@ def is_recoloured(one: Path, other: Path) -> bool:
     return couples == counts[0] == counts[1] and couples > 1
 
 
-def explains(images: Sequence[Path], masks: Sequence[Path]) -> float:
+def explains(images: Sequence[Path], masks: Sequence[Path]) -> float | None:
     """How much stronger the images' edges are on the outlines of their own masks than on others'.
 
-    Above 0 where masks and images belong together; 0 where nothing can be said.
+    Of 14 real data sets each had 0.33 or more; masks moved on by one image had 0.29 at most, and
+    most less than 0. None where nothing can be said.
     """
     step = max(1, len(images) // SAMPLES)
     couples = [
-        (edges, lines)
+        (edges, codes)
         for image, mask in list(zip(images, masks, strict=True))[::step][:SAMPLES]
-        if (edges := _edges(image)) is not None and (lines := _outlines(mask)) is not None
+        if (edges := _edges(image)) is not None and (codes := read_codes(mask)) is not None
     ]
-    if len(couples) < 2:
-        return 0.0
-    own, other = [], []
-    for i, (edges, lines) in enumerate(couples):
-        own.append(_on(edges, lines))
-        other.append(_on(edges, couples[i - 1][1]))
-    return float(np.mean(own) - np.mean(other))
+    better = []
+    for edges, own in couples:
+        others = [_on(edges, other) for _, other in couples if not _are_alike(own, other)]
+        better += [_on(edges, own) - float(np.mean(others))] if others else []
+    return float(np.mean(better)) if better else None
+
+
+def _are_alike(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
+    """Whether two masks show much the same area, as those of neighbouring slices, or nothing."""
+    first, second = _area(one), _stretched(_area(other), one.shape)
+    return bool((first & second).sum() >= 0.5 * (first | second).sum())
+
+
+def _area(codes: NDArray[np.int64]) -> NDArray[Any]:
+    """Where a mask is not what it is most often."""
+    values, counts = np.unique(codes, return_counts=True)
+    return np.asarray(codes != values[counts.argmax()])
+
+
+def _stretched(pixels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Pixels, H×W, at another height and width."""
+    rows, columns = (np.arange(n) * m // n for n, m in zip(shape, pixels.shape, strict=True))
+    return np.asarray(pixels[np.ix_(rows, columns)])
 
 
 def _edges(path: Path) -> NDArray[np.float64] | None:
@@ -199,18 +216,10 @@ def _edges(path: Path) -> NDArray[np.float64] | None:
     return np.asarray(strength / (strength.mean() + 1e-12))
 
 
-def _outlines(path: Path) -> NDArray[np.bool_] | None:
-    codes = read_codes(path)
-    if codes is None:
-        return None
+def _on(edges: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
+    """The mean strength of edges on the outlines of a mask, stretched to the same size."""
     lines = np.zeros(codes.shape, bool)
     lines[1:] |= codes[1:] != codes[:-1]
     lines[:, 1:] |= codes[:, 1:] != codes[:, :-1]
-    return lines if lines.any() else None
-
-
-def _on(edges: NDArray[np.float64], lines: NDArray[np.bool_]) -> float:
-    """The mean strength of edges on the lines, stretched to the same size."""
-    rows, columns = ((np.arange(n) * m // n) for n, m in zip(edges.shape, lines.shape, strict=True))
-    on = edges[lines[np.ix_(rows, columns)]]
+    on = edges[_stretched(lines, edges.shape)]
     return float(on.mean()) if on.size else 1.0

@@ -7,13 +7,15 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from unetseg.data.pairs.affixes import find_affixes, strip
+from unetseg.data.pairs.affixes import cuts_at, find_affixes, strip
 from unetseg.data.pairs.naming import fold, says_role, tokens
 from unetseg.data.pairs.series import Entry
 
 KeyOf = Callable[[Entry], Hashable]
 """What must agree; None where the rule does not fit the file."""
-LOOSE = 8
+UNLIKE = 4
+"""Rules from this place on pair names that differ in more than case."""
+LOOSE = 10
 """Rules from this place on pair unlike names: then the contents must agree."""
 ENOUGH = 0.6  # of the smaller side: a rule that matches so many is not given up for a looser one
 
@@ -40,8 +42,7 @@ def match(images: Sequence[Entry], masks: Sequence[Entry]) -> Matching:
     A rule may differ from place to place (`x_training`, `y_test`); then each place has its own.
     """
     best = Matching((), (), 99)
-    if not {entry.place for entry in images} & {entry.place for entry in masks}:
-        images, masks = ([replace(entry, place=()) for entry in side] for side in (images, masks))
+    images, masks = _in_shared_places(images, masks)
     size = min(len(images), len(masks))
     for rule, (image_key, mask_key) in enumerate(_rules(images, masks)):
         if (found := _apply(images, masks, image_key, mask_key, rule)) and (
@@ -69,6 +70,18 @@ def match(images: Sequence[Entry], masks: Sequence[Entry]) -> Matching:
     return best
 
 
+def _in_shared_places(*sides: Sequence[Entry]) -> list[list[Entry]]:
+    """The entries with those of their places that occur on both sides."""
+    names = [{name for entry in side for name in entry.place} for side in sides]
+    shared = set.intersection(*names)
+    return [
+        [replace(e, place=tuple(name for name in e.place if name in shared)) for e in side]
+        if own != shared
+        else list(side)
+        for side, own in zip(sides, names, strict=True)
+    ]
+
+
 def _with_folded(images: Sequence[Entry], masks: Sequence[Entry], best: Matching) -> Matching:
     """The pairs, and those of what is left that differ in case or Unicode form only."""
     used = {entry.path for couple in best.couples for entry in couple}
@@ -91,11 +104,13 @@ def _rules(images: Sequence[Entry], masks: Sequence[Entry]) -> Iterator[tuple[Ke
     """Keys of images and masks by each rule."""
     for key in (_stem, _folded, _stem_alone, _folded_alone):
         yield key, key
+    yield _stem, _without_one(images, masks)
     yield _affixed(images, masks)
     for key in (_without_words, _without_numbered_words):
         yield key, key
     if min(len(images), len(masks)) > 1:
         yield _without_shared(images, masks), _without_shared(masks, images)
+    yield _stem, _begun(images)
     yield _numbered(images, masks), _numbered(masks, images)
     yield _alone(images), _place
 
@@ -114,6 +129,43 @@ def _stem_alone(entry: Entry) -> Hashable:
 
 def _folded_alone(entry: Entry) -> Hashable:
     return fold(entry.stem)
+
+
+def _without_one(images: Sequence[Entry], masks: Sequence[Entry]) -> KeyOf:
+    """Masks' stems without the one word of all of them that makes the most an image's."""
+    stems = {entry.stem for entry in images}
+
+    def pairs(word: str) -> int:
+        return sum(_cut_out(entry.stem, word) in stems for entry in masks)
+
+    words = _shared(masks) - (_shared(images) if len(images) > 1 else set()) if masks else set()
+    best = max(sorted(word for word in words if not word.isdigit()), key=pairs, default="")
+    return lambda entry: (entry.place, _cut_out(entry.stem, best)) if best else None
+
+
+def is_worded(image: Entry, mask: Entry) -> bool:
+    """Whether two names differ in words that say image, mask or split, or one ends the other."""
+    if mask.stem.startswith(image.stem) and cuts_at(mask.stem, len(image.stem)):
+        return True
+    return any(
+        key(image) is not None and key(image) == key(mask)
+        for key in (_without_words, _without_numbered_words)
+    )
+
+
+def _cut_out(stem: str, word: str) -> str:
+    """A stem without a word and one separator beside it.
+
+    >>> _cut_out("um_road_07", "road"), _cut_out("a_mask", "mask"), _cut_out("gt-3", "gt")
+    ('um_07', 'a', '3')
+    """
+    return re.sub(
+        rf"(?<![^\W\d_]){re.escape(word)}(?![^\W\d_])[_\-. ]|[_\-. ]?{re.escape(word)}(?![^\W\d_])",
+        "",
+        stem,
+        count=1,
+        flags=re.IGNORECASE,
+    )
 
 
 def _affixed(images: Sequence[Entry], masks: Sequence[Entry]) -> tuple[KeyOf, KeyOf]:
@@ -160,6 +212,21 @@ def _without_shared(own: Sequence[Entry], other: Sequence[Entry]) -> KeyOf:
         beside = {n for pair in pairwise(parts) if drop & {*pair} for n in pair if n in alike}
         kept = tuple(token for token in parts if token not in drop and token not in beside)
         return (entry.place, kept) if kept else None
+
+    return key
+
+
+def _begun(images: Sequence[Entry]) -> KeyOf:
+    """The longest stem of an image with which a mask's name begins: `apple_5f3a2b`."""
+    stems = {entry.stem for entry in images}
+
+    def key(entry: Entry) -> Hashable:
+        stem = entry.stem
+        ends = (
+            end for end in range(len(stem), 0, -1) if cuts_at(stem, end) and stem[:end] in stems
+        )
+        end = next(ends, None)
+        return (entry.place, stem[:end]) if end else None
 
     return key
 

@@ -21,7 +21,7 @@ from unetseg.data.files.pages import STACK_SUFFIXES, page_paths
 from unetseg.data.pairs.choose import NO_IMAGE, NO_MASK, Reading, choose, choose_between
 from unetseg.data.pairs.content import SAMPLES, look_at
 from unetseg.data.pairs.lists import listed_splits
-from unetseg.data.pairs.naming import SPLITS
+from unetseg.data.pairs.naming import SPLITS, tokens
 from unetseg.data.pairs.questions import fits, is_pattern, no_images
 from unetseg.data.pairs.series import Entry, read_entries, split_series
 from unetseg.data.pairs.table import read_table
@@ -34,7 +34,7 @@ _OUTSIDE = "outside of the splits"
 _SPLIT_SHARE = 0.3  # of the pairs: where fewer are in folders of splits, these are the odd ones
 
 Find = Callable[[Path, type[DataError]], list[Path]]
-Unpaired = Literal["skip", "empty", "error"]
+Unpaired = Literal["auto", "skip", "empty", "error"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def find_pairs(root: Path, *, lenient: bool = False, **where: Unpack[Where]) -> 
         found = PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}")
     else:
         find = scan_names if lenient else scan
-        found = _search(root, images, masks, where.get("unpaired", "skip"), find)
+        found = _search(root, images, masks, where.get("unpaired", "auto"), find)
     found = _paged(found)
     pairs = tuple(sorted(found.pairs, key=lambda pair: pair.name))
     return replace(found, pairs=tuple(pairs if group is None else _group(pairs, group)))
@@ -213,10 +213,14 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
         raise PairingError("there are no images in", empty, "Check --images and --masks.")
     bases = {side: folders.get(side, root).absolute() for side in wanted}
     above = Path(os.path.commonpath(list(bases.values())))
+    files = {side: [path.absolute() for path in sides[side]] for side in wanted}
+    if len(folders) < 2:  # with patterns, the folders above tell places
+        both = {e.path: e for e in read_entries(above, [*files["images"], *files["masks"]])}
+        return above, [[both[path] for path in files[side]] for side in wanted]
     entries = [
         [
             replace(entry, inner=PurePosixPath(entry.path.relative_to(above).as_posix()))
-            for entry in read_entries(base, [path.absolute() for path in sides[side]])
+            for entry in read_entries(base, files[side])
         ]
         for side, base in bases.items()
     ]
@@ -251,7 +255,7 @@ def _refuse_few(root: Path, pairs: int, left_out: dict[Path, str], unpaired: Unp
     """
     orphans = {path: why for path, why in left_out.items() if why in {NO_MASK, NO_IMAGE}}
     bare = sum(why == NO_MASK for why in orphans.values())
-    allowed = unpaired == "empty" and bare == len(orphans)
+    allowed = unpaired == "skip" or (unpaired == "empty" and bare == len(orphans))
     if not orphans or allowed or (unpaired != "error" and len(orphans) <= 2 * pairs):
         return
     raise PairingError(
@@ -315,6 +319,9 @@ def _with_splits(
         listed = listed_splits(root, names, [_inner(path, root) for path in others])
         pairs = [replace(p, split=split) for p, split in zip(pairs, listed.splits, strict=True)]
         told = listed.told and f"; {listed.told}"
+        if not any(pair.split for pair in pairs):
+            splits = _splits_in_names(pairs)
+            pairs = [replace(pair, split=splits.get(pair.image)) for pair in pairs]
     named = [pair for pair in pairs if pair.split]
     rest = [pair for pair in pairs if not pair.split]
     if len({pair.split for pair in named}) < 2 and not (named and rest):
@@ -330,6 +337,14 @@ def _with_splits(
 
 def _inner(path: Path, root: Path) -> str:
     return (path.relative_to(root) if root in path.parents else path).as_posix()
+
+
+def _splits_in_names(pairs: Sequence[Pair]) -> dict[Path, str]:
+    """The splits with which all names begin, such as `train_1` and `val_1`; or none."""
+    splits = {pair.image: SPLITS.get(next(iter(tokens(pair.image.stem)), "")) for pair in pairs}
+    return (
+        {image: split for image, split in splits.items() if split} if all(splits.values()) else {}
+    )
 
 
 # Words

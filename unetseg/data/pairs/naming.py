@@ -29,7 +29,7 @@ _WITH = re.compile(r"(?:with|and|without)[-_ ]?\w+", re.IGNORECASE)  # frames-wi
 _FILLERS = frozenset({"set", "sets", "folder", "folders", "dir", "data", "dataset"})
 
 _MASK = re.compile(
-    r"\w*masks?|label(?!me)\w*|lab|labs|lbls?|ann|anns|anno|annos|annot\w*|gts?|groundtruths?|truths?"
+    r"\w*masks?|\w+maps|label(?!me)\w*|lab|labs|lbls?|ann|anns|anno|annos|annot\w*|gts?|groundtruths?|truths?"
     r"|segs?|segm|segment\w*|semantic\w*|targets?|trimaps?|mattes?|alphas?|manual\w*|map|maps|y"
     r"|lesions?|silhouettes?|stencils?|fuse"
     r"|m[aá]scaras?|masques?|maske\w*|masker|etiquetas?|etichett\w+|v[eé]rit[eé]s?|wahrheit\w*"
@@ -45,7 +45,7 @@ _IMAGE = re.compile(
 )
 _ASIDE = {
     "a prediction or another output": re.compile(
-        r"pred\w*|outputs?|results?|infer\w*|comparisons?|logs?|checkpoints?|figures?|plots?"
+        r"pred\w*|outputs?|heatmaps|flows?|probabilit\w*|results?|infer\w*|comparisons?|logs?|checkpoints?|figures?|plots?"
     ),
     "a picture for people": re.compile(
         r"overlay\w*|previews?|vis|viz|visual\w*|blend\w*|cutouts?|thumb\w*|examples?|demo|pyramid"
@@ -56,9 +56,12 @@ _ASIDE = {
     "a part of the masks": re.compile(r"parts|rois?|skeletons?|centerlines?|centers?|centres?"),
 }
 """Words of files that are neither image nor mask."""
+_COLOURS = "a copy in colours"
+_OUTPUT = frozenset({"output", "outputs"})  # mask_output is a mask
 _SECOND = {
     "numbers objects": re.compile(r"instances?|instanceids|inst|panoptic|objects?|ids?"),
-    "a copy in colours": re.compile(r"colou?rs?|coloured|pseudo|human|palette"),
+    _COLOURS: re.compile(r"colou?rs?|coloured"),
+    "for the eyes of people": re.compile(r"pseudo|human|palette"),
     "a second observer": re.compile(r"2nd|second|watershed"),
     "outlines": re.compile(r"edges?|boundar\w+|contours?|noboundary|borders?"),
     "augmented copies": re.compile(r"aug\w*"),
@@ -137,7 +140,7 @@ def read_name(name: str) -> Reading:
     return Reading(
         role,
         split,
-        next((why for why, word in _ASIDE.items() if any(map(word.fullmatch, letters))), ""),
+        "" if masks and _OUTPUT.intersection(letters) else _aside(letters),
         _second(letters, masks),
         tuple(masks or images),
         tuple(p for p in letters if p not in (masks or images) and p not in _FILLERS),
@@ -145,9 +148,15 @@ def read_name(name: str) -> Reading:
     )
 
 
+def _aside(letters: Sequence[str]) -> str:
+    return next((why for why, word in _ASIDE.items() if any(map(word.fullmatch, letters))), "")
+
+
 def _second(letters: Sequence[str], masks: Sequence[str]) -> str:
     why = next((why for why, word in _SECOND.items() if any(map(word.fullmatch, letters))), "")
-    return why or ("a copy in colours" if masks and "rgb" in letters else "")
+    if why == _COLOURS and not masks:
+        return ""  # beside depth, the colours are the photo's
+    return why or (_COLOURS if masks and "rgb" in letters else "")
 
 
 def read_folder_name(name: str) -> FolderName:

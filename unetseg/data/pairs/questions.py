@@ -4,13 +4,17 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from fnmatch import translate
+from itertools import permutations
 from pathlib import Path, PurePosixPath
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.pairs.foreign import find_foreign, is_lfs_pointer
+from unetseg.data.pairs.keys import match
 from unetseg.data.pairs.series import Entry, Series
 from unetseg.errors import PairingError
 from unetseg.text import plural, printable
+
+_FEW = 4  # series of which a command is offered for each couple
 
 
 def several_masks(root: Path, crowds: Mapping[Entry, Sequence[Entry]]) -> PairingError:
@@ -39,7 +43,14 @@ def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
         for one in series
     ]
     commands = [command for one in foreign if (command := one.command())]
-    by_hand = ["--images DIR --masks DIR", "--pairs FILE.csv"]
+    check = shlex.join(["unetseg", "check", str(root)])
+    sides = [
+        [shlex.quote(pattern(one, everything)) for one in couple]
+        for couple in permutations(series, 2)
+        if len(series) <= _FEW and match(*(one.entries for one in couple)).couples
+    ]
+    by_hand = [f"{check} --images {images} --masks {masks}" for images, masks in sides]
+    by_hand.append(f"{check} --pairs FILE.csv")
     pointers = [entry.path for entry in everything if is_lfs_pointer(entry.path)]
     if pointers:
         lines.insert(0, f"{plural(len(pointers), 'pointer')} of Git LFS in place of files")
@@ -53,8 +64,7 @@ def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
         lines,
         fix,
         code="foreign" if foreign else "no-pairs",
-        commands=commands
-        or [shlex.join(["unetseg", "check", str(root)]) + f" {words}" for words in by_hand],
+        commands=commands or by_hand,
     )
 
 

@@ -9,10 +9,10 @@ by the suffix (`x.jpg`, `x.png`).
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, takewhile
+from itertools import chain, combinations, takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -22,6 +22,11 @@ from unetseg.data.pairs.naming import Reading, read_name, says_side, tokens
 
 _NAMES = 8  # of folders that compete, at most; more are places
 _LETTER = re.compile(r"[^\W\d_]")
+_GLUED_SPLITS = (
+    re.compile(r"(?P<split>train|test|valid|val)(?P<rest>[a-z]+)", re.IGNORECASE),
+    re.compile(r"(?P<rest>.*[-_ ])(?P<split>tr|te|va)", re.IGNORECASE),
+)
+_SHORT = {"tr": "train", "te": "test", "va": "val"}
 _COUNT = re.compile(r"(?<!\d)[_\- .]*\d+(?!\d|st|nd|rd|th)")  # of _mask_1, not of _1stHO
 _CUT = re.compile(  # where a word or a number begins or ends
     r"(?<=[^\W_])(?=[\W_])|(?<=[a-z\d])(?=[A-Z])|(?<=\d)(?=[a-z])|(?<=[\W_])(?=[^\W_])"
@@ -83,7 +88,12 @@ def read_entries(root: Path, paths: Iterable[Path]) -> list[Entry]:
     """What the folders between `root` and each path say."""
     inner = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths]
     folders = {folder for path in inner for folder in path.parents if folder.name}
-    alike = _Alike(_shared_folders(inner), _numbered_siblings(folders), *_both_sides(folders))
+    alike = _Alike(
+        _spelt(folders),
+        _shared_folders(inner),
+        _numbered_siblings(folders),
+        *_both_sides(folders),
+    )
     return [_entry(root, path, alike) for path in inner]
 
 
@@ -91,12 +101,14 @@ class _Alike(NamedTuple):
     """Names that mean less than they say, since others are like them.
 
     Attributes:
+        spelt: Names that mean something else beside their siblings, see `_spelt`.
         shared: The folders above all files, which tell none from another.
         numbered: Words of folders that stand beside others of the same words and another number.
         places: Folders of one name below images and below masks.
         tags: Words beside the role that folders of images and of masks have alike.
     """
 
+    spelt: dict[str, str]
     shared: int
     numbered: frozenset[tuple[str, ...]]
     places: frozenset[str]
@@ -115,18 +127,57 @@ def _numbered_siblings(folders: Iterable[PurePosixPath]) -> frozenset[tuple[str,
     return frozenset(words for (_, words), same in names.items() if len(same) > 1)
 
 
+def _spelt(folders: Iterable[PurePosixPath]) -> dict[str, str]:
+    """Names of folders that stand beside others, as they are to be read.
+
+    `traincrop` beside `valcrop` are splits; so are `DUTS-TR` and `DUTS-TE`. A word of all that
+    have a role says nothing where they differ without it: `gt_images` and `gt_masks`, `plots` and
+    `plots_masks`.
+    """
+    siblings: dict[PurePosixPath, list[str]] = defaultdict(list)
+    for folder in folders:
+        siblings[folder.parent].append(folder.name)
+    spelt: dict[str, str] = {}
+    for names in siblings.values():
+        plain = [name for name in names if not read_name(name).split]
+        for glued in _GLUED_SPLITS:
+            found = {name: m for name in plain if (m := glued.fullmatch(name))}
+            often = Counter(m["rest"] for m in found.values())
+            spelt |= {
+                name: f"{_SHORT.get(m['split'].lower(), m['split'])}_{m['rest']}"
+                for name, m in found.items()
+                if often[m["rest"]] > 1
+            }
+        spelt |= _without_common(names)
+    return spelt
+
+
+def _without_common(names: Sequence[str]) -> dict[str, str]:
+    """The names without the words that all of them have that tell something, if they differ so."""
+    telling = [name for name in names if read_name(name).tells]
+    common = set[str].intersection(*({*tokens(name)} for name in telling)) if telling else set()
+    common = {word for word in common if read_name(word).tells}
+    rest = {n: "_".join(t for t in tokens(n) if t not in common) or "images" for n in telling}
+    roles = {read_name(name).role for name in rest.values()}
+    return rest if common and len(telling) > 1 and roles >= {"image", "mask"} else {}
+
+
 def _both_sides(
     folders: Iterable[PurePosixPath],
 ) -> tuple[frozenset[str], frozenset[tuple[str, ...]]]:
     sides: dict[str, set[str]] = defaultdict(set)
     tags: dict[str, set[tuple[str, ...]]] = {"image": set(), "mask": set()}
+    children: dict[PurePosixPath, set[str | None]] = defaultdict(set)
     for folder in folders:
-        if role := _role(folder.parent.parts[::-1]):
-            sides[folder.name].add(role)
+        children[folder.parent].add(read_name(folder.name).role)
+    for folder in folders:
         said = read_name(folder.name)
         if said.role in tags:
             tags[said.role].add(said.rest)
-    places = frozenset(name for name, roles in sides.items() if len(roles) > 1)
+        above = _role(folder.parent.parts[::-1]) or ""
+        if not (above and children[folder.parent] >= {"image", "mask"}):
+            sides[folder.name].add(above)
+    places = frozenset(name for name, roles in sides.items() if len(roles) > 1 and "mask" in roles)
     alike = tags["image"] == tags["mask"] and len(tags["image"]) > 1
     return places, frozenset(tags["image"]) if alike else frozenset()
 
@@ -142,26 +193,26 @@ def _entry(root: Path, path: PurePosixPath, alike: _Alike) -> Entry:
     names: list[str] = []
     above: tuple[str, ...] = ()
     for level, name in enumerate(path.parts[:-1]):
-        said = read_name(name)
+        spelt = alike.spelt.get(name, name)
+        said = read_name(spelt)
         split = split or said.split
         own = tuple(token for token in said.rest if token not in above)
         numbers = tuple(number for number in said.numbers if number not in above)
-        above = (*above, *tokens(name))
+        above = (*above, *tokens(spelt))
         is_side = said.tells and name not in alike.places
-        if not is_side and (own or numbers or not said.split):
+        is_split = said.split and not (own or numbers)
+        if not is_side and not is_split:
             names.append(name)
-        if level < alike.shared:
+        if level < alike.shared or (is_split and not is_side):
             continue
-        if is_side and said.rest in alike.tags:
-            series.append(" ".join(said.words))
-            place += (*own, *numbers)
-        elif is_side:
-            series.append(" ".join((*said.words, *own)))
-            place += numbers
-        elif numbers and _words(name) in alike.numbered:
+        if is_side:
+            tag = own if said.rest in alike.tags else ()
+            series.append(" ".join((*said.words, *(own if not tag else ()))))
+            place += (*tag, *numbers)
+        elif numbers and _words(name) in alike.numbered and name not in alike.places:
             series.append(" ".join(own))
             place += numbers
-        elif own or numbers or not said.split:
+        else:
             place.append(name)
     return Entry(root / path, path, split, tuple(place), tuple(series), tuple(names), path.stem)
 
@@ -189,7 +240,7 @@ def _said(entries: Sequence[Entry], kind: str) -> Reading:
     readings = [read_name(name) for name in (*words, *reversed(entries[0].folder))]
     first = next((said for said in readings if said.tells), None)
     if first is None:
-        said = read_name(" ".join(_words_of_all(entries)))
+        said = read_name(" ".join(word for word in _words_of_all(entries) if len(word) > 1))
         return said if said.role == "mask" or said.aside else read_name("")
     for above in readings:  # outputs/mask is an output, instances/masks numbers objects
         if above.role not in {"image", "mask"}:
@@ -203,6 +254,34 @@ def _words_of_all(entries: Sequence[Entry]) -> list[str]:
     for entry in entries[1:]:
         common &= set(tokens(entry.stem))
     return [token for token in tokens(entries[0].stem) if token in common]
+
+
+def by_words(series: Series) -> list[Series]:
+    """The parts of a series by the words that make twins, such as `um_road_0` and `um_lane_0`."""
+    words = dict(_swapped(series.entries, any_word=True))
+    often = Counter(word for several in words.values() for word in several)
+    parts: dict[str, list[Entry]] = defaultdict(list)
+    for entry in series.entries:
+        parts[max(words.get(entry.inner, [""]), key=often.__getitem__)].append(entry)
+    if not 1 < len(parts) <= _NAMES:
+        return [series]
+    return [replace(series, entries=tuple(part), kind=word) for word, part in parts.items()]
+
+
+def by_ends(series: Series, stems: Container[str]) -> list[Series]:
+    """The parts of a series by what follows another file's stem: `_reader1` and `_reader2`.
+
+    The series itself where files of one end are far more than those of another.
+    """
+    parts: dict[str, list[Entry]] = defaultdict(list)
+    for entry in series.entries:
+        cuts = (end.start() for end in _CUT.finditer(entry.stem))
+        end = max((c for c in cuts if entry.stem[:c].rstrip("_-. ") in stems), default=None)
+        parts["" if end is None else entry.stem[end:]].append(entry)
+    sizes = [len(part) for part in parts.values()]
+    if not 1 < len(parts) <= _NAMES or "" in parts or 2 * min(sizes) < max(sizes):
+        return [series]
+    return [replace(series, entries=tuple(part), kind=end) for end, part in parts.items()]
 
 
 # Twins
@@ -257,13 +336,13 @@ def _plain(stem: str) -> str:
     return head if dot and f".{tail.lower()}" in IMAGE_SUFFIXES else stem
 
 
-def _swapped(members: Sequence[Entry]) -> Iterator[tuple[PurePosixPath, list[str]]]:
+def _swapped(
+    members: Sequence[Entry], *, any_word: bool = False
+) -> Iterator[tuple[PurePosixPath, list[str]]]:
     """Files, and the words in whose place another file of the folder has another word.
 
-    One of them must say a role, or the folder that it holds masks, of which an image may have
-    several (`um_road_0`, `um_lane_0`).
+    Unless `any_word` will do, one of them must say a role.
     """
-    in_masks = _role(members[0].folder) == "mask"
     holes: dict[tuple[str, ...], dict[str, PurePosixPath]] = defaultdict(dict)
     for entry in members:
         parts = tokens(entry.stem)
@@ -272,7 +351,7 @@ def _swapped(members: Sequence[Entry]) -> Iterator[tuple[PurePosixPath, list[str
                 holes[(*parts[:at], "*", *parts[at + 1 :])][token] = entry.inner
     words: dict[PurePosixPath, list[str]] = defaultdict(list)
     for twins in holes.values():
-        if len(twins) > 1 and (in_masks or any(says_side(word) for word in twins)):
+        if len(twins) > 1 and (any_word or any(says_side(word) for word in twins)):
             for word, inner in twins.items():
                 words[inner].append(word)
     yield from words.items()
@@ -307,13 +386,20 @@ def _add_suffixes(folders: Iterable[Sequence[Entry]], kinds: dict[PurePosixPath,
 
 def _shared_places(groups: dict[tuple[tuple[str, ...], str], list[Entry]]) -> set[str]:
     """The places that occur on several sides: these are where a pair lies."""
-    sides: dict[str, set[Hashable]] = defaultdict(set)
+    sides: dict[Hashable, set[str]] = defaultdict(set)
     for (folder, kind), members in groups.items():
         role = read_name(kind).role or _role(folder)
         side: Hashable = role if role in {"image", "mask"} else (folder, kind)
-        for name in {name for entry in members for name in entry.place}:
-            sides[name].add(side)
-    return {name for name, where in sides.items() if len(where) > 1}
+        sides[side] |= {name for entry in members for name in entry.place}
+    shared = set()
+    for one, other in combinations(sides.values(), 2):
+        both = one & other
+        numbers = [{name for name in names if name.isdigit()} for names in (one, other, both)]
+        few = 2 * len(numbers[2]) <= max(
+            map(len, numbers[:2])
+        )  # 2 of s2_images and semantic_2class
+        shared |= both - numbers[2] if few else both
+    return shared
 
 
 def _by_place(members: Sequence[Entry], shared: set[str]) -> list[list[Entry]]:
@@ -327,9 +413,11 @@ def _by_place(members: Sequence[Entry], shared: set[str]) -> list[list[Entry]]:
     for names, entry in zip(own, plain, strict=True):
         parts[names].append(entry)
     keys = Counter(
-        (entry.place, entry.split, stem, entry.inner.suffix)
+        key
         for part in parts.values()
-        for entry, stem in zip(part, _own_stems(part), strict=True)
+        for key in {
+            (e.place, e.split, stem) for e, stem in zip(part, _own_stems(part), strict=True)
+        }
     )
     if max(keys.values()) == 1:
         return [plain]
