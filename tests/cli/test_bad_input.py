@@ -38,7 +38,7 @@ def refusal(data: Path, capsys: Capture, *flags: str, code: int = 5) -> str:
     """The error of `train` on a folder; `check` names the same files; no run folder is left."""
     out = data.parent / "runs"
     capsys.readouterr()
-    assert run(["check", str(data), "--device", "cpu", *flags]) == code
+    assert run(["check", str(data), "--device", "cpu", "--json", *flags]) == code
     of_check = "".join(capsys.readouterr())
     assert run(["train", str(data), "--device", "cpu", "--out", str(out), *flags]) == code
     of_train = capsys.readouterr().err
@@ -75,7 +75,7 @@ def test_images_without_any_mask(data: Path, capsys: Capture) -> None:
     shutil.rmtree(data / "masks")
     answer = refusal(data, capsys)
     assert "4 image files, of which none" in answer
-    assert "--masks DIR" in answer
+    assert "--pairs FILE.csv" in answer
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from unetseg.data.facts.survey import survey
 from unetseg.data.files.image import count_pages, read_image
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
-from unetseg.errors import ImageError
+from unetseg.errors import ImageError, PairingError
 from unetseg.prediction.outputs import plan_jobs
 
 Array = NDArray[Any]
@@ -62,7 +62,9 @@ def test_pages_of_arrays_pair_with_pages(
     for name, stack in (("images", volume), ("masks", labels // 255)):
         (tmp_path / name).mkdir()
         save(tmp_path / name / f"{name}{suffix}", stack)
-    pairs = find_pairs(tmp_path).pairs
+    with pytest.raises(PairingError, match="taken when asked for"):
+        find_pairs(tmp_path)
+    pairs = find_pairs(tmp_path, images=Path("images"), masks=Path("masks")).pairs
     assert len(pairs) == 8
     for pair, image in zip(pairs, volume, strict=True):
         np.testing.assert_array_equal(read_image(pair.image), image.reshape(48, 64, -1))

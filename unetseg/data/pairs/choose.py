@@ -343,6 +343,13 @@ def _question(
     return question(root, parts, series, what)
 
 
+def arrays_asked_for(
+    root: Path, readings: Sequence[Reading], series: Sequence[Series]
+) -> PairingError:
+    """The question whether arrays are meant, with the command that takes them."""
+    return _question(root, readings, series, "arrays (.npy, .npz), which are taken when asked for")
+
+
 def _refuse_parts(root: Path, lead: Reading | None, group: Sequence[Reading]) -> None:
     """Refuse further masks of some images, such as x_mask_1 beside x_mask.
 

@@ -18,11 +18,19 @@ from unetseg.data.files.arrays import MOST_COLOURS
 from unetseg.data.files.folders import output_names, scan, scan_names
 from unetseg.data.files.image import count_pages
 from unetseg.data.files.pages import STACK_SUFFIXES, page_paths
-from unetseg.data.pairs.choose import NO_IMAGE, NO_MASK, Reading, choose, choose_between
+from unetseg.data.pairs.choose import (
+    NO_IMAGE,
+    NO_MASK,
+    Choice,
+    Reading,
+    arrays_asked_for,
+    choose,
+    choose_between,
+)
 from unetseg.data.pairs.content import SAMPLES, look_at
 from unetseg.data.pairs.lists import listed_splits
 from unetseg.data.pairs.naming import SPLITS, tokens
-from unetseg.data.pairs.questions import fits, is_pattern, no_images
+from unetseg.data.pairs.questions import ARRAYS, fits, is_pattern, no_images
 from unetseg.data.pairs.series import Entry, read_entries, split_series
 from unetseg.data.pairs.table import read_table
 from unetseg.errors import ConfigError, DataError, PairingError
@@ -155,10 +163,7 @@ def _search(
         one = [entry.path for entry in sides[0]] == [entry.path for entry in sides[1]]
         choice = choose(base, split_series(sides[0])) if one else choose_between(base, *sides)
     else:
-        paths = find(root, PairingError)
-        if not paths:
-            raise no_images(root)
-        base, choice = root, choose(root, split_series(read_entries(root, paths)))
+        base, choice = root, _chosen(root, find(root, PairingError))
     pairs = [pair for reading in choice.readings for pair in _pairs_of(reading)]
     _refuse_few(base, len(pairs), choice.left_out, unpaired)
     left_out = choice.left_out
@@ -178,6 +183,20 @@ def _bare(base: Path, images: Sequence[Path]) -> list[Pair]:
         Pair(entry.path, None, entry.inner.with_suffix("").as_posix(), entry.split)
         for entry in read_entries(base, images)
     ]
+
+
+def _chosen(root: Path, paths: Sequence[Path]) -> Choice:
+    """What pairs among pictures; arrays, whose axes only their maker knows, are to be asked for."""
+    pictures = [path for path in paths if path.suffix.lower() not in ARRAYS]
+    try:
+        if not pictures:
+            raise no_images(root)
+        return choose(root, split_series(read_entries(root, pictures)))
+    except PairingError:
+        if len(pictures) == len(paths):
+            raise
+    series = split_series(read_entries(root, paths))
+    raise arrays_asked_for(root, choose(root, series).readings, series)
 
 
 def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path, list[list[Entry]]]:
@@ -259,8 +278,9 @@ def _refuse_few(root: Path, pairs: int, left_out: dict[Path, str], unpaired: Unp
     if not orphans or allowed or (unpaired != "error" and len(orphans) <= 2 * pairs):
         return
     raise PairingError(
-        f"{plural(bare, 'image')} without mask and {plural(len(orphans) - bare, 'mask')} without "
-        f"image in {printable(root)}, and {plural(pairs, 'pair')}",
+        f"{printable(root)} holds {plural(pairs, 'pair')}, "
+        f"{plural(bare, 'image')} without mask and "
+        f"{plural(len(orphans) - bare, 'mask')} without image",
         [f"{why}: {printable(path.relative_to(root))}" for path, why in orphans.items()],
         "Add the missing files, or say what images without mask are: left out, or without objects.",
         code="unpaired",

@@ -18,7 +18,10 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-_TOKEN = re.compile(r"\d+(?:st|nd|rd|th)(?![a-z])|\d+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+")
+_TOKEN = re.compile(
+    r"\d+(?:st|nd|rd|th)(?![a-z])|\d+|[A-ZÀ-ÖØ-Þ]+(?![a-zß-öø-ÿ])|[A-ZÀ-ÖØ-Þ]?[a-zß-öø-ÿ]+"
+    r"|[^\W\d_A-Za-zÀ-ÖØ-öø-ÿ]+"
+)
 _GLUED = re.compile(
     r"(?<![A-Za-z])(training|train|validation|valid|val|testing|test)(?=ima?g|mask|label|annot)|"
     r"(ground)[ _-]?(?=truths?)",
