@@ -1,9 +1,9 @@
 """An image file, opened once: header, place on the earth, pixels whole and by windows.
 
 Pixels are a file's own values, any bit depth and any band count, never rescaled. TIFFs go through
-tifffile (Pillow would read one band of many without a word), arrays through NumPy, everything else
-through Pillow or faster decoders that give the same. A file that cannot be read whole is an
-`ImageError`.
+tifffile (Pillow would read one band of many without a word), arrays through NumPy, other
+rasters through GDAL, everything else through Pillow or faster decoders that give the same. A file
+that cannot be read whole is an `ImageError`.
 """
 
 import os
@@ -23,6 +23,7 @@ from unetseg.data.files.georeference import Georeference, georeference_of
 from unetseg.data.files.limits import LFS_START, PIXEL_LIMIT, READ_FIX, explained
 from unetseg.data.files.pages import SEVERAL, split_page
 from unetseg.data.files.photos import Jpeg2000, Photo, open_photo
+from unetseg.data.files.rasters import Raster, raster_driver
 from unetseg.data.files.tiffs import TIFF_STARTS, Tiff, Window
 from unetseg.errors import ImageError
 
@@ -31,6 +32,8 @@ WHOLE_PIXELS = 2**25
 STRIP = 256
 """Rows that are read at once where the file does not suggest another number."""
 
+Windowed = Tiff | ArrayFile | Raster
+"""An open file that gives windows of its pixels."""
 T = TypeVar("T")
 
 
@@ -103,7 +106,7 @@ class ImageFile:
         max_pixels: The most pixels that are decoded at once, against decompression bombs.
 
     Attributes:
-        format: PNG, JPEG, TIFF, GIF, BMP, WEBP, PPM, HEIF, JPEG2000, NPY or NPZ, by
+        format: PNG, JPEG, TIFF, GIF, BMP, WEBP, PPM, HEIF, JPEG2000, NPY, NPZ, VRT, HFA or ENVI, by
             the content.
         lossy: Whether the compression changes values (JPEG and its kin).
         pixels: Height times width.
@@ -204,9 +207,12 @@ class ImageFile:
 
     @cached_property
     def _geography(self) -> tuple[Georeference | None, float | None]:
-        if self.format != "TIFF":
+        if self.format not in {"TIFF", "VRT", "HFA", "ENVI"}:
             return None, None
-        return georeference_of(self.open_tiff(), self.path)
+        file = self._opened()
+        if isinstance(file, Raster):
+            return file.georeference, file.nodata
+        return georeference_of(file, self.path) if isinstance(file, Tiff) else (None, None)
 
     @property
     def white_is_zero(self) -> bool:
@@ -257,7 +263,7 @@ class ImageFile:
         """
         file = self._opened()
         with explained(self.path):
-            if isinstance(file, Tiff | ArrayFile):
+            if isinstance(file, Windowed):
                 pixels, palette, transparent = file.whole(), file.palette, False
             else:
                 pixels, palette, transparent = file.whole()
@@ -315,7 +321,7 @@ class ImageFile:
         """Send the path; the process at the other end opens the file itself."""
         return type(self), (self.path, self.max_pixels)
 
-    def _open(self) -> Tiff | ArrayFile | Photo | Jpeg2000:
+    def _open(self) -> Windowed | Photo | Jpeg2000:
         path, page = split_page(self.path)
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting
             raise self._unusable("is no regular file", "no-regular-file")
@@ -323,10 +329,7 @@ class ImageFile:
         try:
             start = file.read(64)
             file.seek(0)
-            if not start:
-                raise self._unusable("is empty (0 bytes)", "empty-file")
-            if start.startswith(LFS_START):
-                raise self._unusable("is a pointer of Git LFS", "lfs-pointer", "git lfs pull")
+            self._refuse_start(start)
             if start.startswith((NPY_START, ZIP_START)):
                 return ArrayFile(file, start, self.path, page, self.max_pixels)
             if start[:4] in TIFF_STARTS:
@@ -334,22 +337,32 @@ class ImageFile:
                     file.close()
                     file = path.resolve().open("rb")
                 return Tiff(file, self.path, page, self.max_pixels)
+            if driver := raster_driver(path, start):
+                file.close()
+                return Raster(path, driver, self.max_pixels)
             return open_photo(file, start, path, self.max_pixels)
         except BaseException:
             file.close()
             raise
 
+    def _refuse_start(self, start: bytes) -> None:
+        """Refuse what is no image file by its first bytes."""
+        if not start:
+            raise self._unusable("is empty (0 bytes)", "empty-file")
+        if start.startswith(LFS_START):
+            raise self._unusable("is a pointer of Git LFS", "lfs-pointer", "git lfs pull")
+
     def _unusable(self, what: str, code: str, fix: str = READ_FIX) -> ImageError:
         return ImageError(f"{self.path} {what}", fix=fix, code=code, paths=[self.path])
 
-    def open_windowed(self) -> Tiff | ArrayFile:
+    def open_windowed(self) -> Windowed:
         """The open file, as stored; only of one whose windows can be read.
 
         Raises:
             ImageError: it is damaged, or has changed since it was opened.
         """
         file = self._opened()
-        assert isinstance(file, Tiff | ArrayFile), f"{self.path} is {self.format}"
+        assert isinstance(file, Windowed), f"{self.path} is {self.format}"
         return file
 
     def open_tiff(self) -> Tiff:
@@ -362,7 +375,7 @@ class ImageFile:
         assert isinstance(file, Tiff), f"{self.path} is {self.format}"
         return file
 
-    def _opened(self) -> Tiff | ArrayFile | Photo | Jpeg2000:
+    def _opened(self) -> Windowed | Photo | Jpeg2000:
         """The open file, which must be the one whose header was read."""
         with explained(self.path):
             file = self._file.get()
@@ -371,7 +384,7 @@ class ImageFile:
             raise ImageError(f"{self.path} has changed since it was opened", fix=fix)
         return file
 
-    def _windows_of(self, file: Tiff | ArrayFile) -> tuple[int, np.dtype[Any], int]:
+    def _windows_of(self, file: Windowed) -> tuple[int, np.dtype[Any], int]:
         """Bands and number type of windows, and the rows that are decoded together."""
         rows = file.segment[self.orientation in {5, 6, 7, 8}]
         if file.palette is not None:

@@ -1,0 +1,89 @@
+"""Rasters that GDAL reads and tifffile does not: VRT mosaics, ERDAS Imagine, ENVI."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.data.files.georeference import Georeference, quiet
+from unetseg.data.files.limits import PIXEL_BYTES, bomb, unreadable
+from unetseg.data.files.tiffs import Window
+
+_STARTS = {"VRT": b"<VRTDataset", "HFA": b"EHFA_HEADER_TAG"}
+_ENVI_SUFFIXES = frozenset({".dat", ".img", ".bsq", ".bil", ".bip", ".raw", ".envi", ""})
+
+
+class Raster:
+    """An open raster; the pixels are as stored, read by windows as GDAL does.
+
+    Attributes:
+        format: VRT, HFA or ENVI.
+        shape: Height, width and bands.
+        dtype: Number type of the pixels.
+        georeference: Where it lies on the earth, if it says so.
+        nodata: The value that it declares for pixels without data.
+
+    Raises:
+        ImageError: GDAL cannot open it, or its bands differ in type.
+    """
+
+    lossy, orientation, palette, has_windows = False, 1, None, True
+
+    def __init__(self, path: Path, driver: str, max_pixels: int) -> None:
+        import rasterio
+        from rasterio.errors import RasterioError
+
+        self._path, self._lock, self._fault = path, threading.Lock(), RasterioError
+        self._max_pixels = max_pixels
+        try:
+            with quiet():
+                self._raster: Any = rasterio.open(path.absolute(), driver=driver)
+        except RasterioError as error:
+            raise unreadable(path, error) from error
+        raster = self._raster
+        if len({*raster.dtypes}) > 1:
+            raise unreadable(path, f"its bands differ in type: {', '.join(raster.dtypes)}")
+        self.format, self.dtype = driver, np.dtype(raster.dtypes[0])
+        self.shape = int(raster.height), int(raster.width), int(raster.count)
+        self.kind = str(self.dtype)
+        self.segment: tuple[int, int] = raster.block_shapes[0]
+        self.nodata: float | None = raster.nodata
+        crs = raster.crs.to_wkt() if raster.crs else ""
+        is_placed = bool(crs) or not raster.transform.is_identity
+        self.georeference = Georeference(crs, tuple(raster.transform)[:6]) if is_placed else None
+
+    def whole(self) -> NDArray[Any]:
+        """All pixels, H×W×C."""
+        return self.window(Window(0, 0, *self.shape[:2]))
+
+    def window(self, window: Window) -> NDArray[Any]:
+        """The pixels of `window`, which lies inside: H×W×C, the same as of `whole`."""
+        top, left, height, width = window
+        size = height * width * self.shape[2] * self.dtype.itemsize
+        if size > PIXEL_BYTES * self._max_pixels:
+            told = f"{width}×{height} pixels of {self.shape[2]} bands"
+            raise bomb(self._path, size // PIXEL_BYTES + 1, told, self._max_pixels)
+        part = (top, top + height), (left, left + width)
+        try:
+            with self._lock:  # GDAL's handles are for one thread at a time
+                pixels: NDArray[Any] = self._raster.read(window=part)
+        except self._fault as error:
+            raise unreadable(self._path, error) from error
+        return np.moveaxis(pixels, 0, -1)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._raster.close()
+
+
+def raster_driver(path: Path, start: bytes) -> str:
+    """VRT or HFA by the first bytes, ENVI by the header beside the file; nothing of other files."""
+    for driver, beginning in _STARTS.items():
+        if start.startswith(beginning):
+            return driver
+    headers = (path.with_suffix(".hdr"), path.with_name(f"{path.name}.hdr"))
+    may_be_envi = path.suffix.lower() in _ENVI_SUFFIXES
+    is_envi = may_be_envi and any(h.is_file() and h.read_bytes()[:4] == b"ENVI" for h in headers)
+    return "ENVI" if is_envi else ""
