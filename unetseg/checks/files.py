@@ -32,6 +32,7 @@ from unetseg.data.facts.survey import Survey
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.limits import BOMB
 from unetseg.data.files.pages import file_of
+from unetseg.data.masks.mask_file import whole_factor
 from unetseg.errors import DataError
 from unetseg.text import plural
 
@@ -49,7 +50,6 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "NPZ": (".npz",),
 }
 """The suffixes that say what a file holds, the usual one first."""
-LARGEST_FACTOR = 16  # a mask with less than one pixel for 16×16 of the image is another mask
 SMALL = 32  # pixels: with a shorter side an image has little context
 UNEQUAL = 64  # times: the pixels of the largest image over those of the smallest
 SATURATED = 0.1  # share of the values at the highest of their band that is worth a word
@@ -208,10 +208,11 @@ def inspect_unreadable(survey: Survey) -> Iterator[Finding]:
 
 _SIZES = {
     "size-factor": _Kind(
-        "error",
+        "warning",
         "mask",
-        "larger or smaller than the image by a whole factor (width×height)",
-        "The command resizes them by that factor.",
+        "larger or smaller than the image by a whole factor (width×height): read at the size of "
+        "the image, the nearest pixel counts",
+        "The command writes them at that size.",
         FIX,
     ),
     "size-unturned": _Kind(
@@ -244,7 +245,7 @@ def inspect_sizes(survey: Survey) -> Iterator[Finding]:
         image, mask = fact.image.shape, fact.mask.shape
         if image == mask or pair.mask is None:
             continue
-        if whole_factor(image, mask) is not None:
+        if whole_factor(image, mask) is not None and not fact.is_large:
             check = "size-factor"
         elif image != mask[::-1]:
             check = "size-mismatch"
@@ -271,24 +272,6 @@ def inspect_sizes(survey: Survey) -> Iterator[Finding]:
             "everywhere",
             [(path, f": {size_text(shape)}") for path, shape in sized if shape in ends],
         )
-
-
-def whole_factor(image: tuple[int, int], mask: tuple[int, int]) -> float | None:
-    """What the sides of a mask must be multiplied with to be those of its image.
-
-    Only 2, 3, … 16 and the inverse of these count, the same for both sides; else it is None.
-
-    >>> whole_factor((96, 64), (48, 32)), whole_factor((96, 64), (192, 128))
-    (2.0, 0.5)
-    >>> whole_factor((96, 64), (96, 32)), whole_factor((96, 64), (96, 64))
-    (None, None)
-    """
-    for times in range(2, LARGEST_FACTOR + 1):
-        if image == (times * mask[0], times * mask[1]):
-            return float(times)
-        if mask == (times * image[0], times * image[1]):
-            return 1 / times
-    return None
 
 
 # How images are stored

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.checks.files import SUFFIXES, whole_factor
+from unetseg.checks.files import SUFFIXES
 from unetseg.checks.names import UNSEEN
 from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts
@@ -30,7 +30,7 @@ from unetseg.data.files.image import ImageFile, upright
 from unetseg.data.files.pages import split_page
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import ClassMap, write_mask
-from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.masks.mask_file import fitted, read_mask, whole_factor
 from unetseg.data.pairs.dataset_yaml import write_description
 from unetseg.data.pairs.match import NO_IMAGE, NO_MASK, Pair
 from unetseg.data.pairs.naming import fold
@@ -207,10 +207,12 @@ def _fixed_mask(
     Raises:
         MaskError: it is beyond fixing.
     """
-    codes = {*(item.code for item in class_map.classes), *class_map.ignore}
+    united = (code for code, _ in class_map.united)
+    codes = {*(item.code for item in class_map.classes), *class_map.ignore, *united}
     if fact.mask.coding == "rgb" and class_map.coding != "rgb":  # grey among numbers
         codes = {(code, code, code) for code in codes if not isinstance(code, tuple)}
     strays = fact.mask.pixels - sum(n for code, n in fact.mask.counts if code in codes)
+    strays = strays if class_map.snap else 0
     same_size = fact.mask.shape == fact.image.shape
     if same_size and not strays and not fact.mask.lossy:
         return None, ""
@@ -225,12 +227,10 @@ def _fixed_mask(
                 raise MaskError(f"{path}: {reason}")
             steps.append("turned upright like its image")
         elif factor >= 1:
-            index = index.repeat(round(factor), 0).repeat(round(factor), 1)
             steps.append(f"enlarged {factor:.0f} times")
         else:
-            step = round(1 / factor)
-            index = index[step // 2 :: step, step // 2 :: step]
-            steps.append(f"reduced {step} times")
+            steps.append(f"reduced {1 / factor:.0f} times")
+        index = fitted(index, fact.image.shape)
     return index, ", ".join(steps) or "saved without loss"
 
 

@@ -15,7 +15,7 @@ from unetseg.data.files.image import ImageFile
 from unetseg.data.files.pages import image_hash
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassMap
-from unetseg.data.masks.mask_file import MaskFile, read_mask
+from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet
 from unetseg.data.pairs.splits import read_splits
@@ -203,6 +203,7 @@ def read_truth(
     if pair.mask is None:  # the user says that it shows no object
         return image, np.full(image.shape[:2], info.class_map.background or 0, np.uint8)
     index = info.class_map.encode(read_mask(pair.mask, max_pixels).pixels, pair.mask)
+    index = fitted(index, (image.shape[0], image.shape[1]))
     if index.shape != image.shape[:2]:
         raise DataError(f"{pair.image} is {image.shape[:2]}, {pair.mask} is {index.shape}")
     return image, index

@@ -9,9 +9,11 @@ import tifffile
 from tests.builders import noise
 from unetseg.checks.check import check_folder
 from unetseg.config import DataConfig
+from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import survey, with_splits
 from unetseg.data.files import image as image_file
 from unetseg.data.files.pngs import write_png
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.sample import draw_sample
 from unetseg.errors import DataError
 
@@ -135,3 +137,16 @@ def test_a_large_image_without_mask_is_refused(
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     with pytest.raises(DataError, match=r"0\.tif is read by windows, which needs a mask file"):
         survey(tmp_path, config)
+
+
+def test_masks_of_half_the_size_are_read_at_that_of_the_image(tmp_path: Path) -> None:
+    draw_sample(tmp_path, count=4, size=64)
+    half = {}
+    for path in (tmp_path / "masks").iterdir():
+        half[path.name] = read_mask(path).pixels[::2, ::2] > 0
+        write_png(path, half[path.name] * np.uint8(255))
+    folder = survey(tmp_path)
+    reader = PairReader(folder.pairs.pairs, folder.class_map, folder.bands)
+    for (image, index), pair in zip(map(reader.decode, range(4)), reader.pairs, strict=True):
+        assert image.shape[:2] == index.shape == (64, 64)
+        assert np.array_equal(index, half[pair.image.name].repeat(2, 0).repeat(2, 1))

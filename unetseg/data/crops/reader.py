@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from unetseg.data.crops.crop import LargePair, WholePair
 from unetseg.data.files.image import ImageFile, match_bands, read_image
 from unetseg.data.masks.class_map import ClassMap
-from unetseg.data.masks.mask_file import MaskFile, read_mask
+from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError
 from unetseg.progress import SILENT, Progress
@@ -78,7 +78,8 @@ class PairReader:
         image = np.ascontiguousarray(image)
         if mask is None:
             return image, np.full(image.shape[:2], self.class_map.background or 0, np.uint8)
-        return image, self.class_map.encode(read_mask(mask, self.max_pixels).pixels, mask)
+        encoded = self.class_map.encode(read_mask(mask, self.max_pixels).pixels, mask)
+        return image, fitted(encoded, (image.shape[0], image.shape[1]))
 
     def is_windowed(self, index: int) -> bool:
         """Whether a file of the pair is a large TIFF, so that the pair is read by windows."""

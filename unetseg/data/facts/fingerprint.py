@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from unetseg.data.facts.image_values import ImageFacts as ImageFacts
 from unetseg.data.facts.image_values import image_facts as image_facts
-from unetseg.data.files.image import ImageFile
+from unetseg.data.files.image import WHOLE_PIXELS, ImageFile
 from unetseg.data.files.pages import file_of, image_hash
 from unetseg.data.masks.infer_classes import MaskFacts, mask_facts
+from unetseg.data.masks.mask_file import whole_factor
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError, ImageError, MachineError
 from unetseg.progress import SILENT, Progress
@@ -38,6 +39,17 @@ class PairFacts(BaseModel):
     hash: str
     image: ImageFacts
     mask: MaskFacts
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the mask or the image is so large that windows are read, at one size only."""
+        return self.image.is_large or self.mask.pixels > WHOLE_PIXELS
+
+    @property
+    def fits(self) -> bool:
+        """Whether the mask has the size of the image, or is brought to it by `fitted`."""
+        image, mask = self.image.shape, self.mask.shape
+        return image == mask or (whole_factor(image, mask) is not None and not self.is_large)
 
 
 _CACHE: TypeAdapter[dict[str, PairFacts]] = TypeAdapter(dict[str, PairFacts])
@@ -185,7 +197,7 @@ def refuse_unusable(
         f"{pair.image} is {size_text(fact.image.shape)}, "
         f"{pair.mask} is {size_text(fact.mask.shape)}"
         for pair, fact in usable.items()
-        if fact.image.shape != fact.mask.shape
+        if not fact.fits
     ]
     if wrong:
         is_one = len(wrong) == 1

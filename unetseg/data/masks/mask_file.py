@@ -16,6 +16,7 @@ from unetseg.errors import ImageError, MaskError
 ALPHA = "transparent where nothing is: alpha is read as background"
 BANDS = "one band for each class: read as numbers from 1"
 WHITE_IS_ZERO = "stored with white as 0: read as viewers show them"
+LARGEST_FACTOR = 16  # a mask with less than one pixel for 16×16 of the image is another mask
 _BLACK_AND_WHITE = [(0, 0, 0), (255, 255, 255)]
 
 
@@ -293,6 +294,36 @@ def read_mask(path: Path, max_pixels: int | None = None) -> RawMask:
 def _is_black_and_white(pixels: NDArray[Any]) -> bool:
     """Whether there is nothing but 0 and 255."""
     return pixels.dtype == np.uint8 and bool(((pixels == 0) | (pixels == 255)).all())
+
+
+def whole_factor(image: tuple[int, int], mask: tuple[int, int]) -> float | None:
+    """What the sides of a mask must be multiplied with to be those of its image.
+
+    Only 2, 3, … 16 and the inverse of these count, the same for both sides; else it is None.
+
+    >>> whole_factor((96, 64), (48, 32)), whole_factor((96, 64), (192, 128))
+    (2.0, 0.5)
+    >>> whole_factor((96, 64), (96, 32)), whole_factor((96, 64), (96, 64))
+    (None, None)
+    """
+    for times in range(2, LARGEST_FACTOR + 1):
+        if image == (times * mask[0], times * mask[1]):
+            return float(times)
+        if mask == (times * image[0], times * image[1]):
+            return 1 / times
+    return None
+
+
+def fitted(index: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Class indexes at the size of their image where that is a whole multiple or fraction.
+
+    The nearest pixel counts; indexes of another size are as they were.
+    """
+    factor = whole_factor(shape, (index.shape[0], index.shape[1])) or 1
+    step = round(1 / factor)
+    if factor > 1:
+        return index.repeat(round(factor), 0).repeat(round(factor), 1)
+    return index if factor == 1 else index[step // 2 :: step, step // 2 :: step].copy()
 
 
 def _whole_numbers(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
