@@ -369,6 +369,8 @@ def test_codes_of_class_and_object_are_their_classes(
     assert known.numbers == numbers
     assert ("number of the object" in sentence) == bool(numbers)
     assert {code: known.index_of(code) for code in expected} == expected
+    if numbers == 256:
+        assert known.names == ("background", "class 1", "class 2", "class 3")
     index = np.arange(len(known.classes), dtype=np.uint8)[None]
     assert np.array_equal(known.encode(known.decode(index)), index)
 

@@ -177,16 +177,29 @@ def infer_class_map(
     if names and len(named) > len(names.entries):
         told.append(f"{names.source} does not name {_text(named[0].code)}")
     if numbers:
-        told = [f"the codes are class × {numbers} + number of the object, which does not count"]
+        told.append(f"the codes are class × {numbers} + number of the object, which does not count")
+    class_map = _with_further_codes(class_map, united, numbers)
+    return class_map, ", ".join([_sentence(reading, meaning, class_map, names), *told])
+
+
+def _with_further_codes(
+    class_map: ClassMap, united: dict[Code, Code], numbers: int | None
+) -> ClassMap:
+    """The classes with the codes that count as others, and with what the codes hold beside."""
     also = [(code, class_map.index_of(meant)) for code, meant in united.items()]
     blank = tuple(code for code, index in also if index == IGNORED)
-    changes = {
+    changes: dict[str, Any] = {
         "united": tuple((code, index) for code, index in also if index != IGNORED),
         "ignore": (*class_map.ignore, *blank),
         "numbers": numbers,
     }
-    class_map = class_map.model_copy(update=changes)
-    return class_map, ", ".join([_sentence(reading, meaning, class_map, names), *told])
+    if numbers == 256:
+        changes["classes"] = tuple(
+            item.model_copy(update={"name": f"class {item.code // 256}"}) if item.code else item
+            for item in class_map.classes
+            if isinstance(item.code, int)
+        )
+    return class_map.model_copy(update=changes)
 
 
 def distinct_colours(count: int) -> list[Colour]:
