@@ -62,6 +62,14 @@ def test_observers_and_fields_of_view_are_no_classes(
     assert not instances.recognises(tmp_path)
 
 
+def test_folders_of_masks_of_other_images_are_no_classes(tmp_path: Path) -> None:
+    for kit in ("red", "blue"):
+        for name in "ab":
+            photo(tmp_path / f"{kit}/{kit}_images/{name}.jpg", SIZE)
+            write_png(tmp_path / f"{kit}/{kit}_masks/{name}.png", truth())
+    assert not recognises(tmp_path)
+
+
 def test_a_class_may_be_missing_from_an_image_and_images_may_be_elsewhere(tmp_path: Path) -> None:
     export(tmp_path / "src", "folders", "a")
     (tmp_path / "src/images").rename(tmp_path / "photos")

@@ -231,14 +231,16 @@ def class_of(mask: Mask) -> str:
 
 
 def tell_classes(sets: MaskSets) -> bool:
-    """Whether names or folders say a class of each mask, two or more, each of several masks.
+    """Whether names or folders say a class of each mask, and images have masks of several.
 
     Left and right are halves of one class, and observers, fields of view and the like are none.
     """
     masks = [mask for several in sets.masks.values() for mask in several]
     count = Counter(map(class_of, masks))
     are_plain = "" not in count and not any(mask.takes_no_part for mask in masks)
-    return len(count) > 1 and are_plain and min(count.values()) > 1 and not _are_halves(count)
+    if len(count) < 2 or not are_plain or min(count.values()) < 2 or _are_halves(count):
+        return False
+    return any(len({class_of(mask) for mask in several}) > 1 for several in sets.masks.values())
 
 
 def tell_objects(sets: MaskSets) -> bool:
