@@ -70,13 +70,15 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iter
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    for entry in sorted(folder.iterdir()):
+    with os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    for entry in entries:
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
         if entry.is_dir():
-            yield from _walk(entry, above | {here})
-        elif entry.suffix.lower() in IMAGE_SUFFIXES:
-            yield entry
+            yield from _walk(folder / entry.name, above | {here})
+        elif f".{entry.name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES:
+            yield folder / entry.name
 
 
 def _expand(given: Path) -> Iterator[tuple[Path, Path]]:

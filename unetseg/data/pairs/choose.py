@@ -155,6 +155,8 @@ def _told_apart(masks: Series, series: Sequence[Series]) -> list[Series]:
     """The masks by their words, where images would have several: `um_road_0`, `um_lane_0`."""
     images = [one for one in series if one.said.role != "mask" and not one.aside]
     stems = {entry.stem for one in images for entry in one.entries}
+    if sum(entry.stem in stems for entry in masks.entries) >= ENOUGH * len(masks):
+        return [masks]
     parts = by_ends(masks, stems)
     parts = by_words(masks) if len(parts) == 1 else parts
     if masks.said.role != "mask" or len(parts) == 1:
@@ -219,7 +221,7 @@ def _options(masks: Series, part: Sequence[Series]) -> list[Reading]:
     best = _united(ranked)
     if not best.matching.couples or max(best.mask_share, best.image_share) < _LEAST:
         return [best] if best.matching.crowds else []
-    if channels := _channels(best):
+    if best.image_share < ENOUGH and (channels := _channels(best)):
         return channels
     if not best.is_credible:
         return []

@@ -335,8 +335,8 @@ def _with_splits(
     """The pairs with the splits of folders or lists, the files outside of these, and the lists."""
     told = ""
     if not any(pair.split for pair in pairs):
-        names = [[_inner(p, root) for p in (x.image, x.mask) if p] + [x.name] for x in pairs]
-        listed = listed_splits(root, names, [_inner(path, root) for path in others])
+        names = [_called(pair, root) for pair in pairs]
+        listed = listed_splits(root, names, (_inner(path, root) for path in others))
         pairs = [replace(p, split=split) for p, split in zip(pairs, listed.splits, strict=True)]
         told = listed.told and f"; {listed.told}"
         if not any(pair.split for pair in pairs):
@@ -353,6 +353,12 @@ def _with_splits(
     if len({pair.split for pair in kept}) < 2:
         kept = [replace(pair, split=None) for pair in kept]
     return kept, outside, told
+
+
+def _called(pair: Pair, root: Path) -> Iterator[str]:
+    """What a list may call a pair; worked out where there is a list."""
+    yield from (_inner(path, root) for path in (pair.image, pair.mask) if path)
+    yield pair.name
 
 
 def _inner(path: Path, root: Path) -> str:

@@ -87,7 +87,8 @@ class Series:
 def read_entries(root: Path, paths: Iterable[Path]) -> list[Entry]:
     """What the folders between `root` and each path say."""
     inner = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths]
-    folders = {folder for path in inner for folder in path.parents if folder.name}
+    nearest = {path.parent for path in inner}
+    folders = {f for folder in nearest for f in (folder, *folder.parents) if f.name}
     alike = _Alike(
         _spelt(folders),
         _shared_folders(inner),
@@ -297,21 +298,26 @@ def _kinds(entries: Sequence[Entry]) -> dict[PurePosixPath, str]:
     often = Counter(added.values()), Counter(word for words in swapped.values() for word in words)
     kinds: dict[PurePosixPath, str] = {}
     for members in folders.values():
-        has_role = _role(members[0].folder) is not None
-        are_masks = {entry.inner: read_name(entry.stem).role == "mask" for entry in members}
+        said = set() if _role(members[0].folder) else _said_masks(members)
         for entry in members:
             part = added.get(entry.inner, "")
             if part and (often[0][part] > 1 or read_name(part).tells):
                 kinds[entry.inner] = part
             elif entry.inner in swapped:
                 kinds[entry.inner] = max(swapped[entry.inner], key=often[1].__getitem__)
-            elif are_masks[entry.inner] and not has_role and not all(are_masks.values()):
+            elif entry.inner in said:
                 kinds[entry.inner] = "mask"
     things = {kind for kind in kinds.values() if not read_name(kind).tells}
     if len(things) > _NAMES:  # names of what is seen, not kinds of files
         kinds = {inner: kind for inner, kind in kinds.items() if kind not in things}
     _add_suffixes(folders.values(), kinds)
     return kinds
+
+
+def _said_masks(members: Sequence[Entry]) -> set[PurePosixPath]:
+    """The files of a folder whose names say mask, if some do not."""
+    said = {entry.inner for entry in members if read_name(entry.stem).role == "mask"}
+    return said if len(said) < len(members) else set()
 
 
 def _added(members: Sequence[Entry]) -> Iterator[tuple[PurePosixPath, str]]:
