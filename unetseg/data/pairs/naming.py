@@ -166,7 +166,7 @@ def read_folder_name(name: str) -> FolderName:
     """Role, split and the rest of a folder's name.
 
     >>> read_folder_name("train_images_v2")
-    FolderName(role='image', split='train', source='images v2', tag='v2')
+    FolderName(role='image', split='train', source='images v 2', tag='v 2')
     """
     said = read_name(name)
     source = [part for part in tokens(name) if part not in SPLITS]
