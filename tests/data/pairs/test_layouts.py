@@ -16,14 +16,8 @@ from unetseg.errors import PairingError
 LAYOUTS = read_table(TABLE.read_text(encoding="utf-8"))
 
 
-FAULTY = {"cell-tracking", "ftw-fields", "kitti-road", "levir-cd"}
-"""Layouts whose question has answers that are refused in their turn."""
-
-
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_layout(tmp_path: Path, layout: Layout, request: pytest.FixtureRequest) -> None:
-    if layout.name in FAULTY:
-        request.applymarker(pytest.mark.xfail(reason="an answer is refused", strict=False))
+def test_layout(tmp_path: Path, layout: Layout) -> None:
     root = draw(layout, tmp_path)
     try:
         found = find_pairs(root)
