@@ -75,10 +75,11 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iter
     for entry in entries:
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
-        if entry.is_dir():
-            yield from _walk(folder / entry.name, above | {here})
+        path = folder / entry.name
+        if path.is_dir() if entry.is_symlink() else entry.is_dir():  # a link to itself is none
+            yield from _walk(path, above | {here})
         elif f".{entry.name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES:
-            yield folder / entry.name
+            yield path
 
 
 def _expand(given: Path) -> Iterator[tuple[Path, Path]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unetseg.data.pairs.content import explains, is_recoloured
 from unetseg.data.pairs.keys import ENOUGH, LOOSE, UNLIKE, Matching, is_worded, match
-from unetseg.data.pairs.naming import Role, read_name, says_side
+from unetseg.data.pairs.naming import Role, read_name, says_role, says_side, tokens
 from unetseg.data.pairs.questions import nothing_pairs, question, several_masks
 from unetseg.data.pairs.series import Entry, Series, by_ends, by_words
 from unetseg.errors import PairingError
@@ -280,11 +280,19 @@ def _worth(reading: Reading) -> tuple[object, ...]:
         not reading.images.said.second,
         min(reading.mask_share, 1) >= _SAME and strict,
         -min(reading.matching.rule, 4) if reading.matching.couples else -99,
+        _shared_words(reading),
         reading.images.said.role == "image",
         round(reading.mask_share, 1),
         round(reading.image_share, 1),
         len(reading.matching.couples),
     )
+
+
+def _shared_words(reading: Reading) -> int:
+    """Words that the folders of images and masks have alike: `cam1` and `cam1_masks`."""
+    sides = (reading.images.entries[0], reading.masks.entries[0])
+    images, masks = ({*tokens("_".join(entry.inner.parts[:-1]))} for entry in sides)
+    return sum(not says_role(word) for word in images & masks)
 
 
 def _competes(rival: Reading, best: Reading) -> bool:

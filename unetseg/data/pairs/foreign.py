@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unetseg.data.files.limits import LFS_START
-from unetseg.text import plural, printable
+from unetseg.text import printable
 
 _HEAD = 1 << 16  # bytes of a file that tell what it is
 _SEEN = 5  # files of a suffix that are looked into
@@ -42,7 +42,7 @@ class Foreign(NamedTuple):
 
     def line(self) -> str:
         """How many of what."""
-        return plural(len(self.files), self.what)
+        return f"{len(self.files)} × {self.what}"
 
     def command(self) -> str:
         """The command that imports them, or nothing."""

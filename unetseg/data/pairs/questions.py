@@ -48,7 +48,9 @@ def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
     sides = [
         [shlex.quote(pattern(one, everything)) for one in couple]
         for couple in permutations(series, 2)
-        if len(series) <= _FEW and match(*(one.entries for one in couple)).couples
+        if len(series) <= _FEW
+        and (couple[0].said.role != "mask" or couple[1].said.role == "mask")
+        and match(*(one.entries for one in couple)).couples
     ]
     by_hand = [f"{check} --images {images} --masks {masks}" for images, masks in sides]
     by_hand.append(f"{check} --pairs FILE.csv")
