@@ -193,4 +193,5 @@ def says_side(word: str) -> bool:
 def says_role(word: str) -> bool:
     """Whether a word of a file's name says something that image and mask do not share."""
     said = read_name(word)
-    return len(word) > 1 and bool(said.tells or said.role or said.split)
+    is_second = any(second.fullmatch(word) for second in _SECOND.values())
+    return len(word) > 1 and bool(said.tells or said.role or said.split or is_second)

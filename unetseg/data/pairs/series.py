@@ -237,7 +237,8 @@ def _said(entries: Sequence[Entry], kind: str) -> Reading:
 
     Where neither does, the words that all names share do.
     """
-    words = [kind.partition(".")[0]] if any(len(word) > 1 for word in _words(kind)) else []
+    name = _plain(kind)
+    words = [name] if any(len(word) > 1 for word in _words(name)) else []  # x and y are letters
     readings = [read_name(name) for name in (*words, *reversed(entries[0].folder))]
     first = next((said for said in readings if said.tells), None)
     if first is None:
