@@ -11,6 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypedDict, Unpack
 
@@ -406,6 +407,7 @@ def _template(entries: Sequence[Entry], cores: Sequence[str]) -> str:
     return printable("/".join((*place, f"{stem}.{suffix}")))
 
 
+@cache
 def _split_marked(folder: PurePosixPath) -> tuple[str, ...]:
     word = re.compile(
         rf"(?<![A-Za-z])({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?![a-z])", re.IGNORECASE

@@ -95,7 +95,8 @@ def read_entries(root: Path, paths: Iterable[Path]) -> list[Entry]:
         _numbered_siblings(folders),
         *_both_sides(folders),
     )
-    return [_entry(root, path, alike) for path in inner]
+    said = {folder: _read_folders(folder, alike) for folder in nearest}
+    return [Entry(root / path, path, *said[path.parent], path.stem) for path in inner]
 
 
 class _Alike(NamedTuple):
@@ -187,13 +188,16 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(token for token in tokens(name) if not token.isdigit())
 
 
-def _entry(root: Path, path: PurePosixPath, alike: _Alike) -> Entry:
+def _read_folders(
+    folder: PurePosixPath, alike: _Alike
+) -> tuple[str | None, tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Split, place, name of the series and names of an `Entry` in a folder."""
     split: str | None = None
     place: list[str] = []
     series: list[str] = []
     names: list[str] = []
     above: tuple[str, ...] = ()
-    for level, name in enumerate(path.parts[:-1]):
+    for level, name in enumerate(folder.parts):
         spelt = alike.spelt.get(name, name)
         said = read_name(spelt)
         split = split or said.split
@@ -215,7 +219,7 @@ def _entry(root: Path, path: PurePosixPath, alike: _Alike) -> Entry:
             place += numbers
         else:
             place.append(name)
-    return Entry(root / path, path, split, tuple(place), tuple(series), tuple(names), path.stem)
+    return split, tuple(place), tuple(series), tuple(names)
 
 
 def split_series(entries: Sequence[Entry]) -> list[Series]:
@@ -351,6 +355,9 @@ def _swapped(
     Unless `any_word` will do, one of them must say a role.
     """
     holes: dict[tuple[str, ...], dict[str, PurePosixPath]] = defaultdict(dict)
+    every = {token for entry in members for token in tokens(entry.stem)}
+    if not (any_word or any(map(says_side, every))):
+        return
     for entry in members:
         parts = tokens(entry.stem)
         for at, token in enumerate(parts):
