@@ -274,6 +274,8 @@ class ScoringConfig(Settings):
     """auto: test when there is one, else val, else all."""
     save_masks: bool = True
     """Write the predicted masks."""
+    region: Literal["auto", "whole"] = "auto"
+    """auto: scores count inside the fields of view that lie in DATA; whole: everywhere."""
     overlays: bool = True
     """Write pictures that show hits, misses and false alarms."""
 

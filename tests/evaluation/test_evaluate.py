@@ -166,6 +166,24 @@ def test_a_perfect_model_scores_one(data: Path, run: Path, tmp_path: Path) -> No
     assert {row.dice for row in scores.classes} <= {1.0}
 
 
+def test_scores_count_inside_the_field_of_view(data: Path, run: Path, tmp_path: Path) -> None:
+    """Outside of it the masks may hold anything: here, what the model did not predict."""
+    predictor = Predictor(run, PredictConfig(), CPU)
+    copy = shutil.copytree(data, tmp_path / "copy")
+    view = np.zeros((48, 48), np.uint8)
+    view[8:40, 8:40] = 255
+    (copy / "fov").mkdir()
+    for pair in find_pairs(copy).pairs:
+        assert pair.mask
+        mask = predictor.predict(pair.image)
+        Image.fromarray(np.where(view > 0, mask, 255 - mask)).save(pair.mask)
+        Image.fromarray(view).save(copy / "fov" / pair.mask.name)
+    assert evaluate(run, copy, PLAIN, output=tmp_path / "inside").scores.pixel_accuracy == 1
+    whole = PLAIN.model_copy(update={"scoring": ScoringConfig(region="whole", overlays=False)})
+    share = evaluate(run, copy, whole, output=tmp_path / "whole").scores.pixel_accuracy
+    assert share == pytest.approx((view > 0).mean())
+
+
 def test_every_pair_that_does_not_fit_is_listed(data: Path, run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(data, tmp_path / "copy")
     truncated, small, strange = (copy / "masks" / f"cells_00{i}.png" for i in range(3))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import EvalConfig, ScoringConfig
-from unetseg.data.files.image import ImageFile
+from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.pages import image_hash
 from unetseg.data.files.pngs import write_png
-from unetseg.data.masks.class_map import ClassMap
+from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet
@@ -29,6 +29,7 @@ from unetseg.prediction.predict import Predictor
 from unetseg.prediction.stream import Stream, check_image
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import write_csv, write_json
+from unetseg.text import plural
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ def evaluate(
     progress.say(f"pairs: {pair_set.rule}")
     home = run_folder(run)
     split, pairs = choose_pairs(pair_set, home, config.scoring.split)
+    if config.scoring.region == "whole":
+        pairs = tuple(replace(pair, region=None) for pair in pairs)
+    elif views := sum(pair.region is not None for pair in pairs):
+        progress.say(f"scores count inside the fields of view of {plural(views, 'image')}")
     output = Path(output or home / "eval" / split)
     progress.say(f"{len(pairs)} images of split {split} on {predictor.describe()}")
     keep = Artifacts(output, info.class_map, config.scoring)
@@ -182,6 +187,9 @@ def open_pair(
         DataError: it cannot be read, or image and mask do not fit the model or one another.
     """
     max_pixels = job.max_pixels
+    if pair.region is not None and job.is_large:
+        fix = "Score everywhere: --region whole."
+        raise DataError(f"{pair.image} is too large for a field of view", fix=fix)
     if pair.mask is None or not job.is_large:
         pixels, index = read_truth(pair, info, max_pixels)
         return pixels, Truth(index, info.class_map)
@@ -206,6 +214,11 @@ def read_truth(
     index = fitted(index, (image.shape[0], image.shape[1]))
     if index.shape != image.shape[:2]:
         raise DataError(f"{pair.image} is {image.shape[:2]}, {pair.mask} is {index.shape}")
+    if pair.region is not None:
+        view = read_image(pair.region, max_pixels).max(axis=-1)
+        if view.shape != index.shape:
+            raise DataError(f"{pair.image} is {index.shape}, {pair.region} is {view.shape}")
+        index = np.where(view > 0, index, IGNORED)
     return image, index
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unetseg.data.pairs.content import explains, is_recoloured
 from unetseg.data.pairs.keys import ENOUGH, LOOSE, UNLIKE, Matching, is_worded, match
-from unetseg.data.pairs.naming import Role, read_name, says_role, says_side, tokens
+from unetseg.data.pairs.naming import FIELD_OF_VIEW, Role, read_name, says_role, says_side, tokens
 from unetseg.data.pairs.questions import nothing_pairs, question, several_masks
 from unetseg.data.pairs.series import Entry, Series, by_ends, by_words
 from unetseg.errors import PairingError
@@ -70,6 +70,8 @@ class Choice:
 
     readings: list[Reading] = field(default_factory=list)
     losers: list[Reading] = field(default_factory=list)
+    regions: dict[Path, Path] = field(default_factory=dict)
+    """Image → its field of view."""
     left_out: dict[Path, str] = field(default_factory=dict)
 
 
@@ -101,8 +103,20 @@ def choose(root: Path, series: Sequence[Series]) -> Choice:
         raise nothing_pairs(root, series)
     readable = [r for r in choice.readings if r.images.look.readable and r.masks.look.readable]
     choice.readings = readable or choice.readings
+    _find_regions(choice, series)
     _tell_rest(choice, series)
     return choice
+
+
+def _find_regions(choice: Choice, series: Sequence[Series]) -> None:
+    """The fields of view of the images that were chosen."""
+    taken = {id(one) for reading in choice.readings for one in (reading.images, reading.masks)}
+    for one in series:
+        is_view = one.aside == FIELD_OF_VIEW or (one.said.role == "mask" and one.look.disc)
+        if id(one) not in taken and is_view:
+            for reading in choice.readings:
+                couples = match(reading.images.entries, one.entries).couples
+                choice.regions |= {image.path: view.path for image, view in couples}
 
 
 def _images_among_masks(series: Sequence[Series]) -> list[Series]:
@@ -425,6 +439,7 @@ def _tell_rest(choice: Choice, series: Sequence[Series]) -> None:
     """Why each of the other files takes no part."""
     couples = [couple for reading in choice.readings for couple in reading.matching.couples]
     used = {entry.path for couple in couples for entry in couple}
+    views = {*choice.regions.values()}
     splits = {entry.split for couple in couples for entry in couple}
     images = {e.path for r in choice.readings for e in r.images.entries}
     masks = {e.path for r in choice.readings for e in r.masks.entries}
@@ -439,6 +454,8 @@ def _tell_rest(choice: Choice, series: Sequence[Series]) -> None:
                 why = NO_IMAGE
             elif entry.path in lost and not (one.aside or one.said.second):
                 why = "another mask of an image"
+            if entry.path in views:
+                why = FIELD_OF_VIEW
             if entry.path not in used:
                 choice.left_out[entry.path] = why
 

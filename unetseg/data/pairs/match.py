@@ -58,6 +58,8 @@ class Pair:
     """train, val or test; None while neither folder nor CSV nor `assign_splits` says."""
     group: str | None = None
     """Pairs of one group stay in one split."""
+    region: Path | None = None
+    """The image's field of view: where the file is not 0, scores count."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,11 @@ def _search(
         choice = choose(base, split_series(sides[0])) if one else choose_between(base, *sides)
     else:
         base, choice = root, _chosen(root, find(root, PairingError))
-    pairs = [pair for reading in choice.readings for pair in _pairs_of(reading)]
+    pairs = [
+        replace(pair, region=choice.regions.get(pair.image))
+        for reading in choice.readings
+        for pair in _pairs_of(reading)
+    ]
     _refuse_few(base, len(pairs), choice.left_out, unpaired)
     left_out = choice.left_out
     if unpaired == "empty":

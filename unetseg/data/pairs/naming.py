@@ -46,6 +46,7 @@ _IMAGE = re.compile(
     r"|изображ\w*|снимк\w*|фото\w*"
     r"|\w*(?:原图|图像|图片|影像|画像|写真|入力|원본|이미지|사진)\w*"
 )
+FIELD_OF_VIEW = "a field of view"
 _ASIDE = {
     "a prediction or another output": re.compile(
         r"pred\w*|outputs?|heatmaps|flows?|probabilit\w*|results?|infer\w*|comparisons?|logs?|checkpoints?|figures?|plots?"
@@ -55,7 +56,7 @@ _ASIDE = {
     ),
     "depth or height": re.compile(r"depths?|dems?|dsms?|ndsm|dtms?|disparit\w+|heights?|elevation"),
     "superpixels": re.compile(r"superpixels?"),
-    "a field of view": re.compile(r"fovs?"),
+    FIELD_OF_VIEW: re.compile(r"fovs?"),
     "a part of the masks": re.compile(r"parts|rois?|skeletons?|centerlines?|centers?|centres?"),
 }
 """Words of files that are neither image nor mask."""
