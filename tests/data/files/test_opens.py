@@ -25,10 +25,14 @@ def count(event, args):
 
 
 sys.addaudithook(count)  # for as long as the process lives
-from unetseg.data.facts.survey import survey
+from unetseg.data.facts.fingerprint import describe_pairs
+from unetseg.data.pairs.match import find_pairs
 from unetseg.evaluation.evaluate import evaluate
 
-survey(data)
+pairs = find_pairs(data).pairs  # looks into a few TIFFs, which may be stacks
+print(max(opens.values(), default=0))
+opens.clear()
+describe_pairs(pairs)
 print(max(n for path, n in opens.items() if not path.endswith(".yaml")), len(opens))
 opens.clear()
 evaluate(run, data)
@@ -55,8 +59,9 @@ def test_files_are_opened_twice_for_the_fingerprint_and_thrice_to_evaluate(
     (tmp_path / "run" / "splits.json").write_text(SPLITS)
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "data"), str(tmp_path / "run")]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rows = [[int(number) for number in row.split()] for row in told.split("\n")[:2]]
-    (fingerprint, files), (evaluation, scored) = rows
+    rows = [[int(number) for number in row.split()] for row in told.split("\n")[:3]]
+    (pairing,), (fingerprint, files), (evaluation, scored) = rows
+    assert pairing <= (suffix == ".tif")
     assert files == scored == 6
     assert fingerprint <= 2
-    assert evaluation <= 3
+    assert evaluation <= 3 + pairing

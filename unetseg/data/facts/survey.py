@@ -18,6 +18,7 @@ from unetseg.data.masks.infer_classes import (
     infer_class_map,
     read_class_names,
 )
+from unetseg.data.pairs.content import FEW
 from unetseg.data.pairs.dataset_yaml import (
     Description,
     described,
@@ -232,7 +233,7 @@ def conclude(survey: Survey, *, snap: bool) -> tuple[ClassMap, str]:
         names=survey.names,
         ignore=survey.config.ignore,
         snap=snap,
-        objects=survey.pairs.numbered,
+        objects=any(len(m.counts) > FEW for m in masks) and survey.pairs.numbered,
     )
 
 

@@ -249,7 +249,7 @@ def _line(line: str) -> NamedClass:
     """One class of a text list.
 
     >>> _line("0 sky"), _line("sky 1 2 3").code, _line("1,2,3 sky").code
-    (NamedClass(name='sky', code=0, colour=None), (1, 2, 3), (1, 2, 3))
+    (NamedClass(name='sky', code=0, colour=None, also=()), (1, 2, 3), (1, 2, 3))
     """
     row = next(filter(None, (form.fullmatch(line) for form in _FORMS))).groupdict()
     colour = re.split(_GAP, row["colour"]) if row.get("colour") else None

@@ -101,8 +101,9 @@ def choose(root: Path, series: Sequence[Series]) -> Choice:
     choice.readings = [reading for reading in choice.readings if reading.matching.couples]
     if not choice.readings:
         raise nothing_pairs(root, series)
-    readable = [r for r in choice.readings if r.images.look.readable and r.masks.look.readable]
-    choice.readings = readable or choice.readings
+    if len(choice.readings) > 1:
+        readable = [r for r in choice.readings if r.images.look.readable and r.masks.look.readable]
+        choice.readings = readable or choice.readings
     _find_regions(choice, series)
     _tell_rest(choice, series)
     return choice
@@ -112,8 +113,9 @@ def _find_regions(choice: Choice, series: Sequence[Series]) -> None:
     """The fields of view of the images that were chosen."""
     taken = {id(one) for reading in choice.readings for one in (reading.images, reading.masks)}
     for one in series:
-        is_view = one.aside == FIELD_OF_VIEW or (one.said.role == "mask" and one.look.disc)
-        if id(one) not in taken and is_view:
+        if id(one) in taken:
+            continue
+        if one.aside == FIELD_OF_VIEW or (one.said.role == "mask" and one.look.disc):
             for reading in choice.readings:
                 couples = match(reading.images.entries, one.entries).couples
                 choice.regions |= {image.path: view.path for image, view in couples}
@@ -155,9 +157,10 @@ def _ask_for_plainer(
         PairingError: so it is.
     """
     chosen = [reading.masks for reading in choice.readings]
-    if not any(one.look.numbered for one in chosen):
+    others = [one for _, one in masks if one not in chosen]
+    if not others or not any(one.look.numbered for one in chosen):
         return
-    others = [one for _, one in masks if one not in chosen and not one.look.numbered]
+    others = [one for one in others if not one.look.numbered]
     readings = [reading for one in others for reading in _options(one, part)[:1]]
     if any(reading.matching.couples for reading in readings):
         raise _question(

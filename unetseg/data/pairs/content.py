@@ -19,6 +19,8 @@ _SIDE = 384  # pixels of a sample
 _COVER = 0.97  # of a mask, by its 12 commonest values
 _FLAT = 0.75  # of a mask's pixels equal their right neighbour
 _NEAR = 40  # grey values that JPEG moves a pixel of a mask
+FEW = 4
+"""Objects that a file of numbered objects shows, or more."""
 _BLOBS = 0.8  # of the values of numbered objects are one blob
 _ANEW = 0.8  # of the colours of numbered objects are in one file alone
 _PLACED = 0.5  # of the variance of all centres: below it, values have places
@@ -119,7 +121,7 @@ def _numbers_objects(samples: Sequence[NDArray[np.int64]]) -> bool:
             blobs = label(codes == value, np.ones((3, 3)))[1]
             whole, several = whole + (blobs == 1), several + (blobs > 1)
             places[value].append(np.array(center_of_mass(codes == value)) / codes.shape)
-    if not sets or max(map(len, sets)) < 4 or whole < _BLOBS * (whole + several):
+    if not sets or max(map(len, sets)) < FEW or whole < _BLOBS * (whole + several):
         return False
     sizes = {len(values) for values in sets}
     if max(max(values, default=0) for values in sets) < 1 << 16:

@@ -11,7 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypedDict, Unpack
 
@@ -71,14 +71,17 @@ class PairSet:
         pairs: An image and its mask each.
         rule: How they were found.
         left_out: Files that take no part, and why.
-        numbered: Whether the masks number objects instead of classes.
     """
 
     root: Path
     pairs: tuple[Pair, ...]
     rule: str
     left_out: tuple[tuple[Path, str], ...] = ()
-    numbered: bool = False
+
+    @cached_property
+    def numbered(self) -> bool:
+        """Whether samples of the masks number objects instead of classes."""
+        return look_at([pair.mask for pair in self.pairs if pair.mask]).numbered
 
     def select(self, split: str) -> tuple[Pair, ...]:
         """The pairs of train, val, test or all; for val, where there is none, those that train."""
@@ -180,8 +183,7 @@ def _search(
     pairs, outside, told = _with_splits(base, _unique(pairs), left_out)
     left_out |= dict.fromkeys(outside, _OUTSIDE)
     rule = _sentence(choice.readings) + _told(left_out.values()) + told
-    numbered = any(reading.masks.look.numbered for reading in choice.readings)
-    return PairSet(root, tuple(pairs), rule, tuple(left_out.items()), numbered)
+    return PairSet(root, tuple(pairs), rule, tuple(left_out.items()))
 
 
 def _bare(base: Path, images: Sequence[Path]) -> list[Pair]:
@@ -319,9 +321,8 @@ def _paged(found: PairSet) -> PairSet:
             for (image, end), (mask, _) in pages
         ]
         pairs += paged or [pair]
-    look = look_at([pair.mask for pair in pairs if pair.mask])
     rule = f"{found.rule}; each page of a stack is a pair, {plural(len(pairs), 'pair')} in all"
-    return replace(found, pairs=tuple(pairs), rule=rule, numbered=found.numbered or look.numbered)
+    return replace(found, pairs=tuple(pairs), rule=rule)
 
 
 def _pages_of(pair: Pair) -> int:
