@@ -377,6 +377,15 @@ def test_an_image_with_several_masks_is_told_with_them(tmp_path: Path) -> None:
     assert "unetseg import instances" in error.value.commands[0]
 
 
+@pytest.mark.parametrize("further", [1, 6])
+def test_no_further_mask_of_an_image_is_lost(tmp_path: Path, further: int) -> None:
+    files = [f"benign/benign ({i}){end}.png" for i in range(9) for end in ("", "_mask")]
+    files += [f"benign/benign ({i})_mask_1.png" for i in range(further)]
+    with pytest.raises(PairingError, match="with several masks") as error:
+        find_pairs(write(tmp_path, files))
+    assert len(error.value.offenders) == further
+
+
 @pytest.mark.parametrize("rival", ["labels", "mask"])
 def test_rivals_are_a_question_whose_answers_work(tmp_path: Path, rival: str) -> None:
     files = [f"train/{folder}/{i}.png" for folder in ("images", "manual", rival) for i in range(3)]

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from unetseg.data.pairs.content import explains, is_recoloured
-from unetseg.data.pairs.keys import ENOUGH, LOOSE, UNLIKE, Matching, is_worded, match
+from unetseg.data.pairs.keys import ENOUGH, LOOSE, UNLIKE, Matching, begun, is_worded, match
 from unetseg.data.pairs.naming import FIELD_OF_VIEW, Role, read_name, says_role, says_side, tokens
 from unetseg.data.pairs.questions import nothing_pairs, question, several_masks
 from unetseg.data.pairs.series import Entry, Series, by_ends, by_words
@@ -84,7 +84,8 @@ def choose(root: Path, series: Sequence[Series]) -> Choice:
     choice = Choice()
     series = [part for one in series for part in _told_apart(one, series)]
     part = [one for one in series if not one.aside]
-    masks = _ranked_masks(part)
+    kinds = {f"{one.kind}#" for one in part if one.kind}
+    masks = _ranked_masks([one for one in part if one.kind not in kinds])  # x_mask_1: see below
     for rank in sorted({rank for rank, _ in masks}):
         if not choice.readings:
             options = [_options(one, part) for r, one in masks if r == rank]
@@ -98,6 +99,7 @@ def choose(root: Path, series: Sequence[Series]) -> Choice:
         return choose(root, [_taken_in(one) for one in series])
     _ask_for_plainer(root, choice, masks, part, series)
     _refuse_crowds(root, choice.readings)
+    _refuse_parts(root, choice.readings, series)
     choice.readings = [reading for reading in choice.readings if reading.matching.couples]
     if not choice.readings:
         raise nothing_pairs(root, series)
@@ -351,7 +353,6 @@ def _without_rivals(
         ]
         group = [first, *rivals]
         lead = _leader(group)
-        _refuse_parts(root, lead, group)
         if lead is None:
             raise _question(root, group, series, "several masks for each image")
         yield lead
@@ -377,26 +378,21 @@ def arrays_asked_for(
     return _question(root, readings, series, "arrays (.npy, .npz), which are taken when asked for")
 
 
-def _refuse_parts(root: Path, lead: Reading | None, group: Sequence[Reading]) -> None:
+def _refuse_parts(root: Path, readings: Sequence[Reading], series: Sequence[Series]) -> None:
     """Refuse further masks of some images, such as x_mask_1 beside x_mask.
 
     Raises:
         PairingError: so it is.
     """
-    crowds: dict[Entry, list[Entry]] = defaultdict(list)
-    for reading in group:
-        kind = reading.masks.kind
-        if (
-            lead is not None
-            and reading is not lead
-            and kind.endswith("#")
-            and kind[:-1] == lead.masks.kind
-        ):
-            for image, mask in reading.matching.couples:
-                crowds[image].append(mask)
-    if lead is not None and crowds:
-        firsts = {image: [mask] for image, mask in lead.matching.couples if image in crowds}
-        raise several_masks(root, {i: firsts.get(i, []) + more for i, more in crowds.items()})
+    for reading in readings:
+        crowds: dict[Entry, list[Entry]] = defaultdict(list)
+        for one in series:
+            if one.kind == f"{reading.masks.kind}#":
+                for image, mask in begun(reading.images.entries, one.entries):
+                    crowds[image].append(mask)
+        if crowds:
+            firsts = {image: [mask] for image, mask in reading.matching.couples}
+            raise several_masks(root, {i: firsts.get(i, []) + more for i, more in crowds.items()})
 
 
 def _leader(group: Sequence[Reading]) -> Reading | None:

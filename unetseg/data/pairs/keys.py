@@ -231,6 +231,12 @@ def _begun(images: Sequence[Entry]) -> KeyOf:
     return key
 
 
+def begun(images: Sequence[Entry], masks: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
+    """Each mask whose name begins with an image's, with that image."""
+    stems, key_of = {_stem(entry): entry for entry in images}, _begun(images)
+    return [(stems[key], mask) for mask in masks if (key := key_of(mask)) in stems]
+
+
 def _numbered(own: Sequence[Entry], other: Sequence[Entry]) -> KeyOf:
     """Place and numbers, without those that all files of this side have."""
     drop = (
