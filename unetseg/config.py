@@ -69,6 +69,9 @@ class ReadingConfig(Settings):
     """Largest image that is decoded, pixels (default: 89,478,485); larger TIFFs go by windows."""
 
 
+Unpaired = Literal["auto", "skip", "empty", "error"]
+
+
 class PairsConfig(ReadingConfig):
     """Where images and masks are."""
 
@@ -76,7 +79,7 @@ class PairsConfig(ReadingConfig):
     """Folder of the images in DATA, or a pattern such as '*_rgb.png', when names do not tell."""
     masks: Path | None = None
     """Folder of the masks, or a pattern such as '*/1st_manual/*.gif'."""
-    unpaired: Literal["auto", "skip", "empty", "error"] = "auto"
+    unpaired: Unpaired = "auto"
     """Images without mask: skip: left out (auto: unless most are); empty: they show nothing."""
     pairs: Path | None = None
     """CSV file with the columns image, mask and optionally split and group."""

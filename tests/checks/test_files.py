@@ -317,7 +317,8 @@ def test_a_turned_image_whose_mask_fits_both_ways_is_a_warning(
     data: Path, orientation: int
 ) -> None:
     turn(image(data, 0), orientation, (64, 64))
-    only(formats(data), "perhaps-turned", "warning")
+    found = only(formats(data), "perhaps-turned", "warning")
+    assert [image(data, 0).name in file for file in found.files] == [True]
 
 
 def test_bands_that_pillow_overlooks_are_a_note(real_data: Path) -> None:

@@ -21,8 +21,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import IO, Any, NamedTuple
 
+from unetseg.data.pairs.naming import fold
 from unetseg.errors import DataError, MachineError
-from unetseg.importers.source_files import same_name
 from unetseg.text import plural, printable
 
 MOST_FILES = 1_000_000
@@ -165,13 +165,13 @@ def _clashes(members: Iterable[_Member]) -> Iterator[str]:
     paths = [(member.is_folder, PurePosixPath(*member.path.parts)) for member in members]
     files: dict[str, PurePosixPath] = {}
     for path in (path for is_folder, path in paths if not is_folder):
-        other = files.setdefault(same_name(str(path)), path)
+        other = files.setdefault(fold(str(path)), path)
         if other is not path:
             alike = "is there twice" if other == path else f"differs only in case from {other}"
             yield f"{path}: {alike}"
     for is_folder, path in paths:
         folders = [*path.parents, *([path] if is_folder else [])]
-        names = (same_name(str(folder)) for folder in folders)
+        names = (fold(str(folder)) for folder in folders)
         yield from (f"{path}: {files[name]} is a file" for name in names if name in files)
 
 

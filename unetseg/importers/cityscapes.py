@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from unetseg.data.files.folders import scan
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.pairs.naming import read_folder_name
+from unetseg.data.pairs.naming import read_name
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
@@ -183,7 +183,7 @@ def _key(root: Path, path: Path, stem: str) -> ImageKey:
     folders = [
         part
         for part in path.relative_to(root).parts[:-1]
-        if not _MODALITY.fullmatch(part) and read_folder_name(part).role is None
+        if not _MODALITY.fullmatch(part) and read_name(part).role is None
     ]
     first = next((i for i, part in enumerate(folders) if split_of(part)), 0)
     return ImageKey(tuple(folders[first:]), stem)

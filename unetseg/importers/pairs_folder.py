@@ -22,10 +22,9 @@ from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, MAX_CLASSES
 from unetseg.data.pairs.match import find_pairs
-from unetseg.data.pairs.naming import SPLITS, read_folder_name
+from unetseg.data.pairs.naming import SPLITS, fold, read_name
 from unetseg.errors import DataError, MachineError, MaskError, PairingError
 from unetseg.importers.annotations import AnnotatedImage
-from unetseg.importers.source_files import same_name
 from unetseg.storage import atomic_path, replace_folder, write_csv, write_json, write_text
 from unetseg.text import printable
 
@@ -220,11 +219,11 @@ def pair_names(images: Sequence[AnnotatedImage]) -> list[str]:
     names = []
     for plain, image in zip(wanted, images, strict=True):
         name = plain
-        while same_name(name) in taken:
+        while fold(name) in taken:
             tries[plain] += 1
             suffix, number = image.path.suffix, tries[plain]
             name = f"{plain}_{suffix[1:]}" if number == 1 and suffix else f"{plain}_{number}"
-        taken.add(same_name(name))
+        taken.add(fold(name))
         names.append(name)
     return names
 
@@ -240,7 +239,7 @@ def safe_parts(name: str) -> list[str]:
     text = re.sub(r"^[A-Za-z]:", "", name)
     parts = [part for part in re.split(r"[/\\]+", text) if part not in {"", ".", ".."}] or ["_"]
     *folders, stem = parts
-    folders = [folder for folder in folders if read_folder_name(folder).role != "mask"]
+    folders = [folder for folder in folders if read_name(folder).role != "mask"]
     for i, folder in enumerate(folders):  # no image or mask beside it has the same name: a_png
         plain, dot, suffix = folder.rpartition(".")
         folders[i] = f"{plain}_{suffix}" if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else folder

@@ -7,7 +7,6 @@ or try to climb out of the folder. Only image files inside of it are ever return
 import base64
 import os
 import re
-import unicodedata
 from codecs import BOM_UTF8
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES, scan
 from unetseg.data.files.limits import explained
-from unetseg.data.pairs.naming import read_folder_name
+from unetseg.data.pairs.naming import read_name
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Draw, Problem, Shape
 from unetseg.importers.shapes import Size
@@ -44,15 +43,10 @@ def split_of(*names: str) -> str | None:
     ('train', None, 'val')
     """
     for name in names:
-        split = read_folder_name(name).split
+        split = read_name(name).split
         if split and "trainval" not in re.findall("[a-z]+", name.lower()):
             return split
     return None
-
-
-def same_name(name: str) -> str:
-    """What file systems that ignore case or Unicode form take for the same name."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def name_in(source: Path, path: Path) -> str:
@@ -278,7 +272,7 @@ class ImageFiles:
             return fitting
 
         def is_mask(path: Path) -> bool:
-            return "mask" in {read_folder_name(folder).role for folder in self._folders(path)}
+            return "mask" in {read_name(folder).role for folder in self._folders(path)}
 
         return [path for path in fitting if not is_mask(path)] or fitting
 
@@ -350,12 +344,8 @@ def photos_below(root: Path) -> Iterator[tuple[ImageKey, Path]]:
 
 def folder_roles(folders: Iterable[str]) -> list[str]:
     """The roles that folders say, from above to below; `image_01` is the name of an image."""
-    names = map(read_folder_name, folders)
-    return [
-        name.role
-        for name in names
-        if name.role in {"image", "mask"} and not re.search(r"\d", name.tag)
-    ]
+    roles = (read_name(name).role for name in folders if not re.search(r"\d", name))
+    return [role for role in roles if role in {"image", "mask"}]
 
 
 def without_role(folders: Folders, role: str) -> Folders:

@@ -6,14 +6,21 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from unetseg.data.files.pages import ARRAY_SUFFIXES
 from unetseg.errors import DataError, ImageError
 from unetseg.text import printable
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".npy", ".npz"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", *ARRAY_SUFFIXES}
     | {".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".heic", ".heif"}
 )
+
+
+def without_image_suffix(name: str) -> str:
+    """A name without the suffix of an image, if it ends with one: `x.jpg___fuse` does not."""
+    head, dot, suffix = name.rpartition(".")
+    return head if f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES else name
 
 
 def find_images(

@@ -366,12 +366,8 @@ class ImageFile:
         return file
 
     def open_tiff(self) -> Tiff:
-        """The open file, as stored; only of a TIFF.
-
-        Raises:
-            ImageError: it is damaged, or has changed since it was opened.
-        """
-        file = self._opened()
+        """As `open_windowed`; only of a TIFF."""
+        file = self.open_windowed()
         assert isinstance(file, Tiff), f"{self.path} is {self.format}"
         return file
 

@@ -13,7 +13,8 @@ from unetseg.errors import ImageError
 from unetseg.storage import content_hash
 
 SEVERAL = "several-pages"
-STACK_SUFFIXES = frozenset({".tif", ".tiff", ".npy", ".npz"})
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+STACK_SUFFIXES = frozenset({".tif", ".tiff", *ARRAY_SUFFIXES})
 _PAGE = re.compile(r"(.+\.(?:tiff?|npy|npz))#([1-9]\d*)", re.IGNORECASE)
 
 

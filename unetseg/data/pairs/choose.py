@@ -10,21 +10,31 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from unetseg.data.pairs.content import explains, is_recoloured
+from unetseg.data.pairs.content import explains, is_recoloured, stored_bands
 from unetseg.data.pairs.keys import ENOUGH, LOOSE, UNLIKE, Matching, begun, is_worded, match
-from unetseg.data.pairs.naming import FIELD_OF_VIEW, Role, read_name, says_role, says_side, tokens
+from unetseg.data.pairs.naming import (
+    DEPTH,
+    FIELD_OF_VIEW,
+    OTHER_BAND,
+    PART,
+    Role,
+    read_name,
+    says_role,
+    says_side,
+    tokens,
+)
 from unetseg.data.pairs.questions import nothing_pairs, question, several_masks
 from unetseg.data.pairs.series import Entry, Series, by_ends, by_words
 from unetseg.errors import PairingError
 
 _NOT_ALWAYS: dict[str, Role | None] = {
-    "depth or height": "image",
-    "a part of the masks": None,
-    "a field of view": None,
+    DEPTH: "image",
+    PART: None,
+    FIELD_OF_VIEW: None,
 }
 NO_MASK = "image without mask"
 NO_IMAGE = "mask without image"
-_EXPLAINED = 0.1
+_EXPLAINED = 0.1  # edges, as multiples of an image's mean: more on its own outlines than on others'
 _SAME = 0.9  # of the best coverage: readings so near to it compete with it
 _LEAST = 0.3  # of the masks that must have an image, or of the images a mask
 
@@ -46,6 +56,17 @@ class Reading:
     def image_share(self) -> float:
         """Images that have a mask, 0–1."""
         return len(self.matching.couples) / len(self.images)
+
+    @cached_property
+    def taken(self) -> frozenset[Path]:
+        """The images that have a mask."""
+        return frozenset(image.path for image, _ in self.matching.couples)
+
+    @cached_property
+    def touched(self) -> frozenset[Path]:
+        """The images that have a mask, or several."""
+        crowds = (images for images, _ in self.matching.crowds)
+        return self.taken.union(entry.path for images in crowds for entry in images)
 
     @cached_property
     def is_credible(self) -> bool:
@@ -172,13 +193,15 @@ def _ask_for_plainer(
 
 def _told_apart(masks: Series, series: Sequence[Series]) -> list[Series]:
     """The masks by their words, where images would have several: `um_road_0`, `um_lane_0`."""
+    if masks.said.role != "mask":
+        return [masks]
     images = [one for one in series if one.said.role != "mask" and not one.aside]
     stems = {entry.stem for one in images for entry in one.entries}
     if sum(entry.stem in stems for entry in masks.entries) >= ENOUGH * len(masks):
         return [masks]
     parts = by_ends(masks, stems)
     parts = by_words(masks) if len(parts) == 1 else parts
-    if masks.said.role != "mask" or len(parts) == 1:
+    if len(parts) == 1:
         return [masks]
     most = max((len(match(one.entries, masks.entries).couples) for one in images), default=0)
     return parts if most < ENOUGH * len(masks) else [masks]
@@ -204,14 +227,10 @@ def _ranked_masks(series: Sequence[Series]) -> list[tuple[int, Series]]:
     said = [one for one in series if one.said.role == "mask"]
     plain = any(not one.said.second for one in said)
     shown = [one for one in series if one.said.role != "mask" and _may_be_masks(one)]
-    ranked = [(_rank(one), one) for one in said]
-    ranked += [(_rank(one) + (2 if plain else 0), one) for one in shown]
+    ranked = [(int(bool(one.said.second)), one) for one in said]
+    ranked += [(int(bool(one.said.second)) + (2 if plain else 0), one) for one in shown]
     several = len(ranked) > 1
     return [(rank + (4 if several and _is_no_truth(one) else 0), one) for rank, one in ranked]
-
-
-def _rank(one: Series) -> int:
-    return 1 if one.said.second else 0
 
 
 def _is_no_truth(one: Series) -> bool:
@@ -257,15 +276,11 @@ def _refuse_several_images(
     """
     if most := max((readings for readings in options if len(readings) > 1), key=len, default=()):
         what = "several images for each mask"
-        if most[0].images.kind == most[1].images.kind and _channels_of(most):
+        folders = {reading.images.entries[0].inner.parent for reading in most}
+        if most[0].images.kind == most[1].images.kind and len(folders) == 1:
             what = f"{len(most)} channels of each image in files of their own"
         every = [reading for readings in options for reading in readings]
         raise _question(root, every, series, what)
-
-
-def _channels_of(readings: Sequence[Reading]) -> bool:
-    """Whether readings differ in the last number of the images' names only."""
-    return len({reading.images.entries[0].inner.parent for reading in readings}) == 1
 
 
 def _channels(best: Reading) -> list[Reading]:
@@ -322,7 +337,7 @@ def _competes(rival: Reading, best: Reading) -> bool:
         and rival.images.said.role != "image"
     ):
         return False  # other masks
-    bands = {rival.images.said.second, best.images.said.second} <= {"another band", ""}
+    bands = {rival.images.said.second, best.images.said.second} <= {OTHER_BAND, ""}
     if bands and best.images.said.role != "image":
         return _worth(rival)[2:-1] == _worth(best)[2:-1]
     return _worth(rival)[:-1] == _worth(best)[:-1]
@@ -339,29 +354,12 @@ def _without_rivals(
     left = sorted(readings, key=lambda r: (-r.mask_share, -len(r.matching.couples)))
     while left:
         first, *others = left
-        images = {couple[0].path for couple in first.matching.couples} | {
-            e.path for ours, _ in first.matching.crowds for e in ours
-        }
-        rivals = [
-            r
-            for r in others
-            if images
-            & (
-                {c[0].path for c in r.matching.couples}
-                | {e.path for o, _ in r.matching.crowds for e in o}
-            )
-        ]
-        group = [first, *rivals]
+        group = [first, *(reading for reading in others if first.touched & reading.touched)]
         lead = _leader(group)
         if lead is None:
             raise _question(root, group, series, "several masks for each image")
         yield lead
-        used = {couple[0].path for couple in lead.matching.couples}
-        left = [
-            r
-            for r in others
-            if r is not lead and not used & {c[0].path for c in r.matching.couples}
-        ]
+        left = [r for r in others if r is not lead and not lead.taken & r.taken]
 
 
 def _question(
@@ -396,18 +394,16 @@ def _refuse_parts(root: Path, readings: Sequence[Reading], series: Sequence[Seri
 
 
 def _leader(group: Sequence[Reading]) -> Reading | None:
+    """The reading of most images, in numbers, whose masks say so; None where several do."""
     if len(group) == 1:
         return group[0]
-    most = max(len(r.matching.couples) for r in group)
-    large = [r for r in group if len(r.matching.couples) >= most / 2 and r.matching.couples]
-    exact = [r for r in large if r.image_share >= _SAME]
-    large = (
-        exact
-        if len(exact) == 1 and all(r.image_share < 0.6 for r in large if r is not exact[0])
-        else large
-    )
-    plain = [r for r in large if not _is_picture_of_another(r, large)]
-    said = [r for r in plain if r.masks.said.role == "mask"]
+    most = max(len(reading.taken) for reading in group)
+    large = [reading for reading in group if len(reading.taken) >= max(1, most / 2)]
+    exact = [reading for reading in large if reading.image_share >= _SAME]
+    if len(exact) == 1 and all(r.image_share < ENOUGH for r in large if r is not exact[0]):
+        large = exact
+    plain = [reading for reading in large if not _is_picture_of_another(reading, large)]
+    said = [reading for reading in plain if reading.masks.said.role == "mask"]
     plain = said if len(said) == 1 else plain
     return plain[0] if len(plain) == 1 else None
 
@@ -421,17 +417,8 @@ def _is_picture_of_another(reading: Reading, group: Sequence[Reading]) -> bool:
         theirs = {couple[0].path: couple[1].path for couple in other.matching.couples}
         shared = sorted(own.keys() & theirs.keys())[:3]
         if shared and all(is_recoloured(own[key], theirs[key]) for key in shared):
-            return _bands(own[shared[0]]) > _bands(theirs[shared[0]])
+            return stored_bands(own[shared[0]]) > stored_bands(theirs[shared[0]])
     return False
-
-
-def _bands(path: Path) -> int:
-    from unetseg.data.files.image import ImageFile
-
-    with ImageFile(path) as file:
-        return len(
-            {*map(bytes, file.picture().pixels.reshape(-1, file.picture().pixels.shape[-1])[:1])}
-        ) and int(file.picture().pixels.shape[-1])
 
 
 def _tell_rest(choice: Choice, series: Sequence[Series]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from unetseg.data.files.image import ImageFile, effective_bands
 from unetseg.errors import DataError
 
+T = TypeVar("T")
 SAMPLES = 6
 """Files of a series that are looked at."""
 _SIDE = 384  # pixels of a sample
@@ -48,8 +49,7 @@ class Look:
 
 def look_at(paths: Sequence[Path]) -> Look:
     """Look at up to `SAMPLES` files, spread over all; those that cannot be read do not count."""
-    step = max(1, len(paths) // SAMPLES)
-    samples = [codes for path in paths[::step][:SAMPLES] if (codes := read_codes(path)) is not None]
+    samples = [codes for path in _spread(paths) if (codes := read_codes(path)) is not None]
     if not samples:
         return Look()
     masks = [codes for codes in samples if _is_mask(codes)]
@@ -63,18 +63,19 @@ def look_at(paths: Sequence[Path]) -> Look:
     )
 
 
+def _spread(files: Sequence[T]) -> Sequence[T]:
+    """Up to `SAMPLES` of the files, spread over all."""
+    return files[:: max(1, len(files) // SAMPLES)][:SAMPLES]
+
+
 def read_codes(path: Path) -> NDArray[np.int64] | None:
     """One number for each pixel of a small copy, H×W, equal where all bands are; None if unread.
 
     Pictures of more than three bands, or of fractions, are told by as many numbers as pixels.
     """
-    try:
-        with ImageFile(path) as file:
-            pixels = file.thumbnail(_SIDE)
-            lossy = file.lossy
-    except (DataError, OSError):
+    if (sample := _small_copy(path)) is None:
         return None
-    pixels = pixels[..., : effective_bands(pixels)]
+    pixels, lossy = sample
     if pixels.dtype.kind == "f":
         pixels = np.nan_to_num(pixels, posinf=0.5, neginf=0.5)
     whole = (
@@ -87,6 +88,16 @@ def read_codes(path: Path) -> NDArray[np.int64] | None:
         values = _without_noise(values)
     weights = np.array([1 << 16 * band for band in range(values.shape[2])], np.int64)
     return np.asarray(values @ weights)
+
+
+def _small_copy(path: Path) -> tuple[NDArray[Any], bool] | None:
+    """A small copy, H×W×C without an opaque alpha band, and whether the file is lossy."""
+    try:
+        with ImageFile(path) as file:
+            pixels = file.thumbnail(_SIDE)
+            return pixels[..., : effective_bands(pixels)], file.lossy
+    except (DataError, OSError):
+        return None
 
 
 def _without_noise(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -143,20 +154,17 @@ def _is_one_disc(samples: Sequence[NDArray[np.int64]]) -> bool:
     """Whether all samples, of two values each, show the same area; one file shows nothing."""
     if len(samples) < 2 or any(len(np.unique(codes)) != 2 for codes in samples):
         return False
-    rows, columns = (np.linspace(0, 1, 64), np.linspace(0, 1, 64))
-    small = [
-        (codes == codes.max())[
-            np.ix_(
-                *(
-                    (at * (n - 1)).astype(int)
-                    for at, n in zip((rows, columns), codes.shape, strict=True)
-                )
-            )
-        ]
-        for codes in samples
-    ]
+    sizes = {codes.shape for codes in samples}
+    at = {n: (np.linspace(0, 1, 64) * (n - 1)).astype(int) for size in sizes for n in size}
+    small = [(codes == codes.max())[np.ix_(*(at[n] for n in codes.shape))] for codes in samples]
     overlaps = [(a & b).sum() / max((a | b).sum(), 1) for a, b in pairwise(small)]
     return min(overlaps) > _DISC and all(0.2 < area.mean() < 0.98 for area in small)
+
+
+def stored_bands(path: Path) -> int:
+    """Bands as the file stores them: one of a palette."""
+    with ImageFile(path) as file:
+        return int(file.picture().pixels.shape[-1])
 
 
 def is_recoloured(one: Path, other: Path) -> bool:
@@ -175,10 +183,9 @@ def explains(images: Sequence[Path], masks: Sequence[Path]) -> float | None:
     Of 14 real data sets each had 0.33 or more; masks moved on by one image had 0.29 at most, and
     most less than 0. None where nothing can be said.
     """
-    step = max(1, len(images) // SAMPLES)
     couples = [
         (edges, codes)
-        for image, mask in list(zip(images, masks, strict=True))[::step][:SAMPLES]
+        for image, mask in _spread(list(zip(images, masks, strict=True)))
         if (edges := _edges(image)) is not None and (codes := read_codes(mask)) is not None
     ]
     better = []
@@ -207,12 +214,9 @@ def _stretched(pixels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _edges(path: Path) -> NDArray[np.float64] | None:
-    try:
-        with ImageFile(path) as file:
-            pixels = file.thumbnail(_SIDE)
-    except (DataError, OSError):
+    if (sample := _small_copy(path)) is None:
         return None
-    grey = np.nan_to_num(pixels[..., : effective_bands(pixels)].astype(np.float64)).mean(-1)
+    grey = np.nan_to_num(sample[0].astype(np.float64)).mean(-1)
     down, across = np.gradient(grey)
     strength = np.hypot(down, across)
     return np.asarray(strength / (strength.mean() + 1e-12))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from unetseg.data.pairs.affixes import cuts_at, find_affixes, strip
 from unetseg.data.pairs.naming import fold, says_role, tokens
-from unetseg.data.pairs.series import Entry
+from unetseg.data.pairs.series import Entry, shared_tokens
 
 KeyOf = Callable[[Entry], Hashable]
 """What must agree; None where the rule does not fit the file."""
@@ -138,7 +138,8 @@ def _without_one(images: Sequence[Entry], masks: Sequence[Entry]) -> KeyOf:
     def pairs(word: str) -> int:
         return sum(_cut_out(entry.stem, word) in stems for entry in masks)
 
-    words = _shared(masks) - (_shared(images) if len(images) > 1 else set()) if masks else set()
+    words = shared_tokens(masks) if masks else set()
+    words -= shared_tokens(images) if len(images) > 1 else set()
     best = max(sorted(word for word in words if not word.isdigit()), key=pairs, default="")
     return lambda entry: (entry.place, _cut_out(entry.stem, best)) if best else None
 
@@ -192,20 +193,14 @@ def _without_numbered_words(entry: Entry) -> Hashable:
     return (entry.place, kept) if kept else None
 
 
-def _shared(entries: Sequence[Entry]) -> set[str]:
-    common = set(tokens(entries[0].stem))
-    for entry in entries[1:]:
-        common &= set(tokens(entry.stem))
-    return common
-
-
 def _without_shared(own: Sequence[Entry], other: Sequence[Entry]) -> KeyOf:
     """Stems without the words that all files of this side have and not all of the other.
 
     A number goes with them where it stands beside one (`_pixels0`).
     """
-    drop = {token for token in _shared(own) - _shared(other) if not token.isdigit()}
-    alike = _shared(own) - _shared(other) - drop
+    alike = shared_tokens(own) - shared_tokens(other)
+    drop = {token for token in alike if not token.isdigit()}
+    alike -= drop
 
     def key(entry: Entry) -> Hashable:
         parts = tokens(entry.stem)
@@ -239,11 +234,8 @@ def begun(images: Sequence[Entry], masks: Sequence[Entry]) -> list[tuple[Entry, 
 
 def _numbered(own: Sequence[Entry], other: Sequence[Entry]) -> KeyOf:
     """Place and numbers, without those that all files of this side have."""
-    drop = (
-        {n for n in _shared(own) - _shared(other) if n.isdigit()}
-        if len(own) > 1 and other
-        else set()
-    )
+    alike = shared_tokens(own) - shared_tokens(other) if len(own) > 1 and other else set()
+    drop = {token for token in alike if token.isdigit()}
 
     def key(entry: Entry) -> Hashable:
         kept = tuple(int(n) for n in tokens(entry.stem) if n.isdigit() and n not in drop)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.files.folders import without_image_suffix
 from unetseg.data.pairs.naming import SPLITS, read_name, tokens
 from unetseg.text import plural, printable
 
@@ -118,9 +118,7 @@ def _ends(parts: Sequence[str]) -> Iterator[str]:
 
 def _plain(name: str) -> str:
     """A path with slashes and without an image's suffix."""
-    path = name.strip().strip("\"'").replace("\\", "/")
-    head, dot, suffix = path.rpartition(".")
-    return head if f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES else path
+    return without_image_suffix(name.strip().strip("\"'").replace("\\", "/"))
 
 
 def _read(file: Path, split: str, tails: Mapping[str, int | None]) -> _List | None:

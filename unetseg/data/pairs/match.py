@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
+from unetseg.config import Unpaired
 from unetseg.data.files.arrays import MOST_COLOURS
 from unetseg.data.files.folders import output_names, scan, scan_names
 from unetseg.data.files.image import count_pages
-from unetseg.data.files.pages import STACK_SUFFIXES, page_paths
+from unetseg.data.files.pages import ARRAY_SUFFIXES, STACK_SUFFIXES, page_paths
 from unetseg.data.pairs.choose import (
     NO_IMAGE,
     NO_MASK,
@@ -31,7 +32,7 @@ from unetseg.data.pairs.choose import (
 from unetseg.data.pairs.content import SAMPLES, look_at
 from unetseg.data.pairs.lists import listed_splits
 from unetseg.data.pairs.naming import SPLITS, tokens
-from unetseg.data.pairs.questions import ARRAYS, fits, is_pattern, no_images
+from unetseg.data.pairs.questions import fits, is_pattern, no_images
 from unetseg.data.pairs.series import Entry, read_entries, split_series
 from unetseg.data.pairs.table import read_table
 from unetseg.errors import ConfigError, DataError, PairingError
@@ -43,7 +44,6 @@ _OUTSIDE = "outside of the splits"
 _SPLIT_SHARE = 0.3  # of the pairs: where fewer are in folders of splits, these are the odd ones
 
 Find = Callable[[Path, type[DataError]], list[Path]]
-Unpaired = Literal["auto", "skip", "empty", "error"]
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _bare(base: Path, images: Sequence[Path]) -> list[Pair]:
 
 def _chosen(root: Path, paths: Sequence[Path]) -> Choice:
     """What pairs among pictures; arrays, whose axes only their maker knows, are to be asked for."""
-    pictures = [path for path in paths if path.suffix.lower() not in ARRAYS]
+    pictures = [path for path in paths if path.suffix.lower() not in ARRAY_SUFFIXES]
     try:
         if not pictures:
             raise no_images(root)
@@ -222,10 +222,12 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
     missing = [printable(folder) for folder in folders.values() if not folder.is_dir()]
     if missing:
         raise PairingError("there is no such folder", missing, "Check --images and --masks.")
+    everything = find(root, PairingError) if len(folders) < 2 else []
+    inner_paths = {path: PurePosixPath(_inner(path, root)) for path in everything}
     sides = {
         side: find(folders[side], PairingError)
         if side in folders
-        else [path for path in find(root, PairingError) if _fits(path, root, given)]
+        else [path for path, inner in inner_paths.items() if fits(inner, given.as_posix())]
         for side, given in wanted.items()
     }
     for side, other in (("images", "masks"), ("masks", "images")):  # one may lie in the other
@@ -253,10 +255,6 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
         for side, base in bases.items()
     ]
     return above, entries
-
-
-def _fits(path: Path, root: Path, wanted: Path) -> bool:
-    return fits(PurePosixPath(path.relative_to(root).as_posix()), wanted.as_posix())
 
 
 def _pairs_of(reading: Reading) -> Iterator[Pair]:

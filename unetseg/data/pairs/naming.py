@@ -46,7 +46,10 @@ _IMAGE = re.compile(
     r"|изображ\w*|снимк\w*|фото\w*"
     r"|\w*(?:原图|图像|图片|影像|画像|写真|入力|원본|이미지|사진)\w*"
 )
+DEPTH = "depth or height"
 FIELD_OF_VIEW = "a field of view"
+PART = "a part of the masks"
+OTHER_BAND = "another band"
 _ASIDE = {
     "a prediction or another output": re.compile(
         r"pred\w*|outputs?|heatmaps|flows?|probabilit\w*|results?|infer\w*|comparisons?|logs?|checkpoints?|figures?|plots?"
@@ -54,10 +57,10 @@ _ASIDE = {
     "a picture for people": re.compile(
         r"overlay\w*|previews?|vis|viz|visual\w*|blend\w*|cutouts?|thumb\w*|examples?|demo|pyramid"
     ),
-    "depth or height": re.compile(r"depths?|dems?|dsms?|ndsm|dtms?|disparit\w+|heights?|elevation"),
+    DEPTH: re.compile(r"depths?|dems?|dsms?|ndsm|dtms?|disparit\w+|heights?|elevation"),
     "superpixels": re.compile(r"superpixels?"),
     FIELD_OF_VIEW: re.compile(r"fovs?"),
-    "a part of the masks": re.compile(r"parts|rois?|skeletons?|centerlines?|centers?|centres?"),
+    PART: re.compile(r"parts|rois?|skeletons?|centerlines?|centers?|centres?"),
 }
 """Words of files that are neither image nor mask."""
 _COLOURS = "a copy in colours"
@@ -69,7 +72,7 @@ _SECOND = {
     "a second observer": re.compile(r"2nd|second|watershed"),
     "outlines": re.compile(r"edges?|boundar\w+|contours?|noboundary|borders?"),
     "augmented copies": re.compile(r"aug\w*"),
-    "another band": re.compile(r"nir|ir|thermal|irrg"),
+    OTHER_BAND: re.compile(r"nir|ir|thermal|irrg"),
 }
 """Words of files that take part only where nothing plainer does."""
 
@@ -104,17 +107,6 @@ class Reading(NamedTuple):
     def tells(self) -> bool:
         """Whether it says anything about the part that a file takes."""
         return self.says_side or bool(self.second)
-
-
-class FolderName(NamedTuple):
-    """What the name of a folder says, for those who know the layout already."""
-
-    role: Role | None
-    split: str | None
-    source: str
-    """The name in lower case, without its split."""
-    tag: str
-    """The name without its split and role."""
 
 
 @cache
@@ -161,19 +153,6 @@ def _second(letters: Sequence[str], masks: Sequence[str]) -> str:
     if why == _COLOURS and not masks:
         return ""  # beside depth, the colours are the photo's
     return why or (_COLOURS if masks and "rgb" in letters else "")
-
-
-def read_folder_name(name: str) -> FolderName:
-    """Role, split and the rest of a folder's name.
-
-    >>> read_folder_name("train_images_v2")
-    FolderName(role='image', split='train', source='images v 2', tag='v 2')
-    """
-    said = read_name(name)
-    source = [part for part in tokens(name) if part not in SPLITS]
-    dropped = said.words or (("data",) if said.role == "data" else ())
-    tag = [part for part in source if part not in dropped]
-    return FolderName(said.role, said.split, " ".join(source), " ".join(tag))
 
 
 def says_mask(word: str) -> bool:

@@ -14,7 +14,6 @@ from unetseg.data.pairs.series import Entry, Series
 from unetseg.errors import PairingError
 from unetseg.text import plural, printable
 
-ARRAYS = frozenset({".npy", ".npz"})
 _FEW = 4  # series of which a command is offered for each couple
 
 

@@ -16,7 +16,7 @@ from itertools import chain, combinations, takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.files.folders import without_image_suffix
 from unetseg.data.pairs.content import Look, look_at
 from unetseg.data.pairs.naming import Reading, read_name, says_side, tokens
 
@@ -241,12 +241,14 @@ def _said(entries: Sequence[Entry], kind: str) -> Reading:
 
     Where neither does, the words that all names share do.
     """
-    name = _plain(kind)
+    name = without_image_suffix(kind)
     words = [name] if any(len(word) > 1 for word in _words(name)) else []  # x and y are letters
     readings = [read_name(name) for name in (*words, *reversed(entries[0].folder))]
     first = next((said for said in readings if said.tells), None)
     if first is None:
-        said = read_name(" ".join(word for word in _words_of_all(entries) if len(word) > 1))
+        common = shared_tokens(entries)
+        in_order = (word for word in tokens(entries[0].stem) if word in common and len(word) > 1)
+        said = read_name(" ".join(in_order))
         return said if said.role == "mask" or said.aside else read_name("")
     for above in readings:  # outputs/mask is an output, instances/masks numbers objects
         if above.role not in {"image", "mask"}:
@@ -255,11 +257,12 @@ def _said(entries: Sequence[Entry], kind: str) -> Reading:
     return first
 
 
-def _words_of_all(entries: Sequence[Entry]) -> list[str]:
+def shared_tokens(entries: Sequence[Entry]) -> set[str]:
+    """The words and numbers that the names of all entries hold."""
     common = set(tokens(entries[0].stem))
     for entry in entries[1:]:
         common &= set(tokens(entry.stem))
-    return [token for token in tokens(entries[0].stem) if token in common]
+    return common
 
 
 def by_words(series: Series) -> list[Series]:
@@ -330,21 +333,16 @@ def _added(members: Sequence[Entry]) -> Iterator[tuple[PurePosixPath, str]]:
 
     The part is at the end, or else at the beginning.
     """
-    stems = {_plain(entry.stem) for entry in members}
+    stems = {without_image_suffix(entry.stem) for entry in members}  # x.jpg___fuse.png is of x.jpg
     for entry in members:
         stem = entry.stem
         cuts = [end.start() for end in _CUT.finditer(stem)]
-        ends = (stem[c:] for c in reversed(cuts) if _plain(stem[:c].rstrip("_-. ")) in stems)
+        begins = ((c, without_image_suffix(stem[:c].rstrip("_-. "))) for c in reversed(cuts))
+        ends = (stem[c:] for c, begin in begins if begin in stems)
         starts = (stem[:c] for c in cuts if stem[c:].lstrip("_-. ") in stems)
         part = next((part for part in chain(ends, starts) if _LETTER.search(part)), None)
         if part is not None:
             yield entry.inner, _COUNT.sub("#", part)
-
-
-def _plain(stem: str) -> str:
-    """A stem without an image's suffix that stands in it: x.jpg___fuse.png belongs to x.jpg."""
-    head, dot, tail = stem.rpartition(".")
-    return head if dot and f".{tail.lower()}" in IMAGE_SUFFIXES else stem
 
 
 def _swapped(
@@ -409,10 +407,8 @@ def _shared_places(groups: dict[tuple[tuple[str, ...], str], list[Entry]]) -> se
     for one, other in combinations(sides.values(), 2):
         both = one & other
         numbers = [{name for name in names if name.isdigit()} for names in (one, other, both)]
-        few = 2 * len(numbers[2]) <= max(
-            map(len, numbers[:2])
-        )  # 2 of s2_images and semantic_2class
-        shared |= both - numbers[2] if few else both
+        few = 2 * len(numbers[2]) <= max(map(len, numbers[:2]))
+        shared |= both - numbers[2] if few else both  # few: 2 of s2_images and semantic_2class
     return shared
 
 
@@ -440,7 +436,6 @@ def _by_place(members: Sequence[Entry], shared: set[str]) -> list[list[Entry]]:
 
 def _own_stems(entries: Sequence[Entry]) -> Iterator[tuple[str, ...]]:
     """The stems without the words that all of them share: `red_patch_1` among red ones."""
-    shared = {word for word in _words_of_all(entries) if not word.isdigit()}
-    if len(entries) < 2:
-        shared = set()
+    common = shared_tokens(entries) if len(entries) > 1 else set()
+    shared = {word for word in common if not word.isdigit()}
     return (tuple(t for t in tokens(entry.stem) if t not in shared) for entry in entries)
