@@ -4,6 +4,7 @@ At the end of a training both predict the same windows of validation pairs. `Pre
 tells what is enough, `engine.machine_for` applies it wherever the bundle is used.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -108,7 +109,8 @@ def compare_precision(
 
     Equal pixels are counted over all pixels with data, those of ignored truth too: they are
     predicted like any other. Dice is that of the scores: one confusion over all images, pixels of
-    ignored truth left out, the mean over the foreground classes that are there.
+    ignored truth left out, the mean over the foreground classes that are there. The gap is that of
+    the class, background too, that differs most among those in the truth.
 
     Args:
         fast: The network in bf16 or fp16.
@@ -136,7 +138,10 @@ def compare_precision(
         images += bool(seen.any())
     if not images:
         return None
-    scores = mean_over(dice(counts), foreground)
+    of_classes = dice(counts)
+    scores = mean_over(of_classes, foreground)
+    in_truth = counts[1].sum(axis=1) > 0
+    gaps = np.abs(of_classes[0] - of_classes[1])[in_truth]
     dtype: Literal["bfloat16", "float16"]
     dtype = "bfloat16" if fast.machine.dtype == torch.bfloat16 else "float16"
     return PrecisionVerdict(
@@ -144,6 +149,7 @@ def compare_precision(
         equal_pixels=equal / pixels,
         dice=float(scores[0]),
         dice_float32=float(scores[1]),
+        class_gap=float(gaps.max(initial=0)) if in_truth.any() else math.nan,
         images=images,
     )
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unetseg.bundle import FEWEST_EQUAL, LARGEST_DICE_GAP, BundleInfo
+from unetseg.bundle import LARGEST_CLASS_GAP, LARGEST_DICE_GAP, BundleInfo
 from unetseg.data.files.nodata import filled, missing_pixels
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.prediction.backends import Choice, choose_backend
@@ -305,8 +305,9 @@ def machine_for(info: BundleInfo, machine: Machine, precision: str) -> tuple[Mac
     short = {"bfloat16": "bf16", "float16": "fp16"}[verdict.dtype]
     why = (
         f"float32 instead of {verdict.dtype}, which is faster: of {verdict.images} validation "
-        f"images {verdict.figures}; {FEWEST_EQUAL:.1%} and a difference of at most "
-        f"{LARGEST_DICE_GAP:g} are wanted (--precision {short} takes it all the same)"
+        f"images {verdict.figures}; the mean may differ by {LARGEST_DICE_GAP:g} and each class by "
+        f"{LARGEST_CLASS_GAP:g}, and one differs by {verdict.class_gap:.4f} "
+        f"(--precision {short} takes it all the same)"
     )
     return replace(machine, dtype=torch.float32), why
 
