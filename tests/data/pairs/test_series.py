@@ -13,8 +13,7 @@ def series(*names: str) -> dict[frozenset[str], str]:
     """The files of each series, and what tells them from others of their folder."""
     entries = read_entries(ROOT, [ROOT / name for name in names])
     return {
-        frozenset(str(entry.inner) for entry in one.entries): one.kind
-        for one in split_series(entries)
+        frozenset(entry.inner for entry in one.entries): one.kind for one in split_series(entries)
     }
 
 
@@ -51,7 +50,7 @@ def test_folders_with_a_role_or_rival_places_are_series(sides: tuple[list[str], 
 
 def test_splits_and_places_of_an_entry() -> None:
     (entry,) = read_entries(ROOT, [ROOT / "x/train/images/aachen/a_1.png"])
-    assert (entry.split, entry.stem, str(entry.inner)) == (
+    assert (entry.split, entry.stem, entry.inner) == (
         "train",
         "a_1",
         "x/train/images/aachen/a_1.png",

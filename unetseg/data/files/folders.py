@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = frozenset(
 def without_image_suffix(name: str) -> str:
     """A name without the suffix of an image, if it ends with one: `x.jpg___fuse` does not."""
     head, dot, suffix = name.rpartition(".")
-    return head if f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES else name
+    return head if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else name
 
 
 def find_images(
@@ -53,26 +53,32 @@ def find_images(
 
 def scan(folder: Path, error: type[DataError]) -> list[Path]:
     """All image files in `folder` and below, hidden entries and link loops left out."""
-    paths = scan_names(folder, error)
-    broken = [path for path in paths if not path.is_file()]
-    if broken:
+    files = _listed(folder, error)
+    if broken := [path for path, is_file in files if not is_file]:
         raise error(
             f"{len(broken)} with the name of an image are broken links or no ordinary files",
             [printable(path) for path in broken],
             "Restore the files or remove the entries.",
         )
-    return paths
+    return [path for path, _ in files]
 
 
 def scan_names(folder: Path, error: type[DataError]) -> list[Path]:
     """As `scan`, with the broken links, pipes and the like that have the name of an image."""
+    return [path for path, _ in _listed(folder, error)]
+
+
+def _listed(folder: Path, error: type[DataError]) -> list[tuple[Path, bool]]:
     try:
         return list(_walk(folder))
     except OSError as problem:
         raise error(f"cannot read the folder {printable(folder)}: {problem}") from problem
 
 
-def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+def _walk(
+    folder: Path, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[Path, bool]]:
+    """Everything with the name of an image, and whether it is a file."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:
@@ -83,10 +89,11 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iter
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
         path = folder / entry.name
-        if path.is_dir() if entry.is_symlink() else entry.is_dir():  # a link to itself is none
+        is_link = entry.is_symlink()  # path does not fail where a link leads to itself
+        if path.is_dir() if is_link else entry.is_dir():
             yield from _walk(path, above | {here})
         elif f".{entry.name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES:
-            yield path
+            yield path, path.is_file() if is_link else entry.is_file()
 
 
 def _expand(given: Path) -> Iterator[tuple[Path, Path]]:

@@ -276,7 +276,7 @@ def _refuse_several_images(
     """
     if most := max((readings for readings in options if len(readings) > 1), key=len, default=()):
         what = "several images for each mask"
-        folders = {reading.images.entries[0].inner.parent for reading in most}
+        folders = {reading.images.entries[0].parent for reading in most}
         if most[0].images.kind == most[1].images.kind and len(folders) == 1:
             what = f"{len(most)} channels of each image in files of their own"
         every = [reading for readings in options for reading in readings]
@@ -325,7 +325,7 @@ def _worth(reading: Reading) -> tuple[object, ...]:
 def _shared_words(reading: Reading) -> int:
     """Words that the folders of images and masks have alike: `cam1` and `cam1_masks`."""
     sides = (reading.images.entries[0], reading.masks.entries[0])
-    images, masks = ({*tokens("_".join(entry.inner.parts[:-1]))} for entry in sides)
+    images, masks = ({*tokens("_".join(entry.parent.parts))} for entry in sides)
     return sum(not says_role(word) for word in images & masks)
 
 

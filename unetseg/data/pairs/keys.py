@@ -3,7 +3,6 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -75,7 +74,7 @@ def _in_shared_places(*sides: Sequence[Entry]) -> list[list[Entry]]:
     names = [{name for entry in side for name in entry.place} for side in sides]
     shared = set.intersection(*names)
     return [
-        [replace(e, place=tuple(name for name in e.place if name in shared)) for e in side]
+        [e._replace(place=tuple(name for name in e.place if name in shared)) for e in side]
         if own != shared
         else list(side)
         for side, own in zip(sides, names, strict=True)
@@ -84,8 +83,8 @@ def _in_shared_places(*sides: Sequence[Entry]) -> list[list[Entry]]:
 
 def _with_folded(images: Sequence[Entry], masks: Sequence[Entry], best: Matching) -> Matching:
     """The pairs, and those of what is left that differ in case or Unicode form only."""
-    used = {entry.path for couple in best.couples for entry in couple}
-    left = [[entry for entry in side if entry.path not in used] for side in (images, masks)]
+    used = {entry.inner for couple in best.couples for entry in couple}
+    left = [[entry for entry in side if entry.inner not in used] for side in (images, masks)]
     more = _apply(left[0], left[1], _folded, _folded, best.rule)
     return best._replace(couples=best.couples + more.couples, names=best.names + more.names)
 

@@ -170,11 +170,9 @@ def _search(
         choice = choose(base, split_series(sides[0])) if one else choose_between(base, *sides)
     else:
         base, choice = root, _chosen(root, find(root, PairingError))
-    pairs = [
-        replace(pair, region=choice.regions.get(pair.image))
-        for reading in choice.readings
-        for pair in _pairs_of(reading)
-    ]
+    pairs = [pair for reading in choice.readings for pair in _pairs_of(reading)]
+    if choice.regions:
+        pairs = [replace(pair, region=choice.regions.get(pair.image)) for pair in pairs]
     _refuse_few(base, len(pairs), choice.left_out, unpaired)
     left_out = choice.left_out
     if unpaired == "empty":
@@ -189,7 +187,7 @@ def _search(
 def _bare(base: Path, images: Sequence[Path]) -> list[Pair]:
     """Images that show nothing, and need no mask."""
     return [
-        Pair(entry.path, None, entry.inner.with_suffix("").as_posix(), entry.split)
+        Pair(entry.path, None, (entry.parent / entry.stem).as_posix(), entry.split)
         for entry in read_entries(base, images)
     ]
 
@@ -223,7 +221,7 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
     if missing:
         raise PairingError("there is no such folder", missing, "Check --images and --masks.")
     everything = find(root, PairingError) if len(folders) < 2 else []
-    inner_paths = {path: PurePosixPath(_inner(path, root)) for path in everything}
+    inner_paths = {path: _inner(path, root) for path in everything}
     sides = {
         side: find(folders[side], PairingError)
         if side in folders
@@ -247,13 +245,15 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
     if len(folders) < 2:  # with patterns, the folders above tell places
         both = {e.path: e for e in read_entries(above, [*files["images"], *files["masks"]])}
         return above, [[both[path] for path in files[side]] for side in wanted]
-    entries = [
-        [
-            replace(entry, inner=PurePosixPath(entry.path.relative_to(above).as_posix()))
-            for entry in read_entries(base, files[side])
-        ]
-        for side, base in bases.items()
-    ]
+    entries: list[list[Entry]] = []
+    for side, base in bases.items():
+        below = {e.path: e for e in read_entries(above, files[side])}
+        entries.append(
+            [
+                e._replace(inner=below[e.path].inner, parent=below[e.path].parent)
+                for e in read_entries(base, files[side])
+            ]
+        )
     return above, entries
 
 
@@ -343,14 +343,15 @@ def _with_splits(
     if not any(pair.split for pair in pairs):
         names = [_called(pair, root) for pair in pairs]
         listed = listed_splits(root, names, (_inner(path, root) for path in others))
-        pairs = [replace(p, split=split) for p, split in zip(pairs, listed.splits, strict=True)]
+        splits = listed.splits if any(listed.splits) else _splits_in_names(pairs)
+        if any(splits):
+            pairs = [replace(p, split=split) for p, split in zip(pairs, splits, strict=True)]
         told = listed.told and f"; {listed.told}"
-        if not any(pair.split for pair in pairs):
-            splits = _splits_in_names(pairs)
-            pairs = [replace(pair, split=splits.get(pair.image)) for pair in pairs]
     named = [pair for pair in pairs if pair.split]
     rest = [pair for pair in pairs if not pair.split]
-    if len({pair.split for pair in named}) < 2 and not (named and rest):
+    if not named:
+        return pairs, [], told
+    if len({pair.split for pair in named}) < 2 and not rest:
         return [replace(pair, split=None) for pair in pairs], [], told
     if not rest:
         return pairs, [], told
@@ -371,12 +372,14 @@ def _inner(path: Path, root: Path) -> str:
     return (path.relative_to(root) if root in path.parents else path).as_posix()
 
 
-def _splits_in_names(pairs: Sequence[Pair]) -> dict[Path, str]:
+def _splits_in_names(pairs: Sequence[Pair]) -> list[str | None]:
     """The splits with which all names begin, such as `train_1` and `val_1`; or none."""
-    splits = {pair.image: SPLITS.get(next(iter(tokens(pair.image.stem)), "")) for pair in pairs}
-    return (
-        {image: split for image, split in splits.items() if split} if all(splits.values()) else {}
-    )
+    splits: list[str | None] = []
+    for pair in pairs:
+        splits.append(SPLITS.get(next(iter(tokens(pair.image.stem)), "")))
+        if splits[-1] is None:
+            return []
+    return splits
 
 
 # Words
@@ -395,11 +398,11 @@ def _sentence(readings: Iterable[Reading]) -> str:
 
 
 def _template(entries: Sequence[Entry], cores: Sequence[str]) -> str:
-    folders = [_split_marked(entry.inner.parent) for entry in entries]
+    folders = [*dict.fromkeys(_split_marked(e.parent) for e in entries)]
     levels = list(zip(*folders, strict=False))
     shared = next((i for i, names in enumerate(levels) if len(set(names)) > 1), len(levels))
-    place = [*folders[0][:shared], *(["…"] if len(set(folders)) > 1 else [])]
-    suffixes = sorted({entry.path.suffix[1:] for entry in entries})
+    place = [*folders[0][:shared], *(["…"] if len(folders) > 1 else [])]
+    suffixes = sorted({entry.suffix[1:] for entry in entries})
     suffix = suffixes[0] if len(suffixes) == 1 else "{" + ",".join(suffixes) + "}"
     around = {
         tuple(entry.stem.split(core, 1)) if core else (entry.stem,)

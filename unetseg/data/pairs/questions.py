@@ -20,7 +20,7 @@ _FEW = 4  # series of which a command is offered for each couple
 def several_masks(root: Path, crowds: Mapping[Entry, Sequence[Entry]]) -> PairingError:
     """Images with more than one mask each, and the command that unites them."""
     lines = [
-        f"{printable(str(image.inner))}: {', '.join(printable(str(mask.inner)) for mask in masks)}"
+        f"{printable(image.inner)}: {', '.join(printable(mask.inner) for mask in masks)}"
         for image, masks in crowds.items()
     ]
     return PairingError(
@@ -112,19 +112,12 @@ def question(
 
 def pattern(one: Series, everything: Sequence[Entry]) -> str:
     """The folder that holds these files alone, or a pattern that no other file fits."""
-    own = {entry.inner for entry in one.entries}
-    for folder in _common_folders(own):
-        below = {entry.inner for entry in everything if folder in entry.inner.parents}
-        if below == own:
+    common = set.intersection(*({e.parent, *e.parent.parents} for e in one.entries))
+    for folder in sorted(common - {PurePosixPath()}, key=lambda f: len(f.parts)):
+        below = [e for e in everything if folder in (e.parent, *e.parent.parents)]
+        if len(below) == len(one):
             return str(folder)
-    return _glob(own)
-
-
-def _common_folders(paths: set[PurePosixPath]) -> list[PurePosixPath]:
-    common = set(next(iter(paths)).parents)
-    for path in paths:
-        common &= set(path.parents)
-    return sorted((folder for folder in common if str(folder) != "."), key=lambda f: len(f.parts))
+    return _glob({PurePosixPath(entry.inner) for entry in one.entries})
 
 
 def _glob(paths: set[PurePosixPath]) -> str:
@@ -152,14 +145,15 @@ def _prefix(names: Sequence[str]) -> str:
     return low[:size]
 
 
-def fits(inner: PurePosixPath, wanted: str) -> bool:
+def fits(inner: str, wanted: str) -> bool:
     """Whether a path lies in the folder `wanted`, or fits the pattern; * stops at a slash."""
     if not is_pattern(wanted):
-        return PurePosixPath(wanted) in (inner, *inner.parents)
+        return f"{inner}/".startswith(f"{wanted}/")
     levels = wanted.removeprefix("**/").split("/")
-    if not wanted.startswith("**/") and len(levels) != len(inner.parts):
+    parts = inner.split("/")
+    if not wanted.startswith("**/") and len(levels) != len(parts):
         return False
-    parts = inner.parts[-len(levels) :]
+    parts = parts[-len(levels) :]
     return len(parts) == len(levels) and all(
         re.match(translate(level), part) for level, part in zip(levels, parts, strict=True)
     )

@@ -7,6 +7,7 @@ occur twice: by a part of the name that recurs and makes twins (`x`, `x_mask`; `
 by the suffix (`x.jpg`, `x.png`).
 """
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
@@ -33,27 +34,30 @@ _CUT = re.compile(  # where a word or a number begins or ends
 )
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A file, and what the folders above it say.
 
     Attributes:
         path: The file.
         inner: Its path below the root, with slashes.
+        parent: The folder of that path.
         split: train, val or test.
         place: Folders that image and mask share, and numbers in the names of the others.
         folder: What names the series: the words of the folders with a role.
         names: The folders that are neither a split nor a role, as they are called.
         stem: The name without suffix.
+        suffix: The suffix.
     """
 
     path: Path
-    inner: PurePosixPath
+    inner: str
+    parent: PurePosixPath
     split: str | None
     place: tuple[str, ...]
     folder: tuple[str, ...]
     names: tuple[str, ...]
     stem: str
+    suffix: str
 
 
 @dataclass(frozen=True)
@@ -86,17 +90,26 @@ class Series:
 
 def read_entries(root: Path, paths: Iterable[Path]) -> list[Entry]:
     """What the folders between `root` and each path say."""
-    inner = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths]
-    nearest = {path.parent for path in inner}
-    folders = {f for folder in nearest for f in (folder, *folder.parents) if f.name}
+    files = [(path, *os.path.split(path)) for path in paths]
+    nearest = {
+        parent: PurePosixPath(Path(parent).relative_to(root).as_posix())
+        for parent in dict.fromkeys(parent for _, parent, _ in files)
+    }
+    folders = {f for folder in nearest.values() for f in (folder, *folder.parents) if f.name}
     alike = _Alike(
         _spelt(folders),
-        _shared_folders(inner),
+        _shared_folders(nearest.values()),
         _numbered_siblings(folders),
         *_both_sides(folders),
     )
-    said = {folder: _read_folders(folder, alike) for folder in nearest}
-    return [Entry(root / path, path, *said[path.parent], path.stem) for path in inner]
+    said = {parent: _read_folders(folder, alike) for parent, folder in nearest.items()}
+    entries = []
+    for path, parent, name in files:
+        folder = nearest[parent]
+        inner = f"{folder}/{name}" if folder.name else name
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122 (of 100,000 names)
+        entries.append(Entry(path, inner, folder, *said[parent], stem, suffix))
+    return entries
 
 
 class _Alike(NamedTuple):
@@ -117,8 +130,8 @@ class _Alike(NamedTuple):
     tags: frozenset[tuple[str, ...]]
 
 
-def _shared_folders(paths: Sequence[PurePosixPath]) -> int:
-    low, high = (pick((path.parts[:-1] for path in paths), default=()) for pick in (min, max))
+def _shared_folders(folders: Iterable[PurePosixPath]) -> int:
+    low, high = (pick((folder.parts for folder in folders), default=()) for pick in (min, max))
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
 
 
@@ -296,15 +309,15 @@ def by_ends(series: Series, stems: Container[str]) -> list[Series]:
 # Twins
 
 
-def _kinds(entries: Sequence[Entry]) -> dict[PurePosixPath, str]:
+def _kinds(entries: Sequence[Entry]) -> dict[str, str]:
     """What tells each file from its twins in the same folder: part of its name, or its suffix."""
     folders: dict[PurePosixPath, list[Entry]] = defaultdict(list)
     for entry in entries:
-        folders[entry.inner.parent].append(entry)
+        folders[entry.parent].append(entry)
     added = {inner: part for members in folders.values() for inner, part in _added(members)}
     swapped = {inner: words for members in folders.values() for inner, words in _swapped(members)}
     often = Counter(added.values()), Counter(word for words in swapped.values() for word in words)
-    kinds: dict[PurePosixPath, str] = {}
+    kinds: dict[str, str] = {}
     for members in folders.values():
         said = set() if _role(members[0].folder) else _said_masks(members)
         for entry in members:
@@ -322,20 +335,23 @@ def _kinds(entries: Sequence[Entry]) -> dict[PurePosixPath, str]:
     return kinds
 
 
-def _said_masks(members: Sequence[Entry]) -> set[PurePosixPath]:
+def _said_masks(members: Sequence[Entry]) -> set[str]:
     """The files of a folder whose names say mask, if some do not."""
     said = {entry.inner for entry in members if read_name(entry.stem).role == "mask"}
     return said if len(said) < len(members) else set()
 
 
-def _added(members: Sequence[Entry]) -> Iterator[tuple[PurePosixPath, str]]:
+def _added(members: Sequence[Entry]) -> Iterator[tuple[str, str]]:
     """Files whose name is that of another file of the folder and a part, and that part.
 
     The part is at the end, or else at the beginning.
     """
     stems = {without_image_suffix(entry.stem) for entry in members}  # x.jpg___fuse.png is of x.jpg
+    shortest = min(map(len, stems))
     for entry in members:
         stem = entry.stem
+        if len(stem) <= shortest:
+            continue
         cuts = [end.start() for end in _CUT.finditer(stem)]
         begins = ((c, without_image_suffix(stem[:c].rstrip("_-. "))) for c in reversed(cuts))
         ends = (stem[c:] for c, begin in begins if begin in stems)
@@ -347,13 +363,13 @@ def _added(members: Sequence[Entry]) -> Iterator[tuple[PurePosixPath, str]]:
 
 def _swapped(
     members: Sequence[Entry], *, any_word: bool = False
-) -> Iterator[tuple[PurePosixPath, list[str]]]:
+) -> Iterator[tuple[str, list[str]]]:
     """Files, and the words in whose place another file of the folder has another word.
 
     Unless `any_word` will do, one of them must say a role.
     """
-    holes: dict[tuple[str, ...], dict[str, PurePosixPath]] = defaultdict(dict)
-    every = {token for entry in members for token in tokens(entry.stem)}
+    holes: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    every = {token for entry in members for token in tokens(entry.stem) if not token.isdigit()}
     if not (any_word or any(map(says_side, every))):
         return
     for entry in members:
@@ -361,7 +377,7 @@ def _swapped(
         for at, token in enumerate(parts):
             if len(parts) > 1 and not token.isdigit() and (at < 2 or at > len(parts) - 3):
                 holes[(*parts[:at], "*", *parts[at + 1 :])][token] = entry.inner
-    words: dict[PurePosixPath, list[str]] = defaultdict(list)
+    words: dict[str, list[str]] = defaultdict(list)
     for twins in holes.values():
         if len(twins) > 1 and (any_word or any(says_side(word) for word in twins)):
             for word, inner in twins.items():
@@ -375,12 +391,14 @@ def _role(folder: Sequence[str]) -> str | None:
     return next((role for role in roles if role in {"image", "mask"}), None)
 
 
-def _add_suffixes(folders: Iterable[Sequence[Entry]], kinds: dict[PurePosixPath, str]) -> None:
+def _add_suffixes(folders: Iterable[Sequence[Entry]], kinds: dict[str, str]) -> None:
     """The suffix, where files of one kind differ in nothing else."""
     for members in folders:
+        if len({entry.suffix for entry in members}) == 1:
+            continue
         stems: dict[tuple[str, str], set[str]] = defaultdict(set)
         for entry in members:
-            stems[entry.stem, kinds.get(entry.inner, "")].add(entry.inner.suffix.lower())
+            stems[entry.stem, kinds.get(entry.inner, "")].add(entry.suffix.lower())
         couples = Counter(frozenset(s) for s in stems.values() if len(s) > 1)
         several = {
             suffix
@@ -389,8 +407,8 @@ def _add_suffixes(folders: Iterable[Sequence[Entry]], kinds: dict[PurePosixPath,
             for suffix in couple
         }
         for entry in members:
-            if entry.inner.suffix.lower() in several:
-                kinds[entry.inner] = kinds.get(entry.inner, "") + entry.inner.suffix.lower()
+            if entry.suffix.lower() in several:
+                kinds[entry.inner] = kinds.get(entry.inner, "") + entry.suffix.lower()
 
 
 # Places
@@ -412,16 +430,19 @@ def _shared_places(groups: dict[tuple[tuple[str, ...], str], list[Entry]]) -> se
     return shared
 
 
-def _by_place(members: Sequence[Entry], shared: set[str]) -> list[list[Entry]]:
+def _by_place(members: list[Entry], shared: set[str]) -> list[list[Entry]]:
     """The members apart where places of their own hold the same names, else without these."""
-    own = [tuple(name for name in entry.place if name not in shared) for entry in members]
-    rest = [tuple(name for name in entry.place if name in shared) for entry in members]
-    plain = [replace(entry, place=place) for entry, place in zip(members, rest, strict=True)]
-    if len(set(own)) < 2:
+    places = {entry.place for entry in members}
+    rest = {place: tuple(name for name in place if name in shared) for place in places}
+    own = {place: tuple(name for name in place if name not in shared) for place in places}
+    if not any(own.values()):
+        return [members]
+    plain = [entry._replace(place=rest[entry.place]) for entry in members]
+    if len({*own.values()}) == 1:
         return [plain]
     parts: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
-    for names, entry in zip(own, plain, strict=True):
-        parts[names].append(entry)
+    for entry, bare in zip(members, plain, strict=True):
+        parts[own[entry.place]].append(bare)
     keys = Counter(
         key
         for part in parts.values()
@@ -431,7 +452,7 @@ def _by_place(members: Sequence[Entry], shared: set[str]) -> list[list[Entry]]:
     )
     if max(keys.values()) == 1:
         return [plain]
-    return list(parts.values()) if len(parts) <= _NAMES else [list(members)]
+    return list(parts.values()) if len(parts) <= _NAMES else [members]
 
 
 def _own_stems(entries: Sequence[Entry]) -> Iterator[tuple[str, ...]]:
