@@ -1,5 +1,6 @@
 """Laws of counting: band by band = at once, and pixels without data do not count."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from tests.builders import GEOTRANSFORM, bundle_info, save_run, write_geotiff
 from unetseg.config import DeviceConfig, EvalConfig, ScoringConfig, TilingConfig
+from unetseg.data.crops.reader import PairReader
 from unetseg.data.files import image as image_file
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError
@@ -82,6 +84,30 @@ def test_counts_of_bands_are_those_of_the_whole(
     np.testing.assert_array_equal(bands, whole)
     hole = 80 * 60
     assert whole.sum((1, 2)).tolist() == [150 * 90 - hole, 64 * 200, 70 * 70]
+
+
+def test_large_pairs_have_a_field_of_view_and_masks_of_another_size_as_others_do(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(data / "masks" / "a.tif", np.eye(75, 45, dtype=np.uint8)[..., None] * 255, nodata=0)
+    pairs = []
+    for pair, size in zip(find_pairs(data).pairs, SIZES, strict=True):
+        view = np.zeros((*size, 1), np.uint8)
+        view[10:50, 20:60] = 255
+        region = data.parent / "fov" / f"{pair.name}.tif"
+        write(region, view, nodata=0)
+        pairs.append(replace(pair, region=region))
+    predictor = Predictor(run, SMALL, CPU)
+    whole = evaluate_pairs(predictor.engine, predictor.info, pairs)
+    in_bands(monkeypatch)
+    bands = evaluate_pairs(predictor.engine, predictor.info, pairs)
+    np.testing.assert_array_equal(bands, whole)
+    assert whole.sum((1, 2)).tolist() == [0, 40 * 40, 40 * 40]  # the first has no data there
+    reader = PairReader(pairs, predictor.info.class_map, 3)
+    image, mask = reader.pair(0).crop((70, 45), 32)
+    np.testing.assert_array_equal(image, reader.decode(0)[0][54:86, 29:61])
+    np.testing.assert_array_equal(mask, reader.decode(0)[1][54:86, 29:61])
+    reader.close()
 
 
 def test_what_is_written_of_large_images_is_what_is_written_of_others(

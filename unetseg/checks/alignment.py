@@ -227,7 +227,8 @@ def _compare(
                 height, width = min(photo.height, _SIDE), min(photo.width, _SIDE)
                 middle = (photo.height - height) // 2, (photo.width - width) // 2, height, width
                 image = photo.read(*middle)
-                index = survey.class_map.encode(mask.read(*middle), pair.mask)
+                pixels, palette = mask.read(*middle), mask.palette
+                index = survey.class_map.encode(pixels, pair.mask, palette)
         except DataError:
             return None  # other checks name the file
         index = np.ascontiguousarray(turn(index))

@@ -245,7 +245,7 @@ def inspect_sizes(survey: Survey) -> Iterator[Finding]:
         image, mask = fact.image.shape, fact.mask.shape
         if image == mask or pair.mask is None:
             continue
-        if whole_factor(image, mask) is not None and not fact.is_large:
+        if whole_factor(image, mask) is not None:
             check = "size-factor"
         elif image != mask[::-1]:
             check = "size-mismatch"

@@ -31,6 +31,7 @@ from unetseg.data.files.pages import split_page
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import fitted, read_mask, whole_factor
+from unetseg.data.masks.mask_values import as_colours
 from unetseg.data.pairs.dataset_yaml import write_description
 from unetseg.data.pairs.match import NO_IMAGE, NO_MASK, Pair
 from unetseg.data.pairs.naming import fold
@@ -207,17 +208,21 @@ def _fixed_mask(
     Raises:
         MaskError: it is beyond fixing.
     """
+    by_colour = class_map.coding == "rgb" and fact.mask.palette is not None
+    held = as_colours(fact.mask) if by_colour else fact.mask
     united = (code for code, _ in class_map.united)
     codes = {*(item.code for item in class_map.classes), *class_map.ignore, *united}
     if fact.mask.coding == "rgb" and class_map.coding != "rgb":  # grey among numbers
         codes = {(code, code, code) for code in codes if not isinstance(code, tuple)}
-    strays = fact.mask.pixels - sum(n for code, n in fact.mask.counts if code in codes)
+    strays = held.pixels - sum(n for code, n in held.counts if code in codes)
     strays = strays if class_map.snap else 0
     same_size = fact.mask.shape == fact.image.shape
-    if same_size and not strays and not fact.mask.lossy:
+    if same_size and not strays and not fact.mask.lossy and not by_colour:
         return None, ""
-    index = class_map.encode(read_mask(path, max_pixels).pixels, path)
-    steps = [f"{plural(strays, 'pixel')} snapped to the nearest class"] if strays else []
+    raw = read_mask(path, max_pixels)
+    index = class_map.encode(raw.pixels, path, raw.palette)
+    steps = ["saved as RGB"] if by_colour else []
+    steps += [f"{plural(strays, 'pixel')} snapped to the nearest class"] if strays else []
     if not same_size:
         factor = whole_factor(fact.image.shape, fact.mask.shape)
         if factor is None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from unetseg.bundle import BundleInfo
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts
+from unetseg.data.files.image import ImageFile
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.masks.overlay import error_overlay
@@ -35,26 +36,33 @@ class Truth:
     Attributes:
         mask: All of them, H×W; of a large pair the file that they are read from.
         class_map: What the values of the mask mean.
+        view: The field of view of a large pair: where the file is 0, nothing counts.
     """
 
     mask: NDArray[np.uint8] | MaskFile
     class_map: ClassMap
+    view: ImageFile | None = None
 
     def rows(self, top: int, bottom: int) -> NDArray[np.uint8]:
         """Those of some rows, rows×W; 255 is ignored.
 
         Raises:
-            MaskError: the mask cannot be read, or a value is no class.
+            DataError: a file cannot be read, or a value of the mask is no class.
         """
-        if isinstance(self.mask, MaskFile):
-            pixels = self.mask.read(top, 0, bottom - top, self.mask.width)
-            return self.class_map.encode(pixels, self.mask.path)
-        return self.mask[top:bottom]
+        if not isinstance(self.mask, MaskFile):
+            return self.mask[top:bottom]
+        mask, window = self.mask, (top, 0, bottom - top, self.mask.width)
+        index = self.class_map.encode(mask.read(*window), mask.path, mask.palette)
+        if self.view is not None:
+            index[~(self.view.read(*window).max(axis=-1) > 0)] = IGNORED
+        return index
 
     def close(self) -> None:
-        """Let go of the file of a large pair."""
+        """Let go of the files of a large pair."""
         if isinstance(self.mask, MaskFile):
             self.mask.close()
+        if self.view is not None:
+            self.view.close()
 
 
 class PairCount:

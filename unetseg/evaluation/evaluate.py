@@ -187,19 +187,19 @@ def open_pair(
         DataError: it cannot be read, or image and mask do not fit the model or one another.
     """
     max_pixels = job.max_pixels
-    if pair.region is not None and job.is_large:
-        fix = "Score everywhere: --region whole."
-        raise DataError(f"{pair.image} is too large for a field of view", fix=fix)
     if pair.mask is None or not job.is_large:
         pixels, index = read_truth(pair, info, max_pixels)
         return pixels, Truth(index, info.class_map)
     with ExitStack() as files:
         image = files.enter_context(ImageFile(pair.image, max_pixels))
         mask = files.enter_context(MaskFile(pair.mask, max_pixels))
-        if image.size != mask.size:
-            raise DataError(f"{image.path} is {image.size}, {mask.path} is {mask.size}")
+        mask.fit(image.size)
+        view = files.enter_context(ImageFile(pair.region, max_pixels)) if pair.region else None
+        for file in (mask, *filter(None, [view])):
+            if file.size != image.size:
+                raise DataError(f"{image.path} is {image.size}, {file.path} is {file.size}")
         files.pop_all()  # they stay open until the pair is counted
-    return Stream(engine, info, image, progress), Truth(mask, info.class_map)
+    return Stream(engine, info, image, progress), Truth(mask, info.class_map, view)
 
 
 def read_truth(
@@ -210,7 +210,8 @@ def read_truth(
         image = check_image(file.read(), info, pair.image, file.nodata)
     if pair.mask is None:  # the user says that it shows no object
         return image, np.full(image.shape[:2], info.class_map.background or 0, np.uint8)
-    index = info.class_map.encode(read_mask(pair.mask, max_pixels).pixels, pair.mask)
+    mask = read_mask(pair.mask, max_pixels)
+    index = info.class_map.encode(mask.pixels, pair.mask, mask.palette)
     index = fitted(index, (image.shape[0], image.shape[1]))
     if index.shape != image.shape[:2]:
         raise DataError(f"{pair.image} is {image.shape[:2]}, {pair.mask} is {index.shape}")

@@ -252,7 +252,8 @@ def _upright(known: Survey) -> tuple[bool, str]:
     small = (pair for pair in some if not known.facts[pair.name].image.is_large)
     paths = (pair.mask for pair in small if pair.mask)
     limit = known.config.max_pixels
-    masks = (known.class_map.encode(read_mask(path, limit).pixels) for path in paths)
+    raw = ((path, read_mask(path, limit)) for path in paths)
+    masks = (known.class_map.encode(mask.pixels, path, mask.palette) for path, mask in raw)
     upright = is_upright(masks, range(len(known.class_map.classes)))
     return upright, f"classes {'have' if upright else 'have no'} heights of their own"
 

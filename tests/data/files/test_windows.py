@@ -30,7 +30,7 @@ from unetseg.data.files import image as image_file
 from unetseg.data.files.image import ImageFile, match_bands, read_image
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import Tiff, write_tiff
-from unetseg.data.masks.mask_file import MaskFile, read_mask
+from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
 from unetseg.errors import ImageError, MaskError
 
 Array = NDArray[Any]
@@ -319,6 +319,29 @@ def test_windows_of_masks(tmp_path: Path, dtype: str, bands: int, expected: str)
             np.testing.assert_array_equal(part, raw.pixels[top : top + height, left : left + width])
         whole = np.concatenate([rows for _, rows in raster.strips(8)])
     np.testing.assert_array_equal(whole, raw.pixels)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+@pytest.mark.parametrize("factor", [3, 1 / 2, 1 / 3])
+def test_windows_of_a_mask_of_another_size_are_those_of_the_fitted_whole(
+    tmp_path: Path, factor: float, suffix: str
+) -> None:
+    """A mask that a whole factor brings to the size of its image, here or in another process."""
+    stored = noise("uint8", 36, 54)
+    path = tmp_path / f"mask{suffix}"
+    (write_tiff if suffix == ".tif" else write_png)(path, stored)
+    size = round(36 * factor), round(54 * factor)
+    whole = fitted(stored, size)
+    with MaskFile(path) as mask:
+        mask.fit(size)
+        with pickle.loads(pickle.dumps(mask)) as sent:  # noqa: S301 (our own bytes)
+            assert mask.size == sent.size == whole.shape == size
+            for top, left, height, width in windows(*size):
+                part = whole[top : top + height, left : left + width]
+                np.testing.assert_array_equal(mask.read(top, left, height, width), part)
+                np.testing.assert_array_equal(sent.read(top, left, height, width), part)
+        mask.fit((size[0] + 1, size[1]))
+        assert mask.size == (36, 54)
 
 
 def test_palettes_of_masks_stay_indexes(tmp_path: Path) -> None:

@@ -325,6 +325,34 @@ def test_palettes_that_disagree_are_refused_where_it_matters() -> None:
     assert infer_class_map([unused, one])[0].palette == VOC
 
 
+@pytest.mark.parametrize("with_rgb", [False, True])
+def test_masks_with_palettes_of_their_own_are_read_by_colour(
+    tmp_path: Path, *, with_rgb: bool
+) -> None:
+    """Three classes, whose indexes each file gives in its own order."""
+    rng = np.random.default_rng(0)
+    truth = [
+        np.kron(rng.integers(0, 3, (4, 4), np.uint8), np.ones((9, 9), np.uint8)) for _ in "abc"
+    ]
+    colours = np.array([(0, 0, 0), (0, 200, 0), (90, 10, 20)], np.uint8)
+    files = []
+    for name, labels, order in zip("abc", truth, ([0, 1, 2], [2, 0, 1], [1, 0, 2]), strict=True):
+        files.append(tmp_path / f"{name}.png")
+        if with_rgb and name == "c":
+            write_png(files[-1], colours[labels])
+            continue
+        palette = np.full((256, 3), 7, np.uint8)
+        palette[order] = colours
+        write_png(files[-1], np.array(order, np.uint8)[labels], palette.ravel().tolist())
+    known, sentence = infer_class_map([mask_facts(file) for file in files])
+    assert known.coding == "rgb"
+    assert codes_of(known) == [tuple(colour) for colour in colours.tolist()]
+    assert f"{2 if with_rgb else 3} of 3 have a palette of their own: read by colour" in sentence
+    for file, labels in zip(files, truth, strict=True):
+        raw = read_mask(file)
+        np.testing.assert_array_equal(known.encode(raw.pixels, file, raw.palette), labels)
+
+
 # Scales and objects
 
 

@@ -83,7 +83,7 @@ class LargePair:
             return match_bands(self.image.read(*box), self.bands, self.image.path)
 
         def read_mask(*box: int) -> NDArray[np.uint8]:
-            return self.class_map.encode(self.mask.read(*box), self.mask.path)
+            return self._encoded(self.mask.read(*box))
 
         where = (self.size, centre, size)
         return _read_crop(read_image, *where), _read_crop(read_mask, *where)
@@ -92,6 +92,10 @@ class LargePair:
         """Close both files; reading opens them again."""
         self.image.close()
         self.mask.close()
+
+    def _encoded(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+        """The class indexes H×W of a part of the mask."""
+        return self.class_map.encode(pixels, self.mask.path, self.mask.palette)
 
     @property
     def spots(self) -> dict[int, NDArray[np.int64]]:
@@ -102,7 +106,7 @@ class LargePair:
         """
         if self._spots is None:
             strips = self.mask.strips(SCAN_ROWS)
-            encoded = ((top, self.class_map.encode(rows, self.mask.path)) for top, rows in strips)
+            encoded = ((top, self._encoded(rows)) for top, rows in strips)
             self._spots = find_spots(encoded, self.class_map.foreground)
         return self._spots
 

@@ -78,7 +78,8 @@ class PairReader:
         image = np.ascontiguousarray(image)
         if mask is None:
             return image, np.full(image.shape[:2], self.class_map.background or 0, np.uint8)
-        encoded = self.class_map.encode(read_mask(mask, self.max_pixels).pixels, mask)
+        raw = read_mask(mask, self.max_pixels)
+        encoded = self.class_map.encode(raw.pixels, mask, raw.palette)
         return image, fitted(encoded, (image.shape[0], image.shape[1]))
 
     def is_windowed(self, index: int) -> bool:
@@ -146,6 +147,7 @@ class PairReader:
         if index not in self._large:
             path, mask = self._paths(index)
             files = ImageFile(path, self.max_pixels), MaskFile(mask, self.max_pixels)
+            files[1].fit(files[0].size)
             large = LargePair(*files, self.class_map, self.bands)
             sizes = [f"{one.width}×{one.height}" for one in files]
             if sizes[0] != sizes[1]:

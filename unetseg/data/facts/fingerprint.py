@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from unetseg.data.facts.image_values import ImageFacts as ImageFacts
 from unetseg.data.facts.image_values import image_facts as image_facts
-from unetseg.data.files.image import WHOLE_PIXELS, ImageFile
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.pages import file_of, image_hash
 from unetseg.data.masks.infer_classes import MaskFacts, mask_facts
 from unetseg.data.masks.mask_file import whole_factor
@@ -41,15 +41,10 @@ class PairFacts(BaseModel):
     mask: MaskFacts
 
     @property
-    def is_large(self) -> bool:
-        """Whether the mask or the image is so large that windows are read, at one size only."""
-        return self.image.is_large or self.mask.pixels > WHOLE_PIXELS
-
-    @property
     def fits(self) -> bool:
-        """Whether the mask has the size of the image, or is brought to it by `fitted`."""
+        """Whether the mask has the size of the image, or is brought to it by a whole factor."""
         image, mask = self.image.shape, self.mask.shape
-        return image == mask or (whole_factor(image, mask) is not None and not self.is_large)
+        return image == mask or whole_factor(image, mask) is not None
 
 
 _CACHE: TypeAdapter[dict[str, PairFacts]] = TypeAdapter(dict[str, PairFacts])

@@ -18,6 +18,7 @@ from unetseg.data.masks.infer_classes import (
     infer_class_map,
     read_class_names,
 )
+from unetseg.data.masks.mask_values import as_colours
 from unetseg.data.pairs.content import FEW
 from unetseg.data.pairs.dataset_yaml import (
     Description,
@@ -268,7 +269,8 @@ def split_sentence(pairs: PairSet) -> str:
 
 def class_counts(fact: PairFacts, class_map: ClassMap) -> Iterator[tuple[int, int]]:
     """(class index, pixels) for the classes that one mask holds; ignored codes are left out."""
-    for code, pixels in fact.mask.counts:
+    mask = as_colours(fact.mask) if class_map.coding == "rgb" else fact.mask
+    for code, pixels in mask.counts:
         index = class_map.index_of(code)
         if index != IGNORED:
             yield index, pixels

@@ -115,10 +115,16 @@ class ClassMap(BaseModel):
         limits = np.iinfo(self.dtype)
         return self.coding != "rgb" and int(limits.min) <= code <= int(limits.max)
 
-    def encode(self, pixels: NDArray[Any], path: Path | None = None) -> NDArray[np.uint8]:
+    def encode(
+        self,
+        pixels: NDArray[Any],
+        path: Path | None = None,
+        palette: tuple[int, ...] | None = None,
+    ) -> NDArray[np.uint8]:
         """Turn mask pixels (integers H×W, or uint8 H×W×3 for RGB) into indexes (uint8 H×W).
 
-        Three equal bands are as good as one where the classes are numbers.
+        Three equal bands are as good as one where the classes are numbers, and where they are
+        colours so are the indexes of a `palette` (768 numbers).
 
         Ignored codes become `IGNORED`. With `snap`, an unknown code becomes the nearest known one
         (of colours, the largest difference of the three bands counts).
@@ -126,6 +132,8 @@ class ClassMap(BaseModel):
         Raises:
             MaskError: the pixels have another coding, or a code is no class; `path` is named.
         """
+        if palette is not None and self.coding == "rgb":
+            pixels = np.array(palette, np.uint8).reshape(256, 3)[pixels]
         codes = self._flat(pixels, path)
         index: NDArray[np.uint8]
         if codes.dtype.itemsize == 1:

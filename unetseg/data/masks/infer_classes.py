@@ -172,7 +172,7 @@ def infer_class_map(
     _check_number(folder, meaning)
     class_map = _build(folder, reading, meaning)
     told = [f"{_text(code)} counts as {_text(meant)}" for code, meant in united.items()][:_SHOWN]
-    forms = Counter(fact.form for fact in facts if fact.form)
+    forms = Counter(fact.form for fact in folder.facts if fact.form)
     told += [f"{count} of {len(facts)} {form}" for form, count in forms.items()]
     if names and len(named) > len(names.entries):
         told.append(f"{names.source} does not name {_text(named[0].code)}")

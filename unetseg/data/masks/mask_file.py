@@ -67,6 +67,7 @@ class MaskFile:
             self._image = ImageFile(path, max_pixels)
         self.format, self.is_windowed = self._image.format, self._image.is_windowed
         self._whole = Once(self._read_whole)
+        self._factor = 1.0  # what the sides of the stored mask are multiplied with
         if self.is_windowed:
             try:
                 self._header = self._kind_of_windows()
@@ -91,11 +92,9 @@ class MaskFile:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the upright mask, pixels."""
-        if self.is_windowed:
-            return self._image.size
-        height, width = self.raw.pixels.shape[:2]
-        return height, width
+        """Height and width of the upright mask, or of the image that it fits, pixels."""
+        stored = self._image.size if self.is_windowed else self.raw.pixels.shape[:2]
+        return round(self._factor * stored[0]), round(self._factor * stored[1])
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -136,6 +135,14 @@ class MaskFile:
         """Whether the file is a TIFF."""
         return self.format == "TIFF"
 
+    def fit(self, image: tuple[int, int]) -> None:
+        """Be as large as this image from now on, where that is a whole multiple or fraction.
+
+        `size`, `read` and `strips` then give what `fitted` makes of the whole.
+        """
+        self._factor = 1.0
+        self._factor = whole_factor(image, self.size) or 1.0
+
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """The values of a window that lies inside, upright, without alpha: H×W or H×W×3.
 
@@ -143,7 +150,24 @@ class MaskFile:
             MaskError: the file is damaged, has changed since it was opened, or is no mask there.
             ValueError: the window does not lie inside.
         """
-        window = top, left, height, width
+        if self._factor >= 1:
+            times = round(self._factor)
+            rows, columns = (
+                (start // times, -(-(start + length) // times))
+                for start, length in ((top, height), (left, width))
+            )
+            part = self._stored(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
+            if times == 1:
+                return part
+            top, left = top % times, left % times
+            enlarged = part.repeat(times, 0).repeat(times, 1)
+            return enlarged[top : top + height, left : left + width]
+        step = round(1 / self._factor)
+        part = self._stored(*(step * side for side in (top, left, height, width)))
+        return part[step // 2 :: step, step // 2 :: step].copy()
+
+    def _stored(self, *window: int) -> NDArray[Any]:
+        """The values of a window of the mask as large as it is stored."""
         if not self.is_windowed:
             return cut(self._whole.get().pixels, window)
         with _as_mask_error():
@@ -176,9 +200,9 @@ class MaskFile:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Callable[..., "MaskFile"], tuple[Path, int]]:
+    def __reduce__(self) -> tuple[Callable[..., "MaskFile"], tuple[Path, int], dict[str, float]]:
         """Send the path; the process at the other end opens the file itself."""
-        return MaskFile, (self.path, self._image.max_pixels)
+        return MaskFile, (self.path, self._image.max_pixels), {"_factor": self._factor}
 
     def _read_whole(self) -> RawMask:
         with _as_mask_error():

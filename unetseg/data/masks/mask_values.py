@@ -19,6 +19,7 @@ from unetseg.data.masks.class_map import Code, Coding, Colour, pack, runs, unpac
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.errors import MaskError
 
+BY_COLOUR = "have a palette of their own: read by colour"
 COUNTED = 4096  # distinct codes that the facts of one file keep, the most frequent ones
 _SHOWN = 6  # values that a message lists
 _STRIP = 256  # rows of a mask that are counted together
@@ -220,18 +221,17 @@ def gather(facts: Sequence[MaskFacts]) -> Folder:
 
     Raises:
         MaskError: there is none, they have different codings, or one palette index has different
-            colours.
+            colours, some of which are in no other file.
     """
     if not facts:
         raise MaskError("there are no masks", fix="Put the mask of each image into masks/.")
-    facts = _grey_as_numbers(facts)
+    facts = _palettes_as_colours(_grey_as_numbers(facts))
     kinds = Counter(fact.coding for fact in facts).most_common()
     if len(kinds) > 1:
         listed = ", ".join(f"{count} {coding_name(coding)}" for coding, count in kinds)
         lines = [f"{f.path}: {coding_name(f.coding)}" for f in facts if f.coding != kinds[0][0]]
         fix = f"Save these as {coding_name(kinds[0][0])} like the others."
         raise MaskError(f"the masks have different codings: {listed}", lines, fix)
-    _check_palettes(facts)
     # Files with few codes may have a shortened palette.
     palette = max(facts, key=lambda fact: len(fact.counts)).palette
     return Folder(facts, facts[0].coding, palette)
@@ -266,13 +266,21 @@ def _is_grey(fact: MaskFacts) -> bool:
     return all(len({*as_point(code)}) == 1 for code, _ in fact.counts)
 
 
-def _check_palettes(facts: Sequence[MaskFacts]) -> None:
-    """One index must have one colour wherever it is used."""
+def _palettes_as_colours(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
+    """Count colours in place of indexes, where an index has several or other files hold colours.
+
+    Each colour must be in a second file: one palette alone may as well be wrong.
+    """
     used: dict[Code, dict[Colour, list[str]]] = {}
-    for fact in facts if facts[0].palette else ():
-        for code, _ in fact.counts:
+    for fact in facts:
+        for code, _ in fact.counts if fact.palette else ():
             colours = used.setdefault(code, {})
             colours.setdefault(_entry(fact.palette, code), []).append(fact.path)
+    has_colours = {fact.coding for fact in facts} == {"palette", "rgb"}
+    if not has_colours and all(len(colours) == 1 for colours in used.values()):
+        return facts
+    by_colour = [as_colours(fact) for fact in facts]
+    files = Counter(code for fact in by_colour for code, _ in fact.counts)
     clashes = []
     for code, colours in used.items():
         usual, *others = sorted(colours, key=lambda colour: -len(colours[colour]))
@@ -281,9 +289,18 @@ def _check_palettes(facts: Sequence[MaskFacts]) -> None:
             for colour in others
             for path in colours[colour]
         ]
-    if clashes:
-        fix = "Save the masks with one palette, as class numbers, or as RGB."
-        raise MaskError("a palette index has different colours in the masks", clashes, fix)
+    if min(files.values()) > 1 or not clashes:
+        return by_colour if min(files.values()) > 1 else facts
+    fix = "Save the masks with one palette, as class numbers, or as RGB."
+    raise MaskError("a palette index has different colours in the masks", clashes, fix)
+
+
+def as_colours(fact: MaskFacts) -> MaskFacts:
+    """The facts of a palette mask with its colours as codes; others as they are."""
+    if fact.palette is None:
+        return fact
+    more = {"coding": "rgb", "palette": None, "form": BY_COLOUR}
+    return recoded(fact, lambda code: _entry(fact.palette, code), **more)
 
 
 def in_order(codes: Iterable[Code]) -> tuple[Code, ...]:
