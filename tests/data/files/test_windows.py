@@ -334,7 +334,7 @@ def test_windows_of_a_mask_of_another_size_are_those_of_the_fitted_whole(
     whole = fitted(stored, size)
     with MaskFile(path) as mask:
         mask.fit(size)
-        with pickle.loads(pickle.dumps(mask)) as sent:  # noqa: S301 (our own bytes)
+        with pickle.loads(pickle.dumps(mask)) as sent:
             assert mask.size == sent.size == whole.shape == size
             for top, left, height, width in windows(*size):
                 part = whole[top : top + height, left : left + width]
