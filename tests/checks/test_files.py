@@ -231,6 +231,18 @@ def test_links_pipes_and_sockets_are_named_without_waiting(data: Path) -> None:
     )
 
 
+def test_rasters_that_are_read_by_name_are_a_note(data: Path) -> None:
+    (data / "images" / "mosaic.VRT").write_text("<VRTDataset>")
+    (data / "scene.img").write_bytes(b"EHFA_HEADER_TAG")
+    (data / "scene.bsq").write_bytes(b"1234")
+    (data / "scene.hdr").write_text("ENVI\n")
+    (data / "disk.img").write_bytes(b"no raster")
+    os.mkfifo(data / "pipe.img")
+    found = only(entries(data).values(), "unnamed-raster", "note")
+    names = {str(path) for path in (data / "images" / "mosaic.VRT", data / "scene.bsq")}
+    assert {*found.files} == names | {str(data / "scene.img")}
+
+
 @pytest.mark.parametrize("target", [".", "..", "../..", "/"])
 def test_a_link_to_a_folder_above_is_a_loop(data: Path, target: str) -> None:
     (data / "images" / "loop").symlink_to(target)

@@ -148,9 +148,12 @@ def test_masks_beside_images_are_left_out_unless_they_are_named(
     for number in range(3):
         Image.fromarray(noise(60, 40, 3, seed=number)).save(folder / f"a{number}.png")
         mask.save(folder / f"a{number}_mask.png")
+    (folder / "mosaic.vrt").write_text("<VRTDataset>")
     out = folder / "new"
     assert predict(trained, folder, out, "--overlay", "--probabilities") == 0
-    assert "left out 3 files beside the images: 3 × a mask" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out 3 files beside the images: 3 × a mask" in said
+    assert "left out mosaic.vrt: VRT, ERDAS .img and ENVI files are read where they are" in said
     assert {path.stem for path in out.glob("*.png")} == {
         f"a{number}{end}" for number in range(3) for end in ("", "_overlay")
     }

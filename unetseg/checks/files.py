@@ -32,6 +32,7 @@ from unetseg.data.facts.survey import Survey
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.limits import BOMB
 from unetseg.data.files.pages import file_of
+from unetseg.data.files.rasters import BY_NAME, is_raster
 from unetseg.data.masks.mask_file import whole_factor
 from unetseg.errors import DataError
 from unetseg.text import plural
@@ -98,15 +99,16 @@ _ENTRIES = {
         "without permission to read",
         "Give yourself the permission (chmod -R u+rX FOLDER), or take them out.",
     ),
+    "unnamed-raster": _Kind("note", "raster", f"left out: {BY_NAME}"),
     "link-loop": _Kind("note", "link", "to a folder above, left out"),
 }
 _Identity = tuple[int, int]  # device and number on it, which tell a folder whatever its name
 
 
 def inspect_entries(survey: Survey) -> Iterator[Finding]:
-    """Links that lead nowhere or in a circle, pipes, and what may not be read, in the folder.
+    """Links that lead nowhere or in a circle, pipes, what may not be read, and rasters of GDAL.
 
-    No file is opened, so that nothing is waited for; hidden entries are left out.
+    No pipe is opened, so that nothing is waited for; hidden entries are left out.
     """
     groups: dict[str, list[Line]] = defaultdict(list)
     if survey.data.is_dir():
@@ -161,6 +163,8 @@ def _look_at_entry(entry: Path) -> Iterator[tuple[str, Line]]:
         yield "no-regular-file", (entry, f": a {kind}")
     elif is_image and not os.access(entry, os.R_OK):
         yield "no-permission", (entry, f": {os.strerror(errno.EACCES)}")
+    elif is_raster(entry):
+        yield "unnamed-raster", (entry, "")
 
 
 # Files that cannot be read

@@ -190,7 +190,7 @@ def _copy(source: Path, target: Path) -> None:
         with ImageFile(source) as page:
             picture = page.picture()
         colours = None if picture.palette is None else picture.palette[:, :3].ravel().tolist()
-        write_tiff(target, picture.pixels, colours)
+        write_tiff(target, picture.pixels, colours, white_is_zero=picture.white_is_zero)
         return
     try:
         shutil.copyfile(source, target)

@@ -195,7 +195,8 @@ def open_pair(
         mask = files.enter_context(MaskFile(pair.mask, max_pixels))
         mask.fit(image.size)
         view = files.enter_context(ImageFile(pair.region, max_pixels)) if pair.region else None
-        for file in (mask, *filter(None, [view])):
+        beside: list[ImageFile | MaskFile] = [mask, view or image]
+        for file in beside:
             if file.size != image.size:
                 raise DataError(f"{image.path} is {image.size}, {file.path} is {file.size}")
         files.pop_all()  # they stay open until the pair is counted

@@ -17,6 +17,7 @@ from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
 from unetseg.data.files.folders import find_images
 from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.pages import file_of
+from unetseg.data.files.rasters import BY_NAME, is_raster
 from unetseg.data.pairs.beside import files_beside
 from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
@@ -27,7 +28,7 @@ from unetseg.prediction.stream import Stream, check_image
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
 from unetseg.storage import write_text
-from unetseg.text import plural
+from unetseg.text import plural, printable
 from unetseg.unet.segmenter import Segmenter
 
 WRITERS = 4
@@ -159,6 +160,12 @@ def predict_folder(
         images = find_images(given, left_out)
         counts = ", ".join(f"{n} × {why}" for why, n in Counter(left_out.values()).items())
         progress.say(f"left out {plural(len(left_out), 'file')} beside the images: {counts}")
+    inner = (path for folder in given if folder.is_dir() for path in folder.rglob("*"))
+    if rasters := sorted(path.name for path in inner if is_raster(path)):
+        progress.say(
+            f"left out {', '.join(map(printable, rasters[:3]))}"
+            f"{', …' * (len(rasters) > 3)}: {BY_NAME}"
+        )
     predictor = Predictor(Path(run), config, device)
     class_map = predictor.info.class_map
     jobs = [

@@ -12,7 +12,9 @@ from unetseg.config import DataConfig
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import survey, with_splits
 from unetseg.data.files import image as image_file
+from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.sample import draw_sample
 from unetseg.errors import DataError
@@ -137,6 +139,23 @@ def test_a_large_image_without_mask_is_refused(
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     with pytest.raises(DataError, match=r"0\.tif is read by windows, which needs a mask file"):
         survey(tmp_path, config)
+
+
+def test_images_with_white_as_zero_are_read_as_shown_which_is_said_once(tmp_path: Path) -> None:
+    for kind in ("minisblack", "miniswhite"):
+        draw_sample(tmp_path / kind, count=4, size=64)
+        for number, path in enumerate(sorted((tmp_path / kind / "images").iterdir())):
+            grey = read_image(path)[..., 0]
+            path.unlink()
+            is_white = kind == "miniswhite" and number > 0
+            write_tiff(
+                path.with_suffix(".tif"), 255 - grey if is_white else grey, white_is_zero=is_white
+            )
+    plain, white = (survey(tmp_path / kind) for kind in ("minisblack", "miniswhite"))
+    told = "images: 3 of 4 store white as 0: read as viewers show them"
+    assert white.rules.count(told) == 1
+    assert not any("white" in rule for rule in plain.rules)
+    np.testing.assert_array_equal(white.statistics("all"), plain.statistics("all"))
 
 
 def test_masks_of_half_the_size_are_read_at_that_of_the_image(tmp_path: Path) -> None:

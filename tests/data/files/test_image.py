@@ -42,7 +42,7 @@ RELAXED = settings(
     )
 )
 def test_files_hold_every_band_count_and_type_exactly(tmp_path: Path, array: Array) -> None:
-    names = {"a.tif": write_tiff}
+    names: dict[str, Callable[[Path, Array], None]] = {"a.tif": write_tiff}
     if array.dtype in (np.uint8, np.uint16) and array.shape[2] <= 4:
         names["a.png"] = write_png
     for name, write in names.items():

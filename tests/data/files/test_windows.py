@@ -241,6 +241,31 @@ def test_any_window_of_any_tiling(data: st.DataObject, tmp_path_factory: Any) ->
     np.testing.assert_array_equal(part, pixels[top : top + rows, left : left + columns])
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "int16"])
+def test_white_as_zero_is_read_as_viewers_show_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """Whole and by windows, with the value for no data; numbers with a sign are as stored."""
+    stored = noise(dtype, HEIGHT, WIDTH)
+    path = tmp_path / "a.tif"
+    extra = [(42113, "s", 0, "7", True)]  # no data
+    tifffile.imwrite(path, stored, photometric="miniswhite", extratags=extra)
+    check_windows(path)
+    with ImageFile(path) as image:
+        shown, nodata = image.read(0, 0, HEIGHT, WIDTH)[..., 0], image.nodata
+    if dtype == "int16":
+        np.testing.assert_array_equal(shown, stored)
+        assert nodata == 7
+        return
+    values = stored * np.uint8(255) if dtype == "bool" else stored
+    highest = np.iinfo(values.dtype).max
+    np.testing.assert_array_equal(shown, highest - values)
+    assert nodata == highest - 7
+    if dtype == "uint8":  # of the others Pillow shows 1 bit as bool, and 16 bits as stored
+        monkeypatch.undo()
+        np.testing.assert_array_equal(shown, np.asarray(Image.open(path)))
+
+
 def test_windows_outside_are_refused(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a.tif", noise("uint8", HEIGHT, WIDTH))
     with ImageFile(tmp_path / "a.tif") as raster:

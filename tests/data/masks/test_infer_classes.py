@@ -403,6 +403,33 @@ def test_codes_of_class_and_object_are_their_classes(
     assert np.array_equal(known.encode(known.decode(index)), index)
 
 
+@pytest.mark.parametrize("base", [256, 1000])
+@pytest.mark.parametrize(
+    "text",
+    ["0 ground\n1 cat\n2 dog\n3 cow\n", "1 cat\n2 dog\n3 cow\n9 owl\n", "ground\ncat\ndog\ncow\n"],
+)
+def test_a_class_list_names_the_classes_of_codes_of_class_and_object(
+    tmp_path: Path, text: str, base: int
+) -> None:
+    codes = [[0, base + 1, base + 2, 2 * base + 1], [0, base + 1, 3 * base + 1, 3 * base + 2]]
+    masks = [facts(*file, path=f"{i}.png", dtype="uint16") for i, file in enumerate(codes)]
+    known, sentence = infer_class_map(masks, names=class_list(tmp_path, text))
+    assert known.names[1:4] == ("cat", "dog", "cow")
+    assert known.background in {0, None}
+    assert known.numbers == base
+    expected = {0: 0, base + 2: 1, 2 * base + 7: 2, 3 * base + 1: 3}
+    assert {code: known.index_of(code) for code in expected} == expected
+    assert "number of the object" in sentence
+
+
+def test_a_class_list_of_all_codes_is_taken_at_its_word(tmp_path: Path) -> None:
+    masks = [facts(0, 257, 258, 513, dtype="uint16"), facts(0, 257, 769, 770, dtype="uint16")]
+    text = "0 a\n257 b\n258 c\n513 d\n769 e\n770 f\n"
+    known, _ = infer_class_map(masks, names=class_list(tmp_path, text))
+    assert known.numbers is None
+    assert len(known.classes) == 6
+
+
 @pytest.mark.parametrize("snap", [False, True])
 def test_numbered_objects_are_one_class(snap: bool) -> None:
     masks = [facts(*range(count), path=f"{count}.png") for count in (1, 9, 21, 35)]

@@ -50,6 +50,7 @@ class ImageFacts(BaseModel):
         at_high: Share of the same pixels that hold the highest value of the band, 0–1.
         nodata: The value that the file declares for pixels without data (may be nan).
         nodata_share: Share of the pixels that hold it in all bands, 0–1.
+        white_is_zero: Whether it is stored with white as 0, and read as viewers show it.
         fill: A value such as −9999 that stands for "no data" without being declared.
         fill_share: Share of the pixels that hold it in any band, 0–1.
         bad: Pixels with NaN or infinity in any band, declared no-data not counted.
@@ -67,6 +68,7 @@ class ImageFacts(BaseModel):
     format: str = ""
     orientation: int = 1
     pillow_bands: int | None = None
+    white_is_zero: bool = False
     pixel_hash: str = ""
     perceptual_hash: str = ""
     at_low: tuple[float, ...] = ()
@@ -187,6 +189,7 @@ class _Tally:
             format=image.format,
             orientation=image.orientation,
             pillow_bands=pillow_bands,
+            white_is_zero=image.white_is_zero,
             pixel_hash=blake2b(kind + digests, digest_size=16).hexdigest(),
             perceptual_hash=_resemblance(
                 np.concatenate(self._thumbnail), self._nodata, fill.value if fill else None

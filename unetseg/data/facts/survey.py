@@ -164,6 +164,10 @@ def survey(
         most_bad = MOST_BAD if config.on_bad == "skip" else 0
         facts = refuse_unusable(facts, unreadable, most_bad, progress)
         unreadable = {}
+    if inverted := sum(fact.image.white_is_zero for fact in facts.values()):
+        told = f"{inverted} of {len(facts)} store white as 0: read as viewers show them"
+        rules.append(f"images: {told}")
+        progress.say(rules[-1])
     folder = Survey(
         data,
         replace(found, pairs=tuple(facts)),

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from unetseg.data.files.pages import ARRAY_SUFFIXES
+from unetseg.data.files.rasters import BY_NAME
 from unetseg.errors import DataError, ImageError
 from unetseg.text import printable
 
@@ -47,7 +48,8 @@ def find_images(
                 found.setdefault(path.absolute(), (path, base))
     if empty or not found:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise ImageError("no images found in the input", empty, f"Images end in {suffixes}.")
+        fix = f"Images end in {suffixes}; {BY_NAME}."
+        raise ImageError("no images found in the input", empty, fix)
     return sorted(output_names(list(found.values())), key=lambda couple: couple[1])
 
 

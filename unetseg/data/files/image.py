@@ -45,11 +45,13 @@ class Picture:
         pixels: H×W×C of the file's own type; palette indexes when there is a palette.
         palette: uint8 256×4, the RGBA colour of each index, or None.
         transparent: Whether the palette declares transparent entries.
+        white_is_zero: Whether viewers show 0 as white.
     """
 
     pixels: NDArray[Any]
     palette: NDArray[np.uint8] | None = None
     transparent: bool = False
+    white_is_zero: bool = False
 
     def values(self, path: Path) -> NDArray[Any]:
         """The pixels as `ImageFile.read` gives them.
@@ -60,6 +62,8 @@ class Picture:
         if self.palette is not None:
             colours = self.palette[:, : 4 if self.transparent else 3]
             return np.ascontiguousarray(colours[self.pixels[..., 0]])
+        if self.white_is_zero:
+            return np.ascontiguousarray(np.iinfo(self.pixels.dtype).max - self.pixels)
         return np.ascontiguousarray(_plain(self.pixels, path))
 
 
@@ -109,6 +113,7 @@ class ImageFile:
         format: PNG, JPEG, TIFF, GIF, BMP, WEBP, PPM, HEIF, JPEG2000, NPY, NPZ, VRT, HFA or ENVI, by
             the content.
         lossy: Whether the compression changes values (JPEG and its kin).
+        white_is_zero: Whether a TIFF stores white as 0; `read` gives it as viewers show it.
         pixels: Height times width.
         is_windowed: Whether windows are read one by one.
 
@@ -125,6 +130,7 @@ class ImageFile:
         with explained(path):
             file = self._file.get()
         self.format, self.lossy = file.format, file.lossy
+        self.white_is_zero = isinstance(file, Tiff) and file.white_is_zero
         self._shape, self._kind = file.shape, file.kind  # as stored
         self.pixels = file.shape[0] * file.shape[1]
         self.is_windowed = getattr(file, "has_windows", False) and self.is_large
@@ -198,12 +204,15 @@ class ImageFile:
 
     @property
     def nodata(self) -> float | None:
-        """The value that the file declares for pixels without data.
+        """The value that the file declares for pixels without data, as `read` gives it.
 
         Raises:
             ImageError: its geographic tags are damaged.
         """
-        return self._geography[1]
+        declared = self._geography[1]
+        if declared is None or not self.white_is_zero:
+            return declared
+        return np.iinfo(self.open_tiff().dtype).max - declared
 
     @cached_property
     def _geography(self) -> tuple[Georeference | None, float | None]:
@@ -213,11 +222,6 @@ class ImageFile:
         if isinstance(file, Raster):
             return file.georeference, file.nodata
         return georeference_of(file, self.path) if isinstance(file, Tiff) else (None, None)
-
-    @property
-    def white_is_zero(self) -> bool:
-        """Whether viewers show 0 as white; what is read is as stored all the same."""
-        return self.format == "TIFF" and self.open_tiff().white_is_zero
 
     @property
     def pillow_bands(self) -> int | None:
@@ -235,8 +239,8 @@ class ImageFile:
         """The file's own values as H×W×C of uint8, uint16, int16 or float32.
 
         Palettes become RGB (RGBA where they declare transparency), 1-bit images 0 and 255, alpha
-        stays a band, orientation is applied. Other integers are widened or narrowed when nothing is
-        lost; float64 is rounded to float32.
+        stays a band, orientation is applied, and so is white as 0. Other integers are widened or
+        narrowed when nothing is lost; float64 is rounded to float32.
 
         Args:
             *window: Top, left, height and width of a window that lies inside; none for the whole,
@@ -268,7 +272,8 @@ class ImageFile:
             else:
                 pixels, palette, transparent = file.whole()
             self._orientation = file.orientation
-            return Picture(upright(pixels, file.orientation), palette, transparent)
+            pixels = upright(pixels, file.orientation)
+            return Picture(pixels, palette, transparent, self.white_is_zero)
 
     def stored(self, *window: int) -> Picture:
         """A window of a large TIFF, upright, as the file stores it.
@@ -287,7 +292,8 @@ class ImageFile:
         if self.orientation in {5, 6, 7, 8}:
             where = Window(left, top, width, height)
         with explained(self.path):
-            return Picture(upright(file.window(where), self.orientation), file.palette)
+            pixels = upright(file.window(where), self.orientation)
+        return Picture(pixels, file.palette, white_is_zero=self.white_is_zero)
 
     def strips(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """(top, rows×W×C) from top to bottom; the last may be lower."""

@@ -13,6 +13,7 @@ from unetseg.data.files.tiffs import Window
 
 _STARTS = {"VRT": b"<VRTDataset", "HFA": b"EHFA_HEADER_TAG"}
 _ENVI_SUFFIXES = frozenset({".dat", ".img", ".bsq", ".bil", ".bip", ".raw", ".envi", ""})
+BY_NAME = "VRT, ERDAS .img and ENVI files are read where they are named, not in folders"
 
 
 class Raster:
@@ -87,3 +88,14 @@ def raster_driver(path: Path, start: bytes) -> str:
     may_be_envi = path.suffix.lower() in _ENVI_SUFFIXES
     is_envi = may_be_envi and any(h.is_file() and h.read_bytes()[:4] == b"ENVI" for h in headers)
     return "ENVI" if is_envi else ""
+
+
+def is_raster(path: Path) -> bool:
+    """Whether a file that its suffix would let pass is such a raster, by its first bytes."""
+    if path.suffix.lower() not in (_ENVI_SUFFIXES - {""}) | {".vrt"} or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return bool(raster_driver(path, file.read(64)))
+    except OSError:
+        return False

@@ -47,7 +47,8 @@ class Tiff:
         orientation: 1–8, the tag of EXIF and TIFF.
         palette: uint8 256×4, the RGBA colour of each index, or None.
         lossy: Whether the compression changes values (JPEG and its kin).
-        white_is_zero: Whether viewers show 0 as white; the pixels are as stored all the same.
+        white_is_zero: Whether viewers show 0 of a single band of uint8 or uint16 as white; the
+            pixels are as stored all the same.
         byteorder: That of the file, < or >.
         kind: The name of `dtype`.
         segment: Height and width of the pieces that are decoded at once, pixels.
@@ -82,11 +83,12 @@ class Tiff:
         self.orientation = int(keyframe.tags.valueof(_ORIENTATION, 1))
         self.palette = _palette(keyframe)
         self.lossy = int(keyframe.compression) in _LOSSY
-        self.white_is_zero = keyframe.photometric == 0
         self.byteorder: Any = self._file.byteorder
         self._is_bits = series.dtype == np.bool_ and keyframe.photometric != _PALETTE
         stored = np.uint8 if series.dtype == np.bool_ else series.dtype.newbyteorder("=")
         self.dtype: np.dtype[Any] = np.dtype(stored)
+        is_plain = self.shape[2] == 1 and self.dtype in (np.uint8, np.uint16)
+        self.white_is_zero = is_plain and keyframe.photometric == 0
         self.kind = str(self.dtype)
         self._has_windows = _has_windows(series, self._file, self.shape)
         self._whole: NDArray[Any] | None = None
@@ -212,8 +214,16 @@ class Tiff:
         return content
 
 
-def write_tiff(path: Path, array: NDArray[Any], palette: Sequence[int] | None = None) -> None:
+def write_tiff(
+    path: Path,
+    array: NDArray[Any],
+    palette: Sequence[int] | None = None,
+    *,
+    white_is_zero: bool = False,
+) -> None:
     """Write H×W or H×W×C as deflated chunky TIFF; with a palette (768 numbers), uint8 indexes.
+
+    With `white_is_zero` viewers show 0 as white.
 
     Raises:
         MachineError: the file cannot be written.
@@ -223,6 +233,8 @@ def write_tiff(path: Path, array: NDArray[Any], palette: Sequence[int] | None = 
     options = colour_options(array.shape, array.dtype, palette)
     if array.ndim == 3:
         options["planarconfig"] = "contig"
+    if white_is_zero:
+        options["photometric"] = "miniswhite"
     if array.dtype.kind == "f":  # hardly smaller at the usual level 6, in half as much time again
         options["compressionargs"] = {"level": 1}
     with atomic_path(path) as temporary:

@@ -154,12 +154,15 @@ def infer_class_map(
     objects = objects and _differ(folder)
     if not names and (objects or max(object_numbers(folder), default=0) > OBJECTS):
         return _one_class_of_objects(folder, ignored)
-    numbers = None if names else _numbers_per_class(folder)
-    named = _adapted(names, folder, ignored) if names else ()
+    stated = {code for e in names.entries for code in (e.code, *e.also)} if names else set()
+    numbers = None if stated.issuperset(folder.found) else _numbers_per_class(folder)
+    if numbers:
+        folder = folder.recoded(lambda code: _class_code(code, numbers))
+    named = _named_classes(names, folder, ignored, numbers) if names else ()
     united = {code: item.code for item in named for code in item.also}
     united = united if named or ignored else _exclusive_twins(folder)
-    if united or numbers:
-        folder = folder.recoded(lambda code: united.get(code, _class_code(code, numbers)))
+    if united:
+        folder = folder.recoded(lambda code: united.get(code, code))
     values = separate(folder, ignored)
     if named:
         reading = _read_listed(folder, tuple(item.code for item in named), ignored, snap=snap)
@@ -195,9 +198,10 @@ def _with_further_codes(
     }
     if numbers == 256:
         changes["classes"] = tuple(
-            item.model_copy(update={"name": f"class {item.code // 256}"}) if item.code else item
+            item.model_copy(update={"name": f"class {item.code // 256}"})
+            if item.name == f"class {item.code}" and isinstance(item.code, int)
+            else item
             for item in class_map.classes
-            if isinstance(item.code, int)
         )
     return class_map.model_copy(update=changes)
 
@@ -337,6 +341,22 @@ def _possible(ignore: Sequence[int], folder: Folder) -> tuple[Code, ...]:
     limits = np.iinfo(folder.facts[0].dtype)
     possible = [code for code in ignore if limits.min <= code <= limits.max]
     return tuple(dict.fromkeys(_adapt(code, None, folder) for code in possible))
+
+
+def _named_classes(
+    names: ClassNames, folder: Folder, ignored: tuple[Code, ...], numbers: int | None
+) -> tuple[_Class, ...]:
+    """`_adapted`, of a list that counts 1, 2, 3 where the folder's codes are class × 256."""
+    times = 256 if numbers == 256 else 1
+    classes = folder.recoded(lambda code: code if isinstance(code, tuple) else code // times)
+
+    def coded(code: Code) -> Code:
+        return code if isinstance(code, tuple) else code * times
+
+    return tuple(
+        replace(item, code=coded(item.code), also=tuple(map(coded, item.also)))
+        for item in _adapted(names, classes, ignored)
+    )
 
 
 def _adapted(names: ClassNames, folder: Folder, ignored: tuple[Code, ...]) -> tuple[_Class, ...]:
