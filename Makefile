@@ -83,5 +83,5 @@ $(STAMP): pyproject.toml constraints.txt
 	    $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; \
 	fi; \
 	$$uv pip install --python $(BIN)/python --constraints constraints.txt \
-	    --build-constraints constraints.txt --editable '.[dev]'
+	    --build-constraints constraints.txt --compile-bytecode --editable '.[dev]'
 	@touch $@
