@@ -79,12 +79,12 @@ def test_drawn_pairs_are_of_their_kind_and_can_be_trained_on(
 
 def test_material_is_images_from_all_over_the_list(tmp_path: Path) -> None:
     images = sorted((draw_pairs(tmp_path, 9, 32, 3, "uint8") / "images").iterdir())
-    assert find_material(tmp_path, 3) == [images[0], images[3], images[6]]
-    assert find_material(tmp_path / "images", 1000) == images
+    assert find_material(tmp_path, 3, PairsConfig()) == [images[0], images[3], images[6]]
+    assert find_material(tmp_path / "images", 1000, PairsConfig()) == images
     where = PairsConfig(images=Path("images/*.png"), masks=Path("masks"))
     assert find_material(tmp_path, 3, where) == [images[0], images[3], images[6]]
     with pytest.raises(ImageError, match="no images found"):
-        find_material(tmp_path / "nothing", 3)
+        find_material(tmp_path / "nothing", 3, PairsConfig())
 
 
 def test_a_run_is_measured_with_images_of_its_kind(tmp_path: Path) -> None:
@@ -95,9 +95,8 @@ def test_a_run_is_measured_with_images_of_its_kind(tmp_path: Path) -> None:
         run, BenchConfig(size=40, count=2), NetworkConfig(), RuntimeConfig(), tmp_path / "work"
     )
     assert found.predictor.info.network == info.network
-    assert [(each.shape, each.dtype.name) for each in found.squares(3)] == [
-        ((40, 40, 5), "int16")
-    ] * 3
+    images = [read_image(path) for path in found.images]
+    assert [(each.shape, each.dtype.name) for each in images] == [((40, 40, 5), "int16")] * 2
 
 
 @pytest.mark.parametrize(("size", "side"), [((50, 70), 50), ((20, 70), 32), ((60, 1100), 60)])
@@ -110,7 +109,8 @@ def test_squares_are_as_large_as_the_images(
     found = open_subject(
         save_run(tmp_path / "run"), config, NetworkConfig(), RuntimeConfig(), tmp_path / "work"
     )
-    assert found.squares(1)[0].shape == (side, side, 3)
+    assert found.side == side
+    assert measure_engines(found, ["eager"], 1, seconds=0)[-1].word.startswith("ready in")
 
 
 # ------------------------------------------------------------------ engines

@@ -3,19 +3,18 @@
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count, islice
+from itertools import count, cycle, islice
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from unetseg.bundle import build_segmenter, load_bundle, save_bundle
 from unetseg.config import (
@@ -52,15 +51,14 @@ from unetseg.runtime import (
     versions,
 )
 from unetseg.skiplab.cost import Cost, network_cost
-from unetseg.timing import in_turns, seconds_of
+from unetseg.timing import in_turns, median_seconds, seconds_of
 from unetseg.training.fit import Trainer
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, make_plan
 from unetseg.training.run import TrainingRun
 from unetseg.training.tuning import TIMED, WARM_UP, compile_step, training_batches, tried_plan
 
-QUICK = ("eager", "fused")
-"""Engines that are ready at once."""
-ENGINES = (*QUICK, "compile", "openvino")
+ENGINES = {"auto": ("eager", "fused"), "all": ("eager", "fused", "compile", "openvino")}
+"""Those that are ready at once, and all."""
 TRAINING, PREDICTION = 0.5, 0.4
 """Shares of the time: training's of all, and prediction's of what training leaves."""
 MOST_ROUNDS = 50
@@ -69,12 +67,12 @@ NOTABLE = 1.1
 """Ratio from which loading is said to hold up the training steps."""
 DRAWN_SIDE, SMALLEST_SIDE, LARGEST_SIDE = 512, 32, 1024
 """Side of drawn images, and limits for squares as large as the user's images, pixels."""
-PRODUCT, BOUNDS = "product of matrices", "bounds"
-"""The stage that is a network's ceiling, and the word for the work that bounds its stage."""
 PICTURE = 256
 """Side of the picture that drawn images repeat, pixels: to draw more takes its time."""
 FEWEST = 4
 """Images that are predicted from folder to folder, however long that takes."""
+PRODUCT, BOUNDS = "product of matrices", "bounds"
+"""The stage that is a network's ceiling, and the word for the work that bounds its stage."""
 SMALLEST_PRODUCT, LARGEST_PRODUCT = 512, {"cpu": 4096, "cuda": 8192, "mps": 4096}
 """Sides of the square matrices that are multiplied."""
 LONGEST_PRODUCT = 0.6
@@ -122,13 +120,6 @@ class Subject:
     training: TrainingRun
     """Of such a network, begun by nobody."""
 
-    def squares(self, number: int) -> list[NDArray[Any]]:
-        """So many squares from the middles of the images, side×side×C raw pixel values."""
-        paths = [self.images[at % len(self.images)] for at in range(number)]
-        bands = self.predictor.info.bands
-        images = [match_bands(read_image(path), bands, path) for path in paths]
-        return [crop(each, (len(each) // 2, each.shape[1] // 2), self.side) for each in images]
-
 
 def bench(
     run: Path | None = None,
@@ -154,13 +145,12 @@ def bench(
         given = sorted(f"--{name}" for name in network.model_fields_set)
         raise ConfigError(f"{run} brings its own network; these are for none", given)
     seconds = config.seconds * (1 - TRAINING if config.train else 1)
+    asked = [*config.engines, *([runtime.engine] if runtime.engine != "auto" else [])]
+    engines = dict.fromkeys(name for group in asked for name in ENGINES.get(group, (group,)))
     with TemporaryDirectory(prefix="unetseg-bench-") as folder:
         subject = open_subject(run, config, network, runtime, Path(folder))
-        groups = {"auto": QUICK, "all": ENGINES}
-        names = [name for asked in config.engines for name in groups.get(asked, (asked,))]
-        names += [runtime.engine] if runtime.engine != "auto" else []
-        names, most = list(dict.fromkeys(names)), seconds * (1 - PREDICTION)
-        rows = measure_engines(subject, names, config.batch, most, progress)
+        most = seconds * (1 - PREDICTION)
+        rows = measure_engines(subject, list(engines), config.batch, most, progress)
         rows += measure_prediction(subject, Path(folder), seconds * PREDICTION, progress)
         if config.train:
             rows += measure_training(subject.training, TRAINING * config.seconds, progress)
@@ -201,15 +191,6 @@ def row(
     return Row(stage, what, 1 / seconds, gflops or None, gflops / best if best else None, word)
 
 
-def seconds_in_turns(
-    work: Mapping[str, Callable[[], object]], seconds: float, progress: Progress
-) -> dict[str, float]:
-    """Median seconds of a call of each, measured in turns."""
-    timed = {name: partial(seconds_of, one) for name, one in work.items()}
-    turns = in_turns(timed, MOST_ROUNDS, seconds, progress)
-    return {name: median(taken) for name, taken in turns.items()}
-
-
 # ------------------------------------------------------------------ network and images
 
 
@@ -224,7 +205,8 @@ def open_subject(
 
     What is drawn goes to `folder`, which is empty.
     """
-    images = find_material(config.data, config.count, _where(config)) if config.data else []
+    where = DataConfig(**config.model_dump(include={*PairsConfig.model_fields}))
+    images = find_material(config.data, config.count, where) if config.data else []
     bands, dtype, side = 3, "uint8", config.size or DRAWN_SIDE
     if images:
         facts = image_facts(images[0])
@@ -234,14 +216,16 @@ def open_subject(
         info = load_bundle(run)[1]
         bands, dtype, network = info.bands, info.dtype, info.network
     pairs = config.data if config.train else None
-    known = survey(pairs, _where(config)) if pairs else None
-    pairs = pairs or draw_pairs(folder / "pairs", config.count, side, bands, dtype)
+    if pairs is None:
+        pairs = draw_pairs(folder / "pairs", config.count, side, bands, dtype)
+        where = DataConfig()
     settings = TrainConfig(
+        data=where,
         network=network.model_copy(update={"weights": "none"}),
         training=TrainingConfig(batch=config.batch or "auto"),
         runtime=runtime,
     )
-    machine, known = start(runtime), known or survey(pairs)
+    machine, known = start(runtime), survey(pairs, where)
     plan = make_plan(known, settings, machine)
     if config.train:
         plan = tried_plan(plan, known, settings, machine)
@@ -251,19 +235,12 @@ def open_subject(
         torch.manual_seed(runtime.seed)
         save_bundle(run, build_segmenter(info).state_dict(), info)
     images = images or sorted((pairs / "images").iterdir())
-    predictor = Predictor(run, device=runtime)
-    return Subject(run, predictor, images, side, network_cost(info, side), training)
+    return Subject(
+        run, Predictor(run, device=runtime), images, side, network_cost(info, side), training
+    )
 
 
-def _where(config: BenchConfig) -> DataConfig:
-    return DataConfig(**config.model_dump(include={*PairsConfig.model_fields}))
-
-
-def find_material(
-    data: Path,
-    number: int,
-    where: PairsConfig = PairsConfig(),  # noqa: B008 (frozen)
-) -> list[Path]:
+def find_material(data: Path, number: int, where: PairsConfig) -> list[Path]:
     """Images of a folder, of its pairs where it has pairs: `number` of them from all over the list.
 
     Those bigger than memory are left out: one of them would take all the time.
@@ -326,11 +303,12 @@ def _multiply(left: torch.Tensor, right: torch.Tensor, product: torch.Tensor) ->
 
 
 def ready_engines(
-    subject: Subject, names: Sequence[str], squares: list[NDArray[Any]]
+    subject: Subject, names: Sequence[str], number: int
 ) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
-    """Engines with their own copies of the network, each of which has predicted `squares` once.
+    """Engines with their own copies of the network, each of which has predicted once.
 
-    Where the machine has a fast arithmetic, the plain engine runs in float32 too.
+    They predict `number` squares from the middles of the images. Where the machine has a fast
+    arithmetic, the plain engine runs in float32 too.
 
     Returns:
         Engine and arithmetic → what predicts again; and → when it was ready, or why it is not.
@@ -338,18 +316,22 @@ def ready_engines(
     Raises:
         MachineError: no engine runs here.
     """
-    machine = subject.predictor.machine
-    wanted = [(name, machine) for name in names]
+    machine, side, bands = subject.predictor.machine, subject.side, subject.predictor.info.bands
+    squares = []
+    for path in islice(cycle(subject.images), number):
+        image = match_bands(read_image(path), bands, path)
+        squares.append(crop(image, (len(image) // 2, image.shape[1] // 2), side))
+    engines = [(name, machine) for name in names]
     if machine.dtype != torch.float32:
-        wanted.insert(0, ("eager", replace(machine, dtype=torch.float32)))
+        engines.insert(0, ("eager", replace(machine, dtype=torch.float32)))
     work: dict[str, Callable[[], object]] = {}
     words = {}
-    for name, where in wanted:
+    for name, where in engines:
         what, began = f"{name} {dtype_name(where.dtype)}", time.perf_counter()
         try:
             segmenter, _ = load_bundle(subject.bundle)
-            engine = Engine(segmenter, where, tile=subject.side, overlap=0.0, engine=name)
-            predict = partial(engine.classes_of, squares, [None] * len(squares))
+            engine = Engine(segmenter, where, tile=side, overlap=0.0, engine=name)
+            predict = partial(engine.classes_of, squares, [None] * number)
             predict()
         except UnetsegError as error:
             words[what] = error.summary
@@ -372,19 +354,18 @@ def measure_engines(
     Raises:
         MachineError: no engine runs here.
     """
-    machine, side = subject.predictor.machine, subject.side
-    squares = subject.squares(batch or fitting_batch(machine, side, side))
-    work, words = ready_engines(subject, names, squares)
+    machine = subject.predictor.machine
+    number = batch or fitting_batch(machine, subject.side, subject.side)
+    work, words = ready_engines(subject, names, number)
     dtypes = {dtype_name(dtype): dtype for dtype in (torch.float32, machine.dtype)}
     products = {name: fitting_product(machine.device, dtype) for name, dtype in dtypes.items()}
     work |= {name: multiply for name, (multiply, _) in products.items()}
-    taken = seconds_in_turns(work, seconds, progress)
+    taken = median_seconds(work, MOST_ROUNDS, seconds, progress)
     rows = [row(PRODUCT, name, taken[name], gflop) for name, (_, gflop) in products.items()]
-    best = {each.what: each.gflops or 0 for each in rows}
-    stage = f"network, batch of {len(squares)}"
+    best, stage = {each.what: each.gflops or 0 for each in rows}, f"network, batch of {number}"
     for what, word in words.items():
         if what in taken:
-            each, ceiling = taken[what] / len(squares), best[what.split()[1]]
+            each, ceiling = taken[what] / number, best[what.split()[1]]
             rows.append(row(stage, what, each, subject.cost.gflop, ceiling, word))
         else:
             rows.append(Row(stage, what, word=word))
@@ -432,7 +413,7 @@ def measure_prediction(
         "write alone": write,
         "folder to folder": predict,
     }
-    taken = seconds_in_turns(work, seconds, progress)
+    taken = median_seconds(work, MOST_ROUNDS, seconds, progress)
     longest = max(taken, key=lambda what: taken[what] if what.endswith("alone") else 0)
     stage = f"prediction, {len(jobs)} images, {engine.choice.name}"
     return [
@@ -465,7 +446,7 @@ def measure_training(run: TrainingRun, seconds: float, progress: Progress = SILE
             step(crops)
         multiply, product = fitting_product(run.machine.device, run.machine.dtype)
         work = {"loading": lambda: next(loading), "steps": lambda: step(crops), PRODUCT: multiply}
-        taken = seconds_in_turns(work, seconds / 2, progress)
+        taken = median_seconds(work, MOST_ROUNDS, seconds / 2, progress)
         steps = map(step, training_batches(trainer.crops, trainer.order, run.machine, workers))
         for _ in islice(steps, WARM_UP + TIMED):  # with these it chooses who loads
             pass

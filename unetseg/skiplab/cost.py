@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unetseg.bundle import BundleInfo, build_segmenter
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
-from unetseg.timing import in_turns, seconds_of
+from unetseg.timing import median_seconds
 
 ROUNDS = 15
 """Times that every network is timed."""
@@ -50,11 +49,8 @@ def predict_ms(
     engines: Mapping[str, Engine], image: NDArray[Any], progress: Progress = SILENT
 ) -> dict[str, float]:
     """Median milliseconds of each engine from `image`, H×W×C raw, to class indexes on the CPU."""
-    for engine in engines.values():
-        engine.classes(image)  # the first time is slower
-    work = {
-        name: partial(seconds_of, partial(engine.classes, image))
-        for name, engine in engines.items()
-    }
-    seconds = in_turns(work, ROUNDS, LONGEST, progress, task="timing")
-    return {name: 1000 * median(measured) for name, measured in seconds.items()}
+    work = {name: partial(engine.classes, image) for name, engine in engines.items()}
+    for predict in work.values():
+        predict()  # the first time is slower
+    seconds = median_seconds(work, ROUNDS, LONGEST, progress, task="timing")
+    return {name: 1000 * taken for name, taken in seconds.items()}
