@@ -135,8 +135,7 @@ what is written above it, never below.
       run.py             a run is a folder: opened fresh or resumed
       fit.py             the loop, readable from top to bottom
     skiplab/           a trained or fresh U-Net with its skips edited: what breaks, what flows
-      result.py          a table, a picture, and a caption that says how to read them
-      trained.py         what the lab looks at: a trained U-Net, and images with their truth
+      look.py            a trained U-Net and its images go in, a table with pictures comes out
       cost.py            parameters, arithmetic and time of a network
       gradient_flow.py   the gradient of every layer, and the weights that a step cannot move
       gradients.py       how gradients fare on their way to the first layer

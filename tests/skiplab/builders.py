@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from unetseg.config import NetworkConfig, RuntimeConfig, TrainConfig, TrainingConfig
 from unetseg.progress import Silent
 from unetseg.runtime import Machine
-from unetseg.skiplab.trained import View
+from unetseg.skiplab.look import View
 from unetseg.unet.segmenter import image_statistics
 
 CPU = Machine(torch.device("cpu"), torch.float32, "CPU")

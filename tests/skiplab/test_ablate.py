@@ -35,7 +35,6 @@ from unetseg.skiplab.ablate import (
     ablate,
     break_skips,
     decide,
-    deciding_edit,
     first_dice,
     look_at_whole,
     one_class,
@@ -44,8 +43,7 @@ from unetseg.skiplab.ablate import (
     replaced,
     skip_levels,
 )
-from unetseg.skiplab.result import Row
-from unetseg.skiplab.trained import Subject, View, open_subject
+from unetseg.skiplab.look import Row, Subject, View, open_subject
 from unetseg.training.fit import train
 from unetseg.unet.decoder import Decoder
 from unetseg.unet.encoder import Encoder
@@ -373,16 +371,16 @@ def change_of(change: float, low: float, high: float) -> dict[str, float]:
     ],
 )
 def test_verdicts(change: tuple[float, float, float], verdict: str) -> None:
-    assert decide({"zero": change_of(*change)}) == verdict
+    assert decide({"zero": change_of(*change)})[1] == verdict
 
 
 def test_a_level_hurts_only_if_every_removal_gains() -> None:
     gain, small = change_of(0.02, 0.01, 0.03), change_of(0.008, 0.001, 0.02)
     loss, doubt = change_of(-0.02, -0.03, -0.01), change_of(0.01, -0.01, 0.03)
-    assert decide({"zero": gain, "mean": small, "noise": loss}) == "hurts"
+    assert decide({"zero": gain, "mean": small, "noise": loss})[1] == "hurts"
     for other in (loss, doubt):
-        assert decide({"zero": gain, "mean": other}) == "unclear"
-        assert decide({"shuffle": gain, "noise": other}) == "unclear"
+        assert decide({"zero": gain, "mean": other})[1] == "unclear"
+        assert decide({"shuffle": gain, "noise": other})[1] == "unclear"
 
 
 def test_no_gain_by_chance_is_called_harm() -> None:
@@ -396,14 +394,14 @@ def test_no_gain_by_chance_is_called_harm() -> None:
             half = 1.96 * drawn.std() / np.sqrt(20)
             mean = float(drawn.mean())
             changes[edit] = change_of(mean, mean - half, mean + half)
-        harmful += decide(changes) == "hurts"
+        harmful += decide(changes)[1] == "hurts"
     assert harmful / 400 < 0.025  # what one removal alone would have
 
 
 @pytest.mark.parametrize("before", [np.nan, 0.0, CARRIES])
 def test_without_dice_there_is_nothing_to_judge(before: float) -> None:
     changes = {"dice": before, "change": 0 * before, "low": 0 * before, "high": 0 * before}
-    assert decide({"zero": changes}) == "unclear"
+    assert decide({"zero": changes})[1] == "unclear"
 
 
 def test_the_gentler_removal_decides_and_wrong_content_only_without_one() -> None:
@@ -411,9 +409,9 @@ def test_the_gentler_removal_decides_and_wrong_content_only_without_one() -> Non
         edit: change_of(change, change - 0.01, change + 0.01)
         for edit, change in {"zero": -0.3, "mean": -0.2, "shuffle": -0.1, "noise": 0.0}.items()
     }
-    assert deciding_edit(changes) == "mean"
-    assert deciding_edit({edit: changes[edit] for edit in ("noise", "zero")}) == "zero"
-    assert deciding_edit({edit: changes[edit] for edit in ("shuffle", "noise")}) == "noise"
+    assert decide(changes)[0] == "mean"
+    assert decide({edit: changes[edit] for edit in ("noise", "zero")})[0] == "zero"
+    assert decide({edit: changes[edit] for edit in ("shuffle", "noise")})[0] == "noise"
 
 
 # ------------------------------------------------------------------ the whole command

@@ -47,7 +47,7 @@ from unetseg.skiplab.compare import (
 )
 from unetseg.skiplab.corruptions import CORRUPTIONS
 from unetseg.skiplab.cost import Cost
-from unetseg.skiplab.result import Result
+from unetseg.skiplab.look import Result
 from unetseg.training.fit import train
 
 KINDS = CompareConfig(skips=("concat", "none"), seeds=2)

@@ -36,7 +36,7 @@ from unetseg.skiplab.gates import (
     read_log,
     training_courses,
 )
-from unetseg.skiplab.trained import Subject, View, open_subject
+from unetseg.skiplab.look import Subject, View, open_subject
 from unetseg.training.fit import train
 from unetseg.unet.build import build_unet
 from unetseg.unet.skips import SWITCH_SPEED, Attention, Gated, Switch

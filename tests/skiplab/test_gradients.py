@@ -28,7 +28,7 @@ from unetseg.errors import BundleError, ConfigError, DataError, OutOfMemoryError
 from unetseg.runtime import start
 from unetseg.skiplab.gradient_flow import Stack, build_stack, check_depths, of_stacks
 from unetseg.skiplab.gradients import at_start, first_layer_table, gradients
-from unetseg.skiplab.result import Result, Row
+from unetseg.skiplab.look import Result, Row
 from unetseg.training.fit import train
 
 BASE = tiny()

@@ -28,9 +28,8 @@ from unetseg.skiplab.landscape import (
     measure_surface,
     relief_figure,
 )
+from unetseg.skiplab.look import Result, Subject, open_subject
 from unetseg.skiplab.loss_surface import Sharpness, Surface, images_loss
-from unetseg.skiplab.result import Result
-from unetseg.skiplab.trained import Subject, open_subject
 from unetseg.training.fit import train
 
 CPU = DeviceConfig(device="cpu", precision="float32")

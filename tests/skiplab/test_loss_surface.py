@@ -17,6 +17,7 @@ from tests.skiplab.builders import CPU, view_of
 from unetseg.bundle import build_segmenter
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.errors import DataError
+from unetseg.skiplab.look import Subject, View
 from unetseg.skiplab.loss_surface import (
     Floats,
     Surface,
@@ -29,7 +30,6 @@ from unetseg.skiplab.loss_surface import (
     recompute_statistics,
     valley_radius,
 )
-from unetseg.skiplab.trained import Subject, View
 from unetseg.training.losses import dice_ce
 
 AXIS = np.linspace(-1, 1, 5)

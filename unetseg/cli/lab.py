@@ -26,7 +26,7 @@ from unetseg.errors import ConfigError
 from unetseg.progress import Progress
 
 if TYPE_CHECKING:
-    from unetseg.skiplab.result import Result
+    from unetseg.skiplab.look import Result
 
 QUICK: dict[type[BaseModel], dict[str, Any]] = {
     GradientsConfig: {"depths": (10, 20, 56), "steps": 10},
@@ -238,7 +238,7 @@ def _look_at(
     work: Callable[..., "Result"],
 ) -> None:
     """Open the runs on the images that `config` chooses, and let `work` look at them."""
-    from unetseg.skiplab.trained import open_subject
+    from unetseg.skiplab.look import open_subject
 
     def opened(progress: Progress) -> "Result":
         subjects = [

@@ -46,8 +46,7 @@ from unetseg.evaluation.confusion import (
 )
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
-from unetseg.skiplab.result import COLOURS, Result, Row, new_figure, publish
-from unetseg.skiplab.trained import Subject, fitted
+from unetseg.skiplab.look import COLOURS, Result, Row, Subject, fitted, new_figure, publish
 from unetseg.storage import json_value
 from unetseg.text import plural
 from unetseg.unet.model import Edit
@@ -337,7 +336,7 @@ def tabulate(
                 edit: paired_change(pair, score, samples=samples, seed=seed)
                 for edit, pair in pairs.items()
             }
-            decides, verdict = deciding_edit(changes), decide(changes)
+            decides, verdict = decide(changes)
             rows += [
                 {**level.place, "edit": edit, "class": name, **change}
                 | {"decides": edit == decides, "verdict": verdict}
@@ -387,23 +386,10 @@ def first_dice(sums: Counts) -> Floats:
     return dice(sums)[..., 0]
 
 
-def deciding_edit(changes: Mapping[str, Change]) -> str:
-    """The removal that costs least; of all edits where neither zero nor mean was run.
+def decide(changes: Mapping[str, Change]) -> tuple[str, str]:
+    """The edit that decides, and its verdict on the level.
 
-    >>> deciding_edit({"zero": {"change": -0.3}, "mean": {"change": -0.1}, "noise": {"change": 0}})
-    'mean'
-    """
-    candidates = removals(changes)
-    return max(candidates, key=lambda edit: np.nan_to_num(changes[edit]["change"], nan=-np.inf))
-
-
-def removals(changes: Mapping[str, Change]) -> list[str]:
-    """The edits that the verdict comes from: zero and mean, else all that were run."""
-    return [edit for edit in changes if edit in REMOVING] or list(changes)
-
-
-def decide(changes: Mapping[str, Change]) -> str:
-    """The verdict on a level, by the change that the deciding edit makes.
+    The removal (zero or mean) that costs least decides; of all edits where neither was run.
 
     - idle: its interval lies within ±`IDLE`.
     - carries: it costs `CARRIES` or more, and its whole interval is below 0.
@@ -414,17 +400,19 @@ def decide(changes: Mapping[str, Change]) -> str:
       network has no more Dice than `CARRIES`, so that there is nothing to lose.
 
     >>> decide({"zero": {"dice": 0.6, "change": -0.2, "low": -0.3, "high": -0.1}})
-    'carries'
+    ('zero', 'carries')
     """
-    decisive = changes[deciding_edit(changes)]
-    if not decisive["dice"] - decisive["change"] > CARRIES:  # nor if it is nan
-        return "unclear"
-    if decisive["low"] >= -IDLE and decisive["high"] <= IDLE:
-        return "idle"
-    if abs(decisive["change"]) > IDLE and decisive["high"] < 0:
-        return "carries" if decisive["change"] <= -CARRIES else "helps"
-    gains = all(changes[edit]["low"] > 0 for edit in removals(changes))
-    return "hurts" if gains and decisive["change"] > IDLE else "unclear"
+    removals = [edit for edit in changes if edit in REMOVING] or list(changes)
+    edit = max(removals, key=lambda each: np.nan_to_num(changes[each]["change"], nan=-np.inf))
+    after, change, low, high = (changes[edit][name] for name in ("dice", "change", "low", "high"))
+    gains = all(changes[each]["low"] > 0 for each in removals)
+    if not after - change > CARRIES:  # nor if it is nan
+        return edit, "unclear"
+    if low >= -IDLE and high <= IDLE:
+        return edit, "idle"
+    if change < -IDLE and high < 0:
+        return edit, "carries" if change <= -CARRIES else "helps"
+    return edit, "hurts" if gains and change > IDLE else "unclear"
 
 
 # ------------------------------------------------------------------ pictures

@@ -39,7 +39,7 @@ from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start, versions
 from unetseg.skiplab.corruptions import CORRUPTIONS, STRONGEST
 from unetseg.skiplab.cost import Cost, network_cost, predict_ms
-from unetseg.skiplab.result import COLOURS, Result, new_figure, publish
+from unetseg.skiplab.look import COLOURS, Result, new_figure, publish
 from unetseg.storage import locked, write_json
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE

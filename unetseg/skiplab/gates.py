@@ -25,8 +25,7 @@ from unetseg.data.masks.overlay import Picture, overlay, picture
 from unetseg.errors import ConfigError
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
-from unetseg.skiplab.result import COLOURS, Result, Row, new_figure, publish
-from unetseg.skiplab.trained import Subject
+from unetseg.skiplab.look import COLOURS, Result, Row, Subject, new_figure, publish
 from unetseg.unet.shortcuts import CARRY, Gate, Highway, ScaledBranch, ScaledInput
 from unetseg.unet.skips import SWITCH_SPEED, SWITCH_START, Learned, Switch
 

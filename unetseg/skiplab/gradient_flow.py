@@ -25,7 +25,7 @@ from unetseg.config import (
 from unetseg.errors import ConfigError
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine
-from unetseg.skiplab.result import Row
+from unetseg.skiplab.look import Row
 from unetseg.training.optimizer import build_optimizer
 from unetseg.unet.blocks import DENSE_LAYERS, ResidualBlock, convolution
 from unetseg.unet.build import NORMS, make_block

@@ -40,7 +40,7 @@ from unetseg.skiplab.gradient_flow import (
     unet_stages,
     vary,
 )
-from unetseg.skiplab.result import COLOURS, Result, Row, new_figure, publish
+from unetseg.skiplab.look import COLOURS, Result, Row, new_figure, publish
 from unetseg.training.losses import SegmentationLoss
 from unetseg.training.plan import Plan, bundle_info, crop_rule, make_plan, read_plan
 from unetseg.unet.model import Edit, unchanged
@@ -48,7 +48,6 @@ from unetseg.unet.segmenter import Segmenter, to_machine
 
 ARRIVES = 1e-3, 1e3
 """Norms of a first layer's gradient that has neither vanished nor exploded."""
-SMALLER = "Choose a smaller --width, or another --device."
 PLACE = frozenset({"images", "masks", "pairs", "group", "group_column"})
 """Settings that belong to the place of the pairs: those of a run say nothing of another place."""
 Panel = tuple[str, Sequence[Row]]
@@ -168,7 +167,7 @@ def of_unets(
     rows: list[Row] = []
     progress.start(TASK, len(variants) * (config.steps + 1))
     for network in variants:
-        with explained_memory(SMALLER):
+        with explained_memory("Choose a smaller --width, or another --device."):
             torch.manual_seed(base.runtime.seed)
             segmenter = build_segmenter(lesson.info.model_copy(update={"network": network}))
             case = lesson.case(tell_apart(network, unet=True), to_machine(segmenter, machine))
@@ -200,7 +199,10 @@ def of_run(
     random = info.network.model_copy(update={"weights": "none"})
     fresh = build_segmenter(info.model_copy(update={"network": random}))
     networks = {"fresh": fresh, "trained": trained}
-    edits: dict[str, Edit] = {"skips as they are": unchanged, "skips zeroed": _zeroed}
+    edits: dict[str, Edit] = {
+        "skips as they are": unchanged,
+        "skips zeroed": lambda skips: [torch.zeros_like(skip) for skip in skips],
+    }
     rows: list[Row] = []
     progress.start(TASK, len(networks) * len(edits))
     for (state, segmenter), (skips, edit) in product(networks.items(), edits.items()):
@@ -213,10 +215,6 @@ def of_run(
         progress.advance(TASK, network=columns["network"])
     progress.finish(TASK)
     return rows
-
-
-def _zeroed(skips: list[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(skip) for skip in skips]
 
 
 def _read_lesson(images: Survey, plan: Plan, base: TrainConfig, device: torch.device) -> Lesson:

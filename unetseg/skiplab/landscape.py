@@ -20,11 +20,9 @@ import numpy as np
 import torch
 from matplotlib import colormaps, rc_context
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
@@ -32,9 +30,9 @@ from unetseg.config import LandscapeConfig
 from unetseg.errors import DivergedError
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import dtype_name, explained_memory, versions
+from unetseg.skiplab.look import COLOURS, STYLE, Result, Subject, new_figure, publish
 from unetseg.skiplab.loss_surface import (
     DOUBLED,
-    Floats,
     Surface,
     images_loss,
     loss_surface,
@@ -43,8 +41,6 @@ from unetseg.skiplab.loss_surface import (
     recompute_statistics,
     valley_radius,
 )
-from unetseg.skiplab.result import COLOURS, STYLE, Result, new_figure, publish
-from unetseg.skiplab.trained import Subject
 from unetseg.storage import json_value
 
 WIDE_RANGE = 100.0
@@ -55,6 +51,7 @@ BAR: dict[str, Any] = {"label": "loss (soft Dice + cross-entropy)", "format": "%
 COLOUR_MAP = "viridis"
 OFF_SCALE = "#bbbbbb"
 MARK = COLOURS[1]
+CENTRE: dict[str, Any] = {"markersize": 11, "color": MARK, "markeredgecolor": "white"}
 SUMMARY = ("network", "centre", "lowest", "doubling_radius", "sharpness", "verdict")
 CAPTION = (
     "The loss, soft Dice + cross-entropy, around the trained weights (centre): it doubles after a "
@@ -212,76 +209,56 @@ def contour_figure(surfaces: Sequence[Surface]) -> Figure:
     """The surfaces from above, on one scale, with the trained weights and the doubled loss."""
     figure, axes = new_figure(5.4 * len(surfaces) + 1.2, 6.2, columns=len(surfaces))
     levels = colour_levels(surfaces)
+    norm = BoundaryNorm(levels, 256)
     marks: dict[str, Artist] = {}  # of all panels, each once
     for surface, panel in zip(surfaces, axes[0], strict=True):
-        _draw_contours(panel, surface, levels)
+        grid = (surface.axis, surface.axis, np.ma.masked_invalid(surface.losses))
+        panel.contourf(*grid, levels=levels, norm=norm, cmap=COLOUR_MAP)
+        panel.clabel(panel.contour(*grid, levels=levels, colors="white", linewidths=0.6), fmt="%g")
+        panel.plot(0, 0, "P", **CENTRE, label="trained weights")
+        if surface.lowest < DOUBLED * surface.centre < surface.highest:
+            panel.contour(*grid, levels=[DOUBLED * surface.centre], colors=MARK, linestyles="--")
+            panel.plot([], [], "--", color=MARK, label="twice their loss")
+        if surface.off_scale:
+            panel.set_facecolor(OFF_SCALE)  # seen where nothing is drawn
+            panel.plot([], [], "s", color=OFF_SCALE, label="off the scale: the loss is no number")
+        panel.set_title(_title(surface), fontsize=10)
+        panel.set_xlabel("step along direction 1 (share of each filter's length)")
+        panel.set_aspect("equal")
+        panel.grid(visible=False)
         handles, labels = panel.get_legend_handles_labels()
         marks |= dict(zip(labels, handles, strict=True))
     axes[0, 0].set_ylabel("step along direction 2 (share of each filter's length)")
-    colours = ScalarMappable(BoundaryNorm(levels, 256), COLOUR_MAP)
-    figure.colorbar(colours, ax=list(axes[0]), ticks=levels, **BAR)
-    figure.legend(
-        marks.values(), marks, loc="outside lower center", ncols=len(marks), frameon=False
-    )
+    figure.colorbar(ScalarMappable(norm, COLOUR_MAP), ax=list(axes[0]), ticks=levels, **BAR)
+    figure.legend(marks.values(), marks, loc="outside lower center", ncols=len(marks))
     figure.suptitle("Loss around the trained weights, in two random directions")
     return figure
 
 
-def _draw_contours(panel: Axes, surface: Surface, levels: Sequence[float]) -> None:
-    grid = (surface.axis, surface.axis, np.ma.masked_invalid(surface.losses))
-    panel.contourf(*grid, levels=levels, norm=BoundaryNorm(levels, 256), cmap=COLOUR_MAP)
-    lines = panel.contour(*grid, levels=levels, colors="white", linewidths=0.6)
-    for label in panel.clabel(lines, fmt="%g", fontsize=8):
-        label.set_path_effects([withStroke(linewidth=1.5, foreground="#333333")])
-        label.set_visible(np.abs(label.get_position()).max() < 0.9 * surface.axis[-1])
-    style: dict[str, Any] = {"markersize": 11, "color": MARK, "markeredgecolor": "white"}
-    panel.plot(0, 0, "P", **style, label="trained weights")
-    if surface.lowest < DOUBLED * surface.centre < surface.highest:
-        panel.contour(*grid, levels=[DOUBLED * surface.centre], colors=MARK, linestyles="--")
-        panel.plot([], [], "--", color=MARK, label="twice their loss")
-    if surface.off_scale:
-        panel.set_facecolor(OFF_SCALE)  # seen where nothing is drawn
-        panel.plot([], [], "s", color=OFF_SCALE, label="off the scale: the loss is no number")
-    panel.set_title(_title(surface), fontsize=10)
-    panel.set_xlabel("step along direction 1 (share of each filter's length)")
-    panel.set_aspect("equal")
-    panel.grid(visible=False)
-
-
 def relief_figure(surfaces: Sequence[Surface]) -> Figure:
     """The same surfaces in three dimensions, with the same colours and one height scale."""
-    levels = colour_levels(surfaces)
+    levels = np.array(colour_levels(surfaces))
+    norm, some = BoundaryNorm(levels, 256), levels[:: math.ceil(len(levels) / 8)]
+    height = np.log10 if levels[0] > 0 and levels[-1] > WIDE_RANGE * levels[0] else np.asarray
     with rc_context(STYLE):
         figure = Figure(figsize=(5.6 * len(surfaces) + 1.2, 5.8), layout="constrained")
-        panels = [
-            figure.add_subplot(1, len(surfaces), number, projection="3d")
-            for number in range(1, len(surfaces) + 1)
-        ]
-    for surface, panel in zip(surfaces, panels, strict=True):
-        _draw_relief(panel, surface, np.array(levels))
-    colours = ScalarMappable(BoundaryNorm(levels, 256), COLOUR_MAP)
-    figure.colorbar(colours, ax=panels, ticks=levels, **BAR)
+    for number, surface in enumerate(surfaces, 1):
+        # an Axes3D, for which matplotlib ships no types
+        panel: Any = figure.add_subplot(1, len(surfaces), number, projection="3d")
+        losses = np.where(np.isfinite(surface.losses), surface.losses, np.nan)
+        panel.plot_surface(
+            *np.meshgrid(surface.axis, surface.axis), height(losses),
+            facecolors=colormaps[COLOUR_MAP](norm(losses)), rstride=1, cstride=1, shade=False,
+            edgecolor="white", linewidth=0.2,
+        )  # fmt: skip
+        panel.set_title(_title(surface), fontsize=10)
+        panel.set(xlabel="step along direction 1", ylabel="step along direction 2")
+        panel.set(xticks=surface.axis[[0, -1]], yticks=surface.axis[[0, -1]])
+        panel.set_zticks(height(some), [f"{level:g}" for level in some])
+        panel.set_zlim(*height(levels[[0, -1]]))
+    figure.colorbar(ScalarMappable(norm, COLOUR_MAP), ax=figure.axes, ticks=levels, **BAR)
     figure.suptitle("The same surface in three dimensions: height and colour are the loss")
     return figure
-
-
-def _draw_relief(panel: Any, surface: Surface, levels: Floats) -> None:
-    """Draw on an Axes3D, for which matplotlib ships no types."""
-    wide = levels[0] > 0 and levels[-1] > WIDE_RANGE * levels[0]
-    height = np.log10 if wide else np.asarray
-    losses = np.where(np.isfinite(surface.losses), surface.losses, np.nan)
-    colours = colormaps[COLOUR_MAP](BoundaryNorm(levels, 256)(losses))
-    steps = np.meshgrid(surface.axis, surface.axis)
-    panel.plot_surface(
-        *steps, height(losses), facecolors=colours, rstride=1, cstride=1, shade=False,
-        edgecolor="white", linewidth=0.2,
-    )  # fmt: skip
-    panel.set_title(_title(surface), fontsize=10)
-    panel.set(xlabel="step along direction 1", ylabel="step along direction 2")
-    panel.set(xticks=surface.axis[[0, -1]], yticks=surface.axis[[0, -1]])
-    some = levels[:: math.ceil(len(levels) / 8)]
-    panel.set_zticks(height(some), [f"{level:g}" for level in some])
-    panel.set_zlim(*height(levels[[0, -1]]))
 
 
 def _title(surface: Surface) -> str:

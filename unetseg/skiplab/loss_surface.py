@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.errors import DataError
 from unetseg.progress import SILENT, Progress
-from unetseg.skiplab.trained import Subject, View
+from unetseg.skiplab.look import Subject, View
 from unetseg.training.losses import SegmentationLoss
 
 PIXELS_AT_ONCE = 2**18
