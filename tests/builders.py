@@ -24,13 +24,20 @@ CPU = Machine(torch.device("cpu"), torch.float32, "CPU")
 
 
 class Heard(Silent):
-    """Keeps what is said."""
+    """Keeps what is said, and counts the steps that are announced and done."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.total = self.done = 0
 
     def say(self, message: str) -> None:
         self.said.append(message)
+
+    def start(self, task: str, total: int | None = None) -> None:
+        self.total += total or 0
+
+    def advance(self, task: str, steps: int = 1, **facts: object) -> None:
+        self.done += steps
 
 
 def class_map(*codes: int | tuple[int, int, int], **more: Any) -> ClassMap:

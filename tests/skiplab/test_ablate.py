@@ -16,8 +16,8 @@ from scipy import ndimage, stats
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.builders import bundle_info, class_map
-from tests.skiplab.builders import CPU, Listener, tiny, view_of
+from tests.builders import CPU, Heard, bundle_info, class_map
+from tests.skiplab.builders import tiny, view_of
 from unetseg.bundle import BundleInfo, build_segmenter
 from unetseg.config import (
     AblateConfig,
@@ -195,7 +195,7 @@ def test_a_level_without_skip_changes_nothing_and_is_not_run(tmp_path: Path) -> 
     for level in (0, 2):
         zeroed = subject.segmenter(image, None, replaced(level, torch.zeros_like))
         assert torch.equal(zeroed, subject.segmenter(image))
-    heard = Listener()
+    heard = Heard()
     found = ablate(subject, QUICK, output=tmp_path, progress=heard)
     assert heard.done == heard.total == len(subject.views) * (1 + len(ALL))
     assert {at: word for at, word in verdicts(found.rows).items() if at != 1} == {

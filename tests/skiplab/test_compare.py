@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from tests.skiplab.builders import Listener, tiny
+from tests.builders import Heard
+from tests.skiplab.builders import tiny
 from unetseg.config import (
     CompareConfig,
     EvalConfig,
@@ -58,7 +59,7 @@ def settings(network: dict[str, Any] | None = None, **training: Any) -> TrainCon
     return tiny(network, **{"ema": False, "batch": "auto"} | training)
 
 
-class Watcher(Listener):
+class Watcher(Heard):
     """Remembers what was said, and stops the process at the first training step if asked to."""
 
     def __init__(self, *, stop: bool = False) -> None:

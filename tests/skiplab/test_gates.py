@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tests.builders import bundle_info
-from tests.skiplab.builders import CPU, Listener, tiny, view_of
+from tests.builders import CPU, Heard, bundle_info
+from tests.skiplab.builders import tiny, view_of
 from unetseg.bundle import build_segmenter
 from unetseg.config import (
     DeviceConfig,
@@ -280,7 +280,7 @@ def test_broken_lines_are_left_out_and_told(tmp_path: Path) -> None:
     broken = ['{"event": "skips", "step": 7, "open', '{"event": "skips"}', "\xff\x00"]
     others = ["17", '["skips"]', '{"event": "skipped", "step": 8}']
     path = write_log(tmp_path, line(5), *broken, *others, line(10))
-    listener = Listener()
+    listener = Heard()
     assert [moment.step for moment in read_log(path, listener)] == [5, 10]
     assert listener.said == [f"3 lines of {path} cannot be read and are left out"]
 
@@ -292,7 +292,7 @@ def test_where_a_resumed_training_went_back_the_later_lines_count(tmp_path: Path
 
 
 def test_a_bundle_without_a_log_has_no_courses(tmp_path: Path) -> None:
-    listener = Listener()
+    listener = Heard()
     assert read_log(tmp_path / "log.jsonl", listener) == []
     assert "tells nothing" in listener.said[0]
 

@@ -14,7 +14,8 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.skiplab.builders import Listener, tiny
+from tests.builders import Heard
+from tests.skiplab.builders import tiny
 from unetseg.bundle import load_bundle, save_bundle
 from unetseg.config import (
     BlockKind,
@@ -232,7 +233,7 @@ def test_unets_with_and_without_skips_learn_the_data(data: Path, tmp_path: Path)
 
 
 def test_every_step_is_heard_of(data: Path, tmp_path: Path) -> None:
-    heard = Listener()
+    heard = Heard()
     config = GradientsConfig(steps=3)
     gradients(config, source=data, base=BASE, output=tmp_path, progress=heard)
     assert heard.done == heard.total >= 2 * 4

@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.skiplab.builders import Listener, tiny
+from tests.builders import Heard
+from tests.skiplab.builders import tiny
 from unetseg.config import (
     DeviceConfig,
     LandscapeConfig,
@@ -163,7 +164,7 @@ def test_a_run_writes_table_report_and_pictures(pair: Result, trained: Trained) 
 def test_equal_names_are_told_apart_and_different_images_mentioned(
     trained: Trained, tmp_path: Path
 ) -> None:
-    listener = Listener()
+    listener = Heard()
     subject = trained("none")
     fewer = replace(subject, views=subject.views[:1])
     result = landscape(subject, fewer, config=KEPT, output=tmp_path, progress=listener)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
-from tests.builders import bundle_info
-from tests.skiplab.builders import CPU, view_of
+from tests.builders import CPU, bundle_info
+from tests.skiplab.builders import view_of
 from unetseg.bundle import build_segmenter
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.errors import DataError
