@@ -37,12 +37,12 @@ what is written above it, never below.
         content.py         what samples of files show: masks, numbered objects, fields of view
         series.py          files by series, which share a role
         keys.py            the keys by which an image and its mask belong together
+        table.py           pairs listed in a CSV file
         lists.py           splits that text files list
         foreign.py         other programs' annotations, and formats that are not read
         questions.py       what nobody could know, with answers to paste
         choose.py          which series are images, which masks, and which take no part
         beside.py          masks beside images, where only images are wanted
-        table.py           pairs listed in a CSV file
         match.py           find the images of a folder and the mask of each
         splits.py          which pairs train, validate and test
         dataset_yaml.py    dataset.yaml: read, applied to pairs and settings, and written

@@ -115,6 +115,52 @@ def test_lists_that_are_not_used_are_told(tmp_path: Path, lists: dict[str, str],
     assert f"train.txt is not used, because {why}" in told
 
 
+def test_a_column_tells_the_split(tmp_path: Path) -> None:
+    rows = [f"{name}.jpg,3,{'Train' if name in TRAIN else 'valid'}" for name in NAMES]
+    splits, told = listed(tmp_path, {"about/meta.csv": "\n".join(["image_id,age,split", *rows])})
+    assert splits == ["train"] * 4 + ["val"] * 2
+    assert told == "split by about/meta.csv"
+    rows[0] = "a 1.jpg,3,fold1"
+    text = "\n".join(["image_id,age,split", *rows])
+    assert listed(tmp_path, {"about/meta.csv": text}).splits == [None] * 6
+
+
+@pytest.mark.parametrize(
+    ("lists", "told"),
+    [
+        (SPLIT, ""),
+        ({"trainval": BOTH}, ""),
+        ({"train": "gone\n" * 9 + "f\n"}, ""),
+        ({"val": lines("{}", VAL[:1])}, ""),
+        (OTHER, "split by folders, not by train.txt, val.txt, where 4 pairs would change sides"),
+        ({"test": "a 1"}, "split by folders, not by test.txt, where 1 pair would change sides"),
+    ],
+)
+def test_folders_count_and_lists_that_differ_are_told(
+    tmp_path: Path, lists: dict[str, str], told: str
+) -> None:
+    for name in NAMES:
+        for side in ("images", "masks"):
+            folder = tmp_path / side / ("train" if name in TRAIN else "val")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.png").write_bytes(b"not looked at")
+    for name, text in lists.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    found = find_pairs(tmp_path)
+    assert [pair.split for pair in found.pairs] == ["train"] * 4 + ["val"] * 2
+    assert found.rule.split("; ")[1:] == ([told] if told else [])
+
+
+def test_lists_in_a_folder_of_one_split_are_the_split(tmp_path: Path) -> None:
+    for name in NAMES:
+        for side in ("images", "masks"):
+            (tmp_path / "training" / side).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "training" / side / f"{name}.png").write_bytes(b"not looked at")
+    for name, text in SPLIT.items():
+        (tmp_path / "training" / f"{name}.txt").write_text(text)
+    assert [p.split for p in find_pairs(tmp_path).pairs] == ["train"] * 4 + ["val"] * 2
+
+
 def test_lists_of_few_pairs_leave_no_pair_out(tmp_path: Path) -> None:
     names = tuple(f"x{n}" for n in range(20))
     splits, told = listed(tmp_path, {"train.txt": "x1\nx2", "test.txt": "x3"}, names)

@@ -618,6 +618,73 @@ def test_missing_table(tmp_path: Path) -> None:
         find_pairs(tmp_path, table=tmp_path / "gone.csv")
 
 
+UNLIKE = {f"scans/{image}.png": f"scans/{mask}.png" for image, mask in ("ax", "by", "cz", "dw")}
+
+
+def rows(header: str, form: str, *numbers: int) -> str:
+    couples = [[*UNLIKE.items()][number] for number in numbers]
+    return "\n".join([header, *(form.format(*couple) for couple in couples)])
+
+
+@pytest.mark.parametrize(
+    ("tables", "splits"),
+    [
+        ({"metadata.csv": rows("image,mask", "{},{}", 0, 1, 2, 3)}, "----"),
+        ({"lists/set.csv": rows("mask_path,img_path,age", "{1},{0},7", 0, 1, 2, 3)}, "----"),
+        ({"m.csv": rows("image;mask;split", "{};{};train", 0, 1, 2, 3)}, "----"),
+        (
+            {
+                "train.csv": rows("image,label", "{},{}", 0, 1),
+                "valid.csv": rows("image,label", "{},{}", 2),
+                "test.csv": rows("image,label", "{},{}", 3),
+                "results.csv": rows("image,mask", "{1},{0}", 0),
+                "classes.csv": "image,label\nscans/a.png,cat\n",
+                "boxes.csv": "image,annotation\nscans/a.png,lists.xml\n",
+            },
+            "ttvs",
+        ),
+    ],
+)
+def test_a_table_of_any_name_tells_what_the_folder_does_not(
+    tmp_path: Path, tables: dict[str, str], splits: str
+) -> None:
+    write(tmp_path, [*UNLIKE, *UNLIKE.values(), "lists/a.txt", "lists.xml"])
+    for name, text in tables.items():
+        (tmp_path / name).write_text(text)
+    found = find_pairs(tmp_path)
+    assert couples(found) == UNLIKE
+    words = {"t": "train", "v": "val", "s": "test", "-": None}
+    assert [pair.split for pair in found.pairs] == [words[letter] for letter in splits]
+    assert all((name in found.rule) == (name[0] not in "rcb") for name in tables)
+
+
+def test_tables_that_differ_are_a_question_whose_answers_work(tmp_path: Path) -> None:
+    write(tmp_path, [*UNLIKE, *UNLIKE.values()])
+    (tmp_path / "one.csv").write_text(rows("image,mask", "{},{}", 0, 1))
+    (tmp_path / "two.csv").write_text(rows("image,mask", "{0},{0}", 0, 1))
+    with pytest.raises(PairingError, match="several tables of pairs") as error:
+        find_pairs(tmp_path)
+    answers = [Path(shlex.split(command)[-1]) for command in error.value.commands]
+    found = [couples(find_pairs(tmp_path, table=table)) for table in answers]
+    assert found[0].items() < UNLIKE.items()
+    assert found[1] == {image: image for image in found[0]}
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_table_against_a_clear_folder_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapped: bool
+) -> None:
+    write(tmp_path, [f"{side}/{name}.png" for side in ("images", "masks") for name in "abc"])
+    masks = "bac" if swapped else "abc"
+    lines = [f"images/{a}.png,masks/{b}.png" for a, b in zip("abc", masks, strict=True)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["image,mask", *lines]))
+    monkeypatch.chdir(tmp_path)
+    found = find_pairs(Path())
+    assert couples(found)["images/a.png"] == "masks/a.png"
+    told = "metadata.csv lists 2 other pairs and is not used without --pairs"
+    assert found.rule.endswith(f"3 pairs; {told}" if swapped else "3 pairs")
+
+
 # Groups
 
 

@@ -95,6 +95,21 @@ def test_every_kind_of_stack_of_tiff_has_its_pages(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.tif#2").shape == (20, 64, 1)
 
 
+def test_a_table_lists_pages(tmp_path: Path) -> None:
+    volume, labels = isbi(tmp_path)
+    rows = ["train-volume.tif#3,train-labels.tif#4", "train-volume.tif#12,train-labels.tif#12"]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,mask", *rows]))
+    later, pair = find_pairs(tmp_path).pairs
+    assert (pair.name, later.name) == ("train-volume_3", "train-volume_12")
+    assert pair.mask is not None
+    np.testing.assert_array_equal(read_image(pair.image)[..., 0], volume[2])
+    np.testing.assert_array_equal(read_mask(pair.mask).pixels, labels[3])
+    assert not check_folder(tmp_path).of("error")
+    (tmp_path / "pairs.csv").write_text("image,mask\ntrain-volume.tif#1,gone.tif#1\n")
+    with pytest.raises(PairingError, match=r"mask gone\.tif#1 does not exist"):
+        find_pairs(tmp_path)
+
+
 def test_stacks_of_other_lengths_are_refused_with_both(tmp_path: Path) -> None:
     isbi(tmp_path, 12, 11)
     (finding,) = check_folder(tmp_path).of("error")

@@ -1,14 +1,19 @@
-"""Splits that text files list: `train.txt` and `val.txt`, `ImageSets/Segmentation/train.txt`."""
+"""Splits that text files list: `train.txt` and `val.txt`, `ImageSets/Segmentation/train.txt`.
+
+A column of a table does too: `metadata.csv` with the columns image and split.
+"""
 
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from unetseg.data.files.folders import without_image_suffix
 from unetseg.data.pairs.naming import SPLITS, read_name, tokens
+from unetseg.data.pairs.table import rows_by_split, tables_below
 from unetseg.text import plural, printable
 
 _SUFFIXES = {".txt", ".lst", ".csv", ""}
@@ -43,7 +48,12 @@ class _List(NamedTuple):
     """The pairs that it names."""
 
 
-def listed_splits(root: Path, names: Sequence[Iterable[str]], others: Iterable[str] = ()) -> Listed:
+def listed_splits(
+    root: Path,
+    names: Sequence[Iterable[str]],
+    others: Iterable[str] = (),
+    own: Sequence[str | None] = (),
+) -> Listed:
     """The split of each pair that the lists below `root` name.
 
     A line may be a name, with or without suffix and folders, or begin with one; or hold the paths
@@ -55,29 +65,54 @@ def listed_splits(root: Path, names: Sequence[Iterable[str]], others: Iterable[s
         root: The folder.
         names: What each pair may be called: the paths of its image and mask, and its name.
         others: Paths of files that are in no pair.
+        own: The splits that folders tell, if any: these count, and lists that differ are told.
     """
-    lists = list(_lists(root))
+    splits = list(own) or [None] * len(names)
+    lists = [*_lists(root)]
+    lists += [
+        (table, split, lines)
+        for table in tables_below(root, "split")
+        for split, lines in rows_by_split(table).items()
+    ]
     if not lists:
-        return Listed([None] * len(names))
+        return Listed(splits)
     tails = _tails(names, others)
-    read = [_read(file, split, tails) for file, split in lists]
-    used, unused = _used([one for one in read if one is not None], len(names))
-    splits: list[str | None] = [None] * len(names)
+    read = [_read(file, split, lines, tails) for file, split, lines in lists]
+    if any(splits):
+        return Listed(splits, _against(root, splits, read))
+    used, unused = _used(read, len(names))
     for one in used:
         for number in one.pairs:
             splits[number] = one.split
     if used and "train" not in {one.split for one in used}:
         splits = [split or "train" for split in splits]
-    told = [f"split by {', '.join(_name(one, root) for one in used)}"] if used else []
-    told += [f"{_name(one, root)} is not used, because {why}" for one, why in unused]
+    told = [f"split by {_names(used, root)}"] if used else []
+    told += [f"{_names([one], root)} is not used, because {why}" for one, why in unused]
     return Listed(splits, "; ".join(told))
 
 
-def _name(one: _List, root: Path) -> str:
-    return printable(one.file.relative_to(root).as_posix())
+def _names(lists: Iterable[_List], root: Path) -> str:
+    files = dict.fromkeys(one.file.relative_to(root).as_posix() for one in lists)
+    return ", ".join(map(printable, files))
 
 
-def _lists(root: Path) -> Iterator[tuple[Path, str]]:
+def _against(root: Path, own: Sequence[str | None], lists: Iterable[_List]) -> str:
+    """That the splits of folders count, where lists tell others; nothing where they agree."""
+    pairs: set[int] = set()
+    differ = []
+    for one in lists:
+        others = {n for n in one.pairs if own[n] not in {None, one.split}}
+        is_both = one.file.stem.lower().endswith("trainval")
+        if others and one.files >= _LINES * one.lines and not is_both:
+            pairs |= others
+            differ.append(one)
+    if not differ:
+        return ""
+    count = plural(len(pairs), "pair")
+    return f"split by folders, not by {_names(differ, root)}, where {count} would change sides"
+
+
+def _lists(root: Path) -> Iterator[tuple[Path, str, list[str]]]:
     """Text files that are called after one split and nothing else; trainval where train is not."""
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -96,7 +131,9 @@ def _lists(root: Path) -> Iterator[tuple[Path, str]]:
             if is_both and "train" in splits.values():
                 continue
             if path.is_file() and path.stat().st_size < _MOST:
-                yield path, "train" if is_both else split
+                with suppress(OSError, UnicodeDecodeError):  # no text
+                    lines = path.read_text(encoding="utf-8-sig").splitlines()
+                    yield path, "train" if is_both else split, lines
 
 
 def _tails(names: Sequence[Iterable[str]], others: Iterable[str]) -> dict[str, int | None]:
@@ -121,12 +158,9 @@ def _plain(name: str) -> str:
     return without_image_suffix(name.strip().strip("\"'").replace("\\", "/"))
 
 
-def _read(file: Path, split: str, tails: Mapping[str, int | None]) -> _List | None:
-    """What a list names; None where it is no text."""
-    try:
-        lines = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
-        return None
+def _read(file: Path, split: str, lines: Sequence[str], tails: Mapping[str, int | None]) -> _List:
+    """What a list names."""
+    lines = [line for line in lines if line.strip()]
     found = [number for line in lines if (number := _meant(line, tails)) is not None]
     return _List(file, split, len(lines), len(found), frozenset(n for n in found if n >= 0))
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TypedDict, Unpack
 
@@ -19,7 +20,7 @@ from unetseg.config import Unpaired
 from unetseg.data.files.arrays import MOST_COLOURS
 from unetseg.data.files.folders import output_names, scan, scan_names
 from unetseg.data.files.image import count_pages
-from unetseg.data.files.pages import ARRAY_SUFFIXES, STACK_SUFFIXES, page_paths
+from unetseg.data.files.pages import ARRAY_SUFFIXES, STACK_SUFFIXES, page_paths, split_page
 from unetseg.data.pairs.choose import (
     NO_IMAGE,
     NO_MASK,
@@ -34,7 +35,7 @@ from unetseg.data.pairs.lists import listed_splits
 from unetseg.data.pairs.naming import SPLITS, tokens
 from unetseg.data.pairs.questions import fits, is_pattern, no_images
 from unetseg.data.pairs.series import Entry, read_entries, split_series
-from unetseg.data.pairs.table import read_table
+from unetseg.data.pairs.table import clear_tables, read_table
 from unetseg.errors import ConfigError, DataError, PairingError
 from unetseg.text import plural, printable
 
@@ -98,7 +99,8 @@ class Where(TypedDict, total=False):
         images: Folder of the images, or a pattern of their paths; together with `masks`.
         masks: Folder of the masks, or a pattern.
         table: CSV file with the columns image, mask and optionally split and group; paths are
-            absolute or relative to it. A `pairs.csv` in the folder is taken without asking.
+            absolute or relative to it. A `pairs.csv` in the folder is taken without asking, and
+            tables of any other name where the folder itself tells no pairs.
         group: Regular expression, searched in the file names of the images or, unless it is in
             all of them, in the names of the pairs. Pairs with an equal match (of its first
             parenthesis, if it has one) form a group.
@@ -134,11 +136,18 @@ def find_pairs(root: Path, *, lenient: bool = False, **where: Unpack[Where]) -> 
         )
     if table is not None:
         pairs = tuple(Pair(*row) for row in read_table(table, group_column, root))
-        found = PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}")
+        found = _paged(PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}"))
     else:
         find = scan_names if lenient else scan
-        found = _search(root, images, masks, where.get("unpaired", "auto"), find)
-    found = _paged(found)
+        unpaired = where.get("unpaired", "auto")
+        try:
+            found = _paged(_search(root, images, masks, unpaired, find))
+            found = _beside_tables(found) if images is None else found
+        except PairingError:
+            listed = _from_tables(root) if images is None and unpaired == "auto" else None
+            if listed is None:
+                raise
+            found = _paged(listed)
     pairs = tuple(sorted(found.pairs, key=lambda pair: pair.name))
     return replace(found, pairs=tuple(pairs if group is None else _group(pairs, group)))
 
@@ -182,6 +191,46 @@ def _search(
     left_out |= dict.fromkeys(outside, _OUTSIDE)
     rule = _sentence(choice.readings) + _told(left_out.values()) + told
     return PairSet(root, tuple(pairs), rule, tuple(left_out.items()))
+
+
+def _from_tables(root: Path) -> PairSet | None:
+    """The pairs that tables below `root` list, whatever these are called, if there are any.
+
+    Raises:
+        PairingError: several tables contradict one another.
+    """
+    tables = clear_tables(root)
+    pairs: dict[Path, Pair] = {}
+    for row in chain.from_iterable(tables.values()):
+        pair = Pair(*row)
+        first = pairs.setdefault(row.image, pair)
+        if (first.mask, first.split) != (row.mask, row.split):
+            names = [_inner(table, root) for table in tables]
+            check = ["unetseg", "check", str(root), "--pairs"]
+            raise PairingError(
+                f"{printable(root)} holds several tables of pairs, which differ",
+                [printable(name) for name in names],
+                "Say which is meant:",
+                code="ambiguous",
+                commands=[shlex.join([*check, name]) for name in names],
+            )
+    if len({pair.split for pair in pairs.values()}) == 1:
+        pairs = {image: replace(pair, split=None) for image, pair in pairs.items()}
+    called = ", ".join(printable(_inner(table, root)) for table in tables)
+    rule = f"{called}, {plural(len(pairs), 'pair')}"
+    return PairSet(root, tuple(_unique([*pairs.values()])), rule) if pairs else None
+
+
+def _beside_tables(found: PairSet) -> PairSet:
+    """The pairs of the folder, and which tables are not used since they list others."""
+    rule = found.rule
+    for table, rows in clear_tables(found.root).items():
+        couples = {tuple(map(os.path.abspath, (p.image, p.mask or ""))) for p in found.pairs}
+        others = sum((str(row.image), str(row.mask)) not in couples for row in rows)
+        name = printable(_inner(table, found.root))
+        if others:
+            rule += f"; {name} lists {plural(others, 'other pair')} and is not used without --pairs"
+    return replace(found, rule=rule)
 
 
 def _bare(base: Path, images: Sequence[Path]) -> list[Pair]:
@@ -325,7 +374,7 @@ def _paged(found: PairSet) -> PairSet:
 
 def _pages_of(pair: Pair) -> int:
     """The pages of two stacks of as many; 0 where image and mask are one picture each."""
-    if pair.mask is None:
+    if pair.mask is None or any(split_page(path)[1] for path in (pair.image, pair.mask)):
         return 0
     (pages, must), (others, also) = (count_pages(path) for path in (pair.image, pair.mask))
     is_stack = must or also or pages > MOST_COLOURS  # of arrays, a short axis is one of bands
@@ -339,14 +388,14 @@ def _with_splits(
     root: Path, pairs: list[Pair], others: Iterable[Path]
 ) -> tuple[list[Pair], list[Path], str]:
     """The pairs with the splits of folders or lists, the files outside of these, and the lists."""
-    told = ""
-    if not any(pair.split for pair in pairs):
-        names = [_called(pair, root) for pair in pairs]
-        listed = listed_splits(root, names, (_inner(path, root) for path in others))
-        splits = listed.splits if any(listed.splits) else _splits_in_names(pairs)
-        if any(splits):
-            pairs = [replace(p, split=split) for p, split in zip(pairs, splits, strict=True)]
-        told = listed.told and f"; {listed.told}"
+    own = [pair.split for pair in pairs]
+    plain = own if len({*own}) > 1 else [None] * len(pairs)  # one split of all is none
+    names = [_called(pair, root) for pair in pairs]
+    listed = listed_splits(root, names, (_inner(path, root) for path in others), plain)
+    splits = listed.splits if any(listed.splits) else _splits_in_names(pairs) or plain
+    if splits != own:
+        pairs = [replace(p, split=split) for p, split in zip(pairs, splits, strict=True)]
+    told = listed.told and f"; {listed.told}"
     named = [pair for pair in pairs if pair.split]
     rest = [pair for pair in pairs if not pair.split]
     if not named:

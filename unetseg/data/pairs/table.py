@@ -1,17 +1,18 @@
-"""Pairs listed in a CSV file."""
+"""Tables in CSV files: pairs, by the usual names of columns, and the splits of files."""
 
 import csv
 import os
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-from unetseg.data.files.folders import output_names
-from unetseg.data.pairs.naming import SPLITS
+from unetseg.data.files.folders import IMAGE_SUFFIXES, output_names
+from unetseg.data.files.pages import file_of, split_page
+from unetseg.data.pairs.naming import SPLITS, read_name
 from unetseg.errors import PairingError
 from unetseg.text import printable
 
@@ -29,6 +30,8 @@ _COLUMNS = {
     "group": ("group", "fold"),
 }
 """Usual names of each column without case, spaces and underscores, the plainest first."""
+_HEAD = 1 << 16  # bytes of a header
+_MOST = 64 << 20  # bytes of a table that nobody named
 
 
 class ListedPair(NamedTuple):
@@ -93,18 +96,75 @@ def read_table(
     if faults:
         raise PairingError(f"{printable(table)} has faulty rows", faults, "Correct these rows.")
     base = Path(os.path.commonpath([path.parent for path in images]))
-    names = dict(output_names([(path, base) for path in images]))
+    called = {path: _named(path) for path in images}
+    names = dict(output_names([(path, base) for path in called.values()]))
     return [
         ListedPair(
             row.image,
             row.mask,
-            names[row.image].as_posix(),
+            names[called[row.image]].as_posix(),
             SPLITS.get(row.cells.get("split", "").lower()),
             row.cells.get("group") or None,
         )
         for row in rows
         if row.image and row.mask
     ]
+
+
+def tables_below(root: Path, *columns: str) -> Iterator[Path]:
+    """The CSV files below `root` whose first line has usual names of these columns."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(folder, name) if name.lower().endswith(".csv") else None
+            if path is None or name.startswith(".") or not path.is_file():
+                continue
+            with path.open("rb") as file:
+                line = file.readline(_HEAD).decode("utf-8-sig", errors="replace")
+            header = {_plain(cell.strip('"\r\n')) for cell in re.split("[,;\t]", line)}
+            is_meant = all(header.intersection(_COLUMNS[column]) for column in columns)
+            if is_meant and path.stat().st_size < _MOST:
+                yield path
+
+
+def clear_tables(root: Path) -> dict[Path, list[ListedPair]]:
+    """The pairs of each CSV file below `root` whose rows all name images that are there.
+
+    Where no column tells the split, the file's name does: `train.csv`, `val.csv`.
+    """
+    tables = {}
+    for table in tables_below(root, "image", "mask"):
+        said = read_name(table.stem)
+        try:
+            rows = [] if said.aside else read_table(table, root=root)
+        except PairingError:
+            continue
+        files = {file_of(path) for row in rows for path in (row.image, row.mask)}
+        if rows and {path.suffix.lower() for path in files} <= IMAGE_SUFFIXES:
+            tables[table] = [row._replace(split=row.split or said.split) for row in rows]
+    return tables
+
+
+def rows_by_split(table: Path) -> dict[str, list[str]]:
+    """The other cells of the rows of each split, as lines; none where a row has no split."""
+    try:
+        header, rows = _read_cells(table)
+    except PairingError:
+        return {}
+    lines: dict[str, list[str]] = defaultdict(list)
+    at = _columns(header, [row for _, row in rows], None).get("split", len(header))
+    for _, row in rows:
+        split = SPLITS.get(row[at].lower()) if at < len(row) else None
+        if split is None:
+            return {}
+        lines[split].append(",".join((*row[:at], *row[at + 1 :])))
+    return lines
+
+
+def _named(path: Path) -> Path:
+    """The path, or that of a page as if it were a file: `cells_3.tif`."""
+    file, page = split_page(path)
+    return file.with_name(f"{file.stem}_{page}{file.suffix}") if page else path
 
 
 def _read_cells(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -184,6 +244,7 @@ def _resolve(cell: str, bases: Sequence[str]) -> Path | None:
     for name in dict.fromkeys((cell, cell.replace("\\", "/"))):
         for base in bases:
             path = os.path.normpath(os.path.join(base, name))  # noqa: PTH118 (10 times as fast)
-            if cell and os.path.isfile(path):  # noqa: PTH113 (False for a name that is too long)
+            file = os.fspath(file_of(Path(path))) if "#" in cell else path
+            if cell and os.path.isfile(file):  # noqa: PTH113 (False for a name that is too long)
                 return Path(path)
     return None
