@@ -29,7 +29,10 @@ what is written above it, never below.
         mask_file.py       a mask file: an image file whose values are codes of classes
         class_list.py      classes.txt, .json or .yaml: names of classes and their codes
         mask_values.py     which values the masks of a folder hold
-        infer_classes.py   which of them are classes and which are stray, in one sentence
+        stray_values.py    which of them are classes, and which soft edges, slips or noise
+        listed_classes.py  a class list applied to them
+        numbered_objects.py  which of them number objects, alone or within classes
+        infer_classes.py   what they mean: the class map, and why in one sentence
         overlay.py         pictures of masks over images
       pairs/             which image has which mask
         naming.py          what the words in names say: split, role, why a file takes no part

@@ -11,9 +11,11 @@ from PIL import Image
 
 from tests.importers.exports import photo, splits_in
 from unetseg.data.files.pngs import write_png
+from unetseg.data.masks.class_list import read_class_names
 from unetseg.data.masks.class_map import Colour
-from unetseg.data.masks.infer_classes import infer_class_map, mask_facts, read_class_names
+from unetseg.data.masks.infer_classes import infer_class_map
 from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.masks.mask_values import mask_facts
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.importing import Imported, import_dataset

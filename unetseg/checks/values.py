@@ -24,7 +24,6 @@ from unetseg.checks.finding import (
 )
 from unetseg.data.facts.survey import Survey, conclude
 from unetseg.data.masks.class_map import IGNORED, ClassMap, Code
-from unetseg.data.masks.infer_classes import NEAR, object_numbers, separate
 from unetseg.data.masks.mask_values import (
     Folder,
     distance,
@@ -34,6 +33,8 @@ from unetseg.data.masks.mask_values import (
     listed_counts,
     some,
 )
+from unetseg.data.masks.numbered_objects import object_numbers
+from unetseg.data.masks.stray_values import NEAR, separate
 from unetseg.errors import MaskError
 from unetseg.text import plural
 

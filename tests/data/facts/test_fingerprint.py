@@ -23,7 +23,7 @@ from unetseg.data.facts.fingerprint import (
 from unetseg.data.files import image as image_file
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
-from unetseg.data.masks.infer_classes import mask_facts
+from unetseg.data.masks.mask_values import mask_facts
 from unetseg.data.pairs.match import Pair, find_pairs
 from unetseg.errors import DataError
 from unetseg.storage import content_hash

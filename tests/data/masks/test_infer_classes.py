@@ -15,18 +15,16 @@ from numpy.typing import NDArray
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
-from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
-from unetseg.data.masks.infer_classes import (
+from unetseg.data.masks.class_list import (
     ClassNames,
-    MaskFacts,
-    distinct_colours,
     find_class_file,
     guess_class_names,
-    infer_class_map,
-    mask_facts,
     read_class_names,
 )
+from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
+from unetseg.data.masks.infer_classes import distinct_colours, infer_class_map
 from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.masks.mask_values import MaskFacts, mask_facts
 from unetseg.errors import MaskError
 
 Array = NDArray[Any]

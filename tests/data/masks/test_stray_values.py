@@ -11,17 +11,12 @@ from PIL import Image, ImageFilter
 
 from tests.builders import mask_facts as facts
 from unetseg.data.files.pngs import write_png
+from unetseg.data.masks.class_list import ClassNames, read_class_names
 from unetseg.data.masks.class_map import ClassMap, Code
-from unetseg.data.masks.infer_classes import (
-    ClassNames,
-    MaskFacts,
-    infer_class_map,
-    mask_facts,
-    read_class_names,
-    separate,
-)
+from unetseg.data.masks.infer_classes import infer_class_map
 from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.masks.mask_values import gather
+from unetseg.data.masks.mask_values import MaskFacts, gather, mask_facts
+from unetseg.data.masks.stray_values import separate
 from unetseg.errors import MaskError
 
 

@@ -15,7 +15,8 @@ from unetseg.config import DataConfig
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.masks.class_list import NamedClass
 from unetseg.data.masks.class_map import ClassInfo, ClassMap, Code, write_mask
-from unetseg.data.masks.infer_classes import distinct_colours, infer_class_map, mask_facts
+from unetseg.data.masks.infer_classes import distinct_colours, infer_class_map
+from unetseg.data.masks.mask_values import mask_facts
 from unetseg.data.pairs.dataset_yaml import (
     SIZE_LIMIT,
     Description,

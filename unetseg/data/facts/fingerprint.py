@@ -18,8 +18,8 @@ from unetseg.data.facts.image_values import ImageFacts as ImageFacts
 from unetseg.data.facts.image_values import image_facts as image_facts
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.pages import file_of, image_hash
-from unetseg.data.masks.infer_classes import MaskFacts, mask_facts
 from unetseg.data.masks.mask_file import whole_factor
+from unetseg.data.masks.mask_values import MaskFacts, mask_facts
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError, ImageError, MachineError
 from unetseg.progress import SILENT, Progress

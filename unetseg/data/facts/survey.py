@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import PairFacts, describe_pairs, per_band, refuse_unusable
-from unetseg.data.masks.class_map import IGNORED, ClassMap
-from unetseg.data.masks.infer_classes import (
+from unetseg.data.masks.class_list import (
     ClassNames,
     find_class_file,
     guess_class_names,
-    infer_class_map,
     read_class_names,
 )
+from unetseg.data.masks.class_map import IGNORED, ClassMap
+from unetseg.data.masks.infer_classes import infer_class_map
 from unetseg.data.masks.mask_values import as_colours
-from unetseg.data.pairs.content import FEW
+from unetseg.data.masks.numbered_objects import FEW
 from unetseg.data.pairs.dataset_yaml import (
     Description,
     described,

@@ -22,6 +22,7 @@ Colour = tuple[int, int, int]  # red, green, blue, 0–255
 Code = int | Colour
 Coding = Literal["integer", "palette", "rgb"]
 
+BLACK: Colour = (0, 0, 0)
 IGNORED = 255  # the index of pixels that no loss and no score counts
 MAX_CLASSES = 254  # the indexes 0–253
 _UNKNOWN = 254  # the index of codes that are no class, while encode runs

@@ -313,6 +313,11 @@ def integers(codes: Iterable[Code]) -> Iterator[int]:
     return (code for code in codes if not isinstance(code, tuple))
 
 
+def is_negative(code: Code) -> bool:
+    """Whether a code is a number below 0."""
+    return not isinstance(code, tuple) and code < 0
+
+
 def some(codes: Iterable[object]) -> str:
     """The first of many codes, for a message."""
     texts = [str(code) for code in codes]

@@ -1,7 +1,6 @@
 """What a few samples of a series show: masks or pictures, numbered objects, fields of view."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.image import ImageFile, effective_bands
+from unetseg.data.masks.numbered_objects import numbers_objects
 from unetseg.errors import DataError
 
 T = TypeVar("T")
@@ -20,11 +20,6 @@ _SIDE = 384  # pixels of a sample
 _COVER = 0.97  # of a mask, by its 12 commonest values
 _FLAT = 0.75  # of a mask's pixels equal their right neighbour
 _NEAR = 40  # grey values that JPEG moves a pixel of a mask
-FEW = 4
-"""Objects that a file of numbered objects shows, or more."""
-_BLOBS = 0.8  # of the values of numbered objects are one blob
-_ANEW = 0.8  # of the colours of numbered objects are in one file alone
-_PLACED = 0.5  # of the variance of all centres: below it, values have places
 _DISC = 0.85  # intersection over union of two fields of view
 
 
@@ -57,7 +52,7 @@ def look_at(paths: Sequence[Path]) -> Look:
     return Look(
         len(samples),
         len(masks) / len(samples),
-        _numbers_objects(shown),
+        numbers_objects(shown),
         _is_one_disc(shown),
         blank=bool(masks) and not shown,
     )
@@ -111,43 +106,6 @@ def _is_mask(codes: NDArray[np.int64]) -> bool:
     cover = np.sort(counts)[-12:].sum() / codes.size
     flat = float((codes[:, 1:] == codes[:, :-1]).mean()) if codes.shape[1] > 1 else 1.0
     return bool(flat > _FLAT and (cover > _COVER or (len(counts) < 256 and flat > 0.9)))
-
-
-def _numbers_objects(samples: Sequence[NDArray[np.int64]]) -> bool:
-    """Whether nearly every value is one blob, and the values are no classes.
-
-    Numbers begin anew in every file and leave few gaps; of colours, few are in two files. Objects
-    of one number lie anywhere, while classes (nose, mouth; sky, road) have their places.
-    """
-    from scipy.ndimage import center_of_mass, label  # a slow import that most folders do without
-
-    sets, whole, several = [], 0, 0
-    places: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
-    for codes in samples:
-        values, counts = np.unique(codes, return_counts=True)
-        ground = 0 if 0 in values else values[counts.argmax()]
-        objects = [int(v) for v, n in zip(values, counts, strict=True) if v != ground and n > 3]
-        sets.append(frozenset(objects))
-        for value in objects[:64]:
-            blobs = label(codes == value, np.ones((3, 3)))[1]
-            whole, several = whole + (blobs == 1), several + (blobs > 1)
-            places[value].append(np.array(center_of_mass(codes == value)) / codes.shape)
-    if not sets or max(map(len, sets)) < FEW or whole < _BLOBS * (whole + several):
-        return False
-    sizes = {len(values) for values in sets}
-    if max(max(values, default=0) for values in sets) < 1 << 16:
-        dense = all(max(values, default=0) <= 1.4 * len(values) + 1 for values in sets)
-        return dense and (len(sizes) > 1 or len(sets) == 1) and not _have_places(places)
-    return len(frozenset().union(*sets)) > _ANEW * sum(map(len, sets))
-
-
-def _have_places(places: Mapping[int, Sequence[NDArray[np.float64]]]) -> bool:
-    """Whether each value keeps to a place: its centres spread less than those of all values do."""
-    several = [np.array(centres) for centres in places.values() if len(centres) > 1]
-    if not several:
-        return False
-    own = np.average([c.var(axis=0, ddof=1).sum() for c in several], weights=[*map(len, several)])
-    return bool(own < _PLACED * np.concatenate(several).var(axis=0, ddof=1).sum())
 
 
 def _is_one_disc(samples: Sequence[NDArray[np.int64]]) -> bool:
