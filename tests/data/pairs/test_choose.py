@@ -1,5 +1,6 @@
 """Which series are images and which masks, where names do not say it all."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.data.pairs.layouts import draw, read_table
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.errors import PairingError
+from unetseg.importers.importing import import_dataset
 
 
 def folder(root: Path, *lines: str) -> Path:
@@ -104,6 +106,29 @@ def test_two_kinds_of_photos_are_a_question(tmp_path: Path) -> None:
     with pytest.raises(PairingError, match="several images") as error:
         find_pairs(root)
     assert len(error.value.commands) == 2
+
+
+@pytest.mark.parametrize("masks", ["gt", "labelsTr"])
+def test_bands_in_files_of_their_own_are_told_with_what_joins_them(
+    tmp_path: Path, masks: str
+) -> None:
+    root = folder(
+        tmp_path,
+        f"imagesTr/{{1..8}}_0000.png  grey  = {masks}/{{}}.png  mask",
+        "imagesTr/{1..8}_0001.png  grey  of imagesTr/{}_0000.png",
+    )
+    (root / "dataset.json").write_text(
+        '{"labels": {"background": 0, "a": 255}, "file_ending": ".png", "numTraining": 8}'
+    )
+    with pytest.raises(PairingError, match="several images for each mask, of one band") as error:
+        find_pairs(root)
+    assert error.value.fix.startswith("Join them")
+    first = shlex.split(error.value.commands[0])
+    assert (first[1] == "import") == (masks == "labelsTr")
+    if first[1] == "import":
+        out = tmp_path / "joined"
+        import_dataset("nnunet", Path(first[3]), out)
+        assert len(find_pairs(out).pairs) == 8
 
 
 def test_masks_that_number_objects_are_told(tmp_path: Path) -> None:

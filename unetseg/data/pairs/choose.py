@@ -23,7 +23,7 @@ from unetseg.data.pairs.naming import (
     says_side,
     tokens,
 )
-from unetseg.data.pairs.questions import nothing_pairs, question, several_masks
+from unetseg.data.pairs.questions import nothing_pairs, question, several_bands, several_masks
 from unetseg.data.pairs.series import Entry, Series, by_ends, by_words
 from unetseg.errors import PairingError
 
@@ -275,12 +275,11 @@ def _refuse_several_images(
         PairingError: so it is.
     """
     if most := max((readings for readings in options if len(readings) > 1), key=len, default=()):
-        what = "several images for each mask"
-        folders = {reading.images.entries[0].parent for reading in most}
-        if most[0].images.kind == most[1].images.kind and len(folders) == 1:
-            what = f"{len(most)} channels of each image in files of their own"
         every = [reading for readings in options for reading in readings]
-        raise _question(root, every, series, what)
+        error = _question(root, every, series, "several images for each mask")
+        if all(stored_bands(reading.images.entries[0].path) == 1 for reading in most):
+            error = several_bands(error, most[0].masks.entries[0].path.parent)
+        raise error
 
 
 def _channels(best: Reading) -> list[Reading]:

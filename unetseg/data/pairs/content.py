@@ -120,9 +120,12 @@ def _is_one_disc(samples: Sequence[NDArray[np.int64]]) -> bool:
 
 
 def stored_bands(path: Path) -> int:
-    """Bands as the file stores them: one of a palette."""
-    with ImageFile(path) as file:
-        return int(file.picture().pixels.shape[-1])
+    """Bands as the file stores them: one of a palette; 0 of a file that cannot be read."""
+    try:
+        with ImageFile(path) as file:
+            return int(file.picture().pixels.shape[-1])
+    except (DataError, OSError):
+        return 0
 
 
 def is_recoloured(one: Path, other: Path) -> bool:

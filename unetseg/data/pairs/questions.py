@@ -110,6 +110,22 @@ def question(
     )
 
 
+def several_bands(error: PairingError, labels: Path) -> PairingError:
+    """The question which of several images of one band each is meant, and how they are joined.
+
+    Args:
+        error: The question without that.
+        labels: The folder of the masks.
+    """
+    error.summary += ", of one band each"
+    error.fix = "Join them to one TIFF for each image (gdal_merge.py -separate), or say which:"
+    if labels.name == "labelsTr" and (labels.parent / "dataset.json").is_file():
+        command = f"unetseg import nnunet {shlex.quote(str(labels.parent))} OUT"
+        error.commands = (command, *error.commands)
+        error.fix = "Join them, or say which are meant:"
+    return PairingError.like(error)
+
+
 def pattern(one: Series, everything: Sequence[Entry]) -> str:
     """The folder that holds these files alone, or a pattern that no other file fits."""
     common = set.intersection(*({e.parent, *e.parent.parents} for e in one.entries))
