@@ -386,6 +386,19 @@ def test_no_further_mask_of_an_image_is_lost(tmp_path: Path, further: int) -> No
     assert len(error.value.offenders) == further
 
 
+@pytest.mark.parametrize("name", ["{i}_class_{kind}", "{kind}/{i}"])
+def test_masks_of_several_classes_are_a_question_with_the_command_that_unites_them(
+    tmp_path: Path, name: str
+) -> None:
+    files = [f"images/IMG_{i}.png" for i in range(4)]
+    for kind in ("cat", "dog"):
+        files += ["masks/" + name.format(i=f"IMG_{i}", kind=kind) + ".png" for i in range(4)]
+    with pytest.raises(PairingError, match="several masks for each image") as error:
+        find_pairs(write(tmp_path, files))
+    assert error.value.commands[0] == f"unetseg import classes {tmp_path} OUT"
+    assert len(error.value.commands) == 3
+
+
 @pytest.mark.parametrize("rival", ["labels", "mask"])
 def test_rivals_are_a_question_whose_answers_work(tmp_path: Path, rival: str) -> None:
     files = [f"train/{folder}/{i}.png" for folder in ("images", "manual", rival) for i in range(3)]

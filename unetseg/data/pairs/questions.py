@@ -1,5 +1,6 @@
 """What nobody could know, as questions whose answers can be pasted."""
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -101,10 +102,14 @@ def question(
         lines.append(f"{printable(sides[0])} ↔ {printable(sides[1])}: {plural(pairs, 'pair')}")
         words = ["unetseg", "check", str(root), "--images", sides[0], "--masks", sides[1]]
         commands.append(shlex.join(words))
+    fix = "Say which are meant:"
+    if _may_be_classes([images for images, _, _ in readings], [masks for _, masks, _ in readings]):
+        fix = "Where each of them shows one class, unite them; else say which are meant:"
+        commands.insert(0, f"unetseg import classes {shlex.quote(str(root))} OUT")
     return PairingError(
         f"{printable(root)} holds {what}",
         lines,
-        "Say which are meant:",
+        fix,
         code="ambiguous",
         commands=list(dict.fromkeys(commands)),
     )
@@ -124,6 +129,16 @@ def several_bands(error: PairingError, labels: Path) -> PairingError:
         error.commands = (command, *error.commands)
         error.fix = "Join them, or say which are meant:"
     return PairingError.like(error)
+
+
+def _may_be_classes(images: Sequence[Series], masks: Sequence[Series]) -> bool:
+    """Whether masks of the same images lie in one folder, or in folders of one, without images."""
+    if len({one.entries for one in images}) > 1 or any(m.aside or m.said.second for m in masks):
+        return False
+    parents = [entry.parent for one in masks for entry in one.entries]
+    common = PurePosixPath(os.path.commonpath(parents))
+    above = {folder for e in images[0].entries for folder in (e.parent, *e.parent.parents)}
+    return common not in above
 
 
 def pattern(one: Series, everything: Sequence[Entry]) -> str:
