@@ -46,6 +46,7 @@ what is written above it, never below.
         questions.py       what nobody could know, with answers to paste
         choose.py          which series are images, which masks, and which take no part
         beside.py          masks beside images, where only images are wanted
+        mask_sets.py       which image each of several masks belongs to
         match.py           find the images of a folder and the mask of each
         splits.py          which pairs train, validate and test
         dataset_yaml.py    dataset.yaml: read, applied to pairs and settings, and written
@@ -83,7 +84,6 @@ what is written above it, never below.
       labelstudio.py     Label Studio: its JSON export and its PNG export
       cvat.py            CVAT: its segmentation masks and its XML of shapes
       cityscapes.py      Cityscapes, and data sets laid out like it
-      mask_sets.py       which image each of several masks belongs to
       instances.py       one mask file for each object, united
       class_masks.py     one mask file for each class, united
       yolo.py            YOLO: texts of polygons

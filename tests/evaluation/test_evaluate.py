@@ -14,13 +14,13 @@ from PIL import Image
 from tests.builders import save_run
 from unetseg.bundle import load_bundle
 from unetseg.config import DeviceConfig, EvalConfig, PredictConfig, ScoringConfig
+from unetseg.data.files.pages import image_hash
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.data.pairs.splits import write_splits
 from unetseg.data.sample import draw_sample
 from unetseg.errors import BundleError, DataError
 from unetseg.evaluation.evaluate import choose_pairs, evaluate, evaluate_pairs
 from unetseg.prediction.predict import Predictor
-from unetseg.storage import content_hash
 
 CPU = DeviceConfig(device="cpu", precision="float32")
 PLAIN = EvalConfig(scoring=ScoringConfig(save_masks=False, overlays=False), device=CPU)
@@ -42,7 +42,7 @@ def remember(run: Path, data: Path, splits: Sequence[str]) -> None:
     """Let `run` have been trained with these splits of `data`."""
     found = find_pairs(data)
     pairs = tuple(replace(p, split=s) for p, s in zip(found.pairs, splits, strict=True))
-    hashes = [content_hash(pair.image, pair.mask) for pair in pairs if pair.mask]
+    hashes = [image_hash(pair.image, pair.mask) for pair in pairs if pair.mask]
     write_splits(run / "splits.json", replace(found, pairs=pairs), hashes)
 
 
@@ -135,7 +135,7 @@ def test_counts_are_those_of_the_masks_predicted_one_by_one(data: Path, run: Pat
     pairs = find_pairs(data).pairs
     counts = evaluate_pairs(predictor.engine, predictor.info, pairs)
     for pair, count in zip(pairs, counts, strict=True):
-        assert pair.mask
+        assert isinstance(pair.mask, Path)
         true, predicted = np.array(Image.open(pair.mask)), predictor.predict(pair.image)
         by_hand = [[np.sum((true == t) & (predicted == p)) for p in (0, 255)] for t in (0, 255)]
         np.testing.assert_array_equal(count, by_hand)
@@ -159,7 +159,7 @@ def test_a_perfect_model_scores_one(data: Path, run: Path, tmp_path: Path) -> No
     predictor = Predictor(run, PredictConfig(), CPU)
     copy = shutil.copytree(data, tmp_path / "copy")
     for pair in find_pairs(copy).pairs:
-        assert pair.mask
+        assert isinstance(pair.mask, Path)
         Image.fromarray(predictor.predict(pair.image)).save(pair.mask)
     scores = evaluate(run, copy, PLAIN, output=tmp_path / "out").scores
     assert scores.pixel_accuracy == 1
@@ -174,7 +174,7 @@ def test_scores_count_inside_the_field_of_view(data: Path, run: Path, tmp_path: 
     view[8:40, 8:40] = 255
     (copy / "fov").mkdir()
     for pair in find_pairs(copy).pairs:
-        assert pair.mask
+        assert isinstance(pair.mask, Path)
         mask = predictor.predict(pair.image)
         Image.fromarray(np.where(view > 0, mask, 255 - mask)).save(pair.mask)
         Image.fromarray(view).save(copy / "fov" / pair.mask.name)

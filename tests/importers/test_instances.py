@@ -14,7 +14,6 @@ from shutil import make_archive
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from tests.importers.exports import Mask, draw, photo, problems_of
@@ -22,7 +21,7 @@ from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import MaskError
 from unetseg.importers.importing import import_dataset, read_annotations
-from unetseg.importers.instances import object_pixels, recognises
+from unetseg.importers.instances import recognises
 
 SIZE = HEIGHT, WIDTH = 5, 8
 read = partial(read_annotations, "instances")
@@ -201,15 +200,6 @@ def test_all_files_that_do_not_fit_are_listed(tmp_path: Path) -> None:
         draw(read(tmp_path).images[0], SIZE)
     assert error.value.offenders[0] == "x.png is 5×9, expected 5×8"
     assert "y.png cannot be read" in error.value.offenders[1]
-
-
-def test_jpeg_noise_is_no_object(tmp_path: Path) -> None:
-    wide = np.kron(box(1, 2), np.ones((8, 8), np.uint8))
-    Image.fromarray(wide).save(tmp_path / "a.jpg", quality=60)
-    assert (object_pixels(read_mask(tmp_path / "a.jpg"), tmp_path / "a.jpg") == (wide > 0)).all()
-    Image.fromarray(wide // 60).save(tmp_path / "b.jpg")
-    with pytest.raises(MaskError, match="JPEG with values up to 4, expected 0 and 255"):
-        object_pixels(read_mask(tmp_path / "b.jpg"), tmp_path / "b.jpg")
 
 
 def test_images_elsewhere(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unetseg.data.pairs.naming import split_of
 from unetseg.errors import ImageError
 from unetseg.importers.annotations import Problem
-from unetseg.importers.source_files import ImageFiles, split_of, split_path
+from unetseg.importers.source_files import ImageFiles, split_path
 
 
 def tree(root: Path, *names: str) -> Path:

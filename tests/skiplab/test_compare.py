@@ -177,7 +177,7 @@ def test_corrupted_scores_are_those_of_corrupted_images(
     predictor = Predictor(run, device=RuntimeConfig(device="cpu", precision="float32"))
     held_out = [n for n, s in read_splits(run / "splits.json", "name").items() if s == "val"]
     pair = next(pair for pair in find_pairs(data).pairs if pair.name == held_out[0])
-    assert pair.mask
+    assert isinstance(pair.mask, Path)
     truth = np.array(Image.open(pair.mask)) > 0
     row = next(r for r in scores(first[0].folder) if (r["skip"], r["seed"]) == ("concat", "1"))
     for name, corrupt in CORRUPTIONS.items():

@@ -24,7 +24,7 @@ from unetseg.checks.names import inspect_names, inspect_portability, inspect_spl
 from unetseg.checks.values import inspect_balance, inspect_values
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import Survey, survey
-from unetseg.data.files.pages import file_of, split_page
+from unetseg.data.files.pages import file_of, files_of, split_page
 from unetseg.errors import DataError
 from unetseg.progress import SILENT, Progress
 from unetseg.text import printable
@@ -79,7 +79,7 @@ class Report:
             "pairs": [
                 {
                     "image": inner(file_of(pair.image)),
-                    "mask": pair.mask and inner(file_of(pair.mask)),
+                    "mask": pair.mask and _listed([*map(inner, files_of(pair.mask))]),
                     "split": pair.split,
                     **({"page": page} if (page := split_page(pair.image)[1]) else {}),
                 }
@@ -91,6 +91,11 @@ class Report:
             "rules": list(self.survey.rules),
             "findings": [finding.to_json(self.survey.data) for finding in self.findings],
         }
+
+
+def _listed(files: list[str]) -> str | list[str]:
+    """The file of a mask, or a list where there are several."""
+    return files if len(files) > 1 else files[0]
 
 
 def _inner(root: Path, path: Path) -> str:

@@ -286,7 +286,7 @@ def inspect_suffixes(survey: Survey) -> Iterator[Finding]:
     contents: dict[Path, str] = {}
     for pair, fact in survey.items():
         contents[pair.image] = fact.image.format
-        if pair.mask is not None:
+        if isinstance(pair.mask, Path):
             contents[pair.mask] = fact.mask.format
     lines = [
         (path, f": the content is {kind}, so {SUFFIXES[kind][0]}")

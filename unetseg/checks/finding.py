@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unetseg.data.facts.survey import Survey
+from unetseg.data.files.pages import MaskPath
 from unetseg.errors import UnetsegError
 from unetseg.text import printable
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 """Worst first."""
-Line = Path | str | tuple[Path | str, ...]
+Line = MaskPath | str | tuple[MaskPath | str, ...]
 """One line about files: paths, and what is said about them between and after."""
 Flags = tuple[str, ...]
 FIX = ("--fix OUT",)
@@ -105,7 +106,7 @@ def line_text(line: Line, root: Path | None = None) -> str:
     """A line as text, with the paths that lie in `root` relative to it."""
     text = ""
     for part in line if isinstance(line, tuple) else (line,):
-        if root is not None and isinstance(part, Path) and root in part.parents:
+        if root is not None and isinstance(part, MaskPath) and root in part.parents:
             part = part.relative_to(root)
         text += str(part)
     return printable(text)
@@ -113,7 +114,7 @@ def line_text(line: Line, root: Path | None = None) -> str:
 
 def joined(parts: Iterable[Line], sign: str) -> Line:
     """Lines as one, with a sign between them."""
-    line: tuple[Path | str, ...] = ()
+    line: tuple[MaskPath | str, ...] = ()
     for part in parts:
         line = (*line, *([sign] if line else []), *(part if isinstance(part, tuple) else (part,)))
     return line

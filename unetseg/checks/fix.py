@@ -27,7 +27,7 @@ from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts
 from unetseg.data.facts.survey import Survey, conclude
 from unetseg.data.files.image import ImageFile, upright
-from unetseg.data.files.pages import split_page
+from unetseg.data.files.pages import MaskPath, MaskSet, split_page
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import fitted, read_mask, whole_factor
@@ -159,13 +159,14 @@ def _fix_pair(
         raise ImageError(f"{pair.image}: {NO_NUMBERS}")
     index, step = _fixed_mask(pair.mask, fact, class_map, max_pixels)
     image = f"images/{name}{_suffix(pair.image, fact.image.format)}"
-    suffix = _suffix(pair.mask, fact.mask.format) if index is None else class_map.suffix
+    first = pair.mask.paths[0] if isinstance(pair.mask, MaskSet) else pair.mask
+    suffix = _suffix(first, fact.mask.format) if index is None else class_map.suffix
     mask = f"masks/{name}{suffix}"
     was, stem = unicodedata.normalize("NFC", pair.name), pair.image.stem
     renamed = [f"was {printable(pair.name)}"] if was != name else []
-    is_unlike = stem != pair.mask.stem and fold(stem) == fold(pair.mask.stem)
+    is_unlike = stem != first.stem and fold(stem) == fold(first.stem)
     alike = ["named like its image"] if is_unlike and not renamed else []
-    written = [step] if step else _relabelled(pair.mask, fact.mask.format)
+    written = [step] if step else _relabelled(first, fact.mask.format)
     changes = {
         image: [*renamed, *_relabelled(pair.image, fact.image.format)],
         mask: [*renamed, *alike, *written],
@@ -173,7 +174,7 @@ def _fix_pair(
     try:
         _copy(pair.image, out / image)
         if index is None:
-            _copy(pair.mask, out / mask)
+            _copy(first, out / mask)
         else:
             write_mask(out / mask, index, class_map)
     except ImageError:
@@ -201,9 +202,9 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _fixed_mask(
-    path: Path, fact: PairFacts, class_map: ClassMap, max_pixels: int | None
+    path: MaskPath, fact: PairFacts, class_map: ClassMap, max_pixels: int | None
 ) -> tuple[NDArray[np.uint8] | None, str]:
-    """The class indexes of a mask that needs fixing, and what was done; (None, "") for a good one.
+    """The class indexes of a mask that needs fixing, and what was done; (None, "") for a good file.
 
     Raises:
         MaskError: it is beyond fixing.
@@ -217,11 +218,13 @@ def _fixed_mask(
     strays = held.pixels - sum(n for code, n in held.counts if code in codes)
     strays = strays if class_map.snap else 0
     same_size = fact.mask.shape == fact.image.shape
-    if same_size and not strays and not fact.mask.lossy and not by_colour:
+    parts = len(path.paths) if isinstance(path, MaskSet) else 0
+    if same_size and not (strays or fact.mask.lossy or by_colour or parts):
         return None, ""
     raw = read_mask(path, max_pixels)
     index = class_map.encode(raw.pixels, path, raw.palette)
     steps = ["saved as RGB"] if by_colour else []
+    steps += [f"united from {plural(parts, 'file')}"] if parts else []
     steps += [f"{plural(strays, 'pixel')} snapped to the nearest class"] if strays else []
     if not same_size:
         factor = whole_factor(fact.image.shape, fact.mask.shape)

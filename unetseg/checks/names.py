@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unetseg.checks.finding import FIX, Finding, note, refusal, warning
 from unetseg.data.facts.survey import Survey
-from unetseg.data.files.pages import file_of
+from unetseg.data.files.pages import file_of, files_of
 from unetseg.data.pairs.match import NO_IMAGE, NO_MASK
 from unetseg.data.pairs.naming import fold
 from unetseg.text import plural
@@ -60,7 +60,7 @@ def inspect_portability(survey: Survey) -> Iterator[Finding]:
     """Names that other file systems confuse or refuse; no file is read."""
     pairs = survey.pairs.pairs
     images = {_inner(file_of(pair.image), survey.data) for pair in pairs}
-    masks = {_inner(file_of(pair.mask), survey.data) for pair in pairs if pair.mask is not None}
+    masks = {_inner(f, survey.data) for pair in pairs if pair.mask for f in files_of(pair.mask)}
     paths = sorted(images | masks)
     yield from _inspect_crowds(paths, [images, masks])
     if unseen := [path for path in paths if UNSEEN.search(str(path))]:

@@ -346,7 +346,8 @@ def _inspect_notes(masks: Masks) -> Iterator[Finding]:
         summary = f"an alpha band, opaque throughout, is left out in {masks.part(len(alpha))}"
         yield note("mask-alpha", summary, alpha)
     highest = max(integers(values.counts), default=-1)
-    if values.coding == "integer" and 0 <= highest <= DARK:
+    is_stored = any(fact.format for fact in values.facts)  # sets of files have codes of ours
+    if values.coding == "integer" and 0 <= highest <= DARK and is_stored:
         summary = f"the masks hold numbers up to {highest}: they look black in viewers, and that "
         yield note("dark-masks", summary + "is fine")
     for code in integers(masks.class_map.ignore):

@@ -72,7 +72,7 @@ def evaluate(
     """
     config, run = config or EvalConfig(), Path(run)
     predictor = Predictor(run, config.tiling, config.device)
-    pair_set, source = find_described(Path(data), config.data)
+    pair_set, source = find_described(Path(data), config.data, predictor.info.class_map)
     info = predictor.info.snapping(source.snap)
     progress.say(f"pairs: {pair_set.rule}")
     home = run_folder(run)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.limits import BOMB, PIXEL_LIMIT
+from unetseg.data.files.pages import MaskPath
 from unetseg.data.masks.class_map import IGNORED, runs
 from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.errors import DataError, MaskError
@@ -271,7 +272,7 @@ def reasons(error: DataError) -> list[str]:
     return [f"{path.name} cannot be read: {reason}" for path in error.paths]
 
 
-def mask_of_image(path: Path, height: int, width: int) -> RawMask:
+def mask_of_image(path: MaskPath, height: int, width: int) -> RawMask:
     """The mask file of an image of this size, which was allowed and allows a mask as large.
 
     Raises:

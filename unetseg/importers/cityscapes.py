@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from unetseg.data.files.folders import scan
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.data.masks.mask_file import read_mask
-from unetseg.data.pairs.naming import read_name
+from unetseg.data.pairs.mask_sets import ImageKey
+from unetseg.data.pairs.naming import read_name, split_of
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import (
     AnnotatedImage,
@@ -29,7 +30,7 @@ from unetseg.importers.annotations import (
     mask_pixels,
     recode,
 )
-from unetseg.importers.source_files import ImageKey, by_key, split_of
+from unetseg.importers.source_files import by_key
 
 LABEL_IDS = {
     "road": 7,

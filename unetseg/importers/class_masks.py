@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from unetseg.data.pairs.mask_sets import class_of, find_masks, tell_classes
 from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Problem, Shape
 from unetseg.importers.instances import object_patch
-from unetseg.importers.mask_sets import class_of, find_masks, tell_classes
 from unetseg.importers.source_files import name_in
 
 
 def recognises(source: Path) -> bool:
     """Whether names or folders of masks say classes."""
-    return source.is_dir() and tell_classes(find_masks(source))
+    return source.is_dir() and bool(tell_classes(find_masks(source)))
 
 
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
@@ -30,7 +30,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     classes = {mask.path: class_of(mask) for masks in sets.masks.values() for mask in masks}
     yield Classes(sorted({*classes.values()} - {""}))
     yield "where classes overlap, the one with the smaller area lies on top"
-    yield from sets.twins.values()
+    yield from (Problem("several images of one name", key.name) for key in sets.twins)
     for path in sets.strays:
         yield Problem("no such image", name_in(source, path))
     for key, path in sorted(sets.photos.items()):

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel
 
+from unetseg.data.pairs.naming import split_of
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import Classes, Entry, Note, Problem, Shape
 from unetseg.importers.shapes import Patch, Size, polygons, runs_to_patch, unpack_runs
@@ -24,7 +25,6 @@ from unetseg.importers.source_files import (
     holds,
     name_in,
     read_json,
-    split_of,
     visible_files,
 )
 from unetseg.text import plural, printable

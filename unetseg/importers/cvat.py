@@ -23,10 +23,11 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from unetseg.data.pairs.naming import split_of
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import Classes, Entry, Note, Shape, check_size, mask_of_image
 from unetseg.importers.shapes import Patch, Size, ellipse, polygon, turned_rectangle
-from unetseg.importers.source_files import ImageFiles, holding, only_one, split_of
+from unetseg.importers.source_files import ImageFiles, holding, only_one
 from unetseg.importers.voc import (
     CLASS_MASKS,
     LABELMAP,

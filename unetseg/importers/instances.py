@@ -13,12 +13,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from unetseg.data.masks.mask_file import RawMask
+from unetseg.data.files.pages import MaskSet
+from unetseg.data.pairs.mask_sets import find_masks, tell_objects
 from unetseg.data.pairs.naming import says_mask
-from unetseg.errors import MaskError
 from unetseg.importers.annotations import (
     FOREGROUND,
     AnnotatedImage,
@@ -30,11 +27,9 @@ from unetseg.importers.annotations import (
     check_size,
     mask_of_image,
 )
-from unetseg.importers.mask_sets import find_masks, tell_objects
 from unetseg.importers.shapes import Patch, Size, crop
 
 _CLASS = re.compile(r"(?:.*[_\-.])?\d+[_\-.]([A-Za-z]+)")  # 0001_car
-_HALF = 128  # from this value on, a pixel with JPEG noise is of the object
 
 
 def recognises(source: Path) -> bool:
@@ -70,7 +65,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     yield Note(alike, "mask", "with the name of an image: all but 0 is foreground")
     for path in sets.strays:
         yield Problem("no such image", str(path.relative_to(source)))
-    for key in sorted(objects.keys() - sets.twins.keys()):
+    for key in sorted(objects.keys() - set(sets.twins)):
         shapes = [
             Shape(_word(path) if has_words else FOREGROUND, partial(object_patch, path))
             for path in objects[key]
@@ -83,31 +78,14 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
             yield Note(1, "image", "of the test split left out: it has no masks")
         else:
             yield Problem("no masks", key.name)
-    yield from sets.twins.values()
+    yield from (Problem("several images of one name", key.name) for key in sets.twins)
 
 
 def object_patch(path: Path, size: Size) -> Patch:
     """The pixels of the objects in a file."""
-    covered = object_pixels(mask_of_image(path, *size), path)
+    covered = mask_of_image(MaskSet((path,), (1,)), *size).pixels > 0
     check_size(path, covered, *size)
     return crop(covered)
-
-
-def object_pixels(mask: RawMask, path: Path) -> NDArray[np.bool_]:
-    """The pixels of a mask read from `path` that show an object, H×W: those that are not 0.
-
-    In JPEG, whose zeros are noisy, they are those from 128 on.
-
-    Raises:
-        MaskError: JPEG has blurred its numbers.
-    """
-    pixels = mask.pixels if mask.pixels.ndim == 2 else mask.pixels.max(axis=-1)
-    if not mask.lossy:
-        return np.asarray(pixels != 0)
-    if 0 < pixels.max() < _HALF:
-        came = f"{path.name} is a JPEG with values up to {pixels.max()}"
-        raise MaskError(f"{came}, expected 0 and 255", fix="Save masks as PNG.")
-    return np.asarray(pixels >= _HALF)
 
 
 def _word(path: Path) -> str:

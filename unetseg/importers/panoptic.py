@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from unetseg.data.masks.class_map import IGNORED
+from unetseg.data.pairs.naming import split_of
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import (
     BACKGROUND,
@@ -32,7 +33,6 @@ from unetseg.importers.source_files import (
     holds,
     name_in,
     read_json,
-    split_of,
     visible_files,
 )
 

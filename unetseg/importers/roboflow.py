@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.folders import scan
+from unetseg.data.pairs.naming import split_of
 from unetseg.errors import DataError, ImageError
 from unetseg.importers import coco, yolo
 from unetseg.importers.annotations import (
@@ -25,7 +26,7 @@ from unetseg.importers.annotations import (
     mask_pixels,
     recode,
 )
-from unetseg.importers.source_files import name_in, split_of, visible_files
+from unetseg.importers.source_files import name_in, visible_files
 
 TABLE = "_classes.csv"
 _MASK = "_mask"

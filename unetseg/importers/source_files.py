@@ -8,9 +8,8 @@ import base64
 import os
 import re
 from codecs import BOM_UTF8
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES, scan
 from unetseg.data.files.limits import explained
-from unetseg.data.pairs.naming import read_name
+from unetseg.data.pairs.mask_sets import ImageKey, twins_of
+from unetseg.data.pairs.naming import read_name, split_of
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Draw, Problem, Shape
 from unetseg.importers.shapes import Size
@@ -34,19 +34,6 @@ _LOOKED_AT = 20  # files that tell a format
 
 
 # Names
-
-
-def split_of(*names: str) -> str | None:
-    """The split that the name of a file or folder says, the first of several.
-
-    >>> split_of("instances_train2017"), split_of("trainval"), split_of("photos", "val")
-    ('train', None, 'val')
-    """
-    for name in names:
-        split = read_name(name).split
-        if split and "trainval" not in re.findall("[a-z]+", name.lower()):
-            return split
-    return None
 
 
 def name_in(source: Path, path: Path) -> str:
@@ -292,63 +279,10 @@ class ImageFiles:
         return longest
 
 
-# Images that share a name with their masks
-
-
-@dataclass(frozen=True, order=True)
-class ImageKey:
-    """What image and masks share where their names alone tell that they belong together.
-
-    Attributes:
-        folders: The folders above them but for those that say "image", "mask" or the like.
-        stem: The bare name.
-    """
-
-    folders: tuple[str, ...]
-    stem: str
-
-    @property
-    def split(self) -> str | None:
-        """train, val or test."""
-        return split_of(*self._above)
-
-    @property
-    def name(self) -> str:
-        """What the pair is to be called; a folder with the name of its image is not repeated."""
-        return "/".join([*(part for part in self._above if not split_of(part)), self.stem])
-
-    @property
-    def _above(self) -> tuple[str, ...]:
-        """The folders but for one with the name of the image."""
-        return self.folders[:-1] if self.folders[-1:] == (self.stem,) else self.folders
-
-
 def by_key(
     photos: Iterable[tuple[ImageKey, Path]],
 ) -> tuple[dict[ImageKey, Path], dict[ImageKey, Problem]]:
     """The image of each key, and the keys that several images have."""
     photos = list(photos)
-    count = Counter(key for key, _ in photos)
-    several = sorted(key for key in count if count[key] > 1)
-    return dict(photos), {key: Problem("several images of one name", key.name) for key in several}
-
-
-def photos_below(root: Path) -> Iterator[tuple[ImageKey, Path]]:
-    """The images: those in folders that say so, or else all that are in no folder of masks."""
-    paths = [(path, path.relative_to(root).parts[:-1]) for path in scan(root, ImageError)]
-    in_image_folders = [item for item in paths if folder_roles(item[1])[-1:] == ["image"]]
-    not_in_mask_folders = [item for item in paths if "mask" not in folder_roles(item[1])]
-    for path, folders in in_image_folders or not_in_mask_folders:
-        yield ImageKey(without_role(folders, "image"), path.stem), path
-
-
-def folder_roles(folders: Iterable[str]) -> list[str]:
-    """The roles that folders say, from above to below; `image_01` is the name of an image."""
-    roles = (read_name(name).role for name in folders if not re.search(r"\d", name))
-    return [role for role in roles if role in {"image", "mask"}]
-
-
-def without_role(folders: Folders, role: str) -> Folders:
-    """The folders but for the last one that says `role`."""
-    at = [i for i, part in enumerate(folders) if folder_roles([part]) == [role]][-1:]
-    return tuple(part for i, part in enumerate(folders) if i not in at)
+    twins = twins_of(photos)
+    return dict(photos), {key: Problem("several images of one name", key.name) for key in twins}

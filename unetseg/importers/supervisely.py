@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from unetseg.data.files.limits import explained
+from unetseg.data.pairs.naming import split_of
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Note, Problem, Shape
 from unetseg.importers.shapes import Patch, Size, crop, paint_in_order, pasted, polygon
@@ -27,7 +28,6 @@ from unetseg.importers.source_files import (
     holding,
     name_in,
     read_json,
-    split_of,
     visible_files,
 )
 

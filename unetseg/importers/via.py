@@ -17,18 +17,12 @@ from typing import Any
 
 from pydantic import BaseModel, Field, RootModel
 
+from unetseg.data.pairs.naming import split_of
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import FOREGROUND, Entry, Note, Shape
 from unetseg.importers.labelme import LINE_WIDTH
 from unetseg.importers.shapes import Patch, Size, ellipse, line, polygon
-from unetseg.importers.source_files import (
-    ImageFiles,
-    holds,
-    name_in,
-    read_json,
-    split_of,
-    visible_files,
-)
+from unetseg.importers.source_files import ImageFiles, holds, name_in, read_json, visible_files
 
 _KEYS = ("class", "label", "name", "type", "category", "object")  # of attributes that tell classes
 

@@ -16,19 +16,11 @@ from typing import Any
 import yaml
 
 from unetseg.data.masks.class_list import load_yaml
+from unetseg.data.pairs.mask_sets import ImageKey, folder_roles, photos_below, without_role
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Note, Problem, Shape
 from unetseg.importers.shapes import Patch, Size, polygon
-from unetseg.importers.source_files import (
-    ImageKey,
-    by_key,
-    folder_roles,
-    name_in,
-    photos_below,
-    split_path,
-    visible_files,
-    without_role,
-)
+from unetseg.importers.source_files import by_key, name_in, split_path, visible_files
 from unetseg.text import plural
 
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")

@@ -100,7 +100,7 @@ def open_subject(
     device = device or DeviceConfig()
     segmenter, info = load_bundle(run)
     machine, remark = machine_for(info, start(device), device.precision)
-    found, source = find_described(data, pairs or PairsConfig())
+    found, source = find_described(data, pairs or PairsConfig(), info.class_map)
     info = info.snapping(source.snap)
     split, chosen = choose_pairs(found, run_folder(run), config.split)
     by_image = {pair.image: pair for pair in chosen[: config.images_used]}

@@ -199,7 +199,7 @@ def test_a_pair_that_cannot_be_read_is_named_and_nothing_stays(tmp_path: Path) -
             write_png(data / folder / f"{index}.png", np.full((8, 8), index % 2, np.uint8))
     known = survey(data)
     bad = known.select("train")[0].mask
-    assert bad is not None
+    assert isinstance(bad, Path)
     write_png(bad, np.full((8, 8), 77, np.uint8))
     for place in ("memory", "disk"):
         with pytest.raises(MaskError, match="holds values that are no class: 77"):

@@ -1,5 +1,6 @@
 """Masks in forms that other programs write: each is read as the numbers that viewers show."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from unetseg.data.files.pages import MaskSet, image_hash
 from unetseg.data.masks.mask_file import ALPHA, BANDS, WHITE_IS_ZERO, MaskFile, read_mask
 from unetseg.errors import MaskError
 
@@ -83,3 +85,63 @@ def test_a_band_for_each_class_is_numbers(tmp_path: Path, high: int, dtype: type
     with pytest.raises(MaskError, match="1 pixels are") as caught:
         read_mask(tmp_path / "b.tif")
     assert caught.value.paths == (tmp_path / "b.tif",)
+
+
+# Sets of files
+
+
+def areas(folder: Path, *sides: int) -> tuple[Path, ...]:
+    """Masks of a square each, all from one corner, in TIFFs."""
+    paths = tuple(folder / f"{i}.tif" for i in range(len(sides)))
+    for path, side in zip(paths, sides, strict=True):
+        pixels = np.zeros((64, 96), np.uint8)
+        pixels[:side, :side] = 255
+        tifffile.imwrite(path, pixels)
+    return paths
+
+
+def expected(shape: tuple[int, int], sides: dict[int, int]) -> NDArray[np.uint8]:
+    codes = np.zeros(shape, np.uint8)
+    for code, side in sorted(sides.items(), key=lambda item: -item[1]):
+        codes[:side, :side] = code
+    return codes
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+def test_of_a_set_the_smaller_area_lies_on_top(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windowed: bool
+) -> None:
+    if windowed:
+        monkeypatch.setattr("unetseg.data.files.image.WHOLE_PIXELS", 0)
+    masks = MaskSet(areas(tmp_path, 20, 50, 35), (1, 2, 3))
+    truth = expected((64, 96), {1: 20, 2: 50, 3: 35})
+    with MaskFile(masks) as file:
+        assert (file.is_windowed, file.size, file.coding) == (windowed, (64, 96), "integer")
+        assert (file.read(10, 15, 30, 40) == truth[10:40, 15:55]).all()
+        assert (file.whole().pixels == truth).all()
+    with pickle.loads(pickle.dumps(file)) as copy:
+        assert (np.concatenate([rows for _, rows in copy.strips(7)]) == truth).all()
+
+
+def test_the_hash_of_a_set_tells_files_and_codes(tmp_path: Path) -> None:
+    paths = areas(tmp_path, 20, 50)
+    sets = [MaskSet(paths, (1, 2)), MaskSet(paths, (2, 1)), MaskSet(paths[:1], (1,))]
+    assert len({image_hash(paths[0]), *map(image_hash, sets)}) == 4
+
+
+def test_files_of_a_set_that_differ_in_size_are_named(tmp_path: Path) -> None:
+    paths = areas(tmp_path, 20, 50)
+    tifffile.imwrite(paths[1], np.zeros((64, 95), np.uint8))
+    with pytest.raises(MaskError, match="differ in size") as error:
+        read_mask(MaskSet(paths, (1, 1)))
+    assert error.value.offenders == [f"{paths[0]}: 96×64", f"{paths[1]}: 95×64"]
+
+
+def test_jpeg_noise_is_no_object(tmp_path: Path) -> None:
+    wide = np.zeros((40, 64), np.uint8)
+    wide[8:24, 16:32] = 255
+    Image.fromarray(wide).save(tmp_path / "a.jpg", quality=60)
+    assert (read_mask(MaskSet((tmp_path / "a.jpg",), (1,))).pixels == (wide > 0)).all()
+    Image.fromarray(wide // 60).save(tmp_path / "b.jpg")
+    with pytest.raises(MaskError, match="JPEG with values up to 4, expected 0 and 255"):
+        read_mask(MaskSet((tmp_path / "b.jpg",), (1,)))

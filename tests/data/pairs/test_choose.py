@@ -19,7 +19,8 @@ def folder(root: Path, *lines: str) -> Path:
 
 def folders(found: PairSet) -> set[tuple[str, str]]:
     """The folders of images and masks."""
-    return {(p.image.parent.name, p.mask.parent.name) for p in found.pairs if p.mask}
+    pairs = ((pair.image, pair.mask) for pair in found.pairs)
+    return {(i.parent.name, m.parent.name) for i, m in pairs if isinstance(m, Path)}
 
 
 def reasons(found: PairSet) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.pairs.layouts import PHOTOS, TABLE, Layout, draw, read_table
-from unetseg.data.files.pages import file_of
+from unetseg.data.files.pages import file_of, files_of
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.errors import PairingError
 
@@ -44,9 +44,8 @@ def couples(found: PairSet) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each image with its masks, as the table has them."""
     for pair in found.pairs:
         assert pair.mask is not None
-        image, *masks = (
-            file_of(path).relative_to(found.root).as_posix() for path in (pair.image, pair.mask)
-        )
+        files = file_of(pair.image), *files_of(pair.mask)
+        image, *masks = (path.relative_to(found.root).as_posix() for path in files)
         yield image, tuple(masks)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.crops.crop import LargePair, WholePair
 from unetseg.data.files.image import ImageFile, match_bands, read_image
+from unetseg.data.files.pages import MaskPath
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
 from unetseg.data.pairs.match import Pair
@@ -160,7 +161,7 @@ class PairReader:
             old.close()
         return large
 
-    def _paths(self, index: int) -> tuple[Path, Path]:
+    def _paths(self, index: int) -> tuple[Path, MaskPath]:
         pair = self.pairs[index]
         if pair.mask is None:
             raise ValueError(f"{pair.image} has no mask")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from unetseg.data.facts.image_values import ImageFacts as ImageFacts
 from unetseg.data.facts.image_values import image_facts as image_facts
 from unetseg.data.files.image import ImageFile
-from unetseg.data.files.pages import file_of, image_hash
+from unetseg.data.files.pages import MaskPath, file_of, files_of, image_hash
 from unetseg.data.masks.mask_file import whole_factor
 from unetseg.data.masks.mask_values import MaskFacts, mask_facts
 from unetseg.data.pairs.match import Pair
@@ -96,9 +96,8 @@ def _describe(
         return _without_objects(pair, max_pixels)
     key = None
     with suppress(OSError):
-        if (
-            file_of(pair.image).is_file() and file_of(pair.mask).is_file()
-        ):  # a pipe would keep us waiting
+        files = file_of(pair.image), *files_of(pair.mask)
+        if all(file.is_file() for file in files):  # a pipe would keep us waiting
             key = image_hash(pair.image, pair.mask)
     if key not in cache:
         image = _attempt(image_facts, pair.image, max_pixels)
@@ -107,8 +106,8 @@ def _describe(
             faults = [image] if isinstance(image, DataError) else no_numbers(pair, image)
             return [*faults, *([mask] if isinstance(mask, DataError) else [])]
         if key is None:
-            paths = [pair.image, pair.mask]
-            return [DataError(f"{paths[0]} or {paths[1]} changes while it is read", paths=paths)]
+            came = f"{pair.image} or {pair.mask} changes while it is read"
+            return [DataError(came, paths=[pair.image, *files_of(pair.mask)])]
         placeless = mask.model_copy(update={"path": ""})  # names may be no text that JSON can hold
         cache[key] = PairFacts(hash=key, image=image, mask=placeless)
     fact = cache[key]
@@ -131,16 +130,17 @@ def _without_objects(pair: Pair, max_pixels: int | None) -> PairFacts | list[Dat
 
 
 _Facts = TypeVar("_Facts", ImageFacts, MaskFacts)
+_Where = TypeVar("_Where", bound=MaskPath)
 
 
 def _attempt(
-    describe: Callable[[Path, int | None], _Facts], path: Path, max_pixels: int | None
+    describe: Callable[[_Where, int | None], _Facts], path: _Where, max_pixels: int | None
 ) -> _Facts | DataError:
     """The facts of a file, or what is wrong with it."""
     try:
         return describe(path, max_pixels)
     except DataError as error:
-        error.paths = error.paths or (path,)
+        error.paths = error.paths or files_of(path)
         return error
 
 

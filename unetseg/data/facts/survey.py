@@ -1,6 +1,6 @@
 """A folder understood: its pairs, their splits, their facts and what the mask values mean."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -12,6 +12,7 @@ from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import PairFacts, describe_pairs, per_band, refuse_unusable
 from unetseg.data.masks.class_list import (
     ClassNames,
+    NamedClass,
     find_class_file,
     guess_class_names,
     read_class_names,
@@ -172,7 +173,7 @@ def survey(
         data,
         replace(found, pairs=tuple(facts)),
         {pair.name: fact for pair, fact in facts.items()},
-        names=class_names(data, config, description) if facts else None,
+        names=class_names(data, config, description, found.classes) if facts else None,
         rules=(*rules, found.rule),
         own_splits=any(pair.split for pair in facts),
         paired=found.pairs,
@@ -242,14 +243,27 @@ def conclude(survey: Survey, *, snap: bool) -> tuple[ClassMap, str]:
     )
 
 
-def class_names(data: Path, config: DataConfig, description: Description) -> ClassNames | None:
+def class_names(
+    data: Path, config: DataConfig, description: Description, told: Sequence[str] = ()
+) -> ClassNames | None:
     """The class list of the user, of dataset.yaml, of the folder, or what looks like one in it.
+
+    Where the names of mask files tell the classes, no list of the folder is looked for.
+
+    Args:
+        data: The folder, or a CSV file of pairs.
+        config: The settings of the user.
+        description: What dataset.yaml says.
+        told: The classes that the names of mask files tell, with the codes 1, 2, ….
 
     Raises:
         MaskError: the file is no class list.
     """
     if config.classes is None and description.classes is not None:
         return description.classes
+    if config.classes is None and told:
+        entries = (NamedClass(name, code) for code, name in enumerate(("background", *told)))
+        return ClassNames(tuple(entries), "the names of the masks")
     path = config.classes or (find_class_file(data) if data.is_dir() else None)
     if path is not None or not data.is_dir():
         return read_class_names(path) if path else None

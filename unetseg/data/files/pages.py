@@ -1,11 +1,13 @@
-"""Pages of a stack: FILE#PAGE is one image of a TIFF or an array that holds several.
+"""Pictures that are less than a file, or more: a page of a stack, and several masks of one image.
 
-`train-volume.tif#3` is a path as any other where images are named and opened; pages count from 1.
-Whoever looks at the file itself asks for `file_of`.
+FILE#PAGE is one image of a TIFF or an array that holds several: `train-volume.tif#3` is a path as
+any other where images are named and opened; pages count from 1. A `MaskSet` stands where a mask's
+path does. Whoever looks at the files themselves asks for `file_of` or `files_of`.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -16,6 +18,36 @@ SEVERAL = "several-pages"
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 STACK_SUFFIXES = frozenset({".tif", ".tiff", *ARRAY_SUFFIXES})
 _PAGE = re.compile(r"(.+\.(?:tiff?|npy|npz))#([1-9]\d*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """Mask files that are read as one mask: one for each object, or for each class.
+
+    Attributes:
+        paths: The files.
+        codes: Of each file, the code of its pixels that are not 0, from 1 to 255.
+    """
+
+    paths: tuple[Path, ...]
+    codes: tuple[int, ...]
+
+    @property
+    def parents(self) -> Sequence[Path]:
+        """The folders above the first file."""
+        return self.paths[0].parents
+
+    def relative_to(self, root: Path) -> "MaskSet":
+        """The set with paths below `root`."""
+        return MaskSet(tuple(path.relative_to(root) for path in self.paths), self.codes)
+
+    def __str__(self) -> str:
+        more = len(self.paths) - 1
+        return f"{self.paths[0]} and {more} more" if more else str(self.paths[0])
+
+
+MaskPath = Path | MaskSet
+"""Where a mask is."""
 
 
 def split_page(path: Path) -> tuple[Path, int | None]:
@@ -33,6 +65,11 @@ def file_of(path: Path) -> Path:
     return split_page(path)[0]
 
 
+def files_of(path: MaskPath) -> tuple[Path, ...]:
+    """The files that a mask, or an image, lies in."""
+    return path.paths if isinstance(path, MaskSet) else (file_of(path),)
+
+
 def page_paths(path: Path, pages: int) -> list[tuple[Path, str]]:
     """Each page of a stack, and the end of its name: `_01`, `_02`, …."""
     width = len(str(pages))
@@ -41,12 +78,12 @@ def page_paths(path: Path, pages: int) -> list[tuple[Path, str]]:
     ]
 
 
-def image_hash(*paths: Path) -> str:
-    """The hash of the content of image files, in order; of a page, with its number."""
-    digest = content_hash(*map(file_of, paths))
-    pages = [split_page(path)[1] for path in paths]
+def image_hash(*paths: MaskPath) -> str:
+    """The hash of the content of images, in order; of pages with numbers, of sets with codes."""
+    digest = content_hash(*(file for path in paths for file in files_of(path)))
+    parts = [path.codes if isinstance(path, MaskSet) else split_page(path)[1] for path in paths]
     return (
-        blake2b(f"{digest} {pages}".encode(), digest_size=16).hexdigest() if any(pages) else digest
+        blake2b(f"{digest} {parts}".encode(), digest_size=16).hexdigest() if any(parts) else digest
     )
 
 

@@ -119,7 +119,7 @@ class ClassMap(BaseModel):
     def encode(
         self,
         pixels: NDArray[Any],
-        path: Path | None = None,
+        path: object = None,
         palette: tuple[int, ...] | None = None,
     ) -> NDArray[np.uint8]:
         """Turn mask pixels (integers H×W, or uint8 H×W×3 for RGB) into indexes (uint8 H×W).
@@ -180,7 +180,7 @@ class ClassMap(BaseModel):
         wide = np.uint8 if isinstance(code, tuple) else np.int64
         return int(self.encode(np.array([[code]], wide))[0, 0])
 
-    def _flat(self, pixels: NDArray[Any], path: Path | None) -> NDArray[Any]:
+    def _flat(self, pixels: NDArray[Any], path: object) -> NDArray[Any]:
         """The codes as integers H×W; RGB packed into one number."""
         is_rgb = pixels.ndim == 3 and pixels.shape[-1] == 3 and pixels.dtype == np.uint8
         if is_rgb and self.coding == "integer" and bool((pixels == pixels[..., :1]).all()):
@@ -192,7 +192,7 @@ class ClassMap(BaseModel):
             raise MaskError(f"{where}{came}, expected a mask of the coding {self.coding}")
         return pack(pixels) if is_rgb else np.ascontiguousarray(pixels)
 
-    def _unknown(self, codes: NDArray[Any], path: Path | None) -> MaskError:
+    def _unknown(self, codes: NDArray[Any], path: object) -> MaskError:
         strange = unpack(np.unique(codes), self.coding)
         more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
         shown = ", ".join(str(code) for code in strange[:_SHOWN])

@@ -1,15 +1,15 @@
-"""A mask file: an image file whose values are codes of classes."""
+"""A mask file: an image file whose values are codes of classes, or a set of them read as one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.image import STRIP, ImageFile, Once, Picture, cut, effective_bands
+from unetseg.data.files.pages import MaskPath, MaskSet, files_of
 from unetseg.data.masks.class_map import Coding
 from unetseg.errors import ImageError, MaskError
 
@@ -17,6 +17,7 @@ ALPHA = "transparent where nothing is: alpha is read as background"
 BANDS = "one band for each class: read as numbers from 1"
 WHITE_IS_ZERO = "stored with white as 0: read as viewers show them"
 LARGEST_FACTOR = 16  # a mask with less than one pixel for 16×16 of the image is another mask
+_HALF = 128  # from this value on, a pixel with JPEG noise is of the object
 _BLACK_AND_WHITE = [(0, 0, 0), (255, 255, 255)]
 
 
@@ -51,20 +52,25 @@ class MaskFile:
     by itself, any other is cut from the whole.
 
     Args:
-        path: The file.
+        path: The file, or the set of files.
         max_pixels: The most pixels that are decoded at once, against decompression bombs.
 
     Attributes:
-        format: PNG, JPEG, TIFF, …, by the content.
+        format: PNG, JPEG, TIFF, …, by the content; none for a set.
 
     Raises:
         MaskError: as `ImageFile`, or a large TIFF that is no mask.
     """
 
-    def __init__(self, path: Path, max_pixels: int | None = None) -> None:
+    def __init__(self, path: MaskPath, max_pixels: int | None = None) -> None:
         self.path = path
+        self.is_windowed: bool
+        self._image: ImageFile | _UnitedFiles
         with _as_mask_error():
-            self._image = ImageFile(path, max_pixels)
+            if isinstance(path, MaskSet):
+                self._image = _UnitedFiles(path, max_pixels)
+            else:
+                self._image = ImageFile(path, max_pixels)
         self.format, self.is_windowed = self._image.format, self._image.is_windowed
         self._whole = Once(self._read_whole)
         self._factor = 1.0  # what the sides of the stored mask are multiplied with
@@ -200,7 +206,9 @@ class MaskFile:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Callable[..., "MaskFile"], tuple[Path, int], dict[str, float]]:
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., "MaskFile"], tuple[MaskPath, int | None], dict[str, float]]:
         """Send the path; the process at the other end opens the file itself."""
         return MaskFile, (self.path, self._image.max_pixels), {"_factor": self._factor}
 
@@ -248,7 +256,7 @@ class MaskFile:
                 "in several",
                 fix="A pixel has one class here: save one band, in which each class has a number.",
                 code="mask-values",
-                paths=[self.path],
+                paths=files_of(self.path),
             )
         numbers = (marked.argmax(axis=-1) + 1) * marked.any(axis=-1)
         return numbers[..., None].astype(np.uint8), BANDS
@@ -305,7 +313,108 @@ class MaskFile:
         return _whole_numbers(np.ascontiguousarray(pixels[..., 0]), self.path)
 
 
-def read_mask(path: Path, max_pixels: int | None = None) -> RawMask:
+class _UnitedFiles:
+    """A set of mask files as an `ImageFile` of one band: the code of each where it shows something.
+
+    Where files of several codes overlap, the one with the smaller area lies on top.
+    """
+
+    format, lossy, white_is_zero = "", False, False
+    dtype, palette = np.dtype(np.uint8), None
+
+    def __init__(self, masks: MaskSet, max_pixels: int | None) -> None:
+        self.path = masks
+        self._files = [MaskFile(path, max_pixels) for path in masks.paths]
+        self.close()  # hundreds would stay open
+        self.max_pixels = max_pixels
+        self.is_windowed = any(file.is_windowed for file in self._files)
+        self._order = Once(self._by_area)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self._files[0].size
+
+    @property
+    def height(self) -> int:
+        """Rows, pixels."""
+        return self.size[0]
+
+    @property
+    def width(self) -> int:
+        """Columns, pixels."""
+        return self.size[1]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and bands."""
+        return (*self.size, 1)
+
+    def open_windowed(self) -> "_UnitedFiles":
+        """What tells of the windows."""
+        return self
+
+    def picture(self) -> Picture:
+        """All of the mask; its files are closed then."""
+        try:
+            return self.stored(0, 0, *self.size)
+        finally:
+            self.close()
+
+    def stored(self, top: int, left: int, height: int, width: int) -> Picture:
+        """The codes of a window, H×W×1.
+
+        Raises:
+            MaskError: a file cannot be read, or differs in size from the others.
+        """
+        codes, size = np.zeros((height, width), np.uint8), self.size
+        for code, file in self._order.get():
+            if file.size != size:
+                sizes = [f"{one.path}: {one.width}×{one.height}" for one in (self._files[0], file)]
+                came = "the masks of an image differ in size (width×height)"
+                raise MaskError(came, sizes, code="mask-values", paths=self.path.paths)
+            codes[object_pixels(file.read(top, left, height, width), file)] = code
+            if not self.is_windowed:
+                file.close()
+        return Picture(codes[..., None])
+
+    def close(self) -> None:
+        """Let go of the files; reading opens them again."""
+        for file in self._files:
+            file.close()
+
+    def _by_area(self) -> list[tuple[int, "MaskFile"]]:
+        """Code and file from below to above."""
+        files = list(zip(self.path.codes, self._files, strict=True))
+        if len({*self.path.codes}) == 1:
+            return files
+
+        def area(item: tuple[int, MaskFile]) -> int:
+            strips = (object_pixels(strip, item[1]) for _, strip in item[1].strips(STRIP))
+            return sum(int(np.count_nonzero(strip)) for strip in strips)
+
+        return sorted(files, key=area, reverse=True)
+
+
+def object_pixels(pixels: NDArray[Any], file: MaskFile) -> NDArray[np.bool_]:
+    """The pixels of a mask file, or of a window of it, that show an object, H×W: all but 0.
+
+    In JPEG, whose zeros are noisy, they are those from 128 on.
+
+    Raises:
+        MaskError: JPEG has blurred its numbers.
+    """
+    values = pixels if pixels.ndim == 2 else pixels.max(axis=-1)
+    if not file.lossy:
+        return np.asarray(values != 0)
+    highest = int(values.max(initial=0))
+    if 0 < highest < _HALF and pixels.shape[:2] == file.size:
+        came = f"{file.path} is a JPEG with values up to {highest}"
+        raise MaskError(f"{came}, expected 0 and 255", fix="Save masks as PNG.")
+    return np.asarray(values >= _HALF)
+
+
+def read_mask(path: MaskPath, max_pixels: int | None = None) -> RawMask:
     """Read a mask: its own values, upright, 1-bit as 0 and 255, without an opaque alpha band.
 
     Raises:
@@ -350,20 +459,20 @@ def fitted(index: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8
     return index if factor == 1 else index[step // 2 :: step, step // 2 :: step].copy()
 
 
-def _whole_numbers(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
+def _whole_numbers(pixels: NDArray[Any], path: MaskPath) -> NDArray[Any]:
     """Bring mask values to uint8, uint16, int16 or int32 without loss."""
     if pixels.dtype in (np.uint8, np.uint16, np.int16, np.int32):
         return pixels
     if pixels.dtype.kind not in "iuf":
         came = f"{path} holds {pixels.dtype} values, expected integers"
-        raise MaskError(came, code="mask-values", paths=[path])
+        raise MaskError(came, code="mask-values", paths=files_of(path))
     if pixels.dtype.kind == "f" and not bool((np.isfinite(pixels) & (pixels % 1 == 0)).all()):
         fix = "Save class numbers as integers; use a number of its own where there is no truth."
         raise MaskError(
             f"{path} holds fractions or NaN, expected integers",
             fix=fix,
             code="mask-values",
-            paths=[path],
+            paths=files_of(path),
         )
     low, high = int(pixels.min()), int(pixels.max())
     for dtype in (
@@ -374,16 +483,16 @@ def _whole_numbers(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
     raise MaskError(
         f"{path} holds values from {low} to {high}, too large for class numbers",
         code="mask-values",
-        paths=[path],
+        paths=files_of(path),
     )
 
 
-def _no_mask(path: Path, bands: int, dtype: np.dtype[Any]) -> MaskError:
+def _no_mask(path: MaskPath, bands: int, dtype: np.dtype[Any]) -> MaskError:
     return MaskError(
         f"{path} has {bands} bands of {dtype}, expected one band, a palette or RGB",
         fix="Save the mask with one band of class numbers, or as 8-bit RGB without transparency.",
         code="mask-values",
-        paths=[path],
+        paths=files_of(path),
     )
 
 

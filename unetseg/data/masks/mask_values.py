@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from unetseg.data.files.pages import MaskPath, files_of
 from unetseg.data.masks.class_map import Code, Coding, Colour, pack, runs, unpack
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.errors import MaskError
@@ -26,10 +26,10 @@ _STRIP = 256  # rows of a mask that are counted together
 
 
 class MaskFacts(BaseModel):
-    """The values of one mask file.
+    """The values of one mask.
 
     Attributes:
-        path: The file.
+        path: The file, or the first of a set and how many there are more.
         shape: Height and width, pixels.
         coding: What the values are.
         dtype: Their number type.
@@ -67,7 +67,7 @@ class MaskFacts(BaseModel):
         return self.shape[0] * self.shape[1]
 
 
-def mask_facts(path: Path, max_pixels: int | None = None) -> MaskFacts:
+def mask_facts(path: MaskPath, max_pixels: int | None = None) -> MaskFacts:
     """Read a mask and count its codes; a large TIFF is read strip by strip.
 
     Raises:
@@ -87,7 +87,7 @@ def mask_facts(path: Path, max_pixels: int | None = None) -> MaskFacts:
             lossy=mask.lossy,
             alpha=mask.alpha,
             form=mask.form,
-            suffix=".tif" if mask.tiff else path.suffix.lower(),
+            suffix=".tif" if mask.tiff else files_of(path)[0].suffix.lower(),
             format=mask.format,
         )
 

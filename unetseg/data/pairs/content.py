@@ -44,7 +44,7 @@ class Look:
 
 def look_at(paths: Sequence[Path]) -> Look:
     """Look at up to `SAMPLES` files, spread over all; those that cannot be read do not count."""
-    samples = [codes for path in _spread(paths) if (codes := read_codes(path)) is not None]
+    samples = [codes for path in spread(paths) if (codes := read_codes(path)) is not None]
     if not samples:
         return Look()
     masks = [codes for codes in samples if _is_mask(codes)]
@@ -58,7 +58,7 @@ def look_at(paths: Sequence[Path]) -> Look:
     )
 
 
-def _spread(files: Sequence[T]) -> Sequence[T]:
+def spread(files: Sequence[T]) -> Sequence[T]:
     """Up to `SAMPLES` of the files, spread over all."""
     return files[:: max(1, len(files) // SAMPLES)][:SAMPLES]
 
@@ -146,7 +146,7 @@ def explains(images: Sequence[Path], masks: Sequence[Path]) -> float | None:
     """
     couples = [
         (edges, codes)
-        for image, mask in _spread(list(zip(images, masks, strict=True)))
+        for image, mask in spread(list(zip(images, masks, strict=True)))
         if (edges := _edges(image)) is not None and (codes := read_codes(mask)) is not None
     ]
     better = []

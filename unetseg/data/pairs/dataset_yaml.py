@@ -24,7 +24,7 @@ from unetseg.config import DataConfig, PairsConfig
 from unetseg.data.masks.class_list import ClassNames, load_yaml, parse_class_names
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import distinct_colours
-from unetseg.data.pairs.match import PairSet, Where, find_pairs
+from unetseg.data.pairs.match import PairSet, Where, coded_as, find_pairs
 from unetseg.data.pairs.naming import SPLITS
 from unetseg.errors import ConfigError, MaskError
 from unetseg.storage import write_text
@@ -224,15 +224,21 @@ def _in_force(description: Description, data: Path, config: PairsConfig) -> tupl
     return tuple(key for key in description.keys if key not in over)
 
 
-def find_described(data: Path, config: _Config) -> tuple[PairSet, _Config]:
+def find_described(
+    data: Path, config: _Config, class_map: ClassMap | None = None
+) -> tuple[PairSet, _Config]:
     """All pairs of `data` as dataset.yaml describes them, and `config` with what it says.
+
+    With `class_map`, classes that have mask files of their own have the codes that it tells.
 
     Raises:
         PairingError: images and masks do not match up; every offender is listed.
         ConfigError: dataset.yaml is wrong, or its splits name pairs that are not there.
+        MaskError: there is a class that `class_map` lacks.
     """
     config, description = described(data, config)
     pairs = find_pairs(data, **where(config))
+    pairs = coded_as(pairs, class_map) if class_map else pairs
     return split_as_described(pairs, description), config
 
 

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain
@@ -20,7 +21,16 @@ from unetseg.config import Unpaired
 from unetseg.data.files.arrays import MOST_COLOURS
 from unetseg.data.files.folders import output_names, scan, scan_names
 from unetseg.data.files.image import count_pages
-from unetseg.data.files.pages import ARRAY_SUFFIXES, STACK_SUFFIXES, page_paths, split_page
+from unetseg.data.files.pages import (
+    ARRAY_SUFFIXES,
+    STACK_SUFFIXES,
+    MaskPath,
+    MaskSet,
+    files_of,
+    page_paths,
+    split_page,
+)
+from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.choose import (
     NO_IMAGE,
     NO_MASK,
@@ -32,11 +42,12 @@ from unetseg.data.pairs.choose import (
 )
 from unetseg.data.pairs.content import SAMPLES, look_at
 from unetseg.data.pairs.lists import listed_splits
+from unetseg.data.pairs.mask_sets import OBJECT, find_masks, tell_classes, tell_objects, unite
 from unetseg.data.pairs.naming import SPLITS, tokens
 from unetseg.data.pairs.questions import fits, is_pattern, no_images
 from unetseg.data.pairs.series import Entry, read_entries, split_series
 from unetseg.data.pairs.table import clear_tables, read_table
-from unetseg.errors import ConfigError, DataError, PairingError
+from unetseg.errors import ConfigError, DataError, MaskError, PairingError
 from unetseg.text import plural, printable
 
 __all__ = ["NO_IMAGE", "NO_MASK", "Pair", "PairSet", "Where", "find_pairs"]
@@ -52,7 +63,7 @@ class Pair:
     """An image and its mask."""
 
     image: Path
-    mask: Path | None
+    mask: MaskPath | None
     name: str
     """Unique in its set, relative, without suffix: `train/0016E5`."""
     split: str | None = None
@@ -72,17 +83,19 @@ class PairSet:
         pairs: An image and its mask each.
         rule: How they were found.
         left_out: Files that take no part, and why.
+        classes: The names of the codes from 1 on, where each class has mask files of its own.
     """
 
     root: Path
     pairs: tuple[Pair, ...]
     rule: str
     left_out: tuple[tuple[Path, str], ...] = ()
+    classes: tuple[str, ...] = ()
 
     @cached_property
     def numbered(self) -> bool:
         """Whether samples of the masks number objects instead of classes."""
-        return look_at([pair.mask for pair in self.pairs if pair.mask]).numbered
+        return look_at([pair.mask for pair in self.pairs if isinstance(pair.mask, Path)]).numbered
 
     def select(self, split: str) -> tuple[Pair, ...]:
         """The pairs of train, val, test or all; for val, where there is none, those that train."""
@@ -140,14 +153,7 @@ def find_pairs(root: Path, *, lenient: bool = False, **where: Unpack[Where]) -> 
     else:
         find = scan_names if lenient else scan
         unpaired = where.get("unpaired", "auto")
-        try:
-            found = _paged(_search(root, images, masks, unpaired, find))
-            found = _beside_tables(found) if images is None else found
-        except PairingError:
-            listed = _from_tables(root) if images is None and unpaired == "auto" else None
-            if listed is None:
-                raise
-            found = _paged(listed)
+        found = _search_all(root, images, masks, unpaired, find)
     pairs = tuple(sorted(found.pairs, key=lambda pair: pair.name))
     return replace(found, pairs=tuple(pairs if group is None else _group(pairs, group)))
 
@@ -169,6 +175,25 @@ def _locate(
     return root, table
 
 
+def _search_all(
+    root: Path, images: Path | None, masks: Path | None, unpaired: Unpaired, find: Find
+) -> PairSet:
+    """The pairs of a folder, where an image has one mask, or else several."""
+    found, refusal = None, PairingError("")
+    try:
+        found = _paged(_search(root, images, masks, unpaired, find))
+    except PairingError as error:
+        refusal = error
+        if images is None and unpaired == "auto" and (listed := _from_tables(root)):
+            return _paged(listed)
+    if found is None or NO_IMAGE in dict(found.left_out).values():
+        with suppress(DataError):
+            found = _search_sets(root, images, masks, unpaired, refusal) or found
+    if found is None:
+        raise refusal
+    return _beside_tables(found) if images is None else found
+
+
 def _search(
     root: Path, images: Path | None, masks: Path | None, unpaired: Unpaired, find: Find
 ) -> PairSet:
@@ -182,15 +207,53 @@ def _search(
     pairs = [pair for reading in choice.readings for pair in _pairs_of(reading)]
     if choice.regions:
         pairs = [replace(pair, region=choice.regions.get(pair.image)) for pair in pairs]
-    _refuse_few(base, len(pairs), choice.left_out, unpaired)
-    left_out = choice.left_out
+    found = PairSet(root, tuple(pairs), _sentence(choice.readings))
+    return _complete(found, base, choice.left_out, unpaired)
+
+
+def _search_sets(
+    root: Path, images: Path | None, masks: Path | None, unpaired: Unpaired, error: PairingError
+) -> PairSet | None:
+    """The pairs of a folder whose images have several masks each; None where that is not clear.
+
+    Where it may be so, `error`, which says why there are no pairs, is given the command.
+    """
+    sides = [side if side.is_dir() else root / side for side in (images, masks) if side]
+    if any(not side.is_dir() for side in sides):
+        return None
+    sets = find_masks(*reversed(sides)) if sides else find_masks(root)
+    if (united := unite(sets)) is None:
+        kind = "classes" if tell_classes(sets) else "instances" if tell_objects(sets) else ""
+        command = f"unetseg import {kind} {shlex.quote(str(root))} OUT"
+        if kind and not sides and command not in error.commands:
+            error.commands = (*error.commands, command)
+        return None
+    pairs = [
+        Pair(sets.photos[key], mask, "/".join(filter(None, (key.split, key.name))), key.split)
+        for key, mask in united.masks.items()
+    ]
+    splits = {pair.split for pair in pairs}
+    left_out = dict.fromkeys(sets.strays, NO_IMAGE)
+    for key in sets.photos.keys() - united.masks.keys():
+        is_bare = key.split is not None and key.split not in splits
+        left_out[sets.photos[key]] = f"{key.split} image without masks" if is_bare else NO_MASK
+    several = sum(len(files_of(mask)) > 1 for mask in united.masks.values() if mask)
+    rule = f"{plural(len(pairs), 'pair')}, {several} with several masks; {united.told}"
+    found = PairSet(root, tuple(pairs), rule, classes=tuple(united.classes))
+    return _complete(found, root, left_out, unpaired)
+
+
+def _complete(found: PairSet, base: Path, left_out: dict[Path, str], unpaired: Unpaired) -> PairSet:
+    """The pairs with their splits, unless most files do not pair."""
+    pairs = list(found.pairs)
+    _refuse_few(base, len(pairs), left_out, unpaired)
     if unpaired == "empty":
         pairs += _bare(base, [path for path, why in left_out.items() if why == NO_MASK])
         left_out = {path: why for path, why in left_out.items() if why != NO_MASK}
     pairs, outside, told = _with_splits(base, _unique(pairs), left_out)
     left_out |= dict.fromkeys(outside, _OUTSIDE)
-    rule = _sentence(choice.readings) + _told(left_out.values()) + told
-    return PairSet(root, tuple(pairs), rule, tuple(left_out.items()))
+    rule = found.rule + _told(left_out.values()) + told
+    return replace(found, pairs=tuple(pairs), rule=rule, left_out=tuple(left_out.items()))
 
 
 def _from_tables(root: Path) -> PairSet | None:
@@ -225,7 +288,11 @@ def _beside_tables(found: PairSet) -> PairSet:
     """The pairs of the folder, and which tables are not used since they list others."""
     rule = found.rule
     for table, rows in clear_tables(found.root).items():
-        couples = {tuple(map(os.path.abspath, (p.image, p.mask or ""))) for p in found.pairs}
+        couples = {
+            tuple(map(os.path.abspath, (pair.image, mask)))
+            for pair in found.pairs
+            for mask in (pair.mask.paths if isinstance(pair.mask, MaskSet) else [pair.mask or ""])
+        }
         others = sum((str(row.image), str(row.mask)) not in couples for row in rows)
         name = printable(_inner(table, found.root))
         if others:
@@ -348,6 +415,33 @@ def _refuse_few(root: Path, pairs: int, left_out: dict[Path, str], unpaired: Unp
     )
 
 
+# Several masks of an image
+
+
+def coded_as(found: PairSet, class_map: ClassMap) -> PairSet:
+    """The pairs, with the codes that `class_map` has for masks in files of their own.
+
+    Raises:
+        MaskError: it lacks one of their classes.
+    """
+    if not any(isinstance(pair.mask, MaskSet) for pair in found.pairs):
+        return found
+    codes = {info.name: info.code for info in class_map.classes}
+    shown = [class_map.names[index] for index in class_map.foreground]
+    names = dict(enumerate(found.classes, 1)) or {OBJECT: shown[0] if len(shown) == 1 else "object"}
+    new = {code: wanted for code, n in names.items() if isinstance(wanted := codes.get(n), int)}
+    if lacking := [name for code, name in names.items() if code not in new]:
+        came = f"the masks show {', '.join(lacking)}; the classes are {', '.join(class_map.names)}"
+        raise MaskError(came, fix="Name folders and files as those that trained.")
+    pairs = [
+        replace(p, mask=replace(p.mask, codes=tuple(new[code] for code in p.mask.codes)))
+        if isinstance(p.mask, MaskSet)
+        else p
+        for p in found.pairs
+    ]
+    return replace(found, pairs=tuple(pairs))
+
+
 # Pages
 
 
@@ -361,7 +455,7 @@ def _paged(found: PairSet) -> PairSet:
         return found
     pairs: list[Pair] = []
     for pair in found.pairs:
-        sides = [page_paths(path, _pages_of(pair)) for path in (pair.image, pair.mask) if path]
+        sides = [page_paths(path, _pages_of(pair)) for path in _files(pair)]
         pages = list(zip(*sides, strict=True)) if len(sides) == 2 else []
         paged = [
             replace(pair, image=image, mask=mask, name=pair.name + end)
@@ -374,7 +468,9 @@ def _paged(found: PairSet) -> PairSet:
 
 def _pages_of(pair: Pair) -> int:
     """The pages of two stacks of as many; 0 where image and mask are one picture each."""
-    if pair.mask is None or any(split_page(path)[1] for path in (pair.image, pair.mask)):
+    if not isinstance(pair.mask, Path):
+        return 0
+    if any(split_page(path)[1] for path in (pair.image, pair.mask)):
         return 0
     (pages, must), (others, also) = (count_pages(path) for path in (pair.image, pair.mask))
     is_stack = must or also or pages > MOST_COLOURS  # of arrays, a short axis is one of bands
@@ -405,7 +501,7 @@ def _with_splits(
     if not rest:
         return pairs, [], told
     kept, out = (named, rest) if len(named) >= _SPLIT_SHARE * len(pairs) else (rest, named)
-    outside = [path for pair in out for path in (pair.image, pair.mask) if path]
+    outside = [path for pair in out for path in _files(pair)]
     if len({pair.split for pair in kept}) < 2:
         kept = [replace(pair, split=None) for pair in kept]
     return kept, outside, told
@@ -413,8 +509,12 @@ def _with_splits(
 
 def _called(pair: Pair, root: Path) -> Iterator[str]:
     """What a list may call a pair; worked out where there is a list."""
-    yield from (_inner(path, root) for path in (pair.image, pair.mask) if path)
+    yield from (_inner(path, root) for path in _files(pair))
     yield pair.name
+
+
+def _files(pair: Pair) -> list[Path]:
+    return [pair.image, *(files_of(pair.mask) if pair.mask else ())]
 
 
 def _inner(path: Path, root: Path) -> str:

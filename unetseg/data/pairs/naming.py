@@ -144,6 +144,19 @@ def read_name(name: str) -> Reading:
     )
 
 
+def split_of(*names: str) -> str | None:
+    """The split that the name of a file or folder says, the first of several.
+
+    >>> split_of("instances_train2017"), split_of("trainval"), split_of("photos", "val")
+    ('train', None, 'val')
+    """
+    for name in names:
+        split = read_name(name).split
+        if split and "trainval" not in re.findall("[a-z]+", name.lower()):
+            return split
+    return None
+
+
 def _aside(letters: Sequence[str]) -> str:
     return next((why for why, word in _ASIDE.items() if any(map(word.fullmatch, letters))), "")
 

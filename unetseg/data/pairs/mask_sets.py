@@ -9,31 +9,96 @@ image may be called `x_rgb.png` then.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from unetseg.data.files.folders import scan
-from unetseg.data.pairs.naming import read_name, says_mask
-from unetseg.errors import MaskError
-from unetseg.importers.annotations import Problem
-from unetseg.importers.source_files import (
-    Folders,
-    ImageKey,
-    by_key,
-    folder_roles,
-    photos_below,
-    split_of,
-    without_role,
-)
+import numpy as np
 
+from unetseg.data.files.folders import scan
+from unetseg.data.files.pages import MaskSet
+from unetseg.data.pairs.content import read_codes, spread
+from unetseg.data.pairs.naming import read_name, says_mask, split_of
+from unetseg.errors import ImageError, MaskError
+from unetseg.text import plural
+
+Folders = tuple[str, ...]
 _BETWEEN = r"[._\- ]"
 _NO_CLASS = re.compile(
     r"\d*|masks?|labels?|segm?|segmentations?|gts?|ann\w*|class|attribute|binary", re.IGNORECASE
 )
 """Parts of names that are not, or not yet, the class."""
+OBJECT = 255
+"""The code of objects that have files of their own, as it mostly is in the files."""
+_LOOKED_AT = 32  # masks of one image
+_APART = 0.2  # intersection over union of two objects, at most
+_SAME = 0.5  # that of two classes
+_MOST_CLASSES = 8  # that names tell; more names are those of single objects
+
+
+# Images and masks that share a name
+
+
+@dataclass(frozen=True, order=True)
+class ImageKey:
+    """What image and masks share where their names alone tell that they belong together.
+
+    Attributes:
+        folders: The folders above them but for those that say "image", "mask" or the like.
+        stem: The bare name.
+    """
+
+    folders: Folders
+    stem: str
+
+    @property
+    def split(self) -> str | None:
+        """train, val or test."""
+        return split_of(*self._above)
+
+    @property
+    def name(self) -> str:
+        """What the pair is to be called; a folder with the name of its image is not repeated."""
+        return "/".join([*(part for part in self._above if not split_of(part)), self.stem])
+
+    @property
+    def _above(self) -> Folders:
+        """The folders but for one with the name of the image."""
+        return self.folders[:-1] if self.folders[-1:] == (self.stem,) else self.folders
+
+
+def twins_of(photos: Iterable[tuple[ImageKey, Path]]) -> list[ImageKey]:
+    """The keys that several images have."""
+    count = Counter(key for key, _ in photos)
+    return sorted(key for key in count if count[key] > 1)
+
+
+def photos_below(root: Path) -> Iterator[tuple[ImageKey, Path]]:
+    """The images: those in folders that say so, or else all that are in no folder of masks."""
+    paths = [(path, path.relative_to(root).parts[:-1]) for path in scan(root, ImageError)]
+    in_image_folders = [item for item in paths if folder_roles(item[1])[-1:] == ["image"]]
+    not_in_mask_folders = [item for item in paths if "mask" not in folder_roles(item[1])]
+    for path, folders in in_image_folders or not_in_mask_folders:
+        yield ImageKey(without_role(folders, "image"), path.stem), path
+
+
+def folder_roles(folders: Iterable[str]) -> list[str]:
+    """The roles that folders say, from above to below; `image_01` is the name of an image."""
+    names = (re.sub(r"^\d+[.)]", "", name) for name in folders)  # 1. Original Images
+    roles = (read_name(name).role for name in names if not re.search(r"\d", name))
+    return [role for role in roles if role in {"image", "mask"}]
+
+
+def without_role(folders: Folders, role: str) -> Folders:
+    """The folders but for the last one that says `role`."""
+    at = [i for i, part in enumerate(folders) if folder_roles([part]) == [role]][-1:]
+    return tuple(part for i, part in enumerate(folders) if i not in at)
+
+
+# Several masks of an image
 
 
 class Mask(NamedTuple):
@@ -51,12 +116,6 @@ class Mask(NamedTuple):
         """Whether its name says that it is a mask."""
         return any(map(says_mask, re.split(_BETWEEN, self.suffix)))
 
-    @property
-    def takes_no_part(self) -> bool:
-        """Whether its name or folder says a field of view, a second observer or the like."""
-        readings = read_name(self.suffix), read_name(self.folder)
-        return any(said.aside or said.second for said in readings)
-
 
 @dataclass
 class MaskSets:
@@ -64,7 +123,7 @@ class MaskSets:
 
     Attributes:
         photos: The image of each key.
-        twins: Problems of keys that several images have.
+        twins: Keys that several images have.
         masks: The masks of each key; none where the folder of masks is empty.
         named_alike: Keys with a mask of just the same name.
         strays: Masks of no image.
@@ -72,11 +131,41 @@ class MaskSets:
     """
 
     photos: dict[ImageKey, Path]
-    twins: dict[ImageKey, Problem]
+    twins: list[ImageKey]
     masks: dict[ImageKey, list[Mask]] = field(default_factory=lambda: defaultdict(list))
     named_alike: set[ImageKey] = field(default_factory=set)
     strays: list[Path] = field(default_factory=list)
     are_beside: bool = False
+
+    @cached_property
+    def names(self) -> Counter[str]:
+        """How many masks have each name of a class, or none."""
+        return Counter(class_of(mask) for masks in self.masks.values() for mask in masks)
+
+    @property
+    def have_unique_names(self) -> bool:
+        """Whether nearly each mask has a name of its own with digits, such as a hash."""
+        have_digits = all(not name or re.search(r"\d", name) for name in self.names)
+        return have_digits and len(self.names) > self.names.total() / 2
+
+    @property
+    def say_mask(self) -> bool:
+        """Whether all masks lie in folders of masks, or have names that say mask or class."""
+        masks = (mask for masks in self.masks.values() for mask in masks)
+        return not self.are_beside or all(
+            mask.says_mask or "class" in mask.suffix.lower() for mask in masks
+        )
+
+    @property
+    def holds_others(self) -> bool:
+        """Whether names or folders say a field of view, a second observer or the like."""
+        masks = (mask for masks in self.masks.values() for mask in masks)
+        texts = {
+            text
+            for mask in masks
+            for text in (mask.folder, mask.suffix if self.names[class_of(mask)] > 1 else "")
+        }
+        return any(said.aside or said.second for said in map(read_name, texts))
 
     @property
     def united_folders(self) -> list[list[str]]:
@@ -102,7 +191,7 @@ def find_masks(source: Path, images: Path | None = None) -> MaskSets:
     empty = [*_empty_folders(source)]
     if not files and not empty and images is None:
         return _masks_beside(photos)
-    sets = MaskSets(*by_key(photos))
+    sets = MaskSets(dict(photos), twins_of(photos))
     others = []
     for path, folders in files:
         key = ImageKey(folders, path.stem)
@@ -128,8 +217,8 @@ def find_masks(source: Path, images: Path | None = None) -> MaskSets:
 
 def _mask(path: Path, above: Folders, owner: ImageKey) -> Mask:
     """The mask file `path` of an image, `above` being the folders above it."""
-    folders = [part for part in above if part not in owner.folders]
-    suffix = path.stem.removeprefix(owner.stem) if path.stem.startswith(owner.stem) else ""
+    folders = [part for part in above if part not in {*owner.folders, owner.stem}]
+    suffix = path.stem.removeprefix(owner.stem)
     return Mask(path, suffix.strip("._- "), folders[-1] if folders else "")
 
 
@@ -164,7 +253,7 @@ def _beginnings(stem: str) -> list[tuple[str, str]]:
 
 def _masks_beside(photos: Sequence[tuple[ImageKey, Path]]) -> MaskSets:
     """Images and masks of the same folders, told apart by their names."""
-    paths, twins = by_key(photos)
+    paths = dict(photos)
     named = {ImageKey(key.folders, _without_image_word(key.stem)): key for key in paths}
     named |= {key: key for key in paths}  # what a name may begin with, and whose name that is
     continued = [
@@ -184,7 +273,7 @@ def _masks_beside(photos: Sequence[tuple[ImageKey, Path]]) -> MaskSets:
             are_masks.add(key)
     called = {named[beginning]: beginning for beginning in masks}
     images = {called.get(key, key): path for key, path in paths.items() if key not in are_masks}
-    return MaskSets(images, twins, masks, are_beside=True)
+    return MaskSets(images, twins_of(photos), masks, are_beside=True)
 
 
 def _without_image_word(stem: str) -> str:
@@ -230,31 +319,104 @@ def class_of(mask: Mask) -> str:
     return ""
 
 
-def tell_classes(sets: MaskSets) -> bool:
-    """Whether names or folders say a class of each mask, and images have masks of several.
+def tell_classes(sets: MaskSets) -> list[str]:
+    """The classes, if names or folders say one of each mask, and images have masks of several.
 
     Left and right are halves of one class, and observers, fields of view and the like are none.
     """
-    masks = [mask for several in sets.masks.values() for mask in several]
-    count = Counter(map(class_of, masks))
-    are_plain = "" not in count and not any(mask.takes_no_part for mask in masks)
-    if len(count) < 2 or not are_plain or min(count.values()) < 2 or _are_halves(count):
-        return False
-    return any(len({class_of(mask) for mask in several}) > 1 for several in sets.masks.values())
+    count = sets.names
+    kinds = {re.sub(r"[\W\d_]+", "", name) for name in count}
+    is_plain = "" not in kinds and len(kinds) == len(count) and not sets.holds_others
+    if not (is_plain and 1 < len(count) <= _MOST_CLASSES and min(count.values()) > 1):
+        return []
+    several = any(len({*map(class_of, masks)}) > 1 for masks in sets.masks.values())
+    return sorted(count) if several and not _are_halves(count) else []
 
 
 def tell_objects(sets: MaskSets) -> bool:
-    """Whether images have several masks whose names differ by numbers, or by left and right."""
-    masks = [mask for several in sets.masks.values() for mask in several]
-    if any(mask.takes_no_part for mask in masks):
+    """Whether images have several masks whose names are numbers, or left and right.
+
+    Names with digits of which nearly each occurs once are numbers, too.
+    """
+    if sets.holds_others:
         return False
     kinds = (
-        Counter((re.sub(r"[\W\d_]+", "", mask.suffix), mask.folder) for mask in several)
+        Counter(
+            ("" if sets.have_unique_names else re.sub(r"[\W\d_]+", "", mask.suffix), mask.folder)
+            for mask in several
+        )
         for several in sets.masks.values()
     )
     is_numbered = any(max(kind.values(), default=0) > 1 for kind in kinds)
-    return is_numbered or _are_halves(Counter(map(class_of, masks)))
+    return is_numbered or _are_halves(sets.names)
 
 
 def _are_halves(names: Collection[str]) -> bool:
     return len(names) == 2 and all(name.lower().startswith(("left", "right")) for name in names)
+
+
+class United(NamedTuple):
+    """The masks of each image as one.
+
+    Attributes:
+        masks: The masks of each key; None where the folder of masks is empty.
+        classes: The names of the codes from 1 on; none where each file shows an object.
+        told: What was concluded, in one sentence.
+    """
+
+    masks: dict[ImageKey, MaskSet | None]
+    classes: list[str]
+    told: str
+
+
+def unite(sets: MaskSets) -> United | None:
+    """The masks of each image as one, where names and samples of the files leave no doubt.
+
+    Each file must show one thing. Objects must lie apart, and be numbered anew for each image;
+    classes must not show the same, as two observers do.
+    """
+    several = [masks for masks in sets.masks.values() if masks]
+    folders = {part for key in sets.photos for part in key.folders}
+    if sets.twins or not (several and sets.say_mask) or any(read_name(f).aside for f in folders):
+        return None
+    alike = ({mask.path.stem for mask in sets.masks[key]} for key in sets.named_alike)
+    if any(len(stems) > 1 for stems in alike):  # x.png is complete, whatever x_1.png is
+        return None
+    classes = tell_classes(sets)
+    are_told = sets.have_unique_names or _are_halves(sets.names)
+    if not classes and not (tell_objects(sets) and (are_told or len({*map(len, several)}) > 1)):
+        return None  # as many for each image may be as many classes, or observers
+    overlaps = (_overlap([mask.path for mask in masks]) for masks in spread(several))
+    shares = [share for share in overlaps if share is not None]
+    if not shares or max(shares) > 1 or np.median(shares) > (_SAME if classes else _APART):
+        return None
+    codes = {name: code for code, name in enumerate(classes, 1)}
+    masks = {
+        key: MaskSet(
+            tuple(mask.path for mask in masks), tuple(codes.get(class_of(m), OBJECT) for m in masks)
+        )
+        if masks
+        else None
+        for key, masks in sets.masks.items()
+    }
+    told = "each mask shows an object; those of an image are united"
+    if classes:
+        told = f"each mask shows a class: {', '.join(classes)}"
+        if overlapping := sum(share > 0 for share in shares):
+            told += f"; they overlap in {overlapping} of {plural(len(shares), 'sample')}"
+            told += ", where the smaller area lies on top"
+    return United(masks, classes, told)
+
+
+def _overlap(paths: Sequence[Path]) -> float | None:
+    """The largest intersection over union of two masks, 0–1; infinite where one shows several.
+
+    None where no mask can be read.
+    """
+    masks = [codes for path in paths[:_LOOKED_AT] if (codes := read_codes(path)) is not None]
+    for values in map(np.unique, masks):
+        if len(values) > 2 or (len(values) == 2 and values[0]):
+            return np.inf
+    areas = [codes != 0 for codes in masks if codes.shape == masks[0].shape]
+    shares = [(a & b).sum() / max((a | b).sum(), 1) for a, b in combinations(areas, 2)]
+    return float(max(shares, default=0)) if masks else None
