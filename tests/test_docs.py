@@ -98,6 +98,7 @@ def test_targets_of_make_exist() -> None:
 # ------------------------------------------------------------------------------ reference
 
 
+@pytest.mark.long
 def test_reference_of_the_command_line_is_current() -> None:
     spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs/make_cli.py")
     assert spec

@@ -179,6 +179,7 @@ def test_masks_with_fractions_are_named(data: Path, capsys: Capture) -> None:
 # What libraries say of odd files
 
 
+@pytest.mark.long
 def test_libraries_keep_quiet_about_odd_files(tmp_path: Path) -> None:
     """A header of 65,535 bands, broken tags, broken EXIF: all that is said is said here."""
     for folder in ("images", "masks"):

@@ -71,6 +71,7 @@ def test_a_look_at_a_run(verb: str, trained: Path, sample: Path, capsys: Capture
     assert str(trained / "lab" / verb) in shown
 
 
+@pytest.mark.long
 def test_quick_leaves_what_was_asked_for(trained: Path, sample: Path, tmp_path: Path) -> None:
     flags = ["--quick", "--edits", "zero", "--images-used", "2", "--split", "all"]
     assert run(["lab", "ablate", str(trained), str(sample), *flags, "-o", str(tmp_path)]) == 0
@@ -88,6 +89,7 @@ def test_gradients(source: str, trained: Path, sample: Path, tmp_path: Path) -> 
     found(tmp_path, "gradients")
 
 
+@pytest.mark.long
 def test_compare(sample: Path, tmp_path: Path) -> None:
     line = ["lab", "compare", str(sample), "--skips", "concat,none", "--seeds", "1", *TINY]
     assert run([*line, "-o", str(tmp_path / "c")]) == 0

@@ -17,6 +17,7 @@ from PIL import Image
 import unetseg
 from unetseg.cli.app import run
 
+pytestmark = pytest.mark.long  # a training for all of them
 Capture = pytest.CaptureFixture[str]
 TINY = ["-e", "2", "--depth", "2", "--width", "4", "--patch", "32", "-b", "2", "--workers", "0"]
 TINY += ["--device", "cpu"]
@@ -79,7 +80,6 @@ def splits(trained: Path) -> dict[str, str]:
 # ------------------------------------------------------------------ train
 
 
-@pytest.mark.long
 def test_a_run_folder_holds_what_the_readme_says(trained: Path) -> None:
     expected = {"config.yaml", "env.json", "plan.json", "splits.json", "metrics.csv", "log.jsonl"}
     expected |= {"last.pt", "last.pt.sha256", "model/model.json", "model/model.safetensors"}
@@ -91,7 +91,6 @@ def test_a_fifth_is_held_out(trained: Path) -> None:
     assert sorted(splits(trained).values()) == ["train"] * 6 + ["val"] * 2
 
 
-@pytest.mark.long
 def test_a_runs_own_config_repeats_the_run(
     trained: Path, sample: Path, tmp_path: Path, capsys: Capture
 ) -> None:

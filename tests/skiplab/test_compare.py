@@ -127,6 +127,7 @@ def test_everything_is_written(data: Path, first: tuple[Result, Watcher]) -> Non
     assert listener.trained == RUNS  # all kinds with one seed before the next seed
 
 
+@pytest.mark.long
 def test_kinds_differ_in_the_skip_alone_and_seeds_in_the_seed(
     first: tuple[Result, Watcher],
 ) -> None:
@@ -145,6 +146,7 @@ def test_kinds_differ_in_the_skip_alone_and_seeds_in_the_seed(
     assert len({row["dice"] for row in rows}) == 4
 
 
+@pytest.mark.long
 def test_means_are_of_the_seeds(first: tuple[Result, Watcher]) -> None:
     seeds = scores(first[0].folder)
     for row in table(first[0].folder / "compare.csv"):
@@ -156,6 +158,7 @@ def test_means_are_of_the_seeds(first: tuple[Result, Watcher]) -> None:
 # ------------------------------------------------------------------ scores
 
 
+@pytest.mark.long
 def test_the_clean_score_is_that_of_eval(
     data: Path, first: tuple[Result, Watcher], tmp_path: Path
 ) -> None:
@@ -170,6 +173,7 @@ def test_the_clean_score_is_that_of_eval(
         assert float(row["dice"]) == pytest.approx(found.scores.foreground_dice, abs=1e-4)
 
 
+@pytest.mark.long
 def test_corrupted_scores_are_those_of_corrupted_images(
     data: Path, first: tuple[Result, Watcher]
 ) -> None:
@@ -221,6 +225,7 @@ def test_images_without_foreground_compare_nothing(data: Path, tmp_path: Path) -
 # ------------------------------------------------------------------ going on
 
 
+@pytest.mark.long
 def test_what_is_complete_is_not_repeated(
     data: Path, copy: Path, first: tuple[Result, Watcher]
 ) -> None:
@@ -318,6 +323,7 @@ def test_a_single_kind_that_is_left_is_no_comparison(
 # ------------------------------------------------------------------ what is refused
 
 
+@pytest.mark.long
 def test_other_settings_and_other_data_are_not_mixed(
     data: Path, copy: Path, tmp_path: Path
 ) -> None:
@@ -333,6 +339,7 @@ def test_other_settings_and_other_data_are_not_mixed(
         compare(data, KINDS, settings(), output=copy)
 
 
+@pytest.mark.long
 def test_the_skip_and_the_seed_of_the_settings_do_not_count(data: Path, copy: Path) -> None:
     runtime = RuntimeConfig(device="cpu", precision="float32", workers=0, seed=9)
     base = settings({"skip": ("add",)}).model_copy(update={"runtime": runtime})

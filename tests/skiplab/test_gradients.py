@@ -345,6 +345,7 @@ def test_images_held_out_stay_so_whatever_else_is_asked(
         look(copy, tmp_path / "e")
 
 
+@pytest.mark.long
 def test_stray_mask_values_are_snapped_where_asked(run: Path, data: Path, tmp_path: Path) -> None:
     stray = shutil.copytree(data, tmp_path / "stray")
     for file in (stray / "masks").iterdir():
@@ -357,6 +358,7 @@ def test_stray_mask_values_are_snapped_where_asked(run: Path, data: Path, tmp_pa
     assert look(run, tmp_path / "b", snap=True, **places)
 
 
+@pytest.mark.long
 def test_a_run_is_measured_with_its_own_loss(copy: Path, tmp_path: Path) -> None:
     settings_of(copy, loss="ce")
     rows = look(copy, tmp_path / "out")
@@ -372,6 +374,7 @@ def test_fresh_weights_are_random_ones(run: Path, copy: Path, tmp_path: Path) ->
     assert look(copy, tmp_path / "a") == look(run, tmp_path / "b")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "content", "answer"),
     [

@@ -92,6 +92,7 @@ def test_the_middle_is_the_loss_of_the_network_as_it_is_used(trained: Trained) -
     assert (surface.losses != surface.centre).sum() == 8
 
 
+@pytest.mark.long
 def test_the_loss_as_trained_is_in_the_arithmetic_of_the_surface(trained: Trained) -> None:
     subject = trained("batch")
     coarse = replace(subject, machine=replace(subject.machine, dtype=torch.bfloat16))
@@ -114,6 +115,7 @@ def test_without_batch_norm_there_is_nothing_to_recompute(trained: Trained) -> N
     np.testing.assert_array_equal(anew.losses, kept.losses)
 
 
+@pytest.mark.long
 def test_the_seed_decides_the_surface(trained: Trained) -> None:
     subject = trained("none")
     first, again, other = (measure_surface(subject, "net", KEPT, seed=s).losses for s in (1, 1, 2))

@@ -101,6 +101,7 @@ def test_every_block_computes_the_same_from_fewer_weights(
     assert pruned.network.skip == kinds
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("encoder", "block"),
     [*product(["resnet18"], ["plain", "residual", "dense"]), ("mit_b0", "plain")],
@@ -235,6 +236,7 @@ def test_a_pruned_run_predicts_the_same_masks_for_less(
     assert pruned.difference < 1e-4
 
 
+@pytest.mark.long
 def test_the_written_bundle_is_the_one_that_was_checked(trained: Path, pruned: Pruning) -> None:
     segmenter, info = load_bundle(trained)
     expected, _ = prune_segmenter(segmenter, info)
@@ -246,6 +248,7 @@ def test_the_written_bundle_is_the_one_that_was_checked(trained: Path, pruned: P
     assert read.data_hash == info.data_hash != ""
 
 
+@pytest.mark.long
 def test_a_pruned_run_is_scored_on_the_split_of_its_training(
     trained: Path, pruned: Pruning, data: Path, tmp_path: Path
 ) -> None:
@@ -271,6 +274,7 @@ def test_the_command_says_what_is_saved(trained: Path, tmp_path: Path, capsys: C
     assert lines[-1] == f"next: unetseg predict {folder} IMAGES -o masks"
 
 
+@pytest.mark.long
 def test_nothing_is_replaced(trained: Path, pruned: Pruning, tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("mine")
@@ -282,6 +286,7 @@ def test_nothing_is_replaced(trained: Path, pruned: Pruning, tmp_path: Path) -> 
     assert load_bundle(pruned.folder)[1].weights_sha256 == digest
 
 
+@pytest.mark.long
 def test_what_is_pruned_already_has_no_switch(pruned: Pruning, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the skips are: concat, pruned, concat"):
         prune(pruned.folder, output=tmp_path / "again", device=CPU)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor
 from torch.nn import functional
 
@@ -44,9 +43,12 @@ def gradient(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
     return found
 
 
+@pytest.mark.long
 @law
 @given(seeds, st.integers(2, 7))
 def test_dice_is_that_of_smp_when_every_class_is_present(seed: int, classes: int) -> None:
+    from segmentation_models_pytorch.losses import DiceLoss  # takes seconds
+
     logits, target = batch(seed, classes)
     smp = DiceLoss(mode="multiclass", ignore_index=255, from_logits=True)
 
@@ -59,7 +61,10 @@ def test_dice_is_that_of_smp_when_every_class_is_present(seed: int, classes: int
     )
 
 
+@pytest.mark.long
 def test_dice_of_some_classes_is_that_of_smp() -> None:
+    from segmentation_models_pytorch.losses import DiceLoss
+
     logits, target = batch()
     reference = DiceLoss(mode="multiclass", classes=[1, 3], ignore_index=255, from_logits=True)
     torch.testing.assert_close(

@@ -241,6 +241,7 @@ def mit_image() -> Tensor:
     return torch.randn(1, 3, 32, 32)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", get_args(SkipKind))
 def test_every_kind_with_an_encoder_without_features_at_half_resolution(
     kind: str, mit_image: Tensor

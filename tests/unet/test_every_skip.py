@@ -106,6 +106,7 @@ def test_every_shortcut(shortcut: str, tmp_path: Path, image: Tensor, truth: Ten
     check_cell(settings, tmp_path, image, truth)
 
 
+@pytest.mark.long
 def test_kinds_may_be_mixed(tmp_path: Path, image: Tensor, truth: Tensor) -> None:
     settings = {"depth": 4, "width": 4, "skip": ("nested", "switch", "gated", "learned")}
     check_cell(settings, tmp_path, image, truth)

@@ -9,8 +9,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import save_file
-from segmentation_models_pytorch.encoders import get_encoder
-from torch import Tensor
+from torch import Tensor, nn
 
 from unetseg.config import NetworkConfig
 from unetseg.errors import BundleError, ConfigError, MachineError
@@ -18,16 +17,25 @@ from unetseg.unet.build import build_unet
 from unetseg.unet.model import UNet
 from unetseg.unet.pretrained import PretrainedEncoder, pretrained_encoder
 
+pytestmark = pytest.mark.long  # segmentation-models-pytorch takes seconds to import
+
 
 def build(bands: int = 3, classes: int = 2, **settings: Any) -> UNet:
     return build_unet(NetworkConfig(**settings), bands, classes)
+
+
+def reference() -> nn.Module:
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    encoder: nn.Module = get_encoder("resnet18", weights=None)
+    return encoder
 
 
 @pytest.fixture(scope="module")
 def trained() -> dict[str, Tensor]:
     """A 3-band resnet18 whose running statistics are not those of a fresh one."""
     torch.manual_seed(0)
-    encoder = get_encoder("resnet18", weights=None)
+    encoder = reference()
     encoder(torch.randn(2, 3, 64, 64))
     state: dict[str, Tensor] = encoder.state_dict()
     return state
@@ -42,7 +50,7 @@ def save(state: dict[str, Tensor], path: Path) -> str:
 
 
 def smp_features(state: dict[str, Tensor], image: Tensor) -> list[Tensor]:
-    encoder = get_encoder("resnet18", weights=None)
+    encoder = reference()
     encoder.load_state_dict(dict(state))
     features: list[Tensor] = encoder.eval()(image)
     return features
@@ -57,7 +65,6 @@ def assert_equal_features(found: list[Tensor], expected: list[Tensor]) -> None:
 # Shapes
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("bands", [1, 3, 13])
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "mobilenet_v2"])
 def test_any_bands_and_any_size(name: str, bands: int) -> None:

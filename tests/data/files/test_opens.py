@@ -41,6 +41,7 @@ print(max(n for path, n in opens.items() if not path.endswith(".yaml")), len(ope
 SPLITS = '{"pairs": [{"hash": "other", "name": "other", "split": "test"}]}'  # to compare with
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_files_are_opened_twice_for_the_fingerprint_and_thrice_to_evaluate(
     tmp_path: Path, suffix: str

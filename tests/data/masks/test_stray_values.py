@@ -158,6 +158,7 @@ def test_a_rare_class_in_many_masks_leaves_255_without_truth() -> None:
     assert (codes_of(known), known.ignore) == ([0, 1], (255,))
 
 
+@pytest.mark.long
 def test_smoothed_colours_are_refused_and_fixed_by_snap(tmp_path: Path) -> None:
     smooth = np.stack([blob(smooth=16), np.zeros((256, 256), np.uint8), blob(smooth=16)], -1)
     write_png(tmp_path / "a.png", smooth)

@@ -183,6 +183,7 @@ def test_equal_names_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     assert found.rule.endswith("; split by train.txt, val.txt")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["images/{:06d}.jpg masks/{:06d}.png", "p{}/image.png 1"])
 def test_a_hundred_thousand_lines_take_seconds(tmp_path: Path, form: str) -> None:
     form = form.replace("{:06d}", "{0:06d}")
