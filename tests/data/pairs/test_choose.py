@@ -86,6 +86,15 @@ def test_contents_decide_where_no_word_does(tmp_path: Path) -> None:
     assert folders(find_pairs(root)) == {("A", "B")}
 
 
+def test_equal_names_of_a_few_are_not_the_images(tmp_path: Path) -> None:
+    root = folder(
+        tmp_path,
+        "images/{1..10}_img.png  rgb  = masks/{}_mask.png  mask",
+        "shots/{3..4}_mask.png  rgb",
+    )
+    assert folders(find_pairs(root)) == {("images", "masks")}
+
+
 def test_two_truths_are_a_question(tmp_path: Path) -> None:
     root = folder(
         tmp_path,

@@ -1,7 +1,17 @@
 """Which series are the images, which the masks, and which take no part, or the question.
 
-Words come first, contents where words say nothing or compete. The reading that is taken must lead
-clearly; where several are as good, the answer is a question with a ready command for each.
+1. Masks are the series whose names say so, else those that look so: of each the plain ones before
+   numbered objects, colours and the like, and pictures last; the first of these ranks that pairs
+   with any images is taken (`_ranked_masks`).
+2. Their images are the plain series that pairs by more than numbers, with the most of the masks, by
+   the strictest key, whose folders share the most words with the masks', whose name says image, and
+   of which the most pair, in this order (`_worth`); names that differ are believed where they
+   differ in words for image and mask only, or where the masks explain their own images better than
+   others (`Reading.is_credible`).
+3. Of masks that share images those count that pair with half as many as the most or more, are no
+   copy in colours of others, and are called masks if just one of them is (`_leader`).
+4. Where several images or masks are as good in all of this, the answer is a question with a ready
+   command for each.
 """
 
 from collections import defaultdict
@@ -20,7 +30,6 @@ from unetseg.data.pairs.naming import (
     Role,
     read_name,
     says_role,
-    says_side,
     tokens,
 )
 from unetseg.data.pairs.questions import nothing_pairs, question, several_bands, several_masks
@@ -35,7 +44,6 @@ _NOT_ALWAYS: dict[str, Role | None] = {
 NO_MASK = "image without mask"
 NO_IMAGE = "mask without image"
 _EXPLAINED = 0.1  # edges, as multiples of an image's mean: more on its own outlines than on others'
-_SAME = 0.9  # of the best coverage: readings so near to it compete with it
 _LEAST = 0.3  # of the masks that must have an image, or of the images a mask
 
 
@@ -114,8 +122,6 @@ def choose(root: Path, series: Sequence[Series]) -> Choice:
             best = [readings[0] for readings in options if readings]
             choice.readings = list(_without_rivals(root, best, series))
             choice.losers = [reading for reading in best if reading not in choice.readings]
-    if not choice.readings and (turned := _images_among_masks(series)):
-        return choose(root, turned)
     if not choice.readings and any(one.aside in _NOT_ALWAYS for one in series):
         return choose(root, [_taken_in(one) for one in series])
     _ask_for_plainer(root, choice, masks, part, series)
@@ -124,7 +130,7 @@ def choose(root: Path, series: Sequence[Series]) -> Choice:
     choice.readings = [reading for reading in choice.readings if reading.matching.couples]
     if not choice.readings:
         raise nothing_pairs(root, series)
-    if len(choice.readings) > 1:
+    if len(choice.readings) > 1:  # stacks lie beside their pages
         readable = [r for r in choice.readings if r.images.look.readable and r.masks.look.readable]
         choice.readings = readable or choice.readings
     _find_regions(choice, series)
@@ -142,18 +148,6 @@ def _find_regions(choice: Choice, series: Sequence[Series]) -> None:
             for reading in choice.readings:
                 couples = match(reading.images.entries, one.entries).couples
                 choice.regions |= {image.path: view.path for image, view in couples}
-
-
-def _images_among_masks(series: Sequence[Series]) -> list[Series]:
-    """The series with images where a folder says masks, but of its files only some do; or none."""
-    said = {one.entries[0].folder for one in series if read_name(one.kind).role == "mask"}
-    turned = [
-        replace(one, said=read_name("image"))
-        if one.said.role == "mask" and one.entries[0].folder in said and not says_side(one.kind)
-        else one
-        for one in series
-    ]
-    return turned if turned != list(series) else []
 
 
 def _taken_in(one: Series) -> Series:
@@ -223,14 +217,13 @@ def choose_between(root: Path, images: Sequence[Entry], masks: Sequence[Entry]) 
 
 
 def _ranked_masks(series: Sequence[Series]) -> list[tuple[int, Series]]:
-    """Series that may be masks, with their ranks: 0 for the plainest."""
+    """Series that may be masks, with their ranks: 0 for the plainest, 4 for pictures."""
     said = [one for one in series if one.said.role == "mask"]
-    plain = any(not one.said.second for one in said)
     shown = [one for one in series if one.said.role != "mask" and _may_be_masks(one)]
-    ranked = [(int(bool(one.said.second)), one) for one in said]
-    ranked += [(int(bool(one.said.second)) + (2 if plain else 0), one) for one in shown]
+    ranked = [(1 if one.said.second else 0, one) for one in said]
+    ranked += [(3 if one.said.second else 2, one) for one in shown]
     several = len(ranked) > 1
-    return [(rank + (4 if several and _is_no_truth(one) else 0), one) for rank, one in ranked]
+    return [(4 if several and _is_no_truth(one) else rank, one) for rank, one in ranked]
 
 
 def _is_no_truth(one: Series) -> bool:
@@ -307,17 +300,15 @@ def _united(ranked: Sequence[Reading]) -> Reading:
 
 
 def _worth(reading: Reading) -> tuple[object, ...]:
-    strict = reading.matching.rule < LOOSE
+    """How well images go with their masks; the first difference decides."""
     return (
-        reading.mask_share > _LEAST or reading.image_share > 0.9,
         not reading.images.said.second,
-        min(reading.mask_share, 1) >= _SAME and strict,
-        -min(reading.matching.rule, 4) if reading.matching.couples else -99,
+        reading.matching.rule < LOOSE,
+        round(reading.mask_share, 1),
+        -min(reading.matching.rule, UNLIKE),
         _shared_words(reading),
         reading.images.said.role == "image",
-        round(reading.mask_share, 1),
         round(reading.image_share, 1),
-        len(reading.matching.couples),
     )
 
 
@@ -338,8 +329,8 @@ def _competes(rival: Reading, best: Reading) -> bool:
         return False  # other masks
     bands = {rival.images.said.second, best.images.said.second} <= {OTHER_BAND, ""}
     if bands and best.images.said.role != "image":
-        return _worth(rival)[2:-1] == _worth(best)[2:-1]
-    return _worth(rival)[:-1] == _worth(best)[:-1]
+        return _worth(rival)[1:] == _worth(best)[1:]
+    return _worth(rival) == _worth(best)
 
 
 def _without_rivals(
@@ -398,9 +389,6 @@ def _leader(group: Sequence[Reading]) -> Reading | None:
         return group[0]
     most = max(len(reading.taken) for reading in group)
     large = [reading for reading in group if len(reading.taken) >= max(1, most / 2)]
-    exact = [reading for reading in large if reading.image_share >= _SAME]
-    if len(exact) == 1 and all(r.image_share < ENOUGH for r in large if r is not exact[0]):
-        large = exact
     plain = [reading for reading in large if not _is_picture_of_another(reading, large)]
     said = [reading for reading in plain if reading.masks.said.role == "mask"]
     plain = said if len(said) == 1 else plain
