@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -102,9 +103,14 @@ def test_the_contract_has_the_order_of_the_tour(container: str) -> None:
     assert contracts()[container] == modules(tour(), folder), fix
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imported(file: Path) -> set[str]:
     """The files of the package, relative to it, that a file imports, now or late."""
-    tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    tree = ast.walk(parsed(file))
     froms = [node for node in tree if isinstance(node, ast.ImportFrom) and node.module]
     names = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
     names |= {str(node.module) for node in froms}
@@ -158,7 +164,7 @@ def test_only_cli_prints() -> None:
     found = [
         f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', '')}"
         for file in sources()
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(file))
         if speaks(node)
     ]
     assert not found, f"below cli/, tell a Progress instead of printing: {found}"
@@ -204,7 +210,7 @@ def test_no_function_is_longer_than_sixty_lines() -> None:
     long = [
         f"{file.relative_to(ROOT)}: {node.name}"
         for file in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(file))
         if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60
     ]
     assert not long, f"shorten or split these functions: {long}"

@@ -105,12 +105,11 @@ def test_squares_are_as_large_as_the_images(
 ) -> None:
     write_png(tmp_path / "new" / "a.png", noise(*size, 3))
     (tmp_path / "work").mkdir()
-    config = BenchConfig(data=tmp_path / "new")
+    config = BenchConfig(data=tmp_path / "new", count=2)
     found = open_subject(
         save_run(tmp_path / "run"), config, NetworkConfig(), RuntimeConfig(), tmp_path / "work"
     )
     assert found.side == side
-    assert measure_engines(found, ["eager"], 1, seconds=0)[-1].word.startswith("ready in")
 
 
 # ------------------------------------------------------------------ engines

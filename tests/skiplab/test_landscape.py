@@ -101,6 +101,7 @@ def test_the_loss_as_trained_is_in_the_arithmetic_of_the_surface(trained: Traine
     assert surface.centre != measure_surface(subject, "net", KEPT).centre
 
 
+@pytest.mark.long
 def test_recomputed_statistics_change_a_network_with_batch_norm(trained: Trained) -> None:
     anew, kept = (measure_surface(trained("batch"), "net", config) for config in (QUICK, KEPT))
     assert anew.losses[1, 1] == anew.centre != anew.as_trained
@@ -124,6 +125,7 @@ def test_the_seed_decides_the_surface(trained: Trained) -> None:
     assert (first != other).sum() == 8
 
 
+@pytest.mark.long
 def test_the_network_is_left_as_it_was(trained: Trained) -> None:
     subject = trained("batch")
     before = deepcopy(subject.segmenter.state_dict())
@@ -175,6 +177,7 @@ def test_equal_names_are_told_apart_and_different_images_mentioned(
     assert any("different images" in said for said in listener.said)
 
 
+@pytest.mark.long
 def test_weights_that_are_no_numbers_are_refused(trained: Trained, tmp_path: Path) -> None:
     broken = replace(trained("none"), segmenter=deepcopy(trained("none").segmenter))
     with torch.no_grad():
@@ -183,6 +186,7 @@ def test_weights_that_are_no_numbers_are_refused(trained: Trained, tmp_path: Pat
         landscape(broken, config=QUICK, output=tmp_path)
 
 
+@pytest.mark.long
 def test_a_surface_that_overflows_is_drawn_and_counted(trained: Trained, tmp_path: Path) -> None:
     far = KEPT.model_copy(update={"reach": 1e30, "iterations": 0})
     result = landscape(trained("none"), config=far, output=tmp_path)

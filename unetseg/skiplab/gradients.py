@@ -335,19 +335,19 @@ def stack_figures(rows: Sequence[Row]) -> dict[str, Figure]:
     start, trained = at_start(rows), _where(rows, objective=rows[-1]["objective"])
     before = _where(trained, step=0)
     layers = [
-        [(f"{depth} layers, {name}", _where(before, depth=depth, **own)) for depth in depths]
-        for name, own in settings.items()
+        (f"{depth} layers, {name}", _where(before, depth=depth, **own))
+        for (name, own), depth in product(settings.items(), depths)
     ]
 
     def by_depth(title: str, shown: Sequence[Row]) -> Figure:
         firsts = _where(shown, layer=0, part="weights")
         panels = [(name, _where(firsts, **own)) for name, own in settings.items()]
-        grid = [panels[at : at + 2] for at in range(0, len(panels), 2)]
-        return draw(f"Gradient of the first layer {title}", grid, "depth", "layers in the network")
+        along = "depth", "layers in the network"
+        return draw(f"Gradient of the first layer {title}", panels, min(2, len(panels)), along)
 
     title = f"Gradient of each layer before training, {before[0]['objective']}"
     figures = {
-        "gradients": draw(title, layers, "layer", "layer"),
+        "gradients": draw(title, layers, len(depths), ("layer", "layer")),
         "first_layer": by_depth(f"before training, {start[0]['objective']}", start),
     }
     if steps := rows[-1]["step"]:
@@ -362,21 +362,18 @@ def unet_figure(rows: Sequence[Row]) -> Figure:
     Panels: norm and init down; before and after training, or fresh and trained weights, across.
     """
     stages = _by_stage(_where(rows, part="weights"))
-    settings = _settings(rows)
     if "weights" in rows[0]:
-        grid = [[(f"{w} weights", _where(stages, weights=w)) for w in ("fresh", "trained")]]
+        line, columns = "skips", 2
+        panels = [(f"{w} weights", _where(stages, weights=w)) for w in ("fresh", "trained")]
     else:
-        last = rows[-1]["step"]
-        grid = [
-            [
-                (f"after {step} steps, {name}", _where(stages, step=step, **own))
-                for step in dict.fromkeys((0, last))
-            ]
-            for name, own in settings.items()
+        steps = dict.fromkeys((0, rows[-1]["step"]))
+        line, columns = "network", len(steps)
+        panels = [
+            (f"after {step} steps, {name}", _where(stages, step=step, **own))
+            for (name, own), step in product(_settings(rows).items(), steps)
         ]
-    line = "skips" if "weights" in rows[0] else "network"
-    title, along = "Gradient of each stage of the U-Net", "stage, from image to masks"
-    figure = draw(title, grid, "place", along, line)
+    along = "place", "stage, from image to masks"
+    figure = draw("Gradient of each stage of the U-Net", panels, columns, along, line)
     names = {row["place"]: row["stage"] for row in stages}
     for axes in figure.axes:
         axes.set_xticks(list(names), list(names.values()), rotation=45, ha="right")
@@ -402,20 +399,20 @@ def _by_stage(rows: Sequence[Row]) -> list[Row]:
 
 
 def draw(
-    title: str, grid: Sequence[Sequence[Panel]], along: str, label: str, line: str = "network"
+    title: str, panels: Sequence[Panel], columns: int, along: tuple[str, str], line: str = "network"
 ) -> Figure:
     """Gradients on one logarithmic scale; those of 0 and inf lie on its border.
 
     Args:
         title: Of the whole figure.
-        grid: Panels below one another and side by side.
-        along: The column of the x axis.
-        label: What the x axis is called.
+        panels: From the top left on.
+        columns: Panels side by side.
+        along: The table's column that is the x axis, and what it is called.
         line: The column whose values have a line and a colour each; dotted before a training
             whose end is in the same panel. Learned factors are points alone.
     """
-    figure, axes = new_figure(4 * len(grid[0]) + 1, 2.5 * len(grid) + 1, len(grid), len(grid[0]))
-    panels = [panel for across in grid for panel in across]
+    down = math.ceil(len(panels) / columns)
+    figure, axes = new_figure(4 * columns + 1, 2.5 * down + 1, down, columns)
     rows = [row for _, own in panels for row in own]
     sizes = [row["gradient"] for row in rows if 0 < row["gradient"] < math.inf] or [1.0]
     low, high = min(sizes) / 2, max(sizes) * 2
@@ -430,17 +427,17 @@ def draw(
         for (part, step, value), points in lines.items():
             style = "" if part == "factor" else "-" if step == last else ":"
             heights = np.clip([row["gradient"] for row in points], low, high)
-            places = [row[along] for row in points]
+            places = [row[along[0]] for row in points]
             axis.plot(places, heights, style, marker=".", color=colours[value], clip_on=False)
         axis.set(title=name, yscale="log", ylim=(low, high))
     for axis in axes[:, 0]:
         axis.set_ylabel("norm of the gradient")
     for axis in axes[-1]:
-        axis.set_xlabel(label)
+        axis.set_xlabel(along[1])
     figure.suptitle(f"{title}\n(on the border: 0, or too large for float32)")
     for value, colour in colours.items():
         axes[0, 0].plot([], [], color=colour, label=value)
-    figure.legend(loc="outside lower center", ncols=2 * len(grid[0]))
+    figure.legend(loc="outside lower center", ncols=2 * columns)
     return figure
 
 
