@@ -171,6 +171,35 @@ def test_the_copy_of_a_real_folder_means_the_same(
         assert (copy.class_map.encode(read_mask(other).pixels) == before).all()
 
 
+def test_palettes_of_their_own_become_colours(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for number, (_, mask) in enumerate(some_pairs(root)):
+        is_turned = number % 2  # index 0 is green
+        picture = Image.fromarray((truth(number) // 255) ^ np.uint8(is_turned))
+        picture.putpalette([0, 200, 0, 0, 0, 0] if is_turned else [0, 0, 0, 0, 200, 0])
+        picture.save(mask)
+    done, out = fixed(root)
+    assert sum("saved as RGB" in line for line in done.changes) == 4
+    for number, pair in enumerate(find_pairs(out).pairs):
+        assert pair.mask is not None
+        assert read_mask(pair.mask).coding == "rgb"
+        np.testing.assert_array_equal(read_mask(pair.mask).pixels[..., 1] > 0, truth(number) > 0)
+
+
+def test_pages_with_white_as_zero_stay_as_viewers_show_them(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    grey = np.stack([photo(number)[..., 0] for number in range(5)])
+    shown = np.stack([np.where(truth(number) > 0, 255, 0).astype(np.uint8) for number in range(5)])
+    for name, pages in (("train-volume.tif", grey), ("train-labels.tif", shown)):
+        tifffile.imwrite(root / name, 255 - pages, photometric="miniswhite")
+    _, out = fixed(root)
+    for number, pair in enumerate(find_pairs(out).pairs):
+        assert pair.mask is not None
+        np.testing.assert_array_equal(read_image(pair.image)[..., 0], grey[number])
+        np.testing.assert_array_equal(read_mask(pair.mask).pixels, shown[number])
+
+
 # Names
 
 
