@@ -45,8 +45,8 @@ what is written above it, never below.
         foreign.py         other programs' annotations, and formats that are not read
         questions.py       what nobody could know, with answers to paste
         choose.py          which series are images, which masks, and which take no part
-        beside.py          masks beside images, where only images are wanted
         mask_sets.py       which image each of several masks belongs to
+        beside.py          masks beside images, where only images are wanted
         match.py           find the images of a folder and the mask of each
         splits.py          which pairs train, validate and test
         dataset_yaml.py    dataset.yaml: read, applied to pairs and settings, and written

@@ -43,6 +43,7 @@ def beside(root: Path) -> set[str]:
         {"a{}.jpg": "photo", "a{}.png": "mask"},
         {"a{}.png": "photo", "a{}_m1.png": "mask", "a{}_m2.png": "mask"},  # masks that compete
         {"{}/images/q.png": "photo", "{}/masks/u.png": "mask", "{}/masks/v.png": "mask"},
+        {"im/im{}.png": "photo", "masks/im{}/1.png": "mask", "masks/im{}/2.png": "mask"},
     ],
 )
 def test_masks_and_outputs_are_told(tmp_path: Path, files: dict[str, str]) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unetseg.data.pairs.choose import choose
+from unetseg.data.pairs.content import look_at
 from unetseg.data.pairs.keys import LOOSE, match
+from unetseg.data.pairs.mask_sets import find_masks
 from unetseg.data.pairs.series import Entry, Series, read_entries, split_series
 from unetseg.errors import PairingError
 
@@ -35,6 +37,7 @@ def files_beside(root: Path, paths: Sequence[Path]) -> dict[Path, str]:
         readings = []
     sure = [r for r in readings if r.masks.said.role == "mask" or not _shows_masks(r.images)]
     masks = {e.path for r in sure if _shows_masks(r.masks) for e in r.masks.entries}
+    masks = masks or _masks_in_sets(root)
     images = {entry.path: entry for r in sure for entry in r.images.entries}
     rest = [one for one in series if not {e.path for e in one.entries} & {*masks, *images}]
     plain = [one for one in rest if not one.aside and (_says_image(one) or not _shows_masks(one))]
@@ -44,6 +47,13 @@ def files_beside(root: Path, paths: Sequence[Path]) -> dict[Path, str]:
         if one not in plain and _goes_with(shown, one):
             beside |= {entry.path: one.aside or MASK for entry in one.entries}
     return beside
+
+
+def _masks_in_sets(root: Path) -> set[Path]:
+    """The masks of images that have several each."""
+    sets = find_masks(root)
+    paths = [mask.path for masks in sets.masks.values() for mask in masks]
+    return {*paths} if sets.say_mask and look_at(paths).masks > _MOST else set()
 
 
 def _says_image(one: Series) -> bool:

@@ -183,6 +183,7 @@ def says_side(word: str) -> bool:
     return len(word) > 1 and read_name(word).says_side
 
 
+@cache
 def says_role(word: str) -> bool:
     """Whether a word of a file's name says something that image and mask do not share."""
     said = read_name(word)
