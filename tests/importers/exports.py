@@ -162,7 +162,7 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def imported(kind: str, tmp_path: Path, **more: Any) -> Imported:
+def imported(kind: str | None, tmp_path: Path, **more: Any) -> Imported:
     """What the import of tmp_path/src writes to tmp_path/out."""
     return import_dataset(kind, tmp_path / "src", tmp_path / "out", **more)
 

@@ -50,6 +50,18 @@ def test_each_layout(tmp_path: Path, layout: str) -> None:
     assert all(name.startswith("train/") == (layout == "splits") for name in masks)
 
 
+def test_names_of_numbered_objects_may_say_classes(tmp_path: Path) -> None:
+    for name in "ab":
+        photo(tmp_path / f"src/images/{name}.jpg", SIZE)
+        for number in (1, 2):
+            for word, box in BOXES:
+                path = tmp_path / f"src/masks/{name}/{number:04}_{word}.png"
+                write_png(path, truth([(word, box)], (word,)) * 255)
+    done = imported(None, tmp_path)
+    assert done.classes == ("background", "cat", "dog")
+    assert all((mask == truth()).all() for mask in masks_in(tmp_path / "out").values())
+
+
 @pytest.mark.parametrize("words", [("1stHO", "2ndHO"), ("label", "fov"), ("seg", "color")])
 def test_observers_and_fields_of_view_are_no_classes(
     tmp_path: Path, words: tuple[str, str]

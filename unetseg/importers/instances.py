@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from unetseg.data.files.pages import MaskSet
-from unetseg.data.pairs.mask_sets import find_masks, tell_objects
+from unetseg.data.pairs.mask_sets import find_masks, tell_classes, tell_objects
 from unetseg.data.pairs.naming import says_mask
 from unetseg.importers.annotations import (
     FOREGROUND,
@@ -34,7 +34,8 @@ _CLASS = re.compile(r"(?:.*[_\-.])?\d+[_\-.]([A-Za-z]+)")  # 0001_car
 
 def recognises(source: Path) -> bool:
     """Whether there are images with several masks, whose names say no classes."""
-    return source.is_dir() and tell_objects(find_masks(source))
+    sets = find_masks(source) if source.is_dir() else None
+    return sets is not None and tell_objects(sets) and not tell_classes(sets)
 
 
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
