@@ -137,6 +137,14 @@ def test_files_of_a_set_that_differ_in_size_are_named(tmp_path: Path) -> None:
     assert error.value.offenders == [f"{paths[0]}: 96×64", f"{paths[1]}: 95×64"]
 
 
+def test_a_file_of_a_set_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    paths = areas(tmp_path, 20, 50)
+    paths[1].write_bytes(b"no image")
+    with pytest.raises(MaskError) as error:
+        read_mask(MaskSet(paths, (1, 1)))
+    assert error.value.paths == (paths[1],)
+
+
 def test_jpeg_noise_is_no_object(tmp_path: Path) -> None:
     wide = np.zeros((40, 64), np.uint8)
     wide[8:24, 16:32] = 255

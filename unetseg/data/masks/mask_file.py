@@ -263,6 +263,8 @@ class MaskFile:
 
     def _kind_of_windows(self) -> RawMask:
         """What a mask is by its header; its pixels are none, of the type that windows have."""
+        if isinstance(self._image, _UnitedFiles):
+            return RawMask(np.empty((0, 0), np.uint8), "integer")
         file = self._image.open_windowed()
         bands, stored = file.shape[2], file.dtype
         alpha = bands in {2, 4} and stored in (np.uint8, np.uint16)
@@ -320,12 +322,13 @@ class _UnitedFiles:
     """
 
     format, lossy, white_is_zero = "", False, False
-    dtype, palette = np.dtype(np.uint8), None
 
     def __init__(self, masks: MaskSet, max_pixels: int | None) -> None:
         self.path = masks
-        self._files = [MaskFile(path, max_pixels) for path in masks.paths]
-        self.close()  # hundreds would stay open
+        self._files: list[MaskFile] = []
+        for path in masks.paths:
+            self._files.append(MaskFile(path, max_pixels))
+            self._files[-1].close()  # hundreds would stay open
         self.max_pixels = max_pixels
         self.is_windowed = any(file.is_windowed for file in self._files)
         self._order = Once(self._by_area)
@@ -334,25 +337,6 @@ class _UnitedFiles:
     def size(self) -> tuple[int, int]:
         """Height and width, pixels."""
         return self._files[0].size
-
-    @property
-    def height(self) -> int:
-        """Rows, pixels."""
-        return self.size[0]
-
-    @property
-    def width(self) -> int:
-        """Columns, pixels."""
-        return self.size[1]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and bands."""
-        return (*self.size, 1)
-
-    def open_windowed(self) -> "_UnitedFiles":
-        """What tells of the windows."""
-        return self
 
     def picture(self) -> Picture:
         """All of the mask; its files are closed then."""
