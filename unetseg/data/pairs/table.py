@@ -6,6 +6,7 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -119,7 +120,8 @@ def tables_below(root: Path, *columns: str) -> Iterator[Path]:
             path = Path(folder, name) if name.lower().endswith(".csv") else None
             if path is None or name.startswith(".") or not path.is_file():
                 continue
-            with path.open("rb") as file:
+            line = ""
+            with suppress(OSError), path.open("rb") as file:
                 line = file.readline(_HEAD).decode("utf-8-sig", errors="replace")
             header = {_plain(cell.strip('"\r\n')) for cell in re.split("[,;\t]", line)}
             is_meant = all(header.intersection(_COLUMNS[column]) for column in columns)
