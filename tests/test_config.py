@@ -1,13 +1,18 @@
 """Laws of the settings: durations, lists with commas, frozen models without unknown names."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import unetseg
 from unetseg.config import (
     SETTINGS,
     DataConfig,
+    DeviceConfig,
     EvalConfig,
     NetworkConfig,
     PredictConfig,
@@ -17,7 +22,9 @@ from unetseg.config import (
     TrainingConfig,
     parse_duration,
     split_commas,
+    with_flags,
 )
+from unetseg.errors import ConfigError
 
 
 @given(days=st.integers(0, 9), hours=st.integers(0, 99), minutes=st.integers(0, 99))
@@ -74,6 +81,39 @@ def test_settings_survive_json() -> None:
         training=TrainingConfig.model_validate({"budget": "10m", "lr": 3e-4}),
     )
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_keywords_are_flags_of_any_group_and_leave_the_rest() -> None:
+    config = TrainConfig(network=NetworkConfig(depth=2))
+    flags = {"budget": "10m", "skip": "add,none", "ignore": 255, "depth": 3}
+    (changed,) = with_flags(flags | {"device": "cpu"}, config)
+    assert (changed.training.budget, changed.network.skip) == (600, ("add", "none"))
+    assert changed.data.ignore == (255,)
+    assert (changed.network.depth, changed.runtime.device) == (3, "cpu")
+    assert changed.network.model_fields_set == {"depth", "skip"}
+    assert with_flags({}, config) == (config,)
+    assert with_flags({"overlay": True, "device": "cpu"}, PredictConfig(), DeviceConfig()) == (
+        PredictConfig(overlay=True),
+        DeviceConfig(device="cpu"),
+    )
+    with pytest.raises(ValidationError, match="is no duration"):
+        with_flags({"budget": "soon"}, config)
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong", "near"),
+    [
+        (lambda **flags: unetseg.train("photos", **flags), "epoch", "epochs"),
+        (lambda **flags: unetseg.evaluate("run", "photos", **flags), "splits", "split"),
+        (lambda **flags: unetseg.predict("run", "photos", "out", **flags), "overlays", "overlay"),
+        (lambda **flags: unetseg.load("run", **flags), "presicion", "precision"),
+    ],
+)
+def test_an_unknown_keyword_is_answered_with_the_nearest(
+    call: Callable[..., Any], wrong: str, near: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"no setting '{wrong}'\nDid you mean {near}?"):
+        call(**{wrong: 1})
 
 
 def test_every_setting_has_one_name_and_one_sentence() -> None:

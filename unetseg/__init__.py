@@ -156,7 +156,7 @@ The same from Python, each loaded when it is first used:
 
     import unetseg
 
-    unetseg.train("data/cells")                            # → run folder
+    unetseg.train("data/cells", budget="10m")              # → run folder; flags are keywords
     unetseg.evaluate("checkpoints/cells", "data/cells")    # → scores
     unetseg.predict("checkpoints/cells", ["new/"], "out")  # → mask files
     unetseg.load("checkpoints/cells").predict(array)       # → mask H×W

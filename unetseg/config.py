@@ -5,12 +5,16 @@ variables (`UNETSEG_` + upper case). Precedence: defaults < file < environment <
 resolved by `training/plan.py`, which writes each choice with its reason to `plan.json`.
 """
 
+import difflib
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from unetseg.errors import ConfigError
 
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -41,8 +45,8 @@ Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 
 
 def split_commas(values: object) -> object:
-    """`("a,b", "c")` as `("a", "b", "c")`: lists may be written with commas."""
-    if isinstance(values, str):
+    """`("a,b", "c")` as `("a", "b", "c")`, and 255 as `(255,)`: lists may be written shorter."""
+    if isinstance(values, (str, int, float)):
         values = (values,)
     if isinstance(values, (list, tuple)):
         return tuple(
@@ -441,3 +445,43 @@ SETTINGS: frozenset[str] = frozenset(
     for name in group.model_fields
 )
 """The name of every setting."""
+
+
+def with_flags(flags: Mapping[str, object], *configs: Settings) -> tuple[Any, ...]:
+    """Settings with those of `flags` in the place of their own; as in Python, so from the shell.
+
+    Args:
+        flags: Value by the name of the flag, with `_` for `-`: {"budget": "10m"}.
+        configs: Settings, which may hold groups of settings.
+
+    Raises:
+        ConfigError: none of `configs` has such a flag.
+        ValidationError: a value is not allowed.
+
+    >>> with_flags({"budget": "10m"}, TrainConfig())[0].training.budget
+    600.0
+    """
+    names = [name for config in configs for name in _flags(config)]
+    for flag in flags:
+        if flag not in names:
+            near = difflib.get_close_matches(flag, names, 1)
+            fix = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(names))}"
+            raise ConfigError(f"there is no setting {flag!r}", fix=fix)
+    return tuple(_changed(config, flags) for config in configs)
+
+
+def _flags(config: Settings) -> Iterator[str]:
+    """The names of all settings, those of groups included."""
+    for name, value in config:
+        yield from _flags(value) if isinstance(value, Settings) else [name]
+
+
+def _changed(config: Settings, flags: Mapping[str, object]) -> Settings:
+    """`config` with the values of those flags that it has."""
+    values: dict[str, object] = {name: getattr(config, name) for name in config.model_fields_set}
+    for name, value in config:
+        if isinstance(value, Settings):
+            values[name] = _changed(value, flags)
+        elif name in flags:
+            values[name] = flags[name]
+    return type(config).model_validate(values)

@@ -373,6 +373,10 @@ def test_grey_images_are_predicted_by_a_colour_model(trained: Path, tmp_path: Pa
     assert run(words) == 0
     by_hand = unetseg.load(trained, device="cpu").predict(np.stack([grey] * 3, -1))
     np.testing.assert_array_equal(pixels(tmp_path / "out" / "grey.png"), by_hand)
+    again = tmp_path / "again"
+    unetseg.predict(trained, tmp_path / "grey.png", again, device="cpu", probabilities=True)
+    np.testing.assert_array_equal(pixels(again / "grey.png"), by_hand)
+    assert (again / "grey_probabilities.tif").is_file()
 
 
 @pytest.mark.parametrize("verb", ["predict", "eval"])

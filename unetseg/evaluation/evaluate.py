@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
-from unetseg.config import EvalConfig, ScoringConfig
+from unetseg.config import EvalConfig, ScoringConfig, with_flags
 from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.pages import image_hash
 from unetseg.data.files.pngs import write_png
@@ -52,6 +52,7 @@ def evaluate(
     *,
     output: str | Path | None = None,
     progress: Progress = SILENT,
+    **flags: Any,
 ) -> Evaluation:
     """Score a trained U-Net on the pairs of a folder.
 
@@ -65,12 +66,13 @@ def evaluate(
         config: Which split, how it is predicted, and what is written beside the scores.
         output: Folder to write to.
         progress: Hears what is done.
+        **flags: Settings by the names of the command's flags: split, tta, device ….
 
     Raises:
         DataError: pairs that cannot be read or do not fit the model, all of them.
         BundleError: there is no usable model.
     """
-    config, run = config or EvalConfig(), Path(run)
+    (config,), run = with_flags(flags, config or EvalConfig()), Path(run)
     predictor = Predictor(run, config.tiling, config.device)
     pair_set, source = find_described(Path(data), config.data, predictor.info.class_map)
     info = predictor.info.snapping(source.snap)

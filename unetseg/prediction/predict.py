@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo, load_bundle
-from unetseg.config import DeviceConfig, PredictConfig, TilingConfig
+from unetseg.config import DeviceConfig, PredictConfig, TilingConfig, with_flags
 from unetseg.data.files.folders import find_images
 from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.pages import file_of
@@ -108,18 +108,18 @@ class Predictor:
         return mask_pixels(self.engine.classes(pixels, nodata), self.info.class_map)
 
 
-def load(run: str | Path, *, device: str = "auto", **settings: Any) -> Predictor:
+def load(run: str | Path, **flags: Any) -> Predictor:
     """Load a trained U-Net: `unetseg.load("checkpoints/cells").predict("image.png")`.
 
     Args:
         run: Run folder or bundle folder.
-        device: auto, cpu, cuda, cuda:1 or mps.
-        **settings: Fields of `TilingConfig`: tile, overlap, tta.
+        **flags: Settings by the names of the command's flags: tile, overlap, tta; device,
+            precision, engine.
 
     Raises:
         BundleError: there is no usable model.
     """
-    return Predictor(Path(run), TilingConfig(**settings), DeviceConfig(device=device))
+    return Predictor(Path(run), *with_flags(flags, TilingConfig(), DeviceConfig()))
 
 
 def build_engine(
@@ -140,20 +140,24 @@ def predict_folder(
     inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     config: PredictConfig | None = None,
-    device: DeviceConfig | None = None,
+    device: DeviceConfig | str | None = None,
     progress: Progress = SILENT,
+    **flags: Any,
 ) -> Prediction:
     """Write a mask for every image in `inputs` (files, folders, globs) below `output`.
 
     Subfolders are kept. Masks and earlier outputs that lie beside the images of a folder are left
     out, unless they are named themselves. An image that fails is listed in `failures.jsonl`; the
-    others go on.
+    others go on. `flags` are settings by the names of the command's flags: overlay, existing ….
 
     Raises:
         ConfigError: masks would overwrite inputs, or files that are there already.
         BundleError: there is no usable model.
     """
-    config, output = config or PredictConfig(), Path(output)
+    if isinstance(device, str):
+        flags["device"], device = device, None
+    config, where = with_flags(flags, config or PredictConfig(), device or DeviceConfig())
+    output = Path(output)
     given = [Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
     images = find_images(given)
     if left_out := _left_out(images, given, output):
@@ -166,7 +170,7 @@ def predict_folder(
             f"left out {', '.join(map(printable, rasters[:3]))}"
             f"{', …' * (len(rasters) > 3)}: {BY_NAME}"
         )
-    predictor = Predictor(Path(run), config, device)
+    predictor = Predictor(Path(run), config, where)
     class_map = predictor.info.class_map
     jobs = [
         job

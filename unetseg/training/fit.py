@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unetseg.bundle import save_bundle
-from unetseg.config import TrainConfig
+from unetseg.config import TrainConfig, with_flags
 from unetseg.data.crops.cache import choose_cache, read_split
 from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
 from unetseg.data.files.pngs import write_png
@@ -51,8 +51,9 @@ def train(
     name: str | None = None,
     resume: bool = False,
     progress: Progress = SILENT,
+    **flags: Any,
 ) -> Path:
-    """Train a U-Net on a folder of image/mask pairs.
+    """Train a U-Net on a folder of image/mask pairs: `unetseg.train("photos", budget="10m")`.
 
     Args:
         data: The folder, or a CSV of pairs.
@@ -61,6 +62,7 @@ def train(
         name: Name of the run folder; default: date and time.
         resume: Go on with the run called `name`, or with the last one in `out`.
         progress: Hears what is done.
+        **flags: Settings by the names of the command's flags: epochs, budget, from_ ….
 
     Returns:
         The run folder, with the bundle in `model/`.
@@ -73,7 +75,7 @@ def train(
         OutOfMemoryError: a step does not fit in memory.
     """
     began = time.monotonic()
-    config = config or TrainConfig()
+    (config,) = with_flags(flags, config or TrainConfig())
     open_or_resume = resume_run if resume else open_run
     with open_or_resume(Path(data), config, Path(out), name, progress) as run:
         advice = f"Choose a --batch below {run.plan.batch}, a smaller --patch or --width."
