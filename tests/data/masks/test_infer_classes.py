@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.builders import Heard
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
@@ -501,6 +502,11 @@ def test_classes_are_no_numbered_objects(masks: Sequence[range]) -> None:
             [("car", (1, 2, 3))],
         ),
         ("labels.json", '[{"id": 4, "name": "car", "color": [1, 2, 3]}]', [("car", 4)]),
+        (
+            "class_dict.csv",
+            "name,r,g,b\nunlabelled(void/ignore),0,0,0\nveg.misc,1,2,3\n",
+            [("unlabelled(void/ignore)", (0, 0, 0)), ("veg.misc", (1, 2, 3))],
+        ),
         ("objectInfo.txt", "Idx\tRatio\tName\n1\t0.2\tdoor, gate\n", [("door, gate", 1)]),
     ],
 )
@@ -521,6 +527,8 @@ def test_class_lists_come_in_many_forms(
         ("labels.csv", "image,label\na.png,cat\n"),
         ("labels.csv", "id,label\n1,a.png\n"),
         ("labels.txt", "a.png\nb.png\n"),
+        ("labels.txt", "train/001 3\ntrain/002 4\n"),
+        ("labels.txt", "0 notes.txt\n1 more.xml\n"),
         ("label_1.txt", "0 0.5 0.3\n1 0.5 0.4\n"),
         ("labels.json", '{"images": [], "annotations": []}'),
         ("label.json", '{"version": "4.5", "shapes": [], "imagePath": "a.png"}'),
@@ -531,6 +539,15 @@ def test_other_files_are_no_class_lists(tmp_path: Path, name: str, text: str) ->
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / name).write_text(text)
     assert guess_class_names(tmp_path) is None
+
+
+def test_a_likely_class_list_that_is_not_used_is_told_with_the_command(tmp_path: Path) -> None:
+    (tmp_path / "my classes.csv").write_text("name,r,g,b\nsky,1,2,3\nsea,1,2,3\n")
+    ear = Heard()
+    assert guess_class_names(tmp_path, ear) is None
+    (said,) = ear.said
+    assert "twice there: (1, 2, 3)" in said
+    assert said.endswith(f"--classes '{tmp_path}/my classes.csv'")
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def survey(
         data,
         replace(found, pairs=tuple(facts)),
         {pair.name: fact for pair, fact in facts.items()},
-        names=class_names(data, config, description, found.classes) if facts else None,
+        names=class_names(data, config, description, found.classes, progress) if facts else None,
         rules=(*rules, found.rule),
         own_splits=any(pair.split for pair in facts),
         paired=found.pairs,
@@ -244,7 +244,11 @@ def conclude(survey: Survey, *, snap: bool) -> tuple[ClassMap, str]:
 
 
 def class_names(
-    data: Path, config: DataConfig, description: Description, told: Sequence[str] = ()
+    data: Path,
+    config: DataConfig,
+    description: Description,
+    told: Sequence[str] = (),
+    progress: Progress = SILENT,
 ) -> ClassNames | None:
     """The class list of the user, of dataset.yaml, of the folder, or what looks like one in it.
 
@@ -255,6 +259,7 @@ def class_names(
         config: The settings of the user.
         description: What dataset.yaml says.
         told: The classes that the names of mask files tell, with the codes 1, 2, ….
+        progress: Hears of a list that cannot be used.
 
     Raises:
         MaskError: the file is no class list.
@@ -267,7 +272,7 @@ def class_names(
     path = config.classes or (find_class_file(data) if data.is_dir() else None)
     if path is not None or not data.is_dir():
         return read_class_names(path) if path else None
-    return guess_class_names(data)
+    return guess_class_names(data, progress)
 
 
 def with_splits(folder: Survey, splits: dict[str, str]) -> Survey:

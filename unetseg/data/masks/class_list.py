@@ -7,9 +7,9 @@ Those of other programs are read too: tables with a header (Roboflow, CamVid, AD
 import csv
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
+from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.masks.class_map import Code, Colour
 from unetseg.errors import MaskError
+from unetseg.progress import SILENT, Progress
 
 _FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml")
 _MASK_FOLDER = re.compile(r"mask|label|annot|segm|truth|target|^gts?$", re.IGNORECASE)
@@ -27,6 +29,7 @@ _LIKELY = re.compile(
     r"(.*(class|label|colou?r|palette|categor|legend|objectinfo).*|meta)\.(csv|tsv|txt|json)",
     re.IGNORECASE,
 )
+_TEXTS = (".txt", ".xml", ".json", ".csv")
 _MOST_BYTES = 2**18  # of a class list
 _TRIED = 8  # files of a folder that may be class lists
 _NAMES = ("name", "classname", "labelname", "objectname", "title", "class", "label", "category")
@@ -94,25 +97,34 @@ def find_class_file(root: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def guess_class_names(root: Path) -> ClassNames | None:
+def guess_class_names(root: Path, progress: Progress = SILENT) -> ClassNames | None:
     """The class list of another program in `root` or a folder of it.
 
     That is a small file with a likely name, such as class_dict.csv, in which each class has a code.
+    One that calls itself classes and cannot be used is told.
     """
     for folder in [root, *sorted(entry for entry in root.iterdir() if entry.is_dir())]:
-        likely = sorted(file for file in folder.iterdir() if _LIKELY.fullmatch(file.name))
-        for file in likely[:_TRIED]:
-            with suppress(MaskError, OSError):
-                names = read_class_names(file) if file.stat().st_size <= _MOST_BYTES else None
-                if names and all(map(_is_coded, names.entries)):
-                    return replace(names, guessed=True)
+        files = (file for file in folder.iterdir() if file.is_file())
+        likely = sorted(file for file in files if _LIKELY.fullmatch(file.name))
+        for file in [one for one in likely[:_TRIED] if one.stat().st_size <= _MOST_BYTES]:
+            try:
+                names = read_class_names(file)
+            except MaskError as error:
+                if "class" in file.name.lower():
+                    command = f"--classes {shlex.quote(str(file))}"
+                    progress.say(f"{error.summary}; once it is one, add {command}")
+                continue
+            if all(map(_is_coded, names.entries)):
+                return replace(names, guessed=True)
     return None
 
 
 def _is_coded(entry: NamedClass) -> bool:
     """Whether an entry has a code and the name of a class: with letters, and of no file."""
-    is_file = re.search(r"[/\\]|\.\w{2,4}$", entry.name)
-    return entry.code is not None and not is_file and any(map(str.isalpha, entry.name))
+    last = re.split(r"[/\\]", entry.name)[-1]
+    suffix = f".{last.rpartition('.')[2].lower()}"
+    is_file = "." in last and suffix in {*IMAGE_SUFFIXES, *_TEXTS}
+    return entry.code is not None and not is_file and any(map(str.isalpha, last))
 
 
 def read_class_names(path: Path) -> ClassNames:
