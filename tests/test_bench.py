@@ -83,7 +83,7 @@ def test_material_is_images_from_all_over_the_list(tmp_path: Path) -> None:
     assert find_material(tmp_path / "images", 1000, PairsConfig()) == images
     where = PairsConfig(images=Path("images/*.png"), masks=Path("masks"))
     assert find_material(tmp_path, 3, where) == [images[0], images[3], images[6]]
-    with pytest.raises(ImageError, match="no images found"):
+    with pytest.raises(ImageError, match="there is no"):
         find_material(tmp_path / "nothing", 3, PairsConfig())
 
 

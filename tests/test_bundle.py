@@ -1,6 +1,7 @@
 """A bundle gives back what was saved, and refuses what is damaged, foreign or absurd."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,13 @@ def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
         load_bundle(tmp_path / "nothing")
     with pytest.raises(BundleError, match="has no trained model"):
         load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "nothing"])
+def test_runs_that_are_there_are_told(saved: Path, tmp_path: Path, name: str) -> None:
+    model = shutil.copytree(saved / "model", tmp_path / "runs/cells/model")
+    with pytest.raises(BundleError, match=f"Runs that are there: {model.parent}$"):
+        load_bundle(tmp_path / "runs" / name)
 
 
 def test_full_size_gives_the_size_back_that_prepared_took() -> None:

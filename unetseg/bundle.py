@@ -227,8 +227,10 @@ def find_bundle(run: Path) -> Path:
             fix="Give the folder that `unetseg train` wrote; foreign checkpoints are not loaded.",
         )
     what = "has no trained model" if run.is_dir() else "does not exist"
-    runs = sorted(str(path.parents[1]) for path in run.absolute().parent.glob("*/model/model.json"))
-    raise BundleError(f"{run} {what} (model/model.json)", runs, "Give a run folder of `train`.")
+    near = (file for above in (run, run.parent) for file in above.glob("*/model/model.json"))
+    runs = [str(file.parents[1]) for file in sorted(near)]
+    fix = f"Runs that are there: {', '.join(runs)}" if runs else "Give a run folder of `train`."
+    raise BundleError(f"{run} {what} (model/model.json)", fix=fix)
 
 
 def read_info(path: Path) -> BundleInfo:

@@ -113,7 +113,7 @@ def test_nothing_is_left_behind(
     ("tokens", "code", "answer"),
     [
         (["nowhere"], 8, "nowhere does not exist"),
-        (["--data", "nowhere"], 5, "no images found"),
+        (["--data", "nowhere"], 5, "there is no nowhere"),
         (["--data", "README.md", "--train"], 5, "error: "),
         (["--size", "8"], 2, "--size '8': must be greater than or equal to 32"),
         (["--engines", "fuse"], 2, "did you mean fused?"),

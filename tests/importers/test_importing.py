@@ -252,6 +252,8 @@ def test_arguments_are_checked(tmp_path: Path) -> None:
         import_dataset("os", tmp_path, tmp_path / "out")
     with pytest.raises(DataError, match="there is no"):
         import_dataset("coco", tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(DataError, match=r"there is no .*coco.zip"):
+        import_dataset(None, tmp_path / "coco.zip", tmp_path / "out")
     (tmp_path / "voc/SegmentationClass").mkdir(parents=True)
     with pytest.raises(ImageError, match="Check --images"):
         import_dataset("voc", tmp_path / "voc", tmp_path / "out", images=tmp_path / "nowhere")

@@ -140,10 +140,12 @@ def import_dataset(  # noqa: PLR0913 (each is an argument of the command)
 
     Raises:
         ConfigError: there is no such format.
-        DataError: the annotations cannot be read, something is wrong with them, or no format is
+        DataError: there is no `source`, the annotations cannot be read, something is wrong with them, or no format is
             recognised, or several are.
         MachineError: `out` holds something, or cannot be written.
     """
+    if not source.exists():
+        raise DataError(f"there is no {printable(source)}", fix="Check the path.")
     refuse_used(out)
     with unpacked(source, beside=out) as folder:
         recognised = [] if kind else [_recognised(folder, (source, out))]
@@ -183,8 +185,6 @@ def read_annotations(kind: str, source: Path, images: Path | None = None) -> Ann
     """
     if kind not in FORMATS:
         raise ConfigError(f"there is no format {kind!r}", fix=f"Choose of {', '.join(FORMATS)}.")
-    if not source.exists():
-        raise DataError(f"there is no {printable(source)}", fix="Check the path.")
     try:
         return collect(FORMATS[kind].read(source, images))
     except OSError as error:
@@ -196,9 +196,7 @@ def _recognised(folder: Path, paths: tuple[Path, Path]) -> str:
     """The format of a folder or file; errors show commands with `paths`, SRC and OUT."""
     exact = [name for name in FORMATS if name not in _BY_NAMES_ALONE]
     for names in (exact, _BY_NAMES_ALONE):
-        recognised = [
-            name for name in names if folder.exists() and FORMATS[name].recognises(folder)
-        ]
+        recognised = [name for name in names if FORMATS[name].recognises(folder)]
         if len(recognised) == 1:
             return recognised[0]
         if recognised:

@@ -157,7 +157,7 @@ def predict_folder(
     if isinstance(device, str):
         flags["device"], device = device, None
     config, where = with_flags(flags, config or PredictConfig(), device or DeviceConfig())
-    output = Path(output)
+    output, predictor = Path(output), Predictor(Path(run), config, where)
     given = [Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
     images = find_images(given)
     if left_out := _left_out(images, given, output):
@@ -170,7 +170,6 @@ def predict_folder(
             f"left out {', '.join(map(printable, rasters[:3]))}"
             f"{', …' * (len(rasters) > 3)}: {BY_NAME}"
         )
-    predictor = Predictor(Path(run), config, where)
     class_map = predictor.info.class_map
     jobs = [
         job

@@ -309,6 +309,12 @@ def test_no_such_folder(tmp_path: Path) -> None:
         find_pairs(tmp_path / "nowhere")
 
 
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    image = write(tmp_path, ["a.png"]) / "a.png"
+    with pytest.raises(PairingError, match=r"a\.png is a file\nGive its folder: .*"):
+        find_pairs(image)
+
+
 def test_no_images(tmp_path: Path) -> None:
     with pytest.raises(PairingError, match=r"holds no images\nImages end in .*\.png"):
         find_pairs(write(tmp_path, ["classes.txt"]))
@@ -778,6 +784,8 @@ def test_inputs_without_images_are_all_listed(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no images found") as error:
         find_images(inputs)
     assert error.value.offenders == inputs[1:]
+    with pytest.raises(ImageError, match=r"^there is no gone.png\nCheck the path"):
+        find_images(["gone.png"])
     with pytest.raises(ImageError):
         find_images([])
 

@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from unetseg.data.files.pages import ARRAY_SUFFIXES
@@ -36,20 +37,23 @@ def find_images(
     where that is not enough, the folders by which they differ.
 
     Raises:
-        ImageError: an input names no image.
+        ImageError: an input is not there, or names no image.
     """
     found: dict[Path, tuple[Path, Path]] = {}
     empty = []
     for given in inputs:
         sources = list(_expand(Path(given)))
-        empty += [] if sources else [printable(given)]
+        empty += [] if sources else [Path(given)]
         for path, base in sources:
             if path not in without:
                 found.setdefault(path.absolute(), (path, base))
+    listed = [printable(given) for given in empty]
+    if empty and not any(given.exists() or _fixed(given) for given in empty):
+        raise ImageError(f"there is no {', '.join(listed)}", fix="Check the path.")
     if empty or not found:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         fix = f"Images end in {suffixes}; {BY_NAME}."
-        raise ImageError("no images found in the input", empty, fix)
+        raise ImageError("no images found in the input", listed, fix)
     return sorted(output_names(list(found.values())), key=lambda couple: couple[1])
 
 
@@ -104,12 +108,11 @@ def _expand(given: Path) -> Iterator[tuple[Path, Path]]:
         yield given, given.parent
     if given.is_dir():
         yield from ((path, given) for path in scan(given, ImageError))
-    fixed = next((i for i, part in enumerate(given.parts) if re.search(r"[*?\[]", part)), None)
-    if given.exists() or fixed is None:
+    base = _fixed(given)
+    if given.exists() or base is None:
         return
-    base = Path(*given.parts[:fixed])
     try:
-        matches = sorted(base.glob("/".join(given.parts[fixed:])))
+        matches = sorted(base.glob("/".join(given.parts[len(base.parts) :])))
     except ValueError as error:
         raise ImageError(f"{printable(given)} is no pattern: {error}") from error
     for match in matches:
@@ -118,6 +121,12 @@ def _expand(given: Path) -> Iterator[tuple[Path, Path]]:
             yield from ((path, base) for path in scan(match, ImageError))
         elif match.suffix.lower() in IMAGE_SUFFIXES and match.is_file() and not is_hidden:
             yield match, base
+
+
+def _fixed(given: Path) -> Path | None:
+    """The part of a glob pattern before its first sign; None for what is no pattern."""
+    parts = [*takewhile(lambda part: not re.search(r"[*?\[]", part), given.parts)]
+    return Path(*parts) if len(parts) < len(given.parts) else None
 
 
 def output_names(sources: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:

@@ -166,6 +166,9 @@ def _locate(
         raise ConfigError("images, masks and pairs were given in part or at once", fix=BY_HAND)
     if root.suffix.lower() == ".csv" and root.is_file() and table is None and images is None:
         return root.parent, root
+    if root.is_file():
+        fix = f"Give its folder: {printable(root.parent)}"
+        raise PairingError(f"{printable(root)} is a file", fix=fix)
     if not root.is_dir():
         raise PairingError(f"there is no folder {printable(root)}", fix="Check the path.")
     if table is not None and not table.is_file() and (root / table).is_file():
