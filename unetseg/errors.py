@@ -60,7 +60,13 @@ class UnetsegError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        lines = [self.summary, *(f"  - {offender}" for offender in self.offenders)]
+        return self.text()
+
+    def text(self, most: int | None = None) -> str:
+        """All of it in lines; with `most`, no more offenders than that, and how many more."""
+        lines = [self.summary, *(f"  - {offender}" for offender in self.offenders[:most])]
+        more = len(self.offenders[most:]) if most is not None else 0
+        lines += [f"  … and {more} more"] if more else []
         lines += [self.fix] if self.fix else []
         return "\n".join([*lines, *(f"  {command}" for command in self.commands)])
 

@@ -23,6 +23,18 @@ Capture = pytest.CaptureFixture[str]
 SMALL = ("--device", "cpu", "--width", "4", "--depth", "2", "--workers", "0")
 
 
+def test_no_fixed_copy_is_offered_where_nothing_can_be_fixed(data: Path, capsys: Capture) -> None:
+    for mask in (data / "masks").iterdir():
+        with Image.open(mask) as picture:
+            picture.resize((50, 70)).save(mask)  # smoothed, of no whole fraction of the size
+    assert run(["check", str(data)]) == 5
+    told = "".join(capsys.readouterr())
+    assert "[mask-coding]" in told
+    assert "[size-mismatch]" in told
+    assert "--fix OUT" not in told
+    assert "more (--report" not in told  # where no file stands above
+
+
 # The same conclusions
 
 

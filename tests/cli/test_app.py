@@ -302,17 +302,19 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         run(["train", "photos"])
 
 
-def test_an_answer_lists_every_offender_and_the_fix(
-    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+@pytest.mark.parametrize(("count", "last"), [(2, ""), (5, ""), (7, "  … and 2 more\n")])
+def test_an_answer_lists_the_first_offenders_and_the_fix(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, count: int, last: str
 ) -> None:
+    files = [f"a[{number}].png" for number in range(count)]
+
     def fail(*_: Any, **__: Any) -> None:
-        raise DataError("2 files are bad", ["a[1].png", "b.png"], "Fix them.")
+        raise DataError("files are bad", files, "Fix them.")
 
     monkeypatch.setattr(fit, "train", fail)
     run(["train", "photos"])
-    assert capsys.readouterr().err == (
-        "error: 2 files are bad\n  - a[1].png\n  - b.png\nFix them.\n"
-    )
+    shown = "".join(f"  - {file}\n" for file in files[:5])
+    assert capsys.readouterr().err == f"error: files are bad\n{shown}{last}Fix them.\n"
 
 
 def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:

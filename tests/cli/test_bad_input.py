@@ -75,7 +75,8 @@ def test_images_without_any_mask(data: Path, capsys: Capture) -> None:
     shutil.rmtree(data / "masks")
     answer = refusal(data, capsys)
     assert "4 image files, of which none" in answer
-    assert "--pairs FILE.csv" in answer
+    assert "There are no masks here" in answer
+    assert "unetseg import labelme" in answer
 
 
 @pytest.mark.long

@@ -118,6 +118,7 @@ def test_the_format_may_be_left_out(tmp_path: Path, capsys: Capture) -> None:
         command(photos, tmp_path / "two")
     for name in ("coco", "labelme"):
         assert f"unetseg import {name} {photos} {tmp_path / 'two'}" in caught.value.offenders
+    (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=f"unetseg import FORMAT {tmp_path / 'none'}"):
         command(tmp_path / "none", tmp_path / "two")
     with pytest.raises(ConfigError, match=f"unetseg import coco {photos} OUT"):

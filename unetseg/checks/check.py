@@ -5,7 +5,7 @@
 """
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from unetseg.checks.files import (
     inspect_sizes,
     inspect_unreadable,
 )
-from unetseg.checks.finding import Check, Finding, Severity, in_order
+from unetseg.checks.finding import FIX, Check, Finding, Severity, in_order
 from unetseg.checks.leakage import inspect_duplicates, inspect_leakage
 from unetseg.checks.names import inspect_names, inspect_portability, inspect_splits
 from unetseg.checks.values import inspect_balance, inspect_values
@@ -108,6 +108,8 @@ def check_folder(
 ) -> Report:
     """Look at everything in the folder `data`, and go on past what is wrong.
 
+    Where no pair can be fixed, no fixed copy is offered.
+
     Raises:
         PairingError: there is no such folder.
         ConfigError: a setting or dataset.yaml is wrong.
@@ -115,6 +117,8 @@ def check_folder(
     folder = survey(data, config, progress, strict=False)
     findings = [finding for inspect in CHECKS for finding in inspect(folder)]
     findings += inspect_alignment(folder, progress)
+    if not any(fact.fits and not fact.image.bad for fact in folder.facts.values()):
+        findings = [replace(f, flags=()) if FIX[0] in f.flags else f for f in findings]
     return Report(folder, tuple(in_order(findings)))
 
 

@@ -479,8 +479,8 @@ def inspect_saturation(survey: Survey) -> Iterator[Finding]:
             "saturated",
             "note" if is_common else "warning",
             f"{len(lines)} of {plural(len(images), 'image')} with {SATURATED:.0%} or more of the "
-            "values at the highest of their band: overexposed, or bright as a sky or a white "
-            "ground",
+            "values at the highest of their band: "
+            + ("so many, that is their sky or white ground" if is_common else "overexposed?"),
             lines,
             "" if is_common else "Look at them; where a band is saturated it shows nothing.",
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from cyclopts import App, CycloptsError
 from cyclopts.config import Dict, Env
 
-from unetseg.cli.console import err
+from unetseg.cli.console import SHOWN, err
 from unetseg.errors import ConfigError, UnetsegError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _answer(error: BaseException) -> tuple[str, int] | None:
         case ValueError() if _is_setting(error):
             return _settings(error), EXIT_USAGE
         case UnetsegError():
-            return str(error), error.exit_code
+            return error.text(SHOWN), error.exit_code
         case KeyboardInterrupt():
             return "interrupted", EXIT_INTERRUPT
         case ImportError() | RuntimeError() if _is_misfit(error):

@@ -11,6 +11,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+SHOWN = 5
+"""Files of a finding or an error that are listed on the terminal."""
 QUIET_SECONDS = 15.0
 """Between two lines about the same task where there is no terminal."""
 

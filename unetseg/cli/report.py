@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from unetseg.cli.console import out, say
+from unetseg.cli.console import SHOWN, out, say
 
 if TYPE_CHECKING:
     from unetseg.checks.check import Report
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from unetseg.data.facts.survey import Survey
     from unetseg.training.plan import Plan
 
-SHOWN = 5
-"""Files of a finding that are listed on the terminal."""
 REFUSAL = 12
 """Lines on the terminal, at most, where training would refuse."""
 _CONCLUDED = 3  # of these lines: pairs, masks, splits
@@ -101,7 +99,8 @@ def finding_lines(
 
     yield f"{finding.severity}: {finding.summary} [{finding.check}]"
     files = [line_text(line, data) for line in finding.lines]
-    yield from (f"  {file}" for file in shortened(files, most))
+    if most != 0:
+        yield from (f"  {file}" for file in shortened(files, most))
     if finding.fix:
         yield f"  fix: {finding.fix}"
     yield from (f"  {command}" for command in finding.commands_for(given))

@@ -140,8 +140,8 @@ def import_dataset(  # noqa: PLR0913 (each is an argument of the command)
 
     Raises:
         ConfigError: there is no such format.
-        DataError: there is no `source`, the annotations cannot be read, something is wrong with them, or no format is
-            recognised, or several are.
+        DataError: there is no `source`, the annotations cannot be read, something is wrong with
+            them, or no format is recognised, or several are.
         MachineError: `out` holds something, or cannot be written.
     """
     if not source.exists():

@@ -88,11 +88,16 @@ def test_few_bad_files_are_left_out_when_asked_and_many_never(tmp_path: Path) ->
     with pytest.raises(DataError, match="2 of 20 pairs cannot be read") as error:
         survey(folder)
     assert [path.name in line for path, line in zip(bad, error.value.offenders, strict=False)]
+    assert error.value.fix.endswith("Or leave them out: --on-bad skip")
     known = survey(folder, skip)
     assert len(known.pairs.pairs) == len(known.facts) == 18
     bad[2].write_bytes(b"")
-    with pytest.raises(DataError, match="3 of 20 pairs cannot be read"):
+    limit = "3 of 20 pairs cannot be read; --on-bad skip leaves out at most 10%\n"
+    with pytest.raises(DataError, match=limit):
         survey(folder, skip)
+    with pytest.raises(DataError) as error:
+        survey(folder)
+    assert "--on-bad" not in str(error.value)
 
 
 def test_a_list_of_another_program_that_does_not_fit_is_told(tmp_path: Path) -> None:

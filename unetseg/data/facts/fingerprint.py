@@ -154,20 +154,24 @@ def no_numbers(pair: Pair, image: ImageFacts) -> list[DataError]:
 
 # What cannot be trained on
 
+MOST_BAD = 0.1
+"""Share of the pairs that may be left out because they cannot be read."""
+
 
 def refuse_unusable(
     facts: Mapping[Pair, PairFacts],
     unreadable: Mapping[Pair, Sequence[DataError]],
-    most_bad: float = 0,
     progress: Progress = SILENT,
+    *,
+    skip: bool = False,
 ) -> dict[Pair, PairFacts]:
     """The facts of the pairs that can be trained on, as long as the others are few.
 
     Args:
         facts: Of every pair that could be read.
         unreadable: What is wrong with the others.
-        most_bad: Share of the pairs that may be left out, 0–1.
         progress: Hears what is left out.
+        skip: Leave out the others, up to `MOST_BAD` of all; else there must be none.
 
     Raises:
         DataError: more files cannot be read, or they do not fit together; all of them.
@@ -178,12 +182,17 @@ def refuse_unusable(
     bad |= unreadable
     faults = list(chain.from_iterable(bad[pair] for pair in sorted(bad, key=lambda p: p.name)))
     count = len(facts) + len(unreadable)
-    if len(bad) > most_bad * count:
+    are_few = len(bad) <= MOST_BAD * count
+    if bad and not (skip and are_few):
         fixes = dict.fromkeys(fault.fix for fault in faults if fault.fix)
+        fixes = fixes or {"Replace or remove these files.": None}
+        if are_few:
+            fixes["Or leave them out: --on-bad skip"] = None
+        limit = f"; --on-bad skip leaves out at most {MOST_BAD:.0%}" if skip else ""
         raise DataError(
-            f"{len(bad)} of {plural(count, 'pair')} cannot be read",
+            f"{len(bad)} of {plural(count, 'pair')} cannot be read{limit}",
             [printable(fault.summary) for fault in faults],
-            " ".join(fixes) or "Replace or remove these files.",
+            " ".join(fixes),
         )
     for fault in faults:
         progress.say(f"left out: {printable(fault.summary)}")

@@ -32,9 +32,6 @@ from unetseg.data.pairs.splits import assign_splits
 from unetseg.errors import ConfigError, DataError, MaskError, PairingError
 from unetseg.progress import SILENT, Progress
 
-MOST_BAD = 0.1
-"""Share of the pairs that `on_bad` "skip" may leave out."""
-
 
 @dataclass(frozen=True)
 class Faults:
@@ -162,8 +159,7 @@ def survey(
         progress.say(rule)
     facts, unreadable = describe_pairs(found.pairs, progress, config.max_pixels)
     if strict:
-        most_bad = MOST_BAD if config.on_bad == "skip" else 0
-        facts = refuse_unusable(facts, unreadable, most_bad, progress)
+        facts = refuse_unusable(facts, unreadable, progress, skip=config.on_bad == "skip")
         unreadable = {}
     if inverted := sum(fact.image.white_is_zero for fact in facts.values()):
         told = f"{inverted} of {len(facts)} store white as 0: read as viewers show them"

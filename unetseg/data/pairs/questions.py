@@ -54,11 +54,18 @@ def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
     ]
     by_hand = [f"{check} --images {images} --masks {masks}" for images, masks in sides]
     by_hand.append(f"{check} --pairs FILE.csv")
+    say_which = "Say which is which:"
+    if not sides and len(series) > 1:
+        row = ",".join(printable(one.entries[0].inner) for one in series[:2])
+        say_which = f"Say which is which, in FILE.csv with the lines image,mask and {row} …:"
+    elif len(series) == 1 and series[0].said.role != "mask":
+        by_hand = [shlex.join(["unetseg", "import", "labelme", str(root), "OUT"])]
+        say_which = "There are no masks here: draw them, with labelme for example, and import them:"
     pointers = [entry.path for entry in everything if is_lfs_pointer(entry.path)]
     if pointers:
         lines.insert(0, f"{plural(len(pointers), 'pointer')} of Git LFS in place of files")
         commands = ["git lfs pull"]
-    fix = "Import them:" if commands else "Say which is which:"
+    fix = "Import them:" if commands else say_which
     return PairingError(
         f"{printable(root)} holds no images with masks beside them"
         if foreign or pointers
