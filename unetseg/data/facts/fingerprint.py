@@ -182,18 +182,8 @@ def refuse_unusable(
     bad |= unreadable
     faults = list(chain.from_iterable(bad[pair] for pair in sorted(bad, key=lambda p: p.name)))
     count = len(facts) + len(unreadable)
-    are_few = len(bad) <= MOST_BAD * count
-    if bad and not (skip and are_few):
-        fixes = dict.fromkeys(fault.fix for fault in faults if fault.fix)
-        fixes = fixes or {"Replace or remove these files.": None}
-        if are_few:
-            fixes["Or leave them out: --on-bad skip"] = None
-        limit = f"; --on-bad skip leaves out at most {MOST_BAD:.0%}" if skip else ""
-        raise DataError(
-            f"{len(bad)} of {plural(count, 'pair')} cannot be read{limit}",
-            [printable(fault.summary) for fault in faults],
-            " ".join(fixes),
-        )
+    if bad and not (skip and len(bad) <= MOST_BAD * count):
+        raise _too_many(faults, len(bad), count, skip=skip)
     for fault in faults:
         progress.say(f"left out: {printable(fault.summary)}")
     usable = {pair: fact for pair, fact in facts.items() if pair not in bad}
@@ -219,6 +209,20 @@ def refuse_unusable(
             KIND_FIX,
         )
     return usable
+
+
+def _too_many(faults: Sequence[DataError], bad: int, count: int, *, skip: bool) -> DataError:
+    """What is said of `bad` of `count` pairs that cannot be read and are not left out."""
+    fixes = [*dict.fromkeys(fault.fix for fault in faults if fault.fix)]
+    fixes = fixes or ["Replace or remove these files."]
+    if bad <= MOST_BAD * count:
+        fixes.append("Or leave them out: --on-bad skip")
+    limit = f"; --on-bad skip leaves out at most {MOST_BAD:.0%}" if skip else ""
+    return DataError(
+        f"{bad} of {plural(count, 'pair')} cannot be read{limit}",
+        [printable(fault.summary) for fault in faults],
+        " ".join(fixes),
+    )
 
 
 def size_text(shape: tuple[int, int]) -> str:

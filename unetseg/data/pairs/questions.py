@@ -55,12 +55,12 @@ def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
     by_hand = [f"{check} --images {images} --masks {masks}" for images, masks in sides]
     by_hand.append(f"{check} --pairs FILE.csv")
     say_which = "Say which is which:"
-    if not sides and len(series) > 1:
-        row = ",".join(printable(one.entries[0].inner) for one in series[:2])
-        say_which = f"Say which is which, in FILE.csv with the lines image,mask and {row} …:"
-    elif len(series) == 1 and series[0].said.role != "mask":
-        by_hand = [shlex.join(["unetseg", "import", "labelme", str(root), "OUT"])]
+    if all(one.look.readable and not one.look.masks for one in series):
         say_which = "There are no masks here: draw them, with labelme for example, and import them:"
+        by_hand = [shlex.join(["unetseg", "import", "labelme", str(root), "OUT"])]
+    elif not sides and len(everything) > 1:
+        row = f"{printable(everything[0].inner)},{printable(everything[-1].inner)}"
+        say_which = f"Say which is which, in FILE.csv with the lines image,mask and {row} …:"
     pointers = [entry.path for entry in everything if is_lfs_pointer(entry.path)]
     if pointers:
         lines.insert(0, f"{plural(len(pointers), 'pointer')} of Git LFS in place of files")
