@@ -17,6 +17,7 @@ from unetseg.data.files.pages import MaskSet
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.pairs.mask_sets import find_masks, tell_objects, unite
 from unetseg.data.pairs.match import coded_as, find_pairs
 from unetseg.errors import MaskError, PairingError
 
@@ -121,6 +122,40 @@ def test_what_may_be_meant_is_a_command(
         find_pairs(draw(tmp_path, layout, apart))
     words = ["unetseg", "import", command, str(tmp_path), "OUT"]
     assert words in [shlex.split(text) for text in error.value.commands]
+
+
+@pytest.mark.parametrize("word", ["v{k}", "t{k}", "reader{k}", "slice_{k}"])
+def test_versions_and_times_of_a_mask_are_no_objects(tmp_path: Path, word: str) -> None:
+    sets = find_masks(draw(tmp_path, ("images/im{i}.png", f"masks/im{{i}}_{word}.png"), objects()))
+    assert not tell_objects(sets)
+    assert unite(sets) is None
+
+
+def test_masks_of_tiles_of_an_image_are_no_objects(tmp_path: Path) -> None:
+    draw(tmp_path, OBJECTS["numbers at the end"], objects())
+    for path in (tmp_path / "masks").iterdir():
+        write_png(path, read_mask(path).pixels[: SIDE // 2, : SIDE // 2])
+    with pytest.raises(PairingError):
+        find_pairs(tmp_path)
+
+
+def test_a_mask_is_not_of_an_image_in_another_folder(tmp_path: Path) -> None:
+    draw(tmp_path, ("{i}/images/{i}.png", "{i}/masks/{k}.png"), objects())  # 1/images/1, 0/masks/1
+    for key, masks in find_masks(tmp_path).masks.items():
+        assert {mask.path.parent.parent.name for mask in masks} == {key.stem}
+    for pair, own in zip(find_pairs(tmp_path).pairs, objects(), strict=True):
+        assert pair.mask is not None
+        assert (read_mask(pair.mask).pixels == np.max(own, axis=0)).all()
+
+
+def test_what_is_called_background_is_no_class(tmp_path: Path) -> None:
+    three = [[square(i), square(15 - i)] for i in range(4)]
+    draw(tmp_path, CLASSES["folders"], three)
+    for i, own in enumerate(three):
+        write_png(tmp_path / f"masks/background/im{i}.png", 255 - np.max(own, axis=0))
+    folder = survey(tmp_path)
+    assert folder.class_map.names == ("background", "cat", "dog")
+    assert "background is what is in no mask" in folder.rules[0]
 
 
 def test_files_that_show_several_things_are_asked_about(tmp_path: Path) -> None:

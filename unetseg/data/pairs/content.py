@@ -128,6 +128,15 @@ def stored_bands(path: Path) -> int:
         return 0
 
 
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Height and width, pixels; None of a file that cannot be read."""
+    try:
+        with ImageFile(path) as file:
+            return file.size
+    except (DataError, OSError):
+        return None
+
+
 def is_recoloured(one: Path, other: Path) -> bool:
     """Whether two masks show the same areas, in other values."""
     first, second = read_codes(one), read_codes(other)

@@ -20,7 +20,7 @@ import numpy as np
 
 from unetseg.data.files.folders import scan
 from unetseg.data.files.pages import MaskSet
-from unetseg.data.pairs.content import read_codes, spread
+from unetseg.data.pairs.content import read_codes, size_of, spread
 from unetseg.data.pairs.naming import read_name, says_mask, split_of
 from unetseg.errors import ImageError, MaskError
 from unetseg.text import plural
@@ -37,6 +37,13 @@ _LOOKED_AT = 32  # masks of one image
 _APART = 0.2  # intersection over union of two objects, at most
 _SAME = 0.5  # that of two classes
 _MOST_CLASSES = 8  # that names tell; more names are those of single objects
+_BACKGROUND = frozenset({"background", "bg"})  # names of what other classes leave
+_ANOTHER = re.compile(
+    r"(?:t|v|z|ver|version|time|day|week|visit|frame|slice|tile|patch|crop|obs|observer|rater"
+    r"|reader|expert|annotator)[_\- ]?\d+",
+    re.IGNORECASE,
+)
+"""Names of masks that show all of an image again, or another image: x_v2, x_t2, x_reader2."""
 
 
 # Images and masks that share a name
@@ -158,8 +165,10 @@ class MaskSets:
 
     @property
     def holds_others(self) -> bool:
-        """Whether names or folders say a field of view, a second observer or the like."""
-        masks = (mask for masks in self.masks.values() for mask in masks)
+        """Whether names or folders say a field of view, another observer, time or the like."""
+        masks = [mask for masks in self.masks.values() for mask in masks]
+        if any(_ANOTHER.fullmatch(text) for mask in masks for text in (mask.suffix, mask.folder)):
+            return True
         texts = {
             text
             for mask in masks
@@ -203,8 +212,9 @@ def find_masks(source: Path, images: Path | None = None) -> MaskSets:
     by_stem: dict[str, list[ImageKey]] = defaultdict(list)
     for key in sets.photos:
         by_stem[key.stem].append(key)
+    homes = {key.folders for key in sets.photos} - {()}
     for path, folders in others:
-        owner = _of_folder(folders, sets) or _of_name(path.stem, folders, by_stem)
+        owner = _of_folder(folders, sets) or _of_name(path.stem, folders, by_stem, homes)
         if owner is None:
             sets.strays.append(path)
         else:
@@ -228,16 +238,24 @@ def _of_folder(folders: Folders, sets: MaskSets) -> ImageKey | None:
     if named in sets.photos:
         return named
     alone = sets.alone.get(folders)
-    return None if alone in sets.named_alike else alone
+    may_miss_others = not folders or split_of(*folders) is not None
+    return None if alone in sets.named_alike and may_miss_others else alone
 
 
 def _of_name(
-    stem: str, folders: Folders, by_stem: Mapping[str, Sequence[ImageKey]]
+    stem: str,
+    folders: Folders,
+    by_stem: Mapping[str, Sequence[ImageKey]],
+    homes: Container[Folders],
 ) -> ImageKey | None:
-    """The image of the longest name with which `stem` begins; of several, that of the folders."""
+    """The image of the longest name with which `stem` begins; of several, that of the folders.
+
+    In a folder with images of its own (`homes`) a mask is of one of these.
+    """
     split = split_of(*folders)
     for beginning in (stem, *(beginning for beginning, _ in _beginnings(stem))):
         keys = [key for key in by_stem.get(beginning, ()) if {split, key.split} != {"train", "val"}]
+        keys = [key for key in keys if key.folders == folders or folders not in homes]
         shared = {key: len({*key.folders} & {*folders}) for key in keys}
         best = [key for key in keys if shared[key] == max(shared.values())]
         if len(best) == 1:
@@ -325,7 +343,7 @@ def tell_classes(sets: MaskSets) -> list[str]:
     Left and right are halves of one class, and observers, fields of view and the like are none.
     """
     count = sets.names
-    kinds = {re.sub(r"[\W\d_]+", "", name) for name in count}
+    kinds = {re.sub(r"[\W\d_]+", "", name).casefold() for name in count}
     is_plain = "" not in kinds and len(kinds) == len(count) and not sets.holds_others
     if not (is_plain and 1 < len(count) <= _MOST_CLASSES and min(count.values()) > 1):
         return []
@@ -379,25 +397,32 @@ def unite(sets: MaskSets) -> United | None:
     folders = {part for key in sets.photos for part in key.folders}
     if sets.twins or not (several and sets.say_mask) or any(read_name(f).aside for f in folders):
         return None
-    alike = ({mask.path.stem for mask in sets.masks[key]} for key in sets.named_alike)
-    if any(len(stems) > 1 for stems in alike):  # x.png is complete, whatever x_1.png is
-        return None
-    classes = tell_classes(sets)
+    alike = [{mask.path.stem for mask in sets.masks[key]} for key in sets.named_alike]
+    in_own_folders = len(sets.alone) == len(sets.photos) and len(alike) < len(several)
+    if any(len(stems) > 1 for stems in alike) and not in_own_folders:
+        return None  # x.png is complete, whatever x_1.png is; but object 7 may be in folder 7
+    told_classes = tell_classes(sets)
+    classes = [name for name in told_classes if name.casefold() not in _BACKGROUND]
     are_told = sets.have_unique_names or _are_halves(sets.names)
     if not classes and not (tell_objects(sets) and (are_told or len({*map(len, several)}) > 1)):
         return None  # as many for each image may be as many classes, or observers
-    overlaps = (_overlap([mask.path for mask in masks]) for masks in spread(several))
+    samples = spread([(sets.photos[key], masks) for key, masks in sets.masks.items() if masks])
+    overlaps = (_overlap(photo, [mask.path for mask in masks]) for photo, masks in samples)
     shares = [share for share in overlaps if share is not None]
     if not shares or max(shares) > 1 or np.median(shares) > (_SAME if classes else _APART):
         return None
     codes = {name: code for code, name in enumerate(classes, 1)}
+    shown = {
+        key: [mask for mask in masks if not classes or class_of(mask) in codes]
+        for key, masks in sets.masks.items()
+    }
     masks = {
         key: MaskSet(
-            tuple(mask.path for mask in masks), tuple(codes.get(class_of(m), OBJECT) for m in masks)
+            tuple(mask.path for mask in own), tuple(codes.get(class_of(m), OBJECT) for m in own)
         )
-        if masks
+        if own
         else None
-        for key, masks in sets.masks.items()
+        for key, own in shown.items()
     }
     told = "each mask shows an object; those of an image are united"
     if classes:
@@ -405,18 +430,24 @@ def unite(sets: MaskSets) -> United | None:
         if overlapping := sum(share > 0 for share in shares):
             told += f"; they overlap in {overlapping} of {plural(len(shares), 'sample')}"
             told += ", where the smaller area lies on top"
+        if rest := sorted({*told_classes} - {*classes}):
+            told += f"; {rest[0]} is what is in no mask"
     return United(masks, classes, told)
 
 
-def _overlap(paths: Sequence[Path]) -> float | None:
+def _overlap(photo: Path, paths: Sequence[Path]) -> float | None:
     """The largest intersection over union of two masks, 0–1; infinite where one shows several.
 
-    None where no mask can be read.
+    So it is where all differ in size from the image, of which they may be tiles. None where no mask
+    can be read.
     """
-    masks = [codes for path in paths[:_LOOKED_AT] if (codes := read_codes(path)) is not None]
-    for values in map(np.unique, masks):
+    masks = {path: codes for path in paths[:_LOOKED_AT] if (codes := read_codes(path)) is not None}
+    for values in map(np.unique, masks.values()):
         if len(values) > 2 or (len(values) == 2 and values[0]):
             return np.inf
-    areas = [codes != 0 for codes in masks if codes.shape == masks[0].shape]
+    if masks and (size := size_of(photo)) and size not in {*map(size_of, masks)}:
+        return np.inf
+    first = next(iter(masks.values()), None)
+    areas = [codes != 0 for codes in masks.values() if codes.shape == first.shape]
     shares = [(a & b).sum() / max((a | b).sum(), 1) for a, b in combinations(areas, 2)]
     return float(max(shares, default=0)) if masks else None
