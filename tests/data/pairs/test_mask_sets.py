@@ -139,6 +139,13 @@ def test_masks_of_tiles_of_an_image_are_no_objects(tmp_path: Path) -> None:
         find_pairs(tmp_path)
 
 
+def test_the_first_of_several_objects_is_no_mask(tmp_path: Path) -> None:
+    draw(tmp_path, OBJECTS["numbers at the end"], [[255 - m for m in own] for own in objects()])
+    with pytest.raises(PairingError) as error:
+        find_pairs(tmp_path)
+    assert error.value.commands == (f"unetseg import instances {shlex.quote(str(tmp_path))} OUT",)
+
+
 def test_a_mask_is_not_of_an_image_in_another_folder(tmp_path: Path) -> None:
     draw(tmp_path, ("{i}/images/{i}.png", "{i}/masks/{k}.png"), objects())  # 1/images/1, 0/masks/1
     for key, masks in find_masks(tmp_path).masks.items():

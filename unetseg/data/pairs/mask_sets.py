@@ -447,7 +447,7 @@ def _overlap(photo: Path, paths: Sequence[Path]) -> float | None:
             return np.inf
     if masks and (size := size_of(photo)) and size not in {*map(size_of, masks)}:
         return np.inf
-    first = next(iter(masks.values()), None)
-    areas = [codes != 0 for codes in masks.values() if codes.shape == first.shape]
+    shapes = [codes.shape for codes in masks.values()]
+    areas = [codes != 0 for codes in masks.values() if codes.shape == shapes[0]]
     shares = [(a & b).sum() / max((a | b).sum(), 1) for a, b in combinations(areas, 2)]
     return float(max(shares, default=0)) if masks else None

@@ -182,7 +182,7 @@ def _search_all(
     root: Path, images: Path | None, masks: Path | None, unpaired: Unpaired, find: Find
 ) -> PairSet:
     """The pairs of a folder, where an image has one mask, or else several."""
-    found, refusal = None, PairingError("")
+    found, refusal = None, _several_masks(root)
     try:
         found = _paged(_search(root, images, masks, unpaired, find))
     except PairingError as error:
@@ -190,8 +190,13 @@ def _search_all(
         if images is None and unpaired == "auto" and (listed := _from_tables(root)):
             return _paged(listed)
     if found is None or NO_IMAGE in dict(found.left_out).values():
+        first, found = found, None
         with suppress(DataError):
-            found = _search_sets(root, images, masks, unpaired, refusal) or found
+            found = _search_sets(root, images, masks, unpaired, refusal)
+        if found is None and first is not None:
+            further = sum(why == NO_IMAGE for _, why in first.left_out)
+            asks = refusal.commands and unpaired == "auto" and further > len(first.pairs) / 2
+            found = None if asks else first
     if found is None:
         raise refusal
     return _beside_tables(found) if images is None else found
@@ -244,6 +249,13 @@ def _search_sets(
     rule = f"{plural(len(pairs), 'pair')}, {several} with several masks; {united.told}"
     found = PairSet(root, tuple(pairs), rule, classes=tuple(united.classes))
     return _complete(found, root, left_out, unpaired)
+
+
+def _several_masks(root: Path) -> PairingError:
+    """The refusal of pairs that would hold the first of several masks of most images."""
+    came = f"{printable(root)} holds images with several masks, which nobody could unite unasked"
+    fix = "Where each of them shows one object or one class, unite them:"
+    return PairingError(came, fix=fix, code="several-masks")
 
 
 def _complete(found: PairSet, base: Path, left_out: dict[Path, str], unpaired: Unpaired) -> PairSet:
