@@ -25,9 +25,9 @@ Every setting can stand in three places, the later wins: in a `--config FILE.yam
 (`epochs: 20`), in the environment (`UNETSEG_EPOCHS=20`), as a flag (`--epochs 20`).
 Groups of settings that several commands share stand once, at the end.
 
-Errors name every file at fault and the fix. Exit codes: 0 ok, 1 a bug, 2 a wrong setting,
-3 the machine, 4 part of the work failed, 5 the data, 6 the loss diverged, 7 out of memory,
-8 a damaged or foreign model, 130 and 143 stopped by a signal.
+Errors name the first files at fault, how many there are, and the fix. Exit codes: 0 ok, 1 a bug,
+2 a wrong setting, 3 the machine, 4 part of the work failed, 5 the data, 6 the loss diverged,
+7 out of memory, 8 a damaged or foreign model, 130 and 143 stopped by a signal.
 """
 OWN = {"Arguments", "Parameters"}
 """Groups that every command has for itself."""

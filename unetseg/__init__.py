@@ -4,7 +4,7 @@ The files are the stages of that sentence, in order. Imports run one way only: a
 what is written above it, never below.
 
     errors.py          what a user can do wrong: code, paths, fix and exit code
-    text.py            plurals and printable paths
+    text.py            plurals, times and printable paths
     progress.py        what long work tells whoever watches
     config.py          every setting there is, once: typed, with unit, default and source
     runtime.py         device, precision, threads, memory, seed, signals

@@ -244,7 +244,7 @@ class RuntimeConfig(DeviceConfig):
 class TrainConfig(Settings):
     """Everything `unetseg train` can be told."""
 
-    data: Annotated[DataConfig, Parameter(name="*", group="Data")] = DataConfig()
+    data: Annotated[DataConfig, Parameter(name="*", group="Data", show=True)] = DataConfig()
     network: Annotated[NetworkConfig, Parameter(name="*", group="Network")] = NetworkConfig()
     training: Annotated[TrainingConfig, Parameter(name="*", group="Training")] = TrainingConfig()
     runtime: Annotated[RuntimeConfig, Parameter(name="*", group="Machine")] = RuntimeConfig()

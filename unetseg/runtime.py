@@ -18,6 +18,7 @@ import torch
 
 from unetseg.config import DeviceConfig
 from unetseg.errors import ConfigError, MachineError, OutOfMemoryError
+from unetseg.text import plural
 
 MEBIBYTE = 2**20
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -75,7 +76,11 @@ def start(config: DeviceConfig) -> Machine:
     tune_allocator()
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
-    name = "Apple MPS" if device.type == "mps" else f"CPU ({torch.get_num_threads()} threads)"
+    name = (
+        "Apple MPS"
+        if device.type == "mps"
+        else f"CPU ({plural(torch.get_num_threads(), 'thread')})"
+    )
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True

@@ -1,4 +1,4 @@
-"""The few words that messages share: plurals and printable paths."""
+"""The few words that messages share: plurals, times and printable paths."""
 
 from pathlib import Path
 
@@ -10,6 +10,22 @@ def plural(count: int, noun: str) -> str:
     ('1 pair', '2 pairs')
     """
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> [duration(seconds) for seconds in (0.02, 2.34, 21.3, 313, 5400)]
+    ['20 ms', '2.3 s', '21 s', '5 min 13 s', '1 h 30 min']
+    """
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    parts = [(hours, "h"), (minutes, "min"), (0 if hours else left, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
 
 
 def printable(path: Path | str) -> str:

@@ -128,7 +128,7 @@ def test_version_and_no_words_at_all(capsys: Capture) -> None:
         (
             "--skip concat,ad",
             "--skip 'ad': must be 'concat', 'add', 'none', 'learned', 'gated', 'attention', "
-            "'switch', 'nested' or 'pruned' (did you mean add?)",
+            "'switch' or 'nested' (did you mean add?)",
         ),
         ("--widths 8,a", "--widths 'a': must be a valid integer"),
         ("--ignore x", "--ignore 'x': must be a valid integer"),
@@ -146,6 +146,17 @@ def test_every_wrong_setting_is_listed(capsys: Capture) -> None:
 def test_unknown_words_name_the_nearest(capsys: Capture) -> None:
     assert "Did you mean --epochs?" in refusal(capsys, "train", "photos", "--epohs", "3")
     assert 'Did you mean "train"?' in refusal(capsys, "trian", "photos")
+    answer = refusal(capsys, "check", "photos", "more", "words")
+    assert answer == "too many words for unetseg check: more words\nSee `unetseg check --help`."
+    assert "See `unetseg lab ablate --help`" in refusal(capsys, "lab", "ablate", "--smaples", "3")
+
+
+def test_the_help_of_check_leaves_the_training_to_that_of_train(capsys: Capture) -> None:
+    assert run(["check", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--val-fraction" in shown
+    assert "--epochs" not in shown
+    assert refusal(capsys, "check", "photos", "--epochs", "0").startswith("--epochs")
 
 
 @pytest.mark.parametrize(

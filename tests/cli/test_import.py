@@ -118,6 +118,12 @@ def test_the_format_may_be_left_out(tmp_path: Path, capsys: Capture) -> None:
         command(photos, tmp_path / "two")
     for name in ("coco", "labelme"):
         assert f"unetseg import {name} {photos} {tmp_path / 'two'}" in caught.value.offenders
+    with pytest.raises(
+        ConfigError, match="SRC and OUT are missing\nunetseg import labelme SRC OUT"
+    ):
+        import_(Path("labelme"))
+    with pytest.raises(ConfigError, match=f"OUT is missing\nunetseg import {photos} OUT"):
+        import_(photos)
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=f"unetseg import FORMAT {tmp_path / 'none'}"):
         command(tmp_path / "none", tmp_path / "two")

@@ -39,6 +39,28 @@ def test_a_budget_ends_with_time_for_the_last_validation(hands: Time) -> None:
     assert 500 < hands.now < 600 - 50
 
 
+@pytest.mark.parametrize(
+    ("steps", "seconds", "said"),
+    [
+        (1, 170.0, ["over the budget of 10 s: a step took 2 min 50 s here", "only 1 step fitted"]),
+        (3, 3.0, ["only 3 steps fitted"]),
+        (30, 0.2, []),
+        (30, 2.0, ["over the budget of 10 s: a step took 2 s here"]),
+    ],
+)
+def test_a_budget_that_is_too_short_is_told(
+    hands: Time, steps: int, seconds: float, said: list[str]
+) -> None:
+    clock = Clock(0.0, 10.0, None)
+    for step in range(1, steps + 1):
+        hands.now += seconds
+        clock.step_done(step)
+    remarks = list(clock.remarks())
+    assert len(remarks) == len(said)
+    assert all(words in remark for words, remark in zip(said, remarks, strict=True))
+    assert list(Clock(0.0, None, 3).remarks()) == []
+
+
 def test_before_a_validation_its_cost_is_estimated(hands: Time) -> None:
     clock = Clock(0.0, 600.0, None)
     clock.validation_steps = 44.0

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 from cyclopts.config import Dict, Env
 
 from unetseg.cli.console import SHOWN, err
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HELP = """Train a U-Net on a folder of images and masks, and predict masks with it.
 
-unetseg demo                                    see it work in a minute
+unetseg demo                                    see it work in two minutes
 unetseg import coco instances.json photos/      from COCO, labelme, CVAT …
 unetseg check photos/                           what is wrong, and the fix
 unetseg train photos/ --budget 10m --name cells
@@ -54,6 +54,7 @@ LAB = {
 ALIASES = {"eval": ["evaluate"]}
 NAMES = {"eval": "evaluate", "import": "import_"}
 """Functions that have not the name of their verb, which Python or the package uses otherwise."""
+PRUNED = "pruned"  # a kind of skip that only `unetseg prune` makes
 EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPT = 2, 3, 130
 
 ANSWERED = (
@@ -76,6 +77,7 @@ app = App(
 for verb, summary in COMMANDS.items():
     module = NAMES.get(verb, verb)
     app.command(f"unetseg.cli.{module}:{module}", name=verb, alias=ALIASES.get(verb), help=summary)
+app["import"].usage = "Usage: unetseg import [OPTIONS] [FORMAT] SRC OUT"
 lab = App(name="lab", help="Show what the skip connections do, on your own data.")
 for verb, summary in LAB.items():
     lab.command(f"unetseg.cli.lab:{verb}", name=verb, help=summary)
@@ -168,7 +170,11 @@ def _usage(error: CycloptsError) -> str:
     """One plain line for a command line that does not fit."""
     if _is_setting(error.__cause__):
         return _settings(error.__cause__)
-    return f"{error}\nSee `unetseg --help`, or --help after the command."
+    command = " ".join(["unetseg", *(error.command_chain or ())])
+    told = str(error)
+    if isinstance(error, UnusedCliTokensError):
+        told = f"too many words for {command}: {' '.join(error.unused_tokens or ())}"
+    return f"{told}\nSee `{command} --help`."
 
 
 def _settings(error: "ValidationError") -> str:
@@ -189,8 +195,11 @@ def _settings(error: "ValidationError") -> str:
 
 def _allowed(problem: Any) -> str:
     if problem["type"] == "literal_error":
-        expected = problem["ctx"]["expected"]
-        options = re.findall(r"'([^']+)'", expected)
+        options = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
+        options = [option for option in options if option != PRUNED]
+        expected = " or ".join(
+            filter(None, [", ".join(map(repr, options[:-1])), repr(options[-1])])
+        )
         near = difflib.get_close_matches(str(problem["input"]), options, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"must be {expected}{hint}"

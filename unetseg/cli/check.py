@@ -34,11 +34,12 @@ def check(
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
     wanted: Annotated[CheckConfig, Parameter(name="*", group="Check")] = CheckConfig(),  # noqa: B008
-    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
+    config: Annotated[TrainConfig, Parameter(name="*", show=False)] = TrainConfig(),  # noqa: B008
 ) -> None:
     """Read every image and mask; say what is wrong, how to fix it, and how training would go.
 
     Ends with exit code 5 when errors stand.
+    Every setting of `unetseg train` is taken too, for the plan; its --help lists them.
 
     Examples:
     unetseg check photos/

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
+from unetseg.text import duration
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -15,6 +17,10 @@ SHOWN = 5
 """Files of a finding or an error that are listed on the terminal."""
 QUIET_SECONDS = 15.0
 """Between two lines about the same task where there is no terminal."""
+FORESEEN = 0.1
+"""Share of a task that tells how long the rest takes: the first steps are slower."""
+LONG = 60.0
+"""Seconds after which any share tells it."""
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)  # a file may be called a:cat:.png
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -87,8 +93,10 @@ class Lines:
         total, done = self._total[task], self._done[task]
         if not total or not done:
             return ""
-        left = (time.monotonic() - self._began[task]) * (total - done) / done
-        return f"{done / total:.0%}, {_duration(left)} left  "
+        share, gone = done / total, time.monotonic() - self._began[task]
+        if share < FORESEEN and gone < LONG:
+            return f"{share:.0%}  "
+        return f"{share:.0%}, {duration(gone / share - gone)} left  "
 
 
 class Bars:
@@ -150,11 +158,6 @@ def _bars(*, is_share: bool) -> "Progress":
         expand=True,
         transient=True,
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def _described(facts: dict[str, Any]) -> str:

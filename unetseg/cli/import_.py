@@ -35,8 +35,8 @@ Format = Literal[
 
 
 def import_(
-    kind: Annotated[Format | Path, Parameter(name="FORMAT")],
-    source: Annotated[Path, Parameter(name="SRC")],
+    kind: Annotated[Format | Path | None, Parameter(name="FORMAT")] = None,
+    source: Annotated[Path | None, Parameter(name="SRC")] = None,
     out: Path | None = None,
     /,
     *,
@@ -95,15 +95,20 @@ def import_(
 
 
 def _arguments(
-    first: Path | str, second: Path, third: Path | None
+    first: Path | str | None, second: Path | None, third: Path | None
 ) -> tuple[str | None, Path, Path]:
     """FORMAT, SRC and OUT, the first of which may be left out.
 
     Raises:
-        ConfigError: OUT seems to be missing.
+        ConfigError: SRC or OUT seems to be missing.
     """
     from unetseg.importers.importing import FORMATS
 
+    if first is None or second is None:
+        is_source = first is not None and str(first) not in FORMATS
+        words = [*([] if first is None else [quoted(first)]), *([] if is_source else ["SRC"])]
+        what = "OUT is missing" if is_source else "SRC and OUT are missing"
+        raise ConfigError(what, fix=f"unetseg import {' '.join(words)} OUT")
     if third is not None:
         return str(first), second, third
     if str(first) in FORMATS and not Path(first).exists():

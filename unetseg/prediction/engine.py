@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unetseg.bundle import LARGEST_CLASS_GAP, LARGEST_DICE_GAP, BundleInfo
+from unetseg.bundle import BundleInfo
 from unetseg.data.files.nodata import filled, missing_pixels
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.prediction.backends import Choice, choose_backend
@@ -304,10 +304,8 @@ def machine_for(info: BundleInfo, machine: Machine, precision: str) -> tuple[Mac
         return machine, ""
     short = {"bfloat16": "bf16", "float16": "fp16"}[verdict.dtype]
     why = (
-        f"float32 instead of {verdict.dtype}, which is faster: of {verdict.images} validation "
-        f"images {verdict.figures}; the mean may differ by {LARGEST_DICE_GAP:g} and each class by "
-        f"{LARGEST_CLASS_GAP:g}, and one differs by {verdict.class_gap:.4f} "
-        f"(--precision {short} takes it all the same)"
+        f"float32, because {verdict.dtype} scored otherwise in validation, see model.json "
+        f"(--precision {short} is faster)"
     )
     return replace(machine, dtype=torch.float32), why
 

@@ -22,6 +22,7 @@ from unetseg.evaluation.precision import check_precision, pixels_to_compare, spr
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import StopRequest, explained_memory
+from unetseg.text import duration, plural
 from unetseg.training.checkpoint import save_state
 from unetseg.training.learner import build_learner
 from unetseg.training.losses import LossMean
@@ -167,9 +168,10 @@ class Trainer:
         self.log.close()
         self.progress.say(
             f"best validation Dice {self.best if self.best >= 0 else math.nan:.4f} after "
-            f"{self.step} steps "
-            f"in {self.clock.elapsed:.0f} s"
+            f"{plural(self.step, 'step')} in {duration(self.clock.elapsed)}"
         )
+        for remark in self.clock.remarks():
+            self.progress.say(remark)
 
     def validate(self) -> None:
         """Score the whole validation set; keep the weights when they are the best so far.
@@ -324,12 +326,14 @@ class Trainer:
         self.progress.say(
             f"U-Net of {parameters:,} parameters on {self.machine}; {len(self.crops.reader)} "
             f"training and {len(self.val_reader)} validation images; crops of {self.plan.patch}², "
-            f"{self.plan.batch} per step, {self.order.steps_per_epoch} steps per epoch"
+            f"{self.plan.batch} per step, {plural(self.order.steps_per_epoch, 'step')} per epoch"
+            + (f"; budget {duration(self.clock.budget)}" if self.clock.budget else "")
         )
         pixels = sum(fact.pixels for fact in self.val_facts)
         step_pixels = self.plan.patch**2 * self.order.batch
         self.clock.validation_steps = FORWARD_SHARE * pixels / step_pixels
         self.progress.start("training", 1000)
+        self.clock.started = time.monotonic()
 
     def _report(self, loss: Tensor) -> None:
         """Tell how far the training is; look at the device's numbers about once a second."""

@@ -2,11 +2,18 @@
 
 import math
 import time
+from collections.abc import Iterator
+
+from unetseg.text import duration, plural
 
 FEWEST_STEPS = 5
 """Steps whose times tell the speed."""
 FASTEST_VALIDATION = 1 / 30
 """Smallest part of a budget between two validations."""
+FEW_STEPS = 20
+"""Steps that teach a network nothing yet."""
+OVER = 1.2, 5.0
+"""A training is over its budget when it takes so many times that, and so many seconds more."""
 MARGIN = 3.0
 """Seconds of a budget kept for the last step and for writing files."""
 
@@ -16,6 +23,8 @@ class Clock:
 
     def __init__(self, began: float, budget: float | None, total_steps: int | None) -> None:
         self.began = began
+        self.started = began
+        """When the first step began."""
         self.budget = budget
         self.total_steps = total_steps
         self.step = 0
@@ -24,6 +33,8 @@ class Clock:
         """Estimated cost of a validation, in training steps, until one was measured."""
         self.afterwards = 0.0
         """Share of a budget that is kept for what follows the last validation."""
+        self._first_step = 0
+        self._validations = 0.0  # seconds in all
         self._validation_seconds: float | None = None
         self._last_validation = time.monotonic()
         self._recent: list[float] = []
@@ -80,13 +91,31 @@ class Clock:
     def validation_done(self, seconds: float) -> None:
         """A validation, with all it writes, took `seconds`."""
         self._validation_seconds = max(seconds, self._validation_seconds or 0)
+        self._validations += seconds
         self._last_validation = time.monotonic()
         self._recent = []
 
     def resume(self, step: int, elapsed: float) -> None:
         """Go on as if the training had begun `elapsed` seconds ago."""
-        self.step = step
+        self.step = self._first_step = step
         self.began = time.monotonic() - elapsed
+
+    def remarks(self) -> Iterator[str]:
+        """What is to be said of a budget that was short for this data and machine."""
+        steps = self.step - self._first_step
+        if self.budget is None or not steps:
+            return
+        if self.elapsed > max(OVER[0] * self.budget, self.budget + OVER[1]):
+            each = (time.monotonic() - self.started - self._validations) / steps
+            yield (
+                f"over the budget of {duration(self.budget)}: a step took {duration(each)} here, "
+                f"the validations {duration(self._validations)}"
+            )
+        if self.step < FEW_STEPS and self.step != self.total_steps:
+            yield (
+                f"warning: only {plural(self.step, 'step')} fitted into the budget, too few to "
+                "learn from; give more time, or a smaller --scale, --patch or --batch"
+            )
 
 
 def learning_rate_factor(fraction: float, schedule: str, warmup: float) -> float:

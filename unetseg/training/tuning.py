@@ -25,6 +25,7 @@ from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader
 from unetseg.data.facts.survey import Survey
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import MEBIBYTE, Machine, synchronise, usable_cores
+from unetseg.text import duration
 from unetseg.training.learner import Learner, build_learner
 from unetseg.training.optimizer import restore_buffers
 from unetseg.training.plan import BATCH, Plan, bundle_info, make_plan
@@ -210,7 +211,7 @@ def training_batches(
             seconds.append(time.perf_counter() - began)
         step = min(seconds)  # a validation may come between two of them
         workers, reason = choose_workers(loading, step, usable_cores(), is_cpu=machine.is_cpu)
-        progress.say(f"loading: {reason}")
+        progress.say(f"crops are loaded by {reason}")
         order = order.after(WARM_UP + TIMED)
     yield from crop_loader(crops, order, workers, pin=pin)
 
@@ -240,5 +241,5 @@ def choose_workers(
         needed, most = math.ceil(SPARE * share), cores - 1
     workers = min(needed, most, MOST_WORKERS)
     who = {0: "the training itself", 1: "1 process"}.get(workers, f"{workers} processes")
-    times = f"a batch loads in {1e3 * batch_seconds:.3g} ms, a step takes {1e3 * step_seconds:.3g}"
-    return workers, f"{who}: {times} ms"
+    times = f"a batch loads in {duration(batch_seconds)}, a step takes {duration(step_seconds)}"
+    return workers, f"{who}: {times}"

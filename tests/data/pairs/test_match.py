@@ -260,7 +260,7 @@ def test_a_test_split_without_masks_is_left_out_and_told(
 ) -> None:
     found = find_pairs(write(tmp_path, files))
     assert list(couples(found)) == [image]
-    assert found.rule.endswith("1 pair (left out: 1 test image without masks)")
+    assert found.rule.endswith("1 pair (left out: 1 × test image without masks)")
     assert [pair.split for pair in found.pairs] == [None]
 
 
@@ -268,7 +268,7 @@ def test_images_outside_the_folders_are_told(tmp_path: Path) -> None:
     found = find_pairs(write(tmp_path, ["images/a.png", "masks/a.png", "logo.png"]))
     assert (
         found.rule
-        == "images/NAME.png ↔ masks/NAME.png, 1 pair (left out: 1 goes with no other file)"
+        == "images/NAME.png ↔ masks/NAME.png, 1 pair (left out: 1 × goes with no other file)"
     )
 
 

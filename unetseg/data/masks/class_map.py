@@ -29,6 +29,11 @@ _UNKNOWN = 254  # the index of codes that are no class, while encode runs
 _SHOWN = 20  # codes that a message lists
 
 
+def coding_name(coding: Coding) -> str:
+    """A coding in the words of messages."""
+    return {"integer": "grey", "palette": "palette", "rgb": "RGB"}[coding]
+
+
 class ClassInfo(BaseModel):
     """One class: its name, its code in mask files, and its RGB colour (0–255) in pictures."""
 
@@ -189,7 +194,7 @@ class ClassMap(BaseModel):
         if not (is_rgb if self.coding == "rgb" else is_grey):
             came = f"{pixels.dtype} pixels of shape {pixels.shape}"
             where = f"{path}: " if path else ""
-            raise MaskError(f"{where}{came}, expected a mask of the coding {self.coding}")
+            raise MaskError(f"{where}{came}, expected {coding_name(self.coding)} masks")
         return pack(pixels) if is_rgb else np.ascontiguousarray(pixels)
 
     def _unknown(self, codes: NDArray[Any], path: object) -> MaskError:

@@ -23,6 +23,7 @@ from unetseg.data.masks.class_map import (
     Code,
     Colour,
     class_code,
+    coding_name,
 )
 from unetseg.data.masks.listed_classes import (
     ListedClass,
@@ -36,7 +37,6 @@ from unetseg.data.masks.mask_values import (
     Folder,
     MaskFacts,
     as_point,
-    coding_name,
     gather,
     integers,
     is_negative,

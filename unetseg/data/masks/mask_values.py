@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from unetseg.data.files.pages import MaskPath, files_of
-from unetseg.data.masks.class_map import Code, Coding, Colour, pack, runs, unpack
+from unetseg.data.masks.class_map import Code, Coding, Colour, coding_name, pack, runs, unpack
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.errors import MaskError
 
@@ -334,11 +334,6 @@ def listed_counts(counts: Mapping[Code, int]) -> str:
     texts = [f"{code} ({counts[code]} px)" for code in in_order(counts)[:_SHOWN]]
     more = f", … ({len(counts)} values)" if len(counts) > _SHOWN else ""
     return ", ".join(texts) + more
-
-
-def coding_name(coding: Coding) -> str:
-    """A coding in the words of messages."""
-    return {"integer": "grey", "palette": "palette", "rgb": "RGB"}[coding]
 
 
 def as_point(code: Code) -> Colour:

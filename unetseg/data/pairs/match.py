@@ -589,7 +589,7 @@ def _split_marked(folder: PurePosixPath) -> tuple[str, ...]:
 
 def _told(reasons: Iterable[str]) -> str:
     counts = Counter(reasons)
-    told = ", ".join(f"{n} {why}" for why, n in counts.items())
+    told = ", ".join(f"{n} × {why}" for why, n in counts.items())
     return f" (left out: {told})" if told else ""
 
 
