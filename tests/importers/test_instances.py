@@ -242,3 +242,10 @@ def test_an_empty_folder_of_masks_means_the_same_in_an_archive(
     done = import_dataset("instances", source, tmp_path / "out")
     assert (done.pairs, done.skipped) == (2, ())
     assert not read_mask(tmp_path / "out/masks/train/b.png").pixels.any()
+
+
+def test_objects_that_are_0_are_refused(tmp_path: Path) -> None:
+    objects = [np.uint8(255) * (np.arange(16).reshape(4, 4) != place) for place in (3, 6, 9)]
+    bowl(tmp_path, "train", "a", *objects)
+    with pytest.raises(MaskError, match="share most of its pixels"):
+        read_annotations("instances", tmp_path)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from unetseg.data.pairs.mask_sets import class_of, find_masks, tell_classes
+from unetseg.data.pairs.mask_sets import class_of, find_masks, show_background, tell_classes
 from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Problem, Shape
 from unetseg.importers.instances import object_patch
 from unetseg.importers.source_files import name_in
@@ -30,6 +30,8 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     classes = {mask.path: class_of(mask) for masks in sets.masks.values() for mask in masks}
     yield Classes(sorted({*classes.values()} - {""}))
     yield "where classes overlap, the one with the smaller area lies on top"
+    if show_background(sets):
+        yield "warning: the masks of an image share most of its pixels; 0 must be the background"
     yield from (Problem("several images of one name", key.name) for key in sets.twins)
     for path in sets.strays:
         yield Problem("no such image", name_in(source, path))

@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from unetseg.data.files.pages import MaskSet
-from unetseg.data.pairs.mask_sets import find_masks, tell_classes, tell_objects
+from unetseg.data.pairs.mask_sets import find_masks, show_background, tell_classes, tell_objects
 from unetseg.data.pairs.naming import says_mask
+from unetseg.errors import MaskError
 from unetseg.importers.annotations import (
     FOREGROUND,
     AnnotatedImage,
@@ -28,6 +29,7 @@ from unetseg.importers.annotations import (
     mask_of_image,
 )
 from unetseg.importers.shapes import Patch, Size, crop
+from unetseg.text import printable
 
 _CLASS = re.compile(r"(?:.*[_\-.])?\d+[_\-.]([A-Za-z]+)")  # 0001_car
 
@@ -45,9 +47,12 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     problem, unless it is in a test split that has no masks at all.
 
     Raises:
-        DataError: a folder cannot be read.
+        DataError: a folder cannot be read, or the masks show the background.
     """
     sets = find_masks(source, images)
+    if show_background(sets):
+        came = f"the masks of an image in {printable(source)} share most of its pixels"
+        raise MaskError(came, fix="Save masks in which the background is 0, and the object is not.")
     objects = {
         key: [mask.path for mask in masks if mask.says_mask or not sets.are_beside]
         for key, masks in sets.masks.items()

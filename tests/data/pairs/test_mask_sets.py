@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from tests.builders import class_map
 from unetseg.checks.check import check_folder
@@ -137,6 +138,17 @@ def test_masks_of_tiles_of_an_image_are_no_objects(tmp_path: Path) -> None:
         write_png(path, read_mask(path).pixels[: SIDE // 2, : SIDE // 2])
     with pytest.raises(PairingError):
         find_pairs(tmp_path)
+
+
+def test_black_of_a_palette_is_no_object(tmp_path: Path) -> None:
+    draw(tmp_path, OBJECTS["numbers at the end"], objects())
+    for path in (tmp_path / "masks").iterdir():
+        picture = Image.fromarray(read_mask(path).pixels // 255 + np.uint8(1))
+        picture.putpalette([9, 9, 9, 0, 0, 0, 200, 0, 0])
+        picture.save(path)
+    for pair, own in zip(find_pairs(tmp_path).pairs, objects(), strict=True):
+        assert pair.mask is not None
+        assert (read_mask(pair.mask).pixels == np.max(own, axis=0)).all()
 
 
 def test_the_first_of_several_objects_is_no_mask(tmp_path: Path) -> None:

@@ -383,12 +383,16 @@ class _UnitedFiles:
 def object_pixels(pixels: NDArray[Any], file: MaskFile) -> NDArray[np.bool_]:
     """The pixels of a mask file, or of a window of it, that show an object, H×W: all but 0.
 
-    In JPEG, whose zeros are noisy, they are those from 128 on.
+    Nor do black entries of a palette show one, where others are not black. In JPEG, whose zeros are
+    noisy, objects are from 128 on.
 
     Raises:
         MaskError: JPEG has blurred its numbers.
     """
     values = pixels if pixels.ndim == 2 else pixels.max(axis=-1)
+    if file.palette and any(file.palette):
+        is_black = ~np.array(file.palette, bool).reshape(256, 3).any(axis=-1)
+        values = np.where(np.take(is_black, values), 0, values)
     if not file.lossy:
         return np.asarray(values != 0)
     highest = int(values.max(initial=0))

@@ -36,6 +36,7 @@ OBJECT = 255
 _LOOKED_AT = 32  # masks of one image
 _APART = 0.2  # intersection over union of two objects, at most
 _SAME = 0.5  # that of two classes
+_BACKGROUND_SHARE = 0.5  # of an image, from which on what all its masks show is the background
 _MOST_CLASSES = 8  # that names tell; more names are those of single objects
 _BACKGROUND = frozenset({"background", "bg"})  # names of what other classes leave
 _ANOTHER = re.compile(
@@ -371,6 +372,17 @@ def tell_objects(sets: MaskSets) -> bool:
 
 def _are_halves(names: Collection[str]) -> bool:
     return len(names) == 2 and all(name.lower().startswith(("left", "right")) for name in names)
+
+
+def show_background(sets: MaskSets) -> bool:
+    """Whether the masks of each image show most of it alike, as where objects are 0."""
+    several = [masks for masks in sets.masks.values() if len(masks) > 1]
+    shares = []
+    for masks in spread(several):
+        read = [codes for m in masks[:_LOOKED_AT] if (codes := read_codes(m.path)) is not None]
+        areas = [codes != 0 for codes in read if codes.shape == read[0].shape]
+        shares += [np.all(areas, axis=0).mean()] if len(areas) > 1 else []
+    return bool(shares) and bool(np.median(shares) > _BACKGROUND_SHARE)
 
 
 class United(NamedTuple):
