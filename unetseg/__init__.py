@@ -118,7 +118,7 @@ what is written above it, never below.
       engine.py          a trained U-Net made fast on this machine
       stream.py          large images, predicted from top to bottom in bands
       bands.py           finished bands of a large image, kept until its mask is written
-      pipeline.py        THE loop: read ahead → group → network → hand on
+      pipeline.py        the prediction loop: read ahead → group → network → hand on
       outputs.py         what is written for one image: mask, probabilities, overlay
       predict.py         folder → mask files
     evaluation/        bundle + pairs → scores
@@ -136,7 +136,7 @@ what is written above it, never below.
       previews.py        pictures of what the network is fed and what it answers
       checkpoint.py      everything that a resume needs
       run.py             a run is a folder: opened fresh or resumed
-      fit.py             the loop, readable from top to bottom
+      fit.py             the training loop, readable from top to bottom
     skiplab/           a trained or fresh U-Net with its skips edited: what breaks, what flows
       look.py            a trained U-Net and its images go in, a table with pictures comes out
       cost.py            parameters, arithmetic and time of a network

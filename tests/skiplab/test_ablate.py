@@ -166,7 +166,8 @@ def test_the_only_level_that_is_used_carries_and_the_others_are_idle(
     found = ablate(constructed(level), QUICK, output=tmp_path)
     expected = {at: "carries" if at == level else "idle" for at in range(DEPTH)}
     assert verdicts(found.rows) == expected
-    assert [row["verdict"] for row in found.summary] == list(expected.values())
+    shown = {(row["level"], row["edit"]): row["verdict"] for row in found.summary}
+    assert shown == {(at, edit): expected[at] for at in range(DEPTH) for edit in ("zero", "mean")}
     for row in found.rows:
         if row["level"] != level:
             assert row["change"] == row["low"] == row["high"] == 0

@@ -1,4 +1,4 @@
-"""THE loop: read ahead → group neighbours of one shape → network → hand on.
+"""The prediction loop: read ahead → group neighbours of one shape → network → hand on.
 
 Validation, `eval`, `predict`, the check of arithmetics and the lab all predict through it. What is
 handed on of an image are finished bands from top to bottom. A small image, which goes through the

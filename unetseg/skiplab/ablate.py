@@ -148,7 +148,8 @@ def ablate(
     summary = [
         {name: value for name, value in row.items() if name not in hidden}
         for row in table
-        if row["class"] == FOREGROUND and (row["decides"] or row["verdict"] == "none")
+        if row["class"] == FOREGROUND
+        and (row["decides"] or row["edit"] in REMOVING or row["verdict"] == "none")
     ]
     return publish(
         Result(output, table, summary, CAPTION),
