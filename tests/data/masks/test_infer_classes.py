@@ -324,6 +324,14 @@ def test_palettes_that_disagree_are_refused_where_it_matters() -> None:
     assert infer_class_map([unused, one])[0].palette == VOC
 
 
+def test_palettes_without_colours_are_no_classes() -> None:
+    black = [facts(0, 1, 2, coding="palette", palette=(0,) * 768, path=f"{n}.png") for n in "ab"]
+    good = [facts(0, 1, 2, coding="palette", palette=VOC, path=f"{n}.png") for n in "cd"]
+    with pytest.raises(MaskError, match="different colours") as caught:
+        infer_class_map([*black, *good])
+    assert caught.value.offenders[0] == "a.png: 3 indexes have 1 colour"
+
+
 @pytest.mark.parametrize("with_rgb", [False, True])
 def test_masks_with_palettes_of_their_own_are_read_by_colour(
     tmp_path: Path, *, with_rgb: bool

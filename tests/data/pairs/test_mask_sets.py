@@ -140,6 +140,24 @@ def test_masks_of_tiles_of_an_image_are_no_objects(tmp_path: Path) -> None:
         find_pairs(tmp_path)
 
 
+@pytest.mark.parametrize("folder", ["pred", "results/masks", "overlay"])
+def test_outputs_beside_sets_take_no_part(tmp_path: Path, folder: str) -> None:
+    draw(tmp_path, OBJECTS["numbers at the end"], objects())
+    for i, own in enumerate(objects()):
+        write_png(tmp_path / folder / f"images/im{i}.png", np.max(own, axis=0))
+    for pair, own in zip(find_pairs(tmp_path).pairs, objects(), strict=True):
+        assert isinstance(pair.mask, MaskSet)
+        assert len(pair.mask.paths) == len(own)
+
+
+def test_left_and_right_of_different_things_are_classes(tmp_path: Path) -> None:
+    for i in range(4):
+        write_png(tmp_path / f"images/im{i}.png", square(i) + square(15 - i) // 2)
+        write_png(tmp_path / f"masks/left lung/im{i}.png", square(i))
+        write_png(tmp_path / f"masks/right kidney/im{i}.png", square(15 - i))
+    assert find_pairs(tmp_path).classes == ("left lung", "right kidney")
+
+
 def test_black_of_a_palette_is_no_object(tmp_path: Path) -> None:
     draw(tmp_path, OBJECTS["numbers at the end"], objects())
     for path in (tmp_path / "masks").iterdir():

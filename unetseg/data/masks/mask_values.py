@@ -18,6 +18,7 @@ from unetseg.data.files.pages import MaskPath, files_of
 from unetseg.data.masks.class_map import Code, Coding, Colour, coding_name, pack, runs, unpack
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.errors import MaskError
+from unetseg.text import plural
 
 BY_COLOUR = "have a palette of their own: read by colour"
 COUNTED = 4096  # distinct codes that the facts of one file keep, the most frequent ones
@@ -221,7 +222,7 @@ def gather(facts: Sequence[MaskFacts]) -> Folder:
 
     Raises:
         MaskError: there is none, they have different codings, or one palette index has different
-            colours, some of which are in no other file.
+            colours, some of which are in no other file, or are those of another index.
     """
     if not facts:
         raise MaskError("there are no masks", fix="Put the mask of each image into masks/.")
@@ -289,8 +290,14 @@ def _palettes_as_colours(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
             for colour in others
             for path in colours[colour]
         ]
-    if min(files.values()) > 1 or not clashes:
+    lost = [
+        f"{fact.path}: {len(fact.counts)} indexes have {plural(len(own.counts), 'colour')}"
+        for fact, own in zip(facts, by_colour, strict=True)
+        if len(own.counts) < len(fact.counts)
+    ]
+    if not lost and (min(files.values()) > 1 or not clashes):
         return by_colour if min(files.values()) > 1 else facts
+    clashes = lost or clashes
     fix = "Save the masks with one palette, as class numbers, or as RGB."
     raise MaskError("a palette index has different colours in the masks", clashes, fix)
 

@@ -21,7 +21,7 @@ import numpy as np
 from unetseg.data.files.folders import scan
 from unetseg.data.files.pages import MaskSet
 from unetseg.data.pairs.content import read_codes, size_of, spread
-from unetseg.data.pairs.naming import read_name, says_mask, split_of
+from unetseg.data.pairs.naming import is_output, read_name, says_mask, split_of
 from unetseg.errors import ImageError, MaskError
 from unetseg.text import plural
 
@@ -86,11 +86,18 @@ def twins_of(photos: Iterable[tuple[ImageKey, Path]]) -> list[ImageKey]:
 
 def photos_below(root: Path) -> Iterator[tuple[ImageKey, Path]]:
     """The images: those in folders that say so, or else all that are in no folder of masks."""
-    paths = [(path, path.relative_to(root).parts[:-1]) for path in scan(root, ImageError)]
+    paths = _without_outputs(root, scan(root, ImageError))
     in_image_folders = [item for item in paths if folder_roles(item[1])[-1:] == ["image"]]
     not_in_mask_folders = [item for item in paths if "mask" not in folder_roles(item[1])]
     for path, folders in in_image_folders or not_in_mask_folders:
         yield ImageKey(without_role(folders, "image"), path.stem), path
+
+
+def _without_outputs(root: Path, paths: Iterable[Path]) -> list[tuple[Path, Folders]]:
+    """Files and the folders above them, but for predictions and overlays beside others."""
+    inner = [(path, path.relative_to(root).parts[:-1]) for path in paths]
+    plain = [(p, folders) for p, folders in inner if not any(map(is_output, folders))]
+    return plain or inner
 
 
 def folder_roles(folders: Iterable[str]) -> list[str]:
@@ -305,8 +312,7 @@ def _mask_files(
     source: Path, images: Path | None, photos: Container[Path]
 ) -> Iterator[tuple[Path, Folders]]:
     """The mask files, and the folders above them but for that of all masks."""
-    for path in scan(source, MaskError):
-        folders = path.relative_to(source).parts[:-1]
+    for path, folders in _without_outputs(source, scan(source, MaskError)):
         roles = folder_roles(folders)
         is_mask = "mask" in roles or (images is not None and "image" not in roles)
         if is_mask and path not in photos:
@@ -371,7 +377,9 @@ def tell_objects(sets: MaskSets) -> bool:
 
 
 def _are_halves(names: Collection[str]) -> bool:
-    return len(names) == 2 and all(name.lower().startswith(("left", "right")) for name in names)
+    """Whether names differ in left and right alone."""
+    sides = {re.sub("^(left|right)", "", name.lower()) for name in names}
+    return len(names) == 2 and len(sides) == 1
 
 
 def show_background(sets: MaskSets) -> bool:

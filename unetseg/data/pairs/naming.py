@@ -50,11 +50,13 @@ DEPTH = "depth or height"
 FIELD_OF_VIEW = "a field of view"
 PART = "a part of the masks"
 OTHER_BAND = "another band"
+PREDICTION = "a prediction or another output"
+PICTURE = "a picture for people"
 _ASIDE = {
-    "a prediction or another output": re.compile(
+    PREDICTION: re.compile(
         r"pred\w*|outputs?|heatmaps|flows?|probabilit\w*|results?|infer\w*|comparisons?|logs?|checkpoints?|figures?|plots?"
     ),
-    "a picture for people": re.compile(
+    PICTURE: re.compile(
         r"overlay\w*|previews?|vis|viz|visual\w*|blend\w*|cutouts?|thumb\w*|examples?|demo|pyramid"
     ),
     DEPTH: re.compile(r"depths?|dems?|dsms?|ndsm|dtms?|disparit\w+|heights?|elevation"),
@@ -166,6 +168,11 @@ def _second(letters: Sequence[str], masks: Sequence[str]) -> str:
     if why == _COLOURS and not masks:
         return ""  # beside depth, the colours are the photo's
     return why or (_COLOURS if masks and "rgb" in letters else "")
+
+
+def is_output(folder: str) -> bool:
+    """Whether a folder's name says predictions, overlays or the like."""
+    return read_name(folder).aside in {PREDICTION, PICTURE}
 
 
 def says_mask(word: str) -> bool:
