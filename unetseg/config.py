@@ -99,7 +99,7 @@ class DataConfig(PairsConfig):
     ignore: Annotated[tuple[int, ...], Commas, Parameter(allow_leading_hyphen=True)] = ()
     """Mask values that no loss and no score counts."""
     on_bad: Literal["error", "skip"] = "error"
-    """error: list the files that cannot be read; skip: leave their pairs out, at most 10%."""
+    """Files that cannot be read: error: refuse them; skip: leave their pairs out, at most 10%."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images held out for validation when the folder has no split of its own."""
     group: str | None = None

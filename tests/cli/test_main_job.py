@@ -275,7 +275,7 @@ def test_existing_masks_are_refused_skipped_or_overwritten(
     assert files(tmp_path) == {mine.name}
     code, out, _ = command(capsys, *words, "skip")
     assert code == 0
-    assert "1 masks were there already" in out
+    assert "there already: 1 mask" in out
     assert len(files(tmp_path)) == COUNT
     assert (pixels(mine) == 7).all()
     assert command(capsys, *words, "overwrite")[0] == 0
@@ -291,7 +291,7 @@ def test_one_corrupt_image_costs_one_mask(
     out = tmp_path / "out"
     code, _, err = command(capsys, "predict", trained, tmp_path / "in", "-o", out)
     assert code == 4
-    assert f"1 images have no mask, {COUNT - 1} have" in err
+    assert f"no mask for 1 image, {COUNT - 1} have one" in err
     assert str(bad) in err
     assert len(list(out.glob("*.png"))) == COUNT - 1
     rows = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]

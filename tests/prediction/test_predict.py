@@ -160,7 +160,7 @@ def test_masks_beside_images_are_left_out_unless_they_are_named(
     assert predict(trained, folder, out, "--existing", "skip") == 0
     said = capsys.readouterr().out
     assert "left out 12 files beside the images: 9 × an earlier output, 3 × a mask" in said
-    assert "3 masks were there already" in said
+    assert "there already: 3 masks" in said
     assert predict(trained, folder / "a0_mask.png", tmp_path / "named") == 0
     assert (tmp_path / "named" / "a0_mask.png").is_file()
 

@@ -30,6 +30,7 @@ def demo(
     from unetseg.data.sample import draw_sample
     from unetseg.evaluation.evaluate import evaluate
     from unetseg.prediction.predict import predict_folder
+    from unetseg.text import plural
     from unetseg.training.fit import train
 
     training = TrainingConfig.model_validate({"budget": budget})
@@ -49,7 +50,7 @@ def demo(
     low, high = result.scores.foreground_dice_interval
     say(
         f"validation Dice {result.scores.foreground_dice:.4f} (95% interval {low:.4f}–{high:.4f}) "
-        f"on {result.scores.images} images the network was not trained on"
+        f"on {plural(result.scores.images, 'image')} the network was not trained on"
     )
     say(f"  what it learned from   {data}")
     say(f"  metrics and previews   {run / 'metrics.csv'}, {run / 'previews'}")

@@ -41,6 +41,7 @@ def evaluate(
         YAML file with settings.
     """
     from unetseg.evaluation.evaluate import evaluate as run_evaluation
+    from unetseg.text import plural
 
     with observed() as progress:
         result = run_evaluation(run, data, config, output=output, progress=progress)
@@ -52,7 +53,8 @@ def evaluate(
     out.print(table)
     low, high = scores.foreground_dice_interval
     say(
-        f"{result.split}, {scores.images} images: foreground Dice {scores.foreground_dice:.4f} "
+        f"{result.split}, {plural(scores.images, 'image')}: "
+        f"foreground Dice {scores.foreground_dice:.4f} "
         f"(95% interval {low:.4f}–{high:.4f}), IoU {scores.foreground_iou:.4f}"
     )
     say(f"scores, masks and overlays: {result.folder}")

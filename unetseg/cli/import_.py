@@ -75,7 +75,7 @@ def import_(
     images
         Folder of the images, when they are not beside the annotations.
     on_bad
-        error: list everything that is wrong; skip: leave such images out, listed in import.json.
+        error: refuse what is wrong; skip: leave such images out, all listed in import.json.
     """
     from unetseg.importers.importing import import_dataset
 

@@ -42,19 +42,20 @@ def predict(
         YAML file with settings.
     """
     from unetseg.prediction.predict import predict_folder
+    from unetseg.text import plural
 
     with observed() as progress:
         result = predict_folder(run, images, output, config, device, progress)
     if result.skipped:
-        say(f"{len(result.skipped)} masks were there already")
+        say(f"there already: {plural(len(result.skipped), 'mask')}")
     if result.failures:
         kind = PartialError if result.written else ImageError
         raise kind(
-            f"{len(result.failures)} images have no mask, {len(result.written)} have",
+            f"no mask for {plural(len(result.failures), 'image')}, {len(result.written)} have one",
             list(result.failures.values()),
             f"They are listed in {output / 'failures.jsonl'}; fix them and add --existing skip.",
         )
-    say(f"{len(result.written)} masks: {output}")
+    say(f"{plural(len(result.written), 'mask')}: {output}")
     if config.overlay:
         say(f"next: look at {output / '*_overlay.*'}")
     else:

@@ -33,9 +33,11 @@ def sample(
     seed
         Other seeds draw other images.
     """
+    from unetseg.cli.report import quoted
     from unetseg.data.sample import draw_sample
+    from unetseg.text import plural
 
     with observed() as progress:
         draw_sample(out, count=count, size=size, seed=seed, progress=progress)
-    say(f"{count} pairs: {out}")
-    say(f"next: unetseg train {out} --budget 1m --name sample")
+    say(f"{plural(count, 'pair')}: {out}")
+    say(f"next: unetseg check {quoted(out)}")

@@ -84,7 +84,7 @@ def evaluate(
     elif views := sum(pair.region is not None for pair in pairs):
         progress.say(f"scores count inside the fields of view of {plural(views, 'image')}")
     output = Path(output or home / "eval" / split)
-    progress.say(f"{len(pairs)} images of split {split} on {predictor.describe()}")
+    progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictor.describe()}")
     keep = Artifacts(output, info.class_map, config.scoring)
     counts = evaluate_pairs(
         predictor.engine, info, pairs, keep, progress, max_pixels=source.max_pixels

@@ -180,7 +180,7 @@ def predict_folder(
     skipped = set(result.skipped)
     jobs = [job for job in jobs if job.mask not in skipped]
     predictor.engine.pixels = sum(job.pixels for job in jobs)
-    progress.say(f"{len(jobs)} images on {predictor.describe()}")
+    progress.say(f"{plural(len(jobs), 'image')} on {predictor.describe()}")
     predict_images(predictor, jobs, config, result, progress)
     lines = [json.dumps({"image": str(p), "error": e}) for p, e in result.failures.items()]
     (output / "failures.jsonl").unlink(missing_ok=True)
@@ -224,7 +224,7 @@ def _existing(jobs: list[Job], config: PredictConfig) -> list[Path]:
     existing = [job.mask for job in jobs if job.mask.exists()]
     if existing and config.existing == "refuse":
         fix = "Add --existing skip to predict only the missing ones, or --existing overwrite."
-        raise ConfigError(f"{len(existing)} masks are there already", existing, fix)
+        raise ConfigError(f"{plural(len(existing), 'mask')} there already", existing, fix)
     return [] if config.existing == "overwrite" else existing
 
 

@@ -325,8 +325,9 @@ class Trainer:
         parameters = sum(p.numel() for p in self.segmenter.parameters())
         self.progress.say(
             f"U-Net of {parameters:,} parameters on {self.machine}; {len(self.crops.reader)} "
-            f"training and {len(self.val_reader)} validation images; crops of {self.plan.patch}², "
-            f"{self.plan.batch} per step, {plural(self.order.steps_per_epoch, 'step')} per epoch"
+            f"training and {plural(len(self.val_reader), 'validation image')}; "
+            f"crops of {self.plan.patch}², {self.plan.batch} per step, "
+            f"{plural(self.order.steps_per_epoch, 'step')} per epoch"
             + (f"; budget {duration(self.clock.budget)}" if self.clock.budget else "")
         )
         pixels = sum(fact.pixels for fact in self.val_facts)

@@ -56,7 +56,10 @@ def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
     by_hand.append(f"{check} --pairs FILE.csv")
     say_which = "Say which is which:"
     if all(one.look.readable and not one.look.masks for one in series):
-        say_which = "There are no masks here: draw them, with labelme for example, and import them:"
+        say_which = (
+            "There are no masks here. Where a file shows image and mask side by side, cut it in "
+            "two; else draw masks, with labelme for example, and import them:"
+        )
         by_hand = [shlex.join(["unetseg", "import", "labelme", str(root), "OUT"])]
     elif not sides and len(everything) > 1:
         row = f"{printable(everything[0].inner)},{printable(everything[-1].inner)}"
