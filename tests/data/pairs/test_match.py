@@ -671,6 +671,14 @@ def rows(header: str, form: str, *numbers: int) -> str:
             },
             "ttvs",
         ),
+        (
+            {
+                "all.csv": rows("image,mask", "{},{}", 0, 1, 2, 3),
+                "train.csv": rows("image,mask", "{},{}", 0, 1),
+                "test.csv": rows("mask,image", "{1},{0}", 2, 3),
+            },
+            "ttss",
+        ),
     ],
 )
 def test_a_table_of_any_name_tells_what_the_folder_does_not(
@@ -684,6 +692,15 @@ def test_a_table_of_any_name_tells_what_the_folder_does_not(
     words = {"t": "train", "v": "val", "s": "test", "-": None}
     assert [pair.split for pair in found.pairs] == [words[letter] for letter in splits]
     assert all((name in found.rule) == (name[0] not in "rcb") for name in tables)
+
+
+@pytest.mark.parametrize("row", ["scans/none.png,none.png", "scans/a.png,", "{},{}"])
+def test_faulty_rows_of_the_only_table_are_told(tmp_path: Path, row: str) -> None:
+    write(tmp_path, [*UNLIKE, *UNLIKE.values()])
+    table = rows("image,mask", "{},{}", 0, 1, 2, 3)
+    (tmp_path / "metadata.csv").write_text(f"{table}\n{row.format(*next(iter(UNLIKE.items())))}\n")
+    with pytest.raises(PairingError, match="has faulty rows"):
+        find_pairs(tmp_path)
 
 
 def test_tables_that_differ_are_a_question_whose_answers_work(tmp_path: Path) -> None:

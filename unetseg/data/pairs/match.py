@@ -275,14 +275,17 @@ def _from_tables(root: Path) -> PairSet | None:
     """The pairs that tables below `root` list, whatever these are called, if there are any.
 
     Raises:
-        PairingError: several tables contradict one another.
+        PairingError: several tables contradict one another, or the only one has faulty rows.
     """
-    tables = clear_tables(root)
+    faults: list[PairingError] = []
+    tables = clear_tables(root, faults)
+    if faults and not tables:
+        raise faults[0]
     pairs: dict[Path, Pair] = {}
     for row in chain.from_iterable(tables.values()):
-        pair = Pair(*row)
-        first = pairs.setdefault(row.image, pair)
-        if (first.mask, first.split) != (row.mask, row.split):
+        first = pairs.get(row.image, Pair(*row))
+        pairs[row.image] = replace(first, split=first.split or row.split)
+        if first.mask != row.mask or (row.split and pairs[row.image].split != row.split):
             names = [_inner(table, root) for table in tables]
             check = ["unetseg", "check", str(root), "--pairs"]
             raise PairingError(

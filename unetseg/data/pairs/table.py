@@ -72,7 +72,8 @@ def read_table(
         root: The folder of the pairs.
 
     Raises:
-        PairingError: it cannot be read, lacks columns, or has faulty rows; all of them are listed.
+        PairingError: it cannot be read, lacks columns, or has faulty rows; all of them are listed,
+            and `came` is the number of rows whose files are there.
     """
     header, cells = _read_cells(table)
     columns = _columns(header, [row for _, row in cells], group_column)
@@ -95,7 +96,9 @@ def read_table(
         f"{printable(path)} is listed {n} times as image" for path, n in images.items() if n > 1
     ]
     if faults:
-        raise PairingError(f"{printable(table)} has faulty rows", faults, "Correct these rows.")
+        pairs = sum(row.image is not None and row.mask is not None for row in rows)
+        came = f"{printable(table)} has faulty rows"
+        raise PairingError(came, faults, "Correct these rows.", code="faulty-rows", came=pairs)
     base = Path(os.path.commonpath([path.parent for path in images]))
     called = {path: _named(path) for path in images}
     names = dict(output_names([(path, base) for path in called.values()]))
@@ -129,17 +132,22 @@ def tables_below(root: Path, *columns: str) -> Iterator[Path]:
                 yield path
 
 
-def clear_tables(root: Path) -> dict[Path, list[ListedPair]]:
+def clear_tables(
+    root: Path, faults: list[PairingError] | None = None
+) -> dict[Path, list[ListedPair]]:
     """The pairs of each CSV file below `root` whose rows all name images that are there.
 
-    Where no column tells the split, the file's name does: `train.csv`, `val.csv`.
+    Where no column tells the split, the file's name does: `train.csv`, `val.csv`. What is wrong
+    with tables that list some pairs is added to `faults`.
     """
     tables = {}
     for table in tables_below(root, "image", "mask"):
         said = read_name(table.stem)
         try:
             rows = [] if said.aside else read_table(table, root=root)
-        except PairingError:
+        except PairingError as error:
+            if faults is not None and isinstance(error.came, int) and error.came:
+                faults.append(error)
             continue
         files = {file_of(path) for row in rows for path in (row.image, row.mask)}
         if rows and {path.suffix.lower() for path in files} <= IMAGE_SUFFIXES:
