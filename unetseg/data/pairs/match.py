@@ -167,7 +167,7 @@ def _locate(
     if root.suffix.lower() == ".csv" and root.is_file() and table is None and images is None:
         return root.parent, root
     if root.is_file():
-        fix = f"Give its folder: {printable(root.parent)}"
+        fix = "Give the folder that holds images and masks, or a CSV of pairs."
         raise PairingError(f"{printable(root)} is a file", fix=fix)
     if not root.is_dir():
         raise PairingError(f"there is no folder {printable(root)}", fix="Check the path.")
