@@ -33,7 +33,7 @@ from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import fitted, read_mask, whole_factor
 from unetseg.data.masks.mask_values import as_colours
 from unetseg.data.pairs.dataset_yaml import write_description
-from unetseg.data.pairs.match import NO_IMAGE, NO_MASK, Pair
+from unetseg.data.pairs.match import NO_IMAGE, NO_MASK, SEVERAL, Pair
 from unetseg.data.pairs.naming import fold
 from unetseg.errors import DataError, ImageError, MachineError, MaskError
 from unetseg.progress import SILENT, Progress
@@ -91,7 +91,9 @@ def write_fixed(survey: Survey, out: Path, progress: Progress = SILENT) -> Fixed
     pairs = tuple(p for p in survey.paired if p.name in survey.facts and p.mask is not None)
     whole = replace(survey, pairs=replace(survey.pairs, pairs=pairs))
     orphans = [
-        f"{path}: {why}" for path, why in survey.pairs.left_out if why in {NO_MASK, NO_IMAGE}
+        f"{path}: {why}"
+        for path, why in survey.pairs.left_out
+        if why in {NO_MASK, NO_IMAGE, SEVERAL}
     ]
     fixed = Fixed(left_out=[*orphans, *(fault.summary for fault in survey.faults.unreadable)])
     if not whole.facts:

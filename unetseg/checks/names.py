@@ -8,7 +8,7 @@ from pathlib import Path
 from unetseg.checks.finding import FIX, Finding, note, refusal, warning
 from unetseg.data.facts.survey import Survey
 from unetseg.data.files.pages import file_of, files_of
-from unetseg.data.pairs.match import NO_IMAGE, NO_MASK
+from unetseg.data.pairs.match import NO_IMAGE, NO_MASK, SEVERAL
 from unetseg.data.pairs.naming import fold
 from unetseg.text import plural
 
@@ -31,6 +31,7 @@ def inspect_names(survey: Survey) -> Iterator[Finding]:
     for why, check, fix, flags in (
         (NO_MASK, "image-without-mask", no_mask, _EMPTY),
         (NO_IMAGE, "mask-without-image", no_image, ()),
+        (SEVERAL, "several-masks", "Keep the mask that is meant, or unite them.", ()),
     ):
         if paths := reasons.pop(why, None):
             summary = f"{plural(len(paths), 'file')} left out: {why}"

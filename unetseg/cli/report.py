@@ -73,11 +73,11 @@ def _lines_within(
 def _left_out(survey: "Survey") -> str:
     """One line for all the files that take no part, with an example for each reason."""
     from unetseg.checks.finding import line_text
-    from unetseg.data.pairs.match import NO_IMAGE, NO_MASK
+    from unetseg.data.pairs.match import NO_IMAGE, NO_MASK, SEVERAL
 
     reasons: dict[str, list[Path]] = defaultdict(list)
     for path, why in survey.pairs.left_out:
-        if why not in {NO_IMAGE, NO_MASK}:  # warnings of their own
+        if why not in {NO_IMAGE, NO_MASK, SEVERAL}:  # warnings of their own
             reasons[why].append(path)
     parts = [
         line_text(paths[0], survey.data)

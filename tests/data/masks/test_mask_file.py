@@ -132,9 +132,10 @@ def test_the_hash_of_a_set_tells_files_and_codes(tmp_path: Path) -> None:
 def test_files_of_a_set_that_differ_in_size_are_named(tmp_path: Path) -> None:
     paths = areas(tmp_path, 20, 50)
     tifffile.imwrite(paths[1], np.zeros((64, 95), np.uint8))
-    with pytest.raises(MaskError, match="differ in size") as error:
+    with pytest.raises(MaskError, match="differs in size") as error:
         read_mask(MaskSet(paths, (1, 1)))
-    assert error.value.offenders == [f"{paths[0]}: 96×64", f"{paths[1]}: 95×64"]
+    assert error.value.summary.startswith(str(paths[1]))
+    assert error.value.summary.endswith("95×64, expected 96×64")
 
 
 def test_a_file_of_a_set_that_cannot_be_read_is_named(tmp_path: Path) -> None:

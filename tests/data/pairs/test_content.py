@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.data.pairs.layouts import PIXELS, Scene, write
+from unetseg.data.files.pngs import write_png
 from unetseg.data.pairs.content import explains, is_recoloured, look_at
 from unetseg.data.pairs.match import find_pairs
 
@@ -70,6 +72,20 @@ def test_masks_explain_their_own_images_better_than_others(tmp_path: Path) -> No
     assert (explains(images, masks[1:] + masks[:1]) or 0) < 0.1
     assert explains(images[:1], masks[:1]) is None  # nothing to compare with
     assert explains(images, masks[:1] * len(images)) is None  # masks that are all alike
+
+
+def test_a_few_right_pairs_do_not_vouch_for_wrong_ones(tmp_path: Path) -> None:
+    images: list[Path] = []
+    masks: list[Path] = []
+    for number in range(6):
+        mask = np.zeros((48, 48), np.uint8)
+        mask[12 * (number // 4) :, 12 * (number % 4) :][:9, :9] = 200
+        texture = np.random.default_rng(number).integers(0, 5, mask.shape).astype(np.uint8)
+        for paths, pixels in ((images, mask + texture), (masks, mask)):
+            paths.append(tmp_path / f"{len(images)}-{len(masks)}.png")
+            write_png(paths[-1], pixels)
+    assert (explains(images, masks) or 0) > 0.3
+    assert (explains(images, [*masks[:2], *masks[3:], masks[2]]) or 0) < 0.1
 
 
 @pytest.mark.parametrize("name", SETS)

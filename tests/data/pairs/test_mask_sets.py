@@ -158,6 +158,17 @@ def test_left_and_right_of_different_things_are_classes(tmp_path: Path) -> None:
     assert find_pairs(tmp_path).classes == ("left lung", "right kidney")
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_class_that_few_images_have_is_not_lost_unsaid(tmp_path: Path, times: int) -> None:
+    images = [[square(i), square(15 - i)][: 1 + (i < times)] for i in range(6)]
+    found = find_pairs(draw(tmp_path, CLASSES["folders"], images), unpaired="empty")
+    if times == 2:
+        assert found.classes == ("cat", "dog")
+    else:  # one mask alone says little: its image is no negative, and told
+        assert dict(found.left_out)[tmp_path / "images/im0.png"] == "image with several masks"
+    assert all(pair.mask for pair in found.pairs)
+
+
 def test_black_of_a_palette_is_no_object(tmp_path: Path) -> None:
     draw(tmp_path, OBJECTS["numbers at the end"], objects())
     for path in (tmp_path / "masks").iterdir():
@@ -234,7 +245,7 @@ def test_sizes_that_differ_are_told_with_the_files(tmp_path: Path) -> None:
     write_png(odd, np.zeros((SIDE, SIDE + 1), np.uint8))
     report = check_folder(tmp_path)
     told = "".join(line for finding in report.of("error") for line in finding.files)
-    assert "differ in size" in told
+    assert "differs in size" in told
 
 
 def test_a_model_keeps_its_codes_where_a_class_is_missing(tmp_path: Path) -> None:

@@ -354,9 +354,11 @@ class _UnitedFiles:
         codes, size = np.zeros((height, width), np.uint8), self.size
         for code, file in self._order.get():
             if file.size != size:
-                sizes = [f"{one.path}: {one.width}×{one.height}" for one in (self._files[0], file)]
-                came = "the masks of an image differ in size (width×height)"
-                raise MaskError(came, sizes, code="mask-values", paths=self.path.paths)
+                came = (
+                    f"{file.path} differs in size from another mask of the image (width×height): "
+                )
+                came += f"{file.width}×{file.height}, expected {size[1]}×{size[0]}"
+                raise MaskError(came, paths=self.path.paths)
             codes[object_pixels(file.read(top, left, height, width), file)] = code
             if not self.is_windowed:
                 file.close()

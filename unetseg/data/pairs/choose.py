@@ -43,6 +43,8 @@ _NOT_ALWAYS: dict[str, Role | None] = {
 }
 NO_MASK = "image without mask"
 NO_IMAGE = "mask without image"
+SEVERAL = "image with several masks"
+OTHER_MASK = "another mask of an image"
 _EXPLAINED = 0.1  # edges, as multiples of an image's mean: more on its own outlines than on others'
 _LEAST = 0.3  # of the masks that must have an image, or of the images a mask
 
@@ -417,16 +419,19 @@ def _tell_rest(choice: Choice, series: Sequence[Series]) -> None:
     images = {e.path for r in choice.readings for e in r.images.entries}
     masks = {e.path for r in choice.readings for e in r.masks.entries}
     lost = {e.path for r in choice.losers for _, e in r.matching.couples}
+    crowds = [(i, m) for r in choice.readings for i, m in r.matching.crowds if len(m) > 1]
+    crowded = {entry.path for sides in crowds for side in sides for entry in side}
     for one in series:
         for entry in one.entries:
             why = one.aside or one.said.second or "goes with no other file"
             if entry.path in images:
                 is_bare = entry.split is not None and entry.split not in splits
                 why = f"{entry.split} image without masks" if is_bare else NO_MASK
+                why = SEVERAL if entry.path in crowded else why
             elif entry.path in masks:
-                why = NO_IMAGE
+                why = OTHER_MASK if entry.path in crowded else NO_IMAGE
             elif entry.path in lost and not (one.aside or one.said.second):
-                why = "another mask of an image"
+                why = OTHER_MASK
             if entry.path in views:
                 why = FIELD_OF_VIEW
             if entry.path not in used:

@@ -151,7 +151,8 @@ def explains(images: Sequence[Path], masks: Sequence[Path]) -> float | None:
     """How much stronger the images' edges are on the outlines of their own masks than on others'.
 
     Of 14 real data sets each had 0.33 or more; masks moved on by one image had 0.29 at most, and
-    most less than 0. None where nothing can be said.
+    most less than 0. The lower of mean and median, as one right pair among wrong ones may stand out
+    by far. None where nothing can be said.
     """
     couples = [
         (edges, codes)
@@ -162,7 +163,7 @@ def explains(images: Sequence[Path], masks: Sequence[Path]) -> float | None:
     for edges, own in couples:
         others = [_on(edges, other) for _, other in couples if not _are_alike(own, other)]
         better += [_on(edges, own) - float(np.mean(others))] if others else []
-    return float(np.mean(better)) if better else None
+    return float(min(np.mean(better), np.median(better))) if better else None
 
 
 def _are_alike(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:

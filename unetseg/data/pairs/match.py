@@ -34,6 +34,8 @@ from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.choose import (
     NO_IMAGE,
     NO_MASK,
+    OTHER_MASK,
+    SEVERAL,
     Choice,
     Reading,
     arrays_asked_for,
@@ -50,7 +52,7 @@ from unetseg.data.pairs.table import clear_tables, read_table
 from unetseg.errors import ConfigError, DataError, MaskError, PairingError
 from unetseg.text import plural, printable
 
-__all__ = ["NO_IMAGE", "NO_MASK", "Pair", "PairSet", "Where", "find_pairs"]
+__all__ = ["NO_IMAGE", "NO_MASK", "SEVERAL", "Pair", "PairSet", "Where", "find_pairs"]
 BY_HAND = "Say which is which: --images DIR --masks DIR, or --pairs FILE.csv (columns image, mask)."
 _OUTSIDE = "outside of the splits"
 _SPLIT_SHARE = 0.3  # of the pairs: where fewer are in folders of splits, these are the odd ones
@@ -189,7 +191,7 @@ def _search_all(
         refusal = error
         if images is None and unpaired == "auto" and (listed := _from_tables(root)):
             return _paged(listed)
-    if found is None or NO_IMAGE in dict(found.left_out).values():
+    if found is None or {NO_IMAGE, OTHER_MASK}.intersection(dict(found.left_out).values()):
         first, found = found, None
         with suppress(DataError):
             found = _search_sets(root, images, masks, unpaired, refusal)
@@ -413,15 +415,16 @@ def _refuse_few(root: Path, pairs: int, left_out: dict[Path, str], unpaired: Unp
     Raises:
         PairingError: so it is, or the user wants no orphans at all.
     """
-    orphans = {path: why for path, why in left_out.items() if why in {NO_MASK, NO_IMAGE}}
-    bare = sum(why == NO_MASK for why in orphans.values())
+    orphans = {path: why for path, why in left_out.items() if why in {NO_MASK, NO_IMAGE, SEVERAL}}
+    bare, masks, several = ([*orphans.values()].count(w) for w in (NO_MASK, NO_IMAGE, SEVERAL))
     allowed = unpaired == "skip" or (unpaired == "empty" and bare == len(orphans))
     if not orphans or allowed or (unpaired != "error" and len(orphans) <= 2 * pairs):
         return
     raise PairingError(
         f"{printable(root)} holds {plural(pairs, 'pair')}, "
         f"{plural(bare, 'image')} without mask and "
-        f"{plural(len(orphans) - bare, 'mask')} without image",
+        f"{plural(masks, 'mask')} without image"
+        + (f", {plural(several, 'image')} with several masks" if several else ""),
         [f"{why}: {printable(path.relative_to(root))}" for path, why in orphans.items()],
         "Add the missing files, or say what images without mask are: left out, or without objects.",
         code="unpaired",
