@@ -249,3 +249,10 @@ def test_objects_that_are_0_are_refused(tmp_path: Path) -> None:
     bowl(tmp_path, "train", "a", *objects)
     with pytest.raises(MaskError, match="share most of its pixels"):
         read_annotations("instances", tmp_path)
+
+
+def test_objects_on_a_transparent_ground_are_read(tmp_path: Path) -> None:
+    colours = np.array([[0, 0, 0, 0], [255, 0, 0, 255]], np.uint8)
+    bowl(tmp_path, "train", "a", *(colours[mask // 255] for mask in (box(0, 0), box(2, 5))))
+    found = read(tmp_path)
+    assert (draw(found.images[0], SIZE) == (box(0, 0) | box(2, 5)) // 255).all()

@@ -206,6 +206,29 @@ def test_what_is_called_background_is_no_class(tmp_path: Path) -> None:
     assert "background is what is in no mask" in folder.rules[0]
 
 
+def test_each_answer_works_where_one_image_has_several_masks(tmp_path: Path) -> None:
+    draw(tmp_path, OBJECTS["numbers at the end"], objects()[:1])
+    with pytest.raises(PairingError) as error:
+        find_pairs(tmp_path)
+    *checks, unite_them = map(shlex.split, error.value.commands)
+    assert unite_them == ["unetseg", "import", "instances", str(tmp_path), "OUT"]
+    for command in checks:
+        _, images, _, masks = command[3:]
+        found = find_pairs(tmp_path, images=Path(images), masks=Path(masks))
+        assert [pair.mask for pair in found.pairs] == [tmp_path / masks]
+
+
+def test_empty_is_no_answer_where_masks_have_no_image(tmp_path: Path) -> None:
+    nine = [[square(k + i) for k in range(9)] for i in range(4)]
+    for i, own in enumerate(nine):
+        write_png(tmp_path / f"images/im{i}.png", square(i))
+        for k, mask in enumerate(own):
+            write_png(tmp_path / f"masks/im{i}_{chr(97 + k) * 2}.png", mask)
+    with pytest.raises(PairingError) as error:
+        find_pairs(tmp_path)
+    assert not any("empty" in command for command in error.value.commands)
+
+
 def test_files_that_show_several_things_are_asked_about(tmp_path: Path) -> None:
     numbered = [[mask // 85 + square(9) // 127 for mask in own] for own in objects()]
     with pytest.raises(PairingError):

@@ -10,6 +10,7 @@ image may be called `x_rgb.png` then.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -20,6 +21,7 @@ import numpy as np
 
 from unetseg.data.files.folders import scan
 from unetseg.data.files.pages import MaskSet
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.content import read_codes, size_of, spread
 from unetseg.data.pairs.naming import is_output, read_name, says_mask, split_of
 from unetseg.errors import ImageError, MaskError
@@ -387,9 +389,12 @@ def show_background(sets: MaskSets) -> bool:
     several = [masks for masks in sets.masks.values() if len(masks) > 1]
     shares = []
     for masks in spread(several):
-        read = [codes for m in masks[:_LOOKED_AT] if (codes := read_codes(m.path)) is not None]
-        areas = [codes != 0 for codes in read if codes.shape == read[0].shape]
-        shares += [np.all(areas, axis=0).mean()] if len(areas) > 1 else []
+        areas = []
+        for mask in masks[:_LOOKED_AT]:
+            with suppress(MaskError):
+                areas.append(read_mask(MaskSet((mask.path,), (1,))).pixels > 0)
+        if len(areas) > 1 and len({area.shape for area in areas}) == 1:
+            shares.append(np.all(areas, axis=0).mean())
     return bool(shares) and bool(np.median(shares) > _BACKGROUND_SHARE)
 
 

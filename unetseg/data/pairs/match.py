@@ -235,6 +235,10 @@ def _search_sets(
     if (united := unite(sets)) is None:
         kind = "classes" if tell_classes(sets) else "instances" if tell_objects(sets) else ""
         command = f"unetseg import {kind} {shlex.quote(str(root))} OUT"
+        if "" in sets.names:  # no name of a class in some
+            classes = f"unetseg import classes {shlex.quote(str(root))} OUT"
+            error.commands = tuple(one for one in error.commands if one != classes)
+            error.fix = error.fix.replace("shows one class", "shows one object")
         if kind and not sides and command not in error.commands:
             error.commands = (*error.commands, command)
         return None
@@ -351,7 +355,7 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
     folders = {
         side: given if given.is_dir() else root / given
         for side, given in wanted.items()
-        if given.is_dir() or not is_pattern(given)
+        if given.is_dir() or not (is_pattern(given) or (root / given).is_file())
     }
     missing = [printable(folder) for folder in folders.values() if not folder.is_dir()]
     if missing:
@@ -431,7 +435,7 @@ def _refuse_few(root: Path, pairs: int, left_out: dict[Path, str], unpaired: Unp
         paths=list(orphans),
         commands=[
             f"unetseg check {shlex.quote(str(root))} --unpaired {word}"
-            for word in ("skip", "empty")
+            for word in (("skip", "empty") if bare == len(orphans) else ("skip",))
         ],
     )
 
