@@ -1,5 +1,6 @@
 """What a folder holds instead of masks is named with its count and, where one can, imported."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -67,3 +68,5 @@ def test_pointers_of_git_lfs_are_known(tmp_path: Path) -> None:
         (tmp_path / name).write_text(pointer)
     assert is_lfs_pointer(tmp_path / "images/a.png")
     assert not is_lfs_pointer(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert not is_lfs_pointer(tmp_path / "pipe.png")

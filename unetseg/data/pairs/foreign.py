@@ -140,6 +140,8 @@ def _xmls(files: Mapping[str, Sequence[Path]]) -> Iterator[Foreign]:
 def is_lfs_pointer(path: Path) -> bool:
     """Whether a file is what Git LFS leaves where the real one was not fetched."""
     try:
+        if not path.is_file():  # a pipe would keep us waiting
+            return False
         with path.open("rb") as file:
             return file.read(len(LFS_START)) == LFS_START
     except OSError:
