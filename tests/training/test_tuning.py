@@ -25,7 +25,7 @@ from unetseg.runtime import MEBIBYTE, Machine
 from unetseg.training import tuning
 from unetseg.training.learner import Learner
 from unetseg.training.losses import SegmentationLoss
-from unetseg.training.plan import make_plan
+from unetseg.training.plan import Plan, make_plan
 from unetseg.training.tuning import (
     choose_workers,
     compile_step,
@@ -106,6 +106,51 @@ def test_nothing_is_tried_where_the_batch_is_set_or_the_device_no_gpu(cells: Sur
     for settings, machine in ((SMALL, BF16), (config, card)):
         plan = make_plan(cells, settings, machine)
         assert tried_plan(plan, cells, settings, machine) is plan
+
+
+@pytest.mark.parametrize(
+    ("budget", "width", "augment"),
+    [
+        (60, 8, "light"),
+        (600, 8, "full"),
+        (700, 16, "full"),
+        (1200, 24, "full"),
+        (9e9, 32, "full"),
+    ],
+)
+def test_a_budget_gets_the_widest_network_that_makes_250_steps(
+    cells: Survey, monkeypatch: pytest.MonkeyPatch, budget: float, width: int, augment: str
+) -> None:
+    """A step takes width / 8 seconds; 80% of a budget goes into steps."""
+
+    def seconds(plan: Plan, *_: object) -> float:
+        assert isinstance(plan.network.width, int)
+        return plan.network.width / 8
+
+    monkeypatch.setattr(tuning, "step_seconds", seconds)
+    many = TrainingConfig(patch=32, budget=budget, batch=2)
+    config = TrainConfig(network=NetworkConfig(depth=2), training=many)
+    plan = tried_plan(make_plan(cells, config, BF16), cells, config, BF16)
+    assert plan.network.width == width
+    steps = 0.8 * budget / (width / 8)
+    assert plan.reasons["width"].startswith(f"about {steps:.0f} steps fit in the budget")
+    epochs = steps * plan.batch / sum(plan.repeats)
+    assert plan.augment == ("light" if epochs < 15 else "full") == augment
+    set_by_hand = config.model_copy(
+        update={
+            "network": NetworkConfig(depth=2, width=20),
+            "training": many.model_copy(update={"augment": "full"}),
+        }
+    )
+    plan = tried_plan(make_plan(cells, set_by_hand, BF16), cells, set_by_hand, BF16)
+    assert (plan.network.width, plan.augment) == (20, "full")
+
+
+def test_a_trial_of_steps_leaves_the_random_numbers_as_they_are(cells: Survey) -> None:
+    plan = make_plan(cells, SMALL, BF16)
+    before = torch.get_rng_state()
+    assert 0 < tuning.step_seconds(plan, cells, SMALL, BF16) < 60
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.long

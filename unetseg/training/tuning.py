@@ -1,4 +1,4 @@
-"""What is measured before it is chosen: the batch, whether the step compiles, who loads the crops.
+"""What is measured before it is chosen: batch, width, whether the step compiles, who loads crops.
 
 A trial of a step leaves no trace: neither in weights and buffers, nor in the state of random
 numbers, nor in the memory of the device.
@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 
 import torch
@@ -26,6 +27,7 @@ from unetseg.data.facts.survey import Survey
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import MEBIBYTE, Machine, synchronise, usable_cores
 from unetseg.text import duration
+from unetseg.timing import seconds_of
 from unetseg.training.learner import Learner, build_learner
 from unetseg.training.optimizer import restore_buffers
 from unetseg.training.plan import BATCH, Plan, bundle_info, make_plan
@@ -38,6 +40,19 @@ WARM_UP = 2
 """Steps that are not timed: they choose kernels and fill the memory."""
 TIMED = 3
 """Steps that are."""
+TRIED = 3
+"""Steps that tell how long a step takes; the first is slower."""
+WIDTHS = (8, 16, 24, 32)
+"""Widths that a budget on a CPU chooses from."""
+FEWEST_STEPS = 250
+"""Steps that the budget must have for a width; with fewer a narrower network learns more.
+
+Measured, docs/accuracy.md: of 4 minutes on 2 cores width 16 makes the most, with 300 steps.
+"""
+FEWEST_EPOCHS = 15
+"""Passes over the images below which light augmentation learns more than full."""
+IN_STEPS = 0.8
+"""Share of a budget that goes into steps; the rest are start and validations."""
 NOTABLE = 0.03
 """Share of a step below which loading is let be on a CPU."""
 FEWEST_CORES = 4
@@ -47,16 +62,25 @@ SPARE = 1.5
 MOST_WORKERS = 16
 
 
-# ------------------------------------------------------------------ the batch, and compiling
+# ------------------------------------------------------------------ batch, width, compiling
 
 
 def tried_plan(plan: Plan, known: Survey, config: TrainConfig, machine: Machine) -> Plan:
-    """`plan`, with the largest batch that training steps were seen to fit with, on a GPU.
+    """`plan`, with what a trial of training steps tells of its open settings.
 
-    On other devices, and where the batch was set, the plan stays as it is.
+    On a GPU that is the largest batch that fits; on a CPU with a budget, the width of the network
+    and the augmentation, by the steps that there is time for. What was set stays as it is.
     """
-    if config.training.batch != "auto" or machine.device.type != "cuda":
-        return plan
+    training = config.training
+    if machine.device.type == "cuda" and training.batch == "auto":
+        return _fitting_batch(plan, known, config, machine)
+    if machine.is_cpu and training.budget:
+        return _fitting_budget(plan, known, config, machine, training.budget)
+    return plan
+
+
+def _fitting_batch(plan: Plan, known: Survey, config: TrainConfig, machine: Machine) -> Plan:
+    """`plan` with the largest batch that training steps were seen to fit with."""
     most = BATCH[machine.device.type]
     with no_trace(machine.device):
         free = machine.free_memory()
@@ -66,6 +90,36 @@ def tried_plan(plan: Plan, known: Survey, config: TrainConfig, machine: Machine)
     training = config.training.model_copy(update={"batch": batch})
     tried = make_plan(known, config.model_copy(update={"training": training}), machine)
     return tried.model_copy(update={"reasons": tried.reasons | {"batch": reason}})
+
+
+def _fitting_budget(
+    plan: Plan, known: Survey, config: TrainConfig, machine: Machine, budget: float
+) -> Plan:
+    """`plan` with the widest network that learns enough steps, and augmentation for its epochs."""
+    asked, steps, reasons = config.network, 0.0, dict[str, str]()
+    widths = WIDTHS if "width" in plan.reasons else (asked.width,)
+    for width in widths:
+        network = asked.model_copy(update={"width": width})
+        config = config.model_copy(update={"network": network})
+        wider = make_plan(known, config, machine)
+        fits = IN_STEPS * budget / step_seconds(wider, known, config, machine)
+        if steps and fits < FEWEST_STEPS:
+            break
+        plan, steps = wider, fits
+    if len(widths) > 1:
+        reasons["width"] = f"about {steps:.0f} steps fit in the budget, of a wider one too few"
+    epochs = steps * plan.batch * config.training.accumulate / sum(plan.repeats)
+    augment = plan.augment
+    if config.training.augment == "auto" and epochs < FEWEST_EPOCHS:
+        augment, reasons["augment"] = "light", f"about {epochs:.1f} epochs fit in the budget"
+    return plan.model_copy(update={"augment": augment, "reasons": plan.reasons | reasons})
+
+
+def step_seconds(plan: Plan, known: Survey, config: TrainConfig, machine: Machine) -> float:
+    """What a training step of `plan` takes on random crops, loading left out."""
+    with no_trace(machine.device):
+        learner, crops = _trial(plan, known, config, machine)
+        return min(seconds_of(partial(learner.step, crops, number, 1.0)) for number in range(TRIED))
 
 
 def largest_batch(needed: Callable[[int], int], free: int, most: int) -> tuple[int, str]:
@@ -103,17 +157,26 @@ def step_memory(
         OutOfMemoryError: torch's; there are not so many.
     """
     free_memory(machine.device)
-    network = plan.network.model_copy(update={"weights": "none"})
-    info = bundle_info(plan, known, data_hash="").model_copy(update={"network": network})
-    learner = build_learner(info, plan, config, machine)
-    learner.segmenter.train()
-    crops = random_crops(batch * config.training.accumulate, plan, learner.segmenter.classes)
+    plan = plan.model_copy(update={"batch": batch})
+    learner, crops = _trial(plan, known, config, machine)
     learner.step(crops, 0, 1.0)  # chooses kernels, and makes the optimizer's moments
     free_memory(machine.device)
     torch.cuda.reset_peak_memory_stats(machine.device)
     learner.step(crops, 1, 1.0)
     torch.cuda.synchronize(machine.device)
     return torch.cuda.max_memory_allocated(machine.device)
+
+
+def _trial(
+    plan: Plan, known: Survey, config: TrainConfig, machine: Machine
+) -> tuple[Learner, Sample]:
+    """A learner with fresh weights, and random crops for a step of `plan`."""
+    network = plan.network.model_copy(update={"weights": "none"})
+    info = bundle_info(plan, known, data_hash="").model_copy(update={"network": network})
+    learner = build_learner(info, plan, config, machine)
+    learner.segmenter.train()
+    crops = plan.batch * config.training.accumulate
+    return learner, random_crops(crops, plan, learner.segmenter.classes)
 
 
 def random_crops(count: int, plan: Plan, classes: int) -> Sample:
