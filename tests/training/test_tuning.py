@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice, pairwise
 from typing import Any
@@ -18,8 +18,11 @@ from tests.builders import CPU, Heard, bundle_info, noise, random_segmenter
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import CropRule, Crops, Order, Sample, crop_loader
 from unetseg.data.crops.reader import PairReader
+from unetseg.data.facts import survey as survey_file
 from unetseg.data.facts.survey import Survey, survey
+from unetseg.data.files.pages import MaskPath
 from unetseg.data.files.pngs import write_png
+from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.data.sample import draw_sample
 from unetseg.runtime import MEBIBYTE, Machine
 from unetseg.training import tuning
@@ -144,6 +147,22 @@ def test_a_budget_gets_the_widest_network_that_makes_250_steps(
     )
     plan = tried_plan(make_plan(cells, set_by_hand, BF16), cells, set_by_hand, BF16)
     assert (plan.network.width, plan.augment) == (20, "full")
+
+
+def test_masks_are_looked_at_once_for_all_plans(
+    cells: Survey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[MaskPath] = []
+
+    def read(path: MaskPath, limit: int | None) -> RawMask:
+        looked_at.append(path)
+        return read_mask(path, limit)
+
+    monkeypatch.setattr(survey_file, "read_mask", read)
+    known = replace(cells)
+    for _ in range(2):
+        make_plan(known, SMALL, BF16)
+    assert looked_at == [pair.mask for pair in known.select("train")]
 
 
 def test_a_trial_of_steps_leaves_the_random_numbers_as_they_are(cells: Survey) -> None:

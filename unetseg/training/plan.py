@@ -18,9 +18,7 @@ from unetseg.bundle import BundleInfo, starting_network
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import CropRule
 from unetseg.data.facts.fingerprint import PairFacts, pooled
-from unetseg.data.facts.orientation import is_upright
 from unetseg.data.facts.survey import Survey
-from unetseg.data.masks.mask_file import read_mask
 from unetseg.runtime import Machine
 from unetseg.unet.build import CLASSIC
 from unetseg.unet.pretrained import DEPTHS
@@ -38,8 +36,6 @@ DEFAULT_STEPS = {"cpu": 1000, "cuda": 8000, "mps": 3000}
 MOST_EPOCHS = 300
 RARE = 0.1
 """Share of foreground below which crops are centred on it."""
-MASKS_LOOKED_AT = 40
-"""Masks read to tell whether up is up."""
 LARGEST_TILE = 2048
 OVERLAP = 0.25
 VALIDATION_SHARE = 0.25
@@ -247,15 +243,7 @@ def _oversample(known: Survey) -> tuple[float, str]:
 
 
 def _upright(known: Survey) -> tuple[bool, str]:
-    train = known.select("train")
-    some = train[:: max(1, len(train) // MASKS_LOOKED_AT)]
-    small = (pair for pair in some if not known.facts[pair.name].image.is_large)
-    paths = (pair.mask for pair in small if pair.mask)
-    limit = known.config.max_pixels
-    raw = ((path, read_mask(path, limit)) for path in paths)
-    masks = (known.class_map.encode(mask.pixels, path, mask.palette) for path, mask in raw)
-    upright = is_upright(masks, range(len(known.class_map.classes)))
-    return upright, f"classes {'have' if upright else 'have no'} heights of their own"
+    return known.upright, f"classes {'have' if known.upright else 'have no'} heights of their own"
 
 
 def _class_weights(known: Survey) -> tuple[tuple[float, ...] | None, str]:

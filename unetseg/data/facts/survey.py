@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import PairFacts, describe_pairs, per_band, refuse_unusable
+from unetseg.data.facts.orientation import is_upright
 from unetseg.data.masks.class_list import (
     ClassNames,
     NamedClass,
@@ -19,6 +21,7 @@ from unetseg.data.masks.class_list import (
 )
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.infer_classes import infer_class_map
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.mask_values import as_colours
 from unetseg.data.masks.numbered_objects import FEW
 from unetseg.data.pairs.dataset_yaml import (
@@ -48,6 +51,10 @@ class Faults:
     unreadable: tuple[DataError, ...] = ()
     masks: MaskError | None = None
     splits: PairingError | ConfigError | None = None
+
+
+_MASKS_LOOKED_AT = 40
+"""Masks read to tell whether up is up."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,16 @@ class Survey:
         images = [fact.image for fact in self.facts_of(split)]
         tables = [per_band(images, name, self.bands) for name in ("mean", "std")]
         return np.stack(tables, axis=1).astype(np.float32)
+
+    @cached_property
+    def upright(self) -> bool:
+        """Whether up is up, as some training masks tell; they are read once."""
+        train, limit = self.select("train"), self.config.max_pixels
+        some = train[:: max(1, len(train) // _MASKS_LOOKED_AT)]
+        small = (pair for pair in some if not self.facts[pair.name].image.is_large)
+        raw = ((pair.mask, read_mask(pair.mask, limit)) for pair in small if pair.mask)
+        masks = (self.class_map.encode(mask.pixels, path, mask.palette) for path, mask in raw)
+        return is_upright(masks, range(len(self.class_map.classes)))
 
 
 def survey(
