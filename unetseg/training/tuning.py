@@ -44,7 +44,7 @@ TRIED = 3
 """Steps that tell how long a step takes; the first is slower."""
 WIDTHS = (8, 16, 24, 32)
 """Widths that a budget on a CPU chooses from."""
-FEWEST_STEPS = 250
+WORTH_WIDENING = 250
 """Steps that the budget must have for a width; with fewer a narrower network learns more.
 
 Measured, docs/accuracy.md: of 4 minutes on 2 cores width 16 makes the most, with 300 steps.
@@ -97,17 +97,19 @@ def _fitting_budget(
 ) -> Plan:
     """`plan` with the widest network that learns enough steps, and augmentation for its epochs."""
     asked, steps, reasons = config.network, 0.0, dict[str, str]()
+    narrower = ""
     widths = WIDTHS if "width" in plan.reasons else (asked.width,)
     for width in widths:
         network = asked.model_copy(update={"width": width})
         config = config.model_copy(update={"network": network})
         wider = make_plan(known, config, machine)
         fits = IN_STEPS * budget / step_seconds(wider, known, config, machine)
-        if steps and fits < FEWEST_STEPS:
+        if steps and fits < WORTH_WIDENING:
+            narrower = ", of a wider one too few"
             break
         plan, steps = wider, fits
     if len(widths) > 1:
-        reasons["width"] = f"about {steps:.0f} steps fit in the budget, of a wider one too few"
+        reasons["width"] = f"about {steps:.0f} steps fit in the budget{narrower}"
     epochs = steps * plan.batch * config.training.accumulate / sum(plan.repeats)
     augment = plan.augment
     if config.training.augment == "auto" and epochs < FEWEST_EPOCHS:
