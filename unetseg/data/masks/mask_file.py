@@ -163,14 +163,11 @@ class MaskFile:
                 for start, length in ((top, height), (left, width))
             )
             part = self._stored(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
-            if times == 1:
-                return part
             top, left = top % times, left % times
-            enlarged = part.repeat(times, 0).repeat(times, 1)
-            return enlarged[top : top + height, left : left + width]
+            return _resized(part, times)[top : top + height, left : left + width]
         step = round(1 / self._factor)
         part = self._stored(*(step * side for side in (top, left, height, width)))
-        return part[step // 2 :: step, step // 2 :: step].copy()
+        return _resized(part, self._factor)
 
     def _stored(self, *window: int) -> NDArray[Any]:
         """The values of a window of the mask as large as it is stored."""
@@ -442,11 +439,17 @@ def fitted(index: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8
 
     The nearest pixel counts; indexes of another size are as they were.
     """
-    factor = whole_factor(shape, (index.shape[0], index.shape[1])) or 1
-    step = round(1 / factor)
+    return _resized(index, whole_factor(shape, (index.shape[0], index.shape[1])) or 1)
+
+
+def _resized(pixels: NDArray[Any], factor: float) -> NDArray[Any]:
+    """The pixels with sides that are so many times as long, a whole number or its inverse."""
+    if factor == 1:
+        return pixels
     if factor > 1:
-        return index.repeat(round(factor), 0).repeat(round(factor), 1)
-    return index if factor == 1 else index[step // 2 :: step, step // 2 :: step].copy()
+        return pixels.repeat(round(factor), 0).repeat(round(factor), 1)
+    step = round(1 / factor)
+    return pixels[step // 2 :: step, step // 2 :: step].copy()
 
 
 def _whole_numbers(pixels: NDArray[Any], path: MaskPath) -> NDArray[Any]:
