@@ -234,11 +234,11 @@ def _search_sets(
     sets = find_masks(*reversed(sides)) if sides else find_masks(root)
     if (united := unite(sets)) is None:
         kind = "classes" if tell_classes(sets) else "instances" if tell_objects(sets) else ""
-        command = f"unetseg import {kind} {shlex.quote(str(root))} OUT"
+        command, classes = (
+            f"unetseg import {word} {shlex.quote(str(root))} OUT" for word in (kind, "classes")
+        )
         if "" in sets.names:  # no name of a class in some
-            classes = f"unetseg import classes {shlex.quote(str(root))} OUT"
             error.commands = tuple(one for one in error.commands if one != classes)
-            error.fix = error.fix.replace("shows one class", "shows one object")
         if kind and not sides and command not in error.commands:
             error.commands = (*error.commands, command)
         return None
@@ -310,13 +310,15 @@ def _from_tables(root: Path) -> PairSet | None:
 
 def _beside_tables(found: PairSet) -> PairSet:
     """The pairs of the folder, and which tables are not used since they list others."""
-    rule = found.rule
-    for table, rows in clear_tables(found.root).items():
-        couples = {
-            tuple(map(os.path.abspath, (pair.image, mask)))
-            for pair in found.pairs
-            for mask in (pair.mask.paths if isinstance(pair.mask, MaskSet) else [pair.mask or ""])
-        }
+    rule, tables = found.rule, clear_tables(found.root)
+    if not tables:
+        return found
+    couples = {
+        tuple(map(os.path.abspath, (pair.image, mask)))
+        for pair in found.pairs
+        for mask in (pair.mask.paths if isinstance(pair.mask, MaskSet) else [pair.mask or ""])
+    }
+    for table, rows in tables.items():
         others = sum((str(row.image), str(row.mask)) not in couples for row in rows)
         name = printable(_inner(table, found.root))
         if others:

@@ -114,7 +114,7 @@ def question(
         commands.append(shlex.join(words))
     fix = "Say which are meant:"
     if _may_be_classes([images for images, _, _ in readings], [masks for _, masks, _ in readings]):
-        fix = "Where each of them shows one class, unite them; else say which are meant:"
+        fix = "Where each shows one object or one class, unite them; else say which are meant:"
         commands.insert(0, f"unetseg import classes {shlex.quote(str(root))} OUT")
     return PairingError(
         f"{printable(root)} holds {what}",
