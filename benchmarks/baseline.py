@@ -248,7 +248,7 @@ def step_plain(net: nn.Module, optimizer: Any, images: Tensor, masks: Tensor) ->
     """One training step in float32; its loss."""
     logits = net(images)
     loss = F.cross_entropy(logits, masks) + dice_loss(logits, masks)
-    return _descend(net, optimizer, loss)
+    return descend(net, optimizer, loss)
 
 
 def step_flags(net: nn.Module, optimizer: Any, images: Tensor, masks: Tensor) -> float:
@@ -257,10 +257,11 @@ def step_flags(net: nn.Module, optimizer: Any, images: Tensor, masks: Tensor) ->
     with torch.autocast(images.device.type, dtype=torch.bfloat16):
         logits = net(images)
         loss = F.cross_entropy(logits, masks) + dice_loss(logits, masks)
-    return _descend(net, optimizer, loss)
+    return descend(net, optimizer, loss)
 
 
-def _descend(net: nn.Module, optimizer: Any, loss: Tensor) -> float:
+def descend(net: nn.Module, optimizer: Any, loss: Tensor) -> float:
+    """Move the weights along the gradient, clipped; the loss."""
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(net.parameters(), CLIP)

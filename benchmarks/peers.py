@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.baseline import UNet
+from benchmarks.baseline import UNet, descend
 
 IGNORED = 255
 SIDE, BATCH = 256, 8
@@ -140,7 +140,7 @@ def smp(folder: Path, ends: float, classes: int) -> tuple[nn.Module, int, int]:
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(images.to(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), masks, ignore_index=IGNORED)
-        return _descend(network, optimizer, loss + dice_loss(logits.float(), masks))
+        return descend(network, optimizer, loss + dice_loss(logits.float(), masks))
 
     crops = Crops(folder / "train")
     loader = DataLoader(crops, BATCH, shuffle=True, num_workers=2, drop_last=len(crops) >= BATCH)
@@ -166,7 +166,7 @@ def milesial(folder: Path, ends: float, classes: int) -> tuple[nn.Module, int, i
         overlap = 2 * (shares * truth).sum((0, 2, 3))
         dice = (overlap + 1e-6) / (shares.sum((0, 2, 3)) + truth.sum((0, 2, 3)) + 1e-6)
         loss = F.cross_entropy(logits, small, ignore_index=IGNORED) + 1 - dice.mean()
-        return _descend(network, optimizer, loss)
+        return descend(network, optimizer, loss)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         while True:
@@ -205,14 +205,6 @@ def padded(pixels: Tensor, value: float = 0) -> Tensor:
 def _for_ever(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
     while True:
         yield from loader
-
-
-def _descend(network: nn.Module, optimizer: Any, loss: Tensor) -> float:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimizer.step()
-    return loss.item()
 
 
 @torch.inference_mode()
