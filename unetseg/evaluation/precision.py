@@ -140,8 +140,7 @@ def compare_precision(
         return None
     of_classes = dice(counts)
     scores = mean_over(of_classes, foreground)
-    in_truth = counts[1].sum(axis=1) > 0
-    gaps = np.abs(of_classes[0] - of_classes[1])[in_truth]
+    gaps = np.abs(of_classes[0] - of_classes[1])[counts[1].any(axis=1)]
     dtype: Literal["bfloat16", "float16"]
     dtype = "bfloat16" if fast.machine.dtype == torch.bfloat16 else "float16"
     return PrecisionVerdict(
@@ -149,7 +148,7 @@ def compare_precision(
         equal_pixels=equal / pixels,
         dice=float(scores[0]),
         dice_float32=float(scores[1]),
-        class_gap=float(gaps.max(initial=0)) if in_truth.any() else math.nan,
+        class_gap=float(gaps.max()) if gaps.size else math.nan,
         images=images,
     )
 
