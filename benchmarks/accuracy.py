@@ -247,11 +247,12 @@ def _words(found: dict[str, float]) -> str:
 
 
 def draw(table: Table, file: Path) -> None:
-    """Dice against seconds, a panel for each data set, a line for each training."""
+    """Dice against minutes, a panel for each data set, a line for each training."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
     recipes, sets = _named(table)
     figure, axes = plt.subplots(1, len(sets), figsize=(4 * len(sets), 3.4), squeeze=False)
@@ -260,8 +261,12 @@ def draw(table: Table, file: Path) -> None:
             if cell.data == data:
                 colour = f"C{recipes.index(cell.recipe) % 10}"
                 label = cell.recipe if cell.seed == 0 else None
-                axis.plot(*zip(*row["curve"], strict=True), color=colour, label=label, lw=1.2)
-        axis.set(title=data, xscale="log", xlabel="seconds", ylabel="validation Dice")
+                minutes, dice = zip(*((t / 60, dice) for t, dice in row["curve"]), strict=True)
+                axis.plot(minutes, dice, color=colour, label=label, lw=1.2)
+        axis.set(title=data, xscale="log", xlabel="minutes", ylabel="validation Dice")
+        axis.xaxis.set_major_locator(LogLocator(2))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(alpha=0.3)
     axes[0][-1].legend(fontsize=8)
     figure.tight_layout()
