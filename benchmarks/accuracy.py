@@ -44,7 +44,7 @@ RECIPES = {
     "supervised": "--deep-supervision",
 }
 """Name → flags of `unetseg train`."""
-PEERS = ("smp", "milesial")
+PEERS = ("smp", "milesial", "nnunet")
 """Recipes of other programs; see peers.py."""
 SETS = ("dsb2018", "camvid", "drive", "glas256")
 SCORES = ("dice", "iou")

@@ -8,6 +8,8 @@ PyTorch, from its published settings: the U-Net of width 64 on whole images at h
 time, RMSprop, float32, no augmentation. (Its learning rate falls after five validations without a
 better one; there are fewer in these minutes, so it stays.)
 
+"nnunet" has a script and a Python of its own: nnunet.py.
+
 FOLDER holds train/ and val/ with images/ (RGB PNG) and masks/ (class numbers, 255 ignored); masks
 of the validation images go to FOLDER/predicted. Nothing of unetseg is imported by the scripts.
 """
@@ -29,6 +31,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.baseline import UNet, descend
+from benchmarks.nnunet import find_python
 
 IGNORED = 255
 SIDE, BATCH = 256, 8
@@ -44,6 +47,7 @@ def train_peer(kind: str, data: Path, folder: Path, budget: float, seed: int) ->
     from unetseg.evaluation.confusion import dice, iou, mean_over
     from unetseg.evaluation.counting import count_classes
 
+    python = find_python() if kind == "nnunet" else sys.executable
     known = survey(data, TrainConfig().data)
     classes = len(known.class_map.classes)
     for split in ("train", "val"):
@@ -52,8 +56,11 @@ def train_peer(kind: str, data: Path, folder: Path, budget: float, seed: int) ->
             image, mask = reader[number]
             _save(folder / split / "images" / f"{number:05}.png", image)
             _save(folder / split / "masks" / f"{number:05}.png", mask)
-    command = ["benchmarks.peers", kind, folder, budget, seed, classes]
-    subprocess.run([sys.executable, "-m", *map(str, command)], check=True, stdout=sys.stderr)
+    command = [python, "-m", "benchmarks.peers", kind, folder, budget, seed, classes]
+    if kind == "nnunet":
+        has_background = int(known.class_map.background == 0)
+        command = [python, "-m", "benchmarks.nnunet", *command[4:], has_background]
+    subprocess.run([*map(str, command)], check=True, stdout=sys.stderr)
     counts = np.zeros((classes, classes), np.int64)
     for path in sorted((folder / "val" / "masks").iterdir()):
         truth, mask = (np.array(Image.open(p)) for p in (path, folder / "predicted" / path.name))

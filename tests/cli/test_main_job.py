@@ -166,6 +166,29 @@ def test_scores_follow_from_the_written_masks(scored: Path, sample: Path, traine
         assert scores["classes"][name]["pixels"] == np.sum(true == code)
 
 
+def test_dice_inside_the_fields_of_view_follows_from_the_written_masks(
+    trained: Path, sample: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    data = shutil.copytree(sample, tmp_path / "data")
+    (data / "fov").mkdir()
+    rows, columns = np.ogrid[:SIZE, :SIZE]
+    for number, mask in enumerate(sorted((data / "masks").iterdir())):
+        view = np.hypot(rows - 20 - number, columns - 24) < 18
+        Image.fromarray(view).save(data / "fov" / mask.name)
+    for region in ("auto", "whole"):
+        out = tmp_path / region
+        assert command(capsys, "eval", trained, data, "--region", region, "-o", out)[0] == 0
+        names = sorted(path.name for path in (out / "masks").iterdir())
+        counted = np.stack([pixels(data / "fov" / name) for name in names]) | (region == "whole")
+        predicted = np.stack([pixels(out / "masks" / name) == 255 for name in names])[counted]
+        true = np.stack([pixels(data / "masks" / name) == 255 for name in names])[counted]
+        scores = json.loads((out / "scores.json").read_text())
+        dice = 2 * np.sum(predicted & true) / (predicted.sum() + true.sum())
+        assert scores["foreground_dice"] == pytest.approx(dice, rel=1e-12)
+        assert scores["classes"]["foreground"]["pixels"] == true.sum()
+        assert scores["classes"]["background"]["pixels"] == np.sum(~true)
+
+
 def test_csv_files_repeat_the_scores(scored: Path) -> None:
     scores = json.loads((scored / "scores.json").read_text())
     with (scored / "classes.csv").open() as file:
