@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.builders import save_run
 from unetseg.cli.app import COMMANDS, LAB
+from unetseg.data.sample import draw_sample
 
 HEAVY = {"torch", "numpy", "PIL", "cv2", "scipy", "yaml", "matplotlib", "rasterio"}
 SELDOM = {
@@ -18,6 +19,8 @@ SELDOM = {
     *("torch._dynamo", "torch._inductor"),
 }
 """What only some images, networks and commands need."""
+STEPPING = {"albumentations", "scipy", "sympy", "torch._dynamo", "torch._inductor"}
+"""What the first step of a training needs of it: albumentations and torch's optimizers load it."""
 
 
 def loaded(script: str, modules: set[str]) -> set[str]:
@@ -58,3 +61,22 @@ def test_a_prediction_from_the_shell_loads_nothing_that_it_does_not_use(tmp_path
 def test_training_loads_what_only_other_commands_need_late() -> None:
     script = "import unetseg.training.fit, unetseg.evaluation.evaluate"
     assert loaded(script, SELDOM) == set()
+
+
+@pytest.mark.long
+def test_the_first_step_of_a_training_waits_for_nothing_that_it_does_not_use(
+    tmp_path: Path,
+) -> None:
+    data = draw_sample(tmp_path / "cells", count=6, size=64)
+    words = ["train", str(data), "--out", str(tmp_path), "--width", "4", "--patch", "32", "-e", "1"]
+    script = f"""
+from unetseg.cli.app import run
+from unetseg.training.learner import Learner
+step = Learner.step
+def first(*arguments):
+    step(*arguments)
+    raise KeyboardInterrupt
+Learner.step = first
+assert run({words!r}) == 130
+"""
+    assert loaded(script, SELDOM - STEPPING | {"fsspec", "scipy.stats"}) == set()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import safetensors
+import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -154,10 +155,12 @@ def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:
     content = file.read_bytes()
     if sha256(content).hexdigest() != info.weights_sha256:
         raise BundleError(f"{file} is damaged: its bytes differ from the sum in model.json")
-    network = info.network.model_copy(update={"weights": "none"})
-    segmenter = build_segmenter(info.model_copy(update={"network": network}))
+    network = info.network.model_copy(update={"weights": "none", "init": "torch"})
+    # On "meta" no fresh weights are drawn for nothing; an encoder of others may need numbers.
+    with torch.device("cpu" if network.encoder else "meta"):
+        segmenter = build_segmenter(info.model_copy(update={"network": network}))
     try:
-        segmenter.load_state_dict(load_tensors(content))
+        segmenter.load_state_dict(load_tensors(content), assign=True)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise BundleError(f"{file} does not hold the network of model.json", [error]) from error
     return segmenter.eval(), info

@@ -165,11 +165,11 @@ class Rewritten:
         recording = record(self._network.on_grid, small)
         tried = large if recording.of_any_size else small
         with torch.no_grad():
-            logits = rewrite(recording, torch.float32)(tried)
+            logits = rewrite(recording.copy(), torch.float32)(tried)
             off = relative_error(logits, self._network.on_grid(tried))
         if not off <= TOLERANCE:
             raise NotImplementedError(f"rewritten, its logits are off by {off:.1%}")
-        self._graph = self._make(small) if recording.of_any_size else None
+        self._graph = self._make(recording) if recording.of_any_size else None
         self._seen: Counter[tuple[int, ...]] = Counter()
         self._graphs: OrderedDict[tuple[int, ...], Backend] = OrderedDict()
 
@@ -181,8 +181,8 @@ class Rewritten:
             return self._eager(image)
         return self._network.cropped(graph(continued.to(self._dtype)), image)
 
-    def _make(self, example: Tensor) -> Backend:
-        return self._finish(self._rewrite(record(self._network.on_grid, example), self._dtype))
+    def _make(self, recording: Recording) -> Backend:
+        return self._finish(self._rewrite(recording, self._dtype))
 
     def _graph_of_size(self, image: Tensor) -> Backend | None:
         """The graph for images of this size alone, where they come often."""
@@ -191,7 +191,7 @@ class Rewritten:
         if self._seen[shape] < USUAL:
             return None
         if shape not in self._graphs:
-            self._graphs[shape] = self._make(image)
+            self._graphs[shape] = self._make(record(self._network.on_grid, image))
         self._graphs.move_to_end(shape)
         if len(self._graphs) > MOST_GRAPHS:
             self._graphs.popitem(last=False)

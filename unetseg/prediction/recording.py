@@ -7,6 +7,7 @@ is rewritten to is held against the network on noise.
 
 import inspect
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -111,6 +112,10 @@ class Recording:
         function = torch.conv_transpose2d if call.is_transposed else torch.conv2d
         args = (image, self.put(call.weight), bias)
         return self.graph.call_function(function, args, given | {"groups": call.groups})
+
+    def copy(self) -> "Recording":
+        """The same, to be rewritten otherwise; the tensors are shared."""
+        return Recording(deepcopy(self.graph), dict(self.values), self.of_any_size)
 
     def cast(self, dtype: torch.dtype) -> "Recording":
         """This, with all constants that are not whole numbers in `dtype`."""

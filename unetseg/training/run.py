@@ -4,8 +4,9 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -128,14 +129,19 @@ class RunLog:
     """metrics.csv, log.jsonl and TensorBoard of a run."""
 
     def __init__(self, folder: Path, progress: Progress) -> None:
-        self.folder = folder
-        self.tensorboard: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
+        self.folder, self._progress = folder, progress
+        self._open = ExitStack()
 
-            self.tensorboard = SummaryWriter(str(folder / "tensorboard"))
+    @cached_property
+    def _tensorboard(self) -> Any:
+        """What writes for TensorBoard; None where that cannot be had."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # not needed before a validation
+
+            return self._open.enter_context(SummaryWriter(str(self.folder / "tensorboard")))
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
-            progress.say(f"no TensorBoard log: {error}")
+            self._progress.say(f"no TensorBoard log: {error}")
+            return None
 
     def rewrite(self, rows: list[dict[str, float]]) -> None:
         """Write all of metrics.csv, so that a resumed run has neither gaps nor duplicates."""
@@ -149,10 +155,10 @@ class RunLog:
     def scalars(self, row: dict[str, float]) -> None:
         """Show a row of metrics in TensorBoard."""
         self.event("validation", **row)
-        if self.tensorboard is not None:
+        if self._tensorboard is not None:
             for key, value in row.items():
-                self.tensorboard.add_scalar(key.replace("val_", "val/"), value, int(row["step"]))
-            self.tensorboard.flush()
+                self._tensorboard.add_scalar(key.replace("val_", "val/"), value, int(row["step"]))
+            self._tensorboard.flush()
 
     def event(self, kind: str, **facts: object) -> None:
         """Append one line to log.jsonl; what is not a number becomes null."""
@@ -162,8 +168,7 @@ class RunLog:
 
     def close(self) -> None:
         """Close what is open."""
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        self._open.close()
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import fft, stats
 
 from unetseg.data.facts import similarity
 from unetseg.data.facts.similarity import (
@@ -75,6 +76,16 @@ CHANGES: dict[str, Callable[[Image], Image]] = {
     "blurred": lambda image: _with_bands(cv2.GaussianBlur(image, (0, 0), 1.5)),
     "grey": lambda image: _clipped(image.mean(axis=-1, keepdims=True)),
 }
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_the_hash_has_the_signs_of_scipys_transforms(index: int) -> None:
+    grey = DRAWN[index].mean(axis=-1, dtype=np.float64)
+    small = grey.reshape(32, 5, 32, 5).mean((1, 3))
+    ranks = stats.rankdata(small).reshape(small.shape) / small.size
+    waves = fft.dctn(ranks + (small - small.mean()) / (4 * small.std()), norm="ortho")[:16, :16]
+    waves[0, 0] = 0
+    assert similarity.perceptual_hash(grey) == np.packbits(waves > 0).tobytes().hex()
 
 
 @given(HASHES, HASHES, HASHES)
