@@ -185,8 +185,8 @@ class TrainingConfig(Settings):
     """Peak learning rate."""
     patch: Annotated[int, Field(ge=16)] | Auto = "auto"
     """Side of the square training crops, pixels."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW, or SGD with Nesterov momentum 0.99."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """AdamW; Muon for convolutions and AdamW for the rest; or SGD with Nesterov momentum 0.99."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Weight decay; norms and biases are left out."""
     schedule: Literal["poly", "cosine"] = "poly"

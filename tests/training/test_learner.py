@@ -47,9 +47,8 @@ def poisoned(sample: Sample) -> Sample:
 def tensors(of: Learner) -> list[Tensor]:
     """Copies of everything that a step may change."""
     state = of.state()
-    moments = [value for each in state["optimizer"]["state"].values() for value in each.values()]
     both = [*state["weights"].values(), *state["average"].values()]
-    return [tensor.clone() for tensor in (*both, *moments)]
+    return [tensor.clone() for tensor in (*both, *state["optimizer"])]
 
 
 def assert_equal(one: Learner, other: Learner) -> None:
@@ -67,7 +66,7 @@ def test_parts_of_a_step_add_up_to_the_whole() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 @pytest.mark.parametrize("ema", [True, False])
 @pytest.mark.parametrize("bad", [0, 2])
 def test_a_bad_step_leaves_everything_as_it_was(optimizer: str, ema: bool, bad: int) -> None:
@@ -111,7 +110,7 @@ class ReadsNothing(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 @pytest.mark.parametrize("loss", ["dice_ce", "dice", "ce"])
 def test_a_step_reads_nothing_back(loss: Kind, optimizer: str) -> None:
     busy = learner({"optimizer": optimizer, "accumulate": 2}, loss=loss)
@@ -134,7 +133,6 @@ def test_long_gradients_are_clipped_as_torch_does(clip: float) -> None:
     ours.step(crops(3), 0, 1.0)
     theirs.add_gradient(crops(3))
     nn.utils.clip_grad_norm_(theirs.segmenter.parameters(), clip)
-    theirs.optimizer.param_groups[0]["lr"] = theirs.optimizer.param_groups[1]["lr"] = 0.01
     theirs.optimizer.step()
     for moved, expected in zip(
         ours.segmenter.parameters(), theirs.segmenter.parameters(), strict=True

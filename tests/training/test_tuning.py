@@ -204,7 +204,8 @@ def left(of: Learner) -> bytes:
     state = of.state()
     tensors = [*state["weights"].values(), *state["average"].values(), torch.get_rng_state()]
     gradients = [parameter.grad for parameter in of.segmenter.parameters()]
-    content = [[tensor.tolist() for tensor in tensors], gradients, state["optimizer"]["state"]]
+    tensors += state["optimizer"]
+    content = [[tensor.tolist() for tensor in tensors], gradients]
     return sha256(repr(content).encode()).digest()
 
 

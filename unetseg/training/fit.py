@@ -293,7 +293,7 @@ class Trainer:
             "epoch": round(self.step / self.order.steps_per_epoch, 3),
             "step": self.step,
             "seconds": round(self.clock.elapsed, 2),
-            "lr": self.learner.optimizer.param_groups[0]["lr"],
+            "lr": self.learner.rate,
             "train_loss": train_loss,
             "val_dice": scores.foreground_dice,
             "val_iou": scores.foreground_iou,

@@ -43,6 +43,7 @@ class Learner:
     Attributes:
         average: The running mean of the weights.
         objective: `loss_of`, or what was compiled from it.
+        rate: Learning rate of the latest step.
         skipped_steps: How many steps were no numbers.
     """
 
@@ -57,6 +58,7 @@ class Learner:
         self.segmenter = segmenter
         self.average = deepcopy(segmenter).requires_grad_(False)
         self.loss, self.config, self.lr, self.machine = loss, config, lr, machine
+        self.rate = lr
         self.objective: Callable[[Sample], Tensor] = self.loss_of
         self.optimizer = build_optimizer(segmenter, lr, config)
         self.scaler = torch.amp.GradScaler(
@@ -83,11 +85,10 @@ class Learner:
             number: How many steps were made before.
             factor: Learning rate, relative to its peak.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * factor
+        self.rate = self.lr * factor
         before = [buffer.clone() for buffer in self.segmenter.buffers()]
         losses = [self.add_gradient(part) for part in batch.split(self.config.accumulate)]
-        finite = move_weights(self.optimizer, self.scaler, self.config.clip)
+        finite = move_weights(self.optimizer, self.scaler, self.config.clip, factor)
         restore_buffers(self.segmenter, before, finite)
         update_average(self.average, self.segmenter, number, finite)
         self.skipped_steps.count(finite)
@@ -114,7 +115,7 @@ class Learner:
         return {
             "weights": self.segmenter.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state(),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -122,7 +123,7 @@ class Learner:
         """Go back to where `state` was called."""
         self.segmenter.load_state_dict(state["weights"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.restore(state["optimizer"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 

@@ -1,43 +1,219 @@
 """What moves the weights, and the running mean of them that is kept.
 
 Whether a gradient is a number stays a tensor on the device, so that no step waits for the device.
+The rules are torch's own functions, and Muon; torch's classes around them would import its
+compiler, which takes seconds of every start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from unetseg.config import TrainingConfig
+from unetseg.errors import BundleError
 
 EMA_DECAY = 0.999
 """Largest decay of the running mean of the weights; it grows towards that as (1 + s) / (10 + s)."""
 FUSED = {"cpu", "cuda"}
-"""Devices whose fused optimizers divide by `grad_scale`, and rest where `found_inf` is 1."""
+"""Devices whose fused rules divide by `grad_scale`, and rest where `found_inf` is 1."""
+MUON_LR = 20.0
+"""Learning rate of Muon relative to AdamW's: both then change weights by about 1% in a step."""
+
+NEWTON_SCHULZ = 5
+"""Iterations that make Muon's directions equally long."""
+
+# ------------------------------------------------------------------ rules
 
 
-def build_optimizer(
-    segmenter: nn.Module, lr: float, config: TrainingConfig
-) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum; norms and biases are not decayed."""
-    parameters = [p for p in segmenter.parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for p in parameters if p.ndim > 1],
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, fused=True)
-    sgd = torch.optim.SGD(groups, lr=lr, momentum=0.99, nesterov=True, fused=True)
-    for parameter in parameters:  # torch would take memory as it is, and fill it in the first step
-        sgd.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
-    return sgd
+class AdamW:
+    """Adam with decoupled weight decay (arXiv 1711.05101).
+
+    Args:
+        parameters: What it moves.
+        lr: Peak learning rate.
+        weight_decay: Share of a weight that a step takes away, times the learning rate.
+
+    Attributes:
+        moments: What it remembers: lists of a tensor for each parameter, changed in place.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], lr: float, weight_decay: float) -> None:
+        self.parameters, self.lr, self.weight_decay = list(parameters), lr, weight_decay
+        self.moments = self._moments()
+
+    def _moments(self) -> list[list[Tensor]]:
+        steps = [torch.zeros((), device=p.device) for p in self.parameters]
+        return [[*map(torch.zeros_like, self.parameters)] for _ in range(2)] + [steps]
+
+    def move(self, factor: float, divisor: Tensor | None, skip: Tensor | None) -> None:
+        """One step at `factor` of the peak rate.
+
+        Args:
+            factor: 0–1.
+            divisor: What gradients are divided by; None: they are as they should be.
+            skip: 1 where nothing must change, else 0.
+        """
+        weights, slopes, means, squares, steps = self._with_gradients()
+        adamw(
+            weights,
+            slopes,
+            means,
+            squares,
+            [],
+            steps,
+            fused=True,
+            grad_scale=divisor,
+            found_inf=skip,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.lr * factor,
+            weight_decay=self.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def _with_gradients(self) -> list[list[Tensor]]:
+        """Parameters that have a gradient, their gradients, and the moments."""
+        rows = zip(self.parameters, *self.moments, strict=True)
+        used = [(p, p.grad, *moments) for p, *moments in rows if p.grad is not None]
+        return [*map(list, zip(*used, strict=True))] or [[] for _ in range(2 + len(self.moments))]
+
+
+class Nesterov(AdamW):
+    """Gradient descent with Nesterov momentum 0.99, as nnU-Net has it."""
+
+    def _moments(self) -> list[list[Tensor]]:
+        return [[*map(torch.zeros_like, self.parameters)]]
+
+    def move(self, factor: float, divisor: Tensor | None, skip: Tensor | None) -> None:
+        """One step; see `AdamW.move`."""
+        weights, slopes, means = self._with_gradients()
+        sgd(
+            weights,
+            slopes,
+            list[Tensor | None](means),
+            fused=True,
+            grad_scale=divisor,
+            found_inf=skip,
+            weight_decay=self.weight_decay,
+            momentum=0.99,
+            lr=self.lr * factor,
+            dampening=0.0,
+            nesterov=True,
+            maximize=False,
+        )
+
+
+class Muon(Nesterov):
+    """Nesterov momentum 0.95 along the singular vectors alone (Jordan et al. 2024).
+
+    A weight of any shape counts as the matrix of its first axis by all others, and every direction
+    of that matrix moves equally far: kellerjordan.github.io/posts/muon, arXiv 2502.16982.
+    """
+
+    def move(self, factor: float, divisor: Tensor | None, skip: Tensor | None) -> None:
+        """One step; see `AdamW.move`."""
+        weights, slopes, means = self._with_gradients()
+        if divisor is not None and skip is not None:
+            slopes = [torch.where(skip > 0, 0, slope / divisor) for slope in slopes]
+        taken = 1.0 if skip is None else 1 - skip
+        for weight, slope, mean in zip(weights, slopes, means, strict=True):
+            mean.lerp_(slope, 0.05 * taken)
+            matrix = slope.lerp(mean, 0.95).flatten(1)
+            tall = max(1.0, len(matrix) / matrix[0].numel()) ** 0.5
+            direction = orthogonal(matrix).view_as(weight) + self.weight_decay * weight
+            weight.sub_(direction * (self.lr * factor * tall * taken))
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """U·Vᵀ of the singular value decomposition, roughly: singular values of 0.7–1.2.
+
+    Newton–Schulz iterations of the fifth degree. They run on the small matrix of inner products,
+    of which the iterations are polynomials: a third of the arithmetic of iterating on the whole.
+    """
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    wide = wide / (wide.norm() + 1e-7)
+    gram = wide @ wide.T
+    product = unit = torch.eye(len(gram), device=gram.device)
+    for _ in range(NEWTON_SCHULZ):
+        factor = 3.4445 * unit - 4.7750 * gram + 2.0315 * gram @ gram
+        gram, product = factor @ gram @ factor, factor @ product
+    return product @ wide if matrix.shape[0] <= matrix.shape[1] else (product @ wide).T
+
+
+class Optimizer:
+    """Parameters, each moved by one of several rules.
+
+    Args:
+        rules: Which parameters are moved how.
+    """
+
+    def __init__(self, rules: Iterable[AdamW]) -> None:
+        self.rules = list(rules)
+
+    @property
+    def param_groups(self) -> list[dict[str, list[Tensor]]]:
+        """The parameters as torch's GradScaler looks for them."""
+        return [{"params": rule.parameters} for rule in self.rules]
+
+    @torch.no_grad()
+    def step(
+        self, factor: float = 1.0, divisor: Tensor | None = None, skip: Tensor | None = None
+    ) -> None:
+        """Move all parameters that have a gradient; see `AdamW.move`."""
+        for rule in self.rules:
+            rule.move(factor, divisor, skip)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for rule in self.rules:
+            for parameter in rule.parameters:
+                parameter.grad = None
+
+    def state(self) -> list[Tensor]:
+        """What the rules remember, for `restore`."""
+        return [each for rule in self.rules for moment in rule.moments for each in moment]
+
+    def restore(self, state: Sequence[Tensor]) -> None:
+        """Remember what `state` gave.
+
+        Raises:
+            BundleError: it is of another optimizer, or of an earlier version.
+        """
+        now = self.state()
+        if [tensor.shape for tensor in now] != [getattr(each, "shape", None) for each in state]:
+            raise BundleError(
+                "the state is of another optimizer, or of an earlier version",
+                fix="Train anew, or start from its weights: unetseg train DATA --from RUN",
+            )
+        for tensor, each in zip(now, state, strict=True):
+            tensor.copy_(each)
+
+
+def build_optimizer(segmenter: nn.Module, lr: float, config: TrainingConfig) -> Optimizer:
+    """The rules of `config` for all parameters that learn; norms and biases are not decayed."""
+    learning = [p for p in segmenter.parameters() if p.requires_grad]
+    matrices = [p for p in learning if p.ndim > 1]
+    rest = [p for p in learning if p.ndim <= 1]
+    if config.optimizer == "sgd":
+        return Optimizer([Nesterov(matrices, lr, config.weight_decay), Nesterov(rest, lr, 0.0)])
+    rules = [AdamW(matrices, lr, config.weight_decay), AdamW(rest, lr, 0.0)]
+    if config.optimizer == "muon":
+        wide = [p for p in matrices if p[0, 0].numel() > 1]  # not the head, nor other 1×1
+        narrow = [p for p in matrices if p[0, 0].numel() == 1]
+        rules[:1] = [
+            Muon(wide, MUON_LR * lr, config.weight_decay),
+            AdamW(narrow, lr, config.weight_decay),
+        ]
+    return Optimizer(rules)
 
 
 def move_weights(
-    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, longest: float
+    optimizer: Optimizer, scaler: torch.amp.GradScaler, longest: float, factor: float
 ) -> Tensor:
     """One step along the gradients, which are used up; none where they are no numbers.
 
@@ -45,23 +221,22 @@ def move_weights(
         optimizer: From `build_optimizer`.
         scaler: What the loss was scaled by.
         longest: Norm that longer gradients are scaled to.
+        factor: Learning rate, relative to its peak.
 
     Returns:
         Whether the gradients were numbers, a scalar on their device.
     """
-    scaler.unscale_(optimizer)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    scaler.unscale_(optimizer)  # type: ignore[arg-type]
+    parameters = [p for rule in optimizer.rules for p in rule.parameters]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     finite = norm.isfinite()
     if norm.device.type in FUSED:
-        optimizer.grad_scale = (norm / longest).clamp(min=1)  # type: ignore[attr-defined]
-        optimizer.found_inf = finite.logical_not().float()  # type: ignore[attr-defined]
-        scaler.step(optimizer)
-    elif finite or scaler.is_enabled():  # the scaler skips such a step itself
+        optimizer.step(factor, (norm / longest).clamp(min=1), finite.logical_not().float())
+    elif finite:
         nn.utils.clip_grads_with_norm_(parameters, longest, norm)
-        scaler.step(optimizer)
+        optimizer.step(factor)
     scaler.update()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     return finite
 
 

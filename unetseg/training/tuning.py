@@ -216,7 +216,7 @@ def rehearse(learner: Learner, crops: Sample) -> None:
         try:
             learner.add_gradient(crops)
         finally:
-            learner.optimizer.zero_grad(set_to_none=True)
+            learner.optimizer.zero_grad()
             never = torch.zeros((), dtype=torch.bool, device=learner.machine.device)
             restore_buffers(learner.segmenter, before, never)
 
