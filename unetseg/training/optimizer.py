@@ -125,8 +125,8 @@ class Muon(Nesterov):
             mean.lerp_(slope, 0.05 * taken)
             matrix = slope.lerp(mean, 0.95).flatten(1)
             tall = max(1.0, len(matrix) / matrix[0].numel()) ** 0.5
-            direction = orthogonal(matrix).view_as(weight) + self.weight_decay * weight
-            weight.sub_(direction * (self.lr * factor * tall * taken))
+            direction = orthogonal(matrix).view_as(weight) * tall + self.weight_decay * weight
+            weight.sub_(direction * (self.lr * factor * taken))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -105,3 +105,17 @@ def test_upright_images_stay_upright(profile: str) -> None:
     for seed in range(30):
         _, mask = augment(image, ground, seed)
         assert mask[-1].mean() > mask[0].mean(), seed
+
+
+def test_transforms_are_drawn_one_by_one() -> None:
+    """Mirrored images are brightened no more often than others: all four cases are common."""
+    augment = Augmenter("light", 16, upright=True)
+    ramp = np.tile(np.arange(100, 116, dtype=np.uint8), (16, 1))
+    image = np.stack([ramp] * 3, axis=2)
+    cases = [0, 0, 0, 0]
+    for seed in range(100):
+        moved, mask = augment(image, ramp, seed)
+        mirrored = bool(mask[0, 0] > mask[0, -1])
+        expected = image[:, ::-1] if mirrored else image
+        cases[2 * mirrored + bool((moved != expected).any())] += 1
+    assert min(cases) > 10, cases

@@ -6,6 +6,7 @@ window's own because 16-bit data are skewed: noise in proportion to the brightes
 set would drown most of its images.
 """
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -49,7 +50,9 @@ class Augmenter:
         Returns:
             Image and mask of size×size; the image in its own type, float32 when that is not uint8.
         """
-        self.pipeline.set_random_seed(seed)
+        # One stream for all transforms: set_random_seed would give each the same numbers, so that
+        # those with the smaller probabilities came only together with all the others.
+        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         if image.dtype == np.uint8:
             moved = self.pipeline(image=image, mask=mask)
             return moved["image"], moved["mask"]

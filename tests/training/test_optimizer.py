@@ -1,0 +1,94 @@
+"""The rules move weights as torch's own optimizers do, and Muon by equal singular values."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unetseg.config import TrainingConfig
+from unetseg.errors import BundleError
+from unetseg.training.optimizer import (
+    AdamW,
+    Muon,
+    Nesterov,
+    Optimizer,
+    build_optimizer,
+    orthogonal,
+)
+
+SHAPES = [(8, 3, 3, 3), (16, 8), (8,), ()]
+Made = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+
+def weights(shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=draw).requires_grad_() for shape in shapes]
+
+
+def follow(ours: Optimizer, theirs: torch.optim.Optimizer, tolerance: float) -> None:
+    """Both take five steps along equal gradients; the third leaves one parameter out."""
+    draw = torch.Generator().manual_seed(1)
+    pairs = list(zip(ours.rules[0].parameters, theirs.param_groups[0]["params"], strict=True))
+    for number in range(5):
+        for our, their in pairs:
+            our.grad = torch.randn(our.shape, generator=draw)
+            their.grad = our.grad.clone()
+        if number == 2:
+            pairs[0][0].grad = pairs[0][1].grad = None
+        ours.step(0.5)
+        theirs.step()
+        for our, their in pairs:
+            torch.testing.assert_close(our, their, rtol=tolerance, atol=tolerance)
+
+
+def test_adam_and_momentum_are_those_of_torch() -> None:
+    decay = 0.1
+    theirs: torch.optim.Optimizer = torch.optim.AdamW(weights(SHAPES), lr=0.01, weight_decay=decay)
+    follow(Optimizer([AdamW(weights(SHAPES), 0.02, decay)]), theirs, 1e-6)
+    theirs = torch.optim.SGD(
+        weights(SHAPES), lr=0.01, weight_decay=decay, momentum=0.99, nesterov=True
+    )
+    follow(Optimizer([Nesterov(weights(SHAPES), 0.02, decay)]), theirs, 1e-6)
+
+
+def test_muon_is_that_of_torch() -> None:
+    """Which takes matrices alone, and iterates in bfloat16."""
+    shapes: list[tuple[int, ...]] = [(16, 8), (8, 40), (12, 12)]
+    theirs = torch.optim.Muon(weights(shapes), lr=0.01, weight_decay=0.1)
+    follow(Optimizer([Muon(weights(shapes), 0.02, 0.1)]), theirs, 2e-3)
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16)])
+def test_directions_become_equally_long(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    turned = left.T @ orthogonal(matrix) @ right.T  # diagonal in the singular vectors
+    lengths = turned.diagonal()
+    assert lengths.min() > 0.6
+    assert lengths.max() < 1.3
+    assert (turned - lengths.diag()).abs().max() < 1e-3
+
+
+def test_no_direction_of_nothing() -> None:
+    assert torch.equal(orthogonal(torch.zeros(3, 5)), torch.zeros(3, 5))
+
+
+def test_muon_moves_convolutions_and_not_the_head() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    optimizer = build_optimizer(network, 0.01, TrainingConfig(optimizer="muon"))
+    moved = {type(rule).__name__ + str(len(rule.parameters)) for rule in optimizer.rules}
+    assert moved == {"Muon1", "AdamW1", "AdamW4"}
+    assert optimizer.rules[0].parameters[0] is network[0].weight
+
+
+def test_a_state_of_another_optimizer_is_refused() -> None:
+    adamw, muon = (
+        build_optimizer(nn.Conv2d(3, 4, 3), 0.01, TrainingConfig(optimizer=name))
+        for name in ("adamw", "muon")
+    )
+    with pytest.raises(BundleError, match="of another optimizer"):
+        muon.restore(adamw.state())
+    earlier = torch.optim.AdamW(nn.Conv2d(3, 4, 3).parameters()).state_dict()
+    with pytest.raises(BundleError, match="earlier version"):
+        adamw.restore(earlier)  # type: ignore[arg-type]
