@@ -101,7 +101,7 @@ def train_ours(run: TrainingRun) -> Learned:
             trainer.clock.fraction, trainer.config.schedule, trainer.config.warmup
         )
         learned.losses.append(float(trainer.learner.step(batch, trainer.step, factor)))
-        learned.rates.append(trainer.learner.rate)
+        learned.rates.append(trainer.learner.optimizer.rate)
         trainer.step += 1
         trainer.clock.step_done(trainer.step)
         if trainer.clock.over:

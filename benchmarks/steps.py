@@ -33,6 +33,7 @@ def our_step(network: str, batch: int, *, checkpointing: bool = False) -> Callab
     from unetseg.runtime import start
     from unetseg.training.learner import Learner
     from unetseg.training.losses import SegmentationLoss
+    from unetseg.training.optimizer import build_optimizer
     from unetseg.unet.checkpointing import recompute
     from unetseg.unet.segmenter import to_machine
 
@@ -41,7 +42,8 @@ def our_step(network: str, batch: int, *, checkpointing: bool = False) -> Callab
         segmenter, info = load_bundle(fresh_run(network, Path(folder)))
     to_machine(segmenter, machine).train()
     loss = SegmentationLoss("dice_ce", None, info.class_map.foreground)
-    learner = Learner(segmenter, loss, TrainingConfig(), 1e-3, machine)
+    optimizer = build_optimizer(segmenter, "adamw", 1e-3, WEIGHT_DECAY)
+    learner = Learner(segmenter, loss, optimizer, TrainingConfig(), machine)
     if checkpointing:
         recompute(segmenter.network)
     image = torch.randint(0, 256, (batch, 3, CROP, CROP), dtype=torch.uint8)

@@ -185,8 +185,9 @@ class TrainingConfig(Settings):
     """Peak learning rate."""
     patch: Annotated[int, Field(ge=16)] | Auto = "auto"
     """Side of the square training crops, pixels."""
-    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
-    """AdamW; Muon for convolutions and AdamW for the rest; or SGD with Nesterov momentum 0.99."""
+    optimizer: Literal["auto", "adamw", "muon", "sgd"] = "auto"
+    """AdamW; Muon for convolutions and AdamW for the rest; SGD with Nesterov momentum 0.99. auto:
+    muon, and adamw for trained weights."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Weight decay; norms and biases are left out."""
     schedule: Literal["poly", "cosine"] = "poly"

@@ -13,7 +13,7 @@ from unetseg.config import TrainingConfig
 from unetseg.data.crops.dataset import Sample
 from unetseg.training.learner import Learner
 from unetseg.training.losses import SegmentationLoss
-from unetseg.training.optimizer import update_average
+from unetseg.training.optimizer import build_optimizer, update_average
 
 Kind = Literal["dice_ce", "dice", "ce"]
 
@@ -26,9 +26,10 @@ def learner(
 ) -> Learner:
     """A small network with fresh weights, the same each time."""
     segmenter = random_segmenter(bundle_info({"norm": norm}, class_map(0, 1, 2))).train()
-    config = TrainingConfig.model_validate(training or {})
+    config = TrainingConfig.model_validate({"optimizer": "adamw", **(training or {})})
     made = SegmentationLoss(loss, None if weights is None else torch.tensor(weights), (1, 2))
-    return Learner(segmenter, made, config, 0.01, CPU)
+    optimizer = build_optimizer(segmenter, config.optimizer, 0.01, config.weight_decay)
+    return Learner(segmenter, made, optimizer, config, CPU)
 
 
 def crops(seed: int, count: int = 4) -> Sample:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unetseg.config import TrainingConfig
 from unetseg.errors import BundleError
 from unetseg.training.optimizer import (
     AdamW,
@@ -76,7 +75,7 @@ def test_no_direction_of_nothing() -> None:
 
 def test_muon_moves_convolutions_and_not_the_head() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
-    optimizer = build_optimizer(network, 0.01, TrainingConfig(optimizer="muon"))
+    optimizer = build_optimizer(network, "muon", 0.01, 0.01)
     moved = {type(rule).__name__ + str(len(rule.parameters)) for rule in optimizer.rules}
     assert moved == {"Muon1", "AdamW1", "AdamW4"}
     assert optimizer.rules[0].parameters[0] is network[0].weight
@@ -84,8 +83,7 @@ def test_muon_moves_convolutions_and_not_the_head() -> None:
 
 def test_a_state_of_another_optimizer_is_refused() -> None:
     adamw, muon = (
-        build_optimizer(nn.Conv2d(3, 4, 3), 0.01, TrainingConfig(optimizer=name))
-        for name in ("adamw", "muon")
+        build_optimizer(nn.Conv2d(3, 4, 3), name, 0.01, 0.01) for name in ("adamw", "muon")
     )
     with pytest.raises(BundleError, match="of another optimizer"):
         muon.restore(adamw.state())

@@ -28,6 +28,7 @@ from unetseg.runtime import MEBIBYTE, Machine
 from unetseg.training import tuning
 from unetseg.training.learner import Learner
 from unetseg.training.losses import SegmentationLoss
+from unetseg.training.optimizer import build_optimizer
 from unetseg.training.plan import Plan, make_plan
 from unetseg.training.tuning import (
     choose_workers,
@@ -196,7 +197,8 @@ def test_a_step_is_tried_with_everything_that_a_training_has(
 
 def learner() -> Learner:
     segmenter = random_segmenter(bundle_info({"skip": ("switch",)})).train()
-    return Learner(segmenter, SegmentationLoss(), TrainingConfig(), 0.01, BF16)
+    optimizer = build_optimizer(segmenter, "muon", 0.01, 0.01)
+    return Learner(segmenter, SegmentationLoss(), optimizer, TrainingConfig(), BF16)
 
 
 def left(of: Learner) -> bytes:

@@ -195,12 +195,13 @@ def follow(
 ) -> list[Row]:
     """The rows of `measure` at `chosen_steps` of a training with a constant learning rate.
 
-    The optimizer is the one of `unetseg train`, gradients are clipped as there, and a step whose
-    gradient is no number is not taken. Progress in `TASK` is `steps` + 1.
+    The optimizer is AdamW unless `config` names another. Gradients are clipped as in training, and
+    a step whose gradient is no number is not taken. Progress in `TASK` is `steps` + 1.
     """
     facts = {name: case.labels[name] for name in ("network", "depth") if name in case.labels}
     parameters = [p for p in case.network.parameters() if p.requires_grad]
-    optimizer = build_optimizer(case.network, lr, config)
+    kind = "adamw" if config.optimizer == "auto" else config.optimizer
+    optimizer = build_optimizer(case.network, kind, lr, config.weight_decay)
     rows: list[Row] = []
     for step in range(steps + 1):
         if step in chosen_steps(steps):

@@ -293,7 +293,7 @@ class Trainer:
             "epoch": round(self.step / self.order.steps_per_epoch, 3),
             "step": self.step,
             "seconds": round(self.clock.elapsed, 2),
-            "lr": self.learner.rate,
+            "lr": self.learner.optimizer.rate,
             "train_loss": train_loss,
             "val_dice": scores.foreground_dice,
             "val_iou": scores.foreground_iou,

@@ -19,6 +19,7 @@ from unetseg.runtime import Machine
 from unetseg.training.losses import SegmentationLoss, deep_supervision
 from unetseg.training.optimizer import (
     SkippedSteps,
+    Optimizer,
     build_optimizer,
     move_weights,
     restore_buffers,
@@ -36,14 +37,13 @@ class Learner:
     Args:
         segmenter: The network, on its device.
         loss: What is to become small.
+        optimizer: What moves the weights of `segmenter`.
         config: How.
-        lr: Peak learning rate.
         machine: Where.
 
     Attributes:
         average: The running mean of the weights.
         objective: `loss_of`, or what was compiled from it.
-        rate: Learning rate of the latest step.
         skipped_steps: How many steps were no numbers.
     """
 
@@ -51,16 +51,15 @@ class Learner:
         self,
         segmenter: Segmenter,
         loss: SegmentationLoss,
+        optimizer: Optimizer,
         config: TrainingConfig,
-        lr: float,
         machine: Machine,
     ) -> None:
         self.segmenter = segmenter
         self.average = deepcopy(segmenter).requires_grad_(False)
-        self.loss, self.config, self.lr, self.machine = loss, config, lr, machine
-        self.rate = lr
+        self.loss, self.config, self.machine = loss, config, machine
+        self.optimizer = optimizer
         self.objective: Callable[[Sample], Tensor] = self.loss_of
-        self.optimizer = build_optimizer(segmenter, lr, config)
         self.scaler = torch.amp.GradScaler(
             machine.device.type, enabled=machine.dtype == torch.float16
         )
@@ -85,7 +84,6 @@ class Learner:
             number: How many steps were made before.
             factor: Learning rate, relative to its peak.
         """
-        self.rate = self.lr * factor
         before = [buffer.clone() for buffer in self.segmenter.buffers()]
         losses = [self.add_gradient(part) for part in batch.split(self.config.accumulate)]
         finite = move_weights(self.optimizer, self.scaler, self.config.clip, factor)
@@ -145,7 +143,9 @@ def build_learner(info: BundleInfo, plan: Plan, config: TrainConfig, machine: Ma
     if plan.class_weights is not None:
         weights = torch.tensor(plan.class_weights, device=machine.device)
     loss = SegmentationLoss(config.training.loss, weights, info.class_map.foreground)
-    learner = Learner(segmenter, loss, config.training, plan.lr, machine)
+    training = config.training
+    optimizer = build_optimizer(segmenter, plan.optimizer, plan.lr, training.weight_decay)
+    learner = Learner(segmenter, loss, optimizer, training, machine)
     if config.runtime.checkpointing:
         recompute(segmenter.network)
     return learner

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from unetseg.config import TrainingConfig
 from unetseg.errors import BundleError
 
 EMA_DECAY = 0.999
@@ -150,10 +149,14 @@ class Optimizer:
 
     Args:
         rules: Which parameters are moved how.
+
+    Attributes:
+        rate: Learning rate of the latest step, that of the last rule.
     """
 
     def __init__(self, rules: Iterable[AdamW]) -> None:
         self.rules = list(rules)
+        self.rate = 0.0
 
     @property
     def param_groups(self) -> list[dict[str, list[Tensor]]]:
@@ -167,6 +170,7 @@ class Optimizer:
         """Move all parameters that have a gradient; see `AdamW.move`."""
         for rule in self.rules:
             rule.move(factor, divisor, skip)
+            self.rate = rule.lr * factor
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -194,20 +198,27 @@ class Optimizer:
             tensor.copy_(each)
 
 
-def build_optimizer(segmenter: nn.Module, lr: float, config: TrainingConfig) -> Optimizer:
-    """The rules of `config` for all parameters that learn; norms and biases are not decayed."""
+def build_optimizer(segmenter: nn.Module, kind: str, lr: float, weight_decay: float) -> Optimizer:
+    """The rules for all parameters that learn; norms and biases are not decayed.
+
+    Args:
+        segmenter: The network.
+        kind: adamw, muon (AdamW for what is no convolution of several pixels) or sgd.
+        lr: Peak learning rate.
+        weight_decay: See `AdamW`.
+    """
     learning = [p for p in segmenter.parameters() if p.requires_grad]
     matrices = [p for p in learning if p.ndim > 1]
     rest = [p for p in learning if p.ndim <= 1]
-    if config.optimizer == "sgd":
-        return Optimizer([Nesterov(matrices, lr, config.weight_decay), Nesterov(rest, lr, 0.0)])
-    rules = [AdamW(matrices, lr, config.weight_decay), AdamW(rest, lr, 0.0)]
-    if config.optimizer == "muon":
+    if kind == "sgd":
+        return Optimizer([Nesterov(matrices, lr, weight_decay), Nesterov(rest, lr, 0.0)])
+    rules = [AdamW(matrices, lr, weight_decay), AdamW(rest, lr, 0.0)]
+    if kind == "muon":
         wide = [p for p in matrices if p[0, 0].numel() > 1]  # not the head, nor other 1×1
         narrow = [p for p in matrices if p[0, 0].numel() == 1]
         rules[:1] = [
-            Muon(wide, MUON_LR * lr, config.weight_decay),
-            AdamW(narrow, lr, config.weight_decay),
+            Muon(wide, MUON_LR * lr, weight_decay),
+            AdamW(narrow, lr, weight_decay),
         ]
     return Optimizer(rules)
 

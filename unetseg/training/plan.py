@@ -59,6 +59,7 @@ class Plan(BaseModel):
     normalisation: Normalisation
     patch: int
     batch: int
+    optimizer: str = "adamw"  # as in earlier versions, which wrote none
     lr: float
     oversample: float
     augment: str
@@ -127,6 +128,7 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
         normalisation=settle("normalisation", "auto", lambda: _normalisation(train, known.bands)),
         patch=patch,
         batch=batch,
+        optimizer=settle("optimizer", training.optimizer, lambda: _optimizer(training, network)),
         lr=settle("lr", training.lr, lambda: _learning_rate(training, network)),
         oversample=settle("oversample", training.oversample, lambda: _oversample(known)),
         augment=settle(
@@ -222,6 +224,12 @@ def _normalisation(train: list[PairFacts], bands: int) -> tuple[Normalisation, s
         kind=kind, mean=tuple(over["mean"].tolist()), std=tuple(std.tolist())
     )
     return normalisation, f"image means vary {ratio:.2f} times the deviation within images"
+
+
+def _optimizer(training: TrainingConfig, network: NetworkConfig) -> tuple[str, str]:
+    if training.from_ is not None or (network.encoder and network.weights != "none"):
+        return "adamw", "trained weights move little"
+    return "muon", "learns more in few steps"
 
 
 def _learning_rate(training: TrainingConfig, network: NetworkConfig) -> tuple[float, str]:
