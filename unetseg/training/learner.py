@@ -18,8 +18,8 @@ from unetseg.data.crops.dataset import Sample
 from unetseg.runtime import Machine
 from unetseg.training.losses import SegmentationLoss, deep_supervision
 from unetseg.training.optimizer import (
-    SkippedSteps,
     Optimizer,
+    SkippedSteps,
     build_optimizer,
     move_weights,
     restore_buffers,
