@@ -42,7 +42,7 @@ def our_step(network: str, batch: int, *, checkpointing: bool = False) -> Callab
         segmenter, info = load_bundle(fresh_run(network, Path(folder)))
     to_machine(segmenter, machine).train()
     loss = SegmentationLoss("dice_ce", None, info.class_map.foreground)
-    optimizer = build_optimizer(segmenter, "adamw", 1e-3, WEIGHT_DECAY)
+    optimizer = build_optimizer(segmenter, "adamw", 1e-3, 0.01)
     learner = Learner(segmenter, loss, optimizer, TrainingConfig(), machine)
     if checkpointing:
         recompute(segmenter.network)
