@@ -21,7 +21,7 @@ from itertools import islice
 
 import torch
 
-from unetseg.config import TrainConfig
+from unetseg.config import NetworkConfig, TrainConfig
 from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader
 from unetseg.data.facts.survey import Survey
 from unetseg.progress import SILENT, Progress
@@ -42,12 +42,12 @@ TIMED = 3
 """Steps that are."""
 TRIED = 3
 """Steps that tell how long a step takes; the first is slower."""
-WIDTHS = (8, 16, 24, 32)
-"""Widths that a budget on a CPU chooses from."""
-WORTH_WIDENING = 250
-"""Steps that the budget must have for a width; with fewer a narrower network learns more.
+SIZES = ((3, 8), (3, 16), (3, 24), (4, 24), (4, 32))
+"""Depths and widths that a budget on a CPU chooses from, the fastest first."""
+WORTH_GROWING = 500
+"""Steps that the budget must have for a network; with fewer a smaller one learns more.
 
-Measured, docs/accuracy.md: of 4 minutes on 2 cores width 16 makes the most, with 300 steps.
+Measured: docs/accuracy.md.
 """
 FEWEST_EPOCHS = 15
 """Passes over the images below which light augmentation learns more than full."""
@@ -95,26 +95,37 @@ def _fitting_batch(plan: Plan, known: Survey, config: TrainConfig, machine: Mach
 def _fitting_budget(
     plan: Plan, known: Survey, config: TrainConfig, machine: Machine, budget: float
 ) -> Plan:
-    """`plan` with the widest network that learns enough steps, and augmentation for its epochs."""
-    asked, steps, reasons = config.network, 0.0, dict[str, str]()
-    narrower = ""
-    widths = WIDTHS if "width" in plan.reasons else (asked.width,)
-    for width in widths:
-        network = asked.model_copy(update={"width": width})
+    """`plan` with the largest network that learns enough steps, and augmentation for its epochs."""
+    sizes, steps, smaller = _sizes(plan, config.network), 0.0, ""
+    for size in sizes:
+        network = config.network.model_copy(update=size)
         config = config.model_copy(update={"network": network})
-        wider = make_plan(known, config, machine)
-        fits = IN_STEPS * budget / step_seconds(wider, known, config, machine)
-        if steps and fits < WORTH_WIDENING:
-            narrower = ", of a wider one too few"
+        larger = make_plan(known, config, machine)
+        fits = IN_STEPS * budget / step_seconds(larger, known, config, machine)
+        if steps and fits < WORTH_GROWING:
+            smaller = ", of a larger network too few"
             break
-        plan, steps = wider, fits
-    if len(widths) > 1:
-        reasons["width"] = f"about {steps:.0f} steps fit in the budget{narrower}"
+        plan, steps = larger, fits
+    reasons = dict.fromkeys(sizes[0], f"about {steps:.0f} steps fit in the budget{smaller}")
     epochs = steps * plan.batch * config.training.accumulate / sum(plan.repeats)
     augment = plan.augment
     if config.training.augment == "auto" and epochs < FEWEST_EPOCHS:
         augment, reasons["augment"] = "light", f"about {epochs:.1f} epochs fit in the budget"
     return plan.model_copy(update={"augment": augment, "reasons": plan.reasons | reasons})
+
+
+def _sizes(plan: Plan, asked: NetworkConfig) -> list[dict[str, int]]:
+    """Those of `SIZES` that differ in what is not set and fits the crops, as settings."""
+    unset = [name for name in ("depth", "width") if name in plan.reasons]
+    if asked.encoder or asked.widths:
+        unset.remove("depth")  # follows from them
+    sizes: list[dict[str, int]] = []
+    for depth, width in SIZES:
+        both = {"depth": min(depth, plan.network.depth), "width": width}
+        size = {name: both[name] for name in unset}
+        if size not in sizes:
+            sizes.append(size)
+    return sizes
 
 
 def step_seconds(plan: Plan, known: Survey, config: TrainConfig, machine: Machine) -> float:
