@@ -116,13 +116,13 @@ def test_nothing_is_tried_where_the_batch_is_set_or_the_device_no_gpu(cells: Sur
     ("budget", "width", "augment"),
     [
         (60, 8, "light"),
-        (600, 8, "full"),
-        (700, 16, "full"),
-        (1200, 24, "full"),
+        (1200, 8, "full"),
+        (1300, 16, "full"),
+        (1900, 24, "full"),
         (9e9, 32, "full"),
     ],
 )
-def test_a_budget_gets_the_widest_network_that_makes_250_steps(
+def test_a_budget_gets_the_widest_network_that_makes_500_steps(
     cells: Survey, monkeypatch: pytest.MonkeyPatch, budget: float, width: int, augment: str
 ) -> None:
     """A step takes width / 8 seconds; 80% of a budget goes into steps."""
@@ -148,6 +148,25 @@ def test_a_budget_gets_the_widest_network_that_makes_250_steps(
     )
     plan = tried_plan(make_plan(cells, set_by_hand, BF16), cells, set_by_hand, BF16)
     assert (plan.network.width, plan.augment) == (20, "full")
+
+
+@pytest.mark.parametrize(("budget", "depth", "width"), [(60, 3, 8), (2000, 3, 24), (9e9, 4, 32)])
+def test_a_budget_gets_the_deepest_network_that_makes_500_steps(
+    cells: Survey, monkeypatch: pytest.MonkeyPatch, budget: float, depth: int, width: int
+) -> None:
+    def seconds(plan: Plan, *_: object) -> float:
+        tried.append((plan.network.depth, plan.network.width))
+        return len(tried)
+
+    tried: list[tuple[object, object]] = []
+    monkeypatch.setattr(tuning, "step_seconds", seconds)
+    config = TrainConfig(training=TrainingConfig(patch=128, budget=budget))
+    plan = tried_plan(make_plan(cells, config, BF16), cells, config, BF16)
+    assert (plan.network.depth, plan.network.width) == (depth, width)
+    assert tried == list(tuning.SIZES[: len(tried)])
+    encoder = config.model_copy(update={"network": NetworkConfig(encoder="resnet18")})
+    plan = make_plan(cells, encoder, BF16)
+    assert tried_plan(plan, cells, encoder, BF16).network == plan.network
 
 
 def test_masks_are_looked_at_once_for_all_plans(
