@@ -35,7 +35,7 @@ WIDTH = {"cpu": 32, "cuda": 64, "mps": 32}
 SMALLEST_BOTTOM = 8
 """Pixels along the bottom of the U that a crop keeps."""
 DEEPEST = 5
-DEFAULT_STEPS = {"cpu": 1000, "cuda": 8000, "mps": 3000}
+DEFAULT_STEPS = {"cpu": 3000, "cuda": 8000, "mps": 3000}
 MOST_EPOCHS = 300
 RARE = 0.1
 """Share of foreground below which crops are centred on it."""

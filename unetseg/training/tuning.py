@@ -44,7 +44,7 @@ TRIED = 3
 """Steps that tell how long a step takes; the first is slower."""
 SIZES = ((3, 8), (3, 16), (3, 24), (4, 24), (4, 32))
 """Depths and widths that a budget on a CPU chooses from, the fastest first."""
-WORTH_GROWING = 500
+WORTH_GROWING = 660
 """Steps that the budget must have for a network; with fewer a smaller one learns more.
 
 Measured: docs/accuracy.md.
