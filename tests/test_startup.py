@@ -19,8 +19,8 @@ SELDOM = {
     *("torch._dynamo", "torch._inductor"),
 }
 """What only some images, networks and commands need."""
-STEPPING = {"albumentations", "scipy", "sympy", "torch._dynamo", "torch._inductor"}
-"""What the first step of a training needs of it: albumentations and torch's optimizers load it."""
+STEPPING = {"albumentations", "scipy"}
+"""What the first step of a training needs of it: augmentation, and what albumentations loads."""
 
 
 def loaded(script: str, modules: set[str]) -> set[str]:

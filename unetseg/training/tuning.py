@@ -30,7 +30,7 @@ from unetseg.text import duration
 from unetseg.timing import seconds_of
 from unetseg.training.learner import Learner, build_learner
 from unetseg.training.optimizer import restore_buffers
-from unetseg.training.plan import BATCH, Plan, bundle_info, make_plan
+from unetseg.training.plan import BATCH, WIDTH, Plan, bundle_info, make_plan
 
 FILLED = 0.9
 """Share of the free memory that a step may take: some is lost between the pieces."""
@@ -44,11 +44,9 @@ TRIED = 3
 """Steps that tell how long a step takes; the first is slower."""
 SIZES = ((3, 8), (3, 16), (3, 24), (4, 24), (4, 32))
 """Depths and widths that a budget on a CPU chooses from, the fastest first."""
-WORTH_GROWING = 660
-"""Steps that the budget must have for a network; with fewer a smaller one learns more.
-
-Measured: docs/accuracy.md.
-"""
+STEPS_PER_CHANNEL = 40
+"""Steps that the budget must have for a network, for each channel of its first level; with fewer a
+smaller one learns more. Measured: docs/accuracy.md."""
 FEWEST_EPOCHS = 15
 """Passes over the images below which light augmentation learns more than full."""
 IN_STEPS = 0.8
@@ -102,7 +100,7 @@ def _fitting_budget(
         config = config.model_copy(update={"network": network})
         larger = make_plan(known, config, machine)
         fits = IN_STEPS * budget / step_seconds(larger, known, config, machine)
-        if steps and fits < WORTH_GROWING:
+        if steps and fits < STEPS_PER_CHANNEL * size.get("width", WIDTH["cpu"]):
             smaller = ", of a larger network too few"
             break
         plan, steps = larger, fits
