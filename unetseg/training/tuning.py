@@ -30,7 +30,7 @@ from unetseg.text import duration
 from unetseg.timing import seconds_of
 from unetseg.training.learner import Learner, build_learner
 from unetseg.training.optimizer import restore_buffers
-from unetseg.training.plan import BATCH, WIDTH, Plan, bundle_info, make_plan
+from unetseg.training.plan import BATCH, Plan, bundle_info, make_plan
 
 FILLED = 0.9
 """Share of the free memory that a step may take: some is lost between the pieces."""
@@ -100,7 +100,7 @@ def _fitting_budget(
         config = config.model_copy(update={"network": network})
         larger = make_plan(known, config, machine)
         fits = IN_STEPS * budget / step_seconds(larger, known, config, machine)
-        if steps and fits < STEPS_PER_CHANNEL * size.get("width", WIDTH["cpu"]):
+        if steps and fits < STEPS_PER_CHANNEL * int(larger.network.width):
             smaller = ", of a larger network too few"
             break
         plan, steps = larger, fits
@@ -119,7 +119,7 @@ def _sizes(plan: Plan, asked: NetworkConfig) -> list[dict[str, int]]:
         unset.remove("depth")  # follows from them
     sizes: list[dict[str, int]] = []
     for depth, width in SIZES:
-        both = {"depth": min(depth, plan.network.depth), "width": width}
+        both = {"depth": min(depth, int(plan.network.depth)), "width": width}
         size = {name: both[name] for name in unset}
         if size not in sizes:
             sizes.append(size)
