@@ -5,6 +5,7 @@ The rules are torch's own functions, and Muon; torch's classes around them would
 compiler, which takes seconds of every start.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -20,15 +21,15 @@ FUSED = {"cpu", "cuda"}
 """Devices whose fused rules divide by `grad_scale`, and rest where `found_inf` is 1."""
 MUON_LR = 20.0
 """Learning rate of Muon relative to AdamW's: both then change weights by about 1% in a step."""
-
 NEWTON_SCHULZ = 5
 """Iterations that make Muon's directions equally long."""
+
 
 # ------------------------------------------------------------------ rules
 
 
-class AdamW:
-    """Adam with decoupled weight decay (arXiv 1711.05101).
+class Rule(ABC):
+    """How parameters are moved along their gradients.
 
     Args:
         parameters: What it moves.
@@ -41,12 +42,9 @@ class AdamW:
 
     def __init__(self, parameters: Sequence[Tensor], lr: float, weight_decay: float) -> None:
         self.parameters, self.lr, self.weight_decay = list(parameters), lr, weight_decay
-        self.moments = self._moments()
+        self.moments = [[*map(torch.zeros_like, self.parameters)]]
 
-    def _moments(self) -> list[list[Tensor]]:
-        steps = [torch.zeros((), device=p.device) for p in self.parameters]
-        return [[*map(torch.zeros_like, self.parameters)] for _ in range(2)] + [steps]
-
+    @abstractmethod
     def move(self, factor: float, divisor: Tensor | None, skip: Tensor | None) -> None:
         """One step at `factor` of the peak rate.
 
@@ -55,7 +53,26 @@ class AdamW:
             divisor: What gradients are divided by; None: they are as they should be.
             skip: 1 where nothing must change, else 0.
         """
-        weights, slopes, means, squares, steps = self._with_gradients()
+
+    def with_gradients(self) -> list[list[Tensor]]:
+        """Parameters that have a gradient, their gradients, and their moments."""
+        rows = zip(self.parameters, *self.moments, strict=True)
+        used = [(p, p.grad, *moments) for p, *moments in rows if p.grad is not None]
+        return [*map(list, zip(*used, strict=True))] or [[] for _ in range(2 + len(self.moments))]
+
+
+class AdamW(Rule):
+    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+
+    def __init__(self, parameters: Sequence[Tensor], lr: float, weight_decay: float) -> None:
+        super().__init__(parameters, lr, weight_decay)
+        squares = [*map(torch.zeros_like, self.parameters)]
+        steps = [torch.zeros((), device=p.device) for p in self.parameters]
+        self.moments += [squares, steps]
+
+    def move(self, factor: float, divisor: Tensor | None, skip: Tensor | None) -> None:
+        """One step; see `Rule.move`."""
+        weights, slopes, means, squares, steps = self.with_gradients()
         adamw(
             weights,
             slopes,
@@ -75,22 +92,13 @@ class AdamW:
             maximize=False,
         )
 
-    def _with_gradients(self) -> list[list[Tensor]]:
-        """Parameters that have a gradient, their gradients, and the moments."""
-        rows = zip(self.parameters, *self.moments, strict=True)
-        used = [(p, p.grad, *moments) for p, *moments in rows if p.grad is not None]
-        return [*map(list, zip(*used, strict=True))] or [[] for _ in range(2 + len(self.moments))]
 
-
-class Nesterov(AdamW):
+class Nesterov(Rule):
     """Gradient descent with Nesterov momentum 0.99, as nnU-Net has it."""
 
-    def _moments(self) -> list[list[Tensor]]:
-        return [[*map(torch.zeros_like, self.parameters)]]
-
     def move(self, factor: float, divisor: Tensor | None, skip: Tensor | None) -> None:
-        """One step; see `AdamW.move`."""
-        weights, slopes, means = self._with_gradients()
+        """One step; see `Rule.move`."""
+        weights, slopes, means = self.with_gradients()
         sgd(
             weights,
             slopes,
@@ -107,7 +115,7 @@ class Nesterov(AdamW):
         )
 
 
-class Muon(Nesterov):
+class Muon(Rule):
     """Nesterov momentum 0.95 along the singular vectors alone (Jordan et al. 2024).
 
     A weight of any shape counts as the matrix of its first axis by all others, and every direction
@@ -115,8 +123,8 @@ class Muon(Nesterov):
     """
 
     def move(self, factor: float, divisor: Tensor | None, skip: Tensor | None) -> None:
-        """One step; see `AdamW.move`."""
-        weights, slopes, means = self._with_gradients()
+        """One step; see `Rule.move`."""
+        weights, slopes, means = self.with_gradients()
         if divisor is not None and skip is not None:
             slopes = [torch.where(skip > 0, 0, slope / divisor) for slope in slopes]
         taken = 1.0 if skip is None else 1 - skip
@@ -154,7 +162,7 @@ class Optimizer:
         rate: Learning rate of the latest step, that of the last rule.
     """
 
-    def __init__(self, rules: Iterable[AdamW]) -> None:
+    def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = list(rules)
         self.rate = 0.0
 
@@ -167,7 +175,7 @@ class Optimizer:
     def step(
         self, factor: float = 1.0, divisor: Tensor | None = None, skip: Tensor | None = None
     ) -> None:
-        """Move all parameters that have a gradient; see `AdamW.move`."""
+        """Move all parameters that have a gradient; see `Rule.move`."""
         for rule in self.rules:
             rule.move(factor, divisor, skip)
             self.rate = rule.lr * factor
@@ -212,7 +220,7 @@ def build_optimizer(segmenter: nn.Module, kind: str, lr: float, weight_decay: fl
     rest = [p for p in learning if p.ndim <= 1]
     if kind == "sgd":
         return Optimizer([Nesterov(matrices, lr, weight_decay), Nesterov(rest, lr, 0.0)])
-    rules = [AdamW(matrices, lr, weight_decay), AdamW(rest, lr, 0.0)]
+    rules: list[Rule] = [AdamW(matrices, lr, weight_decay), AdamW(rest, lr, 0.0)]
     if kind == "muon":
         wide = [p for p in matrices if p[0, 0].numel() > 1]  # not the head, nor other 1×1
         narrow = [p for p in matrices if p[0, 0].numel() == 1]
