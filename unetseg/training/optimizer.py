@@ -149,7 +149,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(NEWTON_SCHULZ):
         factor = 3.4445 * unit - 4.7750 * gram + 2.0315 * gram @ gram
         gram, product = factor @ gram @ factor, factor @ product
-    return product @ wide if matrix.shape[0] <= matrix.shape[1] else (product @ wide).T
+    result: Tensor = product @ wide
+    return result if matrix.shape[0] <= matrix.shape[1] else result.T
 
 
 class Optimizer:

@@ -114,7 +114,7 @@ def _fitting_budget(
 
 def _sizes(plan: Plan, asked: NetworkConfig) -> list[dict[str, int]]:
     """Those of `SIZES` that differ in what is not set and fits the crops, as settings."""
-    unset = [name for name in ("depth", "width") if name in plan.reasons]
+    unset: list[str] = [name for name in ("depth", "width") if name in plan.reasons]
     if asked.encoder or asked.widths:
         unset.remove("depth")  # follows from them
     sizes: list[dict[str, int]] = []
