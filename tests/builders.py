@@ -1,5 +1,6 @@
 """What many tests begin with: classes, small U-Nets with random weights, pixels and files."""
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from rasterio.crs import CRS
 from rasterio.transform import Affine
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from unetseg.bundle import BundleInfo, build_segmenter, save_bundle
 from unetseg.config import NetworkConfig
@@ -179,3 +181,40 @@ def mask_facts(
 
 def _is_counted(item: object) -> bool:
     return isinstance(item, tuple) and len(item) == 2
+
+
+def encoder_weights(name: str = "resnet18") -> dict[str, Tensor]:
+    """Weights of an smp encoder, drawn at random, whose batch norms are used."""
+    from segmentation_models_pytorch.encoders import get_encoder  # takes seconds to import
+
+    torch.manual_seed(0)
+    encoder: nn.Module = get_encoder(name, weights=None)
+    used_norms(encoder)
+    return dict(encoder.state_dict())
+
+
+def fill_hub_cache(cache: Path, name: str = "resnet18") -> dict[str, Tensor]:
+    """Put "ImageNet" weights where smp's version of huggingface_hub looks for them; the weights."""
+    state = encoder_weights(name)
+    folder = hub_snapshot(cache, name)
+    folder.mkdir(parents=True)
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(INCEPTION))
+    return state
+
+
+INCEPTION: dict[str, list[float]] = {
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.5, 0.6, 0.7],
+    "input_range": [0, 1],
+}
+"""What a config.json on the hub says; these numbers are no network's."""
+
+
+def hub_snapshot(cache: Path, name: str = "resnet18") -> Path:
+    """The folder of the cache with the files of an encoder, in the revision that smp wants."""
+    from segmentation_models_pytorch.encoders import encoders
+
+    source = encoders[name]["pretrained_settings"]["imagenet"]
+    repository = source["repo_id"].replace("/", "--")
+    return cache / f"models--{repository}" / "snapshots" / str(source["revision"])

@@ -102,6 +102,7 @@ what is written above it, never below.
       skips.py           across the U: concat, add, none, learned, gated, attention, switch
       nested.py          the nodes of UNet++ between encoder and decoder
       encoder.py         image → features, shallow to deep
+      weights.py         what an encoder starts with: a file, the cache or a download
       pretrained.py      a segmentation-models-pytorch encoder behind the same contract
       decoder.py         bottom + skips → full-resolution features
       model.py           UNet
@@ -130,6 +131,7 @@ what is written above it, never below.
       losses.py          (logits, target) → scalar
       optimizer.py       what moves the weights, and their running mean
       schedule.py        how far a training is, and how fast it learns there
+      fine_tuning.py     what was learned before: a trained U-Net, a pretrained encoder
       plan.py            survey + budget → every "auto" resolved, each with its reason
       learner.py         one training step: from a batch to moved weights
       tuning.py          what is measured first: the batch that fits, who loads the crops

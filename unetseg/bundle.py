@@ -120,6 +120,12 @@ class BundleInfo(BaseModel):
     versions: dict[str, str] = {}
     weights_sha256: str = ""
 
+    @property
+    def fresh(self) -> "BundleInfo":
+        """The same, with random first weights: none are read or downloaded for an encoder."""
+        network = self.network.model_copy(update={"weights": "none"})
+        return self.model_copy(update={"network": network})
+
     def snapping(self, snap: bool) -> "BundleInfo":
         """The same, with stray mask values taken for the nearest class if `snap` says so too."""
         class_map = self.class_map.model_copy(update={"snap": self.class_map.snap or snap})
@@ -127,7 +133,7 @@ class BundleInfo(BaseModel):
 
 
 def build_segmenter(info: BundleInfo) -> Segmenter:
-    """A segmenter with fresh weights."""
+    """A segmenter with its first weights, those of a pretrained encoder included."""
     network = build_unet(info.network, info.bands, len(info.class_map.classes))
     return Segmenter(network, info.normalisation, info.network.scale)
 

@@ -158,7 +158,8 @@ class NetworkConfig(Settings):
     deep_supervision: bool = False
     """Also train the coarser decoder levels (weights 1, ½, ¼ …)."""
     encoder: str | None = None
-    """Encoder of segmentation-models-pytorch, for example resnet34, instead of our own."""
+    """Encoder of segmentation-models-pytorch, for example resnet34, instead of our own; auto: one
+    with pretrained weights, where these can be had."""
     weights: str = "none"
     """Weights of that encoder: imagenet, none, or a local .safetensors or .pth file."""
     scale: Annotated[float, Field(gt=0, le=1), Parameter(alias=["-s"])] = 1.0
@@ -183,6 +184,10 @@ class TrainingConfig(Settings):
     """Crops per step."""
     lr: Annotated[Annotated[float, Field(gt=0)] | Auto, Parameter(alias=["-l"])] = "auto"
     """Peak learning rate."""
+    encoder_lr: Annotated[float, Field(gt=0)] | Auto = "auto"
+    """Learning rate of the encoder, relative to lr (auto: 0.1 if its weights are pretrained)."""
+    freeze: Fraction | Auto = "auto"
+    """Share of the training before the encoder learns (auto: 0.1 if its weights are pretrained)."""
     patch: Annotated[int, Field(ge=16)] | Auto = "auto"
     """Side of the square training crops, pixels."""
     optimizer: Literal["auto", "adamw", "muon", "sgd"] = "auto"

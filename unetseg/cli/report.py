@@ -153,6 +153,7 @@ def show_plan(plan: "Plan") -> None:
     """What training would do, and why."""
     table = Table("plan", "", "why", box=None)
     values = plan.model_dump(mode="json") | {
+        "encoder": plan.network.encoder or "our own",
         "depth": plan.network.depth,
         "width": plan.network.width,
         "normalisation": plan.normalisation.kind,

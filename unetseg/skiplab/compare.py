@@ -43,6 +43,7 @@ from unetseg.skiplab.look import COLOURS, Result, new_figure, publish
 from unetseg.storage import locked, write_json
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
+from unetseg.training.fine_tuning import with_encoder
 from unetseg.training.fit import train
 from unetseg.training.plan import bundle_info, make_plan
 from unetseg.training.run import data_hash, flat_settings
@@ -165,10 +166,10 @@ def compare(
         DivergedError: fewer than two kinds are left.
         StoppedError: a signal stopped a training; its state is saved.
     """
-    skips = _comparable(config.skips, base.network)
-    machine = start(base.runtime)
+    skips, machine = _comparable(config.skips, base.network), start(base.runtime)
     images = survey(data, base.data, progress)
-    plan = make_plan(images, _of_kind(base, "concat"), machine)
+    plan = make_plan(images, _of_kind(base, "concat"), machine, progress)
+    base = with_encoder(base, plan.network)
     info = bundle_info(plan, images, data_hash(images))
     costs = {}
     for skip in skips:

@@ -35,9 +35,7 @@ def network_cost(info: BundleInfo, side: int) -> Cost:
     Raises:
         ConfigError: there is no network of these settings.
     """
-    network = info.network.model_copy(update={"weights": "none"})
-    fresh = build_segmenter(info.model_copy(update={"network": network}))
-    segmenter = fresh.eval().to("meta")  # shapes without numbers
+    segmenter = build_segmenter(info.fresh).eval().to("meta")  # shapes without numbers
     image = torch.empty(1, info.bands, side, side, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         segmenter(image)

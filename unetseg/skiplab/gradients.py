@@ -196,9 +196,7 @@ def of_run(
     trained, info = load_bundle(run)
     lesson = _lesson_of(run_folder(run), info, base, machine.device, progress)
     torch.manual_seed(base.runtime.seed)
-    random = info.network.model_copy(update={"weights": "none"})
-    fresh = build_segmenter(info.model_copy(update={"network": random}))
-    networks = {"fresh": fresh, "trained": trained}
+    networks = {"fresh": build_segmenter(info.fresh), "trained": trained}
     edits: dict[str, Edit] = {
         "skips as they are": unchanged,
         "skips zeroed": lambda skips: [torch.zeros_like(skip) for skip in skips],

@@ -131,8 +131,8 @@ def prune_segmenter(segmenter: Segmenter, info: BundleInfo) -> tuple[Segmenter, 
         elif kind == "switch":
             kinds[level] = "none"  # the encoder has no features of this level
     network = info.network.model_copy(update={"skip": tuple(kinds)})
-    fresh = network.model_copy(update={"weights": "none"})
-    smaller = build_segmenter(info.model_copy(update={"network": fresh}))
+    info = info.model_copy(update={"network": network})
+    smaller = build_segmenter(info.fresh)
     old, kept = segmenter.state_dict(), {}
     for name, like in smaller.state_dict().items():
         kept[name] = old[name]
@@ -141,7 +141,7 @@ def prune_segmenter(segmenter: Segmenter, info: BundleInfo) -> tuple[Segmenter, 
             # first, and so they do in all that a dense block appends to
             kept[name] = kept[name][:, -like.shape[1] :]
     smaller.load_state_dict(kept)
-    return smaller.eval(), info.model_copy(update={"network": network})
+    return smaller.eval(), info
 
 
 def find_switches(network: UNet) -> dict[int, Switch]:

@@ -112,7 +112,8 @@ class Trainer:
         self.order = Order(self.plan.repeats, self.plan.batch * self.config.accumulate, seed)
         # Network
         self.info = bundle_info(self.plan, known, run.data_hash)
-        self.learner = build_learner(self.info, self.plan, run.config, run.machine)
+        info = self.info.fresh if run.state else self.info  # whose weights come from the state
+        self.learner = build_learner(info, self.plan, run.config, run.machine)
         # State
         self.step = 0
         self.best = -1.0
@@ -144,9 +145,9 @@ class Trainer:
         self._announce()
         every = self.plan.validate_every * self.order.steps_per_epoch
         for batch in self._batches():
-            factor = learning_rate_factor(
-                self.clock.fraction, self.config.schedule, self.config.warmup
-            )
+            done = self.clock.fraction
+            factor = learning_rate_factor(done, self.config.schedule, self.config.warmup)
+            self.learner.optimizer.frozen = done < self.plan.freeze
             loss = self.learner.step(batch, self.step, factor)  # may still be being computed
             self.losses.add(loss)
             self.step += 1

@@ -144,7 +144,10 @@ def build_learner(info: BundleInfo, plan: Plan, config: TrainConfig, machine: Ma
         weights = torch.tensor(plan.class_weights, device=machine.device)
     loss = SegmentationLoss(config.training.loss, weights, info.class_map.foreground)
     training = config.training
-    optimizer = build_optimizer(segmenter, plan.optimizer, plan.lr, training.weight_decay)
+    encoder_lr = 1.0 if plan.freeze and plan.encoder_lr is None else plan.encoder_lr
+    optimizer = build_optimizer(
+        segmenter, plan.optimizer, plan.lr, training.weight_decay, encoder_lr
+    )
     learner = Learner(segmenter, loss, optimizer, training, machine)
     if config.runtime.checkpointing:
         recompute(segmenter.network)

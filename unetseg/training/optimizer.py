@@ -158,13 +158,17 @@ class Optimizer:
 
     Args:
         rules: Which parameters are moved how.
+        encoder: Further rules, for those of an encoder.
 
     Attributes:
+        frozen: Whether the encoder rests; its moments go on.
         rate: Learning rate of the latest step, that of the last rule.
     """
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        self.rules = list(rules)
+    def __init__(self, rules: Iterable[Rule], encoder: Iterable[Rule] = ()) -> None:
+        self.encoder = list(encoder)
+        self.rules = [*self.encoder, *rules]
+        self.frozen = False
         self.rate = 0.0
 
     @property
@@ -178,7 +182,8 @@ class Optimizer:
     ) -> None:
         """Move all parameters that have a gradient; see `Rule.move`."""
         for rule in self.rules:
-            rule.move(factor, divisor, skip)
+            rests = self.frozen and rule in self.encoder
+            rule.move(0.0 if rests else factor, divisor, skip)
             self.rate = rule.lr * factor
 
     def zero_grad(self) -> None:
@@ -207,20 +212,37 @@ class Optimizer:
             tensor.copy_(each)
 
 
-def build_optimizer(segmenter: nn.Module, kind: str, lr: float, weight_decay: float) -> Optimizer:
+def build_optimizer(
+    segmenter: nn.Module,
+    kind: str,
+    lr: float,
+    weight_decay: float,
+    encoder_lr: float | None = None,
+) -> Optimizer:
     """The rules for all parameters that learn; norms and biases are not decayed.
 
     Args:
         segmenter: The network.
         kind: adamw, muon (AdamW for what is no convolution of several pixels) or sgd.
         lr: Peak learning rate.
-        weight_decay: See `AdamW`.
+        weight_decay: See `Rule`.
+        encoder_lr: Learning rate of the encoder, relative to `lr`; None: it is one of all.
     """
-    learning = [p for p in segmenter.parameters() if p.requires_grad]
+    named = [(name, p) for name, p in segmenter.named_parameters() if p.requires_grad]
+    if encoder_lr is None:
+        return Optimizer(_rules([p for _, p in named], kind, lr, weight_decay))
+    encoder = [p for name, p in named if name.startswith("network.encoder.")]
+    rest = [p for name, p in named if not name.startswith("network.encoder.")]
+    return Optimizer(
+        _rules(rest, kind, lr, weight_decay), _rules(encoder, kind, encoder_lr * lr, weight_decay)
+    )
+
+
+def _rules(learning: list[nn.Parameter], kind: str, lr: float, weight_decay: float) -> list[Rule]:
     matrices = [p for p in learning if p.ndim > 1]
     rest = [p for p in learning if p.ndim <= 1]
     if kind == "sgd":
-        return Optimizer([Nesterov(matrices, lr, weight_decay), Nesterov(rest, lr, 0.0)])
+        return [Nesterov(matrices, lr, weight_decay), Nesterov(rest, lr, 0.0)]
     rules: list[Rule] = [AdamW(matrices, lr, weight_decay), AdamW(rest, lr, 0.0)]
     if kind == "muon":
         wide = [p for p in matrices if p[0, 0].numel() > 1]  # not the head, nor other 1×1
@@ -229,7 +251,7 @@ def build_optimizer(segmenter: nn.Module, kind: str, lr: float, weight_decay: fl
             Muon(wide, MUON_LR * lr, weight_decay),
             AdamW(narrow, lr, weight_decay),
         ]
-    return Optimizer(rules)
+    return rules
 
 
 def move_weights(

@@ -14,12 +14,19 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from unetseg.bundle import BundleInfo, starting_network
+from unetseg.bundle import BundleInfo
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import CropRule
 from unetseg.data.facts.fingerprint import PairFacts, pooled
 from unetseg.data.facts.survey import Survey
+from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine
+from unetseg.training.fine_tuning import (
+    encoder_lr,
+    encoder_normalisation,
+    freeze,
+    starting_config,
+)
 from unetseg.unet.build import CLASSIC
 from unetseg.unet.pretrained import DEPTHS
 from unetseg.unet.segmenter import Normalisation
@@ -64,6 +71,10 @@ class Plan(BaseModel):
     batch: int
     optimizer: str = "adamw"  # as in earlier versions, which wrote none
     lr: float
+    encoder_lr: float | None = None
+    """Learning rate of the encoder, relative to `lr`; None: the same."""
+    freeze: float = 0.0
+    """Share of the training before the encoder learns."""
     oversample: float
     augment: str
     upright: bool
@@ -93,17 +104,18 @@ def read_plan(run: Path) -> Plan:
     return Plan.model_validate(content)
 
 
-def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
+def make_plan(
+    known: Survey, config: TrainConfig, machine: Machine, progress: Progress = SILENT
+) -> Plan:
     """Resolve every "auto" of `config` for this folder and this machine.
 
     Raises:
         BundleError: there is no trained U-Net to start from.
         ConfigError: it does not fit the settings or the images.
+        MachineError: weights that were asked for could not be downloaded.
     """
-    if config.training.from_ is not None:
-        network = starting_network(config.training.from_, config.network, known.bands)
-        config = config.model_copy(update={"network": network})
     training, runtime, reasons = config.training, config.runtime, dict[str, str]()
+    config = starting_config(known, config, machine, reasons, progress)
 
     def settle(name: str, asked: Any, rule: Callable[[], tuple[T, str]]) -> T:
         """What was asked for, or what the rule gives where that is "auto"."""
@@ -125,14 +137,17 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
         for asked in (training.upright, runtime.compile)
     )
     weights = None if training.class_weights == "none" else "auto"
+    every, reasons["validate_every"] = _validate_every(known, training.epochs, patch, repeats)
     return Plan(
         network=network,
         bands=known.bands,
-        normalisation=settle("normalisation", "auto", lambda: _normalisation(train, known.bands)),
+        normalisation=settle("normalisation", "auto", lambda: _normalisation(known, network)),
         patch=patch,
         batch=batch,
         optimizer=settle("optimizer", training.optimizer, lambda: _optimizer(training, network)),
-        lr=settle("lr", training.lr, lambda: _learning_rate(training, network)),
+        lr=settle("lr", training.lr, lambda: _learning_rate(training)),
+        encoder_lr=settle("encoder_lr", training.encoder_lr, lambda: encoder_lr(network)),
+        freeze=settle("freeze", training.freeze, lambda: freeze(network)),
         oversample=settle("oversample", training.oversample, lambda: _oversample(known)),
         augment=settle(
             "augment", training.augment, lambda: ("full", "the full profile suits most images")
@@ -141,11 +156,7 @@ def make_plan(known: Survey, config: TrainConfig, machine: Machine) -> Plan:
         class_weights=settle("class_weights", weights, lambda: _class_weights(known)),
         repeats=repeats,
         epochs=epochs,
-        validate_every=settle(
-            "validate_every",
-            "auto",
-            lambda: _validate_every(known, training.epochs, patch**2 * sum(repeats)),
-        ),
+        validate_every=every,
         compile=settle(
             "compile", compiled, lambda: _compile(config, epochs and epochs * steps, machine)
         ),
@@ -218,9 +229,13 @@ def _batch(network: NetworkConfig, patch: int, machine: Machine) -> tuple[int, s
     return max(2, min(BATCH[machine.device.type], fits)), reason
 
 
-def _normalisation(train: list[PairFacts], bands: int) -> tuple[Normalisation, str]:
-    """Per image where images differ more between one another than within."""
-    over = pooled([fact.image for fact in train], bands)
+def _normalisation(known: Survey, network: NetworkConfig) -> tuple[Normalisation, str]:
+    """The encoder's own; else per image where images differ more than the pixels within them."""
+    fixed = encoder_normalisation(known, network)
+    if fixed is not None:
+        return fixed
+    train = known.facts_of("train")
+    over = pooled([fact.image for fact in train], known.bands)
     std = np.maximum(over["std"], 1e-6)
     means = np.array([np.mean(fact.image.mean) for fact in train])
     within = np.mean([np.mean(fact.image.std) for fact in train])
@@ -238,13 +253,11 @@ def _optimizer(training: TrainingConfig, network: NetworkConfig) -> tuple[str, s
     return "muon", "learns more in few steps"
 
 
-def _learning_rate(training: TrainingConfig, network: NetworkConfig) -> tuple[float, str]:
+def _learning_rate(training: TrainingConfig) -> tuple[float, str]:
     if training.optimizer == "sgd":
         return 1e-2, "usual for SGD with momentum (nnU-Net)"
     if training.from_ is not None:
         return 3e-4, "trained weights move little"
-    if network.encoder and network.weights != "none":
-        return 3e-4, "pretrained weights move little"
     return 1e-3, "usual for AdamW"
 
 
@@ -278,9 +291,12 @@ def _epochs(budget: float | None, steps: int, machine: Machine) -> tuple[int | N
     return epochs, f"about {wanted} steps; use --epochs or --budget to choose"
 
 
-def _validate_every(known: Survey, epochs: int | None, epoch_pixels: int) -> tuple[int, str]:
+def _validate_every(
+    known: Survey, epochs: int | None, patch: int, repeats: tuple[int, ...]
+) -> tuple[int, str]:
     pixels = sum(fact.image.pixels for fact in known.facts_of("val"))
-    every = math.ceil(FORWARD_SHARE * pixels / (VALIDATION_SHARE * epoch_pixels))
+    epoch = patch**2 * sum(repeats)
+    every = math.ceil(FORWARD_SHARE * pixels / (VALIDATION_SHARE * epoch))
     reason = f"validation takes at most {VALIDATION_SHARE:.0%} on top"
     return max(every, math.ceil((epochs or 0) / MOST_VALIDATIONS), 1), reason
 

@@ -70,7 +70,8 @@ def open_run(
             torch.manual_seed(config.runtime.seed)
             known = survey(data, config.data, progress)
             refuse_errors(known, progress)
-            plan = tried_plan(make_plan(known, config, machine), known, config, machine)
+            plan = make_plan(known, config, machine, progress)
+            plan = tried_plan(plan, known, config, machine)
             run = TrainingRun(folder, data, config, machine, known, plan, data_hash(known))
             _describe(run)
             yield run
@@ -181,7 +182,12 @@ def flat_settings(config: TrainConfig) -> dict[str, Any]:
 
 def _describe(run: TrainingRun) -> None:
     """Write what the run was made of: settings, machine, plan and splits."""
-    settings = {k: v for k, v in flat_settings(run.config).items() if v not in (None, [], "auto")}
+    default = flat_settings(TrainConfig())
+    settings = {
+        name: value
+        for name, value in flat_settings(run.config).items()
+        if value not in (None, []) and (value, default[name]) != ("auto", "auto")
+    }
     write_text(run.folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     data = str(run.data.resolve())
     environment = {"machine": str(run.machine), "versions": versions(), "data": data}

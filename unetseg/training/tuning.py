@@ -28,6 +28,7 @@ from unetseg.progress import SILENT, Progress
 from unetseg.runtime import MEBIBYTE, Machine, synchronise, usable_cores
 from unetseg.text import duration
 from unetseg.timing import seconds_of
+from unetseg.training.fine_tuning import with_encoder
 from unetseg.training.learner import Learner, build_learner
 from unetseg.training.optimizer import restore_buffers
 from unetseg.training.plan import BATCH, Plan, bundle_info, make_plan
@@ -69,7 +70,7 @@ def tried_plan(plan: Plan, known: Survey, config: TrainConfig, machine: Machine)
     On a GPU that is the largest batch that fits; on a CPU with a budget, the width of the network
     and the augmentation, by the steps that there is time for. What was set stays as it is.
     """
-    training = config.training
+    training, config = config.training, with_encoder(config, plan.network)
     if machine.device.type == "cuda" and training.batch == "auto":
         return _fitting_batch(plan, known, config, machine)
     if machine.is_cpu and training.budget:
@@ -87,14 +88,14 @@ def _fitting_batch(plan: Plan, known: Survey, config: TrainConfig, machine: Mach
         )
     training = config.training.model_copy(update={"batch": batch})
     tried = make_plan(known, config.model_copy(update={"training": training}), machine)
-    return tried.model_copy(update={"reasons": tried.reasons | {"batch": reason}})
+    return tried.model_copy(update={"reasons": plan.reasons | tried.reasons | {"batch": reason}})
 
 
 def _fitting_budget(
     plan: Plan, known: Survey, config: TrainConfig, machine: Machine, budget: float
 ) -> Plan:
     """`plan` with the largest network that learns enough steps, and augmentation for its epochs."""
-    sizes, steps, smaller = _sizes(plan, config.network), 0.0, ""
+    sizes, steps, smaller, before = _sizes(plan, config.network), 0.0, "", plan.reasons
     for size in sizes:
         network = config.network.model_copy(update=size)
         config = config.model_copy(update={"network": network})
@@ -109,14 +110,15 @@ def _fitting_budget(
     augment = plan.augment
     if config.training.augment == "auto" and epochs < FEWEST_EPOCHS:
         augment, reasons["augment"] = "light", f"about {epochs:.1f} epochs fit in the budget"
-    return plan.model_copy(update={"augment": augment, "reasons": plan.reasons | reasons})
+    reasons = before | plan.reasons | reasons
+    return plan.model_copy(update={"augment": augment, "reasons": reasons})
 
 
 def _sizes(plan: Plan, asked: NetworkConfig) -> list[dict[str, int]]:
     """Those of `SIZES` that differ in what is not set and fits the crops, as settings."""
     unset: list[str] = [name for name in ("depth", "width") if name in plan.reasons]
     if asked.encoder or asked.widths:
-        unset.remove("depth")  # follows from them
+        unset = [name for name in unset if name != "depth"]  # it follows from them
     sizes: list[dict[str, int]] = []
     for depth, width in SIZES:
         both = {"depth": min(depth, int(plan.network.depth)), "width": width}
@@ -182,9 +184,7 @@ def _trial(
     plan: Plan, known: Survey, config: TrainConfig, machine: Machine
 ) -> tuple[Learner, Sample]:
     """A learner with fresh weights, and random crops for a step of `plan`."""
-    network = plan.network.model_copy(update={"weights": "none"})
-    info = bundle_info(plan, known, data_hash="").model_copy(update={"network": network})
-    learner = build_learner(info, plan, config, machine)
+    learner = build_learner(bundle_info(plan, known, data_hash="").fresh, plan, config, machine)
     learner.segmenter.train()
     crops = plan.batch * config.training.accumulate
     return learner, random_crops(crops, plan, learner.segmenter.classes)

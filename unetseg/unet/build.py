@@ -146,6 +146,7 @@ def _problems(config: NetworkConfig, bands: int, classes: int) -> list[str]:
             not encoder and min(widths, default=1) < 1,
             f"widths is {widths}: every level has at least 1 channel",
         ),
+        (encoder == "auto", "encoder is 'auto': a name, for example --encoder resnet18"),
         (
             encoder and depth not in DEPTHS,
             f"depth is {depth}: an encoder has a depth of 3, 4 or 5",

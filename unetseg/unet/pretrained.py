@@ -3,17 +3,13 @@
 Its shallowest feature is the image itself, so that the decoder ends at full resolution.
 """
 
-import difflib
-import pickle
-import struct
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unetseg.errors import BundleError, ConfigError, MachineError
+from unetseg.errors import BundleError, ConfigError
+from unetseg.unet.weights import read_weights, smp_encoder, weights_file
 
 DEPTH = 5
 """Times an smp encoder halves the resolution when nothing else is asked for."""
@@ -23,11 +19,6 @@ DECODER_WIDTHS = (16, 32, 64, 128, 256)
 """Channels of the decoder's levels, full resolution first (smp's Unet)."""
 
 _HEADS = ("fc.", "_fc.", "classifier.", "head.", "last_linear.", "linear.")
-# what torch.load and its unpickler raise on bytes that are no weights
-_DAMAGE = (
-    *(OSError, RuntimeError, EOFError, pickle.UnpicklingError, struct.error),
-    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
-)
 _PROBE = 64  # pixels: the smallest square that five halvings leave 2×2 of
 
 
@@ -70,78 +61,28 @@ def pretrained_encoder(name: str, bands: int, depth: int, weights: str) -> Pretr
         name: Name in smp's own table, for example resnet34.
         bands: Channels of the image.
         depth: Times the resolution is halved, 3 to 5.
-        weights: "imagenet" (downloads), "none" (touches no network) or a local .safetensors or
-            .pth state dict.
+        weights: "imagenet" (smp's: from the cache, or downloaded), "none" (touches no network) or a
+            local .safetensors or .pth state dict.
 
     Raises:
         ConfigError: smp has no such encoder or weights, or it does not take these bands.
         MachineError: smp is not installed, or the download failed.
-        BundleError: the local file is damaged or belongs to another encoder.
+        BundleError: the weights are damaged or belong to another encoder.
     """
-    try:
-        from segmentation_models_pytorch import encoders
-    except ImportError as error:
-        summary = "an encoder needs segmentation-models-pytorch, which is not installed"
-        raise MachineError(summary, fix="pip install segmentation-models-pytorch") from error
-    table = encoders.encoders
-    if name not in table:
-        nearest = difflib.get_close_matches(name.lower(), table, n=5, cutoff=0.4)
-        names = nearest or ["resnet34", "efficientnet-b0", "mobilenet_v2"]
-        summary = f"there is no encoder {name!r}; the nearest names:"
-        raise ConfigError(summary, names, fix=f"Choose one, for example --encoder {names[0]}")
-    if weights == "imagenet":
-        return PretrainedEncoder(_downloaded(encoders, name, bands, depth), bands)
-    state = None if weights == "none" else _read_state(weights)
-    body = encoders.get_encoder(name, in_channels=3, depth=depth, weights=None)
-    if state is None:
+    smp_encoder(name)
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    body: nn.Module = get_encoder(name, in_channels=3, depth=depth, weights=None)
+    if weights == "none":
         _set_bands(body, name, bands, pretrained=False)
     else:
-        _load(body, name, state, bands=bands, source=weights)
+        state = read_weights(weights_file(name, weights))
+        if weights == "imagenet":
+            body.load_state_dict(state)  # smp's own: in some encoders it renames what the hub has
+            _set_bands(body, name, bands, pretrained=True)
+        else:
+            _load(body, name, state, bands=bands, source=weights)
     return PretrainedEncoder(body, bands)
-
-
-def _downloaded(encoders: Any, name: str, bands: int, depth: int) -> nn.Module:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # its bases: OSError and the error of the HTTP client, which differs between versions
-    failures: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
-    offered = encoders.encoders[name]["pretrained_settings"]
-    if "imagenet" not in offered:
-        summary = f"smp has no weights 'imagenet' for {name}, only {', '.join(offered) or 'none'}"
-        raise ConfigError(summary, fix="Use --weights none or a local file.")
-    try:
-        body = encoders.get_encoder(name, in_channels=3, depth=depth, weights="imagenet")
-    except failures as error:
-        summary = f"the ImageNet weights of {name} could not be downloaded"
-        fix = "Use --weights none, or --weights FILE with a local .safetensors or .pth file."
-        raise MachineError(summary, [str(error).split("\n", 1)[0]], fix=fix) from error
-    _set_bands(body, name, bands, pretrained=True)
-    assert isinstance(body, nn.Module)
-    return body
-
-
-def _read_state(weights: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = Path(weights)
-    if path.suffix not in {".safetensors", ".pth", ".pt"} or not path.is_file():
-        summary = f"--weights {weights} is neither imagenet, none nor a .safetensors or .pth file"
-        raise ConfigError(summary, fix="Check the path, or use --weights none.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (*_DAMAGE, SafetensorError) as error:
-        raise BundleError(
-            f"{path} cannot be read as weights",
-            [str(error).split("\n", 1)[0]],
-            fix="Give a state dict: a file of named tensors and nothing else.",
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        fix = "Save it again with torch.save(encoder.state_dict(), FILE)."
-        raise BundleError(f"{path} holds no state dict (names → tensors)", fix=fix)
-    return dict(state)
 
 
 def _load(body: nn.Module, name: str, state: dict[str, Tensor], *, bands: int, source: str) -> None:
