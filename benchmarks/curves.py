@@ -30,7 +30,6 @@ from unetseg.progress import SILENT
 from unetseg.training.fit import Trainer
 from unetseg.training.plan import bundle_info
 from unetseg.training.run import TrainingRun, open_run
-from unetseg.training.schedule import learning_rate_factor
 from unetseg.unet.segmenter import Segmenter
 
 NETWORK = "base16"
@@ -78,6 +77,7 @@ def _opened(data: Path, folder: Path, steps: int, device: str, precision: str) -
     crops = round(SIDE**2 / PATCH**2) * round(0.8 * PAIRS)
     epochs = max(1, round(steps * BATCH / crops))
     training = {"patch": PATCH, "batch": BATCH, "epochs": epochs, "upright": "no"}
+    training["optimizer"] = "adamw"  # as the plain scripts
     config = TrainConfig.model_validate(
         {
             "network": NETWORKS[NETWORK],
@@ -97,11 +97,8 @@ def train_ours(run: TrainingRun) -> Learned:
     for batch in crop_loader(trainer.crops, trainer.order, 0):
         image = trainer.segmenter.normalise(batch.image.to(run.machine.device))
         learned.batches.append((image.detach().cpu().contiguous(), batch.mask.long()))
-        factor = learning_rate_factor(
-            trainer.clock.fraction, trainer.config.schedule, trainer.config.warmup
-        )
-        learned.losses.append(float(trainer.learner.step(batch, trainer.step, factor)))
-        learned.rates.append(trainer.learner.optimizer.rate)
+        learned.rates.append(trainer.plan.lr * trainer.factor)
+        learned.losses.append(float(trainer.learner.step(batch, trainer.step, trainer.factor)))
         trainer.step += 1
         trainer.clock.step_done(trainer.step)
         if trainer.clock.over:

@@ -66,6 +66,7 @@ def train_ours(network: str, data: str, device: str, folder: str, workers: str =
     from unetseg.training.fit import train
 
     training = {"patch": 256, "batch": 8, "augment": "full", "upright": "no", "epochs": EPOCHS}
+    training["optimizer"] = "adamw"  # as the plain scripts
     runtime = {"device": device} | ({"workers": int(workers)} if workers else {})
     config = TrainConfig.model_validate(
         {"network": NETWORKS[network], "training": training, "runtime": runtime}

@@ -191,10 +191,10 @@ class TrainingConfig(Settings):
     patch: Annotated[int, Field(ge=16)] | Auto = "auto"
     """Side of the square training crops, pixels."""
     optimizer: Literal["auto", "adamw", "muon", "sgd"] = "auto"
-    """AdamW; Muon for convolutions and AdamW for the rest; SGD with Nesterov momentum 0.99. auto:
-    muon, and adamw for trained weights."""
+    """adamw; muon: Muon for convolutions larger than 1×1, AdamW for the rest; sgd: with Nesterov
+    momentum 0.99. auto: muon, and adamw for trained weights."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Weight decay; norms and biases are left out."""
+    """Weight decay, over the learning rate (Muon's is 20 times --lr); not of norms and biases."""
     schedule: Literal["poly", "cosine"] = "poly"
     """How the learning rate falls to zero: (1 − t)^0.9, or half a cosine."""
     warmup: Fraction = 0.03

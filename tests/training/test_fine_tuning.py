@@ -86,6 +86,7 @@ def test_weights_in_the_cache_are_taken(known: Survey, cache: Path) -> None:
     fill_hub_cache(cache)
     plan = make_plan(known, settings(AUTO), CPU)
     assert (plan.network.encoder, plan.network.weights) == ("resnet18", "imagenet")
+    assert plan.optimizer == "adamw"
     assert (plan.lr, plan.encoder_lr, plan.freeze) == (1e-3, 0.1, 0.1)
     assert plan.normalisation.mean == pytest.approx([255 * mean for mean in INCEPTION["mean"]])
     assert plan.normalisation.std == pytest.approx([255 * std for std in INCEPTION["std"]])

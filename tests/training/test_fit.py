@@ -291,7 +291,7 @@ def test_a_budget_is_kept_and_ends_with_a_validated_model(data: Path, tmp_path: 
 @pytest.mark.parametrize(
     "change",
     [
-        {"loss": "ce"},
+        {"loss": "ce", "optimizer": "adamw"},
         {"loss": "dice", "optimizer": "sgd"},
         {"schedule": "cosine", "accumulate": 2, "ema": False},
         {"patience": 1, "augment": "none"},

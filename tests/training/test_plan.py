@@ -1,5 +1,7 @@
 """The plan follows its rules, keeps what was set, and gives a reason for each choice."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,58 @@ def test_the_crop_is_the_median_image_and_fits_the_network(cells: Survey) -> Non
     assert made.patch == 96
     assert isinstance(made.network.depth, int)
     assert made.patch / 2**made.network.depth >= 8
+
+
+def of_side(known: Survey, side: int) -> Survey:
+    """The same, as if all images were squares of so many pixels."""
+    facts = {
+        name: fact.model_copy(
+            update={"image": fact.image.model_copy(update={"shape": (side, side)})}
+        )
+        for name, fact in known.facts.items()
+    }
+    return replace(known, facts=facts)
+
+
+@pytest.mark.parametrize(
+    ("side", "network", "patch"),
+    [
+        (64, {}, 64),
+        (256, {}, 128),
+        (1000, {}, 224),  # a fifth
+        (5000, {}, 256),
+        (256, {"scale": 0.5}, 256),  # seen at 128
+        (5000, {"scale": 0.5}, 512),
+        (512, {"depth": 5}, 256),  # the bottom keeps 8 pixels
+        (512, {"encoder": "resnet18"}, 256),
+        (512, {"widths": (4, 8, 16)}, 128),
+        (512, {"preset": "classic"}, 256),
+    ],
+)
+def test_crops_on_a_cpu_are_small(
+    cells: Survey,
+    monkeypatch: pytest.MonkeyPatch,
+    side: int,
+    network: dict[str, object],
+    patch: int,
+) -> None:
+    monkeypatch.setattr(Machine, "free_memory", lambda self: 10**10)
+    config = TrainConfig(network=NetworkConfig.model_validate(network))
+    known = of_side(cells, side)
+    made = make_plan(known, config, CPU)
+    assert made.patch == patch
+    assert ("small crops teach more" in made.reasons["patch"]) == (
+        patch < min(side, 256 / config.network.scale)
+    )
+    card = Machine(torch.device("cuda"), torch.bfloat16, "card")
+    card_patch = make_plan(known, config, card).patch
+    assert card_patch == min(32 * math.ceil(side / 32), round(512 / config.network.scale))
+
+
+def test_fresh_weights_are_moved_by_muon_and_trained_ones_by_adam(cells: Survey) -> None:
+    assert plan(cells).optimizer == "muon"
+    assert "20 times" in plan(cells).reasons["lr"]
+    assert plan(cells, optimizer="sgd").lr == 1e-2
 
 
 def test_an_epoch_covers_every_image(cells: Survey) -> None:

@@ -164,9 +164,24 @@ def test_a_budget_gets_the_largest_network_that_it_has_steps_for(
     plan = tried_plan(make_plan(cells, config, BF16), cells, config, BF16)
     assert (plan.network.depth, plan.network.width) == (depth, width)
     assert tried == list(tuning.SIZES[: len(tried)])
-    encoder = config.model_copy(update={"network": NetworkConfig(encoder="resnet18")})
-    plan = make_plan(cells, encoder, BF16)
-    assert tried_plan(plan, cells, encoder, BF16).network == plan.network
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        NetworkConfig(encoder="resnet18"),
+        NetworkConfig(encoder="resnet18", depth=4),
+        NetworkConfig(widths=(4, 8), depth=1),
+        NetworkConfig(preset="classic"),
+    ],
+)
+def test_a_budget_leaves_a_network_that_is_set(
+    cells: Survey, monkeypatch: pytest.MonkeyPatch, network: NetworkConfig
+) -> None:
+    monkeypatch.setattr(tuning, "step_seconds", lambda *_: 1.0)
+    config = TrainConfig(network=network, training=TrainingConfig(budget=60.0))
+    plan = make_plan(cells, config, BF16)
+    assert tried_plan(plan, cells, config, BF16).network == plan.network
 
 
 def test_masks_are_looked_at_once_for_all_plans(

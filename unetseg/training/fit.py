@@ -135,6 +135,11 @@ class Trainer:
         """The network that learns."""
         return self.learner.segmenter
 
+    @property
+    def factor(self) -> float:
+        """The learning rate now, relative to its peak."""
+        return learning_rate_factor(self.clock.fraction, self.config.schedule, self.config.warmup)
+
     # ---------------------------------------------------------------- the loop
 
     def fit(self, stop: StopRequest) -> None:
@@ -145,10 +150,8 @@ class Trainer:
         self._announce()
         every = self.plan.validate_every * self.order.steps_per_epoch
         for batch in self._batches():
-            done = self.clock.fraction
-            factor = learning_rate_factor(done, self.config.schedule, self.config.warmup)
-            self.learner.optimizer.frozen = done < self.plan.freeze
-            loss = self.learner.step(batch, self.step, factor)  # may still be being computed
+            self.learner.optimizer.frozen = self.clock.fraction < self.plan.freeze
+            loss = self.learner.step(batch, self.step, self.factor)  # may still be being computed
             self.losses.add(loss)
             self.step += 1
             self.clock.step_done(self.step)
@@ -294,7 +297,7 @@ class Trainer:
             "epoch": round(self.step / self.order.steps_per_epoch, 3),
             "step": self.step,
             "seconds": round(self.clock.elapsed, 2),
-            "lr": self.learner.optimizer.rate,
+            "lr": self.plan.lr * self.factor,
             "train_loss": train_loss,
             "val_dice": scores.foreground_dice,
             "val_iou": scores.foreground_iou,

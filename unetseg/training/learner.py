@@ -146,7 +146,12 @@ def build_learner(info: BundleInfo, plan: Plan, config: TrainConfig, machine: Ma
     training = config.training
     encoder_lr = 1.0 if plan.freeze and plan.encoder_lr is None else plan.encoder_lr
     optimizer = build_optimizer(
-        segmenter, plan.optimizer, plan.lr, training.weight_decay, encoder_lr
+        segmenter,
+        plan.optimizer,
+        plan.lr,
+        training.weight_decay,
+        encoder_lr,
+        torch.bfloat16 if machine.dtype == torch.bfloat16 else torch.float32,
     )
     learner = Learner(segmenter, loss, optimizer, training, machine)
     if config.runtime.checkpointing:

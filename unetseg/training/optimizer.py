@@ -21,8 +21,8 @@ FUSED = {"cpu", "cuda"}
 """Devices whose fused rules divide by `grad_scale`, and rest where `found_inf` is 1."""
 MUON_LR = 20.0
 """Learning rate of Muon relative to AdamW's: both then change weights by about 1% in a step."""
-NEWTON_SCHULZ = 5
-"""Iterations that make Muon's directions equally long."""
+NEWTON_SCHULZ = (2, 3)
+"""Iterations that make Muon's directions equally long, before and after beginning anew."""
 
 
 # ------------------------------------------------------------------ rules
@@ -34,7 +34,8 @@ class Rule(ABC):
     Args:
         parameters: What it moves.
         lr: Peak learning rate.
-        weight_decay: Share of a weight that a step takes away, times the learning rate.
+        weight_decay: Share of a weight that a step takes away, over the learning rate; Nesterov
+            momentum has it in the gradient.
 
     Attributes:
         moments: What it remembers: lists of a tensor for each parameter, changed in place.
@@ -120,7 +121,19 @@ class Muon(Rule):
 
     A weight of any shape counts as the matrix of its first axis by all others, and every direction
     of that matrix moves equally far: kellerjordan.github.io/posts/muon, arXiv 2502.16982.
+
+    Args:
+        parameters: See `Rule`, as the next two.
+        lr: Peak learning rate.
+        weight_decay: Share of a weight that a step takes away, over the learning rate.
+        dtype: What directions are computed in.
     """
+
+    def __init__(
+        self, parameters: Sequence[Tensor], lr: float, weight_decay: float, dtype: torch.dtype
+    ) -> None:
+        super().__init__(parameters, lr, weight_decay)
+        self.dtype = dtype
 
     def move(self, factor: float, divisor: Tensor | None, skip: Tensor | None) -> None:
         """One step; see `Rule.move`."""
@@ -131,26 +144,32 @@ class Muon(Rule):
         for weight, slope, mean in zip(weights, slopes, means, strict=True):
             mean.lerp_(slope, 0.05 * taken)
             matrix = slope.lerp(mean, 0.95).flatten(1)
-            tall = max(1.0, len(matrix) / matrix[0].numel()) ** 0.5
-            direction = orthogonal(matrix).view_as(weight) * tall + self.weight_decay * weight
+            tall = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+            direction = orthogonal(matrix, self.dtype).view_as(weight) * tall
+            direction = direction + self.weight_decay * weight
             weight.sub_(direction * (self.lr * factor * taken))
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonal(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """U·Vᵀ of the singular value decomposition, roughly: singular values of 0.7–1.2.
 
-    Newton–Schulz iterations of the fifth degree. They run on the small matrix of inner products,
-    of which the iterations are polynomials: a third of the arithmetic of iterating on the whole.
+    Five Newton–Schulz iterations of the fifth degree, computed in `dtype`. They run on the small
+    matrix of inner products, of which they are polynomials, and once begin anew with the result,
+    because rounding errors of that matrix grow from iteration to iteration.
     """
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / (wide.norm() + 1e-7)
-    gram = wide @ wide.T
-    product = unit = torch.eye(len(gram), device=gram.device)
-    for _ in range(NEWTON_SCHULZ):
-        factor = 3.4445 * unit - 4.7750 * gram + 2.0315 * gram @ gram
-        gram, product = factor @ gram @ factor, factor @ product
-    result: Tensor = product @ wide
-    return result if matrix.shape[0] <= matrix.shape[1] else result.T
+    is_wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if is_wide else matrix.T
+    x = (x / (x.norm() + 1e-7)).to(dtype)
+    unit = torch.eye(len(x), dtype=dtype, device=x.device)
+    for iterations in NEWTON_SCHULZ:
+        gram, product = x @ x.T, unit
+        for left in reversed(range(iterations)):
+            factor = 3.4445 * unit - 4.7750 * gram + 2.0315 * gram @ gram
+            product = factor @ product
+            if left:
+                gram = factor @ gram @ factor
+        x = product @ x
+    return (x if is_wide else x.T).to(matrix.dtype)
 
 
 class Optimizer:
@@ -162,14 +181,12 @@ class Optimizer:
 
     Attributes:
         frozen: Whether the encoder rests; its moments go on.
-        rate: Learning rate of the latest step, that of the last rule.
     """
 
     def __init__(self, rules: Iterable[Rule], encoder: Iterable[Rule] = ()) -> None:
         self.encoder = list(encoder)
         self.rules = [*self.encoder, *rules]
         self.frozen = False
-        self.rate = 0.0
 
     @property
     def param_groups(self) -> list[dict[str, list[Tensor]]]:
@@ -184,7 +201,6 @@ class Optimizer:
         for rule in self.rules:
             rests = self.frozen and rule in self.encoder
             rule.move(0.0 if rests else factor, divisor, skip)
-            self.rate = rule.lr * factor
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -218,38 +234,45 @@ def build_optimizer(
     lr: float,
     weight_decay: float,
     encoder_lr: float | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Optimizer:
     """The rules for all parameters that learn; norms and biases are not decayed.
 
     Args:
         segmenter: The network.
-        kind: adamw, muon (AdamW for what is no convolution of several pixels) or sgd.
+        kind: adamw; muon (AdamW for all but convolutions larger than 1×1); or sgd.
         lr: Peak learning rate.
         weight_decay: See `Rule`.
         encoder_lr: Learning rate of the encoder, relative to `lr`; None: it is one of all.
+        dtype: What Muon's directions are computed in.
     """
     named = [(name, p) for name, p in segmenter.named_parameters() if p.requires_grad]
     if encoder_lr is None:
-        return Optimizer(_rules([p for _, p in named], kind, lr, weight_decay))
+        return Optimizer(_rules([p for _, p in named], kind, lr, weight_decay, dtype))
     encoder = [p for name, p in named if name.startswith("network.encoder.")]
     rest = [p for name, p in named if not name.startswith("network.encoder.")]
     return Optimizer(
-        _rules(rest, kind, lr, weight_decay), _rules(encoder, kind, encoder_lr * lr, weight_decay)
+        _rules(rest, kind, lr, weight_decay, dtype),
+        _rules(encoder, kind, encoder_lr * lr, weight_decay, dtype),
     )
 
 
-def _rules(learning: list[nn.Parameter], kind: str, lr: float, weight_decay: float) -> list[Rule]:
+def _rules(
+    learning: list[nn.Parameter], kind: str, lr: float, weight_decay: float, dtype: torch.dtype
+) -> list[Rule]:
     matrices = [p for p in learning if p.ndim > 1]
     rest = [p for p in learning if p.ndim <= 1]
     if kind == "sgd":
         return [Nesterov(matrices, lr, weight_decay), Nesterov(rest, lr, 0.0)]
     rules: list[Rule] = [AdamW(matrices, lr, weight_decay), AdamW(rest, lr, 0.0)]
     if kind == "muon":
-        wide = [p for p in matrices if p[0, 0].numel() > 1]  # not the head, nor other 1×1
-        narrow = [p for p in matrices if p[0, 0].numel() == 1]
+        # Not the head, nor other 1×1, nor kernels that each see one channel.
+        spatial = [p for p in matrices if p.ndim == 4 and p.shape[1] > 1 and p[0, 0].numel() > 1]
+        chosen = set(map(id, spatial))
+        others = [p for p in matrices if id(p) not in chosen]
         rules[:1] = [
-            Muon(wide, MUON_LR * lr, weight_decay),
-            AdamW(narrow, lr, weight_decay),
+            Muon(spatial, MUON_LR * lr, weight_decay, dtype),
+            AdamW(others, lr, weight_decay),
         ]
     return rules
 

@@ -27,6 +27,7 @@ from unetseg.training.fine_tuning import (
     freeze,
     starting_config,
 )
+from unetseg.training.optimizer import MUON_LR
 from unetseg.unet.build import CLASSIC
 from unetseg.unet.pretrained import DEPTHS
 from unetseg.unet.segmenter import Normalisation
@@ -35,8 +36,9 @@ T = TypeVar("T")
 
 LARGEST_PATCH = {"cpu": 256, "cuda": 512, "mps": 384}
 SMALL_PATCH = 128, 5
-"""Side of the crops on a CPU, pixels, and how many of them a shorter side is at most: many small
-crops teach more than a few large ones, measured in docs/accuracy.md."""
+"""Side of the crops on a CPU, pixels: many small ones teach more than a few large ones (measured,
+docs/accuracy.md); and how many of them a shorter side is at most (a judgement: large images show
+large things)."""
 BATCH = {"cpu": 8, "cuda": 16, "mps": 8}
 WIDTH = {"cpu": 32, "cuda": 64, "mps": 32}
 SMALLEST_BOTTOM = 8
@@ -123,7 +125,7 @@ def make_plan(
         return value
 
     train = known.facts_of("train")
-    patch = settle("patch", training.patch, lambda: _patch(train, config.network.scale, machine))
+    patch = settle("patch", training.patch, lambda: _patch(train, config.network, machine))
     network = _network(config.network, patch, machine, reasons)
     batch = settle("batch", training.batch, lambda: _batch(network, patch, machine))
     repeats = tuple(max(1, round(fact.image.pixels / patch**2)) for fact in train)
@@ -137,15 +139,15 @@ def make_plan(
         for asked in (training.upright, runtime.compile)
     )
     weights = None if training.class_weights == "none" else "auto"
-    every, reasons["validate_every"] = _validate_every(known, training.epochs, patch, repeats)
+    optimizer = settle("optimizer", training.optimizer, lambda: _optimizer(training, network))
     return Plan(
         network=network,
         bands=known.bands,
         normalisation=settle("normalisation", "auto", lambda: _normalisation(known, network)),
         patch=patch,
         batch=batch,
-        optimizer=settle("optimizer", training.optimizer, lambda: _optimizer(training, network)),
-        lr=settle("lr", training.lr, lambda: _learning_rate(training)),
+        optimizer=optimizer,
+        lr=settle("lr", training.lr, lambda: _learning_rate(training, optimizer)),
         encoder_lr=settle("encoder_lr", training.encoder_lr, lambda: encoder_lr(network)),
         freeze=settle("freeze", training.freeze, lambda: freeze(network)),
         oversample=settle("oversample", training.oversample, lambda: _oversample(known)),
@@ -156,7 +158,11 @@ def make_plan(
         class_weights=settle("class_weights", weights, lambda: _class_weights(known)),
         repeats=repeats,
         epochs=epochs,
-        validate_every=every,
+        validate_every=settle(
+            "validate_every",
+            "auto",
+            lambda: _validate_every(known, training.epochs, patch, repeats),
+        ),
         compile=settle(
             "compile", compiled, lambda: _compile(config, epochs and epochs * steps, machine)
         ),
@@ -185,14 +191,27 @@ def bundle_info(plan: Plan, known: Survey, data_hash: str) -> BundleInfo:
     )
 
 
-def _patch(train: list[PairFacts], scale: float, machine: Machine) -> tuple[int, str]:
+def _patch(train: list[PairFacts], network: NetworkConfig, machine: Machine) -> tuple[int, str]:
     kind, side = machine.device.type, median(min(fact.image.shape) for fact in train)
-    largest = round(LARGEST_PATCH[kind] / scale)
-    small, parts = SMALL_PATCH
-    wanted = min(side, max(side / parts, small / scale)) if machine.is_cpu else side
+    largest = round(LARGEST_PATCH[kind] / network.scale)
+    wanted, why = side, f"at most {largest} on {kind}"
+    if machine.is_cpu and network.preset != "classic":  # whose margins would be most of a crop
+        small, parts = SMALL_PATCH
+        bottom = SMALLEST_BOTTOM * 2 ** _halvings(network)
+        enough = max(side / parts, max(small, bottom) / network.scale)
+        if enough < min(side, largest):
+            wanted, why = enough, "of which many small crops teach more"
     patch = max(32, min(largest, 32 * math.ceil(wanted / 32)))
-    part = f", of which {patch} teach more" if wanted < side else f", at most {largest} on {kind}"
-    return patch, f"median shorter side is {side:g}{part}"
+    return patch, f"median shorter side is {side:g}, {why}"
+
+
+def _halvings(network: NetworkConfig) -> int:
+    """How often a network that is set, or that of an encoder, halves the resolution; else 0."""
+    if network.widths:
+        return len(network.widths) - 1
+    if network.depth == "auto":
+        return max(DEPTHS) if network.encoder else 0
+    return network.depth
 
 
 def _network(
@@ -250,15 +269,16 @@ def _normalisation(known: Survey, network: NetworkConfig) -> tuple[Normalisation
 def _optimizer(training: TrainingConfig, network: NetworkConfig) -> tuple[str, str]:
     if training.from_ is not None or (network.encoder and network.weights != "none"):
         return "adamw", "trained weights move little"
-    return "muon", "learns more in few steps"
+    return "muon", "learns more in as many steps (measured)"
 
 
-def _learning_rate(training: TrainingConfig) -> tuple[float, str]:
-    if training.optimizer == "sgd":
+def _learning_rate(training: TrainingConfig, optimizer: str) -> tuple[float, str]:
+    if optimizer == "sgd":
         return 1e-2, "usual for SGD with momentum (nnU-Net)"
     if training.from_ is not None:
         return 3e-4, "trained weights move little"
-    return 1e-3, "usual for AdamW"
+    muon = f"; that of Muon is {MUON_LR:g} times it" if optimizer == "muon" else ""
+    return 1e-3, f"usual for AdamW{muon}"
 
 
 def _oversample(known: Survey) -> tuple[float, str]:

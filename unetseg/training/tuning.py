@@ -1,4 +1,4 @@
-"""What is measured before it is chosen: batch, width, whether the step compiles, who loads crops.
+"""What is measured before it is chosen: batch, network, whether the step compiles, who loads crops.
 
 A trial of a step leaves no trace: neither in weights and buffers, nor in the state of random
 numbers, nor in the memory of the device.
@@ -61,14 +61,14 @@ SPARE = 1.5
 MOST_WORKERS = 16
 
 
-# ------------------------------------------------------------------ batch, width, compiling
+# ------------------------------------------------------------------ batch, size, compiling
 
 
 def tried_plan(plan: Plan, known: Survey, config: TrainConfig, machine: Machine) -> Plan:
     """`plan`, with what a trial of training steps tells of its open settings.
 
-    On a GPU that is the largest batch that fits; on a CPU with a budget, the width of the network
-    and the augmentation, by the steps that there is time for. What was set stays as it is.
+    On a GPU that is the largest batch that fits; on a CPU with a budget, depth and width of the
+    network and the augmentation, by the steps that there is time for. What was set stays as it is.
     """
     training, config = config.training, with_encoder(config, plan.network)
     if machine.device.type == "cuda" and training.batch == "auto":

@@ -26,7 +26,7 @@ from unetseg.progress import SILENT, Progress
 from unetseg.storage import write_bytes
 from unetseg.text import plural, printable
 
-CACHE_VERSION = "6"
+CACHE_VERSION = "7"
 NO_NUMBERS = "NaN or infinite pixels"
 KIND_FIX = "Convert these images, or train on them apart."
 
