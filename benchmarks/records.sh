@@ -52,7 +52,9 @@ run=$OUT/$name
 if [[ $name == drive* ]]; then # what is scored is inside the field of view
     if [[ ! -d $OUT/$name-data ]]; then
         mkdir -p "$OUT"
-        "$PYTHON" -m benchmarks.fields_of_view "$DATA" "$OUT/$name-data"
+        rm -rf "$OUT/$name-data.part"
+        "$PYTHON" -m benchmarks.fields_of_view "$DATA" "$OUT/$name-data.part"
+        mv "$OUT/$name-data.part" "$OUT/$name-data"
     fi
     DATA=$OUT/$name-data
 fi
