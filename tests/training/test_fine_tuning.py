@@ -206,7 +206,8 @@ def test_the_encoder_rests_and_then_learns_at_a_tenth(
         step(optimizer, *given)
         rules = dict(zip(optimizer.rules, moved, strict=True))
         (encoder,) = {rules[rule] for rule in optimizer.encoder}
-        rates.append((optimizer.rate, encoder))
+        (decoder,) = {rate for rule, rate in rules.items() if rule not in optimizer.encoder}
+        rates.append((decoder, encoder))
 
     monkeypatch.setattr(Optimizer, "step", note)
     network = NetworkConfig(encoder=SMALL, weights=str(local / "w.pth"))
