@@ -169,7 +169,8 @@ def orthogonal(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
             if left:
                 gram = factor @ gram @ factor
         x = product @ x
-    return (x if is_wide else x.T).to(matrix.dtype)
+    result: Tensor = (x if is_wide else x.T).to(matrix.dtype)
+    return result
 
 
 class Optimizer:
