@@ -134,10 +134,7 @@ def make_plan(
     epochs = settle(
         "epochs", training.epochs or "auto", lambda: _epochs(training.budget, steps, machine)
     )
-    upright, compiled = (
-        asked if asked == "auto" else asked == "yes"
-        for asked in (training.upright, runtime.compile)
-    )
+    upright, compiled = map(_switch, (training.upright, runtime.compile))
     weights = None if training.class_weights == "none" else "auto"
     optimizer = settle("optimizer", training.optimizer, lambda: _optimizer(training, network))
     return Plan(
@@ -151,9 +148,7 @@ def make_plan(
         encoder_lr=settle("encoder_lr", training.encoder_lr, lambda: encoder_lr(network)),
         freeze=settle("freeze", training.freeze, lambda: freeze(network)),
         oversample=settle("oversample", training.oversample, lambda: _oversample(known)),
-        augment=settle(
-            "augment", training.augment, lambda: ("full", "the full profile suits most images")
-        ),
+        augment=settle("augment", training.augment, lambda: ("full", "suits most images")),
         upright=settle("upright", upright, lambda: _upright(known)),
         class_weights=settle("class_weights", weights, lambda: _class_weights(known)),
         repeats=repeats,
@@ -189,6 +184,11 @@ def bundle_info(plan: Plan, known: Survey, data_hash: str) -> BundleInfo:
         overlap=plan.overlap,
         data_hash=data_hash,
     )
+
+
+def _switch(asked: str) -> str | bool:
+    """Whether "yes" was asked for; "auto" stays as it is."""
+    return asked if asked == "auto" else asked == "yes"
 
 
 def _patch(train: list[PairFacts], network: NetworkConfig, machine: Machine) -> tuple[int, str]:
