@@ -277,7 +277,7 @@ def _learning_rate(training: TrainingConfig, optimizer: str) -> tuple[float, str
         return 1e-2, "usual for SGD with momentum (nnU-Net)"
     if training.from_ is not None:
         return 3e-4, "trained weights move little"
-    muon = f"; that of Muon is {MUON_LR:g} times it" if optimizer == "muon" else ""
+    muon = f"; Muon's is {MUON_LR:g} times that" if optimizer == "muon" else ""
     return 1e-3, f"usual for AdamW{muon}"
 
 
