@@ -1,6 +1,7 @@
 """Rasters: a window is what the whole image shows there, and costs no more than the window."""
 
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import os
@@ -527,6 +528,21 @@ def test_flipped_bytes_raise_nothing_but_answers(tmp_path: Path) -> None:
         for open_it in (ImageFile, MaskFile):
             with contextlib.suppress(ImageError, MaskError), open_it(path) as raster:
                 raster.read(0, 0, min(20, raster.height), min(20, raster.width))
+
+
+def test_a_damaged_mask_whose_white_is_zero_is_a_mask_error_and_closed(tmp_path: Path) -> None:
+    """Its pixels are looked at while it is opened."""
+    path = tmp_path / "a.tif"
+    settings: dict[str, Any] = {"compression": "zlib", "photometric": "miniswhite"}
+    tifffile.imwrite(path, noise("uint8", 40, 40), **settings)
+    with tifffile.TiffFile(path) as file:
+        start = file.pages.first.dataoffsets[0]
+    content = bytearray(path.read_bytes())
+    content[start : start + 20] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(MaskError, match="cannot be read"):
+        MaskFile(path)
+    gc.collect()  # warns, an error here, of a file that was left open
 
 
 # Processes and threads

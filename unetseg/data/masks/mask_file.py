@@ -76,7 +76,8 @@ class MaskFile:
         self._factor = 1.0  # what the sides of the stored mask are multiplied with
         if self.is_windowed:
             try:
-                self._header = self._kind_of_windows()
+                with _as_mask_error():
+                    self._header = self._kind_of_windows()
             except MaskError:
                 self.close()
                 raise
