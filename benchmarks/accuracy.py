@@ -1,6 +1,6 @@
 """Score against time: recipes of `unetseg train`, and peers, each with the same minutes.
 
-    python -m benchmarks.accuracy DATA --sets dsb2018,camvid --recipe default --recipe width16 \
+    python -m benchmarks.accuracy DATA --sets dsb2018,camvid --recipe before --recipe default \
         --budget 4m --seeds 2
     python -m benchmarks.accuracy DATA --recipe default --recipe "mine=--width 24 --augment light"
 
@@ -36,11 +36,11 @@ from unetseg.storage import write_text
 
 RECIPES = {
     "default": "",
+    "before": "--width 32 --depth 4 --augment full --optimizer adamw --patch 256",
+    "adamw": "--optimizer adamw",
     "full": "--augment full",
     "light": "--augment light",
     **{f"width{width}": f"--width {width}" for width in (8, 12, 16, 24, 32, 48)},
-    **{f"width{width}light": f"--width {width} --augment light" for width in (8, 16, 24, 32)},
-    "patch128": "--patch 128 --batch 32",
     "supervised": "--deep-supervision",
 }
 """Name → flags of `unetseg train`."""

@@ -76,8 +76,13 @@ def _opened(data: Path, folder: Path, steps: int, device: str, precision: str) -
     """A run of so many steps, about."""
     crops = round(SIDE**2 / PATCH**2) * round(0.8 * PAIRS)
     epochs = max(1, round(steps * BATCH / crops))
-    training = {"patch": PATCH, "batch": BATCH, "epochs": epochs, "upright": "no"}
-    training["optimizer"] = "adamw"  # as the plain scripts
+    training = {
+        "optimizer": "adamw",  # as the plain scripts
+        "patch": PATCH,
+        "batch": BATCH,
+        "epochs": epochs,
+        "upright": "no",
+    }
     config = TrainConfig.model_validate(
         {
             "network": NETWORKS[NETWORK],

@@ -65,8 +65,14 @@ def train_ours(network: str, data: str, device: str, folder: str, workers: str =
     from unetseg.config import TrainConfig
     from unetseg.training.fit import train
 
-    training = {"patch": 256, "batch": 8, "augment": "full", "upright": "no", "epochs": EPOCHS}
-    training["optimizer"] = "adamw"  # as the plain scripts
+    training = {
+        "optimizer": "adamw",  # as the plain scripts
+        "patch": 256,
+        "batch": 8,
+        "augment": "full",
+        "upright": "no",
+        "epochs": EPOCHS,
+    }
     runtime = {"device": device} | ({"workers": int(workers)} if workers else {})
     config = TrainConfig.model_validate(
         {"network": NETWORKS[network], "training": training, "runtime": runtime}

@@ -162,7 +162,8 @@ def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:
     if sha256(content).hexdigest() != info.weights_sha256:
         raise BundleError(f"{file} is damaged: its bytes differ from the sum in model.json")
     network = info.network.model_copy(update={"weights": "none", "init": "torch"})
-    # On "meta" no fresh weights are drawn for nothing; an encoder of others may need numbers.
+    # On "meta" no fresh weights are drawn for nothing (other inits load sympy there); an encoder of
+    # others may need numbers.
     with torch.device("cpu" if network.encoder else "meta"):
         segmenter = build_segmenter(info.model_copy(update={"network": network}))
     try:

@@ -230,10 +230,8 @@ def _network(
 
 
 def _depth(network: NetworkConfig, patch: int, machine: Machine) -> tuple[int, str]:
-    if network.widths:
-        return len(network.widths) - 1, "one less than the widths"
-    if network.encoder:
-        return max(DEPTHS), "the whole encoder"
+    if halvings := _halvings(network):
+        return halvings, "one less than the widths" if network.widths else "the whole encoder"
     fits = int(math.log2(max(2, patch * network.scale / SMALLEST_BOTTOM)))
     reason = f"the bottom keeps at least {SMALLEST_BOTTOM} of {patch} pixels"
     return min(DEEPEST - machine.is_cpu, fits), reason
