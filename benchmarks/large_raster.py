@@ -123,7 +123,7 @@ def compare(run: Path, image: Path, mask: Path) -> NDArray[np.bool_]:
     from unetseg.config import DeviceConfig
     from unetseg.data.masks.mask_file import MaskFile
     from unetseg.prediction.engine import TileNetwork
-    from unetseg.prediction.predict import Predictor
+    from unetseg.prediction.predictor import Predictor
     from unetseg.prediction.stream import Stream
 
     predictor = Predictor(run, device=DeviceConfig(device="cpu"))

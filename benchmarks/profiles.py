@@ -154,7 +154,7 @@ def _way(kind: str, network: str, folder: Path) -> dict[str, Callable[[Path, Any
 def _predictor(network: str) -> Any:
     from benchmarks.networks import fresh_run
     from unetseg.config import DeviceConfig
-    from unetseg.prediction.predict import Predictor
+    from unetseg.prediction.predictor import Predictor
 
     with tempfile.TemporaryDirectory(prefix="run-") as folder:
         return Predictor(fresh_run(network, Path(folder)), device=DeviceConfig(device="cpu"))

@@ -31,7 +31,8 @@ def predict_ours(run: str, *rest: str) -> None:
     """Our pipeline at work on folders of a few images, loaded once: IMAGES OUTPUT DEVICE ENGINE."""
     from unetseg.config import DeviceConfig, PredictConfig
     from unetseg.prediction.outputs import plan_job
-    from unetseg.prediction.predict import Prediction, Predictor, predict_images
+    from unetseg.prediction.predict import Prediction, predict_images
+    from unetseg.prediction.predictor import Predictor
 
     images, output = Path(rest[0]), Path(rest[1])
     device = DeviceConfig.model_validate({"device": rest[2], "engine": rest[3]})
@@ -97,7 +98,7 @@ def forward_ours(run: str, height: str, width: str, device: str, engine: str) ->
     import torch
 
     from unetseg.config import DeviceConfig
-    from unetseg.prediction.predict import Predictor
+    from unetseg.prediction.predictor import Predictor
 
     config = DeviceConfig.model_validate({"device": device, "engine": engine})
     predictor = Predictor(Path(run), device=config)

@@ -121,6 +121,7 @@ what is written above it, never below.
       bands.py           finished bands of a large image, kept until its mask is written
       pipeline.py        the prediction loop: read ahead → group → network → hand on
       outputs.py         what is written for one image: mask, probabilities, overlay
+      predictor.py       a trained U-Net that turns images into masks
       predict.py         folder → mask files
     evaluation/        bundle + pairs → scores
       confusion.py       int64 counts → IoU, Dice, precision, recall
@@ -171,8 +172,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from unetseg.evaluation.evaluate import evaluate
-    from unetseg.prediction.predict import load
     from unetseg.prediction.predict import predict_folder as predict
+    from unetseg.prediction.predictor import load
     from unetseg.training.fit import train
     from unetseg.unet.model import UNet
 
@@ -185,7 +186,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 _HOMES = {
     "UNet": ("unetseg.unet.model", "UNet"),
     "evaluate": ("unetseg.evaluation.evaluate", "evaluate"),
-    "load": ("unetseg.prediction.predict", "load"),
+    "load": ("unetseg.prediction.predictor", "load"),
     "predict": ("unetseg.prediction.predict", "predict_folder"),
     "train": ("unetseg.training.fit", "train"),
 }

@@ -41,7 +41,8 @@ from unetseg.errors import ConfigError, ImageError, MachineError, PairingError, 
 from unetseg.prediction.engine import Engine, fitting_batch
 from unetseg.prediction.outputs import Writer, plan_job
 from unetseg.prediction.pipeline import alike
-from unetseg.prediction.predict import Prediction, Predictor, predict_images
+from unetseg.prediction.predict import Prediction, predict_images
+from unetseg.prediction.predictor import Predictor
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import (
     dtype_name,

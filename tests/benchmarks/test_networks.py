@@ -11,7 +11,7 @@ from benchmarks.pictures import lay, pieces
 from benchmarks.predict_folder import same_masks
 from unetseg.bundle import load_bundle
 from unetseg.data.crops.augment import colour, geometry
-from unetseg.prediction.predict import load
+from unetseg.prediction.predictor import load
 from unetseg.training.losses import soft_dice
 
 

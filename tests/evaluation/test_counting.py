@@ -19,7 +19,7 @@ from unetseg.evaluation.confusion import confusion
 from unetseg.evaluation.counting import count_classes
 from unetseg.evaluation.evaluate import evaluate, evaluate_pairs
 from unetseg.prediction import stream
-from unetseg.prediction.predict import Predictor
+from unetseg.prediction.predictor import Predictor
 
 CPU = DeviceConfig(device="cpu", precision="float32")
 SMALL = TilingConfig(tile=64)

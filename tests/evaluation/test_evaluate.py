@@ -20,7 +20,7 @@ from unetseg.data.pairs.splits import write_splits
 from unetseg.data.sample import draw_sample
 from unetseg.errors import BundleError, DataError
 from unetseg.evaluation.evaluate import choose_pairs, evaluate, evaluate_pairs
-from unetseg.prediction.predict import Predictor
+from unetseg.prediction.predictor import Predictor
 
 CPU = DeviceConfig(device="cpu", precision="float32")
 PLAIN = EvalConfig(scoring=ScoringConfig(save_masks=False, overlays=False), device=CPU)

@@ -16,7 +16,7 @@ from unetseg.bundle import BundleInfo, save_bundle
 from unetseg.config import DeviceConfig, PredictConfig
 from unetseg.errors import ImageError
 from unetseg.prediction.engine import Engine, Moments
-from unetseg.prediction.predict import Predictor, load
+from unetseg.prediction.predictor import Predictor, load
 from unetseg.prediction.tiling import lay_out
 from unetseg.unet.segmenter import Segmenter
 

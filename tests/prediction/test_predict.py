@@ -17,7 +17,7 @@ from unetseg.data.files import image as image_file
 from unetseg.data.files.image import read_image
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import read_mask
-from unetseg.prediction.predict import Predictor
+from unetseg.prediction.predictor import Predictor
 
 Capture = pytest.CaptureFixture[str]
 INTEGERS = class_map(0, 1, ignore=(-1,), dtype="int16", suffix=".tif")

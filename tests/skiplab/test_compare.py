@@ -34,7 +34,7 @@ from unetseg.data.pairs.splits import read_splits
 from unetseg.data.sample import draw_sample
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError
 from unetseg.evaluation.evaluate import evaluate
-from unetseg.prediction.predict import Predictor
+from unetseg.prediction.predictor import Predictor
 from unetseg.skiplab import compare as room
 from unetseg.skiplab.compare import (
     CLEAN,

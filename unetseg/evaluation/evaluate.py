@@ -25,7 +25,7 @@ from unetseg.evaluation.counting import PairCount, Truth
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.outputs import Job, Writer, plan_job
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
-from unetseg.prediction.predict import Predictor
+from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Stream, check_image
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import write_csv, write_json

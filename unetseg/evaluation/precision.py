@@ -25,7 +25,7 @@ from unetseg.evaluation.confusion import Counts, dice, mean_over
 from unetseg.evaluation.counting import count_classes
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.pipeline import Opened, predict_each
-from unetseg.prediction.predict import build_engine
+from unetseg.prediction.predictor import build_engine
 from unetseg.runtime import Machine
 from unetseg.storage import write_json
 

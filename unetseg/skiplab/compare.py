@@ -34,7 +34,7 @@ from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError
 from unetseg.evaluation.confusion import Counts, Floats, confusion, dice, mean_over
 from unetseg.evaluation.evaluate import choose_pairs, read_truth
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
-from unetseg.prediction.predict import Predictor
+from unetseg.prediction.predictor import Predictor
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start, versions
 from unetseg.skiplab.corruptions import CORRUPTIONS, STRONGEST

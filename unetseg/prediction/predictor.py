@@ -1,0 +1,108 @@
+"""A trained U-Net that turns images into masks of the training coding."""
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from unetseg.bundle import BundleInfo, load_bundle
+from unetseg.config import DeviceConfig, TilingConfig, with_flags
+from unetseg.data.files.image import ImageFile, read_image
+from unetseg.errors import ImageError
+from unetseg.prediction.engine import Engine, machine_for
+from unetseg.prediction.outputs import Job, mask_pixels
+from unetseg.prediction.pipeline import Opened
+from unetseg.prediction.stream import Stream, check_image
+from unetseg.progress import SILENT, Progress
+from unetseg.runtime import Machine, start
+from unetseg.unet.segmenter import Segmenter
+
+
+class Predictor:
+    """A trained U-Net that turns images into masks of the training coding.
+
+    Args:
+        run: Run folder or bundle folder.
+        config: Tiles and test-time augmentation; "auto" takes what the bundle says.
+        device: Device and arithmetic.
+    """
+
+    def __init__(
+        self, run: Path, config: TilingConfig | None = None, device: DeviceConfig | None = None
+    ) -> None:
+        device = device or DeviceConfig()
+        segmenter, self.info = load_bundle(run)
+        self.machine, self.remark = machine_for(self.info, start(device), device.precision)
+        self.engine = build_engine(
+            segmenter, self.info, self.machine, config or TilingConfig(), device.engine
+        )
+
+    def describe(self) -> str:
+        """Where and how it predicts, and why so; makes the network ready."""
+        remarks = [str(self.machine), str(self.engine.choice), self.remark]
+        return "; ".join(filter(None, remarks))
+
+    def read(
+        self, path: Path, nodata: float | None = None, max_pixels: int | None = None
+    ) -> NDArray[Any]:
+        """The image at `path`, H×W×C, checked against what the model was trained on."""
+        return check_image(read_image(path, max_pixels), self.info, path, nodata)
+
+    def open(self, job: Job, progress: Progress = SILENT) -> Opened[Job]:
+        """The image of a job, ready for the network: the pixels of a small one, else its stream."""
+        if not job.is_large:
+            pixels = self.read(job.image, job.nodata, job.max_pixels)
+            return Opened(job, pixels, job.nodata)
+        file = ImageFile(job.image, job.max_pixels)
+        return Opened(job, Stream(self.engine, self.info, file, progress), job.nodata)
+
+    def predict(self, image: NDArray[Any] | str | Path) -> NDArray[Any]:
+        """The mask of an image, in the coding of the masks the model was trained on.
+
+        Args:
+            image: H×W×C or H×W raw pixel values, or the path of a file.
+
+        Returns:
+            H×W (integer or palette coding) or H×W×3 (RGB coding), in the masks' own type.
+
+        Raises:
+            ImageError: the file cannot be read, or bands or pixel type are not those trained on.
+        """
+        nodata: float | None = None
+        if isinstance(image, (str, Path)):
+            with ImageFile(Path(image)) as file:
+                nodata = file.nodata
+                pixels = check_image(file.read(), self.info, file.path, nodata)
+        else:
+            pixels = image[:, :, None] if image.ndim == 2 else image
+            if pixels.ndim != 3 or not pixels.size:
+                raise ImageError(f"the array has shape {image.shape}, expected H×W or H×W×C")
+            pixels = check_image(pixels, self.info, Path("the array"))
+        return mask_pixels(self.engine.classes(pixels, nodata), self.info.class_map)
+
+
+def load(run: str | Path, **flags: Any) -> Predictor:
+    """Load a trained U-Net: `unetseg.load("checkpoints/cells").predict("image.png")`.
+
+    Args:
+        run: Run folder or bundle folder.
+        **flags: Settings by the names of the command's flags: tile, overlap, tta; device,
+            precision, engine.
+
+    Raises:
+        BundleError: there is no usable model.
+    """
+    return Predictor(Path(run), *with_flags(flags, TilingConfig(), DeviceConfig()))
+
+
+def build_engine(
+    segmenter: Segmenter,
+    info: BundleInfo,
+    machine: Machine,
+    config: TilingConfig,
+    engine: str = "auto",
+) -> Engine:
+    """The engine for a bundle; tile and overlap as the bundle says unless `config` says."""
+    tile = info.tile if config.tile == "auto" else config.tile
+    overlap = info.overlap if config.overlap == "auto" else config.overlap
+    return Engine(segmenter, machine, tile=tile, overlap=overlap, tta=config.tta, engine=engine)
