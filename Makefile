@@ -12,7 +12,7 @@ PYTEST = $(BIN)/pytest --numprocesses auto --dist worksteal
 TRACER = $$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo quick test slow check bench docs format clean
+.PHONY: help env demo quick test slow test-faults check bench docs format clean
 
 help: ## this list
 	@echo "unetseg: say make and one of"
@@ -33,6 +33,9 @@ test: $(STAMP) ## run all tests but the slow ones, and measure what they cover
 slow: $(STAMP) ## run the tests that take a minute or more
 	$(PYTEST) -m slow $(ARGS)
 
+test-faults: $(STAMP) ## bring about every fault of docs/reliability.md, row by row
+	$(PYTEST) -m row --rows $(ARGS)
+
 check: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,9 +52,10 @@ bench: $(STAMP) ## measure against the plain script, in turns; ARGS=--quick take
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.profiles
 
-docs: $(STAMP) ## write docs/cli.md from the commands, the layouts of docs/data.md from the tests
+docs: $(STAMP) ## write docs/cli.md from the commands, tables of docs/data.md and reliability.md from the tests
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python -m docs.make_layouts
+	$(BIN)/python -m docs.make_reliability
 
 format: $(STAMP) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .

@@ -93,6 +93,7 @@ def test_logits_have_the_size_of_the_image(
     assert logits.shape == (1, 2, *size)
 
 
+@pytest.mark.row(11)
 def test_a_flipped_bit_in_the_weights_is_found(saved: Path) -> None:
     file = saved / "model" / "model.safetensors"
     content = bytearray(file.read_bytes())
@@ -107,18 +108,21 @@ def edit(saved: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+@pytest.mark.row(40)
 def test_another_format_is_refused(saved: Path) -> None:
     edit(saved, format=2)
     with pytest.raises(BundleError, match="is of format 2, this version reads 1"):
         load_bundle(saved)
 
 
+@pytest.mark.row(42)
 def test_an_import_path_is_refused(saved: Path) -> None:
     edit(saved, loader="os.system")
     with pytest.raises(BundleError, match="loader: Extra inputs"):
         load_bundle(saved)
 
 
+@pytest.mark.row(42)
 def test_an_unknown_block_is_refused(saved: Path) -> None:
     network = json.loads((saved / "model" / "model.json").read_text())["network"]
     edit(saved, network=network | {"block": "os.system"})
@@ -133,6 +137,7 @@ def test_weights_of_another_network_are_refused(saved: Path) -> None:
         load_bundle(saved)
 
 
+@pytest.mark.row(40)
 def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
     foreign = tmp_path / "model.pt"
     foreign.write_bytes(b"\x80\x04")

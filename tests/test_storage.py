@@ -85,6 +85,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(
     assert tree(tmp_path) == ({"x.txt": "old"} if there else {})
 
 
+@pytest.mark.row(9)
 def test_a_full_disk_is_a_machine_error_and_keeps_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("old")
     with (
@@ -95,6 +96,7 @@ def test_a_full_disk_is_a_machine_error_and_keeps_the_old_file(tmp_path: Path) -
     assert tree(tmp_path) == {"x.txt": "old"}
 
 
+@pytest.mark.row(10)
 def test_a_read_only_folder_is_named(read_only: Path) -> None:
     with pytest.raises(MachineError, match=f"cannot write {read_only}/kept.txt: Permission denied"):
         write_text(read_only / "kept.txt", "new")
@@ -220,6 +222,7 @@ def test_a_content_hash_depends_on_content_and_order_alone(tmp_path: Path) -> No
 # ------------------------------------------------------------------ run folders
 
 
+@pytest.mark.row(22)
 def test_two_runs_in_one_second_have_two_folders(tmp_path: Path) -> None:
     folders = {new_run_folder(tmp_path / "runs", None) for _ in range(5)}
     assert len(folders) == 5
@@ -251,6 +254,7 @@ def test_the_latest_run_is_the_one_saved_last(tmp_path: Path) -> None:
     assert latest_run(tmp_path) == tmp_path / "m"
 
 
+@pytest.mark.row(14)
 def test_a_second_process_is_refused_and_named_the_first(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from unetseg.storage import locked\n"

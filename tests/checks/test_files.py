@@ -114,6 +114,7 @@ def test_a_good_folder_has_no_finding(data: Path) -> None:
 # ------------------------------------------------------------------ files that cannot be read
 
 
+@pytest.mark.row(25)
 def test_damaged_files_are_told_apart(data: Path) -> None:
     image(data, 0).write_bytes(image(data, 0).read_bytes()[:2000])
     mask(data, 0).write_bytes(mask(data, 0).read_bytes()[:-60])
@@ -134,6 +135,7 @@ def test_damaged_files_are_told_apart(data: Path) -> None:
     assert found["unreadable-file"].summary == "3 truncated or damaged files"
 
 
+@pytest.mark.row(26)
 def test_one_limit_lets_all_bombs_pass(data: Path) -> None:
     Image.new("1", (80, 80)).save(image(data, 0))
     write_tiff(image(data, 1).with_suffix(".tif"), np.zeros((900, 900), np.uint8))
@@ -144,6 +146,7 @@ def test_one_limit_lets_all_bombs_pass(data: Path) -> None:
     assert not unreadable(data, 810_000)
 
 
+@pytest.mark.row(30)
 def test_animations_and_stacks_hold_several_images(data: Path) -> None:
     frames = [Image.open(image(data, n)) for n in (0, 1)]
     moving, stack = image(data, 0).with_suffix(".gif"), image(data, 1).with_suffix(".tif")
@@ -202,6 +205,7 @@ def entries(data: Path) -> dict[str, Finding]:
     return {finding.check: finding for finding in inspect_entries(empty_survey(data))}
 
 
+@pytest.mark.row(31)
 def test_links_pipes_and_sockets_are_named_without_waiting(data: Path) -> None:
     os.mkfifo(data / "images" / "pipe.png")
     (data / "images" / "gone.png").symlink_to("nowhere.png")
@@ -243,6 +247,7 @@ def test_rasters_that_are_read_by_name_are_a_note(data: Path) -> None:
     assert {*found.files} == names | {str(data / "scene.img")}
 
 
+@pytest.mark.row(31)
 @pytest.mark.parametrize("target", [".", "..", "../..", "/"])
 def test_a_link_to_a_folder_above_is_a_loop(data: Path, target: str) -> None:
     (data / "images" / "loop").symlink_to(target)
@@ -250,6 +255,7 @@ def test_a_link_to_a_folder_above_is_a_loop(data: Path, target: str) -> None:
     assert found.files[0].startswith(f"{data}/images/loop: a link to /")
 
 
+@pytest.mark.row(31)
 def test_links_from_folder_to_folder_end(data: Path) -> None:
     for number in range(12):  # every folder leads to all others: 12! ways
         (data / str(number)).mkdir()
@@ -262,6 +268,7 @@ def test_a_csv_file_or_a_missing_folder_has_no_entries(data: Path) -> None:
     assert entries(data / "pairs.csv") == entries(data / "nowhere") == {}
 
 
+@pytest.mark.row(31)
 def test_what_may_not_be_read_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image(data, 1).chmod(0)
     (data / "masks").chmod(0)
@@ -317,6 +324,7 @@ def turn(path: Path, orientation: int, size: tuple[int, int]) -> None:
     Image.open(path).crop((0, 0, *size)).save(path, exif=exif)
 
 
+@pytest.mark.row(28)
 def test_a_turned_image_whose_upright_mask_fits_is_a_note(data: Path) -> None:
     turn(image(data, 0), 6, (64, 40))
     Image.open(mask(data, 0)).crop((0, 0, 40, 64)).save(mask(data, 0))
@@ -371,6 +379,7 @@ def test_whole_factors_are_one_finding(large: Path) -> None:
     assert found.command == "unetseg check DATA --fix OUT"
 
 
+@pytest.mark.row(28)
 @pytest.mark.parametrize("size", [(96, 48), (48, 96), (47, 47), (90, 96), (95, 95), (3, 3)])
 def test_other_sizes_are_another(large: Path, size: tuple[int, int]) -> None:
     resize(mask(large, 3), *size)
@@ -494,6 +503,7 @@ def with_value(value: float) -> Callable[[Array], Array]:
 # ------------------------------------------------------------------ numbers
 
 
+@pytest.mark.row(16)
 def test_nan_and_infinity_are_an_error(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
     paths = spoil(data, with_value(np.nan), 1) + spoil(data, with_value(np.inf), 4)

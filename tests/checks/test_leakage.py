@@ -50,6 +50,7 @@ def test_a_clean_folder_has_no_finding(tmp_path: Path) -> None:
     assert _by_check(_survey(tmp_path, own_splits=False)) == {}
 
 
+@pytest.mark.row(33)
 def test_an_image_in_two_splits_is_found(tmp_path: Path) -> None:
     images = {f"train/a{k}": _cells(k) for k in range(4)}
     known = _folder(tmp_path, {**images, "val/x": _cells(9), "val/y": _cells(2)})
@@ -61,6 +62,7 @@ def test_an_image_in_two_splits_is_found(tmp_path: Path) -> None:
     assert findings["identical-across-splits"].severity == "warning"
 
 
+@pytest.mark.row(33)
 @pytest.mark.parametrize(
     ("change", "check", "words"),
     [

@@ -103,6 +103,7 @@ def test_usual_names_are_no_finding(tmp_path: Path, stems: tuple[str, ...]) -> N
     assert portability_of(tmp_path, *stems) == []
 
 
+@pytest.mark.row(27)
 @pytest.mark.parametrize(
     "stems", [("a/cat", "a/Cat"), ("a/x", "A/x"), (COMPOSED, APART), ("straße", "STRASSE")]
 )
@@ -113,6 +114,7 @@ def test_names_that_become_one_elsewhere(tmp_path: Path, stems: tuple[str, ...])
     assert all(stem in finding.files[0] for stem in stems)
 
 
+@pytest.mark.row(27, 45)
 @pytest.mark.parametrize("character", ["\n", "\r", "\t", "\x1b", "\u2028", "\u202e", "\x7f"])
 def test_what_is_not_seen_is_shown(tmp_path: Path, character: str) -> None:
     (finding,) = portability_of(tmp_path, "good", f"a{character}b")
@@ -121,6 +123,7 @@ def test_what_is_not_seen_is_shown(tmp_path: Path, character: str) -> None:
     assert all(file.isprintable() and repr(character)[1:-1] in file for file in finding.files)
 
 
+@pytest.mark.row(27)
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     (finding,) = portability_of(tmp_path, "good", "bytes\udcff")
     assert finding.check == "unseen-characters"
@@ -141,6 +144,7 @@ def test_names_that_windows_refuses(tmp_path: Path, stem: str) -> None:
     assert len(finding.files) == 2
 
 
+@pytest.mark.row(27)
 def test_one_stem_with_two_suffixes(tmp_path: Path) -> None:
     write(tmp_path, ["p/a.png", "p/a.jpg", "q/a.png", "m/1.png", "m/2.png", "p/b.png", "m/b.png"])
     rows = ["p/a.png,m/1.png", "p/a.jpg,m/1.png", "q/a.png,m/2.png", "p/b.png,m/b.png"]

@@ -212,6 +212,7 @@ KINDS: list[tuple[str, Callable[[Path], object], list[Code], list[str]]] = [
 ]
 
 
+@pytest.mark.row(29)
 @pytest.mark.parametrize(("name", "write", "codes", "checks"), KINDS, ids=[k[0] for k in KINDS])
 def test_every_kind_of_masks_is_understood(
     tmp_path: Path, name: str, write: Callable[[Path], object], codes: list[Code], checks: list[str]
@@ -244,6 +245,7 @@ UNREAD: list[tuple[str, Callable[[Path], object], str]] = [
 ]
 
 
+@pytest.mark.row(29)
 @pytest.mark.parametrize(("name", "write", "reason"), REFUSED, ids=[k[0] for k in REFUSED])
 def test_masks_without_sense_are_explained(
     tmp_path: Path, name: str, write: Callable[[Path], object], reason: str
@@ -530,6 +532,7 @@ def test_empty_masks_are_listed(some: int, blank: int) -> None:
         assert f"{blank} of {some + blank} masks" in about[0].summary
 
 
+@pytest.mark.row(29)
 @pytest.mark.parametrize("first", ["background", "ground"])
 def test_masks_without_any_object_are_an_error(first: str) -> None:
     names = ClassNames((NamedClass(first, 0), NamedClass("cell", 1)))

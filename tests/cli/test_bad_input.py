@@ -71,6 +71,7 @@ def test_no_folder_and_an_empty_folder(data: Path, capsys: Capture) -> None:
     assert "holds no images" in refusal(data.parent / "empty", capsys)
 
 
+@pytest.mark.row(27)
 def test_images_without_any_mask(data: Path, capsys: Capture) -> None:
     shutil.rmtree(data / "masks")
     answer = refusal(data, capsys)
@@ -79,6 +80,7 @@ def test_images_without_any_mask(data: Path, capsys: Capture) -> None:
     assert "unetseg import labelme" in answer
 
 
+@pytest.mark.row(27)
 @pytest.mark.long
 def test_every_image_and_mask_without_counterpart(data: Path, capsys: Capture) -> None:
     lonely = data / "masks" / "cells_000.png", data / "images" / "cells_001.png"
@@ -108,6 +110,7 @@ def test_settings_that_contradict_leave_no_run(data: Path, capsys: Capture) -> N
 # ------------------------------------------------------------------ files
 
 
+@pytest.mark.row(25)
 def test_every_unreadable_file_is_listed(data: Path, capsys: Capture) -> None:
     truncated = data / "images" / "cells_000.png"
     truncated.write_bytes(truncated.read_bytes()[:-600])
@@ -123,6 +126,7 @@ def test_every_unreadable_file_is_listed(data: Path, capsys: Capture) -> None:
 # ------------------------------------------------------------------ masks
 
 
+@pytest.mark.row(29)
 def test_smoothed_masks_have_more_classes_than_sense(data: Path, capsys: Capture) -> None:
     rng = np.random.default_rng(0)
     for path in (data / "masks").iterdir():
@@ -139,6 +143,7 @@ def test_smoothed_masks_have_more_classes_than_sense(data: Path, capsys: Capture
     assert "2 classes" in capsys.readouterr().out
 
 
+@pytest.mark.row(29)
 def test_masks_spoilt_by_jpeg_are_named(data: Path, capsys: Capture) -> None:
     # Class numbers 0…3 as a JPEG: what one class is can no longer be told from its neighbours.
     (data / "classes.txt").write_text("ground\ncell\ncrack\nhole\n")
@@ -153,6 +158,7 @@ def test_masks_spoilt_by_jpeg_are_named(data: Path, capsys: Capture) -> None:
     assert all_named(answer, *(data / "masks").iterdir())
 
 
+@pytest.mark.row(29)
 def test_jpeg_noise_on_two_clear_classes_just_works(data: Path, capsys: Capture) -> None:
     for path in list((data / "masks").iterdir()):
         Image.open(path).save(path.with_suffix(".jpg"), quality=90)
@@ -161,6 +167,7 @@ def test_jpeg_noise_on_two_clear_classes_just_works(data: Path, capsys: Capture)
     assert "2 classes" in capsys.readouterr().out
 
 
+@pytest.mark.row(29)
 def test_masks_of_several_codings_are_listed(data: Path, capsys: Capture) -> None:
     colour = data / "masks" / "cells_002.png"
     Image.fromarray(np.stack([pixels(colour), *[pixels(colour) * 0] * 2], -1)).save(colour)
@@ -169,6 +176,7 @@ def test_masks_of_several_codings_are_listed(data: Path, capsys: Capture) -> Non
     assert colour.name in answer
 
 
+@pytest.mark.row(29)
 def test_masks_with_fractions_are_named(data: Path, capsys: Capture) -> None:
     for path in list((data / "masks").iterdir())[:2]:
         tifffile.imwrite(path.with_suffix(".tif"), pixels(path).astype(np.float32) / 254)

@@ -69,6 +69,7 @@ def test_a_good_folder_has_no_finding(data: Path, capsys: Capture) -> None:
 # Names
 
 
+@pytest.mark.row(27)
 def test_files_that_do_not_pair_are_all_listed(data: Path, capsys: Capture) -> None:
     mask(data, 0).unlink()
     image(data, 1).unlink()
@@ -98,6 +99,7 @@ def test_the_json_holds_every_pair_and_what_is_left_out(data: Path, capsys: Capt
 # Sizes and rotation
 
 
+@pytest.mark.row(28)
 def test_masks_at_half_size_are_named_and_fixed(data: Path, capsys: Capture) -> None:
     small = save(mask(data, 1), pixels(mask(data, 1))[::2, ::2])
     save(mask(data, 2), pixels(mask(data, 2))[:90])
@@ -110,6 +112,7 @@ def test_masks_at_half_size_are_named_and_fixed(data: Path, capsys: Capture) -> 
     assert not (data.parent / "fixed" / "masks" / mask(data, 2).name).exists()
 
 
+@pytest.mark.row(28)
 def test_a_mask_drawn_before_the_rotation_is_fixed(data: Path, capsys: Capture) -> None:
     truth = pixels(mask(data, 5))[:64]
     exif = Image.Exif()
@@ -138,6 +141,7 @@ def test_stray_values_around_two_classes(data: Path, capsys: Capture) -> None:
     assert set(values.tolist()) <= {0, 255}
 
 
+@pytest.mark.row(29)
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -159,6 +163,7 @@ def test_every_coding_is_right_or_explained(
     assert not [f for f in findings(data, capsys) if f["severity"] == "error"]
 
 
+@pytest.mark.row(30)
 def test_cmyk_grey_and_palette_images_are_read(data: Path, capsys: Capture) -> None:
     original = Image.open(image(data, 0))
     original.convert("CMYK").save(image(data, 0).with_suffix(".jpg"), quality=95)
@@ -181,6 +186,7 @@ def split_in_two(data: Path) -> None:
             path.rename(folder / path.name)
 
 
+@pytest.mark.row(33)
 def test_an_image_on_both_sides_of_a_split_is_a_warning(data: Path, capsys: Capture) -> None:
     original = pixels(image(data, 0))
     save(image(data, 6), original)  # the same pixels with another mask
@@ -269,6 +275,7 @@ def test_nothing_but_json_is_printed_with_json(data: Path, capsys: Capture) -> N
     named(found, "warning", "without mask", "a:cat:[red]\\x1b[31m.png")
 
 
+@pytest.mark.row(27)
 def test_names_are_shown_as_they_are(
     data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -272,6 +272,7 @@ def test_files_and_globs(trained: Path, sample: Path, tmp_path: Path, capsys: Ca
     assert "*.bmp" in err
 
 
+@pytest.mark.row(38)
 def test_subfolders_are_kept_and_equal_names_do_not_collide(
     trained: Path, sample: Path, tmp_path: Path
 ) -> None:
@@ -285,6 +286,7 @@ def test_subfolders_are_kept_and_equal_names_do_not_collide(
     assert files(tmp_path / "out") == expected
 
 
+@pytest.mark.row(38)
 def test_existing_masks_are_refused_skipped_or_overwritten(
     trained: Path, sample: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -305,6 +307,7 @@ def test_existing_masks_are_refused_skipped_or_overwritten(
     assert not (pixels(mine) == 7).any()
 
 
+@pytest.mark.row(35)
 def test_one_corrupt_image_costs_one_mask(
     trained: Path, sample: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -354,6 +357,7 @@ def test_tta_and_small_tiles_predict_too(trained: Path, sample: Path, tmp_path: 
     assert pixels(tmp_path / "cells_000.png").shape == (SIZE, SIZE)
 
 
+@pytest.mark.row(38)
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_masks_are_never_written_among_the_images(
     trained: Path, sample: Path, tmp_path: Path, capsys: Capture, suffix: str
@@ -371,6 +375,7 @@ def test_masks_are_never_written_among_the_images(
     assert image.read_bytes() == content
 
 
+@pytest.mark.row(40)
 def test_images_unlike_those_of_the_training_are_refused(
     trained: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -402,6 +407,7 @@ def test_grey_images_are_predicted_by_a_colour_model(trained: Path, tmp_path: Pa
     assert (again / "grey_probabilities.tif").is_file()
 
 
+@pytest.mark.row(40)
 @pytest.mark.parametrize("verb", ["predict", "eval"])
 def test_a_foreign_checkpoint_is_refused(
     verb: str, sample: Path, tmp_path: Path, capsys: Capture

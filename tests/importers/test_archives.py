@@ -91,6 +91,7 @@ NAMES = (
 )
 
 
+@pytest.mark.row(44)
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
 @pytest.mark.parametrize("name", NAMES)
 def test_members_that_leave_the_folder(tmp_path: Path, suffix: str, name: str) -> None:
@@ -104,6 +105,7 @@ def test_all_offenders_are_listed(tmp_path: Path) -> None:
     assert "unpack it yourself" in text
 
 
+@pytest.mark.row(44)
 @pytest.mark.parametrize(
     "kind",
     [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE],
@@ -119,6 +121,7 @@ def test_links_and_devices_in_a_tar(tmp_path: Path, kind: bytes) -> None:
     assert "images: is a link or no ordinary file" in refused(path)
 
 
+@pytest.mark.row(44)
 @pytest.mark.parametrize("mode", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
 def test_links_and_devices_in_a_zip(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "set.zip"
@@ -168,6 +171,7 @@ def test_shadows_of_macos_are_left_out(tmp_path: Path) -> None:
 # Bombs
 
 
+@pytest.mark.row(44)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_more_than_a_hundredfold_is_a_bomb(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
@@ -183,6 +187,7 @@ def test_a_small_archive_may_expand_far(tmp_path: Path) -> None:
         assert (folder / "a").stat().st_size == 2**22
 
 
+@pytest.mark.row(44)
 def test_too_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MOST_FILES", 10)
     many = {f"{i}.png": b"" for i in range(11)}
@@ -200,6 +205,7 @@ def test_the_scan_of_a_tar_stops_at_the_limit(
     assert "decompression bomb" in refused(path)
 
 
+@pytest.mark.row(44)
 def test_a_header_that_would_fill_the_memory(tmp_path: Path) -> None:
     header = tarfile.TarInfo("././@PaxHeader")
     header.type, header.size = tarfile.XHDTYPE, 2**40
@@ -281,6 +287,7 @@ PARTS = st.sampled_from(["..", ".", "", "a", "A", "b.png", "C:", "~", "x y", "ä
 PATHS = st.tuples(PARTS, PARTS, PARTS, st.sampled_from("/\\")).map(lambda p: p[3].join(p[:3]))
 
 
+@pytest.mark.row(44)
 @given(st.lists(PATHS, max_size=4), st.sampled_from([".zip", ".tar"]))
 def test_nothing_is_ever_written_outside(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], suffix: str

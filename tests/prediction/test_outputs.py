@@ -147,6 +147,7 @@ def test_pixels_without_data_have_their_code_and_the_mask_says_so(
         assert np.isnan(file.nodata)
 
 
+@pytest.mark.row(39)
 @pytest.mark.long
 @pytest.mark.parametrize("shape", [(1, 90), (90, 1), (1, 1), (7, 5), (33, 200), (300, 17)])
 @pytest.mark.parametrize("kind", ["dataset", "image"])
@@ -301,6 +302,7 @@ run(sys.argv[1:])
 """
 
 
+@pytest.mark.row(34)
 @pytest.mark.slow
 def test_a_killed_prediction_goes_on_where_it_was(
     tmp_path: Path, as_large: Callable[[], None]

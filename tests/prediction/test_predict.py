@@ -90,6 +90,7 @@ def test_a_file_and_its_path_have_one_mask_holes_included(tmp_path: Path) -> Non
     assert np.sum(mask == 255) == 60 * 80
 
 
+@pytest.mark.row(35)
 def test_a_large_image_that_fails_is_listed_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

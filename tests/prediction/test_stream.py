@@ -76,6 +76,7 @@ def logits(one: Stream, first: int = 0) -> NDArray[np.float32]:
 SHAPES = [(1, 1), (1, 90), (90, 1), (7, 5), (31, 97), (97, 31), (130, 129), (257, 150), (300, 40)]
 
 
+@pytest.mark.row(39)
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["dataset", "image"])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -285,6 +286,7 @@ def test_statistics_are_those_of_the_whole_image(opened: Callable[..., Stream]) 
 # ------------------------------------------------------------------ parts
 
 
+@pytest.mark.row(39)
 @pytest.mark.parametrize(
     ("classes", "width"), [(2, 20_000), (2, 2_000), (20, 20_000), (150, 9_000)]
 )

@@ -66,6 +66,7 @@ def test_impossible_tilings_are_refused(length: int, tile: int, overlap: float) 
         tile_starts(length, tile, overlap)
 
 
+@pytest.mark.row(39)
 @law
 @given(layouts)
 def test_every_pixel_is_in_a_tile_and_no_tile_leaves_the_image(layout: Layout) -> None:
@@ -217,6 +218,7 @@ def convolved(image: NDArray[np.float64]) -> NDArray[np.float64]:
     return x[0].numpy()
 
 
+@pytest.mark.row(39)
 @settings(law, max_examples=10)
 @given(st.integers(40, 120), st.integers(40, 120), st.sampled_from([32, 48]))
 def test_tiled_is_whole_away_from_the_borders_of_tiles(height: int, width: int, tile: int) -> None:

@@ -19,6 +19,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert torch.equal(state["weights"], torch.arange(4.0))
 
 
+@pytest.mark.row(11)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete"])
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, damage: str) -> None:
     for step in (1, 2, 3):
@@ -38,6 +39,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, damage: str
     assert "damaged" in heard.said[0]
 
 
+@pytest.mark.row(11)
 def test_both_damaged_is_an_error_naming_both(tmp_path: Path) -> None:
     for step in (1, 2):
         save_state(tmp_path, {"step": step})
@@ -48,6 +50,7 @@ def test_both_damaged_is_an_error_naming_both(tmp_path: Path) -> None:
     assert len(error.value.offenders) == 2
 
 
+@pytest.mark.row(1)
 def test_a_crash_between_sum_and_state_loses_nothing(tmp_path: Path) -> None:
     save_state(tmp_path, {"step": 1})
     before = (tmp_path / "last.pt").read_bytes()
@@ -61,6 +64,7 @@ class Bomb:
         return eval, ("__import__('pathlib').Path('ran').touch()",)
 
 
+@pytest.mark.row(41)
 def test_no_code_runs_from_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"step": Bomb()}, tmp_path / "last.pt")

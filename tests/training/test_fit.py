@@ -87,6 +87,7 @@ def test_a_run_folder_is_complete(data: Path, tmp_path: Path) -> None:
     assert plan["reasons"]["patch"] == "as set"
 
 
+@pytest.mark.row(21)
 @pytest.mark.long
 def test_a_validation_without_objects_has_no_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -128,6 +129,7 @@ def test_workers_do_not_change_the_weights(data: Path, tmp_path: Path) -> None:
     assert all(torch.equal(weights(alone)[k], weights(helped)[k]) for k in weights(alone))
 
 
+@pytest.mark.row(2, 3, 7)
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on_bit_for_bit(
@@ -173,6 +175,7 @@ def drawing(**training: object) -> TrainConfig:
     return tiny(**training).model_copy(update={"network": network})
 
 
+@pytest.mark.row(7)
 @pytest.mark.long
 def test_a_network_that_draws_numbers_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
     whole = train(data, drawing(), out=tmp_path, name="whole")
@@ -215,6 +218,7 @@ def test_resume_with_more_epochs(data: Path, tmp_path: Path) -> None:
     assert [float(row["epoch"]) for row in metrics(run)] == [1, 2]
 
 
+@pytest.mark.row(12)
 @pytest.mark.long
 def test_resume_refuses_other_settings(data: Path, tmp_path: Path) -> None:
     train(data, tiny(epochs=1), out=tmp_path, name="a")
@@ -222,6 +226,7 @@ def test_resume_refuses_other_settings(data: Path, tmp_path: Path) -> None:
         train(data, tiny(epochs=1, batch=3), out=tmp_path, name="a", resume=True)
 
 
+@pytest.mark.row(12)
 @pytest.mark.long
 def test_resume_refuses_other_data(data: Path, tmp_path: Path) -> None:
     train(data, tiny(epochs=1), out=tmp_path, name="a")
@@ -230,6 +235,7 @@ def test_resume_refuses_other_data(data: Path, tmp_path: Path) -> None:
         train(other, tiny(epochs=1), out=tmp_path, name="a", resume=True)
 
 
+@pytest.mark.row(12)
 @pytest.mark.long
 def test_resume_with_other_names_of_classes_is_refused(data: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(data, tmp_path / "cells"))
@@ -240,6 +246,7 @@ def test_resume_with_other_names_of_classes_is_refused(data: Path, tmp_path: Pat
     assert error.value.offenders == ["classes"]
 
 
+@pytest.mark.row(33)
 @pytest.mark.long
 def test_an_image_on_both_sides_of_a_split_is_said(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cells"
@@ -256,6 +263,7 @@ def test_an_image_on_both_sides_of_a_split_is_said(data: Path, tmp_path: Path) -
     assert f"`unetseg check {folder}` lists the files and the fixes." in heard.said
 
 
+@pytest.mark.row(13)
 def test_resume_of_nothing_is_an_error(data: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no run"):
         train(data, tiny(), out=tmp_path, resume=True)
@@ -360,6 +368,7 @@ def test_a_signal_at_the_last_step_does_not_cost_the_last_validation(
     assert [row["val_dice"] for row in metrics(cut)] == [row["val_dice"] for row in metrics(whole)]
 
 
+@pytest.mark.row(15)
 @pytest.mark.long
 def test_a_step_that_is_no_number_leaves_no_trace(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -377,6 +386,7 @@ def test_a_step_that_is_no_number_leaves_no_trace(
     assert '"skipped"' in (run / "log.jsonl").read_text()
 
 
+@pytest.mark.row(15)
 @pytest.mark.long
 def test_only_such_steps_end_the_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -391,6 +401,7 @@ def test_only_such_steps_end_the_training(
         train(data, tiny(epochs=20), out=tmp_path, name="a")
 
 
+@pytest.mark.row(2)
 @pytest.mark.long
 def test_a_group_signal_does_not_kill_the_workers(data: Path, tmp_path: Path) -> None:
     """SIGTERM reaches the whole process group under timeout, Slurm and systemd."""

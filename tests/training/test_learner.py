@@ -66,6 +66,7 @@ def test_parts_of_a_step_add_up_to_the_whole() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.row(15)
 @pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 @pytest.mark.parametrize("ema", [True, False])
@@ -85,6 +86,7 @@ def test_a_bad_step_leaves_everything_as_it_was(optimizer: str, ema: bool, bad: 
     assert hurt.skipped_steps.read() == (1, 1)
 
 
+@pytest.mark.row(15)
 @pytest.mark.long
 def test_bad_steps_in_a_row_are_counted() -> None:
     bad = learner()

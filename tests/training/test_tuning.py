@@ -54,6 +54,7 @@ class Card(Machine):
         return self.memory
 
 
+@pytest.mark.row(17)
 @given(each=st.integers(1, 1000), most=st.integers(1, 40), memory=st.integers(1, 20_000))
 def test_the_largest_batch_is_found(each: int, most: int, memory: int) -> None:
     tried: list[int] = []
@@ -72,6 +73,7 @@ def test_the_largest_batch_is_found(each: int, most: int, memory: int) -> None:
     assert max(tried) <= most
 
 
+@pytest.mark.row(17)
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     def needed(batch: int) -> int:
         raise RuntimeError("a bug")

@@ -79,6 +79,7 @@ def test_larger_images_than_allowed_are_refused(tmp_path: Path) -> None:
     assert len(survey(tmp_path, DataConfig(max_pixels=400)).pairs.pairs) == 1
 
 
+@pytest.mark.row(25)
 def test_few_bad_files_are_left_out_when_asked_and_many_never(tmp_path: Path) -> None:
     folder = draw_sample(tmp_path / "photos", count=20, size=32)
     bad = [folder / "images" / f"cells_{number:03d}.png" for number in (3, 7, 11)]

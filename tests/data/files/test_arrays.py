@@ -60,6 +60,7 @@ def test_large_arrays_are_read_by_windows(tmp_path: Path, monkeypatch: pytest.Mo
         )
 
 
+@pytest.mark.row(41)
 def test_objects_and_what_is_no_image_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     np.save(path, np.array([{"class": 1}, None]), allow_pickle=True)
@@ -74,6 +75,7 @@ def test_objects_and_what_is_no_image_are_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.npz")
 
 
+@pytest.mark.row(26)
 def test_a_header_that_promises_too_much_is_the_files_fault(tmp_path: Path) -> None:
     for shape in ((9000, 9000), (10**9, 10**9), (10**30, 3)):
         text = repr({"descr": "|u1", "fortran_order": False, "shape": shape}).encode() + b"\n"

@@ -227,6 +227,7 @@ def test_what_no_geotiff_holds_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.row(37)
 @pytest.mark.long
 @pytest.mark.parametrize("missing", [200_000, 500, 1])
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, missing: int) -> None:

@@ -116,6 +116,7 @@ def test_a_link_to_a_file_of_a_data_set_shows_the_whole_set(tmp_path: Path) -> N
     np.testing.assert_array_equal(read_image(tmp_path / "link.tif"), planes)
 
 
+@pytest.mark.row(30)
 @pytest.mark.parametrize("axes", ["ZYX", "TYX", None])
 def test_stacks_of_pages_are_refused(tmp_path: Path, axes: str | None) -> None:
     metadata = {"axes": axes} if axes else None
@@ -142,6 +143,7 @@ def test_pages_of_different_shape_are_refused_but_overviews_are_not(tmp_path: Pa
     np.testing.assert_array_equal(read_image(tmp_path / "overview.tif")[..., 0], big)
 
 
+@pytest.mark.row(30)
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_sixteen_bit_grey_keeps_its_values(tmp_path: Path, name: str) -> None:
     pixels = noise(6, 7, dtype="uint16")
@@ -167,6 +169,7 @@ def test_one_bit_is_0_and_255(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_image(tmp_path / name)[..., 0], bits * np.uint8(255))
 
 
+@pytest.mark.row(30)
 def test_palettes_become_colours(tmp_path: Path) -> None:
     picture = Image.fromarray(noise(8, 8, 3)).quantize(16)
     for name in ("a.png", "a.tif"):
@@ -184,6 +187,7 @@ def test_grey_gifs_are_grey(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.gif")[..., 0], grey)
 
 
+@pytest.mark.row(30)
 def test_cmyk_jpeg_becomes_rgb_and_grey_alpha_stays(tmp_path: Path) -> None:
     Image.fromarray(noise(8, 8, 4), "CMYK").save(tmp_path / "a.jpg")
     with Image.open(tmp_path / "a.jpg") as image:
@@ -194,6 +198,7 @@ def test_cmyk_jpeg_becomes_rgb_and_grey_alpha_stays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "b.png"), pair)
 
 
+@pytest.mark.row(28)
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
 def test_orientation_is_told_and_applied(tmp_path: Path, orientation: int, name: str) -> None:
@@ -233,6 +238,7 @@ def test_content_and_not_the_suffix_decides(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
 
 
+@pytest.mark.row(30)
 @pytest.mark.parametrize(
     ("stored", "expected"),
     [
@@ -277,6 +283,7 @@ def loop(path: Path) -> None:
     path.symlink_to(path)
 
 
+@pytest.mark.row(25)
 @pytest.mark.parametrize(
     ("name", "make", "reason"),
     [
@@ -301,6 +308,7 @@ def test_what_is_no_image_is_named(
     assert caught.value.fix
 
 
+@pytest.mark.row(25)
 @pytest.mark.parametrize(
     "suffix", [".png", ".jpg", ".bmp", ".gif", ".webp", ".ppm", ".jp2", ".tif"]
 )
@@ -347,6 +355,7 @@ def test_flipped_bytes_raise_nothing_but_image_errors(tmp_path: Path, suffix: st
             read_image(path)
 
 
+@pytest.mark.row(26)
 @pytest.mark.parametrize("action", ["error", "ignore"])
 def test_decompression_bombs_are_refused(tmp_path: Path, action: Any) -> None:
     path = tmp_path / "bomb.png"
@@ -360,6 +369,7 @@ def test_decompression_bombs_are_refused(tmp_path: Path, action: Any) -> None:
     assert "--max-pixels 120000000" in caught.value.fix
 
 
+@pytest.mark.row(26)
 def test_tiff_bombs_are_refused_but_large_tiffs_are_not(tmp_path: Path) -> None:
     write_tiff(tmp_path / "bomb.tif", np.zeros((600, 600), np.uint8))
     write_tiff(tmp_path / "large.tif", noise(600, 600))

@@ -457,6 +457,7 @@ def test_a_file_whose_pixels_were_never_written_is_named(tmp_path: Path) -> None
         read_image(tmp_path / "a.tif")
 
 
+@pytest.mark.row(32)
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_truncated_and_changed_files_are_named(tmp_path: Path, compression: Any) -> None:
     path = tmp_path / "a.tif"
@@ -504,6 +505,7 @@ def test_windows_of_a_file_that_packs_well_need_no_permission(tmp_path: Path) ->
     assert "--max-pixels 360000" in caught.value.fix
 
 
+@pytest.mark.row(26)
 def test_a_tile_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
     pixels = np.zeros((100, 100), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(1024, 1024), compression="zlib")
