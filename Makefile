@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS   ?=
+SECONDS ?= 60
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -12,7 +13,7 @@ PYTEST = $(BIN)/pytest --numprocesses auto --dist worksteal
 TRACER = $$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo quick test slow test-faults check bench docs format clean
+.PHONY: help env demo quick test slow test-faults fuzz check bench docs format clean
 
 help: ## this list
 	@echo "unetseg: say make and one of"
@@ -35,6 +36,9 @@ slow: $(STAMP) ## run the tests that take a minute or more
 
 test-faults: $(STAMP) ## bring about every fault of docs/reliability.md, row by row
 	$(PYTEST) -m row --rows $(ARGS)
+
+fuzz: $(STAMP) ## spoil inputs of every reader for SECONDS=60; what is no answer is kept in finds/
+	$(BIN)/python -m tests.faults.fuzz --seconds $(SECONDS) $(ARGS)
 
 check: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
