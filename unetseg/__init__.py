@@ -19,6 +19,7 @@ what is written above it, never below.
         arrays.py          one .npy or .npz
         photos.py          one file of any format that Pillow knows, or of JPEG 2000
         georeference.py    where an image lies on the earth
+        vrts.py            the sources of a VRT mosaic: images of this machine alone
         rasters.py         one VRT mosaic, ERDAS .img or ENVI file
         image.py           an image file, opened once: header, whole pixels, windows
         folders.py         the image files in folders, and the names of what is made from them

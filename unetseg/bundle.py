@@ -13,24 +13,28 @@ from typing import Annotated, Any, Literal
 
 import safetensors
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from unetseg.config import NetworkConfig
+from unetseg.data.files.limits import MOST_BANDS
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.errors import BundleError, ConfigError
 from unetseg.runtime import Machine, versions
 from unetseg.storage import replace_folder, write_bytes, write_json
 from unetseg.unet.build import build_unet
 from unetseg.unet.segmenter import Normalisation, Segmenter
+from unetseg.unet.weights import DAMAGE
 
 FORMAT: Literal[1] = 1
 LARGEST_JSON = 16 * 2**20
 """Bytes; a model.json beyond that is refused unread."""
 LARGEST_WEIGHTS = 16 * 2**30
 """Bytes; weights beyond that are refused unread."""
+LARGEST_SIDE = 2**16
+"""Pixels; a tile beyond that is refused."""
 LARGEST_DICE_GAP = 0.001
 """Difference of the mean Dice beyond which fast arithmetic is not taken for float32."""
 LARGEST_CLASS_GAP = 0.005
@@ -102,14 +106,14 @@ class BundleInfo(BaseModel):
 
     format: Literal[1] = FORMAT
     network: NetworkConfig
-    bands: int
+    bands: Annotated[int, Field(ge=1, le=MOST_BANDS)]
     dtype: str
     """Pixel type of the training images (numpy name)."""
     class_map: ClassMap
     normalisation: Normalisation
-    tile: int
+    tile: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
     """Side of the tiles for images larger than that, pixels."""
-    overlap: float
+    overlap: Annotated[float, Field(ge=0, lt=1)]
     """Share of a tile that its neighbour covers too."""
     data_hash: str = ""
     """Hash over all training pairs."""
@@ -119,6 +123,13 @@ class BundleInfo(BaseModel):
     """Whether fast arithmetic stands for float32; None: never compared."""
     versions: dict[str, str] = {}
     weights_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "BundleInfo":
+        given = {len(self.normalisation.mean), len(self.normalisation.std)}
+        if given != {self.bands}:
+            raise ValueError("the normalisation has other than one mean and deviation per band")
+        return self
 
     @property
     def fresh(self) -> "BundleInfo":
@@ -167,8 +178,12 @@ def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:
     with torch.device("cpu" if network.encoder else "meta"):
         segmenter = build_segmenter(info.model_copy(update={"network": network}))
     try:
-        segmenter.load_state_dict(load_tensors(content), assign=True)
-    except (RuntimeError, safetensors.SafetensorError) as error:
+        weights = load_tensors(content)
+        for name, tensor in segmenter.state_dict().items():
+            if name in weights and weights[name].dtype != tensor.dtype:
+                raise TypeError(f"{name} is {weights[name].dtype}, expected {tensor.dtype}")
+        segmenter.load_state_dict(weights, assign=True)
+    except (*DAMAGE, safetensors.SafetensorError) as error:
         raise BundleError(f"{file} does not hold the network of model.json", [error]) from error
     return segmenter.eval(), info
 
@@ -248,7 +263,7 @@ def read_info(path: Path) -> BundleInfo:
     _check_size(path, LARGEST_JSON)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is no JSON: {error}") from error
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:

@@ -18,6 +18,10 @@ from unetseg.errors import ConfigError
 
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+MOST_LEVELS = 8
+"""Times that a network halves the resolution."""
+MOST_CHANNELS = 2**16
+"""Channels that a level of a network has; no machine holds more."""
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -124,15 +128,19 @@ class NetworkConfig(Settings):
 
     preset: Literal["unet", "classic"] = "unet"
     """classic: Ronneberger 2015 exactly (depth 4, width 64, valid convolutions, no norm)."""
-    depth: Annotated[int, Field(ge=1, le=8)] | Auto = "auto"
+    depth: Annotated[int, Field(ge=1, le=MOST_LEVELS)] | Auto = "auto"
     """Number of times the resolution is halved."""
-    width: Annotated[int, Field(ge=1)] | Auto = "auto"
+    width: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | Auto = "auto"
     """Channels of the first level; each level below has twice as many."""
-    widths: Annotated[tuple[int, ...], Commas] = ()
+    widths: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MOST_CHANNELS)], ...],
+        Commas,
+        Field(max_length=MOST_LEVELS + 1),
+    ] = ()
     """Channels of every level, depth + 1 numbers, instead of width: 32,64,128."""
     block: BlockKind = "plain"
     """Two convolutions, plain or with a shortcut around them, or four that see all before them."""
-    blocks_per_level: Annotated[int, Field(ge=1)] = 1
+    blocks_per_level: Annotated[int, Field(ge=1, le=64)] = 1
     """Blocks of each level of encoder and decoder, one after the other."""
     shortcut: ShortcutKind = "identity"
     """Shortcut of residual blocks: how the input x passes by the convolutions F."""
@@ -145,7 +153,7 @@ class NetworkConfig(Settings):
     """Share of the training steps in which a deactivable shortcut's convolutions take part."""
     deactivable: Literal["scaled", "whole"] = "scaled"
     """Weight of these convolutions in evaluation: their survival, or 1 (and more in training)."""
-    growth: Annotated[int | None, Field(ge=1)] = None
+    growth: Annotated[int | None, Field(ge=1, le=MOST_CHANNELS)] = None
     """Channels that each layer of a dense block adds (default: a quarter of the level's)."""
     norm: NormKind = "batch"
     """Normalisation layer after each convolution."""

@@ -78,10 +78,10 @@ def _pairs_beside(table: Path, codes: Mapping[int, int], source: Path) -> Iterat
 
 def _read_table(path: Path, name: str) -> dict[int, str]:
     """The name of each number."""
-    rows = [*csv.reader(path.read_text(encoding="utf-8-sig").splitlines())][1:]
     try:
+        rows = [*csv.reader(path.read_text(encoding="utf-8-sig").splitlines())][1:]
         return {int(row[0]): row[1].strip() for row in rows if row}
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, csv.Error) as error:
         raise DataError(f"{name} has other lines than `number, name`") from error
 
 

@@ -7,7 +7,6 @@ so that a crash between the two renames leaves a pair that matches. The state be
 
 import io
 import os
-import pickle
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from unetseg.errors import BundleError
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import atomic_path, write_text
+from unetseg.unet.weights import DAMAGE
 
 STATE = "last.pt"
 PREVIOUS = "previous.pt"
@@ -75,7 +75,7 @@ def _load(file: Path) -> dict[str, Any]:
         raise BundleError(f"{file} is damaged: its bytes differ from {_sum_file(file).name}")
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except DAMAGE as error:
         raise BundleError(f"{file} is no resume state: {error}") from error
     return state
 

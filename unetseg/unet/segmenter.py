@@ -3,10 +3,10 @@
 The normalisation is part of the network, so that whoever loads one cannot scale pixels wrongly.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,8 +24,8 @@ class Normalisation(BaseModel):
 
     kind: Literal["dataset", "image"]
     """dataset: mean and std of the training pixels; image: of each whole image, at the time."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[PositiveFloat, Field(allow_inf_nan=False)], ...]
 
 
 class Segmenter(nn.Module):

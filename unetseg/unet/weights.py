@@ -42,8 +42,8 @@ except Exception as error:
 
 _FILES = ("model.safetensors", "config.json")  # what the hub has of an encoder
 # what torch.load and its unpickler raise on bytes that are no weights
-_DAMAGE = (
-    *(OSError, RuntimeError, EOFError, pickle.UnpicklingError, struct.error),
+DAMAGE = (
+    *(OSError, RuntimeError, EOFError, MemoryError, pickle.UnpicklingError, struct.error),
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
 )
 
@@ -193,7 +193,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (*_DAMAGE, SafetensorError) as error:
+    except (*DAMAGE, SafetensorError) as error:
         raise BundleError(
             f"{path} cannot be read as weights",
             [str(error).split("\n", 1)[0]],

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unetseg.data.files.image import ImageFile, read_image
-from unetseg.data.files.photos import jpeg_pixels, png_pixels
+from unetseg.data.files.photos import jpeg_pixels, png_pixels, webp_size
 from unetseg.data.files.pngs import PNG_START, png_bytes
 from unetseg.errors import ImageError
 
@@ -212,7 +212,35 @@ def test_a_jpeg_that_pillow_refuses_is_never_read(progressive: bool) -> None:
     assert verdicts["read by both"] > 100 * verdicts["read"]
 
 
-# JPEG 2000, HEIC, Git LFS
+# WebP, JPEG 2000, HEIC, Git LFS
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize(
+    "options", [{}, {"lossless": True}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}]
+)
+def test_a_webp_says_its_size_at_once(mode: str, options: dict[str, Any]) -> None:
+    for width, height in ((1, 1), (7, 300), (300, 7)):
+        content = saved(np.zeros((height, width, 3), np.uint8), mode, "WEBP", **options)
+        assert webp_size(content[:30]) == (width, height)
+
+
+@pytest.mark.row(26)
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits memory as Linux does")
+def test_a_webp_bomb_takes_no_memory(tmp_path: Path) -> None:
+    """Pillow takes two canvases when it opens one; here 16384×16384 pixels, 2 GB."""
+    resource = pytest.importorskip("resource")
+    content = bytearray(saved(np.zeros((9, 9, 3), np.uint8), None, "WEBP", lossless=True))
+    content[21:25] = (2**28 - 1).to_bytes(4, "little")
+    (tmp_path / "a.webp").write_bytes(content)
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + 2**28, limit[1]))
+    try:
+        with pytest.raises(ImageError, match=r"bomb: 16384×16384"):
+            read_image(tmp_path / "a.webp")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
 
 
 @pytest.mark.parametrize("kind", ["j2k", "jp2"])

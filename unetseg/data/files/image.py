@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.arrays import NPY_START, ZIP_START, ArrayFile
 from unetseg.data.files.georeference import Georeference, georeference_of
-from unetseg.data.files.limits import LFS_START, PIXEL_LIMIT, READ_FIX, explained
+from unetseg.data.files.limits import (
+    LFS_START,
+    MOST_BANDS,
+    PIXEL_LIMIT,
+    READ_FIX,
+    explained,
+    unreadable,
+)
 from unetseg.data.files.pages import SEVERAL, split_page
 from unetseg.data.files.photos import Jpeg2000, Photo, open_photo
 from unetseg.data.files.rasters import Raster, raster_driver
@@ -129,6 +136,11 @@ class ImageFile:
         self._values = Once(lambda: self.picture().values(path))
         with explained(path):
             file = self._file.get()
+            if file.shape[2] > MOST_BANDS:
+                file.close()
+                raise unreadable(
+                    path, f"it has {file.shape[2]} bands, at most {MOST_BANDS} are read"
+                )
         self.format, self.lossy = file.format, file.lossy
         self.white_is_zero = isinstance(file, Tiff) and file.white_is_zero
         self._shape, self._kind = file.shape, file.kind  # as stored

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 
 import tifffile
 from PIL import Image, UnidentifiedImageError
@@ -19,6 +20,7 @@ PIXEL_LIMIT = 89_478_485  # pixels; Pillow's limit for decompression bombs
 EXPANSION_LIMIT = 100  # a TIFF over the pixel limit may grow by this factor when it is unpacked
 HOLDABLE = 2**20  # bytes of pixels that no byte of a file unpacks to
 PIXEL_BYTES = 16  # of one pixel that the limit on pixels allows for, as of four bands of float32
+MOST_BANDS = 512  # of an image, as of an array of OpenCV
 BOMB = "decompression-bomb"
 LFS_START = b"version https://git-lfs"  # of what Git LFS leaves where a file was not fetched
 READ_FIX = "Copy the file again from its source, or take it out of the folder."
@@ -40,6 +42,7 @@ _DAMAGE = (
     struct.error,
     zlib.error,
     tifffile.TiffFileError,
+    TokenError,  # of the header of an old .npy
     Image.DecompressionBombError,  # frames of a GIF beyond its screen
     Image.DecompressionBombWarning,
 )

@@ -56,10 +56,10 @@ class Photo:
     def __init__(self, file: IO[bytes], start: bytes, path: Path, max_pixels: int) -> None:
         self._file, self._start, self._path = file, start, path
         self._lock = threading.Lock()
+        if start[8:12] == b"WEBP":
+            _refuse_bomb(path, webp_size(start), max_pixels)  # Pillow takes its memory at once
         self._image = image = _heic(file, path) if _HEIC.match(start) else _identified(file, start)
-        pixels = image.width * image.height
-        if pixels > max_pixels:
-            raise bomb(path, pixels, f"{image.width}×{image.height} = {pixels} pixels", max_pixels)
+        _refuse_bomb(path, image.size, max_pixels)
         self.format = "JPEG" if image.format == "MPO" else str(image.format)
         is_lossy_webp = start[12:16] in {b"VP8 ", b"VP8X"}
         self.lossy = self.format in {"JPEG", "HEIF"} or is_lossy_webp
@@ -152,10 +152,8 @@ class Jpeg2000:
         (bands,) = struct.unpack_from(">H", content, at + 32)
         self.shape = bottom - top, right - left, bands
         self.kind = content[at : at + 34 + 3 * bands].hex()
-        pixels = self.shape[0] * self.shape[1]
-        if pixels > max_pixels:
-            raise bomb(path, pixels, f"{right - left}×{bottom - top} = {pixels} pixels", max_pixels)
-        refuse_bomb(path, self.shape[:2], pixels * bands, max_pixels)
+        _refuse_bomb(path, self.shape[1::-1], max_pixels)
+        refuse_bomb(path, self.shape[:2], self.shape[0] * self.shape[1] * bands, max_pixels)
 
     def whole(self) -> tuple[NDArray[Any], None, bool]:
         """The pixels H×W×C; a JPEG 2000 has no palette and no transparency of one."""
@@ -173,6 +171,26 @@ def open_photo(file: IO[bytes], start: bytes, path: Path, max_pixels: int) -> Ph
     if start.startswith(_J2K_STARTS):
         return Jpeg2000(file, path, max_pixels)
     return Photo(file, start, path, max_pixels)
+
+
+def webp_size(start: bytes) -> tuple[int, int]:
+    """Width and height of a WebP by its first 30 bytes (RFC 9649, sections 2.5, 2.7 and 3.4)."""
+    if start[12:16] == b"VP8X":
+        return int.from_bytes(start[24:27], "little") + 1, int.from_bytes(
+            start[27:30], "little"
+        ) + 1
+    if start[12:16] == b"VP8L":
+        bits = int.from_bytes(start[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = (int.from_bytes(start[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    return width, height
+
+
+def _refuse_bomb(path: Path, size: tuple[int, int], limit: int) -> None:
+    width, height = size
+    if width * height > limit:
+        told = f"{width}×{height} = {width * height} pixels"
+        raise bomb(path, width * height, told, limit)
 
 
 def _heic(file: IO[bytes], path: Path) -> PillowImage:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from unetseg.data.files.georeference import Georeference, quiet
 from unetseg.data.files.limits import PIXEL_BYTES, bomb, unreadable
 from unetseg.data.files.tiffs import Window
+from unetseg.data.files.vrts import VRT_START, refuse_foreign_sources
 
-_STARTS = {"VRT": b"<VRTDataset", "HFA": b"EHFA_HEADER_TAG"}
+_STARTS = {"VRT": VRT_START, "HFA": b"EHFA_HEADER_TAG"}
 _ENVI_SUFFIXES = frozenset({".dat", ".img", ".bsq", ".bil", ".bip", ".raw", ".envi", ""})
 BY_NAME = "VRT, ERDAS .img and ENVI files are read where they are named, not in folders"
 
@@ -38,6 +39,8 @@ class Raster:
 
         self._path, self._lock, self._fault = path, threading.Lock(), RasterioError
         self._max_pixels = max_pixels
+        if driver == "VRT":
+            refuse_foreign_sources(path)
         try:
             with quiet():
                 self._raster: Any = rasterio.open(path.absolute(), driver=driver)

@@ -1,0 +1,106 @@
+"""Mosaics read images of this machine, and nothing else: a server here would hear of it."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pytest
+
+from tests.builders import blotches, write_geotiff
+from unetseg.data.files.image import read_image
+from unetseg.errors import ImageError
+
+SOURCE = "<SourceFilename relativeToVRT='{}'>{}</SourceFilename><SourceBand>1</SourceBand>"
+
+
+def mosaic(path: Path, source: str, relative: int = 1, kind: str = "") -> Path:
+    band = f"<VRTRasterBand dataType='Byte' band='1' {kind}><SimpleSource>{source}</SimpleSource>"
+    if "<" not in source:
+        band = band.replace(source, SOURCE.format(relative, source))
+    path.write_text(
+        f"<VRTDataset rasterXSize='9' rasterYSize='9'>{band}</VRTRasterBand></VRTDataset>"
+    )
+    return path
+
+
+@pytest.fixture
+def heard() -> Iterator[tuple[str, list[bytes]]]:
+    """The address of a server, and what it heard."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection = server.accept()[0]
+                except OSError:
+                    return
+                with connection:
+                    heard.append(connection.recv(100))
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", heard
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.row(46)
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{}/a.tif",
+        "/vsicurl/{}/a.tif",
+        "/vsizip/vsicurl/{}/a.zip/a.tif",
+        "WCS:{}/w",
+        escape("<GDAL_WMS><Service name='TMS'><ServerUrl>{}/x</ServerUrl></Service></GDAL_WMS>"),
+        "<SourceFilename><!-- a -->{}/a.tif</SourceFilename>",
+        "<sourcefilename>{}/a.tif</sourcefilename>",
+        "<x SourceFilename='{}/a.tif'/>",
+        "service.xml",
+    ],
+)
+def test_no_source_is_fetched(tmp_path: Path, heard: tuple[str, list[bytes]], source: str) -> None:
+    address, requests = heard
+    service = (
+        f"<GDAL_WMS><Service name='TMS'><ServerUrl>{address}/x</ServerUrl></Service></GDAL_WMS>"
+    )
+    (tmp_path / "service.xml").write_text(service)
+    for relative in (0, 1):
+        path = mosaic(tmp_path / "a.vrt", source.format(address), relative)
+        with pytest.raises(ImageError, match=r"a\.vrt cannot be read: its source .* is no image"):
+            read_image(path)
+    assert not requests
+
+
+@pytest.mark.row(46)
+def test_a_folder_called_like_an_address_does_not_help(
+    tmp_path: Path, heard: tuple[str, list[bytes]]
+) -> None:
+    address, requests = heard
+    write_geotiff(tmp_path / address / "a.tif", blotches(9, 9, 1))
+    with pytest.raises(ImageError, match="is no image file here"):
+        read_image(mosaic(tmp_path / "a.vrt", f"{address}/a.tif", 0))
+    assert not requests
+
+
+def test_no_other_file_is_read_as_pixels(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a" * 999)
+    raw = mosaic(tmp_path / "raw.vrt", str(secret), 0, "subClass='VRTRawRasterBand'")
+    with pytest.raises(ImageError, match=r"raw bytes of another file|is no image file here"):
+        read_image(raw)
+    doctype = tmp_path / "doctype.vrt"
+    doctype.write_text("<VRTDataset><!DOCTYPE a></VRTDataset>")
+    with pytest.raises(ImageError, match="document type"):
+        read_image(doctype)
+
+
+def test_mosaics_of_mosaics_end(tmp_path: Path) -> None:
+    image = write_geotiff(tmp_path / "images/a.tif", blotches(9, 9, 1))
+    inner = mosaic(tmp_path / "inner.vrt", "images/a.tif")
+    outer = mosaic(tmp_path / "outer.vrt", "inner.vrt")
+    assert (read_image(outer) == read_image(image)).all()
+    mosaic(inner, "outer.vrt")
+    with pytest.raises(ImageError, match="without end"):
+        read_image(outer)
