@@ -54,6 +54,27 @@ def test_real_images_of_the_earth_keep_their_place(
                 assert (file.bounds, file.shape) == (image.bounds, image.shape)
 
 
+def test_photos_with_world_files_give_placed_masks_and_a_lost_place_is_told(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("placed", "lost", "plain"):
+        Image.fromarray(noise(40, 50, 3)).save(folder / f"{name}.jpg")
+    (folder / "placed.jgw").write_text("2\n0\n0\n-2\n500001\n5199999\n")
+    (folder / "lost.jgw").write_text("nothing\n")
+    assert predict(bundle(tmp_path, 3, "uint8"), folder, tmp_path / "out", "--overlay") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the place on the earth of 1 image is not kept, or not all of it: lost.jpg (" in told
+    with rasterio.open(folder / "placed.jpg") as image:
+        for name in ("placed.tif", "placed_overlay.tif"):
+            with rasterio.open(tmp_path / "out" / name) as mask:
+                assert (mask.transform, mask.shape) == (image.transform, image.shape)
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+        *("lost.png", "lost_overlay.png", "plain.png", "plain_overlay.png")
+    }
+
+
 @pytest.mark.parametrize("is_large", [False, True])
 def test_real_images_of_13_bands_give_masks_of_the_training(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool

@@ -27,9 +27,12 @@ from unetseg.errors import ImageError
 from unetseg.prediction.bands import BandStore, OneBand
 from unetseg.prediction.pipeline import Opened
 from unetseg.prediction.stream import pieces
+from unetseg.text import plural, printable
 
 OUTPUT_ENDS = ("", "_overlay", "_probabilities")
 """What the names of the files for an image have after its own."""
+SHOWN = 3
+"""Images that one line names."""
 THUMBNAIL = 1024
 """Longer side of the picture that the brightness of a large image is taken from, pixels."""
 
@@ -47,6 +50,8 @@ class Job:
     georeference: Georeference | None = None
     nodata: float | None = None
     """Value of its pixels without data."""
+    lost: str = ""
+    """What is told of its place and no mask of it keeps, in words."""
     max_pixels: int | None = None
     """The most pixels of it that are decoded at once."""
     pages: int = 0
@@ -73,7 +78,12 @@ def plan_job(image: Path, stem: Path, class_map: ClassMap, max_pixels: int | Non
     """How `image` is predicted, from its header alone; the mask is `stem` and a suffix."""
     try:
         with ImageFile(image, max_pixels) as file:
-            job = Job(image, stem, file.pixels, file.is_large, file.georeference, file.nodata)
+            job = Job(image, stem, file.pixels, file.is_large)
+            try:
+                where, lost = file.georeference, file.lost_place
+                job = replace(job, georeference=where, nodata=file.nodata, lost=lost)
+            except ImageError as error:
+                job = replace(job, lost=error.summary)
     except ImageError as error:  # it is listed with the reason when it is read
         is_stack = error.code == SEVERAL and isinstance(error.came, int)
         job = Job(image, stem, pages=error.came if is_stack and isinstance(error.came, int) else 0)
@@ -91,6 +101,14 @@ def plan_jobs(
         plan_job(page, stem.with_name(stem.name + end), class_map, max_pixels)
         for page, end in page_paths(image, job.pages)
     ] or [job]
+
+
+def lost_places(jobs: Sequence[Job]) -> str:
+    """The images whose place is not kept, or not all of it, and why, in a line; or nothing."""
+    lost = [f"{printable(job.image.name)} ({printable(job.lost)})" for job in jobs if job.lost]
+    more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+    told = f"the place on the earth of {plural(len(lost), 'image')} is not kept, or not all of it: "
+    return f"{told}{', '.join(lost[:SHOWN])}{more}" if lost else ""
 
 
 def write_outputs(

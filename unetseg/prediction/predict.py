@@ -18,7 +18,7 @@ from unetseg.data.files.rasters import BY_NAME, is_raster
 from unetseg.data.pairs.beside import files_beside
 from unetseg.errors import ConfigError, DataError, UnetsegError
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
-from unetseg.prediction.outputs import OUTPUT_ENDS, Job, plan_jobs, write_outputs
+from unetseg.prediction.outputs import OUTPUT_ENDS, Job, lost_places, plan_jobs, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Stream
@@ -81,6 +81,8 @@ def predict_folder(
         for path, relative in images
         for job in plan_jobs(path, output / relative, class_map, config.max_pixels)
     ]
+    if lost := lost_places(jobs):
+        progress.say(lost)
     result = Prediction(skipped=_existing(jobs, config))
     skipped = set(result.skipped)
     jobs = [job for job in jobs if job.mask not in skipped]

@@ -1,5 +1,6 @@
 """Places: where GDAL says that an image lies, turned with the image, and no warnings."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import tifffile
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
+from rasterio.enums import WktVersion
 
 from unetseg.data.files.georeference import Georeference, quiet
 from unetseg.data.files.geotiff import RasterWriter
@@ -93,13 +95,143 @@ def test_ground_control_points_go_with_the_image(tmp_path: Path, orientation: in
         assert (new.x, new.y, new.z) == (old.x, old.y, old.z)
 
 
-def test_side_cars_are_no_place(tmp_path: Path) -> None:
-    write_tiff(tmp_path / "a.tif", np.zeros((3, 3), np.uint8))
-    (tmp_path / "a.tfw").write_text("1\n0\n0\n-1\n5\n6\n")
-    assert georeference(tmp_path / "a.tif") == (None, None)
-    write(tmp_path / "b.tif", nodata=1)
-    (tmp_path / "b.tfw").write_text("1\n0\n0\n-1\n5\n6\n")
-    assert georeference(tmp_path / "b.tif") == (None, 1.0)
+PLACED = """<PAMDataset><SRS>EPSG:32633</SRS>
+<GeoTransform>500000, 2, 0.5, 5200000, 0.25, -2</GeoTransform></PAMDataset>"""
+POINTS = """<PAMDataset><GCPList Projection="EPSG:4326">
+<GCP Id="1" Pixel="0" Line="0" X="10" Y="47" Z="3"/><GCP Id="2" Pixel="6" Line="0" X="11" Y="47"/>
+<GCP Id="3" Pixel="0" Line="4" X="10" Y="46"/></GCPList></PAMDataset>"""
+WORLD = "2\n0.25\n0.5\n-2\n500001.25\n5199999.125\n"
+POLYNOMIALS = "".join(
+    [
+        "".join(f"{name}_{of}: {n}.5\n" for of in ("OFF", "SCALE"))
+        for n, name in enumerate(("LINE", "SAMP", "LAT", "LONG", "HEIGHT"), 1)
+    ]
+    + [
+        f"{side}_{part}_COEFF_{n}: {n / 8}\n"
+        for side in ("LINE", "SAMP")
+        for part in ("NUM", "DEN")
+        for n in range(1, 21)
+    ]
+)
+BESIDE = [
+    ("a.jpg", {"a.jpg.aux.xml": PLACED}),
+    ("a.tif", {"a.tif.aux.xml": PLACED}),
+    ("a.png", {"a.png.aux.xml": POINTS}),
+    ("a.jpg", {"a.jgw": WORLD}),
+    ("a.JPG", {"A.JGW": WORLD}),
+    ("a.jpeg", {"a.jpegw": WORLD}),
+    ("a.png", {"a.pgw": WORLD}),
+    ("a.tif", {"a.tfw": WORLD}),
+    ("a.bmp", {"a.wld": WORLD}),
+    ("a.tif", {"a_RPC.TXT": POLYNOMIALS}),
+    ("a.tif", {"a_rpc.txt": POLYNOMIALS, "a.tfw": WORLD}),
+]
+
+
+def written_back(path: Path) -> Path:
+    """An image of nothing with the place of that at `path`."""
+    with ImageFile(path) as image:
+        place, (height, width), lost = image.georeference, image.size, image.lost_place
+    assert not lost
+    with RasterWriter(
+        path.parent / "out.tif", height, width, 1, "uint8", georeference=place
+    ) as writer:
+        writer.write(0, np.zeros((height, width), np.uint8))
+    return path.parent / "out.tif"
+
+
+def gdals(path: Path) -> tuple[Any, ...]:
+    """CRS, transform, ground control points and polynomials as GDAL reads them."""
+    with quiet(), rasterio.open(path) as raster:
+        points, system = raster.gcps
+        rpcs = raster.rpcs.to_dict() if raster.rpcs else {}
+        rpcs = {name: value for name, value in rpcs.items() if not name.startswith("err")}
+        places = [(p.row, p.col, p.x, p.y, p.z or 0) for p in points]
+        return raster.crs, raster.transform, places, system, rpcs
+
+
+@pytest.mark.parametrize(("name", "beside"), BESIDE)
+def test_what_lies_beside_an_image_places_it_as_gdal_does(
+    tmp_path: Path, name: str, beside: dict[str, str]
+) -> None:
+    Image.new("L", (6, 4)).save(tmp_path / name)
+    for companion, text in beside.items():
+        (tmp_path / companion).write_text(text)
+    expected, came = gdals(tmp_path / name), gdals(written_back(tmp_path / name))
+    nowhere = rasterio.Affine.identity()
+    assert expected[1:] != (nowhere, [], None, {})
+    assert came == expected
+
+
+@pytest.mark.parametrize("boxes", ["GMLJP2", "GeoJP2"])
+def test_boxes_of_jpeg_2000_place_it(tmp_path: Path, boxes: str) -> None:
+    size = {"height": 40, "width": 60, "count": 1, "dtype": "uint8"}
+    options = {"GMLJP2": "NO", "GeoJP2": "NO"} | {boxes: "YES"}
+    with rasterio.open(
+        tmp_path / "a.jp2", "w", "JP2OpenJPEG", **size, crs=UTM, transform=TRANSFORM, **options
+    ) as file:
+        file.write(np.zeros((1, 40, 60), np.uint8))
+    assert not (tmp_path / "a.jp2.aux.xml").exists()
+    assert gdals(written_back(tmp_path / "a.jp2"))[:2] == (UTM, TRANSFORM)
+
+
+def test_a_prj_file_is_the_crs_of_a_world_file(tmp_path: Path) -> None:
+    Image.new("L", (6, 4)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jgw").write_text(WORLD)
+    (tmp_path / "a.prj").write_text(UTM.to_wkt(version=WktVersion.WKT1_ESRI))
+    crs, transform, *_ = gdals(written_back(tmp_path / "a.jpg"))
+    assert crs == UTM
+    assert tuple(transform)[:6] == (2, 0.5, 500_000, 0.25, -2, 5_200_000)
+
+
+def test_what_lies_beside_a_turned_photo_turns_with_it(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "a.jgw").write_text(WORLD)
+    *_, transform = gdals(written_back(tmp_path / "a.jpg"))[:2]
+    assert tuple(transform @ (0, 0)) == tuple(
+        rasterio.Affine(2, 0.5, 5e5, 0.25, -2, 5.2e6) @ (0, 4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("beside", "told"),
+    [
+        ({"a.jgw": "two\n"}, "a.jgw cannot be read"),
+        ({"a.jpg.aux.xml": "no XML"}, "a.jpg.aux.xml cannot be read"),
+        ({"a.jgw": WORLD, "a.prj": "somewhere"}, "a.prj cannot be read"),
+        ({"a.jpg.aux.xml": "<PAMDataset><Metadata/></PAMDataset>"}, ""),
+        ({"a.prj": UTM.to_wkt()}, ""),
+        ({"b.jgw": WORLD, "a.tfw": WORLD}, ""),
+    ],
+)
+def test_a_place_that_is_lost_is_told(tmp_path: Path, beside: dict[str, str], told: str) -> None:
+    Image.new("L", (6, 4)).save(tmp_path / "a.jpg")
+    for companion, text in beside.items():
+        (tmp_path / companion).write_text(text)
+    with ImageFile(tmp_path / "a.jpg") as image:
+        assert image.lost_place == told
+        assert (image.georeference is None) == ("a.jgw" not in beside or "two" in beside["a.jgw"])
+
+
+def test_a_crs_that_no_geotiff_holds_is_told(tmp_path: Path) -> None:
+    turned = "+proj=ob_tran +o_proj=longlat +o_lat_p=39.25 +o_lon_p=0 +lon_0=18"
+    Image.new("L", (6, 4)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg.aux.xml").write_text(
+        PLACED.replace("EPSG:32633", CRS.from_string(turned).to_wkt())
+    )
+    with ImageFile(tmp_path / "a.jpg") as image:
+        assert image.lost_place == "a GeoTIFF does not hold its coordinate system"
+        assert image.georeference is not None
+
+
+def test_files_beside_are_seen_as_soon_as_they_are_there(tmp_path: Path) -> None:
+    Image.new("L", (6, 4)).save(tmp_path / "a.jpg")
+    assert georeference(tmp_path / "a.jpg") == (None, None)
+    (tmp_path / "a.jgw").write_text(WORLD)
+    os.utime(tmp_path, ns=(1, 1))  # a clock may be coarse
+    assert georeference(tmp_path / "a.jpg")[0] is not None
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -1,25 +1,35 @@
-"""Where an image lies on the earth: what GeoTIFF tags say."""
+"""Where an image lies on the earth: in its own tags, in its boxes, or in files beside it.
 
+GDAL is shown one pixel with the tags of the image, and the files beside it by names that fit; only
+a JPEG 2000 is opened itself.
+"""
+
+import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from unetseg.data.files.limits import explained, unreadable
+from unetseg.data.files.pages import file_of
 from unetseg.data.files.tiffs import Tiff
 
-GEOTIFF_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # scale, tie points, transform, CRS
+# scale, tie points, transform, CRS, rational polynomials
+GEOTIFF_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
 NODATA_TAG = 42113
 _QUIET = threading.Lock()  # one thread at a time changes what warnings are shown
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+_ENDS = (".prj", ".aux.xml", ".tab", ".rpb", "_rpc.txt", "w", ".wld")  # of files beside images
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,20 @@ class Georeference:
         transform: a b c d e f of x = a·column + b·row + c, y = d·column + e·row + f, where columns
             and rows count from the upper left corner of the upright image.
         points: Ground control points, column row x y z each, in place of the transform.
+        rpcs: Rational polynomial coefficients by the names that GDAL gives them.
+        lost: What is told of the place and not kept here, in words.
     """
 
-    crs: str
-    transform: tuple[float, float, float, float, float, float]
+    crs: str = ""
+    transform: tuple[float, float, float, float, float, float] = _IDENTITY
     points: tuple[tuple[float, ...], ...] = ()
+    rpcs: tuple[tuple[str, str], ...] = ()
+    lost: str = ""
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it says anything of a place."""
+        return bool(self.crs or self.points or self.rpcs) or self.transform != _IDENTITY
 
 
 @contextmanager
@@ -48,60 +67,179 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def georeference_of(file: Tiff, path: Path) -> tuple[Georeference | None, float | None]:
-    """Where an open TIFF lies on the earth, and its no-data value.
+def georeference_of(file: Any, path: Path, orientation: int) -> tuple[Georeference, float | None]:
+    """Where an open image file lies on the earth, and its no-data value.
 
-    The georeference is None when the file has neither a CRS nor a transform nor ground control
-    points. Side-car files (.tfw, .aux.xml) are not read. GDAL is shown one pixel with the file's
-    tags.
+    Args:
+        file: A `Tiff`, `Photo`, `Jpeg2000` or `ArrayFile`.
+        path: Of the image; what lies beside it counts.
+        orientation: 1–8, of EXIF and TIFF; the georeference is that of the upright image.
 
     Raises:
         ImageError: the header is damaged; `path` is named.
     """
     from rasterio.errors import RasterioError
+
+    beside = companions(path)
+    with explained(path), ExitStack() as stack:
+        tags = file.raw_tags(*GEOTIFF_TAGS, NODATA_TAG) if isinstance(file, Tiff) else []
+        is_boxed = getattr(file, "may_be_placed", False)
+        if not (tags or beside or is_boxed):
+            return Georeference(), None
+        try:
+            stack.enter_context(quiet())
+            raster = _boxes(path, stack) if is_boxed else _pixel(file, tags, beside, stack)
+            place, nodata = place_of(raster), raster.nodata
+            read = {Path(name).name for name in raster.files}
+        except RasterioError as error:
+            if is_boxed:  # others read its pixels
+                return Georeference(lost=f"GDAL cannot open it: {error}"), None
+            raise unreadable(path, error) from error
+    if not place.is_placed and not is_boxed:
+        unread = [found.name for name, found in beside.items() if _is_unread(name, found, read)]
+        place = replace(place, lost=f"{', '.join(unread)} cannot be read" if unread else "")
+    if place.is_placed and not place.crs and "image.prj" in beside:
+        place = _with_crs(place, beside["image.prj"])
+    return (_turned(place, file.shape, orientation) if orientation > 1 else place), nodata
+
+
+def companions(path: Path) -> Mapping[str, Path]:
+    """The files beside an image that may say where it lies, by their names beside image.tif.
+
+    World files (.jgw, .jpgw, .wld and their kin), .prj, .aux.xml, MapInfo's .tab, and rational
+    polynomials. A folder is listed once, and again when its entries have changed.
+    """
+    path = file_of(path)
+    folder, name, stem, end = path.parent, path.name, path.stem, path.suffix[1:]
+    beside: dict[str, Path] = {}
+    with suppress(OSError):  # a folder that must not be listed shows nothing
+        listed = _listed(folder, folder.stat().st_mtime_ns)
+        for own, known in (
+            (f"{name}.aux.xml", "image.tif.aux.xml"),
+            (f"{stem}.{end[:1]}{end[-1:]}w", "image.tfw"),
+            (f"{stem}.{end}w", "image.tfw"),
+            (f"{stem}.wld", "image.tfw"),
+            (f"{stem}.tab", "image.tab"),
+            (f"{stem}_rpc.txt", "image_RPC.TXT"),
+            (f"{stem}.rpb", "image.RPB"),
+            (f"{stem}.prj", "image.prj"),
+        ):
+            if found := listed.get(own.lower()):
+                beside.setdefault(known, folder / found)
+    return beside
+
+
+@lru_cache(maxsize=256)
+def _listed(folder: Path, _modified: int) -> Mapping[str, str]:
+    """The names of files in a folder that may place images, by themselves in small letters."""
+    with os.scandir(folder) as entries:
+        return {
+            entry.name.lower(): entry.name
+            for entry in entries
+            if entry.name.lower().endswith(_ENDS) and entry.is_file()
+        }
+
+
+def place_of(raster: Any) -> Georeference:
+    """Where GDAL says that an open raster lies."""
+    points, system = raster.gcps
+    system = raster.crs or system
+    crs = system.to_wkt() if system else ""
+    return Georeference(
+        crs,
+        _IDENTITY if points else tuple(raster.transform)[:6],
+        tuple((point.col, point.row, point.x, point.y, point.z or 0.0) for point in points),
+        tuple(raster.rpcs.to_gdal().items()) if raster.rpcs else (),
+        "" if not crs or _is_held(crs) else "a GeoTIFF does not hold its coordinate system",
+    )
+
+
+@lru_cache(maxsize=64)
+def _is_held(crs: str) -> bool:
+    """Whether a GeoTIFF can say that it has this CRS, as WKT."""
+    from rasterio import Affine
     from rasterio.io import MemoryFile
 
-    with explained(path):
-        tags = file.raw_tags(*GEOTIFF_TAGS, NODATA_TAG)
-        if not tags:
-            return None, None
-        pixel = BytesIO()
-        with tifffile.TiffWriter(pixel, byteorder=file.byteorder) as writer:
-            options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
-            writer.write(np.zeros((1, 1), file.dtype), extratags=tags, **options)
-        try:
-            with quiet(), MemoryFile(pixel.getvalue()) as one, one.open(driver="GTiff") as raster:
-                system = raster.crs or raster.gcps[1]
-                crs, points = system.to_wkt() if system else "", raster.gcps[0]
-                transform, nodata = np.array(raster.transform).reshape(3, 3), raster.nodata
-        except RasterioError as error:
-            raise unreadable(path, error) from error
-    if not crs and not points and tuple(transform.ravel()[:6]) == _IDENTITY:
-        return None, nodata
-    to_stored = _to_stored(file)
+    options = {"height": 1, "width": 1, "count": 1, "dtype": "uint8"}
+    with MemoryFile() as file:
+        file.open(driver="GTiff", crs=crs, transform=Affine.scale(2), **options).close()
+        content = file.read()
+    with MemoryFile(content) as alone, alone.open() as raster:  # GDAL wrote the rest beside it
+        return bool(raster.crs)
+
+
+def _boxes(path: Path, stack: ExitStack) -> Any:
+    """A JPEG 2000 opened by GDAL, which knows its boxes and what lies beside it."""
+    import rasterio
+
+    stack.enter_context(rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"))
+    return stack.enter_context(rasterio.open(path.absolute(), driver="JP2OpenJPEG"))
+
+
+def _pixel(file: Any, tags: list[Any], beside: Mapping[str, Path], stack: ExitStack) -> Any:
+    """One pixel opened by GDAL, with the tags of the image and what lies beside it."""
+    from rasterio.io import MemoryFile
+
+    pixel, dtype = BytesIO(), getattr(file, "dtype", np.float64)
+    with tifffile.TiffWriter(pixel, byteorder=getattr(file, "byteorder", None)) as writer:
+        options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
+        writer.write(np.zeros((1, 1), dtype), extratags=tags, **options)
+    contents = {"image.tif": pixel.getvalue()}
+    contents |= {name: found.read_bytes() for name, found in beside.items()}
+    folder = uuid4().hex
+    first, *_ = [
+        stack.enter_context(MemoryFile(content, dirname=folder, filename=name))
+        for name, content in contents.items()
+    ]
+    return stack.enter_context(first.open(driver="GTiff"))
+
+
+def _is_unread(name: str, found: Path, read: Container[str]) -> bool:
+    """Whether GDAL could not read a file beside an image that lies nowhere."""
+    if name.endswith(".xml"):
+        return not found.read_bytes().rstrip().endswith(b"</PAMDataset>")
+    return name not in read and name != "image.prj"
+
+
+def _with_crs(place: Georeference, path: Path) -> Georeference:
+    """A place whose CRS stands in a .prj file."""
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    text = path.read_text(errors="replace").strip()
+    try:
+        crs = CRS.from_user_input(text, morph_from_esri_dialect=True).to_wkt()
+    except CRSError:
+        return replace(place, lost=f"{path.name} cannot be read")
+    return replace(place, crs=crs)
+
+
+def _turned(place: Georeference, shape: tuple[int, ...], orientation: int) -> Georeference:
+    """The place of the upright image; `shape` and `place` are those of the stored one."""
+    to_stored = _to_stored(shape[0], shape[1], orientation)
+    transform, points = place.transform, place.points
     if points:
-        return Georeference(crs, _IDENTITY, _upright_points(points, to_stored)), nodata
-    a, b, c, d, e, f = (transform @ to_stored).ravel()[:6].tolist()
-    return Georeference(crs, (a, b, c, d, e, f)), nodata
+        stored = np.array([[*point[:2], 1] for point in points])
+        corners = (np.linalg.inv(to_stored) @ stored.T)[:2].T.tolist()
+        points = tuple((*at, *p[2:]) for at, p in zip(corners, points, strict=True))
+    elif place.crs or transform != _IDENTITY:
+        matrix = np.array([*transform, 0, 0, 1]).reshape(3, 3) @ to_stored
+        a, b, c, d, e, f = matrix.ravel()[:6].tolist()
+        transform = a, b, c, d, e, f
+    lost = "its rational polynomials fit the image as it is stored, not upright"
+    lost = lost if place.rpcs else place.lost
+    return replace(place, transform=transform, points=points, rpcs=(), lost=lost)
 
 
-def _upright_points(
-    points: Sequence[Any], to_stored: NDArray[np.float64]
-) -> tuple[tuple[float, ...], ...]:
-    """Ground control points as GDAL has them, on the upright image: column row x y z each."""
-    stored = np.array([[point.col, point.row, 1] for point in points])
-    corners = (np.linalg.inv(to_stored) @ stored.T)[:2].T.tolist()
-    return tuple((*at, p.x, p.y, p.z or 0.0) for at, p in zip(corners, points, strict=True))
-
-
-def _to_stored(file: Tiff) -> NDArray[np.float64]:
+def _to_stored(height: int, width: int, orientation: int) -> NDArray[np.float64]:
     """3×3: from corners of the upright image (column, row, 1) to those of the stored one."""
-    height, width = file.shape[1::-1] if file.orientation in {5, 6, 7, 8} else file.shape[:2]
+    if orientation in {5, 6, 7, 8}:
+        height, width = width, height
     to_stored = np.eye(3)
-    if file.orientation in {3, 4, 7, 8}:
+    if orientation in {3, 4, 7, 8}:
         to_stored = np.array([[1, 0, 0], [0, -1, height], [0, 0, 1]]) @ to_stored
-    if file.orientation in {2, 3, 6, 7}:
+    if orientation in {2, 3, 6, 7}:
         to_stored = np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1]]) @ to_stored
-    if file.orientation in {5, 6, 7, 8}:
+    if orientation in {5, 6, 7, 8}:
         to_stored = to_stored[[1, 0, 2]]
     return to_stored

@@ -222,10 +222,11 @@ def _geo_tags(path: Path, georeference: Georeference) -> list[tuple[Any, ...]]:
     from rasterio.crs import CRS
     from rasterio.errors import CRSError, RasterioError
     from rasterio.io import MemoryFile
+    from rasterio.rpc import RPC
 
     try:
         with quiet(), rasterio.Env(), MemoryFile() as memory:
-            crs = CRS.from_wkt(georeference.crs) if georeference.crs else None
+            crs = CRS.from_wkt(georeference.crs) if georeference.crs else CRS()
             place: dict[str, Any] = {"transform": rasterio.Affine(*georeference.transform)}
             if georeference.points:
                 place = {
@@ -234,6 +235,8 @@ def _geo_tags(path: Path, georeference: Georeference) -> list[tuple[Any, ...]]:
                         for column, row, x, y, z in georeference.points
                     ]
                 }
+            if georeference.rpcs:
+                place["rpcs"] = RPC.from_gdal(dict(georeference.rpcs))
             shape = {"height": 1, "width": 1, "count": 1, "dtype": "uint8"}
             memory.open(driver="GTiff", crs=crs, **place, **shape).close()
             content = memory.read()

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.arrays import NPY_START, ZIP_START, ArrayFile
-from unetseg.data.files.georeference import Georeference, georeference_of
+from unetseg.data.files.georeference import Georeference, companions, georeference_of
 from unetseg.data.files.limits import (
     LFS_START,
     MOST_BANDS,
@@ -207,12 +207,22 @@ class ImageFile:
 
     @property
     def georeference(self) -> Georeference | None:
-        """Where the image lies on the earth, if its file says so.
+        """Where the image lies on the earth, if its file or one beside it says so.
 
         Raises:
             ImageError: its geographic tags are damaged.
         """
-        return self._geography[0]
+        place = self._geography[0]
+        return place if place.is_placed else None
+
+    @property
+    def lost_place(self) -> str:
+        """What is told of the place and cannot be kept, in words.
+
+        Raises:
+            ImageError: its geographic tags are damaged.
+        """
+        return self._geography[0].lost
 
     @property
     def nodata(self) -> float | None:
@@ -227,13 +237,14 @@ class ImageFile:
         return np.iinfo(self.open_tiff().dtype).max - declared
 
     @cached_property
-    def _geography(self) -> tuple[Georeference | None, float | None]:
-        if self.format not in {"TIFF", "VRT", "HFA", "ENVI"}:
-            return None, None
+    def _geography(self) -> tuple[Georeference, float | None]:
+        may_say = self.format in {"TIFF", "JPEG2000", "VRT", "HFA", "ENVI"}
+        if not may_say and not companions(self.path):
+            return Georeference(), None
         file = self._opened()
         if isinstance(file, Raster):
             return file.georeference, file.nodata
-        return georeference_of(file, self.path) if isinstance(file, Tiff) else (None, None)
+        return georeference_of(file, self.path, self.orientation)
 
     @property
     def pillow_bands(self) -> int | None:

@@ -35,6 +35,7 @@ from unetseg.errors import ImageError
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
 _HEIC = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|mif1|msf1)", re.DOTALL)
 _J2K_STARTS = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
+_PLACE_BOXES = (bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"asoc")  # GeoJP2, GMLJP2
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 _HEADER_END = 33  # bytes: the start of a PNG, and its first chunk, which says size and kind
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a JPEG: not in data, and no restart
@@ -137,6 +138,7 @@ class Jpeg2000:
     Attributes:
         shape: Height, width and bands; a palette is not applied yet.
         kind: Size, bands and bits, as the header has them (ISO 15444-1, annex A.5.1).
+        may_be_placed: Whether it has a box that may say where it lies (GeoJP2, GMLJP2).
 
     Raises:
         ImageError: a decompression bomb.
@@ -152,6 +154,7 @@ class Jpeg2000:
         (bands,) = struct.unpack_from(">H", content, at + 32)
         self.shape = bottom - top, right - left, bands
         self.kind = content[at : at + 34 + 3 * bands].hex()
+        self.may_be_placed = any(box in content for box in _PLACE_BOXES)
         _refuse_bomb(path, self.shape[1::-1], max_pixels)
         refuse_bomb(path, self.shape[:2], self.shape[0] * self.shape[1] * bands, max_pixels)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.georeference import Georeference, quiet
+from unetseg.data.files.georeference import place_of, quiet
 from unetseg.data.files.limits import PIXEL_BYTES, bomb, unreadable
 from unetseg.data.files.tiffs import Window
 from unetseg.data.files.vrts import VRT_START, refuse_foreign_sources
@@ -24,7 +24,7 @@ class Raster:
         format: VRT, HFA or ENVI.
         shape: Height, width and bands.
         dtype: Number type of the pixels.
-        georeference: Where it lies on the earth, if it says so.
+        georeference: Where it lies on the earth.
         nodata: The value that it declares for pixels without data.
 
     Raises:
@@ -54,9 +54,7 @@ class Raster:
         self.kind = str(self.dtype)
         self.segment: tuple[int, int] = raster.block_shapes[0]
         self.nodata: float | None = raster.nodata
-        crs = raster.crs.to_wkt() if raster.crs else ""
-        is_placed = bool(crs) or not raster.transform.is_identity
-        self.georeference = Georeference(crs, tuple(raster.transform)[:6]) if is_placed else None
+        self.georeference = place_of(raster)
 
     def whole(self) -> NDArray[Any]:
         """All pixels, H×W×C."""
