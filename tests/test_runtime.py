@@ -1,10 +1,8 @@
 """The machine: devices are there or refused by name, memory is what a container leaves."""
 
-import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +10,10 @@ import torch
 from unetseg import runtime
 from unetseg.config import RuntimeConfig
 from unetseg.errors import ConfigError, MachineError
-from unetseg.runtime import MEBIBYTE, Machine, choose_device, choose_dtype, start
+from unetseg.resources import LEAST
+from unetseg.runtime import Machine, choose_device, choose_dtype, start
 
 CPU = torch.device("cpu")
-GIBIBYTE = 2**30
 
 
 def test_auto_takes_a_device_that_works() -> None:
@@ -64,63 +62,13 @@ def test_a_machine_says_what_it_is() -> None:
     assert machine.is_cpu
     assert str(machine).startswith("CPU (")
     assert str(machine).endswith(", float32")
-    assert machine.free_memory() >= 256 * MEBIBYTE
+    assert machine.free_memory() >= LEAST
 
 
 def test_versions_name_python_and_torch() -> None:
     found = runtime.versions()
     assert found["torch"] == torch.__version__.partition("+")[0] or found["torch"]
     assert {"python", "unetseg", "numpy"} <= set(found)
-
-
-def test_usable_cores_are_those_of_the_process() -> None:
-    assert 1 <= runtime.usable_cores() <= (os.cpu_count() or 1)
-
-
-@pytest.fixture
-def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """What the files of the operating system say; those not listed are not there."""
-    content: dict[str, list[str]] = {}
-    monkeypatch.setattr(runtime, "_lines", lambda path: content.get(Path(path).name, []))
-    return content
-
-
-def test_memory_is_what_the_system_calls_available(files: dict[str, list[str]]) -> None:
-    files["meminfo"] = ["MemTotal: 16777216 kB", "MemAvailable: 8388608 kB"]
-    assert runtime.host_memory() == 8 * GIBIBYTE
-
-
-def test_a_container_leaves_its_limit_less_what_it_holds(files: dict[str, list[str]]) -> None:
-    files["meminfo"] = ["MemAvailable: 8388608 kB"]
-    files["memory.max"] = [str(4 * GIBIBYTE)]
-    files["memory.current"] = [str(3 * GIBIBYTE)]
-    assert runtime.host_memory() == 1 * GIBIBYTE
-
-
-def test_cached_files_do_not_count_as_held(files: dict[str, list[str]]) -> None:
-    files["meminfo"] = ["MemAvailable: 8388608 kB"]
-    files["memory.max"] = [str(4 * GIBIBYTE)]
-    files["memory.current"] = [str(4 * GIBIBYTE)]
-    files["memory.stat"] = ["file 99", f"inactive_file {2 * GIBIBYTE}"]
-    assert runtime.host_memory() == 2 * GIBIBYTE
-
-
-def test_a_container_without_limit_has_all(files: dict[str, list[str]]) -> None:
-    files["meminfo"] = ["MemAvailable: 8388608 kB"]
-    files["memory.max"], files["memory.current"] = ["max"], ["1000"]
-    assert runtime.host_memory() == 8 * GIBIBYTE
-
-
-def test_systems_without_proc_have_memory_too(
-    files: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert not files
-    names = {name: code for name, code in os.sysconf_names.items() if name != "SC_AVPHYS_PAGES"}
-    assert runtime.host_memory() >= 256 * MEBIBYTE
-    monkeypatch.setattr(os, "sysconf_names", names)  # macOS
-    assert runtime.host_memory() >= 256 * MEBIBYTE
-    monkeypatch.delattr(os, "sysconf")  # Windows
-    assert runtime.host_memory() == 256 * MEBIBYTE
 
 
 KEEP = """

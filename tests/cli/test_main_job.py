@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import unetseg
+from unetseg import resources
 from unetseg.cli.app import run
 
 pytestmark = pytest.mark.long  # a training for all of them
@@ -465,3 +467,22 @@ def test_doctor_describes_the_machine(capsys: Capture) -> None:
     assert code == 0
     for words in ("torch", "device", "cores", "free memory", "next: unetseg demo"):
         assert words in out
+
+
+def test_doctor_tells_the_limits_of_a_container(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "ROOT", tmp_path)
+    files = {
+        "proc/self/cgroup": "0::/",
+        "proc/self/mountinfo": "30 24 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup rw",
+        "proc/meminfo": "MemAvailable: 8388608 kB",
+        "sys/fs/cgroup/cpu.max": "150000 100000",
+        "sys/fs/cgroup/memory.max": str(2**30),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    _, out, _ = command(capsys, "doctor")
+    assert re.search(r"cores +1 \(the container's quota: 1.5\)", out)
+    assert re.search(r"free memory +1.0 GiB \(what the container's limit leaves\)", out)

@@ -24,7 +24,8 @@ from unetseg.data.files.pages import MaskPath
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.data.sample import draw_sample
-from unetseg.runtime import MEBIBYTE, Machine
+from unetseg.resources import MEBIBYTE
+from unetseg.runtime import Machine
 from unetseg.training import tuning
 from unetseg.training.learner import Learner
 from unetseg.training.losses import SegmentationLoss

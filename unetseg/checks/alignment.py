@@ -10,7 +10,6 @@ cos²φ is a product of two tensors (J. Bigün and G. H. Granlund, Optimal Orien
 Linear Symmetry, ICCV 1987), all moves together are three correlations.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError
 from unetseg.progress import SILENT, Progress
+from unetseg.resources import usable_cores
 from unetseg.text import plural
 
 Array = NDArray[np.float32]
@@ -236,7 +236,7 @@ def _compare(
 
     seen = []
     progress.start(TASK, len(pairs))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for pair, one in zip(pairs, pool.map(look, pairs), strict=True):
             seen += [(pair, one)] if one is not None else []
             progress.advance(TASK, file=pair.name)

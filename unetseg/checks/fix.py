@@ -9,7 +9,6 @@ is copied byte for byte, or left out and listed.
 
 import csv
 import io
-import os
 import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ from unetseg.data.pairs.match import NO_IMAGE, NO_MASK, SEVERAL, Pair
 from unetseg.data.pairs.naming import fold
 from unetseg.errors import DataError, ImageError, MachineError, MaskError
 from unetseg.progress import SILENT, Progress
+from unetseg.resources import usable_cores
 from unetseg.storage import replace_folder, write_json, write_text
 from unetseg.text import plural, printable
 
@@ -137,7 +137,7 @@ def _fix_pairs(
         except DataError as error:  # beyond fixing, or changed since it was looked at
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for pair, copy in zip(pairs, pool.map(fix, pairs, facts, names.values()), strict=True):
             progress.advance("fixing", file=printable(pair.name))
             if isinstance(copy, DataError):

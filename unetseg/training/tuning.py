@@ -25,7 +25,8 @@ from unetseg.config import NetworkConfig, TrainConfig
 from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader
 from unetseg.data.facts.survey import Survey
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import MEBIBYTE, Machine, synchronise, usable_cores
+from unetseg.resources import MEBIBYTE, usable_cores
+from unetseg.runtime import Machine, synchronise
 from unetseg.text import duration
 from unetseg.timing import seconds_of
 from unetseg.training.fine_tuning import with_encoder

@@ -23,7 +23,7 @@ from unetseg.data.crops.reader import DecodedPair, PairReader
 from unetseg.data.facts.survey import Survey
 from unetseg.errors import ConfigError, MachineError, OutOfMemoryError
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import host_memory
+from unetseg.resources import host_memory
 from unetseg.storage import writing
 
 KEPT_SHARE = 0.3
