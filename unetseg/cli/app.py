@@ -2,6 +2,7 @@
 
 import difflib
 import gc
+import os
 import re
 import sys
 import warnings
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 from cyclopts.config import Dict, Env
 
-from unetseg.cli.console import SHOWN, err
+from unetseg.cli.console import SHOWN, err, patient
 from unetseg.errors import ConfigError, UnetsegError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ ALIASES = {"eval": ["evaluate"]}
 NAMES = {"eval": "evaluate", "import": "import_"}
 """Functions that have not the name of their verb, which Python or the package uses otherwise."""
 PRUNED = "pruned"  # a kind of skip that only `unetseg prune` makes
+STDERR = 2
 EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPT = 2, 3, 130
 
 ANSWERED = (
@@ -87,6 +89,12 @@ app.command(lab)
 
 def main() -> None:
     """The `unetseg` command; what libraries warn of is answered by us, or of no use here."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass  # one that is closed would be the next file that is opened
+    os.close(spare)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is getattr(sys, f"__{name}__"):  # else a caller's own
+            setattr(sys, name, patient(getattr(sys, name)))
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     exit_code = run(sys.argv[1:])

@@ -1,5 +1,10 @@
 """What the user sees: bars on a terminal, plain lines elsewhere, errors as answers."""
 
+import codecs
+import errno
+import io
+import os
+import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +26,83 @@ FORESEEN = 0.1
 """Share of a task that tells how long the rest takes: the first steps are slower."""
 LONG = 60.0
 """Seconds after which any share tells it."""
+PLAIN = {
+    "×": "x",
+    "·": "-",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "…": "...",
+    "²": "^2",
+    "³": "^3",
+    "→": "->",
+    "←": "<-",
+    "↔": "<->",
+    "≤": "<=",
+    "≥": ">=",
+    "±": "+-",
+}
+"""What stands for a character that the encoding of the output lacks."""
+GONE = (errno.EPIPE, errno.EIO)
+"""What the system says when nobody reads any more: of a pipe, of a terminal."""
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)  # a file may be called a:cat:.png
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+class Output(io.TextIOWrapper):
+    """Standard output or error that stops no work.
+
+    Characters that its encoding lacks are replaced. Once its reader has gone or its disk is full,
+    what is written is dropped: a training goes on without being watched.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        buffered = stream.line_buffering, stream.write_through
+        super().__init__(stream.buffer, stream.encoding, "plain", None, *buffered)
+        self._stream = stream  # which closes its buffer when it is forgotten
+
+    def write(self, text: str, /) -> int:
+        """Write or drop `text`."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            return self._drop(error)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, why: OSError) -> int:
+        """From now on write to nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        if why.errno not in GONE and self is not sys.stderr:
+            err.print(f"what is said here is lost from now on: {why.strerror}", markup=False)
+        return 0
+
+
+def patient(stream: Any) -> Any:
+    """Standard output or error as an `Output`; what is no file of text stays as it is."""
+    if not isinstance(stream, io.TextIOWrapper):  # None where it is closed
+        return stream
+    return Output(stream)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    r"""A character that an encoding lacks: its plain form, else as in Python: `\u5199`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    escaped = character.encode("ascii", "backslashreplace").decode()
+    return PLAIN.get(character, escaped), error.start + 1
+
+
+codecs.register_error("plain", _plain)
 
 
 @contextmanager
