@@ -16,6 +16,7 @@ from unetseg.data.facts import fingerprint
 from unetseg.data.facts.fingerprint import (
     ImageFacts,
     PairFacts,
+    cache_folder,
     describe_pairs,
     pooled,
     refuse_unusable,
@@ -286,3 +287,16 @@ def test_a_file_of_many_chunks_has_the_hash_of_its_bytes(tmp_path: Path) -> None
     content = np.random.default_rng(0).bytes(5 * 2**19 + 3)
     (tmp_path / "a").write_bytes(content)
     assert content_hash(tmp_path / "a") == blake2b(content, digest_size=16).hexdigest()
+
+
+def test_a_user_whom_the_system_does_not_know_has_a_folder_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "UNETSEG_CACHE_FOLDER"):
+        monkeypatch.delenv(name, raising=False)
+
+    def fail(user: int) -> None:
+        raise KeyError(user)
+
+    monkeypatch.setattr("pwd.getpwuid", fail)
+    assert cache_folder() == Path("/.cache/unetseg")

@@ -23,6 +23,7 @@ from unetseg.data.masks.mask_values import MaskFacts, mask_facts
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError, ImageError, MachineError
 from unetseg.progress import SILENT, Progress
+from unetseg.resources import usable_cores
 from unetseg.storage import write_bytes
 from unetseg.text import plural, printable
 
@@ -64,7 +65,7 @@ def describe_pairs(
     """
     # One file per image folder, so that no cache grows beyond its data.
     folders = sorted({str(pair.image.resolve().parent) for pair in pairs})
-    key = blake2b("\n".join(folders).encode(), digest_size=8).hexdigest()
+    key = blake2b("\n".join(folders).encode(errors="surrogateescape"), digest_size=8).hexdigest()
     store = cache_folder() / f"fingerprint-{CACHE_VERSION}-{key}.json"
     cache: dict[str, PairFacts] = {}
     with suppress(OSError, ValidationError):
@@ -73,7 +74,7 @@ def describe_pairs(
     facts: dict[Pair, PairFacts] = {}
     unreadable: dict[Pair, list[DataError]] = {}
     progress.start("reading", len(pairs))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         described = pool.map(lambda pair: _describe(pair, cache, max_pixels), pairs)
         for pair, fact in zip(pairs, described, strict=True):
             if isinstance(fact, PairFacts):
@@ -267,7 +268,11 @@ def cache_folder() -> Path:
     """UNETSEG_CACHE_FOLDER, XDG_CACHE_HOME/unetseg or ~/.cache/unetseg."""
     if "UNETSEG_CACHE_FOLDER" in os.environ:
         return Path(os.environ["UNETSEG_CACHE_FOLDER"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unetseg"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user whom the system does not know, as in containers
+        home = Path("/")  # as Docker tells them; mostly it cannot be written, and nothing is kept
+    return Path(os.environ.get("XDG_CACHE_HOME", home / ".cache")) / "unetseg"
 
 
 def _kind(dtype: str, bands: int) -> str:
