@@ -27,7 +27,8 @@ Groups of settings that several commands share stand once, at the end.
 
 Errors name the first files at fault, how many there are, and the fix. Exit codes: 0 ok, 1 a bug,
 2 a wrong setting, 3 the machine, 4 part of the work failed, 5 the data, 6 the loss diverged,
-7 out of memory, 8 a damaged or foreign model, 130 and 143 stopped by a signal.
+7 out of memory, 8 a damaged or foreign model, 128 + its number stopped by a signal (130 Ctrl-C,
+138 SIGUSR1, 143 SIGTERM).
 """
 OWN = {"Arguments", "Parameters"}
 """Groups that every command has for itself."""

@@ -1,11 +1,13 @@
 """Files are whole or not there, whatever goes wrong in between."""
 
+import errno
+import json
 import os
-import subprocess
-import sys
+import stat
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from hashlib import blake2b
 from pathlib import Path
 
@@ -16,8 +18,8 @@ from unetseg.storage import (
     atomic_path,
     content_hash,
     latest_run,
-    locked,
     new_run_folder,
+    remove_leftovers,
     replace_folder,
     write_bytes,
     write_json,
@@ -156,6 +158,15 @@ def test_json_is_readable(tmp_path: Path) -> None:
     assert text.endswith("}\n")
 
 
+def test_names_of_files_that_are_no_text_survive(tmp_path: Path) -> None:
+    name = os.fsdecode(b"z\xfcr.png")  # from an archive of a Windows machine
+    write_json(tmp_path / "x.json", {"name": name})
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"name": name}
+    write_text(tmp_path / "x.csv", f"{name}\n")
+    assert (tmp_path / "x.csv").read_bytes() == b"z\xfcr.png\n"
+    assert new_run_folder(tmp_path, name) == tmp_path / name
+
+
 # ------------------------------------------------------------------ folders
 
 
@@ -188,6 +199,38 @@ def test_a_crash_between_the_two_renames_is_fixed_by_the_next_call(tmp_path: Pat
     with pytest.raises(CrashError), replace_folder(tmp_path / "model"):
         raise CrashError
     assert tree(tmp_path) == {"model/old.txt": "old"}
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    write_text(tmp_path / ".model-old" / "old.txt", "old")
+    write_text(tmp_path / ".hidden-file.txt", "mine")
+    with atomic_path(tmp_path / "last.pt") as temporary:
+        half = temporary.name
+    (tmp_path / half).write_text("half")
+    remove_leftovers(tmp_path)
+    assert tree(tmp_path) == {".hidden-file.txt": "mine", "last.pt": "", "model/old.txt": "old"}
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_folder_is_synced_after_a_rename_where_that_is_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    synced: list[bool] = []
+    sync = os.fsync
+
+    def note(handle: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        synced.append(is_folder)
+        if is_folder:
+            assert (tmp_path / "x.txt").read_text() == "new"
+            raise OSError(number, os.strerror(number))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    is_fault = number == errno.EIO
+    with pytest.raises(MachineError) if is_fault else nullcontext():
+        write_text(tmp_path / "x.txt", "new")
+    assert synced == [False, True]
 
 
 def test_a_failed_second_rename_brings_the_old_folder_back(
@@ -238,6 +281,19 @@ def test_a_named_run_takes_an_empty_folder_and_no_other(tmp_path: Path) -> None:
     assert "--resume" in caught.value.fix
 
 
+def test_a_folder_that_never_began_is_taken_again_and_no_other(tmp_path: Path) -> None:
+    folder = new_run_folder(tmp_path, "cells")
+    for name in ("config.yaml", "plan.json", "log.jsonl", ".lock", "previews/augmented.png"):
+        write_text(folder / name, "left by a training that was killed at once")
+    write_text(folder / f".last-{16 * 'a'}.pt", "half")
+    assert new_run_folder(tmp_path, "cells") == folder
+    for name in ("notes.txt", ".git", "last.pt", "model", "previous.pt"):
+        write_text(folder / name, "of value")
+        with pytest.raises(MachineError, match="holds a run already"):
+            new_run_folder(tmp_path, "cells")
+        (folder / name).unlink()
+
+
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "/tmp", "-rf", "a\nb", "../x", "a\\b"])
 def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no name for a folder"):
@@ -252,18 +308,3 @@ def test_the_latest_run_is_the_one_saved_last(tmp_path: Path) -> None:
         os.utime(tmp_path / name / "last.pt", (second, second))
     (tmp_path / "unsaved").mkdir()
     assert latest_run(tmp_path) == tmp_path / "m"
-
-
-@pytest.mark.row(14)
-def test_a_second_process_is_refused_and_named_the_first(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from unetseg.storage import locked\n"
-        "with locked(Path(sys.argv[1])): print('in')"
-    )
-    words = [sys.executable, "-c", script, str(tmp_path)]
-    with locked(tmp_path):
-        second = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    assert second.returncode == 1
-    assert f"process {os.getpid()} trains in {tmp_path}" in second.stderr
-    third = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
-    assert third.stdout == "in\n"

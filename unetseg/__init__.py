@@ -7,9 +7,11 @@ what is written above it, never below.
     text.py            plurals, times and printable paths
     progress.py        what long work tells whoever watches
     config.py          every setting there is, once: typed, with unit, default and source
-    runtime.py         device, precision, threads, memory, seed, signals
+    resources.py       cores and memory, within the limits of a container
+    runtime.py         device, precision, threads, signals
     timing.py          work measured in turns
     storage.py         files that are whole or not there; run folders
+    locks.py           a folder held by one process alone
     data/              files on disk → tensors
       files/             bytes ↔ arrays
         pages.py           pages of a stack, each an image of its own

@@ -251,6 +251,8 @@ class RuntimeConfig(DeviceConfig):
     """Where decoded images are kept between epochs; auto: memory, else disk, else nowhere."""
     workers: Annotated[int, Field(ge=0)] | Auto = "auto"
     """Processes that read and augment images."""
+    save_every: Annotated[float, BeforeValidator(parse_duration), Field(ge=0)] = 600.0
+    """Longest time between two saved states: 30s, 10m; 0: after every step."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, order and augmentation."""
 

@@ -13,7 +13,7 @@ The tree (the number is the exit code of the command line):
     ├── DivergedError                6   the loss stopped being a number
     ├── OutOfMemoryError             7   the machine's memory does not hold the work
     ├── BundleError                  8   a checkpoint or bundle is missing, damaged or foreign
-    └── StoppedError               130   stopped by a signal (130 SIGINT, 143 SIGTERM)
+    └── StoppedError               130   stopped by a signal (128 + its number)
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The machine: device, arithmetic, memory allocator, seed, signals, and what it is made of."""
+"""The machine: device, arithmetic, memory allocator, signals, and what it is made of."""
 
 import ctypes
 import os
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -18,11 +17,15 @@ import torch
 
 from unetseg.config import DeviceConfig
 from unetseg.errors import ConfigError, MachineError, OutOfMemoryError
+from unetseg.resources import host_memory, lines_of, usable_cores
 from unetseg.text import plural
 
-MEBIBYTE = 2**20
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What stops a training politely."""
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has two of them
+    if hasattr(signal, name)
+)
+"""What stops a training politely: Ctrl-C, an end of the job, of the terminal, of Slurm's time."""
 PACKAGES = (
     "unetseg",
     "torch",
@@ -74,6 +77,8 @@ def start(config: DeviceConfig) -> Machine:
         MachineError: the device is not there, or cannot do the arithmetic asked for.
     """
     tune_allocator()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
     name = (
@@ -138,7 +143,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def cpu_has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 natively (AVX-512 BF16, AMX or Arm BF16)."""
-    flags = {word for line in _lines(Path("/proc/cpuinfo")) for word in line.split()}
+    flags = {word for line in lines_of("proc/cpuinfo") for word in line.split()}
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -171,46 +176,6 @@ def explained_memory(fix: str) -> Iterator[None]:
         raise
 
 
-def host_memory() -> int:
-    """Bytes of main memory that are free, within the container's limit where there is one."""
-    free = _free_memory()
-    group = Path("/sys/fs/cgroup")
-    used, limit = (_lines(group / f"memory.{name}") for name in ("current", "max"))
-    if used and limit and limit[0].isdigit():
-        cache = _entry(group / "memory.stat", "inactive_file")  # given back when needed
-        free = min(free, int(limit[0]) - int(used[0]) + cache)
-    return max(free, 256 * MEBIBYTE)
-
-
-def _free_memory() -> int:
-    """Bytes that the operating system calls free; half of all where it does not say."""
-    available = 1024 * _entry(Path("/proc/meminfo"), "MemAvailable:")  # kB there
-    if available or not hasattr(os, "sysconf"):
-        return available
-    pages, share = ("SC_PHYS_PAGES", 0.5)
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:  # macOS has none
-        pages, share = ("SC_AVPHYS_PAGES", 1.0)
-    return int(share * os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE"))
-
-
-def _entry(path: Path, name: str) -> int:
-    """The number after `name` in a file of names and numbers; 0 where it is not."""
-    found = (line.split() for line in _lines(path) if line.startswith(f"{name} "))
-    return next((int(words[1]) for words in found), 0)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
-
-
-def usable_cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def versions() -> dict[str, str]:
     """Version of every package that shapes a result, and of Python."""
     found = {"python": platform.python_version()}
@@ -223,9 +188,10 @@ def versions() -> dict[str, str]:
 
 
 class StopRequest:
-    """Within its context, `signal` becomes the number of the first SIGINT or SIGTERM received.
+    """Within its context, `signal` becomes the number of the first of `SIGNALS` received.
 
-    A second SIGINT interrupts at once. Outside the main thread nothing is caught.
+    A second SIGINT interrupts at once. Outside the main thread nothing is caught, and no SIGHUP
+    where nohup had it ignored.
     """
 
     def __init__(self) -> None:
@@ -234,7 +200,9 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            kept = [n for n in SIGNALS[2:] if signal.getsignal(n) == signal.SIG_IGN]
+            caught = [number for number in SIGNALS if number not in kept]
+            self._before = {number: signal.signal(number, self._receive) for number in caught}
         return self
 
     def __exit__(

@@ -1,6 +1,7 @@
-"""Files that are whole or not there: atomic writes, locks and run folders."""
+"""Files that are whole or not there: atomic writes and run folders."""
 
 import csv
+import errno
 import io
 import json
 import math
@@ -12,14 +13,20 @@ from contextlib import contextmanager
 from datetime import datetime
 from hashlib import blake2b, file_digest
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from unetseg.errors import ConfigError, MachineError
 
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks of this kind.
-    fcntl = None  # type: ignore[assignment]
+NAME = re.compile(r"[\w.+\udc80-\udcff][\w.+\udc80-\udcff -]*")
+"""A name for a run folder; the last range are bytes that are no characters here."""
+TEMPORARY = re.compile(r"\..*-[0-9a-f]{16}(\.\w+)?")
+"""What `atomic_path` calls its files."""
+UNBEGUN = re.compile(
+    r"config\.yaml|(env|plan|splits)\.json|log\.jsonl|previews"
+    rf"|\.(lock|owner|decoded|model-new).*|{TEMPORARY.pattern}"
+)
+"""What a training writes before it has learned something."""
 
 
 @contextmanager
@@ -43,10 +50,43 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let what was renamed in `folder` outlast a loss of power, where the system can."""
+    if os.name == "nt":  # keeps its folders by itself, and opens none
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # not every file system can
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Clear away what `atomic_path` and `replace_folder` left in `folder` when they were killed.
+
+    Nobody else may write there.
+    """
+    for path in folder.iterdir():
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+        elif path.name.startswith(".") and path.name.endswith("-old"):
+            _bring_back(path, folder / path.name[1:].removesuffix("-old"))
+
+
+def _bring_back(old: Path, folder: Path) -> None:
+    """Undo the first of the two renames of `replace_folder`, where the second did not come."""
+    if old.exists() and not folder.exists():
+        old.replace(folder)
 
 
 @contextmanager
@@ -62,12 +102,23 @@ def writing(path: Path) -> Iterator[None]:
         raise _cannot_write(path, error) from error
 
 
+def refuse_read_only(folder: Path) -> None:
+    """Write something in `folder`, or where it would be made, and take it away again.
+
+    Raises:
+        MachineError: that is not possible.
+    """
+    with writing(folder):
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with TemporaryFile(dir=there):
+            pass
+
+
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; on success it takes the place of `folder`."""
     fresh, old = (folder.with_name(f".{folder.name}-{state}") for state in ("new", "old"))
-    if old.exists() and not folder.exists():
-        old.replace(folder)  # A crash came between the two renames below.
+    _bring_back(old, folder)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
@@ -76,11 +127,11 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.replace(old)
         fresh.replace(folder)
+        sync_folder(folder.parent)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     finally:
-        if old.exists() and not folder.exists():
-            old.replace(folder)
+        _bring_back(old, folder)
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -92,14 +143,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all."""
-    write_bytes(path, text.encode())
+    """Write `text` to `path` as UTF-8, whole or not at all; bytes in names of files stay bytes."""
+    write_bytes(path, text.encode(errors="surrogateescape"))
 
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` to `path` as indented JSON, whole or not at all; see `json_value`."""
     text = json.dumps(json_value(value), indent=2, ensure_ascii=False, default=str)
-    write_text(path, text + "\n")
+    write_bytes(path, (text + "\n").encode(errors="backslashreplace"))  # "\udcfc" is JSON too
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -136,19 +187,21 @@ def content_hash(*paths: Path) -> str:
 def new_run_folder(out: Path, name: str | None) -> Path:
     """Create and return `out/name`; without a name, `out/<date-time>`, unique even in one second.
 
+    A folder in which a training ended before it had learned something is taken again.
+
     Raises:
         ConfigError: `name` is no name for a folder.
         MachineError: `out/name` holds a run already, or `out` cannot be written.
     """
     stem = name or datetime.now().strftime("%Y%m%d-%H%M%S")
-    if not re.fullmatch(r"[\w.+][\w.+ -]*", stem) or stem in {".", ".."}:
+    if not NAME.fullmatch(stem) or stem in {".", ".."}:
         raise ConfigError(f"--name {stem!r} is no name for a folder: use letters, digits, - and _")
     for attempt in range(1000):
         folder = out / (stem if not attempt else f"{stem}-{attempt}")
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            if name and (not folder.is_dir() or any(folder.iterdir())):
+            if name and (not folder.is_dir() or has_begun(folder)):
                 fix = "Give another --name, or go on with it by --resume."
                 raise MachineError(f"{folder} holds a run already", fix=fix) from None
             if name:
@@ -160,27 +213,9 @@ def new_run_folder(out: Path, name: str | None) -> Path:
     raise MachineError(f"{out} holds a thousand runs called {stem}")
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process alone; the lock ends with the process, however it ends.
-
-    Raises:
-        MachineError: another process holds it.
-    """
-    with (folder / ".lock").open("a+") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
-                fix = "Wait for it, stop it, or choose another --name."
-                raise MachineError(f"process {owner} trains in {folder}", fix=fix) from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+def has_begun(folder: Path) -> bool:
+    """Whether `folder` holds more than a training leaves that has learned nothing."""
+    return any(not UNBEGUN.fullmatch(path.name) for path in folder.iterdir())
 
 
 def latest_run(out: Path) -> Path | None:

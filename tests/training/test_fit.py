@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.builders import Heard
+from unetseg import runtime
 from unetseg.config import NetworkConfig, RuntimeConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import Sample
 from unetseg.data.files.pngs import write_png
@@ -129,9 +130,9 @@ def test_workers_do_not_change_the_weights(data: Path, tmp_path: Path) -> None:
     assert all(torch.equal(weights(alone)[k], weights(helped)[k]) for k in weights(alone))
 
 
-@pytest.mark.row(2, 3, 7)
+@pytest.mark.row(2, 3, 4, 7)
 @pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", runtime.SIGNALS)
 def test_a_stopped_run_goes_on_bit_for_bit(
     data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -40,6 +40,10 @@ def train(
     config_file
         YAML file with settings; a run's own config.yaml repeats that run.
     """
+    from unetseg.storage import refuse_read_only
+
+    refuse_read_only(out)  # at once, before torch is loaded
+
     from unetseg.cli.report import given_words, quoted
     from unetseg.training.fit import train as run_training
 

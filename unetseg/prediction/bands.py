@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.errors import MachineError
+from unetseg.locks import locked
 from unetseg.prediction.stream import Band
-from unetseg.storage import atomic_path, json_value, locked, write_bytes, write_json, writing
+from unetseg.storage import atomic_path, json_value, write_bytes, write_json, writing
 
 FORMAT = 1
 """Version of these folders; another one is not gone on with."""

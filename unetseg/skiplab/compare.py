@@ -33,6 +33,7 @@ from unetseg.data.pairs.match import Pair
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError
 from unetseg.evaluation.confusion import Counts, Floats, confusion, dice, mean_over
 from unetseg.evaluation.evaluate import choose_pairs, read_truth
+from unetseg.locks import locked
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
 from unetseg.progress import SILENT, Progress
@@ -40,7 +41,7 @@ from unetseg.runtime import Machine, start, versions
 from unetseg.skiplab.corruptions import CORRUPTIONS, STRONGEST
 from unetseg.skiplab.cost import Cost, network_cost, predict_ms
 from unetseg.skiplab.look import COLOURS, Result, new_figure, publish
-from unetseg.storage import locked, write_json
+from unetseg.storage import write_json
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fine_tuning import with_encoder

@@ -34,8 +34,6 @@ from unetseg.training.tuning import compile_step, training_batches
 from unetseg.unet.segmenter import Segmenter
 from unetseg.unet.skips import Adaptive
 
-SAVE_SECONDS = 600.0
-"""Longest time between two saved states."""
 NON_FINITE_IN_A_ROW = 10
 """Steps with a non-finite gradient after which training stops."""
 MOST_UNREAD = 10
@@ -82,8 +80,8 @@ def train(
         advice = f"Choose a --batch below {run.plan.batch}, a smaller --patch or --width."
         with (
             explained_memory(advice),
-            StopRequest() as stop,
             closing(Trainer(run, began, progress)) as trainer,
+            StopRequest() as stop,  # before that, a signal ends what has nothing to save
         ):
             trainer.fit(stop)
         return run.folder
@@ -161,7 +159,7 @@ class Trainer:
             is_due = self.step % every == 0 and self.clock.may_validate
             if is_due or self.clock.over:
                 self.validate()
-            elif time.monotonic() - self.saved > SAVE_SECONDS:
+            elif time.monotonic() - self.saved >= self.run.config.runtime.save_every:
                 self.save()
             if self.clock.over or self.without_better >= (self.config.patience or math.inf):
                 break

@@ -3,10 +3,10 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,36 @@ from unetseg.checks.check import refuse_errors
 from unetseg.config import TrainConfig
 from unetseg.data.facts.survey import Survey, survey, with_splits
 from unetseg.data.pairs.splits import read_splits, write_splits
-from unetseg.errors import BundleError, ConfigError, UnetsegError
+from unetseg.errors import BundleError, ConfigError
+from unetseg.locks import locked
 from unetseg.progress import Progress
 from unetseg.runtime import Machine, start, versions
-from unetseg.storage import latest_run, locked, new_run_folder, write_csv, write_json, write_text
-from unetseg.training.checkpoint import STATE, load_state
+from unetseg.storage import (
+    has_begun,
+    latest_run,
+    new_run_folder,
+    remove_leftovers,
+    write_csv,
+    write_json,
+    write_text,
+    writing,
+)
+from unetseg.training.checkpoint import load_state
 from unetseg.training.plan import Plan, make_plan, read_plan
 from unetseg.training.tuning import tried_plan
 
 CHANGEABLE = {
     *("epochs", "budget", "patience", "max_pixels"),
-    *("device", "compile", "engine", "checkpointing", "cache", "workers"),
+    *("device", "compile", "engine", "checkpointing", "cache", "workers", "save_every"),
 }
 """Settings that a resumed run may be given anew.
 
-Neither checkpointing, cache nor workers change a number. Another device and compiled code round
-otherwise: the training goes on from the same state, but not bit for bit as it would have.
+Checkpointing, cache, workers and save_every change no number. Another device and compiled code
+round otherwise: the training goes on from the same state, but not bit for bit as it would have.
 """
+
+
+LOG = "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -64,8 +77,10 @@ def open_run(
 ) -> Iterator[TrainingRun]:
     """A fresh run folder; it is removed again when the data or settings are refused."""
     folder = new_run_folder(out, name)
-    try:
-        with locked(folder):
+    with locked(folder):
+        remove_leftovers(folder)
+        (folder / LOG).unlink(missing_ok=True)  # of a training that never began
+        try:
             machine = start(config.runtime)
             torch.manual_seed(config.runtime.seed)
             known = survey(data, config.data, progress)
@@ -75,10 +90,10 @@ def open_run(
             run = TrainingRun(folder, data, config, machine, known, plan, data_hash(known))
             _describe(run)
             yield run
-    except UnetsegError:
-        if not (folder / STATE).exists():  # nothing was learned: leave no trace
-            shutil.rmtree(folder)
-        raise
+        except BaseException:
+            if not has_begun(folder):  # nothing was learned: leave no trace
+                shutil.rmtree(folder, ignore_errors=True)  # it may be the mount of a container
+            raise
 
 
 @contextmanager
@@ -96,6 +111,7 @@ def resume_run(
         what = f"there is no run {folder}" if folder else f"there is no run in {out}"
         raise BundleError(f"{what} to go on with", fix="Train without --resume first.")
     with locked(folder):
+        remove_leftovers(folder)
         state = load_state(folder, progress)
         identity = state["identity"]
         config = _merged(TrainConfig.model_validate_json(identity["config"]), config)
@@ -131,18 +147,8 @@ class RunLog:
 
     def __init__(self, folder: Path, progress: Progress) -> None:
         self.folder, self._progress = folder, progress
-        self._open = ExitStack()
-
-    @cached_property
-    def _tensorboard(self) -> Any:
-        """What writes for TensorBoard; None where that cannot be had."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # not needed before a validation
-
-            return self._open.enter_context(SummaryWriter(str(self.folder / "tensorboard")))
-        except (ImportError, OSError, RuntimeError, AttributeError) as error:
-            self._progress.say(f"no TensorBoard log: {error}")
-            return None
+        self._tensorboard: Any = None
+        self._is_refused = False
 
     def rewrite(self, rows: list[dict[str, float]]) -> None:
         """Write all of metrics.csv, so that a resumed run has neither gaps nor duplicates."""
@@ -154,22 +160,40 @@ class RunLog:
             write_csv(self.folder / "metrics.csv", cells)
 
     def scalars(self, row: dict[str, float]) -> None:
-        """Show a row of metrics in TensorBoard."""
+        """Log a row of metrics, and show it in TensorBoard."""
         self.event("validation", **row)
-        if self._tensorboard is not None:
-            for key, value in row.items():
-                self._tensorboard.add_scalar(key.replace("val_", "val/"), value, int(row["step"]))
-            self._tensorboard.flush()
+        self._attempt(partial(self._show, row))
+
+    def _show(self, row: dict[str, float]) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # not needed before a validation
+
+        if self._tensorboard is None:
+            self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"))
+        for key, value in row.items():
+            self._tensorboard.add_scalar(key.replace("val_", "val/"), value, int(row["step"]))
+        self._tensorboard.flush()
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        """Do what the training can do without; the first failure is told and is the last."""
+        if self._is_refused:
+            return
+        try:
+            work()
+        except (ImportError, OSError, RuntimeError, AttributeError, TypeError, ValueError) as error:
+            self._is_refused = True
+            self._progress.say(f"warning: no TensorBoard log from here on: {error}")
 
     def event(self, kind: str, **facts: object) -> None:
         """Append one line to log.jsonl; what is not a number becomes null."""
         facts = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in facts.items()}
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / LOG
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"event": kind, **facts}) + "\n")
 
     def close(self) -> None:
         """Close what is open."""
-        self._open.close()
+        if self._tensorboard is not None:
+            self._attempt(self._tensorboard.close)
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:
@@ -216,4 +240,4 @@ def _merged(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
 def data_hash(known: Survey) -> str:
     """A hash over the names and contents of all pairs."""
     rows = sorted(f"{name}\0{fact.hash}" for name, fact in known.facts.items())
-    return blake2b("\n".join(rows).encode(), digest_size=16).hexdigest()
+    return blake2b("\n".join(rows).encode(errors="surrogateescape"), digest_size=16).hexdigest()

@@ -96,7 +96,7 @@ def smp_encoder(name: str) -> dict[str, Any]:
     try:
         from segmentation_models_pytorch import encoders
     except ImportError as error:
-        summary = "an encoder needs segmentation-models-pytorch, which is not installed"
+        summary = f"an encoder needs segmentation-models-pytorch, which cannot be imported: {error}"
         raise MachineError(summary, fix="pip install segmentation-models-pytorch") from error
     table: dict[str, dict[str, Any]] = encoders.encoders
     if name not in table:
