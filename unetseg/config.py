@@ -133,7 +133,7 @@ class NetworkConfig(Settings):
     width: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | Auto = "auto"
     """Channels of the first level; each level below has twice as many."""
     widths: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=MOST_CHANNELS)], ...],
+        tuple[Annotated[int, Field(le=MOST_CHANNELS)], ...],
         Commas,
         Field(max_length=MOST_LEVELS + 1),
     ] = ()
