@@ -74,6 +74,7 @@ what is written above it, never below.
       values.py          mask values, odd codings, polarity; rare, empty and missing classes
       leakage.py         copies and near-copies, within a split and across splits
       alignment.py       masks that are shifted or turned against their image
+      places.py          masks that lie elsewhere on the earth than their image
       fix.py             the fixed copy of a folder
       check.py           all of it in one look
     importers/         other programs' annotations → plain pairs
