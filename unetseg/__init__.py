@@ -186,6 +186,9 @@ __all__ = ["UNet", "__version__", "evaluate", "load", "predict", "train"]
 
 # albumentations looks for updates on the network at import, unless told not to
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# A raster, and what lies beside it, may name addresses that GDAL would fetch.
+os.environ.setdefault("CPL_VSIL_CURL_ALLOWED_FILENAME", "none")
+os.environ.setdefault("GDAL_SKIP", "WCS,WMS,WMTS,HTTP,PLMOSAIC,EEDA,DAAS,STACIT,STACTA,GTI")
 
 _HOMES = {
     "UNet": ("unetseg.unet.model", "UNet"),

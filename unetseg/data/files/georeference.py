@@ -5,6 +5,7 @@ a JPEG 2000 is opened itself.
 """
 
 import os
+import re
 import threading
 import warnings
 from collections.abc import Container, Iterator, Mapping
@@ -27,6 +28,7 @@ from unetseg.data.files.tiffs import Tiff
 # scale, tie points, transform, CRS, rational polynomials
 GEOTIFF_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
 NODATA_TAG = 42113
+_CRS = re.compile(r"[A-Za-z_]+\s*\[|EPSG:\d+$|\+")  # WKT, a number or PROJ's own words
 _QUIET = threading.Lock()  # one thread at a time changes what warnings are shown
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _ENDS = (".prj", ".aux.xml", ".tab", ".rpb", "_rpc.txt", "w", ".wld")  # of files beside images
@@ -229,6 +231,8 @@ def _with_crs(place: Georeference, path: Path) -> Georeference:
 
     text = path.read_text(errors="replace").strip()
     try:
+        if not _CRS.match(text):  # GDAL would open any other text as a file, or fetch it
+            raise CRSError
         crs = CRS.from_user_input(text, morph_from_esri_dialect=True).to_wkt()
     except CRSError:
         return replace(place, lost=f"{path.name} cannot be read")
