@@ -1,10 +1,9 @@
 # unetseg on CUDA machines. Build and run:
 #
 #   docker build -t unetseg .
-#   docker run --rm --gpus all --shm-size 8g --user "$(id -u):$(id -g)" -v "$PWD":/work unetseg \
+#   docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD":/work unetseg \
 #       train data/cells
 #
-# --shm-size: the processes that read images hand them over in /dev/shm (Docker gives 64 MB).
 # /cache holds downloaded encoder weights: add `-v unetseg-cache:/cache` to keep them.
 # With --read-only add `--tmpfs /tmp`.
 

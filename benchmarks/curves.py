@@ -24,7 +24,7 @@ from benchmarks.pictures import lay, pieces
 from benchmarks.rounds import markdown, report
 from unetseg.bundle import build_segmenter
 from unetseg.config import TrainConfig
-from unetseg.data.crops.dataset import crop_loader
+from unetseg.data.crops.loading import crop_batches
 from unetseg.data.crops.reader import PairReader
 from unetseg.progress import SILENT
 from unetseg.training.fit import Trainer
@@ -99,7 +99,7 @@ def train_ours(run: TrainingRun) -> Learned:
     network = trainer.segmenter.network
     learned = Learned(copy_weights(network, build(NETWORK)), network)
     trainer.segmenter.train()
-    for batch in crop_loader(trainer.crops, trainer.order, 0):
+    for batch in crop_batches(trainer.crops, trainer.order):
         image = trainer.segmenter.normalise(batch.image.to(run.machine.device))
         learned.batches.append((image.detach().cpu().contiguous(), batch.mask.long()))
         learned.rates.append(trainer.plan.lr * trainer.factor)

@@ -28,7 +28,8 @@ from unetseg.config import (
     TrainingConfig,
 )
 from unetseg.data.crops.crop import crop
-from unetseg.data.crops.dataset import Sample, crop_loader
+from unetseg.data.crops.dataset import Sample
+from unetseg.data.crops.loading import crop_batches
 from unetseg.data.facts.image_values import image_facts
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.folders import find_images
@@ -434,7 +435,7 @@ def measure_training(run: TrainingRun, seconds: float, progress: Progress = SILE
     workers = None if run.config.runtime.workers == "auto" else run.config.runtime.workers
     with closing(Trainer(run, time.monotonic(), SILENT)) as trainer:
         trainer.segmenter.train()
-        loading, numbers = iter(crop_loader(trainer.crops, trainer.order, 0)), count()
+        loading, numbers = crop_batches(trainer.crops, trainer.order), count()
         crops = next(loading)
 
         def step(crops: Sample) -> None:
@@ -448,18 +449,20 @@ def measure_training(run: TrainingRun, seconds: float, progress: Progress = SILE
         multiply, product = fitting_product(run.machine.device, run.machine.dtype)
         work = {"loading": lambda: next(loading), "steps": lambda: step(crops), PRODUCT: multiply}
         taken = median_seconds(work, MOST_ROUNDS, seconds / 2, progress)
-        steps = map(step, training_batches(trainer.crops, trainer.order, run.machine, workers))
-        for _ in islice(steps, WARM_UP + TIMED):  # with these it chooses who loads
-            pass
-        both = in_turns({"": lambda: seconds_of(partial(next, steps))}, MOST_ROUNDS, seconds / 2)
-        together = fmean(both[""])
+        batches = training_batches(trainer.crops, trainer.order, run.machine, workers)
+        with closing(batches):
+            steps = map(step, batches)
+            for _ in islice(steps, WARM_UP + TIMED):  # with these it chooses who loads
+                pass
+            both = {"together": lambda: seconds_of(partial(next, steps))}
+            taken["together"] = fmean(in_turns(both, MOST_ROUNDS, seconds / 2)["together"])
     stage = f"training, {batch} × {run.plan.patch}×{run.plan.patch}"
     gflop = network_cost(trainer.info, run.plan.patch).gflop / FORWARD_SHARE
-    words = (BOUNDS, "") if together > NOTABLE * taken["steps"] else ("", BOUNDS)
+    words = (BOUNDS, "") if taken["together"] > NOTABLE * taken["steps"] else ("", BOUNDS)
     return [
         row(stage, "loading alone", taken["loading"] / batch, word=words[0]),
         row(
             stage, "steps alone", taken["steps"] / batch, gflop, product / taken[PRODUCT], words[1]
         ),
-        row(stage, "loading and steps", together / batch, gflop),
+        row(stage, "loading and steps", taken["together"] / batch, gflop),
     ]

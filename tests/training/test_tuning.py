@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tests.builders import CPU, Heard, bundle_info, noise, random_segmenter
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
-from unetseg.data.crops.dataset import CropRule, Crops, Order, Sample, crop_loader
+from unetseg.data.crops.dataset import CropRule, Crops, Order, Sample
+from unetseg.data.crops.loading import crop_batches
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts import survey as survey_file
 from unetseg.data.facts.survey import Survey, survey
@@ -329,7 +330,7 @@ def test_measured_batches_are_those_of_the_order(
     crops: Crops, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     order = Order((1, 2, 1, 1, 3), 3, seed=5, first_step=4)
-    expected = list(islice(crop_loader(crops, order, 0), 9))
+    expected = list(islice(crop_batches(crops, order, 0), 9))
     monkeypatch.setattr(tuning, "choose_workers", lambda *_, **__: (workers, "because"))
     heard = Heard()
     state = torch.get_rng_state()

@@ -34,10 +34,6 @@ def doctor() -> None:
     of_container = " (what the container's limit leaves)" if limit < math.inf else ""
     table.add_row("free memory", f"{host_memory() / gibibyte:.1f} GiB{of_container}")
     table.add_row("free disk here", f"{shutil.disk_usage(Path()).free / gibibyte:.1f} GiB")
-    shared = Path("/dev/shm")
-    if shared.is_dir():
-        free = shutil.disk_usage(shared).free / gibibyte
-        table.add_row("/dev/shm", f"{free:.1f} GiB" + (" (small)" if free < 1 else ""))
     table.add_row("fingerprint cache", str(cache_folder()))
     out.print(table)
     say("next: unetseg demo")

@@ -23,7 +23,8 @@ from unetseg.config import (
     TrainingConfig,
 )
 from unetseg.data.crops.cache import read_split
-from unetseg.data.crops.dataset import Crops, Order, crop_loader, find_gaps
+from unetseg.data.crops.dataset import Crops, Order, find_gaps
+from unetseg.data.crops.loading import crop_batches
 from unetseg.data.facts.survey import Survey, survey, with_splits
 from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import BundleError, DataError
@@ -130,7 +131,7 @@ class Lesson:
     def loss(self, segmenter: Segmenter, edit: Edit, step: int) -> Tensor:
         """The loss of a training step, on the batch that it has whenever it is asked for."""
         order = Order([1] * len(self.crops.reader), self.batch, self.seed, first_step=step)
-        sample = next(iter(crop_loader(self.crops, order, workers=0)))
+        sample = next(crop_batches(self.crops, order))
         image, mask, statistics = (part.to(self.device) for part in sample)
         return self.criterion(segmenter(image, statistics, edit), mask)
 

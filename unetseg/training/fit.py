@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from torch import Tensor
 from unetseg.bundle import save_bundle
 from unetseg.config import TrainConfig, with_flags
 from unetseg.data.crops.cache import choose_cache, read_split
-from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader, find_gaps
+from unetseg.data.crops.dataset import Crops, Order, Sample, find_gaps
+from unetseg.data.crops.loading import crop_batches
 from unetseg.data.files.pngs import write_png
-from unetseg.errors import DivergedError, StoppedError
+from unetseg.errors import DataError, DivergedError, MachineError, StoppedError
 from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.counting import score_split
 from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows
@@ -147,22 +148,23 @@ class Trainer:
         self.segmenter.train()
         self._announce()
         every = self.plan.validate_every * self.order.steps_per_epoch
-        for batch in self._batches():
-            self.learner.optimizer.frozen = self.clock.fraction < self.plan.freeze
-            loss = self.learner.step(batch, self.step, self.factor)  # may still be being computed
-            self.losses.add(loss)
-            self.step += 1
-            self.clock.step_done(self.step)
-            self._report(loss)
-            if stop.signal is not None:
-                self._stop(stop.exit_code)
-            is_due = self.step % every == 0 and self.clock.may_validate
-            if is_due or self.clock.over:
-                self.validate()
-            elif time.monotonic() - self.saved >= self.run.config.runtime.save_every:
-                self.save()
-            if self.clock.over or self.without_better >= (self.config.patience or math.inf):
-                break
+        with closing(self._batches()) as batches:
+            for batch in batches:
+                self.learner.optimizer.frozen = self.clock.fraction < self.plan.freeze
+                loss = self.learner.step(batch, self.step, self.factor)  # maybe not yet computed
+                self.losses.add(loss)
+                self.step += 1
+                self.clock.step_done(self.step)
+                self._report(loss)
+                if stop.signal is not None:
+                    self._stop(stop.exit_code)
+                is_due = self.step % every == 0 and self.clock.may_validate
+                if is_due or self.clock.over:
+                    self.validate()
+                elif time.monotonic() - self.saved >= self.run.config.runtime.save_every:
+                    self.save()
+                if self.clock.over or self.without_better >= (self.config.patience or math.inf):
+                    break
         if not self.rows or self.rows[-1]["step"] != self.step:
             self.validate()
         self._check_precision()
@@ -247,18 +249,29 @@ class Trainer:
         classes = "; ".join(f"{word}: {', '.join(n)}" for word, n in told.items() if n)
         self.progress.say(f"starting from the weights of {trained} (classes {classes})")
 
-    def _batches(self) -> Iterable[Sample]:
-        """The batches that are left; before the first, the step is compiled if it was planned."""
+    def _batches(self) -> Generator[Sample, None, None]:
+        """The batches that are left; before the first, the step is compiled if it was planned.
+
+        Where they end in an error, the state is saved: a file that vanished may come back.
+        """
         if self.clock.over:
-            return ()
+            return
         if self.plan.compile:
-            batch = next(iter(crop_loader(self.crops, self.order, 0)))
+            batch = next(crop_batches(self.crops, self.order))
             problem = compile_step(self.learner, batch.split(self.config.accumulate)[0])
             if problem:
                 self.progress.say(f"training without torch.compile: {problem}")
         wanted = self.run.config.runtime.workers
         workers = None if wanted == "auto" else wanted
-        return training_batches(self.crops, self.order, self.machine, workers, self.progress)
+        try:
+            yield from training_batches(
+                self.crops, self.order, self.machine, workers, self.progress
+            )
+        except (DataError, MachineError):
+            if self.step:
+                self.save()
+                self.progress.say(f"the state at step {self.step} is saved. {self._way_on}")
+            raise
 
     def _check_skipped_steps(self) -> None:
         """Log steps that were no numbers; give up after several in a row."""
@@ -273,12 +286,15 @@ class Trainer:
 
     def _stop(self, exit_code: int) -> None:
         self.save()
+        told = f"stopped at step {self.step}; the state is in {self.run.folder / 'last.pt'}"
+        raise StoppedError(told, fix=self._way_on, exit_code=exit_code)
+
+    @property
+    def _way_on(self) -> str:
         folder = self.run.folder
-        raise StoppedError(
-            f"stopped at step {self.step}; the state is in {folder / 'last.pt'}",
-            fix=f"Go on with: unetseg train {self.run.data} --out {folder.parent} "
-            f"--name {folder.name} --resume",
-            exit_code=exit_code,
+        return (
+            f"Go on with: unetseg train {self.run.data} --out {folder.parent} "
+            f"--name {folder.name} --resume"
         )
 
     def _check_precision(self) -> None:

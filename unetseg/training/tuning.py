@@ -14,7 +14,7 @@ import gc
 import math
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -22,7 +22,8 @@ from itertools import islice
 import torch
 
 from unetseg.config import NetworkConfig, TrainConfig
-from unetseg.data.crops.dataset import Crops, Order, Sample, crop_loader
+from unetseg.data.crops.dataset import Crops, Order, Sample
+from unetseg.data.crops.loading import crop_batches
 from unetseg.data.facts.survey import Survey
 from unetseg.progress import SILENT, Progress
 from unetseg.resources import MEBIBYTE, usable_cores
@@ -257,8 +258,8 @@ def training_batches(
     machine: Machine,
     workers: int | None = None,
     progress: Progress = SILENT,
-) -> Iterator[Sample]:
-    """The batches of the whole training, without end.
+) -> Generator[Sample, None, None]:
+    """The batches of the whole training, without end; to be closed, as those of `crop_batches`.
 
     Without `workers` the first steps are loaded here and timed, from one batch asked for to the
     next; what they tell decides who loads the others. The batches are the same in any case.
@@ -268,11 +269,11 @@ def training_batches(
         order: Which crops, from its first step on.
         machine: Where the network trains.
         workers: Processes that load, 0 for none; or None, to be measured.
-        progress: Hears what was chosen.
+        progress: Hears what was chosen, and of processes that were lost.
     """
     pin = machine.device.type == "cuda"
     if workers is None:
-        alone = iter(crop_loader(crops, order, 0))
+        alone = crop_batches(crops, order, pin=pin)
         yield from islice(alone, WARM_UP)
         began = time.perf_counter()
         timed = list(islice(alone, TIMED))
@@ -288,7 +289,7 @@ def training_batches(
         workers, reason = choose_workers(loading, step, usable_cores(), is_cpu=machine.is_cpu)
         progress.say(f"crops are loaded by {reason}")
         order = order.after(WARM_UP + TIMED)
-    yield from crop_loader(crops, order, workers, pin=pin)
+    yield from crop_batches(crops, order, workers, pin=pin, progress=progress)
 
 
 def choose_workers(

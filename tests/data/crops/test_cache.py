@@ -27,7 +27,8 @@ from unetseg.data.crops.cache import (
     decoding_speed,
     read_split,
 )
-from unetseg.data.crops.dataset import CropRule, Crops, Order, crop_loader
+from unetseg.data.crops.dataset import CropRule, Crops, Order
+from unetseg.data.crops.loading import crop_batches
 from unetseg.data.crops.reader import DecodedPair, PairReader
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files import image as image_file
@@ -59,7 +60,7 @@ def batches(reader: PairReader, workers: int) -> list[torch.Tensor]:
     unused = np.zeros((len(reader), 2, 3), np.float32)
     crops = Crops(reader, CropRule(16, "full", 0.5), unused)
     order = Order([1] * len(reader), 3, seed=1)
-    loader = iter(crop_loader(crops, order, workers))
+    loader = crop_batches(crops, order, workers)
     return [tensor for batch in islice(loader, 3) for tensor in batch]
 
 

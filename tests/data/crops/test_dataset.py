@@ -16,7 +16,8 @@ from torch.utils.data import default_collate
 
 from tests.builders import class_map, write_geotiff
 from unetseg.data.crops import reader as reading
-from unetseg.data.crops.dataset import CropRule, Crops, Order, crop_loader, find_gaps
+from unetseg.data.crops.dataset import CropRule, Crops, Order, find_gaps
+from unetseg.data.crops.loading import crop_batches
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import survey
 from unetseg.data.files import image as image_file
@@ -84,7 +85,7 @@ def test_batches_are_those_of_torch_laid_out_for_the_network(
         np.zeros((2, 2, bands), np.float32),
     )
     order = Order((2, 1), 3, seed=0)
-    batch = next(iter(crop_loader(some, order, workers)))
+    batch = next(crop_batches(some, order, workers))
     expected = default_collate([some[key] for key in next(iter(order))])
     assert batch.image.dtype == (torch.uint8 if dtype == "uint8" else torch.float32)
     assert batch.image.is_contiguous(memory_format=torch.channels_last)
@@ -176,8 +177,8 @@ def test_workers_do_not_change_the_batches(
     some = Crops(reader, CropRule(16, "full", 0.5), np.zeros((2, 2, 3), np.float32))
     batches = []
     for workers in (0, 2):
-        loader = crop_loader(some, Order((1, 2), 3, seed=5), workers)
-        batches.append(list(islice(iter(loader), 4)))
+        loader = crop_batches(some, Order((1, 2), 3, seed=5), workers)
+        batches.append(list(islice(loader, 4)))
     for alone, helped in zip(*batches, strict=True):
         assert torch.equal(alone.image, helped.image)
         assert torch.equal(alone.mask, helped.mask)

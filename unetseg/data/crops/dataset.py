@@ -1,20 +1,16 @@
 """Pairs → training crops: a sample is a pure function of (seed, position in the training)."""
 
-import signal
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unetseg.data.crops.augment import Augmenter
-from unetseg.data.crops.cache import FORKS
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import pooled
 from unetseg.data.facts.survey import Survey
@@ -83,8 +79,12 @@ def find_gaps(known: Survey, split: str, bands: int) -> Gaps:
     return Gaps(nodata, over["mean"], over["std"])
 
 
-class Crops(Dataset[Sample]):
-    """Augmented crops. The index is a pair of numbers: (which image, seed of the draw).
+Key = tuple[int, int]
+"""A crop: which image, and the seed of the draw."""
+
+
+class Crops:
+    """Augmented crops, by their keys.
 
     Args:
         reader: The pairs.
@@ -106,7 +106,7 @@ class Crops(Dataset[Sample]):
         self.gaps = gaps
         self.augment = Augmenter(rule.profile, rule.size, upright=rule.upright)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, key: Key) -> Sample:
         index, seed = key
         pair = self.reader.pair(index)
         rng = np.random.default_rng(seed)
@@ -136,7 +136,7 @@ def _random_centre(length: int, size: int, rng: np.random.Generator) -> int:
     return int(rng.integers(size // 2, length - (size - size // 2) + 1))
 
 
-class Order(Sampler[list[tuple[int, int]]]):
+class Order:
     """The batches of the whole training, without end.
 
     Every epoch visits image i `repeats[i]` times in an order drawn from (seed, epoch). The batch at
@@ -161,7 +161,7 @@ class Order(Sampler[list[tuple[int, int]]]):
         later.first_step += steps
         return later
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         epoch, skip = divmod(self.first_step, self.steps_per_epoch)
         length = self.steps_per_epoch * self.batch
         while True:
@@ -173,34 +173,8 @@ class Order(Sampler[list[tuple[int, int]]]):
             epoch, skip = epoch + 1, 0
 
 
-def crop_loader(crops: Crops, order: Order, workers: int, *, pin: bool = False) -> DataLoader[Any]:
-    """The loader of the whole training: batches of `Sample`, without end."""
-    return DataLoader(
-        crops,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_start_worker,
-        timeout=600 if workers else 0,
-        # Its own generator: the global one belongs to the network, and to an exact resume.
-        generator=torch.Generator().manual_seed(order.seed),
-        # Forked workers share the decoded images; spawned ones would each be sent a copy.
-        multiprocessing_context="fork" if workers and FORKS else None,
-    )
-
-
 def collate(samples: Sequence[Sample]) -> Sample:
     """Crops as a batch, its image channels_last: as crops are cut and as the network wants it."""
     images, masks, statistics = zip(*samples, strict=True)
     batch = torch.stack([image.permute(1, 2, 0) for image in images])  # N, H, W, C
     return Sample(batch.permute(0, 3, 1, 2), torch.stack(masks), torch.stack(statistics))
-
-
-def _start_worker(_worker: int) -> None:
-    """One thread for each worker; signals to stop are for the main process, which ends them."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
