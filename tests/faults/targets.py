@@ -42,6 +42,7 @@ from unetseg.data.pairs.splits import read_splits
 from unetseg.data.sample import draw_sample
 from unetseg.errors import UnetsegError
 from unetseg.importers.importing import FORMATS, import_dataset
+from unetseg.prediction.predictor import load
 from unetseg.training.checkpoint import load_state, save_state
 from unetseg.unet.weights import expected_pixels, read_weights
 
@@ -165,6 +166,7 @@ def read_run(folder: Path, file: Path) -> None:
         info["weights_sha256"] = sha256(file.read_bytes()).hexdigest()
         (folder / "model/model.json").write_text(json.dumps(info))
     answered(lambda: load_bundle(folder))
+    answered(lambda: load(folder, device="cpu").predict(blotches(9, 13)))
     answered(lambda: read_splits(folder / "splits.json"))
     answered(lambda: read_splits(folder / "splits.json", "name"))
 
