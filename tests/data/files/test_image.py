@@ -369,6 +369,22 @@ def test_decompression_bombs_are_refused(tmp_path: Path, action: Any) -> None:
     assert "--max-pixels 120000000" in caught.value.fix
 
 
+@pytest.mark.row(25)
+@pytest.mark.parametrize("pages", [1, 3, 150])
+@pytest.mark.parametrize("back", [0, 1])
+def test_pages_that_lead_in_a_circle_end(tmp_path: Path, pages: int, back: int) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(pages, 4, 5), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        offsets = [page.offset for page in file.pages]
+        last = offsets[-1] + 2 + 12 * len(file.pages[-1].aspage().tags)
+    content = bytearray(path.read_bytes())
+    content[last : last + 4] = offsets[-1 if back else 0].to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.tif cannot be read: its pages lead in a circle"):
+        ImageFile(path)
+
+
 @pytest.mark.row(26)
 def test_tiff_bombs_are_refused_but_large_tiffs_are_not(tmp_path: Path) -> None:
     write_tiff(tmp_path / "bomb.tif", np.zeros((600, 600), np.uint8))

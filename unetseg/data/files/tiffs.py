@@ -5,6 +5,8 @@ that both give the same values.
 """
 
 import math
+import os
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -63,6 +65,7 @@ class Tiff:
     def __init__(self, file: IO[bytes], path: Path, page: int | None, max_pixels: int) -> None:
         self._opened, self._path, self._max_pixels = file, path, max_pixels
         self._file = tifffile.TiffFile(file)
+        _refuse_circles(self._file, path)
         # Overviews (1) and masks (4) beside the image do not count.
         every = self._file.series
         images = [s for s in every if not int(s.keyframe.subfiletype) & 5] or every[:1]
@@ -250,6 +253,27 @@ def colour_options(
         return {"photometric": "palette", "colormap": colours}
     is_rgb = len(shape) == 3 and shape[2] == 3 and dtype in (np.uint8, np.uint16)
     return {"photometric": "rgb" if is_rgb else "minisblack"}
+
+
+def _refuse_circles(file: tifffile.TiffFile, path: Path) -> None:
+    """Refuse a file whose pages lead back to earlier ones; tifffile would follow them for ever.
+
+    Raises:
+        ImageError: so it is; `path` is named.
+    """
+    tiff, handle, seen = file.tiff, file.filehandle, set[int]()
+    at = file.pages.first.offset
+    while 0 < at < handle.size:
+        if at in seen:
+            raise unreadable(path, "its pages lead in a circle")
+        seen.add(at)
+        handle.seek(at)
+        try:
+            (tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+            handle.seek(tags * tiff.tagsize, os.SEEK_CUR)
+            (at,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
+        except (struct.error, OSError):  # cut off: the pages end here
+            return
 
 
 def _refuse_cut_off(series: tifffile.TiffPageSeries, path: Path) -> None:
