@@ -13,7 +13,7 @@ PYTEST = $(BIN)/pytest --numprocesses auto --dist worksteal
 TRACER = $$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo quick test slow test-faults fuzz check bench docs format clean
+.PHONY: help env demo quick test slow test-faults fuzz audit check bench docs format clean
 
 help: ## this list
 	@echo "unetseg: say make and one of"
@@ -39,6 +39,10 @@ test-faults: $(STAMP) ## bring about every fault of docs/reliability.md, row by 
 
 fuzz: $(STAMP) ## spoil inputs of every reader for SECONDS=60; what is no answer is kept in finds/
 	$(BIN)/python -m tests.faults.fuzz --seconds $(SECONDS) $(ARGS)
+
+audit: $(STAMP) ## ask for known holes in the versions of constraints.txt; needs the network
+	PATH="$$PATH:$(CURDIR)/$(BIN)" uv tool run pip-audit --strict --no-deps --disable-pip \
+	    --requirement constraints.txt
 
 check: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

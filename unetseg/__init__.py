@@ -3,8 +3,8 @@
 The files are the stages of that sentence, in order. Imports run one way only: a file may import
 what is written above it, never below.
 
-    errors.py          what a user can do wrong: code, paths, fix and exit code
     text.py            plurals, times and printable paths
+    errors.py          what a user can do wrong: code, paths, fix and exit code
     progress.py        what long work tells whoever watches
     config.py          every setting there is, once: typed, with unit, default and source
     resources.py       cores and memory, within the limits of a container
@@ -75,6 +75,7 @@ what is written above it, never below.
       values.py          mask values, odd codings, polarity; rare, empty and missing classes
       leakage.py         copies and near-copies, within a split and across splits
       alignment.py       masks that are shifted or turned against their image
+      places.py          masks that lie elsewhere on the earth than their image
       fix.py             the fixed copy of a folder
       check.py           all of it in one look
     importers/         other programs' annotations → plain pairs
@@ -186,6 +187,9 @@ __all__ = ["UNet", "__version__", "evaluate", "load", "predict", "train"]
 
 # albumentations looks for updates on the network at import, unless told not to
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# A raster, and what lies beside it, may name addresses that GDAL would fetch.
+os.environ.setdefault("CPL_VSIL_CURL_ALLOWED_FILENAME", "none")
+os.environ.setdefault("GDAL_SKIP", "WCS,WMS,WMTS,HTTP,PLMOSAIC,EEDA,DAAS,STACIT,STACTA,GTI")
 
 _HOMES = {
     "UNet": ("unetseg.unet.model", "UNet"),

@@ -175,8 +175,11 @@ def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:
     network = info.network.model_copy(update={"weights": "none", "init": "torch"})
     # On "meta" no fresh weights are drawn for nothing (other inits load sympy there); an encoder of
     # others may need numbers.
-    with torch.device("cpu" if network.encoder else "meta"):
-        segmenter = build_segmenter(info.model_copy(update={"network": network}))
+    try:
+        with torch.device("cpu" if network.encoder else "meta"):
+            segmenter = build_segmenter(info.model_copy(update={"network": network}))
+    except ConfigError as error:
+        raise BundleError.like(error) from error
     try:
         weights = load_tensors(content)
         for name, tensor in segmenter.state_dict().items():

@@ -133,7 +133,7 @@ class NetworkConfig(Settings):
     width: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] | Auto = "auto"
     """Channels of the first level; each level below has twice as many."""
     widths: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=MOST_CHANNELS)], ...],
+        tuple[Annotated[int, Field(le=MOST_CHANNELS)], ...],
         Commas,
         Field(max_length=MOST_LEVELS + 1),
     ] = ()
@@ -144,7 +144,12 @@ class NetworkConfig(Settings):
     """Blocks of each level of encoder and decoder, one after the other."""
     shortcut: ShortcutKind = "identity"
     """Shortcut of residual blocks: how the input x passes by the convolutions F."""
-    skip: Annotated[tuple[LevelSkip, ...], Commas, Parameter(show_choices=False)] = ("concat",)
+    skip: Annotated[
+        tuple[LevelSkip, ...],
+        Commas,
+        Field(max_length=MOST_LEVELS),
+        Parameter(show_choices=False),
+    ] = ("concat",)
     """Skip connection of all levels, or one per level from the top: concat, add, none, learned,
     gated, attention, switch, nested."""
     alpha: Annotated[float | None, Field(allow_inf_nan=False)] = None

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from unetseg.text import printable
+
 
 class UnetsegError(Exception):
     """An answer to the user: a summary, all offenders, and the fix.
@@ -63,12 +65,16 @@ class UnetsegError(Exception):
         return self.text()
 
     def text(self, most: int | None = None) -> str:
-        """All of it in lines; with `most`, no more offenders than that, and how many more."""
+        """All of it in lines; with `most`, no more offenders than that, and how many more.
+
+        Whatever names hold, each part is one line without control characters.
+        """
         lines = [self.summary, *(f"  - {offender}" for offender in self.offenders[:most])]
         more = len(self.offenders[most:]) if most is not None else 0
         lines += [f"  … and {more} more"] if more else []
         lines += [self.fix] if self.fix else []
-        return "\n".join([*lines, *(f"  {command}" for command in self.commands)])
+        lines += [f"  {command}" for command in self.commands]
+        return "\n".join(map(printable, lines))
 
     @classmethod
     def like(cls, error: "UnetsegError") -> Self:

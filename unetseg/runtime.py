@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from types import FrameType, TracebackType
 from typing import Any
@@ -26,6 +27,8 @@ SIGNALS = tuple(
     if hasattr(signal, name)
 )
 """What stops a training politely: Ctrl-C, an end of the job, of the terminal, of Slurm's time."""
+COMPUTING = threading.RLock()
+"""Held while a network predicts: one at a time, since each takes all cores or a whole GPU."""
 PACKAGES = (
     "unetseg",
     "torch",
@@ -74,11 +77,13 @@ def start(config: DeviceConfig) -> Machine:
 
     Raises:
         ConfigError: the device name is not one.
-        MachineError: the device is not there, or cannot do the arithmetic asked for.
+        MachineError: the device is not there, was left behind by a fork, or cannot do the
+            arithmetic asked for.
     """
     tune_allocator()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    survive_forks()
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
     name = (
@@ -109,6 +114,33 @@ def tune_allocator() -> None:
     libc.mallopt(trim_threshold, -1)
 
 
+@cache
+def survive_forks() -> None:
+    """Let processes that are forked from this one compute, with one thread each.
+
+    OpenMP's threads are not there after a fork, and whoever gives them work waits for ever. No fork
+    happens while a network predicts in another thread, whose locks would stay closed.
+    """
+
+    def in_child() -> None:
+        torch.set_num_threads(1)
+        COMPUTING.release()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=COMPUTING.acquire, after_in_parent=COMPUTING.release, after_in_child=in_child
+        )
+
+
+def after_fork(what: str) -> MachineError:
+    """The answer to a process that was forked and wants what only its parent has."""
+    fix = (
+        "Start processes by multiprocessing's spawn (torch needs it for GPUs), load the model in "
+        "each of them, or predict with device cpu and engine fused or eager."
+    )
+    return MachineError(f"{what} cannot be used in a process that was forked", fix=fix)
+
+
 def choose_device(name: str) -> torch.device:
     """The device called `name`; "auto" takes CUDA, then Apple MPS, then the CPU."""
     if name == "auto":
@@ -126,6 +158,8 @@ def choose_device(name: str) -> torch.device:
     if not available.get(device.type, False):
         fix = "Choose --device cpu, or run `unetseg doctor` to see what this machine offers."
         raise MachineError(f"--device {name}: this machine or this torch has none", fix=fix)
+    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise after_fork("a GPU that the parent has used")
     return device
 
 

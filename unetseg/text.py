@@ -28,6 +28,15 @@ def duration(seconds: float) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts if count)
 
 
+def visible(text: str) -> str:
+    r"""Lines with what is not printable in them made visible.
+
+    >>> visible("a\x1b[31m\nb")
+    'a\\x1b[31m\nb'
+    """
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def printable(path: Path | str) -> str:
     r"""The path with line breaks and other control characters made visible.
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.builders import write_geotiff
+from tests.builders import noise, write_geotiff
 from unetseg.checks.files import (
     FORMAT_CHECKS,
     PIXEL_CHECKS,
@@ -248,6 +249,20 @@ def test_rasters_that_are_read_by_name_are_a_note(data: Path) -> None:
 
 
 @pytest.mark.row(31)
+def test_rasters_that_a_table_names_are_images(tmp_path: Path) -> None:
+    options = {"height": 40, "width": 50, "count": 3, "dtype": "uint8", "driver": "HFA"}
+    for name in ("a", "b"):
+        transform = rasterio.Affine(2, 0, 5e5, 0, -2, 5.2e6)
+        with rasterio.open(tmp_path / f"{name}.img", "w", transform=transform, **options) as file:
+            file.write(noise(3, 40, 50))
+        write_png(tmp_path / f"{name}_mask.png", noise(40, 50) // 128 * 255)
+    (tmp_path / "pairs.csv").write_text("image,mask\na.img,a_mask.png\n")
+    folder = survey(tmp_path, DataConfig(), strict=False)
+    assert [pair.image.name for pair in folder.pairs.pairs] == ["a.img"]
+    (found,) = inspect_entries(folder)
+    assert found.files == (str(tmp_path / "b.img"),)
+
+
 @pytest.mark.parametrize("target", [".", "..", "../..", "/"])
 def test_a_link_to_a_folder_above_is_a_loop(data: Path, target: str) -> None:
     (data / "images" / "loop").symlink_to(target)

@@ -27,7 +27,9 @@ from tests.builders import (
 )
 from unetseg.cli.app import run
 from unetseg.data.files import image as image_file
+from unetseg.data.files.georeference import quiet
 from unetseg.data.files.geotiff import RasterWriter
+from unetseg.data.files.image import read_image
 from unetseg.data.masks.class_map import IGNORED, ClassMap, Code
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.prediction import stream
@@ -423,3 +425,35 @@ def test_masks_differ_only_where_there_is_no_data(coding: ClassMap) -> None:
     code = no_data_code(coding)
     expected = coding.classes[0].code if code is None else code
     assert (pixels[some == IGNORED] == np.array(expected)).all()
+
+
+@pytest.mark.parametrize("is_placed", [True, False])
+def test_bands_have_names_and_codes_have_colours_that_no_reader_takes_for_values(
+    tmp_path: Path, *, is_placed: bool
+) -> None:
+    classes = class_map(0, 128, 255)
+    named = [item.model_copy(update={"name": f"{item.name} <Straße>"}) for item in classes.classes]
+    classes = classes.model_copy(update={"classes": tuple(named)})
+    trained = save_run(tmp_path / "run", bundle_info(classes=classes, tile=64))
+    source = tmp_path / "in" / ("a.tif" if is_placed else "a.png")
+    source.parent.mkdir()
+    if is_placed:
+        write_geotiff(source, blotches(60, 70))
+    else:
+        Image.fromarray(blotches(60, 70)).save(source)
+    out = predict(trained, source, tmp_path / "out", "--probabilities")
+    with quiet(), rasterio.open(out / "a_probabilities.tif") as raster:
+        assert raster.descriptions == classes.names
+    mask = out / source.name
+    raw = read_mask(mask)
+    assert (raw.coding, raw.palette) == ("integer", None)
+    assert {0} < {*np.unique(raw.pixels).tolist()} <= {0, 128, 255}
+    if is_placed:
+        with rasterio.open(mask) as raster:
+            np.testing.assert_array_equal(raster.read(1), raw.pixels)
+            colours = raster.colormap(1)
+        assert {code: colours[code][:3] for code in (0, 128, 255)} == {
+            item.code: item.colour for item in classes.classes
+        }
+        np.testing.assert_array_equal(read_image(mask)[..., 0], raw.pixels)
+        np.testing.assert_array_equal(np.asarray(Image.open(mask)), raw.pixels)

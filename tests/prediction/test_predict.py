@@ -9,6 +9,8 @@ import pytest
 import rasterio
 import tifffile
 from PIL import Image
+from rasterio.shutil import copy
+from rasterio.vrt import WarpedVRT
 
 from tests.builders import bundle_info, class_map, noise, save_run
 from unetseg.cli.app import run
@@ -73,6 +75,43 @@ def test_photos_with_world_files_give_placed_masks_and_a_lost_place_is_told(
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
         *("lost.png", "lost_overlay.png", "plain.png", "plain_overlay.png")
     }
+
+
+def test_rasters_of_a_folder_are_predicted_in_their_place_and_a_mosaic_of_it_once(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    folder, elsewhere, out = tmp_path / "in", tmp_path / "elsewhere", tmp_path / "out"
+    options = {"height": 40, "width": 50, "count": 3, "dtype": "uint8", "crs": "EPSG:32633"}
+    place = rasterio.Affine(2, 0, 5e5, 0, -2, 5.2e6)
+    pixels = noise(3, 40, 50)
+    for driver, path in (
+        ("HFA", folder / "scene.img"),
+        ("ENVI", folder / "flat.dat"),
+        ("ENVI", folder / "bare"),
+        ("GTiff", folder / "part.tif"),
+        ("GTiff", elsewhere / "other.tif"),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        with rasterio.open(path, "w", driver=driver, transform=place, **options) as raster:
+            raster.write(pixels)
+    for name, source in (("of_part", folder / "part.tif"), ("other", elsewhere / "other.tif")):
+        with rasterio.open(source) as raster, WarpedVRT(raster) as mosaic:
+            copy(mosaic, folder / f"{name}.vrt", driver="VRT")
+    (folder / "disk.img").write_bytes(b"no raster")
+    trained = bundle(tmp_path, 3, "uint8")
+    assert predict(trained, folder, out) == 0
+    said = capsys.readouterr().out
+    assert "left out 1 file beside the images: 1 × a VRT of images that are here (name it" in said
+    masks = {path.stem: path for path in out.glob("*.tif")}
+    assert set(masks) == {"scene", "flat", "bare", "part", "other"}
+    cpu = DeviceConfig(device="cpu", precision="float32")
+    expected = Predictor(trained, device=cpu).predict(np.moveaxis(pixels, 0, -1))
+    for name in ("scene", "flat", "bare", "part"):
+        with rasterio.open(masks[name]) as mask:
+            assert (mask.crs, mask.transform) == ("EPSG:32633", place)
+            np.testing.assert_array_equal(mask.read(1), expected)
+    assert predict(trained, folder / "of_part.vrt", tmp_path / "named") == 0
+    assert (tmp_path / "named" / "of_part.tif").is_file()
 
 
 @pytest.mark.parametrize("is_large", [False, True])
@@ -170,12 +209,10 @@ def test_masks_beside_images_are_left_out_unless_they_are_named(
     for number in range(3):
         Image.fromarray(noise(60, 40, 3, seed=number)).save(folder / f"a{number}.png")
         mask.save(folder / f"a{number}_mask.png")
-    (folder / "mosaic.vrt").write_text("<VRTDataset>")
     out = folder / "new"
     assert predict(trained, folder, out, "--overlay", "--probabilities") == 0
     said = capsys.readouterr().out
     assert "left out 3 files beside the images: 3 × a mask" in said
-    assert "left out mosaic.vrt: VRT, ERDAS .img and ENVI files are read where they are" in said
     assert {path.stem for path in out.glob("*.png")} == {
         f"a{number}{end}" for number in range(3) for end in ("", "_overlay")
     }

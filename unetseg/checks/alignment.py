@@ -128,7 +128,7 @@ def inspect_alignment(survey: Survey, progress: Progress = SILENT) -> Iterator[F
     if whole.is_shifted(_LEAST, _CLEAR, _RATIO) and len(moved) >= _SHARE * len(seen):
         yield warning(
             "shifted-masks",
-            f"the masks lie about {_place(*whole.peak)} the edges of the images, in "
+            f"the masks lie about {offset(*whole.peak)} the edges of the images, in "
             f"{len(moved)} of the {plural(len(seen), 'pair')} that were compared",
             [pair.mask for pair in moved if pair.mask],
             "Look at some masks over their images, and export the masks again or move them back.",
@@ -257,7 +257,7 @@ def _some_shifted(seen: Sequence[tuple[Pair, Agreement]]) -> Iterator[Finding]:
             f"{plural(len(stray), 'mask')} of the {len(seen)} that were compared "
             f"{'lies' if len(stray) == 1 else 'lie'} beside the edges of the image, while the "
             "others fit",
-            [(p.mask, f": about {_place(*one.peak)} the edges") for p, one in stray if p.mask],
+            [(p.mask, f": about {offset(*one.peak)} the edges") for p, one in stray if p.mask],
             "Look at these masks over their images, and draw or export them again.",
         )
 
@@ -281,10 +281,10 @@ def _all_turned(survey: Survey, pairs: Sequence[Pair], progress: Progress) -> It
             return
 
 
-def _place(down: int, right: int) -> str:
-    """Where something lies, in pixels.
+def offset(down: int, right: int) -> str:
+    """How something lies to another thing, in pixels.
 
-    >>> _place(4, 8), _place(-5, 0)
+    >>> offset(4, 8), offset(-5, 0)
     ('8 px right of and 4 px below', '5 px above')
     """
     across = f"{abs(right)} px {'right' if right > 0 else 'left'} of" if right else ""

@@ -21,6 +21,7 @@ from unetseg.checks.files import (
 from unetseg.checks.finding import FIX, Check, Finding, Severity, in_order
 from unetseg.checks.leakage import inspect_duplicates, inspect_leakage
 from unetseg.checks.names import inspect_names, inspect_portability, inspect_splits
+from unetseg.checks.places import inspect_places
 from unetseg.checks.values import inspect_balance, inspect_values
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import Survey, survey
@@ -35,12 +36,13 @@ FACT_CHECKS: tuple[Check, ...] = (
     inspect_portability,
     *FORMAT_CHECKS,
     inspect_sizes,
+    inspect_places,
     *PIXEL_CHECKS,
     inspect_balance,
     inspect_duplicates,
     inspect_leakage,
 )
-"""Those that look at nothing but what training knows."""
+"""Those that look at nothing but what training knows, and at places."""
 CHECKS: tuple[Check, ...] = (
     inspect_entries,
     inspect_names,

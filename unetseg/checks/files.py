@@ -32,7 +32,7 @@ from unetseg.data.facts.survey import Survey
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.limits import BOMB
 from unetseg.data.files.pages import file_of
-from unetseg.data.files.rasters import BY_NAME, is_raster
+from unetseg.data.files.rasters import UNTRAINED, is_raster
 from unetseg.data.masks.mask_file import whole_factor
 from unetseg.errors import DataError
 from unetseg.text import plural
@@ -99,7 +99,7 @@ _ENTRIES = {
         "without permission to read",
         "Give yourself the permission (chmod -R u+rX FOLDER), or take them out.",
     ),
-    "unnamed-raster": _Kind("note", "raster", f"left out: {BY_NAME}"),
+    "unnamed-raster": _Kind("note", "raster", f"left out: {UNTRAINED}"),
     "link-loop": _Kind("note", "link", "to a folder above, left out"),
 }
 _Identity = tuple[int, int]  # device and number on it, which tell a folder whatever its name
@@ -115,6 +115,8 @@ def inspect_entries(survey: Survey) -> Iterator[Finding]:
         above = frozenset(map(_identity, survey.data.resolve().parents))
         for check, line in _walk(survey.data, above, set()):
             groups[check].append(line)
+        named = {(pair.image, "") for pair in survey.pairs.pairs}
+        groups["unnamed-raster"] = [r for r in groups["unnamed-raster"] if r not in named]
     yield from _by_kind(_ENTRIES, groups)
 
 

@@ -16,6 +16,7 @@ from cyclopts.config import Dict, Env
 
 from unetseg.cli.console import SHOWN, err, patient
 from unetseg.errors import ConfigError, UnetsegError
+from unetseg.text import visible
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -112,7 +113,7 @@ def run(tokens: Sequence[str]) -> int:
         answer = _answer(error)
         if answer is None:
             raise
-        err.print(f"error: {answer[0]}", markup=False)
+        err.print(f"error: {visible(answer[0])}", markup=False)
         return answer[1]
     return 0
 
@@ -165,16 +166,19 @@ def _sources(tokens: Sequence[str]) -> list[Env | Dict]:
 def _file(path: str) -> Dict:
     import yaml
 
+    from unetseg.data.masks.class_list import load_yaml
+
     if not Path(path).is_file():
         raise ConfigError(f"--config {path!r} is no file")
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        content = load_yaml(Path(path).read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"--config {path!r} is no YAML file: {reason}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path!r} holds no settings, expected lines like epochs: 20")
-    return Dict(content, source=path, use_commands_as_keys=False)
+    said = {key: value for key, value in content.items() if value is not None}
+    return Dict(said, source=path, use_commands_as_keys=False)
 
 
 def _usage(error: CycloptsError) -> str:

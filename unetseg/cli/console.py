@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from unetseg.text import duration
+from unetseg.text import duration, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -125,13 +125,13 @@ def show_table(columns: Mapping[str, Sequence[str]], numbers: Collection[str] = 
         justify: Literal["left", "right"] = "right" if number else "left"
         table.add_column(Text(head), justify=justify, no_wrap=number, overflow="fold")
     for cells in zip(*columns.values(), strict=True):
-        table.add_row(*map(Text, cells))  # brackets in names are text
+        table.add_row(*(Text(visible(cell)) for cell in cells))  # brackets in names are text
     out.print(table)
 
 
 def say(message: str) -> None:
     """One line to the user; brackets in it are text."""
-    out.print(message, markup=False)
+    out.print(visible(message), markup=False)
 
 
 class Lines:
@@ -212,7 +212,7 @@ class Bars:
 
     def say(self, message: str) -> None:
         """Print the message above the bars."""
-        (self._bars.console if self._bars else out).print(message, markup=False)
+        (self._bars.console if self._bars else out).print(visible(message), markup=False)
 
     def stop(self) -> None:
         """Take all bars away, whatever happened."""

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from unetseg.cli.console import observed, out, say
 from unetseg.config import EvalConfig
+from unetseg.text import plural, printable
 
 
 def evaluate(
@@ -41,7 +42,6 @@ def evaluate(
         YAML file with settings.
     """
     from unetseg.evaluation.evaluate import evaluate as run_evaluation
-    from unetseg.text import plural
 
     with observed() as progress:
         result = run_evaluation(run, data, config, output=output, progress=progress)
@@ -49,7 +49,9 @@ def evaluate(
     table = Table("class", "IoU", "Dice", "precision", "recall", "pixels", box=None)
     for row in scores.classes:
         ratios = (row.iou, row.dice, row.precision, row.recall)
-        table.add_row(escape(row.name), *(f"{ratio:.4f}" for ratio in ratios), f"{row.pixels:,}")
+        table.add_row(
+            Text(printable(row.name)), *(f"{ratio:.4f}" for ratio in ratios), f"{row.pixels:,}"
+        )
     out.print(table)
     low, high = scores.foreground_dice_interval
     say(

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unetseg.cli.console import SHOWN, out, say
+from unetseg.text import plural, printable
 
 if TYPE_CHECKING:
     from unetseg.checks.check import Report
@@ -53,8 +54,6 @@ def show_findings(report: "Report", given: Sequence[str]) -> None:
 
 def count_findings(findings: Sequence["Finding"]) -> str:
     """How many there are of each severity, the worst first."""
-    from unetseg.text import plural
-
     counts = Counter[str](finding.severity for finding in findings)
     return ", ".join(plural(counts[severity], severity) for severity in COLOURS if counts[severity])
 
@@ -120,8 +119,6 @@ def given_words(data: Path, config: "PairsConfig") -> list[str]:
 
 def quoted(path: Path | str) -> str:
     """A path or a word as a shell takes it."""
-    from unetseg.text import printable
-
     return printable(shlex.quote(str(path)))
 
 
@@ -145,7 +142,7 @@ def show_data(survey: "Survey") -> None:
     for info, count in zip(survey.class_map.classes, pixels, strict=True):
         share = f"{count / max(1, sum(pixels)):.2%}"
         code = info.code if isinstance(info.code, tuple) else (info.code,)
-        table.add_row(Text(info.name), ",".join(map(str, code)), share)  # brackets are text
+        table.add_row(Text(printable(info.name)), ",".join(map(str, code)), share)
     out.print(table)
 
 

@@ -116,7 +116,7 @@ def _names(labels: Mapping[str, int | str | list[int]]) -> dict[int, str]:
             regions = {name: np.atleast_1d(value).astype(int) for name, value in labels.items()}
             for name in sorted(regions, key=lambda name: -len(regions[name])):
                 names |= dict.fromkeys(regions[name].tolist(), name)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(f"the labels in {JSON} have no numbers: {labels}") from error
     return dict(sorted(names.items()))
 

@@ -1,8 +1,8 @@
 """A trained U-Net made ready to predict on this machine: device, arithmetic, layout, tiles."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from unetseg.data.files.nodata import filled, missing_pixels
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.prediction.backends import Choice, choose_backend
 from unetseg.prediction.tiling import Blend, Layout, Logits, Tile, lay_out
-from unetseg.runtime import Machine, explained_memory
+from unetseg.runtime import COMPUTING, Machine, after_fork, explained_memory
 from unetseg.unet.segmenter import Segmenter, image_statistics, to_machine
 
 T = TypeVar("T")
@@ -23,12 +23,14 @@ PIXELS_ON_CPU = 2**17
 """Pixels of images or tiles that go through the network together: small ones are faster so."""
 PIXELS_ON_GPU = 2**21
 """The same on a GPU."""
+FORKING = ("eager", "fused")
+"""Engines that go on in a forked process: the others hold threads of their own."""
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 """Axes of N×C×H×W that each copy of a test-time augmentation is mirrored along."""
 
 
 class Engine:
-    """Predicts images of any size.
+    """Predicts images of any size, for any number of threads.
 
     Args:
         segmenter: The trained U-Net; its weights are not to be changed afterwards.
@@ -57,14 +59,30 @@ class Engine:
         self.pixels: int | None = None  # of the whole job, where that is known
         self.ahead = 0 if machine.is_cpu else 1  # batches a GPU is given before it is waited for
         self._engine = engine
+        self._choice: Choice | None = None
+        self._process = os.getpid()
         self._mean, self._std = (
             table.flatten().cpu().numpy() for table in (segmenter.mean, segmenter.std)
         )
 
-    @cached_property
+    @property
     def choice(self) -> Choice:
-        """What runs the network, made ready at the first image."""
-        return choose_backend(self.segmenter, self.machine, self._engine, self.pixels)
+        """What runs the network, made ready at the first image.
+
+        Raises:
+            MachineError: it cannot run in this process, which was forked.
+        """
+        is_forked = os.getpid() != self._process
+        if is_forked and not self.machine.is_cpu:
+            raise after_fork(f"a network on {self.machine.device}")
+        with COMPUTING:
+            if self._choice is None:
+                self._choice = choose_backend(
+                    self.segmenter, self.machine, self._engine, self.pixels
+                )
+        if is_forked and self._choice.name not in FORKING:
+            raise after_fork(f"engine {self._choice.name}")
+        return self._choice
 
     @property
     def grid(self) -> int:
@@ -168,7 +186,9 @@ class Engine:
         for axes in self.mirrors:
             image = self.segmenter.prepared(batch.flip(axes) if axes else batch, statistics)
             image = image.contiguous(memory_format=torch.channels_last)
-            logits = self.segmenter.full_size(self.choice.backend(image), height, width)
+            backend = self.choice.backend
+            with COMPUTING:
+                logits = self.segmenter.full_size(backend(image), height, width)
             if len(self.mirrors) == 1:
                 return logits
             copies.append(logits.float().flip(axes))

@@ -4,6 +4,7 @@ The network is converted once, for all sizes; each size is compiled when it firs
 one size is 5–25% faster than OpenVINO's code for any size.
 """
 
+import os
 import sys
 import warnings
 from functools import cache, lru_cache
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from unetseg.errors import MachineError
 from unetseg.prediction.recording import TOLERANCE, probe, relative_error
+from unetseg.runtime import after_fork
 from unetseg.unet.model import UNet
 
 SIZES_KEPT = 4
@@ -37,12 +39,14 @@ class OpenVinoNetwork:
         threads: Processor threads that work at the same time.
 
     Raises:
-        MachineError: OpenVINO is not installed.
+        MachineError: OpenVINO is not installed, or its threads were left behind by a fork.
     """
 
     def __init__(self, network: UNet, dtype: torch.dtype, threads: int) -> None:
         self._openvino = _imported()
-        self._core = _core()
+        self._core, process = _core()
+        if process != os.getpid():
+            raise after_fork("OpenVINO, which the parent has used,")
         self._network = network
         self._precision = "bf16" if dtype == torch.bfloat16 else "f32"
         self._threads = threads
@@ -144,13 +148,13 @@ def _imported() -> Any:
 
 
 @cache
-def _core() -> Any:
-    """OpenVINO's plugins, which stay for the life of the process.
+def _core() -> tuple[Any, int]:
+    """OpenVINO's plugins, which stay for the life of the process, and the number of that.
 
     Its CPU plugin gives the thread that loads it another stack for signals, and unmaps that when it
     is unloaded, be it by another thread: the next signal, a Ctrl-C too, then ends the process.
     """
-    return _imported().Core()
+    return _imported().Core(), os.getpid()
 
 
 def _unfit(reason: str) -> MachineError:

@@ -6,6 +6,7 @@ declare a no-data value, or that are predicted band by band get GeoTIFFs with th
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ def write_outputs(
     if config.probabilities:
         with bands.written(job.probabilities) as path:
             probabilities = (bands.probabilities(*span) for span in spans)
-            writer.write(path, probabilities, write_tiff, nodata=np.nan)
+            names = class_map.names
+            writer.write(path, probabilities, partial(write_tiff, names=names), np.nan, names)
     if config.overlay:
         with bands.written(job.overlay) as path:
             writer.write(path, overlay_pieces(image, bands, spans, class_map), write_png)
@@ -196,7 +198,12 @@ class Writer:
         coded = (mask_pixels(index, class_map) for index in indexes)
         code = no_data_code(class_map)
         nodata = None if isinstance(code, tuple) else code
-        self._write_geotiff(path, coded, every_other, class_map.palette, nodata)
+        colours: dict[int, Sequence[int]] = {}  # of integers; viewers show them
+        if (class_map.coding, class_map.dtype) == ("integer", "uint8"):
+            colours = {item.code: item.colour for item in class_map.classes}  # type: ignore[misc]
+        self._write_geotiff(
+            path, coded, every_other, nodata, palette=class_map.palette, colours=colours
+        )
 
     def write(
         self,
@@ -204,6 +211,7 @@ class Writer:
         parts: Iterator[NDArray[Any]],
         write_whole: Callable[[Path, NDArray[Any]], None],
         nodata: float | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         """Write pieces of rows×W×C: a small image's only one by `write_whole`.
 
@@ -212,9 +220,10 @@ class Writer:
             parts: The pieces.
             write_whole: Writes an image H×W×C to a file that is no GeoTIFF.
             nodata: Value of pixels without data, where the image has some.
+            names: What the bands of a GeoTIFF are called, if anything.
         """
         if self.job.is_geotiff:
-            self._write_geotiff(path, parts, mean_of_four, nodata=nodata)
+            self._write_geotiff(path, parts, mean_of_four, nodata, names=names)
         else:
             write_whole(path, next(parts))
 
@@ -223,9 +232,10 @@ class Writer:
         path: Path,
         parts: Iterator[NDArray[Any]],
         halving: Halving,
-        palette: tuple[int, ...] | None = None,
         nodata: float | None = None,
+        **shown: Any,
     ) -> None:
+        """Write a GeoTIFF; `shown` is what `RasterWriter` takes of palettes, colours and names."""
         first = next(parts)
         with RasterWriter(
             path,
@@ -233,7 +243,7 @@ class Writer:
             self.width,
             first.shape[2] if first.ndim == 3 else 1,
             first.dtype,
-            palette=palette,
+            **shown,
             georeference=self.job.georeference,
             nodata=None if self.job.nodata is None else nodata,
             overviews=halving if self.overviews else None,

@@ -14,7 +14,7 @@ from unetseg.bundle import BundleInfo
 from unetseg.config import DeviceConfig, PredictConfig, with_flags
 from unetseg.data.files.folders import find_images
 from unetseg.data.files.pages import file_of
-from unetseg.data.files.rasters import BY_NAME, is_raster
+from unetseg.data.files.rasters import sources_of
 from unetseg.data.pairs.beside import files_beside
 from unetseg.errors import ConfigError, DataError, UnetsegError
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
@@ -24,7 +24,7 @@ from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Stream
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import write_text
-from unetseg.text import plural, printable
+from unetseg.text import plural
 
 WRITERS = 4
 """Threads that write: they wait for the disk (fsync) more than they compute."""
@@ -69,12 +69,6 @@ def predict_folder(
         images = find_images(given, left_out)
         counts = ", ".join(f"{n} × {why}" for why, n in Counter(left_out.values()).items())
         progress.say(f"left out {plural(len(left_out), 'file')} beside the images: {counts}")
-    inner = (path for folder in given if folder.is_dir() for path in folder.rglob("*"))
-    if rasters := sorted(path.name for path in inner if is_raster(path)):
-        progress.say(
-            f"left out {', '.join(map(printable, rasters[:3]))}"
-            f"{', …' * (len(rasters) > 3)}: {BY_NAME}"
-        )
     class_map = predictor.info.class_map
     jobs = [
         job
@@ -116,6 +110,9 @@ def _left_out(
         earlier = [p for p in inside if p.absolute().with_name(p.stem) in made]
         left_out |= dict.fromkeys(earlier, "an earlier output")
         left_out |= files_beside(folder, [path for path in inside if path not in left_out])
+    files = {path.resolve() for path, _ in images}
+    mosaics = [p for p, _ in images if p.suffix.lower() == ".vrt" and sources_of(p) & files]
+    left_out |= dict.fromkeys(mosaics, "a VRT of images that are here (name it to predict it)")
     named = {path.absolute() for path in given if path.is_file()}
     return {path: why for path, why in left_out.items() if path.absolute() not in named}
 

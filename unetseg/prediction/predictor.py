@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, TilingConfig, with_flags
 from unetseg.data.files.image import ImageFile, read_image
-from unetseg.errors import ImageError
+from unetseg.errors import BundleError, ImageError
 from unetseg.prediction.engine import Engine, machine_for
 from unetseg.prediction.outputs import Job, mask_pixels
 from unetseg.prediction.pipeline import Opened
@@ -31,11 +31,26 @@ class Predictor:
         self, run: Path, config: TilingConfig | None = None, device: DeviceConfig | None = None
     ) -> None:
         device = device or DeviceConfig()
+        self._made_of = Path(run).absolute(), config, device
         segmenter, self.info = load_bundle(run)
         self.machine, self.remark = machine_for(self.info, start(device), device.precision)
         self.engine = build_engine(
             segmenter, self.info, self.machine, config or TilingConfig(), device.engine
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Loaded again from the folder, for a copy or in another process."""
+        return type(self), self._made_of, self.info.weights_sha256
+
+    def __setstate__(self, weights_sha256: str) -> None:
+        """Refuse another model that is in the folder by now.
+
+        Raises:
+            BundleError: it is not the one that was pickled.
+        """
+        if self.info.weights_sha256 != weights_sha256:
+            fix = "Load it anew, and send that one."
+            raise BundleError(f"{self._made_of[0]} holds another model than was pickled", fix=fix)
 
     def describe(self) -> str:
         """Where and how it predicts, and why so; makes the network ready."""

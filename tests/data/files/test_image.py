@@ -23,7 +23,8 @@ from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.image import ImageFile, effective_bands, match_bands, read_image
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
-from unetseg.errors import ImageError
+from unetseg.data.masks.mask_values import mask_facts
+from unetseg.errors import DataError, ImageError
 
 Array = NDArray[Any]
 RELAXED = settings(
@@ -383,6 +384,18 @@ def test_pages_that_lead_in_a_circle_end(tmp_path: Path, pages: int, back: int) 
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"a\.tif cannot be read: its pages lead in a circle"):
         ImageFile(path)
+
+
+@pytest.mark.row(26)
+@pytest.mark.parametrize("sides", [(1, 1), (64, 64)])
+def test_too_many_bands_are_the_fault_of_their_file(tmp_path: Path, sides: tuple[int, int]) -> None:
+    """A TIFF of some 200 bytes holds an image of 65,535 bands."""
+    write_tiff(tmp_path / "a.tif", np.zeros((*sides, 65_535), np.uint8))
+    for action in (read_image, ImageFile, mask_facts):
+        with pytest.raises(
+            DataError, match=r"a\.tif cannot be read: it has 65535 bands, at most 5"
+        ):
+            action(tmp_path / "a.tif")
 
 
 @pytest.mark.row(26)

@@ -7,9 +7,11 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pytest
+import tifffile
+from PIL import Image
 
 from tests.builders import blotches, write_geotiff
-from unetseg.data.files.image import read_image
+from unetseg.data.files.image import ImageFile, read_image
 from unetseg.errors import ImageError
 
 SOURCE = "<SourceFilename relativeToVRT='{}'>{}</SourceFilename><SourceBand>1</SourceBand>"
@@ -82,6 +84,40 @@ def test_a_folder_called_like_an_address_does_not_help(
     with pytest.raises(ImageError, match="is no image file here"):
         read_image(mosaic(tmp_path / "a.vrt", f"{address}/a.tif", 0))
     assert not requests
+
+
+@pytest.mark.row(46)
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif", "a.jp2"])
+@pytest.mark.parametrize("address", ["/vsicurl/{}/a.tif", "{}/a.tif"])
+def test_what_lies_beside_an_image_fetches_nothing(
+    tmp_path: Path, heard: tuple[str, list[bytes]], name: str, address: str
+) -> None:
+    address = address.format(heard[0])
+    Image.fromarray(blotches(9, 9)).save(tmp_path / name)
+    (tmp_path / f"{name}.aux.xml").write_text(
+        f"<PAMDataset><SRS>{address}</SRS><GeoTransform>1,2,0,3,0,-2</GeoTransform>"
+        f"<Metadata domain='OVERVIEWS'><MDI key='OVERVIEW_FILE'>{address}</MDI></Metadata>"
+        "</PAMDataset>"
+    )
+    (tmp_path / "a.prj").write_text(address)
+    with ImageFile(tmp_path / name) as image:
+        assert not (image.georeference and image.georeference.crs)
+        assert image.nodata is None
+        image.read()
+    assert not heard[1]
+
+
+@pytest.mark.row(46)
+def test_overviews_of_a_source_are_not_fetched(
+    tmp_path: Path, heard: tuple[str, list[bytes]]
+) -> None:
+    item = f'<Item name="OVERVIEW_FILE" domain="OVERVIEWS">{heard[0]}/a.tif</Item>'
+    tag = (42112, "s", 0, f"<GDALMetadata>{item}</GDALMetadata>", True)
+    tifffile.imwrite(tmp_path / "a.tif", blotches(36, 36, 1), extratags=[tag])
+    scaled = "<SrcRect xOff='0' yOff='0' xSize='36' ySize='36'/><DstRect xSize='9' ySize='9'/>"
+    mosaic(tmp_path / "a.vrt", SOURCE.format(1, "a.tif") + scaled)
+    read_image(tmp_path / "a.vrt")
+    assert not heard[1]
 
 
 def test_no_other_file_is_read_as_pixels(tmp_path: Path) -> None:

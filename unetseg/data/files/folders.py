@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from unetseg.data.files.pages import ARRAY_SUFFIXES
-from unetseg.data.files.rasters import BY_NAME
+from unetseg.data.files.rasters import is_raster
 from unetseg.errors import DataError, ImageError
 from unetseg.text import printable
 
@@ -30,9 +30,10 @@ def find_images(
 ) -> list[tuple[Path, Path]]:
     """All images in files, folders and glob patterns but `without`, and the name of each output.
 
-    Folders are searched with their subfolders, without hidden entries. The second path of each
-    couple is relative, sorted and unique, and has no suffix (append one; `with_suffix` would cut
-    names with dots): the image's place in the given folder or below the pattern's fixed part.
+    Rasters that GDAL reads are among them (`is_raster`). Folders are searched with their
+    subfolders, without hidden entries. The second path of each couple is relative, sorted and
+    unique, and has no suffix (append one; `with_suffix` would cut names with dots): the image's
+    place in the given folder or below the pattern's fixed part.
     Images that would share one output get their own suffix into the name (`x_jpg`, `x_png`), and
     where that is not enough, the folders by which they differ.
 
@@ -52,14 +53,17 @@ def find_images(
         raise ImageError(f"there is no {', '.join(listed)}", fix="Check the path.")
     if empty or not found:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        fix = f"Images end in {suffixes}; {BY_NAME}."
+        fix = f"Images end in {suffixes}; VRT, ERDAS .img and ENVI files are read too."
         raise ImageError("no images found in the input", listed, fix)
     return sorted(output_names(list(found.values())), key=lambda couple: couple[1])
 
 
-def scan(folder: Path, error: type[DataError]) -> list[Path]:
-    """All image files in `folder` and below, hidden entries and link loops left out."""
-    files = _listed(folder, error)
+def scan(folder: Path, error: type[DataError], *, rasters: bool = False) -> list[Path]:
+    """All image files in `folder` and below, hidden entries and link loops left out.
+
+    With `rasters` those that GDAL reads as well, see `is_raster`.
+    """
+    files = _listed(folder, error, rasters=rasters)
     if broken := [path for path, is_file in files if not is_file]:
         raise error(
             f"{len(broken)} with the name of an image are broken links or no ordinary files",
@@ -74,17 +78,19 @@ def scan_names(folder: Path, error: type[DataError]) -> list[Path]:
     return [path for path, _ in _listed(folder, error)]
 
 
-def _listed(folder: Path, error: type[DataError]) -> list[tuple[Path, bool]]:
+def _listed(
+    folder: Path, error: type[DataError], *, rasters: bool = False
+) -> list[tuple[Path, bool]]:
     try:
-        return list(_walk(folder))
+        return list(_walk(folder, rasters=rasters))
     except OSError as problem:
         raise error(f"cannot read the folder {printable(folder)}: {problem}") from problem
 
 
 def _walk(
-    folder: Path, above: frozenset[tuple[int, int]] = frozenset()
+    folder: Path, above: frozenset[tuple[int, int]] = frozenset(), *, rasters: bool
 ) -> Iterator[tuple[Path, bool]]:
-    """Everything with the name of an image, and whether it is a file."""
+    """Everything with the name of an image, and whether it is a file; with `rasters` these too."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:
@@ -97,9 +103,11 @@ def _walk(
         path = folder / entry.name
         is_link = entry.is_symlink()  # path does not fail where a link leads to itself
         if path.is_dir() if is_link else entry.is_dir():
-            yield from _walk(path, above | {here})
+            yield from _walk(path, above | {here}, rasters=rasters)
         elif f".{entry.name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES:
             yield path, path.is_file() if is_link else entry.is_file()
+        elif rasters and is_raster(path):
+            yield path, True
 
 
 def _expand(given: Path) -> Iterator[tuple[Path, Path]]:
@@ -107,7 +115,7 @@ def _expand(given: Path) -> Iterator[tuple[Path, Path]]:
     if given.is_file():
         yield given, given.parent
     if given.is_dir():
-        yield from ((path, given) for path in scan(given, ImageError))
+        yield from ((path, given) for path in scan(given, ImageError, rasters=True))
     base = _fixed(given)
     if given.exists() or base is None:
         return
@@ -118,9 +126,13 @@ def _expand(given: Path) -> Iterator[tuple[Path, Path]]:
     for match in matches:
         is_hidden = any(part.startswith(".") for part in match.relative_to(base).parts)
         if match.is_dir() and not is_hidden:
-            yield from ((path, base) for path in scan(match, ImageError))
-        elif match.suffix.lower() in IMAGE_SUFFIXES and match.is_file() and not is_hidden:
+            yield from ((path, base) for path in scan(match, ImageError, rasters=True))
+        elif not is_hidden and (_is_image(match) or is_raster(match)):
             yield match, base
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def _fixed(given: Path) -> Path | None:

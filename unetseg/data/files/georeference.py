@@ -5,6 +5,7 @@ a JPEG 2000 is opened itself.
 """
 
 import os
+import re
 import threading
 import warnings
 from collections.abc import Container, Iterator, Mapping
@@ -27,6 +28,7 @@ from unetseg.data.files.tiffs import Tiff
 # scale, tie points, transform, CRS, rational polynomials
 GEOTIFF_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
 NODATA_TAG = 42113
+_CRS = re.compile(r"[A-Za-z_]+\s*\[|EPSG:\d+$|\+")  # WKT, a number or PROJ's own words
 _QUIET = threading.Lock()  # one thread at a time changes what warnings are shown
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _ENDS = (".prj", ".aux.xml", ".tab", ".rpb", "_rpc.txt", "w", ".wld")  # of files beside images
@@ -57,6 +59,10 @@ class Georeference:
         return bool(self.crs or self.points or self.rpcs) or self.transform != _IDENTITY
 
 
+_Told = tuple[Georeference, float | None, frozenset[str]]
+"""A place, the no-data value, and the names of the files that were read for them."""
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Let rasterio say nothing of images that lie nowhere, in one thread at a time."""
@@ -81,16 +87,19 @@ def georeference_of(file: Any, path: Path, orientation: int) -> tuple[Georeferen
     from rasterio.errors import RasterioError
 
     beside = companions(path)
-    with explained(path), ExitStack() as stack:
+    is_boxed = getattr(file, "may_be_placed", False)
+    with explained(path):
         tags = file.raw_tags(*GEOTIFF_TAGS, NODATA_TAG) if isinstance(file, Tiff) else []
-        is_boxed = getattr(file, "may_be_placed", False)
         if not (tags or beside or is_boxed):
             return Georeference(), None
+        kind = getattr(file, "byteorder", None), np.dtype(getattr(file, "dtype", np.float64))
         try:
-            stack.enter_context(quiet())
-            raster = _boxes(path, stack) if is_boxed else _pixel(file, tags, beside, stack)
-            place, nodata = place_of(raster), raster.nodata
-            read = {Path(name).name for name in raster.files}
+            if is_boxed:
+                place, nodata, read = _of_boxes(path)
+            elif beside:
+                place, nodata, read = _of_pixel(tuple(tags), *kind, beside)
+            else:
+                place, nodata, read = _of_tags(tuple(tags), *kind)
         except RasterioError as error:
             if is_boxed:  # others read its pixels
                 return Georeference(lost=f"GDAL cannot open it: {error}"), None
@@ -168,30 +177,44 @@ def _is_held(crs: str) -> bool:
         return bool(raster.crs)
 
 
-def _boxes(path: Path, stack: ExitStack) -> Any:
-    """A JPEG 2000 opened by GDAL, which knows its boxes and what lies beside it."""
+def _told(raster: Any) -> _Told:
+    return place_of(raster), raster.nodata, frozenset(Path(name).name for name in raster.files)
+
+
+def _of_boxes(path: Path) -> _Told:
+    """What GDAL, which knows boxes and what lies beside them, says of a JPEG 2000."""
     import rasterio
 
-    stack.enter_context(rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"))
-    return stack.enter_context(rasterio.open(path.absolute(), driver="JP2OpenJPEG"))
+    env = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE")
+    with quiet(), env, rasterio.open(path.absolute(), driver="JP2OpenJPEG") as raster:
+        return _told(raster)
 
 
-def _pixel(file: Any, tags: list[Any], beside: Mapping[str, Path], stack: ExitStack) -> Any:
-    """One pixel opened by GDAL, with the tags of the image and what lies beside it."""
+def _of_pixel(
+    tags: tuple[Any, ...], byteorder: Any, dtype: np.dtype[Any], beside: Mapping[str, Path]
+) -> _Told:
+    """What GDAL says of one pixel with the tags of an image and what lies beside it."""
     from rasterio.io import MemoryFile
 
-    pixel, dtype = BytesIO(), getattr(file, "dtype", np.float64)
-    with tifffile.TiffWriter(pixel, byteorder=getattr(file, "byteorder", None)) as writer:
+    pixel = BytesIO()
+    with tifffile.TiffWriter(pixel, byteorder=byteorder) as writer:
         options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
         writer.write(np.zeros((1, 1), dtype), extratags=tags, **options)
     contents = {"image.tif": pixel.getvalue()}
     contents |= {name: found.read_bytes() for name, found in beside.items()}
     folder = uuid4().hex
-    first, *_ = [
-        stack.enter_context(MemoryFile(content, dirname=folder, filename=name))
-        for name, content in contents.items()
-    ]
-    return stack.enter_context(first.open(driver="GTiff"))
+    with quiet(), ExitStack() as stack:
+        first, *_ = [
+            stack.enter_context(MemoryFile(content, dirname=folder, filename=name))
+            for name, content in contents.items()
+        ]
+        return _told(stack.enter_context(first.open(driver="GTiff")))
+
+
+@lru_cache(maxsize=4096)
+def _of_tags(tags: tuple[Any, ...], byteorder: Any, dtype: np.dtype[Any]) -> _Told:
+    """As `_of_pixel`, asked once: a mask often has the tags of its image, and epochs repeat."""
+    return _of_pixel(tags, byteorder, dtype, {})
 
 
 def _is_unread(name: str, found: Path, read: Container[str]) -> bool:
@@ -208,6 +231,8 @@ def _with_crs(place: Georeference, path: Path) -> Georeference:
 
     text = path.read_text(errors="replace").strip()
     try:
+        if not _CRS.match(text):  # GDAL would open any other text as a file, or fetch it
+            raise CRSError
         crs = CRS.from_user_input(text, morph_from_esri_dialect=True).to_wkt()
     except CRSError:
         return replace(place, lost=f"{path.name} cannot be read")

@@ -3,7 +3,7 @@
 tifffile writes them, because GDAL leaves a broken file behind without a word when the disk is full.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import SEEK_END, BytesIO
 from pathlib import Path
@@ -16,7 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from unetseg.data.files.georeference import GEOTIFF_TAGS, NODATA_TAG, Georeference, quiet
-from unetseg.data.files.tiffs import colour_options
+from unetseg.data.files.tiffs import colour_options, gdal_tags
 from unetseg.errors import ImageError
 from unetseg.storage import atomic_path, writing
 
@@ -45,6 +45,8 @@ class RasterWriter:
         bands: Number of bands.
         dtype: Integers of 8 to 32 bits or floats.
         palette: 768 numbers, 256 times RGB, for one band of uint8 indexes.
+        colours: RGB of values of one band of uint8, which viewers show; they are read as numbers.
+        names: What the bands are called.
         georeference: Where the image lies on the earth.
         nodata: The value of pixels without data.
         overviews: How smaller copies for viewers are made, each half as large; None adds none.
@@ -62,6 +64,8 @@ class RasterWriter:
         dtype: Any,
         *,
         palette: Sequence[int] | None = None,
+        colours: Mapping[int, Sequence[int]] | None = None,
+        names: Sequence[str] = (),
         georeference: Georeference | None = None,
         nodata: float | None = None,
         overviews: Halving | None = None,
@@ -71,10 +75,13 @@ class RasterWriter:
         self.dtype = np.dtype(dtype)
         if self.dtype.name not in _DTYPES or min(self.shape) < 1:
             raise ImageError(f"{path}: a GeoTIFF holds no {self.dtype} of shape {self.shape}")
+        if colours:
+            palette = [part for value in range(256) for part in colours.get(value, (0, 0, 0))]
         if palette is not None and (bands, self.dtype.name) != (1, "uint8"):
             raise ImageError(f"{path}: a palette belongs to one band of uint8")
         self._colours = colour_options(self.shape, self.dtype, palette)
         self._extra_tags = [] if georeference is None else _geo_tags(path, georeference)
+        self._extra_tags += gdal_tags(names, are_codes=bool(colours))
         if nodata is not None:
             is_whole = float(nodata).is_integer()
             limits = np.iinfo(self.dtype) if self.dtype.kind != "f" else None

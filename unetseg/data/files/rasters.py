@@ -11,10 +11,11 @@ from unetseg.data.files.georeference import place_of, quiet
 from unetseg.data.files.limits import PIXEL_BYTES, bomb, unreadable
 from unetseg.data.files.tiffs import Window
 from unetseg.data.files.vrts import VRT_START, refuse_foreign_sources
+from unetseg.errors import ImageError
 
 _STARTS = {"VRT": VRT_START, "HFA": b"EHFA_HEADER_TAG"}
 _ENVI_SUFFIXES = frozenset({".dat", ".img", ".bsq", ".bil", ".bip", ".raw", ".envi", ""})
-BY_NAME = "VRT, ERDAS .img and ENVI files are read where they are named, not in folders"
+UNTRAINED = "VRT, ERDAS .img and ENVI files are predicted, and trained on where a CSV names them"
 
 
 class Raster:
@@ -72,7 +73,7 @@ class Raster:
             with self._lock:  # GDAL's handles are for one thread at a time
                 pixels: NDArray[Any] = self._raster.read(window=part)
         except self._fault as error:
-            raise unreadable(self._path, error) from error
+            raise unreadable(self._path, error.__cause__ or error) from error
         return np.moveaxis(pixels, 0, -1)
 
     def close(self) -> None:
@@ -93,10 +94,23 @@ def raster_driver(path: Path, start: bytes) -> str:
 
 def is_raster(path: Path) -> bool:
     """Whether a file that its suffix would let pass is such a raster, by its first bytes."""
-    if path.suffix.lower() not in (_ENVI_SUFFIXES - {""}) | {".vrt"} or not path.is_file():
+    if path.suffix.lower() not in {*_ENVI_SUFFIXES, ".vrt"} or not path.is_file():
         return False
     try:
         with path.open("rb") as file:
             return bool(raster_driver(path, file.read(64)))
     except OSError:
         return False
+
+
+def sources_of(vrt: Path) -> set[Path]:
+    """The files whose pixels a VRT shows, with links resolved; none of a damaged one."""
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    try:
+        refuse_foreign_sources(vrt)
+        with quiet(), rasterio.open(vrt.absolute(), driver="VRT") as raster:
+            return {Path(name).resolve() for name in raster.files[1:]}
+    except (ImageError, RasterioError):
+        return set()  # it is listed with the reason when it is read

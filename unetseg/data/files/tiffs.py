@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+from xml.sax.saxutils import escape
 
 import numpy as np
 import tifffile
@@ -25,6 +26,8 @@ from unetseg.storage import atomic_path
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CACHE_BYTES = 2**26  # decoded strips and tiles that an open file keeps, bytes
 
+GDAL_TAG = 42112
+_ARE_CODES = 'name="VALUES">codes'
 _ORIENTATION = 0x0112
 _LOSSY = frozenset({6, 7, 33003, 33005, 34892, 34933, 34934, 50001})  # JPEG and its kin
 _JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose segments need the file's tables
@@ -223,10 +226,11 @@ def write_tiff(
     palette: Sequence[int] | None = None,
     *,
     white_is_zero: bool = False,
+    names: Sequence[str] = (),
 ) -> None:
     """Write H×W or H×W×C as deflated chunky TIFF; with a palette (768 numbers), uint8 indexes.
 
-    With `white_is_zero` viewers show 0 as white.
+    With `white_is_zero` viewers show 0 as white; `names` are those of the bands.
 
     Raises:
         MachineError: the file cannot be written.
@@ -240,6 +244,7 @@ def write_tiff(
         options["photometric"] = "miniswhite"
     if array.dtype.kind == "f":  # hardly smaller at the usual level 6, in half as much time again
         options["compressionargs"] = {"level": 1}
+    options["extratags"] = gdal_tags(names)
     with atomic_path(path) as temporary:
         tifffile.imwrite(temporary, array, compression="zlib", metadata=None, **options)
 
@@ -274,6 +279,17 @@ def _refuse_circles(file: tifffile.TiffFile, path: Path) -> None:
             (at,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
         except (struct.error, OSError):  # cut off: the pages end here
             return
+
+
+def gdal_tags(names: Sequence[str], *, are_codes: bool = False) -> list[tuple[Any, ...]]:
+    """The names of bands as GDAL has them, and that values are codes although they have colours."""
+    items = [
+        f'<Item name="DESCRIPTION" sample="{band}" role="description">{escape(name)}</Item>'
+        for band, name in enumerate(names)
+    ]
+    items += [f"<Item {_ARE_CODES}</Item>"] if are_codes else []
+    text = f"<GDALMetadata>{''.join(items)}</GDALMetadata>".encode("ascii", "xmlcharrefreplace")
+    return [(GDAL_TAG, "s", 0, text, True)] if items else []
 
 
 def _refuse_cut_off(series: tifffile.TiffPageSeries, path: Path) -> None:
@@ -348,7 +364,12 @@ def _shape(series: tifffile.TiffPageSeries) -> tuple[int, int, int]:
 
 
 def _palette(page: tifffile.TiffPage) -> NDArray[np.uint8] | None:
-    """The colour map (3×2ⁿ, 16 bit) of at most 256 entries as 256×4 RGBA."""
+    """The colour map (3×2ⁿ, 16 bit) of at most 256 entries as 256×4 RGBA.
+
+    There is none where the values are said to be codes, which the colours are only shown for.
+    """
+    if _ARE_CODES in str(page.tags.valueof(GDAL_TAG, "")):
+        return None
     colormap = page.colormap
     if page.photometric != _PALETTE or colormap is None or colormap.shape[-1] > 256:
         return None
