@@ -12,19 +12,26 @@ from typing import Any
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import DeviceConfig, PredictConfig, with_flags
-from unetseg.data.files.folders import find_images
+from unetseg.data.files.folders import find_images, unread_images
 from unetseg.data.files.pages import file_of
 from unetseg.data.files.rasters import sources_of
 from unetseg.data.pairs.beside import files_beside
 from unetseg.errors import ConfigError, DataError, UnetsegError
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
-from unetseg.prediction.outputs import OUTPUT_ENDS, Job, lost_places, plan_jobs, write_outputs
+from unetseg.prediction.outputs import (
+    OUTPUT_ENDS,
+    SHOWN,
+    Job,
+    lost_places,
+    plan_jobs,
+    write_outputs,
+)
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Stream
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import write_text
-from unetseg.text import plural
+from unetseg.text import plural, printable
 
 WRITERS = 4
 """Threads that write: they wait for the disk (fsync) more than they compute."""
@@ -69,6 +76,10 @@ def predict_folder(
         images = find_images(given, left_out)
         counts = ", ".join(f"{n} × {why}" for why, n in Counter(left_out.values()).items())
         progress.say(f"left out {plural(len(left_out), 'file')} beside the images: {counts}")
+    if unread := unread_images(given):
+        names = ", ".join(printable(path.name) for path in unread[:SHOWN])
+        names += f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
+        progress.say(f"left out, because their formats are not read: {names}")
     class_map = predictor.info.class_map
     jobs = [
         job

@@ -17,6 +17,11 @@ IMAGE_SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm", *ARRAY_SUFFIXES}
     | {".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".heic", ".heif"}
 )
+_UNREAD = frozenset(
+    {".nc", ".grb", ".grib", ".grib2", ".hdf", ".h5", ".asc", ".flt", ".bil", ".bip", ".bsq"}
+    | {".ecw", ".sid", ".pix", ".ntf", ".nitf", ".jxl", ".avif", ".psd", ".svs", ".ndpi", ".mrxs"}
+    | {".czi", ".dng", ".cr2", ".nef", ".arw"}
+)
 
 
 def without_image_suffix(name: str) -> str:
@@ -71,6 +76,13 @@ def scan(folder: Path, error: type[DataError], *, rasters: bool = False) -> list
             "Restore the files or remove the entries.",
         )
     return [path for path, _ in files]
+
+
+def unread_images(inputs: Sequence[Path]) -> list[Path]:
+    """The files in folders that are images by their names, of formats that are not read."""
+    inner = (path for folder in inputs if folder.is_dir() for path in folder.rglob("*"))
+    wanted = (path for path in inner if path.suffix.lower() in _UNREAD)
+    return sorted(path for path in wanted if path.name[0] != "." and not is_raster(path))
 
 
 def scan_names(folder: Path, error: type[DataError]) -> list[Path]:

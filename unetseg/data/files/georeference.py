@@ -93,13 +93,10 @@ def georeference_of(file: Any, path: Path, orientation: int) -> tuple[Georeferen
         if not (tags or beside or is_boxed):
             return Georeference(), None
         kind = getattr(file, "byteorder", None), np.dtype(getattr(file, "dtype", np.float64))
+        files = tuple((name, found, found.stat().st_mtime_ns) for name, found in beside.items())
         try:
-            if is_boxed:
-                place, nodata, read = _of_boxes(path)
-            elif beside:
-                place, nodata, read = _of_pixel(tuple(tags), *kind, beside)
-            else:
-                place, nodata, read = _of_tags(tuple(tags), *kind)
+            told = _of_boxes(path) if is_boxed else _of_pixel(tuple(tags), *kind, files)
+            place, nodata, read = told
         except RasterioError as error:
             if is_boxed:  # others read its pixels
                 return Georeference(lost=f"GDAL cannot open it: {error}"), None
@@ -190,10 +187,18 @@ def _of_boxes(path: Path) -> _Told:
         return _told(raster)
 
 
+@lru_cache(maxsize=4096)
 def _of_pixel(
-    tags: tuple[Any, ...], byteorder: Any, dtype: np.dtype[Any], beside: Mapping[str, Path]
+    tags: tuple[Any, ...],
+    byteorder: Any,
+    dtype: np.dtype[Any],
+    beside: tuple[tuple[str, Path, int], ...],
 ) -> _Told:
-    """What GDAL says of one pixel with the tags of an image and what lies beside it."""
+    """What GDAL says of one pixel with the tags of an image and what lies beside it.
+
+    It is asked once: a mask often has the tags of its image, and every epoch asks again. Of a file
+    beside it the name there, the path and the time of its last change are given.
+    """
     from rasterio.io import MemoryFile
 
     pixel = BytesIO()
@@ -201,7 +206,7 @@ def _of_pixel(
         options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
         writer.write(np.zeros((1, 1), dtype), extratags=tags, **options)
     contents = {"image.tif": pixel.getvalue()}
-    contents |= {name: found.read_bytes() for name, found in beside.items()}
+    contents |= {name: found.read_bytes() for name, found, _ in beside}
     folder = uuid4().hex
     with quiet(), ExitStack() as stack:
         first, *_ = [
@@ -209,12 +214,6 @@ def _of_pixel(
             for name, content in contents.items()
         ]
         return _told(stack.enter_context(first.open(driver="GTiff")))
-
-
-@lru_cache(maxsize=4096)
-def _of_tags(tags: tuple[Any, ...], byteorder: Any, dtype: np.dtype[Any]) -> _Told:
-    """As `_of_pixel`, asked once: a mask often has the tags of its image, and epochs repeat."""
-    return _of_pixel(tags, byteorder, dtype, {})
 
 
 def _is_unread(name: str, found: Path, read: Container[str]) -> bool:
