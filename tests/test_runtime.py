@@ -65,6 +65,21 @@ def test_a_machine_says_what_it_is() -> None:
     assert machine.free_memory() >= LEAST
 
 
+def test_a_quota_of_cores_holds_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("unetseg.runtime.usable_cores", lambda: 1)
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        start(RuntimeConfig(device="cpu"))
+        assert torch.get_num_threads() == 2  # as asked
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        start(RuntimeConfig(device="cpu"))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_versions_name_python_and_torch() -> None:
     found = runtime.versions()
     assert found["torch"] == torch.__version__.partition("+")[0] or found["torch"]

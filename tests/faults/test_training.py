@@ -163,6 +163,16 @@ def test_a_second_training_leaves_the_folder_of_the_first_alone(data: Path, tmp_
         train(data, tiny(epochs=2), out=tmp_path, name="a", resume=True)
 
 
+@pytest.mark.row(17)
+@pytest.mark.long
+def test_little_memory_is_told_before_the_system_ends_the_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unetseg.resources.memory_left", lambda: 300 * 2**20)
+    train(data, tiny(1), out=tmp_path, progress=(heard := Heard()))
+    assert any("only 300 MiB of memory are free here" in line for line in heard.said)
+
+
 # ------------------------------------------------------------------ names, disks and loggers
 
 

@@ -21,6 +21,7 @@ from unetseg.data.pairs.splits import read_splits, write_splits
 from unetseg.errors import BundleError, ConfigError
 from unetseg.locks import locked
 from unetseg.progress import Progress
+from unetseg.resources import MEBIBYTE, host_memory
 from unetseg.runtime import Machine, start, versions
 from unetseg.storage import (
     has_begun,
@@ -48,6 +49,8 @@ round otherwise: the training goes on from the same state, but not bit for bit a
 
 
 LOG = "log.jsonl"
+SCARCE = 512 * MEBIBYTE
+"""Free memory that small trainings were seen to take."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def open_run(
         (folder / LOG).unlink(missing_ok=True)  # of a training that never began
         try:
             machine = start(config.runtime)
+            _warn_of_little_memory(progress)
             torch.manual_seed(config.runtime.seed)
             known = survey(data, config.data, progress)
             refuse_errors(known, progress)
@@ -116,6 +120,7 @@ def resume_run(
         identity = state["identity"]
         config = _merged(TrainConfig.model_validate_json(identity["config"]), config)
         machine = start(config.runtime)
+        _warn_of_little_memory(progress)
         known = survey(data, config.data, progress)
         classes = known.class_map.model_dump_json()
         same = {
@@ -129,6 +134,16 @@ def resume_run(
         plan = _continued_plan(folder, config)
         progress.say(f"going on with {folder} at step {state['step']}")
         yield TrainingRun(folder, data, config, machine, known, plan, data_hash(known), state)
+
+
+def _warn_of_little_memory(progress: Progress) -> None:
+    """The system ends a process that takes too much, without a word: this one is before."""
+    free = host_memory()
+    if free < SCARCE:
+        progress.say(
+            f"warning: only {free // MEBIBYTE} MiB of memory are free here; if the training ends "
+            "without a word, the system has ended it: give more memory, or a smaller --width"
+        )
 
 
 def _continued_plan(folder: Path, config: TrainConfig) -> Plan:
