@@ -402,15 +402,18 @@ def test_only_such_steps_end_the_training(
         train(data, tiny(epochs=20), out=tmp_path, name="a")
 
 
-@pytest.mark.row(2)
+@pytest.mark.row(2, 4)
 @pytest.mark.long
-def test_a_group_signal_does_not_kill_the_workers(data: Path, tmp_path: Path) -> None:
-    """SIGTERM reaches the whole process group under timeout, Slurm and systemd."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_group_signal_does_not_kill_the_workers(
+    data: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """They reach the whole process group under timeout, Slurm and systemd."""
     command = [sys.executable, "-m", "unetseg", "train", str(data), "--out", str(tmp_path)]
     settings = "--name a --depth 2 --width 4 --patch 32 -b 2 --workers 2 --budget 60s"
     process = subprocess.Popen([*command, *settings.split(" ")], start_new_session=True)
     while not (tmp_path / "a" / "last.pt").exists() and process.poll() is None:
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(60) == 143
+    os.killpg(process.pid, number)
+    assert process.wait(60) == 128 + number
     assert load_state(tmp_path / "a")["step"] > 0
