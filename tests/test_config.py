@@ -96,15 +96,19 @@ def test_keywords_are_flags_of_any_group_and_leave_the_rest() -> None:
         PredictConfig(overlay=True),
         DeviceConfig(device="cpu"),
     )
-    with pytest.raises(ValidationError, match="is no duration"):
+    with pytest.raises(ConfigError, match=r"^budget 'soon': 'soon' is no duration: write 90s"):
         with_flags({"budget": "soon"}, config)
+    with pytest.raises(ConfigError, match=r"^precision 'bf-16': must be .*\(did you mean bf16\?\)"):
+        with_flags({"precision": "bf-16"}, DeviceConfig())
 
 
 @pytest.mark.parametrize(
     ("call", "wrong", "near"),
     [
         (lambda **flags: unetseg.train("photos", **flags), "epoch", "epochs"),
+        (lambda **flags: unetseg.train("photos", **flags), "output", "out"),
         (lambda **flags: unetseg.evaluate("run", "photos", **flags), "splits", "split"),
+        (lambda **flags: unetseg.evaluate("run", "photos", **flags), "out", "output"),
         (lambda **flags: unetseg.predict("run", "photos", "out", **flags), "overlays", "overlay"),
         (lambda **flags: unetseg.load("run", **flags), "presicion", "precision"),
     ],

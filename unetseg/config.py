@@ -7,12 +7,12 @@ resolved by `training/plan.py`, which writes each choice with its reason to `pla
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from unetseg.errors import ConfigError
 
@@ -447,6 +447,7 @@ class LookConfig(Settings):
     device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig()
 
 
+PRUNED = "pruned"  # a kind of skip that only `unetseg prune` makes
 SETTINGS: frozenset[str] = frozenset(
     name
     for group in (
@@ -468,16 +469,18 @@ SETTINGS: frozenset[str] = frozenset(
 """The name of every setting."""
 
 
-def with_flags(flags: Mapping[str, object], *configs: Settings) -> tuple[Any, ...]:
+def with_flags(
+    flags: Mapping[str, object], *configs: Settings, beside: Sequence[str] = ()
+) -> tuple[Any, ...]:
     """Settings with those of `flags` in the place of their own; as in Python, so from the shell.
 
     Args:
         flags: Value by the name of the flag, with `_` for `-`: {"budget": "10m"}.
         configs: Settings, which may hold groups of settings.
+        beside: Other keywords that the caller has, to be named where one is unknown.
 
     Raises:
-        ConfigError: none of `configs` has such a flag.
-        ValidationError: a value is not allowed.
+        ConfigError: none of `configs` has such a flag, or a value is not allowed.
 
     >>> with_flags({"budget": "10m"}, TrainConfig())[0].training.budget
     600.0
@@ -485,10 +488,14 @@ def with_flags(flags: Mapping[str, object], *configs: Settings) -> tuple[Any, ..
     names = [name for config in configs for name in _flags(config)]
     for flag in flags:
         if flag not in names:
-            near = difflib.get_close_matches(flag, names, 1)
-            fix = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(names))}"
+            known = [*names, *beside]
+            near = difflib.get_close_matches(flag, known, 1)
+            fix = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(known))}"
             raise ConfigError(f"there is no setting {flag!r}", fix=fix)
-    return tuple(_changed(config, flags) for config in configs)
+    try:
+        return tuple(_changed(config, flags) for config in configs)
+    except ValidationError as error:
+        raise ConfigError(wrong_settings(error, dashes="")) from error
 
 
 def _flags(config: Settings) -> Iterator[str]:
@@ -506,3 +513,38 @@ def _changed(config: Settings, flags: Mapping[str, object]) -> Settings:
         elif name in flags:
             values[name] = flags[name]
     return type(config).model_validate(values)
+
+
+def wrong_settings(error: ValidationError, dashes: str = "--") -> str:
+    """One plain line for each wrong setting: name, value, what is allowed.
+
+    Args:
+        error: What pydantic says.
+        dashes: What the name begins with; flags of the shell have `-` for `_`.
+    """
+    lines: dict[str, list[str]] = {}
+    for problem in error.errors():
+        names = [str(part) for part in problem["loc"] if str(part) in SETTINGS]
+        flag = names[-1] if names else str(problem["loc"][-1])
+        flag = dashes + flag.replace("_", "-") if dashes else flag
+        value = problem.get("input")
+        lines.setdefault(f"{flag} {value!r}", []).append(_allowed(problem))
+    reasons = {what: " or ".join(dict.fromkeys(why)) for what, why in lines.items()}
+    return "\n".join(
+        f"{what}: {why.replace(' or must be ', ' or ')}" for what, why in reasons.items()
+    )
+
+
+def _allowed(problem: Any) -> str:
+    if problem["type"] == "literal_error":
+        options = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
+        options = [option for option in options if option != PRUNED]
+        expected = " or ".join(
+            filter(None, [", ".join(map(repr, options[:-1])), repr(options[-1])])
+        )
+        near = difflib.get_close_matches(str(problem["input"]), options, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"must be {expected}{hint}"
+    message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    message = message.partition(", unable to parse")[0]
+    return message if problem["type"] == "value_error" else f"must be {message}"

@@ -1,15 +1,13 @@
 """The command line: verbs registered by import path, settings from config.py, errors as answers."""
 
-import difflib
 import gc
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 from cyclopts.config import Dict, Env
@@ -57,7 +55,6 @@ LAB = {
 ALIASES = {"eval": ["evaluate"]}
 NAMES = {"eval": "evaluate", "import": "import_"}
 """Functions that have not the name of their verb, which Python or the package uses otherwise."""
-PRUNED = "pruned"  # a kind of skip that only `unetseg prune` makes
 STDERR = 2
 EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPT = 2, 3, 130
 
@@ -124,7 +121,7 @@ def _answer(error: BaseException) -> tuple[str, int] | None:
         case CycloptsError():
             return _usage(error), EXIT_USAGE
         case ValueError() if _is_setting(error):
-            return _settings(error), EXIT_USAGE
+            return _wrong_settings(error), EXIT_USAGE
         case UnetsegError():
             return error.text(SHOWN), error.exit_code
         case KeyboardInterrupt():
@@ -133,6 +130,12 @@ def _answer(error: BaseException) -> tuple[str, int] | None:
             fix = "Install torch and torchvision together: uv pip install -c constraints.txt -e ."
             return f"a package is missing or does not fit: {error}\n{fix}", EXIT_MACHINE
     return None
+
+
+def _wrong_settings(error: "ValidationError") -> str:
+    from unetseg.config import wrong_settings
+
+    return wrong_settings(error)
 
 
 def _is_setting(error: BaseException | None) -> TypeGuard["ValidationError"]:
@@ -184,40 +187,9 @@ def _file(path: str) -> Dict:
 def _usage(error: CycloptsError) -> str:
     """One plain line for a command line that does not fit."""
     if _is_setting(error.__cause__):
-        return _settings(error.__cause__)
+        return _wrong_settings(error.__cause__)
     command = " ".join(["unetseg", *(error.command_chain or ())])
     told = str(error)
     if isinstance(error, UnusedCliTokensError):
         told = f"too many words for {command}: {' '.join(error.unused_tokens or ())}"
     return f"{told}\nSee `{command} --help`."
-
-
-def _settings(error: "ValidationError") -> str:
-    """One plain line for each wrong setting: name, value, what is allowed."""
-    from unetseg.config import SETTINGS
-
-    lines: dict[str, list[str]] = {}
-    for problem in error.errors():
-        names = [str(part) for part in problem["loc"] if str(part) in SETTINGS]
-        flag = "--" + (names[-1] if names else str(problem["loc"][-1])).replace("_", "-")
-        value = problem.get("input")
-        lines.setdefault(f"{flag} {value!r}", []).append(_allowed(problem))
-    reasons = {what: " or ".join(dict.fromkeys(why)) for what, why in lines.items()}
-    return "\n".join(
-        f"{what}: {why.replace(' or must be ', ' or ')}" for what, why in reasons.items()
-    )
-
-
-def _allowed(problem: Any) -> str:
-    if problem["type"] == "literal_error":
-        options = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
-        options = [option for option in options if option != PRUNED]
-        expected = " or ".join(
-            filter(None, [", ".join(map(repr, options[:-1])), repr(options[-1])])
-        )
-        near = difflib.get_close_matches(str(problem["input"]), options, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        return f"must be {expected}{hint}"
-    message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    message = message.partition(", unable to parse")[0]
-    return message if problem["type"] == "value_error" else f"must be {message}"

@@ -72,7 +72,7 @@ def evaluate(
         DataError: pairs that cannot be read or do not fit the model, all of them.
         BundleError: there is no usable model.
     """
-    (config,), run = with_flags(flags, config or EvalConfig()), Path(run)
+    (config,), run = with_flags(flags, config or EvalConfig(), beside=["output"]), Path(run)
     predictor = Predictor(run, config.tiling, config.device)
     pair_set, source = find_described(Path(data), config.data, predictor.info.class_map)
     info = predictor.info.snapping(source.snap)

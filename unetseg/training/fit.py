@@ -75,7 +75,7 @@ def train(
         OutOfMemoryError: a step does not fit in memory.
     """
     began = time.monotonic()
-    (config,) = with_flags(flags, config or TrainConfig())
+    (config,) = with_flags(flags, config or TrainConfig(), beside=["out", "name", "resume"])
     open_or_resume = resume_run if resume else open_run
     with open_or_resume(Path(data), config, Path(out), name, progress) as run:
         advice = f"Choose a --batch below {run.plan.batch}, a smaller --patch or --width."
