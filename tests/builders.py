@@ -149,6 +149,21 @@ GEOTRANSFORM = Affine(2, 0, 500_000, 0, -2, 4_900_000)
 """Pixels of 2 m."""
 
 
+def write_raster(path: Path, bands: NDArray[Any], **how: Any) -> None:
+    """Write bands C×H×W with GDAL: where `valid` is not, a mask says so; `how` has its options."""
+    valid, internal = how.pop("valid", None), how.pop("internal", True)
+    profile = {"driver": "GTiff", "crs": UTM, "transform": GEOTRANSFORM}
+    count, height, width = bands.shape
+    profile |= {"count": count, "height": height, "width": width, "dtype": bands.dtype}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal),
+        rasterio.open(path, "w", **(profile | how)) as file,
+    ):
+        file.write(bands)
+        if valid is not None:
+            file.write_mask(valid)
+
+
 def write_geotiff(path: Path, image: NDArray[Any], **tags: Any) -> Path:
     """An image H×W×C or H×W with a place on the earth, written by rasterio."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ what is written above it, never below.
         rasters.py         one VRT mosaic, ERDAS .img or ENVI file
         image.py           an image file, opened once: header, whole pixels, windows
         folders.py         the image files in folders, and the names of what is made from them
-        nodata.py          pixels without data, and what the network sees there
+        nodata.py          pixels without data: told by a value, NaN, a mask or alpha; carried along
         geotiff.py         tiled TIFFs written from top to bottom, with their place on the earth
       masks/             what a mask value means
         class_map.py       classes, their codes, palette, ignored codes

@@ -33,7 +33,8 @@ from unetseg.data.crops.loading import crop_batches
 from unetseg.data.facts.image_values import image_facts
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.folders import find_images
-from unetseg.data.files.image import ImageFile, match_bands, read_image
+from unetseg.data.files.image import ImageFile
+from unetseg.data.files.nodata import read_matched
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.pairs.dataset_yaml import find_described
@@ -321,7 +322,8 @@ def ready_engines(
     machine, side, bands = subject.predictor.machine, subject.side, subject.predictor.info.bands
     squares = []
     for path in islice(cycle(subject.images), number):
-        image = match_bands(read_image(path), bands, path)
+        with ImageFile(path) as file:
+            image = read_matched(file, bands)[..., :bands]
         squares.append(crop(image, (len(image) // 2, image.shape[1] // 2), side))
     engines = [(name, machine) for name in names]
     if machine.dtype != torch.float32:
@@ -333,7 +335,7 @@ def ready_engines(
         try:
             segmenter, _ = load_bundle(subject.bundle)
             engine = Engine(segmenter, where, tile=side, overlap=0.0, engine=name)
-            predict = partial(engine.classes_of, squares, [None] * number)
+            predict = partial(engine.classes_of, squares)
             predict()
         except UnetsegError as error:
             words[what] = error.summary
@@ -400,10 +402,10 @@ def measure_prediction(
     if result.failures:
         raise ImageError("some images cannot be predicted", list(result.failures.values()))
     groups = [
-        ([np.asarray(each.image) for each in group], [each.nodata for each in group])
+        [np.asarray(each.image) for each in group]
         for group in alike(map(predictor.open, jobs), engine.images_at_once)
     ]
-    indexes = [index for group in groups for index in engine.classes_of(*group)]
+    indexes = [index for group in groups for index in engine.classes_of(group)]
 
     def write() -> None:
         for job, index in zip(jobs, indexes, strict=True):
@@ -411,7 +413,7 @@ def measure_prediction(
 
     work = {
         "read alone": lambda: [predictor.open(job) for job in jobs],
-        "network alone": lambda: [engine.classes_of(*group) for group in groups],
+        "network alone": lambda: [engine.classes_of(group) for group in groups],
         "write alone": write,
         "folder to folder": predict,
     }

@@ -14,7 +14,7 @@ import rasterio
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from tests.builders import noise, write_geotiff
@@ -194,7 +194,7 @@ def test_files_of_a_table_that_are_gone_or_pipes(data: Path) -> None:
 
 def test_a_nan_image_beside_a_broken_mask_is_told(data: Path) -> None:
     image(data, 5).unlink()
-    write_tiff(image(data, 5).with_suffix(".tif"), np.full((64, 64, 3), np.nan, np.float32))
+    write_tiff(image(data, 5).with_suffix(".tif"), np.full((64, 64, 3), np.inf, np.float32))
     mask(data, 5).write_bytes(b"")
     assert set(unreadable(data)) == {"nan-pixels", "empty-file"}
 
@@ -504,7 +504,7 @@ def pixels(data: Path) -> list[Finding]:
     return findings(data, *PIXEL_CHECKS)
 
 
-def with_value(value: float) -> Callable[[Array], Array]:
+def with_value(value: ArrayLike) -> Callable[[Array], Array]:
     """The pixels as float32, 16 of 64 rows (a quarter) with a value."""
 
     def change(pixels: Array) -> Array:
@@ -521,15 +521,17 @@ def with_value(value: float) -> Callable[[Array], Array]:
 @pytest.mark.row(16)
 def test_nan_and_infinity_are_an_error(data: Path) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
-    paths = spoil(data, with_value(np.nan), 1) + spoil(data, with_value(np.inf), 4)
+    mixed = [[7, np.nan, 7]]  # NaN in all bands stands for no data
+    paths = spoil(data, with_value(mixed), 1) + spoil(data, with_value(np.inf), 4)
     found = only(pixels(data), "nan-pixels", "error")
     assert found.files == tuple(f"{path}: 1024 pixels" for path in paths)
     assert found.summary == "2 images with NaN or infinite pixels"
 
 
-def test_nan_that_is_declared_is_no_error(data: Path) -> None:
+@pytest.mark.parametrize("nodata", [np.nan, None])
+def test_nan_in_all_bands_stands_for_no_data(data: Path, nodata: float | None) -> None:
     spoil(data, lambda pixels: pixels.astype(np.float32))
-    spoil(data, with_value(np.nan), 2, nodata=np.nan)
+    spoil(data, with_value(np.nan), 2, nodata=nodata)
     assert [finding.check for finding in pixels(data)] == ["no-data"]
 
 

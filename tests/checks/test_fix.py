@@ -243,7 +243,7 @@ def test_everything_that_is_left_out_is_listed(tmp_path: Path) -> None:
     pairs[2][0].write_bytes(b"")
     pairs[3][1].unlink()
     pairs[3][1].symlink_to("nowhere.png")
-    blank = np.full((48, 48, 3), np.nan, np.float32)
+    blank = np.full((48, 48, 3), np.inf, np.float32)
     tifffile.imwrite(pairs[4][0].with_suffix(".tif"), blank, photometric="rgb")
     pairs[4][0].unlink()
     Image.fromarray(truth(5)[:40]).save(pairs[5][1])

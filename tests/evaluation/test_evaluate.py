@@ -15,6 +15,7 @@ from tests.builders import save_run
 from unetseg.bundle import load_bundle
 from unetseg.config import DeviceConfig, EvalConfig, PredictConfig, ScoringConfig
 from unetseg.data.files.pages import image_hash
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.data.pairs.splits import write_splits
 from unetseg.data.sample import draw_sample
@@ -191,8 +192,7 @@ def test_every_pair_that_does_not_fit_is_listed(data: Path, run: Path, tmp_path:
     Image.new("L", (20, 30)).save(small)
     Image.new("L", (48, 48), 7).save(strange)
     bands = copy / "images" / "cells_003.png"
-    Image.effect_noise((48, 48), 50).convert("RGBA").save(bands)
-    Image.fromarray(np.random.default_rng(0).integers(0, 99, (48, 48, 4), np.uint8)).save(bands)
+    write_tiff(bands, np.random.default_rng(0).integers(0, 99, (48, 48, 4), np.uint8))
     with pytest.raises(DataError, match="4 of 6 pairs do not fit") as caught:
         evaluate(run, copy, PLAIN, output=tmp_path / "out")
     listed = "\n".join(caught.value.offenders)

@@ -24,6 +24,7 @@ from tests.builders import (
     class_map,
     save_run,
     write_geotiff,
+    write_raster,
 )
 from unetseg.cli.app import run
 from unetseg.data.files import image as image_file
@@ -147,6 +148,32 @@ def test_pixels_without_data_have_their_code_and_the_mask_says_so(
     np.testing.assert_array_equal(np.isnan(probabilities).all(-1), expected)
     with rasterio.open(out / "x_probabilities.tif") as file:
         assert np.isnan(file.nodata)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "image"])
+def test_however_a_file_tells_where_it_has_no_data_the_mask_is_the_same(
+    kind: str, tmp_path: Path, as_large: Callable[[], None]
+) -> None:
+    trained, bands = bundle(tmp_path, kind=kind), np.moveaxis(blotches(150, 90), 2, 0) // 2 + 1
+    valid = np.add.outer(np.arange(150), np.arange(90)) > 80
+    bands[:, ~valid] = 0
+    alpha = np.concatenate([bands, valid[None] * np.uint8(255)])
+    written = tmp_path / "in"
+    written.mkdir()
+    write_raster(written / "value.tif", bands, nodata=0)
+    write_raster(written / "alpha.tif", alpha, photometric="RGB", alpha="yes")
+    write_raster(written / "mask.tif", bands, valid=valid)
+    write_raster(written / "beside.tif", bands, valid=valid, internal=False)
+    outs = [predict(trained, written, tmp_path / "whole", *ALL)]
+    as_large()
+    outs.append(predict(trained, written, tmp_path / "bands", *ALL))
+    for out in outs:
+        assert len(files(out)) == 4 * 3
+        for name in files(out):
+            expected = out / f"value{name[name.index('_') if '_' in name else -4 :]}"
+            assert (out / name).read_bytes() == expected.read_bytes()
+        with rasterio.open(out / "value.tif") as file:
+            np.testing.assert_array_equal(file.read(1) == file.nodata, ~valid)
 
 
 @pytest.mark.row(39)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.builders import CPU, blotches, bundle_info, class_map, random_segmenter
+from unetseg.data.files.nodata import with_gaps
 from unetseg.errors import ImageError
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.pipeline import (
@@ -47,15 +48,17 @@ def test_groups_are_begun_ahead_and_answered_in_order(engine: Engine, ahead: int
 
 def test_probabilities_and_classes_are_those_of_the_engine(engine: Engine) -> None:
     images = [blotches(40, 30), blotches(130, 90)]  # whole, and cut into tiles
-    images[0][:9, :9] = 0
-    opened = [Opened(None, image, 0.0) for image in images]
+    missing = np.zeros((40, 30), bool)
+    missing[:9, :9] = True
+    images[0] = with_gaps(images[0], 3, missing)
+    opened = [Opened(None, image) for image in images]
     for each, image in zip(predict_each(engine, opened, probabilities=True), images, strict=True):
         (band,) = each.bands()
         (probabilities,) = band.probabilities
-        expected = engine.logits(image, 0.0).softmax(0).permute(1, 2, 0).numpy()
-        expected[(image == 0).all(-1)] = np.nan
+        expected = engine.logits(image).softmax(0).permute(1, 2, 0).numpy()
+        expected[image[..., 3:].any(-1) < image.shape[-1] - 3] = np.nan
         np.testing.assert_array_equal(probabilities, expected)
-        np.testing.assert_array_equal(band.index, engine.classes(image, 0.0))
+        np.testing.assert_array_equal(band.index, engine.classes(image))
         assert each.without_pixels().size == each.size
 
 

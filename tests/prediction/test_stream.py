@@ -20,7 +20,7 @@ from unetseg.data.files.image import ImageFile
 from unetseg.errors import ImageError
 from unetseg.prediction import stream
 from unetseg.prediction.engine import MIRRORS, Engine, TileNetwork
-from unetseg.prediction.stream import RowWindow, Stream, band_tile, read_on
+from unetseg.prediction.stream import RowWindow, Stream, band_tile, check_image, read_on
 from unetseg.prediction.tiling import Tile
 from unetseg.unet.segmenter import image_statistics
 
@@ -212,10 +212,11 @@ def test_no_data_is_left_out_and_spoils_nothing(
     expected[:140, :100] = True
     np.testing.assert_array_equal(missing, expected)
     classes = np.concatenate([band.index for band in stream.predict()])
-    np.testing.assert_array_equal(classes, one.classes(image, nodata))
+    whole = check_image(image, about, Path("a.tif"), nodata)
+    np.testing.assert_array_equal(classes, one.classes(whole))
     assert (classes[missing] == 255).all()
     assert classes[~missing].max() < 3
-    both = [logits(stream), one.logits(image, nodata).numpy()]
+    both = [logits(stream), one.logits(whole).numpy()]
     np.testing.assert_allclose(both[0][:, ~missing], both[1][:, ~missing], rtol=1e-4, atol=1e-4)
     assert np.isfinite(both[0]).all()
     # Far from the border, there is no difference to the image with data there.

@@ -47,7 +47,7 @@ def test_large_images_are_shown_without_decoding_them(
     assert whole.shape[0] > previews.VIEW / 4
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
     monkeypatch.setattr(previews, "VIEW", 48)
-    monkeypatch.delattr(reading, "read_image")
+    monkeypatch.delattr(reading, "read_matched")
     windowed = PairReader(reader.pairs, CELLS, 3)
     sheet = validation_sheet(windowed, engine)
     assert sheet.ndim == 3

@@ -441,7 +441,7 @@ def inspect_no_data(survey: Survey) -> Iterator[Finding]:
             "no-data",
             f"{percent(share)} of the pixels have no data, in {plural(len(blank), 'image')}",
             [
-                (path, f": {percent(image.nodata_share)} of the pixels are {image.nodata:g}")
+                (path, f": {percent(image.nodata_share)} of the pixels{_value_of_gaps(image)}")
                 for path, image in blank
             ],
             "Give these pixels an ignored value in the masks, unless they have one.",
@@ -459,6 +459,10 @@ def inspect_no_data(survey: Survey) -> Iterator[Finding]:
             f"Replace {fill:g} by a number near the others and ignore these pixels in the masks, "
             f"or declare it (gdal_edit.py -a_nodata {fill:g} FILE).",
         )
+
+
+def _value_of_gaps(image: ImageFacts) -> str:
+    return "" if image.nodata is None else f" are {image.nodata:g}"
 
 
 def inspect_saturation(survey: Survey) -> Iterator[Finding]:

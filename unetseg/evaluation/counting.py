@@ -127,7 +127,7 @@ def score_split(
             image, mask = reader.files(index)
             return Opened(Truth(mask, info.class_map), Stream(engine, info, image))
         pixels, truth = reader[index]
-        return Opened(Truth(truth, info.class_map), pixels, facts[index].nodata)
+        return Opened(Truth(truth, info.class_map), pixels)
 
     progress.start("validating", len(reader))
     opened = read_ahead(range(len(reader)), open_pair, lambda index: facts[index].pixels)

@@ -26,7 +26,7 @@ from unetseg.prediction.engine import Engine
 from unetseg.prediction.outputs import Job, Writer, plan_job
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
-from unetseg.prediction.stream import Stream, check_image
+from unetseg.prediction.stream import Stream, read_checked
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import write_csv, write_json
 from unetseg.text import plural
@@ -154,7 +154,7 @@ def evaluate_pairs(
 
     def read(number: int) -> Opened[tuple[int, Truth]]:
         image, truth = open_pair(pairs[number], jobs[number], engine, info, progress)
-        return Opened((number, truth), image, jobs[number].nodata)
+        return Opened((number, truth), image, info.bands)
 
     def done(number: int, result: Counts | UnetsegError) -> None:
         counted[number] = result
@@ -210,7 +210,7 @@ def read_truth(
 ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Image H×W×C of raw pixel values and class indexes H×W, checked against the model."""
     with ImageFile(pair.image, max_pixels) as file:
-        image = check_image(file.read(), info, pair.image, file.nodata)
+        image = read_checked(file, info)
     if pair.mask is None:  # the user says that it shows no object
         return image, np.full(image.shape[:2], info.class_map.background or 0, np.uint8)
     mask = read_mask(pair.mask, max_pixels)

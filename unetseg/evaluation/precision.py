@@ -40,8 +40,8 @@ takes up to 10 times as long: (1 + 10) / (3 · 128) = 3% of the training, at mos
 FEWEST_PIXELS = 4 * WINDOW**2
 MOST_PIXELS = 64 * WINDOW**2
 
-Labelled = tuple[NDArray[Any], NDArray[np.uint8], float | None]
-"""An image H×W×C of raw pixel values, its class indexes H×W (255 ignored), its no-data value."""
+Labelled = tuple[NDArray[Any], NDArray[np.uint8]]
+"""An image H×W×C of raw pixel values, its class indexes H×W (255 ignored)."""
 
 
 def check_precision(
@@ -127,10 +127,10 @@ def compare_precision(
     pairs = list(pairs)
 
     def masks_of(engine: Engine) -> Iterator[NDArray[np.uint8]]:
-        opened = (Opened(None, image, nodata) for image, _, nodata in pairs)
+        opened = (Opened(None, image) for image, _ in pairs)
         return (band.index for each in predict_each(engine, opened) for band in each.bands())
 
-    for (_, truth, _), *masks in zip(pairs, masks_of(fast), masks_of(exact), strict=True):
+    for (_, truth), *masks in zip(pairs, masks_of(fast), masks_of(exact), strict=True):
         counts += np.stack([count_classes(truth, mask, classes) for mask in masks])
         seen = masks[1] != IGNORED
         equal += int(((masks[0] == masks[1]) & seen).sum())
@@ -179,7 +179,7 @@ def spread_windows(
         seed: Seed of the places of the windows.
 
     Yields:
-        Image, class indexes and no-data value of each window, at most WINDOW² pixels.
+        Image and class indexes of each window, at most WINDOW² pixels.
     """
     rng = np.random.default_rng(seed)
     # those that `pixels` pays for, at even distances over all windows that there are
@@ -193,4 +193,4 @@ def spread_windows(
         side = min(WINDOW, *pair.size)
         for _ in range(number):
             centre = [side // 2 + int(rng.integers(length - side + 1)) for length in pair.size]
-            yield *pair.crop((centre[0], centre[1]), side), facts[index].nodata
+            yield pair.crop((centre[0], centre[1]), side)

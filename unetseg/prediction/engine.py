@@ -93,51 +93,48 @@ class Engine:
         """How many images of this size go through the network together; 1 where they are cut."""
         return fitting_batch(self.machine, height, width) if self._is_whole(height, width) else 1
 
-    def classes(self, image: NDArray[Any], nodata: float | None = None) -> NDArray[np.uint8]:
+    def missing(self, image: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Where an image H×W×C, or one band more, has no data, H×W; None: nowhere."""
+        return missing_pixels(image, len(self._mean))
+
+    def classes(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """Class indexes H×W uint8 of an image H×W×C of raw pixel values; 255 without data."""
-        return self.classes_of([image], [nodata])[0]
+        return self.classes_of([image])[0]
 
-    def classes_of(
-        self, images: Sequence[NDArray[Any]], nodata: Sequence[float | None]
-    ) -> list[NDArray[np.uint8]]:
+    def classes_of(self, images: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
         """The classes of images of one size, all at once; `images_at_once` is a good number."""
-        return self.begin(images, nodata)()
+        return self.begin(images)()
 
-    def begin(
-        self, images: Sequence[NDArray[Any]], nodata: Sequence[float | None]
-    ) -> Callable[[], list[NDArray[np.uint8]]]:
+    def begin(self, images: Sequence[NDArray[Any]]) -> Callable[[], list[NDArray[np.uint8]]]:
         """Set the network to work on images of one size; what is returned waits for the classes.
 
         A GPU computes meanwhile.
         """
         if self._is_whole(*images[0].shape[:2]):
-            index = most_probable(self._whole_logits(images, nodata))
+            index = most_probable(self._whole_logits(images))
         else:
-            known = zip(images, nodata, strict=True)
-            index = torch.cat([most_probable(self.logits(*each)[None]) for each in known])
+            index = torch.cat([most_probable(self.logits(each)[None]) for each in images])
         wait = fetch(index)
 
         def classes() -> list[NDArray[np.uint8]]:
             indexes = wait()
-            for index, image, value in zip(indexes, images, nodata, strict=True):
-                if value is not None:
-                    index[missing_pixels(image, value)] = IGNORED
+            for index, image in zip(indexes, images, strict=True):
+                if (missing := self.missing(image)) is not None:
+                    index[missing] = IGNORED
             return list(indexes)
 
         return classes
 
-    def logits(self, image: NDArray[Any], nodata: float | None = None) -> Tensor:
+    def logits(self, image: NDArray[Any]) -> Tensor:
         """Logits K×H×W float32 of an image H×W×C of raw pixel values.
 
-        Args:
-            image: The pixels.
-            nodata: Pixels that hold this value in all bands have no data; their logits say nothing.
+        Where one band more is 0 there are no data, and the logits say nothing.
         """
         height, width = image.shape[:2]
         if self._is_whole(height, width):
-            return self._whole_logits([image], [nodata])[0].float()
+            return self._whole_logits([image])[0].float()
         layout = self.lay_out(height, width)
-        network = TileNetwork(self, self.statistics(image, nodata), nodata)
+        network = TileNetwork(self, self.statistics(image))
         continued = np.pad(image, ((0, layout.below), (0, layout.right), (0, 0)), "reflect")
         blend = Blend(self.segmenter.classes, layout.height, layout.width)
         for tile, logits in network.predict(layout.tiles, lambda tile: continued[tile.slices]):
@@ -148,12 +145,12 @@ class Engine:
         """The tiles of an image, of this engine's size unless another is given."""
         return lay_out(height, width, tile or self.tile, self.overlap, self.grid)
 
-    def statistics(self, image: NDArray[Any], nodata: float | None = None) -> Tensor | None:
+    def statistics(self, image: NDArray[Any]) -> Tensor | None:
         """1×2×C mean and deviation of a whole image H×W×C, if the network wants to know them."""
         if not self.segmenter.per_image:
             return None
-        missing = missing_pixels(image, nodata)
-        if not missing.any():
+        missing, image = self.missing(image), image[..., : len(self._mean)]
+        if missing is None:
             return image_statistics(_tensor(image))
         moments = Moments(image.shape[-1])
         moments.add(image, missing)
@@ -161,21 +158,14 @@ class Engine:
 
     @explained_memory("Choose a smaller --tile.")
     @torch.inference_mode()
-    def forward(
-        self,
-        crops: Sequence[NDArray[Any]],
-        statistics: Tensor | None,
-        nodata: Sequence[float | None],
-    ) -> Tensor:
+    def forward(self, crops: Sequence[NDArray[Any]], statistics: Tensor | None) -> Tensor:
         """Logits N×K×h×w of crops h×w×C of one size, on the device, as precise as the network is.
 
         Args:
-            crops: Raw pixel values.
+            crops: Raw pixel values; one band more where there are gaps.
             statistics: N×2×C or 1×2×C mean and deviation of the whole images, where they count.
-            nodata: Of each crop, the value of pixels without data.
         """
-        pairs = zip(crops, nodata, strict=True)
-        batch = torch.cat([_tensor(filled(*pair, self._mean, self._std)) for pair in pairs])
+        batch = torch.cat([_tensor(filled(crop, self._mean, self._std)) for crop in crops])
         if self.machine.device.type == "cuda":
             batch = batch.pin_memory()
         batch = batch.to(self.machine.device, non_blocking=True)
@@ -198,12 +188,10 @@ class Engine:
         """Whether an image goes through the network in one piece."""
         return max(height, width) <= self.tile
 
-    def _whole_logits(
-        self, images: Sequence[NDArray[Any]], nodata: Sequence[float | None]
-    ) -> Tensor:
-        every = [self.statistics(*each) for each in zip(images, nodata, strict=True)]
+    def _whole_logits(self, images: Sequence[NDArray[Any]]) -> Tensor:
+        every = [self.statistics(each) for each in images]
         statistics = [one for one in every if one is not None]
-        return self.forward(images, torch.cat(statistics) if statistics else None, nodata)
+        return self.forward(images, torch.cat(statistics) if statistics else None)
 
 
 class TileNetwork:
@@ -215,13 +203,11 @@ class TileNetwork:
     Args:
         engine: The network.
         statistics: 1×2×C mean and deviation of the whole image, with "image" normalisation.
-        nodata: Value of pixels without data.
     """
 
-    def __init__(self, engine: Engine, statistics: Tensor | None, nodata: float | None) -> None:
+    def __init__(self, engine: Engine, statistics: Tensor | None) -> None:
         self._engine = engine
         self._statistics = statistics
-        self._nodata = nodata
         self._plain: tuple[bytes, Logits] | None = None  # a tile of one value, and its logits
 
     def predict(
@@ -247,7 +233,8 @@ class TileNetwork:
     def _without_network(self, crop: NDArray[Any]) -> Logits | None:
         """The logits of a crop that needs no network, or None."""
         shape = self._engine.segmenter.classes, *crop.shape[:2]
-        if self._nodata is not None and missing_pixels(crop, self._nodata).all():
+        missing = self._engine.missing(crop)
+        if missing is not None and missing.all():
             return np.zeros(shape, np.float32)
         if self._plain is None or self._plain[1].shape != shape:
             return None
@@ -256,7 +243,7 @@ class TileNetwork:
 
     def forward(self, crops: list[NDArray[Any]]) -> Tensor:
         """Logits N×K×h×w of crops h×w×C, on the device."""
-        return self._engine.forward(crops, self._statistics, [self._nodata] * len(crops))
+        return self._engine.forward(crops, self._statistics)
 
 
 class Moments:
@@ -362,17 +349,19 @@ def fetch(tensor: Tensor) -> Callable[[], NDArray[Any]]:
     return wait
 
 
-def classes_with_data(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def classes_with_data(logits: Tensor, missing: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
     """Class indexes H×W uint8 of logits K×H×W; 255 where pixels are missing."""
     index: NDArray[np.uint8] = most_probable(logits[None])[0].cpu().numpy()
-    index[missing] = IGNORED
+    if missing is not None:
+        index[missing] = IGNORED
     return index
 
 
-def softmax(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+def softmax(logits: Tensor, missing: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     """Probabilities K×H×W float32 of logits K×H×W; NaN where pixels are missing."""
     probabilities: NDArray[np.float32] = logits.softmax(0).cpu().numpy()
-    probabilities[:, missing] = np.nan
+    if missing is not None:
+        probabilities[:, missing] = np.nan
     return probabilities
 
 

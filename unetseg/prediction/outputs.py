@@ -18,7 +18,6 @@ from unetseg.config import PredictConfig
 from unetseg.data.files.georeference import Georeference
 from unetseg.data.files.geotiff import Halving, RasterWriter, every_other, mean_of_four
 from unetseg.data.files.image import ImageFile
-from unetseg.data.files.nodata import missing_pixels
 from unetseg.data.files.pages import SEVERAL, page_paths
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
@@ -49,8 +48,10 @@ class Job:
     is_large: bool = False
     """Whether it is predicted band by band."""
     georeference: Georeference | None = None
-    nodata: float | None = None
-    """Value of its pixels without data."""
+    declares_gaps: bool = False
+    """Whether its file declares which pixels have no data, by a value or a mask."""
+    has_gaps: bool = False
+    """Whether it may have such: declared, transparent, or NaN."""
     lost: str = ""
     """What is told of its place and no mask of it keeps, in words."""
     max_pixels: int | None = None
@@ -61,7 +62,7 @@ class Job:
     @property
     def is_geotiff(self) -> bool:
         """Whether GeoTIFFs are written."""
-        return self.is_large or self.georeference is not None or self.nodata is not None
+        return self.is_large or self.georeference is not None or self.declares_gaps
 
     @property
     def overlay(self) -> Path:
@@ -79,10 +80,10 @@ def plan_job(image: Path, stem: Path, class_map: ClassMap, max_pixels: int | Non
     """How `image` is predicted, from its header alone; the mask is `stem` and a suffix."""
     try:
         with ImageFile(image, max_pixels) as file:
-            job = Job(image, stem, file.pixels, file.is_large)
+            declares = file.nodata is not None or file.has_mask
+            job = Job(image, stem, file.pixels, file.is_large, None, declares, file.has_gaps)
             try:
-                where, lost = file.georeference, file.lost_place
-                job = replace(job, georeference=where, nodata=file.nodata, lost=lost)
+                job = replace(job, georeference=file.georeference, lost=file.lost_place)
             except ImageError as error:
                 job = replace(job, lost=error.summary)
     except ImageError as error:  # it is listed with the reason when it is read
@@ -154,11 +155,7 @@ def overlay_pieces(
     """An image with its classes drawn over it, rows×W×3 from top to bottom; see `overlay`."""
     levels = None
     if image.image.dtype != np.uint8:  # 8-bit values are drawn as they are
-        seen = image.thumbnail(THUMBNAIL)
-        missing = missing_pixels(seen, image.nodata)
-        if missing.any():
-            seen = np.where(missing[..., None], np.float32(np.nan), seen.astype(np.float32))
-        levels = levels_of(seen)
+        levels = levels_of(image.thumbnail(THUMBNAIL))
     reach = outline_reach(*image.size)
     for top, bottom in spans:
         above = min(top, reach)
@@ -245,7 +242,7 @@ class Writer:
             first.dtype,
             **shown,
             georeference=self.job.georeference,
-            nodata=None if self.job.nodata is None else nodata,
+            nodata=nodata if self.job.has_gaps else None,
             overviews=halving if self.overviews else None,
         ) as writer:
             top = 0

@@ -37,14 +37,15 @@ class Opened(Generic[T]):
 
     Attributes:
         name: What the caller knows it by.
-        image: All its pixels, H×W×C, checked; of a large image the stream of its rows.
-        nodata: Value of pixels without data.
+        image: All its pixels, checked, H×W×C, or one band more, which is 0 where there are no
+            data; of a large image the stream of its rows.
+        model_bands: C; unless it is told, all bands.
         band: What the network says of a small image; of a large one `bands` makes it.
     """
 
     name: T
     image: NDArray[Any] | Stream
-    nodata: float | None = None
+    model_bands: int | None = None
     band: Band | None = None
 
     @property
@@ -72,13 +73,21 @@ class Opened(Generic[T]):
 
     def rows(self, top: int, bottom: int) -> NDArray[Any]:
         """The pixels of some rows, H×W×C."""
-        if isinstance(self.image, Stream):
-            return self.image.rows(top, bottom)
-        return self.image[top:bottom]
+        image = self.image
+        rows = image.rows(top, bottom) if isinstance(image, Stream) else image[top:bottom]
+        return rows[..., : self.model_bands]
 
     def thumbnail(self, side: int) -> NDArray[Any]:
-        """A small image itself; of a large one every n-th pixel, at most `side` along it."""
-        return self.image.thumbnail(side) if isinstance(self.image, Stream) else self.image
+        """A small image itself, H×W×C; of a large one every n-th pixel, at most `side` along it.
+
+        Beyond 8 bit, pixels without data are NaN.
+        """
+        small = self.image.thumbnail(side) if isinstance(self.image, Stream) else self.image
+        missing = missing_pixels(small, self.model_bands or small.shape[-1])
+        small = small[..., : self.model_bands]
+        if missing is None or small.dtype == np.uint8:
+            return small
+        return np.where(missing[..., None], np.float32(np.nan), small.astype(np.float32))
 
 
 def predict_each(
@@ -102,12 +111,11 @@ def predict_each(
         if isinstance(group[0].image, Stream):
             return lambda: group
         if probabilities:
-            image, nodata = group[0].image, group[0].nodata
-            logits, missing = engine.logits(image, nodata), missing_pixels(image, nodata)
+            logits, missing = engine.logits(group[0].image), engine.missing(group[0].image)
             likely = softmax(logits, missing).transpose(1, 2, 0)  # H, W, K
             band = Band(0, 0, classes_with_data(logits, missing), [likely])
             return lambda: [replace(group[0], band=band)]
-        wait = engine.begin([np.asarray(one.image) for one in group], [one.nodata for one in group])
+        wait = engine.begin([np.asarray(one.image) for one in group])
         return lambda: [
             replace(one, band=Band(0, 0, index)) for one, index in zip(group, wait(), strict=True)
         ]

@@ -240,7 +240,7 @@ def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
         "image": str(job.image.resolve()),
         "bytes": status.st_size,
         "modified": [status.st_mtime_ns, status.st_ctime_ns],  # copies may keep the first
-        "nodata": str(job.nodata),
+        "gaps": job.has_gaps,
         "model": info.model_dump(mode="json", exclude={"scores", "versions", "precision"}),
         "tile": stream.tile,
         "overlap": engine.overlap,

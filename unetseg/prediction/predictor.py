@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, TilingConfig, with_flags
-from unetseg.data.files.image import ImageFile, read_image
+from unetseg.data.files.image import ImageFile
 from unetseg.errors import BundleError, ImageError
 from unetseg.prediction.engine import Engine, machine_for
 from unetseg.prediction.outputs import Job, mask_pixels
 from unetseg.prediction.pipeline import Opened
-from unetseg.prediction.stream import Stream, check_image
+from unetseg.prediction.stream import Stream, check_image, read_checked
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
 from unetseg.unet.segmenter import Segmenter
@@ -57,19 +57,17 @@ class Predictor:
         remarks = [str(self.machine), str(self.engine.choice), self.remark]
         return "; ".join(filter(None, remarks))
 
-    def read(
-        self, path: Path, nodata: float | None = None, max_pixels: int | None = None
-    ) -> NDArray[Any]:
-        """The image at `path`, H×W×C, checked against what the model was trained on."""
-        return check_image(read_image(path, max_pixels), self.info, path, nodata)
+    def read(self, path: Path, max_pixels: int | None = None) -> NDArray[Any]:
+        """The image at `path`, checked against what the model was trained on; see `check_image`."""
+        with ImageFile(path, max_pixels) as file:
+            return read_checked(file, self.info)
 
     def open(self, job: Job, progress: Progress = SILENT) -> Opened[Job]:
         """The image of a job, ready for the network: the pixels of a small one, else its stream."""
         if not job.is_large:
-            pixels = self.read(job.image, job.nodata, job.max_pixels)
-            return Opened(job, pixels, job.nodata)
+            return Opened(job, self.read(job.image, job.max_pixels), self.info.bands)
         file = ImageFile(job.image, job.max_pixels)
-        return Opened(job, Stream(self.engine, self.info, file, progress), job.nodata)
+        return Opened(job, Stream(self.engine, self.info, file, progress), self.info.bands)
 
     def predict(self, image: NDArray[Any] | str | Path) -> NDArray[Any]:
         """The mask of an image, in the coding of the masks the model was trained on.
@@ -83,17 +81,14 @@ class Predictor:
         Raises:
             ImageError: the file cannot be read, or bands or pixel type are not those trained on.
         """
-        nodata: float | None = None
         if isinstance(image, (str, Path)):
-            with ImageFile(Path(image)) as file:
-                nodata = file.nodata
-                pixels = check_image(file.read(), self.info, file.path, nodata)
+            pixels = self.read(Path(image))
         else:
             pixels = image[:, :, None] if image.ndim == 2 else image
             if pixels.ndim != 3 or not pixels.size:
                 raise ImageError(f"the array has shape {image.shape}, expected H×W or H×W×C")
             pixels = check_image(pixels, self.info, Path("the array"))
-        return mask_pixels(self.engine.classes(pixels, nodata), self.info.class_map)
+        return mask_pixels(self.engine.classes(pixels), self.info.class_map)
 
 
 def load(run: str | Path, **flags: Any) -> Predictor:

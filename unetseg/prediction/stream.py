@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unetseg.bundle import BundleInfo
 from unetseg.data.files.image import ImageFile, match_bands
-from unetseg.data.files.nodata import missing_pixels
+from unetseg.data.files.nodata import missing_pixels, told_missing, with_gaps
 from unetseg.errors import ImageError
 from unetseg.prediction.engine import Engine, Moments, TileNetwork, classes_with_data, softmax
 from unetseg.prediction.tiling import Logits, Tile, blend_strips
@@ -79,7 +79,10 @@ class Stream:
     ) -> None:
         self.engine, self.info, self.file = engine, info, file
         self._progress = progress
-        self.tile = band_tile(engine, file.width, info.bands * file.dtype.itemsize)
+        self._has_gaps = file.has_gaps or file.bands == info.bands + 1
+        self.tile = band_tile(
+            engine, file.width, (info.bands + self._has_gaps) * file.dtype.itemsize
+        )
         self.layout = engine.lay_out(file.height, file.width, self.tile)
 
     @property
@@ -93,15 +96,15 @@ class Stream:
         return self.file.dtype
 
     def rows(self, top: int, bottom: int) -> NDArray[Any]:
-        """The pixels of some rows, H×W×C, checked."""
-        return self._checked(self.file.read(top, 0, bottom - top, self.file.width))
+        """The pixels of some rows, checked: H×W×C, one band more where the file has gaps."""
+        window = (top, 0, bottom - top, self.file.width)
+        return read_checked(self.file, self.info, *window, always=self._has_gaps)
 
     def thumbnail(self, side: int) -> NDArray[Any]:
-        """Every n-th pixel of every n-th row, H×W×C, checked, the longer side at most `side`."""
-        return self._checked(self.file.thumbnail(side))
-
-    def _checked(self, rows: NDArray[Any]) -> NDArray[Any]:
-        return check_image(rows, self.info, self.file.path, self.file.nodata)
+        """Every n-th pixel of every n-th row, as `rows`, the longer side at most `side`."""
+        step = -(-max(self.file.size) // side)
+        picks = (strip[-top % step :: step, ::step].copy() for top, strip in self._strips())
+        return np.concatenate(list(picks))
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -123,9 +126,9 @@ class Stream:
         moments = Moments(self.info.bands)
         task = f"looking through {self.file.path.name}"
         self._progress.start(task, self.file.height)
-        for strip in self._strips():
+        for _, strip in self._strips():
             if per_image:
-                moments.add(strip, missing_pixels(strip, self.file.nodata))
+                moments.add(strip[..., : self.info.bands], self.engine.missing(strip))
             self._progress.advance(task, len(strip))
         self._progress.finish(task)
         return moments.tensor() if per_image else None
@@ -160,11 +163,12 @@ class Stream:
             ImageError: the image cannot be read, or is not what the model was trained on.
             OutOfMemoryError: a band does not fit in memory.
         """
-        layout, nodata = self.layout, self.file.nodata
+        layout = self.layout
         top_of_first = layout.rows[first][0].top
         wanted = [row for row in layout.rows if row[0].bottom > top_of_first]
-        network = TileNetwork(self.engine, self.statistics, nodata)
-        window = RowWindow(_mirrored(self._strips(), layout.below, layout.right))
+        network = TileNetwork(self.engine, self.statistics)
+        strips = (strip for _, strip in self._strips())
+        window = RowWindow(_mirrored(strips, layout.below, layout.right))
 
         def predict_row(row: Sequence[Tile]) -> Iterator[tuple[Tile, Logits]]:
             window.move(row[0].top, row[0].bottom)
@@ -177,15 +181,16 @@ class Stream:
                     continue
                 rows = min(logits.shape[1], height - top)
                 missing = np.zeros((rows, width), bool)
-                if nodata is not None:
-                    missing = missing_pixels(window.crop(Tile(top, 0, rows, width)), nodata)
+                if self._has_gaps:
+                    missing = window.crop(Tile(top, 0, rows, width))[..., -1] == 0
                 yield top, logits[:, :rows, :width], missing
                 del logits, missing  # not to be held while the next band is made
 
-    def _strips(self) -> Iterator[NDArray[Any]]:
-        """The rows of the image from top to bottom, checked; a few are read ahead."""
-        strips = self.file.strips(STRIP_ROWS)
-        return read_on(self._checked(strip) for _, strip in strips)
+    def _strips(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(top, rows) from top to bottom, as `rows`; a few are read ahead."""
+        height = self.file.height
+        tops = range(0, height, STRIP_ROWS)
+        return read_on((top, self.rows(top, min(top + STRIP_ROWS, height))) for top in tops)
 
 
 def band_tile(engine: Engine, width: int, pixel_bytes: int) -> int:
@@ -217,18 +222,46 @@ def _pixel_probabilities(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[
     return np.ascontiguousarray(softmax(logits, missing).transpose(1, 2, 0))
 
 
+def read_checked(
+    file: ImageFile, info: BundleInfo, *window: int, always: bool = False
+) -> NDArray[Any]:
+    """An image file, or a window of it, as `check_image` gives it.
+
+    Raises:
+        ImageError: it cannot be read, or is not what the model was trained on.
+    """
+    image, valid = file.read(*window), file.valid(*window)
+    checked = check_image(image, info, file.path, file.nodata, valid=valid, has_alpha=file.alpha)
+    return with_gaps(checked, info.bands, None, always=always)
+
+
 def check_image(
-    image: NDArray[Any], info: BundleInfo, path: Path, nodata: float | None = None
+    image: NDArray[Any],
+    info: BundleInfo,
+    path: Path,
+    nodata: float | None = None,
+    *,
+    valid: NDArray[np.bool_] | None = None,
+    has_alpha: bool = False,
 ) -> NDArray[Any]:
     """`image`, H×W×C or some rows of it, with the bands of the model; `path` is named in errors.
 
-    Pixels that hold `nodata` in all bands may hold anything, even NaN.
+    Where it has no data, it has one band more, see `nodata.py`; the others may hold anything there.
+
+    Args:
+        image: Raw pixel values.
+        info: What the model was trained on.
+        path: What the image is called.
+        nodata: The value of pixels without data; NaN is one in any case.
+        valid: Where a mask says that there are data, H×W.
+        has_alpha: Whether the last band is known to be alpha.
 
     Raises:
-        ImageError: other bands than the model was trained on, 8 bit against more, or NaN.
+        ImageError: other bands than the model was trained on, 8 bit against more, or infinity, or
+            NaN in some bands.
     """
     try:
-        image = match_bands(image, info.bands, path)
+        image = match_bands(image, info.bands, path, has_alpha=has_alpha)
     except ImageError as error:
         summary = f"{path} has {image.shape[-1]} bands, expected {plural(info.bands, 'band')}"
         raise ImageError(f"{summary} of {info.dtype}", fix=error.fix) from error
@@ -237,9 +270,11 @@ def check_image(
             f"{path} is {image.dtype}, the model was trained on {info.dtype} images",
             fix=f"Give the images as {info.dtype}, with the values they had in training.",
         )
+    missing = told_missing(image[..., : info.bands], nodata, valid)
+    image = with_gaps(image, info.bands, missing)
     if image.dtype.kind == "f" and not np.isfinite(image).all():
-        strange = ~np.isfinite(image).all(-1)
-        if (strange & ~missing_pixels(image, nodata)).any():
+        strange, missing = ~np.isfinite(image).all(-1), missing_pixels(image, info.bands)
+        if missing is None or (strange & ~missing).any():
             raise ImageError(f"{path} has NaN or infinite pixels", fix="Replace them by a number.")
     return image
 

@@ -26,6 +26,7 @@ from scipy.special import stdtrit
 
 from unetseg import __version__
 from unetseg.config import CompareConfig, NetworkConfig, TrainConfig
+from unetseg.data.crops.dataset import Gaps
 from unetseg.data.facts.survey import survey
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.dataset_yaml import find_described
@@ -397,7 +398,9 @@ class Trainings:
             read = read_ahead(
                 by_image, lambda path: (path, *read_truth(by_image[path], info, limit))
             )
-            for seed, (path, image, truth) in enumerate(read):
+            gaps = Gaps(*map(np.array, (info.normalisation.mean, info.normalisation.std)))
+            for seed, (path, *pair) in enumerate(read):
+                image, truth = gaps.hide(*pair)
                 yield Opened((CLEAN, truth), image)
                 for name, spoil in CORRUPTIONS.items():
                     yield Opened((name, truth), spoil(image, SEVERITY, seed))

@@ -23,7 +23,7 @@ from unetseg.config import (
     TrainingConfig,
 )
 from unetseg.data.crops.cache import read_split
-from unetseg.data.crops.dataset import Crops, Order, find_gaps
+from unetseg.data.crops.dataset import Crops, Order, known_gaps
 from unetseg.data.crops.loading import crop_batches
 from unetseg.data.facts.survey import Survey, survey, with_splits
 from unetseg.data.pairs.splits import read_splits
@@ -226,7 +226,7 @@ def _read_lesson(images: Survey, plan: Plan, base: TrainConfig, device: torch.de
     if not len(reader):
         fix = "Give other pairs with --images and --masks."
         raise DataError(f"no pair of {images.pairs.root} is for training", fix=fix)
-    gaps = find_gaps(images, "train", plan.bands)
+    gaps = known_gaps(images, plan.bands)
     crops = Crops(reader, crop_rule(plan), images.statistics("train"), gaps)
     foreground = images.class_map.foreground
     criterion = SegmentationLoss(base.training.loss, plan.class_weights, foreground)

@@ -18,6 +18,7 @@ from torch import Tensor
 from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
 from unetseg.data.crops.crop import crop
+from unetseg.data.crops.dataset import Gaps
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError, UnetsegError
@@ -109,7 +110,9 @@ def open_subject(
     failures: list[str] = []
 
     def read(pair: Pair) -> View:
-        return _view(pair.name, *read_truth(pair, info, source.max_pixels), config.window)
+        gaps = Gaps(*map(np.array, (info.normalisation.mean, info.normalisation.std)))
+        image, truth = gaps.hide(*read_truth(pair, info, source.max_pixels))
+        return _view(pair.name, image, truth, config.window)
 
     def refuse(_pair: Pair, error: UnetsegError) -> None:
         failures.append(error.summary)

@@ -13,7 +13,7 @@ from torch import Tensor
 from unetseg.bundle import save_bundle
 from unetseg.config import TrainConfig, with_flags
 from unetseg.data.crops.cache import choose_cache, read_split
-from unetseg.data.crops.dataset import Crops, Order, Sample, find_gaps
+from unetseg.data.crops.dataset import Crops, Order, Sample, known_gaps
 from unetseg.data.crops.loading import crop_batches
 from unetseg.data.files.pngs import write_png
 from unetseg.errors import DataError, DivergedError, MachineError, StoppedError
@@ -104,7 +104,7 @@ class Trainer:
             for split in ("train", "val")
         )
         self.val_facts = [fact.image for fact in known.facts_of("val")]
-        gaps = find_gaps(known, "train", bands)
+        gaps = known_gaps(known, bands)
         rule = crop_rule(self.plan)
         self.crops = Crops(train_reader, rule, known.statistics("train"), gaps)
         seed = run.config.runtime.seed

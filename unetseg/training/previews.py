@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.crops.dataset import Crops, find_gaps
+from unetseg.data.crops.dataset import Crops, known_gaps
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import Survey
 from unetseg.data.masks.class_map import ClassMap
@@ -34,7 +34,7 @@ def augmented_sheet(crops: Crops, seed: int = 0) -> NDArray[np.uint8]:
 
 def planned_sheet(known: Survey, plan: Plan) -> NDArray[np.uint8]:
     """A sheet of augmented pairs as a plan would feed them."""
-    rule, gaps = crop_rule(plan), find_gaps(known, "train", plan.bands)
+    rule, gaps = crop_rule(plan), known_gaps(known, plan.bands)
     limit = known.config.max_pixels
     with closing(PairReader(known.select("train"), known.class_map, plan.bands, limit)) as reader:
         unused = np.zeros((len(reader), 2, plan.bands), np.float32)
@@ -46,7 +46,7 @@ def validation_sheet(reader: PairReader, engine: Engine) -> NDArray[np.uint8]:
     rows = []
     for index in range(min(ROWS, len(reader))):
         image, truth = middle(reader, index, VIEW) if reader.is_windowed(index) else reader[index]
-        masks = (truth, engine.classes(image, reader.nodata(index)))
+        masks, image = (truth, engine.classes(image)), image[..., : reader.bands]
         rows.append([picture(image), *(_overlay(image, mask, reader.class_map) for mask in masks)])
     return contact_sheet(rows)
 

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from tests.builders import class_map, write_geotiff
 from unetseg.data.crops import reader as reading
-from unetseg.data.crops.dataset import CropRule, Crops, Order, find_gaps
+from unetseg.data.crops.dataset import CropRule, Crops, Order, known_gaps
 from unetseg.data.crops.loading import crop_batches
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import survey
@@ -138,7 +138,7 @@ def test_crops_of_large_images_are_those_of_the_whole(
     whole = Crops(PairReader(pairs, THREE, 13), rule, statistics)
     expected = [whole[index, seed] for index, seed in product(range(2), range(10))]
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
-    monkeypatch.setattr(reading, "read_image", None)  # nothing is decoded whole
+    monkeypatch.setattr(reading, "read_matched", None)  # nothing is decoded whole
     reader = PairReader(pairs, THREE, 13)
     reader.keep()
     assert reader.is_windowed(0)
@@ -222,10 +222,31 @@ def test_pixels_without_data_are_hidden_from_loss_and_network(tmp_path: Path) ->
     known = survey(tmp_path)
     reader = PairReader(known.select("train"), known.class_map, 1)
     rule = CropRule(40, "none", 0.0)
-    crops = Crops(reader, rule, known.statistics("train"), find_gaps(known, "train", 1))
+    crops = Crops(reader, rule, known.statistics("train"), known_gaps(known, 1))
     sample = crops[0, 0]
     assert torch.isfinite(sample.image).all()
     assert (sample.mask[:10] == IGNORED).all()
     assert sorted(set(sample.mask[10:].flatten().tolist())) == [0, 1]
     torch.testing.assert_close(sample.image[0, 10:], torch.from_numpy(image[10:, :, 0]))
     np.testing.assert_allclose(sample.image[0, :10], image[10:].mean(), rtol=1e-5)
+
+
+def test_transparent_pixels_are_hidden_and_alpha_is_none_of_the_bands(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, alpha in (("a", 255), ("b", 0)):
+        image = rng.integers(0, 256, (40, 40, 4), np.uint8)
+        image[..., 3] = 255
+        image[:10, :, 3] = alpha
+        write_png(tmp_path / "images" / f"{name}.png", image)
+        mask = np.zeros((40, 40), np.uint8)
+        mask[5:30, 5:30] = 255
+        write_png(tmp_path / "masks" / f"{name}.png", mask)
+    known = survey(tmp_path)
+    assert known.bands == 3
+    reader = PairReader(known.select("all"), known.class_map, 3)
+    crops = Crops(reader, CropRule(40, "none", 0.0), np.zeros((2, 2, 3)), known_gaps(known, 3))
+    opaque, transparent = (crops[index, 0] for index in (0, 1))
+    assert opaque.image.shape == transparent.image.shape == (3, 40, 40)
+    assert sorted(set(opaque.mask.flatten().tolist())) == [0, 1]
+    assert (transparent.mask[:10] == IGNORED).all()
+    assert sorted(set(transparent.mask[10:].flatten().tolist())) == [0, 1]

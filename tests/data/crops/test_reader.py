@@ -47,7 +47,7 @@ def test_what_is_kept_is_what_is_decoded(
     store: dict[int, DecodedPair] = {}
     reader.keep(store)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "read_image", None)
+        patch.setattr(module, "read_matched", None)
         kept = [reader[index] for index in range(8)]
     for (image, mask), (kept_image, kept_mask) in zip(before, kept, strict=True):
         np.testing.assert_array_equal(image, kept_image)

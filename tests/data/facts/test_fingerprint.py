@@ -18,6 +18,7 @@ from unetseg.data.facts.fingerprint import (
     PairFacts,
     cache_folder,
     describe_pairs,
+    per_band,
     pooled,
     refuse_unusable,
 )
@@ -187,7 +188,7 @@ def test_each_band_has_its_statistics(tmp_path: Path, dtype: type, bands: int) -
 
 def test_what_can_be_read_is_described_in_the_order_of_the_pairs(folder: Path) -> None:
     (folder / "masks" / "1.png").write_text("no image")
-    write_tiff(folder / "images" / "2.tif", np.full((7, 7, 3), np.nan, np.float32))
+    write_tiff(folder / "images" / "2.tif", np.full((7, 7, 3), np.inf, np.float32))
     (folder / "images" / "2.png").unlink()
     pairs = pairs_of(folder)
     facts, unreadable = describe_pairs(pairs)
@@ -207,6 +208,43 @@ def test_all_that_is_wrong_with_a_pair_is_told(folder: Path) -> None:
         f"{image} has NaN or infinite pixels",
         f"{mask} cannot be read: No such file or directory",
     ]
+
+
+def test_transparent_tiles_go_with_opaque_ones_without_their_alpha(folder: Path) -> None:
+    values = {}
+    for index, alpha in enumerate([None, 255, 0]):
+        path = folder / "images" / f"{index}.png"
+        image = np.asarray(Image.open(path))
+        values[index] = image.reshape(-1, 3)
+        if alpha is not None:
+            rgba = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
+            rgba[:3, ..., 3] = alpha
+            Image.fromarray(rgba).save(path)
+    values[2] = values[2][3 * 7 :]  # three rows of seven pixels are transparent
+    facts = [fact.image for fact in take_fingerprint(pairs_of(folder))]
+    assert [image.bands for image in facts] == [3, 3, 3]
+    assert [image.nodata_share for image in facts] == [0, 0, 3 / 7]
+    over = pooled(facts, 3)
+    pixels = np.concatenate(list(values.values())).astype(float)
+    np.testing.assert_allclose(over["mean"], pixels.mean(0))
+    np.testing.assert_allclose(over["std"], pixels.std(0))
+
+
+def test_near_infrared_called_alpha_is_a_band(folder: Path) -> None:
+    """As in NAIP; a black tile, whose fourth band might be alpha, goes with the others."""
+    for index in range(3):
+        path = folder / "images" / f"{index}.png"
+        image = np.asarray(Image.open(path))
+        rgbn = np.dstack([image, image[..., 0] // 2 + 40])
+        Image.fromarray(rgbn * np.uint8(index != 1)).save(path)
+    facts = [fact.image for fact in take_fingerprint(pairs_of(folder))]
+    assert [image.bands for image in facts] == [4, 3, 4]
+    assert per_band(facts, "high", 4)[1].tolist() == [0, 0, 0, 0]
+    assert pooled(facts, 4)["mean"].shape == (4,)
+    image = np.asarray(Image.open(folder / "images" / "0.png"))
+    Image.fromarray(image[..., :3]).save(folder / "images" / "0.png")
+    with pytest.raises(DataError, match="differ in kind"):
+        take_fingerprint(pairs_of(folder))
 
 
 def test_nobody_waits_for_a_pipe(folder: Path) -> None:

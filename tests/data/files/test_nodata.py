@@ -1,16 +1,28 @@
 """Pixels without data: found, and filled where they would drown others."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
+import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
-from tests.builders import write_geotiff
+from tests.builders import write_geotiff, write_raster
 from unetseg.data.facts.image_values import image_facts
+from unetseg.data.files import image as image_file
+from unetseg.data.files.georeference import quiet
 from unetseg.data.files.image import ImageFile, read_image
-from unetseg.data.files.nodata import filled, missing_pixels
+from unetseg.data.files.nodata import (
+    filled,
+    missing_pixels,
+    read_matched,
+    told_missing,
+    with_gaps,
+)
 from unetseg.errors import ImageError
 
 
@@ -18,38 +30,188 @@ def test_only_pixels_without_data_in_all_bands_are_missing() -> None:
     image = np.zeros((2, 2, 3), np.int16) - 9999
     image[0, 0, 1] = 4
     expected = np.array([[False, True], [True, True]])
-    np.testing.assert_array_equal(missing_pixels(image, -9999.0), expected)
-    assert not missing_pixels(image, None).any()
-    assert not missing_pixels(image, np.nan).any()
+    np.testing.assert_array_equal(told_missing(image, -9999.0), expected)
+    assert told_missing(image) is None
+    assert told_missing(image, np.nan) is None
     floats = np.where(image < 0, np.nan, image).astype(np.float32)
-    np.testing.assert_array_equal(missing_pixels(floats, np.nan), expected)
-    assert not missing_pixels(floats, float(np.finfo(np.float64).min)).any()  # beyond float32
+    for nodata in (np.nan, None):  # NaN is no data, declared or not
+        np.testing.assert_array_equal(told_missing(floats, nodata), expected)
+    assert told_missing(image.astype(np.float32), float(np.finfo(np.float64).min)) is None
+    valid = np.array([[True, True], [False, True]])
+    np.testing.assert_array_equal(told_missing(image, None, valid), ~valid)
+
+
+def test_an_image_carries_its_gaps_as_one_band_more() -> None:
+    image = np.arange(1, 13, dtype=np.uint16).reshape(2, 2, 3)
+    missing = np.array([[True, False], [False, False]])
+    assert with_gaps(image, 3, None) is image
+    assert missing_pixels(image, 3) is None
+    assert missing_pixels(with_gaps(image, 3, None, always=True), 3) is None
+    carried = with_gaps(image, 3, missing)
+    np.testing.assert_array_equal(carried[..., :3], image)
+    np.testing.assert_array_equal(missing_pixels(carried, 3), missing)
+    again = with_gaps(carried, 3, missing[:, ::-1])  # beside what is missing already
+    np.testing.assert_array_equal(missing_pixels(again, 3), missing | missing[:, ::-1])
 
 
 @pytest.mark.parametrize(
-    ("dtype", "nodata", "is_filled"),
+    ("dtype", "value", "is_filled"),
     [
         (np.uint8, 0, False),
         (np.uint8, 255, False),
         (np.int16, -9999, True),
         (np.float32, np.nan, True),
         (np.float32, float(np.finfo(np.float32).min), True),
-        (np.float32, None, False),
     ],
 )
-def test_far_values_are_filled_with_the_mean(
-    dtype: type, nodata: float | None, is_filled: bool
-) -> None:
+def test_far_values_are_filled_with_the_mean(dtype: type, value: float, is_filled: bool) -> None:
     mean, std = np.array([100.0, 120.0], np.float32), np.array([50.0, 60.0], np.float32)
     image: NDArray[Any] = np.full((3, 3, 2), 77, dtype)
-    image[1, 1] = 0 if nodata is None else nodata
-    before = image.copy()
-    result = filled(image, nodata, mean, std)
-    np.testing.assert_array_equal(image, before)  # the image itself is left alone
-    if is_filled:
-        np.testing.assert_array_equal(result[1, 1], mean)
-        before[1, 1] = mean
-    np.testing.assert_array_equal(result, before)
+    assert filled(image, mean, std) is not None
+    image[1, 1] = value
+    before = with_gaps(image, 2, ~(image == 77).all(-1))
+    carried = before.copy()
+    result = filled(carried, mean, std)
+    np.testing.assert_array_equal(carried, before)  # the image itself is left alone
+    image[1, 1] = mean if is_filled else value
+    np.testing.assert_array_equal(result, image)
+
+
+def bands_of(height: int, width: int, dtype: str, count: int) -> NDArray[Any]:
+    """Noise that is nowhere 0, C×H×W."""
+    return np.random.default_rng(0).integers(1, 200, (count, height, width)).astype(dtype)
+
+
+HOLED = np.add.outer(np.arange(90), np.arange(70)) > 60
+"""Where there are data, 90×70."""
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("how", ["value", "nan", "internal", "tiled", "jpeg", ".msk", "alpha"])
+def test_what_has_no_data_is_what_gdal_says(
+    how: str, dtype: str, is_large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole, and by windows; rasterio's `dataset_mask` is the oracle."""
+    bands, path = bands_of(90, 70, dtype, 3), tmp_path / "a.tif"
+    only = {"nan": {"float32"}, "jpeg": {"uint8"}, "alpha": {"uint8", "uint16"}}
+    if dtype not in only.get(how, {dtype}):
+        pytest.skip("there is no such file")
+    if how == "value":
+        write_raster(path, bands * HOLED.astype(dtype), nodata=0)
+    elif how == "nan":
+        write_raster(path, np.where(HOLED, bands, np.float32(np.nan)), nodata=np.nan)
+    elif how == "alpha":
+        alpha = (HOLED * np.iinfo(dtype).max).astype(dtype)
+        write_raster(path, np.concatenate([bands, alpha[None]]), photometric="RGB", alpha="yes")
+    else:
+        layouts: dict[str, dict[str, Any]] = {
+            "tiled": {"tiled": True, "blockxsize": 32, "blockysize": 16, "compress": "deflate"},
+            "jpeg": {"compress": "jpeg", "photometric": "ycbcr", "tiled": True}
+            | {"blockxsize": 32, "blockysize": 32},
+            ".msk": {"internal": False},
+        }
+        write_raster(path, bands, valid=HOLED, **layouts.get(how, {}))
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0 if is_large else 2**25)
+    with rasterio.open(path) as raster:
+        expected = raster.dataset_mask() == 0
+    np.testing.assert_array_equal(expected, ~HOLED)
+    with ImageFile(path) as file:
+        assert file.has_gaps
+        image = read_matched(file, 3)
+        np.testing.assert_array_equal(missing_pixels(image, 3), expected)
+        np.testing.assert_array_equal(image[..., :3], file.read()[..., :3])
+        part = read_matched(file, 3, 20, 10, 50, 40, always=True)
+        np.testing.assert_array_equal(missing_pixels(part, 3), expected[20:70, 10:50])
+        assert missing_pixels(read_matched(file, 3, 70, 20, 20, 50), 3) is None
+    facts = image_facts(path)
+    assert facts.nodata_share == pytest.approx(expected.mean())
+    assert facts.bands == 3
+    kept = np.asarray(image[..., :3], float)[HOLED]
+    assert facts.mean[:3] == pytest.approx(kept.mean(0))
+    assert facts.std[:3] == pytest.approx(kept.std(0))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32", "float64"])
+def test_the_declared_value_is_gdals(dtype: str, tmp_path: Path) -> None:
+    texts = ["0", "-9999", "-9999.0", " 7 ", "255", "256", "65535", "65536", "1.5", "00", "nan"]
+    texts += [
+        "-nan",
+        "inf",
+        "-3.4028234663852886e+38",
+        "-3.40282346600000016e+38",
+        "1e3",
+        "abc",
+        "",
+    ]
+    path = tmp_path / "a.tif"
+    for text in texts:
+        tag = (42113, "s", 0, text, True)
+        tifffile.imwrite(path, np.zeros((4, 4), dtype), photometric="minisblack", extratags=[tag])
+        with quiet(), rasterio.open(path) as raster, ImageFile(path) as file:
+            assert str(file.nodata) == str(raster.nodata), text
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_is_turned_with_its_image(
+    orientation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bands = bands_of(90, 70, "uint8", 3) * HOLED.astype(np.uint8)
+    again = tmp_path / "b.tif"
+    tifffile.imwrite(
+        again,
+        np.moveaxis(bands, 0, 2),
+        photometric="rgb",
+        tile=(32, 16),
+        extratags=[(274, "H", 1, orientation, True)],
+    )
+    write_raster(tmp_path / "c.tif", bands, valid=HOLED, internal=False)
+    shutil.move(tmp_path / "c.tif.msk", tmp_path / "b.tif.msk")
+    for limit in (0, 2**25):
+        monkeypatch.setattr(image_file, "WHOLE_PIXELS", limit)
+        with ImageFile(again) as file:
+            image = read_matched(file, 3)
+            black = (file.read() == 0).all(-1)
+            np.testing.assert_array_equal(missing_pixels(image, 3), black)
+            part = read_matched(file, 3, 5, 6, 40, 50, always=True)
+            np.testing.assert_array_equal(part[..., 3] == 0, black[5:45, 6:56])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_a_msk_file_beside_any_image_counts(suffix: str, tmp_path: Path) -> None:
+    image = np.moveaxis(bands_of(90, 70, "uint8", 3), 0, 2)
+    Image.fromarray(image).save(tmp_path / f"a{suffix}")
+    write_raster(tmp_path / "b.tif", np.moveaxis(image, 2, 0), valid=HOLED, internal=False)
+    shutil.move(tmp_path / "b.tif.msk", tmp_path / f"a{suffix}.msk")
+    with ImageFile(tmp_path / f"a{suffix}") as file:
+        np.testing.assert_array_equal(missing_pixels(read_matched(file, 3), 3), ~HOLED)
+
+
+def test_bands_of_a_mosaic_may_have_no_data_values_of_their_own(tmp_path: Path) -> None:
+    bands = bands_of(90, 70, "int16", 2)
+    bands[0, ~HOLED], bands[1, ~HOLED], bands[1, 80:] = -1, -2, -2
+    write_raster(tmp_path / "a.tif", bands)
+    rows = "".join(
+        f'<VRTRasterBand dataType="Int16" band="{n}"><NoDataValue>{-n}</NoDataValue><SimpleSource>'
+        f'<SourceFilename relativeToVRT="1">a.tif</SourceFilename><SourceBand>{n}</SourceBand>'
+        "</SimpleSource></VRTRasterBand>"
+        for n in (1, 2)
+    )
+    path = tmp_path / "a.vrt"
+    place = "<GeoTransform>9, 1, 0, 9, 0, -1</GeoTransform>"
+    path.write_text(f'<VRTDataset rasterXSize="70" rasterYSize="90">{place}{rows}</VRTDataset>')
+    with rasterio.open(path) as raster, ImageFile(path) as file:
+        expected = raster.dataset_mask() == 0
+        np.testing.assert_array_equal(missing_pixels(read_matched(file, 2), 2), expected)
+    np.testing.assert_array_equal(expected, ~HOLED)
+
+
+def test_a_damaged_mask_is_a_fault_of_its_file(tmp_path: Path) -> None:
+    write_raster(tmp_path / "a.tif", bands_of(90, 70, "uint8", 3))
+    (tmp_path / "a.tif.msk").write_bytes(b"II*\0nothing")
+    with ImageFile(tmp_path / "a.tif") as file, pytest.raises(ImageError) as caught:
+        read_matched(file, 3)
+    assert "a.tif.msk" in str(caught.value)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -64,7 +226,9 @@ def test_the_end_of_float64_may_stand_for_no_data(tmp_path: Path, sign: int) -> 
         nodata = file.nodata
     assert pixels.dtype == np.float32
     assert np.isfinite(pixels).all()
-    np.testing.assert_array_equal(missing_pixels(pixels, nodata)[:, 0], [True, False, False])
+    missing = told_missing(pixels, nodata)
+    assert missing is not None
+    np.testing.assert_array_equal(missing[:, 0], [True, False, False])
     facts = image_facts(tmp_path / "a.tif")
     assert (facts.nodata_share, facts.low, facts.high) == (1 / 3, (4.0,), (11.0,))
 

@@ -132,7 +132,8 @@ def choose_cache(
 
 def pixel_bytes(known: Survey, bands: int) -> int:
     """Bytes of a decoded pixel and its class."""
-    return bands * np.dtype(known.dtype).itemsize + 1
+    with_gaps = any(fact.image.nodata_share for fact in known.facts.values())
+    return (bands + with_gaps) * np.dtype(known.dtype).itemsize + 1
 
 
 def decoding_speed(readers: Sequence[PairReader]) -> float:

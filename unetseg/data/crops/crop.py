@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.image import ImageFile, match_bands
+from unetseg.data.files.image import ImageFile
+from unetseg.data.files.nodata import read_matched
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 
@@ -52,7 +53,7 @@ class LargePair:
         image: The image.
         mask: Its mask, of the same size.
         class_map: What the mask values mean.
-        bands: Bands that windows of the image shall have.
+        bands: Bands that windows of the image shall have, see `read_matched`.
     """
 
     image: ImageFile
@@ -80,7 +81,7 @@ class LargePair:
         """Image size×size×C and mask size×size around `centre`, mirrored outside."""
 
         def read_image(*box: int) -> NDArray[Any]:
-            return match_bands(self.image.read(*box), self.bands, self.image.path)
+            return read_matched(self.image, self.bands, *box)
 
         def read_mask(*box: int) -> NDArray[np.uint8]:
             return self._encoded(self.mask.read(*box))

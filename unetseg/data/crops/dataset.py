@@ -49,34 +49,30 @@ class CropRule:
 
 @dataclass(frozen=True)
 class Gaps:
-    """Pixels without data in the images of a split, kept from loss and network.
+    """Keeps pixels without data from loss and network.
 
     Attributes:
-        nodata: The value that each image declares for them, or None.
         mean: Mean of the training pixels, per band.
         std: Deviation of the training pixels, per band.
     """
 
-    nodata: tuple[float | None, ...]
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
 
     def hide(
-        self, index: int, image: NDArray[Any], mask: NDArray[np.uint8]
+        self, image: NDArray[Any], mask: NDArray[np.uint8]
     ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """A crop of an image, filled as for prediction, and of its mask, ignored there."""
-        nodata = self.nodata[index]
-        if nodata is None:
-            return image, mask
-        hidden = np.where(missing_pixels(image, nodata), np.uint8(IGNORED), mask)
-        return filled(image, nodata, self.mean, self.std), hidden
+        missing = missing_pixels(image, len(self.mean))
+        if missing is not None:
+            mask = np.where(missing, np.uint8(IGNORED), mask)
+        return filled(image, self.mean, self.std), mask
 
 
-def find_gaps(known: Survey, split: str, bands: int) -> Gaps:
-    """What the images of a split declare."""
+def known_gaps(known: Survey, bands: int) -> Gaps:
+    """What stands for pixels without data in the images of a folder."""
     over = pooled([fact.image for fact in known.facts_of("train")], bands)
-    nodata = tuple(fact.image.nodata for fact in known.facts_of(split))
-    return Gaps(nodata, over["mean"], over["std"])
+    return Gaps(over["mean"], over["std"])
 
 
 Key = tuple[int, int]
@@ -90,7 +86,7 @@ class Crops:
         reader: The pairs.
         rule: How crops are taken.
         statistics: N×2×C, mean and deviation of every image, in the reader's order.
-        gaps: Pixels without data, where there are such.
+        gaps: Hides pixels without data, where images may have such.
     """
 
     def __init__(
@@ -120,7 +116,7 @@ class Crops:
             centre = _random_centre(height, size, rng), _random_centre(width, size, rng)
         image, mask = pair.crop(centre, self.augment.window)
         if self.gaps is not None:
-            image, mask = self.gaps.hide(index, image, mask)
+            image, mask = self.gaps.hide(image, mask)
         image, mask = self.augment(image, mask, int(rng.integers(2**31)))
         return Sample(
             torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),  # C, H, W

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.crops.crop import LargePair, WholePair
-from unetseg.data.files.image import ImageFile, match_bands, read_image
+from unetseg.data.files.image import ImageFile
+from unetseg.data.files.nodata import read_matched
 from unetseg.data.files.pages import MaskPath
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
@@ -21,7 +22,7 @@ OPEN_PAIRS = 8
 """Large pairs whose files stay open."""
 
 DecodedPair = tuple[NDArray[Any], NDArray[np.uint8]]
-"""Image H×W×C of raw pixel values, and class indexes H×W."""
+"""Image H×W×C of raw pixel values, one band more where it has gaps, and class indexes H×W."""
 
 
 class PairStore(Protocol):
@@ -40,8 +41,9 @@ class PairStore(Protocol):
 class PairReader:
     """Reads pairs as (image H×W×C, class indexes H×W); what is kept is not decoded again.
 
-    Pairs with a large TIFF are never kept; `pair` gives crops of them. The arrays belong to the
-    reader: copy before changing them.
+    An image with pixels without data has one band more, see `nodata.py`. Pairs with a large TIFF
+    are never kept; `pair` gives crops of them. The arrays belong to the reader: copy before
+    changing them.
 
     Args:
         pairs: What to read.
@@ -74,9 +76,8 @@ class PairReader:
     def decode(self, index: int) -> DecodedPair:
         """Read a pair from its files, whatever is kept."""
         path, mask = self.pairs[index].image, self.pairs[index].mask
-        image = match_bands(read_image(path, self.max_pixels), self.bands, path)
-        # Without a band that was dropped: a view would keep it in memory, and slows every crop.
-        image = np.ascontiguousarray(image)
+        with ImageFile(path, self.max_pixels) as file:
+            image = read_matched(file, self.bands)
         if mask is None:
             return image, np.full(image.shape[:2], self.class_map.background or 0, np.uint8)
         raw = read_mask(mask, self.max_pixels)
@@ -94,11 +95,6 @@ class PairReader:
                     is_windowed = masks.is_windowed
             self._are_windowed[index] = is_windowed
         return self._are_windowed[index]
-
-    def nodata(self, index: int) -> float | None:
-        """The value that the image of a pair declares for pixels without data."""
-        with ImageFile(self.pairs[index].image, self.max_pixels) as image:
-            return image.nodata
 
     def files(self, index: int) -> tuple[ImageFile, MaskFile]:
         """The image and the mask of a pair, to be read by windows; they belong to the reader.

@@ -27,7 +27,7 @@ from unetseg.resources import usable_cores
 from unetseg.storage import write_bytes
 from unetseg.text import plural, printable
 
-CACHE_VERSION = "7"
+CACHE_VERSION = "8"
 NO_NUMBERS = "NaN or infinite pixels"
 KIND_FIX = "Convert these images, or train on them apart."
 
@@ -234,20 +234,34 @@ def size_text(shape: tuple[int, int]) -> str:
 def find_strangers(facts: Mapping[Pair, PairFacts]) -> tuple[str, dict[Pair, str]]:
     """The kind of most images in words, and that of each image that cannot go with them.
 
-    Grey and RGB images may mix (grey is repeated); other band counts or depths may not.
+    Grey and RGB images may mix (grey is repeated), with alpha or without; other band counts or
+    depths may not. Where most have a band more, one that looked like alpha is a band too.
     """
     kinds = {
         pair: (fact.image.dtype, 3 if fact.image.bands == 1 else fact.image.bands)
         for pair, fact in facts.items()
     }
     usual = Counter(kinds.values()).most_common(1)[0][0]
-    strangers = {pair: facts[pair].image for pair, kind in kinds.items() if kind != usual}
+    strangers = {
+        pair: image
+        for pair, kind in kinds.items()
+        if kind != usual
+        and not ((image := facts[pair].image).alpha and (image.dtype, image.bands + 1) == usual)
+    }
     return _kind(*usual), {p: _kind(image.dtype, image.bands) for p, image in strangers.items()}
 
 
 def per_band(images: Iterable[ImageFacts], name: str, bands: int) -> NDArray[np.float64]:
-    """N×C: "mean", "std", "low" or "high" of every image; grey among RGB is repeated."""
-    rows = (getattr(image, name) for image in images)
+    """N×C: "mean", "std", "low" or "high" of every image; grey among RGB is repeated.
+
+    Alpha counts where it is a band among images of as many.
+    """
+    rows = [
+        (*getattr(image, name), image.alpha[name])
+        if image.alpha and image.bands + 1 == bands
+        else getattr(image, name)
+        for image in images
+    ]
     return np.array([row * (bands // len(row)) for row in rows], np.float64)
 
 

@@ -1,7 +1,8 @@
 """What the pixels of one image are like, in one reading; a large TIFF is read strip by strip."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from pydantic import BaseModel, ConfigDict
 
 from unetseg.data.facts.similarity import perceptual_hash
 from unetseg.data.files import image as image_file
-from unetseg.data.files.image import ImageFile, effective_bands
-from unetseg.data.files.nodata import missing_pixels
-from unetseg.errors import ImageError
+from unetseg.data.files.image import ImageFile, alpha_share, effective_bands
+from unetseg.data.files.nodata import told_missing
 
 STRIP = 256  # rows of a large TIFF that are looked at together
 THUMBNAIL = 1024  # pixels: the longer side of what the perceptual hash is made from, at most
+ALPHA_SHARE = 0.95  # of the pixels of an alpha band are 0 or opaque; the others are soft edges
 FILL_SHARE = 0.005  # of the pixels; a value that fills less may be there by chance
 
 _GREY = 64  # pixels: the sides that the thumbnail is reduced to
@@ -49,11 +50,13 @@ class ImageFacts(BaseModel):
         at_low: Share of the same pixels that hold the lowest value of the band, 0–1.
         at_high: Share of the same pixels that hold the highest value of the band, 0–1.
         nodata: The value that the file declares for pixels without data (may be nan).
-        nodata_share: Share of the pixels that hold it in all bands, 0–1.
+        nodata_share: Share of the pixels without data, however that is told, 0–1.
+        alpha: "mean", "std", "low" and "high" of an alpha band that tells which pixels have data,
+            and so is none of the bands; empty where there is none, or an opaque one.
         white_is_zero: Whether it is stored with white as 0, and read as viewers show it.
         fill: A value such as −9999 that stands for "no data" without being declared.
         fill_share: Share of the pixels that hold it in any band, 0–1.
-        bad: Pixels with NaN or infinity in any band, declared no-data not counted.
+        bad: Pixels with NaN or infinity in any band, those without data not counted.
     """
 
     # NaN, a common no-data value, must come back from the cache as it went in.
@@ -75,6 +78,7 @@ class ImageFacts(BaseModel):
     at_high: tuple[float, ...] = ()
     nodata: float | None = None
     nodata_share: float = 0.0
+    alpha: dict[str, float] = {}
     fill: float | None = None
     fill_share: float = 0.0
     bad: int = 0
@@ -91,7 +95,7 @@ class ImageFacts(BaseModel):
 
     @property
     def bands(self) -> int:
-        """Number of bands, an opaque alpha not counted."""
+        """Number of bands, alpha not counted."""
         return len(self.mean)
 
     @property
@@ -107,50 +111,75 @@ def image_facts(path: Path, max_pixels: int | None = None) -> ImageFacts:
         ImageError: it cannot be read.
     """
     with ImageFile(path, max_pixels) as image:
-        try:
-            nodata = image.nodata
-        except ImageError:  # its geographic tags are damaged; its pixels may be read anyway
-            nodata = None
-        pillow_bands = image.pillow_bands
+        nodata, pillow_bands = image.nodata, image.pillow_bands
+        strips: Callable[[], Iterator[tuple[int, NDArray[Any]]]]
         if image.is_windowed:
-            strips = (strip for _, strip in image.strips(STRIP))
-            bands = image.bands  # where the last is no opaque alpha, most strips tell at once
-            bands -= bands in {2, 4} and all(effective_bands(strip) < bands for strip in strips)
-            tally = _Tally(image.size, bands, image.dtype, nodata)
-            tally.add_all(strip[..., :bands] for _, strip in image.strips(STRIP))
+            bands, dtype, strips = image.bands, image.dtype, partial(image.strips, STRIP)
         else:
             pixels = image.read()
-            bands = effective_bands(pixels)
-            tally = _Tally(pixels.shape[:2], bands, pixels.dtype, nodata)
-            tally.add_all([pixels[..., :bands]])
-        return tally.facts(image, pillow_bands)
+            bands, dtype, strips = pixels.shape[2], pixels.dtype, partial(iter, [(0, pixels)])
+        # Where the last is no opaque alpha, most strips tell at once.
+        if bands in {2, 4} and all(effective_bands(strip) < bands for _, strip in strips()):
+            bands, has_alpha = bands - 1, False
+        else:
+            has_alpha = image.alpha and _is_alpha(strip for _, strip in strips())
+        tally = _Tally(image, bands - has_alpha, dtype, nodata, has_alpha=has_alpha)
+        tally.add_all(strips())
+        return tally.facts(pillow_bands)
+
+
+def _is_alpha(strips: Iterable[NDArray[Any]]) -> bool:
+    """Whether a band that is declared to be alpha is that: nearly all of it lies at its ends.
+
+    Near infrared that a tool has declared so, as in NAIP, varies.
+    """
+    shares = [(alpha_share(strip), len(strip)) for strip in strips]
+    return sum(share * rows for share, rows in shares) >= ALPHA_SHARE * sum(r for _, r in shares)
 
 
 class _Tally:
     """Counts over the pixels of an image that comes in strips, from top to bottom."""
 
     def __init__(
-        self, size: tuple[int, ...], bands: int, dtype: np.dtype[Any], nodata: float | None
+        self,
+        image: ImageFile,
+        bands: int,
+        dtype: np.dtype[Any],
+        nodata: float | None,
+        *,
+        has_alpha: bool,
     ) -> None:
-        self._size, self._dtype, self._nodata = (size[0], size[1]), dtype, nodata
+        self._image, self._size, self._dtype, self._nodata = image, image.size, dtype, nodata
         self._bands = [_Band() for _ in range(bands)]
+        self._alpha = _Band() if has_alpha else None
         limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
         possible = (v for v in (*_CODES, *_ENDS) if limits.min <= v <= limits.max)
         self._fills = [_Fill(value) for value in possible if value != nodata]
-        self._missing = self._bad = self._top = 0
+        self._missing = self._bad = 0
         self._thumbnail: list[NDArray[Any]] = []
+        self._blank: list[NDArray[np.bool_]] = []  # of the thumbnail, where it has no data
 
-    def add_all(self, strips: Iterable[NDArray[Any]]) -> None:
-        """Take in strips of H×W×C."""
+    def add_all(self, strips: Iterable[tuple[int, NDArray[Any]]]) -> None:
+        """Take in (top, rows×W×C), one below the other."""
         step = -(-max(self._size) // THUMBNAIL)
-        for strip in strips:
-            self._thumbnail.append(strip[-self._top % step :: step, ::step].copy())
-            self._top += len(strip)
-            self._count(strip)
+        for top, strip in strips:
+            valid = self._image.valid(top, 0, *strip.shape[:2])
+            bands = strip[..., : len(self._bands)]
+            if self._alpha is not None:
+                alpha = np.ascontiguousarray(strip[..., len(self._bands)])
+                self._alpha.digest.update(alpha.data)
+                self._alpha.add(alpha)
+                valid = alpha != 0 if valid is None else valid & (alpha != 0)
+            missing = told_missing(bands, self._nodata, valid)
+            picked = np.s_[-top % step :: step, ::step]
+            self._thumbnail.append(bands[picked].copy())
+            self._blank.append(np.zeros(strip.shape[:2], bool) if missing is None else missing)
+            self._blank[-1] = self._blank[-1][picked].copy()
+            self._count(bands, missing)
 
-    def _count(self, strip: NDArray[Any]) -> None:
+    def _count(self, strip: NDArray[Any], missing: NDArray[np.bool_] | None) -> None:
         kept: NDArray[np.bool_] | None = None  # None keeps all
-        if self._nodata is not None and (missing := missing_pixels(strip, self._nodata)).any():
+        if missing is not None:
             kept = ~missing
             self._missing += int(missing.sum())
         if strip.dtype.kind == "f" and not np.isfinite(strip).all():
@@ -170,20 +199,22 @@ class _Tally:
         for fill in self._fills:
             fill.add(pixels, min(extremes), max(extremes))
 
-    def facts(self, image: ImageFile, pillow_bands: int | None) -> ImageFacts:
+    def facts(self, pillow_bands: int | None) -> ImageFacts:
         """What was counted, with what the header of the file says."""
+        image, alpha = self._image, self._alpha
         pixels = self._size[0] * self._size[1]
         counted = max(self._bands[0].pixels, 1)
         fills = [f for f in self._fills if f.pixels >= FILL_SHARE * pixels and f.lies_apart]
         fill = max(fills, key=lambda fill: fill.pixels, default=None)
         # A hash of those of the bands, so that interleaved pixels need not be put in order.
-        kind = f"{self._size} {len(self._bands)} {self._dtype}".encode()
-        digests = b"".join(band.digest.digest() for band in self._bands)
+        hashed = [*self._bands, *([alpha] if alpha else [])]
+        kind = f"{self._size} {len(hashed)} {self._dtype}".encode()
+        digests = b"".join(band.digest.digest() for band in hashed)
         return ImageFacts(
             shape=self._size,
             dtype=str(self._dtype),
             mean=tuple(band.mean for band in self._bands),
-            std=tuple(float(np.sqrt(band.variance)) for band in self._bands),
+            std=tuple(band.std for band in self._bands),
             low=tuple(band.low for band in self._bands),
             high=tuple(band.high for band in self._bands),
             format=image.format,
@@ -192,12 +223,15 @@ class _Tally:
             white_is_zero=image.white_is_zero,
             pixel_hash=blake2b(kind + digests, digest_size=16).hexdigest(),
             perceptual_hash=_resemblance(
-                np.concatenate(self._thumbnail), self._nodata, fill.value if fill else None
+                np.concatenate(self._thumbnail),
+                np.concatenate(self._blank),
+                fill.value if fill else None,
             ),
             at_low=tuple(band.at_low / counted for band in self._bands),
             at_high=tuple(band.at_high / counted for band in self._bands),
             nodata=self._nodata,
             nodata_share=self._missing / pixels,
+            alpha=alpha.numbers if alpha else {},
             fill=fill.value if fill else None,
             fill_share=fill.pixels / pixels if fill else 0,
             bad=self._bad,
@@ -216,6 +250,16 @@ class _Band:
     high: float = 0
     at_low: int = 0
     at_high: int = 0
+
+    @property
+    def std(self) -> float:
+        """Deviation."""
+        return float(np.sqrt(self.variance))
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What `ImageFacts` has of each band."""
+        return {"mean": self.mean, "std": self.std, "low": self.low, "high": self.high}
 
     def add(self, values: NDArray[Any]) -> tuple[float, ...]:
         """Take in contiguous values; their lowest and highest, if there are any."""
@@ -270,9 +314,8 @@ class _Fill:
         return spread < 0 or gap > spread / 10  # spread < 0: there is no other value
 
 
-def _resemblance(small: NDArray[Any], nodata: float | None, fill: float | None) -> str:
-    """The perceptual hash of a thumbnail, H×W×C, whose pixels without data show nothing."""
-    blank = missing_pixels(small, nodata)
+def _resemblance(small: NDArray[Any], blank: NDArray[np.bool_], fill: float | None) -> str:
+    """The perceptual hash of a thumbnail, H×W×C, that shows nothing where it is blank, H×W."""
     if fill is not None:
         blank |= (small == fill).any(axis=-1)
     if small.dtype.kind == "f":

@@ -7,6 +7,7 @@ that cannot be read whole is an `ImageError`.
 """
 
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.arrays import NPY_START, ZIP_START, ArrayFile
-from unetseg.data.files.georeference import Georeference, companions, georeference_of
+from unetseg.data.files.georeference import (
+    NODATA_TAG,
+    Georeference,
+    companions,
+    georeference_of,
+)
 from unetseg.data.files.limits import (
     LFS_START,
     MOST_BANDS,
@@ -30,12 +36,13 @@ from unetseg.data.files.limits import (
 )
 from unetseg.data.files.pages import SEVERAL, split_page
 from unetseg.data.files.photos import Jpeg2000, Photo, open_photo
-from unetseg.data.files.rasters import Raster, raster_driver
+from unetseg.data.files.rasters import Raster, ValidityMask, raster_driver
 from unetseg.data.files.tiffs import TIFF_STARTS, Tiff, Window
 from unetseg.errors import ImageError
 
 WHOLE_PIXELS = 2**25
 """Pixels; TIFFs and .npy with more are read by windows, any image with more by bands."""
+_PLAIN_NUMBER = re.compile(rb" *-?\d{1,15}(\.\d{1,15})? *\0*")
 STRIP = 256
 """Rows that are read at once where the file does not suggest another number."""
 
@@ -121,6 +128,7 @@ class ImageFile:
             the content.
         lossy: Whether the compression changes values (JPEG and its kin).
         white_is_zero: Whether a TIFF stores white as 0; `read` gives it as viewers show it.
+        alpha: Whether the last band of what `read` returns is declared to be alpha.
         pixels: Height times width.
         is_windowed: Whether windows are read one by one.
 
@@ -143,6 +151,9 @@ class ImageFile:
                 )
         self.format, self.lossy = file.format, file.lossy
         self.white_is_zero = isinstance(file, Tiff) and file.white_is_zero
+        self.alpha = bool(getattr(file, "alpha", False))
+        self._has_mask = bool(getattr(file, "has_mask", False))
+        self._mask = Once(lambda: ValidityMask(path))
         self._shape, self._kind = file.shape, file.kind  # as stored
         self.pixels = file.shape[0] * file.shape[1]
         self.is_windowed = getattr(file, "has_windows", False) and self.is_large
@@ -228,13 +239,38 @@ class ImageFile:
     def nodata(self) -> float | None:
         """The value that the file declares for pixels without data, as `read` gives it.
 
-        Raises:
-            ImageError: its geographic tags are damaged.
+        None too where its geographic tags are damaged; its pixels may be read anyway.
         """
-        declared = self._geography[1]
+        declared = self._declared
         if declared is None or not self.white_is_zero:
             return declared
         return np.iinfo(self.open_tiff().dtype).max - declared
+
+    @cached_property
+    def _declared(self) -> float | None:
+        """The no-data value as stored; plain ones are read without GDAL, in less time."""
+        file = self._opened()
+        if isinstance(file, Tiff) and not companions(self.path):
+            tags = file.raw_tags(NODATA_TAG)
+            text = tags[0][3] if tags else b""
+            if not tags or _PLAIN_NUMBER.fullmatch(text):
+                value = float(text.strip(b" \0")) if tags else None
+                return None if value is None or not _is_held(value, file.dtype) else value
+        try:
+            return self._geography[1]
+        except ImageError:
+            return None
+
+    @cached_property
+    def has_mask(self) -> bool:
+        """Whether a mask in the file, or a .msk file beside it, tells which pixels are valid."""
+        return self._has_mask or os.path.isfile(f"{self.path}.msk")  # noqa: PTH113
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether there may be pixels without data, by all that the header tells."""
+        is_float = self._kind == "F" or self._kind.startswith("float")  # may be NaN
+        return self.nodata is not None or self.has_mask or self.alpha or is_float
 
     @cached_property
     def _geography(self) -> tuple[Georeference, float | None]:
@@ -305,18 +341,35 @@ class ImageFile:
             ImageError: as `read`.
             ValueError: the window does not lie inside.
         """
-        top, left, height, width = inside(window, self.size)
-        file = self.open_windowed()
-        if self.orientation in {3, 4, 7, 8}:  # `upright` backwards
-            top = self.height - top - height
-        if self.orientation in {2, 3, 6, 7}:
-            left = self.width - left - width
-        where = Window(top, left, height, width)
-        if self.orientation in {5, 6, 7, 8}:
-            where = Window(left, top, width, height)
+        file, where = self.open_windowed(), self._as_stored(window)
         with explained(self.path):
             pixels = upright(file.window(where), self.orientation)
         return Picture(pixels, file.palette, white_is_zero=self.white_is_zero)
+
+    def valid(self, *window: int) -> NDArray[np.bool_] | None:
+        """Where the mask of the file says that there are data, H×W; None where it has no mask.
+
+        Args:
+            *window: As of `read`.
+
+        Raises:
+            ImageError: the mask cannot be read.
+        """
+        if not self.has_mask:
+            return None
+        where = self._as_stored(window or (0, 0, *self.size))
+        return np.ascontiguousarray(upright(self._mask.get().window(where), self.orientation))
+
+    def _as_stored(self, window: Sequence[int]) -> Window:
+        """A window of the upright image on the stored one: `upright` backwards."""
+        top, left, height, width = inside(window, self.size)
+        if self.orientation in {3, 4, 7, 8}:
+            top = self.height - top - height
+        if self.orientation in {2, 3, 6, 7}:
+            left = self.width - left - width
+        if self.orientation in {5, 6, 7, 8}:
+            return Window(left, top, width, height)
+        return Window(top, left, height, width)
 
     def strips(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """(top, rows×W×C) from top to bottom; the last may be lower."""
@@ -336,9 +389,9 @@ class ImageFile:
     def close(self) -> None:
         """Let go of the file and its pixels; what the header said stays known."""
         self._values.drop()
-        file = self._file.drop()
-        if file is not None:
-            file.close()
+        for file in (self._file.drop(), self._mask.drop()):
+            if file is not None:
+                file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -480,6 +533,13 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels
 
 
+def _is_held(value: float, dtype: np.dtype[Any]) -> bool:
+    """Whether a number type holds numbers as large."""
+    if dtype.kind not in "iu":
+        return True
+    return bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
+
+
 def effective_bands(image: NDArray[Any]) -> int:
     """The number of bands of `image` (H×W×C) without an opaque alpha band.
 
@@ -495,17 +555,34 @@ def effective_bands(image: NDArray[Any]) -> int:
     return bands - opaque
 
 
-def match_bands(image: NDArray[Any], bands: int, path: Path) -> NDArray[Any]:
+def alpha_share(image: NDArray[Any]) -> float:
+    """The share of the pixels of `image` (H×W×C) whose last band is at an end, as alpha is, 0–1.
+
+    Of 8 and 16 bits these are 0 and 255 or 65535; other types, and one band, have no alpha.
+    """
+    if image.shape[-1] == 1 or image.dtype not in (np.uint8, np.uint16):
+        return 0
+    alpha = image[..., -1]
+    return float(((alpha == 0) | (alpha == np.iinfo(image.dtype).max)).mean())
+
+
+def match_bands(
+    image: NDArray[Any], bands: int, path: Path, *, has_alpha: bool = False
+) -> NDArray[Any]:
     """Give `image` (H×W×C, read from `path`) the number of bands asked for, losing nothing.
 
-    An opaque alpha band is dropped, one band is repeated to three, three equal bands become one.
+    One band is repeated to three, three equal bands become one. An alpha band is dropped if it is
+    nowhere 0; else it stays behind the bands asked for: there are no data where it is 0. A band is
+    alpha if the file declares it, as `has_alpha` says, or if, of 2 or 4, it holds but 0 and 255.
 
     Raises:
         ImageError: only a loss would do it.
     """
-    if image.shape[-1] == bands:
+    stored = image.shape[-1]
+    if stored == bands:
         return image
-    plain = image[..., : effective_bands(image)]
+    is_alpha = has_alpha or (stored in {2, 4} and alpha_share(image) == 1)
+    plain = image[..., : stored - is_alpha]
     if plain.shape[-1] == 1 and bands == 3:
         plain = np.repeat(plain, 3, axis=-1)
     elif plain.shape[-1] == 3 and bands == 1 and bool((plain == plain[..., :1]).all()):
@@ -513,7 +590,9 @@ def match_bands(image: NDArray[Any], bands: int, path: Path) -> NDArray[Any]:
     if plain.shape[-1] != bands:
         fix = f"Convert the images to {bands} bands, or train on images like this one."
         raise ImageError(f"{path} has {image.shape[-1]} bands, expected {bands}", fix=fix)
-    return plain
+    if not is_alpha or bool((image[..., -1] != 0).all()):  # soft edges are data
+        return plain
+    return np.concatenate([plain, image[..., -1:]], axis=-1)
 
 
 def _plain(pixels: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -49,6 +49,7 @@ class Photo:
         lossy: Whether the compression changes values.
         shape: Height and width, and the bands that Pillow sees.
         kind: The mode that Pillow gives it.
+        alpha: Whether the last band is alpha.
 
     Raises:
         ImageError: a decompression bomb. What Pillow raises on damage comes as it is.
@@ -66,6 +67,9 @@ class Photo:
         self.lossy = self.format in {"JPEG", "HEIF"} or is_lossy_webp
         self.shape = image.height, image.width, len(image.getbands())
         self.kind = image.mode
+        self.alpha = image.getbands()[-1] == "A" or (
+            image.mode == "P" and "transparency" in image.info
+        )
 
     @property
     def orientation(self) -> int:
@@ -144,7 +148,7 @@ class Jpeg2000:
         ImageError: a decompression bomb.
     """
 
-    format, lossy, orientation = "JPEG2000", True, 1
+    format, lossy, orientation, alpha = "JPEG2000", True, 1, False
 
     def __init__(self, file: IO[bytes], path: Path, max_pixels: int) -> None:
         self._file, self._path = file, path

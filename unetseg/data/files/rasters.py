@@ -26,7 +26,9 @@ class Raster:
         shape: Height, width and bands.
         dtype: Number type of the pixels.
         georeference: Where it lies on the earth.
-        nodata: The value that it declares for pixels without data.
+        nodata: The value that it declares for pixels without data, in all bands.
+        alpha: Whether the last band is declared to be alpha.
+        has_mask: Whether a mask tells which pixels are valid, or values that differ by band.
 
     Raises:
         ImageError: GDAL cannot open it, or its bands differ in type.
@@ -54,7 +56,11 @@ class Raster:
         self.shape = int(raster.height), int(raster.width), int(raster.count)
         self.kind = str(self.dtype)
         self.segment: tuple[int, int] = raster.block_shapes[0]
-        self.nodata: float | None = raster.nodata
+        values = dict.fromkeys(str(value) for value in raster.nodatavals if value is not None)
+        self.nodata: float | None = raster.nodata if len(values) == 1 else None
+        may_be_alpha = self.shape[2] > 1 and self.dtype in (np.uint8, np.uint16)
+        self.alpha = may_be_alpha and raster.colorinterp[-1].name == "alpha"
+        self.has_mask = len(values) > 1 or has_mask(raster)
         self.georeference = place_of(raster)
 
     def whole(self) -> NDArray[Any]:
@@ -75,6 +81,49 @@ class Raster:
         except self._fault as error:
             raise unreadable(self._path, error.__cause__ or error) from error
         return np.moveaxis(pixels, 0, -1)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._raster.close()
+
+
+def has_mask(raster: Any) -> bool:
+    """Whether a mask, and no alpha, tells which pixels of all bands are valid."""
+    flags = [{flag.name for flag in of_band} for of_band in raster.mask_flag_enums]
+    return {"per_dataset"} in flags
+
+
+class ValidityMask:
+    """Which pixels of a file are valid, as GDAL has it from a mask in the file or beside it.
+
+    Raises:
+        ImageError: GDAL cannot open the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import rasterio
+        from rasterio.errors import RasterioError
+
+        self._path, self._lock, self._fault = path, threading.Lock(), RasterioError
+        try:
+            with quiet():
+                self._raster: Any = rasterio.open(path.absolute())
+        except RasterioError as error:
+            raise unreadable(path, error) from error
+        beside = path.with_name(f"{path.name}.msk")
+        if beside.is_file() and not has_mask(self._raster):
+            raise unreadable(beside, "GDAL finds no mask in it")
+
+    def window(self, window: Window) -> NDArray[np.bool_]:
+        """Whether there are data, H×W, in a window of the image as it is stored."""
+        top, left, height, width = window
+        part = (top, top + height), (left, left + width)
+        try:
+            with self._lock:
+                mask: NDArray[np.uint8] = self._raster.dataset_mask(window=part)
+        except self._fault as error:
+            raise unreadable(self._path, error) from error
+        return np.asarray(mask != 0)
 
     def close(self) -> None:
         """Close the file."""

@@ -32,6 +32,7 @@ _ORIENTATION = 0x0112
 _LOSSY = frozenset({6, 7, 33003, 33005, 34892, 34933, 34934, 50001})  # JPEG and its kin
 _JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose segments need the file's tables
 _PALETTE = 3
+_ALPHA = ((1,), (2,))  # extra samples: with colours multiplied by it, and without
 
 
 class Window(NamedTuple):
@@ -57,6 +58,8 @@ class Tiff:
         byteorder: That of the file, < or >.
         kind: The name of `dtype`.
         segment: Height and width of the pieces that are decoded at once, pixels.
+        alpha: Whether the last band is declared to be alpha.
+        has_mask: Whether a mask of valid pixels lies beside the image, in the same file.
 
     Raises:
         ImageError: a stack of pages, or truncated; a decompression bomb, when it is read. What
@@ -90,9 +93,13 @@ class Tiff:
         self.palette = _palette(keyframe)
         self.lossy = int(keyframe.compression) in _LOSSY
         self.byteorder: Any = self._file.byteorder
+        masks = (s for s in every if int(s.keyframe.subfiletype) & 5 == 4)
+        self.has_mask = page is None and any(s.keyframe.shape[:2] == self.shape[:2] for s in masks)
         self._is_bits = series.dtype == np.bool_ and keyframe.photometric != _PALETTE
         stored = np.uint8 if series.dtype == np.bool_ else series.dtype.newbyteorder("=")
         self.dtype: np.dtype[Any] = np.dtype(stored)
+        may_be_alpha = self.shape[2] > 1 and self.dtype in (np.uint8, np.uint16)  # as in GDAL
+        self.alpha = may_be_alpha and tuple(keyframe.extrasamples)[-1:] in _ALPHA
         is_plain = self.shape[2] == 1 and self.dtype in (np.uint8, np.uint16)
         self.white_is_zero = is_plain and keyframe.photometric == 0
         self.kind = str(self.dtype)
