@@ -244,7 +244,9 @@ def test_transparent_pixels_are_hidden_and_alpha_is_none_of_the_bands(tmp_path: 
     known = survey(tmp_path)
     assert known.bands == 3
     reader = PairReader(known.select("all"), known.class_map, 3)
-    crops = Crops(reader, CropRule(40, "none", 0.0), np.zeros((2, 2, 3)), known_gaps(known, 3))
+    crops = Crops(
+        reader, CropRule(40, "none", 0.0), np.zeros((2, 2, 3), np.float32), known_gaps(known, 3)
+    )
     opaque, transparent = (crops[index, 0] for index in (0, 1))
     assert opaque.image.shape == transparent.image.shape == (3, 40, 40)
     assert sorted(set(opaque.mask.flatten().tolist())) == [0, 1]
