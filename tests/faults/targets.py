@@ -253,6 +253,7 @@ def draw_exports(folder: Path) -> None:
     test_supervisely.export(folder / "supervisely/ds0", objects)
     test_roboflow.export(folder / "roboflow/train", truth())
     test_nnunet.export(folder / "nnunet", 2)
+    test_nnunet.export(folder / "volumes", ending=".nii.gz")
     test_panoptic.export(folder / "coco-panoptic")
     test_class_masks.export(folder / "classes", "suffix")
     for name in ("one", "two"):
@@ -270,7 +271,7 @@ def read_export(folder: Path, file: Path) -> None:
     """Import what the spoilt file belongs to."""
     kind = file.relative_to(folder).parts[0]
     source = file if kind == "packed" else folder / kind
-    known = kind if kind in FORMATS else None
+    known = "nnunet" if kind == "volumes" else kind if kind in FORMATS else None
     out = folder / "out"
     for on_bad in ON_BAD if len(file.read_bytes()) % 2 else ON_BAD[:1]:
         answered(partial(import_dataset, known, source, out, on_bad=on_bad))
