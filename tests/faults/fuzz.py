@@ -123,7 +123,7 @@ def serve(finds: Path, first: int, step: int, seconds: float, now: Any) -> None:
     os.fsync = lambda fd: None  # for speed
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
-    end = time.monotonic() + seconds
+    end, watcher = time.monotonic() + seconds, os.getppid()
     names = [name for name, share in WEIGHTS.items() for _ in range(share)]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
@@ -136,7 +136,7 @@ def serve(finds: Path, first: int, step: int, seconds: float, now: Any) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (held + 2**31, held + 2**31))
         peak()
         for seed in range(first, sys.maxsize, step):
-            if time.monotonic() > end:
+            if time.monotonic() > end or os.getppid() != watcher:
                 return
             now[0], now[1] = seed, time.time()
             target = names[seed * 37 % len(names)]
