@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -21,6 +22,10 @@ from unetseg.errors import ConfigError, MachineError, OutOfMemoryError
 from unetseg.resources import host_memory, lines_of, usable_cores
 from unetseg.text import plural
 
+NO_MEMORY = re.compile(
+    r"out of memory|allocate memory|^could not create a (primitive|memory object)$"
+)
+"""What torch, the allocator of the CPU and oneDNN say when memory runs out."""
 SIGNALS = tuple(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has two of them
@@ -204,8 +209,7 @@ def explained_memory(fix: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        words = ("out of memory", "allocate memory")
-        if isinstance(error, MemoryError) or any(word in str(error) for word in words):
+        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
             raise OutOfMemoryError("this does not fit in memory", fix=fix) from error
         raise
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tests.builders import Heard
 from unetseg import runtime
 from unetseg.config import NetworkConfig, RuntimeConfig, TrainConfig, TrainingConfig
-from unetseg.data.crops.dataset import Sample
+from unetseg.data.crops.dataset import Crops, Sample
 from unetseg.data.files.pngs import write_png
 from unetseg.data.sample import draw_sample
 from unetseg.errors import (
@@ -417,3 +417,51 @@ def test_a_group_signal_does_not_kill_the_workers(
     os.killpg(process.pid, number)
     assert process.wait(60) == 128 + number
     assert load_state(tmp_path / "a")["step"] > 0
+
+
+@pytest.mark.row(15)
+@pytest.mark.long
+def test_images_that_make_steps_no_numbers_are_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Crops.__getitem__
+
+    def poisoned(self: Crops, key: tuple[int, int]) -> Sample:
+        sample = honest(self, key)
+        return sample._replace(image=sample.image.float() * torch.inf) if key[0] == 2 else sample
+
+    monkeypatch.setattr(Crops, "__getitem__", poisoned)
+    with pytest.raises(DivergedError, match="a crop whose loss is no number") as error:
+        train(data, tiny(epochs=20, batch=40), out=tmp_path, name="a")
+    assert error.value.exit_code == 6
+    [offender] = error.value.offenders
+    assert ".png" in offender
+
+
+@pytest.mark.row(21)
+@pytest.mark.long
+def test_one_image_and_batches_of_one_train(data: Path, tmp_path: Path) -> None:
+    """Down to a bottom of one pixel, which a batch norm cannot normalise by itself."""
+    folder = tmp_path / "one"
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+        shutil.copy(next((data / kind).iterdir()), folder / kind / "a.png")
+    config = tiny(epochs=1, batch=1).model_copy(
+        update={"network": NetworkConfig(depth=5, width=4, norm="batch")}
+    )
+    heard = Heard()
+    run = train(folder, config, out=tmp_path, name="a", progress=heard)
+    assert all(torch.isfinite(value).all() for value in weights(run).values())
+    assert any("validat" in line for line in heard.said)
+
+
+@pytest.mark.row(21)
+@pytest.mark.long
+def test_an_empty_folder_for_validation_is_none(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pairs"
+    shutil.copytree(data, folder / "train")
+    for kind in ("images", "masks"):
+        (folder / "val" / kind).mkdir(parents=True)
+    heard = Heard()
+    train(folder, tiny(epochs=1), out=tmp_path, name="a", progress=heard)
+    assert any("5 train, 1 val" in line for line in heard.said)

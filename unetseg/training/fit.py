@@ -13,16 +13,23 @@ from torch import Tensor
 from unetseg.bundle import save_bundle
 from unetseg.config import TrainConfig, with_flags
 from unetseg.data.crops.cache import choose_cache, read_split
-from unetseg.data.crops.dataset import Crops, Order, Sample, known_gaps
+from unetseg.data.crops.dataset import Crops, Order, Sample, collate, known_gaps
 from unetseg.data.crops.loading import crop_batches
 from unetseg.data.files.pngs import write_png
-from unetseg.errors import DataError, DivergedError, MachineError, StoppedError
+from unetseg.errors import (
+    DataError,
+    DivergedError,
+    MachineError,
+    OutOfMemoryError,
+    StoppedError,
+)
 from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.counting import score_split
 from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import StopRequest, explained_memory
+from unetseg.storage import write_json
 from unetseg.text import duration, plural
 from unetseg.training.checkpoint import save_state
 from unetseg.training.learner import build_learner
@@ -31,7 +38,7 @@ from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
 from unetseg.training.previews import augmented_sheet, middle, validation_sheet
 from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
-from unetseg.training.tuning import compile_step, training_batches
+from unetseg.training.tuning import compile_step, free_memory, training_batches
 from unetseg.unet.segmenter import Segmenter
 from unetseg.unet.skips import Adaptive
 
@@ -151,7 +158,7 @@ class Trainer:
         with closing(self._batches()) as batches:
             for batch in batches:
                 self.learner.optimizer.frozen = self.clock.fraction < self.plan.freeze
-                loss = self.learner.step(batch, self.step, self.factor)  # maybe not yet computed
+                loss = self._learn(batch)  # maybe not yet computed
                 self.losses.add(loss)
                 self.step += 1
                 self.clock.step_done(self.step)
@@ -177,6 +184,36 @@ class Trainer:
         for remark in self.clock.remarks():
             self.progress.say(remark)
 
+    def _learn(self, batch: Sample) -> Tensor:
+        """One step; a batch that was chosen for the memory goes in parts when that runs out.
+
+        Raises:
+            OutOfMemoryError: it was set, or is of parts of one crop already.
+        """
+        while True:
+            try:
+                return self.learner.step(batch, self.step, self.factor)
+            except OutOfMemoryError:
+                crops = len(batch.split(self.learner.parts)[0].mask)
+                if self.config.batch != "auto" or crops == 1:
+                    raise
+            free_memory(self.machine.device)  # not before the error with all it holds is gone
+            self._halve(crops)
+
+    def _halve(self, crops: int) -> None:
+        """Let half of so many crops go through the network at once, also after a resume."""
+        self.learner.parts *= 2
+        parts = 2 * self.plan.parts
+        reason = f"memory ran out with {plural(crops, 'crop')} at once: in {parts} parts"
+        reasons = self.plan.reasons | {"parts": reason}
+        self.plan = self.plan.model_copy(update={"parts": parts, "reasons": reasons})
+        write_json(self.run.folder / "plan.json", self.plan.model_dump(mode="json"))
+        self.log.event("halved", step=self.step, parts=parts)
+        self.progress.say(
+            f"warning: memory ran out with {plural(crops, 'crop')} at once; every step is still on "
+            f"{self.order.batch}, but in {self.learner.parts} parts"
+        )
+
     def validate(self) -> None:
         """Score the whole validation set; keep the weights when they are the best so far.
 
@@ -187,7 +224,11 @@ class Trainer:
         train_loss = self.losses.take()
         kept, tile, overlap = self.learner.kept, self.plan.tile, self.plan.overlap
         engine = Engine(kept, self.machine, tile=tile, overlap=overlap)
-        scores = score_split(engine, self.info, self.val_reader, self.val_facts, self.progress)
+        try:
+            scores = score_split(engine, self.info, self.val_reader, self.val_facts, self.progress)
+        except OutOfMemoryError as error:  # whose fix is for `predict`
+            fix = "Choose a smaller --width, or cut the validation images into smaller ones."
+            raise OutOfMemoryError("a validation does not fit in memory", fix=fix) from error
         dice = scores.foreground_dice
         is_better = math.isnan(dice) or dice > self.best
         self.without_better = 0 if is_better else self.without_better + 1
@@ -258,7 +299,7 @@ class Trainer:
             return
         if self.plan.compile:
             batch = next(crop_batches(self.crops, self.order))
-            problem = compile_step(self.learner, batch.split(self.config.accumulate)[0])
+            problem = compile_step(self.learner, batch.split(self.learner.parts)[0])
             if problem:
                 self.progress.say(f"training without torch.compile: {problem}")
         wanted = self.run.config.runtime.workers
@@ -281,8 +322,18 @@ class Trainer:
         if in_a_row >= NON_FINITE_IN_A_ROW:
             raise DivergedError(
                 f"the gradient was not a number in {in_a_row} steps in a row",
+                [f"{path}: a crop whose loss is no number" for path in self._bad_images()],
                 fix="Choose a lower --lr, or --precision float32.",
             )
+
+    def _bad_images(self) -> list[Path]:
+        """The images of the last step with crops whose loss is no number."""
+        for step in range(self.step - 1, max(-1, self.step - 1 - MOST_UNREAD), -1):
+            keys = next(iter(self.order.after(step - self.order.first_step)))
+            losses = ((key, self.learner.loss_alone(collate([self.crops[key]]))) for key in keys)
+            if bad := {index for (index, _), loss in losses if not math.isfinite(loss)}:
+                return [self.crops.reader.pairs[index].image for index in sorted(bad)]
+        return []
 
     def _stop(self, exit_code: int) -> None:
         self.save()

@@ -15,7 +15,8 @@ from torch import Tensor
 from unetseg.bundle import BundleInfo, build_segmenter, take_weights
 from unetseg.config import TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import Sample
-from unetseg.runtime import Machine
+from unetseg.errors import OutOfMemoryError
+from unetseg.runtime import Machine, explained_memory
 from unetseg.training.losses import SegmentationLoss, deep_supervision
 from unetseg.training.optimizer import (
     Optimizer,
@@ -44,6 +45,7 @@ class Learner:
     Attributes:
         average: The running mean of the weights.
         objective: `loss_of`, or what was compiled from it.
+        parts: How many parts a batch goes through the network in.
         skipped_steps: How many steps were no numbers.
     """
 
@@ -60,6 +62,7 @@ class Learner:
         self.loss, self.config, self.machine = loss, config, machine
         self.optimizer = optimizer
         self.objective: Callable[[Sample], Tensor] = self.loss_of
+        self.parts = config.accumulate
         self.scaler = torch.amp.GradScaler(
             machine.device.type, enabled=machine.dtype == torch.float16
         )
@@ -77,27 +80,47 @@ class Learner:
         return kept
 
     def step(self, batch: Sample, number: int, factor: float) -> Tensor:
-        """One step on a batch of `accumulate` parts; its mean loss, on the device.
+        """One step on a batch, in `parts` parts; its mean loss, on the device.
 
         Args:
             batch: Crops, on the CPU.
             number: How many steps were made before.
             factor: Learning rate, relative to its peak.
+
+        Raises:
+            OutOfMemoryError: a part does not fit in memory; nothing was learned from the batch.
         """
         before = [buffer.clone() for buffer in self.segmenter.buffers()]
-        losses = [self.add_gradient(part) for part in batch.split(self.config.accumulate)]
+        crops, more = len(batch.mask), 2 * self.parts
+        fewer = f"--batch {crops // more} --accumulate {more}, which learns as much in a step, or "
+        advice = f"Choose {fewer if crops >= more else ''}a smaller --patch or --width."
+        try:
+            with explained_memory(advice):
+                losses = [
+                    self.add_gradient(part, crops / len(part.mask))
+                    for part in batch.split(self.parts)
+                ]
+        except OutOfMemoryError:
+            self.forget_gradient(before)
+            raise
         finite = move_weights(self.optimizer, self.scaler, self.config.clip, factor)
         restore_buffers(self.segmenter, before, finite)
         update_average(self.average, self.segmenter, number, finite)
         self.skipped_steps.count(finite)
         return torch.stack(losses).mean()
 
-    def add_gradient(self, part: Sample) -> Tensor:
-        """Add the gradient of a part of a step to what is there; its loss."""
+    def add_gradient(self, part: Sample, parts: float = 1.0) -> Tensor:
+        """Add the gradient of one of so many parts of a step to what is there; its loss."""
         device = self.machine.device
         loss = self.objective(Sample(*(each.to(device, non_blocking=True) for each in part)))
-        torch.autograd.backward(self.scaler.scale(loss / self.config.accumulate))
+        torch.autograd.backward(self.scaler.scale(loss / parts))
         return loss.detach()
+
+    def forget_gradient(self, before: Sequence[Tensor]) -> None:
+        """Give up a step whose weights have not moved; its buffers were `before`."""
+        self.optimizer.zero_grad()
+        never = torch.zeros((), dtype=torch.bool, device=self.machine.device)
+        restore_buffers(self.segmenter, before, never)
 
     def loss_of(self, part: Sample) -> Tensor:
         """The loss of crops that are on the device."""
@@ -107,6 +130,11 @@ class Learner:
         loss = deep_supervision(self.loss, logits, part.mask)
         switches = expected_open_switches(self.segmenter)
         return loss if switches is None else loss + self.config.switch_penalty * switches
+
+    @torch.no_grad()
+    def loss_alone(self, crops: Sample) -> float:
+        """The loss of crops, from which nothing is learned."""
+        return float(self.loss_of(Sample(*(each.to(self.machine.device) for each in crops))))
 
     def state(self) -> dict[str, Any]:
         """What `restore` takes."""
@@ -154,6 +182,7 @@ def build_learner(info: BundleInfo, plan: Plan, config: TrainConfig, machine: Ma
         torch.bfloat16 if machine.dtype == torch.bfloat16 else torch.float32,
     )
     learner = Learner(segmenter, loss, optimizer, training, machine)
+    learner.parts *= plan.parts
     if config.runtime.checkpointing:
         recompute(segmenter.network)
     return learner

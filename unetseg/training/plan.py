@@ -71,6 +71,8 @@ class Plan(BaseModel):
     normalisation: Normalisation
     patch: int
     batch: int
+    parts: int = 1
+    """Parts that a batch goes through the network in, since memory ran out for more at once."""
     optimizer: str = "adamw"  # as in earlier versions, which wrote none
     lr: float
     encoder_lr: float | None = None

@@ -32,7 +32,6 @@ from unetseg.text import duration
 from unetseg.timing import seconds_of
 from unetseg.training.fine_tuning import with_encoder
 from unetseg.training.learner import Learner, build_learner
-from unetseg.training.optimizer import restore_buffers
 from unetseg.training.plan import BATCH, Plan, bundle_info, make_plan
 
 FILLED = 0.9
@@ -227,9 +226,7 @@ def rehearse(learner: Learner, crops: Sample) -> None:
         try:
             learner.add_gradient(crops)
         finally:
-            learner.optimizer.zero_grad()
-            never = torch.zeros((), dtype=torch.bool, device=learner.machine.device)
-            restore_buffers(learner.segmenter, before, never)
+            learner.forget_gradient(before)
 
 
 @contextmanager
