@@ -122,6 +122,7 @@ what is written above it, never below.
       openvino.py        a network in OpenVINO, where that is installed
       backends.py        what runs a network, and which is chosen: eager, fused, compiled …
       engine.py          a trained U-Net made fast on this machine
+      values.py          whether an image holds values like those trained on
       stream.py          large images, predicted from top to bottom in bands
       bands.py           finished bands of a large image, kept until its mask is written
       pipeline.py        the prediction loop: read ahead → group → network → hand on

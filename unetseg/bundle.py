@@ -99,6 +99,19 @@ class PrecisionVerdict(BaseModel):
         return str(machine.dtype) == f"torch.{self.dtype}"
 
 
+class KnownValues(BaseModel):
+    """The pixel values of the training images, per band, those without data left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: tuple[float, ...]
+    """The lowest of all."""
+    high: tuple[float, ...]
+    """The highest of all."""
+    smallest: tuple[float, ...]
+    """Of each image the value furthest from 0, and of all images the one that is nearest to it."""
+
+
 class BundleInfo(BaseModel):
     """model.json: everything beside the weights."""
 
@@ -121,6 +134,8 @@ class BundleInfo(BaseModel):
     """Scores at the end of training, with the split they are from."""
     precision: PrecisionVerdict | None = None
     """Whether fast arithmetic stands for float32; None: never compared."""
+    values: KnownValues | None = None
+    """What was seen in training; None in bundles that never noted it."""
     versions: dict[str, str] = {}
     weights_sha256: str = ""
 
@@ -129,6 +144,8 @@ class BundleInfo(BaseModel):
         given = {len(self.normalisation.mean), len(self.normalisation.std)}
         if given != {self.bands}:
             raise ValueError("the normalisation has other than one mean and deviation per band")
+        if self.values and {len(numbers) for _, numbers in self.values} != {self.bands}:
+            raise ValueError("the values seen in training are other than one per band")
         return self
 
     @property

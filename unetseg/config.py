@@ -293,6 +293,8 @@ class PredictConfig(TilingConfig, ReadingConfig):
     """Add smaller copies to GeoTIFFs, so that viewers open them at once."""
     existing: Literal["refuse", "skip", "overwrite"] = "refuse"
     """What to do when an output file is there already."""
+    strict: bool = False
+    """Refuse images whose values lie far from those trained on, instead of a warning."""
 
 
 class ScoringConfig(Settings):
@@ -306,6 +308,8 @@ class ScoringConfig(Settings):
     """auto: scores count inside the fields of view that lie in DATA; whole: everywhere."""
     overlays: bool = True
     """Write pictures that show hits, misses and false alarms."""
+    strict: bool = False
+    """Refuse images whose values lie far from those trained on, instead of a warning."""
 
 
 class EvalConfig(Settings):

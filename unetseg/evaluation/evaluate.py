@@ -27,6 +27,7 @@ from unetseg.prediction.outputs import Job, Writer, plan_job
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Stream, read_checked
+from unetseg.prediction.values import SeenValues, tell_strange
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import write_csv, write_json
 from unetseg.text import plural
@@ -150,11 +151,16 @@ def evaluate_pairs(
     pairs = list(pairs)
     folder = keep.folder / "masks" if keep else Path()
     jobs = [plan_job(pair.image, folder / pair.name, info.class_map, max_pixels) for pair in pairs]
+    strange: dict[Path, str] = {}
     counted: list[Counts | UnetsegError | None] = [None] * len(pairs)
 
     def read(number: int) -> Opened[tuple[int, Truth]]:
         image, truth = open_pair(pairs[number], jobs[number], engine, info, progress)
-        return Opened((number, truth), image, info.bands)
+        if isinstance(image, Stream):
+            return Opened((number, truth), image, info.bands, image.seen)
+        seen = SeenValues(info)
+        seen.add(image)
+        return Opened((number, truth), image, info.bands, seen)
 
     def done(number: int, result: Counts | UnetsegError) -> None:
         counted[number] = result
@@ -167,12 +173,15 @@ def evaluate_pairs(
         count = PairCount(image, truth, drawn=keep is not None and keep.wanted.overlays)
         try:
             written = keep.write(pairs[number], jobs[number], count) if keep else count.count()
+            path = pairs[number].image
+            strange[path] = image.judged(path, strict=keep is not None and keep.wanted.strict)
             done(number, written)
         except DataError as error:
             done(number, error)
         finally:
             truth.close()
     progress.finish("evaluating")
+    tell_strange(strange, progress)
     failures = [one.summary for one in counted if isinstance(one, UnetsegError)]
     if failures:
         fix = "Replace these files, or leave them out."

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from unetseg.data.files.nodata import missing_pixels
 from unetseg.errors import UnetsegError
 from unetseg.prediction.engine import Engine, classes_with_data, softmax
 from unetseg.prediction.stream import Band, Stream
+from unetseg.prediction.values import SeenValues
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,18 +42,28 @@ class Opened(Generic[T]):
         image: All its pixels, checked, H×W×C, or one band more, which is 0 where there are no
             data; of a large image the stream of its rows.
         model_bands: C; unless it is told, all bands.
+        seen: Its values beside those trained on; of a large image when its bands were made.
         band: What the network says of a small image; of a large one `bands` makes it.
     """
 
     name: T
     image: NDArray[Any] | Stream
     model_bands: int | None = None
+    seen: SeenValues | None = None
     band: Band | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width, pixels."""
         return self.image.shape[0], self.image.shape[1]
+
+    def judged(self, path: Path, *, strict: bool = False) -> str:
+        """What it holds and what was trained on, where these are far apart; else "".
+
+        Raises:
+            ImageError: they are, and `strict` refuses such an image; `path` is named.
+        """
+        return self.seen.judged(path, strict=strict) if self.seen else ""
 
     def without_pixels(self) -> "Opened[T]":
         """The same, for whoever does not look at the pixels of a small image: they take memory."""

@@ -16,7 +16,7 @@ from unetseg.data.files.folders import find_images, unread_images
 from unetseg.data.files.pages import file_of
 from unetseg.data.files.rasters import sources_of
 from unetseg.data.pairs.beside import files_beside
-from unetseg.errors import ConfigError, DataError, UnetsegError
+from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
 from unetseg.prediction.outputs import (
     OUTPUT_ENDS,
@@ -29,6 +29,7 @@ from unetseg.prediction.outputs import (
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Stream
+from unetseg.prediction.values import tell_strange
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import write_text
 from unetseg.text import plural, printable
@@ -45,6 +46,8 @@ class Prediction:
     skipped: list[Path] = field(default_factory=list)
     failures: dict[Path, str] = field(default_factory=dict)
     """Image → why it has no mask."""
+    strange: dict[Path, str] = field(default_factory=dict)
+    """Image → its values and those trained on, where they are far apart."""
 
 
 def predict_folder(
@@ -94,6 +97,7 @@ def predict_folder(
     predictor.engine.pixels = sum(job.pixels for job in jobs)
     progress.say(f"{plural(len(jobs), 'image')} on {predictor.describe()}")
     predict_images(predictor, jobs, config, result, progress)
+    tell_strange(result.strange, progress)
     lines = [json.dumps({"image": str(p), "error": e}) for p, e in result.failures.items()]
     (output / "failures.jsonl").unlink(missing_ok=True)
     if lines:
@@ -168,7 +172,10 @@ def predict_images(
     progress.start("predicting", len(jobs))
     small_first = sorted(jobs, key=lambda job: job.is_large)
     opened = read_ahead(
-        small_first, lambda job: predictor.open(job, progress), lambda job: job.pixels, refuse
+        small_first,
+        lambda job: predictor.open(job, progress, strict=config.strict),
+        lambda job: job.pixels,
+        refuse,
     )
     with ThreadPoolExecutor(WRITERS) as writers:
         writes = Waiting[tuple[Job, Callable[[], object]]]()
@@ -183,6 +190,8 @@ def predict_images(
                 outputs = shown, OneBand(band), info.class_map, config
                 writes.put((job, writers.submit(write_outputs, *outputs).result), job.pixels)
                 _collect(writes.overdue(), result)
+            if job.image not in result.failures and (strange := image.judged(job.image)):
+                result.strange[job.image] = strange
             progress.advance("predicting", file=job.image.name)
         _collect(writes.rest(), result)
     progress.finish("predicting")
@@ -228,6 +237,11 @@ def write_large(
                     del band  # its logits are not to be held while the next are made
                     progress.advance(task)
             progress.finish(task)
+        try:
+            image.judged(job.image, strict=config.strict)
+        except ImageError:  # its bands, complete, would pass the next time
+            store.remove()
+            raise
         write_outputs(image, store, info.class_map, config)
         store.remove()
 

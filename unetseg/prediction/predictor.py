@@ -1,5 +1,6 @@
 """A trained U-Net that turns images into masks of the training coding."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from unetseg.prediction.engine import Engine, machine_for
 from unetseg.prediction.outputs import Job, mask_pixels
 from unetseg.prediction.pipeline import Opened
 from unetseg.prediction.stream import Stream, check_image, read_checked
+from unetseg.prediction.values import SeenValues, told_strange
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
 from unetseg.unet.segmenter import Segmenter
@@ -62,12 +64,19 @@ class Predictor:
         with ImageFile(path, max_pixels) as file:
             return read_checked(file, self.info)
 
-    def open(self, job: Job, progress: Progress = SILENT) -> Opened[Job]:
-        """The image of a job, ready for the network: the pixels of a small one, else its stream."""
+    def open(self, job: Job, progress: Progress = SILENT, *, strict: bool = False) -> Opened[Job]:
+        """The image of a job, ready for the network: the pixels of a small one, else its stream.
+
+        Raises:
+            ImageError: it does not fit, or with `strict` its values are far from those trained on.
+        """
         if not job.is_large:
-            return Opened(job, self.read(job.image, job.max_pixels), self.info.bands)
-        file = ImageFile(job.image, job.max_pixels)
-        return Opened(job, Stream(self.engine, self.info, file, progress), self.info.bands)
+            pixels, seen = self.read(job.image, job.max_pixels), SeenValues(self.info)
+            seen.add(pixels)
+            seen.judged(job.image, strict=strict)
+            return Opened(job, pixels, self.info.bands, seen)
+        stream = Stream(self.engine, self.info, ImageFile(job.image, job.max_pixels), progress)
+        return Opened(job, stream, self.info.bands, stream.seen)
 
     def predict(self, image: NDArray[Any] | str | Path) -> NDArray[Any]:
         """The mask of an image, in the coding of the masks the model was trained on.
@@ -82,12 +91,17 @@ class Predictor:
             ImageError: the file cannot be read, or bands or pixel type are not those trained on.
         """
         if isinstance(image, (str, Path)):
-            pixels = self.read(Path(image))
+            name, pixels = str(image), self.read(Path(image))
         else:
+            name = "the array"
             pixels = image[:, :, None] if image.ndim == 2 else image
             if pixels.ndim != 3 or not pixels.size:
                 raise ImageError(f"the array has shape {image.shape}, expected H×W or H×W×C")
-            pixels = check_image(pixels, self.info, Path("the array"))
+            pixels = check_image(pixels, self.info, Path(name))
+        seen = SeenValues(self.info)
+        seen.add(pixels)
+        if strange := seen.judged(Path(name)):
+            warnings.warn(told_strange({Path(name): strange}), stacklevel=2)
         return mask_pixels(self.engine.classes(pixels), self.info.class_map)
 
 

@@ -25,6 +25,7 @@ from unetseg.data.files.nodata import missing_pixels, told_missing, with_gaps
 from unetseg.errors import ImageError
 from unetseg.prediction.engine import Engine, Moments, TileNetwork, classes_with_data, softmax
 from unetseg.prediction.tiling import Logits, Tile, blend_strips
+from unetseg.prediction.values import SeenValues
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
 from unetseg.text import plural
@@ -83,6 +84,7 @@ class Stream:
         self.tile = band_tile(
             engine, file.width, (info.bands + self._has_gaps) * file.dtype.itemsize
         )
+        self.seen = SeenValues(info)
         self.layout = engine.lay_out(file.height, file.width, self.tile)
 
     @property
@@ -98,7 +100,9 @@ class Stream:
     def rows(self, top: int, bottom: int) -> NDArray[Any]:
         """The pixels of some rows, checked: H×W×C, one band more where the file has gaps."""
         window = (top, 0, bottom - top, self.file.width)
-        return read_checked(self.file, self.info, *window, always=self._has_gaps)
+        rows = read_checked(self.file, self.info, *window, always=self._has_gaps)
+        self.seen.add(rows)
+        return rows
 
     def thumbnail(self, side: int) -> NDArray[Any]:
         """Every n-th pixel of every n-th row, as `rows`, the longer side at most `side`."""

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from unetseg.bundle import BundleInfo
+from unetseg.bundle import BundleInfo, KnownValues
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import CropRule
-from unetseg.data.facts.fingerprint import PairFacts, pooled
+from unetseg.data.facts.fingerprint import PairFacts, per_band, pooled
 from unetseg.data.facts.survey import Survey
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine
@@ -185,6 +185,20 @@ def bundle_info(plan: Plan, known: Survey, data_hash: str) -> BundleInfo:
         tile=plan.tile,
         overlap=plan.overlap,
         data_hash=data_hash,
+        values=known_values(known),
+    )
+
+
+def known_values(known: Survey) -> KnownValues:
+    """Of the training images that show something."""
+    images = [fact.image for fact in known.facts_of("train") if fact.image.with_data]
+    low, high = (per_band(images, name, known.bands) for name in ("low", "high"))
+    shown = (low < high).any(axis=1) | bool((low == high).all())
+    largest = np.maximum(np.abs(low), np.abs(high))[shown]
+    return KnownValues(
+        low=tuple(low.min(0).tolist()),
+        high=tuple(high.max(0).tolist()),
+        smallest=tuple(largest.min(0).tolist()),
     )
 
 
