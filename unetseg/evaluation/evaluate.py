@@ -156,10 +156,7 @@ def evaluate_pairs(
 
     def read(number: int) -> Opened[tuple[int, Truth]]:
         image, truth = open_pair(pairs[number], jobs[number], engine, info, progress)
-        if isinstance(image, Stream):
-            return Opened((number, truth), image, info.bands, image.seen)
-        seen = SeenValues(info)
-        seen.add(image)
+        seen = image.seen if isinstance(image, Stream) else SeenValues(info, image)
         return Opened((number, truth), image, info.bands, seen)
 
     def done(number: int, result: Counts | UnetsegError) -> None:

@@ -71,8 +71,8 @@ class Predictor:
             ImageError: it does not fit, or with `strict` its values are far from those trained on.
         """
         if not job.is_large:
-            pixels, seen = self.read(job.image, job.max_pixels), SeenValues(self.info)
-            seen.add(pixels)
+            pixels = self.read(job.image, job.max_pixels)
+            seen = SeenValues(self.info, pixels)
             seen.judged(job.image, strict=strict)
             return Opened(job, pixels, self.info.bands, seen)
         stream = Stream(self.engine, self.info, ImageFile(job.image, job.max_pixels), progress)
@@ -98,9 +98,7 @@ class Predictor:
             if pixels.ndim != 3 or not pixels.size:
                 raise ImageError(f"the array has shape {image.shape}, expected H×W or H×W×C")
             pixels = check_image(pixels, self.info, Path(name))
-        seen = SeenValues(self.info)
-        seen.add(pixels)
-        if strange := seen.judged(Path(name)):
+        if strange := SeenValues(self.info, pixels).judged(Path(name)):
             warnings.warn(told_strange({Path(name): strange}), stacklevel=2)
         return mask_pixels(self.engine.classes(pixels), self.info.class_map)
 

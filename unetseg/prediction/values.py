@@ -36,9 +36,10 @@ class SeenValues:
 
     Args:
         info: What the model was trained on.
+        image: All of the image, as of `add`, where it is no stream.
     """
 
-    def __init__(self, info: BundleInfo) -> None:
+    def __init__(self, info: BundleInfo, image: NDArray[Any] | None = None) -> None:
         self._info = info
         mean, std = np.array(info.normalisation.mean), np.array(info.normalisation.std)
         if info.values is None:  # a bundle of before
@@ -51,6 +52,8 @@ class SeenValues:
         self._pixels = 0
         self._seen_low = np.full(info.bands, np.inf)
         self._seen_high = np.full(info.bands, -np.inf)
+        if image is not None:
+            self.add(image)
 
     def add(self, image: NDArray[Any]) -> None:
         """Take in a part of the image, H×W×C, or one band more where it has gaps."""
