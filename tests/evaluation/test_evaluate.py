@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.builders import save_run
+from tests.builders import save_run, write_geotiff
 from unetseg.bundle import load_bundle
 from unetseg.config import DeviceConfig, EvalConfig, PredictConfig, ScoringConfig
+from unetseg.data.files import image as image_file
 from unetseg.data.files.pages import image_hash
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.pairs.match import PairSet, find_pairs
@@ -201,6 +202,22 @@ def test_every_pair_that_does_not_fit_is_listed(data: Path, run: Path, tmp_path:
     assert "holds values that are no class: 7" in listed
     assert "has 4 bands, expected 3" in listed
     assert not (tmp_path / "out" / "scores.json").exists()
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_the_no_data_value_of_masks_does_not_count(
+    is_large: bool, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    codes = np.zeros((40, 50), np.uint8)
+    codes[:20], codes[:, :5] = 255, 77
+    write_geotiff(tmp_path / "data/images/a.tif", image)
+    write_geotiff(tmp_path / "data/masks/a.tif", codes, nodata=77)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0 if is_large else 2**25)
+    predictor = Predictor(run, device=DeviceConfig(device="cpu"))
+    pairs = find_pairs(tmp_path / "data").pairs
+    counts = evaluate_pairs(predictor.engine, predictor.info, pairs)
+    assert counts.sum() == 40 * 45
 
 
 def test_evaluation_leaves_the_bundle_as_it_was(data: Path, run: Path, tmp_path: Path) -> None:

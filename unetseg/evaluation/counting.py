@@ -52,7 +52,8 @@ class Truth:
         if not isinstance(self.mask, MaskFile):
             return self.mask[top:bottom]
         mask, window = self.mask, (top, 0, bottom - top, self.mask.width)
-        index = self.class_map.encode(mask.read(*window), mask.path, mask.palette)
+        class_map = self.class_map.ignoring(mask.nodata)
+        index = class_map.encode(mask.read(*window), mask.path, mask.palette)
         if self.view is not None:
             index[~(self.view.read(*window).max(axis=-1) > 0)] = IGNORED
         return index

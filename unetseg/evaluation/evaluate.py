@@ -220,7 +220,8 @@ def read_truth(
     if pair.mask is None:  # the user says that it shows no object
         return image, np.full(image.shape[:2], info.class_map.background or 0, np.uint8)
     mask = read_mask(pair.mask, max_pixels)
-    index = info.class_map.encode(mask.pixels, pair.mask, mask.palette)
+    class_map = info.class_map.ignoring(mask.nodata)
+    index = class_map.encode(mask.pixels, pair.mask, mask.palette)
     index = fitted(index, (image.shape[0], image.shape[1]))
     if index.shape != image.shape[:2]:
         raise DataError(f"{pair.image} is {image.shape[:2]}, {pair.mask} is {index.shape}")

@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.builders import Heard
+from tests.builders import Heard, write_geotiff
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_list import (
     ClassNames,
+    NamedClass,
     find_class_file,
     guess_class_names,
     read_class_names,
@@ -251,6 +252,21 @@ def test_the_user_decides_what_is_ignored() -> None:
     assert known.ignore == ((9, 9, 9),)
     known, _ = infer_class_map([facts(0, 255)], ignore=(7, -1, 300))
     assert (known.ignore, known.dtype) == ((7,), "uint8")  # the others no such mask can hold
+
+
+def test_the_value_that_masks_declare_for_no_data_is_ignored(tmp_path: Path) -> None:
+    codes = np.repeat([0, 1, 2, 200], 16).reshape(8, 8).astype(np.uint8)
+    some = mask_facts(write_geotiff(tmp_path / "a.tif", codes, nodata=200))
+    known, sentence = infer_class_map([some])
+    assert (codes_of(known), known.ignore) == ([0, 1, 2], (200,))
+    assert "200 is ignored" in sentence
+    listed = ClassNames(tuple(NamedClass(f"class {code}", code) for code in (0, 1, 2, 200)))
+    assert codes_of(infer_class_map([some], names=listed)[0]) == [0, 1, 2, 200]
+    zero = mask_facts(write_geotiff(tmp_path / "b.tif", codes, nodata=0))
+    assert codes_of(infer_class_map([zero])[0]) == [0, 1, 2, 200]  # 0 is the background
+    # A value without which there were no two classes is one of them.
+    both = mask_facts(write_geotiff(tmp_path / "c.tif", (codes > 0) * np.uint8(255), nodata=255))
+    assert codes_of(infer_class_map([both])[0]) == [0, 255]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,12 @@ class ClassMap(BaseModel):
         limits = np.iinfo(self.dtype)
         return self.coding != "rgb" and int(limits.min) <= code <= int(limits.max)
 
+    def ignoring(self, nodata: int | None) -> "ClassMap":
+        """The same, to `encode` masks that declare such a no-data value: ignored if no class."""
+        if nodata is None or self.coding == "rgb" or nodata in self._codes:
+            return self
+        return self.model_copy(update={"ignore": (*self.ignore, nodata)})
+
     def encode(
         self,
         pixels: NDArray[Any],

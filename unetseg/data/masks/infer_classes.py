@@ -88,10 +88,11 @@ def infer_class_map(
 ) -> tuple[ClassMap, str]:
     """Conclude from all masks what their values mean, and say it in one line.
 
-    Classes are those of `names`, else every code there is. Ignored are the codes in `ignore`,
-    negative codes, 255 beside small class numbers, and classes called void, ignore, unlabelled or
-    don't care. JPEG noise is snapped to the classes by itself, other stray values with `snap`.
-    Masks that number objects, as `objects` or the numbers themselves say, show a single class.
+    Classes are those of `names`, else every code there is. Ignored are the codes in `ignore`, the
+    no-data values that files declare, negative codes, 255 beside small class numbers, and classes
+    called void, ignore, unlabelled or don't care. JPEG noise is snapped to the classes by itself,
+    other stray values with `snap`. Masks that number objects, as `objects` or the numbers
+    themselves say, show a single class.
 
     Raises:
         MaskError: the masks contradict each other or `names`, or they hold noise, fewer than two
@@ -102,6 +103,7 @@ def infer_class_map(
     objects = objects and begin_anew(folder)
     if not names and (objects or max(object_numbers(folder), default=0) > OBJECTS):
         return _one_class_of_objects(folder, ignored)
+    ignored = (*ignored, *_declared(folder, names, ignored))
     stated = {code for e in names.entries for code in (e.code, *e.also)} if names else set()
     numbers = None if stated.issuperset(folder.found) else numbers_per_class(folder)
     if numbers:
@@ -131,6 +133,18 @@ def infer_class_map(
         told.append(f"the codes are class × {numbers} + number of the object, which does not count")
     class_map = _with_further_codes(class_map, united, numbers)
     return class_map, ", ".join([_sentence(reading, meaning, class_map, names), *told])
+
+
+def _declared(
+    folder: Folder, names: ClassNames | None, ignored: tuple[Code, ...]
+) -> tuple[Code, ...]:
+    """The no-data values of the files that no class list names, where two other codes are left."""
+    if folder.coding == "rgb":
+        return ()
+    named = {code for entry in names.entries for code in (entry.code, *entry.also)} if names else ()
+    values = dict.fromkeys(fact.nodata for fact in folder.facts if fact.nodata is not None)
+    blank = [v for v in values if v in folder.found and v not in named and v not in ignored]
+    return tuple(blank) if len({*folder.found} - {*blank, *ignored}) > 1 else ()
 
 
 def _with_further_codes(

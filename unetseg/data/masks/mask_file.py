@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class RawMask:
         tiff: Whether the file is a TIFF.
         alpha: Whether the file has an opaque alpha band, left out here.
         form: Another form that was brought to this one, in words: `ALPHA` and the like.
+        nodata: The number other than 0 that the file declares for pixels without data.
     """
 
     pixels: NDArray[Any]
@@ -42,6 +44,7 @@ class RawMask:
     tiff: bool = False
     alpha: bool = False
     form: str = ""
+    nodata: int | None = None
 
 
 class MaskFile:
@@ -137,6 +140,13 @@ class MaskFile:
         """Whether the file's compression changes values (JPEG)."""
         return self._image.lossy
 
+    @cached_property
+    def nodata(self) -> int | None:
+        """The number that the file declares for pixels without data; 0 is the background."""
+        image = self._image
+        told = None if image.white_is_zero or isinstance(image, _UnitedFiles) else image.nodata
+        return int(told) if told and np.isfinite(told) and told % 1 == 0 else None
+
     @property
     def tiff(self) -> bool:
         """Whether the file is a TIFF."""
@@ -222,7 +232,7 @@ class MaskFile:
         highest = int(picture.pixels[..., 0].max(initial=0)) if picture.palette is not None else 0
         coding, palette = self._coding(bands, dtype, picture.palette, highest)
         values = self._values(picture, coding, alpha)
-        return RawMask(values, coding, palette, self.lossy, self.tiff, alpha, form)
+        return RawMask(values, coding, palette, self.lossy, self.tiff, alpha, form, self.nodata)
 
     def _other_form(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], str]:
         """The pixels H×W×C of a mask in a form that others show as a mask, and the form, or "".

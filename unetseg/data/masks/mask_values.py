@@ -43,6 +43,7 @@ class MaskFacts(BaseModel):
         format: What the content is, whatever the name says: PNG, JPEG, TIFF, …
         inner: Of each code in `counts`, the 2×2 squares that hold nothing else: areas have about
             as many as pixels, soft edges nearly none. Empty where it is not known.
+        nodata: The number other than 0 that the file declares for pixels without data.
         pixel_hash: BLAKE2b-128 of shape, coding and pixels, 32 hexadecimal digits.
     """
 
@@ -54,6 +55,7 @@ class MaskFacts(BaseModel):
     dtype: str
     counts: tuple[tuple[Code, int], ...]
     inner: tuple[int, ...] = ()
+    nodata: int | None = None
     pixel_hash: str = ""
     palette: tuple[int, ...] | None = None
     lossy: bool = False
@@ -83,6 +85,7 @@ def mask_facts(path: MaskPath, max_pixels: int | None = None) -> MaskFacts:
             dtype=mask.dtype.name,
             counts=tuple(zip(unpack(values, mask.coding), counts.tolist(), strict=True)),
             inner=tuple(inner.tolist()),
+            nodata=mask.nodata,
             pixel_hash=digest,
             palette=mask.palette,
             lossy=mask.lossy,
