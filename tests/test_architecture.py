@@ -184,7 +184,8 @@ def test_the_doors_import_nothing_heavy(module: str) -> None:
 
 
 def test_the_public_api() -> None:
-    assert set(unetseg.__all__) == {"UNet", "__version__", "evaluate", "load", "predict", "train"}
+    public = {"UNet", "__version__", "evaluate", "load", "predict", "score", "train"}
+    assert set(unetseg.__all__) == public
     for name in unetseg.__all__:
         assert getattr(unetseg, name) is not None
         assert name in dir(unetseg)

@@ -127,6 +127,7 @@ what is written above it, never below.
       bands.py           finished bands of a large image, kept until its mask is written
       pipeline.py        the prediction loop: read ahead → group → network → hand on
       outputs.py         what is written for one image: mask, probabilities, overlay
+      in_memory.py       arrays, tensors, lists and Pillow images, read as files of them would be
       predictor.py       a trained U-Net that turns images into masks
       predict.py         folder → mask files
     evaluation/        bundle + pairs → scores
@@ -168,7 +169,8 @@ The same from Python, each loaded when it is first used:
     unetseg.train("data/cells", budget="10m")              # → run folder; flags are keywords
     unetseg.evaluate("checkpoints/cells", "data/cells")    # → scores
     unetseg.predict("checkpoints/cells", ["new/"], "out")  # → mask files
-    unetseg.load("checkpoints/cells").predict(array)       # → mask H×W
+    unetseg.load("checkpoints/cells").predict(array)       # → mask H×W; docs/python.md
+    unetseg.score(model, array, mask)                      # → scores of one image
     unetseg.UNet                                           # the network, a torch module
 """
 
@@ -178,13 +180,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from unetseg.evaluation.evaluate import evaluate
+    from unetseg.evaluation.evaluate import score_image as score
     from unetseg.prediction.predict import predict_folder as predict
     from unetseg.prediction.predictor import load
     from unetseg.training.fit import train
     from unetseg.unet.model import UNet
 
 __version__ = "0.1.0"
-__all__ = ["UNet", "__version__", "evaluate", "load", "predict", "train"]
+__all__ = ["UNet", "__version__", "evaluate", "load", "predict", "score", "train"]
 
 # albumentations looks for updates on the network at import, unless told not to
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -197,6 +200,7 @@ _HOMES = {
     "evaluate": ("unetseg.evaluation.evaluate", "evaluate"),
     "load": ("unetseg.prediction.predictor", "load"),
     "predict": ("unetseg.prediction.predict", "predict_folder"),
+    "score": ("unetseg.evaluation.evaluate", "score_image"),
     "train": ("unetseg.training.fit", "train"),
 }
 

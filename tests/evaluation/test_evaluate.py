@@ -1,5 +1,6 @@
 """Laws of evaluation: pairs are known by content, offenders are all listed, order is nothing."""
 
+import csv
 import json
 import shutil
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import unetseg
 from tests.builders import save_run, write_geotiff
 from unetseg.bundle import load_bundle
 from unetseg.config import DeviceConfig, EvalConfig, PredictConfig, ScoringConfig
@@ -166,6 +168,28 @@ def test_a_perfect_model_scores_one(data: Path, run: Path, tmp_path: Path) -> No
     scores = evaluate(run, copy, PLAIN, output=tmp_path / "out").scores
     assert scores.pixel_accuracy == 1
     assert {row.dice for row in scores.classes} <= {1.0}
+
+
+def test_the_scores_of_one_image_are_those_of_the_evaluation(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    evaluate(run, data, PLAIN, output=tmp_path)
+    rows = list(csv.DictReader((tmp_path / "images.csv").read_text().splitlines()))
+    model = Predictor(run, device=CPU)
+    for row in rows[:3]:
+        image, mask = (data / kind / f"{row['image']}.png" for kind in ("images", "masks"))
+        of_files = unetseg.score(run, image, mask, device="cpu", precision="float32")
+        values = np.asarray(Image.open(mask))
+        for one in (values, values > 0, values.astype(float), values.tolist(), Image.open(mask)):
+            found = unetseg.score(model, Image.open(image), one)
+            assert str(found) == str(of_files)  # as a string, in which nan is nan
+        assert f"{of_files.foreground_dice:.4f}" == row["foreground_dice"]
+        assert f"{of_files.foreground_iou:.4f}" == row["foreground_iou"]
+        assert f"{of_files.classes[0].dice:.4f}" == row["dice background"]
+    with pytest.raises(DataError, match=r"^the image is \(48, 48\), the mask is \(48, 40\)"):
+        unetseg.score(model, image, values[:, :40])
+    with pytest.raises(DataError, match=r"^the mask holds values that are no class: 7"):
+        unetseg.score(model, image, np.full((48, 48), 7))
 
 
 def test_scores_count_inside_the_field_of_view(data: Path, run: Path, tmp_path: Path) -> None:

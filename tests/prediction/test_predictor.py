@@ -8,15 +8,17 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.builders import blotches, bundle_info, save_run
 from unetseg import runtime
 from unetseg.config import DeviceConfig, TilingConfig
-from unetseg.errors import BundleError, MachineError
+from unetseg.errors import BundleError, ImageError, MachineError
 from unetseg.prediction.predictor import Predictor
 
 CPU = DeviceConfig(device="cpu")
@@ -115,3 +117,19 @@ def test_a_model_is_pickled_by_its_folder(
     save_run(run, bundle_info({"width": 8}))
     with pytest.raises(BundleError, match="run holds another model than was pickled"):
         pickle.loads(content)
+
+
+def test_many_images_have_the_masks_of_each(run: Path, tmp_path: Path) -> None:
+    images: list[Any] = [blotches(40, 50, seed=seed) for seed in range(3)]
+    images += [images[0].transpose(2, 0, 1), blotches(130, 150)]
+    Image.fromarray(images[1]).save(tmp_path / "x.png")
+    images.append(tmp_path / "x.png")
+    model = Predictor(run, device=DeviceConfig(device="cpu", precision="float32"))
+    masks = model.predict_many(image for image in images)
+    for mask, image in zip(masks, images, strict=True):
+        np.testing.assert_array_equal(mask, model.predict(image))
+    answers = model.predict_many([images[0], "nothing.png", images[1][None]])
+    with pytest.raises(ImageError, match=r"^nothing.png does not exist|^nothing.png cannot be"):
+        list(answers)
+    with pytest.raises(ImageError, match=r"^image 1 is 1×40×50×3"):
+        list(model.predict_many([images[0], images[1][None]]))

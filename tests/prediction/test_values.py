@@ -157,7 +157,7 @@ def test_from_python_it_is_a_warning_of_python(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         predictor.predict(image)
-    with pytest.warns(UserWarning, match="the array .* to .* \\(trained on "):
+    with pytest.warns(UserWarning, match="the image .* to .* \\(trained on "):
         predictor.predict(image / 10_000)
     write_geotiff(tmp_path / "in" / "a.tif", image / 10_000)
     with pytest.warns(UserWarning, match=r"a\.tif"):

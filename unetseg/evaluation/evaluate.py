@@ -1,6 +1,7 @@
 """Bundle + pairs → scores per class and per image, predicted masks and error pictures."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,29 +9,36 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import EvalConfig, ScoringConfig, with_flags
 from unetseg.data.files.image import ImageFile, read_image
-from unetseg.data.files.pages import image_hash
+from unetseg.data.files.pages import MaskPath, image_hash
+from unetseg.data.files.photos import coloured, pillow_pixels
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, ClassMap
-from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
+from unetseg.data.masks.mask_file import MaskFile, RawMask, fitted, read_mask, whole_numbers
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet
 from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, score
-from unetseg.evaluation.counting import PairCount, Truth
+from unetseg.evaluation.counting import PairCount, Truth, count_classes
 from unetseg.prediction.engine import Engine
+from unetseg.prediction.in_memory import numbers
 from unetseg.prediction.outputs import Job, Writer, plan_job
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
-from unetseg.prediction.predictor import Predictor
+from unetseg.prediction.predictor import Predictor, load
 from unetseg.prediction.stream import Stream, read_checked
 from unetseg.prediction.values import SeenValues, tell_strange
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import write_csv, write_json
 from unetseg.text import plural
+
+
+THE_IMAGE, THE_MASK = Path("the image"), Path("the mask")
+"""What those in memory are called in errors."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,44 @@ def evaluate(
     result = Evaluation(split, scores, output)
     write_scores(result, pairs, counts, info.class_map)
     return result
+
+
+def score_image(
+    model: Predictor | str | Path,
+    image: object,
+    mask: object,
+    nodata: float | None = None,
+    **flags: Any,
+) -> Scores:
+    """The scores of one image, those that `evaluate` gives it: `unetseg.score(model, image, mask)`.
+
+    Args:
+        model: From `unetseg.load`, or a run folder.
+        image: As `Predictor.predict` takes it.
+        mask: The true mask: the path of a file, or its values as array, tensor, list or of Pillow.
+        nodata: The value of pixels without data, which do not count.
+        **flags: Settings of a run folder; see `load`.
+
+    Raises:
+        DataError: one of them cannot be read, or they do not fit the model or one another.
+    """
+    model = model if isinstance(model, Predictor) else load(model, **flags)
+    prediction = model.engine.classes(model.pixels(image, nodata))
+    name = THE_MASK
+    if isinstance(mask, (str, os.PathLike)):
+        name = Path(mask)
+        raw = read_mask(name)
+    elif isinstance(mask, Image.Image):
+        values, colours, _ = coloured(mask, pillow_pixels(mask))
+        values = values[..., 0] if values.shape[-1] == 1 else values
+        palette = None if colours is None else tuple(colours[:, :3].ravel().tolist())
+        raw = RawMask(values, "integer" if palette is None else "palette", palette)
+    else:
+        raw = RawMask(whole_numbers(numbers(mask, name), name), "integer")
+    class_map = model.info.class_map
+    truth = matched_truth(raw, class_map, prediction.shape, (THE_IMAGE, name))
+    counts = count_classes(truth, prediction, len(class_map.classes))
+    return score(counts[None], class_map.names, class_map.foreground)
 
 
 def run_folder(run: Path) -> Path:
@@ -220,17 +266,30 @@ def read_truth(
     if pair.mask is None:  # the user says that it shows no object
         return image, np.full(image.shape[:2], info.class_map.background or 0, np.uint8)
     mask = read_mask(pair.mask, max_pixels)
-    class_map = info.class_map.ignoring(mask.nodata)
-    index = class_map.encode(mask.pixels, pair.mask, mask.palette)
-    index = fitted(index, (image.shape[0], image.shape[1]))
-    if index.shape != image.shape[:2]:
-        raise DataError(f"{pair.image} is {image.shape[:2]}, {pair.mask} is {index.shape}")
+    index = matched_truth(mask, info.class_map, image.shape, (pair.image, pair.mask))
     if pair.region is not None:
         view = read_image(pair.region, max_pixels).max(axis=-1)
         if view.shape != index.shape:
             raise DataError(f"{pair.image} is {index.shape}, {pair.region} is {view.shape}")
         index = np.where(view > 0, index, IGNORED)
     return image, index
+
+
+def matched_truth(
+    mask: RawMask, class_map: ClassMap, shape: Sequence[int], names: tuple[Path, MaskPath]
+) -> NDArray[np.uint8]:
+    """The class indexes H×W of a mask, for an image of `shape`; `names` are those of both.
+
+    Raises:
+        DataError: a value is no class, or the sizes do not fit.
+    """
+    image, path = names
+    height, width = shape[:2]
+    index = class_map.ignoring(mask.nodata).encode(mask.pixels, path, mask.palette)
+    index = fitted(index, (height, width))
+    if index.shape != (height, width):
+        raise DataError(f"{image} is {(height, width)}, {path} is {index.shape}")
+    return index
 
 
 def write_scores(

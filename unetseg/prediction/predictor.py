@@ -1,19 +1,23 @@
 """A trained U-Net that turns images into masks of the training coding."""
 
+import os
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, TilingConfig, with_flags
 from unetseg.data.files.image import ImageFile
-from unetseg.errors import BundleError, ImageError
-from unetseg.prediction.engine import Engine, machine_for
+from unetseg.errors import BundleError
+from unetseg.prediction.engine import Engine, machine_for, softmax
+from unetseg.prediction.in_memory import image_in_memory
 from unetseg.prediction.outputs import Job, mask_pixels
-from unetseg.prediction.pipeline import Opened
-from unetseg.prediction.stream import Stream, check_image, read_checked
+from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
+from unetseg.prediction.stream import Stream, read_checked
 from unetseg.prediction.values import SeenValues, told_strange
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
@@ -78,29 +82,67 @@ class Predictor:
         stream = Stream(self.engine, self.info, ImageFile(job.image, job.max_pixels), progress)
         return Opened(job, stream, self.info.bands, stream.seen)
 
-    def predict(self, image: NDArray[Any] | str | Path) -> NDArray[Any]:
+    def pixels(
+        self, image: object, nodata: float | None = None, name: str = "the image"
+    ) -> NDArray[Any]:
+        """An image as the network reads it, checked; see `image_in_memory`.
+
+        Warns of values that are far from those trained on.
+        """
+        if isinstance(image, (str, os.PathLike)):
+            name = os.fspath(image)
+            with ImageFile(Path(image)) as file:
+                pixels = read_checked(file, self.info, nodata=nodata)
+        else:
+            pixels = image_in_memory(image, self.info, Path(name), nodata)
+        if strange := SeenValues(self.info, pixels).judged(Path(name)):
+            warnings.warn(told_strange({Path(name): strange}), stacklevel=3)
+        return pixels
+
+    def predict(self, image: object, nodata: float | None = None) -> NDArray[Any]:
         """The mask of an image, in the coding of the masks the model was trained on.
 
         Args:
-            image: H×W×C or H×W raw pixel values, or the path of a file.
+            image: The path of a file, or an image in memory as `image_in_memory` takes it: raw
+                pixel values H×W×C (red first), C×H×W or H×W, as array, tensor, list or of Pillow.
+            nodata: The value of pixels without data, which get no class; else a file says so.
 
         Returns:
             H×W (integer or palette coding) or H×W×3 (RGB coding), in the masks' own type.
 
         Raises:
-            ImageError: the file cannot be read, or bands or pixel type are not those trained on.
+            ImageError: the file cannot be read, or bands or values are not those trained on.
+            OutOfMemoryError: it does not fit in memory.
         """
-        if isinstance(image, (str, Path)):
-            name, pixels = str(image), self.read(Path(image))
-        else:
-            name = "the array"
-            pixels = image[:, :, None] if image.ndim == 2 else image
-            if pixels.ndim != 3 or not pixels.size:
-                raise ImageError(f"the array has shape {image.shape}, expected H×W or H×W×C")
-            pixels = check_image(pixels, self.info, Path(name))
-        if strange := SeenValues(self.info, pixels).judged(Path(name)):
-            warnings.warn(told_strange({Path(name): strange}), stacklevel=2)
-        return mask_pixels(self.engine.classes(pixels), self.info.class_map)
+        return mask_pixels(self.engine.classes(self.pixels(image, nodata)), self.info.class_map)
+
+    def predict_many(
+        self, images: Iterable[object], nodata: float | None = None
+    ) -> Iterator[NDArray[Any]]:
+        """The mask of each image, in order; see `predict`.
+
+        Some are read ahead, and neighbours of one size go through the network together.
+
+        Raises:
+            ImageError: as `predict`, when it is the image's turn.
+        """
+
+        def opened(numbered: tuple[int, object]) -> Opened[int]:
+            number, image = numbered
+            pixels = self.pixels(image, nodata, f"image {number}")
+            return Opened(number, pixels, self.info.bands)
+
+        for one in predict_each(self.engine, read_ahead(enumerate(images), opened)):
+            (band,) = one.bands()
+            yield mask_pixels(band.index, self.info.class_map)
+
+    def probabilities(self, image: object, nodata: float | None = None) -> NDArray[np.float32]:
+        """How likely each class is, H×W×K float32, 0–1, in the order of `info.class_map.names`.
+
+        NaN where there are no data. Arguments and errors are those of `predict`.
+        """
+        pixels = self.pixels(image, nodata)
+        return softmax(self.engine.logits(pixels), self.engine.missing(pixels)).transpose(1, 2, 0)
 
 
 def load(run: str | Path, **flags: Any) -> Predictor:

@@ -227,15 +227,20 @@ def _pixel_probabilities(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[
 
 
 def read_checked(
-    file: ImageFile, info: BundleInfo, *window: int, always: bool = False
+    file: ImageFile,
+    info: BundleInfo,
+    *window: int,
+    always: bool = False,
+    nodata: float | None = None,
 ) -> NDArray[Any]:
-    """An image file, or a window of it, as `check_image` gives it.
+    """An image file, or a window of it, as `check_image` gives it; `nodata` is used if not None.
 
     Raises:
         ImageError: it cannot be read, or is not what the model was trained on.
     """
     image, valid = file.read(*window), file.valid(*window)
-    checked = check_image(image, info, file.path, file.nodata, valid=valid, has_alpha=file.alpha)
+    nodata = file.nodata if nodata is None else nodata
+    checked = check_image(image, info, file.path, nodata, valid=valid, has_alpha=file.alpha)
     return with_gaps(checked, info.bands, None, always=always)
 
 

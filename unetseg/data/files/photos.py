@@ -33,6 +33,12 @@ from unetseg.errors import ImageError
 
 # Pillow may open these and no others: never TIFF, and never EPS, which runs a program.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
+_SEEN_AS = {
+    **dict.fromkeys(["CMYK", "YCbCr", "LAB", "HSV", "RGBX"], "RGB"),
+    "RGBa": "RGBA",
+    "PA": "RGBA",
+    "La": "LA",
+}  # modes that are converted
 _HEIC = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|mif1|msf1)", re.DOTALL)
 _J2K_STARTS = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
 _PLACE_BOXES = (bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"asoc")  # GeoJP2, GMLJP2
@@ -97,16 +103,7 @@ class Photo:
                     paths=[self._path],
                 )
             pixels = self._decoded()
-        pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-        if image.mode != "P":
-            return pixels, None, False
-        palette, transparent = _palette(image)
-        if image.format == "GIF" and not transparent:
-            # GIF knows no grey, and each file may number its colours in its own way.
-            used = palette[np.unique(pixels), :3]
-            if bool((used == used[:, :1]).all()):
-                return palette[pixels, 0], None, False
-        return pixels, palette, transparent
+        return coloured(image, pixels)
 
     def _decoded(self) -> NDArray[Any]:
         """The pixels, H×W or H×W×C, by the fastest decoder that gives all of them."""
@@ -121,11 +118,7 @@ class Photo:
         image.load()
         if start[:8] == PNG_START and start[24] == 16 and start[25] in (2, 4, 6):
             return np.asarray(imagecodecs.png_decode(self._content()))  # colour or grey+alpha
-        is_print = image.mode in {"CMYK", "YCbCr", "LAB", "HSV"}
-        pixels = np.asarray(image.convert("RGB") if is_print else image)
-        if pixels.dtype == np.bool_:
-            return pixels.astype(np.uint8) * np.uint8(255)
-        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        return pillow_pixels(image)
 
     def _content(self) -> bytes:
         """All bytes; Pillow finds the file where it left it."""
@@ -198,6 +191,34 @@ def _refuse_bomb(path: Path, size: tuple[int, int], limit: int) -> None:
     if width * height > limit:
         told = f"{width}×{height} = {width * height} pixels"
         raise bomb(path, width * height, told, limit)
+
+
+def pillow_pixels(image: Image.Image) -> NDArray[Any]:
+    """The pixels of an image in memory, H×W or H×W×C, as a file that it is saved to has them.
+
+    Palette indexes stay, 1 bit becomes 0 and 255, the colours of print become RGB.
+    """
+    mode = _SEEN_AS.get(image.mode)
+    pixels = np.asarray(image.convert(mode) if mode else image)
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def coloured(
+    image: Image.Image, pixels: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.uint8] | None, bool]:
+    """Its pixels H×W×C, its palette as 256×4 RGBA, and whether that declares transparency."""
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    if image.mode != "P":
+        return pixels, None, False
+    palette, transparent = _palette(image)
+    if image.format == "GIF" and not transparent:
+        # GIF knows no grey, and each file may number its colours in its own way.
+        used = palette[np.unique(pixels), :3]
+        if bool((used == used[:, :1]).all()):
+            return palette[pixels, 0], None, False
+    return pixels, palette, transparent
 
 
 def _heic(file: IO[bytes], path: Path) -> PillowImage:

@@ -320,7 +320,7 @@ class MaskFile:
             return np.ascontiguousarray(pixels)
         if coding == "integer" and picture.palette is not None:
             return np.ascontiguousarray(picture.palette[:, 0][pixels[..., 0]])
-        return _whole_numbers(np.ascontiguousarray(pixels[..., 0]), self.path)
+        return whole_numbers(np.ascontiguousarray(pixels[..., 0]), self.path)
 
 
 class _UnitedFiles:
@@ -463,7 +463,7 @@ def _resized(pixels: NDArray[Any], factor: float) -> NDArray[Any]:
     return pixels[step // 2 :: step, step // 2 :: step].copy()
 
 
-def _whole_numbers(pixels: NDArray[Any], path: MaskPath) -> NDArray[Any]:
+def whole_numbers(pixels: NDArray[Any], path: MaskPath) -> NDArray[Any]:
     """Bring mask values to uint8, uint16, int16 or int32 without loss."""
     if pixels.dtype in (np.uint8, np.uint16, np.int16, np.int32):
         return pixels
