@@ -11,9 +11,7 @@ find of its kind is kept; once mended it belongs into tests/faults/corpus, which
 import argparse
 import multiprocessing as mp
 import os
-import resource
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -33,6 +31,7 @@ WALL_SECONDS = 90.0
 """Seconds without any answer after which a process is taken for hanging."""
 WEIGHTS = {"images": 60, "run": 8, "weights": 8, "data": 6, "exports": 18}
 """How many of 100 inputs each target gets."""
+ORDER = [target for target, share in WEIGHTS.items() for _ in range(share)]
 
 
 class Input(NamedTuple):
@@ -86,6 +85,11 @@ class Bench:
                     path.write_bytes(content)
 
 
+def target_of(seed: int) -> str:
+    """Whose input a seed is; neighbours differ."""
+    return ORDER[seed * 37 % len(ORDER)]
+
+
 def kind_of(error: BaseException) -> str:
     """What is equal of equal finds: the type, and the last place in the package."""
     places = [
@@ -116,31 +120,31 @@ def peak() -> int:
 
 def serve(finds: Path, first: int, step: int, seconds: float, now: Any) -> None:
     """Read inputs until the time is up; `now` holds the seed in work, since when, and a count."""
+    import resource  # Windows has none
+
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    os.environ["UNETSEG_CACHE_FOLDER"] = tempfile.mkdtemp()
     os.fsync = lambda fd: None  # for speed
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
     end, watcher = time.monotonic() + seconds, os.getppid()
-    names = [name for name, share in WEIGHTS.items() for _ in range(share)]
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["UNETSEG_CACHE_FOLDER"] = f"{folder}/cache"
         bench = Bench(Path(folder))
+        page = resource.getpagesize()
         for target in TARGETS:
-            Path(folder, target).parent.mkdir(exist_ok=True)
-            bench.sound(target)
             for seed in range(3):  # what is loaded late is loaded now
                 keep_if_wrong(bench, finds, target, seed)
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * page
         resource.setrlimit(resource.RLIMIT_AS, (held + 2**31, held + 2**31))
         peak()
         for seed in range(first, sys.maxsize, step):
             if time.monotonic() > end or os.getppid() != watcher:
                 return
             now[0], now[1] = seed, time.time()
-            target = names[seed * 37 % len(names)]
-            before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+            target = target_of(seed)
+            before = int(Path("/proc/self/statm").read_text().split()[1]) * page
             cpu = time.process_time()
             keep_if_wrong(bench, finds, target, seed)
             cpu, taken = time.process_time() - cpu, peak() - before
@@ -183,11 +187,9 @@ def watch(finds: Path, seconds: float, processes: int, first: int) -> int:
                 process.join()
             if (hangs or process.exitcode) and time.monotonic() < end:
                 died = "hang" if hangs else f"died-{-process.exitcode}"
+                seed = int(now[0])
                 with tempfile.TemporaryDirectory() as folder:
-                    seed = int(now[0])
-                    names = [name for name, share in WEIGHTS.items() for _ in range(share)]
-                    target = names[seed * 37 % len(names)]
-                    one = Bench(Path(folder)).draw(target, seed)
+                    one = Bench(Path(folder)).draw(target_of(seed), seed)
                     keep(finds, f"{died}-{one.file.name}", one, seed, died)
                 total += int(now[2])
                 work[number] = start(number, seed + processes)
@@ -203,7 +205,6 @@ def main() -> None:
     parser.add_argument("--finds", type=Path, default=Path("finds"))
     parser.add_argument("--replay", help="target:seed")
     given = parser.parse_args()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if given.replay:
         target, _, seed = given.replay.partition(":")
         with tempfile.TemporaryDirectory() as folder:
