@@ -38,7 +38,8 @@ def test_spoilt_inputs_end_in_answers(bench: Bench, target: str) -> None:
 @pytest.mark.row(25, 43)
 @pytest.mark.parametrize("find", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
 def test_finds_stay_mended(bench: Bench, find: Path) -> None:
-    """A find is called TARGET--NAME--FILE: which of the target's files it stands for."""
+    """A find is called TARGET--NAME--FILE: the one that it stands for, + between folders."""
     target, _, name = find.name.split("--")
-    (file,) = (path for path in bench.sound(target) if path.name == name)
+    end = "/" + name.replace("+", "/")
+    (file,) = (path for path in bench.sound(target) if path.as_posix().endswith(end))
     bench.read(Input(target, file, find.read_bytes()))
