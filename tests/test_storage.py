@@ -207,6 +207,11 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "last.pt") as temporary:
         half = temporary.name
     (tmp_path / half).write_text("half")
+    remove_leftovers(tmp_path, [tmp_path / "first.pt"])
+    assert (tmp_path / half).exists()
+    remove_leftovers(tmp_path, [tmp_path / "last.pt"])
+    assert not (tmp_path / half).exists()
+    (tmp_path / half).write_text("half")
     remove_leftovers(tmp_path)
     assert tree(tmp_path) == {".hidden-file.txt": "mine", "last.pt": "", "model/old.txt": "old"}
 

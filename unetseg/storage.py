@@ -8,7 +8,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from hashlib import blake2b, file_digest
@@ -71,15 +71,17 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, of: Collection[Path] | None = None) -> None:
     """Clear away what `atomic_path` and `replace_folder` left in `folder` when they were killed.
 
-    Nobody else may write there.
+    Nobody else may write there. With `of`, that of these files alone.
     """
+    begins = None if of is None else {f".{path.stem[:40]}" for path in of}
     for path in folder.iterdir():
         if TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-        elif path.name.startswith(".") and path.name.endswith("-old"):
+            if begins is None or path.name.rpartition("-")[0] in begins:
+                path.unlink(missing_ok=True)
+        elif of is None and path.name.startswith(".") and path.name.endswith("-old"):
             _bring_back(path, folder / path.name[1:].removesuffix("-old"))
 
 

@@ -71,7 +71,9 @@ def pixels(path: Path) -> NDArray[Any]:
 
 
 def files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """All files but predictions.jsonl, which tells of the others."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return found - {"predictions.jsonl"}
 
 
 def splits(trained: Path) -> dict[str, str]:
@@ -303,6 +305,7 @@ def test_existing_masks_are_refused_skipped_or_overwritten(
     code, out, _ = command(capsys, *words, "skip")
     assert code == 0
     assert "there already: 1 mask" in out
+    assert "1 mask of which predictions.jsonl knows nothing" in out
     assert len(files(tmp_path)) == COUNT
     assert (pixels(mine) == 7).all()
     assert command(capsys, *words, "overwrite")[0] == 0
@@ -324,6 +327,8 @@ def test_one_corrupt_image_costs_one_mask(
     assert len(list(out.glob("*.png"))) == COUNT - 1
     rows = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
     assert [row["image"] for row in rows] == [str(bad)]
+    assert rows[0]["code"] == "unreadable-file"
+    assert rows[0]["fix"] in err
     shutil.copy(sample / "images" / bad.name, bad)
     assert run(["predict", str(trained), str(tmp_path / "in"), "-o", str(out), *SKIP]) == 0
     assert len(list(out.glob("*.png"))) == COUNT

@@ -1,5 +1,6 @@
 """Laws of prediction: tiled = whole, mirrored = mirrored, any size, any way of giving the image."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 from tests.builders import CPU, blotches, bundle_info, class_map, random_segmenter
 from unetseg.bundle import BundleInfo, save_bundle
 from unetseg.config import DeviceConfig, PredictConfig
-from unetseg.errors import ImageError
+from unetseg.errors import ImageError, OutOfMemoryError
 from unetseg.prediction.engine import Engine, Moments
 from unetseg.prediction.predictor import Predictor, load
 from unetseg.prediction.tiling import lay_out
@@ -31,6 +32,40 @@ def segmenter(kind: str = "dataset", **network: object) -> Segmenter:
 
 def engine(built: Segmenter, **settings: Any) -> Engine:
     return Engine(built, CPU, **{"tile": 4096, "overlap": 0.5} | settings)
+
+
+# ------------------------------------------------------------------ memory
+
+
+class Little:
+    """A backend whose memory holds a few images, and not those that are too high."""
+
+    def __init__(self, built: Engine, images: int, height: int = 10**6) -> None:
+        self.backend, self.images, self.height = built.choice.backend, images, height
+        self.sent: list[int] = []
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        self.sent.append(len(batch))
+        if len(batch) > self.images or batch.shape[2] > self.height:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.backend(batch)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "image"])
+def test_a_batch_that_does_not_fit_is_halved_now_and_later(kind: str) -> None:
+    built = engine(segmenter(kind))
+    images = [blotches(40, 50, seed=seed) for seed in range(7)]
+    at_once = built.images_at_once(40, 50)
+    whole = built.classes_of(images)
+    little = Little(built, 2)
+    built._choice = replace(built.choice, backend=little)
+    for one, other in zip(built.classes_of(images), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert built.images_at_once(40, 50) < at_once
+    assert max(little.sent) == 7
+    built._choice = replace(built.choice, backend=Little(built, 0))
+    with pytest.raises(OutOfMemoryError, match="does not fit in memory"):
+        built.classes(images[0])
 
 
 # ------------------------------------------------------------------ tiles

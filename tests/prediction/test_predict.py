@@ -19,6 +19,8 @@ from unetseg.data.files import image as image_file
 from unetseg.data.files.image import read_image
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import read_mask
+from unetseg.errors import OutOfMemoryError
+from unetseg.prediction.engine import Engine
 from unetseg.prediction.predictor import Predictor
 
 Capture = pytest.CaptureFixture[str]
@@ -47,7 +49,7 @@ def test_real_images_of_the_earth_keep_their_place(
     source = sorted(folder.glob("*.tif"))[0]
     trained = bundle(tmp_path, 3, "uint8")
     assert predict(trained, source, tmp_path / "out", "--overlay", "--probabilities") == 0
-    written = sorted((tmp_path / "out").iterdir())
+    written = sorted((tmp_path / "out").glob("*.tif"))
     assert len(written) == 3
     with rasterio.open(source) as image:
         for path in written:
@@ -171,6 +173,30 @@ def test_a_large_image_that_fails_is_listed_and_the_others_go_on(
     rows = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
     assert {row["image"] for row in rows} == {str(folder / "wrong.tif"), str(cut)}
     assert sorted(path.name for path in out.glob("*.tif")) == ["good.tif"]
+
+
+@pytest.mark.parametrize("options", [(), ("--probabilities",)])
+def test_an_image_that_memory_does_not_hold_is_listed_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, options: tuple[str, ...]
+) -> None:
+    trained, folder, out = bundle(tmp_path, 3, "uint8"), tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, height in (("a", 40), ("high", 90), ("z", 40)):
+        Image.fromarray(noise(height, 50, 3)).save(folder / f"{name}.png")
+    forward = Engine._forward
+
+    def little(engine: Engine, crops: Any, *more: Any) -> Any:
+        if crops[0].shape[0] > 64:
+            raise OutOfMemoryError("this does not fit in memory", fix="Choose a smaller --tile.")
+        return forward(engine, crops, *more)
+
+    monkeypatch.setattr(Engine, "_forward", little)
+    assert predict(trained, folder, out, *options) == 4
+    assert "Choose a smaller --tile." in capsys.readouterr().err
+    (row,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
+    assert (row["image"], row["code"]) == (str(folder / "high.png"), "out-of-memory")
+    assert row["fix"] == "Choose a smaller --tile."
+    assert {path.name for path in out.glob("?.png")} == {"a.png", "z.png"}
 
 
 def test_large_images_that_are_there_are_refused_or_skipped(

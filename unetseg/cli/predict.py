@@ -23,7 +23,9 @@ def predict(
 
     Images that are placed on the earth give GeoTIFFs of the same place.
 
-    Images bigger than memory go band by band; after a stop, --existing skip goes on.
+    Images bigger than memory go band by band. After a stop, and with new or changed images,
+    --existing skip goes on: predictions.jsonl beside the masks knows image, model and settings of
+    each, and masks of two models are never mixed. failures.jsonl lists what has no mask, and why.
 
     Examples:
     unetseg predict checkpoints/cells new/ -o masks/
@@ -49,10 +51,11 @@ def predict(
     if result.skipped:
         say(f"there already: {plural(len(result.skipped), 'mask')}")
     if result.failures:
-        kind = PartialError if result.written else ImageError
+        done = [*result.written, *result.skipped]
+        kind = PartialError if done else ImageError
         raise kind(
-            f"no mask for {plural(len(result.failures), 'image')}, {len(result.written)} have one",
-            list(result.failures.values()),
+            f"no mask for {plural(len(result.failures), 'image')}, {len(done)} have one",
+            ["\n    ".join(str(error).splitlines()) for error in result.failures.values()],
             f"They are listed in {output / 'failures.jsonl'}; fix them and add --existing skip.",
         )
     say(f"{plural(len(result.written), 'mask')}: {output}")

@@ -36,7 +36,6 @@ from unetseg.progress import SILENT, Progress
 from unetseg.storage import write_csv, write_json
 from unetseg.text import plural
 
-
 THE_IMAGE, THE_MASK = Path("the image"), Path("the mask")
 """What those in memory are called in errors."""
 

@@ -67,7 +67,7 @@ class BandStore:
             before = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             before = None
-        kept = {".lock"}
+        kept = {".lock", ".owner"}
         if before == job:
             bands = product(range(len(self.spans)), ("classes", "probabilities"))
             kept |= {"job.json", *(self._file(*band).name for band in bands)}
@@ -185,6 +185,8 @@ def held_bands(mask: Path) -> Iterator[None]:
             try:
                 stack.enter_context(locked(folder))
             except MachineError as error:
+                if isinstance(error.__cause__, OSError):  # the folder cannot be written
+                    raise
                 fix = "Wait for it, stop it, or choose another folder with -o."
                 raise MachineError(f"another process predicts {mask} now", fix=fix) from error
         yield

@@ -13,6 +13,7 @@ from torch import Tensor
 from unetseg.bundle import BundleInfo
 from unetseg.data.files.nodata import filled, missing_pixels
 from unetseg.data.masks.class_map import IGNORED
+from unetseg.errors import OutOfMemoryError
 from unetseg.prediction.backends import Choice, choose_backend
 from unetseg.prediction.tiling import Blend, Layout, Logits, Tile, lay_out
 from unetseg.runtime import COMPUTING, Machine, after_fork, explained_memory
@@ -57,6 +58,7 @@ class Engine:
         self.overlap = overlap
         self.mirrors = MIRRORS if tta else MIRRORS[:1]
         self.pixels: int | None = None  # of the whole job, where that is known
+        self.share = 1  # of the usual batch that fits in memory: 1/2 of it, 1/4 …
         self.ahead = 0 if machine.is_cpu else 1  # batches a GPU is given before it is waited for
         self._engine = engine
         self._choice: Choice | None = None
@@ -91,7 +93,9 @@ class Engine:
 
     def images_at_once(self, height: int, width: int) -> int:
         """How many images of this size go through the network together; 1 where they are cut."""
-        return fitting_batch(self.machine, height, width) if self._is_whole(height, width) else 1
+        if not self._is_whole(height, width):
+            return 1
+        return max(1, fitting_batch(self.machine, height, width) // self.share)
 
     def missing(self, image: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Where an image H×W×C, or one band more, has no data, H×W; None: nowhere."""
@@ -156,15 +160,35 @@ class Engine:
         moments.add(image, missing)
         return moments.tensor()
 
-    @explained_memory("Choose a smaller --tile.")
-    @torch.inference_mode()
     def forward(self, crops: Sequence[NDArray[Any]], statistics: Tensor | None) -> Tensor:
         """Logits N×K×h×w of crops h×w×C of one size, on the device, as precise as the network is.
 
         Args:
             crops: Raw pixel values; one band more where there are gaps.
             statistics: N×2×C or 1×2×C mean and deviation of the whole images, where they count.
+
+        Raises:
+            OutOfMemoryError: not even one crop fits in memory; several are halved until they do.
         """
+        try:
+            return self._forward(crops, statistics)
+        except OutOfMemoryError:
+            if len(crops) == 1:
+                raise
+        self.share *= 2
+        if self.machine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        logits = []
+        for half in (slice(len(crops) // 2), slice(len(crops) // 2, None)):
+            theirs = statistics
+            if statistics is not None and len(statistics) > 1:
+                theirs = statistics[half]
+            logits.append(self.forward(crops[half], theirs))
+        return torch.cat(logits)
+
+    @explained_memory("Choose a smaller --tile.")
+    @torch.inference_mode()
+    def _forward(self, crops: Sequence[NDArray[Any]], statistics: Tensor | None) -> Tensor:
         batch = torch.cat([_tensor(filled(crop, self._mean, self._std)) for crop in crops])
         if self.machine.device.type == "cuda":
             batch = batch.pin_memory()

@@ -29,8 +29,6 @@ from unetseg.prediction.pipeline import Opened
 from unetseg.prediction.stream import pieces
 from unetseg.text import plural, printable
 
-OUTPUT_ENDS = ("", "_overlay", "_probabilities")
-"""What the names of the files for an image have after its own."""
 SHOWN = 3
 """Images that one line names."""
 THUMBNAIL = 1024
@@ -74,6 +72,11 @@ class Job:
     def probabilities(self) -> Path:
         """The file for the probabilities."""
         return self.mask.with_name(f"{self.mask.stem}_probabilities.tif")
+
+    def files(self, config: PredictConfig) -> list[Path]:
+        """All files that are written, the mask first."""
+        beside = [(config.overlay, self.overlay), (config.probabilities, self.probabilities)]
+        return [self.mask, *(file for wanted, file in beside if wanted)]
 
 
 def plan_job(image: Path, stem: Path, class_map: ClassMap, max_pixels: int | None = None) -> Job:

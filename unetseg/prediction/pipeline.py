@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.nodata import missing_pixels
-from unetseg.errors import UnetsegError
+from unetseg.errors import OutOfMemoryError, UnetsegError
 from unetseg.prediction.engine import Engine, classes_with_data, softmax
 from unetseg.prediction.stream import Band, Stream
 from unetseg.prediction.values import SeenValues
@@ -107,6 +107,7 @@ def predict_each(
     opened: Iterable[Opened[T]],
     *,
     probabilities: bool = False,
+    refuse: Callable[[T, UnetsegError], None] | None = None,
 ) -> Iterator[Opened[T]]:
     """Every image with its bands, in order; neighbours of one shape go through the network as one.
 
@@ -116,29 +117,38 @@ def predict_each(
         engine: The network.
         opened: The images, best of all from `read_ahead`.
         probabilities: Whether bands shall have them; then images go through the network one by one.
+        refuse: Hears of images that do not fit in memory; without it their errors are raised.
     """
-
-    def begin(group: list[Opened[T]]) -> Callable[[], list[Opened[T]]]:
-        """Set the network to work; what is returned waits for it."""
-        if isinstance(group[0].image, Stream):
-            return lambda: group
-        if probabilities:
-            logits, missing = engine.logits(group[0].image), engine.missing(group[0].image)
-            likely = softmax(logits, missing).transpose(1, 2, 0)  # H, W, K
-            band = Band(0, 0, classes_with_data(logits, missing), [likely])
-            return lambda: [replace(group[0], band=band)]
-        wait = engine.begin([np.asarray(one.image) for one in group])
-        return lambda: [
-            replace(one, band=Band(0, 0, index)) for one, index in zip(group, wait(), strict=True)
-        ]
-
     begun: deque[Callable[[], list[Opened[T]]]] = deque()
     for group in alike(opened, engine.images_at_once if not probabilities else lambda *_: 1):
-        begun.append(begin(group))
+        try:
+            begun.append(_begin(engine, group, probabilities=probabilities))
+        except OutOfMemoryError as error:
+            if refuse is None:
+                raise
+            for one in group:
+                refuse(one.name, error)
         if len(begun) > engine.ahead:
             yield from _handed_on(begun.popleft()())
     for finish in begun:
         yield from _handed_on(finish())
+
+
+def _begin(
+    engine: Engine, group: list[Opened[T]], *, probabilities: bool
+) -> Callable[[], list[Opened[T]]]:
+    """Set the network to work; what is returned waits for it."""
+    if isinstance(group[0].image, Stream):
+        return lambda: group
+    if probabilities:
+        logits, missing = engine.logits(group[0].image), engine.missing(group[0].image)
+        likely = softmax(logits, missing).transpose(1, 2, 0)  # H, W, K
+        band = Band(0, 0, classes_with_data(logits, missing), [likely])
+        return lambda: [replace(group[0], band=band)]
+    wait = engine.begin([np.asarray(one.image) for one in group])
+    return lambda: [
+        replace(one, band=Band(0, 0, index)) for one, index in zip(group, wait(), strict=True)
+    ]
 
 
 def _handed_on(images: list[Opened[T]]) -> Iterator[Opened[T]]:

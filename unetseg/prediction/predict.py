@@ -1,38 +1,31 @@
 """Images → mask files: reading, inference and writing overlapped, and every failure listed."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import DeviceConfig, PredictConfig, with_flags
-from unetseg.data.files.folders import find_images, unread_images
 from unetseg.data.files.pages import file_of
-from unetseg.data.files.rasters import sources_of
-from unetseg.data.pairs.beside import files_beside
-from unetseg.errors import ConfigError, DataError, ImageError, UnetsegError
+from unetseg.errors import DataError, ImageError, OutOfMemoryError, UnetsegError
+from unetseg.prediction.alone import is_suspect, predict_alone
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
-from unetseg.prediction.outputs import (
-    OUTPUT_ENDS,
-    SHOWN,
-    Job,
-    lost_places,
-    plan_jobs,
-    write_outputs,
-)
+from unetseg.prediction.jobs import find_inputs, outstanding
+from unetseg.prediction.manifest import Manifest, failure_row
+from unetseg.prediction.outputs import Job, lost_places, plan_jobs, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Stream
 from unetseg.prediction.values import tell_strange
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import write_text
-from unetseg.text import plural, printable
+from unetseg.storage import refuse_read_only, remove_leftovers, write_text, writing
+from unetseg.text import plural
 
 WRITERS = 4
 """Threads that write: they wait for the disk (fsync) more than they compute."""
@@ -44,10 +37,30 @@ class Prediction:
 
     written: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
-    failures: dict[Path, str] = field(default_factory=dict)
+    failures: dict[Path, UnetsegError] = field(default_factory=dict)
     """Image → why it has no mask."""
     strange: dict[Path, str] = field(default_factory=dict)
     """Image → its values and those trained on, where they are far apart."""
+    manifest: Manifest | None = None
+    """Hears of every image."""
+
+    def begin(self, job: Job) -> Job:
+        """The same job, whose image is about to be read."""
+        if self.manifest:
+            self.manifest.begin(job)
+        return job
+
+    def end(self, job: Job, files: Sequence[Path]) -> None:
+        """All files of a job are written."""
+        self.written.append(job.mask)
+        if self.manifest:
+            self.manifest.end(job, files)
+
+    def fail(self, job: Job, error: UnetsegError) -> None:
+        """A job has no mask."""
+        self.failures[job.image] = error
+        if self.manifest:
+            self.manifest.fail(job, error)
 
 
 def predict_folder(
@@ -61,12 +74,14 @@ def predict_folder(
 ) -> Prediction:
     """Write a mask for every image in `inputs` (files, folders, globs) below `output`.
 
-    Subfolders are kept. Masks and earlier outputs that lie beside the images of a folder are left
-    out, unless they are named themselves. An image that fails is listed in `failures.jsonl`; the
-    others go on. `flags` are settings by the names of the command's flags: overlay, existing ….
+    Subfolders are kept. Masks beside the images of a folder, and all that lies below `output`, are
+    left out. `predictions.jsonl` tells what each mask was made with and from (see `manifest`); an
+    image that fails is listed in `failures.jsonl`, and the others go on. `flags` are settings by
+    the names of the command's flags: overlay, existing ….
 
     Raises:
-        ConfigError: masks would overwrite inputs, or files that are there already.
+        ConfigError: files would overwrite one another, inputs, or files that are there already, or
+            `existing="skip"` would mix masks of two models or settings.
         BundleError: there is no usable model.
     """
     if isinstance(device, str):
@@ -74,15 +89,8 @@ def predict_folder(
     config, where = with_flags(flags, config or PredictConfig(), device or DeviceConfig())
     output, predictor = Path(output), Predictor(Path(run), config, where)
     given = [Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
-    images = find_images(given)
-    if left_out := _left_out(images, given, output):
-        images = find_images(given, left_out)
-        counts = ", ".join(f"{n} × {why}" for why, n in Counter(left_out.values()).items())
-        progress.say(f"left out {plural(len(left_out), 'file')} beside the images: {counts}")
-    if unread := unread_images(given):
-        names = ", ".join(printable(path.name) for path in unread[:SHOWN])
-        names += f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
-        progress.say(f"left out, because their formats are not read: {names}")
+    refuse_read_only(output)
+    images = find_inputs(given, output, progress)
     class_map = predictor.info.class_map
     jobs = [
         job
@@ -91,60 +99,75 @@ def predict_folder(
     ]
     if lost := lost_places(jobs):
         progress.say(lost)
-    result = Prediction(skipped=_existing(jobs, config))
-    skipped = set(result.skipped)
-    jobs = [job for job in jobs if job.mask not in skipped]
+    manifest = manifest_of(Path(run), output, predictor, config, where)
+    jobs, there = outstanding(jobs, given, config, manifest, progress)
+    result = Prediction(skipped=[job.mask for job in there], manifest=manifest)
     predictor.engine.pixels = sum(job.pixels for job in jobs)
     progress.say(f"{plural(len(jobs), 'image')} on {predictor.describe()}")
-    predict_images(predictor, jobs, config, result, progress)
-    tell_strange(result.strange, progress)
-    lines = [json.dumps({"image": str(p), "error": e}) for p, e in result.failures.items()]
-    (output / "failures.jsonl").unlink(missing_ok=True)
-    if lines:
-        write_text(output / "failures.jsonl", "\n".join(lines) + "\n")
+    with writing(output):
+        (output / "failures.jsonl").unlink(missing_ok=True)
+    if jobs:
+        manifest.start()
+        _predict_all(predictor, jobs, config, result, progress)
+        tell_strange(result.strange, progress)
+    if result.failures:
+        rows = [failure_row(image, error) for image, error in result.failures.items()]
+        write_text(output / "failures.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     return result
 
 
-def _left_out(
-    images: Sequence[tuple[Path, Path]], given: Sequence[Path], output: Path
-) -> dict[Path, str]:
-    """The files of folders that are masks, or were written by this command before, and what is so.
+def _predict_all(
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    config: PredictConfig,
+    result: Prediction,
+    progress: Progress,
+) -> None:
+    """Write the files of all jobs; last and apart those that were begun before and never ended."""
+    manifest = result.manifest
+    assert manifest
+    if config.existing != "overwrite":
+        asides = {job.image: manifest.failure(job, aside=True) for job in jobs}
+        result.failures |= {image: error for image, error in asides.items() if error}
+        jobs = [job for job in jobs if job.image not in result.failures]
+    suspects = [job for job in jobs if is_suspect(job, manifest)]
+    masks = {job.mask for job in suspects}
+    for folder in {mask.parent for mask in masks if mask.parent.is_dir()}:
+        remove_leftovers(
+            folder, [f for j in suspects for f in (j.mask, j.overlay, j.probabilities)]
+        )
+    predict_images(
+        predictor, [job for job in jobs if job.mask not in masks], config, result, progress
+    )
+    if not suspects:
+        return
+    several = plural(len(suspects), "image")
+    progress.say(f"{several} in work when a process ended: predicted one by one, apart")
+    predict_alone(suspects, manifest, predictor.engine.pixels or 0)
+    for job in suspects:
+        if error := manifest.failure(job):
+            result.failures[job.image] = error
+        else:
+            result.written.append(job.mask)
 
-    Files that are named themselves are images.
-    """
-    left_out: dict[Path, str] = {}
-    home = output.absolute()
-    made = {
-        home / f"{name}{end}"
-        for path, name in images
-        for end in OUTPUT_ENDS
-        if home not in path.absolute().parents
+
+def manifest_of(
+    run: Path, output: Path, predictor: Predictor, config: PredictConfig, device: DeviceConfig
+) -> Manifest:
+    """The manifest of `output`, with everything that a mask depends on beside its image."""
+    engine = predictor.engine
+    content = predictor.info.model_dump_json(exclude={"scores", "versions", "precision"})
+    settings = {
+        "model": sha256(content.encode()).hexdigest()[:12],  # weights too: their sum is in it
+        "tile": engine.tile,
+        "overlap": engine.overlap,
+        "tta": config.tta,
+        "arithmetic": f"{engine.machine.device.type} {engine.machine.dtype}".replace("torch.", ""),
+        "overviews": config.overviews,
     }
-    for folder in (path for path in given if path.is_dir()):
-        inside = [path for path, _ in images if folder in path.parents]
-        earlier = [p for p in inside if p.absolute().with_name(p.stem) in made]
-        left_out |= dict.fromkeys(earlier, "an earlier output")
-        left_out |= files_beside(folder, [path for path in inside if path not in left_out])
-    files = {path.resolve() for path, _ in images}
-    mosaics = [p for p, _ in images if p.suffix.lower() == ".vrt" and sources_of(p) & files]
-    left_out |= dict.fromkeys(mosaics, "a VRT of images that are here (name it to predict it)")
-    named = {path.absolute() for path in given if path.is_file()}
-    return {path: why for path, why in left_out.items() if path.absolute() not in named}
-
-
-def _existing(jobs: list[Job], config: PredictConfig) -> list[Path]:
-    """The masks that are there and stay; what must not be written is refused."""
-    sources = {job.image.resolve().parent for job in jobs}
-    folders = {job.mask.parent for job in jobs}
-    beside = sorted(folder for folder in folders if folder.resolve() in sources)
-    if beside:
-        fix = "Choose another folder with -o."
-        raise ConfigError("masks would be written among the input images in", beside, fix)
-    existing = [job.mask for job in jobs if job.mask.exists()]
-    if existing and config.existing == "refuse":
-        fix = "Add --existing skip to predict only the missing ones, or --existing overwrite."
-        raise ConfigError(f"{plural(len(existing), 'mask')} there already", existing, fix)
-    return [] if config.existing == "overwrite" else existing
+    flags = config.model_dump(mode="json", exclude_defaults=True, exclude={"existing"})
+    flags |= device.model_dump(mode="json", exclude_defaults=True)
+    return Manifest(output, settings, str(run), flags)
 
 
 def predict_images(
@@ -166,46 +189,51 @@ def predict_images(
     info = predictor.info
 
     def refuse(job: Job, error: UnetsegError) -> None:
-        result.failures[job.image] = error.summary
+        result.fail(job, error)
         progress.advance("predicting", file=job.image.name)
 
     progress.start("predicting", len(jobs))
     small_first = sorted(jobs, key=lambda job: job.is_large)
     opened = read_ahead(
-        small_first,
+        map(result.begin, small_first),
         lambda job: predictor.open(job, progress, strict=config.strict),
         lambda job: job.pixels,
         refuse,
     )
     with ThreadPoolExecutor(WRITERS) as writers:
         writes = Waiting[tuple[Job, Callable[[], object]]]()
-        for image in predict_each(predictor.engine, opened, probabilities=config.probabilities):
+        predicted = predict_each(
+            predictor.engine, opened, probabilities=config.probabilities, refuse=refuse
+        )
+        for image in predicted:
             job = image.name
             if job.is_large:  # the network is at work in this thread
                 large = job, partial(write_large, image, info, config, progress)
-                _collect([*writes.rest(), large], result)
+                _collect([*writes.rest(), large], config, result)
             else:
                 (band,) = image.bands()
                 shown = image if config.overlay else image.without_pixels()
                 outputs = shown, OneBand(band), info.class_map, config
                 writes.put((job, writers.submit(write_outputs, *outputs).result), job.pixels)
-                _collect(writes.overdue(), result)
+                _collect(writes.overdue(), config, result)
             if job.image not in result.failures and (strange := image.judged(job.image)):
                 result.strange[job.image] = strange
             progress.advance("predicting", file=job.image.name)
-        _collect(writes.rest(), result)
+        _collect(writes.rest(), config, result)
     progress.finish("predicting")
 
 
-def _collect(writes: Iterable[tuple[Job, Callable[[], object]]], result: Prediction) -> None:
+def _collect(
+    writes: Iterable[tuple[Job, Callable[[], object]]], config: PredictConfig, result: Prediction
+) -> None:
     """Wait for masks to be written."""
     for job, write in writes:
         try:
             write()
-        except DataError as error:
-            result.failures[job.image] = error.summary
+        except (DataError, OutOfMemoryError) as error:
+            result.fail(job, error)
         else:
-            result.written.append(job.mask)
+            result.end(job, job.files(config))
 
 
 def write_large(

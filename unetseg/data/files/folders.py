@@ -147,6 +147,13 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
+def root_of(given: Path) -> Path:
+    """The folder that an input is, or is in; of a pattern the part before its first sign."""
+    if given.exists():
+        return given if given.is_dir() else given.parent
+    return _fixed(given) or given
+
+
 def _fixed(given: Path) -> Path | None:
     """The part of a glob pattern before its first sign; None for what is no pattern."""
     parts = [*takewhile(lambda part: not re.search(r"[*?\[]", part), given.parts)]

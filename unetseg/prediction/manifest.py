@@ -1,0 +1,205 @@
+"""predictions.jsonl: what lies in a folder of masks, and what it was made with and from.
+
+Lines are appended while images are predicted and never changed, so that a process that is killed
+loses none; a line that it left half written is passed over. Of one mask the last line counts:
+
+    {"by": KEY, "run": …, "flags": {…}, "settings": {…}}    what masks of this KEY were made with
+    {"begun": MASK, "alone": false}                         its image is about to be read
+    {"done": MASK, "by": KEY, "image": …, "bytes": …, "modified": …, "files": […]}
+    {"failed": MASK, "image": …, "code": …, "message": …, "offenders": […], "fix": …}
+    … with "bytes" and "modified"                           and is not tried again as it is
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from unetseg.data.files.pages import file_of
+from unetseg.data.files.rasters import sources_of
+from unetseg.errors import ImageError, UnetsegError
+from unetseg.prediction.outputs import Job
+from unetseg.storage import json_value, writing
+
+NAME = "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a mask that is done."""
+
+    by: str
+    """Key of what it was made with."""
+    image: str
+    identity: tuple[int, int]
+    """Bytes of the image's file, and when it was changed."""
+    files: frozenset[str]
+    """The mask and what was written beside it, relative to the folder."""
+
+
+class Manifest:
+    """The predictions.jsonl of a folder.
+
+    Args:
+        folder: The folder of the masks; nothing is written before the first image.
+        settings: Everything that shapes a mask, as JSON.
+        run: The trained U-Net, and
+        flags: how it was told `settings`: for ready commands.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any] | None = None,
+        run: str = "",
+        flags: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.file = folder, folder / NAME
+        made_with = json_value(settings or {})
+        self.key = sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
+        self.header = {"by": self.key, "run": run, "flags": flags or {}, "settings": made_with}
+        self.headers: dict[str, dict[str, Any]] = {}
+        self.done: dict[str, Record] = {}
+        self.begun: dict[str, list[bool]] = {}
+        """Masks that were begun and never ended: of each time, whether it was alone."""
+        self.failed: dict[str, dict[str, Any]] = {}
+        self._identities: dict[str, tuple[int, int]] = {}
+        self._lock = Lock()
+        self._read = 0
+        self.read()
+
+    def read(self) -> None:
+        """Take in what has been written since."""
+        if not self.file.is_file():
+            return
+        with self.file.open("rb") as lines:
+            lines.seek(self._read)
+            for line in lines:
+                try:
+                    self._take(json.loads(line))
+                except ValueError:  # of a process that was killed, or a disk that was full
+                    continue
+            self._read = lines.tell()
+
+    def _take(self, line: Any) -> None:
+        match line:
+            case {"begun": str(mask), "alone": bool(alone)}:
+                self.done.pop(mask, None)
+                self.failed.pop(mask, None)
+                self.begun.setdefault(mask, []).append(alone)
+            case {"done": str(mask), "by": str(by), "image": str(image), "files": list(files)}:
+                identity = line.get("bytes", 0), line.get("modified", 0)
+                self.done[mask] = Record(by, image, identity, frozenset(map(str, files)))
+                self.begun.pop(mask, None)
+            case {"failed": str(mask), "message": str()}:
+                self.begun.pop(mask, None)
+                self.failed[mask] = line
+            case {"by": str(by), "run": str(), "flags": dict(), "settings": dict()}:
+                self.headers[by] = line
+
+    @cached_property
+    def owners(self) -> dict[str, str]:
+        """The mask that each file belongs to, itself or what is beside it."""
+        return {file: mask for mask, record in self.done.items() for file in record.files}
+
+    def name(self, path: Path) -> str:
+        """A file of the folder as lines name it."""
+        return path.relative_to(self.folder).as_posix()
+
+    def differences(self, by: str) -> list[str]:
+        """What masks of this key were made with, where that is something else than now."""
+        there = self.headers.get(by, {"run": "?", "settings": {}})
+        pairs = {
+            name: (there["settings"].get(name, "unknown"), value)
+            for name, value in self.header["settings"].items()
+        }
+        differ = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        if "model" in differ:
+            runs = there["run"], self.header["run"]
+            old, new = (f"{r} ({key})" for r, key in zip(runs, differ["model"], strict=True))
+            differ["model"] = old, new
+        return [f"{name}: {old} there, {new} here" for name, (old, new) in differ.items()]
+
+    def start(self) -> None:
+        """Note what the masks to come are made with.
+
+        Raises:
+            MachineError: the folder cannot be written.
+        """
+        with writing(self.file):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a+b") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+                if file.read() not in {b"", b"\n"}:  # a line was left half written
+                    file.write(b"\n")
+        self._append(self.header)
+
+    def begin(self, job: Job, *, alone: bool = False) -> None:
+        """Note that the image of a job is about to be read.
+
+        Raises:
+            MachineError: the folder cannot be written.
+        """
+        mask = self.name(job.mask)
+        self._identities[mask] = identity_of(job.image)
+        self._append({"begun": mask, "alone": alone})
+
+    def end(self, job: Job, files: Sequence[Path]) -> None:
+        """Note that all files of a job are written."""
+        mask = self.name(job.mask)
+        size, modified = self._identities.pop(mask)
+        self._append(
+            {"done": mask, "by": self.key, "image": str(job.image.absolute())}
+            | {"bytes": size, "modified": modified, "files": [self.name(file) for file in files]}
+        )
+
+    def fail(self, job: Job, error: UnetsegError, *, aside: bool = False) -> None:
+        """Note why a job has no mask; put aside, it is not tried again before its image changes."""
+        mask = self.name(job.mask)
+        size, modified = self._identities.pop(mask, identity_of(job.image))
+        identity = {"bytes": size, "modified": modified} if aside else {}
+        self._append({"failed": mask} | failure_row(job.image, error) | identity)
+
+    def failure(self, job: Job, *, aside: bool = False) -> ImageError | None:
+        """Why a job has no mask; with `aside` only where it is put aside, as its image is now."""
+        row = self.failed.get(self.name(job.mask))
+        if not row or (aside and (row.get("bytes"), row.get("modified")) != identity_of(job.image)):
+            return None
+        parts = row["message"], row.get("offenders", ()), row.get("fix", "")
+        return ImageError(*parts, code=row.get("code", ""), commands=row.get("commands", ()))
+
+    def _append(self, *lines: Mapping[str, Any]) -> None:
+        content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+        with self._lock, writing(self.file), self.file.open("ab", buffering=0) as file:
+            file.write(content)  # in one call: whole, but where the disk is full
+
+
+def identity_of(image: Path) -> tuple[int, int]:
+    """Bytes of an image's file, and when it was changed; zeros where there is none.
+
+    A mosaic is as large and as new as the files that it shows.
+    """
+    file = file_of(image)
+    shown = sources_of(file) if file.suffix.lower() == ".vrt" else ()
+    try:
+        status = [path.stat() for path in (file, *shown)]
+    except OSError:
+        return 0, 0
+    return sum(one.st_size for one in status), max(one.st_mtime_ns for one in status)
+
+
+def failure_row(image: Path, error: UnetsegError) -> dict[str, Any]:
+    """A failure as JSON."""
+    return {
+        "image": str(image),
+        "code": error.code,
+        "message": error.summary,
+        "offenders": error.offenders,
+        "fix": error.fix,
+        "commands": list(error.commands),
+    }
