@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from itertools import islice, pairwise
 from typing import Any
@@ -231,6 +232,27 @@ def test_a_step_is_tried_with_everything_that_a_training_has(
     plan = make_plan(cells, config, BF16)
     assert step_memory(3, plan, cells, config, BF16) == 3 * 2 * plan.bands * 32**2
     assert len(largest) == 2
+
+
+@pytest.mark.row(17)
+def test_a_batch_whose_step_runs_out_of_memory_is_too_large(
+    cells: Survey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, whose memory ends at the fourth crop."""
+    loss_of = Learner.loss_of
+
+    def short(self: Learner, part: Sample) -> Tensor:
+        if len(part.mask) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss_of(self, part)
+
+    monkeypatch.setattr(Learner, "loss_of", short)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1)
+    plan = make_plan(cells, SMALL, BF16)
+    needed = partial(step_memory, plan=plan, known=cells, config=SMALL, machine=BF16)
+    assert largest_batch(needed, 1000, 8)[0] == 3
 
 
 def learner() -> Learner:

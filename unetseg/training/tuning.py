@@ -25,9 +25,10 @@ from unetseg.config import NetworkConfig, TrainConfig
 from unetseg.data.crops.dataset import Crops, Order, Sample
 from unetseg.data.crops.loading import crop_batches
 from unetseg.data.facts.survey import Survey
+from unetseg.errors import OutOfMemoryError
 from unetseg.progress import SILENT, Progress
 from unetseg.resources import MEBIBYTE, usable_cores
-from unetseg.runtime import Machine, synchronise
+from unetseg.runtime import Machine, explained_memory, synchronise
 from unetseg.text import duration
 from unetseg.timing import seconds_of
 from unetseg.training.fine_tuning import with_encoder
@@ -139,7 +140,7 @@ def step_seconds(plan: Plan, known: Survey, config: TrainConfig, machine: Machin
 def largest_batch(needed: Callable[[int], int], free: int, most: int) -> tuple[int, str]:
     """The largest batch, at most `most`, whose step takes at most 90% of the `free` bytes, and why.
 
-    `needed` gives the bytes of a step on so many crops, or raises `torch.OutOfMemoryError`.
+    `needed` gives the bytes of a step on so many crops, or raises what says that they are too many.
 
     >>> largest_batch(lambda batch: batch * 1000 * 2**20, free=10_000 * 2**20, most=16)
     (9, 'tried: a step on 9 crops takes 9000 of 10000 MiB that are free')
@@ -149,8 +150,9 @@ def largest_batch(needed: Callable[[int], int], free: int, most: int) -> tuple[i
         twice = 2 * fits or 1
         batch = twice if twice < too_many else (fits + too_many) // 2
         try:
-            bytes_needed: float = needed(batch)
-        except torch.OutOfMemoryError:
+            with explained_memory(""):
+                bytes_needed: float = needed(batch)
+        except OutOfMemoryError:
             bytes_needed = math.inf
         if bytes_needed <= FILLED * free:
             fits, taken = batch, bytes_needed
@@ -168,7 +170,7 @@ def step_memory(
     """Bytes of a GPU that a training step of `plan` takes at most, on random crops.
 
     Raises:
-        OutOfMemoryError: torch's; there are not so many.
+        OutOfMemoryError: there are not so many; or torch's own.
     """
     free_memory(machine.device)
     plan = plan.model_copy(update={"batch": batch})
