@@ -26,7 +26,6 @@ from scipy.special import stdtrit
 
 from unetseg import __version__
 from unetseg.config import CompareConfig, NetworkConfig, TrainConfig
-from unetseg.data.crops.dataset import Gaps
 from unetseg.data.facts.survey import survey
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.dataset_yaml import find_described
@@ -41,7 +40,7 @@ from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start, versions
 from unetseg.skiplab.corruptions import CORRUPTIONS, STRONGEST
 from unetseg.skiplab.cost import Cost, network_cost, predict_ms
-from unetseg.skiplab.look import COLOURS, Result, new_figure, publish
+from unetseg.skiplab.look import COLOURS, Result, new_figure, publish, read_filled
 from unetseg.storage import write_json
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
@@ -396,11 +395,9 @@ class Trainings:
         def copies() -> Iterator[Opened[tuple[str, NDArray[np.uint8]]]]:
             """Every image clean and spoilt, with its condition and its truth."""
             read = read_ahead(
-                by_image, lambda path: (path, *read_truth(by_image[path], info, limit))
+                by_image, lambda path: (path, *read_filled(by_image[path], info, limit))
             )
-            gaps = Gaps(*map(np.array, (info.normalisation.mean, info.normalisation.std)))
-            for seed, (path, *pair) in enumerate(read):
-                image, truth = gaps.hide(*pair)
+            for seed, (path, image, truth) in enumerate(read):
                 yield Opened((CLEAN, truth), image)
                 for name, spoil in CORRUPTIONS.items():
                     yield Opened((name, truth), spoil(image, SEVERITY, seed))

@@ -110,9 +110,7 @@ def open_subject(
     failures: list[str] = []
 
     def read(pair: Pair) -> View:
-        gaps = Gaps(*map(np.array, (info.normalisation.mean, info.normalisation.std)))
-        image, truth = gaps.hide(*read_truth(pair, info, source.max_pixels))
-        return _view(pair.name, image, truth, config.window)
+        return _view(pair.name, *read_filled(pair, info, source.max_pixels), config.window)
 
     def refuse(_pair: Pair, error: UnetsegError) -> None:
         failures.append(error.summary)
@@ -123,6 +121,14 @@ def open_subject(
         raise DataError(f"{len(failures)} of {len(by_image)} pairs do not fit", failures, fix)
     moved = to_machine(segmenter, machine)
     return Subject(run_folder(run), moved, info, machine, split, tuple(views))
+
+
+def read_filled(
+    pair: Pair, info: BundleInfo, max_pixels: int | None
+) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """As `read_truth`; where the image has no data, it is filled and its classes are ignored."""
+    gaps = Gaps(np.array(info.normalisation.mean), np.array(info.normalisation.std))
+    return gaps.hide(*read_truth(pair, info, max_pixels))
 
 
 def _view(name: str, image: NDArray[Any], truth: NDArray[np.uint8], side: int) -> View:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.builders import blotches, write_geotiff
 from unetseg.data.files.image import ImageFile, read_image
+from unetseg.data.files.rasters import sources_of
 from unetseg.errors import ImageError
 
 SOURCE = "<SourceFilename relativeToVRT='{}'>{}</SourceFilename><SourceBand>1</SourceBand>"
@@ -130,6 +131,15 @@ def test_no_other_file_is_read_as_pixels(tmp_path: Path) -> None:
     doctype.write_text("<VRTDataset><!DOCTYPE a></VRTDataset>")
     with pytest.raises(ImageError, match="document type"):
         read_image(doctype)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/", "..", "", "folder", "a\0b"])
+def test_a_name_that_no_image_can_have_is_an_answer(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    path = mosaic(tmp_path / "a.vrt", SOURCE.format(1, name))
+    with pytest.raises(ImageError, match=r"a\.vrt cannot be read"):
+        read_image(path)
+    assert sources_of(path) == set()
 
 
 def test_mosaics_of_mosaics_end(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ _SEEN_AS = {
     "La": "LA",
 }  # modes that are converted
 _HEIC = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|mif1|msf1)", re.DOTALL)
-_J2K_STARTS = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
+J2K_STARTS = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
 _PLACE_BOXES = (bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"asoc")  # GeoJP2, GMLJP2
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 _HEADER_END = 33  # bytes: the start of a PNG, and its first chunk, which says size and kind
@@ -146,7 +146,7 @@ class Jpeg2000:
     def __init__(self, file: IO[bytes], path: Path, max_pixels: int) -> None:
         self._file, self._path = file, path
         content = file.read()
-        at = content.index(_J2K_STARTS[0]) + 8
+        at = content.index(J2K_STARTS[0]) + 8
         right, bottom, left, top = struct.unpack_from(">4I", content, at)
         (bands,) = struct.unpack_from(">H", content, at + 32)
         self.shape = bottom - top, right - left, bands
@@ -168,7 +168,7 @@ class Jpeg2000:
 
 def open_photo(file: IO[bytes], start: bytes, path: Path, max_pixels: int) -> Photo | Jpeg2000:
     """An open file of one of the formats here, by its first bytes."""
-    if start.startswith(_J2K_STARTS):
+    if start.startswith(J2K_STARTS):
         return Jpeg2000(file, path, max_pixels)
     return Photo(file, start, path, max_pixels)
 

@@ -1,6 +1,8 @@
 """Rasters that GDAL reads and tifffile does not: VRT mosaics, ERDAS Imagine, ENVI."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.georeference import place_of, quiet
-from unetseg.data.files.limits import PIXEL_BYTES, bomb, unreadable
+from unetseg.data.files.limits import PIXEL_BYTES, bomb, explained, unreadable
 from unetseg.data.files.tiffs import Window
-from unetseg.data.files.vrts import VRT_START, refuse_foreign_sources
+from unetseg.data.files.vrts import (
+    HFA_START,
+    VRT_START,
+    first_bytes,
+    has_envi_header,
+    refuse_foreign_sources,
+)
 from unetseg.errors import ImageError
 
-_STARTS = {"VRT": VRT_START, "HFA": b"EHFA_HEADER_TAG"}
+_STARTS = {"VRT": VRT_START, "HFA": HFA_START}
 _ENVI_SUFFIXES = frozenset({".dat", ".img", ".bsq", ".bil", ".bip", ".raw", ".envi", ""})
 UNTRAINED = "VRT, ERDAS .img and ENVI files are predicted, and trained on where a CSV names them"
 
@@ -37,19 +45,10 @@ class Raster:
     lossy, orientation, palette, has_windows = False, 1, None, True
 
     def __init__(self, path: Path, driver: str, max_pixels: int) -> None:
-        import rasterio
-        from rasterio.errors import RasterioError
-
-        self._path, self._lock, self._fault = path, threading.Lock(), RasterioError
-        self._max_pixels = max_pixels
+        self._path, self._lock, self._max_pixels = path, threading.Lock(), max_pixels
         if driver == "VRT":
             refuse_foreign_sources(path)
-        try:
-            with quiet():
-                self._raster: Any = rasterio.open(path.absolute(), driver=driver)
-        except RasterioError as error:
-            raise unreadable(path, error) from error
-        raster = self._raster
+        self._raster = raster = _opened(path, driver)
         if len({*raster.dtypes}) > 1:
             raise unreadable(path, f"its bands differ in type: {', '.join(raster.dtypes)}")
         self.format, self.dtype = driver, np.dtype(raster.dtypes[0])
@@ -75,11 +74,8 @@ class Raster:
             told = f"{width}×{height} pixels of {self.shape[2]} bands"
             raise bomb(self._path, size // PIXEL_BYTES + 1, told, self._max_pixels)
         part = (top, top + height), (left, left + width)
-        try:
-            with self._lock:  # GDAL's handles are for one thread at a time
-                pixels: NDArray[Any] = self._raster.read(window=part)
-        except self._fault as error:
-            raise unreadable(self._path, error.__cause__ or error) from error
+        with _answered(self._path), self._lock:  # GDAL's handles are for one thread at a time
+            pixels: NDArray[Any] = self._raster.read(window=part)
         return np.moveaxis(pixels, 0, -1)
 
     def close(self) -> None:
@@ -101,15 +97,8 @@ class ValidityMask:
     """
 
     def __init__(self, path: Path) -> None:
-        import rasterio
-        from rasterio.errors import RasterioError
-
-        self._path, self._lock, self._fault = path, threading.Lock(), RasterioError
-        try:
-            with quiet():
-                self._raster: Any = rasterio.open(path.absolute())
-        except RasterioError as error:
-            raise unreadable(path, error) from error
+        self._path, self._lock = path, threading.Lock()
+        self._raster = _opened(path)
         beside = path.with_name(f"{path.name}.msk")
         if beside.is_file() and not has_mask(self._raster):
             raise unreadable(beside, "GDAL finds no mask in it")
@@ -118,11 +107,8 @@ class ValidityMask:
         """Whether there are data, H×W, in a window of the image as it is stored."""
         top, left, height, width = window
         part = (top, top + height), (left, left + width)
-        try:
-            with self._lock:
-                mask: NDArray[np.uint8] = self._raster.dataset_mask(window=part)
-        except self._fault as error:
-            raise unreadable(self._path, error) from error
+        with _answered(self._path), self._lock:
+            mask: NDArray[np.uint8] = self._raster.dataset_mask(window=part)
         return np.asarray(mask != 0)
 
     def close(self) -> None:
@@ -130,36 +116,49 @@ class ValidityMask:
         self._raster.close()
 
 
+def _opened(path: Path, driver: str | None = None) -> Any:
+    """A file that GDAL has opened; it says nothing of images that lie nowhere.
+
+    Raises:
+        ImageError: it cannot.
+    """
+    import rasterio
+
+    with _answered(path), quiet():
+        return rasterio.open(path.absolute(), driver=driver)
+
+
+@contextmanager
+def _answered(path: Path) -> Iterator[None]:
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except RasterioError as error:
+        raise unreadable(path, error.__cause__ or error) from error
+
+
 def raster_driver(path: Path, start: bytes) -> str:
     """VRT or HFA by the first bytes, ENVI by the header beside the file; nothing of other files."""
     for driver, beginning in _STARTS.items():
         if start.startswith(beginning):
             return driver
-    headers = (path.with_suffix(".hdr"), path.with_name(f"{path.name}.hdr"))
-    may_be_envi = path.suffix.lower() in _ENVI_SUFFIXES
-    is_envi = may_be_envi and any(h.is_file() and h.read_bytes()[:4] == b"ENVI" for h in headers)
+    is_envi = path.suffix.lower() in _ENVI_SUFFIXES and has_envi_header(path)
     return "ENVI" if is_envi else ""
 
 
 def is_raster(path: Path) -> bool:
     """Whether a file that its suffix would let pass is such a raster, by its first bytes."""
-    if path.suffix.lower() not in {*_ENVI_SUFFIXES, ".vrt"} or not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            return bool(raster_driver(path, file.read(64)))
-    except OSError:
-        return False
+    may_be = path.suffix.lower() in {*_ENVI_SUFFIXES, ".vrt"}
+    return may_be and path.is_file() and bool(raster_driver(path, first_bytes(path)))
 
 
 def sources_of(vrt: Path) -> set[Path]:
     """The files whose pixels a VRT shows, with links resolved; none of a damaged one."""
-    import rasterio
-    from rasterio.errors import RasterioError
-
     try:
-        refuse_foreign_sources(vrt)
-        with quiet(), rasterio.open(vrt.absolute(), driver="VRT") as raster:
-            return {Path(name).resolve() for name in raster.files[1:]}
-    except (ImageError, RasterioError):
+        with explained(vrt):
+            refuse_foreign_sources(vrt)
+            with _opened(vrt, "VRT") as raster:
+                return {Path(name).resolve() for name in raster.files[1:]}
+    except ImageError:
         return set()  # it is listed with the reason when it is read

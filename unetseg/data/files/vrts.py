@@ -7,14 +7,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from unetseg.data.files.limits import unreadable
+from unetseg.data.files.photos import J2K_STARTS
 from unetseg.data.files.pngs import PNG_START
 from unetseg.data.files.tiffs import TIFF_STARTS
 
-VRT_START = b"<VRTDataset"
+VRT_START, HFA_START = b"<VRTDataset", b"EHFA_HEADER_TAG"
 LARGEST_VRT = 2**26
 """Bytes; a mosaic beyond that is refused unread."""
-_IMAGES = (*TIFF_STARTS, PNG_START, b"\xff\xd8\xff", b"EHFA_HEADER_TAG", b"GIF8", b"BM")
-_JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
+_IMAGES = (*TIFF_STARTS, *J2K_STARTS, PNG_START, HFA_START, b"\xff\xd8\xff", b"GIF8", b"BM")
 _NAMES = frozenset({"sourcefilename", "sourcedataset", "dempath"})
 _ADDRESS = re.compile(r"\s*\w\w+:")  # http:, WCS: and the like, whatever folders are called
 _DEEPEST = 8  # mosaics of mosaics
@@ -41,10 +41,10 @@ def refuse_foreign_sources(path: Path, depth: int = 0) -> None:
         raise unreadable(path, error) from error
     for name in _sources(root, path):
         source = path.parent / name
-        start = _start(source, name)
+        start = b"" if _ADDRESS.match(name) else first_bytes(source)
         if start.startswith(VRT_START):
             refuse_foreign_sources(source, depth + 1)
-        elif not start.startswith((*_IMAGES, *_JPEG_2000)) and not _is_envi(source):
+        elif not start.startswith(_IMAGES) and not (start and has_envi_header(source)):
             raise unreadable(path, f"its source {name!r} is no image file here")
 
 
@@ -59,17 +59,16 @@ def _sources(root: ElementTree.Element, path: Path) -> Iterator[str]:
                 raise unreadable(path, "its bands are raw bytes of another file")
 
 
-def _start(source: Path, name: str) -> bytes:
-    """The first bytes of a source; none where it is no file."""
-    if _ADDRESS.match(name):
-        return b""
+def first_bytes(path: Path) -> bytes:
+    """Those that tell what a file is; none where it is no file, or cannot be read."""
     try:
-        with source.open("rb") if source.is_file() else BytesIO() as file:
+        with path.open("rb") if path.is_file() else BytesIO() as file:
             return file.read(64)
     except (OSError, ValueError):  # a name with a zero in it
         return b""
 
 
-def _is_envi(source: Path) -> bool:
-    headers = (source.with_suffix(".hdr"), source.with_name(f"{source.name}.hdr"))
-    return any(h.is_file() and h.read_bytes()[:4] == b"ENVI" for h in headers)
+def has_envi_header(path: Path) -> bool:
+    """Whether the header of an ENVI file lies beside it."""
+    headers = (path.with_suffix(".hdr"), path.with_name(f"{path.name}.hdr"))
+    return any(first_bytes(header).startswith(b"ENVI") for header in headers)
