@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -118,3 +119,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         locked(tmp_path / "gone"),
     ):
         pass
+
+
+def test_a_full_disk_is_an_answer(tmp_path: Path, error: int) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with (
+            pytest.raises(MachineError, match=r"cannot write .*: File too large"),
+            locked(tmp_path),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import TextIOWrapper
+from io import FileIO
 from pathlib import Path
 
 from unetseg.errors import MachineError
@@ -38,21 +38,20 @@ def locked(folder: Path) -> Iterator[None]:
     """
     path = folder / ".lock"
     with writing(path):
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("ab+", buffering=0)
     with file:
         has_lock = _has_lock(file, folder)
         if has_lock:
-            file.seek(0)
-            file.truncate()
-            file.write(_this_process())
-            file.flush()
+            with writing(path):
+                file.truncate(0)
+                file.write(_this_process().encode())
             yield
     if not has_lock:
         with _owned(folder):
             yield
 
 
-def _has_lock(file: TextIOWrapper, folder: Path) -> bool:
+def _has_lock(file: FileIO, folder: Path) -> bool:
     """Whether the file is locked now; False where there are no locks."""
     if fcntl is None:
         return False
@@ -61,7 +60,7 @@ def _has_lock(file: TextIOWrapper, folder: Path) -> bool:
     except OSError as error:
         if error.errno in TAKEN:
             file.seek(0)
-            raise _taken(folder, file.read()) from None
+            raise _taken(folder, file.read().decode(errors="replace")) from None
         return False
     return True
 
@@ -70,7 +69,8 @@ def _has_lock(file: TextIOWrapper, folder: Path) -> bool:
 def _owned(folder: Path) -> Iterator[None]:
     """Hold `folder` by a file that names this process and is touched all the time."""
     path, name = folder / ".owner", f"{_this_process()}\n{os.urandom(8).hex()}"
-    _take(path, name)
+    with writing(path):
+        _take(path, name)
     over = threading.Event()
     heart = threading.Thread(target=_beat, args=(path, over), daemon=True)
     heart.start()

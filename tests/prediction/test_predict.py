@@ -101,10 +101,12 @@ def test_rasters_of_a_folder_are_predicted_in_their_place_and_a_mosaic_of_it_onc
             copy(mosaic, folder / f"{name}.vrt", driver="VRT")
     (folder / "disk.img").write_bytes(b"no raster")
     (folder / "winds.nc").write_bytes(b"CDF")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden/rain.nc").write_bytes(b"CDF")
     trained = bundle(tmp_path, 3, "uint8")
     assert predict(trained, folder, out) == 0
     said = capsys.readouterr().out
-    assert "left out, because their formats are not read: winds.nc" in said
+    assert "left out, because their formats are not read: winds.nc\n" in said
     assert "left out 1 file beside the images: 1 × a VRT of images that are here (name it" in said
     masks = {path.stem: path for path in out.glob("*.tif")}
     assert set(masks) == {"scene", "flat", "bare", "part", "other"}

@@ -29,7 +29,7 @@ from unetseg.data.facts.fingerprint import (
     size_text,
 )
 from unetseg.data.facts.survey import Survey
-from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden
 from unetseg.data.files.limits import BOMB
 from unetseg.data.files.pages import file_of
 from unetseg.data.files.rasters import UNTRAINED, is_raster
@@ -140,7 +140,7 @@ def _walk(
         return
     seen.add(here)
     for entry in entries:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
+        if is_hidden([entry.name]):
             continue
         if entry.is_dir():
             yield from _walk(entry, above | {here}, seen)

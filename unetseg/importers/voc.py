@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.data.files.folders import scan
+from unetseg.data.files.folders import is_hidden, scan
 from unetseg.data.files.limits import explained
 from unetseg.data.masks.class_map import IGNORED, Colour, pack
 from unetseg.data.masks.mask_file import RawMask, read_mask
@@ -188,11 +188,7 @@ def _root(source: Path) -> Path:
     if (source / CLASS_MASKS).is_dir():
         return source
     folders = (path for path in source.rglob(CLASS_MASKS) if path.is_dir())
-    shown = [
-        path.parent
-        for path in folders
-        if not any(p.startswith(".") or p == "__MACOSX" for p in path.relative_to(source).parts)
-    ]
+    shown = [path.parent for path in folders if not is_hidden(path.relative_to(source).parts)]
     root = only_one(sorted(shown), source)
     if root is not None:
         return root

@@ -1,6 +1,7 @@
 """Pairs → bundle: the training loop, readable from top to bottom."""
 
 import math
+import shlex
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -343,10 +344,8 @@ class Trainer:
     @property
     def _way_on(self) -> str:
         folder = self.run.folder
-        return (
-            f"Go on with: unetseg train {self.run.data} --out {folder.parent} "
-            f"--name {folder.name} --resume"
-        )
+        words = ["unetseg", "train", self.run.data, "--out", folder.parent, "--name", folder.name]
+        return f"Go on with: {shlex.join(map(str, words))} --resume"
 
     def _check_precision(self) -> None:
         """Let the bundle know whether its masks may be computed in the training's arithmetic."""

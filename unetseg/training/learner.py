@@ -107,13 +107,14 @@ class Learner:
         restore_buffers(self.segmenter, before, finite)
         update_average(self.average, self.segmenter, number, finite)
         self.skipped_steps.count(finite)
-        return torch.stack(losses).mean()
+        return torch.stack(losses).sum()
 
     def add_gradient(self, part: Sample, parts: float = 1.0) -> Tensor:
-        """Add the gradient of one of so many parts of a step to what is there; its loss."""
+        """Add the gradient of one of so many parts of a step; its share of the loss."""
         device = self.machine.device
-        loss = self.objective(Sample(*(each.to(device, non_blocking=True) for each in part)))
-        torch.autograd.backward(self.scaler.scale(loss / parts))
+        part = Sample(*(each.to(device, non_blocking=True) for each in part))
+        loss = self.objective(part) / parts
+        torch.autograd.backward(self.scaler.scale(loss))
         return loss.detach()
 
     def forget_gradient(self, before: Sequence[Tensor]) -> None:

@@ -184,11 +184,11 @@ class Worker:
             UnetsegError: a file cannot be read.
         """
         before = self.at.tolist()
-        while not self.connection.poll(PATIENCE):
-            if before == self.at.tolist():
-                raise LostProcessError(f"hung for {duration(PATIENCE)}", self._key())
-            before = self.at.tolist()
         try:
+            while not self.connection.poll(PATIENCE):
+                if before == self.at.tolist():
+                    raise LostProcessError(f"hung for {duration(PATIENCE)}", self._key())
+                before = self.at.tolist()
             answer = self.connection.recv()
         except (EOFError, OSError):
             raise self._ended() from None

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -22,6 +22,11 @@ _UNREAD = frozenset(
     | {".ecw", ".sid", ".pix", ".ntf", ".nitf", ".jxl", ".avif", ".psd", ".svs", ".ndpi", ".mrxs"}
     | {".czi", ".dng", ".cr2", ".nef", ".arw"}
 )
+
+
+def is_hidden(names: Iterable[str]) -> bool:
+    """Whether a path below a folder, by its parts, is left out: hidden, or what macOS adds."""
+    return any(name.startswith(".") or name == "__MACOSX" for name in names)
 
 
 def without_image_suffix(name: str) -> str:
@@ -80,9 +85,15 @@ def scan(folder: Path, error: type[DataError], *, rasters: bool = False) -> list
 
 def unread_images(inputs: Sequence[Path]) -> list[Path]:
     """The files in folders that are images by their names, of formats that are not read."""
-    inner = (path for folder in inputs if folder.is_dir() for path in folder.rglob("*"))
-    wanted = (path for path in inner if path.suffix.lower() in _UNREAD)
-    return sorted(path for path in wanted if path.name[0] != "." and not is_raster(path))
+    return sorted(
+        path
+        for folder in inputs
+        if folder.is_dir()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _UNREAD
+        and not is_hidden(path.relative_to(folder).parts)
+        and not is_raster(path)
+    )
 
 
 def scan_names(folder: Path, error: type[DataError]) -> list[Path]:
@@ -110,7 +121,7 @@ def _walk(
     with os.scandir(folder) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
+        if is_hidden([entry.name]):
             continue
         path = folder / entry.name
         is_link = entry.is_symlink()  # path does not fail where a link leads to itself
@@ -136,10 +147,10 @@ def _expand(given: Path) -> Iterator[tuple[Path, Path]]:
     except ValueError as error:
         raise ImageError(f"{printable(given)} is no pattern: {error}") from error
     for match in matches:
-        is_hidden = any(part.startswith(".") for part in match.relative_to(base).parts)
-        if match.is_dir() and not is_hidden:
+        is_shown = not is_hidden(match.relative_to(base).parts)
+        if is_shown and match.is_dir():
             yield from ((path, base) for path in scan(match, ImageError, rasters=True))
-        elif not is_hidden and (_is_image(match) or is_raster(match)):
+        elif is_shown and (_is_image(match) or is_raster(match)):
             yield match, base
 
 
