@@ -110,6 +110,8 @@ class KnownValues(BaseModel):
     """The highest of all."""
     smallest: tuple[float, ...]
     """Of each image the value furthest from 0, and of all images the one that is nearest to it."""
+    scalings: tuple[str, ...] = ("",)
+    """What the files declared that their values, used as stored, are multiplied with."""
 
 
 class BundleInfo(BaseModel):
@@ -144,7 +146,8 @@ class BundleInfo(BaseModel):
         given = {len(self.normalisation.mean), len(self.normalisation.std)}
         if given != {self.bands}:
             raise ValueError("the normalisation has other than one mean and deviation per band")
-        if self.values and {len(numbers) for _, numbers in self.values} != {self.bands}:
+        seen = self.values
+        if seen and {*map(len, (seen.low, seen.high, seen.smallest))} != {self.bands}:
             raise ValueError("the values seen in training are other than one per band")
         return self
 

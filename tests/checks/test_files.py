@@ -535,6 +535,15 @@ def test_nan_in_all_bands_stands_for_no_data(data: Path, nodata: float | None) -
     assert [finding.check for finding in pixels(data)] == ["no-data"]
 
 
+def test_another_declared_scale_is_a_warning(data: Path) -> None:
+    (path,) = spoil(data, lambda pixels: pixels, 2)
+    with rasterio.open(path, "r+") as file:
+        file.scales = (0.5,) * 3
+    found = only(pixels(data), "scales-differ", "warning")
+    assert found.files == (f"{path}: scale 0.5",)
+    assert "1 image with another scale than the others, which declare none" in found.summary
+
+
 def test_images_of_another_type_or_bands_are_an_error(data: Path) -> None:
     paths = spoil(data, lambda pixels: pixels.astype(np.uint16) * 100, 0)
     paths += spoil(data, lambda pixels: np.dstack([pixels, pixels[..., :2]]), 5)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from numpy.typing import NDArray
 
 from tests.builders import bundle_info, save_run, write_geotiff
@@ -14,6 +15,7 @@ from unetseg.bundle import BundleInfo, KnownValues
 from unetseg.cli.app import run
 from unetseg.data.facts.survey import survey
 from unetseg.data.files import image as image_file
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import with_gaps
 from unetseg.data.files.pngs import write_png
 from unetseg.prediction.predict import predict_folder
@@ -134,6 +136,25 @@ def test_predict_warns_once_of_all_and_strict_refuses_them(
     assert "trained on" in told
     assert [path.name for path in (tmp_path / "strict").glob("*.tif")] == ["5.tif"]
     assert not [path for path in (tmp_path / "strict").iterdir() if path.name.startswith(".")]
+
+
+def test_another_declared_scale_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, files = save_run(tmp_path / "run", info()), []
+    for number, scale in enumerate([1.0, 0.0001, 0.0001]):
+        image = counts(number).astype(np.uint16)
+        files.append(write_geotiff(tmp_path / "in" / f"{number}.tif", image))
+        with rasterio.open(files[-1], "r+") as file:
+            file.scales, file.offsets = (scale,) * 4, (0, 0, 0, -0.1 * (number == 2))
+    with ImageFile(files[2]) as opened:
+        assert opened.scaling == "scale 0.0001, offset -0.1"
+    words = ["predict", str(trained), str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert run([*words, "--device", "cpu"]) == 0
+    assert (
+        "2 images with another scale than trained on (none), used as stored: 1.tif (scale 0.0001), "
+        "2.tif (scale 0.0001, offset -0.1)"
+    ) in heard(capsys)
 
 
 def test_eval_warns_and_strict_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

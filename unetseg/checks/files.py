@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -378,6 +378,21 @@ def inspect_kinds(survey: Survey) -> Iterator[Finding]:
             "are not",
             [(pair.image, f" is {kind}") for pair, kind in strangers.items()],
             KIND_FIX,
+        )
+    scalings = Counter(image.scaling for _, image in images)
+    if len(scalings) > 1:
+        usual = scalings.most_common(1)[0][0]
+        others = [
+            (path, f": {image.scaling or 'none'}")
+            for path, image in images
+            if image.scaling != usual
+        ]
+        yield warning(
+            "scales-differ",
+            f"{plural(len(others), 'image')} with another scale than the others, which declare "
+            f"{usual or 'none'}; values are used as stored",
+            others,
+            "Bring all to one scale (gdal_translate -unscale -ot Float32), or train on them apart.",
         )
     grey = [path for path, image in images if image.bands == 1]
     if grey and any(image.bands == 3 for _, image in images):

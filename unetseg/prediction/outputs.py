@@ -50,6 +50,8 @@ class Job:
     """Whether its file declares which pixels have no data, by a value or a mask."""
     has_gaps: bool = False
     """Whether it may have such: declared, transparent, or NaN."""
+    scaling: str = ""
+    """What it declares that its values, which are used as stored, are multiplied with."""
     lost: str = ""
     """What is told of its place and no mask of it keeps, in words."""
     max_pixels: int | None = None
@@ -86,7 +88,8 @@ def plan_job(image: Path, stem: Path, class_map: ClassMap, max_pixels: int | Non
             declares = file.nodata is not None or file.has_mask
             job = Job(image, stem, file.pixels, file.is_large, None, declares, file.has_gaps)
             try:
-                job = replace(job, georeference=file.georeference, lost=file.lost_place)
+                job = replace(job, scaling=file.scaling, georeference=file.georeference)
+                job = replace(job, lost=file.lost_place)
             except ImageError as error:
                 job = replace(job, lost=error.summary)
     except ImageError as error:  # it is listed with the reason when it is read
@@ -114,6 +117,19 @@ def lost_places(jobs: Sequence[Job]) -> str:
     more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
     told = f"the place on the earth of {plural(len(lost), 'image')} is not kept, or not all of it: "
     return f"{told}{', '.join(lost[:SHOWN])}{more}" if lost else ""
+
+
+def other_scalings(jobs: Sequence[Job], trained: Sequence[str]) -> str:
+    """The images that declare another scale of their values than those trained on; or nothing."""
+    others = [
+        f"{printable(job.image.name)} ({job.scaling or 'none'})"
+        for job in jobs
+        if job.scaling not in trained
+    ]
+    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    told = f"{plural(len(others), 'image')} with another scale than trained on "
+    told += f"({' or '.join(word or 'none' for word in trained)}), used as stored: "
+    return f"{told}{', '.join(others[:SHOWN])}{more}" if others else ""
 
 
 def write_outputs(

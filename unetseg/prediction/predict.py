@@ -18,7 +18,7 @@ from unetseg.prediction.alone import is_suspect, predict_alone
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
 from unetseg.prediction.jobs import find_inputs, outstanding
 from unetseg.prediction.manifest import Manifest, failure_row
-from unetseg.prediction.outputs import Job, lost_places, plan_jobs, write_outputs
+from unetseg.prediction.outputs import Job, lost_places, other_scalings, plan_jobs, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Stream
@@ -97,8 +97,10 @@ def predict_folder(
         for path, relative in images
         for job in plan_jobs(path, output / relative, class_map, config.max_pixels)
     ]
-    if lost := lost_places(jobs):
-        progress.say(lost)
+    seen = predictor.info.values
+    for told in (lost_places(jobs), other_scalings(jobs, seen.scalings) if seen else ""):
+        if told:
+            progress.say(told)
     manifest = manifest_of(Path(run), output, predictor, config, where)
     jobs, there = outstanding(jobs, given, config, manifest, progress)
     result = Prediction(skipped=[job.mask for job in there], manifest=manifest)

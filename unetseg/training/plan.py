@@ -199,6 +199,7 @@ def known_values(known: Survey) -> KnownValues:
         low=tuple(low.min(0).tolist()),
         high=tuple(high.max(0).tolist()),
         smallest=tuple(largest.min(0).tolist()),
+        scalings=tuple(sorted({image.scaling for image in images})),
     )
 
 

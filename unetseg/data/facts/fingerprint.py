@@ -27,7 +27,7 @@ from unetseg.resources import usable_cores
 from unetseg.storage import write_bytes
 from unetseg.text import plural, printable
 
-CACHE_VERSION = "9"
+CACHE_VERSION = "10"
 NO_NUMBERS = "NaN or infinite pixels"
 KIND_FIX = "Convert these images, or train on them apart."
 

@@ -54,6 +54,7 @@ class ImageFacts(BaseModel):
         alpha: "mean", "std", "low" and "high" of an alpha band that tells which pixels have data,
             and so is none of the bands; empty where there is none, or an opaque one.
         white_is_zero: Whether it is stored with white as 0, and read as viewers show it.
+        scaling: What the file declares that its values are multiplied with, in words.
         fill: A value such as −9999 that stands for "no data" without being declared.
         fill_share: Share of the pixels that hold it in any band, 0–1.
         bad: Pixels with NaN or infinity in any band, those without data not counted.
@@ -79,6 +80,7 @@ class ImageFacts(BaseModel):
     nodata: float | None = None
     nodata_share: float = 0.0
     alpha: dict[str, float] = {}
+    scaling: str = ""
     fill: float | None = None
     fill_share: float = 0.0
     bad: int = 0
@@ -221,6 +223,7 @@ class _Tally:
             orientation=image.orientation,
             pillow_bands=pillow_bands,
             white_is_zero=image.white_is_zero,
+            scaling=image.scaling,
             pixel_hash=blake2b(kind + digests, digest_size=16).hexdigest(),
             perceptual_hash=_resemblance(
                 np.concatenate(self._thumbnail),

@@ -128,6 +128,8 @@ class ImageFile:
             the content.
         lossy: Whether the compression changes values (JPEG and its kin).
         white_is_zero: Whether a TIFF stores white as 0; `read` gives it as viewers show it.
+        scaling: What the file declares that its values, which are read as stored, are multiplied
+            with; or nothing.
         alpha: Whether the last band of what `read` returns is declared to be alpha.
         pixels: Height times width.
         is_windowed: Whether windows are read one by one.
@@ -152,6 +154,7 @@ class ImageFile:
         self.format, self.lossy = file.format, file.lossy
         self.white_is_zero = isinstance(file, Tiff) and file.white_is_zero
         self.alpha = bool(getattr(file, "alpha", False))
+        self.scaling = str(getattr(file, "scaling", ""))
         self._has_mask = bool(getattr(file, "has_mask", False))
         self._mask = Once(lambda: ValidityMask(path))
         self._shape, self._kind = file.shape, file.kind  # as stored

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.georeference import place_of, quiet
 from unetseg.data.files.limits import PIXEL_BYTES, bomb, explained, unreadable
-from unetseg.data.files.tiffs import Window
+from unetseg.data.files.tiffs import Window, told_scaling
 from unetseg.data.files.vrts import (
     HFA_START,
     VRT_START,
@@ -37,6 +37,7 @@ class Raster:
         nodata: The value that it declares for pixels without data, in all bands.
         alpha: Whether the last band is declared to be alpha.
         has_mask: Whether a mask tells which pixels are valid, or values that differ by band.
+        scaling: What it declares that its values are multiplied with.
 
     Raises:
         ImageError: GDAL cannot open it, or its bands differ in type.
@@ -59,6 +60,7 @@ class Raster:
         self.nodata: float | None = raster.nodata if len(values) == 1 else None
         may_be_alpha = self.shape[2] > 1 and self.dtype in (np.uint8, np.uint16)
         self.alpha = may_be_alpha and raster.colorinterp[-1].name == "alpha"
+        self.scaling = told_scaling(raster.scales, raster.offsets)
         self.has_mask = len(values) > 1 or has_mask(raster)
         self.georeference = place_of(raster)
 

@@ -6,10 +6,11 @@ that both give the same values.
 
 import math
 import os
+import re
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from xml.sax.saxutils import escape
@@ -32,6 +33,8 @@ _ORIENTATION = 0x0112
 _LOSSY = frozenset({6, 7, 33003, 33005, 34892, 34933, 34934, 50001})  # JPEG and its kin
 _JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose segments need the file's tables
 _PALETTE = 3
+_GDAL_METADATA = 42112
+_SCALING = re.compile(r'role="(scale|offset)">\s*([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)\s*<')
 _ALPHA = ((1,), (2,))  # extra samples: with colours multiplied by it, and without
 
 
@@ -60,6 +63,7 @@ class Tiff:
         segment: Height and width of the pieces that are decoded at once, pixels.
         alpha: Whether the last band is declared to be alpha.
         has_mask: Whether a mask of valid pixels lies beside the image, in the same file.
+        scaling: What GDAL's metadata say that the values are multiplied with, see `told_scaling`.
 
     Raises:
         ImageError: a stack of pages, or truncated; a decompression bomb, when it is read. What
@@ -93,6 +97,9 @@ class Tiff:
         self.palette = _palette(keyframe)
         self.lossy = int(keyframe.compression) in _LOSSY
         self.byteorder: Any = self._file.byteorder
+        declared = _SCALING.findall(str(keyframe.tags.valueof(_GDAL_METADATA, "")))
+        values = [[float(v) for role, v in declared if role == r] for r in ("scale", "offset")]
+        self.scaling = told_scaling(*values)
         masks = (s for s in every if int(s.keyframe.subfiletype) & 5 == 4)
         self.has_mask = page is None and any(s.keyframe.shape[:2] == self.shape[:2] for s in masks)
         self._is_bits = series.dtype == np.bool_ and keyframe.photometric != _PALETTE
@@ -225,6 +232,21 @@ class Tiff:
         if len(content) < size:
             raise tifffile.TiffFileError("it is truncated")
         return content
+
+
+def told_scaling(scales: Iterable[float], offsets: Iterable[float]) -> str:
+    """What bands are declared to be multiplied with, and what is added, in words; or nothing.
+
+    >>> told_scaling([0.0001, 0.0001], [0, 0])
+    'scale 0.0001'
+    """
+    declared = {"scale": {*scales} - {1}, "offset": {*offsets} - {0}}
+    words = [
+        f"{what} {', '.join(f'{value:g}' for value in sorted(values))}"
+        for what, values in declared.items()
+        if values
+    ]
+    return ", ".join(words)
 
 
 def write_tiff(
