@@ -40,7 +40,9 @@ class SeenValues:
     """
 
     def __init__(self, info: BundleInfo, image: NDArray[Any] | None = None) -> None:
-        self._info = info
+        self._info, self._pixels = info, 0
+        if info.dtype == "uint8":  # the type is the scale: a dark photo is a dark photo
+            return
         mean, std = np.array(info.normalisation.mean), np.array(info.normalisation.std)
         if info.values is None:  # a bundle of before
             self._low, self._high, reach = mean, mean, FAR * std
@@ -49,7 +51,6 @@ class SeenValues:
             reach = REACH * (self._high - self._low)
         self._ends = self._low - reach, self._high + reach
         self._far = np.zeros(info.bands)  # pixels
-        self._pixels = 0
         self._seen_low = np.full(info.bands, np.inf)
         self._seen_high = np.full(info.bands, -np.inf)
         if image is not None:
@@ -57,7 +58,7 @@ class SeenValues:
 
     def add(self, image: NDArray[Any]) -> None:
         """Take in a part of the image, H×W×C, or one band more where it has gaps."""
-        if self._info.dtype == "uint8":  # the type is the scale: a dark photo is a dark photo
+        if self._info.dtype == "uint8":
             return
         step = max(1, int((image.shape[0] * image.shape[1] / SAMPLED) ** 0.5))
         some = image[::step, ::step]

@@ -42,12 +42,13 @@ def told_missing(
         nodata: The value that is declared for pixels without data.
         valid: Where a mask says that there are data, H×W.
     """
-    missing = np.zeros(image.shape[:2], bool) if valid is None else ~valid
+    told = [] if valid is None else [~valid]
     if nodata is not None:
-        missing |= holds_nodata(image, nodata)
+        told.append(holds_nodata(image, nodata))
     if image.dtype.kind == "f" and np.isnan(image).any():
-        missing |= holds_nodata(image, np.nan)
-    return missing if missing.any() else None
+        told.append(holds_nodata(image, np.nan))
+    missing = np.logical_or.reduce(told) if told else None
+    return missing if missing is not None and missing.any() else None
 
 
 def with_gaps(
