@@ -133,6 +133,30 @@ def test_no_other_file_is_read_as_pixels(tmp_path: Path) -> None:
         read_image(doctype)
 
 
+def test_what_is_looked_at_is_what_gdal_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes names from the working folder, or from where a link to the mosaic leads."""
+    monkeypatch.chdir(tmp_path)
+    image = write_geotiff(tmp_path / "in/a.tif", blotches(9, 9, 1))
+    plain = mosaic(tmp_path / "in/plain.vrt", "in/a.tif", 0)
+    (tmp_path / "link.vrt").symlink_to(mosaic(tmp_path / "in/linked.vrt", "a.tif"))
+    for path in (plain, tmp_path / "link.vrt"):
+        assert (read_image(path) == read_image(image)).all()
+        assert sources_of(path) == {image}
+    (tmp_path / "secret.txt").write_text("a" * 999)
+    raw = "subClass='VRTRawRasterBand'"
+    mosaic(tmp_path / "in/raw.vrt", str(tmp_path / "secret.txt"), 0, raw)
+    for decoy in ("in/in/raw.vrt", "raw.vrt"):
+        (tmp_path / decoy).parent.mkdir(exist_ok=True)
+        (tmp_path / decoy).write_bytes(image.read_bytes())
+    mosaic(plain, "in/raw.vrt", 0)
+    mosaic(tmp_path / "in/linked.vrt", "raw.vrt")
+    for path in (plain, tmp_path / "link.vrt"):
+        with pytest.raises(ImageError, match="raw bytes of another file"):
+            read_image(path)
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "/", "..", "", "folder", "a\0b"])
 def test_a_name_that_no_image_can_have_is_an_answer(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()

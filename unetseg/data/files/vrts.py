@@ -40,12 +40,18 @@ def refuse_foreign_sources(path: Path, depth: int = 0) -> None:
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise unreadable(path, error) from error
     for name in _sources(root, path):
-        source = path.parent / name
-        start = b"" if _ADDRESS.match(name) else first_bytes(source)
-        if start.startswith(VRT_START):
-            refuse_foreign_sources(source, depth + 1)
-        elif not start.startswith(_IMAGES) and not (start and has_envi_header(source)):
+        # GDAL takes names from where a link to the mosaic leads, or from the working folder.
+        places = {path.resolve().parent / name, Path(name).absolute()}
+        found = [] if _ADDRESS.match(name) else [place for place in places if first_bytes(place)]
+        if not found or not all(_is_image(place, depth) for place in found):
             raise unreadable(path, f"its source {name!r} is no image file here")
+
+
+def _is_image(source: Path, depth: int) -> bool:
+    start = first_bytes(source)
+    if start.startswith(VRT_START):
+        refuse_foreign_sources(source, depth + 1)
+    return start.startswith((VRT_START, *_IMAGES)) or has_envi_header(source)
 
 
 def _sources(root: ElementTree.Element, path: Path) -> Iterator[str]:
