@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import forward_pass, memory, predict_folder, scaling, train_steps
+from benchmarks import forward_pass, memory, predict_folder, scaling, service, train_steps
 from benchmarks.predict_folder import Case
 
 pytestmark = pytest.mark.slow
@@ -70,3 +70,11 @@ def test_memory_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     (predicting,), (training,) = found["predict"], found["train"]
     assert predicting["megabytes"] > found["torch_megabytes"]
     assert training["checkpointing"] <= training["ours"]
+
+
+def test_a_service_answers_right_and_tells_its_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    service.main(["--minutes", "0.2", "--threads", "2"])
+    found = last_line(capsys)
+    assert found["wrong"] == 0
+    assert found["right"] > found["refused"] > 0
+    assert len(found["megabytes"]) == len(service.MOMENTS)
