@@ -13,6 +13,7 @@ import unetseg
 from tests.builders import Heard, bundle_info, noise, random_segmenter, save_run
 from unetseg.errors import ConfigError, ImageError
 from unetseg.prediction import jobs
+from unetseg.prediction import predict as prediction
 from unetseg.prediction.predict import Prediction
 
 
@@ -152,6 +153,23 @@ def test_skip_predicts_what_is_missing_changed_or_was_interrupted(
     assert predict(trained, folder, out, existing="skip").written == []
     both = predict(trained, folder, out, existing="skip", overlay=True)  # what is missing
     assert len(both.written) == 5
+
+
+def test_what_was_stopped_goes_on_as_ever(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = draw(*(tmp_path / "in" / f"{name}.png" for name in "abcd")), tmp_path / "out"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction, "write_outputs", stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict(trained, folder, out)
+    heard = Heard()
+    assert len(predict(trained, folder, out, existing="skip", progress=heard).written) == 4
+    assert not any("apart" in said for said in heard.said)
 
 
 @pytest.mark.row(38)

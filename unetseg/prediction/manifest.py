@@ -5,6 +5,7 @@ loses none; a line that it left half written is passed over. Of one mask the las
 
     {"by": KEY, "run": …, "flags": {…}, "settings": {…}}    what masks of this KEY were made with
     {"begun": MASK, "alone": false}                         its image is about to be read
+    {"stopped": true}                                       those begun until here killed nobody
     {"done": MASK, "by": KEY, "image": …, "bytes": …, "modified": …, "files": […]}
     {"failed": MASK, "image": …, "code": …, "message": …, "offenders": […], "fix": …}
     … with "bytes" and "modified"                           and is not tried again as it is
@@ -92,6 +93,9 @@ class Manifest:
                 self.done.pop(mask, None)
                 self.failed.pop(mask, None)
                 self.begun.setdefault(mask, []).append(alone)
+            case {"stopped": True}:
+                for tries in self.begun.values():
+                    tries.clear()
             case {"done": str(mask), "by": str(by), "image": str(image), "files": list(files)}:
                 identity = line.get("bytes", 0), line.get("modified", 0)
                 self.done[mask] = Record(by, image, identity, frozenset(map(str, files)))
@@ -148,6 +152,10 @@ class Manifest:
         mask = self.name(job.mask)
         self._identities[mask] = identity_of(job.image)
         self._append({"begun": mask, "alone": alone})
+
+    def stop(self) -> None:
+        """Note that this process ends early, and is not killed: no image is to blame."""
+        self._append({"stopped": True})
 
     def end(self, job: Job, files: Sequence[Path]) -> None:
         """Note that all files of a job are written."""

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -13,7 +13,7 @@ from typing import Any
 from unetseg.bundle import BundleInfo
 from unetseg.config import DeviceConfig, PredictConfig, with_flags
 from unetseg.data.files.pages import file_of
-from unetseg.errors import DataError, ImageError, OutOfMemoryError, UnetsegError
+from unetseg.errors import DataError, ImageError, MachineError, OutOfMemoryError, UnetsegError
 from unetseg.prediction.alone import is_suspect, predict_alone
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
 from unetseg.prediction.jobs import find_inputs, outstanding
@@ -110,7 +110,12 @@ def predict_folder(
         (output / "failures.jsonl").unlink(missing_ok=True)
     if jobs:
         manifest.start()
-        _predict_all(predictor, jobs, config, result, progress)
+        try:
+            _predict_all(predictor, jobs, config, result, progress)
+        except BaseException:
+            with suppress(MachineError):  # the disk may be full
+                manifest.stop()
+            raise
         tell_strange(result.strange, progress)
     if result.failures:
         rows = [failure_row(image, error) for image, error in result.failures.items()]
