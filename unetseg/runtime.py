@@ -137,6 +137,12 @@ def survive_forks() -> None:
         )
 
 
+def end_of(exit_code: int) -> str:
+    """What ended a process: the name of a signal, or its exit code."""
+    names = {-one.value: one.name for one in signal.Signals}
+    return names.get(exit_code, f"exit code {exit_code}")
+
+
 def after_fork(what: str) -> MachineError:
     """The answer to a process that was forked and wants what only its parent has."""
     fix = (

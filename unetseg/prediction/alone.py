@@ -6,7 +6,6 @@ never ended are predicted after all others, by `worker`, and what kills that is 
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from unetseg.errors import ImageError, MachineError
 from unetseg.prediction.manifest import Manifest
 from unetseg.prediction.outputs import Job
+from unetseg.runtime import end_of
 
 TRIES = 2
 """Times that an image may end a process: among others, and apart."""
@@ -85,14 +85,8 @@ def _try(order: str) -> tuple[int, str]:
         finally:
             process.kill()
     if told or (at < 0 and process.returncode):
-        raise MachineError(told or f"a process of its own ended: {_cause(process.returncode)}")
-    return at, _cause(process.returncode) if process.returncode else ""
-
-
-def _cause(code: int) -> str:
-    """What ended a process."""
-    names = {-one.value: one.name for one in signal.Signals}
-    return names.get(code, f"exit code {code}")
+        raise MachineError(told or f"a process of its own ended: {end_of(process.returncode)}")
+    return at, end_of(process.returncode) if process.returncode else ""
 
 
 def _deadly(job: Job, reason: str) -> ImageError:

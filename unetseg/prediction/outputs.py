@@ -93,8 +93,8 @@ def plan_job(image: Path, stem: Path, class_map: ClassMap, max_pixels: int | Non
             except ImageError as error:
                 job = replace(job, lost=error.summary)
     except ImageError as error:  # it is listed with the reason when it is read
-        is_stack = error.code == SEVERAL and isinstance(error.came, int)
-        job = Job(image, stem, pages=error.came if is_stack and isinstance(error.came, int) else 0)
+        pages = error.came if error.code == SEVERAL else None
+        job = Job(image, stem, pages=pages if isinstance(pages, int) else 0)
     job = replace(job, max_pixels=max_pixels)
     suffix = ".tif" if job.is_geotiff else class_map.suffix
     return replace(job, mask=stem.with_name(stem.name + suffix))

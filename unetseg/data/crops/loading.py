@@ -28,7 +28,7 @@ from unetseg.data.crops.cache import FORKS
 from unetseg.data.crops.dataset import Crops, Key, Order, Sample, collate
 from unetseg.errors import DataError, MachineError, OutOfMemoryError, UnetsegError
 from unetseg.progress import SILENT, Progress
-from unetseg.runtime import SIGNALS, explained_memory
+from unetseg.runtime import SIGNALS, end_of, explained_memory
 from unetseg.text import duration
 
 AHEAD = 4
@@ -207,13 +207,11 @@ class Worker:
 
     def _ended(self) -> LostProcessError:
         self.process.join(FAREWELL)
-        code = self.process.exitcode or 0
-        if code == -signal.SIGKILL:
-            return LostProcessError(
-                "was killed, as when memory runs out,", self._key(), memory=True
-            )
-        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return LostProcessError(f"ended ({name})", self._key())
+        what = end_of(self.process.exitcode or 0)
+        if what == "SIGKILL":
+            how = "was killed, as when memory runs out,"
+            return LostProcessError(how, self._key(), memory=True)
+        return LostProcessError(f"ended ({what})", self._key())
 
     def _key(self) -> Key | None:
         index, seed = self.at.tolist()

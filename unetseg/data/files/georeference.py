@@ -95,8 +95,9 @@ def georeference_of(file: Any, path: Path, orientation: int) -> tuple[Georeferen
         kind = getattr(file, "byteorder", None), np.dtype(getattr(file, "dtype", np.float64))
         files = tuple((name, found, found.stat().st_mtime_ns) for name, found in beside.items())
         try:
-            told = _of_boxes(path) if is_boxed else _of_pixel(tuple(tags), *kind, files)
-            place, nodata, read = told
+            place, nodata, read = (
+                _of_boxes(path) if is_boxed else _of_pixel(tuple(tags), *kind, files)
+            )
         except RasterioError as error:
             if is_boxed:  # others read its pixels
                 return Georeference(lost=f"GDAL cannot open it: {error}"), None

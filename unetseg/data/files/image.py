@@ -498,8 +498,8 @@ def count_pages(path: Path) -> tuple[int, bool]:
             file = image.open_windowed() if image.format in {"NPY", "NPZ"} else None
             return (file.pages if isinstance(file, ArrayFile) else 1), False
     except ImageError as error:
-        is_stack = error.code == SEVERAL and isinstance(error.came, int)
-        return (error.came, True) if is_stack and isinstance(error.came, int) else (1, False)
+        pages = error.came if error.code == SEVERAL else None
+        return (pages, True) if isinstance(pages, int) else (1, False)
 
 
 def inside(window: Sequence[int], size: Sequence[int]) -> tuple[int, int, int, int]:

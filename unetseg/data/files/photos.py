@@ -65,9 +65,9 @@ class Photo:
         self._file, self._start, self._path = file, start, path
         self._lock = threading.Lock()
         if start[8:12] == b"WEBP":
-            _refuse_bomb(path, webp_size(start), max_pixels)  # Pillow takes its memory at once
+            _refuse_large(path, webp_size(start), max_pixels)  # Pillow takes its memory at once
         self._image = image = _heic(file, path) if _HEIC.match(start) else _identified(file, start)
-        _refuse_bomb(path, image.size, max_pixels)
+        _refuse_large(path, image.size, max_pixels)
         self.format = "JPEG" if image.format == "MPO" else str(image.format)
         is_lossy_webp = start[12:16] in {b"VP8 ", b"VP8X"}
         self.lossy = self.format in {"JPEG", "HEIF"} or is_lossy_webp
@@ -152,7 +152,7 @@ class Jpeg2000:
         self.shape = bottom - top, right - left, bands
         self.kind = content[at : at + 34 + 3 * bands].hex()
         self.may_be_placed = any(box in content for box in _PLACE_BOXES)
-        _refuse_bomb(path, self.shape[1::-1], max_pixels)
+        _refuse_large(path, self.shape[1::-1], max_pixels)
         refuse_bomb(path, self.shape[:2], self.shape[0] * self.shape[1] * bands, max_pixels)
 
     def whole(self) -> tuple[NDArray[Any], None, bool]:
@@ -176,9 +176,8 @@ def open_photo(file: IO[bytes], start: bytes, path: Path, max_pixels: int) -> Ph
 def webp_size(start: bytes) -> tuple[int, int]:
     """Width and height of a WebP by its first 30 bytes (RFC 9649, sections 2.5, 2.7 and 3.4)."""
     if start[12:16] == b"VP8X":
-        return int.from_bytes(start[24:27], "little") + 1, int.from_bytes(
-            start[27:30], "little"
-        ) + 1
+        width, height = (int.from_bytes(start[at : at + 3], "little") for at in (24, 27))
+        return width + 1, height + 1
     if start[12:16] == b"VP8L":
         bits = int.from_bytes(start[21:25], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
@@ -186,7 +185,7 @@ def webp_size(start: bytes) -> tuple[int, int]:
     return width, height
 
 
-def _refuse_bomb(path: Path, size: tuple[int, int], limit: int) -> None:
+def _refuse_large(path: Path, size: tuple[int, int], limit: int) -> None:
     width, height = size
     if width * height > limit:
         told = f"{width}×{height} = {width * height} pixels"
