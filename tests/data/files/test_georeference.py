@@ -1,6 +1,8 @@
 """Places: where GDAL says that an image lies, turned with the image, and no warnings."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,3 +289,27 @@ def test_real_geotiffs(real_data: Path) -> None:
         place, _ = georeference(file)
         assert place is not None
         assert place.crs
+
+
+FORKED = """
+import os, threading, time
+from unetseg.data.files.georeference import quiet
+
+def read():
+    with quiet():
+        inside.set()
+        time.sleep(0.5)
+
+inside = threading.Event()
+threading.Thread(target=read).start()
+inside.wait()
+child = os.fork()
+with quiet():
+    pass
+if child:
+    raise SystemExit(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_process_that_is_forked_while_another_thread_reads_reads_too() -> None:
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=60)

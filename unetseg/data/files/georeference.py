@@ -30,6 +30,10 @@ GEOTIFF_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
 NODATA_TAG = 42113
 _CRS = re.compile(r"[A-Za-z_]+\s*\[|EPSG:\d+$|\+")  # WKT, a number or PROJ's own words
 _QUIET = threading.RLock()  # one thread at a time changes what warnings are shown
+if hasattr(os, "register_at_fork"):  # a process forked meanwhile would wait for ever
+    os.register_at_fork(
+        before=_QUIET.acquire, after_in_parent=_QUIET.release, after_in_child=_QUIET.release
+    )
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _ENDS = (".prj", ".aux.xml", ".tab", ".rpb", "_rpc.txt", "w", ".wld")  # of files beside images
 
