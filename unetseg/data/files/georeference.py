@@ -21,7 +21,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from unetseg.data.files.limits import explained, unreadable
+from unetseg.data.files.limits import explained, gdal_faults, unreadable
 from unetseg.data.files.pages import file_of
 from unetseg.data.files.tiffs import Tiff
 
@@ -88,8 +88,6 @@ def georeference_of(file: Any, path: Path, orientation: int) -> tuple[Georeferen
     Raises:
         ImageError: the header is damaged; `path` is named.
     """
-    from rasterio.errors import RasterioError
-
     beside = companions(path)
     is_boxed = getattr(file, "may_be_placed", False)
     with explained(path):
@@ -102,7 +100,7 @@ def georeference_of(file: Any, path: Path, orientation: int) -> tuple[Georeferen
             place, nodata, read = (
                 _of_boxes(path) if is_boxed else _of_pixel(tuple(tags), *kind, files)
             )
-        except RasterioError as error:
+        except gdal_faults() as error:
             if is_boxed:  # others read its pixels
                 return Georeference(lost=f"GDAL cannot open it: {error}"), None
             raise unreadable(path, error) from error

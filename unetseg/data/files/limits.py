@@ -94,6 +94,14 @@ def explained(path: Path) -> Iterator[None]:
         raise unreadable(path, reason, code) from error
 
 
+def gdal_faults() -> tuple[type[Exception], ...]:
+    """What rasterio raises: its own errors, and GDAL's where it wraps none."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    return RasterioError, CPLE_BaseError
+
+
 def unreadable(path: Path, reason: object, code: str = "unreadable-file") -> ImageError:
     """The answer for a file that cannot be read."""
     summary = f"{path} cannot be read: {reason}"

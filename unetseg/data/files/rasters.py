@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.georeference import place_of, quiet
-from unetseg.data.files.limits import PIXEL_BYTES, bomb, explained, unreadable
+from unetseg.data.files.limits import PIXEL_BYTES, bomb, explained, gdal_faults, unreadable
 from unetseg.data.files.tiffs import Window, told_scaling
 from unetseg.data.files.vrts import (
     HFA_START,
@@ -49,7 +49,12 @@ class Raster:
         self._path, self._lock, self._max_pixels = path, threading.Lock(), max_pixels
         if driver == "VRT":
             refuse_foreign_sources(path)
-        self._raster = raster = _opened(path, driver)
+        self._raster: Any = _opened(path, driver)
+        with _answered(path):
+            self._describe(driver)
+
+    def _describe(self, driver: str) -> None:
+        raster, path = self._raster, self._path
         if len({*raster.dtypes}) > 1:
             raise unreadable(path, f"its bands differ in type: {', '.join(raster.dtypes)}")
         self.format, self.dtype = driver, np.dtype(raster.dtypes[0])
@@ -132,11 +137,9 @@ def _opened(path: Path, driver: str | None = None) -> Any:
 
 @contextmanager
 def _answered(path: Path) -> Iterator[None]:
-    from rasterio.errors import RasterioError
-
     try:
         yield
-    except RasterioError as error:
+    except gdal_faults() as error:
         raise unreadable(path, error.__cause__ or error) from error
 
 
