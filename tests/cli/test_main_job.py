@@ -323,6 +323,7 @@ def test_one_corrupt_image_costs_one_mask(
     code, _, err = command(capsys, "predict", trained, tmp_path / "in", "-o", out)
     assert code == 4
     assert f"no mask for 1 image, {COUNT - 1} have one" in err
+    assert "\\n" not in err
     assert str(bad) in err
     assert len(list(out.glob("*.png"))) == COUNT - 1
     rows = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]

@@ -73,6 +73,14 @@ def test_outputs_of_other_predictions_are_no_images(trained: Path, tmp_path: Pat
     assert names(tmp_path / "of masks") == ["a.png", "b.png"]
 
 
+def test_an_image_named_twice_has_one_mask_below_the_output(trained: Path, tmp_path: Path) -> None:
+    image = draw(tmp_path / "in" / "a.png") / "a.png"
+    around = tmp_path / "in" / ".." / "in" / "a.png"
+    out = tmp_path / "deep" / "masks"
+    assert predict(trained, [image, around], out).written == [out / "a.png"]
+    assert names(tmp_path / "deep") == ["masks/a.png"]
+
+
 def test_images_may_lie_in_a_folder_below_the_output(trained: Path, tmp_path: Path) -> None:
     images = draw(tmp_path / "images" / "a.png", tmp_path / "images" / "b.png")
     for _ in range(2):
@@ -153,6 +161,16 @@ def test_skip_predicts_what_is_missing_changed_or_was_interrupted(
     assert predict(trained, folder, out, existing="skip").written == []
     both = predict(trained, folder, out, existing="skip", overlay=True)  # what is missing
     assert len(both.written) == 5
+
+
+def test_a_mask_that_was_cut_to_nothing_is_predicted_anew(trained: Path, tmp_path: Path) -> None:
+    folder, out = draw(tmp_path / "in" / "a.png", tmp_path / "in" / "b.png"), tmp_path / "out"
+    predict(trained, folder, out)
+    whole = (out / "a.png").read_bytes()
+    (out / "a.png").write_bytes(b"")
+    again = predict(trained, folder, out, existing="skip")
+    assert (again.written, again.skipped) == ([out / "a.png"], [out / "b.png"])
+    assert (out / "a.png").read_bytes() == whole
 
 
 def test_what_was_stopped_goes_on_as_ever(

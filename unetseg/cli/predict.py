@@ -55,7 +55,7 @@ def predict(
         kind = PartialError if done else ImageError
         raise kind(
             f"no mask for {plural(len(result.failures), 'image')}, {len(done)} have one",
-            ["\n    ".join(str(error).splitlines()) for error in result.failures.values()],
+            ["; ".join(map(str.strip, str(e).splitlines())) for e in result.failures.values()],
             f"They are listed in {output / 'failures.jsonl'}; fix them and add --existing skip.",
         )
     say(f"{plural(len(result.written), 'mask')}: {output}")

@@ -160,7 +160,8 @@ def _state(job: Job, config: PredictConfig, manifest: Manifest) -> State:
     """How far the files of a job are there."""
     files = job.files(config)
     mask, *_ = names = [manifest.name(file) for file in files]
-    there = [name for name, file in zip(names, files, strict=True) if file.exists()]
+    sizes = [file.stat().st_size if file.exists() else 0 for file in files]
+    there = [name for name, size in zip(names, sizes, strict=True) if size]  # not what was cut
     record = manifest.done.get(mask)
     if not there:
         return State.NEW

@@ -57,7 +57,7 @@ def find_images(
         empty += [] if sources else [Path(given)]
         for path, base in sources:
             if path not in without:
-                found.setdefault(path.absolute(), (path, base))
+                found.setdefault(Path(os.path.abspath(path)), (path, base))  # without ".."
     listed = [printable(given) for given in empty]
     if empty and not any(given.exists() or _fixed(given) for given in empty):
         raise ImageError(f"there is no {', '.join(listed)}", fix="Check the path.")
@@ -173,10 +173,11 @@ def _fixed(given: Path) -> Path | None:
 
 def output_names(sources: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     """Each path of (path, folder above it) with a unique relative name."""
-    common = Path(os.path.commonpath([path.absolute().parent for path, _ in sources]))
+    places = [Path(os.path.abspath(path)) for path, _ in sources]  # without ".."
+    common = Path(os.path.commonpath([place.parent for place in places]))
     options = []  # names of increasing length
-    for path, base in sources:
-        inner, outer = path.relative_to(base), path.absolute().relative_to(common)
+    for (path, base), place in zip(sources, places, strict=True):
+        inner, outer = path.relative_to(base), place.relative_to(common)
         full = f"{path.stem}_{path.suffix[1:]}"
         options.append([inner.with_name(path.stem), inner.with_name(full), outer.with_name(full)])
     level = [0] * len(sources)
