@@ -57,7 +57,9 @@ def find_images(
         empty += [] if sources else [Path(given)]
         for path, base in sources:
             if path not in without:
-                found.setdefault(Path(os.path.abspath(path)), (path, base))  # without ".."
+                found.setdefault(
+                    Path(os.path.normpath(path.absolute())), (path, base)
+                )  # without ".."
     listed = [printable(given) for given in empty]
     if empty and not any(given.exists() or _fixed(given) for given in empty):
         raise ImageError(f"there is no {', '.join(listed)}", fix="Check the path.")
@@ -173,7 +175,7 @@ def _fixed(given: Path) -> Path | None:
 
 def output_names(sources: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     """Each path of (path, folder above it) with a unique relative name."""
-    places = [Path(os.path.abspath(path)) for path, _ in sources]  # without ".."
+    places = [Path(os.path.normpath(path.absolute())) for path, _ in sources]  # without ".."
     common = Path(os.path.commonpath([place.parent for place in places]))
     options = []  # names of increasing length
     for (path, base), place in zip(sources, places, strict=True):
