@@ -58,6 +58,8 @@ def predict(
             ["; ".join(map(str.strip, str(e).splitlines())) for e in result.failures.values()],
             f"They are listed in {output / 'failures.jsonl'}; fix them and add --existing skip.",
         )
+    if result.skipped and not result.written:
+        return
     say(f"{plural(len(result.written), 'mask')}: {output}")
     if config.overlay:
         say(f"next: look at {output / '*_overlay.*'}")

@@ -51,7 +51,8 @@ def load_state(run: Path, progress: Progress = SILENT) -> dict[str, Any]:
     if not (run / STATE).is_file():
         raise BundleError(
             f"{run} has no state to go on from ({STATE})",
-            fix="Train without --resume, or name the run with --name.",
+            fix="It ended before its first state was saved: train again without --resume, "
+            "or name another run with --name.",
         )
     problems = []
     for name in (STATE, PREVIOUS):
