@@ -18,7 +18,8 @@ from PIL import Image
 from tests.builders import blotches, bundle_info, save_run
 from unetseg import runtime
 from unetseg.config import DeviceConfig, TilingConfig
-from unetseg.errors import BundleError, ImageError, MachineError
+from unetseg.errors import BundleError, ConfigError, ImageError, MachineError
+from unetseg.prediction.predict import predict_folder
 from unetseg.prediction.predictor import Predictor
 
 CPU = DeviceConfig(device="cpu")
@@ -133,3 +134,26 @@ def test_many_images_have_the_masks_of_each(run: Path, tmp_path: Path) -> None:
         list(answers)
     with pytest.raises(ImageError, match=r"^image 1 is 1×40×50×3"):
         list(model.predict_many([images[0], images[1][None]]))
+
+
+@pytest.mark.parametrize("given", ["x", [0, 0, 0], (1,), True, 1 + 2j])
+def test_nodata_is_one_number(run: Path, given: Any) -> None:
+    model = Predictor(run, device=CPU)
+    with pytest.raises(ConfigError, match=r"^nodata is .*, expected one real number\n"):
+        model.predict(blotches(40, 50), nodata=given)
+    assert model.predict(blotches(40, 50), nodata=np.float64(7)).shape == (40, 50)
+
+
+def test_one_image_is_not_several(run: Path) -> None:
+    model = Predictor(run, device=CPU)
+    image = blotches(40, 50)
+    for one in (image, image[..., 0], Image.fromarray(image), "x.png", Path("x.png")):
+        with pytest.raises(ImageError, match=r"^predict_many got one image, expected several\n"):
+            list(model.predict_many(one))  # type: ignore[arg-type]
+    assert len(list(model.predict_many(image[None]))) == 1
+
+
+@pytest.mark.parametrize("inputs", [[blotches(40, 50)], blotches(40, 50), None])
+def test_files_are_predicted_by_their_paths(run: Path, tmp_path: Path, inputs: Any) -> None:
+    with pytest.raises(ConfigError, match=r"unetseg\.load\(run\)\.predict\(array\)"):
+        predict_folder(run, inputs, tmp_path / "out")

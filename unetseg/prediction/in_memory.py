@@ -1,5 +1,7 @@
 """Images in memory: arrays, tensors, lists and Pillow images, read as the file of them would be."""
 
+import os
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from unetseg.data.files.image import Picture
 from unetseg.data.files.limits import explained
 from unetseg.data.files.nodata import told_missing
 from unetseg.data.files.photos import coloured, pillow_pixels
-from unetseg.errors import ImageError
+from unetseg.errors import ConfigError, ImageError
 from unetseg.prediction.stream import check_image
 
 LEAST_SIDE = 32
@@ -59,6 +61,32 @@ def image_in_memory(
         valid = None if missing is None else ~missing
     pixels = Picture(pixels).values(name)
     return check_image(pixels, info, name, nodata, valid=valid, has_alpha=has_alpha)
+
+
+def nodata_value(given: object) -> float | None:
+    """The value of pixels without data, if one is given.
+
+    Raises:
+        ConfigError: it is not one real number.
+    """
+    if given is None or (isinstance(given, Real) and not isinstance(given, bool)):
+        return None if given is None else float(given)
+    raise ConfigError(
+        f"nodata is {given!r}, expected one real number",
+        fix="Give the value that all bands hold where there are no data, such as nodata=0.",
+    )
+
+
+def refuse_one_image(given: object, bands: int) -> None:
+    """Refuse one image where several are expected: its rows, or letters, would be taken for them.
+
+    Raises:
+        ImageError: it is a path, of Pillow, or an array with too few axes to hold several.
+    """
+    axes = getattr(given, "ndim", 4)
+    if isinstance(given, (str, os.PathLike, Image.Image)) or axes < (4 if bands > 1 else 3):
+        fix = "`predict` takes one image; or put it in a list: predict_many([image])."
+        raise ImageError("predict_many got one image, expected several", fix=fix)
 
 
 def numbers(given: object, name: Path) -> NDArray[Any]:

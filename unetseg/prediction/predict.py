@@ -13,7 +13,14 @@ from typing import Any
 from unetseg.bundle import BundleInfo
 from unetseg.config import DeviceConfig, PredictConfig, with_flags
 from unetseg.data.files.pages import file_of
-from unetseg.errors import DataError, ImageError, MachineError, OutOfMemoryError, UnetsegError
+from unetseg.errors import (
+    ConfigError,
+    DataError,
+    ImageError,
+    MachineError,
+    OutOfMemoryError,
+    UnetsegError,
+)
 from unetseg.prediction.alone import is_suspect, predict_alone
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
 from unetseg.prediction.jobs import find_inputs, outstanding
@@ -80,15 +87,15 @@ def predict_folder(
     the names of the command's flags: overlay, existing ….
 
     Raises:
-        ConfigError: files would overwrite one another, inputs, or files that are there already, or
-            `existing="skip"` would mix masks of two models or settings.
+        ConfigError: `inputs` are no paths, files would overwrite one another, inputs, or files that
+            are there already, or `existing="skip"` would mix masks of two models or settings.
         BundleError: there is no usable model.
     """
     if isinstance(device, str):
         flags["device"], device = device, None
     config, where = with_flags(flags, config or PredictConfig(), device or DeviceConfig())
     output, predictor = Path(output), Predictor(Path(run), config, where)
-    given = [Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+    given = _paths(inputs)
     refuse_read_only(output)
     images = find_inputs(given, output, progress)
     class_map = predictor.info.class_map
@@ -175,6 +182,21 @@ def manifest_of(
     flags = config.model_dump(mode="json", exclude_defaults=True, exclude={"existing"})
     flags |= device.model_dump(mode="json", exclude_defaults=True)
     return Manifest(output, settings, str(run), flags)
+
+
+def _paths(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The paths of the inputs, one or several.
+
+    Raises:
+        ConfigError: there is something else, such as an array.
+    """
+    try:
+        return [Path(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+    except TypeError as error:
+        raise ConfigError(
+            f"inputs is {type(inputs).__name__}, expected paths of files or folders",
+            fix="Images in memory: unetseg.load(run).predict(array)",
+        ) from error
 
 
 def predict_images(

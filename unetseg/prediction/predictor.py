@@ -14,7 +14,7 @@ from unetseg.config import DeviceConfig, TilingConfig, with_flags
 from unetseg.data.files.image import ImageFile
 from unetseg.errors import BundleError
 from unetseg.prediction.engine import Engine, machine_for, softmax
-from unetseg.prediction.in_memory import image_in_memory
+from unetseg.prediction.in_memory import image_in_memory, nodata_value, refuse_one_image
 from unetseg.prediction.outputs import Job, mask_pixels
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.stream import Stream, read_checked
@@ -89,6 +89,7 @@ class Predictor:
 
         Warns of values that are far from those trained on.
         """
+        nodata = nodata_value(nodata)
         if isinstance(image, (str, os.PathLike)):
             name = os.fspath(image)
             with ImageFile(Path(image)) as file:
@@ -112,6 +113,7 @@ class Predictor:
 
         Raises:
             ImageError: the file cannot be read, or bands or values are not those trained on.
+            ConfigError: `nodata` is not one real number.
             OutOfMemoryError: it does not fit in memory.
         """
         return mask_pixels(self.engine.classes(self.pixels(image, nodata)), self.info.class_map)
@@ -124,8 +126,9 @@ class Predictor:
         Some are read ahead, and neighbours of one size go through the network together.
 
         Raises:
-            ImageError: as `predict`, when it is the image's turn.
+            ImageError: as `predict`, when it is the image's turn; or it is one image alone.
         """
+        refuse_one_image(images, self.info.bands)
 
         def opened(numbered: tuple[int, object]) -> Opened[int]:
             number, image = numbered
