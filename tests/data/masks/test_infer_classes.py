@@ -262,6 +262,10 @@ def test_the_value_that_masks_declare_for_no_data_is_ignored(tmp_path: Path) -> 
     assert "200 is ignored" in sentence
     listed = ClassNames(tuple(NamedClass(f"class {code}", code) for code in (0, 1, 2, 200)))
     assert codes_of(infer_class_map([some], names=listed)[0]) == [0, 1, 2, 200]
+    floats = np.where(codes == 200, np.nan, codes).astype(np.float32)
+    gaps = mask_facts(write_geotiff(tmp_path / "nan.tif", floats, nodata=np.nan))
+    known, _ = infer_class_map([gaps])
+    assert (codes_of(known), known.ignore) == ([0, 1, 2], (-1,))
     zero = mask_facts(write_geotiff(tmp_path / "b.tif", codes, nodata=0))
     assert codes_of(infer_class_map([zero])[0]) == [0, 1, 2, 200]  # 0 is the background
     # A value without which there were no two classes is one of them.

@@ -18,6 +18,8 @@ ALPHA = "transparent where nothing is: alpha is read as background"
 BANDS = "one band for each class: read as numbers from 1"
 WHITE_IS_ZERO = "stored with white as 0: read as viewers show them"
 LARGEST_FACTOR = 16  # a mask with less than one pixel for 16×16 of the image is another mask
+NOWHERE = -1
+"""Stands for NaN where a mask of floats declares it for pixels without data."""
 _HALF = 128  # from this value on, a pixel with JPEG noise is of the object
 _BLACK_AND_WHITE = [(0, 0, 0), (255, 255, 255)]
 
@@ -145,6 +147,8 @@ class MaskFile:
         """The number that the file declares for pixels without data; 0 is the background."""
         image = self._image
         told = None if image.white_is_zero or isinstance(image, _UnitedFiles) else image.nodata
+        if told is not None and np.isnan(told):
+            return NOWHERE
         return int(told) if told and np.isfinite(told) and told % 1 == 0 else None
 
     @property
@@ -320,7 +324,10 @@ class MaskFile:
             return np.ascontiguousarray(pixels)
         if coding == "integer" and picture.palette is not None:
             return np.ascontiguousarray(picture.palette[:, 0][pixels[..., 0]])
-        return whole_numbers(np.ascontiguousarray(pixels[..., 0]), self.path)
+        numbers = pixels[..., 0]
+        if numbers.dtype.kind == "f" and self.nodata == NOWHERE:
+            numbers = np.where(np.isnan(numbers), NOWHERE, numbers)
+        return whole_numbers(np.ascontiguousarray(numbers), self.path)
 
 
 class _UnitedFiles:
