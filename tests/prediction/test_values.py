@@ -65,6 +65,7 @@ FAR: dict[str, tuple[Callable[[Pixels], Pixels], str]] = {
     "8 of 16 bits": (lambda image: image / 256, "dataset image known"),
     "scaled up": (lambda image: image * 100, "dataset known old"),
     "-9999": (with_fill, "dataset image known old"),
+    "wrong sign": (lambda image: -image, "dataset image known"),
     "one band": (lambda image: image * [1, 1, 1, 50], "dataset known old"),
 }
 NEAR: dict[str, Callable[[Pixels], Pixels]] = {
@@ -72,6 +73,7 @@ NEAR: dict[str, Callable[[Pixels], Pixels]] = {
     "brighter": lambda image: image * 2,
     "dark": lambda image: image / 10,
     "blank": lambda image: image * 0 + 3,
+    "dark, haze taken away": lambda image: image / 100 - image.max(axis=(0, 1)) / 50,
     "all black": lambda image: image * 0,
     "a few broken pixels": lambda image: np.where(image == image.max(), 65535, image),
 }

@@ -25,6 +25,8 @@ FAR_SHARE = 0.005
 """Of the pixels; where fewer lie far outside, chance may have put them there."""
 SMALLER = 50
 """Times; an image whose largest value is so much smaller than that of any trained on is scaled."""
+BELOW_ZERO = 0.1
+"""Of the largest value trained on; a haze that was taken away leaves smaller negative values."""
 SHOWN = 3
 """Images that a warning names."""
 FILLS = (-9999.0, -32768.0, float(np.finfo(np.float32).min))
@@ -87,7 +89,7 @@ class SeenValues:
         Raises:
             ImageError: they are, and `strict` refuses such an image; `path` is named.
         """
-        if not self._pixels or not (self._is_far or self._is_small):
+        if not self._pixels or not (self._is_far or self._is_small or self._is_negative):
             return ""
         strange = f"{self._seen_low.min():.4g} to {self._seen_high.max():.4g} (trained on "
         if self._info.values is None:
@@ -112,6 +114,14 @@ class SeenValues:
             return False
         largest = np.maximum(np.abs(self._seen_low), np.abs(self._seen_high))
         return bool((SMALLER * largest < np.array(known.smallest)).all())
+
+    @property
+    def _is_negative(self) -> bool:
+        """Whether all bands lie below zero, and far, where no value trained on did."""
+        if self._info.values is None or bool((self._low < 0).any()):
+            return False
+        is_below = (self._seen_high <= 0) & (-self._seen_low > BELOW_ZERO * self._high)
+        return bool(is_below.all())
 
 
 def told_strange(strange: Mapping[Path, str]) -> str:
