@@ -182,6 +182,30 @@ def test_palettes_become_colours(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "b.png"), expected)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "key"),
+    [
+        (noise(8, 8, 3), (1, 2, 3)),
+        (noise(8, 8), 7),
+        (noise(8, 8) > 127, 0),
+        (noise(8, 8, dtype=np.uint16), 300),
+    ],
+)
+def test_a_colour_that_stands_for_transparency_becomes_alpha(
+    tmp_path: Path, pixels: NDArray[Any], key: int | tuple[int, ...]
+) -> None:
+    pixels[:3] = key
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=key)
+    opaque = (pixels != np.array(key)).reshape(8, 8, -1).any(-1)
+    with ImageFile(tmp_path / "a.png") as file:
+        assert file.alpha
+        read = file.read()
+    bands = read.shape[-1] - 1
+    np.testing.assert_array_equal(read[..., -1] > 0, opaque)
+    white = 255 if pixels.dtype == bool else 1
+    np.testing.assert_array_equal(read[..., :bands], (pixels * white).reshape(8, 8, bands))
+
+
 def test_grey_gifs_are_grey(tmp_path: Path) -> None:
     grey = np.array([[0, 17], [200, 255]], np.uint8)
     Image.fromarray(grey).save(tmp_path / "a.gif")

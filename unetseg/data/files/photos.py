@@ -73,9 +73,7 @@ class Photo:
         self.lossy = self.format in {"JPEG", "HEIF"} or is_lossy_webp
         self.shape = image.height, image.width, len(image.getbands())
         self.kind = image.mode
-        self.alpha = image.getbands()[-1] == "A" or (
-            image.mode == "P" and "transparency" in image.info
-        )
+        self.alpha = image.has_transparency_data
 
     @property
     def orientation(self) -> int:
@@ -207,9 +205,18 @@ def pillow_pixels(image: Image.Image) -> NDArray[Any]:
 def coloured(
     image: Image.Image, pixels: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[np.uint8] | None, bool]:
-    """Its pixels H×W×C, its palette as 256×4 RGBA, and whether that declares transparency."""
+    """Its pixels H×W×C, its palette as 256×4 RGBA, and whether that declares transparency.
+
+    Where one colour or grey stands for transparency, alpha becomes the last band.
+    """
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     if image.mode != "P":
+        key = image.info.get("transparency")
+        if isinstance(key, (int, tuple)) and image.getbands()[-1] != "A":
+            clear = np.array(key) * (255 if image.mode == "1" else 1)
+            is_opaque = (pixels != clear).any(axis=-1, keepdims=True)
+            opaque = pixels.dtype.type(np.iinfo(pixels.dtype).max)
+            pixels = np.concatenate([pixels, is_opaque * opaque], axis=-1)
         return pixels, None, False
     palette, transparent = _palette(image)
     if image.format == "GIF" and not transparent:
