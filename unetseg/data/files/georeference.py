@@ -104,9 +104,11 @@ def georeference_of(file: Any, path: Path, orientation: int) -> tuple[Georeferen
             if is_boxed:  # others read its pixels
                 return Georeference(lost=f"GDAL cannot open it: {error}"), None
             raise unreadable(path, error) from error
+    if not np.isfinite(place.transform).all():
+        place, read = Georeference(lost="its transform holds no numbers"), read - {"image.tfw"}
     if not place.is_placed and not is_boxed:
         unread = [found.name for name, found in beside.items() if _is_unread(name, found, read)]
-        place = replace(place, lost=f"{', '.join(unread)} cannot be read" if unread else "")
+        place = replace(place, lost=f"{', '.join(unread)} cannot be read" if unread else place.lost)
     if place.is_placed and not place.crs and "image.prj" in beside:
         place = _with_crs(place, beside["image.prj"])
     return (_turned(place, file.shape, orientation) if orientation > 1 else place), nodata
