@@ -459,7 +459,7 @@ def inspect_no_data(survey: Survey) -> Iterator[Finding]:
                 (path, f": {percent(image.nodata_share)} of the pixels{_value_of_gaps(image)}")
                 for path, image in blank
             ],
-            "Give these pixels an ignored value in the masks, unless they have one.",
+            "They count in no loss and no score, whatever the masks hold there.",
         )
     groups: dict[float, list[Line]] = defaultdict(list)
     for path, image in images:
