@@ -154,3 +154,12 @@ def test_jpeg_noise_is_no_object(tmp_path: Path) -> None:
     Image.fromarray(wide // 60).save(tmp_path / "b.jpg")
     with pytest.raises(MaskError, match="JPEG with values up to 4, expected 0 and 255"):
         read_mask(MaskSet((tmp_path / "b.jpg",), (1,)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_grey_that_stands_for_transparency_is_a_number_as_others(
+    tmp_path: Path, dtype: type
+) -> None:
+    codes: NDArray[Any] = np.repeat([0, 1, 2, 7], 4).reshape(4, 4).astype(dtype)
+    Image.fromarray(codes).save(tmp_path / "a.png", transparency=7)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png").pixels, codes)

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.image import STRIP, ImageFile, Once, Picture, cut, effective_bands
+from unetseg.data.files.image import (
+    STRIP,
+    ImageFile,
+    Once,
+    Picture,
+    alpha_share,
+    cut,
+    effective_bands,
+)
 from unetseg.data.files.pages import MaskPath, MaskSet, files_of
 from unetseg.data.masks.class_map import Coding
 from unetseg.errors import ImageError, MaskError
@@ -248,12 +256,12 @@ class MaskFile:
         bands = pixels.shape[-1]
         if self._image.white_is_zero and _is_black_and_white(pixels[..., :1]) and bands == 1:
             return 255 - pixels, WHITE_IS_ZERO
-        if bands in (2, 4) and pixels.dtype == np.uint8 and effective_bands(pixels) == bands:
+        if bands in (2, 4) and effective_bands(pixels) == bands:
             colours, alpha = pixels[..., :-1], pixels[..., -1]
-            if bool((colours == colours[:1, :1]).all()):
+            if pixels.dtype == np.uint8 and bool((colours == colours[:1, :1]).all()):
                 return alpha[..., None], ALPHA
             clear = colours[alpha == 0]
-            if _is_black_and_white(alpha) and bool((clear == clear[:1]).all()):
+            if alpha_share(pixels) == 1 and bool((clear == clear[:1]).all()):
                 return colours, ALPHA
         is_numeric = pixels.dtype.kind in "iuf" and pixels.size > 0
         if bands < 4 or not is_numeric or effective_bands(pixels) != bands:
