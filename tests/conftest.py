@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from hypothesis import settings
 pytest_plugins = ["tests.faults.rows"]
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+if hasattr(signal, "SIGHUP"):  # which is ignored where the tests run under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("unetseg", deadline=None)  # machines that run tests are shared and slow
