@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 from unetseg.bundle import BundleInfo, build_segmenter, save_bundle
 from unetseg.config import NetworkConfig
+from unetseg.data.crops.dataset import CropRule, Crops
+from unetseg.data.crops.reader import PairReader
+from unetseg.data.facts.survey import survey
+from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassInfo, ClassMap, Code
 from unetseg.data.masks.mask_values import MaskFacts
 from unetseg.progress import Silent
@@ -134,6 +138,18 @@ def noise(*shape: int, dtype: DTypeLike = np.uint8, seed: int = 0) -> NDArray[An
         return rng.normal(size=shape).astype(dtype)
     limits = np.iinfo(dtype)
     return rng.integers(limits.min, limits.max, shape, endpoint=True, dtype=dtype)
+
+
+def noisy_crops(folder: Path, count: int, rule: CropRule) -> Crops:
+    """Crops of so many pairs of noise, 40×50, each with another object; drawn into `folder`."""
+    for index in range(count):
+        write_png(folder / "images" / f"{index}.png", noise(40, 50, 3, seed=index))
+        mask = np.zeros((40, 50), np.uint8)
+        mask[5 : 15 + index, 7:12] = 1
+        write_png(folder / "masks" / f"{index}.png", mask)
+    known = survey(folder)
+    reader = PairReader(known.select("all"), known.class_map, 3)
+    return Crops(reader, rule, np.zeros((count, 2, 3), np.float32))
 
 
 def blotches(height: int, width: int, bands: int = 3, seed: int = 0) -> NDArray[np.uint8]:

@@ -15,15 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.builders import CPU, Heard, bundle_info, noise, random_segmenter
+from tests.builders import CPU, Heard, bundle_info, noisy_crops, random_segmenter
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import CropRule, Crops, Order, Sample
 from unetseg.data.crops.loading import crop_batches
-from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts import survey as survey_file
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.pages import MaskPath
-from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.data.sample import draw_sample
 from unetseg.resources import MEBIBYTE
@@ -331,15 +329,7 @@ def test_compiled_steps_move_the_weights_alike(
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Crops:
     """Crops of 32² from five pairs."""
-    folder = tmp_path_factory.mktemp("pairs")
-    for index in range(5):
-        write_png(folder / "images" / f"{index}.png", noise(40, 50, 3, seed=index))
-        mask = np.zeros((40, 50), np.uint8)
-        mask[5 : 15 + index, 7:12] = 1
-        write_png(folder / "masks" / f"{index}.png", mask)
-    known = survey(folder)
-    reader = PairReader(known.select("all"), known.class_map, 3)
-    return Crops(reader, CropRule(32, "full", 0.5), np.zeros((5, 2, 3), np.float32))
+    return noisy_crops(tmp_path_factory.mktemp("pairs"), 5, CropRule(32, "full", 0.5))
 
 
 def equal(first: list[Sample], second: list[Sample]) -> bool:

@@ -13,17 +13,13 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from textwrap import dedent
 
-import numpy as np
 import pytest
 import torch
 
-from tests.builders import Heard, noise
+from tests.builders import Heard, noisy_crops
 from unetseg.data.crops import loading
 from unetseg.data.crops.dataset import CropRule, Crops, Key, Order, Sample
 from unetseg.data.crops.loading import crop_batches
-from unetseg.data.crops.reader import PairReader
-from unetseg.data.facts.survey import survey
-from unetseg.data.files.pngs import write_png
 from unetseg.errors import DataError, ImageError, MachineError
 
 PAIRS, BATCH, COUNT = 7, 3, 30
@@ -33,14 +29,7 @@ HERE = os.getpid()
 @pytest.fixture
 def crops(tmp_path: Path) -> Crops:
     """Crops of seven pairs that are decoded anew each time."""
-    for index in range(PAIRS):
-        write_png(tmp_path / "images" / f"{index}.png", noise(40, 50, 3, seed=index))
-        mask = np.zeros((40, 50), np.uint8)
-        mask[5 : 15 + index, 7:12] = 1
-        write_png(tmp_path / "masks" / f"{index}.png", mask)
-    known = survey(tmp_path)
-    reader = PairReader(known.select("all"), known.class_map, 3)
-    return Crops(reader, CropRule(16, "light", 0.5), np.zeros((PAIRS, 2, 3), np.float32))
+    return noisy_crops(tmp_path, PAIRS, CropRule(16, "light", 0.5))
 
 
 @pytest.fixture(autouse=True)
