@@ -136,6 +136,9 @@ what is written above it, never below.
       worker.py          the process that predicts images alone
     evaluation/        bundle + pairs → scores
       confusion.py       int64 counts → IoU, Dice, precision, recall
+      outlines.py        how far apart the outlines of a class are; centre lines
+      objects.py         connected components found, missed and made up
+      shapes.py          both, of every class in every image
       counting.py        a pair → its confusion, band by band; a split → its scores
       precision.py       whether fast arithmetic gives the masks of float32
       evaluate.py        scores per class and per image, with confidence intervals

@@ -308,6 +308,10 @@ class ScoringConfig(Settings):
     """auto: scores count inside the fields of view that lie in DATA; whole: everywhere."""
     overlays: bool = True
     """Write pictures that show hits, misses and false alarms."""
+    shapes: bool = True
+    """Compare outlines and objects too, not only pixels."""
+    tolerance: Annotated[float, Field(ge=0)] = 2.0
+    """Pixels that an outline may be aside and still be right."""
     strict: bool = False
     """Refuse images whose values lie far from those trained on, instead of a warning."""
 

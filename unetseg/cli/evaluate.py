@@ -1,7 +1,7 @@
 """unetseg eval."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -10,6 +10,9 @@ from rich.text import Text
 from unetseg.cli.console import observed, out, say
 from unetseg.config import EvalConfig
 from unetseg.text import plural, printable
+
+if TYPE_CHECKING:
+    from unetseg.evaluation.shapes import Shapes
 
 
 def evaluate(
@@ -53,6 +56,8 @@ def evaluate(
             Text(printable(row.name)), *(f"{ratio:.4f}" for ratio in ratios), f"{row.pixels:,}"
         )
     out.print(table)
+    if result.shapes.outlines:
+        out.print(_shape_table(result.shapes))
     low, high = scores.foreground_dice_interval
     say(
         f"{result.split}, {plural(scores.images, 'image')}: "
@@ -61,3 +66,22 @@ def evaluate(
     )
     say(f"scores, masks and overlays: {result.folder}")
     say(f"next: unetseg predict {run} IMAGES -o masks")
+
+
+def _shape_table(shapes: "Shapes") -> Table:
+    """A row of outlines and objects for each class of the foreground."""
+    heads = ("class", "boundary IoU", f"NSD ±{shapes.tolerance:g}", "HD95", "clDice")
+    table = Table(*heads, "objects", "found", "made up", "F1", "PQ", box=None)
+    for name, outline in shapes.outlines.items():
+        objects = shapes.objects[name]
+        table.add_row(
+            Text(printable(name)),
+            f"{outline.boundary_iou:.4f}",
+            f"{outline.surface_dice:.4f}",
+            f"{outline.hausdorff_95:.1f}",
+            f"{outline.cl_dice:.4f}",
+            *(f"{count:,}" for count in (objects.objects, objects.found, objects.made_up)),
+            f"{objects.f1:.4f}",
+            f"{objects.panoptic_quality:.4f}",
+        )
+    return table

@@ -72,11 +72,11 @@ class PairCount:
     Args:
         image: The image.
         truth: Its classes.
-        drawn: Whether `picture` will be asked for.
+        kept: Whether `picture` or `whole` will be asked for.
     """
 
-    def __init__(self, image: Opened[Any], truth: Truth, *, drawn: bool = False) -> None:
-        self._image, self._truth, self._drawn = image, truth, drawn
+    def __init__(self, image: Opened[Any], truth: Truth, *, kept: bool = False) -> None:
+        self._image, self._truth, self._kept = image, truth, kept
         self.size = image.size
         classes = len(truth.class_map.classes)
         self.counts: Counts = np.zeros((classes, classes), np.int64)
@@ -96,7 +96,7 @@ class PairCount:
                 del band  # its logits are not to be held while the next are made
                 truth = self._truth.rows(top, top + len(index))
                 self.counts += count_classes(truth, index, len(self.counts))
-                if self._drawn:
+                if self._kept:
                     picked = np.s_[-top % self._step :: self._step, :: self._step]
                     self._small.append(np.stack([truth[picked], index[picked]]))
                 yield index
@@ -106,6 +106,11 @@ class PairCount:
         for _ in self.predict():
             pass
         return self.counts
+
+    @property
+    def whole(self) -> NDArray[np.uint8] | None:
+        """Truth and prediction 2×H×W after the prediction; None of a large pair."""
+        return np.concatenate(self._small, axis=1) if self._step == 1 else None
 
     def picture(self) -> NDArray[np.uint8]:
         """`error_overlay`, of a large pair that of every n-th pixel, after the prediction."""

@@ -25,6 +25,7 @@ from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, score
 from unetseg.evaluation.counting import PairCount, Truth, count_classes
+from unetseg.evaluation.shapes import Shapes
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.in_memory import numbers
 from unetseg.prediction.outputs import Job, Writer, plan_job
@@ -33,7 +34,7 @@ from unetseg.prediction.predictor import Predictor, load
 from unetseg.prediction.stream import Stream, read_checked
 from unetseg.prediction.values import SeenValues, tell_strange
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import write_csv, write_json
+from unetseg.storage import json_value, write_csv, write_json
 from unetseg.text import plural
 
 THE_IMAGE, THE_MASK = Path("the image"), Path("the mask")
@@ -46,11 +47,12 @@ class Evaluation:
 
     split: str
     scores: Scores
+    shapes: Shapes
     folder: Path
 
     def to_json(self) -> dict[str, Any]:
         """The content of scores.json."""
-        return {"split": self.split, **self.scores.to_json()}
+        return {"split": self.split, **self.scores.to_json(), **self.shapes.to_json()}
 
 
 def evaluate(
@@ -93,13 +95,14 @@ def evaluate(
         progress.say(f"scores count inside the fields of view of {plural(views, 'image')}")
     output = Path(output or home / "eval" / split)
     progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictor.describe()}")
-    keep = Artifacts(output, info.class_map, config.scoring)
+    shapes = Shapes(info.class_map, config.scoring.tolerance)
+    keep = Artifacts(output, shapes, config.scoring)
     counts = evaluate_pairs(
         predictor.engine, info, pairs, keep, progress, max_pixels=source.max_pixels
     )
     scores = score(counts, info.class_map.names, info.class_map.foreground)
-    result = Evaluation(split, scores, output)
-    write_scores(result, pairs, counts, info.class_map)
+    result = Evaluation(split, scores, shapes, output)
+    write_scores(result, pairs, counts)
     return result
 
 
@@ -212,7 +215,9 @@ def evaluate_pairs(
     opened = read_ahead(range(len(pairs)), read, lambda number: jobs[number].pixels, refuse=done)
     for image in predict_each(engine, opened):
         number, truth = image.name
-        count = PairCount(image, truth, drawn=keep is not None and keep.wanted.overlays)
+        count = PairCount(
+            image, truth, kept=keep is not None and (keep.wanted.overlays or keep.wanted.shapes)
+        )
         try:
             written = keep.write(pairs[number], jobs[number], count) if keep else count.count()
             path = pairs[number].image
@@ -291,10 +296,9 @@ def matched_truth(
     return index
 
 
-def write_scores(
-    result: Evaluation, pairs: Iterable[Pair], counts: NDArray[np.int64], class_map: ClassMap
-) -> None:
+def write_scores(result: Evaluation, pairs: Iterable[Pair], counts: NDArray[np.int64]) -> None:
     """Write scores.json, classes.csv and images.csv into the evaluation's folder."""
+    class_map = result.shapes.class_map
     write_json(result.folder / "scores.json", result.to_json())
     classes = result.to_json()["classes"].items()
     write_csv(result.folder / "classes.csv", [{"class": name, **row} for name, row in classes])
@@ -307,7 +311,8 @@ def write_scores(
             **{f"dice {name}": d for name, d in zip(class_map.names, by_class, strict=True)},
         }
         cells = {name: "" if np.isnan(d) else f"{d:.4f}" for name, d in scores.items()}
-        images.append({"image": pair.name, **cells})
+        shapes = result.shapes.of_image(pair.name)
+        images.append({"image": pair.name, **cells, **json_value(shapes)})
     write_csv(result.folder / "images.csv", images)
 
 
@@ -317,21 +322,23 @@ class Artifacts:
 
     Attributes:
         folder: Where `masks/` and `overlays/` go.
-        class_map: The coding of the masks.
+        shapes: Collects outlines and objects; its classes are the coding of the masks.
         wanted: Which of them are.
     """
 
     folder: Path
-    class_map: ClassMap
+    shapes: Shapes
     wanted: ScoringConfig
 
     def write(self, pair: Pair, job: Job, count: PairCount) -> Counts:
         """Count a pair, and write what is wanted on the way."""
         if self.wanted.save_masks:
             writer = Writer(job, *count.size)
-            writer.write_mask(job.mask, count.predict(), self.class_map)
+            writer.write_mask(job.mask, count.predict(), self.shapes.class_map)
         else:
             count.count()
+        if self.wanted.shapes and (whole := count.whole) is not None:
+            self.shapes.add(pair.name, *whole)
         if self.wanted.overlays:
             write_png(self.folder / "overlays" / f"{pair.name}.png", count.picture())
         return count.counts
