@@ -13,11 +13,11 @@ PYTEST = $(BIN)/pytest --numprocesses auto --dist worksteal
 TRACER = $$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo quick test slow test-faults fuzz audit check bench docs format clean
+.PHONY: help env demo quick test slow test-faults fuzz container-test audit check bench docs format clean
 
 help: ## this list
 	@echo "unetseg: say make and one of"
-	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS=… is handed on."
 
 env: $(STAMP) ## build .venv; nothing to do when it is current
@@ -39,6 +39,9 @@ test-faults: $(STAMP) ## bring about every fault of docs/reliability.md, row by 
 
 fuzz: $(STAMP) ## spoil inputs of every reader for SECONDS=60; what is no answer is kept in finds/
 	$(BIN)/python -m tests.faults.fuzz --seconds $(SECONDS) $(ARGS)
+
+container-test: ## build the image and use unetseg inside; needs docker or podman
+	$(PYTHON) -m tests.container $(ARGS)
 
 audit: $(STAMP) ## ask for known holes in the versions of constraints.txt; needs the network
 	PATH="$$PATH:$(CURDIR)/$(BIN)" uv tool run pip-audit --strict --no-deps --disable-pip \
