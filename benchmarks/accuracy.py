@@ -30,8 +30,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.rounds import RESULTS, markdown, parser, processor, report
+from benchmarks.rounds import RESULTS, markdown, parser, report
 from unetseg.config import parse_duration
+from unetseg.resources import processor
 from unetseg.storage import write_text
 
 RECIPES = {

@@ -7,6 +7,7 @@ the middle half of them.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +18,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from unetseg.resources import processor
 from unetseg.storage import write_text
 
 RESULTS = Path(__file__).parent / "results"
-UNITS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "bf16", "asimddp")
-"""Flags of processors that decide how fast a network runs."""
 PACKAGES = ("torch", "numpy", "pillow", "openvino")
 
 
@@ -93,7 +93,7 @@ def ratio_text(told: Mapping[str, Any], name: str) -> str:
 
 def machine_lines() -> list[str]:
     """Date, processor and versions, as lines of text; imports nothing heavy."""
-    model, cores, flags = processor()
+    (model, units), cores = processor(), os.cpu_count() or 1
     found = []
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -101,19 +101,8 @@ def machine_lines() -> list[str]:
     python = ".".join(str(part) for part in sys.version_info[:3])
     return [
         f"{date.today().isoformat()} · {model}, {cores} core{'s' if cores > 1 else ''}",
-        f"units: {', '.join(flags) or 'unknown'} · Python {python}, {', '.join(found)}",
+        f"units: {', '.join(units) or 'unknown'} · Python {python}, {', '.join(found)}",
     ]
-
-
-def processor() -> tuple[str, int, list[str]]:
-    """Name of the processor, its cores, and those of its flags that matter here."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    entries = [line.partition(":") for line in lines]
-    facts = {key.strip().lower(): value.strip() for key, _, value in entries}
-    words = set((facts.get("flags") or facts.get("features") or "").split())
-    cores = max(1, sum(key.strip() == "processor" for key, _, _ in entries))
-    return facts.get("model name", "unknown processor"), cores, [u for u in UNITS if u in words]
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

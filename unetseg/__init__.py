@@ -167,6 +167,7 @@ what is written above it, never below.
       gates.py           how far learned skips open, over images and over the training
       prune.py           switched-off skips taken out of a trained U-Net
     bench.py           how fast this machine is with a U-Net, and where the time goes
+    doctor.py          what this machine offers a U-Net, and what is wrong with it
     cli/               argv → settings → one call; one file per verb; the only place that prints
 
 The same from Python, each loaded when it is first used:

@@ -1,7 +1,5 @@
 """How fast this machine is with a U-Net: its ceiling, the engines, a file's way, a training."""
 
-import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -46,6 +44,7 @@ from unetseg.prediction.pipeline import alike
 from unetseg.prediction.predict import Prediction, predict_images
 from unetseg.prediction.predictor import Predictor
 from unetseg.progress import SILENT, Progress
+from unetseg.resources import processor
 from unetseg.runtime import (
     dtype_name,
     explained_memory,
@@ -163,12 +162,10 @@ def bench(
 def described(subject: Subject) -> tuple[dict[str, str], dict[str, Any]]:
     """The machine and the network in words and numbers."""
     machine, info, cost = subject.predictor.machine, subject.predictor.info, subject.cost
-    path, network = Path("/proc/cpuinfo"), info.network
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    network = info.network
     return {
         "name": machine.name,
-        "processor": model[1] if model else platform.processor() or platform.machine(),
+        "processor": processor()[0],
         "dtype": dtype_name(machine.dtype),
         "remark": subject.predictor.remark,
         **versions(),

@@ -234,13 +234,18 @@ class TrainingConfig(Settings):
     """Stop after this many validations without a better Dice (default: never)."""
 
 
-class DeviceConfig(Settings):
-    """Where the network runs."""
+class MachineConfig(Settings):
+    """Where the network runs, and in which arithmetic."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """Arithmetic of the network; auto takes bf16 or fp16 where the machine has the units."""
+
+
+class DeviceConfig(MachineConfig):
+    """What the network runs on."""
+
     engine: Literal["auto", "eager", "fused", "compile", "openvino"] = "auto"
     """What runs the trained network; auto takes the fastest that earns back its preparation."""
 

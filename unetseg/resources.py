@@ -6,6 +6,7 @@ another, up to the topmost that the container sees; the tightest limit holds.
 
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,11 @@ NO_LIMIT = 2**62
 """Bytes from which on version 1 means that there is no limit."""
 ROOT = Path("/")
 """Where the files of the operating system are."""
+UNITS = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("avx_vnni", "amx_int8", "amx_bf16", "asimddp", "bf16"),
+)
+"""Flags of processors that decide how fast a network runs."""
 
 
 def usable_cores() -> int:
@@ -24,6 +30,15 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
     return max(1, int(min(allowed, core_quota())))
+
+
+def processor() -> tuple[str, list[str]]:
+    """Name of the processor, and those of its flags that matter here."""
+    entries = [line.partition(":") for line in lines_of("proc/cpuinfo")]
+    facts = {key.strip().lower(): value.strip() for key, _, value in entries}
+    words = (facts.get("flags") or facts.get("features") or "").split()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return name, [unit for unit in UNITS if unit in words]
 
 
 def host_memory() -> int:

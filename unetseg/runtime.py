@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from unetseg.config import DeviceConfig
+from unetseg.config import MachineConfig
 from unetseg.errors import ConfigError, MachineError, OutOfMemoryError
-from unetseg.resources import host_memory, lines_of, usable_cores
+from unetseg.resources import host_memory, processor, usable_cores
 from unetseg.text import plural
 
 NO_MEMORY = re.compile(
@@ -77,7 +77,7 @@ class Machine:
         return f"{self.name}, {dtype_name(self.dtype)}"
 
 
-def start(config: DeviceConfig) -> Machine:
+def start(config: MachineConfig) -> Machine:
     """Make this process ready for numerical work, and choose device and arithmetic.
 
     Raises:
@@ -188,8 +188,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def cpu_has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 natively (AVX-512 BF16, AMX or Arm BF16)."""
-    flags = {word for line in lines_of("proc/cpuinfo") for word in line.split()}
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor()[1])
 
 
 def synchronise(device: torch.device) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import unetseg
-from unetseg import resources
 from unetseg.cli.app import run
 
 pytestmark = pytest.mark.long  # a training for all of them
@@ -438,7 +436,7 @@ def test_a_missing_run_names_those_that_are_there(
     assert str(trained) in err
 
 
-# ------------------------------------------------------------------ check, doctor
+# ------------------------------------------------------------------ check
 
 
 def test_check_says_what_was_found_and_planned(sample: Path, capsys: Capture) -> None:
@@ -466,29 +464,3 @@ def test_check_writes_a_sheet_of_augmented_pairs(
     assert command(capsys, *words)[0] == 0
     assert pixels(sheet).ndim == 3
     assert len(np.unique(pixels(sheet))) > 50
-
-
-def test_doctor_describes_the_machine(capsys: Capture) -> None:
-    code, out, _ = command(capsys, "doctor")
-    assert code == 0
-    for words in ("torch", "device", "cores", "free memory", "next: unetseg demo"):
-        assert words in out
-
-
-def test_doctor_tells_the_limits_of_a_container(
-    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resources, "ROOT", tmp_path)
-    files = {
-        "proc/self/cgroup": "0::/",
-        "proc/self/mountinfo": "30 24 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup rw",
-        "proc/meminfo": "MemAvailable: 8388608 kB",
-        "sys/fs/cgroup/cpu.max": "150000 100000",
-        "sys/fs/cgroup/memory.max": str(2**30),
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    _, out, _ = command(capsys, "doctor")
-    assert re.search(r"cores +1 \(the container's quota: 1.5\)", out)
-    assert re.search(r"free memory +1.0 GiB \(what the container's limit leaves\)", out)

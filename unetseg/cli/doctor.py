@@ -1,39 +1,46 @@
 """unetseg doctor."""
 
-import math
-import shutil
 from pathlib import Path
+from typing import Annotated
 
-from rich.table import Table
+from cyclopts import Parameter
 
-from unetseg.cli.console import out, say
+from unetseg.cli.console import say
+from unetseg.cli.report import count_findings, show_finding
+from unetseg.config import MachineConfig
+from unetseg.errors import MachineError
 
 
-def doctor() -> None:
-    """Say what this machine offers: packages, device, arithmetic, memory, disk.
+def doctor(
+    *,
+    folder: Annotated[Path, Parameter(name="--out")] = Path("checkpoints"),
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    machine: Annotated[MachineConfig, Parameter(name="*", group="Machine")] = MachineConfig(),  # noqa: B008
+) -> None:
+    """Say what this machine offers, what is wrong with it, and the fix.
 
-    Example: unetseg doctor
+    Ends with exit code 3 when training would fail.
+
+    Examples:
+    unetseg doctor
+    unetseg doctor --device cuda    in a container: is the GPU there?
+
+    Parameters
+    ----------
+    folder
+        Where the run folders would be written.
+    config_file
+        YAML file with settings.
     """
-    import torch
+    from unetseg.checks.finding import in_order
+    from unetseg.doctor import examine
 
-    from unetseg import runtime
-    from unetseg.config import DeviceConfig
-    from unetseg.data.facts.fingerprint import cache_folder
-    from unetseg.resources import core_quota, host_memory, memory_left, usable_cores
-
-    machine = runtime.start(DeviceConfig())
-    gibibyte = 2**30
-    table = Table(show_header=False, box=None)
-    for name, version in runtime.versions().items():
-        table.add_row(name, version)
-    table.add_row("device", str(machine))
-    table.add_row("CUDA", torch.version.cuda or "none" if torch.cuda.is_available() else "none")
-    quota, limit = core_quota(), memory_left()
-    of_container = f" (the container's quota: {quota:.3g})" if math.isfinite(quota) else ""
-    table.add_row("cores", f"{usable_cores()}{of_container}")
-    of_container = " (what the container's limit leaves)" if limit < math.inf else ""
-    table.add_row("free memory", f"{host_memory() / gibibyte:.1f} GiB{of_container}")
-    table.add_row("free disk here", f"{shutil.disk_usage(Path()).free / gibibyte:.1f} GiB")
-    table.add_row("fingerprint cache", str(cache_folder()))
-    out.print(table)
+    found = examine(machine, folder)
+    width = max(map(len, found.facts))
+    for name, value in found.facts.items():
+        say(f"{name:{width}}  {value}")
+    for finding in in_order(found.findings):
+        show_finding(finding)
+    if found.errors:
+        raise MachineError(f"training would fail here: {count_findings(found.errors)}")
     say("next: unetseg demo")

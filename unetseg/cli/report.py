@@ -39,10 +39,7 @@ def show_findings(report: "Report", given: Sequence[str]) -> None:
     aside = [finding for finding in report.findings if finding.check == "left-out"]
     shown = errors[: most // room] or [f for f in report.findings if f not in aside]
     for finding in shown:
-        head, *lines = _lines_within(room if errors else None, finding, data, given)
-        out.print(head, style=COLOURS[finding.severity], markup=False)
-        for line in lines:
-            say(line)
+        show_finding(finding, _lines_within(room if errors else None, finding, data, given))
     if errors and len(shown) < len(report.findings):
         other = count_findings([f for f in report.findings if f not in shown])
         say(f"… and {other} (--report FILE lists all)")
@@ -50,6 +47,14 @@ def show_findings(report: "Report", given: Sequence[str]) -> None:
         out.print(_left_out(report.survey), style=COLOURS["note"], markup=False)
     if not report.findings:
         say("nothing is wrong")
+
+
+def show_finding(finding: "Finding", lines: Sequence[str] = ()) -> None:
+    """All of a finding, or some lines of it."""
+    head, *others = lines or finding_lines(finding, Path(), [])
+    out.print(head, style=COLOURS[finding.severity], markup=False)
+    for line in others:
+        say(line)
 
 
 def count_findings(findings: Sequence["Finding"]) -> str:
