@@ -47,9 +47,9 @@ TRIED = 3
 """Steps that tell how long a step takes; the first is slower."""
 SIZES = ((3, 8), (3, 16), (3, 24), (4, 24), (4, 32))
 """Depths and widths that a budget on a CPU chooses from, the fastest first."""
-STEPS_PER_CHANNEL = 40
-"""Steps that the budget must have for a network, for each channel of its first level; with fewer a
-smaller one learns more. Measured: docs/accuracy.md."""
+STEPS_PER_SQUARED_WIDTH = 1.25
+"""Steps that the budget must have for a network, by the square of its width, as its weights grow;
+with fewer a smaller one learns more. Measured: docs/accuracy.md."""
 FEWEST_EPOCHS = 15
 """Passes over the images below which light augmentation learns more than full."""
 IN_STEPS = 0.8
@@ -103,7 +103,7 @@ def _fitting_budget(
         config = config.model_copy(update={"network": network})
         larger = make_plan(known, config, machine)
         fits = IN_STEPS * budget / step_seconds(larger, known, config, machine)
-        if steps and fits < STEPS_PER_CHANNEL * int(larger.network.width):
+        if steps and fits < STEPS_PER_SQUARED_WIDTH * int(larger.network.width) ** 2:
             smaller = ", of a larger network too few"
             break
         plan, steps = larger, fits
