@@ -18,12 +18,14 @@ from unetseg.evaluation.confusion import (
     bootstrap_interval,
     confusion,
     dice,
+    frequency_weighted_iou,
     iou,
     mean_over,
     pixel_accuracy,
     precision,
     recall,
     score,
+    specificity,
 )
 
 law = settings(deadline=None, max_examples=50)
@@ -73,6 +75,7 @@ def test_counts_are_those_of_torchmetrics(pair: Masks) -> None:
         (dice, "multiclass_f1_score"),
         (precision, "multiclass_precision"),
         (recall, "multiclass_recall"),
+        (specificity, "multiclass_specificity"),
     ],
 )
 def test_ratios_are_those_of_torchmetrics(ours: Any, theirs: str) -> None:
@@ -238,6 +241,20 @@ def test_a_higher_level_gives_a_wider_interval() -> None:
     assert a < b < c < d
 
 
+def test_frequencies_weigh_as_those_of_torchmetrics() -> None:
+    for counts in many_images()[1:]:
+        truth, prediction = (
+            torch.from_numpy(np.repeat(axis.ravel(), counts.ravel())) for axis in np.indices((3, 3))
+        )
+        reference = import_module(ORACLE).multiclass_jaccard_index(
+            prediction, truth, 3, average="none"
+        )
+        weights = torch.from_numpy(counts.sum(axis=1) / counts.sum())
+        assert float(frequency_weighted_iou(counts)) == pytest.approx(
+            float(weights @ reference.double())
+        )
+
+
 def test_one_image_has_no_interval() -> None:
     assert np.isnan(bootstrap_interval(many_images(1), pixel_accuracy)).all()
 
@@ -266,6 +283,7 @@ def test_scores_as_json_hold_null_for_what_could_not_be_scored() -> None:
         "dice": None,
         "precision": None,
         "recall": None,
+        "specificity": None,
         "pixels": 0,
     }
     assert loaded["foreground_dice"] is None

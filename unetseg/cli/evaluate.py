@@ -14,6 +14,9 @@ from unetseg.text import plural, printable
 if TYPE_CHECKING:
     from unetseg.evaluation.shapes import Shapes
 
+FEW = 50
+"""Images below which an interval is wide, and itself uncertain."""
+
 
 def evaluate(
     run: Path,
@@ -49,9 +52,9 @@ def evaluate(
     with observed() as progress:
         result = run_evaluation(run, data, config, output=output, progress=progress)
     scores = result.scores
-    table = Table("class", "IoU", "Dice", "precision", "recall", "pixels", box=None)
+    table = Table("class", "IoU", "Dice", "precision", "recall", "specificity", "pixels", box=None)
     for row in scores.classes:
-        ratios = (row.iou, row.dice, row.precision, row.recall)
+        ratios = (row.iou, row.dice, row.precision, row.recall, row.specificity)
         table.add_row(
             Text(printable(row.name)), *(f"{ratio:.4f}" for ratio in ratios), f"{row.pixels:,}"
         )
@@ -62,7 +65,8 @@ def evaluate(
     say(
         f"{result.split}, {plural(scores.images, 'image')}: "
         f"foreground Dice {scores.foreground_dice:.4f} "
-        f"(95% interval {low:.4f}–{high:.4f}), IoU {scores.foreground_iou:.4f}"
+        f"(95% interval {low:.4f}–{high:.4f}{', of few images' * (scores.images < FEW)}), "
+        f"IoU {scores.foreground_iou:.4f}; all classes: IoU {scores.mean_iou:.4f}"
     )
     say(f"scores, masks and overlays: {result.folder}")
     say(f"next: unetseg predict {run} IMAGES -o masks")

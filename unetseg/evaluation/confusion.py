@@ -1,4 +1,4 @@
-"""Int64 counts → IoU, Dice, precision and recall.
+"""Int64 counts → IoU, Dice, precision, recall and specificity.
 
 A confusion is an int64 K×K array: row = true class T, column = predicted class P, entry = pixels.
 Counts of images add up; ratios are taken once, of the sums, so that no score depends on how images
@@ -125,6 +125,27 @@ def recall(confusions: Counts) -> Floats:
     return _score(_hits(confusions), _truth(confusions), confusions)
 
 
+def specificity(confusions: Counts) -> Floats:
+    """Share of the pixels of other classes that were not predicted as a class, …×K.
+
+    >>> specificity(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
+    [1.0, 0.75, nan]
+    """
+    others = confusions.sum(axis=(-2, -1))[..., None] - _truth(confusions)
+    return _score(others - (_predicted(confusions) - _hits(confusions)), others, confusions)
+
+
+def frequency_weighted_iou(confusions: Counts) -> Floats:
+    """Mean IoU over all classes, each as important as its share of the true pixels (Long 2015).
+
+    >>> float(frequency_weighted_iou(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3))
+    0.722
+    """
+    truth, total = _truth(confusions), confusions.sum(axis=(-2, -1))
+    weighted = (truth * np.nan_to_num(iou(confusions))).sum(axis=-1) / np.maximum(total, 1)
+    return np.where(total > 0, weighted, np.nan)
+
+
 def pixel_accuracy(confusions: Counts) -> Floats:
     """Share of the counted pixels whose class is right; nan where no pixel was counted.
 
@@ -206,6 +227,7 @@ class ClassScores:
     dice: float
     precision: float
     recall: float
+    specificity: float
     pixels: int
     """Pixels of the class in the truth."""
 
@@ -227,7 +249,9 @@ class Scores:
     """Over all classes, background too."""
     mean_dice: float
     """Over all classes, background too."""
+    frequency_weighted_iou: float
     pixel_accuracy: float
+    """The micro average of precision, recall and Dice: of all pixels as one class."""
 
     def to_json(self) -> dict[str, Any]:
         """The scores as JSON holds them: classes by name, intervals as lists, null for nan."""
@@ -263,7 +287,9 @@ def score(confusions: Counts, names: Sequence[str], foreground: Sequence[int]) -
 
     total = confusions.sum(axis=0)
     every = range(len(names))
-    columns = [column(total).tolist() for column in (iou, dice, precision, recall, _truth)]
+    columns = [
+        column(total).tolist() for column in (iou, dice, precision, recall, specificity, _truth)
+    ]
     return Scores(
         images=len(confusions),
         classes=tuple(ClassScores(*row) for row in zip(names, *columns, strict=True)),
@@ -273,5 +299,6 @@ def score(confusions: Counts, names: Sequence[str], foreground: Sequence[int]) -
         foreground_dice_interval=bootstrap_interval(confusions, foreground_dice),
         mean_iou=float(mean_over(iou(total), every)),
         mean_dice=float(mean_over(dice(total), every)),
+        frequency_weighted_iou=float(frequency_weighted_iou(total)),
         pixel_accuracy=float(pixel_accuracy(total)),
     )
