@@ -20,6 +20,7 @@ what is written above it, never below.
         pngs.py            PNGs out, fast
         arrays.py          one .npy or .npz
         photos.py          one file of any format that Pillow knows, or of JPEG 2000
+        bands.py           what becomes of bands and number types; which band is alpha
         georeference.py    where an image lies on the earth
         vrts.py            the sources of a VRT mosaic: images of this machine alone
         rasters.py         one VRT mosaic, ERDAS .img or ENVI file

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from unetseg.checks.finding import Finding, warning
 from unetseg.data.facts.similarity import TURNS
 from unetseg.data.facts.survey import Survey
-from unetseg.data.files.image import ImageFile, effective_bands
+from unetseg.data.files.bands import effective_bands
+from unetseg.data.files.image import ImageFile
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.pairs.match import Pair
@@ -227,7 +228,7 @@ def _compare(
                 height, width = min(photo.height, _SIDE), min(photo.width, _SIDE)
                 middle = (photo.height - height) // 2, (photo.width - width) // 2, height, width
                 image = photo.read(*middle)
-                pixels, palette = mask.read(*middle), mask.palette
+                pixels, palette = mask.read(*middle), mask.raw.palette
                 index = survey.class_map.encode(pixels, pair.mask, palette)
         except DataError:
             return None  # other checks name the file

@@ -6,7 +6,6 @@
 
 import shlex
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from unetseg.checks.places import inspect_places
 from unetseg.checks.values import inspect_balance, inspect_values
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import Survey, survey
+from unetseg.data.files.folders import below
 from unetseg.data.files.pages import file_of, files_of, split_page
 from unetseg.errors import DataError
 from unetseg.progress import SILENT, Progress
@@ -75,7 +75,11 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON can hold it, with paths relative to the folder."""
-        inner = partial(_inner, self.survey.pairs.root)
+        root = self.survey.pairs.root
+
+        def inner(path: Path) -> str:
+            return below(path, root).as_posix()
+
         return {
             "data": str(self.survey.data),
             "pairs": [
@@ -98,11 +102,6 @@ class Report:
 def _listed(files: list[str]) -> str | list[str]:
     """The file of a mask, or a list where there are several."""
     return files if len(files) > 1 else files[0]
-
-
-def _inner(root: Path, path: Path) -> str:
-    """A path relative to `root` where it lies there, with slashes."""
-    return (path.relative_to(root) if root in path.parents else path).as_posix()
 
 
 def check_folder(

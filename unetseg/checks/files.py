@@ -29,7 +29,7 @@ from unetseg.data.facts.fingerprint import (
     size_text,
 )
 from unetseg.data.facts.survey import Survey
-from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden
+from unetseg.data.files.folders import IMAGE_SUFFIXES, SUFFIXES, is_hidden
 from unetseg.data.files.limits import BOMB
 from unetseg.data.files.pages import file_of
 from unetseg.data.files.rasters import UNTRAINED, is_raster
@@ -37,20 +37,6 @@ from unetseg.data.masks.mask_file import whole_factor
 from unetseg.errors import DataError
 from unetseg.text import plural
 
-SUFFIXES: dict[str, tuple[str, ...]] = {
-    "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "TIFF": (".tif", ".tiff"),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "WEBP": (".webp",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpx", ".jpf"),
-    "HEIF": (".heic", ".heif"),
-    "NPY": (".npy",),
-    "NPZ": (".npz",),
-}
-"""The suffixes that say what a file holds, the usual one first."""
 SMALL = 32  # pixels: with a shorter side an image has little context
 UNEQUAL = 64  # times: the pixels of the largest image over those of the smallest
 SATURATED = 0.1  # share of the values at the highest of their band that is worth a word
@@ -456,8 +442,9 @@ def inspect_no_data(survey: Survey) -> Iterator[Finding]:
             "no-data",
             f"{percent(share)} of the pixels have no data, in {plural(len(blank), 'image')}",
             [
-                (path, f": {percent(image.nodata_share)} of the pixels{_value_of_gaps(image)}")
+                (path, f": {percent(image.nodata_share)} of the pixels{are}")
                 for path, image in blank
+                for are in ["" if image.nodata is None else f" are {image.nodata:g}"]
             ],
             "They count in no loss and no score, whatever the masks hold there.",
         )
@@ -474,10 +461,6 @@ def inspect_no_data(survey: Survey) -> Iterator[Finding]:
             f"Replace {fill:g} by a number near the others and ignore these pixels in the masks, "
             f"or declare it (gdal_edit.py -a_nodata {fill:g} FILE).",
         )
-
-
-def _value_of_gaps(image: ImageFacts) -> str:
-    return "" if image.nodata is None else f" are {image.nodata:g}"
 
 
 def inspect_saturation(survey: Survey) -> Iterator[Finding]:

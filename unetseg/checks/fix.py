@@ -7,8 +7,6 @@ those of the content, and names that other machines refuse or confuse get anothe
 is copied byte for byte, or left out and listed.
 """
 
-import csv
-import io
 import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -20,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.checks.files import SUFFIXES
 from unetseg.checks.names import UNSEEN
 from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts
 from unetseg.data.facts.survey import Survey, conclude
+from unetseg.data.files.folders import SUFFIXES
 from unetseg.data.files.image import ImageFile, upright
 from unetseg.data.files.pages import MaskPath, MaskSet, split_page
 from unetseg.data.files.tiffs import write_tiff
@@ -37,7 +35,7 @@ from unetseg.data.pairs.naming import fold
 from unetseg.errors import DataError, ImageError, MachineError, MaskError
 from unetseg.progress import SILENT, Progress
 from unetseg.resources import usable_cores
-from unetseg.storage import replace_folder, write_json, write_text
+from unetseg.storage import replace_folder, write_csv, write_json
 from unetseg.text import plural, printable
 
 
@@ -269,11 +267,7 @@ def _write_lists(
 ) -> None:
     """pairs.csv, dataset.yaml with the classes, and fixed.json with what was done."""
     used = [name for name in rows[0] if any(row[name] for row in rows)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, used, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "pairs.csv", text.getvalue())
+    write_csv(out / "pairs.csv", [{name: row[name] for name in used} for row in rows])
     clean = class_map.model_copy(update={"snap": False})
     kept = DataConfig(val_fraction=settings.val_fraction)
     write_description(out / "dataset.yaml", clean, settings=kept)

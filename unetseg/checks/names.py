@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unetseg.checks.finding import FIX, Finding, note, refusal, warning
 from unetseg.data.facts.survey import Survey
+from unetseg.data.files.folders import below
 from unetseg.data.files.pages import file_of, files_of
 from unetseg.data.pairs.match import NO_IMAGE, NO_MASK, SEVERAL
 from unetseg.data.pairs.naming import fold
@@ -25,7 +26,7 @@ def inspect_names(survey: Survey) -> Iterator[Finding]:
         yield refusal("pairing", survey.faults.pairing)
     reasons: dict[str, list[Path]] = defaultdict(list)
     for path, why in survey.pairs.left_out:
-        reasons[why].append(_inner(path, survey.data))
+        reasons[why].append(below(path, survey.data))
     no_mask = "Add the masks; where these images show no object, say so."
     no_image = "Add the images, or move these masks away."
     for why, check, fix, flags in (
@@ -51,7 +52,7 @@ def inspect_splits(survey: Survey) -> Iterator[Finding]:
             "no-validation",
             f"validation is on the image that trains, since {what}: its score says nothing about "
             "new images",
-            [_inner(path, survey.data) for path in train],
+            [below(path, survey.data) for path in train],
             "Add pairs, or cut the image and its mask into parts: what is held out must be another "
             "part.",
         )
@@ -60,8 +61,8 @@ def inspect_splits(survey: Survey) -> Iterator[Finding]:
 def inspect_portability(survey: Survey) -> Iterator[Finding]:
     """Names that other file systems confuse or refuse; no file is read."""
     pairs = survey.pairs.pairs
-    images = {_inner(file_of(pair.image), survey.data) for pair in pairs}
-    masks = {_inner(f, survey.data) for pair in pairs if pair.mask for f in files_of(pair.mask)}
+    images = {below(file_of(pair.image), survey.data) for pair in pairs}
+    masks = {below(f, survey.data) for pair in pairs if pair.mask for f in files_of(pair.mask)}
     paths = sorted(images | masks)
     yield from _inspect_crowds(paths, [images, masks])
     if unseen := [path for path in paths if UNSEEN.search(str(path))]:
@@ -98,10 +99,6 @@ def inspect_portability(survey: Survey) -> Iterator[Finding]:
             refused,
             "Rename these files if the folder is to be used there.",
         )
-
-
-def _inner(path: Path, root: Path) -> Path:
-    return path.relative_to(root) if root in path.parents else path
 
 
 def _inspect_crowds(paths: Iterable[Path], sides: Iterable[Iterable[Path]]) -> Iterator[Finding]:

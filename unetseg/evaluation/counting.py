@@ -53,7 +53,7 @@ class Truth:
             return self.mask[top:bottom]
         mask, window = self.mask, (top, 0, bottom - top, self.mask.width)
         class_map = self.class_map.ignoring(mask.nodata)
-        index = class_map.encode(mask.read(*window), mask.path, mask.palette)
+        index = class_map.encode(mask.read(*window), mask.path, mask.raw.palette)
         if self.view is not None:
             index[~(self.view.read(*window).max(axis=-1) > 0)] = IGNORED
         return index

@@ -43,7 +43,9 @@ def _packed(segmentation: Any) -> Any:
         return segmentation  # is told when it is drawn
 
 
-class _Image(BaseModel):
+class Image(BaseModel):
+    """An image, as the JSON lists it."""
+
     id: int | str
     file_name: str
     height: int | None = None
@@ -58,15 +60,17 @@ class _Annotation(BaseModel):
     iscrowd: int | None = 0
 
 
-class _Category(BaseModel):
+class Category(BaseModel):
+    """A category, as the JSON lists it."""
+
     id: int
     name: str
 
 
 class _Dataset(BaseModel):
-    images: list[_Image]
+    images: list[Image]
     annotations: list[_Annotation]
-    categories: list[_Category]
+    categories: list[Category]
 
 
 def recognises(source: Path) -> bool:
@@ -166,7 +170,7 @@ def _read_json(path: Path, json: _Dataset, files: ImageFiles) -> Iterator[Entry]
 
 
 def _shapes_on(
-    image: _Image, annotations: Iterable[_Annotation], labels: Mapping[int, str]
+    image: Image, annotations: Iterable[_Annotation], labels: Mapping[int, str]
 ) -> tuple[list[Shape], list[Problem]]:
     """The shapes on an image, and what is wrong with them before any is drawn."""
     shapes, problems = [], []

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, Protocol
 
-from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.files.folders import IMAGE_SUFFIXES, SUFFIXES
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.limits import BOMB
 from unetseg.errors import ConfigError, DataError, ImageError, MaskError
@@ -82,16 +82,6 @@ FORMATS: dict[str, Format] = {
 }
 _BY_NAMES_ALONE = ("instances", "classes")  # asked where no other format is recognised
 _BATCH = 64  # pairs that are given to the threads at once
-_SUFFIXES = {
-    "PNG": ".png",
-    "JPEG": ".jpg",
-    "TIFF": ".tif",
-    "GIF": ".gif",
-    "BMP": ".bmp",
-    "WEBP": ".webp",
-    "PPM": ".ppm",
-    "JPEG2000": ".jp2",
-}
 
 
 @dataclass(frozen=True)
@@ -309,7 +299,7 @@ def _image_file(image: AnnotatedImage, max_pixels: int | None) -> Iterator[tuple
                 f"the annotations are for {_text(image.size or ())} pixels (height × width), the "
                 f"image has {_text(size)}{remark}"
             )
-        yield path.rename(path.with_suffix(_SUFFIXES[format_])) if image.embedded else path, size
+        yield path.rename(path.with_suffix(SUFFIXES[format_][0])) if image.embedded else path, size
 
 
 def _text(size: Sequence[int]) -> str:

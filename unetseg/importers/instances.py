@@ -65,7 +65,8 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     yield "touching objects of one class merge: these masks tell classes, not objects"
     if has_words and len(words) > 1:
         yield "where objects overlap, the one whose file name comes last counts"
-    for folders in sets.united_folders:
+    together = {frozenset(mask.folder for mask in masks) for masks in sets.masks.values()}
+    for folders in sorted(sorted(several) for several in together if len(several) > 1):
         yield f"masks of one image in several folders are united: {', '.join(folders)}"
     alike = len(sets.named_alike)
     yield Note(alike, "mask", "with the name of an image: all but 0 is foreground")

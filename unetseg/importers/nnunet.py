@@ -137,20 +137,17 @@ def _draw(case: _Case, height: int, width: int) -> NDArray[np.uint8]:
     return case.recode(mask_pixels(case.label, height, width))
 
 
-def _joined(case: _Case) -> bytes:
-    """A TIFF whose bands are the channels of an image.
+def _joined(case: _Case, depth: int | None = None) -> bytes:
+    """A TIFF whose bands are the channels of an image, or of a slice of a volume.
 
     Raises:
         DataError: one cannot be read, or has another size.
     """
-    bands = [read_image(path) for path in case.channels]  # H×W×C each
+    bands = [  # H×W×C each
+        read_image(path) if depth is None else _slice(path, depth) for path in case.channels
+    ]
     if len({band.shape[:2] for band in bands}) > 1:
         raise MaskError("its channels have several sizes")
-    return _tiff(bands)
-
-
-def _tiff(bands: Sequence[NDArray[Any]]) -> bytes:
-    """A TIFF of bands, H×W×C each."""
     memory, pixels = BytesIO(), np.concatenate(bands, axis=-1)
     config = "contig" if pixels.shape[-1] > 1 else None
     tifffile.imwrite(memory, pixels, photometric="minisblack", planarconfig=config)
@@ -172,7 +169,7 @@ def _slices(case: _Case, split: str | None) -> Iterator[Entry]:
         yield Problem("label and channels have several sizes", f"{case.name}: {came}")
         return
     for depth in range(shapes[0][2] if len(shapes[0]) > 2 else 1):
-        draw, content = partial(_draw_slice, case, depth), partial(_joined_slices, case, depth)
+        draw, content = partial(_draw_slice, case, depth), partial(_joined, case, depth)
         name = f"{case.name}/{case.name}_{depth:03}"
         yield AnnotatedImage(case.channels[0], name, draw, split, embedded=content)
     yield Note(1, "volume", "cut into slices across the last axis")
@@ -184,11 +181,6 @@ def _draw_slice(case: _Case, depth: int, _height: int, _width: int) -> NDArray[n
     if (numbers % 1).any():
         raise MaskError(f"{case.label.name} has fractions, expected numbers of classes")
     return case.recode(numbers.astype(np.int32))
-
-
-def _joined_slices(case: _Case, depth: int) -> bytes:
-    """A TIFF of one slice, with a band for each channel."""
-    return _tiff([_slice(path, depth) for path in case.channels])
 
 
 def _slice(path: Path, depth: int) -> NDArray[Any]:

@@ -27,14 +27,8 @@ from unetseg.importers.annotations import (
     mask_of_image,
     recode,
 )
-from unetseg.importers.source_files import (
-    ImageFiles,
-    holding,
-    holds,
-    name_in,
-    read_json,
-    visible_files,
-)
+from unetseg.importers.coco import Category, Image
+from unetseg.importers.source_files import ImageFiles, holding, name_in, read_json
 
 _KEYS = (b'"segments_info"', b'"categories"')
 
@@ -51,19 +45,12 @@ class _Annotation(BaseModel):
     segments_info: list[_Segment]
 
 
-class _Image(BaseModel):
-    id: int | str
-    file_name: str
-
-
-class _Category(BaseModel):
-    id: int
-    name: str
+class _Category(Category):
     isthing: int | None = None
 
 
 class _Dataset(BaseModel):
-    images: list[_Image]
+    images: list[Image]
     annotations: list[_Annotation]
     categories: list[_Category]
 
@@ -79,12 +66,8 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     Raises:
         DataError: there is no such JSON, or it holds something else.
     """
-    paths = [source] if source.is_file() else visible_files(source, "*.json")
-    jsons = {
-        path: read_json(path, _Dataset, name_in(source, path))
-        for path in paths
-        if holds(path, *_KEYS)
-    }
+    paths = holding(source, "*.json", *_KEYS, first=None)
+    jsons = {path: read_json(path, _Dataset, name_in(source, path)) for path in paths}
     if not jsons:
         fix = "Give the JSON with segments_info, and the folder of its PNGs beside it."
         raise DataError("no panoptic annotations of COCO found", fix=fix)
@@ -95,8 +78,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     codes = {category.id: code for code, category in enumerate(ordered, int(are_things))}
     yield Classes(names, coded=True)
     yield f"what is no segment is {BACKGROUND if are_things else 'ignored: 255 in the masks'}"
-    folder = source if source.is_dir() else source.absolute().parent
-    pngs = ImageFiles(folder)
+    pngs = ImageFiles(source if source.is_dir() else source.absolute().parent)
     files = ImageFiles(source, images, apart=[path.stem for path in jsons])
     for path, json in jsons.items():
         yield from _read_json(path, json, codes, pngs, files)

@@ -79,10 +79,12 @@ def only_one(paths: Sequence[Path], source: Path) -> Path | None:
     return next(iter(paths), None)
 
 
-def holding(source: Path, pattern: str, *words: bytes) -> list[Path]:
+def holding(
+    source: Path, pattern: str, *words: bytes, first: int | None = _LOOKED_AT
+) -> list[Path]:
     """Of the first files that match, in the folder `source` or itself, those that hold `words`."""
     paths = [source] if source.is_file() else visible_files(source, pattern)
-    return [p for p in paths[:_LOOKED_AT] if p.match(pattern) and holds(p, *words)]
+    return [path for path in paths[:first] if path.match(pattern) and holds(path, *words)]
 
 
 def holds(path: Path, *words: bytes) -> bool:

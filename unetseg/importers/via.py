@@ -22,8 +22,9 @@ from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import FOREGROUND, Entry, Note, Shape
 from unetseg.importers.labelme import LINE_WIDTH
 from unetseg.importers.shapes import Patch, Size, ellipse, line, polygon
-from unetseg.importers.source_files import ImageFiles, holds, name_in, read_json, visible_files
+from unetseg.importers.source_files import ImageFiles, holding, name_in, read_json
 
+_WORDS = (b'"regions"', b'"filename"')
 _KEYS = ("class", "label", "name", "type", "category", "object")  # of attributes that tell classes
 
 
@@ -62,7 +63,7 @@ class _Export(RootModel[_Project | dict[str, _Image]]):
 
 def recognises(source: Path) -> bool:
     """Whether there is a JSON of regions."""
-    return bool(_json_files(source))
+    return bool(holding(source, "*.json", *_WORDS, first=None))
 
 
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
@@ -71,7 +72,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     Raises:
         DataError: there are none, or one holds something else.
     """
-    jsons = _json_files(source)
+    jsons = holding(source, "*.json", *_WORDS, first=None)
     if not jsons:
         fix = "Give the JSON that VIA saves or exports, or the folder with it."
         raise DataError("no annotations of VIA found", fix=fix)
@@ -103,16 +104,6 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
                 smallest_on_top=True,
             )
             yield Note(len(image.regions) - len(areas), "point", "left out: points mark no pixels")
-
-
-def _json_files(source: Path) -> list[Path]:
-    """The JSONs with regions."""
-    paths = [source] if source.is_file() else visible_files(source, "*.json")
-    return [
-        path
-        for path in paths
-        if path.suffix == ".json" and holds(path, b'"regions"', b'"filename"')
-    ]
 
 
 def _class_attribute(regions: Iterable[_Region]) -> str:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetseg.bundle import BundleInfo
-from unetseg.data.files.image import ImageFile, match_bands
+from unetseg.data.files.bands import match_bands
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import missing_pixels, told_missing, with_gaps
 from unetseg.errors import ImageError
 from unetseg.prediction.engine import Engine, Moments, TileNetwork, classes_with_data, softmax

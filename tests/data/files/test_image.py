@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tests.builders import noise
+from unetseg.data.files.bands import effective_bands, match_bands
 from unetseg.data.files.folders import IMAGE_SUFFIXES
-from unetseg.data.files.image import ImageFile, effective_bands, match_bands, read_image
+from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.mask_values import mask_facts

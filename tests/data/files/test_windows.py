@@ -28,7 +28,8 @@ from PIL.ImageFile import ImageFile as PillowImage
 from tests import builders
 from tests.builders import GEOTRANSFORM, write_geotiff
 from unetseg.data.files import image as image_file
-from unetseg.data.files.image import ImageFile, match_bands, read_image
+from unetseg.data.files.bands import match_bands
+from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import Tiff, write_tiff
 from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
@@ -337,11 +338,15 @@ def test_windows_of_masks(tmp_path: Path, dtype: str, bands: int, expected: str)
     )
     raw = read_mask(path)
     with MaskFile(path) as raster:
-        assert (raster.coding, raster.lossy, raster.tiff) == (raw.coding, raw.lossy, raw.tiff)
+        assert (raster.raw.coding, raster.raw.lossy, raster.raw.tiff) == (
+            raw.coding,
+            raw.lossy,
+            raw.tiff,
+        )
         assert (raster.height, raster.width) == (HEIGHT, WIDTH)
         for top, left, height, width in windows(HEIGHT, WIDTH):
             part = raster.read(top, left, height, width)
-            assert part.dtype == raster.dtype == expected
+            assert part.dtype == raster.raw.pixels.dtype == expected
             np.testing.assert_array_equal(part, raw.pixels[top : top + height, left : left + width])
         whole = np.concatenate([rows for _, rows in raster.strips(8)])
     np.testing.assert_array_equal(whole, raw.pixels)
@@ -378,10 +383,10 @@ def test_palettes_of_masks_stay_indexes(tmp_path: Path) -> None:
         tmp_path / "b.tif", raw.pixels, photometric="palette", colormap=grey, rowsperstrip=5
     )
     with MaskFile(tmp_path / "a.tif") as raster:
-        assert (raster.coding, raster.palette) == ("palette", raw.palette)
+        assert (raster.raw.coding, raster.raw.palette) == ("palette", raw.palette)
         np.testing.assert_array_equal(raster.read(3, 4, 20, 30), raw.pixels[3:23, 4:34])
     with MaskFile(tmp_path / "b.tif") as raster:
-        assert (raster.coding, raster.palette) == ("integer", None)
+        assert (raster.raw.coding, raster.raw.palette) == ("integer", None)
 
 
 def test_whole_floats_are_class_numbers_and_fractions_are_not(tmp_path: Path) -> None:
@@ -400,7 +405,7 @@ def test_an_opaque_alpha_of_a_mask_is_left_out_and_another_is_refused(tmp_path: 
     pixels[30, 40, 3] = 7
     write_tiff(tmp_path / "a.tif", pixels)
     with MaskFile(tmp_path / "a.tif") as raster:
-        assert (raster.coding, raster.alpha) == ("rgb", True)
+        assert (raster.raw.coding, raster.raw.alpha) == ("rgb", True)
         np.testing.assert_array_equal(raster.read(0, 0, 16, 16), pixels[:16, :16, :3])
         with pytest.raises(MaskError, match=r"a\.tif has 4 bands of uint8, expected one"):
             raster.read(20, 30, 17, 20)
@@ -652,7 +657,7 @@ def test_real_masks(real_data: Path, name: str) -> None:
     for file in sorted((real_data / name / "masks").rglob("*.tif"))[:3]:
         raw = read_mask(file)
         with MaskFile(file) as raster:
-            assert (raster.coding, raster.dtype) == (raw.coding, raw.pixels.dtype)
+            assert (raster.raw.coding, raster.raw.pixels.dtype) == (raw.coding, raw.pixels.dtype)
             np.testing.assert_array_equal(raster.read(20, 30, 100, 90), raw.pixels[20:120, 30:120])
 
 

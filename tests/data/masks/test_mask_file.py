@@ -116,7 +116,7 @@ def test_of_a_set_the_smaller_area_lies_on_top(
     masks = MaskSet(areas(tmp_path, 20, 50, 35), (1, 2, 3))
     truth = expected((64, 96), {1: 20, 2: 50, 3: 35})
     with MaskFile(masks) as file:
-        assert (file.is_windowed, file.size, file.coding) == (windowed, (64, 96), "integer")
+        assert (file.is_windowed, file.size, file.raw.coding) == (windowed, (64, 96), "integer")
         assert (file.read(10, 15, 30, 40) == truth[10:40, 15:55]).all()
         assert (file.whole().pixels == truth).all()
     with pickle.loads(pickle.dumps(file)) as copy:

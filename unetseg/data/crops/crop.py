@@ -96,7 +96,7 @@ class LargePair:
 
     def _encoded(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         """The class indexes H×W of a part of the mask."""
-        return self.class_map.encode(pixels, self.mask.path, self.mask.palette)
+        return self.class_map.encode(pixels, self.mask.path, self.mask.raw.palette)
 
     @property
     def spots(self) -> dict[int, NDArray[np.int64]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from unetseg.data.crops.crop import LargePair, WholePair
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import read_matched
-from unetseg.data.files.pages import MaskPath
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
 from unetseg.data.pairs.match import Pair
@@ -142,7 +140,9 @@ class PairReader:
     def _open(self, index: int) -> LargePair:
         """A pair read by windows; those read long ago are closed, and open again when needed."""
         if index not in self._large:
-            path, mask = self._paths(index)
+            path, mask = self.pairs[index].image, self.pairs[index].mask
+            if mask is None:
+                raise ValueError(f"{path} has no mask")
             files = ImageFile(path, self.max_pixels), MaskFile(mask, self.max_pixels)
             files[1].fit(files[0].size)
             large = LargePair(*files, self.class_map, self.bands)
@@ -156,9 +156,3 @@ class PairReader:
         for old in list(self._large.values())[:-OPEN_PAIRS]:
             old.close()
         return large
-
-    def _paths(self, index: int) -> tuple[Path, MaskPath]:
-        pair = self.pairs[index]
-        if pair.mask is None:
-            raise ValueError(f"{pair.image} has no mask")
-        return pair.image, pair.mask

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from unetseg.data.facts.similarity import perceptual_hash
 from unetseg.data.files import image as image_file
-from unetseg.data.files.image import ImageFile, alpha_share, effective_bands
+from unetseg.data.files.bands import alpha_share, effective_bands
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import told_missing
 
 STRIP = 256  # rows of a large TIFF that are looked at together

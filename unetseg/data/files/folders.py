@@ -4,19 +4,28 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 
-from unetseg.data.files.pages import ARRAY_SUFFIXES
 from unetseg.data.files.rasters import is_raster
 from unetseg.errors import DataError, ImageError
 from unetseg.text import printable
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", *ARRAY_SUFFIXES}
-    | {".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".heic", ".heif"}
-)
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpx", ".jpf"),
+    "HEIF": (".heic", ".heif"),
+    "NPY": (".npy",),
+    "NPZ": (".npz",),
+}
+"""The suffixes that say what a file holds, the usual one first."""
+IMAGE_SUFFIXES = frozenset(chain.from_iterable(SUFFIXES.values()))
 _UNREAD = frozenset(
     {".nc", ".grb", ".grib", ".grib2", ".hdf", ".h5", ".asc", ".flt", ".bil", ".bip", ".bsq"}
     | {".ecw", ".sid", ".pix", ".ntf", ".nitf", ".jxl", ".avif", ".psd", ".svs", ".ndpi", ".mrxs"}
@@ -27,6 +36,11 @@ _UNREAD = frozenset(
 def is_hidden(names: Iterable[str]) -> bool:
     """Whether a path below a folder, by its parts, is left out: hidden, or what macOS adds."""
     return any(name.startswith(".") or name == "__MACOSX" for name in names)
+
+
+def below(path: Path, root: Path) -> Path:
+    """The path relative to `root` where it lies there, else as it is."""
+    return path.relative_to(root) if root in path.parents else path
 
 
 def without_image_suffix(name: str) -> str:

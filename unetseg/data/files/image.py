@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.arrays import NPY_START, ZIP_START, ArrayFile
+from unetseg.data.files.bands import not_numeric, without_loss
 from unetseg.data.files.georeference import (
     NODATA_TAG,
     Georeference,
@@ -78,7 +79,7 @@ class Picture:
             return np.ascontiguousarray(colours[self.pixels[..., 0]])
         if self.white_is_zero:
             return np.ascontiguousarray(np.iinfo(self.pixels.dtype).max - self.pixels)
-        return np.ascontiguousarray(_plain(self.pixels, path))
+        return np.ascontiguousarray(without_loss(self.pixels, path))
 
 
 class Once(Generic[T]):
@@ -474,7 +475,7 @@ class ImageFile:
         if stored in (np.uint8, np.uint16, np.int16, np.float32):
             return bands, stored, rows
         if stored.kind not in "iuf":
-            raise _no_numbers(stored, self.path)
+            raise not_numeric(stored, self.path)
         return bands, np.dtype(np.int16 if stored == np.int8 else np.float32), rows
 
 
@@ -541,98 +542,3 @@ def _is_held(value: float, dtype: np.dtype[Any]) -> bool:
     if dtype.kind not in "iu":
         return True
     return bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
-
-
-def effective_bands(image: NDArray[Any]) -> int:
-    """The number of bands of `image` (H×W×C) without an opaque alpha band.
-
-    Of 2 or 4 bands of uint8 or uint16 the last is alpha when all of it is 255 or 65535.
-
-    >>> effective_bands(np.full((2, 2, 4), 255, np.uint8))
-    3
-    """
-    bands = int(image.shape[-1])
-    if bands not in {2, 4} or image.dtype not in (np.uint8, np.uint16):
-        return bands
-    opaque = bool((image[..., -1] == np.iinfo(image.dtype).max).all())
-    return bands - opaque
-
-
-def alpha_share(image: NDArray[Any]) -> float:
-    """The share of the pixels of `image` (H×W×C) whose last band is at an end, as alpha is, 0–1.
-
-    Of 8 and 16 bits these are 0 and 255 or 65535; other types, and one band, have no alpha.
-    """
-    if image.shape[-1] == 1 or image.dtype not in (np.uint8, np.uint16):
-        return 0
-    alpha = image[..., -1]
-    return float(((alpha == 0) | (alpha == np.iinfo(image.dtype).max)).mean())
-
-
-def match_bands(
-    image: NDArray[Any], bands: int, path: Path, *, has_alpha: bool = False
-) -> NDArray[Any]:
-    """Give `image` (H×W×C, read from `path`) the number of bands asked for, losing nothing.
-
-    One band is repeated to three, three equal bands become one. An alpha band is dropped if it is
-    nowhere 0; else it stays behind the bands asked for: there are no data where it is 0. A band is
-    alpha if the file declares it, as `has_alpha` says, or if, of 2 or 4, it holds but 0 and 255.
-
-    Raises:
-        ImageError: only a loss would do it.
-    """
-    stored = image.shape[-1]
-    if stored == bands:
-        return image
-    is_alpha = has_alpha or (stored in {2, 4} and alpha_share(image) == 1)
-    plain = image[..., : stored - is_alpha]
-    if plain.shape[-1] == 1 and bands == 3:
-        plain = np.repeat(plain, 3, axis=-1)
-    elif plain.shape[-1] == 3 and bands == 1 and bool((plain == plain[..., :1]).all()):
-        plain = plain[..., :1]
-    if plain.shape[-1] != bands:
-        fix = f"Convert the images to {bands} bands, or train on images like this one."
-        raise ImageError(f"{path} has {image.shape[-1]} bands, expected {bands}", fix=fix)
-    if not is_alpha or bool((image[..., -1] != 0).all()):  # soft edges are data
-        return plain
-    return np.concatenate([plain, image[..., -1:]], axis=-1)
-
-
-def _plain(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Bring any number type to uint8, uint16, int16 or float32 without loss."""
-    if pixels.dtype in (np.uint8, np.uint16, np.int16, np.float32):
-        return pixels
-    if pixels.dtype.kind == "f":
-        return _as_float32(pixels, path)
-    if pixels.dtype.kind not in "iu":
-        raise _no_numbers(pixels.dtype, path)
-    low, high = int(pixels.min()), int(pixels.max())
-    for dtype in (np.dtype(np.uint16), np.dtype(np.int16)):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return pixels.astype(dtype)
-    if max(-low, high) <= 2**24:  # every such integer is a float32
-        return pixels.astype(np.float32)
-    fix = "Divide the values so that they fit 16 bits, or save them as float32."
-    raise ImageError(f"{path} holds integers from {low} to {high}, too large to keep", fix=fix)
-
-
-def _no_numbers(dtype: np.dtype[Any], path: Path) -> ImageError:
-    return ImageError(f"{path} holds {dtype} values, expected integers or floats")
-
-
-def _as_float32(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Round to float32; the end of the own range, which stands for "no data", becomes the new one.
-
-    Raises:
-        ImageError: other values are too large.
-    """
-    new, own = (float(np.finfo(dtype).max) for dtype in (np.float32, pixels.dtype))
-    if own <= new:
-        return pixels.astype(np.float32)
-    size = np.abs(pixels)
-    if bool(((size > new) & (size < own)).any()):
-        fix = "Divide the values so that they fit float32."
-        raise ImageError(f"{path} holds {pixels.dtype} values too large for float32", fix=fix)
-    ends = size == own
-    rounded = np.where(ends, np.copysign(new, pixels), pixels) if ends.any() else pixels
-    return rounded.astype(np.float32)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.image import ImageFile, match_bands
+from unetseg.data.files.bands import match_bands
+from unetseg.data.files.image import ImageFile
 
 FAR = 10
 """Deviations from the mean; a value further off is a number like −9999, no brightness."""

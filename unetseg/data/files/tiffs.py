@@ -33,7 +33,6 @@ _ORIENTATION = 0x0112
 _LOSSY = frozenset({6, 7, 33003, 33005, 34892, 34933, 34934, 50001})  # JPEG and its kin
 _JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose segments need the file's tables
 _PALETTE = 3
-_GDAL_METADATA = 42112
 _SCALING = re.compile(r'role="(scale|offset)">\s*([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)\s*<')
 _ALPHA = ((1,), (2,))  # extra samples: with colours multiplied by it, and without
 
@@ -97,7 +96,7 @@ class Tiff:
         self.palette = _palette(keyframe)
         self.lossy = int(keyframe.compression) in _LOSSY
         self.byteorder: Any = self._file.byteorder
-        declared = _SCALING.findall(str(keyframe.tags.valueof(_GDAL_METADATA, "")))
+        declared = _SCALING.findall(str(keyframe.tags.valueof(GDAL_TAG, "")))
         values = [[float(v) for role, v in declared if role == r] for r in ("scale", "offset")]
         self.scaling = told_scaling(*values)
         masks = (s for s in every if int(s.keyframe.subfiletype) & 5 == 4)

@@ -199,14 +199,10 @@ def _interpret(
         ignore |= void  # else such a class is the background of a single other
     entries = named or tuple(ListedClass(code) for code in reading.codes)
     classes = tuple(item for item in entries if item.code not in ignore)
-    background = named_background(classes) if named else _plain_background(classes)
-    return _Meaning(classes, ignore, background)
-
-
-def _plain_background(classes: tuple[ListedClass, ...]) -> int | None:
-    dark = [i for i, item in enumerate(classes) if item.code in (0, BLACK)]
-    smallest_of_two = [0] if len(classes) == 2 else []
-    return next(iter([*dark, *smallest_of_two]), None)
+    if named:
+        return _Meaning(classes, ignore, named_background(classes))
+    dark = (i for i, item in enumerate(classes) if item.code in (0, BLACK))
+    return _Meaning(classes, ignore, next(dark, 0 if len(classes) == 2 else None))
 
 
 def _check_strangers(

@@ -9,15 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.image import (
-    STRIP,
-    ImageFile,
-    Once,
-    Picture,
-    alpha_share,
-    cut,
-    effective_bands,
-)
+from unetseg.data.files.bands import alpha_share, effective_bands
+from unetseg.data.files.image import STRIP, ImageFile, Once, Picture, cut
 from unetseg.data.files.pages import MaskPath, MaskSet, files_of
 from unetseg.data.masks.class_map import Coding
 from unetseg.errors import ImageError, MaskError
@@ -97,7 +90,12 @@ class MaskFile:
 
     @property
     def raw(self) -> RawMask:
-        """What the mask is; the pixels are none where windows are read."""
+        """What the mask is; where windows are read the pixels are none, of the type of these.
+
+        Of windows the stored type decides: int8 becomes int16, other numbers become int32, and a
+        fraction or a value that is too large is an error of the window that it is in. So is an
+        alpha band that is not opaque.
+        """
         return self._header if self.is_windowed else self._whole.get()
 
     @property
@@ -116,40 +114,6 @@ class MaskFile:
         stored = self._image.size if self.is_windowed else self.raw.pixels.shape[:2]
         return round(self._factor * stored[0]), round(self._factor * stored[1])
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Number type of what `read` returns: uint8, uint16, int16 or int32.
-
-        Of windows the stored type decides: int8 becomes int16, other numbers become int32, and a
-        fraction or a value that is too large is an error of the window that it is in.
-        """
-        return self.raw.pixels.dtype
-
-    @property
-    def coding(self) -> Coding:
-        """What the values are."""
-        return self.raw.coding
-
-    @property
-    def palette(self) -> tuple[int, ...] | None:
-        """768 numbers with the coding "palette"."""
-        return self.raw.palette
-
-    @property
-    def alpha(self) -> bool:
-        """Whether an alpha band is dropped; where it is not opaque, reading is a `MaskError`."""
-        return self.raw.alpha
-
-    @property
-    def form(self) -> str:
-        """What was made of another form, in words."""
-        return self.raw.form
-
-    @property
-    def lossy(self) -> bool:
-        """Whether the file's compression changes values (JPEG)."""
-        return self._image.lossy
-
     @cached_property
     def nodata(self) -> int | None:
         """The number that the file declares for pixels without data; 0 is the background."""
@@ -158,11 +122,6 @@ class MaskFile:
         if told is not None and np.isnan(told):
             return NOWHERE
         return int(told) if told and np.isfinite(told) and told % 1 == 0 else None
-
-    @property
-    def tiff(self) -> bool:
-        """Whether the file is a TIFF."""
-        return self.format == "TIFF"
 
     def fit(self, image: tuple[int, int]) -> None:
         """Be as large as this image from now on, where that is a whole multiple or fraction.
@@ -199,8 +158,8 @@ class MaskFile:
         with _as_mask_error():
             picture = self._image.stored(*window)
         values = self._values(picture, self.raw.coding, self.raw.alpha)
-        values = 255 - values if self.form == WHITE_IS_ZERO else values
-        return values.astype(self.dtype, copy=False)
+        values = 255 - values if self.raw.form == WHITE_IS_ZERO else values
+        return values.astype(self.raw.pixels.dtype, copy=False)
 
     def strips(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """(top, rows×W or rows×W×3) from top to bottom; the last may be lower."""
@@ -244,7 +203,8 @@ class MaskFile:
         highest = int(picture.pixels[..., 0].max(initial=0)) if picture.palette is not None else 0
         coding, palette = self._coding(bands, dtype, picture.palette, highest)
         values = self._values(picture, coding, alpha)
-        return RawMask(values, coding, palette, self.lossy, self.tiff, alpha, form, self.nodata)
+        kind = self._image.lossy, self.format == "TIFF", alpha, form, self.nodata
+        return RawMask(values, coding, palette, *kind)
 
     def _other_form(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], str]:
         """The pixels H×W×C of a mask in a form that others show as a mask, and the form, or "".
@@ -301,7 +261,8 @@ class MaskFile:
             if (rows := min(STRIP, self._image.height - top))
         )
         form = WHITE_IS_ZERO if is_inverted else ""
-        return RawMask(none, coding, colours, self.lossy, self.tiff, alpha, form)
+        kind = self._image.lossy, self.format == "TIFF", alpha, form, self.nodata
+        return RawMask(none, coding, colours, *kind)
 
     def _coding(
         self, bands: int, dtype: np.dtype[Any], palette: NDArray[np.uint8] | None, highest: int
@@ -414,11 +375,11 @@ def object_pixels(pixels: NDArray[Any], file: MaskFile) -> NDArray[np.bool_]:
     Raises:
         MaskError: JPEG has blurred its numbers.
     """
-    values = pixels if pixels.ndim == 2 else pixels.max(axis=-1)
-    if file.palette and any(file.palette):
-        is_black = ~np.array(file.palette, bool).reshape(256, 3).any(axis=-1)
+    values, palette = pixels if pixels.ndim == 2 else pixels.max(axis=-1), file.raw.palette
+    if palette and any(palette):
+        is_black = ~np.array(palette, bool).reshape(256, 3).any(axis=-1)
         values = np.where(np.take(is_black, values), 0, values)
-    if not file.lossy:
+    if not file.raw.lossy:
         return np.asarray(values != 0)
     highest = int(values.max(initial=0))
     if 0 < highest < _HALF and pixels.shape[:2] == file.size:

@@ -78,33 +78,35 @@ def mask_facts(path: MaskPath, max_pixels: int | None = None) -> MaskFacts:
     """
     with MaskFile(path, max_pixels) as mask:
         values, counts, inner, digest = _count_codes(mask)
+        raw = mask.raw
         return MaskFacts(
             path=str(path),
             shape=mask.size,
-            coding=mask.coding,
-            dtype=mask.dtype.name,
-            counts=tuple(zip(unpack(values, mask.coding), counts.tolist(), strict=True)),
+            coding=raw.coding,
+            dtype=raw.pixels.dtype.name,
+            counts=tuple(zip(unpack(values, raw.coding), counts.tolist(), strict=True)),
             inner=tuple(inner.tolist()),
-            nodata=mask.nodata,
+            nodata=raw.nodata,
             pixel_hash=digest,
-            palette=mask.palette,
-            lossy=mask.lossy,
-            alpha=mask.alpha,
-            form=mask.form,
-            suffix=".tif" if mask.tiff else files_of(path)[0].suffix.lower(),
+            palette=raw.palette,
+            lossy=raw.lossy,
+            alpha=raw.alpha,
+            form=raw.form,
+            suffix=".tif" if raw.tiff else files_of(path)[0].suffix.lower(),
             format=mask.format,
         )
 
 
 def _count_codes(mask: MaskFile) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], str]:
     """The codes of a mask, the most frequent first, their pixels, their 2×2 squares, a hash."""
-    kind = f"{mask.height} {mask.width} {mask.coding} {mask.dtype.name}"
+    coding = mask.raw.coding
+    kind = f"{mask.height} {mask.width} {coding} {mask.raw.pixels.dtype.name}"
     digest = blake2b(kind.encode(), digest_size=16)
     found: list[NDArray[Any]] = []
     numbers: list[NDArray[np.float64]] = []  # V×2
     for _, strip in mask.strips(_STRIP):
         digest.update(strip.tobytes())
-        codes = pack(strip) if mask.coding == "rgb" else strip
+        codes = pack(strip) if coding == "rgb" else strip
         values, inverse, lengths = runs(codes.ravel())
         squares = np.add.reduceat(
             _squares(codes).ravel(), np.r_[0, np.cumsum(lengths)[:-1]], dtype=int
@@ -255,8 +257,9 @@ def recoded(fact: MaskFacts, code_of: Callable[[Code], Code], **more: Any) -> Ma
 
 def _grey_as_numbers(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
     """Count grey RGB files as numbers where other files hold numbers."""
-    colours = [fact for fact in facts if fact.coding == "rgb"]
-    if all(fact.coding != "integer" for fact in facts) or not all(map(_is_grey, colours)):
+    colours = (code for fact in facts if fact.coding == "rgb" for code, _ in fact.counts)
+    are_grey = all(len({*as_point(code)}) == 1 for code in colours)
+    if all(fact.coding != "integer" for fact in facts) or not are_grey:
         return facts
     return [
         fact
@@ -264,10 +267,6 @@ def _grey_as_numbers(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
         else recoded(fact, lambda code: as_point(code)[0], coding="integer")
         for fact in facts
     ]
-
-
-def _is_grey(fact: MaskFacts) -> bool:
-    return all(len({*as_point(code)}) == 1 for code, _ in fact.counts)
 
 
 def _palettes_as_colours(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:

@@ -97,12 +97,12 @@ def _voted(images: Collection[Key], masks: Collection[Key]) -> list[Affixes]:
 
 def _cuts(image: str, mask: str) -> Iterator[Affixes]:
     """The shortest suffixes, and the shortest prefixes, without which the two names agree."""
-    size = len(_shared([image, mask]))
+    size = len(common_beginning([image, mask]))
     while size and not (_ends_clean(image, size) and _ends_clean(mask, size)):
         size -= 1
     if size:
         yield Affixes("", image[size:], "", mask[size:])
-    size = len(_shared([image[::-1], mask[::-1]]))
+    size = len(common_beginning([image[::-1], mask[::-1]]))
     while size and not (_starts_clean(image, -size) and _starts_clean(mask, -size)):
         size -= 1
     if size:
@@ -126,11 +126,11 @@ def _constant(images: Collection[Key], masks: Collection[Key]) -> list[Affixes]:
     whole = Affixes(image, "", mask, "")
     if len(image_head) == len(image) and len(mask_head) == len(mask):
         return [whole]  # a/image.png, b/image.png: the folder is the key
-    kept = len(_shared([image_head[::-1], mask_head[::-1]]))
+    kept = len(common_beginning([image_head[::-1], mask_head[::-1]]))
     while kept and not _starts_clean(image, len(image_head) - kept):
         kept -= 1
     left = (image_head[: len(image_head) - kept], mask_head[: len(mask_head) - kept])
-    kept = len(_shared([image_tail, mask_tail]))
+    kept = len(common_beginning([image_tail, mask_tail]))
     while kept and not _ends_clean(image, len(image) - len(image_tail) + kept):
         kept -= 1
     return [Affixes(left[0], image_tail[kept:], left[1], mask_tail[kept:])]
@@ -138,15 +138,13 @@ def _constant(images: Collection[Key], masks: Collection[Key]) -> list[Affixes]:
 
 def _common(stems: Collection[str]) -> tuple[str, str, str]:
     """One of the stems, and the beginning and end of all."""
-    head = _shared(stems)
-    tail = _shared([stem[len(head) :][::-1] for stem in stems])[::-1]
+    head = common_beginning(stems)
+    tail = common_beginning([stem[len(head) :][::-1] for stem in stems])[::-1]
     return min(stems), head, tail
 
 
-def _shared(names: Collection[str]) -> str:
+def common_beginning(names: Collection[str]) -> str:
     """The longest beginning of all `names`."""
     low, high = min(names), max(names)
-    size = next(
-        (i for i, pair in enumerate(zip(low, high, strict=False)) if len({*pair}) > 1), None
-    )
-    return low[:size]
+    ends = (at for at, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
+    return low[: next(ends, None)]

@@ -37,27 +37,20 @@ def files_beside(root: Path, paths: Sequence[Path]) -> dict[Path, str]:
         readings = []
     sure = [r for r in readings if r.masks.said.role == "mask" or not _shows_masks(r.images)]
     masks = {e.path for r in sure if _shows_masks(r.masks) for e in r.masks.entries}
-    masks = masks or _masks_in_sets(root)
+    if not masks:  # of images that have several each
+        sets = find_masks(root)
+        paths = [mask.path for of_image in sets.masks.values() for mask in of_image]
+        masks = {*paths} if sets.say_mask and look_at(paths).masks > _MOST else set()
     images = {entry.path: entry for r in sure for entry in r.images.entries}
     rest = [one for one in series if not {e.path for e in one.entries} & {*masks, *images}]
-    plain = [one for one in rest if not one.aside and (_says_image(one) or not _shows_masks(one))]
+    said = [one for one in rest if one.said.role == "image" and not one.kind]
+    plain = [one for one in rest if not one.aside and (one in said or not _shows_masks(one))]
     shown = [*images.values(), *(entry for one in plain for entry in one.entries)]
     beside = dict.fromkeys(sorted(masks), MASK)
     for one in rest:
         if one not in plain and _goes_with(shown, one):
             beside |= {entry.path: one.aside or MASK for entry in one.entries}
     return beside
-
-
-def _masks_in_sets(root: Path) -> set[Path]:
-    """The masks of images that have several each."""
-    sets = find_masks(root)
-    paths = [mask.path for masks in sets.masks.values() for mask in masks]
-    return {*paths} if sets.say_mask and look_at(paths).masks > _MOST else set()
-
-
-def _says_image(one: Series) -> bool:
-    return one.said.role == "image" and not one.kind
 
 
 def _shows_masks(one: Series) -> bool:

@@ -1,6 +1,6 @@
 """What a few samples of a series show: masks or pictures, numbered objects, fields of view."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.image import ImageFile, effective_bands
+from unetseg.data.files.bands import effective_bands
+from unetseg.data.files.image import ImageFile
 from unetseg.data.masks.numbered_objects import numbers_objects
 from unetseg.errors import DataError
 
@@ -85,14 +86,21 @@ def read_codes(path: Path) -> NDArray[np.int64] | None:
     return np.asarray(values @ weights)
 
 
-def _small_copy(path: Path) -> tuple[NDArray[Any], bool] | None:
-    """A small copy, H×W×C without an opaque alpha band, and whether the file is lossy."""
+def _asked(path: Path, ask: Callable[[ImageFile], T]) -> T | None:
+    """What an image file answers; None of one that cannot be read."""
     try:
         with ImageFile(path) as file:
-            pixels = file.thumbnail(_SIDE)
-            return pixels[..., : effective_bands(pixels)], file.lossy
+            return ask(file)
     except (DataError, OSError):
         return None
+
+
+def _small_copy(path: Path) -> tuple[NDArray[Any], bool] | None:
+    """A small copy, H×W×C without an opaque alpha band, and whether the file is lossy."""
+    if (told := _asked(path, lambda file: (file.thumbnail(_SIDE), file.lossy))) is None:
+        return None
+    pixels, lossy = told
+    return pixels[..., : effective_bands(pixels)], lossy
 
 
 def _without_noise(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -121,20 +129,12 @@ def _is_one_disc(samples: Sequence[NDArray[np.int64]]) -> bool:
 
 def stored_bands(path: Path) -> int:
     """Bands as the file stores them: one of a palette; 0 of a file that cannot be read."""
-    try:
-        with ImageFile(path) as file:
-            return int(file.picture().pixels.shape[-1])
-    except (DataError, OSError):
-        return 0
+    return _asked(path, lambda file: int(file.picture().pixels.shape[-1])) or 0
 
 
 def size_of(path: Path) -> tuple[int, int] | None:
     """Height and width, pixels; None of a file that cannot be read."""
-    try:
-        with ImageFile(path) as file:
-            return file.size
-    except (DataError, OSError):
-        return None
+    return _asked(path, lambda file: file.size)
 
 
 def is_recoloured(one: Path, other: Path) -> bool:

@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 from unetseg.data.pairs.affixes import cuts_at, find_affixes, strip
@@ -101,8 +102,10 @@ def _by_place(
 
 def _rules(images: Sequence[Entry], masks: Sequence[Entry]) -> Iterator[tuple[KeyOf, KeyOf]]:
     """Keys of images and masks by each rule."""
-    for key in (_stem, _folded, _stem_alone, _folded_alone):
-        yield key, key
+    yield _stem, _stem
+    yield _folded, _folded
+    yield attrgetter("stem"), attrgetter("stem")
+    yield (lambda entry: fold(entry.stem),) * 2
     yield _stem, _without_one(images, masks)
     yield _affixed(images, masks)
     for key in (_without_words, _without_numbered_words):
@@ -111,7 +114,7 @@ def _rules(images: Sequence[Entry], masks: Sequence[Entry]) -> Iterator[tuple[Ke
         yield _without_shared(images, masks), _without_shared(masks, images)
     yield _stem, _begun(images)
     yield _numbered(images, masks), _numbered(masks, images)
-    yield _alone(images), _place
+    yield _alone(images), lambda entry: entry.place or None
 
 
 def _stem(entry: Entry) -> Hashable:
@@ -120,14 +123,6 @@ def _stem(entry: Entry) -> Hashable:
 
 def _folded(entry: Entry) -> Hashable:
     return tuple(map(fold, entry.place)), fold(entry.stem)
-
-
-def _stem_alone(entry: Entry) -> Hashable:
-    return entry.stem
-
-
-def _folded_alone(entry: Entry) -> Hashable:
-    return fold(entry.stem)
 
 
 def _without_one(images: Sequence[Entry], masks: Sequence[Entry]) -> KeyOf:
@@ -249,10 +244,6 @@ def _alone(entries: Sequence[Entry]) -> KeyOf:
     return lambda entry: (
         entry.place if entry.place and count[entry.place, entry.split] == 1 else None
     )
-
-
-def _place(entry: Entry) -> Hashable:
-    return entry.place or None
 
 
 def _apply(

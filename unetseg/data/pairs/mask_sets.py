@@ -186,12 +186,6 @@ class MaskSets:
         }
         return any(said.aside or said.second for said in map(read_name, texts))
 
-    @property
-    def united_folders(self) -> list[list[str]]:
-        """The folders whose masks some image has together."""
-        several = {frozenset(one.folder for one in masks) for masks in self.masks.values()}
-        return sorted(sorted(folders) for folders in several if len(folders) > 1)
-
     @cached_property
     def alone(self) -> dict[Folders, ImageKey]:
         """The image of each folder that has only one."""
@@ -282,7 +276,11 @@ def _beginnings(stem: str) -> list[tuple[str, str]]:
 def _masks_beside(photos: Sequence[tuple[ImageKey, Path]]) -> MaskSets:
     """Images and masks of the same folders, told apart by their names."""
     paths = dict(photos)
-    named = {ImageKey(key.folders, _without_image_word(key.stem)): key for key in paths}
+    named = {}
+    for key in paths:
+        stem, word = next(iter(_beginnings(key.stem)), (key.stem, ""))
+        says_image = len(word) > 1 and read_name(word).role == "image"  # plant1_rgb
+        named[ImageKey(key.folders, stem if says_image else key.stem)] = key
     named |= {key: key for key in paths}  # what a name may begin with, and whose name that is
     continued = [
         (key, ImageKey(key.folders, beginning), rest)
@@ -302,12 +300,6 @@ def _masks_beside(photos: Sequence[tuple[ImageKey, Path]]) -> MaskSets:
     called = {named[beginning]: beginning for beginning in masks}
     images = {called.get(key, key): path for key, path in paths.items() if key not in are_masks}
     return MaskSets(images, twins_of(photos), masks, are_beside=True)
-
-
-def _without_image_word(stem: str) -> str:
-    """The name without a word at its end that says image: `plant1` of `plant1_rgb`."""
-    beginning, rest = next(iter(_beginnings(stem)), (stem, ""))
-    return beginning if len(rest) > 1 and read_name(rest).role == "image" else stem
 
 
 def _mask_files(

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -19,7 +19,7 @@ from typing import TypedDict, Unpack
 
 from unetseg.config import Unpaired
 from unetseg.data.files.arrays import MOST_COLOURS
-from unetseg.data.files.folders import output_names, scan, scan_names
+from unetseg.data.files.folders import below, output_names, scan, scan_names
 from unetseg.data.files.image import count_pages
 from unetseg.data.files.pages import (
     ARRAY_SUFFIXES,
@@ -184,7 +184,10 @@ def _search_all(
     root: Path, images: Path | None, masks: Path | None, unpaired: Unpaired, find: Find
 ) -> PairSet:
     """The pairs of a folder, where an image has one mask, or else several."""
-    found, refusal = None, _several_masks(root)
+    # Of pairs that would hold the first of several masks of most images.
+    came = f"{printable(root)} holds images with several masks, which nobody could unite unasked"
+    fix = "Where each of them shows one object or one class, unite them:"
+    found, refusal = None, PairingError(came, fix=fix, code="several-masks")
     try:
         found = _paged(_search(root, images, masks, unpaired, find))
     except PairingError as error:
@@ -214,9 +217,12 @@ def _search(
         choice = choose(base, split_series(sides[0])) if one else choose_between(base, *sides)
     else:
         base, choice = root, _chosen(root, find(root, PairingError))
-    pairs = [pair for reading in choice.readings for pair in _pairs_of(reading)]
-    if choice.regions:
-        pairs = [replace(pair, region=choice.regions.get(pair.image)) for pair in pairs]
+    pairs = []
+    for matching in (reading.matching for reading in choice.readings):
+        for (image, mask), core in zip(matching.couples, matching.names, strict=True):
+            split, region = image.split or mask.split, choice.regions.get(image.path)
+            name = "/".join(filter(None, (split, *image.names, core)))
+            pairs.append(Pair(image.path, mask.path, name, split, region=region))
     found = PairSet(root, tuple(pairs), _sentence(choice.readings))
     return _complete(found, base, choice.left_out, unpaired)
 
@@ -257,19 +263,13 @@ def _search_sets(
     return _complete(found, root, left_out, unpaired)
 
 
-def _several_masks(root: Path) -> PairingError:
-    """The refusal of pairs that would hold the first of several masks of most images."""
-    came = f"{printable(root)} holds images with several masks, which nobody could unite unasked"
-    fix = "Where each of them shows one object or one class, unite them:"
-    return PairingError(came, fix=fix, code="several-masks")
-
-
 def _complete(found: PairSet, base: Path, left_out: dict[Path, str], unpaired: Unpaired) -> PairSet:
     """The pairs with their splits, unless most files do not pair."""
     pairs = list(found.pairs)
     _refuse_few(base, len(pairs), left_out, unpaired)
     if unpaired == "empty":
-        pairs += _bare(base, [path for path, why in left_out.items() if why == NO_MASK])
+        bare = read_entries(base, [path for path, why in left_out.items() if why == NO_MASK])
+        pairs += [Pair(e.path, None, (e.parent / e.stem).as_posix(), e.split) for e in bare]
         left_out = {path: why for path, why in left_out.items() if why != NO_MASK}
     pairs, outside, told = _with_splits(base, _unique(pairs), left_out)
     left_out |= dict.fromkeys(outside, _OUTSIDE)
@@ -292,7 +292,7 @@ def _from_tables(root: Path) -> PairSet | None:
         first = pairs.get(row.image, Pair(*row))
         pairs[row.image] = replace(first, split=first.split or row.split)
         if first.mask != row.mask or (row.split and pairs[row.image].split != row.split):
-            names = [_inner(table, root) for table in tables]
+            names = [below(table, root).as_posix() for table in tables]
             check = ["unetseg", "check", str(root), "--pairs"]
             raise PairingError(
                 f"{printable(root)} holds several tables of pairs, which differ",
@@ -303,7 +303,7 @@ def _from_tables(root: Path) -> PairSet | None:
             )
     if len({pair.split for pair in pairs.values()}) == 1:
         pairs = {image: replace(pair, split=None) for image, pair in pairs.items()}
-    called = ", ".join(printable(_inner(table, root)) for table in tables)
+    called = ", ".join(printable(below(table, root).as_posix()) for table in tables)
     rule = f"{called}, {plural(len(pairs), 'pair')}"
     return PairSet(root, tuple(_unique([*pairs.values()])), rule) if pairs else None
 
@@ -320,18 +320,10 @@ def _beside_tables(found: PairSet) -> PairSet:
     }
     for table, rows in tables.items():
         others = sum((str(row.image), str(row.mask)) not in couples for row in rows)
-        name = printable(_inner(table, found.root))
+        name = printable(below(table, found.root).as_posix())
         if others:
             rule += f"; {name} lists {plural(others, 'other pair')} and is not used without --pairs"
     return replace(found, rule=rule)
-
-
-def _bare(base: Path, images: Sequence[Path]) -> list[Pair]:
-    """Images that show nothing, and need no mask."""
-    return [
-        Pair(entry.path, None, (entry.parent / entry.stem).as_posix(), entry.split)
-        for entry in read_entries(base, images)
-    ]
 
 
 def _chosen(root: Path, paths: Sequence[Path]) -> Choice:
@@ -363,7 +355,7 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
     if missing:
         raise PairingError("there is no such folder", missing, "Check --images and --masks.")
     everything = find(root, PairingError) if len(folders) < 2 else []
-    inner_paths = {path: _inner(path, root) for path in everything}
+    inner_paths = {path: below(path, root).as_posix() for path in everything}
     sides = {
         side: find(folders[side], PairingError)
         if side in folders
@@ -397,12 +389,6 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
             ]
         )
     return above, entries
-
-
-def _pairs_of(reading: Reading) -> Iterator[Pair]:
-    for (image, mask), core in zip(reading.matching.couples, reading.matching.names, strict=True):
-        name = "/".join(filter(None, (image.split or mask.split, *image.names, core)))
-        yield Pair(image.path, mask.path, name, image.split or mask.split)
 
 
 def _unique(pairs: Sequence[Pair]) -> list[Pair]:
@@ -513,49 +499,29 @@ def _with_splits(
     """The pairs with the splits of folders or lists, the files outside of these, and the lists."""
     own = [pair.split for pair in pairs]
     plain = own if len({*own}) > 1 else [None] * len(pairs)  # one split of all is none
-    names = [_called(pair, root) for pair in pairs]
-    listed = listed_splits(root, names, (_inner(path, root) for path in others), plain)
-    splits = listed.splits if any(listed.splits) else _splits_in_names(pairs) or plain
+    names = [
+        chain((below(path, root).as_posix() for path in _files(pair)), [pair.name])
+        for pair in pairs  # worked out where there is a list
+    ]
+    listed = listed_splits(root, names, (below(path, root).as_posix() for path in others), plain)
+    splits = listed.splits
+    if not any(splits):  # such as train_1 and val_1, in all names
+        begun = [SPLITS.get(next(iter(tokens(pair.image.stem)), "")) for pair in pairs]
+        splits = plain if None in begun else begun
     if splits != own:
         pairs = [replace(p, split=split) for p, split in zip(pairs, splits, strict=True)]
-    told = listed.told and f"; {listed.told}"
     named = [pair for pair in pairs if pair.split]
     rest = [pair for pair in pairs if not pair.split]
-    if not named:
-        return pairs, [], told
-    if len({pair.split for pair in named}) < 2 and not rest:
-        return [replace(pair, split=None) for pair in pairs], [], told
-    if not rest:
-        return pairs, [], told
-    kept, out = (named, rest) if len(named) >= _SPLIT_SHARE * len(pairs) else (rest, named)
-    outside = [path for pair in out for path in _files(pair)]
+    is_odd = not named or len(named) < _SPLIT_SHARE * len(pairs)  # to be in a split
+    kept, out = (rest, named) if is_odd else (named, rest)
     if len({pair.split for pair in kept}) < 2:
         kept = [replace(pair, split=None) for pair in kept]
-    return kept, outside, told
-
-
-def _called(pair: Pair, root: Path) -> Iterator[str]:
-    """What a list may call a pair; worked out where there is a list."""
-    yield from (_inner(path, root) for path in _files(pair))
-    yield pair.name
+    outside = [path for pair in out for path in _files(pair)]
+    return kept, outside, listed.told and f"; {listed.told}"
 
 
 def _files(pair: Pair) -> list[Path]:
     return [pair.image, *(files_of(pair.mask) if pair.mask else ())]
-
-
-def _inner(path: Path, root: Path) -> str:
-    return (path.relative_to(root) if root in path.parents else path).as_posix()
-
-
-def _splits_in_names(pairs: Sequence[Pair]) -> list[str | None]:
-    """The splits with which all names begin, such as `train_1` and `val_1`; or none."""
-    splits: list[str | None] = []
-    for pair in pairs:
-        splits.append(SPLITS.get(next(iter(tokens(pair.image.stem)), "")))
-        if splits[-1] is None:
-            return []
-    return splits
 
 
 # Words

@@ -7,7 +7,7 @@ say (`content.py`).
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -138,7 +138,7 @@ def read_name(name: str) -> Reading:
     return Reading(
         role,
         split,
-        "" if masks and _OUTPUT.intersection(letters) else _aside(letters),
+        "" if masks and _OUTPUT.intersection(letters) else _first(_ASIDE, letters),
         _second(letters, masks),
         tuple(masks or images),
         tuple(p for p in letters if p not in (masks or images) and p not in _FILLERS),
@@ -159,12 +159,13 @@ def split_of(*names: str) -> str | None:
     return None
 
 
-def _aside(letters: Sequence[str]) -> str:
-    return next((why for why, word in _ASIDE.items() if any(map(word.fullmatch, letters))), "")
+def _first(reasons: Mapping[str, re.Pattern[str]], letters: Sequence[str]) -> str:
+    """The first reason of which one of the words is, or nothing."""
+    return next((why for why, word in reasons.items() if any(map(word.fullmatch, letters))), "")
 
 
 def _second(letters: Sequence[str], masks: Sequence[str]) -> str:
-    why = next((why for why, word in _SECOND.items() if any(map(word.fullmatch, letters))), "")
+    why = _first(_SECOND, letters)
     if why == _COLOURS and not masks:
         return ""  # beside depth, the colours are the photo's
     return why or (_COLOURS if masks and "rgb" in letters else "")

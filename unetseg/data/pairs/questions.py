@@ -9,6 +9,7 @@ from itertools import permutations
 from pathlib import Path, PurePosixPath
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.pairs.affixes import common_beginning
 from unetseg.data.pairs.foreign import find_foreign, is_lfs_pointer
 from unetseg.data.pairs.keys import match
 from unetseg.data.pairs.series import Entry, Series
@@ -172,18 +173,9 @@ def _glob(paths: set[PurePosixPath]) -> str:
 def _common_text(names: Sequence[str]) -> str:
     if len(set(names)) == 1:
         return names[0]
-    head = _prefix(names).rstrip("0123456789")
-    tail = _prefix([name[len(head) :][::-1] for name in names])[::-1]
+    head = common_beginning(names).rstrip("0123456789")
+    tail = common_beginning([name[len(head) :][::-1] for name in names])[::-1]
     return f"{head}*{tail.lstrip('0123456789')}"
-
-
-def _prefix(names: Sequence[str]) -> str:
-    low, high = min(names), max(names)
-    size = next(
-        (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b),
-        min(len(low), len(high)),
-    )
-    return low[:size]
 
 
 def fits(inner: str, wanted: str) -> bool:

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, combinations, takewhile
+from itertools import chain, combinations
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -98,7 +98,7 @@ def read_entries(root: Path, paths: Iterable[Path]) -> list[Entry]:
     folders = {f for folder in nearest.values() for f in (folder, *folder.parents) if f.name}
     alike = _Alike(
         _spelt(folders),
-        _shared_folders(nearest.values()),
+        len(Path(os.path.commonpath([*nearest.values()])).parts) if files else 0,
         _numbered_siblings(folders),
         *_both_sides(folders),
     )
@@ -128,11 +128,6 @@ class _Alike(NamedTuple):
     numbered: frozenset[tuple[str, ...]]
     places: frozenset[str]
     tags: frozenset[tuple[str, ...]]
-
-
-def _shared_folders(folders: Iterable[PurePosixPath]) -> int:
-    low, high = (pick((folder.parts for folder in folders), default=()) for pick in (min, max))
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
 
 
 def _numbered_siblings(folders: Iterable[PurePosixPath]) -> frozenset[tuple[str, ...]]:
