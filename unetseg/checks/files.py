@@ -43,8 +43,6 @@ SATURATED = 0.1  # share of the values at the highest of their band that is wort
 SCALE = 32  # levels between lowest and highest value; with fewer, many pixels hold the highest
 COMMON = 0.25  # share of the images from which a trait is how these images are, and no slip
 
-_SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap the sides
-
 
 class _Kind(NamedTuple):
     """What is said of files with one fault, after their number."""
@@ -242,7 +240,7 @@ def inspect_sizes(survey: Survey) -> Iterator[Finding]:
         elif image != mask[::-1]:
             check = "size-mismatch"
         else:
-            check = "size-unturned" if fact.image.orientation in _SIDEWAYS else "size-swapped"
+            check = "size-unturned" if fact.image.orientation > 4 else "size-swapped"
         line = pair.image, f" is {size_text(image)}, ", pair.mask, f" is {size_text(mask)}"
         groups[check].append(line)
     yield from _by_kind(_SIZES, groups)
@@ -299,7 +297,7 @@ def inspect_orientations(survey: Survey) -> Iterator[Finding]:
     for pair, fact in survey.items():
         image = fact.image
         if image.orientation > 1 and image.shape == fact.mask.shape:
-            has_one_way = image.orientation in _SIDEWAYS and image.shape[0] != image.shape[1]
+            has_one_way = image.orientation > 4 and image.shape[0] != image.shape[1]
             line = pair.image, f": orientation {image.orientation}"
             (sure if has_one_way else unsure).append(line)
     if sure:

@@ -51,7 +51,7 @@ class Truth:
         """
         if not isinstance(self.mask, MaskFile):
             return self.mask[top:bottom]
-        mask, window = self.mask, (top, 0, bottom - top, self.mask.width)
+        mask, window = self.mask, (top, 0, bottom - top, self.mask.size[1])
         class_map = self.class_map.ignoring(mask.nodata)
         index = class_map.encode(mask.read(*window), mask.path, mask.raw.palette)
         if self.view is not None:

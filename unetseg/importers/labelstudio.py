@@ -19,7 +19,7 @@ files tells (JSON-MIN will do), or else an image that is called `5` or `task-5`.
 
 import base64
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -221,8 +221,8 @@ def _read_task(task: _Task, images: "TaskImages") -> Iterator[Entry]:
         yield AnnotatedImage(path, images.files.name_of(path), shapes, size=next(iter(sizes), None))
         yield Note(not shapes, "annotation", "without areas: all background")
     yield from (Problem(one.kind, f"task {task.id}: {one.where}") for one in problems)
-    for kind, count in Counter(other_types(results)).items():
-        yield Note(count, "result", f"of the type {kind} left out: no area")
+    for kind in other_types(results):
+        yield Note(1, "result", f"of the type {kind} left out: no area")
 
 
 # The PNG export

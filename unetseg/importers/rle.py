@@ -34,6 +34,9 @@ _LONGEST = 2**30  # characters of a cell
 _SAMPLE = 200  # rows of which the order of their pixels is told
 
 
+_Columns = tuple[int, int | None, int]  # of the image, the class and the runs
+
+
 class _Row(NamedTuple):
     image: str
     label: str
@@ -57,8 +60,8 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
         raise DataError("no CSV of run lengths found", fix=fix)
     files = ImageFiles(source, images)
     by_image: dict[str, list[_Row]] = defaultdict(list)
-    for table in tables:
-        for row in _rows(table, name_in(source, table)):
+    for table, columns in tables.items():
+        for row in _rows(table, columns, name_in(source, table)):
             by_image[row.image].append(row)
     paths = {name: files.find(name) for name in by_image}
     by_rows = _go_by_rows(by_image, {n: p for n, p in paths.items() if isinstance(p, Path)})
@@ -84,13 +87,14 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
 # The table
 
 
-def _tables(source: Path) -> list[Path]:
-    """The CSVs that have a column of run lengths."""
+def _tables(source: Path) -> dict[Path, _Columns]:
+    """The CSVs that have a column of run lengths, with their columns."""
     paths = [source] if source.is_file() else visible_files(source, "*.csv")
-    return [path for path in paths if path.suffix.lower() == ".csv" and _columns(path)]
+    tables = {path: _columns(path) for path in paths if path.suffix.lower() == ".csv"}
+    return {path: columns for path, columns in tables.items() if columns}
 
 
-def _columns(path: Path) -> tuple[int, int | None, int] | None:
+def _columns(path: Path) -> _Columns | None:
     """The columns of the image, the class and the runs, or nothing where there are none."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         line = file.readline(_LONGEST)
@@ -103,10 +107,8 @@ def _columns(path: Path) -> tuple[int, int | None, int] | None:
     return None if image is None or runs is None else (image, place(_CLASSES), runs)
 
 
-def _rows(path: Path, name: str) -> Iterator[_Row]:
+def _rows(path: Path, columns: _Columns, name: str) -> Iterator[_Row]:
     """The rows of a table."""
-    columns = _columns(path)
-    assert columns is not None  # as `_tables` has seen
     image, label, runs = columns
     text = path.read_bytes().decode("utf-8-sig", errors="replace")
     header = text.partition("\n")[0]

@@ -148,7 +148,7 @@ def test_crops_of_large_images_are_those_of_the_whole(
         assert torch.equal(crop.image, by_windows[index, seed].image)
         assert torch.equal(crop.mask, by_windows[index, seed].mask)
     image, mask = reader.files(1)
-    assert (image.bands, mask.height, mask.width) == (13, 90, 70)
+    assert (image.bands, mask.size) == (13, (90, 70))
     reader.close()
 
 

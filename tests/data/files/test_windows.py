@@ -343,7 +343,7 @@ def test_windows_of_masks(tmp_path: Path, dtype: str, bands: int, expected: str)
             raw.lossy,
             raw.tiff,
         )
-        assert (raster.height, raster.width) == (HEIGHT, WIDTH)
+        assert raster.size == (HEIGHT, WIDTH)
         for top, left, height, width in windows(HEIGHT, WIDTH):
             part = raster.read(top, left, height, width)
             assert part.dtype == raster.raw.pixels.dtype == expected
@@ -534,7 +534,7 @@ def test_flipped_bytes_raise_nothing_but_answers(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         for open_it in (ImageFile, MaskFile):
             with contextlib.suppress(ImageError, MaskError), open_it(path) as raster:
-                raster.read(0, 0, min(20, raster.height), min(20, raster.width))
+                raster.read(0, 0, *(min(20, side) for side in raster.size))
 
 
 def test_a_damaged_mask_whose_white_is_zero_is_a_mask_error_and_closed(tmp_path: Path) -> None:

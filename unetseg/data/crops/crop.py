@@ -65,7 +65,7 @@ class LargePair:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width, pixels."""
-        return self.mask.height, self.mask.width
+        return self.mask.size
 
     def present(self, classes: Sequence[int]) -> list[int]:
         """Those of `classes` that the mask shows."""

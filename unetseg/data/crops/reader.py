@@ -146,9 +146,9 @@ class PairReader:
             files = ImageFile(path, self.max_pixels), MaskFile(mask, self.max_pixels)
             files[1].fit(files[0].size)
             large = LargePair(*files, self.class_map, self.bands)
-            sizes = [f"{one.width}×{one.height}" for one in files]
-            if sizes[0] != sizes[1]:
+            if files[0].size != files[1].size:
                 large.close()
+                sizes = [f"{width}×{height}" for height, width in (one.size for one in files)]
                 raise DataError(f"{path} is {sizes[0]}, {mask} is {sizes[1]} (width×height)")
         else:
             large = self._large.pop(index)

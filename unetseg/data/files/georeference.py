@@ -262,13 +262,13 @@ def _turned(place: Georeference, shape: tuple[int, ...], orientation: int) -> Ge
 
 def _to_stored(height: int, width: int, orientation: int) -> NDArray[np.float64]:
     """3×3: from corners of the upright image (column, row, 1) to those of the stored one."""
-    if orientation in {5, 6, 7, 8}:
+    if orientation > 4:
         height, width = width, height
     to_stored = np.eye(3)
     if orientation in {3, 4, 7, 8}:
         to_stored = np.array([[1, 0, 0], [0, -1, height], [0, 0, 1]]) @ to_stored
     if orientation in {2, 3, 6, 7}:
         to_stored = np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1]]) @ to_stored
-    if orientation in {5, 6, 7, 8}:
+    if orientation > 4:
         to_stored = to_stored[[1, 0, 2]]
     return to_stored

@@ -185,7 +185,7 @@ class ImageFile:
     def size(self) -> tuple[int, int]:
         """Height and width of the upright image, pixels."""
         height, width = self._shape[:2]
-        return (width, height) if self.orientation in {5, 6, 7, 8} else (height, width)
+        return (width, height) if self.orientation > 4 else (height, width)
 
     @property
     def height(self) -> int:
@@ -371,7 +371,7 @@ class ImageFile:
             top = self.height - top - height
         if self.orientation in {2, 3, 6, 7}:
             left = self.width - left - width
-        if self.orientation in {5, 6, 7, 8}:
+        if self.orientation > 4:
             return Window(left, top, width, height)
         return Window(top, left, height, width)
 
@@ -468,7 +468,7 @@ class ImageFile:
 
     def _windows_of(self, file: Windowed) -> tuple[int, np.dtype[Any], int]:
         """Bands and number type of windows, and the rows that are decoded together."""
-        rows = file.segment[self.orientation in {5, 6, 7, 8}]
+        rows = file.segment[self.orientation > 4]
         if file.palette is not None:
             return 3, np.dtype(np.uint8), rows
         bands, stored = file.shape[2], file.dtype
@@ -527,8 +527,8 @@ def cut(pixels: NDArray[Any], window: Sequence[int]) -> NDArray[Any]:
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Apply the orientation (1–8) of EXIF 2.32, section 4.6.4, to H×W×C."""
-    if orientation in {5, 6, 7, 8}:
+    """Apply the orientation (1–8) of EXIF 2.32, section 4.6.4, to H×W×C; from 5 on sides swap."""
+    if orientation > 4:
         pixels = pixels.swapaxes(0, 1)
     if orientation in {3, 4, 7, 8}:
         pixels = pixels[::-1]

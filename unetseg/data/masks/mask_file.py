@@ -99,16 +99,6 @@ class MaskFile:
         return self._header if self.is_windowed else self._whole.get()
 
     @property
-    def height(self) -> int:
-        """Rows, pixels."""
-        return self.size[0]
-
-    @property
-    def width(self) -> int:
-        """Columns, pixels."""
-        return self.size[1]
-
-    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the upright mask, or of the image that it fits, pixels."""
         stored = self._image.size if self.is_windowed else self.raw.pixels.shape[:2]
@@ -163,8 +153,9 @@ class MaskFile:
 
     def strips(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """(top, rows×W or rows×W×3) from top to bottom; the last may be lower."""
-        for top in range(0, self.height, rows):
-            yield top, self.read(top, 0, min(rows, self.height - top), self.width)
+        height, width = self.size
+        for top in range(0, height, rows):
+            yield top, self.read(top, 0, min(rows, height - top), width)
 
     def whole(self) -> RawMask:
         """All of the mask, which is not kept.
@@ -341,7 +332,7 @@ class _UnitedFiles:
                 came = (
                     f"{file.path} differs in size from another mask of the image (width×height): "
                 )
-                came += f"{file.width}×{file.height}, expected {size[1]}×{size[0]}"
+                came += f"{file.size[1]}×{file.size[0]}, expected {size[1]}×{size[0]}"
                 raise MaskError(came, paths=self.path.paths)
             codes[object_pixels(file.read(top, left, height, width), file)] = code
             if not self.is_windowed:

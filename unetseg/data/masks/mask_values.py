@@ -100,7 +100,7 @@ def mask_facts(path: MaskPath, max_pixels: int | None = None) -> MaskFacts:
 def _count_codes(mask: MaskFile) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], str]:
     """The codes of a mask, the most frequent first, their pixels, their 2×2 squares, a hash."""
     coding = mask.raw.coding
-    kind = f"{mask.height} {mask.width} {coding} {mask.raw.pixels.dtype.name}"
+    kind = f"{mask.size[0]} {mask.size[1]} {coding} {mask.raw.pixels.dtype.name}"
     digest = blake2b(kind.encode(), digest_size=16)
     found: list[NDArray[Any]] = []
     numbers: list[NDArray[np.float64]] = []  # V×2

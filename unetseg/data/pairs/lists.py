@@ -182,13 +182,8 @@ def _readings(line: str) -> Iterator[str]:
     first, *more = re.split(r"[,;|\t]", line)
     if more:
         yield first
-    for _ in range(_CUTS):
-        first = first.rstrip()
-        head = re.sub(r"\s+\S+$", "", first)
-        if head == first:
-            break
-        first = head
-        yield first
+    cuts = [cut.start() for cut in re.finditer(r"\s+\S", first)]
+    yield from (first[:cut] for cut in cuts[: -_CUTS - 1 : -1])
     yield from (cell for cell in more if "/" in cell or "\\" in cell or "." in cell)
 
 

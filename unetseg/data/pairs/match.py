@@ -498,7 +498,7 @@ def _with_splits(
 ) -> tuple[list[Pair], list[Path], str]:
     """The pairs with the splits of folders or lists, the files outside of these, and the lists."""
     own = [pair.split for pair in pairs]
-    plain = own if len({*own}) > 1 else [None] * len(pairs)  # one split of all is none
+    plain: list[str | None] = own if len({*own}) > 1 else [None] * len(pairs)  # one of all is none
     names = [
         chain((below(path, root).as_posix() for path in _files(pair)), [pair.name])
         for pair in pairs  # worked out where there is a list
