@@ -365,9 +365,7 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
     for side, other in (("images", "masks"), ("masks", "images")):  # one may lie in the other
         inner = folders.get(other, root).resolve()
         if side in folders and folders[side].resolve() in inner.parents:
-            sides[side] = [
-                p for p in sides[side] if inner not in p.parent.resolve().joinpath("x").parents
-            ]
+            sides[side] = [p for p in sides[side] if not p.parent.resolve().is_relative_to(inner)]
     empty = [
         f"{printable(folders.get(s, wanted[s]))} ({s})" for s, files in sides.items() if not files
     ]
@@ -381,12 +379,9 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
         return above, [[both[path] for path in files[side]] for side in wanted]
     entries: list[list[Entry]] = []
     for side, base in bases.items():
-        below = {e.path: e for e in read_entries(above, files[side])}
+        own, outer = (read_entries(root, files[side]) for root in (base, above))  # in one order
         entries.append(
-            [
-                e._replace(inner=below[e.path].inner, parent=below[e.path].parent)
-                for e in read_entries(base, files[side])
-            ]
+            [e._replace(inner=o.inner, parent=o.parent) for e, o in zip(own, outer, strict=True)]
         )
     return above, entries
 
