@@ -122,16 +122,16 @@ def decode_base64(text: str, what: str) -> bytes:
         raise MaskError(f"{what} is damaged: no base64") from error
 
 
-def embedded_png(text: str, size: Size, what: str) -> Image.Image:
-    """The PNG that an annotation holds in base64, which errors call `what`.
+def embedded_png(content: str | bytes, size: Size | None, what: str) -> Image.Image:
+    """The PNG that an annotation holds, as it is or in base64, which errors call `what`.
 
     Raises:
-        MaskError: it is none, or has another size (height, width) than `size`.
+        MaskError: it is none, or has another size (height, width) than `size`, if that is stated.
     """
-    content = BytesIO(decode_base64(text, what))
+    raw = content if isinstance(content, bytes) else decode_base64(content, what)
     try:
-        with explained(Path(what)), Image.open(content, formats=("PNG",)) as image:
-            if (image.height, image.width) != size:
+        with explained(Path(what)), Image.open(BytesIO(raw), formats=("PNG",)) as image:
+            if size is not None and (image.height, image.width) != size:
                 came = f"{image.height}×{image.width}"
                 raise MaskError(f"{what} has {came} pixels, expected {size[0]}×{size[1]}")
             image.load()

@@ -10,21 +10,19 @@ Format: https://docs.supervisely.com/data-organization/00_ann_format_navi
 import zlib
 from collections.abc import Iterator
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, Field
 
-from unetseg.data.files.limits import explained
 from unetseg.data.pairs.naming import split_of
-from unetseg.errors import DataError, ImageError, MaskError
+from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Note, Problem, Shape
 from unetseg.importers.shapes import Patch, Size, crop, paint_in_order, pasted, polygon
 from unetseg.importers.source_files import (
     ImageFiles,
     decode_base64,
+    embedded_png,
     holding,
     name_in,
     read_json,
@@ -153,16 +151,14 @@ def _pasted(bitmap: _Bitmap | None, size: Size) -> Patch:
     """The pixels of a bitmap: those that are not transparent, or not 0 where nothing can be."""
     if bitmap is None:
         raise MaskError("a bitmap without pixels")
-    inflater = zlib.decompressobj()
+    packed = decode_base64(bitmap.data, "its bitmap")
     try:
-        content = inflater.decompress(decode_base64(bitmap.data, "its bitmap"), _LARGEST)
-        with explained(Path("its bitmap")), Image.open(BytesIO(content), formats=("PNG",)) as image:
-            has_alpha = image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info
-            pixels = np.asarray(image.convert("RGBA"))[..., 3] if has_alpha else np.asarray(image)
+        content = zlib.decompressobj().decompress(packed, _LARGEST)
     except zlib.error as error:
         raise MaskError("its bitmap is damaged: it cannot be decompressed") from error
-    except ImageError as error:
-        raise MaskError.like(error) from error
+    image = embedded_png(content, None, "its bitmap")
+    has_alpha = image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info
+    pixels = np.asarray(image.convert("RGBA"))[..., 3] if has_alpha else np.asarray(image)
     covered = np.asarray(pixels.reshape(*pixels.shape[:2], -1).any(axis=-1))
     left, top = bitmap.origin
     return pasted(covered, top, left, size)

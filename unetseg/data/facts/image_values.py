@@ -18,7 +18,6 @@ from unetseg.data.files.bands import alpha_share, effective_bands
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import told_missing
 
-STRIP = 256  # rows of a large TIFF that are looked at together
 THUMBNAIL = 1024  # pixels: the longer side of what the perceptual hash is made from, at most
 ALPHA_SHARE = 0.95  # of the pixels of an alpha band are 0 or opaque; the others are soft edges
 FILL_SHARE = 0.005  # of the pixels; a value that fills less may be there by chance
@@ -117,7 +116,7 @@ def image_facts(path: Path, max_pixels: int | None = None) -> ImageFacts:
         nodata, pillow_bands = image.nodata, image.pillow_bands
         strips: Callable[[], Iterator[tuple[int, NDArray[Any]]]]
         if image.is_windowed:
-            bands, dtype, strips = image.bands, image.dtype, partial(image.strips, STRIP)
+            bands, dtype, strips = image.bands, image.dtype, image.strips
         else:
             pixels = image.read()
             bands, dtype, strips = pixels.shape[2], pixels.dtype, partial(iter, [(0, pixels)])

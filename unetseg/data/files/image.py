@@ -375,7 +375,7 @@ class ImageFile:
             return Window(left, top, width, height)
         return Window(top, left, height, width)
 
-    def strips(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    def strips(self, rows: int = STRIP) -> Iterator[tuple[int, NDArray[Any]]]:
         """(top, rows×W×C) from top to bottom; the last may be lower."""
         for top in range(0, self.height, rows):
             yield top, self.read(top, 0, min(rows, self.height - top), self.width)

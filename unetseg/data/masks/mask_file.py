@@ -151,7 +151,7 @@ class MaskFile:
         values = 255 - values if self.raw.form == WHITE_IS_ZERO else values
         return values.astype(self.raw.pixels.dtype, copy=False)
 
-    def strips(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    def strips(self, rows: int = STRIP) -> Iterator[tuple[int, NDArray[Any]]]:
         """(top, rows×W or rows×W×3) from top to bottom; the last may be lower."""
         height, width = self.size
         for top in range(0, height, rows):
@@ -351,7 +351,7 @@ class _UnitedFiles:
             return files
 
         def area(item: tuple[int, MaskFile]) -> int:
-            strips = (object_pixels(strip, item[1]) for _, strip in item[1].strips(STRIP))
+            strips = (object_pixels(strip, item[1]) for _, strip in item[1].strips())
             return sum(int(np.count_nonzero(strip)) for strip in strips)
 
         return sorted(files, key=area, reverse=True)

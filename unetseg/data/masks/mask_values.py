@@ -23,7 +23,6 @@ from unetseg.text import plural
 BY_COLOUR = "have a palette of their own: read by colour"
 COUNTED = 4096  # distinct codes that the facts of one file keep, the most frequent ones
 _SHOWN = 6  # values that a message lists
-_STRIP = 256  # rows of a mask that are counted together
 
 
 class MaskFacts(BaseModel):
@@ -104,7 +103,7 @@ def _count_codes(mask: MaskFile) -> tuple[NDArray[Any], NDArray[Any], NDArray[An
     digest = blake2b(kind.encode(), digest_size=16)
     found: list[NDArray[Any]] = []
     numbers: list[NDArray[np.float64]] = []  # V×2
-    for _, strip in mask.strips(_STRIP):
+    for _, strip in mask.strips():
         digest.update(strip.tobytes())
         codes = pack(strip) if coding == "rgb" else strip
         values, inverse, lengths = runs(codes.ravel())
