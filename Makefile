@@ -13,7 +13,7 @@ PYTEST = $(BIN)/pytest --numprocesses auto --dist worksteal
 TRACER = $$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo quick test slow test-faults fuzz container-test audit check bench docs format clean
+.PHONY: help env demo quick test slow test-faults fuzz container-test audit check bench gpu-check docs format clean
 
 help: ## this list
 	@echo "unetseg: say make and one of"
@@ -62,6 +62,9 @@ bench: $(STAMP) ## measure against the plain script, in turns; ARGS=--quick take
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.profiles
+
+gpu-check: $(STAMP) ## on a CUDA machine, ten minutes: right, fast, short of memory; benchmarks/results/gpu-NAME.md
+	$(BIN)/python -m benchmarks.gpu_check --save $(ARGS)
 
 docs: $(STAMP) ## write docs/cli.md from the commands, tables of docs/data.md and reliability.md from the tests
 	$(BIN)/python docs/make_cli.py

@@ -10,6 +10,7 @@
     memory           the largest memory of prediction and training
     profiles         where the time goes, part by part
     large_raster     an image bigger than memory
+    gpu_check        all that a GPU must show, right and fast, in ten minutes
 
 The plain scripts are in baseline.py. All contenders are processes of their own (contenders.py,
 workers.py) and are measured in turns (rounds.py); the last line of each is one JSON object, and

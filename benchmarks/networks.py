@@ -18,6 +18,7 @@ NETWORKS: dict[str, NetworkConfig] = {
     "classic": NetworkConfig(width=64, depth=4),
     "base32": NetworkConfig(width=32, depth=4),
     "base16": NetworkConfig(width=16, depth=4),
+    "tiny": NetworkConfig(width=4, depth=2),
     "resnet34": NetworkConfig(encoder="resnet34", depth=5),
 }
 """By the names that the command lines take; three bands, two classes."""

@@ -5,6 +5,7 @@ tensors. What a real one would do later is done later: a copy to the host that n
 leaves rubbish. What is asked of it is written down, in order.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,8 +27,10 @@ MIXING = ("__getitem__", "__setitem__", "__set__", "_has_compatible_shallow_copy
 class Card(TorchFunctionMode):
     """While it is entered, `cuda` is there, for this thread.
 
+    Its memory is that of the largest tensor which was sent to it.
+
     Args:
-        free: Bytes of its memory, all of them free.
+        free: Bytes of its memory that are free, half of all.
 
     Attributes:
         asked: What was asked of it, in order.
@@ -36,6 +39,7 @@ class Card(TorchFunctionMode):
     def __init__(self, free: int = 2**30) -> None:
         super().__init__()
         self.free, self.asked = free, list[str]()
+        self.limit, self.largest = math.inf, 0  # bytes of a tensor: allowed, and seen
         # Storages are kept alive, so that their addresses are theirs alone.
         self._own, self._pinned = dict[int, object](), dict[int, object]()
         self._copies = list[Callable[[], object]]()
@@ -62,7 +66,7 @@ class Card(TorchFunctionMode):
         given = dict(kwargs or {})
         name = func.__name__
         if name == "__get__" and func.__self__ is Tensor.device:
-            return CUDA if self.has(args[0]) else CPU
+            return CUDA if self.has(args[0]) else func(*args)
         if name in {"to", "cpu", "copy_", "pin_memory", "is_pinned"}:
             return getattr(self, f"_{name}")(func, *args, **given)
         tensors = [each for each in pytree.tree_iter((args, given)) if isinstance(each, Tensor)]
@@ -92,30 +96,33 @@ class Card(TorchFunctionMode):
 
     def _keep(self, result: Any, where: dict[int, object]) -> None:
         for each in pytree.tree_iter(result):
-            if isinstance(each, Tensor):
+            if isinstance(each, Tensor) and each.untyped_storage().data_ptr():
                 where[each.untyped_storage().data_ptr()] = each.untyped_storage()
 
     def _to(self, func: Any, tensor: Tensor, *args: Any, **given: Any) -> Tensor:
-        late = given.pop("non_blocking", len(args) > 2 and args[2])
-        target = given.pop("device", None)
-        words = [each for each in args if isinstance(each, (torch.device, str, Tensor))]
-        dtypes = [each for each in (*args, given.pop("dtype", None)) if each in FLOATS]
-        if words:
-            target = words[0].device if isinstance(words[0], Tensor) else words[0]
-            dtypes += [words[0].dtype] if isinstance(words[0], Tensor) else []
-        moved = tensor if not dtypes else func(tensor, dtypes[0])
-        if given.pop("memory_format", None) is not None:
-            moved = moved.contiguous(memory_format=torch.channels_last)
-        to_card = self.has(tensor) if target is None else torch.device(target).type == "cuda"
-        if to_card != self.has(tensor) or given.pop("copy", False):
+        like = [each for each in args if isinstance(each, Tensor)]
+        types = [each for each in (*args, given.get("dtype")) if isinstance(each, torch.dtype)]
+        names = [each for each in args if isinstance(each, (torch.device, str))]
+        target = next(iter(names), given.get("device"))
+        if torch.device(target or CPU).type == "meta":
+            return tensor.to("meta")
+        types += [each.dtype for each in like]
+        was_here, is_here = self.has(tensor), torch.device(target or CPU).type == "cuda"
+        if target is None:
+            is_here = self.has(like[0]) if like else was_here
+        moved = func(tensor, types[0]) if types else tensor
+        if was_here != is_here or given.get("copy"):
             moved = moved.clone()
-        if to_card and not self.has(tensor):
-            is_pinned = tensor.untyped_storage().data_ptr() in self._pinned
-            how = ("late" if is_pinned else "late, not pinned") if late else "wait"
-            self.asked.append(f"to card, {how}")
-        if not to_card and self.has(tensor):
+        late = given.get("non_blocking", len(args) > 2 and args[2])
+        if is_here and not was_here:
+            if tensor.nbytes > self.limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            self.largest = max(self.largest, tensor.nbytes)
+            how = "late" if tensor.untyped_storage().data_ptr() in self._pinned else "not pinned"
+            self.asked.append(f"to card, {how if late else 'wait'}")
+        if was_here and not is_here:
             self.asked.append("wait for to")
-        if to_card:
+        if is_here:
             self._keep(moved, self._own)
         return moved
 
@@ -146,6 +153,12 @@ class Card(TorchFunctionMode):
     def _is_pinned(self, func: Any, tensor: Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self._pinned
 
+    def leave(self, share: float, device: int) -> None:
+        """Stands for torch.cuda.set_per_process_memory_fraction: tensors must not be larger."""
+        assert 0 <= share <= 1
+        assert device == 0  # it takes no device without a number
+        self.limit = 2 * self.free * share if share < 1 else math.inf
+
     def event(self) -> "Event":
         """Stands for torch.cuda.Event."""
         return Event(self)
@@ -167,9 +180,6 @@ class Event:
         """Wait for all that is before it, and for nothing else."""
         self.card.asked.append("wait for event")
         self.card.finish(self.copies)
-
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.int64)
 
 
 @contextmanager
@@ -195,9 +205,12 @@ def fake_card(capability: tuple[int, int] = (9, 0), free: int = 2**30) -> Iterat
         "current_stream": lambda device: "stream",
         "get_rng_state": lambda device: torch.zeros(1),
         "set_rng_state": lambda state, device: None,
-        "max_memory_allocated": lambda device: card.free // 16,
+        "memory_allocated": lambda device: 0,
+        "max_memory_allocated": lambda device: card.largest,
+        "reset_peak_memory_stats": lambda device: setattr(card, "largest", 0),
+        "set_per_process_memory_fraction": card.leave,
     }
-    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+    for name in ("synchronize", "empty_cache"):
         told[name] = lambda *_, name=name: card.asked.append(name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", group)

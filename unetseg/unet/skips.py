@@ -207,7 +207,8 @@ class Switch(nn.Module):
         if not self.training:
             return (self.slow_log_odds > 0).to(feature.dtype)
         noise = torch.rand(()).clamp(1e-6, 1 - 1e-6).logit()  # on the CPU: part of an exact resume
-        concrete = torch.sigmoid((noise.to(feature.device) + self.log_odds) / TEMPERATURE)
+        noise = noise.to(feature.device, non_blocking=True)  # else every step would wait for a GPU
+        concrete = torch.sigmoid((noise + self.log_odds) / TEMPERATURE)
         return (concrete * (ABOVE - BELOW) + BELOW).clamp(0, 1)
 
 
