@@ -40,7 +40,10 @@ def locked(folder: Path) -> Iterator[None]:
     with writing(path):
         file = path.open("ab+", buffering=0)
     with file:
-        has_lock = _has_lock(file, folder)
+        has_lock = lock(file)
+        if has_lock is False:
+            file.seek(0)
+            raise _taken(folder, file.read().decode(errors="replace"))
         if has_lock:
             with writing(path):
                 file.truncate(0)
@@ -51,17 +54,23 @@ def locked(folder: Path) -> Iterator[None]:
             yield
 
 
-def _has_lock(file: FileIO, folder: Path) -> bool:
-    """Whether the file is locked now; False where there are no locks."""
+def lock(file: FileIO, *, shared: bool = False) -> bool | None:
+    """Lock an open file until it is closed, in place of the lock that it has.
+
+    Args:
+        file: Open for reading and writing.
+        shared: With all others that share it, as soon as nobody has it alone; else alone and at
+            once, or not at all.
+
+    Returns:
+        Whether it is locked; None where the file system knows no locks.
+    """
     if fcntl is None:
-        return False
+        return None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in TAKEN:
-            file.seek(0)
-            raise _taken(folder, file.read().decode(errors="replace")) from None
-        return False
+        return False if error.errno in TAKEN else None
     return True
 
 

@@ -132,6 +132,44 @@ def test_an_image_that_kills_its_process_is_put_aside_and_the_others_are_done(
     assert not (out / "failures.jsonl").exists()
 
 
+WAITING = """
+import time
+from pathlib import Path
+from unetseg.data.files.image import ImageFile
+read = ImageFile.read
+def waiting(image, *more):
+    while image.path.name == "019.png" and not Path("GO").exists():
+        time.sleep(0.1)
+    return read(image, *more)
+ImageFile.read = waiting
+"""
+
+
+@pytest.mark.row(38)
+@pytest.mark.long
+def test_a_folder_takes_several_predictions_with_the_same_settings_and_no_others(
+    tmp_path: Path,
+) -> None:
+    run, folder, out = save_run(tmp_path / "run"), draw(tmp_path / "in", 40), tmp_path / "out"
+    (tmp_path / "path").mkdir()
+    go = tmp_path / "go"
+    (tmp_path / "path" / "sitecustomize.py").write_text(WAITING.replace("GO", str(go)))
+    halves = [[f"{folder}/0{a}?.png" for a in some] for some in ("01", "23")]
+    first = start(run, halves[0][0], out, halves[0][1], path=tmp_path / "path")
+    deadline = time.monotonic() + 60
+    while len(masks(out)) < 10 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    told = finish(start(run, folder, out, "--tta", "--existing", "overwrite"), 3)
+    assert "another prediction is at work in" in told
+    assert "tta: False there, True here" in told
+    finish(start(run, halves[1][0], out, halves[1][1]), 0)
+    assert first.poll() is None
+    go.touch()
+    finish(first, 0)
+    assert len(masks(out)) == 40
+    finish(start(run, folder, out, "--tta", "--existing", "overwrite"), 0)
+
+
 FULL = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES, BYTES))

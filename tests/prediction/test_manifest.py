@@ -1,10 +1,15 @@
 """Laws of the manifest: what was noted is known again, whatever ended the process."""
 
 import json
+import multiprocessing
+import time
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
+from tests.test_locks import refuse_locks
 from unetseg.errors import ImageError, MachineError
 from unetseg.prediction.manifest import NAME, Manifest
 from unetseg.prediction.outputs import Job
@@ -100,3 +105,68 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(MachineError, match="cannot write"):
         Manifest(tmp_path / "file", SETTINGS).start()
+
+
+# ------------------------------------------------------------------ several processes
+
+
+def test_equal_settings_work_in_a_folder_together_and_others_wait(tmp_path: Path) -> None:
+    first, second = (Manifest(tmp_path / "out", SETTINGS) for _ in range(2))
+    other = Manifest(tmp_path / "out", {"model": "abc", "tile": 32})
+    with first.held() as has_changed:
+        assert (has_changed, first.is_alone) == (False, True)
+        with second.held() as has_changed:  # the line that tells of the first is new
+            assert (has_changed, second.is_alone) == (True, False)
+            first.begin(job(tmp_path, "x"))
+            with (
+                pytest.raises(MachineError, match="another prediction is at work in") as caught,
+                other.held(),
+            ):
+                pass
+            assert caught.value.offenders == ["tile: 64 there, 32 here"]
+    with other.held():
+        assert other.is_alone
+        assert other.begun == {"sub/x.png": [False]}
+
+
+def test_without_locks_nobody_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_locks(monkeypatch, 37)
+    with (
+        Manifest(tmp_path, SETTINGS).held(),
+        Manifest(tmp_path, {"model": "def"}).held(),
+    ):
+        pass
+
+
+def hold(folder: Path, key: int, start: Barrier, told: "SimpleQueue[object]") -> None:
+    """Hold the folder for a while, and tell when; or that another one does."""
+    manifest = Manifest(folder, {"model": key})
+    start.wait()
+    try:
+        with manifest.held():
+            begun = time.monotonic()
+            time.sleep(0.1)
+            told.put((key, begun, time.monotonic()))
+    except MachineError:
+        told.put(None)
+
+
+def test_of_processes_that_start_at_once_only_equal_ones_go_on(tmp_path: Path) -> None:
+    context, count = multiprocessing.get_context("fork"), 12
+    held = 0
+    for turn in range(10):
+        start, told = context.Barrier(count), context.SimpleQueue()
+        processes = [
+            context.Process(target=hold, args=(tmp_path / str(turn), number % 2, start, told))
+            for number in range(count)
+        ]
+        for process in processes:
+            process.start()
+        answers = [told.get() for _ in processes]
+        for process in processes:
+            process.join()
+        spans = [answer for answer in answers if answer]
+        held += len(spans)
+        for one, begun, ended in spans:
+            assert not [s for s in spans if s[0] != one and s[1] < ended and begun < s[2]]
+    assert held >= 10 * count // 4

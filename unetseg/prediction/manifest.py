@@ -13,7 +13,8 @@ loses none; a line that it left half written is passed over. Of one mask the las
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -23,7 +24,8 @@ from typing import Any
 
 from unetseg.data.files.pages import file_of
 from unetseg.data.files.rasters import sources_of
-from unetseg.errors import ImageError, UnetsegError
+from unetseg.errors import ImageError, MachineError, UnetsegError
+from unetseg.locks import lock
 from unetseg.prediction.outputs import Job
 from unetseg.storage import json_value, writing
 
@@ -65,27 +67,34 @@ class Manifest:
         self.key = sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
         self.header = {"by": self.key, "run": run, "flags": flags or {}, "settings": made_with}
         self.headers: dict[str, dict[str, Any]] = {}
+        """By key, the one that was started last at the end."""
         self.done: dict[str, Record] = {}
         self.begun: dict[str, list[bool]] = {}
         """Masks that were begun and never ended: of each time, whether it was alone."""
         self.failed: dict[str, dict[str, Any]] = {}
+        self.is_alone = True
+        """Whether no other process was at work in the folder when this one began to hold it."""
         self._identities: dict[str, tuple[int, int]] = {}
         self._lock = Lock()
         self._read = 0
         self.read()
 
-    def read(self) -> None:
-        """Take in what has been written since."""
+    def read(self) -> bool:
+        """Take in what has been written since; whether that is anything."""
         if not self.file.is_file():
-            return
+            return False
+        before = self._read
         with self.file.open("rb") as lines:
             lines.seek(self._read)
             for line in lines:
+                if not line.endswith(b"\n"):  # it is being written, or was when a process ended
+                    break
+                self._read += len(line)
                 try:
                     self._take(json.loads(line))
                 except ValueError:  # of a process that was killed, or a disk that was full
                     continue
-            self._read = lines.tell()
+        return self._read > before
 
     def _take(self, line: Any) -> None:
         match line:
@@ -104,6 +113,7 @@ class Manifest:
                 self.begun.pop(mask, None)
                 self.failed[mask] = line
             case {"by": str(by), "run": str(), "flags": dict(), "settings": dict()}:
+                self.headers.pop(by, None)
                 self.headers[by] = line
 
     @cached_property
@@ -128,6 +138,45 @@ class Manifest:
             old, new = (f"{r} ({key})" for r, key in zip(runs, differ["model"], strict=True))
             differ["model"] = old, new
         return [f"{name}: {old} there, {new} here" for name, (old, new) in differ.items()]
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Start, and keep out whoever would make masks here with something else, until the end.
+
+        Several processes may work here with the same model and settings. Where the file system
+        knows no locks, nobody is kept out.
+
+        Yields:
+            Whether others wrote since the manifest was read.
+
+        Raises:
+            MachineError: another process works here with something else, or the folder cannot be
+                written.
+        """
+        with writing(self.file):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = self.file.open("ab+", buffering=0)
+        with file:
+            self.is_alone = lock(file) is not False
+            if not self.is_alone:
+                lock(file, shared=True)
+            has_changed = self.read()
+            if not self.is_alone:
+                self._refuse_others()
+            self.start()
+            lock(file, shared=True)
+            self.read()
+            self._refuse_others()  # between the two locks another one may have come
+            yield has_changed
+
+    def _refuse_others(self) -> None:
+        """Refuse to work beside those that were started last, if they make other masks."""
+        if self.key != (last := next(reversed(self.headers), self.key)):
+            raise MachineError(
+                f"another prediction is at work in {self.folder}, with something else",
+                self.differences(last),
+                "Wait for it, stop it, or choose another folder with -o.",
+            )
 
     def start(self) -> None:
         """Note what the masks to come are made with.

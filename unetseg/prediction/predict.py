@@ -31,7 +31,7 @@ from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Stream
 from unetseg.prediction.values import tell_strange
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import refuse_read_only, remove_leftovers, write_text, writing
+from unetseg.storage import refuse_read_only, remove_leftovers, writing
 from unetseg.text import plural
 
 WRITERS = 4
@@ -109,24 +109,30 @@ def predict_folder(
         if told:
             progress.say(told)
     manifest = manifest_of(Path(run), output, predictor, config, where)
-    jobs, there = outstanding(jobs, given, config, manifest, progress)
-    result = Prediction(skipped=[job.mask for job in there], manifest=manifest)
-    predictor.engine.pixels = sum(job.pixels for job in jobs)
-    progress.say(f"{plural(len(jobs), 'image')} on {predictor.describe()}")
-    with writing(output):
-        (output / "failures.jsonl").unlink(missing_ok=True)
-    if jobs:
-        manifest.start()
+    plan = partial(outstanding, jobs, given, config, manifest, progress)
+    jobs, there = plan()  # what is refused leaves no trace
+    failures = output / "failures.jsonl"
+    with manifest.held() as has_changed:
+        if has_changed:
+            jobs, there = plan()
+        result = Prediction(skipped=[job.mask for job in there], manifest=manifest)
+        predictor.engine.pixels = sum(job.pixels for job in jobs)
+        progress.say(f"{plural(len(jobs), 'image')} on {predictor.describe()}")
+        with writing(failures):
+            if manifest.is_alone:
+                failures.unlink(missing_ok=True)
         try:
-            _predict_all(predictor, jobs, config, result, progress)
+            if jobs:
+                _predict_all(predictor, jobs, config, result, progress)
         except BaseException:
             with suppress(MachineError):  # the disk may be full
                 manifest.stop()
             raise
         tell_strange(result.strange, progress)
-    if result.failures:
-        rows = [failure_row(image, error) for image, error in result.failures.items()]
-        write_text(output / "failures.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+        if result.failures:
+            rows = [failure_row(image, error) for image, error in result.failures.items()]
+            with writing(failures), failures.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{json.dumps(row)}\n" for row in rows))
     return result
 
 
@@ -146,7 +152,7 @@ def _predict_all(
         jobs = [job for job in jobs if job.image not in result.failures]
     suspects = [job for job in jobs if is_suspect(job, manifest)]
     masks = {job.mask for job in suspects}
-    for folder in {mask.parent for mask in masks if mask.parent.is_dir()}:
+    for folder in {mask.parent for mask in masks if manifest.is_alone and mask.parent.is_dir()}:
         remove_leftovers(
             folder, [f for j in suspects for f in (j.mask, j.overlay, j.probabilities)]
         )
