@@ -52,6 +52,15 @@ def test_a_budget_is_kept_in_seconds(budget: object, kept: float) -> None:
     assert TrainingConfig.model_validate({"budget": budget}).budget == kept
 
 
+@pytest.mark.parametrize("text", ["3", "1.5", "29"])
+def test_a_short_duration_without_a_unit_is_asked_about(text: str) -> None:
+    for name in ("budget", "save_every"):
+        with pytest.raises(ConfigError, match=f"'{text}' has no unit: {text}m or {text}s\\?"):
+            with_flags({name: text}, TrainConfig())
+    (config,) = with_flags({"budget": f"{text}s", "save_every": "0"}, TrainConfig())
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+
+
 @given(st.lists(st.text("abc-1", min_size=1), min_size=1))
 def test_commas_and_repetition_are_the_same(words: list[str]) -> None:
     assert split_commas(",".join(words)) == tuple(words)

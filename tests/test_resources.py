@@ -1,7 +1,9 @@
 """Cores and memory are what the tightest limit of a container leaves, as trees of files tell it."""
 
+import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,32 @@ V2 = "30 24 0:26 {} /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw,nsdelegate"
 V1 = "3{0} 24 0:3{0} {1} /sys/fs/cgroup/{2} ro,nosuid shared:9 - cgroup cgroup rw,{2}"
 GROUP = "sys/fs/cgroup"
 NO_LIMIT = str(2**63 - 4096)  # how version 1 says that there is none
+
+
+class Status(ctypes.Structure):
+    """MEMORYSTATUSEX of Windows."""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        ("total", ctypes.c_uint64),
+        ("free", ctypes.c_uint64),
+        ("more", ctypes.c_uint64 * 5),
+    )
+
+
+class Windows:
+    """What ctypes calls windll, with 3 GiB that are free."""
+
+    @property
+    def kernel32(self) -> "Windows":
+        return self
+
+    def GlobalMemoryStatusEx(self, pointer: Any) -> int:  # noqa: N802 (its name)
+        status = ctypes.cast(pointer, ctypes.POINTER(Status)).contents
+        assert status.length == ctypes.sizeof(Status)
+        status.total, status.free = 16 * GIBIBYTE, 3 * GIBIBYTE
+        return 1
 
 
 @pytest.fixture
@@ -131,5 +159,6 @@ def test_systems_without_proc_have_memory_too(
     assert host_memory() >= LEAST
     monkeypatch.delattr(os, "sysconf")  # Windows
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert host_memory() == LEAST
+    monkeypatch.setattr(ctypes, "windll", Windows(), raising=False)
+    assert host_memory() == 3 * GIBIBYTE
     assert usable_cores() >= 1

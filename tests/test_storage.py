@@ -19,6 +19,7 @@ from unetseg.storage import (
     content_hash,
     latest_run,
     new_run_folder,
+    parse_json,
     remove_leftovers,
     replace_folder,
     write_bytes,
@@ -313,3 +314,9 @@ def test_the_latest_run_is_the_one_saved_last(tmp_path: Path) -> None:
         os.utime(tmp_path / name / "last.pt", (second, second))
     (tmp_path / "unsaved").mkdir()
     assert latest_run(tmp_path) == tmp_path / "m"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"a":' * 100_000])
+def test_what_is_no_json_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"Expecting|nested too deeply"):
+        parse_json(text)

@@ -130,11 +130,10 @@ what is written above it, never below.
       outputs.py         what is written for one image: mask, probabilities, overlay
       in_memory.py       arrays, tensors, lists and Pillow images, read as files of them would be
       manifest.py        what lies in a folder of masks, and what it was made with and from
+      alone.py           work that may end its process, done in one apart
       jobs.py            which images are predicted into which files, planned before any is written
-      alone.py           images that may have ended a process, predicted by one apart
       predictor.py       a trained U-Net that turns images into masks
       predict.py         folder → mask files
-      worker.py          the process that predicts images alone
     evaluation/        bundle + pairs → scores
       confusion.py       int64 counts → IoU, Dice, precision, recall
       outlines.py        how far apart the outlines of a class are; centre lines

@@ -4,7 +4,6 @@ No pickled object and no import path is stored; the network is rebuilt from the 
 `unet/build.py`.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from hashlib import sha256
@@ -23,7 +22,7 @@ from unetseg.data.files.limits import MOST_BANDS
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.errors import BundleError, ConfigError
 from unetseg.runtime import Machine, versions
-from unetseg.storage import replace_folder, write_bytes, write_json
+from unetseg.storage import parse_json, replace_folder, write_bytes, write_json
 from unetseg.unet.build import build_unet
 from unetseg.unet.segmenter import Normalisation, Segmenter
 from unetseg.unet.weights import DAMAGE
@@ -285,8 +284,8 @@ def read_info(path: Path) -> BundleInfo:
     """The checked content of a model.json."""
     _check_size(path, LARGEST_JSON)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise BundleError(f"{path} is no JSON: {error}") from error
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 
 from unetseg.errors import ConfigError
 
@@ -23,6 +30,8 @@ MOST_LEVELS = 8
 MOST_CHANNELS = 2**16
 """Channels that a level of a network has; no machine holds more."""
 
+SHORT = 30.0
+"""Seconds below which a duration without a unit is asked about."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -45,7 +54,24 @@ def parse_duration(text: object) -> object:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
+def clear_duration(text: object) -> object:
+    """As `parse_duration`, but a short text without a unit may have been meant otherwise.
+
+    Raises:
+        ValueError: the text is no duration, or has no unit and says less than `SHORT` seconds.
+    """
+    seconds = parse_duration(text)
+    if isinstance(text, str) and text[-1:].isdigit() and 0 < float(text) < SHORT:
+        raise ValueError(f"{text!r} has no unit: {text}m or {text}s?")
+    return seconds
+
+
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+ClearSeconds = Annotated[
+    float,
+    BeforeValidator(clear_duration),
+    PlainSerializer(lambda seconds: f"{seconds}s", when_used="json"),
+]
 
 
 def split_commas(values: object) -> object:
@@ -191,7 +217,7 @@ class TrainingConfig(Settings):
     kept."""
     epochs: Annotated[int | None, Field(ge=1), Parameter(alias=["-e"])] = None
     """Passes over the training images (default: what fits in the budget, else by the plan)."""
-    budget: Seconds | None = None
+    budget: Annotated[ClearSeconds, Field(gt=0)] | None = None
     """Time for the whole training, validation included: 90s, 10m, 1h30m."""
     batch: Annotated[Annotated[int, Field(ge=1)] | Auto, Parameter(alias=["-b"])] = "auto"
     """Crops per step."""
@@ -261,7 +287,7 @@ class RuntimeConfig(DeviceConfig):
     """Where decoded images are kept between epochs; auto: memory, else disk, else nowhere."""
     workers: Annotated[int, Field(ge=0)] | Auto = "auto"
     """Processes that read and augment images."""
-    save_every: Annotated[float, BeforeValidator(parse_duration), Field(ge=0)] = 600.0
+    save_every: Annotated[ClearSeconds, Field(ge=0)] = 600.0
     """Longest time between two saved states: 30s, 10m; 0: after every step."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, order and augmentation."""

@@ -4,6 +4,7 @@ The limits are those of control groups, version 1 and 2. A process is in a group
 another, up to the topmost that the container sees; the tightest limit holds.
 """
 
+import ctypes
 import math
 import os
 import platform
@@ -50,8 +51,12 @@ def _free_memory() -> int:
     """Bytes that the operating system calls free; half of all where it does not say."""
     entries = [line.split() for line in lines_of("proc/meminfo") if "MemAvailable:" in line]
     available = sum(1024 * int(kilobytes) for _, kilobytes, *_ in entries)
-    if available or not hasattr(os, "sysconf"):
+    if available:
         return available
+    if windows := getattr(ctypes, "windll", None):
+        status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX, which begins with its own size
+        windows.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return status[2]
     pages, share = ("SC_PHYS_PAGES", 0.5)
     if "SC_AVPHYS_PAGES" in os.sysconf_names:  # macOS has none
         pages, share = ("SC_AVPHYS_PAGES", 1.0)

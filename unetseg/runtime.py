@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from unetseg.config import MachineConfig
-from unetseg.errors import ConfigError, MachineError, OutOfMemoryError
+from unetseg.errors import ConfigError, MachineError, OutOfMemoryError, StoppedError
 from unetseg.resources import host_memory, processor, usable_cores
 from unetseg.text import plural
 
@@ -235,9 +235,16 @@ class StopRequest:
 
     A second SIGINT interrupts at once. Outside the main thread nothing is caught, and no SIGHUP
     where nohup had it ignored.
+
+    Args:
+        has_begun: Whether there is anything to save; before, any signal interrupts.
+
+    Raises:
+        StoppedError: on leaving the context, if it was interrupted before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_begun: bool = True) -> None:
+        self.has_begun = has_begun
         self.signal: int | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -256,6 +263,11 @@ class StopRequest:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if isinstance(error, KeyboardInterrupt) and not self.has_begun:
+            told = "stopped before the first step: nothing was trained"
+            number = next(iter(error.args), signal.SIGINT)
+            fix = "The same command begins again."
+            raise StoppedError(told, fix=fix, exit_code=128 + number) from None
 
     @property
     def exit_code(self) -> int:
@@ -263,6 +275,6 @@ class StopRequest:
         return 128 + (self.signal or 0)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if not self.has_begun or (self.signal is not None and number == signal.SIGINT):
+            raise KeyboardInterrupt(number)
         self.signal = number

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,25 @@ def test_the_help_of_check_leaves_the_training_to_that_of_train(capsys: Capture)
 )
 def test_what_is_missing_or_wrong_is_named(words: list[str], named: str, capsys: Capture) -> None:
     assert named in refusal(capsys, *words)
+
+
+def test_what_is_missing_is_answered_with_a_command(capsys: Capture) -> None:
+    answer = refusal(capsys, "predict", "my run", "new/")
+    assert answer == "--output is missing\n  unetseg predict 'my run' new/ --output OUTPUT"
+    assert refusal(capsys, "train", "-e", "3") == "DATA is missing\n  unetseg train -e 3 DATA"
+    assert "-o requires an argument" in refusal(capsys, "predict", "run", "new/", "-o")
+
+
+def test_a_system_without_threads_to_spare_is_told(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    assert run(["sample", str(tmp_path / "cells"), "--count", "4", "--size", "64"]) == 0
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert run(["check", str(tmp_path / "cells")]) == 3
+    assert "the system lets no more threads begin" in capsys.readouterr().err
 
 
 def test_a_real_refusal() -> None:

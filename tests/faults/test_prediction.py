@@ -27,10 +27,10 @@ def draw(folder: Path, count: int, side: int = 40) -> Path:
 
 
 def start(
-    run: Path, folder: Path, out: Path, *more: str, path: Path | None = None
+    run: Path, images: Path | str, out: Path, *more: str, path: Path | None = None
 ) -> subprocess.Popen[str]:
     """`unetseg predict`, in a process of its own."""
-    words = [sys.executable, "-m", "unetseg", "predict", run, folder, "-o", out, *WORDS, *more]
+    words = [sys.executable, "-m", "unetseg", "predict", run, images, "-o", out, *WORDS, *more]
     known = os.environ | {"OMP_NUM_THREADS": "1"}
     if path:
         known["PYTHONPATH"] = os.pathsep.join([str(path), known.get("PYTHONPATH", "")])
@@ -121,7 +121,7 @@ def test_an_image_that_kills_its_process_is_put_aside_and_the_others_are_done(
     for _ in range(2):  # apart, and then not again
         told = finish(start(run, folder, out, *SKIP, path=tmp_path / "path"), 4)
         assert "no mask for 1 image, 8 have one" in told
-        assert "003.png ended the process that predicted it, twice: SIGSEGV" in told
+        assert "003.png ended the process that read it, twice: SIGSEGV" in told
         assert len(masks(out)) == 8
         (row,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
         assert (row["image"], row["code"]) == (str(folder / "003.png"), "deadly")
@@ -130,6 +130,65 @@ def test_an_image_that_kills_its_process_is_put_aside_and_the_others_are_done(
     finish(start(run, folder, out, *SKIP), 0)  # it changed, and is harmless now
     assert len(masks(out)) == 9
     assert not (out / "failures.jsonl").exists()
+
+
+SLOW = """
+import time
+from unetseg.data.files.image import ImageFile
+read = ImageFile.read
+def slow(image, *more):
+    time.sleep(0.2)
+    return read(image, *more)
+ImageFile.read = slow
+"""
+
+
+@pytest.mark.row(34)
+@pytest.mark.long
+def test_a_prediction_that_is_terminated_goes_on_as_ever(tmp_path: Path) -> None:
+    run, folder, out = save_run(tmp_path / "run"), draw(tmp_path / "in", 40), tmp_path / "out"
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(SLOW)
+    process = start(run, folder, out, path=tmp_path / "path")
+    while not masks(out):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert "stopped by SIGTERM" in finish(process, 143)
+    assert len(masks(out)) < 40
+    assert "apart" not in finish(start(run, folder, out, *SKIP), 0)
+    assert not leftovers(out)
+    assert len(masks(out)) == 40
+
+
+HEADER = """
+import os, signal
+from unetseg.data.files.image import ImageFile
+begin = ImageFile.__init__
+def deadly(image, path, *more, **others):
+    if path.name == "003.png":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    begin(image, path, *more, **others)
+ImageFile.__init__ = deadly
+"""
+
+
+@pytest.mark.row(36)
+@pytest.mark.long
+def test_a_header_that_kills_its_process_is_put_aside(tmp_path: Path) -> None:
+    run, folder, out = save_run(tmp_path / "run"), draw(tmp_path / "in", 9), tmp_path / "out"
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(HEADER)
+    finish(start(run, folder, out, path=tmp_path / "path"), -signal.SIGSEGV)
+    for _ in range(2):  # apart, and then not again
+        told = finish(start(run, folder, out, *SKIP, path=tmp_path / "path"), 4)
+        assert "003.png ended the process that read it, twice: SIGSEGV" in told
+        assert len(masks(out)) == 8
+        (row,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
+        assert (row["image"], row["code"]) == (str(folder / "003.png"), "deadly")
+    assert not [*leftovers(out), *leftovers(tmp_path)]
+    finish(start(run, folder, out, "--existing", "overwrite"), 0)
+    assert len(masks(out)) == 9
 
 
 WAITING = """

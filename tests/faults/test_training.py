@@ -115,6 +115,24 @@ def test_a_second_interrupt_ends_at_once(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()  # nothing was learned
 
 
+@pytest.mark.row(2)
+@pytest.mark.long
+def test_a_signal_before_the_first_step_is_answered(data: Path, tmp_path: Path) -> None:
+    words = command(data, tmp_path, "--name", "a", "-e", 200)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "a").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert told.splitlines() == [
+        "error: stopped before the first step: nothing was trained",
+        "The same command begins again.",
+    ]
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.row(4)
 @pytest.mark.long
 def test_what_nohup_has_ignored_stays_ignored(data: Path, tmp_path: Path) -> None:

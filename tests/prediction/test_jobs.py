@@ -214,6 +214,23 @@ def test_skip_never_mixes_models_or_settings(trained: Path, tmp_path: Path) -> N
     assert any("1 mask made otherwise" in said for said in heard.said)
 
 
+def test_what_earlier_predictions_left_beside_a_mask_goes_with_it(
+    trained: Path, tmp_path: Path
+) -> None:
+    images = [tmp_path / "in" / f"{name}.png" for name in ("a", "b", "c", "c_overlay")]
+    draw(*images)
+    out = tmp_path / "out"
+    predict(trained, images[:3], out, overlay=True)
+    predict(trained, images[:1], out, existing="overwrite", tta=True)
+    assert names(out) == ["a.png", "b.png", "b_overlay.png", "c.png", "c_overlay.png"]
+    draw(images[1], seed=9)
+    assert len(predict(trained, images[:2], out, existing="skip", tta=True).written) == 1
+    assert names(out) == ["a.png", "b.png", "c.png", "c_overlay.png"]
+    predict(trained, images[2:], out, existing="overwrite", tta=True)
+    assert names(out) == ["a.png", "b.png", "c.png", "c_overlay.png"]  # of an image called so
+    assert len(predict(trained, images, out, existing="skip", tta=True).skipped) == 4
+
+
 def test_skip_never_takes_the_mask_of_one_image_for_that_of_another(
     trained: Path, tmp_path: Path
 ) -> None:

@@ -25,14 +25,14 @@ def job(folder: Path, name: str) -> Job:
 def noted(folder: Path) -> Manifest:
     """One mask is done, one failed, one put aside, one in work."""
     manifest = Manifest(folder / "out", SETTINGS, "run", {"tile": 64})
-    manifest.start()
     jobs = [job(folder, name) for name in ("done", "failed \udcff", "aside", "begun")]
-    for one in jobs:
-        manifest.begin(one, alone=one is jobs[3])
-    beside = jobs[0].mask.with_name("done_overlay.png")
-    manifest.end(jobs[0], [jobs[0].mask, beside])
-    manifest.fail(jobs[1], ImageError("it is cut", ["at 7"], "Save it anew.", code="cut"))
-    manifest.fail(jobs[2], ImageError("it kills"), aside=True)
+    with manifest.held():
+        for one in jobs:
+            manifest.begin(one, alone=one is jobs[3])
+        beside = jobs[0].mask.with_name("done_overlay.png")
+        manifest.end(jobs[0], [jobs[0].mask, beside])
+        manifest.fail(jobs[1], ImageError("it is cut", ["at 7"], "Save it anew.", code="cut"))
+        manifest.fail(jobs[2], ImageError("it kills"), aside=True)
     return manifest
 
 
@@ -45,10 +45,13 @@ def test_what_was_noted_is_known_again(tmp_path: Path) -> None:
     assert record.files == {"sub/done.png", "sub/done_overlay.png"}
     assert again.owners["sub/done_overlay.png"] == "sub/done.png"
     assert again.begun == {"sub/begun.png": [True]}
-    error = again.failure(Job(tmp_path / "x", tmp_path / "out" / "sub" / "failed \udcff.png"))
-    assert error is not None
-    assert (error.summary, error.offenders, error.fix) == ("it is cut", ["at 7"], "Save it anew.")
-    assert (error.code, again.differences(first.key)) == ("cut", [])
+    row = again.failed["sub/failed \udcff.png"]
+    assert (row["message"], row["offenders"], row["fix"]) == (
+        "it is cut",
+        ["at 7"],
+        "Save it anew.",
+    )
+    assert (row["code"], again.differences(first.key)) == ("cut", [])
     again.begin(job(tmp_path, "done"))  # a mask that is made again is in work
     again.read()
     assert "sub/done.png" not in again.done
@@ -59,10 +62,12 @@ def test_an_image_is_put_aside_until_it_changes(tmp_path: Path) -> None:
     again = Manifest(tmp_path / "out", SETTINGS)
     aside = Job(tmp_path / "aside", tmp_path / "out" / "sub" / "aside.png")
     failed = Job(tmp_path / "failed \udcff", tmp_path / "out" / "sub" / "failed \udcff.png")
-    assert again.failure(aside, aside=True) is not None
-    assert again.failure(failed, aside=True) is None
+    error = again.put_aside(aside)
+    assert error is not None
+    assert (error.summary, error.code) == ("it kills", "image")
+    assert again.put_aside(failed) is None
     aside.image.write_bytes(b"changed")
-    assert again.failure(aside, aside=True) is None
+    assert again.put_aside(aside) is None
 
 
 def test_any_end_of_a_line_costs_that_line_alone(tmp_path: Path) -> None:
@@ -76,8 +81,8 @@ def test_any_end_of_a_line_costs_that_line_alone(tmp_path: Path) -> None:
     file.write_bytes(whole[: -len(lines[-1]) // 2])
     manifest = Manifest(tmp_path / "out", SETTINGS)
     assert "sub/aside.png" in manifest.begun  # its end is lost
-    manifest.start()
-    manifest.begin(job(tmp_path, "next"))
+    with manifest.held():
+        manifest.begin(job(tmp_path, "next"))
     again = Manifest(tmp_path / "out", SETTINGS)
     assert {"sub/aside.png", "sub/next.png"} <= set(again.begun)
     read = [line for line in file.read_bytes().splitlines() if line.startswith(b'{"by"')]
@@ -85,7 +90,9 @@ def test_any_end_of_a_line_costs_that_line_alone(tmp_path: Path) -> None:
     assert json.loads(read[0])["settings"] == SETTINGS
 
 
-@pytest.mark.parametrize("line", ["[]", "null", '{"done": 3}', '{"done": "x"}', '{"begun": {}}'])
+@pytest.mark.parametrize(
+    "line", ["[]", "null", '{"done": 3}', '{"done": "x"}', '{"begun": {}}', "[" * 100_000]
+)
 def test_lines_of_no_meaning_are_passed_over(tmp_path: Path, line: str) -> None:
     (tmp_path / NAME).write_text(f"{line}\n")
     manifest = Manifest(tmp_path, SETTINGS)
@@ -103,8 +110,11 @@ def test_differences_name_what_was_otherwise(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(MachineError, match="cannot write"):
-        Manifest(tmp_path / "file", SETTINGS).start()
+    with (
+        pytest.raises(MachineError, match="cannot write"),
+        Manifest(tmp_path / "file", SETTINGS).held(),
+    ):
+        pass
 
 
 # ------------------------------------------------------------------ several processes

@@ -415,6 +415,8 @@ RGB = ((0, 0, 0), (255, 0, 0))
         (class_map(0, 255), 254),
         (class_map(*range(253)), 255),
         (class_map(0, 255, 254, 252), 253),
+        (class_map(0, 1).model_copy(update={"united": ((255, 1),)}), 254),
+        (class_map(*range(254)).model_copy(update={"united": ((254, 1), (255, 1))}), None),
         (class_map(0, 1, ignore=(7, 9)), 7),
         (class_map(0, 1, ignore=(-1,), dtype="int16"), -1),
         (class_map(0, 1, dtype="int16"), 32767),

@@ -2,14 +2,17 @@
 
 import gc
 import os
+import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, TypeGuard
 
-from cyclopts import App, CycloptsError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
 from cyclopts.config import Dict, Env
 
 from unetseg.cli.console import SHOWN, err, patient
@@ -56,7 +59,7 @@ ALIASES = {"eval": ["evaluate"]}
 NAMES = {"eval": "evaluate", "import": "import_"}
 """Functions that have not the name of their verb, which Python or the package uses otherwise."""
 STDERR = 2
-EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPT = 2, 3, 130
+EXIT_USAGE, EXIT_MACHINE = 2, 3
 
 ANSWERED = (
     CycloptsError,
@@ -93,11 +96,21 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is getattr(sys, f"__{name}__"):  # else a caller's own
             setattr(sys, name, patient(getattr(sys, name)))
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):  # Windows has one of them
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     exit_code = run(sys.argv[1:])
     gc.freeze()  # else Python looks through all that torch has loaded before it ends, half a second
     sys.exit(exit_code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End as by Ctrl-C, with what is to be cleared away; the second time at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)
 
 
 def run(tokens: Sequence[str]) -> int:
@@ -125,10 +138,11 @@ def _answer(error: BaseException) -> tuple[str, int] | None:
         case UnetsegError():
             return error.text(SHOWN), error.exit_code
         case KeyboardInterrupt():
-            return "interrupted", EXIT_INTERRUPT
-        case ImportError() | RuntimeError() if _is_misfit(error):
-            fix = "Install torch and torchvision together: uv pip install -c constraints.txt -e ."
-            return f"a package is missing or does not fit: {error}\n{fix}", EXIT_MACHINE
+            number = next(iter(error.args), signal.SIGINT)
+            return f"stopped by {signal.Signals(number).name}", 128 + number
+        case ImportError() | RuntimeError():
+            told = _of_machine(error)
+            return (told, EXIT_MACHINE) if told else None
     return None
 
 
@@ -144,8 +158,15 @@ def _is_setting(error: BaseException | None) -> TypeGuard["ValidationError"]:
     return isinstance(error, ValidationError)
 
 
-def _is_misfit(error: BaseException) -> bool:
-    return isinstance(error, ImportError) or "operator torchvision::" in str(error)
+def _of_machine(error: Exception) -> str:
+    """What is told of packages, or of a system, that do not let us work; "" for a bug."""
+    if isinstance(error, ImportError) or "operator torchvision::" in str(error):
+        fix = "Install torch and torchvision together: uv pip install -c constraints.txt -e ."
+        return f"a package is missing or does not fit: {error}\n{fix}"
+    if "can't start new thread" in str(error):
+        fix = "Raise the limit (ulimit -u, --pids-limit of a container), or end other processes."
+        return f"the system lets no more threads begin\n{fix}"
+    return ""
 
 
 def _open_help(tokens: Sequence[str]) -> None:
@@ -188,6 +209,12 @@ def _usage(error: CycloptsError) -> str:
     """One plain line for a command line that does not fit."""
     if _is_setting(error.__cause__):
         return _wrong_settings(error.__cause__)
+    argument = error.argument
+    if isinstance(error, MissingArgumentError) and argument and not error.keyword:
+        name = argument.name
+        flag = [name] if name.startswith("-") else []
+        words = [*(error.root_input_tokens or ()), *flag, name.strip("-").upper()]
+        return f"{name} is missing\n  {shlex.join(['unetseg', *words])}"
     command = " ".join(["unetseg", *(error.command_chain or ())])
     told = str(error)
     if isinstance(error, UnusedCliTokensError):

@@ -5,7 +5,6 @@ is blotched in the colour of the cells, some cells are faint, and fibres and spe
 stain are background.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from scipy import ndimage
 
 from unetseg.errors import ConfigError, MachineError
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import atomic_path, write_json
+from unetseg.storage import atomic_path, parse_json, write_json
 
 Array = NDArray[np.float32]
 
@@ -216,7 +215,7 @@ def _claim(folder: Path, recipe: dict[str, Any]) -> None:
 def _recipe(folder: Path) -> object:
     """What the marker in `folder` says; None without a readable one."""
     try:
-        return json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return parse_json((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

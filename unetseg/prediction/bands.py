@@ -6,7 +6,6 @@ that is not there; bands of another image, model or setting are thrown away. The
 there too, and moved to its place when it is whole.
 """
 
-import json
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,14 @@ from numpy.typing import NDArray
 from unetseg.errors import MachineError
 from unetseg.locks import locked
 from unetseg.prediction.stream import Band
-from unetseg.storage import atomic_path, json_value, write_bytes, write_json, writing
+from unetseg.storage import (
+    atomic_path,
+    json_value,
+    parse_json,
+    write_bytes,
+    write_json,
+    writing,
+)
 
 FORMAT = 1
 """Version of these folders; another one is not gone on with."""
@@ -64,7 +70,7 @@ class BandStore:
         """Keep the bands of the same job, and no others."""
         file = self.folder / "job.json"
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))
+            before = parse_json(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             before = None
         kept = {".lock", ".owner"}

@@ -5,7 +5,9 @@ import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,11 +15,14 @@ from typing import Any
 from unetseg.config import PredictConfig
 from unetseg.data.files.folders import find_images, root_of, unread_images
 from unetseg.data.files.rasters import sources_of
+from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.beside import files_beside
 from unetseg.errors import ConfigError, ImageError
+from unetseg.locks import lock
+from unetseg.prediction.alone import each_alone
 from unetseg.prediction.bands import bands_folder
 from unetseg.prediction.manifest import NAME, Manifest, identity_of
-from unetseg.prediction.outputs import SHOWN, Job
+from unetseg.prediction.outputs import SHOWN, Job, plan_jobs
 from unetseg.progress import Progress
 from unetseg.storage import writing
 from unetseg.text import plural, printable
@@ -102,6 +107,77 @@ def _left_out(images: Sequence[Path], given: Sequence[Path], output: Path) -> di
     return {path: why for path, why in left_out.items() if path.absolute() not in named}
 
 
+def planned(
+    images: Sequence[tuple[Path, Path]],
+    class_map: ClassMap,
+    config: PredictConfig,
+    manifest: Manifest,
+) -> tuple[list[Job], dict[Job, ImageError]]:
+    """The jobs of images, by their headers, and those whose header ends processes, with why.
+
+    Where a process ended while it read headers, they are read in a process apart. Those of images
+    that are put aside are not read.
+
+    Args:
+        images: Each with the name of its output below the folder, without suffix.
+        class_map: How masks are written.
+        config: What is written, and what is done where it is there.
+        manifest: What lies in the output folder.
+    """
+    unread = [
+        Job(path, manifest.folder / name.with_name(f"{name.name}{class_map.suffix}"))
+        for path, name in images
+    ]
+    is_tried = config.existing == "overwrite"
+    read = [job for job in unread if is_tried or not manifest.put_aside(job)]
+    jobs, dead = [job for job in unread if job not in read], {}
+    plan = partial(_planned, class_map, config.max_pixels)
+    with noted(manifest.folder) as has_ended:
+        answers = each_alone(partial(partial, plan), read) if has_ended else map(plan, read)
+        for job, answer in zip(read, answers, strict=True):
+            if isinstance(answer, str):
+                dead[job] = deadly(job.image, answer)
+            else:
+                jobs += answer
+    return jobs, dead
+
+
+def _planned(class_map: ClassMap, max_pixels: int | None, job: Job) -> list[Job]:
+    stem = job.mask.with_name(job.mask.name.removesuffix(class_map.suffix))
+    return plan_jobs(job.image, stem, class_map, max_pixels)
+
+
+@contextmanager
+def noted(output: Path) -> Iterator[bool]:
+    """Keep a note while headers are read; whether there is one of a process that ended meanwhile.
+
+    It lies in the output folder, or while that is not there, in the one where it will be.
+    """
+    home = next(path for path in (output, *output.absolute().parents) if path.is_dir())
+    note = home / f".{output.name[:40]}-planning"
+    with writing(note):
+        was_there = note.exists()
+        file = note.open("ab+", buffering=0)
+    with file:
+        is_alone = lock(file) is not False
+        lock(file, shared=True)
+        try:
+            yield was_there and is_alone
+        finally:
+            note.unlink(missing_ok=True)
+
+
+def deadly(image: Path, reason: str) -> ImageError:
+    """The answer about an image that ends processes."""
+    return ImageError(
+        f"{image} ended the process that read it, twice: {reason}",
+        fix="It is put aside until the file changes. Save it anew, in another format, "
+        "or see whether memory suffices; --existing overwrite tries it again.",
+        code="deadly",
+        paths=[image],
+    )
+
+
 def outstanding(
     jobs: Sequence[Job],
     given: Sequence[Path],
@@ -154,6 +230,17 @@ def outstanding(
         )
     kept = {job.mask for job in [*states[State.DONE], *states[State.UNKNOWN]]}
     return [job for job in jobs if job.mask not in kept], [job for job in jobs if job.mask in kept]
+
+
+def outdated(jobs: Sequence[Job], config: PredictConfig, manifest: Manifest) -> set[Path]:
+    """Files that were made otherwise, or of other images, with masks that are made again."""
+    files: set[str] = set()
+    for job in jobs:
+        record = manifest.done.get(manifest.name(job.mask))
+        if record and (record.by, record.identity) != (manifest.key, identity_of(job.image)):
+            files |= record.files
+    files -= {manifest.name(file) for job in jobs for file in job.files(config)}
+    return {manifest.folder / file for file in files - manifest.done.keys()}
 
 
 def _state(job: Job, config: PredictConfig, manifest: Manifest) -> State:

@@ -13,8 +13,8 @@ loses none; a line that it left half written is passed over. Of one mask the las
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -27,7 +27,7 @@ from unetseg.data.files.rasters import sources_of
 from unetseg.errors import ImageError, MachineError, UnetsegError
 from unetseg.locks import lock
 from unetseg.prediction.outputs import Job
-from unetseg.storage import json_value, writing
+from unetseg.storage import json_value, parse_json, writing
 
 NAME = "predictions.jsonl"
 
@@ -91,7 +91,7 @@ class Manifest:
                     break
                 self._read += len(line)
                 try:
-                    self._take(json.loads(line))
+                    self._take(parse_json(line))
                 except ValueError:  # of a process that was killed, or a disk that was full
                     continue
         return self._read > before
@@ -163,11 +163,20 @@ class Manifest:
             has_changed = self.read()
             if not self.is_alone:
                 self._refuse_others()
-            self.start()
+            with writing(self.file):
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+                if file.read() not in {b"", b"\n"}:  # a line was left half written
+                    file.write(b"\n")
+            self._append(self.header)
             lock(file, shared=True)
             self.read()
             self._refuse_others()  # between the two locks another one may have come
-            yield has_changed
+            try:
+                yield has_changed
+            except BaseException:  # not killed: no image is to blame
+                with suppress(MachineError):  # the disk may be full
+                    self._append({"stopped": True})
+                raise
 
     def _refuse_others(self) -> None:
         """Refuse to work beside those that were started last, if they make other masks."""
@@ -177,20 +186,6 @@ class Manifest:
                 self.differences(last),
                 "Wait for it, stop it, or choose another folder with -o.",
             )
-
-    def start(self) -> None:
-        """Note what the masks to come are made with.
-
-        Raises:
-            MachineError: the folder cannot be written.
-        """
-        with writing(self.file):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a+b") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-                if file.read() not in {b"", b"\n"}:  # a line was left half written
-                    file.write(b"\n")
-        self._append(self.header)
 
     def begin(self, job: Job, *, alone: bool = False) -> None:
         """Note that the image of a job is about to be read.
@@ -202,9 +197,13 @@ class Manifest:
         self._identities[mask] = identity_of(job.image)
         self._append({"begun": mask, "alone": alone})
 
-    def stop(self) -> None:
-        """Note that this process ends early, and is not killed: no image is to blame."""
-        self._append({"stopped": True})
+    def tries(self, job: Job) -> int:
+        """How often a process ended while it was at this image alone."""
+        return self.begun.get(self.name(job.mask), []).count(True)
+
+    def is_suspect(self, job: Job) -> bool:
+        """Whether an image was begun and never ended; large ones may be stopped once in hours."""
+        return len(self.begun.get(self.name(job.mask), ())) > job.is_large
 
     def end(self, job: Job, files: Sequence[Path]) -> None:
         """Note that all files of a job are written."""
@@ -222,18 +221,28 @@ class Manifest:
         identity = {"bytes": size, "modified": modified} if aside else {}
         self._append({"failed": mask} | failure_row(job.image, error) | identity)
 
-    def failure(self, job: Job, *, aside: bool = False) -> ImageError | None:
-        """Why a job has no mask; with `aside` only where it is put aside, as its image is now."""
+    def put_aside(self, job: Job) -> ImageError | None:
+        """Why a job is put aside, if it is and its image has not changed since."""
         row = self.failed.get(self.name(job.mask))
-        if not row or (aside and (row.get("bytes"), row.get("modified")) != identity_of(job.image)):
+        if not row or (row.get("bytes"), row.get("modified")) != identity_of(job.image):
             return None
         parts = row["message"], row.get("offenders", ()), row.get("fix", "")
         return ImageError(*parts, code=row.get("code", ""), commands=row.get("commands", ()))
 
-    def _append(self, *lines: Mapping[str, Any]) -> None:
-        content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
-        with self._lock, writing(self.file), self.file.open("ab", buffering=0) as file:
-            file.write(content)  # in one call: whole, but where the disk is full
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with self._lock:
+            append_lines(self.file, [line])
+
+
+def append_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Add lines of JSON to a file, in one call: they are whole, but where the disk is full.
+
+    Raises:
+        MachineError: the file cannot be written.
+    """
+    if content := "".join(f"{json.dumps(line)}\n" for line in lines).encode():
+        with writing(file), file.open("ab", buffering=0) as opened:
+            opened.write(content)
 
 
 def identity_of(image: Path) -> tuple[int, int]:

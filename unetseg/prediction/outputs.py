@@ -274,7 +274,7 @@ def no_data_code(class_map: ClassMap) -> Code | None:
     """The code of a mask's pixels without data: of ignored pixels, or a number that is no class.
 
     That is the highest number of the masks' type without a meaning. Palettes and colours have no
-    such code to spare: None.
+    such code to spare, nor 256 classes of 8 bits: None.
 
     >>> from unetseg.data.masks.class_map import ClassInfo
     >>> cell = ClassInfo(name="cell", code=255, colour=(0, 0, 0))
@@ -285,9 +285,10 @@ def no_data_code(class_map: ClassMap) -> Code | None:
         return class_map.ignore[0]
     if class_map.coding != "integer":
         return None
-    taken = {item.code for item in class_map.classes}
+    taken = {item.code for item in class_map.classes} | {code for code, _ in class_map.united}
     highest = int(np.iinfo(class_map.dtype).max)
-    return next(code for code in range(highest, highest - 256, -1) if code not in taken)
+    spare = (code for code in range(highest, max(highest - 256, -1), -1) if code not in taken)
+    return next(spare, None)
 
 
 def mask_pixels(index: NDArray[np.uint8], class_map: ClassMap) -> NDArray[Any]:

@@ -1,9 +1,8 @@
 """Images → mask files: reading, inference and writing overlapped, and every failure listed."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -17,15 +16,14 @@ from unetseg.errors import (
     ConfigError,
     DataError,
     ImageError,
-    MachineError,
     OutOfMemoryError,
     UnetsegError,
 )
-from unetseg.prediction.alone import is_suspect, predict_alone
+from unetseg.prediction.alone import each_alone
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
-from unetseg.prediction.jobs import find_inputs, outstanding
-from unetseg.prediction.manifest import Manifest, failure_row
-from unetseg.prediction.outputs import Job, lost_places, other_scalings, plan_jobs, write_outputs
+from unetseg.prediction.jobs import deadly, find_inputs, outdated, outstanding, planned
+from unetseg.prediction.manifest import Manifest, append_lines, failure_row
+from unetseg.prediction.outputs import Job, lost_places, other_scalings, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Stream
@@ -36,6 +34,8 @@ from unetseg.text import plural
 
 WRITERS = 4
 """Threads that write: they wait for the disk (fsync) more than they compute."""
+TRIES = 2
+"""Times that an image may be in work, apart, when all that runs is ended."""
 
 
 @dataclass
@@ -51,10 +51,10 @@ class Prediction:
     manifest: Manifest | None = None
     """Hears of every image."""
 
-    def begin(self, job: Job) -> Job:
+    def begin(self, job: Job, *, alone: bool = False) -> Job:
         """The same job, whose image is about to be read."""
         if self.manifest:
-            self.manifest.begin(job)
+            self.manifest.begin(job, alone=alone)
         return job
 
     def end(self, job: Job, files: Sequence[Path]) -> None:
@@ -63,11 +63,11 @@ class Prediction:
         if self.manifest:
             self.manifest.end(job, files)
 
-    def fail(self, job: Job, error: UnetsegError) -> None:
-        """A job has no mask."""
+    def fail(self, job: Job, error: UnetsegError, *, aside: bool = False) -> None:
+        """A job has no mask, and is put `aside` where it ended processes."""
         self.failures[job.image] = error
         if self.manifest:
-            self.manifest.fail(job, error)
+            self.manifest.fail(job, error, aside=aside)
 
 
 def predict_folder(
@@ -98,41 +98,30 @@ def predict_folder(
     given = _paths(inputs)
     refuse_read_only(output)
     images = find_inputs(given, output, progress)
-    class_map = predictor.info.class_map
-    jobs = [
-        job
-        for path, relative in images
-        for job in plan_jobs(path, output / relative, class_map, config.max_pixels)
-    ]
+    manifest = manifest_of(Path(run), output, predictor, config, where)
+    jobs, dead = planned(images, predictor.info.class_map, config, manifest)
     seen = predictor.info.values
     for told in (lost_places(jobs), other_scalings(jobs, seen.scalings) if seen else ""):
         if told:
             progress.say(told)
-    manifest = manifest_of(Path(run), output, predictor, config, where)
     plan = partial(outstanding, jobs, given, config, manifest, progress)
     jobs, there = plan()  # what is refused leaves no trace
-    failures = output / "failures.jsonl"
     with manifest.held() as has_changed:
         if has_changed:
             jobs, there = plan()
         result = Prediction(skipped=[job.mask for job in there], manifest=manifest)
         predictor.engine.pixels = sum(job.pixels for job in jobs)
         progress.say(f"{plural(len(jobs), 'image')} on {predictor.describe()}")
+        failures = output / "failures.jsonl"
         with writing(failures):
             if manifest.is_alone:
                 failures.unlink(missing_ok=True)
-        try:
-            if jobs:
-                _predict_all(predictor, jobs, config, result, progress)
-        except BaseException:
-            with suppress(MachineError):  # the disk may be full
-                manifest.stop()
-            raise
+        for job, error in dead.items():
+            result.fail(job, error, aside=True)
+        if jobs:
+            _predict_all(predictor, jobs, config, result, progress)
         tell_strange(result.strange, progress)
-        if result.failures:
-            rows = [failure_row(image, error) for image, error in result.failures.items()]
-            with writing(failures), failures.open("a", encoding="utf-8") as file:
-                file.write("".join(f"{json.dumps(row)}\n" for row in rows))
+        append_lines(failures, (failure_row(*item) for item in result.failures.items()))
     return result
 
 
@@ -146,11 +135,13 @@ def _predict_all(
     """Write the files of all jobs; last and apart those that were begun before and never ended."""
     manifest = result.manifest
     assert manifest
+    for file in outdated(jobs, config, manifest):
+        file.unlink(missing_ok=True)
     if config.existing != "overwrite":
-        asides = {job.image: manifest.failure(job, aside=True) for job in jobs}
+        asides = {job.image: manifest.put_aside(job) for job in jobs}
         result.failures |= {image: error for image, error in asides.items() if error}
         jobs = [job for job in jobs if job.image not in result.failures]
-    suspects = [job for job in jobs if is_suspect(job, manifest)]
+    suspects = [job for job in jobs if manifest.is_suspect(job)]
     masks = {job.mask for job in suspects}
     for folder in {mask.parent for mask in masks if manifest.is_alone and mask.parent.is_dir()}:
         remove_leftovers(
@@ -159,16 +150,42 @@ def _predict_all(
     predict_images(
         predictor, [job for job in jobs if job.mask not in masks], config, result, progress
     )
-    if not suspects:
-        return
-    several = plural(len(suspects), "image")
-    progress.say(f"{several} in work when a process ended: predicted one by one, apart")
-    predict_alone(suspects, manifest, predictor.engine.pixels or 0)
-    for job in suspects:
-        if error := manifest.failure(job):
-            result.failures[job.image] = error
-        else:
-            result.written.append(job.mask)
+    if suspects:
+        several = plural(len(suspects), "image")
+        progress.say(f"{several} in work when a process ended: predicted one by one, apart")
+        _predict_alone(predictor, suspects, config, result)
+
+
+def _predict_alone(
+    predictor: Predictor, jobs: Sequence[Job], config: PredictConfig, result: Prediction
+) -> None:
+    """Predict images one by one in a process apart; what ends it is put aside."""
+    manifest = result.manifest
+    assert manifest
+    for job in jobs:
+        if manifest.tries(job) >= TRIES and not job.is_large:  # a container without memory, say
+            result.fail(job, deadly(job.image, "each time"), aside=True)
+    jobs = [job for job in jobs if job.image not in result.failures]
+    begun = (result.begin(job, alone=True) for job in jobs)
+    predict_one = partial(_predict_one, predictor, predictor.engine.pixels, config)
+    with closing(each_alone(partial(partial, predict_one), begun)) as answers:
+        for job, answer in zip(jobs, answers, strict=True):
+            if isinstance(answer, str):
+                result.fail(job, deadly(job.image, answer), aside=True)
+            elif error := answer.failures.get(job.image):
+                result.fail(job, error)
+            else:
+                result.strange |= answer.strange
+                result.end(job, job.files(config))
+
+
+def _predict_one(
+    predictor: Predictor, pixels: int | None, config: PredictConfig, job: Job
+) -> Prediction:
+    """Predict one image, in the process apart; `pixels` are those of all."""
+    result, predictor.engine.pixels = Prediction(), pixels
+    predict_images(predictor, [job], config, result)
+    return result
 
 
 def manifest_of(

@@ -9,7 +9,6 @@ scores, and might have been any; so the level is 95% for all pairs of kinds toge
 """
 
 import csv
-import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -41,7 +40,7 @@ from unetseg.runtime import Machine, start, versions
 from unetseg.skiplab.corruptions import CORRUPTIONS, STRONGEST
 from unetseg.skiplab.cost import Cost, network_cost, predict_ms
 from unetseg.skiplab.look import COLOURS, Result, new_figure, publish, read_filled
-from unetseg.storage import write_json
+from unetseg.storage import parse_json, write_json
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fine_tuning import with_encoder
@@ -261,7 +260,7 @@ def _claim(output: Path, base: TrainConfig, content: str, machine: Machine, batc
         return batch
     fix = "Choose another --output, or go back to what it was started with."
     try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
+        saved = parse_json(file.read_text(encoding="utf-8"))
         before, batch = dict(saved["identity"]), int(saved["batch"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{output / RUNS} is of no known comparison", [error], fix) from error

@@ -5,7 +5,6 @@ they are, 0 shuts them out. What the network makes of what comes through it does
 convolutions behind have weights of their own: see `lab ablate`.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from unetseg.errors import ConfigError
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import explained_memory
 from unetseg.skiplab.look import COLOURS, Result, Row, Subject, new_figure, publish
+from unetseg.storage import parse_json
 from unetseg.unet.shortcuts import CARRY, Gate, Highway, ScaledBranch, ScaledInput
 from unetseg.unet.skips import SWITCH_SPEED, SWITCH_START, Learned, Switch
 
@@ -353,7 +353,7 @@ def read_log(path: Path, progress: Progress = SILENT) -> list[Moment]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     for line in lines:
         try:
-            content = json.loads(line)
+            content = parse_json(line)
             if not isinstance(content, dict) or content.get("event") != "skips":
                 continue
             moment = Moment.model_validate(content)

@@ -1,6 +1,5 @@
 """How the gradient fares on its way to the first layer: vanishing, exploding, or carried."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ from unetseg.skiplab.gradient_flow import (
     vary,
 )
 from unetseg.skiplab.look import COLOURS, Result, Row, new_figure, publish
+from unetseg.storage import parse_json
 from unetseg.training.losses import SegmentationLoss
 from unetseg.training.plan import Plan, bundle_info, crop_rule, make_plan, read_plan
 from unetseg.unet.model import Edit, unchanged
@@ -278,7 +278,7 @@ def _folder_of(run: Path, asked: DataConfig) -> Path:
     if place is not None and place.exists():
         return place.parent
     try:
-        folder = Path(json.loads((run / "env.json").read_bytes())["data"])
+        folder = Path(parse_json((run / "env.json").read_bytes())["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         summary = f"{run} does not say what it was trained on"
         raise BundleError(summary, [error], "Give pairs with --images and --masks.") from error

@@ -85,13 +85,13 @@ def train(
     began = time.monotonic()
     (config,) = with_flags(flags, config or TrainConfig(), beside=["out", "name", "resume"])
     open_or_resume = resume_run if resume else open_run
-    with open_or_resume(Path(data), config, Path(out), name, progress) as run:
+    with (
+        StopRequest(has_begun=False) as stop,
+        open_or_resume(Path(data), config, Path(out), name, progress) as run,
+    ):
         advice = f"Choose a --batch below {run.plan.batch}, a smaller --patch or --width."
-        with (
-            explained_memory(advice),
-            closing(Trainer(run, began, progress)) as trainer,
-            StopRequest() as stop,  # before that, a signal ends what has nothing to save
-        ):
+        with explained_memory(advice), closing(Trainer(run, began, progress)) as trainer:
+            stop.has_begun = True
             trainer.fit(stop)
         return run.folder
 

@@ -4,7 +4,6 @@ The rules follow nnU-Net (Isensee et al. 2021) where they are about the data, an
 times where they are about the machine.
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from unetseg.data.facts.fingerprint import PairFacts, per_band, pooled
 from unetseg.data.facts.survey import Survey
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine
+from unetseg.storage import parse_json
 from unetseg.training.fine_tuning import (
     encoder_lr,
     encoder_normalisation,
@@ -103,7 +103,7 @@ def read_plan(run: Path) -> Plan:
         OSError: there is none.
         ValueError: it is of another version.
     """
-    content = json.loads((run / "plan.json").read_bytes())
+    content = parse_json((run / "plan.json").read_bytes())
     content.pop("workers", None)  # earlier versions wrote it
     return Plan.model_validate(content)
 

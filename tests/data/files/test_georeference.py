@@ -16,7 +16,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import WktVersion
 
-from unetseg.data.files.georeference import Georeference, quiet
+from unetseg.data.files.georeference import LARGEST_BESIDE, Georeference, quiet
 from unetseg.data.files.geotiff import RasterWriter
 from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.tiffs import write_tiff
@@ -205,6 +205,8 @@ def test_what_lies_beside_a_turned_photo_turns_with_it(tmp_path: Path) -> None:
         ({"a.jpg.aux.xml": "no XML"}, "a.jpg.aux.xml cannot be read"),
         ({"a.jgw": WORLD, "a.prj": "somewhere"}, "a.prj cannot be read"),
         ({"a.jpg.aux.xml": "<PAMDataset><Metadata/></PAMDataset>"}, ""),
+        ({"a.jpg.aux.xml": PLACED + " " * LARGEST_BESIDE}, "a.jpg.aux.xml cannot be read"),
+        ({"a.jgw": WORLD + " " * LARGEST_BESIDE}, "a.jgw cannot be read"),
         ({"a.prj": UTM.to_wkt()}, ""),
         ({"b.jgw": WORLD, "a.tfw": WORLD}, ""),
     ],

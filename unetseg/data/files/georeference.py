@@ -35,6 +35,8 @@ if hasattr(os, "register_at_fork"):  # a process forked meanwhile would wait for
         before=_QUIET.acquire, after_in_parent=_QUIET.release, after_in_child=_QUIET.release
     )
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+LARGEST_BESIDE = 2**24
+"""Bytes of a file beside an image that is read for its place."""
 _ENDS = (".prj", ".aux.xml", ".tab", ".rpb", "_rpc.txt", "w", ".wld")  # of files beside images
 
 
@@ -95,7 +97,12 @@ def georeference_of(file: Any, path: Path, orientation: int) -> tuple[Georeferen
         if not (tags or beside or is_boxed):
             return Georeference(), None
         kind = getattr(file, "byteorder", None), np.dtype(getattr(file, "dtype", np.float64))
-        files = tuple((name, found, found.stat().st_mtime_ns) for name, found in beside.items())
+        status = {name: found.stat() for name, found in beside.items()}
+        files = tuple(
+            (name, found, status[name].st_mtime_ns)
+            for name, found in beside.items()
+            if status[name].st_size <= LARGEST_BESIDE
+        )
         try:
             place, nodata, read = (
                 _of_boxes(path) if is_boxed else _of_pixel(tuple(tags), *kind, files)
@@ -222,7 +229,9 @@ def _of_pixel(
 
 
 def _is_unread(name: str, found: Path, read: Container[str]) -> bool:
-    """Whether GDAL could not read a file beside an image that lies nowhere."""
+    """Whether a file beside an image that lies nowhere is too large, or GDAL could not read it."""
+    if found.stat().st_size > LARGEST_BESIDE:
+        return True
     if name.endswith(".xml"):
         return not found.read_bytes().rstrip().endswith(b"</PAMDataset>")
     return name not in read and name != "image.prj"
@@ -233,7 +242,8 @@ def _with_crs(place: Georeference, path: Path) -> Georeference:
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
-    text = path.read_text(errors="replace").strip()
+    with path.open(errors="replace") as file:
+        text = file.read(LARGEST_BESIDE).strip()
     try:
         if not _CRS.match(text):  # GDAL would open any other text as a file, or fetch it
             raise CRSError

@@ -5,7 +5,6 @@ Those of other programs are read too: tables with a header (Roboflow, CamVid, AD
 """
 
 import csv
-import json
 import re
 import shlex
 from collections import Counter
@@ -22,6 +21,7 @@ from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.masks.class_map import Code, Colour
 from unetseg.errors import MaskError
 from unetseg.progress import SILENT, Progress
+from unetseg.storage import parse_json
 
 _FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml")
 _MASK_FOLDER = re.compile(r"mask|label|annot|segm|truth|target|^gts?$", re.IGNORECASE)
@@ -144,7 +144,7 @@ def read_class_names(path: Path) -> ClassNames:
         return ClassNames(_checked(tuple(_rows(text, path.suffix.lower()))), path.name)
     except OSError as error:
         raise MaskError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise MaskError(f"{path} is no class list: {reason}", fix=_FIX) from error
 
@@ -212,7 +212,7 @@ _Loader.add_implicit_resolver(
 def _rows(text: str, suffix: str) -> Iterator[NamedClass]:
     """The classes of a file's text."""
     if suffix in {".json", ".yaml", ".yml"}:
-        content: Any = json.loads(text) if suffix == ".json" else load_yaml(text)
+        content: Any = parse_json(text) if suffix == ".json" else load_yaml(text)
         keys = ("names", "classes", "labels") if isinstance(content, dict) else ()
         inner = (content[key] for key in keys if isinstance(content.get(key), list | dict))
         yield from _structured(next(inner, content))

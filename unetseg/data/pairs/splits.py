@@ -1,6 +1,5 @@
 """Which pairs train, which validate, which test: by content, never by order or path."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.pairs.match import Pair, PairSet
 from unetseg.errors import BundleError, ConfigError, PairingError
-from unetseg.storage import write_json
+from unetseg.storage import parse_json, write_json
 
 STRATIFIED = 500
 """Data sets with fewer pairs are split so that every class is on both sides."""
@@ -95,7 +94,7 @@ def read_splits(path: Path, key: Literal["hash", "name"] = "hash") -> dict[str, 
         BundleError: the file is missing or damaged.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["pairs"]
+        rows = parse_json(path.read_text(encoding="utf-8"))["pairs"]
         found = [(str(row[key]), str(row["split"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path} is no list of splits", [error], "Train again.") from error
