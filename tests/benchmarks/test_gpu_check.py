@@ -53,12 +53,12 @@ def test_a_dry_run_on_a_cpu(
 @pytest.mark.slow
 def test_a_gpu_that_is_short_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
     with fake_card(free=4 * 2**30):
-        words = ["--device", "cuda", "--quick", "--only", "learns|trial|memory|fused bf16"]
+        words = ["--device", "cuda", "--quick", "--only", "learns|trial|memory, pred|fused bf16"]
         code, found = gpu_check.main(words), results(capsys)
     assert code == 0, found
     assert {result for result, _ in found.values()} == {"PASS"}
     assert found["batch trial"][1].endswith("short of memory: 5")
-    assert found["out of memory, training"][1].startswith("in 2 parts, 8 steps; ")
+    assert found["out of memory, prediction"][1].startswith("4 images in 2 parts, ")
 
 
 def test_what_goes_wrong_stops_no_other_check(
