@@ -38,7 +38,7 @@ CONFINED = [
 STRANGER = "4321:4321"
 """User and group that the image does not know."""
 TRAIN = (
-    "train photos --depth 2 --width 8 --patch 64 --epochs 3 --seed 1 --save-every 0 --device cpu"
+    "train photos --depth 2 --width 8 --patch 64 --epochs 12 --seed 1 --save-every 0 --device cpu"
 )
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 SETTINGS = (  # of pip and uv: the machine's and the user's
@@ -77,12 +77,12 @@ print(json.dumps({
 class Engine:
     """docker or podman, and the image that is tested."""
 
-    def __init__(self, words: list[str], storage: Path, run_words: list[str]) -> None:
-        self.words, self.storage, self.run_words = words, storage, run_words
+    def __init__(self, words: list[str], work: Path, storage: Path, run_words: list[str]) -> None:
+        self.words, self.work, self.storage, self.run_words = words, work, storage, run_words
         self.is_podman = words[0].endswith("podman")
         self.container = f"unetseg-test-{os.getpid()}"
         self.limits: list[str] = []
-        self.environment = {**os.environ, "TMPDIR": str(storage)}
+        self.environment = {**os.environ, "TMPDIR": str(work)}
         if self.is_podman:
             self.words = [*words, "--root", f"{storage}/images", "--runroot", f"{storage}/run"]
             # The usual ones; podman's own are more than root may give on some machines.
@@ -125,7 +125,8 @@ def find_engine() -> str:
 def build(engine: Engine, base: str, torch: str) -> str:
     """Build the image as its users do; its size."""
     try:
-        engine("pull", base)
+        if not engine("images", "--quiet", base):
+            engine("pull", base)
     except RuntimeError as why:
         if not (engine.is_podman and os.geteuid() == 0 and shutil.which("debootstrap")):
             sys.exit(
@@ -177,11 +178,12 @@ def local_paths() -> list[str]:
 
 def draw_debian(engine: Engine) -> None:
     """Make an image of a small Debian with Python, with this machine's settings."""
-    with tempfile.TemporaryDirectory(dir=engine.storage) as folder:
+    with tempfile.TemporaryDirectory(dir=engine.work) as folder:
         root = Path(folder, "root")
-        subprocess.run(  # what it mounts goes with its namespace, whatever happens
+        subprocess.run(  # what it mounts and starts goes with its namespaces
             [
-                *("unshare", "--mount", "debootstrap", "--variant=minbase"),
+                *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
+                *("debootstrap", "--variant=minbase"),
                 *("--include=python3,python3-venv,python3-pip,ca-certificates", "trixie", root),
             ],
             check=True,
@@ -378,7 +380,7 @@ def main() -> None:
             (work / name).chmod(0o777)
         storage = given.storage.resolve() if given.storage else work / "storage"
         words = shlex.split(given.engine or find_engine())
-        engine = Engine(words, storage, shlex.split(given.run))
+        engine = Engine(words, work, storage, shlex.split(given.run))
         try:
             good = try_all(engine, work, given.base, given.torch)
         finally:
