@@ -166,6 +166,10 @@ what is written above it, never below.
       landscape.py       the surface of the loss around the trained weights
       gates.py           how far learned skips open, over images and over the training
       prune.py           switched-off skips taken out of a trained U-Net
+    scaling/           the same work on many machines
+      blocks.py          a stable split of images into shards, and these into blocks
+      listing.py         the images of a shard, looked through or streamed
+      shards.py          one of several predictions that together predict a folder
     bench.py           how fast this machine is with a U-Net, and where the time goes
     doctor.py          what this machine offers a U-Net, and what is wrong with it
     cli/               argv → settings → one call; one file per verb; the only place that prints

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -328,6 +329,25 @@ class PredictConfig(TilingConfig, ReadingConfig):
     """Refuse images whose values lie far from those trained on, instead of a warning."""
 
 
+def is_shard(text: str) -> str:
+    """The text, if it names one of several shards: 0/3, 1/3 or 2/3.
+
+    Raises:
+        ValueError: it does not.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise ValueError(f"{text!r} is no shard: write I/N, such as 0/3, 1/3 and 2/3")
+    return text
+
+
+class ScalingConfig(Settings):
+    """How the images are shared among processes and machines."""
+
+    shard: Annotated[str, AfterValidator(is_shard)] | None = None
+    """Predict one of N equal shares of the images, I/N with I from 0: 0/3, 1/3 and 2/3 are all."""
+
+
 class ScoringConfig(Settings):
     """Which pairs are scored, and what is written beside the scores."""
 
@@ -495,6 +515,7 @@ SETTINGS: frozenset[str] = frozenset(
         TrainingConfig,
         RuntimeConfig,
         PredictConfig,
+        ScalingConfig,
         ScoringConfig,
         CheckConfig,
         GradientsConfig,

@@ -1,13 +1,19 @@
 """unetseg predict."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from unetseg.cli.console import observed, say
-from unetseg.config import DeviceConfig, PredictConfig
+from unetseg.config import DeviceConfig, PredictConfig, ScalingConfig
 from unetseg.errors import ImageError, PartialError
+from unetseg.text import plural
+
+if TYPE_CHECKING:
+    from unetseg.progress import Progress
+    from unetseg.scaling.shards import Totals
 
 
 def predict(
@@ -18,6 +24,7 @@ def predict(
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
     config: Annotated[PredictConfig, Parameter(name="*")] = PredictConfig(),  # noqa: B008 (frozen)
     device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig(),  # noqa: B008
+    scaling: Annotated[ScalingConfig, Parameter(name="*", group="Scaling")] = ScalingConfig(),  # noqa: B008
 ) -> None:
     """Write masks for images, in the coding of the masks the model was trained on.
 
@@ -31,6 +38,7 @@ def predict(
     unetseg predict checkpoints/cells new/ -o masks/
     unetseg predict checkpoints/cells a.png 'scans/*.tif' -o masks/ --overlay --probabilities
     unetseg predict checkpoints/roofs city.tif -o masks/ --overviews --existing skip
+    unetseg predict checkpoints/cells scans/ -o masks/ --shard 0/3        (and 1/3, and 2/3)
 
     Parameters
     ----------
@@ -43,25 +51,40 @@ def predict(
     config_file
         YAML file with settings.
     """
-    from unetseg.prediction.predict import predict_folder
-    from unetseg.text import plural
-
     with observed() as progress:
-        result = predict_folder(run, images, output, config, device, progress)
-    if result.skipped:
-        say(f"there already: {plural(len(result.skipped), 'mask')}")
-    if result.failures:
-        done = [*result.written, *result.skipped]
-        kind = PartialError if done else ImageError
-        raise kind(
-            f"no mask for {plural(len(result.failures), 'image')}, {len(done)} have one",
-            ["; ".join(map(str.strip, str(e).splitlines())) for e in result.failures.values()],
-            f"They are listed in {output / 'failures.jsonl'}; fix them and add --existing skip.",
+        totals = _predicted(run, images, output, (config, device, scaling), progress)
+    if totals.skipped:
+        say(f"there already: {plural(totals.skipped, 'mask')}")
+    if totals.failed:
+        done = totals.written + totals.skipped
+        raise (PartialError if done else ImageError)(
+            f"no mask for {plural(totals.failed, 'image')}, {done} have one",
+            totals.told,
+            f"They are listed in {totals.file}; fix them and add --existing skip.",
         )
-    if result.skipped and not result.written:
+    if totals.skipped and not totals.written:
         return
-    say(f"{plural(len(result.written), 'mask')}: {output}")
+    say(f"{plural(totals.written, 'mask')}: {output}")
     if config.overlay:
         say(f"next: look at {output / '*_overlay.*'}")
     else:
         say("next: add --overlay --existing overwrite to see them drawn over the images")
+
+
+def _predicted(
+    run: Path,
+    images: Sequence[Path],
+    output: Path,
+    settings: tuple[PredictConfig, DeviceConfig, ScalingConfig],
+    progress: "Progress",
+) -> "Totals":
+    """What became of the images, by whom and wherever they are predicted."""
+    from unetseg.prediction.predict import predict_folder, work_of
+    from unetseg.scaling.shards import Totals, predict_shard
+
+    config, device, scaling = settings
+    if scaling.shard:
+        work = work_of(run, images, output, config, device)
+        return predict_shard(scaling.shard, work, progress)
+    result = predict_folder(run, images, output, config, device, progress)
+    return Totals.of(result, output / "failures.jsonl")

@@ -21,7 +21,7 @@ from unetseg.errors import ConfigError, ImageError
 from unetseg.locks import lock
 from unetseg.prediction.alone import each_alone
 from unetseg.prediction.bands import bands_folder
-from unetseg.prediction.manifest import NAME, Manifest, identity_of
+from unetseg.prediction.manifest import NAME, Manifest, identity_of, is_predicted
 from unetseg.prediction.outputs import SHOWN, Job, plan_jobs
 from unetseg.progress import Progress
 from unetseg.storage import writing
@@ -80,7 +80,7 @@ def _left_out(images: Sequence[Path], given: Sequence[Path], output: Path) -> di
         for above in (folder, *folder.parents)
         if not roots.isdisjoint(above.parents)
     }
-    earlier = [Manifest(folder) for folder in within if (folder / NAME).is_file()]
+    earlier = [Manifest(folder) for folder in within if is_predicted(folder)]
     outputs = {manifest.folder / file for manifest in earlier for file in manifest.owners}
     home = output.resolve()
     # A folder of images that itself lies below the output folder is meant.
@@ -132,7 +132,7 @@ def planned(
     read = [job for job in unread if is_tried or not manifest.put_aside(job)]
     jobs, dead = [job for job in unread if job not in read], {}
     plan = partial(_planned, class_map, config.max_pixels)
-    with noted(manifest.folder) as has_ended:
+    with noted(manifest.folder, manifest.file.stem) as has_ended:
         answers = each_alone(partial(partial, plan), read) if has_ended else map(plan, read)
         for job, answer in zip(read, answers, strict=True):
             if isinstance(answer, str):
@@ -148,13 +148,12 @@ def _planned(class_map: ClassMap, max_pixels: int | None, job: Job) -> list[Job]
 
 
 @contextmanager
-def noted(output: Path) -> Iterator[bool]:
+def noted(output: Path, name: str) -> Iterator[bool]:
     """Keep a note while headers are read; whether there is one of a process that ended meanwhile.
 
     It lies in the output folder, or while that is not there, in the one where it will be.
     """
-    home = next(path for path in (output, *output.absolute().parents) if path.is_dir())
-    note = home / f".{output.name[:40]}-planning"
+    note = note_of(output, name)
     with writing(note):
         was_there = note.exists()
         file = note.open("ab+", buffering=0)
@@ -165,6 +164,12 @@ def noted(output: Path) -> Iterator[bool]:
             yield was_there and is_alone
         finally:
             note.unlink(missing_ok=True)
+
+
+def note_of(output: Path, name: str) -> Path:
+    """Where the note of `noted` lies."""
+    home = next(path for path in (output, *output.absolute().parents) if path.is_dir())
+    return home / f".{output.name[:40]}-{name}-planning"
 
 
 def deadly(image: Path, reason: str) -> ImageError:
@@ -309,12 +314,12 @@ def _mixtures(
 
 def _clashes(jobs: Sequence[Job], config: PredictConfig) -> Iterator[ConfigError]:
     """Files that several jobs would write."""
-    names = Counter(_folded(file) for job in jobs for file in job.files(config))
+    names = Counter(folded(file) for job in jobs for file in job.files(config))
     wanted: dict[str, dict[Path, list[Job]]] = defaultdict(lambda: defaultdict(list))
     for job in jobs:
         for file in job.files(config):
-            if names[_folded(file)] > 1:
-                wanted[_folded(file)][file].append(job)
+            if names[folded(file)] > 1:
+                wanted[folded(file)][file].append(job)
     similar = [files for files in wanted.values() if len(files) > 1]
     one = similar and takes_for_one(next(iter(similar[0])).parent)
     clashes = [
@@ -329,7 +334,7 @@ def _clashes(jobs: Sequence[Job], config: PredictConfig) -> Iterator[ConfigError
         yield ConfigError("outputs of several images would be the same file", clashes, fix)
 
 
-def _folded(path: Path) -> str:
+def folded(path: Path | str) -> str:
     """What is alike for names that some file systems take for one."""
     return unicodedata.normalize("NFC", str(path)).casefold()
 

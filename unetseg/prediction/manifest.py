@@ -9,6 +9,8 @@ loses none; a line that it left half written is passed over. Of one mask the las
     {"done": MASK, "by": KEY, "image": …, "bytes": …, "modified": …, "files": […]}
     {"failed": MASK, "image": …, "code": …, "message": …, "offenders": […], "fix": …}
     … with "bytes" and "modified"                           and is not tried again as it is
+
+Where a folder is predicted in blocks (scaling/blocks.py), each has a file of such lines.
 """
 
 import json
@@ -30,6 +32,8 @@ from unetseg.prediction.outputs import Job
 from unetseg.storage import json_value, parse_json, writing
 
 NAME = "predictions.jsonl"
+BLOCKS = "predictions"
+"""The folder, beside the masks, with a file for each block."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,39 @@ class Record:
     """The mask and what was written beside it, relative to the folder."""
 
 
+@dataclass(frozen=True)
+class Journal:
+    """Where the lines of a manifest are, relative to its folder."""
+
+    file: str
+    """The one that lines are appended to."""
+    others: tuple[str, ...] = ()
+    """Those that are read too."""
+    names: frozenset[str] | None = None
+    """Images asked about, by the names of their masks without suffix, so that others take no
+    memory; None: all."""
+
+    @classmethod
+    def of(cls, folder: Path) -> "Journal":
+        """Where a prediction that is not in blocks writes, and everything it reads."""
+        return cls(NAME, tuple(f"{BLOCKS}/{name}" for name in blocks_of(folder)))
+
+    def is_about(self, mask: str) -> bool:
+        """Whether a mask, or the one of a page, is of an image asked about."""
+        stem = mask.rpartition(".")[0]
+        return self.names is None or not self.names.isdisjoint((stem, stem.rpartition("_")[0]))
+
+
+def blocks_of(folder: Path) -> list[str]:
+    """The names of the files of the blocks that a folder was predicted in."""
+    return [path.name for path in (folder / BLOCKS).glob("*.jsonl")]
+
+
+def is_predicted(folder: Path) -> bool:
+    """Whether masks were written to a folder before."""
+    return (folder / NAME).is_file() or bool(blocks_of(folder))
+
+
 class Manifest:
     """The predictions.jsonl of a folder.
 
@@ -53,6 +90,7 @@ class Manifest:
         settings: Everything that shapes a mask, as JSON.
         run: The trained U-Net, and
         flags: how it was told `settings`: for ready commands.
+        journal: Where its lines are, if not in predictions.jsonl.
     """
 
     def __init__(
@@ -61,8 +99,10 @@ class Manifest:
         settings: Mapping[str, Any] | None = None,
         run: str = "",
         flags: Mapping[str, Any] | None = None,
+        journal: Journal | None = None,
     ) -> None:
-        self.folder, self.file = folder, folder / NAME
+        journal = journal or Journal.of(folder)
+        self.folder, self.file, self.journal = folder, folder / journal.file, journal
         made_with = json_value(settings or {})
         self.key = sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
         self.header = {"by": self.key, "run": run, "flags": flags or {}, "settings": made_with}
@@ -77,27 +117,40 @@ class Manifest:
         self._identities: dict[str, tuple[int, int]] = {}
         self._lock = Lock()
         self._read = 0
-        self.read()
+        files = {self.file, *(folder / other for other in journal.others)}
+        there = [file for file in files if file.is_file()]
+        for file in sorted(there, key=lambda file: file.stat().st_mtime_ns):
+            end = self._take_all(file)
+            self._read = end if file == self.file else self._read
 
     def read(self) -> bool:
         """Take in what has been written since; whether that is anything."""
-        if not self.file.is_file():
-            return False
         before = self._read
-        with self.file.open("rb") as lines:
-            lines.seek(self._read)
+        self._read = self._take_all(self.file, before)
+        return self._read > before
+
+    def _take_all(self, file: Path, begin: int = 0) -> int:
+        """Take in the whole lines of a file from byte `begin` on; where they end."""
+        if not file.is_file():
+            return begin
+        with file.open("rb") as lines:
+            lines.seek(begin)
             for line in lines:
                 if not line.endswith(b"\n"):  # it is being written, or was when a process ended
                     break
-                self._read += len(line)
+                begin += len(line)
                 try:
                     self._take(parse_json(line))
                 except ValueError:  # of a process that was killed, or a disk that was full
                     continue
-        return self._read > before
+        return begin
 
     def _take(self, line: Any) -> None:
         match line:
+            case {"begun": mask} | {"done": mask} | {"failed": mask} if not (
+                self.journal.is_about(str(mask))
+            ):
+                pass
             case {"begun": str(mask), "alone": bool(alone)}:
                 self.done.pop(mask, None)
                 self.failed.pop(mask, None)
@@ -154,7 +207,7 @@ class Manifest:
                 written.
         """
         with writing(self.file):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             file = self.file.open("ab+", buffering=0)
         with file:
             self.is_alone = lock(file) is not False

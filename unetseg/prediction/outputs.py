@@ -119,8 +119,10 @@ def lost_places(jobs: Sequence[Job]) -> str:
     return f"{told}{', '.join(lost[:SHOWN])}{more}" if lost else ""
 
 
-def other_scalings(jobs: Sequence[Job], trained: Sequence[str]) -> str:
+def other_scalings(jobs: Sequence[Job], trained: Sequence[str] | None) -> str:
     """The images that declare another scale of their values than those trained on; or nothing."""
+    if trained is None:  # nobody noted it
+        return ""
     others = [
         f"{printable(job.image.name)} ({job.scaling or 'none'})"
         for job in jobs

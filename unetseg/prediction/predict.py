@@ -22,7 +22,7 @@ from unetseg.errors import (
 from unetseg.prediction.alone import each_alone
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
 from unetseg.prediction.jobs import deadly, find_inputs, outdated, outstanding, planned
-from unetseg.prediction.manifest import Manifest, append_lines, failure_row
+from unetseg.prediction.manifest import Journal, Manifest, append_lines, failure_row
 from unetseg.prediction.outputs import Job, lost_places, other_scalings, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
@@ -91,38 +91,93 @@ def predict_folder(
             are there already, or `existing="skip"` would mix masks of two models or settings.
         BundleError: there is no usable model.
     """
+    work = work_of(run, inputs, output, config, device, **flags)
+    images = find_inputs(work.given, work.output, progress)
+    return predict_listed(work, images, progress, failures=work.output / "failures.jsonl")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is the same for all images of a prediction."""
+
+    run: Path
+    output: Path
+    given: Sequence[Path]
+    """The inputs, for ready commands."""
+    config: PredictConfig
+    device: DeviceConfig
+    predictor: Predictor
+    times: int = 1
+    """How many times as much is predicted in all as is planned at once, about."""
+
+
+def work_of(
+    run: str | Path,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    config: PredictConfig | None = None,
+    device: DeviceConfig | str | None = None,
+    **flags: Any,
+) -> Work:
+    """The arguments of `predict_folder`, checked, and the trained U-Net loaded."""
     if isinstance(device, str):
         flags["device"], device = device, None
     config, where = with_flags(flags, config or PredictConfig(), device or DeviceConfig())
-    output, predictor = Path(output), Predictor(Path(run), config, where)
-    given = _paths(inputs)
+    predictor, output = Predictor(Path(run), config, where), Path(output)
+    work = Work(Path(run), output, paths_of(inputs), config, where, predictor)
     refuse_read_only(output)
-    images = find_inputs(given, output, progress)
-    manifest = manifest_of(Path(run), output, predictor, config, where)
-    jobs, dead = planned(images, predictor.info.class_map, config, manifest)
-    seen = predictor.info.values
-    for told in (lost_places(jobs), other_scalings(jobs, seen.scalings) if seen else ""):
+    return work
+
+
+def predict_listed(
+    work: Work,
+    images: Sequence[tuple[Path, Path]],
+    progress: Progress = SILENT,
+    journal: Journal | None = None,
+    failures: Path | None = None,
+) -> Prediction:
+    """Write a mask for each of these images, of which none is planned with others.
+
+    Args:
+        work: The trained U-Net and its settings.
+        images: Path, and name of the output below the folder, without suffix.
+        progress: Hears of every image.
+        journal: Where the lines of the manifest are, if not in predictions.jsonl.
+        failures: File for the images that fail; without it nothing is told of a block.
+
+    Raises:
+        ConfigError: as `predict_folder`.
+    """
+    config, predictor, info = work.config, work.predictor, work.predictor.info
+    seen = info.values.scalings if info.values else None
+    manifest = manifest_of(work, journal)
+    jobs, dead = planned(images, info.class_map, config, manifest)
+    for told in (lost_places(jobs), other_scalings(jobs, seen)):
         if told:
             progress.say(told)
-    plan = partial(outstanding, jobs, given, config, manifest, progress)
+    plan = partial(outstanding, jobs, work.given, config, manifest, progress)
     jobs, there = plan()  # what is refused leaves no trace
     with manifest.held() as has_changed:
         if has_changed:
             jobs, there = plan()
         result = Prediction(skipped=[job.mask for job in there], manifest=manifest)
-        predictor.engine.pixels = sum(job.pixels for job in jobs)
-        progress.say(f"{plural(len(jobs), 'image')} on {predictor.describe()}")
-        failures = output / "failures.jsonl"
-        with writing(failures):
-            if manifest.is_alone:
-                failures.unlink(missing_ok=True)
+        predictor.engine.pixels = work.times * sum(job.pixels for job in jobs)
+        if failures:
+            progress.say(f"{plural(len(jobs), 'image')} on {predictor.describe()}")
+            _begin_failures(failures, manifest)
         for job, error in dead.items():
             result.fail(job, error, aside=True)
-        if jobs:
-            _predict_all(predictor, jobs, config, result, progress)
+        _predict_all(predictor, jobs, config, result, progress)
         tell_strange(result.strange, progress)
-        append_lines(failures, (failure_row(*item) for item in result.failures.items()))
+        if failures:
+            append_lines(failures, (failure_row(*item) for item in result.failures.items()))
     return result
+
+
+def _begin_failures(failures: Path, manifest: Manifest) -> None:
+    with writing(failures):
+        if manifest.is_alone:
+            failures.unlink(missing_ok=True)
 
 
 def _predict_all(
@@ -135,6 +190,8 @@ def _predict_all(
     """Write the files of all jobs; last and apart those that were begun before and never ended."""
     manifest = result.manifest
     assert manifest
+    if not jobs:
+        return
     for file in outdated(jobs, config, manifest):
         file.unlink(missing_ok=True)
     if config.existing != "overwrite":
@@ -188,12 +245,10 @@ def _predict_one(
     return result
 
 
-def manifest_of(
-    run: Path, output: Path, predictor: Predictor, config: PredictConfig, device: DeviceConfig
-) -> Manifest:
-    """The manifest of `output`, with everything that a mask depends on beside its image."""
-    engine = predictor.engine
-    content = predictor.info.model_dump_json(exclude={"scores", "versions", "precision"})
+def manifest_of(work: Work, journal: Journal | None = None) -> Manifest:
+    """The manifest of the output, with everything that a mask depends on beside its image."""
+    engine, config = work.predictor.engine, work.config
+    content = work.predictor.info.model_dump_json(exclude={"scores", "versions", "precision"})
     settings = {
         "model": sha256(content.encode()).hexdigest()[:12],  # weights too: their sum is in it
         "tile": engine.tile,
@@ -203,11 +258,11 @@ def manifest_of(
         "overviews": config.overviews,
     }
     flags = config.model_dump(mode="json", exclude_defaults=True, exclude={"existing"})
-    flags |= device.model_dump(mode="json", exclude_defaults=True)
-    return Manifest(output, settings, str(run), flags)
+    flags |= work.device.model_dump(mode="json", exclude_defaults=True)
+    return Manifest(work.output, settings, str(work.run), flags, journal)
 
 
-def _paths(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
+def paths_of(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
     """The paths of the inputs, one or several.
 
     Raises:

@@ -99,6 +99,21 @@ def scan(folder: Path, error: type[DataError], *, rasters: bool = False) -> list
     return [path for path, _ in files]
 
 
+def stream_images(folder: Path) -> Iterator[Path]:
+    """All images in `folder` and below, as `find_images` has them, in no order and one at a time.
+
+    Raises:
+        ImageError: the folder cannot be read, or an entry is a broken link or no ordinary file.
+    """
+    try:
+        for path, is_file in _walk(folder, rasters=True, in_order=False):
+            if not is_file:
+                raise ImageError(f"{printable(path)} is a broken link or no ordinary file")
+            yield path
+    except OSError as problem:
+        raise ImageError(f"cannot read the folder {printable(folder)}: {problem}") from problem
+
+
 def unread_images(inputs: Sequence[Path]) -> list[Path]:
     """The files in folders that are images by their names, of formats that are not read."""
     return sorted(
@@ -127,7 +142,11 @@ def _listed(
 
 
 def _walk(
-    folder: Path, above: frozenset[tuple[int, int]] = frozenset(), *, rasters: bool
+    folder: Path,
+    above: frozenset[tuple[int, int]] = frozenset(),
+    *,
+    rasters: bool,
+    in_order: bool = True,
 ) -> Iterator[tuple[Path, bool]]:
     """Everything with the name of an image, and whether it is a file; with `rasters` these too."""
     status = folder.stat()
@@ -135,18 +154,17 @@ def _walk(
     if here in above:
         return
     with os.scandir(folder) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
-    for entry in entries:
-        if is_hidden([entry.name]):
-            continue
-        path = folder / entry.name
-        is_link = entry.is_symlink()  # path does not fail where a link leads to itself
-        if path.is_dir() if is_link else entry.is_dir():
-            yield from _walk(path, above | {here}, rasters=rasters)
-        elif f".{entry.name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES:
-            yield path, path.is_file() if is_link else entry.is_file()
-        elif rasters and is_raster(path):
-            yield path, True
+        for entry in sorted(listing, key=lambda entry: entry.name) if in_order else listing:
+            if is_hidden([entry.name]):
+                continue
+            path = folder / entry.name
+            is_link = entry.is_symlink()  # path does not fail where a link leads to itself
+            if path.is_dir() if is_link else entry.is_dir():
+                yield from _walk(path, above | {here}, rasters=rasters, in_order=in_order)
+            elif f".{entry.name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES:
+                yield path, path.is_file() if is_link else entry.is_file()
+            elif rasters and is_raster(path):
+                yield path, True
 
 
 def _expand(given: Path) -> Iterator[tuple[Path, Path]]:
@@ -187,10 +205,15 @@ def _fixed(given: Path) -> Path | None:
     return Path(*parts) if len(parts) < len(given.parts) else None
 
 
-def output_names(sources: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """Each path of (path, folder above it) with a unique relative name."""
+def output_names(
+    sources: Sequence[tuple[Path, Path]], common: Path | None = None
+) -> list[tuple[Path, Path]]:
+    """Each path of (path, folder above it) with a unique relative name.
+
+    Where folders must tell names apart, they are those below `common`, if not below all they share.
+    """
     places = [Path(os.path.normpath(path.absolute())) for path, _ in sources]  # without ".."
-    common = Path(os.path.commonpath([place.parent for place in places]))
+    common = common or Path(os.path.commonpath([place.parent for place in places]))
     options = []  # names of increasing length
     for (path, base), place in zip(sources, places, strict=True):
         inner, outer = path.relative_to(base), place.relative_to(common)
