@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -86,6 +88,35 @@ def test_the_cache_is_by_content(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     Image.fromarray(np.zeros((12, 5, 3), np.uint8)).save(changed)
     assert take_fingerprint(pairs_of(folder))[1].image.mean == (0, 0, 0)
     assert reads == [changed]
+
+
+NO_DATA = """<PAMDataset>{}</PAMDataset>""".format(
+    "".join(
+        f'<PAMRasterBand band="{band}"><NoDataValue>0</NoDataValue></PAMRasterBand>'
+        for band in (1, 2, 3)
+    )
+)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("beside", ["a.tif.aux.xml", "a.tif.msk"])
+def test_a_file_that_comes_beside_an_image_is_no_old_news(tmp_path: Path, beside: str) -> None:
+    image = np.full((3, 40, 40), 7, np.uint8)
+    image[:, :, :10] = 0
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", planarconfig="separate")
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(tmp_path / "a_mask.png")
+    (pair,) = pairs_of(tmp_path)
+    assert take_fingerprint([pair])[0].image.with_data == 1600
+    if beside.endswith(".xml"):
+        (tmp_path / beside).write_text(NO_DATA)
+    else:
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False),
+            rasterio.open(tmp_path / "a.tif", "r+") as raster,
+        ):
+            raster.write_mask(image[0] > 0)
+        assert (tmp_path / beside).is_file()
+    assert take_fingerprint([pair])[0].image.with_data == 1200
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(

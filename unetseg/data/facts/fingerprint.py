@@ -18,6 +18,7 @@ from unetseg.data.facts.image_values import ImageFacts as ImageFacts
 from unetseg.data.facts.image_values import image_facts as image_facts
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.pages import MaskPath, file_of, files_of, image_hash
+from unetseg.data.files.rasters import sources_of
 from unetseg.data.masks.mask_file import whole_factor
 from unetseg.data.masks.mask_values import MaskFacts, mask_facts
 from unetseg.data.pairs.match import Pair
@@ -95,12 +96,14 @@ def _describe(
     """The facts of a pair, or what is wrong with its files."""
     if pair.mask is None:
         return _without_objects(pair, max_pixels)
-    key = None
+    key, digest = None, ""
     with suppress(OSError):
         files = file_of(pair.image), *files_of(pair.mask)
         if all(file.is_file() for file in files):  # a pipe would keep us waiting
+            beside = sorted(chain.from_iterable(map(_beside, files)))
             key = image_hash(pair.image, pair.mask)
-    if key not in cache:
+            digest = f"{key} {beside}" if beside else key
+    if digest not in cache:
         image = _attempt(image_facts, pair.image, max_pixels)
         mask = _attempt(mask_facts, pair.mask, max_pixels)
         if isinstance(image, DataError) or isinstance(mask, DataError):
@@ -110,9 +113,19 @@ def _describe(
             came = f"{pair.image} or {pair.mask} changes while it is read"
             return [DataError(came, paths=[pair.image, *files_of(pair.mask)])]
         placeless = mask.model_copy(update={"path": ""})  # names may be no text that JSON can hold
-        cache[key] = PairFacts(hash=key, image=image, mask=placeless)
-    fact = cache[key]
+        cache[digest] = PairFacts(hash=key, image=image, mask=placeless)
+    fact = cache[digest]
     return fact.model_copy(update={"mask": fact.mask.model_copy(update={"path": str(pair.mask)})})
+
+
+def _beside(path: Path) -> list[tuple[int, int]]:
+    """Size and time of the files that tell of an image's pixels too, beside it and in a mosaic."""
+    files = {path.with_name(f"{path.name}{end}") for end in (".aux.xml", ".msk", ".hdr")}
+    files |= {path.with_suffix(".hdr")} | (
+        sources_of(path) if path.suffix.lower() == ".vrt" else set()
+    )
+    stats = [file.stat() for file in files - {path} if file.is_file()]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _without_objects(pair: Pair, max_pixels: int | None) -> PairFacts | list[DataError]:
