@@ -1,5 +1,6 @@
 """The few words that messages share: plurals, times and printable paths."""
 
+import re
 from pathlib import Path
 
 
@@ -44,3 +45,13 @@ def printable(path: Path | str) -> str:
     'a\\nb.png'
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+
+
+def address_of(given: str | Path) -> str:
+    """The address that a path is, which as a `Path` loses a slash; "" where it is a file's.
+
+    >>> address_of(Path("s3://bucket/scans")), address_of("scans"), address_of("C:/scans")
+    ('s3://bucket/scans', '', '')
+    """
+    match = re.fullmatch(r"([a-z][a-z0-9+]+):/+(.+)", str(given))
+    return f"{match[1]}://{match[2]}".rstrip("/") if match else ""

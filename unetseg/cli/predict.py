@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -9,7 +10,7 @@ from cyclopts import Parameter
 from unetseg.cli.console import observed, say
 from unetseg.config import DeviceConfig, PredictConfig, ScalingConfig
 from unetseg.errors import ImageError, PartialError
-from unetseg.text import plural
+from unetseg.text import address_of, plural
 
 if TYPE_CHECKING:
     from unetseg.progress import Progress
@@ -39,15 +40,16 @@ def predict(
     unetseg predict checkpoints/cells a.png 'scans/*.tif' -o masks/ --overlay --probabilities
     unetseg predict checkpoints/roofs city.tif -o masks/ --overviews --existing skip
     unetseg predict checkpoints/cells scans/ -o masks/ --shard 0/3        (and 1/3, and 2/3)
+    unetseg predict checkpoints/cells s3://bucket/scans -o s3://bucket/masks
 
     Parameters
     ----------
     run
         Run folder of `unetseg train`.
     images
-        Image files, folders (subfolders are kept) or glob patterns.
+        Image files, folders (subfolders are kept), glob patterns, or an address such as s3://….
     output
-        Folder for the masks.
+        Folder for the masks, or an address.
     config_file
         YAML file with settings.
     """
@@ -56,15 +58,15 @@ def predict(
     if totals.skipped:
         say(f"there already: {plural(totals.skipped, 'mask')}")
     if totals.failed:
-        done = totals.written + totals.skipped
+        done, file = totals.written + totals.skipped, address_of(totals.file) or totals.file
         raise (PartialError if done else ImageError)(
             f"no mask for {plural(totals.failed, 'image')}, {done} have one",
             totals.told,
-            f"They are listed in {totals.file}; fix them and add --existing skip.",
+            f"They are listed in {file}; fix them and add --existing skip.",
         )
     if totals.skipped and not totals.written:
         return
-    say(f"{plural(totals.written, 'mask')}: {output}")
+    say(f"{plural(totals.written, 'mask')}: {address_of(output) or output}")
     if config.overlay:
         say(f"next: look at {output / '*_overlay.*'}")
     else:
@@ -83,6 +85,11 @@ def _predicted(
     from unetseg.scaling.shards import Totals, predict_shard
 
     config, device, scaling = settings
+    if any(map(address_of, (*images, output))):
+        from unetseg.scaling.object_storage import predict_stored
+
+        work = work_of(run, (), Path(gettempdir()), config, device)
+        return predict_stored(scaling.shard, work, images, output, progress)
     if scaling.shard:
         work = work_of(run, images, output, config, device)
         return predict_shard(scaling.shard, work, progress)

@@ -1,0 +1,135 @@
+"""Images and masks on an S3 server of this machine: the masks of local folders, each once."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.builders import noise, save_run
+from unetseg.cli.app import run
+from unetseg.scaling.object_storage import Place
+
+pytest.importorskip("s3fs", reason="s3fs is an extra")
+moto = pytest.importorskip("moto.server", reason="moto is for development")
+
+Capture = pytest.CaptureFixture[str]
+CPU = ["--device", "cpu", "--precision", "float32"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    one = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    one.start()
+    host, port = one.get_host_and_port()
+    yield f"http://{host}:{port}"
+    one.stop()
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
+    """An empty bucket, and the surroundings that lead to it."""
+    import boto3
+
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": server,
+    }.items():
+        monkeypatch.setenv(name, value)
+    return boto3.resource("s3").create_bucket(Bucket=f"b{abs(hash(request.node.name))}")
+
+
+def draw(folder: Path, count: int) -> Path:
+    for number in range(count):
+        path = folder / f"{number % 2}" / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(40, 40 + 8 * (number % 3), 3, seed=number)).save(path)
+    return folder
+
+
+def upload(bucket: Any, folder: Path, prefix: str) -> str:
+    for path in folder.rglob("*.*"):
+        bucket.upload_file(str(path), f"{prefix}/{path.relative_to(folder).as_posix()}")
+    return f"s3://{bucket.name}/{prefix}"
+
+
+def stored(bucket: Any, prefix: str) -> dict[str, bytes]:
+    """The objects below a prefix, by the rest of their names."""
+    return {
+        one.key.removeprefix(f"{prefix}/"): one.get()["Body"].read()
+        for one in bucket.objects.filter(Prefix=f"{prefix}/")
+    }
+
+
+def masks(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if name.endswith(".png")}
+
+
+def local(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def predict(*words: object) -> int:
+    return run(["predict", *map(str, words), *CPU])
+
+
+def test_from_a_bucket_to_a_bucket_and_on_with_what_is_missing(
+    tmp_path: Path, bucket: Any, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, folder = save_run(tmp_path / "run"), draw(tmp_path / "in", 40)
+    (folder / "0" / "004.png").write_bytes(b"no image")
+    source, out = upload(bucket, folder, "scans"), f"s3://{bucket.name}/masks"
+    assert predict(trained, folder, "-o", tmp_path / "whole") == 4
+    capsys.readouterr()
+    assert predict(trained, source, "-o", out) == 4
+    told = capsys.readouterr().err
+    assert "no mask for 1 image, 39 have one" in told
+    assert f"{source}/0/004.png" in told
+    assert f"listed in {out}/failures.jsonl" in told
+    there = stored(bucket, "masks")
+    assert masks(there) == masks(local(tmp_path / "whole"))
+    (row,) = map(json.loads, there["failures.jsonl"].decode().splitlines())
+    assert row["image"] == f"{source}/0/004.png"
+    (journal,) = (text for name, text in there.items() if name.startswith("predictions/"))
+    assert "unetseg-" not in journal.decode()
+    assert f"{source}/0/002.png" in journal.decode()
+
+    assert predict(trained, source, "-o", out) == 2
+    assert "--existing skip" in capsys.readouterr().err
+    bucket.Object("masks/1/003.png").delete()
+    bucket.put_object(Key="scans/0/004.png", Body=(folder / "0" / "002.png").read_bytes())
+    fetched: list[str] = []
+    fetch = Place.fetch
+
+    def counted(place: Place, name: str | Path, to: Path) -> None:
+        fetched.append(str(name))
+        fetch(place, name, to)
+
+    monkeypatch.setattr(Place, "fetch", counted)
+    assert predict(trained, source, "-o", out, "--existing", "skip") == 0
+    assert "there already: 38 masks" in capsys.readouterr().out
+    assert {name for name in fetched if name.endswith(".png")} == {"1/003.png", "0/004.png"}
+    assert len(masks(stored(bucket, "masks"))) == 40
+    assert predict(trained, source, "-o", out, "--existing", "skip", "--tta") == 2
+    assert "tta: False there, True here" in capsys.readouterr().err
+    assert predict(trained, source, "-o", out, "--existing", "overwrite") == 0
+
+
+def test_from_a_folder_to_a_bucket_in_shards_and_from_a_bucket_to_a_folder(
+    tmp_path: Path, bucket: Any
+) -> None:
+    trained, folder = save_run(tmp_path / "run"), draw(tmp_path / "in", 12)
+    assert predict(trained, folder, "-o", tmp_path / "whole") == 0
+    out = f"s3://{bucket.name}/masks"
+    for number in range(2):
+        assert predict(trained, folder, "-o", out, "--shard", f"{number}/2") == 0
+    expected = masks(local(tmp_path / "whole"))
+    assert masks(stored(bucket, "masks")) == expected
+    source = upload(bucket, folder, "scans")
+    assert predict(trained, source, "-o", tmp_path / "out") == 0
+    assert masks(local(tmp_path / "out")) == expected
+    assert predict(trained, source, "-o", tmp_path / "out", "--existing", "skip") == 0
