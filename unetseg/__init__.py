@@ -8,6 +8,7 @@ what is written above it, never below.
     progress.py        what long work tells whoever watches
     config.py          every setting there is, once: typed, with unit, default and source
     resources.py       cores and memory, within the limits of a container
+    group.py           the processes that train one network together
     runtime.py         device, precision, threads, signals
     timing.py          work measured in turns
     storage.py         files that are whole or not there; run folders
@@ -154,6 +155,7 @@ what is written above it, never below.
       checkpoint.py      everything that a resume needs
       run.py             a run is a folder: opened fresh or resumed
       fit.py             the training loop, readable from top to bottom
+      launch.py          several training processes, started on this machine
     skiplab/           a trained or fresh U-Net with its skips edited: what breaks, what flows
       look.py            a trained U-Net and its images go in, a table with pictures comes out
       cost.py            parameters, arithmetic and time of a network

@@ -255,6 +255,8 @@ class TrainingConfig(Settings):
     """Largest norm of the gradient; longer ones are scaled to it."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Batches whose gradients are summed for one step."""
+    sync_batchnorm: bool = False
+    """Batch norm over the crops of all processes, not of each alone; on GPUs."""
     ema: bool = True
     """Validate and keep the running mean of the weights instead of the last ones."""
     patience: Annotated[int, Field(ge=1)] | None = None

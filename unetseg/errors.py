@@ -40,6 +40,8 @@ class UnetsegError(Exception):
 
     exit_code = 1
     code = "bug"
+    told = False
+    """Whether another process tells it."""
 
     def __init__(  # noqa: PLR0913 (an error is data)
         self,

@@ -19,6 +19,7 @@ import torch
 
 from unetseg.config import MachineConfig
 from unetseg.errors import ConfigError, MachineError, OutOfMemoryError, StoppedError
+from unetseg.group import ALONE, Group
 from unetseg.resources import host_memory, processor, usable_cores
 from unetseg.text import plural
 
@@ -55,6 +56,8 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
     name: str
+    group: Group = ALONE
+    """The processes that train together; what predicts is alone."""
 
     @property
     def is_cpu(self) -> bool:
@@ -74,11 +77,14 @@ class Machine:
         return host_memory()
 
     def __str__(self) -> str:
-        return f"{self.name}, {dtype_name(self.dtype)}"
+        processes = f", {self.group.size} processes" if self.group.size > 1 else ""
+        return f"{self.name}, {dtype_name(self.dtype)}{processes}"
 
 
-def start(config: MachineConfig) -> Machine:
+def start(config: MachineConfig, group: Group = ALONE) -> Machine:
     """Make this process ready for numerical work, and choose device and arithmetic.
+
+    In a group every process has a GPU of its own.
 
     Raises:
         ConfigError: the device name is not one.
@@ -89,7 +95,7 @@ def start(config: MachineConfig) -> Machine:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     survive_forks()
-    device = choose_device(config.device)
+    device = choose_device(config.device, group)
     dtype = choose_dtype(config.precision, device)
     name = (
         "Apple MPS"
@@ -97,11 +103,12 @@ def start(config: MachineConfig) -> Machine:
         else f"CPU ({plural(torch.get_num_threads(), 'thread')})"
     )
     if device.type == "cuda":
+        torch.cuda.set_device(device)  # which is where a group looks for it
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         name = str(torch.cuda.get_device_name(device))
-    return Machine(device, dtype, name)
+    return Machine(device, dtype, name, group)
 
 
 def tune_allocator() -> None:
@@ -152,11 +159,17 @@ def after_fork(what: str) -> MachineError:
     return MachineError(f"{what} cannot be used in a process that was forked", fix=fix)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" takes CUDA, then Apple MPS, then the CPU."""
+def choose_device(name: str, group: Group = ALONE) -> torch.device:
+    """The device called `name`; "auto" takes CUDA, then Apple MPS, then the CPU.
+
+    Of several GPUs each process of a group has the one of its number on this machine.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-        name = "mps" if name == "cpu" and torch.backends.mps.is_available() else name
+        is_mac = torch.backends.mps.is_available() and group.size == 1
+        name = "mps" if name == "cpu" and is_mac else name
+    if name == "cuda" and group.size > 1:
+        name = f"cuda:{group.local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -164,7 +177,7 @@ def choose_device(name: str) -> torch.device:
     available = {
         "cpu": True,
         "cuda": (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
+        "mps": torch.backends.mps.is_available() and group.size == 1,
     }
     if not available.get(device.type, False):
         fix = "Choose --device cpu, or run `unetseg doctor` to see what this machine offers."
@@ -268,11 +281,6 @@ class StopRequest:
             number = next(iter(error.args), signal.SIGINT)
             fix = "The same command begins again."
             raise StoppedError(told, fix=fix, exit_code=128 + number) from None
-
-    @property
-    def exit_code(self) -> int:
-        """128 + the signal's number."""
-        return 128 + (self.signal or 0)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.has_begun or (self.signal is not None and number == signal.SIGINT):

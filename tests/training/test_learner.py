@@ -1,6 +1,7 @@
 """Laws of a training step: parts add up, bad steps leave no trace, nothing is read back."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.builders import CPU, bundle_info, class_map, random_segmenter
+from tests.in_group import in_group
 from unetseg.config import TrainingConfig
 from unetseg.data.crops.dataset import Sample
+from unetseg.group import ALONE, Group, joined_group
 from unetseg.training.learner import Learner
 from unetseg.training.losses import SegmentationLoss
 from unetseg.training.optimizer import build_optimizer, update_average
@@ -23,13 +26,15 @@ def learner(
     norm: str = "batch",
     loss: Kind = "dice_ce",
     weights: Sequence[float] | None = (1.0, 2.0, 3.0),
+    group: Group = ALONE,
+    **network: object,
 ) -> Learner:
     """A small network with fresh weights, the same each time."""
-    segmenter = random_segmenter(bundle_info({"norm": norm}, class_map(0, 1, 2))).train()
+    segmenter = random_segmenter(bundle_info({"norm": norm, **network}, class_map(0, 1, 2))).train()
     config = TrainingConfig.model_validate({"optimizer": "adamw", **(training or {})})
     made = SegmentationLoss(loss, None if weights is None else torch.tensor(weights), (1, 2))
     optimizer = build_optimizer(segmenter, config.optimizer, 0.01, config.weight_decay)
-    return Learner(segmenter, made, optimizer, config, CPU)
+    return Learner(segmenter, made, optimizer, config, replace(CPU, group=group))
 
 
 def crops(seed: int, count: int = 4) -> Sample:
@@ -76,6 +81,67 @@ def test_unequal_parts_weigh_as_many_crops_as_they_are(parts: int) -> None:
     torch.testing.assert_close(*losses)
     for ours, theirs in zip(tensors(whole), tensors(split), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def rare(sample: Sample) -> Sample:
+    """Crops of which only the first has the last class, and the third counts nowhere."""
+    mask = sample.mask.clamp(max=1)
+    mask[0, :4, :4] = 2
+    mask[2] = 255
+    return sample._replace(mask=mask)
+
+
+SHARED: list[dict[str, Any]] = [
+    {"loss": "dice_ce"},
+    {"loss": "dice", "weights": None, "accumulate": 2},
+    {"loss": "ce", "skip": "switch", "deep_supervision": True},
+    {"accumulate": 2, "block": "residual", "shortcut": "deactivable"},
+    {"optimizer": "muon"},
+]
+"""How several processes learn: other losses, parts, further terms, blocks that are skipped."""
+
+
+@pytest.mark.row(8)
+@pytest.mark.long
+@pytest.mark.parametrize(("size", "cases"), [(2, SHARED), (3, SHARED[1:2])])
+def test_processes_learn_from_a_batch_what_one_learns(
+    size: int, cases: list[dict[str, Any]]
+) -> None:
+    """Seven crops, which no number of processes shares evenly; classes that one of them has not."""
+
+    def made(case: dict[str, Any], group: Group) -> Learner:
+        network = dict(case)
+        names = {"optimizer", "accumulate"} & network.keys()
+        training = {"optimizer": "sgd"} | {name: network.pop(name) for name in names}
+        return learner(training, "instance", group=group, **network)
+
+    def learn(each: Learner) -> list[Tensor]:
+        torch.manual_seed(3)  # which blocks are skipped
+        rank, size = each.group.rank, each.group.size
+        losses = []
+        for number in range(2):
+            whole = rare(crops(number, 7))
+            batch = Sample(*(tensor[rank::size] for tensor in whole))
+            losses.append(each.step(batch, number, 1.0, 7))
+        return [*losses, *tensors(each)]
+
+    def learn_all() -> list[list[Tensor]]:
+        learned = []
+        with joined_group(gpu=False) as group:
+            for case in cases:
+                each = made(case, group)
+                each.join(all_used="skip" not in case)
+                learned.append(learn(each))
+        return learned
+
+    alone = [learn(made(case, ALONE)) for case in cases]
+    answers = in_group(size, learn_all)
+    for case, whole, *shares in zip(cases, alone, *answers, strict=True):
+        for one, *others in zip(whole, *shares, strict=True):
+            assert all(torch.equal(others[0], other) for other in others), case
+            # Muon's directions have no small numbers, however small those of the gradient are.
+            atol = 5e-3 if case.get("optimizer") == "muon" else 2e-5
+            torch.testing.assert_close(others[0], one, rtol=1e-4, atol=atol, msg=str(case))
 
 
 @pytest.mark.row(15)

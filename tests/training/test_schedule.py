@@ -2,41 +2,24 @@
 
 import pytest
 
-from unetseg.training import schedule
 from unetseg.training.schedule import Clock
 
 
-class Time:
-    """A clock that is set by hand."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def hands(monkeypatch: pytest.MonkeyPatch) -> Time:
-    hands = Time()
-    monkeypatch.setattr(schedule, "time", hands)
-    return hands
-
-
-def run(clock: Clock, hands: Time, seconds: float, most: int = 100_000) -> int:
+def run(clock: Clock, seconds: float, most: int = 100_000) -> int:
     """Steps of `seconds` until the clock says over."""
     for step in range(1, most + 1):
-        hands.now += seconds
+        clock.now += seconds
         clock.step_done(step)
         if clock.over:
             return step
     return most
 
 
-def test_a_budget_ends_with_time_for_the_last_validation(hands: Time) -> None:
+def test_a_budget_ends_with_time_for_the_last_validation() -> None:
     clock = Clock(0.0, 600.0, None)
     clock.validation_done(50.0)
-    run(clock, hands, 1.0)
-    assert 500 < hands.now < 600 - 50
+    run(clock, 1.0)
+    assert 500 < clock.now < 600 - 50
 
 
 @pytest.mark.parametrize(
@@ -48,12 +31,10 @@ def test_a_budget_ends_with_time_for_the_last_validation(hands: Time) -> None:
         (30, 2.0, ["over the budget of 10 s: a step took 2 s here"]),
     ],
 )
-def test_a_budget_that_is_too_short_is_told(
-    hands: Time, steps: int, seconds: float, said: list[str]
-) -> None:
+def test_a_budget_that_is_too_short_is_told(steps: int, seconds: float, said: list[str]) -> None:
     clock = Clock(0.0, 10.0, None)
     for step in range(1, steps + 1):
-        hands.now += seconds
+        clock.now += seconds
         clock.step_done(step)
     remarks = list(clock.remarks())
     assert len(remarks) == len(said)
@@ -61,34 +42,34 @@ def test_a_budget_that_is_too_short_is_told(
     assert list(Clock(0.0, None, 3).remarks()) == []
 
 
-def test_before_a_validation_its_cost_is_estimated(hands: Time) -> None:
+def test_before_a_validation_its_cost_is_estimated() -> None:
     clock = Clock(0.0, 600.0, None)
     clock.validation_steps = 44.0
-    run(clock, hands, 1.0)
-    assert 500 < hands.now < 600 - 44
+    run(clock, 1.0)
+    assert 500 < clock.now < 600 - 44
 
 
-def test_one_slow_interval_does_not_end_the_training(hands: Time) -> None:
+def test_one_slow_interval_does_not_end_the_training() -> None:
     clock = Clock(0.0, 600.0, None)
     clock.validation_steps = 44.0
-    hands.now = 10.0
+    clock.now = 10.0
     clock.step_done(1)
-    hands.now = 20.0
+    clock.now = 20.0
     clock.step_done(2)
     assert not clock.over
 
 
-def test_half_of_a_short_budget_is_for_training(hands: Time) -> None:
+def test_half_of_a_short_budget_is_for_training() -> None:
     clock = Clock(0.0, 60.0, None)
     clock.validation_steps = 1000.0
-    run(clock, hands, 1.0)
-    assert hands.now >= 29
+    run(clock, 1.0)
+    assert clock.now >= 29
 
 
-def test_steps_end_a_training_exactly(hands: Time) -> None:
-    assert run(Clock(0.0, None, 37), hands, 5.0) == 37
+def test_steps_end_a_training_exactly() -> None:
+    assert run(Clock(0.0, None, 37), 5.0) == 37
 
 
-def test_whichever_ends_first(hands: Time) -> None:
-    assert run(Clock(0.0, 1000.0, 37), hands, 1.0) == 37
-    assert run(Clock(hands.now, 30.0, 10_000), hands, 1.0) < 31
+def test_whichever_ends_first() -> None:
+    assert run(Clock(0.0, 1000.0, 37), 1.0) == 37
+    assert run(Clock(0.0, 30.0, 10_000), 1.0) < 31

@@ -94,7 +94,7 @@ SMALL = TrainConfig(network=NetworkConfig(depth=2, width=4), training=TrainingCo
 def test_a_gpu_that_holds_nine_crops_gets_nine(
     cells: Survey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = Card(torch.device("cuda"), torch.bfloat16, "GPU", 1000 * MEBIBYTE)
+    card = Card(torch.device("cuda"), torch.bfloat16, "GPU", memory=1000 * MEBIBYTE)
     monkeypatch.setattr(tuning, "free_memory", lambda device: None)
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: torch.no_grad())
     monkeypatch.setattr(tuning, "step_memory", lambda batch, *_: batch * 100 * MEBIBYTE)
@@ -107,7 +107,7 @@ def test_a_gpu_that_holds_nine_crops_gets_nine(
 
 
 def test_nothing_is_tried_where_the_batch_is_set_or_the_device_no_gpu(cells: Survey) -> None:
-    card = Card(torch.device("cuda"), torch.bfloat16, "GPU", 1000 * MEBIBYTE)
+    card = Card(torch.device("cuda"), torch.bfloat16, "GPU", memory=1000 * MEBIBYTE)
     chosen = SMALL.training.model_copy(update={"batch": 3})
     config = SMALL.model_copy(update={"training": chosen})
     for settings, machine in ((SMALL, BF16), (config, card)):

@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from itertools import chain
@@ -60,6 +61,8 @@ NAMES = {"eval": "evaluate", "import": "import_"}
 """Functions that have not the name of their verb, which Python or the package uses otherwise."""
 STDERR = 2
 EXIT_USAGE, EXIT_MACHINE = 2, 3
+SAYING = 1.0
+"""Seconds for another process to say what all end with: torchrun ends all when the first has."""
 
 ANSWERED = (
     CycloptsError,
@@ -123,7 +126,10 @@ def run(tokens: Sequence[str]) -> int:
         answer = _answer(error)
         if answer is None:
             raise
-        err.print(f"error: {visible(answer[0])}", markup=False)
+        if isinstance(error, UnetsegError) and error.told:
+            time.sleep(SAYING)
+        else:
+            err.print(f"error: {visible(answer[0])}", markup=False)
         return answer[1]
     return 0
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
@@ -126,7 +127,12 @@ def score_split(
     facts: Sequence[ImageFacts],
     progress: Progress = SILENT,
 ) -> Scores:
-    """The scores of the pairs of `reader`; `facts` are those of their images, in its order."""
+    """The scores of the pairs of `reader`; `facts` are those of their images, in its order.
+
+    Processes that train together each count their share of the pairs.
+    """
+    group, classes = engine.machine.group, len(info.class_map.classes)
+    counts: Counts = np.zeros((len(reader), classes, classes), np.int64)
 
     def open_pair(index: int) -> Opened[Truth]:
         if reader.is_windowed(index):
@@ -135,14 +141,18 @@ def score_split(
         pixels, truth = reader[index]
         return Opened(Truth(truth, info.class_map), pixels)
 
+    def count_share() -> None:
+        share = range(group.rank, len(reader), group.size)
+        opened = read_ahead(share, open_pair, lambda index: facts[index].pixels)
+        for index, image in zip(share, predict_each(engine, opened), strict=True):
+            counts[index] = PairCount(image, image.name).count()
+            progress.advance("validating", min(group.size, len(reader) - index))
+
     progress.start("validating", len(reader))
-    opened = read_ahead(range(len(reader)), open_pair, lambda index: facts[index].pixels)
-    counts: list[Counts] = []
-    for image in predict_each(engine, opened):
-        counts.append(PairCount(image, image.name).count())
-        progress.advance("validating")
+    group.together(count_share)
     progress.finish("validating")
-    return score(np.stack(counts), info.class_map.names, info.class_map.foreground)
+    group.sum(torch.from_numpy(counts))
+    return score(counts, info.class_map.names, info.class_map.foreground)
 
 
 def count_classes(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int) -> Counts:

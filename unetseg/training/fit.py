@@ -3,10 +3,10 @@
 import math
 import shlex
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from unetseg.errors import (
 from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.counting import score_split
 from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows
+from unetseg.group import joined_group
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import StopRequest, explained_memory
@@ -37,11 +38,20 @@ from unetseg.training.learner import build_learner
 from unetseg.training.losses import LossMean
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
 from unetseg.training.previews import augmented_sheet, middle, validation_sheet
-from unetseg.training.run import RunLog, TrainingRun, open_run, resume_run
+from unetseg.training.run import (
+    RunLog,
+    TrainingRun,
+    begins_anew,
+    joint_run,
+    open_run,
+    resume_run,
+)
 from unetseg.training.schedule import Clock, learning_rate_factor
-from unetseg.training.tuning import compile_step, free_memory, training_batches
+from unetseg.training.tuning import compile_step, free_memory, rehearse, training_batches
 from unetseg.unet.segmenter import Segmenter
 from unetseg.unet.skips import Adaptive
+
+T = TypeVar("T")
 
 NON_FINITE_IN_A_ROW = 10
 """Steps with a non-finite gradient after which training stops."""
@@ -62,6 +72,8 @@ def train(
     **flags: Any,
 ) -> Path:
     """Train a U-Net on a folder of image/mask pairs: `unetseg.train("photos", budget="10m")`.
+
+    Processes that torchrun has started with the same arguments train it together.
 
     Args:
         data: The folder, or a CSV of pairs.
@@ -84,16 +96,20 @@ def train(
     """
     began = time.monotonic()
     (config,) = with_flags(flags, config or TrainConfig(), beside=["out", "name", "resume"])
-    open_or_resume = resume_run if resume else open_run
     with (
+        joined_group(gpu=config.runtime.device != "cpu") as group,
         StopRequest(has_begun=False) as stop,
-        open_or_resume(Path(data), config, Path(out), name, progress) as run,
     ):
-        advice = f"Choose a --batch below {run.plan.batch}, a smaller --patch or --width."
-        with explained_memory(advice), closing(Trainer(run, began, progress)) as trainer:
-            stop.has_begun = True
-            trainer.fit(stop)
-        return run.folder
+        progress = progress if group.is_first else SILENT
+        goes_on = group.first(lambda: begins_anew(Path(out), name) or resume)
+        open_or_resume = resume_run if goes_on else open_run
+        opening = open_or_resume(Path(data), config, Path(out), name, progress, group)
+        with joint_run(opening, group) as run:
+            advice = f"Choose a --batch below {run.plan.batch}, a smaller --patch or --width."
+            with explained_memory(advice), closing(Trainer(run, began, progress)) as trainer:
+                stop.has_begun = True
+                trainer.fit(stop)
+            return run.folder
 
 
 class Trainer:
@@ -102,14 +118,19 @@ class Trainer:
     def __init__(self, run: TrainingRun, began: float, progress: Progress) -> None:
         self.run, self.plan, self.config = run, run.plan, run.config.training
         self.machine, self.progress = run.machine, progress
-        self.log = RunLog(run.folder, progress)
+        self.group = group = run.machine.group
+        self.log = RunLog(run.folder, progress, writes=group.is_first)
         # Data
-        known, folder, bands = run.known, run.folder, self.plan.bands
-        cache = choose_cache(known, bands, run.config.runtime.cache, folder)
+        known, bands = run.known, self.plan.bands
+        folder = run.folder if group.size == 1 else None
+        asked, copies = run.config.runtime.cache, group.local_size
+        cache = group.first(lambda: choose_cache(known, bands, asked, folder, copies=copies))
         self.log.event("cache", place=cache.place, reason=cache.reason)
-        train_reader, self.val_reader = (
-            read_split(known, split, bands, cache.place, folder, progress)
-            for split in ("train", "val")
+        train_reader, self.val_reader = group.together(
+            lambda: [
+                read_split(known, split, bands, cache.place, folder, progress)
+                for split in ("train", "val")
+            ]
         )
         self.val_facts = [fact.image for fact in known.facts_of("val")]
         gaps = known_gaps(known, bands)
@@ -119,23 +140,29 @@ class Trainer:
         self.order = Order(self.plan.repeats, self.plan.batch * self.config.accumulate, seed)
         # Network
         self.info = bundle_info(self.plan, known, run.data_hash)
-        info = self.info.fresh if run.state else self.info  # whose weights come from the state
+        is_given = run.state or not group.is_first  # the weights: by the state, by the first
+        info = self.info.fresh if is_given else self.info
         self.learner = build_learner(info, self.plan, run.config, run.machine)
         # State
         self.step = 0
         self.best = -1.0
         self.without_better = 0
-        self.saved = time.monotonic()
+        self.saved = began
         self.losses = LossMean()
         self.latest = math.nan
         self.rows: list[dict[str, float]] = []
         steps = self.plan.epochs * self.order.steps_per_epoch if self.plan.epochs else None
+        began = group.largest(began if group.is_first else -math.inf)[0]
         self.clock = Clock(began, self.config.budget, steps)
+        self._tick()
         self.clock.afterwards = 0.0 if run.machine.dtype == torch.float32 else PRECISION_SHARE
         if run.state:
             self.restore(run.state)
-        elif self.config.from_:
+        elif self.config.from_ and group.is_first:
             self._start_from(self.config.from_)
+        for each in (self.segmenter, self.learner.average):
+            group.share([*each.parameters(), *each.buffers()])
+        torch.set_rng_state(group.first(torch.get_rng_state))
 
     @property
     def segmenter(self) -> Segmenter:
@@ -151,7 +178,7 @@ class Trainer:
 
     def fit(self, stop: StopRequest) -> None:
         """Train until the epochs or the budget are over, validating and saving on the way."""
-        write_png(self.run.folder / "previews" / "augmented.png", augmented_sheet(self.crops))
+        self.group.first(self._draw_crops)
         self._close_files()  # the processes that read from now on open them themselves
         self.segmenter.train()
         self._announce()
@@ -162,22 +189,24 @@ class Trainer:
                 loss = self._learn(batch)  # maybe not yet computed
                 self.losses.add(loss)
                 self.step += 1
+                self._tick()
                 self.clock.step_done(self.step)
                 self._report(loss)
-                if stop.signal is not None:
-                    self._stop(stop.exit_code)
+                if number := self.group.largest(stop.signal or 0)[0]:
+                    self._stop(int(number))
                 is_due = self.step % every == 0 and self.clock.may_validate
                 if is_due or self.clock.over:
                     self.validate()
-                elif time.monotonic() - self.saved >= self.run.config.runtime.save_every:
+                elif self.clock.now - self.saved >= self.run.config.runtime.save_every:
                     self.save()
                 if self.clock.over or self.without_better >= (self.config.patience or math.inf):
                     break
         if not self.rows or self.rows[-1]["step"] != self.step:
             self.validate()
-        self._check_precision()
+        self.group.first(self._check_precision)
         self.progress.finish("training")
         self.log.close()
+        self._tick()
         self.progress.say(
             f"best validation Dice {self.best if self.best >= 0 else math.nan:.4f} after "
             f"{plural(self.step, 'step')} in {duration(self.clock.elapsed)}"
@@ -185,17 +214,29 @@ class Trainer:
         for remark in self.clock.remarks():
             self.progress.say(remark)
 
+    def _tick(self) -> None:
+        """Set the clock, by that of the first process."""
+        now = time.monotonic() if self.group.is_first else -math.inf
+        self.clock.now = self.group.largest(now)[0]
+
     def _learn(self, batch: Sample) -> Tensor:
         """One step; a batch that was chosen for the memory goes in parts when that runs out.
 
         Raises:
-            OutOfMemoryError: it was set, or is of parts of one crop already.
+            OutOfMemoryError: it was set, or is of parts of one crop already; or this is one of
+                several processes, which have tried it before they joined.
         """
+        if self.group.size > 1:
+            return self.learner.step(batch, self.step, self.factor, self.order.batch)
+        return self._fitting(lambda: self.learner.step(batch, self.step, self.factor))
+
+    def _fitting(self, work: Callable[[], T]) -> T:
+        """What `work` gives, once batches are in so many parts that there is memory for it."""
         while True:
             try:
-                return self.learner.step(batch, self.step, self.factor)
+                return self.group.together(work)
             except OutOfMemoryError:
-                crops = len(batch.split(self.learner.parts)[0].mask)
+                crops = -(-self.order.batch // (self.learner.parts * self.group.size))
                 if self.config.batch != "auto" or crops == 1:
                     raise
             free_memory(self.machine.device)  # not before the error with all it holds is gone
@@ -208,7 +249,8 @@ class Trainer:
         reason = f"memory ran out with {plural(crops, 'crop')} at once: in {parts} parts"
         reasons = self.plan.reasons | {"parts": reason}
         self.plan = self.plan.model_copy(update={"parts": parts, "reasons": reasons})
-        write_json(self.run.folder / "plan.json", self.plan.model_dump(mode="json"))
+        if self.group.is_first:
+            write_json(self.run.folder / "plan.json", self.plan.model_dump(mode="json"))
         self.log.event("halved", step=self.step, parts=parts)
         self.progress.say(
             f"warning: memory ran out with {plural(crops, 'crop')} at once; every step is still on "
@@ -220,10 +262,11 @@ class Trainer:
 
         Without any foreground in truth and prediction there is no Dice; the latest weights stay.
         """
-        began = time.monotonic()
-        self._check_skipped_steps()
+        began = self.clock.now
+        self.group.together(self._check_skipped_steps)
         train_loss = self.losses.take()
         kept, tile, overlap = self.learner.kept, self.plan.tile, self.plan.overlap
+        self.group.share(kept.buffers())
         engine = Engine(kept, self.machine, tile=tile, overlap=overlap)
         try:
             scores = score_split(engine, self.info, self.val_reader, self.val_facts, self.progress)
@@ -236,9 +279,11 @@ class Trainer:
         if is_better or dice == self.best == 0:
             self.best = max(self.best, dice)
             info = self.info.model_copy(update={"scores": {"split": "val", **scores.to_json()}})
-            save_bundle(self.run.folder / "model", kept.state_dict(), info)
+            folder = self.run.folder / "model"
+            self.group.first(lambda: save_bundle(folder, kept.state_dict(), info))
         self._record(train_loss, scores, engine)
-        self.clock.validation_done(time.monotonic() - began)
+        self._tick()
+        self.clock.validation_done(self.clock.now - began)
         self.segmenter.train()
 
     def close(self) -> None:
@@ -255,6 +300,10 @@ class Trainer:
 
     def save(self) -> None:
         """Write everything that a bit-exact continuation needs."""
+        self.group.first(self._write_state)
+        self.saved = self.clock.now
+
+    def _write_state(self) -> None:
         state = {
             "step": self.step,
             "elapsed": self.clock.elapsed,
@@ -267,7 +316,6 @@ class Trainer:
             "identity": self.run.identity,
         }
         save_state(self.run.folder, state)
-        self.saved = time.monotonic()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where `save` was called."""
@@ -292,28 +340,43 @@ class Trainer:
         self.progress.say(f"starting from the weights of {trained} (classes {classes})")
 
     def _batches(self) -> Generator[Sample, None, None]:
-        """The batches that are left; before the first, the step is compiled if it was planned.
+        """The batches that are left, or this process's share of them.
 
         Where they end in an error, the state is saved: a file that vanished may come back.
         """
         if self.clock.over:
             return
-        if self.plan.compile:
-            batch = next(crop_batches(self.crops, self.order))
-            problem = compile_step(self.learner, batch.split(self.learner.parts)[0])
-            if problem:
-                self.progress.say(f"training without torch.compile: {problem}")
+        order = self.order.of_rank(self.group.rank, self.group.size)
+        if self.plan.compile or self.group.size > 1:
+            self._prepare(self.group.together(lambda: next(crop_batches(self.crops, order))))
         wanted = self.run.config.runtime.workers
         workers = None if wanted == "auto" else wanted
+        batches = training_batches(self.crops, order, self.machine, workers, self.progress)
         try:
-            yield from training_batches(
-                self.crops, self.order, self.machine, workers, self.progress
-            )
+            with closing(batches):
+                while True:
+                    yield self.group.together(lambda: next(batches))
         except (DataError, MachineError):
             if self.step:
                 self.save()
                 self.progress.say(f"the state at step {self.step} is saved. {self._way_on}")
             raise
+
+    def _prepare(self, batch: Sample) -> None:
+        """Join the other processes, once a part fits in the memory of each; compile the step."""
+        group, learner = self.group, self.learner
+
+        def try_alone() -> bool:  # who waits for the others cannot give up a step
+            with explained_memory("Choose a smaller --batch, --patch or --width."):
+                return rehearse(learner, learner.parts_of(batch)[0][0])
+
+        if group.size > 1:
+            learner.join(all_used=not group.any(not self._fitting(try_alone)))
+        if self.plan.compile:
+            problem = compile_step(learner, learner.parts_of(batch, self.order.batch)[0][0])
+            if group.any(problem is not None):
+                learner.objective = learner.loss_of
+                self.progress.say(f"training without torch.compile: {problem}")
 
     def _check_skipped_steps(self) -> None:
         """Log steps that were no numbers; give up after several in a row."""
@@ -336,16 +399,22 @@ class Trainer:
                 return [self.crops.reader.pairs[index].image for index in sorted(bad)]
         return []
 
-    def _stop(self, exit_code: int) -> None:
+    def _stop(self, number: int) -> NoReturn:
+        """Save, and end as the signal of that number wants it."""
         self.save()
         told = f"stopped at step {self.step}; the state is in {self.run.folder / 'last.pt'}"
-        raise StoppedError(told, fix=self._way_on, exit_code=exit_code)
+        error = StoppedError(told, fix=self._way_on, exit_code=128 + number)
+        error.told = not self.group.is_first
+        raise error
 
     @property
     def _way_on(self) -> str:
         folder = self.run.folder
         words = ["unetseg", "train", self.run.data, "--out", folder.parent, "--name", folder.name]
         return f"Go on with: {shlex.join(map(str, words))} --resume"
+
+    def _draw_crops(self) -> None:
+        write_png(self.run.folder / "previews" / "augmented.png", augmented_sheet(self.crops))
 
     def _check_precision(self) -> None:
         """Let the bundle know whether its masks may be computed in the training's arithmetic."""
@@ -368,12 +437,17 @@ class Trainer:
             **{f"val_dice_{row.name}": row.dice for row in scores.classes},
         }
         self.rows.append(row)
-        self.log.rewrite(self.rows)
-        self.log.scalars(row)
-        self._log_skips(engine.segmenter)
-        self.save()
-        sheet = validation_sheet(self.val_reader, engine)
-        write_png(self.run.folder / "previews" / f"step_{self.step:06d}.png", sheet)
+
+        def write() -> None:
+            self.log.rewrite(self.rows)
+            self.log.scalars(row)
+            self._log_skips(engine.segmenter)
+            self._write_state()
+            sheet = validation_sheet(self.val_reader, engine)
+            write_png(self.run.folder / "previews" / f"step_{self.step:06d}.png", sheet)
+
+        self.group.first(write)
+        self.saved = self.clock.now
 
     @torch.no_grad()
     def _log_skips(self, kept: Segmenter) -> None:
@@ -402,13 +476,14 @@ class Trainer:
         step_pixels = self.plan.patch**2 * self.order.batch
         self.clock.validation_steps = FORWARD_SHARE * pixels / step_pixels
         self.progress.start("training", 1000)
-        self.clock.started = time.monotonic()
+        self._tick()
+        self.clock.started = self.clock.now
 
     def _report(self, loss: Tensor) -> None:
         """Tell how far the training is; look at the device's numbers about once a second."""
         if self.step % max(1, min(MOST_UNREAD, round(self.clock.speed))) == 0:
             self.latest = float(loss)
-            self._check_skipped_steps()
+            self.group.together(self._check_skipped_steps)
         done = round(1000 * self.clock.fraction)
         facts: dict[str, float] = {"loss": self.latest}
         if self.best >= 0:

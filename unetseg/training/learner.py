@@ -6,16 +6,19 @@ whose gradient is no number leaves weights, running mean and buffers as they wer
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unetseg.bundle import BundleInfo, build_segmenter, take_weights
 from unetseg.config import TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import Sample
 from unetseg.errors import OutOfMemoryError
+from unetseg.group import ALONE
 from unetseg.runtime import Machine, explained_memory
 from unetseg.training.losses import SegmentationLoss, deep_supervision
 from unetseg.training.optimizer import (
@@ -29,6 +32,7 @@ from unetseg.training.optimizer import (
 from unetseg.training.plan import Plan
 from unetseg.unet.checkpointing import recompute
 from unetseg.unet.segmenter import Segmenter, to_machine
+from unetseg.unet.shortcuts import Deactivable
 from unetseg.unet.skips import expected_open_switches
 
 
@@ -46,6 +50,8 @@ class Learner:
         average: The running mean of the weights.
         objective: `loss_of`, or what was compiled from it.
         parts: How many parts a batch goes through the network in.
+        group: The processes that each have a share of every batch, once this one has joined them.
+        shared: `objective`, its gradients averaged over these processes.
         skipped_steps: How many steps were no numbers.
     """
 
@@ -62,11 +68,13 @@ class Learner:
         self.loss, self.config, self.machine = loss, config, machine
         self.optimizer = optimizer
         self.objective: Callable[[Sample], Tensor] = self.loss_of
+        self.shared: Callable[[Sample], Tensor] | None = None
         self.parts = config.accumulate
         self.scaler = torch.amp.GradScaler(
             machine.device.type, enabled=machine.dtype == torch.float16
         )
         self.skipped_steps = SkippedSteps(machine.device)
+        self.group = ALONE
 
     @property
     def kept(self) -> Segmenter:
@@ -79,26 +87,57 @@ class Learner:
         self.average.load_state_dict(self.segmenter.state_dict())
         return kept
 
-    def step(self, batch: Sample, number: int, factor: float) -> Tensor:
+    def join(self, *, all_used: bool = False) -> None:
+        """From now on learn with the other processes of the machine's group.
+
+        The loss is that of all crops, batch norm if asked for too, and gradients are averaged.
+
+        Args:
+            all_used: Whether all weights were seen to take part in a step.
+        """
+        self.group = self.machine.group
+        self.loss = replace(self.loss, total=self.group.total)
+        if self.config.sync_batchnorm:
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.segmenter)  # type: ignore[no-untyped-call]
+        all_used &= not any(isinstance(part, Deactivable) for part in self.segmenter.modules())
+        self.shared = self.group.averaged(
+            self.segmenter, lambda part: self.objective(part), all_used=all_used
+        )
+
+    def parts_of(self, batch: Sample, crops: int | None = None) -> list[tuple[Sample, float]]:
+        """The parts of a batch that go through the network in turn, each as one of how many.
+
+        A process that has every n-th of the `crops` has every n-th of each part: parts are the same
+        crops whatever the number of processes. None is left without a crop: else there are fewer.
+        """
+        whole, rank, size = crops or len(batch.mask), self.group.rank, self.group.size
+        count = min(self.parts, max(1, whole // size))
+        ends = [-(-whole * part // count) for part in range(count + 1)]
+        own = [-((rank - end) // size) for end in ends]
+        sizes = [end - begin for begin, end in pairwise(own)]
+        parts = [whole / (end - begin) for begin, end in pairwise(ends)]
+        return list(zip(batch.split(sizes), parts, strict=True))
+
+    def step(self, batch: Sample, number: int, factor: float, crops: int | None = None) -> Tensor:
         """One step on a batch, in `parts` parts; its mean loss, on the device.
 
         Args:
-            batch: Crops, on the CPU.
+            batch: Crops, on the CPU; of a group the share of this process.
             number: How many steps were made before.
             factor: Learning rate, relative to its peak.
+            crops: How many all processes have together; None: those of `batch`.
 
         Raises:
             OutOfMemoryError: a part does not fit in memory; nothing was learned from the batch.
         """
         before = [buffer.clone() for buffer in self.segmenter.buffers()]
-        crops, more = len(batch.mask), 2 * self.parts
+        crops, more = crops or len(batch.mask), 2 * self.parts
         fewer = f"--batch {crops // more} --accumulate {more}, which learns as much in a step, or "
         advice = f"Choose {fewer if crops >= more else ''}a smaller --patch or --width."
         try:
             with explained_memory(advice):
                 losses = [
-                    self.add_gradient(part, crops / len(part.mask))
-                    for part in batch.split(self.parts)
+                    self.add_gradient(part, parts) for part, parts in self.parts_of(batch, crops)
                 ]
         except OutOfMemoryError:
             self.forget_gradient(before)
@@ -113,7 +152,7 @@ class Learner:
         """Add the gradient of one of so many parts of a step; its share of the loss."""
         device = self.machine.device
         part = Sample(*(each.to(device, non_blocking=True) for each in part))
-        loss = self.objective(part) / parts
+        loss = (self.shared or self.objective)(part) / parts
         torch.autograd.backward(self.scaler.scale(loss))
         return loss.detach()
 

@@ -18,6 +18,13 @@ from unetseg.data.masks.class_map import IGNORED
 
 SMOOTH = 1e-5
 """Pixels added above and below Dice's fraction bar (nnU-Net)."""
+Total = Callable[[Tensor], Tensor]
+"""Sums of one process → sums over the batch that all processes have together: `Group.total`."""
+
+
+def as_it_is(sums: Tensor) -> Tensor:
+    """The total where one process has the whole batch."""
+    return sums
 
 
 def _log_probability(logits: Tensor) -> Tensor:
@@ -33,7 +40,11 @@ def _of_true_class(values: Tensor, target: Tensor) -> Tensor:
 
 
 def _dice_loss(
-    probability: Tensor, target: Tensor, foreground: Sequence[int] | None, smooth: float
+    probability: Tensor,
+    target: Tensor,
+    foreground: Sequence[int] | None,
+    smooth: float,
+    total: Total = as_it_is,
 ) -> Tensor:
     """`soft_dice` of probabilities N×K×H×W."""
     classes = range(probability.shape[1]) if foreground is None else foreground
@@ -44,21 +55,24 @@ def _dice_loss(
     counted = (target != IGNORED).unsqueeze(1)  # N, 1, H, W
     sums = (probability * counted).sum((0, 2, 3))
     predicted = torch.stack([sums[k] for k in classes])  # a list as index would be copied over
+    overlap, truth, predicted = total(torch.stack([overlap, truth, predicted]))
     dice = (2 * overlap + smooth) / (truth + predicted + smooth)
     present = truth > 0
     loss: Tensor = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
     return loss
 
 
-def _cross_entropy(log_probability: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+def _cross_entropy(
+    log_probability: Tensor, target: Tensor, weights: Tensor | None, total: Total = as_it_is
+) -> Tensor:
     """`cross_entropy` of log-probabilities N×K×H×W."""
     surprise = -_of_true_class(log_probability, target)  # N, H, W
     counted = (target != IGNORED).to(surprise.dtype)
     if weights is not None:
         counted = counted * weights.to(surprise)[target.long().masked_fill(counted == 0, 0)]
         surprise = surprise * counted
-    total = counted.sum()
-    loss: Tensor = surprise.sum() / total.masked_fill(total == 0, 1)
+    over, count = total(torch.stack([surprise.sum(), counted.sum()]))
+    loss: Tensor = over / count.masked_fill(count == 0, 1)
     return loss
 
 
@@ -166,6 +180,8 @@ class SegmentationLoss:
         class_weights: K weights of the cross-entropy; None weighs all classes alike. A float32
             tensor on the device of the logits is taken as it is, without a copy in each step.
         foreground: Class indexes of the Dice mean; None takes all.
+        total: Where several processes share the batch, what adds up their sums of pixels before any
+            ratio is taken: the loss is that of the whole batch, whoever has how much of it.
 
     Absent classes and ignored pixels: see `soft_dice` and `cross_entropy`.
 
@@ -178,17 +194,21 @@ class SegmentationLoss:
     kind: Literal["dice_ce", "dice", "ce"] = "dice_ce"
     class_weights: Sequence[float] | Tensor | None = None
     foreground: Sequence[int] | None = None
+    total: Total = as_it_is
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of N×K×H×W `logits` for N×H×W `target`."""
-        if self.kind == "dice":
-            return soft_dice(logits, target, foreground=self.foreground)
-        weights = None
-        if self.class_weights is not None:
-            weights = torch.as_tensor(self.class_weights, device=logits.device).float()
-        if self.kind == "ce":
-            return cross_entropy(logits, target, weights)
-        return dice_ce(logits, target, weights, foreground=self.foreground)
+        log_probability = _log_probability(logits)
+        losses = []
+        if self.kind != "ce":
+            probability = log_probability.exp()
+            losses += [_dice_loss(probability, target, self.foreground, SMOOTH, self.total)]
+        if self.kind != "dice":
+            weights = None
+            if self.class_weights is not None:
+                weights = torch.as_tensor(self.class_weights, device=logits.device).float()
+            losses += [_cross_entropy(log_probability, target, weights, self.total)]
+        return losses[0] if len(losses) == 1 else losses[0] + losses[1]
 
 
 def shrink_target(target: Tensor, height: int, width: int) -> Tensor:

@@ -260,7 +260,8 @@ def _batch(network: NetworkConfig, patch: int, machine: Machine) -> tuple[int, s
     crop = patch**2 * network.scale**2 * width * network.blocks_per_level * ACTIVATION_BYTES
     fits = int(machine.free_memory() * 0.6 / crop)
     reason = f"{fits} crops fit in 60% of the free memory by estimate"
-    return max(2, min(BATCH[machine.device.type], fits)), reason
+    least = max(2, machine.group.size)
+    return max(least, min(BATCH[machine.device.type], fits)), reason
 
 
 def _normalisation(known: Survey, network: NetworkConfig) -> tuple[Normalisation, str]:

@@ -2,10 +2,11 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +20,7 @@ from unetseg.config import TrainConfig
 from unetseg.data.facts.survey import Survey, survey, with_splits
 from unetseg.data.pairs.splits import read_splits, write_splits
 from unetseg.errors import BundleError, ConfigError
+from unetseg.group import ALONE, Group
 from unetseg.locks import locked
 from unetseg.progress import Progress
 from unetseg.resources import MEBIBYTE, host_memory
@@ -33,7 +35,7 @@ from unetseg.storage import (
     write_text,
     writing,
 )
-from unetseg.training.checkpoint import load_state
+from unetseg.training.checkpoint import STATE, load_state
 from unetseg.training.plan import Plan, make_plan, read_plan
 from unetseg.training.tuning import tried_plan
 
@@ -75,8 +77,61 @@ class TrainingRun:
 
 
 @contextmanager
+def joint_run(opening: AbstractContextManager[TrainingRun], group: Group) -> Iterator[TrainingRun]:
+    """The run that `opening` gives in the first process of `group`, in all of them.
+
+    Raises:
+        ConfigError: there are more processes than crops in a batch.
+        MachineError: a process has not got the device that it needs.
+    """
+    with ExitStack() as stack:
+
+        def opened() -> TrainingRun:
+            run = stack.enter_context(opening)
+            if run.plan.batch < group.size:
+                told = f"a batch of {run.plan.batch} is too small for {group.size} processes"
+                raise ConfigError(told, fix=f"Choose --batch {group.size} or more.")
+            if run.config.training.sync_batchnorm and run.machine.is_cpu and group.size > 1:
+                told = "--sync-batchnorm needs GPUs"
+                raise ConfigError(told, fix="Choose --norm group or instance, which need no batch.")
+            return run
+
+        run = group.first(opened)
+        config = run.config.runtime
+        machine = group.together(lambda: run.machine if group.is_first else start(config, group))
+        yield replace(run, machine=machine)
+
+
+def begins_anew(out: Path, name: str | None) -> bool:
+    """Whether torchrun has started this process anew, and the run called `name` can go on.
+
+    Raises:
+        ConfigError: it may do so, but nobody could tell which run that is.
+    """
+    refuse_nameless(name, int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)))
+    is_restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return is_restarted and (out / str(name) / STATE).exists()
+
+
+def refuse_nameless(name: str | None, restarts: int) -> None:
+    """Let no run begin anew by itself that nobody could find again.
+
+    Raises:
+        ConfigError: it has no name.
+    """
+    if name is None and restarts > 0:
+        fix = "Give the run a --name, or leave --max-restarts away."
+        raise ConfigError("a run that begins anew by itself needs a name", fix=fix)
+
+
+@contextmanager
 def open_run(
-    data: Path, config: TrainConfig, out: Path, name: str | None, progress: Progress
+    data: Path,
+    config: TrainConfig,
+    out: Path,
+    name: str | None,
+    progress: Progress,
+    group: Group = ALONE,
 ) -> Iterator[TrainingRun]:
     """A fresh run folder; it is removed again when the data or settings are refused."""
     folder = new_run_folder(out, name)
@@ -84,7 +139,7 @@ def open_run(
         remove_leftovers(folder)
         (folder / LOG).unlink(missing_ok=True)  # of a training that never began
         try:
-            machine = start(config.runtime)
+            machine = start(config.runtime, group)
             _warn_of_little_memory(progress)
             torch.manual_seed(config.runtime.seed)
             known = survey(data, config.data, progress)
@@ -102,7 +157,12 @@ def open_run(
 
 @contextmanager
 def resume_run(
-    data: Path, config: TrainConfig, out: Path, name: str | None, progress: Progress
+    data: Path,
+    config: TrainConfig,
+    out: Path,
+    name: str | None,
+    progress: Progress,
+    group: Group = ALONE,
 ) -> Iterator[TrainingRun]:
     """The run called `name`, or the last one in `out`, as it was saved.
 
@@ -119,7 +179,7 @@ def resume_run(
         state = load_state(folder, progress)
         identity = state["identity"]
         config = _merged(TrainConfig.model_validate_json(identity["config"]), config)
-        machine = start(config.runtime)
+        machine = start(config.runtime, group)
         _warn_of_little_memory(progress)
         known = survey(data, config.data, progress)
         classes = known.class_map.model_dump_json()
@@ -158,16 +218,16 @@ def _continued_plan(folder: Path, config: TrainConfig) -> Plan:
 
 
 class RunLog:
-    """metrics.csv, log.jsonl and TensorBoard of a run."""
+    """metrics.csv, log.jsonl and TensorBoard of a run; of several processes the first writes."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
-        self.folder, self._progress = folder, progress
+    def __init__(self, folder: Path, progress: Progress, *, writes: bool = True) -> None:
+        self.folder, self._progress, self._writes = folder, progress, writes
         self._tensorboard: Any = None
         self._is_refused = False
 
     def rewrite(self, rows: list[dict[str, float]]) -> None:
         """Write all of metrics.csv, so that a resumed run has neither gaps nor duplicates."""
-        if rows:
+        if rows and self._writes:
             cells = [
                 {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in row.items()}
                 for row in rows
@@ -200,6 +260,8 @@ class RunLog:
 
     def event(self, kind: str, **facts: object) -> None:
         """Append one line to log.jsonl; what is not a number becomes null."""
+        if not self._writes:
+            return
         facts = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in facts.items()}
         path = self.folder / LOG
         with writing(path), path.open("a", encoding="utf-8") as file:

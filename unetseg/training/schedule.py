@@ -1,7 +1,6 @@
 """How far a training is, and how fast it learns there."""
 
 import math
-import time
 from collections.abc import Iterator
 
 from unetseg.text import duration, plural
@@ -19,10 +18,13 @@ MARGIN = 3.0
 
 
 class Clock:
-    """How much of the training is done: by steps, by a time budget, or whichever ends first."""
+    """How much of the training is done: by steps, by a time budget, or whichever ends first.
+
+    It goes by `now`, seconds, which is set from outside: processes that train together go by one.
+    """
 
     def __init__(self, began: float, budget: float | None, total_steps: int | None) -> None:
-        self.began = began
+        self.began = self.now = began
         self.started = began
         """When the first step began."""
         self.budget = budget
@@ -36,13 +38,13 @@ class Clock:
         self._first_step = 0
         self._validations = 0.0  # seconds in all
         self._validation_seconds: float | None = None
-        self._last_validation = time.monotonic()
+        self._last_validation = began
         self._recent: list[float] = []
 
     @property
     def elapsed(self) -> float:
         """Seconds of this training, those before a resume counted in."""
-        return time.monotonic() - self.began
+        return self.now - self.began
 
     @property
     def fraction(self) -> float:
@@ -63,7 +65,7 @@ class Clock:
             return True
         gap = max(self.budget * FASTEST_VALIDATION, 5 * (self._validation_seconds or 0))
         left = self.budget - self.elapsed
-        return time.monotonic() - self._last_validation >= gap and left > 2 * self._reserve
+        return self.now - self._last_validation >= gap and left > 2 * self._reserve
 
     @property
     def speed(self) -> float:
@@ -86,19 +88,19 @@ class Clock:
     def step_done(self, step: int) -> None:
         """A training step ended."""
         self.step = step
-        self._recent = [*self._recent[-19:], time.monotonic()]
+        self._recent = [*self._recent[-19:], self.now]
 
     def validation_done(self, seconds: float) -> None:
         """A validation, with all it writes, took `seconds`."""
         self._validation_seconds = max(seconds, self._validation_seconds or 0)
         self._validations += seconds
-        self._last_validation = time.monotonic()
+        self._last_validation = self.now
         self._recent = []
 
     def resume(self, step: int, elapsed: float) -> None:
         """Go on as if the training had begun `elapsed` seconds ago."""
         self.step = self._first_step = step
-        self.began = time.monotonic() - elapsed
+        self.began = self.now - elapsed
 
     def remarks(self) -> Iterator[str]:
         """What is to be said of a budget that was short for this data and machine."""
@@ -106,7 +108,7 @@ class Clock:
         if self.budget is None or not steps:
             return
         if self.elapsed > max(OVER[0] * self.budget, self.budget + OVER[1]):
-            each = (time.monotonic() - self.started - self._validations) / steps
+            each = (self.now - self.started - self._validations) / steps
             yield (
                 f"over the budget of {duration(self.budget)}: a step took {duration(each)} here, "
                 f"the validations {duration(self._validations)}"

@@ -189,7 +189,7 @@ def _trial(
     """A learner with fresh weights, and random crops for a step of `plan`."""
     learner = build_learner(bundle_info(plan, known, data_hash="").fresh, plan, config, machine)
     learner.segmenter.train()
-    crops = plan.batch * config.training.accumulate
+    crops = -(-plan.batch * config.training.accumulate // machine.group.size)  # its share
     return learner, random_crops(crops, plan, learner.segmenter.classes)
 
 
@@ -221,12 +221,13 @@ def compile_step(learner: Learner, crops: Sample) -> str | None:
     return None
 
 
-def rehearse(learner: Learner, crops: Sample) -> None:
-    """Forward and backward pass on part of a step, for nothing."""
+def rehearse(learner: Learner, crops: Sample) -> bool:
+    """Forward and backward pass on part of a step, for nothing; whether all weights took part."""
     before = [buffer.clone() for buffer in learner.segmenter.buffers()]
     with no_trace(learner.machine.device):
         try:
             learner.add_gradient(crops)
+            return all(p.grad is not None for p in learner.segmenter.parameters())
         finally:
             learner.forget_gradient(before)
 
@@ -271,6 +272,7 @@ def training_batches(
         progress: Hears what was chosen, and of processes that were lost.
     """
     pin = machine.device.type == "cuda"
+    cores = max(1, usable_cores() // machine.group.local_size)
     if workers is None:
         alone = crop_batches(crops, order, pin=pin)
         yield from islice(alone, WARM_UP)
@@ -285,7 +287,7 @@ def training_batches(
             synchronise(machine.device)
             seconds.append(time.perf_counter() - began)
         step = min(seconds)  # a validation may come between two of them
-        workers, reason = choose_workers(loading, step, usable_cores(), is_cpu=machine.is_cpu)
+        workers, reason = choose_workers(loading, step, cores, is_cpu=machine.is_cpu)
         progress.say(f"crops are loaded by {reason}")
         order = order.after(WARM_UP + TIMED)
     yield from crop_batches(crops, order, workers, pin=pin, progress=progress)

@@ -93,8 +93,9 @@ def choose_cache(
     cache: str = "auto",
     folder: Path | None = None,
     splits: Sequence[str] = ("train", "val"),
+    copies: int = 1,
 ) -> CacheChoice:
-    """Where the decoded pairs of all `splits` together are kept.
+    """Where the decoded pairs of all `splits` together are kept, by so many processes each.
 
     Without a wish: in memory while they take a small part of what is free; else on the disk of
     `folder` when it has twice the room and the files take longer to decode than to read raw.
@@ -110,7 +111,7 @@ def choose_cache(
         PairReader(known.select(split), known.class_map, bands, known.config.max_pixels)
         for split in splits
     ]
-    size = sum(
+    size = copies * sum(
         fact.image.pixels * pixel_bytes(known, bands)
         for split, reader in zip(splits, readers, strict=True)
         for index, fact in enumerate(known.facts_of(split))
@@ -254,7 +255,8 @@ def _as_asked(cache: str, size: int, folder: Path | None) -> CacheChoice:
         share = f"{size / free:.0%} of the free memory"
         return CacheChoice("memory", f"as set: {_bytes(size)}, {share}")
     if folder is None:
-        raise ConfigError("--cache disk needs a run folder", fix="Choose --cache memory or none.")
+        told = "--cache disk needs a run folder, and one process alone"
+        raise ConfigError(told, fix="Choose --cache memory or none.")
     free = disk_usage(folder).free
     if size > free:
         fix = "Choose --cache none, or --out on another disk."

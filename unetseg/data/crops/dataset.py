@@ -28,9 +28,10 @@ class Sample(NamedTuple):
     statistics: Tensor
     """2×C float32: mean and deviation of the whole image the crop is from."""
 
-    def split(self, parts: int) -> "list[Sample]":
-        """A batch as `parts` smaller ones."""
-        return [Sample(*part) for part in zip(*(t.chunk(parts) for t in self), strict=True)]
+    def split(self, sizes: Sequence[int]) -> "list[Sample]":
+        """A batch as smaller ones of so many crops."""
+        parts = (torch.split(tensor, list(sizes)) for tensor in self)
+        return [Sample(*part) for part in zip(*parts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,28 @@ class Order:
         self.batch = batch
         self.seed = seed
         self.first_step = first_step
+        self.share = slice(None)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches until every image was seen; the last one is filled from the same epoch."""
         return -(-len(self.images) // self.batch)
+
+    @property
+    def crops(self) -> int:
+        """Crops of a batch that are given."""
+        return len(range(self.batch)[self.share])
+
+    def of_rank(self, rank: int, size: int) -> "Order":
+        """The same order, of which one of so many processes gets its share of every batch.
+
+        >>> order = Order([1] * 5, batch=5, seed=0)
+        >>> next(iter(order.of_rank(1, 2))) == next(iter(order))[1::2]
+        True
+        """
+        own = copy(self)
+        own.share = slice(rank, None, size)
+        return own
 
     def after(self, steps: int) -> "Order":
         """The same order, entered so many batches later."""
@@ -165,7 +183,7 @@ class Order:
             order = np.resize(rng.permutation(self.images), length)
             keys = list(zip(order.tolist(), rng.integers(2**62, size=length).tolist(), strict=True))
             for at in range(skip * self.batch, length, self.batch):
-                yield keys[at : at + self.batch]
+                yield keys[at : at + self.batch][self.share]
             epoch, skip = epoch + 1, 0
 
 

@@ -136,7 +136,7 @@ def _made_beside(crops: Crops, order: Order, workers: int) -> Generator[Sample, 
     """
     keys = iter(order)
     with ExitStack() as stack:
-        team = [stack.enter_context(closing(Worker(crops, order.batch))) for _ in range(workers)]
+        team = [stack.enter_context(closing(Worker(crops, order.crops))) for _ in range(workers)]
         for worker in team * AHEAD:
             worker.ask(next(keys))
         for worker in cycle(team):
