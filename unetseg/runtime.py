@@ -103,7 +103,8 @@ def start(config: MachineConfig, group: Group = ALONE) -> Machine:
         else f"CPU ({plural(torch.get_num_threads(), 'thread')})"
     )
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # which is where a group looks for it
+        if device.index is not None:
+            torch.cuda.set_device(device)  # which is where a group looks for it
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
@@ -176,7 +177,7 @@ def choose_device(name: str, group: Group = ALONE) -> torch.device:
         raise ConfigError(f"--device {name!r} is none of auto, cpu, cuda, cuda:N, mps") from None
     available = {
         "cpu": True,
-        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available() and group.size == 1,
     }
     if not available.get(device.type, False):
