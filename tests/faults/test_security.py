@@ -313,6 +313,8 @@ import os, sys
 def heard(event, arguments):
     if event in ("socket.connect", "socket.bind", "socket.sendto"):
         goes_out = isinstance(arguments[1], tuple)  # a path is on this machine
+        if event == "socket.bind" and arguments[1] == ("::1", 0):
+            goes_out = False  # urllib3 looks whether there is IPv6; TensorBoard loads it with boto3
     else:
         goes_out = event in ("socket.getaddrinfo", "socket.gethostbyname", "urllib.Request")
     if goes_out:

@@ -52,9 +52,9 @@ def evaluate(
     with observed() as progress:
         result = run_evaluation(run, data, config, output=output, progress=progress)
     scores = result.scores
-    table = Table("class", "IoU", "Dice", "precision", "recall", "specificity", "pixels", box=None)
+    table = Table("class", "IoU", "Dice", "precision", "recall", "pixels", box=None)
     for row in scores.classes:
-        ratios = (row.iou, row.dice, row.precision, row.recall, row.specificity)
+        ratios = (row.iou, row.dice, row.precision, row.recall)
         table.add_row(
             Text(printable(row.name)), *(f"{ratio:.4f}" for ratio in ratios), f"{row.pixels:,}"
         )
