@@ -11,9 +11,12 @@ from PIL import Image
 
 import unetseg
 from tests.builders import Heard, bundle_info, noise, random_segmenter, save_run
+from unetseg.config import PredictConfig
 from unetseg.errors import ConfigError, ImageError
 from unetseg.prediction import jobs
 from unetseg.prediction import predict as prediction
+from unetseg.prediction.manifest import Manifest
+from unetseg.prediction.outputs import Job
 from unetseg.prediction.predict import Prediction
 
 
@@ -139,6 +142,26 @@ def test_names_that_no_file_system_holds_are_refused_together(
         predict(trained, folder, tmp_path / "out", probabilities=True)
     assert len(caught.value.offenders) == 2
     assert len(predict(trained, folder, tmp_path / "out").written) == 2
+
+
+def test_planning_compares_no_image_with_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [(tmp_path / f"{number}.png", Path(f"{number}")) for number in range(20)]
+    for path, _ in images:
+        Image.fromarray(noise(4, 4, 3)).save(path)
+    compared: list[object] = []
+
+    def compare(one: Job, other: object) -> bool:
+        compared.append(one)
+        return one is other
+
+    monkeypatch.setattr(Job, "__eq__", compare)
+    manifest = Manifest(tmp_path / "masks")
+    found, dead = jobs.planned(images, bundle_info().class_map, PredictConfig(), manifest)
+    assert [job.image for job in found] == [path for path, _ in images]
+    assert not dead
+    assert len(compared) < len(images)
 
 
 # ------------------------------------------------------------------ --existing skip

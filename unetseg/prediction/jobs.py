@@ -128,9 +128,10 @@ def planned(
         Job(path, manifest.folder / name.with_name(f"{name.name}{class_map.suffix}"))
         for path, name in images
     ]
-    is_tried = config.existing == "overwrite"
-    read = [job for job in unread if is_tried or not manifest.put_aside(job)]
-    jobs, dead = [job for job in unread if job not in read], {}
+    read, jobs, dead = list[Job](), list[Job](), dict[Job, ImageError]()
+    for job in unread:
+        is_aside = config.existing != "overwrite" and manifest.put_aside(job)
+        (jobs if is_aside else read).append(job)
     plan = partial(_planned, class_map, config.max_pixels)
     with noted(manifest.folder, manifest.file.stem) as has_ended:
         answers = each_alone(partial(partial, plan), read) if has_ended else map(plan, read)
