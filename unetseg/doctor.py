@@ -24,6 +24,7 @@ from unetseg.data.facts.fingerprint import cache_folder
 from unetseg.errors import MachineError
 from unetseg.resources import MEBIBYTE, core_quota, host_memory, lines_of, memory_left
 from unetseg.runtime import Machine
+from unetseg.storage import nearest_folder
 from unetseg.text import plural
 
 GIBIBYTE = 2**30
@@ -171,12 +172,7 @@ def shared_memory() -> int | None:
 
 def free_disk(folder: Path) -> int:
     """Bytes that are free where `folder` is, or would be made."""
-    return shutil.disk_usage(existing(folder)).free
-
-
-def existing(folder: Path) -> Path:
-    """`folder`, or the nearest above it that is there."""
-    return next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
+    return shutil.disk_usage(nearest_folder(folder)).free
 
 
 # ------------------------------------------------------------------ what is wrong
@@ -309,7 +305,7 @@ def memory_findings(gpus: list[Gpu]) -> Iterator[Finding]:
 
 def disk_findings(out: Path) -> Iterator[Finding]:
     """A folder that cannot be written, or a disk that is full."""
-    free, folder = free_disk(out), existing(out)
+    free, folder = free_disk(out), nearest_folder(out.absolute())
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

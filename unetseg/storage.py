@@ -116,6 +116,11 @@ def refuse_read_only(folder: Path) -> None:
             pass
 
 
+def nearest_folder(path: Path) -> Path:
+    """`path`, or the nearest above it that is a folder."""
+    return next(one for one in (path, *path.absolute().parents) if one.is_dir())
+
+
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; on success it takes the place of `folder`."""

@@ -24,7 +24,7 @@ from unetseg.prediction.bands import bands_folder
 from unetseg.prediction.manifest import NAME, Manifest, identity_of, is_predicted
 from unetseg.prediction.outputs import SHOWN, Job, plan_jobs
 from unetseg.progress import Progress
-from unetseg.storage import writing
+from unetseg.storage import nearest_folder, writing
 from unetseg.text import plural, printable
 
 MOST_WORDS = 5
@@ -169,8 +169,7 @@ def noted(output: Path, name: str) -> Iterator[bool]:
 
 def note_of(output: Path, name: str) -> Path:
     """Where the note of `noted` lies."""
-    home = next(path for path in (output, *output.absolute().parents) if path.is_dir())
-    return home / f".{output.name[:40]}-{name}-planning"
+    return nearest_folder(output) / f".{output.name[:40]}-{name}-planning"
 
 
 def deadly(image: Path, reason: str) -> ImageError:
@@ -342,7 +341,7 @@ def folded(path: Path | str) -> str:
 
 def takes_for_one(folder: Path) -> bool:
     """Whether names that differ in case, or in how an accent is written, are one file there."""
-    above = next(path for path in (folder, *folder.parents) if path.is_dir())
+    above = nearest_folder(folder)
     with writing(above), TemporaryDirectory(prefix=".", dir=above) as probe:
         (Path(probe) / "\u00e9").touch()
         return any((Path(probe) / name).exists() for name in ("\u00c9", "e\u0301"))
