@@ -76,8 +76,8 @@ def _shape_table(shapes: "Shapes") -> Table:
     """A row of outlines and objects for each class of the foreground."""
     heads = ("class", "boundary IoU", f"NSD ±{shapes.tolerance:g}", "HD95", "clDice")
     table = Table(*heads, "objects", "found", "made up", "F1", "PQ", box=None)
-    for name, outline in shapes.outlines.items():
-        objects = shapes.objects[name]
+    both = zip(shapes.outlines.items(), shapes.objects.values(), strict=True)
+    for (name, outline), objects in both:
         table.add_row(
             Text(printable(name)),
             f"{outline.boundary_iou:.4f}",

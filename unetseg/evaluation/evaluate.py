@@ -299,8 +299,9 @@ def matched_truth(
 def write_scores(result: Evaluation, pairs: Iterable[Pair], counts: NDArray[np.int64]) -> None:
     """Write scores.json, classes.csv and images.csv into the evaluation's folder."""
     class_map = result.shapes.class_map
-    write_json(result.folder / "scores.json", result.to_json())
-    classes = result.to_json()["classes"].items()
+    content = result.to_json()
+    write_json(result.folder / "scores.json", content)
+    classes = content["classes"].items()
     write_csv(result.folder / "classes.csv", [{"class": name, **row} for name, row in classes])
     images = []
     for pair, count in zip(pairs, counts, strict=True):
