@@ -75,7 +75,7 @@ def evaluate(
 def _shape_table(shapes: "Shapes") -> Table:
     """A row of outlines and objects for each class of the foreground."""
     heads = ("class", "boundary IoU", f"NSD ±{shapes.tolerance:g}", "HD95", "clDice")
-    table = Table(*heads, "objects", "found", "made up", "F1", "PQ", box=None)
+    table = Table(*heads, "objects", "found", "made up", "PQ", box=None)
     both = zip(shapes.outlines.items(), shapes.objects.values(), strict=True)
     for (name, outline), objects in both:
         table.add_row(
@@ -85,7 +85,6 @@ def _shape_table(shapes: "Shapes") -> Table:
             f"{outline.hausdorff_95:.1f}",
             f"{outline.cl_dice:.4f}",
             *(f"{count:,}" for count in (objects.objects, objects.found, objects.made_up)),
-            f"{objects.f1:.4f}",
             f"{objects.panoptic_quality:.4f}",
         )
     return table
