@@ -140,6 +140,8 @@ what is written above it, never below.
       outlines.py        how far apart the outlines of a class are; centre lines
       objects.py         connected components found, missed and made up
       shapes.py          both, of every class in every image
+      anatomy.py         where the errors are: at outlines, in objects, classes and images
+      gallery.py         the worst, median and best images as small pictures
       counting.py        a pair → its confusion, band by band; a split → its scores
       precision.py       whether fast arithmetic gives the masks of float32
       evaluate.py        scores per class and per image, with confidence intervals

@@ -29,8 +29,9 @@ def evaluate(
 ) -> None:
     """Score a trained U-Net on a folder of image/mask pairs.
 
-    Writes scores.json, classes.csv, images.csv, masks/ and overlays/ (hits green, misses red,
-    false alarms blue, confused classes yellow).
+    Writes scores.json, classes.csv, images.csv, masks/, overlays/ (hits green, misses red,
+    false alarms blue, confused classes yellow), anatomy.json (where the errors are) and gallery/
+    (the worst, median and best images).
 
     Examples:
     unetseg eval checkpoints/cells photos/

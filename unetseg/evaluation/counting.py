@@ -73,7 +73,7 @@ class PairCount:
     Args:
         image: The image.
         truth: Its classes.
-        kept: Whether `picture` or `whole` will be asked for.
+        kept: Whether `picture`, `sampled` or `whole` will be asked for.
     """
 
     def __init__(self, image: Opened[Any], truth: Truth, *, kept: bool = False) -> None:
@@ -113,11 +113,15 @@ class PairCount:
         """Truth and prediction 2×H×W after the prediction; None of a large pair."""
         return np.concatenate(self._small, axis=1) if self._step == 1 else None
 
-    def picture(self) -> NDArray[np.uint8]:
-        """`error_overlay`, of a large pair that of every n-th pixel, after the prediction."""
+    @property
+    def sampled(self) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image, truth and prediction after it; of a large pair every n-th pixel of them."""
         truth, prediction = np.concatenate(self._small, axis=1)
-        image = self._image.thumbnail(PICTURE)
-        return error_overlay(image, truth, prediction, self._truth.class_map.background)
+        return self._image.thumbnail(PICTURE), truth, prediction
+
+    def picture(self) -> NDArray[np.uint8]:
+        """`error_overlay` of what is sampled."""
+        return error_overlay(*self.sampled, self._truth.class_map.background)
 
 
 def score_split(

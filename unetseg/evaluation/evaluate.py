@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet
 from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import DataError, UnetsegError
+from unetseg.evaluation.anatomy import Anatomy
 from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, score
 from unetseg.evaluation.counting import PairCount, Truth, count_classes
+from unetseg.evaluation.gallery import Gallery
 from unetseg.evaluation.shapes import Shapes
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.in_memory import numbers
@@ -66,8 +69,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a trained U-Net on the pairs of a folder.
 
-    Writes scores.json, classes.csv and images.csv, and masks and error pictures unless `config`
-    says not to, below `output` (default: `run`/eval/`split`).
+    Writes scores.json, anatomy.json, classes.csv and images.csv, and masks and pictures of errors
+    unless `config` says not to, below `output` (default: `run`/eval/`split`).
 
     Args:
         run: Run folder or bundle folder.
@@ -103,6 +106,7 @@ def evaluate(
     scores = score(counts, info.class_map.names, info.class_map.foreground)
     result = Evaluation(split, scores, shapes, output)
     write_scores(result, pairs, counts)
+    keep.write_anatomy(pairs, counts)
     return result
 
 
@@ -215,9 +219,7 @@ def evaluate_pairs(
     opened = read_ahead(range(len(pairs)), read, lambda number: jobs[number].pixels, refuse=done)
     for image in predict_each(engine, opened):
         number, truth = image.name
-        count = PairCount(
-            image, truth, kept=keep is not None and (keep.wanted.overlays or keep.wanted.shapes)
-        )
+        count = PairCount(image, truth, kept=keep is not None)
         try:
             written = keep.write(pairs[number], jobs[number], count) if keep else count.count()
             path = pairs[number].image
@@ -322,7 +324,7 @@ class Artifacts:
     """Masks and pictures of errors, written beside the scores.
 
     Attributes:
-        folder: Where `masks/` and `overlays/` go.
+        folder: Where `masks/`, `overlays/` and `gallery/` go.
         shapes: Collects outlines and objects; its classes are the coding of the masks.
         wanted: Which of them are.
     """
@@ -331,15 +333,52 @@ class Artifacts:
     shapes: Shapes
     wanted: ScoringConfig
 
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Collects where the errors are."""
+        return Anatomy(self.class_map, self.wanted.tolerance)
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """Collects small pictures, of which some are written."""
+        return Gallery(self.class_map)
+
     def write(self, pair: Pair, job: Job, count: PairCount) -> Counts:
         """Count a pair, and write what is wanted on the way."""
         if self.wanted.save_masks:
             writer = Writer(job, *count.size)
-            writer.write_mask(job.mask, count.predict(), self.shapes.class_map)
+            writer.write_mask(job.mask, count.predict(), self.class_map)
         else:
             count.count()
-        if self.wanted.shapes and (whole := count.whole) is not None:
-            self.shapes.add(pair.name, *whole)
+        image, *_ = sampled = count.sampled
+        if (whole := count.whole) is not None:
+            self.anatomy.add(pair.name, image, *whole)
+            if self.wanted.shapes:
+                self.shapes.add(pair.name, *whole)
         if self.wanted.overlays:
             write_png(self.folder / "overlays" / f"{pair.name}.png", count.picture())
+            self.gallery.add(pair.name, foreground_dice(count.counts, self.class_map), *sampled)
         return count.counts
+
+    def write_anatomy(self, pairs: Iterable[Pair], counts: NDArray[np.int64]) -> None:
+        """Write anatomy.json, and the pictures of the worst, median and best images."""
+        names = [pair.name for pair in pairs]
+        scores = [foreground_dice(one, self.class_map) for one in counts]
+        content = self.anatomy.to_json(counts.sum(axis=0), dict(zip(names, scores, strict=True)))
+        kinds = {
+            name: {"reason": one.reason, "kinds": one.kinds}
+            for name, one in self.anatomy.images.items()
+        }
+        if self.wanted.overlays:
+            content["gallery"] = self.gallery.write(self.folder / "gallery", kinds)
+        write_json(self.folder / "anatomy.json", content)
+
+    @property
+    def class_map(self) -> ClassMap:
+        """The classes of truth and prediction."""
+        return self.shapes.class_map
+
+
+def foreground_dice(confusion: Counts, class_map: ClassMap) -> float:
+    """The mean Dice of an image over the classes of the foreground; nan where none is there."""
+    return float(mean_over(dice(confusion), class_map.foreground))

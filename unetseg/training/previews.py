@@ -20,12 +20,22 @@ VIEW = 512
 """Of a pair bigger than memory, the square of this side in its middle is shown, pixels."""
 
 
+def shown(images: int) -> list[int]:
+    """The images of a sheet, spread evenly: neighbours may be frames of one second of a film.
+
+    >>> shown(4), shown(60)
+    ([0, 1, 2, 3], [5, 15, 25, 35, 45, 55])
+    """
+    rows = min(ROWS, images)
+    return [(2 * row + 1) * images // (2 * rows) for row in range(rows)]
+
+
 def augmented_sheet(crops: Crops, seed: int = 0) -> NDArray[np.uint8]:
     """A sheet of augmented pairs: each row one image, each column one draw."""
     class_map = crops.reader.class_map
     rows = []
-    for index in range(min(ROWS, len(crops.reader))):
-        draws = [crops[index, seed * ROWS * DRAWS + index * DRAWS + draw] for draw in range(DRAWS)]
+    for row, index in enumerate(shown(len(crops.reader))):
+        draws = [crops[index, (seed * ROWS + row) * DRAWS + draw] for draw in range(DRAWS)]
         rows.append(
             [_overlay(d.image.permute(1, 2, 0).numpy(), d.mask.numpy(), class_map) for d in draws]
         )
@@ -44,7 +54,7 @@ def planned_sheet(known: Survey, plan: Plan) -> NDArray[np.uint8]:
 def validation_sheet(reader: PairReader, engine: Engine) -> NDArray[np.uint8]:
     """A sheet of validation images: the image, its mask, and the mask predicted."""
     rows = []
-    for index in range(min(ROWS, len(reader))):
+    for index in shown(len(reader)):
         image, truth = middle(reader, index, VIEW) if reader.is_windowed(index) else reader[index]
         masks, image = (truth, engine.classes(image)), image[..., : reader.bands]
         rows.append([picture(image), *(_overlay(image, mask, reader.class_map) for mask in masks)])

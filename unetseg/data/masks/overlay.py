@@ -256,15 +256,15 @@ def contact_sheet(rows: Sequence[Sequence[NDArray[Any]]], cell: int = 256) -> Pi
     >>> contact_sheet([[np.zeros((300, 600, 3), np.uint8)] * 3], cell=64).shape
     (40, 208, 3)
     """
-    fitted = [[_fitted(picture(image), cell) for image in row] for row in rows]
-    if not any(fitted):
+    cells = [[fitted(picture(image), cell) for image in row] for row in rows]
+    if not any(cells):
         raise ValueError("a contact sheet needs a picture")
-    columns = zip_longest(*fitted)  # shorter rows end in None
-    heights = [max((image.shape[0] for image in row), default=0) for row in fitted]
+    columns = zip_longest(*cells)  # shorter rows end in None
+    heights = [max((image.shape[0] for image in row), default=0) for row in cells]
     widths = [max(image.shape[1] for image in column if image is not None) for column in columns]
     shape = GAP + sum(heights) + GAP * len(heights), GAP + sum(widths) + GAP * len(widths), 3
     sheet = np.full(shape, PAPER, np.uint8)
-    for y, row in enumerate(fitted):
+    for y, row in enumerate(cells):
         for x, image in enumerate(row):
             height, width = image.shape[:2]
             top = GAP + sum(heights[:y]) + GAP * y + (heights[y] - height) // 2
@@ -273,7 +273,7 @@ def contact_sheet(rows: Sequence[Sequence[NDArray[Any]]], cell: int = 256) -> Pi
     return sheet
 
 
-def _fitted(image: Picture, cell: int) -> Picture:
+def fitted(image: Picture, cell: int) -> Picture:
     """A picture scaled until its longer side is `cell` pixels."""
     scale = cell / max(image.shape[:2])
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
