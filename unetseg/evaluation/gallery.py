@@ -23,7 +23,7 @@ KEPT = 256
 SIDE = 480
 """Longer side of the pictures, pixels."""
 QUALITY = 80
-"""Of WebP, 0–100."""
+"""Of JPEG, 0–100."""
 PICTURES = ("truth", "prediction", "errors")
 
 
@@ -56,7 +56,7 @@ class Gallery:
             for index in (truth, prediction)
         ]
         drawn.append(error_overlay(image, truth, prediction, background))
-        self._pictures[name] = tuple(_webp(fitted(one, SIDE)) for one in drawn)
+        self._pictures[name] = tuple(_jpeg(fitted(one, SIDE)) for one in drawn)
         self._dice[name] = dice
         if len(self._pictures) > KEPT:
             for thrown in self._in_order(self._pictures)[CHOICE:-CHOICE:2]:
@@ -76,7 +76,7 @@ class Gallery:
         with replace_folder(folder) as temporary:
             for part, names in self.parts().items():
                 for name in names:
-                    files = {one: f"{len(shown):02d}-{one}.webp" for one in PICTURES}
+                    files = {one: f"{len(shown):02d}-{one}.jpg" for one in PICTURES}
                     for file, content in zip(files.values(), self._pictures[name], strict=True):
                         write_bytes(temporary / file, content)
                     row = {"part": part, "image": name, "dice": self._dice[name]}
@@ -125,7 +125,7 @@ def spread(candidates: Sequence[str], number: int, order: Sequence[str]) -> list
     return [*chosen, *rest][:number]
 
 
-def _webp(picture: NDArray[np.uint8]) -> bytes:
+def _jpeg(picture: NDArray[np.uint8]) -> bytes:
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    _, content = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
+    _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return content.tobytes()
