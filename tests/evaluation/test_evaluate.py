@@ -153,6 +153,7 @@ def test_scores_are_written_where_asked(data: Path, run: Path, tmp_path: Path) -
     low, high = result.scores.foreground_dice_interval
     assert low <= result.scores.foreground_dice <= high
     assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == [
+        "anatomy.json",
         "classes.csv",
         "images.csv",
         "scores.json",

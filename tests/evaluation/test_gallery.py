@@ -5,10 +5,18 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.builders import CELLS
+from unetseg.evaluation import gallery as module
 from unetseg.evaluation.gallery import KEPT, PART, Gallery
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are drawn in no time."""
+    monkeypatch.setattr(module, "SIDE", 12)
 
 
 def filled(scores: list[float]) -> Gallery:
@@ -19,7 +27,7 @@ def filled(scores: list[float]) -> Gallery:
     return gallery
 
 
-def test_of_many_images_the_worst_and_best_are_kept_in_bounded_memory() -> None:
+def test_of_many_images_the_worst_and_best_are_kept_in_bounded_memory(tiny: None) -> None:
     scores = np.random.default_rng(0).permutation(1000) / 1000
     gallery = filled(scores.tolist())
     assert len(gallery._pictures) <= KEPT
@@ -35,7 +43,7 @@ def test_of_many_images_the_worst_and_best_are_kept_in_bounded_memory() -> None:
     assert np.median(np.abs(np.array(dice["median"]) - 0.5)) < 0.1
 
 
-def test_frames_of_one_film_are_shown_once() -> None:
+def test_frames_of_one_film_are_shown_once(tiny: None) -> None:
     """The 20 worst images follow one another."""
     others = 0.5 + np.random.default_rng(0).random(180) / 2
     worst = [int(name) for name in filled([*[0.1] * 20, *others.tolist()]).parts()["worst"]]
@@ -58,4 +66,5 @@ def test_pictures_of_an_earlier_evaluation_go(tmp_path: Path) -> None:
     assert (row["part"], row["dice"], row["reason"]) == ("worst", 0.4, "miss")
     files = {row[kind] for kind in ("truth", "prediction", "errors")}
     assert files == {path.name for path in folder.iterdir()}
-    assert Image.open(folder / row["truth"]).size == (480, 320)
+    with Image.open(folder / row["truth"]) as picture:
+        assert picture.size == (480, 320)
