@@ -67,4 +67,4 @@ def test_pictures_of_an_earlier_evaluation_go(tmp_path: Path) -> None:
     files = {row[kind] for kind in ("truth", "prediction", "errors")}
     assert files == {path.name for path in folder.iterdir()}
     with Image.open(folder / row["truth"]) as picture:
-        assert picture.size == (480, 320)
+        assert picture.size == (6, 4)

@@ -21,7 +21,7 @@ CHOICE = 4 * PART
 KEPT = 256
 """Images whose pictures are kept in memory; beyond that, every second of the middling ones goes."""
 SIDE = 480
-"""Longer side of the pictures, pixels."""
+"""Longer side of the pictures at most, pixels."""
 QUALITY = 80
 """Of JPEG, 0–100."""
 PICTURES = ("truth", "prediction", "errors")
@@ -56,7 +56,7 @@ class Gallery:
             for index in (truth, prediction)
         ]
         drawn.append(error_overlay(image, truth, prediction, background))
-        self._pictures[name] = tuple(_jpeg(fitted(one, SIDE)) for one in drawn)
+        self._pictures[name] = tuple(_jpeg(fitted(one, min(SIDE, max(one.shape)))) for one in drawn)
         self._dice[name] = dice
         if len(self._pictures) > KEPT:
             for thrown in self._in_order(self._pictures)[CHOICE:-CHOICE:2]:

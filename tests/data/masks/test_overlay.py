@@ -1,5 +1,6 @@
 """Laws of pictures: what must show, what must not change, what must not fail."""
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
+from skimage.color import deltaE_ciede2000, xyz2lab
+from skimage.color.colorconv import xyz_from_rgb
 
 from unetseg.data.files.image import read_image
 from unetseg.data.masks.overlay import (
@@ -33,6 +36,24 @@ DTYPES = [np.bool_, np.uint8, np.int16, np.uint16, np.int32, np.float16, np.floa
 
 def photo(height: int = 24, width: int = 32) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+SEEN = {  # what eyes without one kind of cone see of linear RGB (Machado 2009, severity 1)
+    "all cones": np.eye(3),
+    "no red": np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]),
+    "no green": np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]),
+    "no blue": np.array([[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]]),
+}
+
+
+@pytest.mark.parametrize("eyes", SEEN)
+def test_colours_of_errors_differ_to_all_eyes(eyes: str) -> None:
+    values = np.array(list(ERROR_COLOURS.values())) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    xyz = (linear @ SEEN[eyes].T).clip(0, 1) @ xyz_from_rgb.T
+    lab = xyz2lab(xyz[None])[0]
+    differences = [deltaE_ciede2000(one, other) for one, other in combinations(lab, 2)]
+    assert min(differences) > 20  # 1 is just noticeable
 
 
 @law

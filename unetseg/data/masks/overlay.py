@@ -30,13 +30,13 @@ PAPER = 246
 """Grey of the contact sheet around and between pictures."""
 IGNORED_COLOUR = (128, 128, 128)
 ERROR_COLOURS = {
-    "hit": (0, 158, 95),
-    "miss": (222, 45, 38),
-    "false alarm": (40, 110, 235),
-    "confused": (245, 200, 30),
+    "hit": (0, 170, 130),
+    "miss": (200, 60, 0),
+    "false alarm": (30, 80, 220),
+    "confused": (250, 225, 60),
 }
 """What `error_overlay` draws: truth found, truth taken for background, background taken for a
-class, one class taken for another."""
+class, one class taken for another; told apart by colour-blind eyes too."""
 
 HIT_OPACITY = 0.3
 ERROR_OPACITY = 0.65
