@@ -9,11 +9,8 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 PYTEST = $(BIN)/pytest --numprocesses auto --dist worksteal
-# Python 3.12 and newer tell what was run at next to no cost.
-TRACER = $$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
-
 .DEFAULT_GOAL := help
-.PHONY: help env demo quick test slow test-faults fuzz container-test audit check bench gpu-check docs format clean
+.PHONY: help env demo quick test coverage slow test-faults fuzz container-test audit check bench gpu-check docs format clean
 
 help: ## this list
 	@echo "unetseg: say make and one of"
@@ -28,8 +25,11 @@ demo: $(STAMP) ## draw sample data, train, evaluate, predict
 quick: $(STAMP) ## run the tests that need no training and less than a second each
 	$(PYTEST) -m "not slow and not long" $(ARGS)
 
-test: $(STAMP) ## run all tests but the slow ones, and measure what they cover
-	COVERAGE_CORE=$(TRACER) $(PYTEST) --cov --cov-report= $(ARGS)
+test: $(STAMP) ## run all tests but the slow ones
+	$(PYTEST) $(ARGS)
+
+coverage: $(STAMP) ## the same, and which lines no test runs; takes a quarter longer
+	$(PYTEST) --cov --cov-report=term-missing $(ARGS)
 
 slow: $(STAMP) ## run the tests that take a minute or more
 	$(PYTEST) -m slow $(ARGS)

@@ -144,7 +144,7 @@ ImageFile.read = slow
 
 
 @pytest.mark.row(34)
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_prediction_that_is_terminated_goes_on_as_ever(tmp_path: Path) -> None:
     run, folder, out = save_run(tmp_path / "run"), draw(tmp_path / "in", 40), tmp_path / "out"
     (tmp_path / "path").mkdir()
@@ -174,7 +174,7 @@ ImageFile.__init__ = deadly
 
 
 @pytest.mark.row(36)
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_header_that_kills_its_process_is_put_aside(tmp_path: Path) -> None:
     run, folder, out = save_run(tmp_path / "run"), draw(tmp_path / "in", 9), tmp_path / "out"
     (tmp_path / "path").mkdir()

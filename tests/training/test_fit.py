@@ -319,7 +319,6 @@ def test_every_setting_trains(data: Path, tmp_path: Path, change: dict[str, obje
         NetworkConfig(depth=2, width=4, deep_supervision=True),
         NetworkConfig(depth=2, width=4, scale=0.5),
         NetworkConfig(depth=2, width=4, skip=("add",), block="residual", norm="group"),
-        NetworkConfig(encoder="resnet18"),
     ],
 )
 def test_every_network_trains(data: Path, tmp_path: Path, network: NetworkConfig) -> None:
