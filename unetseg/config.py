@@ -129,6 +129,9 @@ class DataConfig(PairsConfig):
     """classes.txt, .json or .yaml with class names and codes (default: found in DATA)."""
     ignore: Annotated[tuple[int, ...], Commas, Parameter(allow_leading_hyphen=True)] = ()
     """Mask values that no loss and no score counts."""
+    background: Annotated[str, BeforeValidator(str)] | None = None
+    """Class left out of means over the foreground, by name or code; none: all count (default: as
+    their names say, else the masks)."""
     on_bad: Literal["error", "skip"] = "error"
     """Files that cannot be read: error: refuse them; skip: leave their pairs out, at most 10%."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2

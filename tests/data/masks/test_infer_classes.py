@@ -79,7 +79,10 @@ REAL: dict[str, dict[str, Any]] = {
         "dtype": "int16",
         "suffix": ".tif",
     },
-    "tiny_ade20k": {"codes": [0, 1, 2, 3, 5, 7, 10, 12, 14, 18, 21, 44, 81, 88, 97, 103]},
+    "tiny_ade20k": {
+        "codes": [0, 1, 2, 3, 5, 7, 10, 12, 14, 18, 21, 44, 81, 88, 97, 103],
+        "background": None,
+    },
     "tiny_kvasir_jpgmask": {
         "codes": [(0, 0, 0), (255, 255, 255)],
         "coding": "rgb",
@@ -189,15 +192,15 @@ def test_facts_are_capped_and_survive_json(tmp_path: Path) -> None:
         ([0, 1], [0, 1], (), 0),
         ([1, 2], [1, 2], (), 0),
         ([0, 1, 255], [0, 1], (255,), 0),
-        ([0, 128, 255], [0, 128, 255], (), 0),
-        ([0, 85, 170, 255], [0, 85, 170, 255], (), 0),
-        ([0, 5, 9, 255], [0, 5, 9], (255,), 0),
+        ([0, 128, 255], [0, 128, 255], (), None),
+        ([0, 85, 170, 255], [0, 85, 170, 255], (), None),
+        ([0, 5, 9, 255], [0, 5, 9], (255,), None),
         ([-1, 0, 1], [0, 1], (-1,), 0),
         ([-9999, 0, 255], [0, 255], (-9999,), 0),
         ([1, 2, 3], [1, 2, 3], (), None),
-        ([0, 1000, 60000], [0, 1000, 60000], (), 0),
-        (list(range(151)), list(range(151)), (), 0),
-        ([*range(254), 255], list(range(254)), (255,), 0),
+        ([0, 1000, 60000], [0, 1000, 60000], (), None),
+        (list(range(151)), list(range(151)), (), None),
+        ([*range(254), 255], list(range(254)), (255,), None),
         ([(0, 0, 0), (255, 255, 255)], [(0, 0, 0), (255, 255, 255)], (), 0),
         ([(1, 0, 0), (0, 1, 0), (0, 0, 1)], [(0, 0, 1), (0, 1, 0), (1, 0, 0)], (), None),
     ],
@@ -218,6 +221,48 @@ def test_the_union_of_all_files_counts() -> None:
     assert known.ignore == (255,)
 
 
+@pytest.mark.parametrize(
+    ("masks", "background"),
+    [
+        ([facts((0, 7000), 1, 2), facts((0, 5000), 2)], 0),  # objects on a ground
+        ([facts((0, 2000), (1, 3000), 2), facts((0, 3000), (1, 4000), 2)], None),  # the sky, say
+        ([facts((0, 9000), 1, 2), facts(1, 2)], None),  # not in every image
+        ([*[facts((0, 9000), 1, 2)] * 9, facts(1)], 0),  # a tile within an object
+        ([facts((0, 9000), 1, 2, (255, 80_000))], 0),  # what is ignored does not count
+        ([facts((0, 1000), (5, 8000), 6)], None),  # 5 may be the ground, or a road
+        ([facts(((0, 0, 0), 9000), (9, 0, 0), (0, 9, 0))], 0),
+    ],
+)
+def test_0_is_the_background_of_several_where_it_lies_around_all_others(
+    masks: list[MaskFacts], background: int | None
+) -> None:
+    known, _ = infer_class_map(masks)
+    assert known.background == background
+    assert known.names[0] == ("background" if background == 0 else known.names[0])
+    assert "background" not in known.names[1:]
+
+
+def test_the_background_is_the_class_that_is_stated(tmp_path: Path) -> None:
+    masks = [facts((0, 9000), 1, 2)]
+    names = class_list(tmp_path, "0 background\n1 sea\n2 land\n")
+    for listed, stated, background in (
+        (names, "none", None),
+        (names, "land", 2),
+        (names, "1", 1),
+        (None, "class 2", 2),
+        (None, "2", 2),
+        (None, "none", None),
+    ):
+        known, _ = infer_class_map(masks, names=listed, background=stated)
+        assert known.background == background
+        assert len(set(known.names)) == 3
+    two, _ = infer_class_map([facts(0, 255)], background="none")
+    assert (two.names, two.foreground) == (("class 0", "class 255"), (0, 1))
+    with pytest.raises(MaskError, match="no class 'sky' to be the background") as caught:
+        infer_class_map(masks, names=names, background="sky")
+    assert "background, sea, land, or none" in str(caught.value.fix)
+
+
 def test_names_colours_and_sentence() -> None:
     known, sentence = infer_class_map([facts(0, 255)])
     assert known.names == ("background", "foreground")
@@ -225,7 +270,7 @@ def test_names_colours_and_sentence() -> None:
     assert sentence == "masks: 0/255 grey, 2 classes (background 0, foreground 255)"
     known, sentence = infer_class_map(
         [
-            facts(0, 15, 255, coding="palette", palette=VOC),
+            facts((0, 9000), 15, 255, coding="palette", palette=VOC),
             facts(0, 20, coding="palette", palette=VOC),
         ]
     )
@@ -425,7 +470,7 @@ def test_codes_of_class_and_object_are_their_classes(
     assert ("number of the object" in sentence) == bool(numbers)
     assert {code: known.index_of(code) for code in expected} == expected
     if numbers == 256:
-        assert known.names == ("background", "class 1", "class 2", "class 3")
+        assert known.names == ("class 0", "class 1", "class 2", "class 3")
     index = np.arange(len(known.classes), dtype=np.uint8)[None]
     assert np.array_equal(known.encode(known.decode(index)), index)
 
@@ -706,6 +751,9 @@ def test_background_goes_by_name(tmp_path: Path) -> None:
         ("0 sea\n1 BG\n", 1),
         ("0 sea\n1 land\n", None),
         ("0 unlabelled\n1 land\n", 0),  # ignoring it would leave one class
+        ("0 sea\n1 Others\n", 1),
+        ("0 sea\n1 clutter/background\n", 1),
+        ("0 other\n1 background\n", 1),
     ):
         known, _ = infer_class_map([facts(0, 1)], names=class_list(tmp_path, text))
         assert known.background == background

@@ -275,6 +275,8 @@ MAPS = {
     "snapped": class_map(
         {"background": 0, "cell": 255}, [(0, 0, 0), (230, 25, 75)], background=0, snap=True
     ),
+    "a ground": class_map({"sea": 0, "land": 1}, [GREEN, RED], background=1),
+    "no ground": class_map({"background": 0, "land": 1}, [GREEN, RED]),
 }
 
 
@@ -288,7 +290,9 @@ def test_the_same_class_map_is_concluded_from_what_was_written(tmp_path: Path, n
     read = read_description(tmp_path)
     facts = [mask_facts(file) for file in files]
     found, _ = infer_class_map(
-        facts, names=read.classes, ignore=read.settings.ignore, snap=read.settings.snap
+        facts,
+        names=read.classes,
+        **read.settings.model_dump(include={"ignore", "snap", "background"}),
     )
     assert found == expected
 

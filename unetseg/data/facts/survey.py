@@ -252,6 +252,7 @@ def conclude(survey: Survey, *, snap: bool) -> tuple[ClassMap, str]:
         names=survey.names,
         ignore=survey.config.ignore,
         snap=snap,
+        background=survey.config.background,
         objects=any(len(m.counts) > FEW for m in masks) and survey.pairs.numbered,
     )
 

@@ -7,7 +7,7 @@ Which values are classes and which stray, `stray_values` says; what a class list
 import colorsys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,10 @@ from unetseg.data.masks.class_map import (
 )
 from unetseg.data.masks.listed_classes import (
     ListedClass,
+    background_by_name,
     is_border,
     is_void,
     listed_classes,
-    named_background,
     possible_codes,
 )
 from unetseg.data.masks.mask_values import (
@@ -60,6 +60,7 @@ from unetseg.data.masks.stray_values import (
 from unetseg.errors import MaskError
 
 _SHOWN = 6  # classes that the sentence lists
+_EVERYWHERE = 0.9  # share of the masks that hold a background; a tile may lie within an object
 # Sasha Trubetskoy, "20 simple, distinct colors", without black and white
 _COLOURS: tuple[Colour, ...] = (
     *((230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48)),
@@ -75,7 +76,7 @@ class _Meaning:
 
     classes: tuple[ListedClass, ...]
     ignore: dict[Code, str]
-    background: int | None
+    background: int | None = None
 
 
 def infer_class_map(
@@ -85,6 +86,7 @@ def infer_class_map(
     ignore: Sequence[int] = (),
     snap: bool = False,
     objects: bool = False,
+    background: str | None = None,
 ) -> tuple[ClassMap, str]:
     """Conclude from all masks what their values mean, and say it in one line.
 
@@ -94,9 +96,14 @@ def infer_class_map(
     other stray values with `snap`. Masks that number objects, as `objects` or the numbers
     themselves say, show a single class.
 
+    The background, which alone is left out of means over the foreground, is the class of the name
+    or code `background`, or none where that says "none". Else names tell it (background, void,
+    other). Without names it is 0 or black if there are two classes, or if it has most of the pixels
+    and nearly every mask holds it; of two classes without a 0 it is the first.
+
     Raises:
         MaskError: the masks contradict each other or `names`, or they hold noise, fewer than two
-            classes or more than 254.
+            classes or more than 254, or no class is the stated `background`.
     """
     folder = gather(facts)
     ignored = possible_codes(ignore, folder)
@@ -123,6 +130,8 @@ def infer_class_map(
         _check_strangers(folder, values, reading, meaning, names)
     _check_scale(folder, meaning, ignored)
     _check_number(folder, meaning)
+    ground = _background(folder, meaning, background, named=bool(named))
+    meaning = replace(meaning, background=ground)
     class_map = _build(folder, reading, meaning)
     told = [f"{_text(code)} counts as {_text(meant)}" for code, meant in united.items()][:_SHOWN]
     forms = Counter(fact.form for fact in folder.facts if fact.form)
@@ -184,7 +193,7 @@ def distinct_colours(count: int) -> list[Colour]:
 def _interpret(
     folder: Folder, reading: Reading, named: tuple[ListedClass, ...], ignored: tuple[Code, ...]
 ) -> _Meaning:
-    """Tell classes from ignored codes, and find the background."""
+    """Tell classes from ignored codes."""
     found = folder.found if named and not folder.lossy else reading.codes
     stated = tuple(item.code for item in named)
     ignore: dict[Code, str] = dict.fromkeys(ignored, "")
@@ -199,10 +208,41 @@ def _interpret(
         ignore |= void  # else such a class is the background of a single other
     entries = named or tuple(ListedClass(code) for code in reading.codes)
     classes = tuple(item for item in entries if item.code not in ignore)
+    return _Meaning(classes, ignore)
+
+
+def _background(
+    folder: Folder, meaning: _Meaning, stated: str | None, *, named: bool
+) -> int | None:
+    """Which class is the background, as stated, by the names, or by the masks; see above.
+
+    Raises:
+        MaskError: there is no class of the stated name or code.
+    """
+    codes = [_text(item.code) for item in meaning.classes]
+    names = [
+        item.name or f"class {code}" for item, code in zip(meaning.classes, codes, strict=True)
+    ]
+    if stated is not None:
+        known = [*names, *codes]
+        if stated not in known and stated != "none":
+            summary = f"there is no class {stated!r} to be the background"
+            raise MaskError(summary, fix=f"Name one of {some(names)}, or none.")
+        return known.index(stated) % len(names) if stated in known else None
     if named:
-        return _Meaning(classes, ignore, named_background(classes))
-    dark = (i for i, item in enumerate(classes) if item.code in (0, BLACK))
-    return _Meaning(classes, ignore, next(dark, 0 if len(classes) == 2 else None))
+        return background_by_name(names)
+    dark = next((i for i, item in enumerate(meaning.classes) if item.code in (0, BLACK)), None)
+    if len(names) == 2:
+        return dark or 0
+    return dark if dark is not None and _lies_around(folder, meaning, dark) else None
+
+
+def _lies_around(folder: Folder, meaning: _Meaning, index: int) -> bool:
+    """Whether a class has most of the pixels of all classes, and nearly every mask holds it."""
+    code = meaning.classes[index].code
+    pixels = sum(folder.counts[item.code] for item in meaning.classes)
+    is_everywhere = folder.files[code] >= _EVERYWHERE * len(folder.facts)
+    return is_everywhere and folder.counts[code] > pixels / 2
 
 
 def _check_strangers(
@@ -332,7 +372,9 @@ def _name(meaning: _Meaning, index: int) -> str:
         return item.name
     if index == meaning.background:
         return "background"
-    return "foreground" if len(meaning.classes) == 2 else f"class {_text(item.code)}"
+    if len(meaning.classes) == 2 and meaning.background is not None:
+        return "foreground"
+    return f"class {_text(item.code)}"
 
 
 def _dtype(codes: Iterable[Code]) -> str:

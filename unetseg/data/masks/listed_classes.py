@@ -15,6 +15,7 @@ from unetseg.text import printable
 
 _IGNORE_WORDS = re.compile(r"\b(void|ignored?|unlabell?ed|don'?t ?care)\b")
 _BACKGROUND_NAMES = frozenset({"background", "bg"})
+_REST_NAMES = frozenset({"other", "others", "rest", "clutter", "nothing", "none"})
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,30 @@ def is_border(others: Sequence[Code], coding: Coding) -> bool:
 def named_background(classes: tuple[ListedClass, ...]) -> int | None:
     """Which class is the background by its name, if one is."""
     names = [_words(item.name) for item in classes]
-    exact = [i for i, name in enumerate(names) if name in _BACKGROUND_NAMES]
+    exact = [i for i, name in enumerate(names) if _BACKGROUND_NAMES.intersection(_parts(name))]
     vague = [i for i, name in enumerate(names) if is_void(name)]
     return next(iter([*exact, *vague]), None)
+
+
+def background_by_name(names: Sequence[str]) -> int | None:
+    """As `named_background`, or what is called "other" where no class is called background.
+
+    >>> background_by_name(["road", "other", "tree"]), background_by_name(["sky", "road"])
+    (1, None)
+    """
+    rest = (i for i, name in enumerate(names) if _REST_NAMES.intersection(_parts(name)))
+    ground = named_background(tuple(ListedClass(0, name) for name in names))
+    return next(rest, None) if ground is None else ground
 
 
 def is_void(name: str) -> bool:
     """Whether pixels of a class of this name have no truth: void, ignore, unlabelled, …."""
     return bool(_IGNORE_WORDS.search(_words(name)))
+
+
+def _parts(name: str) -> list[str]:
+    """The names in one such as clutter/background."""
+    return [_words(part) for part in re.split(r"[/,]", name)]
 
 
 def _words(name: str) -> str:

@@ -24,6 +24,7 @@ from unetseg.config import DataConfig, PairsConfig
 from unetseg.data.masks.class_list import ClassNames, load_yaml, parse_class_names
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import distinct_colours
+from unetseg.data.masks.listed_classes import background_by_name
 from unetseg.data.pairs.match import PairSet, Where, coded_as, find_pairs
 from unetseg.data.pairs.naming import SPLITS
 from unetseg.errors import ConfigError, MaskError
@@ -34,7 +35,7 @@ FILE = "dataset.yaml"
 SIZE_LIMIT = 2**24  # bytes; the names of some 400,000 pairs
 PLACES = ("images", "masks", "pairs")
 GROUPS = ("group", "group_column")
-_SETTINGS = (*PLACES, *GROUPS, "val_fraction", "snap", "ignore")
+_SETTINGS = (*PLACES, *GROUPS, "val_fraction", "snap", "ignore", "background")
 _KEYS = (*_SETTINGS, "classes", "splits")
 _REST = "*"  # all pairs that no other line names
 _SHOWN = 60  # characters of a wrong value
@@ -320,6 +321,7 @@ _COMMENTS = {
     "group_column": "Column of the CSV file; images with equal values stay in one split.",
     "val_fraction": "Share of the images held out for validation.",
     "classes": "Classes: name, and code in the mask files.",
+    "background": "Class that is left out of means over the foreground; none: every class counts.",
     "ignore": "Codes of pixels without a truth: no loss and no score counts them.",
     "snap": "Other mask values are snapped to the nearest class.",
     "splits": "Names of the pairs in each split; patterns such as site1/* may be used.",
@@ -348,6 +350,7 @@ def write_description(
     content = {
         **_stated(settings or DataConfig(), path.parent),
         "classes": classes,
+        "background": _background(class_map),
         "ignore": ignore,
         "snap": class_map.snap,
         "splits": _names_of_splits(pairs) if pairs else {},
@@ -386,6 +389,13 @@ def _class_codes(class_map: ClassMap) -> tuple[dict[str, object], list[int]]:
     voids = class_map.ignore[len(numbers) :]
     classes |= {name: _plain(code) for code, name in zip(voids, names, strict=False)}
     return classes, numbers
+
+
+def _background(class_map: ClassMap) -> str | None:
+    """The background, where the names of the classes do not tell it."""
+    if class_map.background == background_by_name(class_map.names):
+        return None
+    return "none" if class_map.background is None else class_map.names[class_map.background]
 
 
 def _plain(code: Code) -> int | list[int]:
