@@ -96,11 +96,6 @@ def infer_class_map(
     other stray values with `snap`. Masks that number objects, as `objects` or the numbers
     themselves say, show a single class.
 
-    The background, which alone is left out of means over the foreground, is the class of the name
-    or code `background`, or none where that says "none". Else names tell it (background, void,
-    other). Without names it is 0 or black if there are two classes, or if it has most of the pixels
-    and nearly every mask holds it; of two classes without a 0 it is the first.
-
     Raises:
         MaskError: the masks contradict each other or `names`, or they hold noise, fewer than two
             classes or more than 254, or no class is the stated `background`.
@@ -214,7 +209,11 @@ def _interpret(
 def _background(
     folder: Folder, meaning: _Meaning, stated: str | None, *, named: bool
 ) -> int | None:
-    """Which class is the background, as stated, by the names, or by the masks; see above.
+    """Which class is the background, which alone is left out of means over the foreground.
+
+    It is the class of the `stated` name or code, or none where that is "none". Else names tell it
+    (background, void, other). Without names it is 0 or black if there are two classes, or if it has
+    most of the pixels and nearly every mask holds it; of two classes without a 0 it is the first.
 
     Raises:
         MaskError: there is no class of the stated name or code.
