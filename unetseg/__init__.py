@@ -145,6 +145,12 @@ what is written above it, never below.
       counting.py        a pair → its confusion, band by band; a split → its scores
       precision.py       whether fast arithmetic gives the masks of float32
       evaluate.py        scores per class and per image, with confidence intervals
+    report/            a run folder's files → one self-contained page
+      curves.py          finished or not, overfitted or not, what more time would give
+      charts.py          charts as inline SVG
+      facts.py           what a run folder tells of itself
+      card.py            the model card of a bundle
+      page.py            the page of a run, or of several side by side
     training/          pairs → bundle
       losses.py          (logits, target) → scalar
       optimizer.py       what moves the weights, and their running mean

@@ -5,7 +5,7 @@ No pickled object and no import path is stored; the network is rebuilt from the 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +22,14 @@ from unetseg.data.files.limits import MOST_BANDS
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.errors import BundleError, ConfigError
 from unetseg.runtime import Machine, versions
-from unetseg.storage import parse_json, replace_folder, write_bytes, write_json
+from unetseg.storage import (
+    json_value,
+    parse_json,
+    replace_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from unetseg.unet.build import build_unet
 from unetseg.unet.segmenter import Normalisation, Segmenter
 from unetseg.unet.weights import DAMAGE
@@ -45,6 +52,7 @@ def _nan_for_null(value: Any) -> Any:
     return math.nan if value is None else value
 
 
+Card = Callable[[dict[str, Any]], str]
 Dice = Annotated[float, BeforeValidator(_nan_for_null)]
 
 
@@ -168,14 +176,22 @@ def build_segmenter(info: BundleInfo) -> Segmenter:
     return Segmenter(network, info.normalisation, info.network.scale)
 
 
-def save_bundle(folder: Path, weights: dict[str, Tensor], info: BundleInfo) -> None:
-    """Write a bundle into `folder`, replacing one that is there, whole or not at all."""
+def save_bundle(
+    folder: Path, weights: dict[str, Tensor], info: BundleInfo, card: Card | None = None
+) -> None:
+    """Write a bundle into `folder`, replacing one that is there, whole or not at all.
+
+    `card` gives the text of its README.md from the content of its model.json.
+    """
     content = save_tensors({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
     digest = sha256(content).hexdigest()
     complete = info.model_copy(update={"weights_sha256": digest, "versions": versions()})
     with replace_folder(folder) as temporary:
         write_bytes(temporary / "model.safetensors", content)
-        write_json(temporary / "model.json", complete.model_dump(mode="json"))
+        described = complete.model_dump(mode="json")
+        write_json(temporary / "model.json", described)
+        if card is not None:
+            write_text(temporary / "README.md", card(json_value(described)))
 
 
 def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:

@@ -23,7 +23,7 @@ NAME = re.compile(r"[\w.+\udc80-\udcff][\w.+\udc80-\udcff -]*")
 TEMPORARY = re.compile(r"\..*-[0-9a-f]{16}(\.\w+)?")
 """What `atomic_path` calls its files."""
 UNBEGUN = re.compile(
-    r"config\.yaml|(env|plan|splits)\.json|log\.jsonl|previews"
+    r"config\.yaml|(data|env|plan|splits)\.json|log\.jsonl|previews"
     rf"|\.(lock|owner|decoded|model-new).*|{TEMPORARY.pattern}"
 )
 """What a training writes before it has learned something."""

@@ -77,9 +77,11 @@ def metrics(run: Path) -> list[dict[str, str]]:
 @pytest.mark.long
 def test_a_run_folder_is_complete(data: Path, tmp_path: Path) -> None:
     run = train(data, tiny(), out=tmp_path, name="a")
-    for name in ("config.yaml", "env.json", "plan.json", "splits.json", "metrics.csv", "log.jsonl"):
+    names = ("config.yaml", "env.json", "plan.json", "splits.json", "metrics.csv", "log.jsonl")
+    for name in (*names, "data.json", "report.html"):
         assert (run / name).stat().st_size > 0, name
-    assert {p.name for p in (run / "model").iterdir()} == {"model.json", "model.safetensors"}
+    bundle = {"README.md", "model.json", "model.safetensors"}
+    assert {p.name for p in (run / "model").iterdir()} == bundle
     assert (run / "previews" / "augmented.png").is_file()
     assert len(list((run / "previews").glob("step_*.png"))) == len(metrics(run))
     assert list((run / "tensorboard").iterdir())

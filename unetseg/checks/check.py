@@ -123,8 +123,8 @@ def check_folder(
     return Report(folder, tuple(in_order(findings)))
 
 
-def refuse_errors(folder: Survey, progress: Progress = SILENT) -> None:
-    """The fast part of the check, for a training: refuse errors, and say warnings.
+def refuse_errors(folder: Survey, progress: Progress = SILENT) -> list[Finding]:
+    """The fast part of the check, for a training: refuse errors, say warnings, return them all.
 
     Raises:
         DataError: there are errors; all are listed.
@@ -140,3 +140,4 @@ def refuse_errors(folder: Survey, progress: Progress = SILENT) -> None:
         progress.say(f"warning: {warning}")
     if warnings:
         progress.say(tell)
+    return findings

@@ -44,6 +44,7 @@ COMMANDS = {
     "check": "Say what is wrong with a folder and how to fix it, and the plan for it.",
     "train": "Train a U-Net on a folder of image/mask pairs.",
     "eval": "Score a trained U-Net on a folder of pairs.",
+    "report": "Write the page of a run, or set several runs side by side.",
     "predict": "Write masks for images.",
     "bench": "Measure how fast this machine is, and where the time goes.",
     "prune": "Take the skips whose switch is off out of a trained U-Net.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from unetseg.cli.console import observed, out, say
-from unetseg.cli.report import (
+from unetseg.cli.findings import (
     count_findings,
     finding_lines,
     given_words,

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unetseg.cli.console import say
-from unetseg.cli.report import count_findings, show_finding
+from unetseg.cli.findings import count_findings, show_finding
 from unetseg.config import MachineConfig
 from unetseg.errors import MachineError
 

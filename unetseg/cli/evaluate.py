@@ -49,9 +49,12 @@ def evaluate(
         YAML file with settings.
     """
     from unetseg.evaluation.evaluate import evaluate as run_evaluation
+    from unetseg.evaluation.evaluate import run_folder
+    from unetseg.report.page import write_report
 
     with observed() as progress:
         result = run_evaluation(run, data, config, output=output, progress=progress)
+        page = write_report(run_folder(run), progress, result.folder)
     scores = result.scores
     table = Table("class", "IoU", "Dice", "precision", "recall", "pixels", box=None)
     for row in scores.classes:
@@ -70,6 +73,8 @@ def evaluate(
         f"IoU {scores.foreground_iou:.4f}; all classes: IoU {scores.mean_iou:.4f}"
     )
     say(f"scores, masks and overlays: {result.folder}")
+    if page:
+        say(f"page: {page}")
     say(f"next: unetseg predict {run} IMAGES -o masks")
 
 

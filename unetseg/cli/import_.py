@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from unetseg.cli.console import observed, say
-from unetseg.cli.report import quoted
+from unetseg.cli.findings import quoted
 from unetseg.config import ReadingConfig
 from unetseg.errors import ConfigError
 

@@ -33,7 +33,7 @@ def sample(
     seed
         Other seeds draw other images.
     """
-    from unetseg.cli.report import quoted
+    from unetseg.cli.findings import quoted
     from unetseg.data.sample import draw_sample
     from unetseg.text import plural
 

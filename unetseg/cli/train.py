@@ -63,11 +63,11 @@ def train(  # noqa: PLR0913 (each is a flag)
         launch(sys.argv[1:], nproc, max_restarts)
         return
 
-    from unetseg.cli.report import given_words, quoted
+    from unetseg.cli.findings import given_words, quoted
     from unetseg.training.fit import train as run_training
 
     with observed() as progress:
         folder = run_training(data, config, out=out, name=name, resume=resume, progress=progress)
-    say(f"model, metrics and previews: {folder}")
+    say(f"model, metrics and previews: {folder}; page: {folder / 'report.html'}")
     said = PairsConfig.model_validate(config.data.model_dump(include={*PairsConfig.model_fields}))
     say(f"next: unetseg eval {quoted(folder)} {' '.join(given_words(data, said))}")

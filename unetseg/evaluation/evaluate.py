@@ -106,7 +106,7 @@ def evaluate(
     scores = score(counts, info.class_map.names, info.class_map.foreground)
     result = Evaluation(split, scores, shapes, output)
     write_scores(result, pairs, counts)
-    keep.write_anatomy(pairs, counts)
+    keep.write_anatomy(pairs, counts, info.weights_sha256)
     return result
 
 
@@ -360,8 +360,11 @@ class Artifacts:
             self.gallery.add(pair.name, foreground_dice(count.counts, self.class_map), *sampled)
         return count.counts
 
-    def write_anatomy(self, pairs: Iterable[Pair], counts: NDArray[np.int64]) -> None:
-        """Write anatomy.json, and the pictures of the worst, median and best images."""
+    def write_anatomy(self, pairs: Iterable[Pair], counts: Counts, weights: str) -> None:
+        """Write anatomy.json, and the pictures of the worst, median and best images.
+
+        `weights` is the sum over those of the model.
+        """
         names = [pair.name for pair in pairs]
         scores = [foreground_dice(one, self.class_map) for one in counts]
         content = self.anatomy.to_json(counts.sum(axis=0), dict(zip(names, scores, strict=True)))
@@ -371,7 +374,7 @@ class Artifacts:
         }
         if self.wanted.overlays:
             content["gallery"] = self.gallery.write(self.folder / "gallery", kinds)
-        write_json(self.folder / "anatomy.json", content)
+        write_json(self.folder / "anatomy.json", {"weights": weights, **content})
 
     @property
     def class_map(self) -> ClassMap:

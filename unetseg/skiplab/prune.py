@@ -6,6 +6,7 @@ decoder computes the same from fewer numbers. An open switch passes everything: 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from unetseg.errors import BundleError, ConfigError
 from unetseg.evaluation.evaluate import run_folder
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
+from unetseg.report.card import model_card
+from unetseg.report.facts import Facts
 from unetseg.runtime import start
 from unetseg.skiplab.cost import Cost, network_cost, predict_ms
 from unetseg.unet.model import UNet
@@ -96,7 +99,8 @@ def prune(
         milliseconds=(times["before"], times["after"]),
         difference=difference,
     )
-    save_bundle(output.absolute(), smaller.state_dict(), smaller_info)
+    card = partial(model_card, facts=Facts(output.absolute()))
+    save_bundle(output.absolute(), smaller.state_dict(), smaller_info, card)
     return pruning
 
 

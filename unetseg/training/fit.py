@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -30,6 +31,9 @@ from unetseg.evaluation.precision import check_precision, pixels_to_compare, spr
 from unetseg.group import joined_group
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
+from unetseg.report.card import model_card
+from unetseg.report.facts import Facts
+from unetseg.report.page import write_report
 from unetseg.runtime import StopRequest, explained_memory
 from unetseg.storage import write_json
 from unetseg.text import duration, plural
@@ -213,6 +217,7 @@ class Trainer:
         )
         for remark in self.clock.remarks():
             self.progress.say(remark)
+        self.group.first(lambda: write_report(self.run.folder, self.progress))
 
     def _tick(self) -> None:
         """Set the clock, by that of the first process."""
@@ -280,7 +285,8 @@ class Trainer:
             self.best = max(self.best, dice)
             info = self.info.model_copy(update={"scores": {"split": "val", **scores.to_json()}})
             folder = self.run.folder / "model"
-            self.group.first(lambda: save_bundle(folder, kept.state_dict(), info))
+            card = partial(model_card, facts=Facts(self.run.folder))
+            self.group.first(lambda: save_bundle(folder, kept.state_dict(), info, card))
         self._record(train_loss, scores, engine)
         self._tick()
         self.clock.validation_done(self.clock.now - began)

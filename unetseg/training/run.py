@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,8 +16,9 @@ import torch
 import yaml
 
 from unetseg.checks.check import refuse_errors
+from unetseg.checks.finding import Finding
 from unetseg.config import TrainConfig
-from unetseg.data.facts.survey import Survey, survey, with_splits
+from unetseg.data.facts.survey import Survey, split_sentence, survey, with_splits
 from unetseg.data.pairs.splits import read_splits, write_splits
 from unetseg.errors import BundleError, ConfigError
 from unetseg.group import ALONE, Group
@@ -35,6 +36,7 @@ from unetseg.storage import (
     write_text,
     writing,
 )
+from unetseg.text import plural
 from unetseg.training.checkpoint import STATE, load_state
 from unetseg.training.plan import Plan, make_plan, read_plan
 from unetseg.training.tuning import tried_plan
@@ -143,11 +145,12 @@ def open_run(
             _warn_of_little_memory(progress)
             torch.manual_seed(config.runtime.seed)
             known = survey(data, config.data, progress)
-            refuse_errors(known, progress)
+            findings = refuse_errors(known, progress)
             plan = make_plan(known, config, machine, progress)
             plan = tried_plan(plan, known, config, machine)
             run = TrainingRun(folder, data, config, machine, known, plan, data_hash(known))
             _describe(run)
+            write_json(folder / "data.json", described_data(known, findings))
             yield run
         except BaseException:
             if not has_begun(folder):  # nothing was learned: leave no trace
@@ -296,6 +299,30 @@ def _describe(run: TrainingRun) -> None:
     write_json(run.folder / "plan.json", run.plan.model_dump(mode="json"))
     hashes = [run.known.facts[pair.name].hash for pair in run.known.pairs.pairs]
     write_splits(run.folder / "splits.json", run.known.pairs, hashes)
+
+
+def described_data(known: Survey, findings: Sequence[Finding]) -> dict[str, Any]:
+    """The content of data.json: what the folder holds, and what was found wrong with it."""
+    sizes = sorted({fact.image.shape[:2] for fact in known.facts.values()}, key=math.prod)
+    low, high = (f"{width}×{height}" for height, width in (sizes[0], sizes[-1]))
+    splits = [split for split in ("train", "val", "test") if known.select(split)]
+    pixels = {split: known.class_pixels(split) for split in splits}
+    shares = [
+        {"class": name} | {s: counts[row] / max(1, sum(counts)) for s, counts in pixels.items()}
+        for row, name in enumerate(known.class_map.names)
+    ]
+    return {
+        "pairs": known.pairs.rule,
+        "images": f"{known.dtype}, {plural(known.bands, 'band')}, "
+        + (low if low == high else f"{low} to {high}"),
+        "masks": "; ".join(known.rules),
+        "splits": split_sentence(known.pairs),
+        "class_shares": shares,
+        "findings": [
+            {"check": one.check, "severity": one.severity, "summary": one.summary, "fix": one.fix}
+            for one in findings
+        ],
+    }
 
 
 def _merged(saved: TrainConfig, given: TrainConfig) -> TrainConfig:

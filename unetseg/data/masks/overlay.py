@@ -33,10 +33,10 @@ ERROR_COLOURS = {
     "hit": (0, 170, 130),
     "miss": (200, 60, 0),
     "false alarm": (30, 80, 220),
-    "confused": (250, 225, 60),
+    "class swap": (250, 225, 60),
 }
 """What `error_overlay` draws: truth found, truth taken for background, background taken for a
-class, one class taken for another; told apart by colour-blind eyes too."""
+class, one class given another; told apart by colour-blind eyes too."""
 
 HIT_OPACITY = 0.3
 ERROR_OPACITY = 0.65

@@ -1,0 +1,155 @@
+"""Laws of the page: whole, escaped, nothing from elsewhere, and never worth a training."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.builders import Heard, save_run
+from tests.report.runs import HOSTILE, made_run
+from unetseg.errors import BundleError
+from unetseg.report.facts import Facts
+from unetseg.report.page import SECTIONS, run_page, save_page, write_report
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_run(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def own(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to be changed."""
+    return Path(shutil.copytree(run, tmp_path / run.name))
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes, and the text beside them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def sections(page: str) -> list[str]:
+    return re.findall(r'<section id="(\w+)"', page)
+
+
+def test_a_page_has_every_section_whose_facts_are_there_in_order(run: Path) -> None:
+    found = sections(run_page(Facts(run)))
+    assert found == [name for name in SECTIONS if name in found]
+    assert {"classes", "objects", "errors", "images", "confusion", "curves", "data"} <= {*found}
+    assert {"plan", "next", "repeat"} <= {*found}
+    assert not {"suspects", "growth", "human", "skips"} & {*found}
+
+
+@pytest.mark.parametrize(
+    ("file", "section"),
+    [
+        ("metrics.csv", "curves"),
+        ("plan.json", "plan"),
+        ("eval/all/anatomy.json", "confusion"),
+        ("data.json", "data"),
+    ],
+)
+@pytest.mark.parametrize("damage", [None, "", "{", "[1]", "null", '{"a": 1}', "a,b\n1"])
+def test_what_is_missing_or_damaged_is_left_out(
+    own: Path, file: str, section: str, damage: str | None
+) -> None:
+    if damage is None:
+        (own / file).unlink()
+    else:
+        (own / file).write_text(damage)
+    page = run_page(Facts(own))
+    assert damage == '{"a": 1}' or section not in sections(page)
+    assert "classes" in sections(page)
+
+
+def test_what_others_leave_in_the_folder_is_shown(own: Path) -> None:
+    (own / "suspects.csv").write_text(f'image,why\na.png,"{HOSTILE.replace(chr(34), "")}"\n')
+    (own / "lab").mkdir()
+    shutil.copy(next((own / "eval/all/overlays").glob("*.png")), own / "lab" / "ablate.png")
+    (own / "lab" / "ablate.json").write_text(json.dumps({"caption": HOSTILE}))
+    page = run_page(Facts(own))
+    assert {"suspects", "skips"} <= {*sections(page)}
+    assert "<script>alert" not in page
+
+
+def test_names_are_escaped_and_nothing_comes_from_elsewhere(run: Path) -> None:
+    page = run_page(Facts(run))
+    elements = Elements(page)
+    assert [tag for tag, _ in elements.found].count("script") == 1
+    assert all("onerror" not in attributes for _, attributes in elements.found)
+    assert "<img src=x onerror=alert(1)>&'" in elements.text
+    assert HOSTILE.replace("\u202e", "\\u202e") in elements.text
+    assert "\u202e" not in page
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", re.sub(r"data:[^\"]*", "", page))
+    targets = [a.get(key) for _, a in elements.found for key in ("src", "href") if a.get(key)]
+    assert all(str(target).startswith(("data:", "#")) for target in targets)
+    assert all(a.get("alt") for tag, a in elements.found if tag == "img")
+
+
+def test_scores_of_other_weights_are_not_told(own: Path) -> None:
+    file = own / "eval/all/anatomy.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"weights": "others"}))
+    page = run_page(Facts(own))
+    assert "images" not in sections(page)
+    assert "Nothing was scored yet." in page
+    assert "unetseg eval" in page
+
+
+def test_a_bundle_alone_has_a_page(tmp_path: Path) -> None:
+    page = run_page(Facts(save_run(tmp_path / "run") / "model"))
+    assert sections(page) == ["next", "repeat"]
+
+
+def test_a_page_that_fails_is_one_line(
+    own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(facts: Facts) -> str:
+        raise RuntimeError("some\nbug")
+
+    heard = Heard()
+    monkeypatch.setattr("unetseg.report.page.run_page", broken)
+    assert write_report(own, heard) is None
+    assert heard.said == [f"warning: no {own / 'report.html'}: some bug"]
+    monkeypatch.undo()
+    (own / "report.html").mkdir()
+    assert write_report(own, heard) is None
+    assert len(heard.said) == 2
+
+
+def test_scores_elsewhere_have_their_page_beside_them(own: Path, tmp_path: Path) -> None:
+    elsewhere = shutil.move(own / "eval/all", tmp_path / "scores")
+    heard = Heard()
+    assert write_report(own, heard, Path(elsewhere)) == tmp_path / "scores" / "report.html"
+    assert not heard.said
+    assert "confusion" in sections((tmp_path / "scores" / "report.html").read_text())
+
+
+def test_several_runs_stand_side_by_side(own: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(own, tmp_path / "other"))
+    (other / "config.yaml").write_text("budget: 900s\nseed: 0\n")
+    path = save_page([own, other])
+    page = path.read_text()
+    assert path == own.parent / "report.html"
+    assert sections(page) == ["scores", "classes", "curves", "settings"]
+    assert "900s" in page
+    assert "seed" not in Elements(page).text
+    assert "<b>&" not in page
+
+
+def test_a_page_of_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="does not exist"):
+        save_page([tmp_path / "none"])

@@ -1,0 +1,259 @@
+"""What a run folder tells of itself: the facts of its page and of its model card.
+
+Whatever is missing or damaged is left out; nothing here raises for it.
+"""
+
+import csv
+import io
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import yaml
+
+from unetseg.report.curves import Outlook, outlook
+from unetseg.storage import parse_json
+from unetseg.text import printable
+
+SPLITS = ("test", "val", "all", "train")
+"""Of the splits that were scored, the first is told of."""
+MOST_SUSPECTS = 20
+MOST_FIGURES = 8
+LONGEST = 40
+"""Characters of a choice that is shown."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The files of a run.
+
+    Attributes:
+        run: Run folder or bundle folder.
+        evaluation: The folder that `unetseg eval` wrote, if it is not in the run folder.
+    """
+
+    run: Path
+    evaluation: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self.run.absolute().name
+
+    @cached_property
+    def bundle(self) -> Path:
+        """The folder of the bundle."""
+        return self.run / "model" if (self.run / "model").is_dir() else self.run
+
+    @cached_property
+    def info(self) -> Json:
+        """model.json."""
+        return read_json(self.bundle / "model.json")
+
+    @cached_property
+    def evaluations(self) -> list[Path]:
+        """The folders with scores of these weights; a training that goes on makes others."""
+        folders = [self.evaluation] if self.evaluation else [self.run / "eval" / s for s in SPLITS]
+        weights = self.info.get("weights_sha256")
+        return [
+            folder
+            for folder in folders
+            if (folder / "scores.json").is_file()
+            and read_json(folder / "anatomy.json").get("weights", weights) == weights
+        ]
+
+    @cached_property
+    def scored(self) -> Path | None:
+        """The folder of the scores that are told of."""
+        return next(iter(self.evaluations), None)
+
+    @cached_property
+    def scores(self) -> Json:
+        """scores.json; without any evaluation, those that validated the bundle."""
+        found = read_json(self.scored / "scores.json") if self.scored else {}
+        return found or self.info.get("scores", {})
+
+    @cached_property
+    def anatomy(self) -> Json:
+        """anatomy.json."""
+        return read_json(self.scored / "anatomy.json") if self.scored else {}
+
+    @cached_property
+    def all_scores(self) -> list[Json]:
+        """The scores of every split that was evaluated."""
+        return [read_json(folder / "scores.json") for folder in self.evaluations]
+
+    @cached_property
+    def plan(self) -> Json:
+        """plan.json."""
+        return read_json(self.run / "plan.json")
+
+    @cached_property
+    def environment(self) -> Json:
+        """env.json."""
+        return read_json(self.run / "env.json")
+
+    @cached_property
+    def data(self) -> Json:
+        """data.json: what the folder holds, and what was found wrong with it."""
+        return read_json(self.run / "data.json")
+
+    @cached_property
+    def growth(self) -> Json:
+        """curve.json: what more data would give."""
+        return read_json(self.run / "curve.json")
+
+    @cached_property
+    def settings(self) -> Json:
+        """config.yaml."""
+        try:
+            content = yaml.safe_load((self.run / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    @cached_property
+    def split_images(self) -> dict[str, int]:
+        """How many images each split has."""
+        pairs = read_json(self.run / "splits.json").get("pairs", [])
+        counts = Counter(str(pair.get("split")) for pair in pairs)
+        return {split: counts[split] for split in ("train", "val", "test") if counts[split]}
+
+    @cached_property
+    def metrics(self) -> list[dict[str, float]]:
+        """metrics.csv; nan where a cell holds no number."""
+        return [
+            {k: _number(v) for k, v in row.items()} for row in read_csv(self.run / "metrics.csv")
+        ]
+
+    @cached_property
+    def outlook(self) -> Outlook:
+        """What the curve of the training tells."""
+        columns = ("seconds", "val_dice", "train_loss")
+        rows = [[row.get(name, math.nan) for row in self.metrics] for name in columns]
+        return outlook(*rows)
+
+    def curve(self, column: str) -> list[tuple[float, float]]:
+        """Seconds and the values of a column of metrics.csv, where both are numbers."""
+        points = [(row.get("seconds", math.nan), row.get(column, math.nan)) for row in self.metrics]
+        return [point for point in points if all(map(math.isfinite, point))]
+
+    @cached_property
+    def colours(self) -> dict[str, str]:
+        """The colour of each class, as CSS says it."""
+        classes = self.info.get("class_map", {}).get("classes", [])
+        return {str(one["name"]): "#{:02x}{:02x}{:02x}".format(*one["colour"]) for one in classes}
+
+    @property
+    def human(self) -> float | None:
+        """The Dice of a second observer, where there is one."""
+        found = self.scores.get("human")
+        return found.get("foreground_dice") if isinstance(found, dict) else None
+
+    @property
+    def repeat(self) -> str:
+        """The command that trains the same again; "" where nobody knows the data."""
+        return self._train_again("again")
+
+    def _train_again(self, suffix: str) -> str:
+        data, config = self.environment.get("data"), shell(self.run / "config.yaml")
+        name = shell(f"{self.name}-{suffix}")
+        found = data and self.settings
+        return f"unetseg train {shell(data)} --config {config} --name {name}" if found else ""
+
+    @cached_property
+    def suspects(self) -> list[dict[str, str]]:
+        """The first rows of suspects.csv."""
+        return read_csv(self.run / "suspects.csv")[:MOST_SUSPECTS]
+
+    @cached_property
+    def figures(self) -> list[tuple[Path, str]]:
+        """The figures of the lab, each with its caption."""
+        files = sorted((self.run / "lab").glob("**/*.png"))[:MOST_FIGURES]
+        captions = {path.parent: read_json(path) for path in (self.run / "lab").glob("**/*.json")}
+        return [(file, str(captions.get(file.parent, {}).get("caption", ""))) for file in files]
+
+    @cached_property
+    def preview(self) -> Path | None:
+        """The pictures of the last validation."""
+        return max((self.run / "previews").glob("step_*.png"), default=None)
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What the plan chose, those with a reason, as a table shows it."""
+        network, normalisation = (self.plan.get(key, {}) for key in ("network", "normalisation"))
+        known = network | self.plan | {"normalisation": normalisation.get("kind")}
+        values = {key: known.get(key) for key in self.plan.get("reasons", {})}
+        shown = {k: f"{v:.3g}" if isinstance(v, float) else str(v) for k, v in values.items()}
+        return {k: "" if values[k] is None or len(v) > LONGEST else v for k, v in shown.items()}
+
+    @property
+    def seconds(self) -> float:
+        """How long the training took; nan where nobody knows."""
+        return self.metrics[-1].get("seconds", math.nan) if self.metrics else math.nan
+
+    @property
+    def commands(self) -> list[tuple[str, str]]:
+        """What to do next: why, and the command."""
+        run, data = shell(self.run), shell(self.environment.get("data", "DATA"))
+        look = self.outlook
+        longer = f"{self._train_again('longer')} --budget {2 * look.seconds:.0f}s"
+        wanted = {
+            "scores, errors and pictures of them": (
+                not self.scored,
+                f"unetseg eval {run} {data}",
+            ),
+            f"train longer: about {look.gain:+.3f} Dice": (
+                look.verdict == "not finished" and bool(self.repeat),
+                longer,
+            ),
+            "what is wrong with the data": (
+                any(f.get("severity") == "warning" for f in self.data.get("findings", [])),
+                f"unetseg check {data}",
+            ),
+            "masks of new images": (True, f"unetseg predict {run} IMAGES -o masks"),
+            "what each skip connection carries": (
+                not self.figures,
+                f"unetseg lab ablate {run} {data} --quick",
+            ),
+            "this training again": (bool(self.repeat), self.repeat),
+        }
+        return [(why, command) for why, (holds, command) in wanted.items() if holds][:3]
+
+
+def shell(word: object) -> str:
+    """A path or a word as a shell takes it."""
+    return printable(quote(str(word)))
+
+
+def read_json(path: Path) -> Json:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; empty where there is none."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        return [
+            {str(k): str(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))
+        ]
+    except (OSError, csv.Error):
+        return []
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

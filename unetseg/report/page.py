@@ -1,0 +1,268 @@
+"""Facts of runs → report.html: one self-contained file, nothing is loaded from elsewhere."""
+
+import base64
+import io
+import math
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetseg.bundle import find_bundle
+from unetseg.data.masks.overlay import ERROR_COLOURS
+from unetseg.progress import Progress
+from unetseg.report.card import write_card
+from unetseg.report.facts import Facts
+from unetseg.runtime import versions
+from unetseg.storage import write_text
+from unetseg.text import duration, printable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+NAME = "report.html"
+LARGEST_SIDE = 1400
+"""Pixels of a figure or sheet; larger ones are made smaller."""
+LARGEST_PICTURE = 300_000
+"""Bytes; what is larger becomes a JPEG."""
+COLOURS = 7
+"""Lines of a chart that differ in colour."""
+SECTIONS = {
+    "classes": "Classes",
+    "objects": "Objects",
+    "errors": "Errors",
+    "images": "Images",
+    "confusion": "Confusion",
+    "calibration": "Calibration",
+    "suspects": "Suspect labels",
+    "curves": "Training",
+    "growth": "More data",
+    "data": "Data",
+    "plan": "Plan",
+    "human": "Human level",
+    "skips": "Skips",
+    "next": "Next",
+    "repeat": "How it was made",
+}
+WORDS = {
+    "boundary": "at an outline",
+    "false alarm": "false alarms",
+    "miss": "misses",
+    "class swap": "of another class",
+    "auc": "ROC-AUC",
+    "average_precision": "average precision",
+}
+VERDICTS = {
+    "finished": "The training is finished: more time would bring little.",
+    "not finished": "The training is not finished: it was still getting better.",
+    "overfitted": "The training is overfitted: the Dice has fallen since its best.",
+}
+PROPERTIES = {
+    "brightness": "brightness (mean of its values)",
+    "contrast": "contrast (deviation of its values)",
+    "sharpness": "sharpness (fine detail, as a share of the contrast)",
+    "size": "size (pixels)",
+    "foreground": "share of the foreground",
+}
+
+
+def write_report(run: Path, progress: Progress, evaluation: Path | None = None) -> Path | None:
+    """Write the page of a run and its model card; what goes wrong becomes one line.
+
+    Args:
+        run: Run folder or bundle folder.
+        progress: Hears what went wrong.
+        evaluation: Where its scores are, if not in the run folder; the page is written there.
+
+    Returns:
+        The page; None if it could not be written.
+    """
+    inside = evaluation is None or run.absolute() in evaluation.absolute().parents
+    path = (run if inside or evaluation is None else evaluation) / NAME
+    try:
+        facts = Facts(run, None if inside else evaluation)
+        write_text(path, run_page(facts))
+        write_card(facts)
+    except Exception as error:  # noqa: BLE001 (a page is never worth a training)
+        progress.say(f"warning: no {path}: {printable(' '.join(str(error).split()))}")
+        return None
+    return path
+
+
+def save_page(runs: Sequence[Path], output: Path | None = None) -> Path:
+    """Write the page of a run, with its model card; or the one that sets several side by side.
+
+    Args:
+        runs: Run folders or bundle folders, at least one.
+        output: The page; default: report.html in the run folder, of several beside the first.
+
+    Raises:
+        BundleError: there is no trained U-Net in one of them.
+        MachineError: the page cannot be written.
+    """
+    bundles = [find_bundle(run) for run in runs]
+    homes = [one.parent if one.name == "model" else one for one in bundles]
+    every = [Facts(home) for home in homes]
+    if len(every) == 1:
+        write_text(path := output or homes[0] / NAME, run_page(every[0]))
+        write_card(every[0])
+    else:
+        write_text(path := output or homes[0].parent / NAME, runs_page(every))
+    return path
+
+
+def run_page(facts: Facts) -> str:
+    """The page of one run."""
+    template = environment(facts.scored).get_template("run.html")
+    page = partial(
+        template.render,
+        facts=facts,
+        preview=picture(facts.preview) if facts.preview else None,
+        figures=[(picture(path), caption) for path, caption in facts.figures],
+        charts=training_charts(facts),
+    )
+    whole = page(sections=[])
+    there = [(one, title) for one, title in SECTIONS.items() if f'<section id="{one}">' in whole]
+    return page(sections=there)
+
+
+def runs_page(runs: Sequence[Facts]) -> str:
+    """The page that sets several runs side by side."""
+    from unetseg.report.charts import Line, line_chart
+
+    lines = [
+        Line(facts.name, points, f"run{number % COLOURS}")
+        for number, facts in enumerate(runs)
+        if len(points := facts.curve("val_dice")) > 1
+    ]
+    title = "Validation Dice over minutes"
+    chosen = [facts.settings | facts.choices for facts in runs]
+    keys = dict.fromkeys(key for one in chosen for key in one)
+    values = {key: [str(one.get(key, "–")) for one in chosen] for key in keys}
+    return (
+        environment()
+        .get_template("runs.html")
+        .render(
+            runs=runs,
+            alike=len({(one.scores.get("split"), one.scores.get("images")) for one in runs}) == 1,
+            classes=list(
+                dict.fromkeys(name for one in runs for name in one.scores.get("classes", {}))
+            ),
+            chart=line_chart(title, lines, "minutes", unit=60) if lines else None,
+            settings={key: row for key, row in values.items() if len(set(row)) > 1},
+        )
+    )
+
+
+def training_charts(facts: Facts) -> list[tuple[str, "Markup"]]:
+    """The curves of a training, each with its caption."""
+    from unetseg.report.charts import Line, line_chart
+
+    charts = []
+    look = facts.outlook
+    for column, caption, style in (
+        (
+            "val_dice",
+            "Validation Dice over minutes; dashed: the fitted curve, and how it may go on",
+            "",
+        ),
+        ("train_loss", "Training loss over minutes", "loss"),
+    ):
+        points = facts.curve(column)
+        lines = [Line(caption, points, style, dots=not style)]
+        if not style and look.fitted:
+            lines.append(Line("fit", look.fitted, "fit"))
+        if len(points) > 1:
+            charts.append((caption, line_chart(caption, lines, "minutes", unit=60)))
+    return charts
+
+
+# ---------------------------------------------------------------------------------- templates
+
+
+def environment(pictures: Path | None = None) -> "Environment":
+    """The templates, with everything that is not theirs escaped.
+
+    Args:
+        pictures: The folder of an evaluation, whose `gallery/` is shown.
+    """
+    from jinja2 import ChainableUndefined, Environment, FunctionLoader
+
+    found = Environment(
+        loader=FunctionLoader(_asset),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+    )
+    script = _asset("slider.js")
+    digest = base64.b64encode(sha256(script.encode()).digest()).decode()
+    found.globals |= {
+        "css": _markup(_asset("page.css")),
+        "script": _markup(script),
+        "script_hash": _markup(f"sha256-{digest}"),
+        "version": versions()["unetseg"],
+        "words": WORDS,
+        "verdicts": VERDICTS,
+        "properties": PROPERTIES,
+        "error_colours": ERROR_COLOURS,
+    }
+    filters: dict[str, Callable[..., Any]] = {
+        "score": lambda value: _number(value, "{:.3f}"),
+        "decimal": lambda value: _number(value, "{:.1f}"),
+        "percent": percent,
+        "count": lambda value: _number(value, "{:,.0f}"),
+        "duration": duration,
+        "name": lambda value: printable(str(value)),
+        "picture": lambda name: picture(Path(pictures or ".") / "gallery" / Path(str(name)).name),
+    }
+    found.filters |= filters
+    return found
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("unetseg.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _markup(text: str) -> "Markup":
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _number(value: object, form: str) -> str:
+    """A number in its form; a dash where there is none."""
+    return form.format(value) if isinstance(value, int | float) and math.isfinite(value) else "–"
+
+
+def percent(value: object) -> str:
+    """A share as people say it.
+
+    >>> percent(0.213), percent(0.0042), percent(0.00001), percent(None)
+    ('21%', '0.4%', '<0.1%', '–')
+    """
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "–"
+    if 0 < value < 0.001:
+        return "<0.1%"
+    return f"{100 * value:.1f}%" if value < 0.0995 and value else f"{100 * value:.0f}%"
+
+
+def picture(path: Path) -> str:
+    """A picture file as an address that holds it; "data:," where it cannot be read."""
+    from PIL import Image
+
+    try:
+        content, kind = path.read_bytes(), path.suffix[1:].replace("jpg", "jpeg")
+        if len(content) > LARGEST_PICTURE:
+            with Image.open(io.BytesIO(content)) as image:
+                image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+                smaller = io.BytesIO()
+                image.convert("RGB").save(smaller, "JPEG", quality=82)
+            content, kind = smaller.getvalue(), "jpeg"
+    except OSError:
+        return "data:,"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

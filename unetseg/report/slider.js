@@ -1,0 +1,2 @@
+for (const input of document.querySelectorAll(".compare input"))
+  input.addEventListener("input", () => input.parentNode.style.setProperty("--at", input.value + "%"));
