@@ -346,11 +346,37 @@ def is_shard(text: str) -> str:
     return text
 
 
+def is_range(text: str) -> str:
+    """The text, if it is a number from 1 on, or two with a dash between: 4, 2-8 or 2-.
+
+    Raises:
+        ValueError: it is not.
+    """
+    match = re.fullmatch(r"([1-9]\d*)(-(\d*))?", text)
+    if not match or (match[3] and int(match[3]) < int(match[1])):
+        raise ValueError(f"{text!r} is no number of workers: write 4, 2-8 or 2-")
+    return text
+
+
 class ScalingConfig(Settings):
     """How the images are shared among processes and machines."""
 
     shard: Annotated[str, AfterValidator(is_shard)] | None = None
     """Predict one of N equal shares of the images, I/N with I from 0: 0/3, 1/3 and 2/3 are all."""
+    cluster: Literal["ray"] | None = None
+    """Predict on the machines of a Ray cluster, which share the folders."""
+    address: str | None = None
+    """Of the cluster (default: RAY_ADDRESS, one that runs here, or one that is started here)."""
+    workers: Annotated[str, AfterValidator(is_range)] = "1-"
+    """Workers of the cluster: a number, or MIN-MAX, more as long as images wait; 1-: all it has."""
+    cores: Annotated[int, Field(ge=1)] = 1
+    """Processor cores of each worker; where the cluster has GPUs, each also has one of them."""
+
+    @property
+    def bounds(self) -> tuple[int, int | None]:
+        """The least and the most workers."""
+        low, dash, high = self.workers.partition("-")
+        return int(low), (int(high) if high else None) if dash else int(low)
 
 
 class ScoringConfig(Settings):

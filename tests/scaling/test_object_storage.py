@@ -1,6 +1,8 @@
 """Images and masks on an S3 server of this machine: the masks of local folders, each once."""
 
+import io
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.builders import noise, save_run
+from tests.faults.test_prediction import POISON, finish, start
 from unetseg.cli.app import run
 from unetseg.scaling.object_storage import Place
 
@@ -133,3 +136,32 @@ def test_from_a_folder_to_a_bucket_in_shards_and_from_a_bucket_to_a_folder(
     assert predict(trained, source, "-o", tmp_path / "out") == 0
     assert masks(local(tmp_path / "out")) == expected
     assert predict(trained, source, "-o", tmp_path / "out", "--existing", "skip") == 0
+
+
+@pytest.mark.row(50)
+@pytest.mark.long
+def test_an_object_that_kills_its_process_is_put_aside(tmp_path: Path, bucket: Any) -> None:
+    trained, folder = save_run(tmp_path / "run"), draw(tmp_path / "in", 6)
+    source, out = upload(bucket, folder, "scans"), Path(f"s3://{bucket.name}/masks")
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(POISON)
+    finish(start(trained, Path(source), out, path=tmp_path / "path"), -signal.SIGSEGV)
+    for _ in range(2):
+        skip = ["--existing", "skip"]
+        told = finish(start(trained, Path(source), out, *skip, path=tmp_path / "path"), 4)
+        assert "no mask for 1 image, 5 have one" in told
+        assert f"{source}/1/003.png ended the process that read it, twice" in told
+    assert len(masks(stored(bucket, "masks"))) == 5
+
+
+def test_what_cannot_be_reached_or_is_not_there_is_told(
+    tmp_path: Path, bucket: Any, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, out = save_run(tmp_path / "run"), f"s3://{bucket.name}/masks"
+    assert predict(trained, f"s3://{bucket.name}/none", "-o", out) == 5
+    assert "there is no image in s3://" in capsys.readouterr().err
+    assert predict(trained, "s3://a/x", "s3://a/y", "-o", out) == 2
+    assert "images are in several places" in capsys.readouterr().err
+    assert predict(trained, "s3://no-such-bucket/x", "-o", out) in {3, 5}
+    assert predict(trained, "nosuch://a/x", "-o", out) == 3
+    assert io.StringIO(capsys.readouterr().err).read()

@@ -40,7 +40,7 @@ def predict(
     unetseg predict checkpoints/cells a.png 'scans/*.tif' -o masks/ --overlay --probabilities
     unetseg predict checkpoints/roofs city.tif -o masks/ --overviews --existing skip
     unetseg predict checkpoints/cells scans/ -o masks/ --shard 0/3        (and 1/3, and 2/3)
-    unetseg predict checkpoints/cells s3://bucket/scans -o s3://bucket/masks
+    unetseg predict checkpoints/cells s3://bucket/scans -o s3://bucket/masks --cluster ray
 
     Parameters
     ----------
@@ -85,6 +85,10 @@ def _predicted(
     from unetseg.scaling.shards import Totals, predict_shard
 
     config, device, scaling = settings
+    if scaling.cluster:
+        from unetseg.scaling.cluster import predict_on_cluster
+
+        return predict_on_cluster(run, images, output, settings, progress)
     if any(map(address_of, (*images, output))):
         from unetseg.scaling.object_storage import predict_stored
 
