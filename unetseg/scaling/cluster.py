@@ -7,6 +7,7 @@ disk which images were in work, predicts them one by one in a process apart, and
 ends that (see `prediction/alone.py`): no image ends more than one worker.
 """
 
+import os
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,8 +36,8 @@ from unetseg.text import address_of, plural
 
 BLOCKS_PER_WORKER = 8
 """At least, so that all end at about the same time."""
-
-
+TOKEN = Path("~/.ray/auth_token")
+"""What lets a process into a cluster of Ray."""
 TRIES = 5
 """Of a block whose workers end."""
 
@@ -165,7 +166,9 @@ def _refuse_files(target: Place) -> None:
 
 @contextmanager
 def _cluster(address: str | None, progress: Progress) -> Iterator[int]:
-    """Connect to a cluster, or start one on this machine; yield its processor cores."""
+    """Connect to a cluster, or start one on this machine; yield its GPUs, or cores without any."""
+    if TOKEN.expanduser().is_file():  # then `ray start` asks for it, where nothing else is said
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
         from ray.data import DataContext
@@ -175,7 +178,7 @@ def _cluster(address: str | None, progress: Progress) -> Iterator[int]:
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # of any kind, plain ones too
-        fix = "Start one with `ray start --head`, and give its --address."
+        fix = "Start one with `ray start --head`, and give its --address (and its RAY_AUTH_TOKEN)."
         raise MachineError(f"no Ray cluster: {error}", fix=fix) from error
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
