@@ -127,6 +127,8 @@ def surroundings(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "path" / "sitecustomize.py").write_text(POISON)
     paths = [str(tmp_path / "path"), str(Path(__file__).parents[2])]
     quiet = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
+    quiet |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    quiet["RAY_worker_niceness"] = "0"  # else they wait for all other tests
     return os.environ | quiet | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
@@ -155,7 +157,7 @@ def failures(out: Path) -> dict[str, str]:
 
 
 @pytest.mark.row(48, 49, 50)
-@pytest.mark.long
+@pytest.mark.slow
 def test_deadly_and_damaged_images_are_listed_and_all_others_predicted(
     tmp_path: Path, surroundings: dict[str, str]
 ) -> None:
