@@ -1,5 +1,6 @@
 """Run folders for the tests of the page, with names that do harm where they are not escaped."""
 
+import json
 from pathlib import Path
 
 from tests.builders import bundle_info, save_run
@@ -48,4 +49,19 @@ def made_run(folder: Path, *, images: int = 5) -> Path:
     write_json(run / "data.json", facts)
     config = EvalConfig(device=DeviceConfig(device="cpu", precision="float32"))
     evaluate(run, data, config)
+    file = run / "eval" / "all" / "scores.json"
+    scores = json.loads(file.read_text())
+    bins = [{"confidence": n / 10, "accuracy": n / 12, "pixels": 9} for n in range(5, 11)]
+    sweep = [{"threshold": n / 10, "dice": n * (9 - n) / 30} for n in range(1, 10)]
+    both = {key: scores[key] for key in scores if "foreground" in key}
+    difference = {"mean": -0.01, "interval": [-0.02, None], "images": 5, "verdict": "none"}
+    measured = {
+        "calibration": {"temperature": 1.2, "ece_before": 0.08, "ece": 0.03, "bins": bins},
+        "threshold": {"used": 0.5, "best": 0.4, "dice_gain": 0.01},
+        "threshold_sweep": sweep,
+        "auc": {HOSTILE: 0.9},
+        "average_precision": {HOSTILE: None},
+        "human": {"images": 5, **both, "model": both, "difference": difference},
+    }
+    write_json(file, scores | measured)
     return run

@@ -50,8 +50,8 @@ def test_a_page_has_every_section_whose_facts_are_there_in_order(run: Path) -> N
     found = sections(run_page(Facts(run)))
     assert found == [name for name in SECTIONS if name in found]
     assert {"classes", "objects", "errors", "images", "confusion", "curves", "data"} <= {*found}
-    assert {"plan", "next", "repeat"} <= {*found}
-    assert not {"suspects", "growth", "human", "skips"} & {*found}
+    assert {"calibration", "plan", "human", "next", "repeat"} <= {*found}
+    assert not {"suspects", "growth", "skips"} & {*found}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_scores_of_other_weights_are_not_told(own: Path) -> None:
 
 def test_a_bundle_alone_has_a_page(tmp_path: Path) -> None:
     page = run_page(Facts(save_run(tmp_path / "run") / "model"))
-    assert sections(page) == ["next", "repeat"]
+    assert sections(page) == ["next", "versions"]
 
 
 def test_a_page_that_fails_is_one_line(

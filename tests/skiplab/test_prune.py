@@ -221,7 +221,8 @@ def test_a_pruned_run_predicts_the_same_masks_for_less(
     trained: Path, pruned: Pruning, data: Path, tmp_path: Path
 ) -> None:
     assert pruned.folder == trained / "pruned"
-    assert {file.name for file in pruned.folder.iterdir()} == {"model.json", "model.safetensors"}
+    written = {file.name for file in pruned.folder.iterdir()}
+    assert written == {"README.md", "model.json", "model.safetensors"}
     before = masks(trained, data, tmp_path / "before")
     after = masks(pruned.folder, data, tmp_path / "after")
     assert len(before) == 6

@@ -49,12 +49,11 @@ def evaluate(
         YAML file with settings.
     """
     from unetseg.evaluation.evaluate import evaluate as run_evaluation
-    from unetseg.evaluation.evaluate import run_folder
     from unetseg.report.page import write_report
 
     with observed() as progress:
         result = run_evaluation(run, data, config, output=output, progress=progress)
-        page = write_report(run_folder(run), progress, result.folder)
+        page = write_report(run, progress, result.folder)
     scores = result.scores
     table = Table("class", "IoU", "Dice", "precision", "recall", "pixels", box=None)
     for row in scores.classes:

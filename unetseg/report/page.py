@@ -14,7 +14,7 @@ from unetseg.bundle import find_bundle
 from unetseg.data.masks.overlay import ERROR_COLOURS
 from unetseg.progress import Progress
 from unetseg.report.card import write_card
-from unetseg.report.facts import Facts
+from unetseg.report.facts import Facts, Json
 from unetseg.runtime import versions
 from unetseg.storage import write_text
 from unetseg.text import duration, printable
@@ -44,8 +44,9 @@ SECTIONS = {
     "plan": "Plan",
     "human": "Human level",
     "skips": "Skips",
+    "repeat": "How to repeat it",
     "next": "Next",
-    "repeat": "How it was made",
+    "versions": "Made with",
 }
 WORDS = {
     "boundary": "at an outline",
@@ -80,12 +81,14 @@ def write_report(run: Path, progress: Progress, evaluation: Path | None = None) 
     Returns:
         The page; None if it could not be written.
     """
+    run = home_of(run)
     inside = evaluation is None or run.absolute() in evaluation.absolute().parents
     path = (run if inside or evaluation is None else evaluation) / NAME
     try:
         facts = Facts(run, None if inside else evaluation)
         write_text(path, run_page(facts))
-        write_card(facts)
+        if inside:
+            write_card(facts)
     except Exception as error:  # noqa: BLE001 (a page is never worth a training)
         progress.say(f"warning: no {path}: {printable(' '.join(str(error).split()))}")
         return None
@@ -103,15 +106,24 @@ def save_page(runs: Sequence[Path], output: Path | None = None) -> Path:
         BundleError: there is no trained U-Net in one of them.
         MachineError: the page cannot be written.
     """
-    bundles = [find_bundle(run) for run in runs]
-    homes = [one.parent if one.name == "model" else one for one in bundles]
-    every = [Facts(home) for home in homes]
+    every = [Facts(home_of(run)) for run in runs]
+    home = every[0].run
     if len(every) == 1:
-        write_text(path := output or homes[0] / NAME, run_page(every[0]))
+        write_text(path := output or home / NAME, run_page(every[0]))
         write_card(every[0])
     else:
-        write_text(path := output or homes[0].parent / NAME, runs_page(every))
+        write_text(path := output or home.parent / NAME, runs_page(every))
     return path
+
+
+def home_of(run: Path) -> Path:
+    """The run folder of RUN or RUN/model; of another bundle its own folder.
+
+    Raises:
+        BundleError: there is no trained U-Net.
+    """
+    bundle = find_bundle(run)
+    return bundle.parent if bundle.name == "model" else bundle
 
 
 def run_page(facts: Facts) -> str:
@@ -123,6 +135,7 @@ def run_page(facts: Facts) -> str:
         preview=picture(facts.preview) if facts.preview else None,
         figures=[(picture(path), caption) for path, caption in facts.figures],
         charts=training_charts(facts),
+        probability_charts=probability_charts(facts.scores),
     )
     whole = page(sections=[])
     there = [(one, title) for one, title in SECTIONS.items() if f'<section id="{one}">' in whole]
@@ -180,6 +193,27 @@ def training_charts(facts: Facts) -> list[tuple[str, "Markup"]]:
     return charts
 
 
+def probability_charts(scores: Json) -> list[tuple[str, "Markup"]]:
+    """Reliability, and Dice over the threshold, where they were measured."""
+    from unetseg.report.charts import Line, line_chart
+
+    bins, sweep = scores.get("calibration", {}).get("bins", []), scores.get("threshold_sweep", [])
+    reliable = [(row["confidence"], row["accuracy"]) for row in bins]
+    dice = [(row["threshold"], row["dice"]) for row in sweep if row["dice"] is not None]
+    charts = {
+        "Share that is right over the confidence told; dashed: as it should be": [
+            Line("right", reliable, dots=True),
+            Line("ideal", [(reliable[0][0],) * 2, (1, 1)] if reliable else [], "fit"),
+        ],
+        "Dice over the threshold": [Line("Dice", dice)],
+    }
+    return [
+        (title, line_chart(title, lines, title.rpartition("the ")[2].partition(" told")[0]))
+        for title, lines in charts.items()
+        if len(lines[0].points) > 1
+    ]
+
+
 # ---------------------------------------------------------------------------------- templates
 
 
@@ -211,6 +245,7 @@ def environment(pictures: Path | None = None) -> "Environment":
     }
     filters: dict[str, Callable[..., Any]] = {
         "score": lambda value: _number(value, "{:.3f}"),
+        "signed": lambda value: _number(value, "{:+.3f}").replace("-", "−"),
         "decimal": lambda value: _number(value, "{:.1f}"),
         "percent": percent,
         "count": lambda value: _number(value, "{:,.0f}"),
