@@ -97,6 +97,15 @@ def test_planted_errors_are_named(reason: str, spoil: Any) -> None:
     assert anatomy.images["a"].reason == reason
 
 
+def test_a_thin_line_that_is_missed_is_no_boundary() -> None:
+    truth, aside = np.zeros((2, 64, 64), np.uint8)
+    truth[30:32], aside[31:33] = 1, 1
+    anatomy = Anatomy(THREE)
+    anatomy.add("missed", grey(truth), truth, np.zeros_like(truth))
+    anatomy.add("aside", grey(truth), truth, aside)
+    assert [anatomy.images[name].reason for name in ("missed", "aside")] == ["miss", "boundary"]
+
+
 def test_a_pair_of_classes_is_told_as_shares_of_its_truth_and_of_all_errors() -> None:
     truth = squares()
     prediction = np.where(truth == 2, 1, truth).astype(np.uint8)

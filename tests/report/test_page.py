@@ -76,6 +76,12 @@ def test_what_is_missing_or_damaged_is_left_out(
     assert "classes" in sections(page)
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[1]", '{"a": 1}'])
+def test_damaged_scores_are_none(own: Path, damage: str) -> None:
+    (own / "eval/all/scores.json").write_text(damage)
+    assert "Nothing was scored yet." in run_page(Facts(own))
+
+
 def test_what_others_leave_in_the_folder_is_shown(own: Path) -> None:
     (own / "suspects.csv").write_text(f'image,why\na.png,"{HOSTILE.replace(chr(34), "")}"\n')
     (own / "lab").mkdir()

@@ -80,6 +80,10 @@ def test_a_run_folder_is_complete(data: Path, tmp_path: Path) -> None:
     names = ("config.yaml", "env.json", "plan.json", "splits.json", "metrics.csv", "log.jsonl")
     for name in (*names, "data.json", "report.html"):
         assert (run / name).stat().st_size > 0, name
+    found = json.loads((run / "data.json").read_text())
+    shares = [row[split] for row in found["class_shares"] for split in ("train", "val")]
+    assert sum(shares) == pytest.approx(2)
+    assert found["rules"][0].startswith("images/NAME.png")
     bundle = {"README.md", "model.json", "model.safetensors"}
     assert {p.name for p in (run / "model").iterdir()} == bundle
     assert (run / "previews" / "augmented.png").is_file()

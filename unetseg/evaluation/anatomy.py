@@ -22,8 +22,9 @@ REACHES = (1, 2, 5, 10)
 AREAS = tuple(4**power for power in range(2, 9))
 """Areas that part the objects by size, pixels: 16, 64, … 65536."""
 KINDS = ("boundary", "false alarm", "miss", "class swap")
-"""Wrong pixels at a true outline, within the tolerance; and others: background given a class, a
-class taken for background, one class taken for another."""
+"""Wrong pixels between a true and a predicted outline, within the tolerance of both; and others:
+background given a class, a class taken for background, one class taken for another. So a thin line
+that nothing was predicted for is a miss, though all of it is near an outline."""
 MOST_PAIRS = 10
 """Pairs of classes that are named."""
 WEAK, ERRORS = 0.3, 3.0
@@ -76,7 +77,8 @@ class Anatomy:
         for k in self.class_map.foreground:
             self._objects += missed_by_area((truth == k) & counted, wrong)
         background = self.class_map.background
-        beyond = wrong & (distance > self.tolerance)
+        between = np.maximum(distance, outline_distance(prediction)) <= self.tolerance
+        beyond = wrong & ~between
         alarm, miss = (beyond & (mask == background) for mask in (truth, prediction))
         kinds = (wrong & ~beyond, alarm, miss, beyond & ~alarm & ~miss)
         wrong_pixels = {kind: int(one.sum()) for kind, one in zip(KINDS, kinds, strict=True)}

@@ -24,7 +24,7 @@ from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet
 from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import DataError, UnetsegError
-from unetseg.evaluation.anatomy import Anatomy
+from unetseg.evaluation.anatomy import Anatomy, class_pairs
 from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, score
 from unetseg.evaluation.counting import PairCount, Truth, count_classes
 from unetseg.evaluation.gallery import Gallery
@@ -369,8 +369,13 @@ class Artifacts:
         scores = [foreground_dice(one, self.class_map) for one in counts]
         content = self.anatomy.to_json(counts.sum(axis=0), dict(zip(names, scores, strict=True)))
         kinds = {
-            name: {"reason": one.reason, "kinds": one.kinds}
-            for name, one in self.anatomy.images.items()
+            name: {
+                "reason": self.anatomy.images[name].reason,
+                "kinds": self.anatomy.images[name].kinds,
+                "most": next(iter(class_pairs(one, self.class_map.names)), None),
+            }
+            for name, one in zip(names, counts, strict=True)
+            if name in self.anatomy.images
         }
         if self.wanted.overlays:
             content["gallery"] = self.gallery.write(self.folder / "gallery", kinds)

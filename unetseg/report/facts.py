@@ -77,7 +77,9 @@ class Facts:
     def scores(self) -> Json:
         """scores.json; without any evaluation, those that validated the bundle."""
         found = read_json(self.scored / "scores.json") if self.scored else {}
-        return found or self.info.get("scores", {})
+        if not {"images", "classes", "split"} <= found.keys():
+            found = self.info.get("scores", {})
+        return found
 
     @cached_property
     def anatomy(self) -> Json:

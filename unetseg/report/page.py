@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetseg.bundle import find_bundle
+from unetseg.bundle import find_bundle, read_info
 from unetseg.data.masks.overlay import ERROR_COLOURS
 from unetseg.progress import Progress
 from unetseg.report.card import write_card
@@ -120,9 +120,10 @@ def home_of(run: Path) -> Path:
     """The run folder of RUN or RUN/model; of another bundle its own folder.
 
     Raises:
-        BundleError: there is no trained U-Net.
+        BundleError: there is no trained U-Net, or it is damaged.
     """
     bundle = find_bundle(run)
+    read_info(bundle / "model.json")
     return bundle.parent if bundle.name == "model" else bundle
 
 

@@ -18,7 +18,7 @@ import yaml
 from unetseg.checks.check import refuse_errors
 from unetseg.checks.finding import Finding
 from unetseg.config import TrainConfig
-from unetseg.data.facts.survey import Survey, split_sentence, survey, with_splits
+from unetseg.data.facts.survey import Survey, survey, with_splits
 from unetseg.data.pairs.splits import read_splits, write_splits
 from unetseg.errors import BundleError, ConfigError
 from unetseg.group import ALONE, Group
@@ -312,11 +312,9 @@ def described_data(known: Survey, findings: Sequence[Finding]) -> dict[str, Any]
         for row, name in enumerate(known.class_map.names)
     ]
     return {
-        "pairs": known.pairs.rule,
         "images": f"{known.dtype}, {plural(known.bands, 'band')}, "
         + (low if low == high else f"{low} to {high}"),
-        "masks": "; ".join(known.rules),
-        "splits": split_sentence(known.pairs),
+        "rules": known.rules,
         "class_shares": shares,
         "findings": [
             {"check": one.check, "severity": one.severity, "summary": one.summary, "fix": one.fix}
