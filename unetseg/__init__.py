@@ -128,7 +128,9 @@ what is written above it, never below.
       stream.py          large images, predicted from top to bottom in bands
       bands.py           finished bands of a large image, kept until its mask is written
       pipeline.py        the prediction loop: read ahead → group → network → hand on
-      outputs.py         what is written for one image: mask, probabilities, overlay
+      objects.py         connected components, parted where they touch, numbered and measured
+      polygons.py        outlines of objects in map coordinates
+      outputs.py         what is written for one image: mask, probabilities, overlay, objects
       in_memory.py       arrays, tensors, lists and Pillow images, read as files of them would be
       manifest.py        what lies in a folder of masks, and what it was made with and from
       alone.py           work that may end its process, done in one apart

@@ -326,12 +326,25 @@ class PredictConfig(TilingConfig, ReadingConfig):
     """Also write <name>_overlay.png or .tif: the image with the classes drawn over it."""
     probabilities: bool = False
     """Also write <name>_probabilities.tif: one float32 band per class, 0–1."""
+    objects: bool = False
+    """Also write <name>_objects.csv and <name>_labels.tif, and all rows as objects.csv."""
+    polygons: bool = False
+    """Also write <name>_polygons.geojson: the outline of each object."""
+    watershed: Fraction = 0.8
+    """Part touching objects at necks narrower than this share of the narrower one; 0: never."""
+    simplify: Annotated[float, Field(ge=0)] = 0.0
+    """How far outlines of polygons may leave the edges of the pixels, pixels."""
     overviews: bool = False
     """Add smaller copies to GeoTIFFs, so that viewers open them at once."""
     existing: Literal["refuse", "skip", "overwrite"] = "refuse"
     """What to do when an output file is there already."""
     strict: bool = False
     """Refuse images whose values lie far from those trained on, instead of a warning."""
+
+    @property
+    def with_probabilities(self) -> bool:
+        """Whether more is wanted of each pixel than its class."""
+        return self.probabilities or self.objects or self.polygons
 
 
 def is_shard(text: str) -> str:

@@ -2,16 +2,16 @@
 
 import csv
 import errno
-import io
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from hashlib import blake2b, file_digest
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -160,13 +160,19 @@ def write_json(path: Path, value: object) -> None:
     write_bytes(path, (text + "\n").encode(errors="backslashreplace"))  # "\udcfc" is JSON too
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write `rows` under the names of the first one's columns, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+def write_csv(
+    path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str] = ()
+) -> None:
+    """Write `rows` under the names of `columns`, or the first one's, whole or not at all."""
+    rows = iter(rows)
+    head = [] if columns else [next(rows)]
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as text,
+    ):
+        writer = csv.DictWriter(text, columns or list(head[0]), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(chain(head, rows))
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -35,10 +35,13 @@ def predict(
     --existing skip goes on: predictions.jsonl beside the masks knows image, model and settings of
     each, and masks of two models are never mixed. failures.jsonl lists what has no mask, and why.
 
+    --objects and --polygons say what there is, how large and where: docs/objects.md.
+
     Examples:
     unetseg predict checkpoints/cells new/ -o masks/
     unetseg predict checkpoints/cells a.png 'scans/*.tif' -o masks/ --overlay --probabilities
     unetseg predict checkpoints/roofs city.tif -o masks/ --overviews --existing skip
+    unetseg predict checkpoints/cells new/ -o masks/ --objects --polygons
     unetseg predict checkpoints/cells scans/ -o masks/ --shard 0/3        (and 1/3, and 2/3)
     unetseg predict checkpoints/cells s3://bucket/scans -o s3://bucket/masks --cluster ray
 

@@ -45,7 +45,8 @@ class BandStore:
         job: Everything that the result depends on, as JSON.
         spans: First row of each band, and the first below it.
         width: Pixels of the image.
-        classes: K, where probabilities are kept too; else 0.
+        classes: K, where probabilities are kept too; 1: those of the classes that pixels have; else
+            0.
 
     Raises:
         MachineError: the folder cannot be written.
@@ -100,7 +101,11 @@ class BandStore:
             packer = zlib.compressobj(LEVEL)
             path = self._file(band.number, "probabilities")
             with atomic_path(path) as temporary, temporary.open("wb") as file:
+                top = 0
                 for piece in band.probabilities:
+                    if self.classes == 1:
+                        piece = certainty(band.index[top : top + len(piece)], piece)
+                        top += len(piece)
                     file.write(packer.compress(np.ascontiguousarray(piece).data))
                 file.write(packer.flush())
         # The classes come last: a band is there when they are.
@@ -114,6 +119,10 @@ class BandStore:
     def probabilities(self, top: int, bottom: int) -> NDArray[np.float32]:
         """Probabilities of these rows, rows×W×K."""
         return self._rows("probabilities", top, bottom)
+
+    def certainty(self, top: int, bottom: int) -> NDArray[np.float32]:
+        """How likely the classes are that the pixels of these rows have, rows×W."""
+        return certainty(self.index(top, bottom), self.probabilities(top, bottom))
 
     def _rows(self, kind: str, top: int, bottom: int) -> NDArray[Any]:
         parts = [
@@ -167,9 +176,22 @@ class OneBand:
         (whole,) = self.band.probabilities
         return whole[top:bottom]
 
+    def certainty(self, top: int, bottom: int) -> NDArray[np.float32]:
+        """How likely the classes are that the pixels of these rows have, rows×W."""
+        return certainty(self.index(top, bottom), self.probabilities(top, bottom))
+
     def written(self, path: Path) -> AbstractContextManager[Path]:
         """Where a file is written: in its place."""
         return nullcontext(path)
+
+
+def certainty(index: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How likely the class of each pixel is, rows×W, of class indexes and rows×W×K, or ×1 of that.
+
+    NaN without data.
+    """
+    known = np.minimum(index, probabilities.shape[2] - 1).astype(np.intp)
+    return np.take_along_axis(probabilities, known[..., None], axis=2)[..., 0]
 
 
 def bands_folder(mask: Path) -> Path:

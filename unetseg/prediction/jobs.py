@@ -329,7 +329,8 @@ def _clashes(jobs: Sequence[Job], config: PredictConfig) -> Iterator[ConfigError
         if any(len(some) > 1 for some in files.values()) or (one and len(files) > 1)
     ]
     if clashes:
-        without = ", or leave out --overlay" if config.overlay else ""
+        beside = " and ".join(f"--{flag}" for flag in jobs[0].beside if getattr(config, flag))
+        without = f", or leave out {beside}" if beside else ""
         fix = f"Rename one of each, predict them to another folder{without}."
         yield ConfigError("outputs of several images would be the same file", clashes, fix)
 

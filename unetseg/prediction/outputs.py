@@ -1,4 +1,4 @@
-"""What is written for one image: its mask, and its probabilities and overlay where asked for.
+"""What is written for one image: its mask, and what is asked for beside it.
 
 Ordinary images get masks as the training had them. Images that are placed on the earth, that
 declare a no-data value, or that are predicted band by band get GeoTIFFs with the same place.
@@ -25,8 +25,11 @@ from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
 from unetseg.data.masks.overlay import levels_of, outline_reach, outlines, overlay, picture
 from unetseg.errors import ImageError
 from unetseg.prediction.bands import BandStore, OneBand
+from unetseg.prediction.objects import Labels, Objects, columns_of
 from unetseg.prediction.pipeline import Opened
+from unetseg.prediction.polygons import write_polygons
 from unetseg.prediction.stream import pieces
+from unetseg.storage import write_csv
 from unetseg.text import plural, printable
 
 SHOWN = 3
@@ -67,18 +70,45 @@ class Job:
     @property
     def overlay(self) -> Path:
         """The file for the image with the classes drawn over it."""
-        suffix = ".tif" if self.is_geotiff else ".png"
-        return self.mask.with_name(f"{self.mask.stem}_overlay{suffix}")
+        return self._beside("overlay.tif" if self.is_geotiff else "overlay.png")
 
     @property
     def probabilities(self) -> Path:
         """The file for the probabilities."""
-        return self.mask.with_name(f"{self.mask.stem}_probabilities.tif")
+        return self._beside("probabilities.tif")
+
+    @property
+    def objects(self) -> Path:
+        """The file for the table of objects."""
+        return self._beside("objects.csv")
+
+    @property
+    def labels(self) -> Path:
+        """The file for the number of the object of each pixel."""
+        return self._beside("labels.tif")
+
+    @property
+    def polygons(self) -> Path:
+        """The file for the outlines of objects."""
+        return self._beside("polygons.geojson")
+
+    @property
+    def beside(self) -> dict[str, tuple[Path, ...]]:
+        """All files that may be written beside the mask, by the flag that asks for them."""
+        return {
+            "overlay": (self.overlay,),
+            "probabilities": (self.probabilities,),
+            "objects": (self.objects, self.labels),
+            "polygons": (self.polygons,),
+        }
 
     def files(self, config: PredictConfig) -> list[Path]:
         """All files that are written, the mask first."""
-        beside = [(config.overlay, self.overlay), (config.probabilities, self.probabilities)]
-        return [self.mask, *(file for wanted, file in beside if wanted)]
+        wanted = (files for flag, files in self.beside.items() if getattr(config, flag))
+        return [self.mask, *chain.from_iterable(wanted)]
+
+    def _beside(self, end: str) -> Path:
+        return self.mask.with_name(f"{self.mask.stem}_{end}")
 
 
 def plan_job(image: Path, stem: Path, class_map: ClassMap, max_pixels: int | None = None) -> Job:
@@ -163,8 +193,41 @@ def write_outputs(
     if config.overlay:
         with bands.written(job.overlay) as path:
             writer.write(path, overlay_pieces(image, bands, spans, class_map), write_png)
+    if config.objects or config.polygons:
+        write_objects(writer, bands, spans, class_map, config)
     with bands.written(job.mask) as path:
         writer.write_mask(path, (bands.index(*span) for span in spans), class_map)
+
+
+def write_objects(
+    writer: "Writer",
+    bands: BandStore | OneBand,
+    spans: Sequence[tuple[int, int]],
+    class_map: ClassMap,
+    config: PredictConfig,
+) -> None:
+    """Write table, labels and outlines of the objects of an image, as far as they are wanted."""
+    job = writer.job
+    place = job.georeference
+    objects = Objects(bands.index, spans, class_map.foreground, config.watershed)
+    pieces_of_labels = objects.labels(bands.certainty)
+    labels: Labels | Path
+    if isinstance(bands, BandStore):
+        labels = bands.folder / job.labels.name
+        writer.write_labels(labels, pieces_of_labels)
+    else:
+        (labels,) = pieces_of_labels
+    table = objects.table()
+    if config.polygons:
+        with bands.written(job.polygons) as path:
+            write_polygons(path, labels, table, class_map, place, config.simplify)
+    if config.objects:
+        with bands.written(job.objects) as path:
+            write_csv(path, table.rows(class_map, place), columns_of(place))
+        with bands.written(job.labels) as path:
+            if not isinstance(labels, Path):
+                fits = len(table.area) <= np.iinfo(np.uint16).max
+                writer.write_labels(path, iter([labels.astype(np.uint16) if fits else labels]))
 
 
 def overlay_pieces(
@@ -244,6 +307,13 @@ class Writer:
             self._write_geotiff(path, parts, mean_of_four, nodata, names=names)
         else:
             write_whole(path, next(parts))
+
+    def write_labels(self, path: Path, parts: Iterator[NDArray[Any]]) -> None:
+        """Write numbers of objects, in pieces of rows×W."""
+        if self.job.is_geotiff:
+            self._write_geotiff(path, parts, every_other)
+        else:
+            write_tiff(path, next(parts))
 
     def _write_geotiff(
         self,

@@ -1,11 +1,13 @@
 """Images → mask files: reading, inference and writing overlapped, and every failure listed."""
 
-from collections.abc import Callable, Iterable, Sequence
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,14 @@ from unetseg.prediction.alone import each_alone
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
 from unetseg.prediction.jobs import deadly, find_inputs, outdated, outstanding, planned
 from unetseg.prediction.manifest import Journal, Manifest, append_lines, failure_row
+from unetseg.prediction.objects import COLUMNS, MAP_COLUMNS
 from unetseg.prediction.outputs import Job, lost_places, other_scalings, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Stream
 from unetseg.prediction.values import tell_strange
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import refuse_read_only, remove_leftovers, writing
+from unetseg.storage import refuse_read_only, remove_leftovers, write_csv, writing
 from unetseg.text import plural
 
 WRITERS = 4
@@ -171,7 +174,27 @@ def predict_listed(
         tell_strange(result.strange, progress)
         if failures:
             append_lines(failures, (failure_row(*item) for item in result.failures.items()))
+            if config.objects:
+                _write_all_objects(work.output, [*there, *jobs], progress)
     return result
+
+
+def _write_all_objects(output: Path, jobs: Sequence[Job], progress: Progress) -> None:
+    """Write objects.csv: the rows of all tables of a prediction, with the image of each."""
+    tables = [(job.mask, job.objects) for job in jobs if job.objects.is_file()]
+    count = 0
+
+    def rows() -> Iterator[dict[str, str]]:
+        nonlocal count
+        for mask, table in sorted(tables):
+            with table.open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    count += 1
+                    yield {"image": mask.relative_to(output).as_posix()} | row
+
+    file = output / "objects.csv"
+    write_csv(file, rows(), ["image", *COLUMNS, *MAP_COLUMNS])
+    progress.say(f"{plural(count, 'object')} in {plural(len(tables), 'image')}: {file}")
 
 
 def _begin_failures(failures: Path, manifest: Manifest) -> None:
@@ -201,9 +224,8 @@ def _predict_all(
     suspects = [job for job in jobs if manifest.is_suspect(job)]
     masks = {job.mask for job in suspects}
     for folder in {mask.parent for mask in masks if manifest.is_alone and mask.parent.is_dir()}:
-        remove_leftovers(
-            folder, [f for j in suspects for f in (j.mask, j.overlay, j.probabilities)]
-        )
+        beside = (files for job in suspects for files in job.beside.values())
+        remove_leftovers(folder, [*masks, *chain.from_iterable(beside)])
     predict_images(
         predictor, [job for job in jobs if job.mask not in masks], config, result, progress
     )
@@ -257,6 +279,10 @@ def manifest_of(work: Work, journal: Journal | None = None) -> Manifest:
         "arithmetic": f"{engine.machine.device.type} {engine.machine.dtype}".replace("torch.", ""),
         "overviews": config.overviews,
     }
+    if config.objects or config.polygons:
+        names = ("watershed", "simplify") if config.polygons else ("watershed",)
+        shaped = config.model_dump(include=set(names), exclude_defaults=True)
+        settings |= shaped  # those that are not told are the defaults
     flags = config.model_dump(mode="json", exclude_defaults=True, exclude={"existing"})
     flags |= work.device.model_dump(mode="json", exclude_defaults=True)
     return Manifest(work.output, settings, str(work.run), flags, journal)
@@ -310,7 +336,7 @@ def predict_images(
     with ThreadPoolExecutor(WRITERS) as writers:
         writes = Waiting[tuple[Job, Callable[[], object]]]()
         predicted = predict_each(
-            predictor.engine, opened, probabilities=config.probabilities, refuse=refuse
+            predictor.engine, opened, probabilities=config.with_probabilities, refuse=refuse
         )
         for image in predicted:
             job = image.name
@@ -357,7 +383,9 @@ def write_large(
     stream, job = image.image, image.name
     assert isinstance(stream, Stream)
     total = len(stream.spans)
-    classes = len(info.class_map.classes) if config.probabilities else 0
+    classes = (
+        len(info.class_map.classes) if config.probabilities else int(config.with_probabilities)
+    )
     with held_bands(job.mask):
         store = BandStore(
             job.mask, identity(stream, info, job), stream.spans, stream.shape[1], classes

@@ -13,11 +13,13 @@ from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, TilingConfig, with_flags
 from unetseg.data.files.image import ImageFile
 from unetseg.errors import BundleError
-from unetseg.prediction.engine import Engine, machine_for, softmax
+from unetseg.prediction.bands import OneBand
+from unetseg.prediction.engine import Engine, classes_with_data, machine_for, softmax
 from unetseg.prediction.in_memory import image_in_memory, nodata_value, refuse_one_image
+from unetseg.prediction.objects import Labels, Objects
 from unetseg.prediction.outputs import Job, mask_pixels
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
-from unetseg.prediction.stream import Stream, read_checked
+from unetseg.prediction.stream import Band, Stream, read_checked
 from unetseg.prediction.values import SeenValues, told_strange
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
@@ -146,6 +148,27 @@ class Predictor:
         """
         pixels = self.pixels(image, nodata)
         return softmax(self.engine.logits(pixels), self.engine.missing(pixels)).transpose(1, 2, 0)
+
+    def objects(
+        self, image: object, nodata: float | None = None, watershed: float = 0.8
+    ) -> tuple[Labels, list[dict[str, Any]]]:
+        """The objects of an image: their number at each pixel H×W, and what is known of each.
+
+        That is what `predict --objects` writes. Arguments and errors are those of `predict`.
+
+        Args:
+            image: As `predict` takes it.
+            nodata: The value of pixels without data.
+            watershed: Where touching objects are parted, 0–1; 0: nowhere.
+        """
+        pixels = self.pixels(image, nodata)
+        logits, missing = self.engine.logits(pixels), self.engine.missing(pixels)
+        likely = softmax(logits, missing).transpose(1, 2, 0)
+        band = OneBand(Band(0, 0, classes_with_data(logits, missing), [likely]))
+        class_map = self.info.class_map
+        objects = Objects(band.index, [(0, len(pixels))], class_map.foreground, watershed)
+        (labels,) = objects.labels(band.certainty)
+        return labels, list(objects.table().rows(class_map))
 
 
 def load(run: str | Path, **flags: Any) -> Predictor:

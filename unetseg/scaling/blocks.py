@@ -26,7 +26,7 @@ from unetseg.prediction.manifest import BLOCKS, NAME, Journal
 PER_BLOCK = 256
 """Images of a block, about."""
 _SUFFIXES = "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-_ENDS = re.compile(rf"(_({_SUFFIXES}|overlay|probabilities))+$")
+_ENDS = re.compile(rf"(_({_SUFFIXES}|overlay|probabilities|objects|labels|polygons))+$")
 _FILE = re.compile(r"(\d+)-of-(\d+)\.(\d+)-of-(\d+)\.jsonl")
 
 Named = tuple[Path, Path]

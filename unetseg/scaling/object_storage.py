@@ -26,6 +26,7 @@ from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden
 from unetseg.errors import ConfigError, ImageError, MachineError, UnetsegError
 from unetseg.prediction.jobs import note_of
 from unetseg.prediction.manifest import BLOCKS, Manifest, identity_of
+from unetseg.prediction.outputs import Job
 from unetseg.prediction.pipeline import PIXELS_AHEAD, read_ahead
 from unetseg.prediction.predict import Work, manifest_of, predict_listed
 from unetseg.progress import SILENT, Progress
@@ -254,7 +255,7 @@ class Stage:
     def _finished(self, manifest: Manifest, folder: Path) -> set[Named]:
         """The images that need not be fetched; of stacks of pages all are."""
         config, inputs, output = self.work.config, self.stored.inputs, self.stored.output
-        wanted = 1 + config.overlay + config.probabilities
+        wanted = len(Job(Path(), Path("mask")).files(config))
         records = {
             record.image: record
             for record in manifest.done.values()

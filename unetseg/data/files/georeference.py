@@ -64,6 +64,22 @@ class Georeference:
         """Whether it says anything of a place."""
         return bool(self.crs or self.points or self.rpcs) or self.transform != _IDENTITY
 
+    @property
+    def has_transform(self) -> bool:
+        """Whether columns and rows make map coordinates by `transform`."""
+        return not self.points and (bool(self.crs) or self.transform != _IDENTITY)
+
+    def at(self, columns: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map coordinates N×2 of columns and rows, N each, by `transform`."""
+        a, b, c, d, e, f = self.transform
+        return np.stack([a * columns + b * rows + c, d * columns + e * rows + f], axis=-1)
+
+    @property
+    def pixel_area(self) -> float:
+        """Of a pixel, in the square of the unit of the map coordinates."""
+        a, b, _, d, e, _ = self.transform
+        return abs(a * e - b * d)
+
 
 _Told = tuple[Georeference, float | None, frozenset[str]]
 """A place, the no-data value, and the names of the files that were read for them."""
