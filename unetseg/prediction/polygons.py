@@ -108,7 +108,8 @@ def _outlined(labels: Labels | Path) -> Iterator[tuple[list[Any], int]]:
             found = shapes(labels, labels > 0)
             yield from ((shape["coordinates"], int(number)) for shape, number in found)
             return
-        with rasterio.open(labels) as file:  # GDAL reads it row by row, and as bytes for a mask
+        # GDAL reads it row by row, and as bytes for a mask; place and tolerance are for pixels.
+        with rasterio.open(labels, GEOREF_SOURCES="NONE") as file:
             band = rasterio.band(file, 1)
             found = shapes(band, band._replace(dtype="uint8"))
             yield from ((shape["coordinates"], int(number)) for shape, number in found)
