@@ -130,6 +130,7 @@ what is written above it, never below.
       pipeline.py        the prediction loop: read ahead → group → network → hand on
       objects.py         connected components, parted where they touch, numbered and measured
       polygons.py        outlines of objects in map coordinates
+      review.py          which images most need a look
       outputs.py         what is written for one image: mask, probabilities, overlay, objects
       in_memory.py       arrays, tensors, lists and Pillow images, read as files of them would be
       manifest.py        what lies in a folder of masks, and what it was made with and from

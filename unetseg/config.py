@@ -334,6 +334,8 @@ class PredictConfig(TilingConfig, ReadingConfig):
     """Part touching objects at necks narrower than this share of the narrower one; 0: never."""
     simplify: Annotated[float, Field(ge=0)] = 0.0
     """How far outlines of polygons may leave the edges of the pixels, pixels."""
+    review: Annotated[int, Field(ge=1)] | None = None
+    """Write review.csv: so many images that most need a look, each with the reason."""
     overviews: bool = False
     """Add smaller copies to GeoTIFFs, so that viewers open them at once."""
     existing: Literal["refuse", "skip", "overwrite"] = "refuse"
@@ -344,7 +346,7 @@ class PredictConfig(TilingConfig, ReadingConfig):
     @property
     def with_probabilities(self) -> bool:
         """Whether more is wanted of each pixel than its class."""
-        return self.probabilities or self.objects or self.polygons
+        return bool(self.probabilities or self.objects or self.polygons or self.review)
 
 
 def is_shard(text: str) -> str:

@@ -259,7 +259,12 @@ def _state(job: Job, config: PredictConfig, manifest: Manifest) -> State:
         return State.NEW
     is_current = record is not None and record.identity == identity_of(job.image)
     if record and is_current and record.by == manifest.key:
-        return State.DONE if record.files.issuperset(names) and there == names else State.UNFINISHED
+        is_done = record.files.issuperset(names) and there == names
+        return (
+            State.DONE
+            if is_done and not (config.review and record.doubt is None)
+            else State.UNFINISHED
+        )
     if _other_image(job, config, manifest):
         return State.FOREIGN
     if record is None:

@@ -7,6 +7,7 @@ loses none; a line that it left half written is passed over. Of one mask the las
     {"begun": MASK, "alone": false}                         its image is about to be read
     {"stopped": true}                                       those begun until here killed nobody
     {"done": MASK, "by": KEY, "image": …, "bytes": …, "modified": …, "files": […]}
+    … with "doubt": [SCORE, WHY]                            where --review asked for it
     {"failed": MASK, "image": …, "code": …, "message": …, "offenders": […], "fix": …}
     … with "bytes" and "modified"                           and is not tried again as it is
 
@@ -29,6 +30,7 @@ from unetseg.data.files.rasters import sources_of
 from unetseg.errors import ImageError, MachineError, UnetsegError
 from unetseg.locks import lock
 from unetseg.prediction.outputs import Job
+from unetseg.prediction.review import Doubt
 from unetseg.storage import json_value, parse_json, writing
 
 NAME = "predictions.jsonl"
@@ -47,6 +49,8 @@ class Record:
     """Bytes of the image's file, and when it was changed."""
     files: frozenset[str]
     """The mask and what was written beside it, relative to the folder."""
+    doubt: Doubt | None = None
+    """How much it needs a look, where that was asked."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,9 @@ class Manifest:
                     tries.clear()
             case {"done": str(mask), "by": str(by), "image": str(image), "files": list(files)}:
                 identity = line.get("bytes", 0), line.get("modified", 0)
-                self.done[mask] = Record(by, image, identity, frozenset(map(str, files)))
+                told = line.get("doubt")
+                doubt = Doubt(*told) if isinstance(told, list) and len(told) == 2 else None
+                self.done[mask] = Record(by, image, identity, frozenset(map(str, files)), doubt)
                 self.begun.pop(mask, None)
             case {"failed": str(mask), "message": str()}:
                 self.begun.pop(mask, None)
@@ -258,13 +264,14 @@ class Manifest:
         """Whether an image was begun and never ended; large ones may be stopped once in hours."""
         return len(self.begun.get(self.name(job.mask), ())) > job.is_large
 
-    def end(self, job: Job, files: Sequence[Path]) -> None:
-        """Note that all files of a job are written."""
+    def end(self, job: Job, files: Sequence[Path], doubt: Doubt | None = None) -> None:
+        """Note that all files of a job are written, and how much it needs a look, if known."""
         mask = self.name(job.mask)
         size, modified = self._identities.pop(mask)
         self._append(
             {"done": mask, "by": self.key, "image": str(job.image.absolute())}
             | {"bytes": size, "modified": modified, "files": [self.name(file) for file in files]}
+            | ({"doubt": doubt} if doubt else {})
         )
 
     def fail(self, job: Job, error: UnetsegError, *, aside: bool = False) -> None:

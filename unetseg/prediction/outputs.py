@@ -28,6 +28,7 @@ from unetseg.prediction.bands import BandStore, OneBand
 from unetseg.prediction.objects import Labels, Objects, columns_of
 from unetseg.prediction.pipeline import Opened
 from unetseg.prediction.polygons import write_polygons
+from unetseg.prediction.review import Doubt, doubt_of
 from unetseg.prediction.stream import pieces
 from unetseg.storage import write_csv
 from unetseg.text import plural, printable
@@ -169,8 +170,11 @@ def write_outputs(
     bands: BandStore | OneBand,
     class_map: ClassMap,
     config: PredictConfig,
-) -> None:
+) -> Doubt | None:
     """Write what `config` asks for of an image, the mask last: it says that all is there.
+
+    Returns:
+        How much it needs a look, where that is asked for.
 
     Args:
         image: The image and its job.
@@ -197,6 +201,7 @@ def write_outputs(
         write_objects(writer, bands, spans, class_map, config)
     with bands.written(job.mask) as path:
         writer.write_mask(path, (bands.index(*span) for span in spans), class_map)
+    return doubt_of(bands, spans, class_map) if config.review else None
 
 
 def write_objects(

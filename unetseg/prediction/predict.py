@@ -29,14 +29,17 @@ from unetseg.prediction.objects import COLUMNS, MAP_COLUMNS
 from unetseg.prediction.outputs import Job, lost_places, other_scalings, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
+from unetseg.prediction.review import Doubt, write_review
 from unetseg.prediction.stream import Stream
 from unetseg.prediction.values import tell_strange
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import refuse_read_only, remove_leftovers, write_csv, writing
-from unetseg.text import plural
+from unetseg.text import plural, printable
 
 WRITERS = 4
 """Threads that write: they wait for the disk (fsync) more than they compute."""
+LISTED = 10
+"""Images that most need a look that are named on the screen."""
 TRIES = 2
 """Times that an image may be in work, apart, when all that runs is ended."""
 
@@ -51,6 +54,8 @@ class Prediction:
     """Image → why it has no mask."""
     strange: dict[Path, str] = field(default_factory=dict)
     """Image → its values and those trained on, where they are far apart."""
+    doubts: dict[Path, Doubt] = field(default_factory=dict)
+    """Mask → how much its image needs a look, where `review` asks."""
     manifest: Manifest | None = None
     """Hears of every image."""
 
@@ -64,7 +69,7 @@ class Prediction:
         """All files of a job are written."""
         self.written.append(job.mask)
         if self.manifest:
-            self.manifest.end(job, files)
+            self.manifest.end(job, files, self.doubts.get(job.mask))
 
     def fail(self, job: Job, error: UnetsegError, *, aside: bool = False) -> None:
         """A job has no mask, and is put `aside` where it ended processes."""
@@ -174,9 +179,36 @@ def predict_listed(
         tell_strange(result.strange, progress)
         if failures:
             append_lines(failures, (failure_row(*item) for item in result.failures.items()))
-            if config.objects:
-                _write_all_objects(work.output, [*there, *jobs], progress)
+            _write_of_all(config, [*there, *jobs], result, progress)
     return result
+
+
+def _write_of_all(
+    config: PredictConfig, jobs: Sequence[Job], result: Prediction, progress: Progress
+) -> None:
+    """Write what is wanted of all images together."""
+    assert result.manifest
+    if config.objects:
+        _write_all_objects(result.manifest.folder, jobs, progress)
+    if config.review:
+        _write_review(config.review, jobs, result, progress)
+
+
+def _write_review(most: int, jobs: Sequence[Job], result: Prediction, progress: Progress) -> None:
+    """Write review.csv, and name the images that most need a look."""
+    manifest = result.manifest
+    assert manifest
+    doubts = dict[str, Doubt]()
+    for job in jobs:
+        record = manifest.done.get(manifest.name(job.mask))
+        doubt = result.doubts.get(job.mask) or (record.doubt if record else None)
+        if doubt and job.image not in result.failures:
+            doubts[str(job.image)] = doubt
+    file = manifest.folder / "review.csv"
+    ranked = write_review(file, doubts, most)
+    progress.say(f"{plural(len(ranked), 'image')} that most need a look: {file}")
+    for line in ranked[:LISTED]:
+        progress.say(f"  {printable(line)}")
 
 
 def _write_all_objects(output: Path, jobs: Sequence[Job], progress: Progress) -> None:
@@ -255,6 +287,7 @@ def _predict_alone(
                 result.fail(job, error)
             else:
                 result.strange |= answer.strange
+                result.doubts |= answer.doubts
                 result.end(job, job.files(config))
 
 
@@ -334,7 +367,7 @@ def predict_images(
         refuse,
     )
     with ThreadPoolExecutor(WRITERS) as writers:
-        writes = Waiting[tuple[Job, Callable[[], object]]]()
+        writes = Waiting[tuple[Job, Callable[[], Doubt | None]]]()
         predicted = predict_each(
             predictor.engine, opened, probabilities=config.with_probabilities, refuse=refuse
         )
@@ -357,21 +390,25 @@ def predict_images(
 
 
 def _collect(
-    writes: Iterable[tuple[Job, Callable[[], object]]], config: PredictConfig, result: Prediction
+    writes: Iterable[tuple[Job, Callable[[], Doubt | None]]],
+    config: PredictConfig,
+    result: Prediction,
 ) -> None:
     """Wait for masks to be written."""
     for job, write in writes:
         try:
-            write()
+            doubt = write()
         except (DataError, OutOfMemoryError) as error:
             result.fail(job, error)
         else:
+            if doubt:
+                result.doubts[job.mask] = doubt
             result.end(job, job.files(config))
 
 
 def write_large(
     image: Opened[Job], info: BundleInfo, config: PredictConfig, progress: Progress = SILENT
-) -> None:
+) -> Doubt | None:
     """Predict a large image, its bands to disk one by one, and from there into the files.
 
     What was done before this was killed is not done again; see `BandStore`.
@@ -405,8 +442,9 @@ def write_large(
         except ImageError:  # its bands, complete, would pass the next time
             store.remove()
             raise
-        write_outputs(image, store, info.class_map, config)
+        doubt = write_outputs(image, store, info.class_map, config)
         store.remove()
+    return doubt
 
 
 def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
