@@ -168,6 +168,20 @@ def test_scores_follow_from_the_written_masks(scored: Path, sample: Path, traine
         assert scores["classes"][name]["pixels"] == np.sum(true == code)
 
 
+def test_the_page_is_written_again_and_runs_side_by_side(
+    trained: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (trained / "report.html").unlink()
+    code, out, _ = command(capsys, "report", trained)
+    assert (code, last_line(out)) == (0, f"page: {trained / 'report.html'}")
+    assert "</html>" in (trained / "report.html").read_text()
+    code, out, _ = command(capsys, "report", trained, trained, "-o", tmp_path / "two.html")
+    assert (code, last_line(out)) == (0, f"page: {tmp_path / 'two.html'}")
+    code, _, err = command(capsys, "report", trained, tmp_path / "none")
+    assert code == 8
+    assert "does not exist" in err
+
+
 def test_dice_inside_the_fields_of_view_follows_from_the_written_masks(
     trained: Path, sample: Path, tmp_path: Path, capsys: Capture
 ) -> None:

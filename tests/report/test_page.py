@@ -84,11 +84,14 @@ def test_damaged_scores_are_none(own: Path, damage: str) -> None:
 
 def test_what_others_leave_in_the_folder_is_shown(own: Path) -> None:
     (own / "suspects.csv").write_text(f'image,why\na.png,"{HOSTILE.replace(chr(34), "")}"\n')
+    points = [{"images": 10, "dice": 0.71}, {"images": 20, "dice": 0.8}]
+    (own / "curve.json").write_text(json.dumps({"verdict": HOSTILE, "points": points}))
     (own / "lab").mkdir()
     shutil.copy(next((own / "eval/all/overlays").glob("*.png")), own / "lab" / "ablate.png")
     (own / "lab" / "ablate.json").write_text(json.dumps({"caption": HOSTILE}))
     page = run_page(Facts(own))
-    assert {"suspects", "skips"} <= {*sections(page)}
+    assert {"suspects", "growth", "skips"} <= {*sections(page)}
+    assert "0.710" in page
     assert "<script>alert" not in page
 
 
@@ -129,11 +132,12 @@ def test_a_page_that_fails_is_one_line(
     heard = Heard()
     monkeypatch.setattr("unetseg.report.page.run_page", broken)
     assert write_report(own, heard) is None
-    assert heard.said == [f"warning: no {own / 'report.html'}: some bug"]
+    assert heard.said == ["warning: no report.html: some bug"]
     monkeypatch.undo()
     (own / "report.html").mkdir()
     assert write_report(own, heard) is None
-    assert len(heard.said) == 2
+    assert write_report(tmp_path / "none", heard) is None
+    assert len(heard.said) == 3
 
 
 def test_scores_elsewhere_have_their_page_beside_them(own: Path, tmp_path: Path) -> None:

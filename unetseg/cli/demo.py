@@ -30,6 +30,7 @@ def demo(
     from unetseg.data.sample import draw_sample
     from unetseg.evaluation.evaluate import evaluate
     from unetseg.prediction.predict import predict_folder
+    from unetseg.report.page import write_report
     from unetseg.text import plural
     from unetseg.training.fit import train
 
@@ -40,6 +41,7 @@ def demo(
         config = TrainConfig(training=training)
         run = train(data, config, out=out, name=name, progress=progress)
         result = evaluate(run, data, EvalConfig(), progress=progress)
+        write_report(run, progress, result.folder)
         predict_folder(
             run,
             [data / "images"],
@@ -52,6 +54,7 @@ def demo(
         f"validation Dice {result.scores.foreground_dice:.4f} (95% interval {low:.4f}–{high:.4f}) "
         f"on {plural(result.scores.images, 'image')} the network was not trained on"
     )
+    say(f"  all of it on one page  {run / 'report.html'}")
     say(f"  what it learned from   {data}")
     say(f"  metrics and previews   {run / 'metrics.csv'}, {run / 'previews'}")
     say(f"  hits and misses        {result.folder / 'overlays'}")

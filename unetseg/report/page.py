@@ -52,7 +52,7 @@ WORDS = {
     "boundary": "at an outline",
     "false alarm": "false alarms",
     "miss": "misses",
-    "class swap": "of another class",
+    "class swap": "class swaps",
     "auc": "ROC-AUC",
     "average_precision": "average precision",
 }
@@ -76,23 +76,20 @@ def write_report(run: Path, progress: Progress, evaluation: Path | None = None) 
     Args:
         run: Run folder or bundle folder.
         progress: Hears what went wrong.
-        evaluation: Where its scores are, if not in the run folder; the page is written there.
+        evaluation: Where its scores are; if that is not RUN/eval, the page is written there.
 
     Returns:
         The page; None if it could not be written.
     """
-    run = home_of(run)
-    inside = evaluation is None or run.absolute() in evaluation.absolute().parents
-    path = (run if inside or evaluation is None else evaluation) / NAME
     try:
-        facts = Facts(run, None if inside else evaluation)
-        write_text(path, run_page(facts))
-        if inside:
-            write_card(facts)
+        home = home_of(run)
+        if evaluation is None or evaluation.absolute().parent == home.absolute() / "eval":
+            return save_page([home])
+        write_text(evaluation / NAME, run_page(Facts(home, evaluation)))
     except Exception as error:  # noqa: BLE001 (a page is never worth a training)
-        progress.say(f"warning: no {path}: {printable(' '.join(str(error).split()))}")
+        progress.say(f"warning: no {NAME}: {printable(' '.join(str(error).split()))}")
         return None
-    return path
+    return evaluation / NAME
 
 
 def save_page(runs: Sequence[Path], output: Path | None = None) -> Path:
