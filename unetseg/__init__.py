@@ -126,9 +126,10 @@ what is written above it, never below.
       engine.py          a trained U-Net made fast on this machine
       values.py          whether an image holds values like those trained on
       stream.py          large images, predicted from top to bottom in bands
+      objects.py         connected components, parted where they touch, numbered and measured
+      postprocess.py     holes filled, components removed, where the bundle says so
       bands.py           finished bands of a large image, kept until its mask is written
       pipeline.py        the prediction loop: read ahead → group → network → hand on
-      objects.py         connected components, parted where they touch, numbered and measured
       polygons.py        outlines of objects in map coordinates
       review.py          which images most need a look
       outputs.py         what is written for one image: mask, probabilities, overlay, objects
@@ -147,6 +148,7 @@ what is written above it, never below.
       gallery.py         the worst, median and best images as small pictures
       counting.py        a pair → its confusion, band by band; a split → its scores
       precision.py       whether fast arithmetic gives the masks of float32
+      postprocessing.py  whether that makes masks better
       evaluate.py        scores per class and per image, with confidence intervals
     report/            a run folder's files → one self-contained page
       curves.py          finished or not, overfitted or not, what more time would give

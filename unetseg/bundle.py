@@ -121,6 +121,34 @@ class KnownValues(BaseModel):
     """What the files declared that their values, used as stored, are multiplied with."""
 
 
+class Rule(BaseModel):
+    """What is done to the components of a class after a prediction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    class_index: Annotated[int, Field(ge=0, lt=255)]
+    fill_holes: bool = False
+    """Whether background that the class encloses becomes it."""
+    smallest: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Pixels; smaller components become background."""
+    largest_only: bool = False
+    """Whether all components but the largest do."""
+
+    @property
+    def words(self) -> str:
+        """What is done, to stand inside a sentence.
+
+        >>> Rule(class_index=1, fill_holes=True, smallest=32).words
+        'holes filled, components below 32 pixels removed'
+        """
+        size = f"components below {self.smallest} pixels removed" if self.smallest else ""
+        parts = [
+            "holes filled" if self.fill_holes else "",
+            "all but the largest component removed" if self.largest_only else size,
+        ]
+        return ", ".join(filter(None, parts))
+
+
 class BundleInfo(BaseModel):
     """model.json: everything beside the weights."""
 
@@ -143,6 +171,8 @@ class BundleInfo(BaseModel):
     """Scores at the end of training, with the split they are from."""
     precision: PrecisionVerdict | None = None
     """Whether fast arithmetic stands for float32; None: never compared."""
+    postprocess: Annotated[tuple[Rule, ...], Field(max_length=255)] = ()
+    """What is done to the masks, in this order; it made those of validation better."""
     values: KnownValues | None = None
     """What was seen in training; None in bundles that never noted it."""
     versions: dict[str, str] = {}
@@ -153,6 +183,9 @@ class BundleInfo(BaseModel):
         given = {len(self.normalisation.mean), len(self.normalisation.std)}
         if given != {self.bands}:
             raise ValueError("the normalisation has other than one mean and deviation per band")
+        known = range(len(self.class_map.classes)) if self.class_map.background is not None else ()
+        if not all(rule.class_index in known for rule in self.postprocess):
+            raise ValueError("post-processing of no class, or without a background")
         seen = self.values
         if seen and {*map(len, (seen.low, seen.high, seen.smallest))} != {self.bands}:
             raise ValueError("the values seen in training are other than one per band")

@@ -317,6 +317,8 @@ class TilingConfig(Settings):
     """Side of the tiles that large images are cut into, pixels."""
     overlap: Annotated[float, Field(ge=0, le=0.75)] | Auto = "auto"
     """Share of a tile that its neighbour covers too."""
+    postprocess: Literal["auto", "off"] = "auto"
+    """auto: fill holes and remove components where that made validation better; off: never."""
 
 
 class PredictConfig(TilingConfig, ReadingConfig):

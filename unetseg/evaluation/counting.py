@@ -23,6 +23,7 @@ from unetseg.data.masks.overlay import error_overlay
 from unetseg.evaluation.confusion import Counts, Scores, confusion, score
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
+from unetseg.prediction.postprocess import cleaned_bands
 from unetseg.prediction.stream import Stream
 from unetseg.progress import SILENT, Progress
 
@@ -74,10 +75,18 @@ class PairCount:
         image: The image.
         truth: Its classes.
         kept: Whether `picture`, `sampled` or `whole` will be asked for.
+        info: The bundle, whose rules are applied to what is predicted.
     """
 
-    def __init__(self, image: Opened[Any], truth: Truth, *, kept: bool = False) -> None:
-        self._image, self._truth, self._kept = image, truth, kept
+    def __init__(
+        self,
+        image: Opened[Any],
+        truth: Truth,
+        *,
+        kept: bool = False,
+        info: BundleInfo | None = None,
+    ) -> None:
+        self._image, self._truth, self._kept, self._info = image, truth, kept, info
         self.size = image.size
         classes = len(truth.class_map.classes)
         self.counts: Counts = np.zeros((classes, classes), np.int64)
@@ -92,7 +101,7 @@ class PairCount:
             DataError: image or mask cannot be read, or do not fit the model.
         """
         with closing(self._image.bands()) as bands:  # so that nothing reads on after an error
-            for band in bands:
+            for band in cleaned_bands(bands, self._info) if self._info else bands:
                 top, index = band.top, band.index
                 del band  # its logits are not to be held while the next are made
                 truth = self._truth.rows(top, top + len(index))

@@ -33,6 +33,7 @@ from unetseg.prediction.engine import Engine
 from unetseg.prediction.in_memory import numbers
 from unetseg.prediction.outputs import Job, Writer, plan_job
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
+from unetseg.prediction.postprocess import cleaned_image
 from unetseg.prediction.predictor import Predictor, load
 from unetseg.prediction.stream import Stream, read_checked
 from unetseg.prediction.values import SeenValues, tell_strange
@@ -130,7 +131,7 @@ def score_image(
         DataError: one of them cannot be read, or they do not fit the model or one another.
     """
     model = model if isinstance(model, Predictor) else load(model, **flags)
-    prediction = model.engine.classes(model.pixels(image, nodata))
+    prediction = cleaned_image(model.engine.classes(model.pixels(image, nodata)), model.info)
     name = THE_MASK
     if isinstance(mask, (str, os.PathLike)):
         name = Path(mask)
@@ -219,7 +220,7 @@ def evaluate_pairs(
     opened = read_ahead(range(len(pairs)), read, lambda number: jobs[number].pixels, refuse=done)
     for image in predict_each(engine, opened):
         number, truth = image.name
-        count = PairCount(image, truth, kept=keep is not None)
+        count = PairCount(image, truth, kept=keep is not None, info=info)
         try:
             written = keep.write(pairs[number], jobs[number], count) if keep else count.count()
             path = pairs[number].image

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unetseg.bundle import BundleInfo
 from unetseg.errors import MachineError
 from unetseg.locks import locked
+from unetseg.prediction.postprocess import cleaned
 from unetseg.prediction.stream import Band
 from unetseg.storage import (
     atomic_path,
@@ -64,6 +66,7 @@ class BandStore:
         self.spans = spans
         self.width = width
         self.classes = classes
+        self._kind = "classes"
         self._recent = lru_cache(2)(self._load)  # neighbours share rows of outlines
         self._keep(json_value({"format": FORMAT, "spans": spans, "probabilities": classes, **job}))
 
@@ -112,9 +115,22 @@ class BandStore:
         content = zlib.compress(np.ascontiguousarray(band.index).data, LEVEL)
         write_bytes(self._file(band.number, "classes"), content)
 
+    def clean(self, info: BundleInfo) -> None:
+        """Apply the rules of a bundle, once all bands are done.
+
+        Raises:
+            MachineError: the disk is full.
+        """
+        if info.postprocess:
+            rows = cleaned(self.index, self.spans, info)
+            for number, span in enumerate(self.spans):
+                content = zlib.compress(np.ascontiguousarray(rows(*span)).data, LEVEL)
+                write_bytes(self._file(number, "cleaned"), content)
+            self._kind = "cleaned"
+
     def index(self, top: int, bottom: int) -> NDArray[np.uint8]:
         """Class indexes rows×W of the rows `top` … `bottom`, those outside the image left out."""
-        return self._rows("classes", top, bottom)
+        return self._rows(self._kind, top, bottom)
 
     def probabilities(self, top: int, bottom: int) -> NDArray[np.float32]:
         """Probabilities of these rows, rows×W×K."""
@@ -140,7 +156,7 @@ class BandStore:
         except (OSError, zlib.error) as error:
             fix = f"Remove the folder {self.folder} and predict again."
             raise MachineError(f"the band {path} cannot be read: {error}", fix=fix) from error
-        if kind == "classes":
+        if kind != "probabilities":
             return np.frombuffer(content, np.uint8).reshape(end - first, self.width)
         return np.frombuffer(content, np.float32).reshape(end - first, self.width, self.classes)
 

@@ -78,6 +78,8 @@ class Components:
     Attributes:
         boxes: N×4: the first row and column of each, and the first below and beside it.
         classes: That of each, N.
+        areas: Pixels of each, N.
+        width: Of the image, pixels.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Components:
         self._index, self._connectivity = index, connectivity
         self._wanted = np.isin(np.arange(256), classes)
         self._before = {0: 0}  # by the top of a piece: how many there are above, piece by piece
-        found, links = [np.zeros((0, 5), np.int64)], [np.zeros((0, 2), np.int64)]
+        found, links = [np.zeros((0, 6), np.int64)], [np.zeros((0, 2), np.int64)]
         last: tuple[NDArray[np.int64], NDArray[np.uint8]] | None = (
             None  # labels and classes of a row
         )
@@ -107,7 +109,9 @@ class Components:
         _, first, group = np.unique(joint, return_index=True, return_inverse=True)
         rank = np.argsort(np.argsort(first))[group]
         self._numbers = np.concatenate([[0], rank + 1]).astype(np.int32)
-        self.classes = parts[np.sort(first), 4]
+        self.classes, self.width = parts[np.sort(first), 4], labels.shape[1]
+        self.areas = np.zeros(len(first), np.int64)
+        np.add.at(self.areas, rank, parts[:, 5])
         self.boxes = np.empty((len(first), 4), np.int64)
         for side, of_all in enumerate((np.minimum, np.minimum, np.maximum, np.maximum)):
             self.boxes[:, side] = parts[np.sort(first), side]
@@ -130,7 +134,7 @@ class Components:
 
 
 def _boxes(labels: Labels, index: NDArray[np.uint8], top: int) -> NDArray[np.int64]:
-    """Box and class of every component of a piece, N×5; `top` is its first row."""
+    """Box, class and area of every component of a piece, N×6; `top` is its first row."""
     from scipy.ndimage import find_objects
 
     boxes = [
@@ -139,7 +143,8 @@ def _boxes(labels: Labels, index: NDArray[np.uint8], top: int) -> NDArray[np.int
     ]
     classes = np.zeros(len(boxes) + 1, np.int64)
     classes[labels] = index
-    return np.column_stack([np.reshape(boxes, (-1, 4)), classes[1:]]).astype(np.int64)
+    areas = np.bincount(labels.ravel())[1:]
+    return np.column_stack([np.reshape(boxes, (-1, 4)), classes[1:], areas]).astype(np.int64)
 
 
 def _links(

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from itertools import chain
@@ -28,6 +28,7 @@ from unetseg.prediction.manifest import Journal, Manifest, append_lines, failure
 from unetseg.prediction.objects import COLUMNS, MAP_COLUMNS
 from unetseg.prediction.outputs import Job, lost_places, other_scalings, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
+from unetseg.prediction.postprocess import cleaned_image
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.review import Doubt, write_review
 from unetseg.prediction.stream import Stream
@@ -303,7 +304,7 @@ def _predict_one(
 def manifest_of(work: Work, journal: Journal | None = None) -> Manifest:
     """The manifest of the output, with everything that a mask depends on beside its image."""
     engine, config = work.predictor.engine, work.config
-    content = work.predictor.info.model_dump_json(exclude={"scores", "versions", "precision"})
+    content = work.predictor.info.model_dump_json(exclude=_aside(work.predictor.info))
     settings = {
         "model": sha256(content.encode()).hexdigest()[:12],  # weights too: their sum is in it
         "tile": engine.tile,
@@ -378,6 +379,7 @@ def predict_images(
                 _collect([*writes.rest(), large], config, result)
             else:
                 (band,) = image.bands()
+                band = replace(band, index=cleaned_image(band.index, info))
                 shown = image if config.overlay else image.without_pixels()
                 outputs = shown, OneBand(band), info.class_map, config
                 writes.put((job, writers.submit(write_outputs, *outputs).result), job.pixels)
@@ -420,9 +422,9 @@ def write_large(
     stream, job = image.image, image.name
     assert isinstance(stream, Stream)
     total = len(stream.spans)
-    classes = (
-        len(info.class_map.classes) if config.probabilities else int(config.with_probabilities)
-    )
+    classes = int(config.with_probabilities)
+    if config.probabilities or (classes and info.postprocess):  # pixels may get another class
+        classes = len(info.class_map.classes)
     with held_bands(job.mask):
         store = BandStore(
             job.mask, identity(stream, info, job), stream.spans, stream.shape[1], classes
@@ -442,9 +444,15 @@ def write_large(
         except ImageError:  # its bands, complete, would pass the next time
             store.remove()
             raise
+        store.clean(info)
         doubt = write_outputs(image, store, info.class_map, config)
         store.remove()
     return doubt
+
+
+def _aside(info: BundleInfo) -> set[str]:
+    """What masks do not depend on; bundles without rules are those of versions that knew none."""
+    return {"scores", "versions", "precision"} | (set() if info.postprocess else {"postprocess"})
 
 
 def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
@@ -456,7 +464,7 @@ def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
         "bytes": status.st_size,
         "modified": [status.st_mtime_ns, status.st_ctime_ns],  # copies may keep the first
         "gaps": job.has_gaps,
-        "model": info.model_dump(mode="json", exclude={"scores", "versions", "precision"}),
+        "model": info.model_dump(mode="json", exclude=_aside(info)),
         "tile": stream.tile,
         "overlap": engine.overlap,
         "mirrors": len(engine.mirrors),

@@ -19,6 +19,7 @@ from unetseg.prediction.in_memory import image_in_memory, nodata_value, refuse_o
 from unetseg.prediction.objects import Labels, Objects
 from unetseg.prediction.outputs import Job, mask_pixels
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
+from unetseg.prediction.postprocess import cleaned_bands, cleaned_image
 from unetseg.prediction.stream import Band, Stream, read_checked
 from unetseg.prediction.values import SeenValues, told_strange
 from unetseg.progress import SILENT, Progress
@@ -41,6 +42,8 @@ class Predictor:
         device = device or DeviceConfig()
         self._made_of = Path(run).absolute(), config, device
         segmenter, self.info = load_bundle(run)
+        if config and config.postprocess == "off":
+            self.info = self.info.model_copy(update={"postprocess": ()})
         self.machine, self.remark = machine_for(self.info, start(device), device.precision)
         self.engine = build_engine(
             segmenter, self.info, self.machine, config or TilingConfig(), device.engine
@@ -62,7 +65,9 @@ class Predictor:
 
     def describe(self) -> str:
         """Where and how it predicts, and why so; makes the network ready."""
-        remarks = [str(self.machine), str(self.engine.choice), self.remark]
+        rules, names = self.info.postprocess, self.info.class_map.names
+        cleaned = [f"{names[rule.class_index]}: {rule.words}" for rule in rules]
+        remarks = [str(self.machine), str(self.engine.choice), self.remark, *cleaned]
         return "; ".join(filter(None, remarks))
 
     def read(self, path: Path, max_pixels: int | None = None) -> NDArray[Any]:
@@ -118,7 +123,8 @@ class Predictor:
             ConfigError: `nodata` is not one real number.
             OutOfMemoryError: it does not fit in memory.
         """
-        return mask_pixels(self.engine.classes(self.pixels(image, nodata)), self.info.class_map)
+        index = cleaned_image(self.engine.classes(self.pixels(image, nodata)), self.info)
+        return mask_pixels(index, self.info.class_map)
 
     def predict_many(
         self, images: Iterable[object], nodata: float | None = None
@@ -138,7 +144,7 @@ class Predictor:
             return Opened(number, pixels, self.info.bands)
 
         for one in predict_each(self.engine, read_ahead(enumerate(images), opened)):
-            (band,) = one.bands()
+            (band,) = cleaned_bands(one.bands(), self.info)
             yield mask_pixels(band.index, self.info.class_map)
 
     def probabilities(self, image: object, nodata: float | None = None) -> NDArray[np.float32]:
@@ -164,7 +170,8 @@ class Predictor:
         pixels = self.pixels(image, nodata)
         logits, missing = self.engine.logits(pixels), self.engine.missing(pixels)
         likely = softmax(logits, missing).transpose(1, 2, 0)
-        band = OneBand(Band(0, 0, classes_with_data(logits, missing), [likely]))
+        index = cleaned_image(classes_with_data(logits, missing), self.info)
+        band = OneBand(Band(0, 0, index, [likely]))
         class_map = self.info.class_map
         objects = Objects(band.index, [(0, len(pixels))], class_map.foreground, watershed)
         (labels,) = objects.labels(band.certainty)

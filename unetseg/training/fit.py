@@ -27,6 +27,7 @@ from unetseg.errors import (
 )
 from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.counting import score_split
+from unetseg.evaluation.postprocessing import check_postprocessing
 from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows
 from unetseg.group import joined_group
 from unetseg.prediction.engine import Engine
@@ -208,6 +209,7 @@ class Trainer:
         if not self.rows or self.rows[-1]["step"] != self.step:
             self.validate()
         self.group.first(self._check_precision)
+        self.group.first(self._choose_postprocessing)
         self.progress.finish("training")
         self.log.close()
         self._tick()
@@ -430,6 +432,14 @@ class Trainer:
         if verdict is not None:
             self.log.event("precision", **verdict.model_dump(), holds=verdict.holds)
             self.progress.say(verdict.figures)
+
+    def _choose_postprocessing(self) -> None:
+        """Let the bundle know what is to be done to its masks."""
+        pixels = pixels_to_compare(self.step * self.order.batch * self.plan.patch**2) // 2
+        arguments = self.run.folder, self.machine, self.val_reader, self.val_facts, pixels
+        if told := check_postprocessing(*arguments):
+            self.log.event("postprocess", told=told)
+            self.progress.say(told)
 
     def _record(self, train_loss: float, scores: Scores, engine: Engine) -> None:
         row = {
