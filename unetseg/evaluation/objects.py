@@ -7,6 +7,7 @@ the same when their IoU is above ½: then no object has two partners (Kirillov 2
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ SAME = 0.5
 QUARTERS = 4
 
 Mask = NDArray[np.bool_]
+Labels = NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,14 @@ def match_objects(truth: Mask, prediction: Mask) -> Objects:
     """
     from scipy.ndimage import label
 
-    (true, many), (predicted, others) = (
-        label(mask, np.ones((3, 3))) for mask in (truth, prediction)
-    )
+    return match_labels(*(label(mask, np.ones((3, 3)))[0] for mask in (truth, prediction)))
+
+
+def match_labels(true: Labels, predicted: Labels) -> Objects:
+    """Pair the objects of two images of their numbers H×W, from 1 without a gap; 0 is none."""
     areas, predicted_areas = np.bincount(true.ravel()), np.bincount(predicted.ravel())
-    both = truth & prediction
+    many, others = len(areas) - 1, len(predicted_areas) - 1
+    both = (true > 0) & (predicted > 0)
     codes, overlaps = np.unique(
         true[both].astype(np.int64) * (others + 1) + predicted[both], return_counts=True
     )
