@@ -168,6 +168,16 @@ def test_scores_follow_from_the_written_masks(scored: Path, sample: Path, traine
         assert scores["classes"][name]["pixels"] == np.sum(true == code)
 
 
+def test_outlines_can_be_left_out(
+    trained: Path, sample: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    code, out, _ = command(capsys, "eval", trained, sample, "-o", tmp_path, "--no-shapes")
+    assert code == 0
+    assert "boundary IoU" not in out
+    assert "outlines" not in json.loads((tmp_path / "scores.json").read_text())
+    assert "objects" not in (tmp_path / "images.csv").read_text()
+
+
 def test_the_page_is_written_again_and_runs_side_by_side(
     trained: Path, tmp_path: Path, capsys: Capture
 ) -> None:

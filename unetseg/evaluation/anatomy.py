@@ -229,9 +229,10 @@ def explaining(
         if np.ptp(values) == 0 or np.ptp(scores) == 0:
             continue
         correlation = round(float(np.corrcoef(_ranks(values), _ranks(scores))[0, 1]), 3)
-        if abs(correlation) >= max(WEAK, ERRORS / (len(names) - 1) ** 0.5):
-            low, high = np.quantile(values, [0.25, 0.75])
-            lowest, highest = (float(scores[q].mean()) for q in (values <= low, values >= high))
+        low, high = np.quantile(values, [0.25, 0.75])
+        lowest, highest = (float(scores[q].mean()) for q in (values <= low, values >= high))
+        is_strong = abs(correlation) >= max(WEAK, ERRORS / (len(names) - 1) ** 0.5)
+        if is_strong and (highest - lowest) * correlation > 0:  # both tell the same
             found.append(Explanation(what, correlation, lowest, highest, len(names)))
     return sorted(found, key=lambda one: -abs(one.correlation))
 

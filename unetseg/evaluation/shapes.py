@@ -1,6 +1,7 @@
 """Outlines and objects of every class of the foreground, image by image and over a split."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from unetseg.evaluation.objects import Objects, ObjectScores, match_objects, obj
 from unetseg.evaluation.outlines import TOLERANCE, OutlineScores, mean_scores, outline_scores
 from unetseg.storage import json_value
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -40,13 +42,13 @@ class Shapes:
 
     @property
     def outlines(self) -> dict[str, OutlineScores]:
-        """The means of each class of the foreground over the images that have it."""
-        return dict(zip(self._names, map(mean_scores, _columns(self._outlines)), strict=True))
+        """The means of each class of the foreground over the images that have it; or nothing."""
+        return self._of_classes(mean_scores, self._outlines)
 
     @property
     def objects(self) -> dict[str, ObjectScores]:
-        """Those of each class of the foreground, in all images together."""
-        return dict(zip(self._names, map(object_scores, _columns(self._objects)), strict=True))
+        """Those of each class of the foreground, in all images together; or nothing."""
+        return self._of_classes(object_scores, self._objects)
 
     def of_image(self, image: str) -> dict[str, float]:
         """The row of an image: means over its classes, and its objects; nan if not compared."""
@@ -70,11 +72,10 @@ class Shapes:
         )
         return plain
 
-    @property
-    def _names(self) -> list[str]:
-        return [self.class_map.names[k] for k in self.class_map.foreground]
-
-
-def _columns(rows: dict[str, list[T]]) -> list[tuple[T, ...]]:
-    """Those of each class, in the order of the images' names, whatever order they came in."""
-    return list(zip(*(rows[name] for name in sorted(rows)), strict=True))
+    def _of_classes(
+        self, scores: Callable[[Sequence[T]], S], rows: dict[str, list[T]]
+    ) -> dict[str, S]:
+        """The scores of each class, from its rows in the order of the images' names."""
+        columns = zip(*(rows[name] for name in sorted(rows)), strict=True)
+        names = [self.class_map.names[k] for k in self.class_map.foreground]
+        return dict(zip(names, map(scores, columns), strict=True)) if rows else {}
