@@ -27,8 +27,8 @@ from unetseg.prediction.objects import parted
 from unetseg.prediction.predictor import load
 
 Labels = NDArray[np.int32]
-STRENGTHS = (0, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Of --watershed."""
+STRENGTHS = (0, 0.6, 0.7, 0.8, 0.9)
+"""Of --watershed; predictions are parted as by default, and not at all."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags.add_argument("--run", type=Path, help="a trained U-Net")
     flags.add_argument("--data", type=Path, help="its pairs")
     given = flags.parse_args(arguments)
-    sources = {"masks of drawn ellipses": list(ellipses(20))}
+    sources = {"masks of drawn ellipses": list(ellipses(10))}
     if given.instances:
         files = sorted(given.instances.iterdir())
         sources["masks of given instances"] = [read_labels(file) for file in files]
@@ -47,10 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, truths in sources.items()
         for strength in STRENGTHS
     ]
-    both = list(masks(given.run, given.data)) if given.run else []
-    for strength in STRENGTHS if both else ():
-        pairs = [(parted(true, strength), parted(found, strength)) for true, found in both]
-        rows.append(compared("predictions", strength, pairs))
+    for flag in ("off", "auto") if given.run else ():
+        both = list(masks(given.run, given.data, flag))
+        for strength in (0, 0.8):
+            pairs = [(parted(true, strength), parted(found, strength)) for true, found in both]
+            rows.append(compared(f"predictions, --postprocess {flag}", strength, pairs))
     head = ["objects of", "--watershed", "images", "true", "counted", "error per image"]
     lines = markdown([*head, "of all", "F1"], rows)
     lines += [
@@ -107,9 +108,11 @@ def read_labels(path: Path) -> Labels:
     return numbers if (pixels == 0).any() else numbers + np.int32(1)
 
 
-def masks(run: Path, data: Path) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+def masks(
+    run: Path, data: Path, postprocess: str
+) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     """True and predicted foreground of the pairs that a network was not trained on."""
-    model = load(run)
+    model = load(run, postprocess=postprocess)
     pair_set, _ = find_described(data, EvalConfig().data, model.info.class_map)
     class_map = model.info.class_map
     for pair in choose_pairs(pair_set, run, "auto")[1]:
