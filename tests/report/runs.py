@@ -18,11 +18,14 @@ CLASSES = ClassMap(
     ),
     background=0,
 )
+RULE = {"class_index": 1, "fill_holes": True}
 
 
 def made_run(folder: Path, *, images: int = 5) -> Path:
     """A run folder as `train` and `eval` leave it, of a network with random weights."""
-    run = save_run(folder / "run <b>&", bundle_info(classes=CLASSES, data_hash="ab" * 16))
+    run = save_run(
+        folder / "run <b>&", bundle_info(classes=CLASSES, data_hash="ab" * 16, postprocess=[RULE])
+    )
     data = draw_sample(folder / "data", count=images, size=96)
     for kind in ("images", "masks"):
         old = data / kind / "cells_000.png"

@@ -18,6 +18,7 @@ def test_the_card_tells_the_scores_of_the_evaluation(tmp_path: Path) -> None:
     scores = json.loads((run / "eval/all/scores.json").read_text())
     assert f"Mean Dice of the foreground {scores['foreground_dice']:.3f}" in card
     assert "5 images" in card
+    assert "holes filled" in card
     assert "<script>" not in card.replace("\\<script\\>", "")
     assert "\u202e" not in card
     assert "unetseg predict" in card

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unetseg.report.facts import Facts, shell
+from unetseg.report.facts import Facts, after_prediction
 from unetseg.text import plural, printable
 
 NAME = "README.md"
@@ -47,6 +47,7 @@ def _card(info: Mapping[str, Any], facts: Facts) -> str:
         "images": f"{info['dtype']}, {plural(info['bands'], 'band')}{_values(info)}",
         "network": f"U-Net, encoder {plain(network.get('encoder') or 'our own')}, "
         f"skips {plain(', '.join(network['skip']))}",
+        "after a prediction": plain("; ".join(after_prediction(info))),
         "trained on": ", ".join(f"{plural(n, 'image')} ({split})" for split, n in images.items()),
         "data": f"BLAKE2b {info['data_hash']}" if info.get("data_hash") else "",
         "weights": f"SHA-256 {info['weights_sha256']}" if info.get("weights_sha256") else "",
@@ -54,7 +55,6 @@ def _card(info: Mapping[str, Any], facts: Facts) -> str:
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
     limits = "\n".join(f"- {one}" for one in _limits(info, scores, classes))
-    run = shell(facts.run)
     return f"""# {plain(facts.name)}
 
 A U-Net that gives every pixel of an image one of {len(classes)} classes.
@@ -68,14 +68,16 @@ A U-Net that gives every pixel of an image one of {len(classes)} classes.
 {_scores(scores)}
 ## Use
 
+MODEL is this folder.
+
 ```
-unetseg predict {run} IMAGES -o masks
+unetseg predict MODEL IMAGES -o masks
 ```
 
 ```python
 import unetseg
 
-mask = unetseg.load({printable(str(facts.run))!r}).predict("image.png")  # H×W class codes
+mask = unetseg.load("MODEL").predict("image.png")  # H×W class codes
 ```
 
 ## Limits

@@ -7,6 +7,7 @@ import csv
 import io
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from unetseg.bundle import Rule
 from unetseg.report.curves import Outlook, outlook
 from unetseg.storage import parse_json
 from unetseg.text import printable
@@ -153,6 +155,11 @@ class Facts:
         return {str(one["name"]): "#{:02x}{:02x}{:02x}".format(*one["colour"]) for one in classes}
 
     @property
+    def postprocess(self) -> list[str]:
+        """What is done to each class after a prediction, in words."""
+        return after_prediction(self.info)
+
+    @property
     def human(self) -> float | None:
         """The Dice of a second observer, where there is one."""
         found = self.scores.get("human")
@@ -227,6 +234,13 @@ class Facts:
             "this training again": (bool(self.repeat), self.repeat),
         }
         return [(why, command) for why, (holds, command) in wanted.items() if holds][:3]
+
+
+def after_prediction(info: Mapping[str, Any]) -> list[str]:
+    """The post-processing in a model.json, in words: "cell: holes filled"."""
+    names = [one["name"] for one in info.get("class_map", {}).get("classes", [])]
+    rules = [Rule.model_validate(rule) for rule in info.get("postprocess", [])]
+    return [f"{names[rule.class_index]}: {rule.words}" for rule in rules]
 
 
 def shell(word: object) -> str:
