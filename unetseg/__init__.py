@@ -141,15 +141,19 @@ what is written above it, never below.
       predict.py         folder → mask files
     evaluation/        bundle + pairs → scores
       confusion.py       int64 counts → IoU, Dice, precision, recall
+      probabilities.py   histograms of probabilities → ROC-AUC, average precision, calibration
       outlines.py        how far apart the outlines of a class are; centre lines
       objects.py         connected components found, missed and made up
       shapes.py          both, of every class in every image
       anatomy.py         where the errors are: at outlines, in objects, classes and images
       gallery.py         the worst, median and best images as small pictures
       counting.py        a pair → its confusion, band by band; a split → its scores
+      paired.py          two predictions of the same images: difference, interval, verdict
       precision.py       whether fast arithmetic gives the masks of float32
       postprocessing.py  whether that makes masks better
+      calibration.py     the temperature of a network, and its best threshold
       evaluate.py        scores per class and per image, with confidence intervals
+      compare.py         trained U-Nets on the same held-out pairs: which is better
     report/            a run folder's files → one self-contained page
       curves.py          finished or not, overfitted or not, what more time would give
       charts.py          charts as inline SVG

@@ -106,6 +106,42 @@ class PrecisionVerdict(BaseModel):
         return str(machine.dtype) == f"torch.{self.dtype}"
 
 
+class Calibration(BaseModel):
+    """What windows of validation pairs say of the probabilities of a trained U-Net."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: Annotated[float, Field(gt=0)]
+    """Logits are divided by it before the softmax, so that the likelihood is largest (Guo 2017)."""
+    ece_before: Annotated[float, Field(ge=0, le=1)]
+    """Expected calibration error without the temperature, 0–1."""
+    ece: Annotated[float, Field(ge=0, le=1)]
+    """The same with it."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of two classes, the probability of the foreground from which on Dice is largest."""
+    dice: Dice = math.nan
+    """Dice of the foreground with a threshold of 0.5, the usual mask."""
+    dice_at_threshold: Dice = math.nan
+    """Dice with that threshold."""
+    windows: Annotated[int, Field(ge=1)]
+    """How many were looked at."""
+
+    @property
+    def dice_gain(self) -> float:
+        """What the threshold gains over 0.5; nan without one."""
+        return self.dice_at_threshold - self.dice
+
+    @property
+    def figures(self) -> str:
+        """What was measured, in words, to stand inside a sentence."""
+        told = f"temperature {self.temperature:.2f}: calibration error "
+        told += f"{self.ece_before:.4f} → {self.ece:.4f}"
+        if self.threshold is None:
+            return told
+        gain = f"Dice {self.dice_gain:+.4f} over 0.5"
+        return f"{told}; best threshold {self.threshold:.2f} (--threshold auto): {gain}"
+
+
 class KnownValues(BaseModel):
     """The pixel values of the training images, per band, those without data left out."""
 
@@ -173,6 +209,8 @@ class BundleInfo(BaseModel):
     """Whether fast arithmetic stands for float32; None: never compared."""
     postprocess: Annotated[tuple[Rule, ...], Field(max_length=255)] = ()
     """What is done to the masks, in this order; it made those of validation better."""
+    calibration: Calibration | None = None
+    """Temperature and best threshold; None: never measured, logits stay as they are."""
     values: KnownValues | None = None
     """What was seen in training; None in bundles that never noted it."""
     versions: dict[str, str] = {}
@@ -225,6 +263,22 @@ def save_bundle(
         write_json(temporary / "model.json", described)
         if card is not None:
             write_text(temporary / "README.md", card(json_value(described)))
+
+
+def keep_in_bundle(run: Path, weights_sha256: str, **fields: object) -> None:
+    """Put what was measured of its weights into a bundle on disk; only model.json is written.
+
+    Whoever reads meanwhile finds the bundle as it was or with these fields. Weights saved later by
+    `save_bundle` have the fields that their own `info` brings.
+
+    Raises:
+        BundleError: there is no bundle, or it holds other weights by now; nothing is written.
+    """
+    file = find_bundle(run) / "model.json"
+    info = read_info(file)
+    if info.weights_sha256 != weights_sha256:
+        raise BundleError(f"{file.parent} holds other weights than those that were measured")
+    write_json(file, info.model_copy(update=fields).model_dump(mode="json"))
 
 
 def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:

@@ -122,7 +122,17 @@ class PairsConfig(ReadingConfig):
     """Snap stray mask values (anti-aliasing, JPEG noise) to the nearest class."""
 
 
-class DataConfig(PairsConfig):
+class GroupsConfig(PairsConfig):
+    """Which pairs belong together."""
+
+    group: str | None = None
+    """Regular expression on image names; images with equal matches stay in one split, and count
+    as one in intervals."""
+    group_column: str | None = None
+    """Column of the pairs CSV; images with equal values are such a group."""
+
+
+class DataConfig(GroupsConfig):
     """What the masks mean, and how the pairs are split."""
 
     classes: Path | None = None
@@ -136,10 +146,6 @@ class DataConfig(PairsConfig):
     """Files that cannot be read: error: refuse them; skip: leave their pairs out, at most 10%."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images held out for validation when the folder has no split of its own."""
-    group: str | None = None
-    """Regular expression on image names; images with equal matches stay in one split."""
-    group_column: str | None = None
-    """Column of the pairs CSV; images with equal values stay in one split."""
 
 
 BlockKind = Literal["plain", "residual", "dense"]
@@ -319,6 +325,9 @@ class TilingConfig(Settings):
     """Share of a tile that its neighbour covers too."""
     postprocess: Literal["auto", "off"] = "auto"
     """auto: fill holes and remove components where that made validation better; off: never."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Auto | None = None
+    """Of two classes: probability from which on a pixel is foreground (default: 0.5; auto: the one
+    of the best Dice in validation)."""
 
 
 class PredictConfig(TilingConfig, ReadingConfig):
@@ -396,30 +405,47 @@ class ScalingConfig(Settings):
         return int(low), (int(high) if high else None) if dash else int(low)
 
 
-class ScoringConfig(Settings):
-    """Which pairs are scored, and what is written beside the scores."""
+class CountingConfig(Settings):
+    """Which pairs are scored, and where they count."""
 
     split: Literal["auto", "train", "val", "test", "all"] = "auto"
     """auto: test when there is one, else val, else all."""
+    region: Literal["auto", "whole"] | Path = "auto"
+    """Where scores count: inside the fields of view that lie in DATA (auto), everywhere (whole), or
+    where masks are not 0: a folder with one for each image, or one file for all."""
+
+
+class ScoringConfig(CountingConfig):
+    """Which pairs are scored, and what is written beside the scores."""
+
     save_masks: bool = True
     """Write the predicted masks."""
-    region: Literal["auto", "whole"] = "auto"
-    """auto: scores count inside the fields of view that lie in DATA; whole: everywhere."""
     overlays: bool = True
     """Write pictures that show hits, misses and false alarms."""
     shapes: bool = True
     """Compare outlines and objects too, not only pixels."""
+    calibration: bool = True
+    """Measure probabilities too: ROC-AUC, average precision, calibration."""
     tolerance: Annotated[float, Field(ge=0)] = 2.0
     """Pixels that an outline may be aside and still be right."""
     strict: bool = False
     """Refuse images whose values lie far from those trained on, instead of a warning."""
 
 
+class ComparisonConfig(Settings):
+    """Everything `unetseg compare` can be told."""
+
+    scoring: Annotated[CountingConfig, Parameter(name="*", group="Scoring")] = CountingConfig()
+    data: Annotated[GroupsConfig, Parameter(name="*", group="Data")] = GroupsConfig()
+    tiling: Annotated[TilingConfig, Parameter(name="*", group="Prediction")] = TilingConfig()
+    device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig()
+
+
 class EvalConfig(Settings):
     """Everything `unetseg eval` can be told."""
 
     scoring: Annotated[ScoringConfig, Parameter(name="*", group="Scoring")] = ScoringConfig()
-    data: Annotated[PairsConfig, Parameter(name="*", group="Data")] = PairsConfig()
+    data: Annotated[GroupsConfig, Parameter(name="*", group="Data")] = GroupsConfig()
     tiling: Annotated[TilingConfig, Parameter(name="*", group="Prediction")] = TilingConfig()
     device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig()
 

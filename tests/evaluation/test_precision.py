@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.builders import bundle_info, class_map, random_segmenter
-from unetseg.bundle import PrecisionVerdict, load_bundle, save_bundle
+from unetseg.bundle import PrecisionVerdict, keep_in_bundle, load_bundle, save_bundle
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts, image_facts
 from unetseg.data.files import image as image_file
@@ -32,7 +32,6 @@ from unetseg.evaluation.precision import (
     compare_precision,
     pixels_to_compare,
     spread_windows,
-    store_verdict,
 )
 from unetseg.prediction.engine import Engine, machine_for
 from unetseg.runtime import Machine
@@ -204,6 +203,10 @@ def test_scores_decide_the_verdict_whatever_pixels_differ(
         assert verdict(gap, dice, exact, equal_pixels=equal).holds is holds
 
 
+def store_verdict(run: Path, found: PrecisionVerdict, weights_sha256: str) -> None:
+    keep_in_bundle(run, weights_sha256, precision=found)
+
+
 def test_a_bundle_from_before_verdicts_loads(run: Path) -> None:
     file = run / "model" / "model.json"
     content = json.loads(file.read_text())
@@ -242,7 +245,7 @@ def test_new_weights_have_no_verdict(run: Path) -> None:
     store_verdict(run, verdict(0.0), old)
     save_bundle(run / "model", random_segmenter(INFO, seed=2).state_dict(), INFO)
     assert load_bundle(run)[1].precision is None
-    with pytest.raises(BundleError, match="other weights than those that were compared"):
+    with pytest.raises(BundleError, match="other weights than those that were measured"):
         store_verdict(run, verdict(0.0), old)
     assert load_bundle(run)[1].precision is None
 

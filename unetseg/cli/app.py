@@ -44,6 +44,7 @@ COMMANDS = {
     "check": "Say what is wrong with a folder and how to fix it, and the plan for it.",
     "train": "Train a U-Net on a folder of image/mask pairs.",
     "eval": "Score a trained U-Net on a folder of pairs.",
+    "compare": "Say which of several trained U-Nets is better, on the same pairs.",
     "report": "Write the page of a run, or set several runs side by side.",
     "predict": "Write masks for images.",
     "bench": "Measure how fast this machine is, and where the time goes.",
@@ -85,6 +86,7 @@ app = App(
 for verb, summary in COMMANDS.items():
     module = NAMES.get(verb, verb)
     app.command(f"unetseg.cli.{module}:{module}", name=verb, alias=ALIASES.get(verb), help=summary)
+app["compare"].usage = "Usage: unetseg compare [OPTIONS] RUN RUN... DATA"
 app["import"].usage = "Usage: unetseg import [OPTIONS] [FORMAT] SRC OUT"
 lab = App(name="lab", help="Show what the skip connections do, on your own data.")
 for verb, summary in LAB.items():

@@ -12,10 +12,8 @@ from unetseg.config import EvalConfig
 from unetseg.text import plural, printable
 
 if TYPE_CHECKING:
+    from unetseg.evaluation.evaluate import Evaluation
     from unetseg.evaluation.shapes import Shapes
-
-FEW = 50
-"""Images below which an interval is wide, and itself uncertain."""
 
 
 def evaluate(
@@ -68,13 +66,51 @@ def evaluate(
     say(
         f"{result.split}, {plural(scores.images, 'image')}: "
         f"foreground Dice {scores.foreground_dice:.4f} "
-        f"(95% interval {low:.4f}–{high:.4f}{', of few images' * (scores.images < FEW)}), "
+        f"(95% interval {low:.4f}–{high:.4f} {scores.intervals}), "
         f"IoU {scores.foreground_iou:.4f}; all classes: IoU {scores.mean_iou:.4f}"
     )
+    for told in filter(None, (_told_human(result), _told_probabilities(result))):
+        say(told)
     say(f"scores, masks and overlays: {result.folder}")
     if page:
         say(f"page: {page}")
     say(f"next: unetseg predict {run} IMAGES -o masks")
+
+
+def _told_human(result: "Evaluation") -> str:
+    """How a second observer does beside the model, in a line; nothing where there is none."""
+    human = result.kept.observers.to_json().get("human")
+    if human is None:
+        return ""
+    low, high = human["foreground_dice_interval"]
+    verdict = {"better": "the model is better", "worse": "the observer is better"}
+    return (
+        f"second observer, {plural(human['images'], 'image')}: "
+        f"foreground Dice {human['foreground_dice']:.4f} (95% interval {low:.4f}–{high:.4f}), "
+        f"IoU {human['foreground_iou']:.4f}; "
+        f"the model there {human['model']['foreground_dice']:.4f}: "
+        f"{verdict.get(human['difference']['verdict'], 'no difference that these images tell')}"
+    )
+
+
+def _told_probabilities(result: "Evaluation") -> str:
+    """What the probabilities are worth, in a line; nothing where they were not measured."""
+    content = result.to_json()
+    if "calibration" not in content:
+        return ""
+    calibration, foreground = content["calibration"], result.info.class_map.foreground
+    told = f"probabilities: calibration error {calibration['ece']:.4f}"
+    if calibration["temperature"] != 1:
+        told += f" ({calibration['ece_before']:.4f} without temperature)"
+    for key, name in (("auc", "ROC-AUC"), ("average_precision", "average precision")):
+        values = list(content[key].values())
+        known = [values[k] for k in foreground if values[k] is not None]
+        told += f", {name} {sum(known) / len(known):.4f}" if known else ""
+    known_best = content.get("threshold", {})
+    if known_best.get("best") and known_best["dice_gain"] > 0:
+        told += f"; threshold {known_best['used']:.2f}, the best in validation was "
+        told += f"{known_best['best']:.2f} (Dice {known_best['dice_gain']:+.4f}; --threshold auto)"
+    return told
 
 
 def _shape_table(shapes: "Shapes") -> Table:

@@ -16,18 +16,21 @@ Conventions, for every score of a class:
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.storage import json_value
+from unetseg.text import plural
 
 CHUNK = 1 << 16
 """Pixels counted at a time: few enough to stay in the processor's cache."""
 RESAMPLES_AT_ONCE = 64
 """Bootstrap samples held in memory together."""
+FEW = 50
+"""Images, or groups of them, below which an interval is wide, and itself uncertain."""
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -181,7 +184,7 @@ def bootstrap_interval(
     """Percentile bootstrap interval of a score, over images.
 
     Images, not pixels, are drawn with replacement: the pixels of an image are no independent
-    evidence. Images of one patient or place are none either; merge their confusions first.
+    evidence. Images of one patient or place are none either; merge them first (`merged`).
 
     Args:
         confusions: int64 N×K×K, one per image.
@@ -200,22 +203,65 @@ def bootstrap_interval(
     >>> bool(low < pixel_accuracy(images.sum(axis=0)) < high)
     True
     """
-    if len(confusions) < 2:
-        return math.nan, math.nan
+    (interval,) = bootstrap_intervals(
+        confusions,
+        lambda sums: statistic(sums)[:, None],
+        samples=samples,
+        seed=seed,
+        level=level,
+    )
+    return interval
+
+
+def bootstrap_intervals(
+    rows: NDArray[Any],
+    statistics: Callable[[NDArray[Any]], Floats],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[tuple[float, float]]:
+    """`bootstrap_interval` of several scores, of the same samples.
+
+    Args:
+        rows: N×…, one per image; what adds up.
+        statistics: S×… sums of S samples → S×M scores.
+        samples: Number of samples drawn.
+        seed: Seed of the draw.
+        level: Share of the samples inside an interval.
+    """
+    if len(rows) < 2:  # which say nothing of the spread
+        return [(math.nan, math.nan)] * statistics(rows.sum(0)[None]).shape[-1]
     random = np.random.default_rng(seed)
-    flat = confusions.reshape(len(confusions), -1).astype(np.float64)  # exact below 2⁵³ pixels
+    flat = rows.reshape(len(rows), -1).astype(np.float64)  # exact below 2⁵³ pixels
     scores = []
     for start in range(0, samples, RESAMPLES_AT_ONCE):
         number = min(RESAMPLES_AT_ONCE, samples - start)
         times_drawn = random.multinomial(len(flat), [1 / len(flat)] * len(flat), size=number)
-        sums = (times_drawn @ flat).astype(np.int64)
-        scores.append(statistic(sums.reshape(number, *confusions.shape[1:])))
-    values = np.concatenate(scores)
+        sums = (times_drawn @ flat).astype(rows.dtype)
+        scores.append(statistics(sums.reshape(number, *rows.shape[1:])))
+    return [_interval(column, level) for column in np.concatenate(scores).T]
+
+
+def _interval(values: Floats, level: float) -> tuple[float, float]:
     values = values[~np.isnan(values)]
     if not values.size:
         return math.nan, math.nan
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def merged(rows: NDArray[Any], groups: Sequence[str | None]) -> NDArray[Any]:
+    """The sums N'×… of the rows N×… of each group; a row without a group (None) stays alone.
+
+    >>> merged(np.array([1, 2, 3, 4]), ["a", None, "a", None]).tolist()
+    [4, 2, 4]
+    """
+    keys = [(group, -1) if group is not None else ("", n) for n, group in enumerate(groups)]
+    places = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    sums = np.zeros((len(places), *rows.shape[1:]), rows.dtype)
+    np.add.at(sums, [places[key] for key in keys], rows)
+    return sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,11 +278,31 @@ class ClassScores:
     """Pixels of the class in the truth."""
 
 
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """95% bootstrap intervals of a data set, and what they are over."""
+
+    over: Literal["images", "groups"]
+    n: int
+    """How many of these there are."""
+    wide: bool
+    """Whether they are fewer than 50, so that the intervals are wide and uncertain."""
+    mean_iou: tuple[float, float]
+    """Over all classes, background too."""
+    classes: dict[str, dict[str, tuple[float, float]]]
+    """The IoU and the Dice of each class."""
+
+    def __str__(self) -> str:
+        """What they are over, to stand behind the word interval."""
+        return f"over {plural(self.n, self.over[:-1])}{', wide: fewer than 50' * self.wide}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """The scores of a data set, 0–1; nan where nothing could be scored.
 
-    Intervals are 95% bootstrap intervals over images. Means leave absent classes out.
+    Intervals are 95% bootstrap intervals over images, or groups of them. Means leave absent classes
+    out.
     """
 
     images: int
@@ -252,6 +318,7 @@ class Scores:
     frequency_weighted_iou: float
     pixel_accuracy: float
     """The micro average of precision, recall and Dice: of all pixels as one class."""
+    intervals: Intervals
 
     def to_json(self) -> dict[str, Any]:
         """The scores as JSON holds them: classes by name, intervals as lists, null for nan."""
@@ -261,13 +328,19 @@ class Scores:
         return plain
 
 
-def score(confusions: Counts, names: Sequence[str], foreground: Sequence[int]) -> Scores:
+def score(
+    confusions: Counts,
+    names: Sequence[str],
+    foreground: Sequence[int],
+    groups: Sequence[str | None] = (),
+) -> Scores:
     """The scores of a data set from the confusions of its images.
 
     Args:
         confusions: int64 N×K×K, one per image; N may be 0.
         names: Names of the K classes, all different.
         foreground: Indexes of the classes that the foreground means run over.
+        groups: What each image is of (a patient, a place), where that is known.
 
     Raises:
         ValueError: the confusions are not N×K×K for these K names.
@@ -278,27 +351,37 @@ def score(confusions: Counts, names: Sequence[str], foreground: Sequence[int]) -
     """
     if confusions.shape[1:] != (len(names), len(names)):
         raise ValueError(f"confusions of shape {confusions.shape} for {len(names)} classes")
-
-    def foreground_iou(sums: Counts) -> Floats:
-        return mean_over(iou(sums), foreground)
-
-    def foreground_dice(sums: Counts) -> Floats:
-        return mean_over(dice(sums), foreground)
-
-    total = confusions.sum(axis=0)
     every = range(len(names))
-    columns = [
-        column(total).tolist() for column in (iou, dice, precision, recall, specificity, _truth)
-    ]
+
+    def with_interval(sums: Counts) -> Floats:  # …×(3 + 2K)
+        ious, dices = iou(sums), dice(sums)
+        means = [mean_over(ious, foreground), mean_over(dices, foreground), mean_over(ious, every)]
+        return np.concatenate([np.stack(means, axis=-1), ious, dices], axis=-1)
+
+    has_groups = any(group is not None for group in groups)
+    units = merged(confusions, groups) if has_groups else confusions
+    of_iou, of_dice, of_mean, *rest = bootstrap_intervals(units, with_interval)
+    by_class = zip(rest[: len(names)], rest[len(names) :], strict=True)
+    total = confusions.sum(axis=0)
+    values = with_interval(total)
+    of_class = (iou, dice, precision, recall, specificity, _truth)
+    columns = [column(total).tolist() for column in of_class]
     return Scores(
         images=len(confusions),
         classes=tuple(ClassScores(*row) for row in zip(names, *columns, strict=True)),
-        foreground_iou=float(foreground_iou(total)),
-        foreground_iou_interval=bootstrap_interval(confusions, foreground_iou),
-        foreground_dice=float(foreground_dice(total)),
-        foreground_dice_interval=bootstrap_interval(confusions, foreground_dice),
-        mean_iou=float(mean_over(iou(total), every)),
+        foreground_iou=float(values[0]),
+        foreground_iou_interval=of_iou,
+        foreground_dice=float(values[1]),
+        foreground_dice_interval=of_dice,
+        mean_iou=float(values[2]),
         mean_dice=float(mean_over(dice(total), every)),
         frequency_weighted_iou=float(frequency_weighted_iou(total)),
         pixel_accuracy=float(pixel_accuracy(total)),
+        intervals=Intervals(
+            over="groups" if has_groups else "images",
+            n=len(units),
+            wide=len(units) < FEW,
+            mean_iou=of_mean,
+            classes={n: {"iou": i, "dice": d} for n, (i, d) in zip(names, by_class, strict=True)},
+        ),
     )

@@ -4,7 +4,7 @@ Counts add up, so that a large image in many bands gives what it would as one. P
 get no class from the model; they are not counted, whatever the mask says of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +21,11 @@ from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.masks.overlay import error_overlay
 from unetseg.evaluation.confusion import Counts, Scores, confusion, score
+from unetseg.evaluation.probabilities import Probabilities
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.postprocess import cleaned_bands
-from unetseg.prediction.stream import Stream
+from unetseg.prediction.stream import Band, Stream
 from unetseg.progress import SILENT, Progress
 
 PICTURE = 2048
@@ -76,6 +77,7 @@ class PairCount:
         truth: Its classes.
         kept: Whether `picture`, `sampled` or `whole` will be asked for.
         info: The bundle, whose rules are applied to what is predicted.
+        likely: Counts the probabilities, where the image's bands have them.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class PairCount:
         *,
         kept: bool = False,
         info: BundleInfo | None = None,
+        likely: Probabilities | None = None,
     ) -> None:
-        self._image, self._truth, self._kept, self._info = image, truth, kept, info
+        self._image, self._truth, self._kept = image, truth, kept
+        self._info, self._likely = info, likely
         self.size = image.size
         classes = len(truth.class_map.classes)
         self.counts: Counts = np.zeros((classes, classes), np.int64)
@@ -100,7 +104,8 @@ class PairCount:
         Raises:
             DataError: image or mask cannot be read, or do not fit the model.
         """
-        with closing(self._image.bands()) as bands:  # so that nothing reads on after an error
+        with closing(self._image.bands()) as raw:  # so that nothing reads on after an error
+            bands = raw if self._likely is None else self._with_probabilities(raw, self._likely)
             for band in cleaned_bands(bands, self._info) if self._info else bands:
                 top, index = band.top, band.index
                 del band  # its logits are not to be held while the next are made
@@ -110,6 +115,16 @@ class PairCount:
                     picked = np.s_[-top % self._step :: self._step, :: self._step]
                     self._small.append(np.stack([truth[picked], index[picked]]))
                 yield index
+
+    def _with_probabilities(self, bands: Iterable[Band], likely: Probabilities) -> Iterator[Band]:
+        """The bands; the probabilities of those that have passed are counted."""
+        for band in bands:
+            top = band.top
+            for piece in band.probabilities:
+                likely.add(self._truth.rows(top, top + len(piece)), piece)
+                top += len(piece)
+            yield band
+            del band
 
     def count(self) -> Counts:
         """The confusion K×K of the whole pair."""

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +21,22 @@ from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile, RawMask, fitted, read_mask, whole_numbers
 from unetseg.data.pairs.dataset_yaml import find_described
-from unetseg.data.pairs.match import Pair, PairSet
-from unetseg.data.pairs.splits import read_splits
+from unetseg.data.pairs.match import Pair, PairSet, within
+from unetseg.data.pairs.splits import read_groups, read_splits
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.anatomy import Anatomy, class_pairs
 from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, score
 from unetseg.evaluation.counting import PairCount, Truth, count_classes
 from unetseg.evaluation.gallery import Gallery
+from unetseg.evaluation.paired import Observers
+from unetseg.evaluation.probabilities import Probabilities
 from unetseg.evaluation.shapes import Shapes
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.in_memory import numbers
 from unetseg.prediction.outputs import Job, Writer, plan_job
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.postprocess import cleaned_image
-from unetseg.prediction.predictor import Predictor, load
+from unetseg.prediction.predictor import Predictor, load, threshold_of
 from unetseg.prediction.stream import Stream, read_checked
 from unetseg.prediction.values import SeenValues, tell_strange
 from unetseg.progress import SILENT, Progress
@@ -51,12 +53,30 @@ class Evaluation:
 
     split: str
     scores: Scores
-    shapes: Shapes
-    folder: Path
+    kept: "Artifacts"
+    info: BundleInfo
+    threshold: float | None
+    """The probability from which on a pixel was foreground; None: whatever was more likely was."""
+
+    @property
+    def shapes(self) -> Shapes:
+        """Outlines and objects."""
+        return self.kept.shapes
+
+    @property
+    def folder(self) -> Path:
+        """Where everything was written."""
+        return self.kept.folder
 
     def to_json(self) -> dict[str, Any]:
         """The content of scores.json."""
-        return {"split": self.split, **self.scores.to_json(), **self.shapes.to_json()}
+        class_map, known = self.info.class_map, self.info.calibration
+        content = {"split": self.split, **self.scores.to_json(), **self.shapes.to_json()}
+        if len(class_map.classes) == 2:
+            best = {"best": known.threshold, "dice_gain": known.dice_gain} if known else {}
+            content["threshold"] = {"used": self.threshold or 0.5, **json_value(best)}
+        content |= self.kept.likely.to_json(class_map.names, class_map.foreground)
+        return content | self.kept.observers.to_json()
 
 
 def evaluate(
@@ -93,19 +113,17 @@ def evaluate(
     progress.say(f"pairs: {pair_set.rule}")
     home = run_folder(run)
     split, pairs = choose_pairs(pair_set, home, config.scoring.split)
-    if config.scoring.region == "whole":
-        pairs = tuple(replace(pair, region=None) for pair in pairs)
-    elif views := sum(pair.region is not None for pair in pairs):
-        progress.say(f"scores count inside the fields of view of {plural(views, 'image')}")
+    pairs = restricted(pairs, config.scoring.region, progress)
     output = Path(output or home / "eval" / split)
     progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictor.describe()}")
-    shapes = Shapes(info.class_map, config.scoring.tolerance)
-    keep = Artifacts(output, shapes, config.scoring)
+    keep = Artifacts(output, config.scoring, info.class_map, Probabilities.of(predictor.engine))
     counts = evaluate_pairs(
         predictor.engine, info, pairs, keep, progress, max_pixels=source.max_pixels
     )
-    scores = score(counts, info.class_map.names, info.class_map.foreground)
-    result = Evaluation(split, scores, shapes, output)
+    groups = [pair.group for pair in pairs]
+    scores = score(counts, info.class_map.names, info.class_map.foreground, groups)
+    keep.observers.tell_refused(progress)
+    result = Evaluation(split, scores, keep, info, threshold_of(info, config.tiling.threshold))
     write_scores(result, pairs, counts)
     keep.write_anatomy(pairs, counts, info.weights_sha256)
     return result
@@ -155,21 +173,23 @@ def run_folder(run: Path) -> Path:
 
 
 def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[Pair, ...]]:
-    """The split to score and its pairs.
+    """The split to score and its pairs, in the groups of the training unless they have their own.
 
     The splits of the training count, for images that were there (recognised by content); else the
     folder's own; without any, every pair is scored as "all".
     """
     file = run / "splits.json"
     trained = read_splits(file) if file.is_file() else {}  # by content
-    splits = {}
+    groups = read_groups(file) if trained else {}
+    splits, pairs = {}, []
     for pair in pair_set.pairs:
         digest = image_hash(pair.image, pair.mask or pair.image) if trained else ""
         splits[pair.name] = trained.get(digest, pair.split)
+        pairs.append(replace(pair, group=pair.group or groups.get(digest)))
     if split == "auto":
         present = set(splits.values())
         split = next((name for name in ("test", "val") if name in present), "all")
-    chosen = tuple(p for p in pair_set.pairs if split == "all" or splits[p.name] == split)
+    chosen = tuple(p for p in pairs if split == "all" or splits[p.name] == split)
     if not chosen:
         there = sorted({name or "none" for name in splits.values()})
         raise DataError(
@@ -177,6 +197,24 @@ def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[P
             fix="Choose --split all, or one of those.",
         )
     return split, chosen
+
+
+def restricted(
+    pairs: tuple[Pair, ...], region: Literal["auto", "whole"] | Path, progress: Progress = SILENT
+) -> tuple[Pair, ...]:
+    """The pairs with the regions in which they count, see `CountingConfig`; it is told.
+
+    Raises:
+        PairingError: the region is no file or folder with a mask for each image.
+    """
+    if region == "whole":
+        return tuple(replace(pair, region=None) for pair in pairs)
+    if isinstance(region, Path):
+        progress.say(f"scores count inside the masks of {region}")
+        return within(pairs, region)
+    if views := sum(pair.region is not None for pair in pairs):
+        progress.say(f"scores count inside the fields of view of {plural(views, 'image')}")
+    return pairs
 
 
 def evaluate_pairs(
@@ -218,9 +256,10 @@ def evaluate_pairs(
 
     progress.start("evaluating", len(pairs))
     opened = read_ahead(range(len(pairs)), read, lambda number: jobs[number].pixels, refuse=done)
-    for image in predict_each(engine, opened):
+    likely = keep.likely if keep and keep.wanted.calibration else None
+    for image in predict_each(engine, opened, probabilities=bool(likely)):
         number, truth = image.name
-        count = PairCount(image, truth, kept=keep is not None, info=info)
+        count = PairCount(image, truth, kept=keep is not None, info=info, likely=likely)
         try:
             written = keep.write(pairs[number], jobs[number], count) if keep else count.count()
             path = pairs[number].image
@@ -326,18 +365,30 @@ class Artifacts:
 
     Attributes:
         folder: Where `masks/`, `overlays/` and `gallery/` go.
-        shapes: Collects outlines and objects; its classes are the coding of the masks.
         wanted: Which of them are.
+        class_map: The coding of the masks.
+        likely: Collects probabilities.
     """
 
     folder: Path
-    shapes: Shapes
     wanted: ScoringConfig
+    class_map: ClassMap
+    likely: Probabilities
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """Collects outlines and objects."""
+        return Shapes(self.class_map, self.wanted.tolerance)
 
     @cached_property
     def anatomy(self) -> Anatomy:
         """Collects where the errors are."""
         return Anatomy(self.class_map, self.wanted.tolerance)
+
+    @cached_property
+    def observers(self) -> Observers:
+        """Collects what a second observer drew."""
+        return Observers(self.class_map)
 
     @cached_property
     def gallery(self) -> Gallery:
@@ -354,6 +405,7 @@ class Artifacts:
         image, *_ = sampled = count.sampled
         if (whole := count.whole) is not None:
             self.anatomy.add(pair.name, image, *whole)
+            self.observers.add(pair, whole[0], count.counts)
             if self.wanted.shapes:
                 self.shapes.add(pair.name, *whole)
         if self.wanted.overlays:
@@ -381,11 +433,6 @@ class Artifacts:
         if self.wanted.overlays:
             content["gallery"] = self.gallery.write(self.folder / "gallery", kinds)
         write_json(self.folder / "anatomy.json", {"weights": weights, **content})
-
-    @property
-    def class_map(self) -> ClassMap:
-        """The classes of truth and prediction."""
-        return self.shapes.class_map
 
 
 def foreground_dice(confusion: Counts, class_map: ClassMap) -> float:

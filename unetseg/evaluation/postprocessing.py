@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.bundle import Rule, find_bundle, load_bundle, read_info
+from unetseg.bundle import Rule, keep_in_bundle, load_bundle
 from unetseg.config import TilingConfig
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts
@@ -21,7 +21,6 @@ from unetseg.prediction.pipeline import Opened, predict_each
 from unetseg.prediction.postprocess import filled_image
 from unetseg.prediction.predictor import build_engine
 from unetseg.runtime import Machine
-from unetseg.storage import write_json
 
 LEAST_GAIN = 0.002
 """Of the cross-validated Dice of the class."""
@@ -61,9 +60,7 @@ def check_postprocessing(
     pairs = [(one.name, band.index) for one in predict_each(engine, opened) for band in one.bands()]
     rules, told = choose_rules(pairs, info.class_map)
     if rules:
-        file = find_bundle(run) / "model.json"
-        better = read_info(file).model_copy(update={"postprocess": rules})
-        write_json(file, better.model_dump(mode="json"))
+        keep_in_bundle(run, info.weights_sha256, postprocess=rules)
     return told
 
 

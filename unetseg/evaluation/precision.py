@@ -15,19 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unetseg.bundle import PrecisionVerdict, find_bundle, load_bundle, read_info
+from unetseg.bundle import PrecisionVerdict, keep_in_bundle, load_bundle
 from unetseg.config import TilingConfig
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts
 from unetseg.data.masks.class_map import IGNORED
-from unetseg.errors import BundleError
 from unetseg.evaluation.confusion import Counts, dice, mean_over
 from unetseg.evaluation.counting import count_classes
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.pipeline import Opened, predict_each
 from unetseg.prediction.predictor import build_engine
 from unetseg.runtime import Machine
-from unetseg.storage import write_json
 
 WINDOW = 256
 """Side of the windows that are compared, pixels; smaller images are compared whole."""
@@ -78,24 +76,8 @@ def check_precision(
         info.class_map.foreground,
     )
     if verdict is not None:
-        store_verdict(run, verdict, info.weights_sha256)
+        keep_in_bundle(run, info.weights_sha256, precision=verdict)
     return verdict
-
-
-def store_verdict(run: Path, verdict: PrecisionVerdict, weights_sha256: str) -> None:
-    """Put a verdict into a bundle that is on disk; only model.json is written, whole or not at all.
-
-    Whoever reads meanwhile finds the bundle as it was or with this verdict. Weights saved later by
-    `save_bundle` have the verdict that their own `info` brings.
-
-    Raises:
-        BundleError: there is no bundle, or it holds other weights by now; nothing is written.
-    """
-    file = find_bundle(run) / "model.json"
-    info = read_info(file)
-    if info.weights_sha256 != weights_sha256:
-        raise BundleError(f"{file.parent} holds other weights than those that were compared")
-    write_json(file, info.model_copy(update={"precision": verdict}).model_dump(mode="json"))
 
 
 def compare_precision(

@@ -40,9 +40,11 @@ class Engine:
         overlap: Share of a tile that its neighbour covers too.
         tta: Average over the four mirror images.
         engine: What runs the network; see `choose_backend`.
+        temperature: What logits are divided by for probabilities.
+        margin: Of two classes, by how much the logit of the second must be above that of the first.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the whole of a prediction)
         self,
         segmenter: Segmenter,
         machine: Machine,
@@ -51,7 +53,10 @@ class Engine:
         overlap: float,
         tta: bool = False,
         engine: str = "auto",
+        temperature: float = 1.0,
+        margin: float = 0.0,
     ) -> None:
+        self.temperature, self.margin = temperature, margin
         self.segmenter = to_machine(segmenter, machine).eval()
         self.machine = machine
         self.tile = tile
@@ -115,9 +120,10 @@ class Engine:
         A GPU computes meanwhile.
         """
         if self._is_whole(*images[0].shape[:2]):
-            index = most_probable(self._whole_logits(images))
+            index = most_probable(self._whole_logits(images), self.margin)
         else:
-            index = torch.cat([most_probable(self.logits(each)[None]) for each in images])
+            logits = (self.logits(each)[None] for each in images)
+            index = torch.cat([most_probable(each, self.margin) for each in logits])
         wait = fetch(index)
 
         def classes() -> list[NDArray[np.uint8]]:
@@ -144,6 +150,22 @@ class Engine:
         for tile, logits in network.predict(layout.tiles, lambda tile: continued[tile.slices]):
             blend.add(tile, logits)
         return torch.from_numpy(blend.result())[:, :height, :width]
+
+    def index(self, logits: Tensor, missing: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+        """Class indexes H×W uint8 of logits K×H×W; 255 where pixels are missing."""
+        index: NDArray[np.uint8] = most_probable(logits[None], self.margin)[0].cpu().numpy()
+        if missing is not None:
+            index[missing] = IGNORED
+        return index
+
+    def probabilities(
+        self, logits: Tensor, missing: NDArray[np.bool_] | None
+    ) -> NDArray[np.float32]:
+        """Probabilities H×W×K float32 of logits K×H×W; NaN where pixels are missing."""
+        likely: NDArray[np.float32] = (logits / self.temperature).softmax(0).cpu().numpy()
+        if missing is not None:
+            likely[:, missing] = np.nan
+        return np.ascontiguousarray(likely.transpose(1, 2, 0))
 
     def lay_out(self, height: int, width: int, tile: int | None = None) -> Layout:
         """The tiles of an image, of this engine's size unless another is given."""
@@ -347,8 +369,13 @@ def fitting_batch(machine: Machine, height: int, width: int) -> int:
     return max(1, pixels // (height * width))
 
 
-def most_probable(logits: Tensor) -> Tensor:
-    """Class indexes N×H×W uint8 of logits N×K×H×W; the first class of equals."""
+def most_probable(logits: Tensor, margin: float = 0.0) -> Tensor:
+    """Class indexes N×H×W uint8 of logits N×K×H×W; the first class of equals.
+
+    With a `margin`, of two classes, the second where its logit is above the first's by more.
+    """
+    if margin:
+        return (logits[:, 1].float() - logits[:, 0].float() > margin).to(torch.uint8)
     # max().indices, because argmax over channels is many times slower on CPU (pytorch#140000).
     index = logits[:, 1] > logits[:, 0] if logits.shape[1] == 2 else logits.max(1).indices
     return index.to(torch.uint8)
@@ -371,22 +398,6 @@ def fetch(tensor: Tensor) -> Callable[[], NDArray[Any]]:
         return np.asarray(host.numpy())
 
     return wait
-
-
-def classes_with_data(logits: Tensor, missing: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
-    """Class indexes H×W uint8 of logits K×H×W; 255 where pixels are missing."""
-    index: NDArray[np.uint8] = most_probable(logits[None])[0].cpu().numpy()
-    if missing is not None:
-        index[missing] = IGNORED
-    return index
-
-
-def softmax(logits: Tensor, missing: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    """Probabilities K×H×W float32 of logits K×H×W; NaN where pixels are missing."""
-    probabilities: NDArray[np.float32] = logits.softmax(0).cpu().numpy()
-    if missing is not None:
-        probabilities[:, missing] = np.nan
-    return probabilities
 
 
 def _only_value(crop: NDArray[Any]) -> bytes | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.nodata import missing_pixels
 from unetseg.errors import OutOfMemoryError, UnetsegError
-from unetseg.prediction.engine import Engine, classes_with_data, softmax
+from unetseg.prediction.engine import Engine
 from unetseg.prediction.stream import Band, Stream
 from unetseg.prediction.values import SeenValues
 
@@ -142,8 +142,8 @@ def _begin(
         return lambda: group
     if probabilities:
         logits, missing = engine.logits(group[0].image), engine.missing(group[0].image)
-        likely = softmax(logits, missing).transpose(1, 2, 0)  # H, W, K
-        band = Band(0, 0, classes_with_data(logits, missing), [likely])
+        likely = engine.probabilities(logits, missing)
+        band = Band(0, 0, engine.index(logits, missing), [likely])
         return lambda: [replace(group[0], band=band)]
     wait = engine.begin([np.asarray(one.image) for one in group])
     return lambda: [

@@ -29,7 +29,7 @@ from unetseg.prediction.objects import COLUMNS, MAP_COLUMNS
 from unetseg.prediction.outputs import Job, lost_places, other_scalings, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.postprocess import cleaned_image
-from unetseg.prediction.predictor import Predictor
+from unetseg.prediction.predictor import Predictor, threshold_of
 from unetseg.prediction.review import Doubt, write_review
 from unetseg.prediction.stream import Stream
 from unetseg.prediction.values import tell_strange
@@ -317,6 +317,10 @@ def manifest_of(work: Work, journal: Journal | None = None) -> Manifest:
         names = ("watershed", "simplify") if config.polygons else ("watershed",)
         shaped = config.model_dump(include=set(names), exclude_defaults=True)
         settings |= shaped  # those that are not told are the defaults
+    if engine.margin:
+        settings["threshold"] = threshold_of(work.predictor.info, config.threshold)
+    if engine.temperature != 1 and (config.probabilities or config.objects):
+        settings["temperature"] = engine.temperature
     flags = config.model_dump(mode="json", exclude_defaults=True, exclude={"existing"})
     flags |= work.device.model_dump(mode="json", exclude_defaults=True)
     return Manifest(work.output, settings, str(work.run), flags, journal)
@@ -452,7 +456,8 @@ def write_large(
 
 def _aside(info: BundleInfo) -> set[str]:
     """What masks do not depend on; bundles without rules are those of versions that knew none."""
-    return {"scores", "versions", "precision"} | (set() if info.postprocess else {"postprocess"})
+    aside = {"scores", "versions", "precision", "calibration"}
+    return aside if info.postprocess else {*aside, "postprocess"}
 
 
 def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
@@ -465,6 +470,8 @@ def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
         "modified": [status.st_mtime_ns, status.st_ctime_ns],  # copies may keep the first
         "gaps": job.has_gaps,
         "model": info.model_dump(mode="json", exclude=_aside(info)),
+        "margin": engine.margin,
+        "temperature": engine.temperature,
         "tile": stream.tile,
         "overlap": engine.overlap,
         "mirrors": len(engine.mirrors),

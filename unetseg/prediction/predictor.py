@@ -1,10 +1,11 @@
 """A trained U-Net that turns images into masks of the training coding."""
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, TilingConfig, with_flags
 from unetseg.data.files.image import ImageFile
-from unetseg.errors import BundleError
+from unetseg.errors import BundleError, ConfigError
 from unetseg.prediction.bands import OneBand
-from unetseg.prediction.engine import Engine, classes_with_data, machine_for, softmax
+from unetseg.prediction.engine import Engine, machine_for
 from unetseg.prediction.in_memory import image_in_memory, nodata_value, refuse_one_image
 from unetseg.prediction.objects import Labels, Objects
 from unetseg.prediction.outputs import Job, mask_pixels
@@ -150,10 +151,11 @@ class Predictor:
     def probabilities(self, image: object, nodata: float | None = None) -> NDArray[np.float32]:
         """How likely each class is, H×W×K float32, 0–1, in the order of `info.class_map.names`.
 
-        NaN where there are no data. Arguments and errors are those of `predict`.
+        They are calibrated by the temperature that validation gave. NaN where there are no data.
+        Arguments and errors are those of `predict`.
         """
         pixels = self.pixels(image, nodata)
-        return softmax(self.engine.logits(pixels), self.engine.missing(pixels)).transpose(1, 2, 0)
+        return self.engine.probabilities(self.engine.logits(pixels), self.engine.missing(pixels))
 
     def objects(
         self, image: object, nodata: float | None = None, watershed: float = 0.8
@@ -169,8 +171,8 @@ class Predictor:
         """
         pixels = self.pixels(image, nodata)
         logits, missing = self.engine.logits(pixels), self.engine.missing(pixels)
-        likely = softmax(logits, missing).transpose(1, 2, 0)
-        index = cleaned_image(classes_with_data(logits, missing), self.info)
+        likely = self.engine.probabilities(logits, missing)
+        index = cleaned_image(self.engine.index(logits, missing), self.info)
         band = OneBand(Band(0, 0, index, [likely]))
         class_map = self.info.class_map
         objects = Objects(band.index, [(0, len(pixels))], class_map.foreground, watershed)
@@ -183,8 +185,8 @@ def load(run: str | Path, **flags: Any) -> Predictor:
 
     Args:
         run: Run folder or bundle folder.
-        **flags: Settings by the names of the command's flags: tile, overlap, tta; device,
-            precision, engine.
+        **flags: Settings by the names of the command's flags: tile, overlap, tta, threshold;
+            device, precision, engine.
 
     Raises:
         BundleError: there is no usable model.
@@ -199,7 +201,42 @@ def build_engine(
     config: TilingConfig,
     engine: str = "auto",
 ) -> Engine:
-    """The engine for a bundle; tile and overlap as the bundle says unless `config` says."""
+    """The engine for a bundle; tile and overlap as the bundle says unless `config` says.
+
+    Raises:
+        ConfigError: a threshold for other than two classes, or none is known.
+    """
     tile = info.tile if config.tile == "auto" else config.tile
     overlap = info.overlap if config.overlap == "auto" else config.overlap
-    return Engine(segmenter, machine, tile=tile, overlap=overlap, tta=config.tta, engine=engine)
+    temperature = info.calibration.temperature if info.calibration else 1.0
+    margin = 0.0
+    if (threshold := threshold_of(info, config.threshold)) is not None:
+        margin = temperature * math.log(threshold / (1 - threshold))
+        margin = -margin if info.class_map.background == 1 else margin  # the foreground is class 0
+    return Engine(
+        segmenter,
+        machine,
+        tile=tile,
+        overlap=overlap,
+        tta=config.tta,
+        engine=engine,
+        temperature=temperature,
+        margin=margin,
+    )
+
+
+def threshold_of(info: BundleInfo, asked: float | Literal["auto"] | None) -> float | None:
+    """The probability from which on a pixel is foreground; None: whatever is more likely is.
+
+    Raises:
+        ConfigError: there are other than two classes, or "auto" is asked and nobody measured.
+    """
+    if asked is not None and len(info.class_map.classes) != 2:
+        summary = f"--threshold is for two classes, this model has {len(info.class_map.classes)}"
+        raise ConfigError(summary, fix="Leave it out: the most likely class is taken.")
+    if asked != "auto":
+        return asked
+    if info.calibration is None:
+        summary = "this model knows no best threshold: it was trained before they were measured"
+        raise ConfigError(summary, fix="Give a number, such as --threshold 0.4.")
+    return info.calibration.threshold

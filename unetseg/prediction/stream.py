@@ -24,7 +24,7 @@ from unetseg.data.files.bands import match_bands
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import missing_pixels, told_missing, with_gaps
 from unetseg.errors import ImageError
-from unetseg.prediction.engine import Engine, Moments, TileNetwork, classes_with_data, softmax
+from unetseg.prediction.engine import Engine, Moments, TileNetwork
 from unetseg.prediction.tiling import Logits, Tile, blend_strips
 from unetseg.prediction.values import SeenValues
 from unetseg.progress import SILENT, Progress
@@ -154,8 +154,8 @@ class Stream:
                     (torch.from_numpy(logits[:, upper:lower]), missing[upper:lower])
                     for upper, lower in pieces(*missing.shape)
                 ]
-                index = np.concatenate([classes_with_data(*part) for part in parts])
-                yield Band(number, top, index, starmap(_pixel_probabilities, parts))
+                index = np.concatenate([self.engine.index(*part) for part in parts])
+                yield Band(number, top, index, starmap(self.engine.probabilities, parts))
                 del logits, missing, parts
                 number += 1
 
@@ -220,11 +220,6 @@ def pieces(height: int, width: int) -> list[tuple[int, int]]:
     """First row, and first row below, of the parts of an image that are worked on at once."""
     rows = max(1, PIECE_PIXELS // width)
     return [(top, min(top + rows, height)) for top in range(0, height, rows)]
-
-
-def _pixel_probabilities(logits: Tensor, missing: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Rows×W×K; NaN without data."""
-    return np.ascontiguousarray(softmax(logits, missing).transpose(1, 2, 0))
 
 
 def read_checked(

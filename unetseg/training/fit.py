@@ -25,6 +25,7 @@ from unetseg.errors import (
     OutOfMemoryError,
     StoppedError,
 )
+from unetseg.evaluation.calibration import check_calibration
 from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.counting import score_split
 from unetseg.evaluation.postprocessing import check_postprocessing
@@ -64,6 +65,8 @@ MOST_UNREAD = 10
 """Steps after which the device is waited for, to read back what it has computed."""
 PRECISION_SHARE = 0.03
 """Share of a budget kept for comparing the arithmetic of the masks with float32."""
+CALIBRATION_SHARE = 0.01
+"""Share of a budget kept for measuring how sure the network may be."""
 
 
 def train(
@@ -160,7 +163,8 @@ class Trainer:
         began = group.largest(began if group.is_first else -math.inf)[0]
         self.clock = Clock(began, self.config.budget, steps)
         self._tick()
-        self.clock.afterwards = 0.0 if run.machine.dtype == torch.float32 else PRECISION_SHARE
+        self.clock.afterwards = CALIBRATION_SHARE
+        self.clock.afterwards += PRECISION_SHARE * (run.machine.dtype != torch.float32)
         if run.state:
             self.restore(run.state)
         elif self.config.from_ and group.is_first:
@@ -208,7 +212,7 @@ class Trainer:
                     break
         if not self.rows or self.rows[-1]["step"] != self.step:
             self.validate()
-        self.group.first(self._check_precision)
+        self.group.first(self._check_masks)
         self.group.first(self._choose_postprocessing)
         self.progress.finish("training")
         self.log.close()
@@ -424,14 +428,18 @@ class Trainer:
     def _draw_crops(self) -> None:
         write_png(self.run.folder / "previews" / "augmented.png", augmented_sheet(self.crops))
 
-    def _check_precision(self) -> None:
-        """Let the bundle know whether its masks may be computed in the training's arithmetic."""
+    def _check_masks(self) -> None:
+        """Let the bundle know what arithmetic its masks may be computed in, and its calibration."""
         trained = self.step * self.order.batch * self.plan.patch**2
-        windows = spread_windows(self.val_reader, self.val_facts, pixels_to_compare(trained))
+        pixels = pixels_to_compare(trained)
+        windows = list(spread_windows(self.val_reader, self.val_facts, pixels))
         verdict = check_precision(self.run.folder, self.machine, windows)
         if verdict is not None:
             self.log.event("precision", **verdict.model_dump(), holds=verdict.holds)
             self.progress.say(verdict.figures)
+        if calibration := check_calibration(self.run.folder, self.machine, windows):
+            self.log.event("calibration", **calibration.model_dump())
+            self.progress.say(calibration.figures)
 
     def _choose_postprocessing(self) -> None:
         """Let the bundle know what is to be done to its masks."""

@@ -27,6 +27,7 @@ from unetseg.data.pairs.naming import (
     FIELD_OF_VIEW,
     OTHER_BAND,
     PART,
+    SECOND_OBSERVER,
     Role,
     read_name,
     says_role,
@@ -103,6 +104,8 @@ class Choice:
     losers: list[Reading] = field(default_factory=list)
     regions: dict[Path, Path] = field(default_factory=dict)
     """Image → its field of view."""
+    seconds: dict[Path, Path] = field(default_factory=dict)
+    """Image → the mask of a second observer."""
     left_out: dict[Path, str] = field(default_factory=dict)
 
 
@@ -135,21 +138,27 @@ def choose(root: Path, series: Sequence[Series]) -> Choice:
     if len(choice.readings) > 1:  # stacks lie beside their pages
         readable = [r for r in choice.readings if r.images.look.readable and r.masks.look.readable]
         choice.readings = readable or choice.readings
-    _find_regions(choice, series)
+    _find_beside(choice, series)
     _tell_rest(choice, series)
     return choice
 
 
-def _find_regions(choice: Choice, series: Sequence[Series]) -> None:
-    """The fields of view of the images that were chosen."""
+def _find_beside(choice: Choice, series: Sequence[Series]) -> None:
+    """The fields of view of the images that were chosen, and their masks by a second observer."""
     taken = {id(one) for reading in choice.readings for one in (reading.images, reading.masks)}
     for one in series:
         if id(one) in taken:
             continue
-        if one.aside == FIELD_OF_VIEW or (one.said.role == "mask" and one.look.disc):
-            for reading in choice.readings:
-                couples = match(reading.images.entries, one.entries).couples
-                choice.regions |= {image.path: view.path for image, view in couples}
+        is_mask = one.said.role == "mask"
+        if one.aside == FIELD_OF_VIEW or (is_mask and one.look.disc):
+            found = choice.regions
+        elif one.said.second == SECOND_OBSERVER and (is_mask or _may_be_masks(one)):
+            found = choice.seconds
+        else:
+            continue
+        for reading in choice.readings:
+            couples = match(reading.images.entries, one.entries).couples
+            found |= {image.path: mask.path for image, mask in couples}
 
 
 def _taken_in(one: Series) -> Series:

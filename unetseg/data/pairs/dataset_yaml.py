@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from unetseg.config import DataConfig, PairsConfig
+from unetseg.config import DataConfig, GroupsConfig, PairsConfig
 from unetseg.data.masks.class_list import ClassNames, load_yaml, parse_class_names
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import distinct_colours
@@ -247,7 +247,7 @@ def where(config: PairsConfig) -> Where:
     """What `config` says about the pairs of a folder."""
     asked: Where = {"images": config.images, "masks": config.masks, "table": config.pairs}
     asked |= {"unpaired": config.unpaired}
-    if isinstance(config, DataConfig):
+    if isinstance(config, GroupsConfig):
         asked |= {"group": config.group, "group_column": config.group_column}
     return asked
 

@@ -43,6 +43,7 @@ from unetseg.data.pairs.choose import (
     choose_between,
 )
 from unetseg.data.pairs.content import SAMPLES, look_at
+from unetseg.data.pairs.keys import match
 from unetseg.data.pairs.lists import listed_splits
 from unetseg.data.pairs.mask_sets import OBJECT, find_masks, tell_classes, tell_objects, unite
 from unetseg.data.pairs.naming import SPLITS, tokens
@@ -71,9 +72,11 @@ class Pair:
     split: str | None = None
     """train, val or test; None while neither folder nor CSV nor `assign_splits` says."""
     group: str | None = None
-    """Pairs of one group stay in one split."""
+    """Pairs of one group stay in one split, and count as one in intervals."""
     region: Path | None = None
     """The image's field of view: where the file is not 0, scores count."""
+    second: Path | None = None
+    """The mask of a second observer."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,8 @@ def _search(
         for (image, mask), core in zip(matching.couples, matching.names, strict=True):
             split, region = image.split or mask.split, choice.regions.get(image.path)
             name = "/".join(filter(None, (split, *image.names, core)))
-            pairs.append(Pair(image.path, mask.path, name, split, region=region))
+            second = choice.seconds.get(image.path)
+            pairs.append(Pair(image.path, mask.path, name, split, None, region, second))
     found = PairSet(root, tuple(pairs), _sentence(choice.readings))
     return _complete(found, base, choice.left_out, unpaired)
 
@@ -564,6 +568,29 @@ def _told(reasons: Iterable[str]) -> str:
     counts = Counter(reasons)
     told = ", ".join(f"{n} × {why}" for why, n in counts.items())
     return f" (left out: {told})" if told else ""
+
+
+# Regions
+
+
+def within(pairs: Sequence[Pair], masks: Path) -> tuple[Pair, ...]:
+    """The pairs with the regions that `masks` shows, a file for all or a folder with one for each.
+
+    Names pair as those of images and masks do.
+
+    Raises:
+        PairingError: it is not there, or some images have no such mask; all of them are listed.
+    """
+    if masks.is_file():
+        return tuple(replace(pair, region=masks) for pair in pairs)
+    views = read_entries(masks, scan(masks, PairingError))
+    root = Path(os.path.commonpath([pair.image.parent for pair in pairs]))
+    images = read_entries(root, [pair.image for pair in pairs])
+    regions = {image.path: view.path for image, view in match(images, views).couples}
+    if bare := [printable(pair.image) for pair in pairs if pair.image not in regions]:
+        summary = f"{printable(masks)} has no mask for {len(bare)} of {plural(len(pairs), 'image')}"
+        raise PairingError(summary, bare, "Name each as its image, or give one file for all.")
+    return tuple(replace(pair, region=regions[pair.image]) for pair in pairs)
 
 
 # Groups

@@ -66,12 +66,14 @@ _ASIDE = {
 }
 """Words of files that are neither image nor mask."""
 _COLOURS = "a copy in colours"
+SECOND_OBSERVER = "a second observer"
 _OUTPUT = frozenset({"output", "outputs"})  # mask_output is a mask
 _SECOND = {
     "numbers objects": re.compile(r"instances?|instanceids|inst|panoptic|objects?|ids?"),
     _COLOURS: re.compile(r"colou?rs?|coloured"),
     "for the eyes of people": re.compile(r"pseudo|human|palette"),
-    "a second observer": re.compile(r"2nd|second|watershed"),
+    SECOND_OBSERVER: re.compile(r"2nd|second"),
+    "drawn for watersheds": re.compile(r"watershed"),
     "outlines": re.compile(r"edges?|boundar\w+|contours?|noboundary|borders?"),
     "augmented copies": re.compile(r"aug\w*"),
     OTHER_BAND: re.compile(r"nir|ir|thermal|irrg"),

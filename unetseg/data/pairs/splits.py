@@ -74,12 +74,19 @@ def assign_splits(
 
 
 def write_splits(path: Path, pairs: PairSet, hashes: Sequence[str]) -> None:
-    """Write name, content hash and split of every pair to the JSON file `path`."""
+    """Write name, content hash, split and group of every pair to the JSON file `path`."""
     rows = [
         {"name": pair.name, "hash": digest, "split": pair.split}
+        | ({"group": pair.group} if pair.group is not None else {})
         for pair, digest in zip(pairs.pairs, hashes, strict=True)
     ]
     write_json(path, {"pairs": rows})
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Group of every content hash that has one, in a file of `write_splits` that was read."""
+    rows = parse_json(path.read_text(encoding="utf-8"))["pairs"]
+    return {str(row["hash"]): str(row["group"]) for row in rows if "group" in row}
 
 
 def read_splits(path: Path, key: Literal["hash", "name"] = "hash") -> dict[str, str]:
