@@ -89,6 +89,9 @@ def test_a_run_folder_is_complete(data: Path, tmp_path: Path) -> None:
     assert (run / "previews" / "augmented.png").is_file()
     assert len(list((run / "previews").glob("step_*.png"))) == len(metrics(run))
     assert list((run / "tensorboard").iterdir())
+    calibration = json.loads((run / "model" / "model.json").read_text())["calibration"]
+    assert calibration["temperature"] > 0
+    assert calibration["dice_at_threshold"] >= calibration["dice"]
     plan = json.loads((run / "plan.json").read_text())
     assert plan["patch"] == 32
     assert plan["reasons"]["patch"] == "as set"

@@ -51,7 +51,7 @@ def compare(
         cells = [f"{one.scores.foreground_dice:.4f}", f"{low:.4f}–{high:.4f}"]
         if gap := one.difference:
             low, high = gap.interval
-            cells += [f"{gap.mean:+.4f}", f"{low:+.4f}–{high:+.4f}", gap.verdict]
+            cells += [f"{gap.mean:+.4f}", f"{low:+.4f} to {high:+.4f}", gap.verdict]
         table.add_row(Text(printable(one.run)), *cells)
     out.print(table)
     first = result.runs[0].scores
