@@ -61,10 +61,10 @@ def found(
     return labels, objects.table(), likely
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("watershed", [0, 0.3, 0.8, 1])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("watershed", [0, 0.8, 1])
 def test_an_image_in_pieces_has_the_objects_of_the_whole(seed: int, watershed: float) -> None:
-    height, width = np.random.default_rng(seed).integers(1, 120, 2).tolist()
+    height, width = np.random.default_rng(seed).integers(1, 90, 2).tolist()
     index = index_of(height, width, seed)
     labels, table, _ = found(index, watershed)
     for rows in (1, 7, 29):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from unetseg.data.files.georeference import Georeference
 from unetseg.data.masks.class_map import ClassMap
 
-LARGEST_PARTED = 2**26
+LARGEST_PARTED = 2**24
 """Pixels of a box; a component that needs a larger one is not parted, as it never is in memory."""
 
 Labels = NDArray[np.int32]

@@ -198,7 +198,7 @@ def write_outputs(
         with bands.written(job.overlay) as path:
             writer.write(path, overlay_pieces(image, bands, spans, class_map), write_png)
     if config.objects or config.polygons:
-        write_objects(writer, bands, spans, class_map, config)
+        write_objects(writer, bands, class_map, config)
     with bands.written(job.mask) as path:
         writer.write_mask(path, (bands.index(*span) for span in spans), class_map)
     return doubt_of(bands, spans, class_map) if config.review else None
@@ -207,13 +207,13 @@ def write_outputs(
 def write_objects(
     writer: "Writer",
     bands: BandStore | OneBand,
-    spans: Sequence[tuple[int, int]],
     class_map: ClassMap,
     config: PredictConfig,
 ) -> None:
     """Write table, labels and outlines of the objects of an image, as far as they are wanted."""
     job = writer.job
     place = job.georeference
+    spans = pieces(writer.height, writer.width)  # parting takes a hundred bytes for each pixel
     objects = Objects(bands.index, spans, class_map.foreground, config.watershed)
     pieces_of_labels = objects.labels(bands.certainty)
     labels: Labels | Path
@@ -221,7 +221,7 @@ def write_objects(
         labels = bands.folder / job.labels.name
         writer.write_labels(labels, pieces_of_labels)
     else:
-        (labels,) = pieces_of_labels
+        labels = np.concatenate(list(pieces_of_labels))
     table = objects.table()
     if config.polygons:
         with bands.written(job.polygons) as path:

@@ -21,7 +21,7 @@ from unetseg.prediction.objects import Labels, Objects
 from unetseg.prediction.outputs import Job, mask_pixels
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.postprocess import cleaned_bands, cleaned_image
-from unetseg.prediction.stream import Band, Stream, read_checked
+from unetseg.prediction.stream import Band, Stream, pieces, read_checked
 from unetseg.prediction.values import SeenValues, told_strange
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
@@ -175,8 +175,8 @@ class Predictor:
         index = cleaned_image(self.engine.index(logits, missing), self.info)
         band = OneBand(Band(0, 0, index, [likely]))
         class_map = self.info.class_map
-        objects = Objects(band.index, [(0, len(pixels))], class_map.foreground, watershed)
-        (labels,) = objects.labels(band.certainty)
+        objects = Objects(band.index, pieces(*index.shape), class_map.foreground, watershed)
+        labels = np.concatenate(list(objects.labels(band.certainty)))
         return labels, list(objects.table().rows(class_map))
 
 
