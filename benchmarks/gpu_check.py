@@ -113,9 +113,15 @@ class Subject:
 
     def train(self, name: str, progress: Silent | None = None, **flags: Any) -> Path:
         """Train on the device; the run folder."""
-        small = {"depth": 2, "width": 4, "patch": 64, "epochs": 1, "augment": "light"}
-        usual = small if self.quick else {"budget": "60s"}
-        where = {"out": self.folder / "runs", "name": name, "device": self.device}
+        small: dict[str, Any] = {
+            "depth": 2,
+            "width": 4,
+            "patch": 64,
+            "epochs": 1,
+            "augment": "light",
+        }
+        usual: dict[str, Any] = small if self.quick else {"budget": "60s"}
+        where: dict[str, Any] = {"out": self.folder / "runs", "name": name, "device": self.device}
         progress = progress or Silent()
         return unetseg.train(self.data, progress=progress, **where, **(usual | flags))
 
@@ -187,7 +193,9 @@ def precision(subject: Subject, precision: str) -> str:
 def compiled(subject: Subject) -> str:
     """Whether a training step compiles, loses the same, and is faster."""
     network, batch = ("tiny", 1) if subject.quick else ("classic", 16)
-    config, seconds, losses = MachineConfig(device=subject.device), {}, {}
+    config = MachineConfig(device=subject.device)
+    seconds: dict[str, float] = {}
+    losses: dict[str, float] = {}
     for name in ("eager", "compiled"):
         learner, crops = our_learner(network, batch, config)
         began = time.monotonic()

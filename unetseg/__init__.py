@@ -114,6 +114,7 @@ what is written above it, never below.
       decoder.py         bottom + skips → full-resolution features
       model.py           UNet
       segmenter.py       normalisation + UNet: raw pixels in, logits out
+      ensemble.py        several U-Nets as one: the mean of their logits
       checkpointing.py   blocks that compute their activations twice, to save memory
       build.py           the one function that builds it from its settings
     bundle.py          a trained U-Net on disk: model.safetensors + model.json, complete in itself
@@ -147,6 +148,7 @@ what is written above it, never below.
       shapes.py          both, of every class in every image
       anatomy.py         where the errors are: at outlines, in objects, classes and images
       gallery.py         the worst, median and best images as small pictures
+      suspects.py        masks that a network which never saw them contradicts most surely
       counting.py        a pair → its confusion, band by band; a split → its scores
       paired.py          two predictions of the same images: difference, interval, verdict
       precision.py       whether fast arithmetic gives the masks of float32
@@ -172,6 +174,8 @@ what is written above it, never below.
       checkpoint.py      everything that a resume needs
       run.py             a run is a folder: opened fresh or resumed
       fit.py             the training loop, readable from top to bottom
+      folds.py           a training for each part of the images, joined to an ensemble
+      learning_curve.py  what more labelled images would bring
       launch.py          several training processes, started on this machine
     skiplab/           a trained or fresh U-Net with its skips edited: what breaks, what flows
       look.py            a trained U-Net and its images go in, a table with pictures comes out

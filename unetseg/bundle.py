@@ -31,6 +31,7 @@ from unetseg.storage import (
     write_text,
 )
 from unetseg.unet.build import build_unet
+from unetseg.unet.ensemble import Ensemble
 from unetseg.unet.segmenter import Normalisation, Segmenter
 from unetseg.unet.weights import DAMAGE
 
@@ -41,6 +42,8 @@ LARGEST_WEIGHTS = 16 * 2**30
 """Bytes; weights beyond that are refused unread."""
 LARGEST_SIDE = 2**16
 """Pixels; a tile beyond that is refused."""
+MOST_MEMBERS = 100
+"""U-Nets of an ensemble; more are refused."""
 LARGEST_DICE_GAP = 0.001
 """Difference of the mean Dice beyond which fast arithmetic is not taken for float32."""
 LARGEST_CLASS_GAP = 0.005
@@ -197,6 +200,8 @@ class BundleInfo(BaseModel):
     """Pixel type of the training images (numpy name)."""
     class_map: ClassMap
     normalisation: Normalisation
+    members: Annotated[tuple[Normalisation, ...], Field(max_length=MOST_MEMBERS)] = ()
+    """Of an ensemble: how the pixels reached each of its U-Nets; empty: it is a single one."""
     tile: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
     """Side of the tiles for images larger than that, pixels."""
     overlap: Annotated[float, Field(ge=0, lt=1)]
@@ -218,7 +223,10 @@ class BundleInfo(BaseModel):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "BundleInfo":
-        given = {len(self.normalisation.mean), len(self.normalisation.std)}
+        scalings = (self.normalisation, *self.members)
+        given = {len(numbers) for each in scalings for numbers in (each.mean, each.std)}
+        if len({each.kind for each in scalings}) > 1:
+            raise ValueError("the normalisations of the members are of two kinds")
         if given != {self.bands}:
             raise ValueError("the normalisation has other than one mean and deviation per band")
         known = range(len(self.class_map.classes)) if self.class_map.background is not None else ()
@@ -243,7 +251,11 @@ class BundleInfo(BaseModel):
 
 def build_segmenter(info: BundleInfo) -> Segmenter:
     """A segmenter with its first weights, those of a pretrained encoder included."""
-    network = build_unet(info.network, info.bands, len(info.class_map.classes))
+    shape = info.network, info.bands, len(info.class_map.classes)
+    network = build_unet(*shape)
+    if info.members:
+        members = [network, *(build_unet(*shape) for _ in info.members[1:])]
+        network = Ensemble(members, info.normalisation, info.members)  # type: ignore[assignment]
     return Segmenter(network, info.normalisation, info.network.scale)
 
 
@@ -313,6 +325,59 @@ def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:
     return segmenter.eval(), info
 
 
+def load_single(run: Path) -> tuple[Segmenter, BundleInfo]:
+    """As `load_bundle`, of what is to be looked into or to go on learning.
+
+    Raises:
+        BundleError: it is an ensemble; or as `load_bundle`.
+    """
+    _refuse_ensemble(run, read_info(find_bundle(run) / "model.json"))
+    return load_bundle(run)
+
+
+def _refuse_ensemble(run: Path, info: BundleInfo) -> None:
+    if count := len(info.members):
+        fix = f"Give one of them, such as {run / 'fold_0'}."
+        raise BundleError(f"{run} is an ensemble of {count} U-Nets, not a single one", fix=fix)
+
+
+def join_bundles(runs: Sequence[Path], folder: Path, card: Card | None = None) -> None:
+    """Write the ensemble of the trained U-Nets in `runs`, which are of one shape, into `folder`.
+
+    Raises:
+        BundleError: one has no trained U-Net, or they are of several shapes.
+    """
+    found = [load_single(run) for run in runs]
+    infos = [info for _, info in found]
+    for name in ("network", "bands", "class_map"):
+        if any(getattr(info, name) != getattr(infos[0], name) for info in infos):
+            raise BundleError(f"U-Nets of several {name} are no ensemble", list(map(str, runs)))
+    verdicts = [info.precision for info in infos if info.precision]
+    changed: dict[str, Any] = {
+        "members": tuple(info.normalisation for info in infos),
+        "values": _of_all([info.values for info in infos if info.values]),
+        "precision": min(verdicts, key=lambda verdict: verdict.holds, default=None),
+        "scores": {},
+    }
+    info = infos[0].model_copy(update=changed)
+    joined = build_segmenter(info.fresh)
+    for member, (segmenter, _) in zip(joined.network.members, found, strict=True):  # type: ignore[arg-type]
+        member.load_state_dict(segmenter.network.state_dict())
+    save_bundle(folder, joined.state_dict(), info, card)
+
+
+def _of_all(seen: Sequence[KnownValues]) -> KnownValues | None:
+    """What several trainings saw, as if it had been one."""
+    if not seen:
+        return None
+    low, high, smallest = (
+        tuple(map(choose, zip(*(getattr(each, name) for each in seen), strict=True)))
+        for name, choose in (("low", min), ("high", max), ("smallest", min))
+    )
+    scalings = tuple(dict.fromkeys(text for each in seen for text in each.scalings))
+    return KnownValues(low=low, high=high, smallest=smallest, scalings=scalings)
+
+
 def starting_network(run: Path, asked: NetworkConfig, bands: int) -> NetworkConfig:
     """The settings of the trained U-Net in `run`, for a training that starts from its weights.
 
@@ -326,6 +391,7 @@ def starting_network(run: Path, asked: NetworkConfig, bands: int) -> NetworkConf
         ConfigError: settings or bands differ; all are listed.
     """
     info = read_info(find_bundle(run) / "model.json")
+    _refuse_ensemble(run, info)
     default = NetworkConfig()
     differences = [
         f"--{name.replace('_', '-')}: {getattr(info.network, name)} there, {value} here"

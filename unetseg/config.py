@@ -91,6 +91,21 @@ def split_commas(values: object) -> object:
 Commas = BeforeValidator(split_commas)
 
 
+def is_part(text: str) -> str:
+    """The text, if it names one of several parts: 0/3, 1/3 or 2/3.
+
+    Raises:
+        ValueError: it does not.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise ValueError(f"{text!r} is no part: write I/N, such as 0/3, 1/3 and 2/3")
+    return text
+
+
+Part = Annotated[str, AfterValidator(is_part)]
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, and no unknown names."""
 
@@ -146,6 +161,11 @@ class DataConfig(GroupsConfig):
     """Files that cannot be read: error: refuse them; skip: leave their pairs out, at most 10%."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images held out for validation when the folder has no split of its own."""
+    fold: Part | None = None
+    """Hold out one of N equal parts of the images, I/N with I from 0, whatever the folder says of
+    validation."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training images that is used; the others take no part."""
 
 
 BlockKind = Literal["plain", "residual", "dense"]
@@ -360,18 +380,6 @@ class PredictConfig(TilingConfig, ReadingConfig):
         return bool(self.probabilities or self.objects or self.polygons or self.review)
 
 
-def is_shard(text: str) -> str:
-    """The text, if it names one of several shards: 0/3, 1/3 or 2/3.
-
-    Raises:
-        ValueError: it does not.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or int(match[1]) >= int(match[2]):
-        raise ValueError(f"{text!r} is no shard: write I/N, such as 0/3, 1/3 and 2/3")
-    return text
-
-
 def is_range(text: str) -> str:
     """The text, if it is a number from 1 on, or two with a dash between: 4, 2-8 or 2-.
 
@@ -387,7 +395,7 @@ def is_range(text: str) -> str:
 class ScalingConfig(Settings):
     """How the images are shared among processes and machines."""
 
-    shard: Annotated[str, AfterValidator(is_shard)] | None = None
+    shard: Part | None = None
     """Predict one of N equal shares of the images, I/N with I from 0: 0/3, 1/3 and 2/3 are all."""
     cluster: Literal["ray"] | None = None
     """Predict on the machines of a Ray cluster, which share the folders."""

@@ -46,6 +46,7 @@ COMMANDS = {
     "eval": "Score a trained U-Net on a folder of pairs.",
     "compare": "Say which of several trained U-Nets is better, on the same pairs.",
     "report": "Write the page of a run, or set several runs side by side.",
+    "curve": "Tell whether more labelled images would help.",
     "predict": "Write masks for images.",
     "bench": "Measure how fast this machine is, and where the time goes.",
     "prune": "Take the skips whose switch is off out of a trained U-Net.",

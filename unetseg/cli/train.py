@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -11,6 +11,10 @@ from cyclopts.validators import Number
 from unetseg.cli.console import observed, say
 from unetseg.cli.console import out as console
 from unetseg.config import PairsConfig, TrainConfig
+from unetseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unetseg.progress import Progress
 
 
 def train(  # noqa: PLR0913 (each is a flag)
@@ -20,6 +24,7 @@ def train(  # noqa: PLR0913 (each is a flag)
     out: Path = Path("checkpoints"),
     name: str | None = None,
     resume: bool = False,
+    folds: Annotated[int | None, Parameter(validator=Number(gte=2))] = None,
     nproc: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
     max_restarts: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
@@ -32,6 +37,7 @@ def train(  # noqa: PLR0913 (each is a flag)
     unetseg train photos/ -e 50 -b 4 -l 3e-4 --encoder resnet34 --weights imagenet
     unetseg train --name cells --resume photos/
     unetseg train more/ --from checkpoints/cells     new images or classes, trained weights
+    unetseg train photos/ --folds 5 --budget 50m     5 trainings, each scored on its own fifth
     unetseg train photos/ --name cells --nproc 4     4 processes on this machine, each with a GPU
 
     Parameters
@@ -44,6 +50,8 @@ def train(  # noqa: PLR0913 (each is a flag)
         Name of the run folder (default: date and time).
     resume
         Go on with the run called --name, or with the last one in --out.
+    folds
+        Parts of the images: so many U-Nets train, each on all but one, and predict together.
     nproc
         Processes that train together on this machine (torchrun starts them on several).
     max_restarts
@@ -56,18 +64,43 @@ def train(  # noqa: PLR0913 (each is a flag)
     console.quiet = os.environ.get("RANK", "0") != "0"  # of several processes the first speaks
     refuse_read_only(out)  # at once, before torch is loaded
     if nproc > 1 and "RANK" not in os.environ:
-        from unetseg.training.launch import launch
-        from unetseg.training.run import refuse_nameless
-
-        refuse_nameless(name, max_restarts)
-        launch(sys.argv[1:], nproc, max_restarts)
+        _launch(name, folds, nproc, max_restarts)
         return
-
     from unetseg.cli.findings import given_words, quoted
-    from unetseg.training.fit import train as run_training
 
+    places = out, name, resume
     with observed() as progress:
-        folder = run_training(data, config, out=out, name=name, resume=resume, progress=progress)
+        folder = _trained(data, config, places, folds, progress)
     say(f"model, metrics and previews: {folder}; page: {folder / 'report.html'}")
     said = PairsConfig.model_validate(config.data.model_dump(include={*PairsConfig.model_fields}))
     say(f"next: unetseg eval {quoted(folder)} {' '.join(given_words(data, said))}")
+
+
+def _trained(
+    data: Path,
+    config: TrainConfig,
+    places: tuple[Path, str | None, bool],
+    folds: int | None,
+    progress: "Progress",
+) -> Path:
+    """The run folder, which `places` (--out, --name, --resume) lead to, after the training."""
+    from unetseg.storage import new_run_folder
+    from unetseg.training.fit import train as run_training
+    from unetseg.training.folds import train_folds
+
+    out, name, resume = places
+    if not folds:
+        return run_training(data, config, out=out, name=name, resume=resume, progress=progress)
+    folder = out / name if resume and name else new_run_folder(out, name)
+    train_folds(data, folds, folder, config, progress)
+    return folder
+
+
+def _launch(name: str | None, folds: int | None, nproc: int, max_restarts: int) -> None:
+    from unetseg.training.launch import launch
+    from unetseg.training.run import refuse_nameless
+
+    if folds:
+        raise ConfigError("--folds and --nproc cannot be combined", fix="Leave one away.")
+    refuse_nameless(name, max_restarts)
+    launch(sys.argv[1:], nproc, max_restarts)

@@ -22,6 +22,7 @@ from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.masks.overlay import error_overlay
 from unetseg.evaluation.confusion import Counts, Scores, confusion, score
 from unetseg.evaluation.probabilities import Probabilities
+from unetseg.evaluation.suspects import Doubt
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.postprocess import cleaned_bands
@@ -96,6 +97,8 @@ class PairCount:
         self.counts: Counts = np.zeros((classes, classes), np.int64)
         is_large = isinstance(truth.mask, MaskFile)
         self._step = -(-max(image.size) // PICTURE) if is_large else 1
+        self.doubt = Doubt(truth.class_map.foreground)
+        """How surely the probabilities contradict the mask, where they are counted."""
         self._small: list[NDArray[np.uint8]] = []  # 2, rows, columns: truth and prediction
 
     def predict(self) -> Iterator[NDArray[np.uint8]]:
@@ -121,7 +124,9 @@ class PairCount:
         for band in bands:
             top = band.top
             for piece in band.probabilities:
-                likely.add(self._truth.rows(top, top + len(piece)), piece)
+                labelled = self._truth.rows(top, top + len(piece))
+                likely.add(labelled, piece)
+                self.doubt.add(labelled, piece)
                 top += len(piece)
             yield band
             del band

@@ -1,7 +1,7 @@
 """Bundle + pairs → scores per class and per image, predicted masks and error pictures."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +31,7 @@ from unetseg.evaluation.gallery import Gallery
 from unetseg.evaluation.paired import Observers
 from unetseg.evaluation.probabilities import Probabilities
 from unetseg.evaluation.shapes import Shapes
+from unetseg.evaluation.suspects import write_suspects
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.in_memory import numbers
 from unetseg.prediction.outputs import Job, Writer, plan_job
@@ -117,16 +118,41 @@ def evaluate(
     output = Path(output or home / "eval" / split)
     progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictor.describe()}")
     keep = Artifacts(output, config.scoring, info.class_map, Probabilities.of(predictor.engine))
-    counts = evaluate_pairs(
-        predictor.engine, info, pairs, keep, progress, max_pixels=source.max_pixels
+    counted = [
+        (share, evaluate_pairs(engine, info, share, keep, progress, max_pixels=source.max_pixels))
+        for engine, share in _held_out_by(predictor, home, pairs, config)
+    ]
+    pairs = tuple(pair for share, _ in counted for pair in share)
+    counts = np.concatenate([counts for _, counts in counted])
+    scores = score(
+        counts, info.class_map.names, info.class_map.foreground, [pair.group for pair in pairs]
     )
-    groups = [pair.group for pair in pairs]
-    scores = score(counts, info.class_map.names, info.class_map.foreground, groups)
     keep.observers.tell_refused(progress)
     result = Evaluation(split, scores, keep, info, threshold_of(info, config.tiling.threshold))
     write_scores(result, pairs, counts)
     keep.write_anatomy(pairs, counts, info.weights_sha256)
+    if split in {"val", "test"} and config.scoring.calibration:  # never seen in training
+        keep.write_suspects(pairs, counts)
     return result
+
+
+def _held_out_by(
+    predictor: Predictor, home: Path, pairs: tuple[Pair, ...], config: EvalConfig
+) -> Iterator[tuple[Engine, tuple[Pair, ...]]]:
+    """Each U-Net of an ensemble with the pairs that it alone was not trained on; then the rest."""
+    folds = sorted(home.glob("fold_*/splits.json"))
+    if not folds:
+        yield predictor.engine, pairs
+        return
+    digests = {pair.name: image_hash(pair.image, pair.mask or pair.image) for pair in pairs}
+    for file in folds:
+        splits = read_splits(file)
+        own = tuple(pair for pair in pairs if splits.get(digests[pair.name]) == "val")
+        pairs = tuple(pair for pair in pairs if splits.get(digests[pair.name]) != "val")
+        if own:
+            yield Predictor(file.parent, config.tiling, config.device).engine, own
+    if pairs:
+        yield predictor.engine, pairs
 
 
 def score_image(
@@ -169,7 +195,8 @@ def score_image(
 
 def run_folder(run: Path) -> Path:
     """The run folder of a bundle: `run` itself, or its parent when `run` is RUN/model."""
-    return run.parent if (run.parent / "splits.json").is_file() else run
+    is_bundle = (run / "model.json").is_file() and (run.parent / "splits.json").is_file()
+    return run.parent if is_bundle else run
 
 
 def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[Pair, ...]]:
@@ -386,6 +413,11 @@ class Artifacts:
         return Anatomy(self.class_map, self.wanted.tolerance)
 
     @cached_property
+    def doubts(self) -> dict[str, float]:
+        """How surely each mask is contradicted, by the name of its image."""
+        return {}
+
+    @cached_property
     def observers(self) -> Observers:
         """Collects what a second observer drew."""
         return Observers(self.class_map)
@@ -402,6 +434,7 @@ class Artifacts:
             writer.write_mask(job.mask, count.predict(), self.class_map)
         else:
             count.count()
+        self.doubts[pair.name] = count.doubt.share
         image, *_ = sampled = count.sampled
         if (whole := count.whole) is not None:
             self.anatomy.add(pair.name, image, *whole)
@@ -412,6 +445,19 @@ class Artifacts:
             write_png(self.folder / "overlays" / f"{pair.name}.png", count.picture())
             self.gallery.add(pair.name, foreground_dice(count.counts, self.class_map), *sampled)
         return count.counts
+
+    def write_suspects(self, pairs: Iterable[Pair], counts: Counts) -> None:
+        """Write suspects.csv: the masks that the network contradicts most surely come first."""
+        rows = [
+            (
+                pair.name,
+                pair.mask or pair.image,
+                self.doubts[pair.name],
+                foreground_dice(one, self.class_map),
+            )
+            for pair, one in zip(pairs, counts, strict=True)
+        ]
+        write_suspects(self.folder / "suspects.csv", rows)
 
     def write_anatomy(self, pairs: Iterable[Pair], counts: Counts, weights: str) -> None:
         """Write anatomy.json, and the pictures of the worst, median and best images.

@@ -67,14 +67,14 @@ def outlook(
         return Outlook("too short to tell")
     t, y, loss = np.array(late, np.float64).T
     ahead = np.linspace(t[0], 2.0, 60)
-    (gain, low, high), curve = _extrapolated(t, y, ahead)
+    (gain, low, high), curve = extrapolated(t, y, ahead)
     verdict: Verdict = "not finished" if gain >= WORTH and low > 0 else "finished"
     verdict = "overfitted" if _has_fallen(y, loss) else verdict
     fitted = tuple(zip((ahead * end).tolist(), curve, strict=True))
     return Outlook(verdict, end, gain, low, high, fitted)
 
 
-def _extrapolated(t: Floats, y: Floats, ahead: Floats) -> tuple[list[float], list[float]]:
+def extrapolated(t: Floats, y: Floats, ahead: Floats) -> tuple[list[float], list[float]]:
     """What the time from 1 to 2 would bring, with its interval; and the curve at times `ahead`."""
     values, power = _fit(t, y[None])
     curve = _at(t, values, power)[0]

@@ -179,7 +179,7 @@ class Facts:
     @cached_property
     def suspects(self) -> list[dict[str, str]]:
         """The first rows of suspects.csv."""
-        return read_csv(self.run / "suspects.csv")[:MOST_SUSPECTS]
+        return read_csv((self.scored or self.run) / "suspects.csv")[:MOST_SUSPECTS]
 
     @cached_property
     def figures(self) -> list[tuple[Path, str]]:

@@ -14,7 +14,7 @@ import yaml
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from unetseg.bundle import BundleInfo, build_segmenter, load_bundle
+from unetseg.bundle import BundleInfo, build_segmenter, load_single
 from unetseg.config import (
     DataConfig,
     GradientsConfig,
@@ -194,7 +194,7 @@ def of_run(
         DataError: the data cannot be used.
         OutOfMemoryError: the network does not fit in memory.
     """
-    trained, info = load_bundle(run)
+    trained, info = load_single(run)
     lesson = _lesson_of(run_folder(run), info, base, machine.device, progress)
     torch.manual_seed(base.runtime.seed)
     networks = {"fresh": build_segmenter(info.fresh), "trained": trained}

@@ -15,7 +15,7 @@ from matplotlib.rcsetup import cycler
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unetseg.bundle import BundleInfo, load_bundle
+from unetseg.bundle import BundleInfo, load_single
 from unetseg.config import DeviceConfig, PairsConfig, SubjectConfig
 from unetseg.data.crops.crop import crop
 from unetseg.data.crops.dataset import Gaps
@@ -99,7 +99,7 @@ def open_subject(
         BundleError: there is no usable model.
     """
     device = device or DeviceConfig()
-    segmenter, info = load_bundle(run)
+    segmenter, info = load_single(run)
     machine, remark = machine_for(info, start(device), device.precision)
     found, source = find_described(data, pairs or PairsConfig(), info.class_map)
     info = info.snapping(source.snap)

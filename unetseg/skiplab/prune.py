@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unetseg.bundle import BundleInfo, build_segmenter, load_bundle, save_bundle
+from unetseg.bundle import BundleInfo, build_segmenter, load_single, save_bundle
 from unetseg.config import DeviceConfig, TrainingConfig
 from unetseg.errors import BundleError, ConfigError
 from unetseg.evaluation.evaluate import run_folder
@@ -79,7 +79,7 @@ def prune(
         fix = "Give another folder by --output, or remove it first."
         raise ConfigError(f"{output} is there already", fix=fix)
     machine = start(device or DeviceConfig())
-    segmenter, info = load_bundle(run)
+    segmenter, info = load_single(run)
     smaller, smaller_info = prune_segmenter(segmenter, info)
     difference = check_agreement(segmenter, smaller)
     side = min(LARGEST_SIDE, info.tile)

@@ -108,6 +108,20 @@ def read_plan(run: Path) -> Plan:
     return Plan.model_validate(content)
 
 
+def one_of(config: TrainConfig, trainings: int) -> TrainConfig:
+    """The settings of one of several trainings that share a budget."""
+    budget = config.training.budget
+    share = {"budget": budget / trainings} if budget else {}
+    return config.model_copy(update={"training": config.training.model_copy(update=share)})
+
+
+def of_shape(config: TrainConfig, run: Path) -> TrainConfig:
+    """`config` with the network and the crops that the plan of `run` has chosen."""
+    plan = read_plan(run)
+    training = config.training.model_copy(update={"batch": plan.batch, "patch": plan.patch})
+    return config.model_copy(update={"network": plan.network, "training": training})
+
+
 def make_plan(
     known: Survey, config: TrainConfig, machine: Machine, progress: Progress = SILENT
 ) -> Plan:

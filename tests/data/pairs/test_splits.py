@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unetseg.data.pairs.match import Pair, PairSet, find_pairs
-from unetseg.data.pairs.splits import assign_splits, read_splits, write_splits
+from unetseg.data.pairs.splits import assign_splits, keep_share, read_splits, write_splits
 from unetseg.errors import BundleError, ConfigError, PairingError
 from unetseg.storage import content_hash
 
@@ -303,3 +303,55 @@ def test_real_folder(real_data: Path, folder: str) -> None:
     hashes = [content_hash(pair.image) for pair in pairs.pairs]
     assigned = assign_splits(pairs, hashes, [frozenset({0, 1})] * len(hashes), 0.2)
     assert Counter(pair.split for pair in assigned.pairs) == REAL[folder]
+
+
+@given(folders(), st.integers(2, 6))
+def test_folds_are_disjoint_parts_of_whole_groups_that_make_all(
+    folder: tuple[PairSet, list[str], list[frozenset[int]]], folds: int
+) -> None:
+    pairs, hashes, shown = folder
+    parts = []
+    try:
+        for number in range(folds):
+            fold = assign_splits(pairs, hashes, shown, 0.2, fold=f"{number}/{folds}")
+            parts.append({pair.name for pair in fold.pairs if pair.split == "val"})
+            assert {pair.split for pair in fold.pairs} == {"train", "val"}
+    except ConfigError as error:
+        assert "stay together" in str(error) or "one group" in str(error)  # noqa: PT017
+        return
+    assert sum(map(len, parts)) == len(pairs.pairs)
+    assert set.union(*parts) == {pair.name for pair in pairs.pairs}
+    for tie in (hashes, [pair.group or pair.name for pair in pairs.pairs]):
+        for value in set(tie):
+            together = {p.name for p, v in zip(pairs.pairs, tie, strict=True) if v == value}
+            assert sum(not together.isdisjoint(part) for part in parts) == 1
+
+
+def test_folds_keep_test_pairs_apart_and_share_out_val() -> None:
+    pairs = make(["train"] * 6 + ["val"] * 3 + ["test"] * 2)
+    hashes = [digest(pair.name) for pair in pairs.pairs]
+    seen = []
+    for number in range(3):
+        fold = assign_splits(pairs, hashes, [frozenset()] * 11, 0.2, fold=f"{number}/3")
+        splits = [pair.split for pair in fold.pairs]
+        assert splits[-2:] == ["test", "test"]
+        assert splits.count("val") == 3
+        seen += [pair.name for pair in fold.pairs if pair.split == "val"]
+    assert sorted(seen) == sorted(pair.name for pair in pairs.pairs[:9])
+
+
+@given(folders(), st.floats(0.1, 0.9))
+def test_a_share_of_the_training_pairs_leaves_validation_alone(
+    folder: tuple[PairSet, list[str], list[frozenset[int]]], share: float
+) -> None:
+    pairs, hashes, shown = folder
+    try:
+        whole = assign_splits(pairs, hashes, shown, 0.2)
+    except ConfigError:
+        return
+    part = keep_share(whole, hashes, shown, share)
+    held_out = [pair for pair in whole.pairs if pair.split == "val"]
+    assert [pair for pair in part.pairs if pair.split == "val"] == held_out
+    trained = {pair.name for pair in part.pairs if pair.split == "train"}
+    assert trained <= {pair.name for pair in whole.pairs if pair.split == "train"}
+    assert trained

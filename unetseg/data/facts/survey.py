@@ -31,7 +31,7 @@ from unetseg.data.pairs.dataset_yaml import (
     where,
 )
 from unetseg.data.pairs.match import Pair, PairSet, find_pairs
-from unetseg.data.pairs.splits import assign_splits
+from unetseg.data.pairs.splits import assign_splits, keep_share
 from unetseg.errors import ConfigError, DataError, MaskError, PairingError
 from unetseg.progress import SILENT, Progress
 
@@ -215,7 +215,9 @@ def _understand(folder: Survey, progress: Progress, *, strict: bool) -> Survey:
     hashes = [fact.hash for _, fact in folder.items()]
     presence = [frozenset(i for i, _ in class_counts(f, class_map)) for _, f in folder.items()]
     try:
-        pairs = assign_splits(folder.pairs, hashes, presence, folder.config.val_fraction)
+        config = folder.config
+        given = hashes, presence, config.val_fraction, config.fold
+        pairs = keep_share(assign_splits(folder.pairs, *given), hashes, presence, config.share)
     except (PairingError, ConfigError) as error:
         if strict:
             raise

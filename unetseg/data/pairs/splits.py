@@ -27,7 +27,11 @@ class _Unit:
 
 
 def assign_splits(
-    pairs: PairSet, hashes: Sequence[str], presence: Sequence[frozenset[int]], val_fraction: float
+    pairs: PairSet,
+    hashes: Sequence[str],
+    presence: Sequence[frozenset[int]],
+    val_fraction: float,
+    fold: str | None = None,
 ) -> PairSet:
     """Give every pair its split: "train", "val" or "test".
 
@@ -45,6 +49,9 @@ def assign_splits(
     decides between equals. Where a class is still missing, groups of one size change sides as long
     as that helps. There an added pair can move more.
 
+    With a `fold` everything but test is cut into N parts of about one size, in which the classes
+    are spread; part I validates and the others train.
+
     A single pair, or copies of a single one, all stay in train; `PairSet.select("val")` then
     returns them too.
 
@@ -53,24 +60,38 @@ def assign_splits(
         hashes: Content hash of each pair, in the order of `pairs.pairs`.
         presence: Class indexes that occur in each mask, in the same order.
         val_fraction: Share of the pairs held out, 0–1.
+        fold: "I/N"; which of N parts is held out instead.
 
     Raises:
         PairingError: some pairs have a split and some have none, or none is for training.
-        ConfigError: all pairs are in one group.
+        ConfigError: all pairs are in one group, or there are more parts than groups.
     """
     _check_own_splits(pairs)
-    own = {pair.split for pair in pairs.pairs}
-    if "val" in own or not pairs.pairs:
+    own = [pair.split for pair in pairs.pairs]
+    if not own:
         return pairs
-    pool = [place for place, pair in enumerate(pairs.pairs) if pair.split != "test"]
-    held_out = _carve(_units(pairs.pairs, hashes, presence, pool), len(pool), val_fraction)
-    splits = {place: "val" if place in held_out else "train" for place in pool}
-    return replace(
-        pairs,
-        pairs=tuple(
-            replace(pair, split=splits.get(place, "test")) for place, pair in enumerate(pairs.pairs)
-        ),
-    )
+    splits = dict(enumerate(own))
+    if fold is not None or "val" not in own:
+        pool = [place for place, split in splits.items() if split != "test"]
+        units = _units(pairs.pairs, hashes, presence, pool)
+        _check_groups(units, [pairs.pairs[place] for place in pool])
+        held_out = _part(units, fold) if fold else _carve(units, len(pool), val_fraction)
+        splits |= {place: "val" if place in held_out else "train" for place in pool}
+    found = tuple(replace(pairs.pairs[place], split=split) for place, split in splits.items())
+    return replace(pairs, pairs=found)
+
+
+def keep_share(
+    pairs: PairSet, hashes: Sequence[str], presence: Sequence[frozenset[int]], share: float
+) -> PairSet:
+    """Leave training pairs out until a `share` of them is left, carved as `assign_splits` does."""
+    pool = [place for place, pair in enumerate(pairs.pairs) if pair.split == "train"]
+    if share == 1 or not pool:
+        return pairs
+    units = _units(pairs.pairs, hashes, presence, pool)
+    left_out = set(pool) - (_carve(units, len(pool), share) or set(pool))
+    found = (pair for place, pair in enumerate(pairs.pairs) if place not in left_out)
+    return replace(pairs, pairs=tuple(found))
 
 
 def write_splits(path: Path, pairs: PairSet, hashes: Sequence[str]) -> None:
@@ -159,7 +180,6 @@ def _units(
         _Unit(min(hashes[p] for p in unit), tuple(unit), tuple(presence[p] for p in unit))
         for unit in members.values()
     ]
-    _check_groups(units, [pairs[place] for place in pool])
     return sorted(units, key=lambda unit: unit.rank)
 
 
@@ -171,6 +191,34 @@ def _check_groups(units: Sequence[_Unit], pairs: Sequence[Pair]) -> None:
             groups,
             "Choose a --group or --group-column that tells them apart, or bring a val folder.",
         )
+
+
+def _part(units: Sequence[_Unit], fold: str) -> set[int]:
+    """Places of the pairs of one of N parts of `units`, "I/N".
+
+    Unit by unit, the largest and those with the rarest classes first, goes to the part that is the
+    smallest, and of these to the one that shows its classes least.
+    """
+    number, count = map(int, fold.split("/"))
+    if len(units) < count:
+        raise ConfigError(
+            f"there are no {count} parts to hold out: the pairs make {len(units)} groups, of "
+            "which copies, and those that --group ties, stay together",
+            fix="Choose fewer folds.",
+        )
+    members = [len(unit.members) for unit in units]
+    shown = _class_counts(units)  # units × classes
+    total = np.maximum(shown.sum(0), 1)
+    rarest = np.where(shown > 0, total, np.inf).min(1, initial=np.inf)
+    sizes, held = np.zeros(count, int), np.zeros((count, shown.shape[1]))
+    parts: list[set[int]] = [set() for _ in range(count)]
+    for u in sorted(range(len(units)), key=lambda u: (-members[u], rarest[u])):
+        alike = held @ ((shown[u] > 0) / total)
+        part = np.lexsort((alike, sizes))[0]
+        parts[part] |= set(units[u].members)
+        sizes[part] += members[u]
+        held[part] += shown[u]
+    return parts[number]
 
 
 def _carve(units: Sequence[_Unit], count: int, fraction: float) -> set[int]:

@@ -1,0 +1,55 @@
+"""The learning curve: growing shares, one set of held-out images, and a fit that finds its law."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unetseg.cli.app import run
+from unetseg.data.sample import draw_sample
+from unetseg.storage import parse_json
+from unetseg.training.learning_curve import Share, fitted
+
+WORDS = ["--depth=2", "--width=4", "--patch=32", "-b=4", "-e=1", "--device=cpu", "--workers=0"]
+WORDS += ["--doublings", "2"]
+
+
+def test_a_power_law_is_found_again() -> None:
+    images = (20, 40, 80, 160)
+    shares = [Share(n, 0.9 - 0.8 / n**0.5, 0.0, 1.0) for n in images]
+    curve = fitted(shares)
+    expected = 0.8 / 160**0.5 - 0.8 / 320**0.5
+    assert curve.gain == pytest.approx(expected, abs=1e-4)
+    assert [curve.low, curve.high] == pytest.approx([expected, expected], abs=1e-4)
+    assert curve.verdict.startswith("more labels help")
+    flat = fitted([Share(n, 0.9, 0.0, 1.0) for n in images])
+    assert flat.verdict.startswith("not shown to help")
+    noise = np.random.default_rng(0).normal(0, 0.02, 4)
+    noisy = fitted([Share(n, 0.9 + e, 0.0, 1.0) for n, e in zip(images, noise, strict=True)])
+    assert noisy.verdict.startswith("not shown to help")
+
+
+@pytest.mark.long
+def test_a_curve_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, home = draw_sample(tmp_path / "cells", count=16, size=64), tmp_path / "curve"
+    assert run(["curve", str(data), "-o", str(home), *WORDS]) == 0
+    told = capsys.readouterr().out
+    assert "training images" in told
+    assert "twice as many" in told
+    with (home / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["images"]) for row in rows] == [3, 6, 13]
+    content = parse_json((home / "curve.json").read_bytes())
+    assert content == parse_json((home / "share_1" / "curve.json").read_bytes())
+    held_out = set()
+    for share in (1, 2, 4):
+        pairs = parse_json((home / f"share_{share}" / "splits.json").read_bytes())["pairs"]
+        held_out.add(tuple(sorted(row["hash"] for row in pairs if row["split"] == "val")))
+    assert len(held_out) == 1
+    stamps = [(home / f"share_{share}" / "last.pt").stat().st_mtime_ns for share in (1, 2, 4)]
+    assert run(["curve", str(data), "-o", str(home), *WORDS]) == 0
+    assert stamps == [
+        (home / f"share_{share}" / "last.pt").stat().st_mtime_ns for share in (1, 2, 4)
+    ]
+    assert run(["curve", str(data), "-o", str(home / "x"), *WORDS[:-1], "3"]) == 2

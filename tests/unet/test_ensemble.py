@@ -1,0 +1,75 @@
+"""Laws of an ensemble: the mean of its members, in every engine, and whole from a bundle."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.builders import CPU, bundle_info, noise, random_segmenter, save_run
+from unetseg.bundle import BundleInfo, join_bundles, load_bundle, load_single
+from unetseg.errors import BundleError
+from unetseg.prediction.engine import Engine
+from unetseg.training.fit import train
+
+
+def member(folder: Path, seed: int, kind: str = "dataset") -> Path:
+    """A run whose normalisation depends on its seed."""
+    numbers = {"mean": (100.0 + seed, 110.0, 90.0 - seed), "std": (50.0 + seed, 60.0, 40.0)}
+    info = bundle_info(normalisation={"kind": kind, **numbers})
+    return save_run(folder / f"fold_{seed}", info, random_segmenter(info, seed))
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.from_numpy(noise(40, 52, 3, seed=1)).permute(2, 0, 1)[None].float()
+
+
+@pytest.mark.parametrize("kind", ["dataset", "image"])
+def test_the_logits_are_the_mean_of_those_of_the_members(
+    tmp_path: Path, image: torch.Tensor, kind: str
+) -> None:
+    runs = [member(tmp_path, seed, kind) for seed in range(3)]
+    join_bundles(runs, tmp_path / "model")
+    joined, info = load_bundle(tmp_path)
+    assert len(info.members) == 3
+    with torch.no_grad():
+        expected = torch.stack([load_bundle(run)[0](image) for run in runs]).mean(0)
+        torch.testing.assert_close(joined(image), expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["eager", "fused"])
+def test_engines_run_it(tmp_path: Path, name: str) -> None:
+    runs = [member(tmp_path, seed) for seed in range(2)]
+    join_bundles(runs, tmp_path / "model")
+    joined, info = load_bundle(tmp_path)
+    engine = Engine(joined, CPU, tile=64, overlap=0.5, engine=name)
+    pixels = noise(40, 52, 3, seed=1)
+    expected = sum(
+        Engine(load_bundle(run)[0], CPU, tile=64, overlap=0.5).logits(pixels).numpy()
+        for run in runs
+    )
+    np.testing.assert_allclose(engine.logits(pixels).numpy(), expected / 2, atol=2e-3)
+    assert engine.choice.name == name
+    assert info.values is None
+
+
+def test_what_is_of_another_shape_is_refused(tmp_path: Path) -> None:
+    other = bundle_info({"depth": 2, "width": 6})
+    save_run(tmp_path / "other", other)
+    with pytest.raises(BundleError, match="U-Nets of several network are no ensemble"):
+        join_bundles([member(tmp_path, 0), tmp_path / "other"], tmp_path / "model")
+
+
+def test_an_ensemble_is_no_single_network(tmp_path: Path, data: Path) -> None:
+    join_bundles([member(tmp_path, seed) for seed in range(2)], tmp_path / "model")
+    with pytest.raises(BundleError, match="is an ensemble of 2 U-Nets, not a single one"):
+        load_single(tmp_path)
+    with pytest.raises(BundleError, match="fold_0"):
+        train(data, from_=tmp_path, epochs=1, out=tmp_path / "runs", device="cpu")
+
+
+def test_two_kinds_of_normalisation_are_refused() -> None:
+    image = {"kind": "image", "mean": (1.0,) * 3, "std": (1.0,) * 3}
+    with pytest.raises(ValueError, match="of two kinds"):
+        BundleInfo.model_validate(bundle_info().model_dump() | {"members": [image]})

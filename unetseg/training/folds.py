@@ -1,0 +1,65 @@
+"""A training for each part of the images, which it holds out, joined to an ensemble."""
+
+import shutil
+from pathlib import Path
+
+from unetseg.bundle import join_bundles
+from unetseg.config import EvalConfig, GroupsConfig, TrainConfig
+from unetseg.errors import ConfigError
+from unetseg.evaluation.evaluate import evaluate
+from unetseg.locks import locked
+from unetseg.progress import SILENT, Progress
+from unetseg.report.page import write_report
+from unetseg.storage import parse_json, write_json
+from unetseg.training.checkpoint import STATE
+from unetseg.training.fit import train
+from unetseg.training.plan import of_shape, one_of
+
+COMPLETE = "complete"
+"""In the folder of a fold: its training has ended."""
+
+
+def train_folds(
+    data: Path, folds: int, home: Path, config: TrainConfig, progress: Progress = SILENT
+) -> None:
+    """Train `folds` U-Nets, each on all but its own part of the images, and join them to one.
+
+    `home` holds a run of its own for each, fold_0 …, and in model/ the ensemble, which predicts the
+    mean of their logits; then every image is scored by the one that did not see it, see
+    `evaluate`. A budget is that of all together. The first decides what was left open:
+    all have one shape. Called again it goes on with what is not complete.
+
+    Args:
+        data: The folder, or a CSV of pairs.
+        folds: Parts, two or more.
+        home: The run folder.
+        config: Settings, as for `train`.
+        progress: Hears what is done.
+
+    Raises:
+        ConfigError: settings contradict each other, or there are fewer groups of images.
+        UnetsegError: as `train`.
+    """
+    if config.data.fold is not None:
+        raise ConfigError("--fold and --folds contradict one another", fix="Leave --fold away.")
+    config = one_of(config, folds)
+    with locked(home):
+        for number in range(folds):
+            fold = home / f"fold_{number}"
+            progress.say(f"fold {number + 1} of {folds}")
+            part = config.data.model_copy(update={"fold": f"{number}/{folds}"})
+            asked = config.model_copy(update={"data": part})
+            if not (fold / COMPLETE).exists():
+                goes_on = (fold / STATE).exists()
+                train(data, asked, out=home, name=fold.name, resume=goes_on, progress=progress)
+                (fold / COMPLETE).touch()
+            config = of_shape(config, fold)
+        join_bundles([home / f"fold_{number}" for number in range(folds)], home / "model")
+    for file in ("plan.json", "env.json", "data.json"):  # which its page tells of
+        shutil.copy(home / "fold_0" / file, home / file)
+    pairs = parse_json((home / "fold_0" / "splits.json").read_bytes())["pairs"]
+    held_out = [row | {"split": "test" if row["split"] == "test" else "val"} for row in pairs]
+    write_json(home / "splits.json", {"pairs": held_out})  # each by one of them
+    given = {name: getattr(config.data, name) for name in GroupsConfig.model_fields}
+    evaluate(home, data, EvalConfig(data=GroupsConfig(**given)), progress=progress, split="val")
+    write_report(home, progress)

@@ -1,0 +1,131 @@
+"""What more labelled images would bring: trainings on growing shares of those that are there."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unetseg.config import EvalConfig, GroupsConfig, ScoringConfig, TrainConfig
+from unetseg.data.facts.survey import survey
+from unetseg.errors import ConfigError
+from unetseg.evaluation.evaluate import evaluate
+from unetseg.locks import locked
+from unetseg.progress import SILENT, Progress
+from unetseg.report.curves import extrapolated
+from unetseg.storage import json_value, parse_json, write_csv, write_json
+from unetseg.training.checkpoint import STATE
+from unetseg.training.fit import train
+from unetseg.training.plan import of_shape, one_of, read_plan
+
+FEWEST = 3
+"""Shares, and training images of the smallest of them."""
+WORTH = 0.005
+"""Dice for which more labels are advised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A training on a share of the images, scored on those that are held out from all."""
+
+    images: int
+    dice: float
+    low: float
+    high: float
+    """The 95% interval over the held-out images."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearningCurve:
+    """Foreground Dice over the number of training images, and what twice as many would bring."""
+
+    shares: tuple[Share, ...]
+    gain: float
+    low: float
+    high: float
+    """The 95% interval of that, by what the shares scatter around the fitted curve."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether more labels would help, in a sentence.
+
+        >>> LearningCurve((), 0.021, 0.008, 0.034).verdict
+        'more labels help: twice as many, about +0.021 Dice (95% interval +0.008 to +0.034)'
+        """
+        helps = "more labels help" if self.gain >= WORTH and self.low > 0 else "not shown to help"
+        interval = f"95% interval {self.low:+.3f} to {self.high:+.3f}"
+        return f"{helps}: twice as many, about {self.gain:+.3f} Dice ({interval})"
+
+
+def learning_curve(
+    data: Path,
+    home: Path,
+    config: TrainConfig,
+    doublings: int = 3,
+    progress: Progress = SILENT,
+) -> LearningCurve:
+    """Train on 1/2ⁿ … 1/4, 1/2 and all of the training images, and fit Dice = a − b·images⁻ᶜ.
+
+    All take the same shape and the same time, and are scored on the same images, which none was
+    trained on. Writes curve.json and curve.csv into `home`, beside a run folder for each share;
+    called again it goes on. One training each: the interval knows how the scores scatter around
+    the curve, which is little of what seeds do (Hestness 2017, 1712.00409).
+
+    Args:
+        data: The folder of pairs.
+        home: Where to write to.
+        config: Settings, as for `train`; a budget is that of all together.
+        doublings: How often the smallest share is doubled, 2 or more.
+        progress: Hears what is done.
+
+    Raises:
+        ConfigError: there are too few training images.
+        UnetsegError: as `train`.
+    """
+    shares = [0.5**n for n in range(doublings, -1, -1)]
+    count = len(survey(data, config.data, progress).select("train"))
+    if round(count * shares[0]) < FEWEST:
+        told = f"{count} training images are too few for 1/{2**doublings} of them"
+        raise ConfigError(told, fix="Take fewer --doublings, or label more images first.")
+    config = one_of(config, len(shares))
+    with locked(home):
+        points: list[Share] = []
+        for share in reversed(shares):  # all images decide the shape of the network
+            run = home / f"share_{round(1 / share)}"
+            points.insert(0, _trained(data, run, config, share, progress))
+            config = of_shape(config, run)
+        curve = fitted(points)
+        content = json_value({"verdict": curve.verdict, **asdict(curve)})
+        for folder in (home, home / "share_1"):
+            write_json(folder / "curve.json", content)
+        write_csv(home / "curve.csv", [json_value(asdict(point)) for point in curve.shares])
+    return curve
+
+
+def _trained(data: Path, run: Path, config: TrainConfig, share: float, progress: Progress) -> Share:
+    """Train on a share, or go on with that, and score it; what is there is not done again."""
+    scores = run / "eval" / "val" / "scores.json"
+    if not scores.exists():
+        progress.say(f"1/{round(1 / share)} of the training images")
+        part = config.data.model_copy(update={"share": share})
+        asked = config.model_copy(update={"data": part})
+        goes_on = (run / STATE).exists()
+        train(data, asked, out=run.parent, name=run.name, resume=goes_on, progress=progress)
+        given = {name: getattr(config.data, name) for name in GroupsConfig.model_fields}
+        wanted = EvalConfig(
+            scoring=ScoringConfig(split="val", save_masks=False, overlays=False, shapes=False),
+            data=GroupsConfig(**given),
+        )
+        evaluate(run, data, wanted, progress=progress)
+    found: dict[str, Any] = parse_json(scores.read_bytes())
+    low, high = found["foreground_dice_interval"]
+    images = len(read_plan(run).repeats)
+    return Share(images, found["foreground_dice"], low, high)
+
+
+def fitted(points: list[Share]) -> LearningCurve:
+    """The curve through the scores of some shares, the smallest first."""
+    images = np.array([point.images for point in points], float)
+    dice = np.array([point.dice for point in points])
+    (gain, low, high), _ = extrapolated(images / images[-1], dice, np.array([1.0, 2.0]))
+    return LearningCurve(tuple(points), gain, low, high)
