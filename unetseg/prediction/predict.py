@@ -319,7 +319,7 @@ def manifest_of(work: Work, journal: Journal | None = None) -> Manifest:
         settings |= shaped  # those that are not told are the defaults
     if engine.margin:
         settings["threshold"] = threshold_of(work.predictor.info, config.threshold)
-    if engine.temperature != 1 and (config.probabilities or config.objects):
+    if engine.temperature != 1:  # masks alone have it too: objects may be asked for later
         settings["temperature"] = engine.temperature
     flags = config.model_dump(mode="json", exclude_defaults=True, exclude={"existing"})
     flags |= work.device.model_dump(mode="json", exclude_defaults=True)
