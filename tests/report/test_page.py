@@ -83,7 +83,9 @@ def test_damaged_scores_are_none(own: Path, damage: str) -> None:
 
 
 def test_what_others_leave_in_the_folder_is_shown(own: Path) -> None:
-    (own / "suspects.csv").write_text(f'image,why\na.png,"{HOSTILE.replace(chr(34), "")}"\n')
+    (own / "eval/all/suspects.csv").write_text(
+        f'image,why\na.png,"{HOSTILE.replace(chr(34), "")}"\n'
+    )
     points = [{"images": 10, "dice": 0.71}, {"images": 20, "dice": 0.8}]
     (own / "curve.json").write_text(json.dumps({"verdict": HOSTILE, "points": points}))
     (own / "lab").mkdir()
