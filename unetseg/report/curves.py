@@ -74,11 +74,20 @@ def outlook(
     return Outlook(verdict, end, gain, low, high, fitted)
 
 
-def extrapolated(t: Floats, y: Floats, ahead: Floats) -> tuple[list[float], list[float]]:
-    """What the time from 1 to 2 would bring, with its interval; and the curve at times `ahead`."""
+def extrapolated(
+    t: Floats, y: Floats, ahead: Floats, deviations: Floats | None = None
+) -> tuple[list[float], list[float]]:
+    """What the way from 1 to 2 would bring, with its interval; and the curve at places `ahead`.
+
+    The interval is by how the points scatter around the curve, or by their own deviations.
+    """
     values, power = _fit(t, y[None])
     curve = _at(t, values, power)[0]
-    drawn = curve + np.random.default_rng(0).choice(y - curve, (DRAWS, len(t)))
+    random = np.random.default_rng(0)
+    if deviations is None:
+        drawn = curve + random.choice(y - curve, (DRAWS, len(t)))
+    else:
+        drawn = curve + random.normal(0, deviations, (DRAWS, len(t)))
     gains = [_gain(values, power), np.quantile(_gain(*_fit(t, drawn)), [0.025, 0.975])]
     return np.concatenate(gains).tolist(), _at(ahead, values, power)[0].tolist()
 

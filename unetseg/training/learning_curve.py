@@ -43,7 +43,7 @@ class LearningCurve:
     gain: float
     low: float
     high: float
-    """The 95% interval of that, by what the shares scatter around the fitted curve."""
+    """The 95% interval of that, by the intervals of the scores."""
 
     @property
     def verdict(self) -> str:
@@ -67,9 +67,9 @@ def learning_curve(
     """Train on 1/2ⁿ … 1/4, 1/2 and all of the training images, and fit Dice = a − b·images⁻ᶜ.
 
     All take the same shape and the same time, and are scored on the same images, which none was
-    trained on. Writes curve.json and curve.csv into `home`, beside a run folder for each share;
-    called again it goes on. One training each: the interval knows how the scores scatter around
-    the curve, which is little of what seeds do (Hestness 2017, 1712.00409).
+    trained on (Hestness 2017, 1712.00409). Writes curve.json and curve.csv into `home`, beside a
+    run folder for each share; called again it goes on. One training each: the interval of the gain
+    holds what the held-out images leave open, and nothing of what another seed would change.
 
     Args:
         data: The folder of pairs.
@@ -127,5 +127,7 @@ def fitted(points: list[Share]) -> LearningCurve:
     """The curve through the scores of some shares, the smallest first."""
     images = np.array([point.images for point in points], float)
     dice = np.array([point.dice for point in points])
-    (gain, low, high), _ = extrapolated(images / images[-1], dice, np.array([1.0, 2.0]))
+    deviations = np.array([(point.high - point.low) / 3.92 for point in points])  # of a normal
+    ahead = np.array([1.0, 2.0])
+    (gain, low, high), _ = extrapolated(images / images[-1], dice, ahead, deviations)
     return LearningCurve(tuple(points), gain, low, high)
