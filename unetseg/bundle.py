@@ -229,9 +229,12 @@ class BundleInfo(BaseModel):
             raise ValueError("the normalisations of the members are of two kinds")
         if given != {self.bands}:
             raise ValueError("the normalisation has other than one mean and deviation per band")
-        known = range(len(self.class_map.classes)) if self.class_map.background is not None else ()
-        if not all(rule.class_index in known for rule in self.postprocess):
-            raise ValueError("post-processing of no class, or without a background")
+        background, ruled = self.class_map.background, [r.class_index for r in self.postprocess]
+        known = (
+            {*range(len(self.class_map.classes))} - {background} if background is not None else ()
+        )
+        if not all(index in known for index in ruled) or len(set(ruled)) < len(ruled):
+            raise ValueError("rules of no class of the foreground, or without a background")
         seen = self.values
         if seen and {*map(len, (seen.low, seen.high, seen.smallest))} != {self.bands}:
             raise ValueError("the values seen in training are other than one per band")
@@ -316,6 +319,9 @@ def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:
         raise BundleError.like(error) from error
     try:
         weights = load_tensors(content)
+        members = {name.split(".")[2] for name in weights if name.startswith("network.members.")}
+        if len(members) != len(info.members):
+            raise ValueError(f"{len(info.members)} members there, the weights of {len(members)}")
         for name, tensor in segmenter.state_dict().items():
             if name in weights and weights[name].dtype != tensor.dtype:
                 raise TypeError(f"{name} is {weights[name].dtype}, expected {tensor.dtype}")
@@ -358,7 +364,13 @@ def join_bundles(runs: Sequence[Path], folder: Path, card: Card | None = None) -
         "values": _of_all([info.values for info in infos if info.values]),
         "precision": min(verdicts, key=lambda verdict: verdict.holds, default=None),
         "scores": {},
+        "calibration": None,  # of a member, which says nothing of their mean
+        "postprocess": (),
     }
+    kinds = {info.normalisation.kind for info in infos}
+    if len(kinds) > 1:
+        told = "U-Nets that normalise by image and by data set are no ensemble"
+        raise BundleError(told, list(map(str, runs)), "Train them with one --normalisation.")
     info = infos[0].model_copy(update=changed)
     joined = build_segmenter(info.fresh)
     for member, (segmenter, _) in zip(joined.network.members, found, strict=True):  # type: ignore[arg-type]

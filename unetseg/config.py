@@ -106,6 +106,17 @@ def is_part(text: str) -> str:
 Part = Annotated[str, AfterValidator(is_part)]
 
 
+def is_fold(text: str) -> str:
+    """The text, if it names one of two parts or more.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if is_part(text).endswith("/1"):
+        raise ValueError(f"{text!r} leaves nothing to train on: write I/N, N from 2 on")
+    return text
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, and no unknown names."""
 
@@ -161,7 +172,7 @@ class DataConfig(GroupsConfig):
     """Files that cannot be read: error: refuse them; skip: leave their pairs out, at most 10%."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images held out for validation when the folder has no split of its own."""
-    fold: Part | None = None
+    fold: Annotated[str, AfterValidator(is_fold)] | None = None
     """Hold out one of N equal parts of the images, I/N with I from 0, whatever the folder says of
     validation."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -259,6 +270,8 @@ class TrainingConfig(Settings):
     """Share of the training before the encoder learns (auto: 0.1 if its weights are pretrained)."""
     patch: Annotated[int, Field(ge=16)] | Auto = "auto"
     """Side of the square training crops, pixels."""
+    normalisation: Literal["auto", "dataset", "image"] = "auto"
+    """Pixels less the mean, over the deviation: of the training images, or of each image."""
     optimizer: Literal["auto", "adamw", "muon", "sgd"] = "auto"
     """adamw; muon: Muon for convolutions larger than 1×1, AdamW for the rest; sgd: with Nesterov
     momentum 0.99. auto: muon, and adamw for trained weights."""

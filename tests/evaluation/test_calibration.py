@@ -13,10 +13,15 @@ from unetseg.config import DeviceConfig, EvalConfig, PredictConfig, ScoringConfi
 from unetseg.data.files.image import read_image
 from unetseg.data.sample import draw_sample
 from unetseg.errors import ConfigError
-from unetseg.evaluation.calibration import best_threshold, check_calibration, fit_temperature
+from unetseg.evaluation.calibration import (
+    best_threshold,
+    calibrate,
+    check_calibration,
+    fit_temperature,
+)
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.evaluation.probabilities import Probabilities
-from unetseg.prediction.engine import most_probable
+from unetseg.prediction.engine import Engine, most_probable
 from unetseg.prediction.predict import predict_folder
 from unetseg.prediction.predictor import Predictor
 from unetseg.runtime import Machine, start
@@ -192,3 +197,11 @@ def test_probabilities_are_counted_before_rules_change_the_masks(run: Path, tmp_
     ruled = evaluate(run, data, EvalConfig(device=CPU), output=tmp_path / "ruled").to_json()
     assert ruled["auc"] == plain["auc"]
     assert ruled["calibration"] == plain["calibration"]
+
+
+def test_a_network_without_numbers_is_not_calibrated(run: Path) -> None:
+    segmenter, info = load_bundle(run)
+    torch.nn.init.constant_(segmenter.network.head.weight, torch.nan)
+    engine = Engine(segmenter, start(CPU), tile=64, overlap=0.5, engine="eager")
+    windows = [(noise(32, 32, 3), np.ones((32, 32), np.uint8))]
+    assert calibrate(engine, windows, info.class_map.foreground) is None

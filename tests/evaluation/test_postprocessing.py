@@ -76,7 +76,7 @@ def test_rules_do_what_scipy_does_whole_and_in_bands(rule: Rule) -> None:
 
 
 def test_bundles_hold_rules_for_their_own_classes_alone() -> None:
-    with pytest.raises(ValidationError, match="of no class"):
+    with pytest.raises(ValidationError, match="rules of no class"):
         info_of(Rule(class_index=3))
     with pytest.raises(ValidationError, match="without a background"):
         bundle_info(classes=class_map(0, 1, background=None), postprocess=[Rule(class_index=1)])

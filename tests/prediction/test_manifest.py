@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import bundle_info
 from tests.test_locks import refuse_locks
 from unetseg.errors import ImageError, MachineError
 from unetseg.prediction.manifest import NAME, Manifest
 from unetseg.prediction.outputs import Job
+from unetseg.prediction.predict import _aside
 
 SETTINGS = {"model": "abc", "tile": 64}
 
@@ -180,3 +182,10 @@ def test_of_processes_that_start_at_once_only_equal_ones_go_on(tmp_path: Path) -
         for one, begun, ended in spans:
             assert not [s for s in spans if s[0] != one and s[1] < ended and begun < s[2]]
     assert held >= 10 * count // 4
+
+
+def test_fields_that_are_new_and_empty_make_no_other_model() -> None:
+    """Masks of an earlier version are gone on with."""
+    assert {"members", "postprocess"} <= _aside(bundle_info())
+    member = bundle_info().normalisation
+    assert "members" not in _aside(bundle_info(members=[member]))

@@ -1,17 +1,24 @@
 """Folds: every image is held out once, and the ensemble is the mean of what they learn."""
 
 import csv
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from unetseg.cli.app import run
 from unetseg.config import TrainConfig
 from unetseg.data.pairs.splits import read_splits
-from unetseg.errors import ConfigError
+from unetseg.errors import ConfigError, StoppedError
+from unetseg.evaluation.compare import compare
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.prediction.predictor import load
+from unetseg.progress import Silent
 from unetseg.storage import parse_json
 from unetseg.training import folds
 from unetseg.training.folds import train_folds
@@ -54,7 +61,7 @@ def test_each_image_is_held_out_once_and_scored_by_who_did_not_see_it(
     scores = parse_json((home / "eval" / "val" / "scores.json").read_bytes())
     assert scores["images"] == 8
     for fold, names in enumerate(held_out):
-        evaluate(home / f"fold_{fold}", data, device="cpu", split="val")
+        evaluate(home / f"fold_{fold}", data, device="cpu", split="val", postprocess="off")
         own, joint = (
             {row["image"]: row for row in rows_of(run / "eval" / "val" / "images.csv")}
             for run in (home / f"fold_{fold}", home)
@@ -66,6 +73,11 @@ def test_each_image_is_held_out_once_and_scored_by_who_did_not_see_it(
     shares = [float(row["disagreement"]) for row in suspects]
     assert shares == sorted(shares, reverse=True)
     assert (home / "report.html").is_file()
+    # Beside one of them it is held against what it held out too, by that very one
+    both = compare([home, home / "fold_0"], data, device="cpu", postprocess="off")
+    assert both.runs[1].scores.images == 4
+    assert both.runs[1].difference is not None
+    assert both.runs[1].difference.mean == 0
     # What is complete is not trained again
     monkeypatch.setattr(folds, "train", unwanted)
     train_folds(data, 2, home, CONFIG)
@@ -76,6 +88,44 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def test_more_folds_than_images_are_refused(data: Path, tmp_path: Path) -> None:
+def test_more_folds_than_images_are_refused_and_leave_no_trace(data: Path, tmp_path: Path) -> None:
+    home = tmp_path / "many"
+    home.mkdir()
     with pytest.raises(ConfigError, match="there are no 9 parts to hold out"):
-        train_folds(data, 9, tmp_path, CONFIG)
+        train_folds(data, 9, home, CONFIG)
+    assert not home.exists()
+    home.mkdir()
+    (home / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="there are no 9 parts to hold out"):
+        train_folds(data, 9, home, CONFIG)
+    assert (home / "notes.txt").read_text() == "mine"
+
+
+def test_folds_go_on_only_as_they_were_begun(data: Path, tmp_path: Path) -> None:
+    words = ["train", str(data), "--out", str(tmp_path), "--name", "f", "--device", "cpu"]
+    words += ["--depth=2", "--width=4", "--patch=32", "-b=4", "-e=1", "--workers=0"]
+
+    class Stop(Silent):
+        def advance(self, task: str, steps: int = 1, **facts: object) -> None:
+            if task == "training" and facts.get("step") == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    home = tmp_path / "f"
+    home.mkdir()
+    with pytest.raises(StoppedError, match="The same command with --resume goes on"):
+        train_folds(data, 2, home, CONFIG, Stop())
+    for change, told in (
+        (["--folds", "3"], "trainings: 2 → 3"),
+        (["--folds", "2", "--lr", "0.5"], "--lr: auto → 0.5"),
+        (["--folds", "2", "--norm", "group"], "--norm: batch → group"),
+        ([], "holds the trainings of several folds"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "unetseg", *words, "--resume", *change],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    assert run([*words[:6], "--folds", "2", "--resume"]) == 0
+    assert (home / "model" / "model.json").is_file()

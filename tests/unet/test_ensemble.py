@@ -7,9 +7,18 @@ import pytest
 import torch
 
 from tests.builders import CPU, bundle_info, noise, random_segmenter, save_run
-from unetseg.bundle import BundleInfo, join_bundles, load_bundle, load_single
+from unetseg.bundle import (
+    BundleInfo,
+    Calibration,
+    Rule,
+    join_bundles,
+    keep_in_bundle,
+    load_bundle,
+    load_single,
+)
 from unetseg.errors import BundleError
 from unetseg.prediction.engine import Engine
+from unetseg.storage import parse_json, write_json
 from unetseg.training.fit import train
 
 
@@ -59,6 +68,37 @@ def test_what_is_of_another_shape_is_refused(tmp_path: Path) -> None:
     save_run(tmp_path / "other", other)
     with pytest.raises(BundleError, match="U-Nets of several network are no ensemble"):
         join_bundles([member(tmp_path, 0), tmp_path / "other"], tmp_path / "model")
+
+
+def test_what_was_measured_of_one_member_is_not_told_of_all(tmp_path: Path) -> None:
+    runs = [member(tmp_path, seed) for seed in range(2)]
+    found = {"temperature": 5.0, "ece_before": 0.2, "ece": 0.1, "windows": 3}
+    info = load_bundle(runs[0])[1]
+    keep_in_bundle(
+        runs[0],
+        info.weights_sha256,
+        calibration=Calibration.model_validate(found),
+        postprocess=(Rule(class_index=1, largest_only=True),),
+    )
+    join_bundles(runs, tmp_path / "model")
+    _, joined = load_bundle(tmp_path)
+    assert joined.calibration is None
+    assert not joined.postprocess
+
+
+def test_members_that_the_weights_lack_are_refused(tmp_path: Path) -> None:
+    join_bundles([member(tmp_path, seed) for seed in range(3)], tmp_path / "model")
+    file = tmp_path / "model" / "model.json"
+    content = parse_json(file.read_bytes())
+    write_json(file, content | {"members": content["members"][:2]})
+    with pytest.raises(BundleError, match="2 members there, the weights of 3"):
+        load_bundle(tmp_path)
+
+
+def test_kinds_of_normalisation_are_not_mixed(tmp_path: Path) -> None:
+    runs = [member(tmp_path, 0), member(tmp_path, 1, "image")]
+    with pytest.raises(BundleError, match="normalise by image and by data set are no ensemble"):
+        join_bundles(runs, tmp_path / "model")
 
 
 def test_an_ensemble_is_no_single_network(tmp_path: Path, data: Path) -> None:

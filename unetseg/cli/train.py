@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 from unetseg.cli.console import observed, say
 from unetseg.cli.console import out as console
 from unetseg.config import PairsConfig, TrainConfig
-from unetseg.errors import ConfigError
+from unetseg.errors import BundleError, ConfigError
 
 if TYPE_CHECKING:
     from unetseg.progress import Progress
@@ -84,14 +84,20 @@ def _trained(
     progress: "Progress",
 ) -> Path:
     """The run folder, which `places` (--out, --name, --resume) lead to, after the training."""
-    from unetseg.storage import new_run_folder
+    from unetseg.storage import latest_run, new_run_folder
     from unetseg.training.fit import train as run_training
     from unetseg.training.folds import train_folds
 
     out, name, resume = places
     if not folds:
+        if resume and name and (out / name / "started.json").exists():
+            told = f"{out / name} holds the trainings of several folds"
+            raise ConfigError(told, fix="Say --folds, and how many there are.")
         return run_training(data, config, out=out, name=name, resume=resume, progress=progress)
-    folder = out / name if resume and name else new_run_folder(out, name)
+    folder = (out / name if name else latest_run(out)) if resume else new_run_folder(out, name)
+    if folder is None or not folder.is_dir():
+        told = f"there is no run {folder or out} to go on with"
+        raise BundleError(told, fix="Train without --resume first.")
     train_folds(data, folds, folder, config, progress)
     return folder
 

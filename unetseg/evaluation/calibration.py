@@ -85,6 +85,7 @@ def _sample(
         logits = engine.logits(image).log_softmax(0).cpu().numpy()
         missing = engine.missing(image)
         counted = truth != IGNORED if missing is None else (truth != IGNORED) & ~missing
+        counted &= np.isfinite(logits).all(axis=0)
         logs.append(logits[:, counted][:, ::step])
         truths.append(truth[counted][::step])
     return np.concatenate(logs, axis=1), np.concatenate(truths)

@@ -1,6 +1,6 @@
 """Trained U-Nets on the same held-out pairs: which is better, as far as these images tell."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,14 @@ from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import ConfigError, DataError
 from unetseg.evaluation.confusion import Counts, Floats, Scores, score
-from unetseg.evaluation.evaluate import choose_pairs, evaluate_pairs, restricted, run_folder
+from unetseg.evaluation.evaluate import (
+    choose_pairs,
+    evaluate_pairs,
+    held_out_by,
+    in_order,
+    restricted,
+    run_folder,
+)
 from unetseg.evaluation.paired import Difference, difference, image_scores
 from unetseg.prediction.predictor import Predictor
 from unetseg.progress import SILENT, Progress
@@ -94,16 +101,14 @@ def compare(
     split, pairs = _held_out([choose_pairs(pair_set, h, config.scoring.split) for h in homes])
     pairs = restricted(pairs, config.scoring.region, progress)
     progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictors[0].machine}")
-    counts = [
-        evaluate_pairs(
-            one.engine,
-            one.info.snapping(source.snap),
-            pairs,
-            progress=progress,
-            max_pixels=source.max_pixels,
-        )
-        for one in predictors
-    ]
+
+    def counted(one: Predictor, home: Path) -> Iterator[tuple[Sequence[Pair], Counts]]:
+        info, most = one.info.snapping(source.snap), source.max_pixels
+        for engine, share in held_out_by(one, home, pairs, config):
+            yield share, evaluate_pairs(engine, info, share, progress=progress, max_pixels=most)
+
+    both = zip(predictors, homes, strict=True)
+    counts = [in_order(pairs, counted(one, home)) for one, home in both]
     output = Path(output or homes[0] / "compare")
     return _written(folders, pairs, counts, predictors[0], Comparison(split, (), output))
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unetseg.bundle import BundleInfo
-from unetseg.config import EvalConfig, ScoringConfig, with_flags
+from unetseg.bundle import BundleInfo, load_bundle
+from unetseg.config import ComparisonConfig, EvalConfig, ScoringConfig, with_flags
 from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.pages import MaskPath, image_hash
 from unetseg.data.files.photos import coloured, pillow_pixels
@@ -37,7 +37,7 @@ from unetseg.prediction.in_memory import numbers
 from unetseg.prediction.outputs import Job, Writer, plan_job
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.postprocess import cleaned_image
-from unetseg.prediction.predictor import Predictor, load, threshold_of
+from unetseg.prediction.predictor import Predictor, build_engine, load, threshold_of
 from unetseg.prediction.stream import Stream, read_checked
 from unetseg.prediction.values import SeenValues, tell_strange
 from unetseg.progress import SILENT, Progress
@@ -118,12 +118,13 @@ def evaluate(
     output = Path(output or home / "eval" / split)
     progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictor.describe()}")
     keep = Artifacts(output, config.scoring, info.class_map, Probabilities.of(predictor.engine))
-    counted = [
-        (share, evaluate_pairs(engine, info, share, keep, progress, max_pixels=source.max_pixels))
-        for engine, share in _held_out_by(predictor, home, pairs, config)
-    ]
-    pairs = tuple(pair for share, _ in counted for pair in share)
-    counts = np.concatenate([counts for _, counts in counted])
+    counts = in_order(
+        pairs,
+        (
+            (share, evaluate_pairs(one, info, share, keep, progress, max_pixels=source.max_pixels))
+            for one, share in held_out_by(predictor, home, pairs, config)
+        ),
+    )
     scores = score(
         counts, info.class_map.names, info.class_map.foreground, [pair.group for pair in pairs]
     )
@@ -136,23 +137,34 @@ def evaluate(
     return result
 
 
-def _held_out_by(
-    predictor: Predictor, home: Path, pairs: tuple[Pair, ...], config: EvalConfig
-) -> Iterator[tuple[Engine, tuple[Pair, ...]]]:
-    """Each U-Net of an ensemble with the pairs that it alone was not trained on; then the rest."""
-    folds = sorted(home.glob("fold_*/splits.json"))
-    if not folds:
-        yield predictor.engine, pairs
-        return
-    digests = {pair.name: image_hash(pair.image, pair.mask or pair.image) for pair in pairs}
+def held_out_by(
+    predictor: Predictor, home: Path, pairs: Sequence[Pair], config: EvalConfig | ComparisonConfig
+) -> Iterator[tuple[Engine, list[Pair]]]:
+    """Each U-Net of an ensemble with the pairs that it alone was not trained on; then the rest.
+
+    Members predict as the ensemble does: without what was measured and chosen on those very pairs.
+    """
+    folds = sorted(home.glob("fold_*/splits.json")) if predictor.info.members else []
+    digests = {p.name: image_hash(p.image, p.mask or p.image) for p in pairs if folds}
+    rest = list(pairs)
     for file in folds:
         splits = read_splits(file)
-        own = tuple(pair for pair in pairs if splits.get(digests[pair.name]) == "val")
-        pairs = tuple(pair for pair in pairs if splits.get(digests[pair.name]) != "val")
+        own = [pair for pair in rest if splits.get(digests[pair.name]) == "val"]
+        rest = [pair for pair in rest if splits.get(digests[pair.name]) != "val"]
         if own:
-            yield Predictor(file.parent, config.tiling, config.device).engine, own
-    if pairs:
-        yield predictor.engine, pairs
+            member, _ = load_bundle(file.parent)
+            given = predictor.info, predictor.machine, config.tiling, config.device.engine
+            yield build_engine(member, *given), own
+    if rest:
+        yield predictor.engine, rest
+
+
+def in_order(pairs: Sequence[Pair], counted: Iterable[tuple[Sequence[Pair], Counts]]) -> Counts:
+    """The counts N×K×K of pairs that were counted in shares, in the order of `pairs`."""
+    by_name = {
+        pair.name: one for share, counts in counted for pair, one in zip(share, counts, strict=True)
+    }
+    return np.stack([by_name[pair.name] for pair in pairs])
 
 
 def score_image(

@@ -455,23 +455,23 @@ def write_large(
 
 
 def _aside(info: BundleInfo) -> set[str]:
-    """What masks do not depend on; bundles without rules are those of versions that knew none."""
+    """What masks do not depend on; what is empty is so in bundles of versions that knew none."""
     aside = {"scores", "versions", "precision", "calibration"}
-    return aside if info.postprocess else {*aside, "postprocess"}
+    return aside | {name for name in ("postprocess", "members") if not getattr(info, name)}
 
 
 def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
     """Everything that the bands of an image depend on."""
     status = file_of(job.image).stat()
     engine = stream.engine
+    later = {"margin": engine.margin or None, "temperature": engine.temperature}
     return {
         "image": str(job.image.resolve()),
         "bytes": status.st_size,
         "modified": [status.st_mtime_ns, status.st_ctime_ns],  # copies may keep the first
         "gaps": job.has_gaps,
         "model": info.model_dump(mode="json", exclude=_aside(info)),
-        "margin": engine.margin,
-        "temperature": engine.temperature,
+        **{name: value for name, value in later.items() if value not in {None, 1}},
         "tile": stream.tile,
         "overlap": engine.overlap,
         "mirrors": len(engine.mirrors),

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from unetseg.bundle import join_bundles
-from unetseg.config import EvalConfig, GroupsConfig, TrainConfig
+from unetseg.config import TrainConfig
 from unetseg.errors import ConfigError
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.locks import locked
@@ -13,7 +13,8 @@ from unetseg.report.page import write_report
 from unetseg.storage import parse_json, write_json
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
-from unetseg.training.plan import of_shape, one_of
+from unetseg.training.plan import evaluation_of, of_shape, one_by_one, one_of
+from unetseg.training.run import claim
 
 COMPLETE = "complete"
 """In the folder of a fold: its training has ended."""
@@ -40,10 +41,10 @@ def train_folds(
         ConfigError: settings contradict each other, or there are fewer groups of images.
         UnetsegError: as `train`.
     """
-    if config.data.fold is not None:
-        raise ConfigError("--fold and --folds contradict one another", fix="Leave --fold away.")
-    config = one_of(config, folds)
-    with locked(home):
+    with one_by_one(home, "The same command with --resume goes on."), locked(home):
+        if config.data.fold is not None:
+            raise ConfigError("--fold and --folds contradict one another", fix="Leave --fold away.")
+        config = one_of(claim(home, data, config, folds), folds)
         for number in range(folds):
             fold = home / f"fold_{number}"
             progress.say(f"fold {number + 1} of {folds}")
@@ -60,6 +61,5 @@ def train_folds(
     pairs = parse_json((home / "fold_0" / "splits.json").read_bytes())["pairs"]
     held_out = [row | {"split": "test" if row["split"] == "test" else "val"} for row in pairs]
     write_json(home / "splits.json", {"pairs": held_out})  # each by one of them
-    given = {name: getattr(config.data, name) for name in GroupsConfig.model_fields}
-    evaluate(home, data, EvalConfig(data=GroupsConfig(**given)), progress=progress, split="val")
+    evaluate(home, data, evaluation_of(config), progress=progress, split="val")
     write_report(home, progress)

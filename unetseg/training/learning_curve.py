@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from unetseg.config import EvalConfig, GroupsConfig, ScoringConfig, TrainConfig
+from unetseg.config import ScoringConfig, TrainConfig
 from unetseg.data.facts.survey import survey
 from unetseg.errors import ConfigError
 from unetseg.evaluation.evaluate import evaluate
@@ -16,7 +16,8 @@ from unetseg.report.curves import extrapolated
 from unetseg.storage import json_value, parse_json, write_csv, write_json
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
-from unetseg.training.plan import of_shape, one_of, read_plan
+from unetseg.training.plan import evaluation_of, of_shape, one_by_one, one_of, read_plan
+from unetseg.training.run import claim
 
 FEWEST = 3
 """Shares, and training images of the smallest of them."""
@@ -66,10 +67,11 @@ def learning_curve(
 ) -> LearningCurve:
     """Train on 1/2ⁿ … 1/4, 1/2 and all of the training images, and fit Dice = a − b·images⁻ᶜ.
 
-    All take the same shape and the same time, and are scored on the same images, which none was
-    trained on (Hestness 2017, 1712.00409). Writes curve.json and curve.csv into `home`, beside a
-    run folder for each share; called again it goes on. One training each: the interval of the gain
-    holds what the held-out images leave open, and nothing of what another seed would change.
+    All take the same shape and the same time (without a budget, as many steps), and are scored on
+    the same images, which none was trained on (Hestness 2017, 1712.00409). Writes curve.json and
+    curve.csv into `home`, beside a run folder for each share; called again it goes on. One training
+    each: the interval of the gain holds what the held-out images leave open, and nothing of what
+    another seed would change.
 
     Args:
         data: The folder of pairs.
@@ -82,18 +84,26 @@ def learning_curve(
         ConfigError: there are too few training images.
         UnetsegError: as `train`.
     """
-    shares = [0.5**n for n in range(doublings, -1, -1)]
-    count = len(survey(data, config.data, progress).select("train"))
-    if round(count * shares[0]) < FEWEST:
-        told = f"{count} training images are too few for 1/{2**doublings} of them"
-        raise ConfigError(told, fix="Take fewer --doublings, or label more images first.")
-    config = one_of(config, len(shares))
-    with locked(home):
+    shares = [0.5**n for n in range(doublings + 1)]
+    parts = [config.data.model_copy(update={"share": share}) for share in shares]
+    counts = [len(survey(data, part).select("train")) for part in parts]
+    if counts[-1] < FEWEST or len(set(counts)) < len(counts):
+        told = f"the shares would have {', '.join(map(str, counts))} training images"
+        fix = "Take fewer --doublings, or label more images (or groups of them) first."
+        raise ConfigError(told, fix=fix)
+    with one_by_one(home, "The same command goes on."), locked(home):
+        config = one_of(claim(home, data, config, len(shares)), len(shares))
         points: list[Share] = []
-        for share in reversed(shares):  # all images decide the shape of the network
+        for share, part in zip(shares, parts, strict=True):  # all images decide the shape
             run = home / f"share_{round(1 / share)}"
-            points.insert(0, _trained(data, run, config, share, progress))
-            config = of_shape(config, run)
+            asked = config.model_copy(update={"data": part})
+            points.insert(0, _trained(data, run, asked, progress))
+            if share == 1:
+                config = of_shape(config, run)
+                epochs = read_plan(run).epochs  # none with a budget
+            longer = {"epochs": epochs and round(2 * epochs / share)}  # as many steps
+            training = config.training.model_copy(update=longer)
+            config = config.model_copy(update={"training": training})
         curve = fitted(points)
         content = json_value({"verdict": curve.verdict, **asdict(curve)})
         for folder in (home, home / "share_1"):
@@ -102,20 +112,15 @@ def learning_curve(
     return curve
 
 
-def _trained(data: Path, run: Path, config: TrainConfig, share: float, progress: Progress) -> Share:
+def _trained(data: Path, run: Path, config: TrainConfig, progress: Progress) -> Share:
     """Train on a share, or go on with that, and score it; what is there is not done again."""
     scores = run / "eval" / "val" / "scores.json"
     if not scores.exists():
-        progress.say(f"1/{round(1 / share)} of the training images")
-        part = config.data.model_copy(update={"share": share})
-        asked = config.model_copy(update={"data": part})
+        progress.say(f"{config.data.share:.3g} of the training images")
         goes_on = (run / STATE).exists()
-        train(data, asked, out=run.parent, name=run.name, resume=goes_on, progress=progress)
-        given = {name: getattr(config.data, name) for name in GroupsConfig.model_fields}
-        wanted = EvalConfig(
-            scoring=ScoringConfig(split="val", save_masks=False, overlays=False, shapes=False),
-            data=GroupsConfig(**given),
-        )
+        train(data, config, out=run.parent, name=run.name, resume=goes_on, progress=progress)
+        counted = ScoringConfig(split="val", save_masks=False, overlays=False, shapes=False)
+        wanted = evaluation_of(config).model_copy(update={"scoring": counted})
         evaluate(run, data, wanted, progress=progress)
     found: dict[str, Any] = parse_json(scores.read_bytes())
     low, high = found["foreground_dice_interval"]

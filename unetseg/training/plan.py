@@ -5,19 +5,29 @@ times where they are about the machine.
 """
 
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from unetseg.bundle import BundleInfo, KnownValues
-from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
+from unetseg.config import (
+    DeviceConfig,
+    EvalConfig,
+    GroupsConfig,
+    NetworkConfig,
+    TrainConfig,
+    TrainingConfig,
+)
 from unetseg.data.crops.dataset import CropRule
 from unetseg.data.facts.fingerprint import PairFacts, per_band, pooled
 from unetseg.data.facts.survey import Survey
+from unetseg.errors import StoppedError
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine
 from unetseg.storage import parse_json
@@ -108,6 +118,10 @@ def read_plan(run: Path) -> Plan:
     return Plan.model_validate(content)
 
 
+STARTED = "started.json"
+"""In the folder of several trainings: what they were begun with."""
+
+
 def one_of(config: TrainConfig, trainings: int) -> TrainConfig:
     """The settings of one of several trainings that share a budget."""
     budget = config.training.budget
@@ -116,10 +130,35 @@ def one_of(config: TrainConfig, trainings: int) -> TrainConfig:
 
 
 def of_shape(config: TrainConfig, run: Path) -> TrainConfig:
-    """`config` with the network and the crops that the plan of `run` has chosen."""
+    """`config` with what a network's shape and its crops are in the plan of `run`.
+
+    A batch that was left open stays so: it may be halved where memory runs out.
+    """
     plan = read_plan(run)
-    training = config.training.model_copy(update={"batch": plan.batch, "patch": plan.patch})
+    chosen = {"patch": plan.patch, "normalisation": plan.normalisation.kind}
+    training = config.training.model_copy(update=chosen)
     return config.model_copy(update={"network": plan.network, "training": training})
+
+
+def evaluation_of(config: TrainConfig) -> EvalConfig:
+    """How a training with these settings is scored: on the same pairs and the same device."""
+    groups = {name: getattr(config.data, name) for name in GroupsConfig.model_fields}
+    device = {name: getattr(config.runtime, name) for name in DeviceConfig.model_fields}
+    return EvalConfig(data=GroupsConfig(**groups), device=DeviceConfig(**device))
+
+
+@contextmanager
+def one_by_one(home: Path, way: str) -> Iterator[None]:
+    """Several trainings in a folder: a stop says the `way` on; what never began leaves no trace."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, StoppedError):
+            error.fix = way
+        ours = {home / STARTED, home / ".lock"}
+        if set(home.iterdir()) <= ours:
+            shutil.rmtree(home, ignore_errors=True)
+        raise
 
 
 def make_plan(
@@ -156,7 +195,7 @@ def make_plan(
     return Plan(
         network=network,
         bands=known.bands,
-        normalisation=settle("normalisation", "auto", lambda: _normalisation(known, network)),
+        normalisation=settle("normalisation", "auto", lambda: _scaling(known, network, training)),
         patch=patch,
         batch=batch,
         optimizer=optimizer,
@@ -278,7 +317,9 @@ def _batch(network: NetworkConfig, patch: int, machine: Machine) -> tuple[int, s
     return max(least, min(BATCH[machine.device.type], fits)), reason
 
 
-def _normalisation(known: Survey, network: NetworkConfig) -> tuple[Normalisation, str]:
+def _scaling(
+    known: Survey, network: NetworkConfig, training: TrainingConfig
+) -> tuple[Normalisation, str]:
     """The encoder's own; else per image where images differ more than the pixels within them."""
     fixed = encoder_normalisation(known, network)
     if fixed is not None:
@@ -289,10 +330,14 @@ def _normalisation(known: Survey, network: NetworkConfig) -> tuple[Normalisation
     means = np.array([np.mean(fact.image.mean) for fact in train])
     within = np.mean([np.mean(fact.image.std) for fact in train])
     ratio = float(means.std() / max(within, 1e-6))
-    kind = "image" if ratio > 1 else "dataset"
+    found: Literal["dataset", "image"] = "image" if ratio > 1 else "dataset"
     normalisation = Normalisation(
-        kind=kind, mean=tuple(over["mean"].tolist()), std=tuple(std.tolist())
+        kind=found if training.normalisation == "auto" else training.normalisation,
+        mean=tuple(over["mean"].tolist()),
+        std=tuple(std.tolist()),
     )
+    if training.normalisation != "auto":
+        return normalisation, "as set"
     return normalisation, f"image means vary {ratio:.2f} times the deviation within images"
 
 
