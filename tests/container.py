@@ -236,7 +236,7 @@ def labels(engine: Engine) -> str:
 
 def doctor(engine: Engine) -> str:
     """The container's limits are those that unetseg goes by."""
-    told = engine.run("doctor", mounts={}, also="--cpus=1.5 --memory=3g")
+    told = engine.run("doctor", "--out=/tmp", mounts={}, also="--cpus=1.5 --memory=3g")
     print(told)
     assert "the container's quota: 1.5" in told
     assert re.search(r"free memory +[12]\.\d GiB \(what the container's limit leaves", told)
@@ -338,7 +338,7 @@ def try_all(engine: Engine, work: Path, base: str, torch: str) -> bool:
         "eval": partial(evaluate, engine, work),
         "predict": partial(predict, engine, work),
         "train, killed (SIGKILL)": partial(end, engine, work, "kill", 137),
-        "train --resume, stopped (SIGTERM)": partial(end, engine, work, "stop", 143, "--resume"),
+        "train --resume, stopped (SIGTERM)": partial(end, engine, work, "stop --time=60", 143, "--resume"),
         "train --resume, to the end": partial(resume, engine, work),
     }
     rows: list[str] = []
