@@ -231,7 +231,8 @@ def test_evaluate_is_another_name_of_eval(
     code, out, _ = command(capsys, "evaluate", trained, sample, *options)
     assert code == 0
     assert last_line(out) == f"next: unetseg predict {trained} IMAGES -o masks"
-    written = {"scores.json", "anatomy.json", "classes.csv", "images.csv", "report.html"}
+    written = {"scores.json", "anatomy.json", "classes.csv", "images.csv", "suspects.csv"}
+    written |= {"report.html"}
     assert files(tmp_path / "scores") == written
     same = [(folder / "scores.json").read_text() for folder in (scored, tmp_path / "scores")]
     assert same[0] == same[1]

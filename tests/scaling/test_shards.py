@@ -87,7 +87,7 @@ def test_a_shard_goes_on_with_what_one_process_began(tmp_path: Path, capsys: Cap
 @pytest.mark.parametrize("shard", ["3/3", "-1/3", "a/b", "1", "0/0"])
 def test_what_is_no_shard_is_refused(tmp_path: Path, capsys: Capture, shard: str) -> None:
     assert predict(tmp_path, tmp_path, tmp_path / "out", f"--shard={shard}") == 2
-    assert "is no shard: write I/N, such as 0/3, 1/3 and 2/3" in capsys.readouterr().err
+    assert "is no part: write I/N, such as 0/3, 1/3 and 2/3" in capsys.readouterr().err
 
 
 def test_a_streamed_folder_is_listed_as_one_that_is_looked_through(
