@@ -338,7 +338,9 @@ def try_all(engine: Engine, work: Path, base: str, torch: str) -> bool:
         "eval": partial(evaluate, engine, work),
         "predict": partial(predict, engine, work),
         "train, killed (SIGKILL)": partial(end, engine, work, "kill", 137),
-        "train --resume, stopped (SIGTERM)": partial(end, engine, work, "stop --time=60", 143, "--resume"),
+        "train --resume, stopped (SIGTERM)": partial(
+            end, engine, work, "stop --time=60", 143, "--resume"
+        ),
         "train --resume, to the end": partial(resume, engine, work),
     }
     rows: list[str] = []
