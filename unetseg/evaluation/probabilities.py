@@ -141,7 +141,9 @@ def average_precision(histogram: Counts) -> float:
     """
     others, own = (np.cumsum(row[::-1]) for row in histogram)
     steps = np.diff(own, prepend=0)
-    return float(steps @ (own / np.maximum(own + others, 1))) / own[-1] if own[-1] else float("nan")
+    if not own[-1]:
+        return float("nan")
+    return float(steps @ (own / np.maximum(own + others, 1)) / own[-1])
 
 
 @dataclass(frozen=True)
