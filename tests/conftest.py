@@ -20,6 +20,17 @@ settings.register_profile("unetseg", deadline=None)  # machines that run tests a
 settings.load_profile("unetseg")
 
 
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """What a test lets signals do ends with it: a fork of a later one must die when it is told."""
+    numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")]
+    before = {number: signal.getsignal(number) for number in numbers if number}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with the real data sets; the test is skipped where there is none."""
