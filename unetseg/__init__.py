@@ -174,6 +174,7 @@ what is written above it, never below.
       checkpoint.py      everything that a resume needs
       run.py             a run is a folder: opened fresh or resumed
       fit.py             the training loop, readable from top to bottom
+      trainings.py       several in one folder: one budget, one shape, gone on with as begun
       folds.py           a training for each part of the images, joined to an ensemble
       learning_curve.py  what more labelled images would bring
       launch.py          several training processes, started on this machine

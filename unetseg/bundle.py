@@ -229,11 +229,9 @@ class BundleInfo(BaseModel):
             raise ValueError("the normalisations of the members are of two kinds")
         if given != {self.bands}:
             raise ValueError("the normalisation has other than one mean and deviation per band")
-        background, ruled = self.class_map.background, [r.class_index for r in self.postprocess]
-        known = (
-            {*range(len(self.class_map.classes))} - {background} if background is not None else ()
-        )
-        if not all(index in known for index in ruled) or len(set(ruled)) < len(ruled):
+        ruled = [rule.class_index for rule in self.postprocess]
+        known = () if self.class_map.background is None else self.class_map.foreground
+        if not set(ruled).issubset(known) or len(set(ruled)) < len(ruled):
             raise ValueError("rules of no class of the foreground, or without a background")
         seen = self.values
         if seen and {*map(len, (seen.low, seen.high, seen.smallest))} != {self.bands}:
@@ -337,8 +335,9 @@ def load_single(run: Path) -> tuple[Segmenter, BundleInfo]:
     Raises:
         BundleError: it is an ensemble; or as `load_bundle`.
     """
-    _refuse_ensemble(run, read_info(find_bundle(run) / "model.json"))
-    return load_bundle(run)
+    segmenter, info = load_bundle(run)
+    _refuse_ensemble(run, info)
+    return segmenter, info
 
 
 def _refuse_ensemble(run: Path, info: BundleInfo) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.evaluation.suspects import Doubt, write_suspects
+from unetseg.evaluation.suspects import Disagreement, write_suspects
 
 
 def probabilities(prediction: NDArray[np.uint8], sure: float) -> NDArray[np.float32]:
@@ -29,10 +29,10 @@ def test_a_sure_network_doubts_by_what_the_iou_lacks(
     truth, prediction = masks
     iou = (truth & prediction).sum() / (truth | prediction).sum()
     for sure, expected in ((1.0, 1 - iou), (0.75, 0.5 * (1 - iou))):
-        doubt = Doubt([1])
+        disagreement = Disagreement([1])
         for rows in (slice(0, 7), slice(7, None)):
-            doubt.add(truth[rows], probabilities(prediction[rows], sure))
-        assert doubt.share == pytest.approx(expected)
+            disagreement.add(truth[rows], probabilities(prediction[rows], sure))
+        assert disagreement.share == pytest.approx(expected)
 
 
 def test_what_does_not_count_is_no_doubt(
@@ -40,11 +40,11 @@ def test_what_does_not_count_is_no_doubt(
 ) -> None:
     truth, prediction = masks
     likely = probabilities(prediction, 1.0)
-    doubt = Doubt([1])
-    doubt.add(np.full_like(truth, 255), likely)
-    doubt.add(truth, np.full_like(likely, np.nan))
-    doubt.add(np.zeros_like(truth), probabilities(np.zeros_like(truth), 0.9))
-    assert doubt.share == 0
+    disagreement = Disagreement([1])
+    disagreement.add(np.full_like(truth, 255), likely)
+    disagreement.add(truth, np.full_like(likely, np.nan))
+    disagreement.add(np.zeros_like(truth), probabilities(np.zeros_like(truth), 0.9))
+    assert disagreement.share == 0
 
 
 def test_the_most_suspect_comes_first(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.masks.overlay import error_overlay
 from unetseg.evaluation.confusion import Counts, Scores, confusion, score
 from unetseg.evaluation.probabilities import Probabilities
-from unetseg.evaluation.suspects import Doubt
+from unetseg.evaluation.suspects import Disagreement
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.postprocess import cleaned_bands
@@ -97,7 +97,7 @@ class PairCount:
         self.counts: Counts = np.zeros((classes, classes), np.int64)
         is_large = isinstance(truth.mask, MaskFile)
         self._step = -(-max(image.size) // PICTURE) if is_large else 1
-        self.doubt = Doubt(truth.class_map.foreground)
+        self.disagreement = Disagreement(truth.class_map.foreground)
         """How surely the probabilities contradict the mask, where they are counted."""
         self._small: list[NDArray[np.uint8]] = []  # 2, rows, columns: truth and prediction
 
@@ -126,7 +126,7 @@ class PairCount:
             for piece in band.probabilities:
                 labelled = self._truth.rows(top, top + len(piece))
                 likely.add(labelled, piece)
-                self.doubt.add(labelled, piece)
+                self.disagreement.add(labelled, piece)
                 top += len(piece)
             yield band
             del band

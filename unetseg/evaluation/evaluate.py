@@ -425,7 +425,7 @@ class Artifacts:
         return Anatomy(self.class_map, self.wanted.tolerance)
 
     @cached_property
-    def doubts(self) -> dict[str, float]:
+    def disagreements(self) -> dict[str, float]:
         """How surely each mask is contradicted, by the name of its image."""
         return {}
 
@@ -446,7 +446,7 @@ class Artifacts:
             writer.write_mask(job.mask, count.predict(), self.class_map)
         else:
             count.count()
-        self.doubts[pair.name] = count.doubt.share
+        self.disagreements[pair.name] = count.disagreement.share
         image, *_ = sampled = count.sampled
         if (whole := count.whole) is not None:
             self.anatomy.add(pair.name, image, *whole)
@@ -464,7 +464,7 @@ class Artifacts:
             (
                 pair.name,
                 pair.mask or pair.image,
-                self.doubts[pair.name],
+                self.disagreements[pair.name],
                 foreground_dice(one, self.class_map),
             )
             for pair, one in zip(pairs, counts, strict=True)

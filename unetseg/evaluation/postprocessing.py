@@ -121,9 +121,7 @@ def _sums(truth: Index, found: Index, kind: int, background: int) -> list[tuple[
     """Of each variant, the pixels that are right, and those of truth and prediction together."""
     truth = np.where(found == IGNORED, IGNORED, truth)
     if not ((truth == kind) | (found == kind)).any():
-        return (
-            [(0, 0)] * 2 * (len(SIZES) + 1)
-        )  # as all of it would come to, at a hundredth of the time
+        return [(0, 0)] * 2 * (len(SIZES) + 1)  # what all of it would come to
     sums = []
     for fill in (False, True):
         index = filled_image(found, kind, background) if fill else found

@@ -10,7 +10,7 @@ from unetseg.data.masks.class_map import IGNORED
 from unetseg.storage import write_csv
 
 
-class Doubt:
+class Disagreement:
     """How surely a network contradicts one mask, collected in any order.
 
     Args:
@@ -46,9 +46,9 @@ class Doubt:
         return self._surplus / self._area if self._area else 0.0
 
 
-def write_suspects(path: Path, doubts: Sequence[tuple[str, object, float, float]]) -> None:
+def write_suspects(path: Path, disagreements: Sequence[tuple[str, object, float, float]]) -> None:
     """Write name, mask, disagreement and Dice of every image, the most suspect first."""
-    ranked = sorted(doubts, key=lambda row: -row[2])
+    ranked = sorted(disagreements, key=lambda row: -row[2])
     write_csv(
         path,
         [

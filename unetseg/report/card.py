@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unetseg.evaluation.confusion import FEW
 from unetseg.report.facts import Facts, after_prediction
+from unetseg.storage import write_text
 from unetseg.text import plural, printable
 
 NAME = "README.md"
 WEAK = 0.5
 """Dice below which a class is named among the limits."""
-FEW = 50
-"""Images below which an interval is wide, and itself uncertain."""
 
 
 def model_card(info: Mapping[str, Any], facts: Facts) -> str:
@@ -143,7 +143,5 @@ def write_card(facts: Facts) -> None:
     Raises:
         MachineError: it cannot be written.
     """
-    from unetseg.storage import write_text
-
     if facts.info:
         write_text(Path(facts.bundle) / NAME, model_card(facts.info, facts))

@@ -29,7 +29,7 @@ from unetseg.data.facts.survey import survey
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair
-from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError
+from unetseg.errors import ConfigError, DataError, DivergedError
 from unetseg.evaluation.confusion import Counts, Floats, confusion, dice, mean_over
 from unetseg.evaluation.evaluate import choose_pairs, read_truth
 from unetseg.locks import locked
@@ -47,6 +47,7 @@ from unetseg.training.fine_tuning import with_encoder
 from unetseg.training.fit import train
 from unetseg.training.plan import bundle_info, make_plan
 from unetseg.training.run import data_hash, flat_settings
+from unetseg.training.trainings import told_how_to_go_on
 from unetseg.unet.build import WITH_ALPHA
 
 CONFIDENCE = 0.95
@@ -349,12 +350,8 @@ class Trainings:
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)  # stopped before there was anything to keep
         begin = partial(train, out=folder.parent, name=folder.name, resume=resume)
-        try:
+        with told_how_to_go_on("Give the same `unetseg lab compare` command again to go on."):
             begin(self.data, config, progress=self.progress)
-        except StoppedError as error:
-            fix = "Give the same `unetseg lab compare` command again to go on."
-            code = error.exit_code
-            raise StoppedError(error.summary, error.offenders, fix, exit_code=code) from error
 
     def _score(self, folder: Path, skip: str, seed: int) -> Training:
         """Score a training on images held out, clean and spoilt, and write that down."""

@@ -13,9 +13,16 @@ from unetseg.report.page import write_report
 from unetseg.storage import parse_json, write_json
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
-from unetseg.training.plan import evaluation_of, of_shape, one_by_one, one_of
-from unetseg.training.run import claim
+from unetseg.training.trainings import (
+    claim,
+    evaluation_of,
+    leaving_no_trace,
+    of_shape,
+    one_of,
+    told_how_to_go_on,
+)
 
+WAY_ON = "The same command with --resume goes on."
 COMPLETE = "complete"
 """In the folder of a fold: its training has ended."""
 
@@ -41,7 +48,7 @@ def train_folds(
         ConfigError: settings contradict each other, or there are fewer groups of images.
         UnetsegError: as `train`.
     """
-    with one_by_one(home, "The same command with --resume goes on."), locked(home):
+    with leaving_no_trace(home), locked(home), told_how_to_go_on(WAY_ON):
         if config.data.fold is not None:
             raise ConfigError("--fold and --folds contradict one another", fix="Leave --fold away.")
         config = one_of(claim(home, data, config, folds), folds)

@@ -16,9 +16,17 @@ from unetseg.report.curves import extrapolated
 from unetseg.storage import json_value, parse_json, write_csv, write_json
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
-from unetseg.training.plan import evaluation_of, of_shape, one_by_one, one_of, read_plan
-from unetseg.training.run import claim
+from unetseg.training.plan import read_plan
+from unetseg.training.trainings import (
+    claim,
+    evaluation_of,
+    leaving_no_trace,
+    of_shape,
+    one_of,
+    told_how_to_go_on,
+)
 
+WAY_ON = "The same command goes on."
 FEWEST = 3
 """Shares, and training images of the smallest of them."""
 WORTH = 0.005
@@ -91,7 +99,7 @@ def learning_curve(
         told = f"the shares would have {', '.join(map(str, counts))} training images"
         fix = "Take fewer --doublings, or label more images (or groups of them) first."
         raise ConfigError(told, fix=fix)
-    with one_by_one(home, "The same command goes on."), locked(home):
+    with leaving_no_trace(home), locked(home), told_how_to_go_on(WAY_ON):
         config = one_of(claim(home, data, config, len(shares)), len(shares))
         points: list[Share] = []
         for share, part in zip(shares, parts, strict=True):  # all images decide the shape

@@ -5,9 +5,7 @@ times where they are about the machine.
 """
 
 import math
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeVar
@@ -17,9 +15,6 @@ from pydantic import BaseModel, ConfigDict
 
 from unetseg.bundle import BundleInfo, KnownValues
 from unetseg.config import (
-    DeviceConfig,
-    EvalConfig,
-    GroupsConfig,
     NetworkConfig,
     TrainConfig,
     TrainingConfig,
@@ -27,7 +22,6 @@ from unetseg.config import (
 from unetseg.data.crops.dataset import CropRule
 from unetseg.data.facts.fingerprint import PairFacts, per_band, pooled
 from unetseg.data.facts.survey import Survey
-from unetseg.errors import StoppedError
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine
 from unetseg.storage import parse_json
@@ -116,49 +110,6 @@ def read_plan(run: Path) -> Plan:
     content = parse_json((run / "plan.json").read_bytes())
     content.pop("workers", None)  # earlier versions wrote it
     return Plan.model_validate(content)
-
-
-STARTED = "started.json"
-"""In the folder of several trainings: what they were begun with."""
-
-
-def one_of(config: TrainConfig, trainings: int) -> TrainConfig:
-    """The settings of one of several trainings that share a budget."""
-    budget = config.training.budget
-    share = {"budget": budget / trainings} if budget else {}
-    return config.model_copy(update={"training": config.training.model_copy(update=share)})
-
-
-def of_shape(config: TrainConfig, run: Path) -> TrainConfig:
-    """`config` with what a network's shape and its crops are in the plan of `run`.
-
-    A batch that was left open stays so: it may be halved where memory runs out.
-    """
-    plan = read_plan(run)
-    chosen = {"patch": plan.patch, "normalisation": plan.normalisation.kind}
-    training = config.training.model_copy(update=chosen)
-    return config.model_copy(update={"network": plan.network, "training": training})
-
-
-def evaluation_of(config: TrainConfig) -> EvalConfig:
-    """How a training with these settings is scored: on the same pairs and the same device."""
-    groups = {name: getattr(config.data, name) for name in GroupsConfig.model_fields}
-    device = {name: getattr(config.runtime, name) for name in DeviceConfig.model_fields}
-    return EvalConfig(data=GroupsConfig(**groups), device=DeviceConfig(**device))
-
-
-@contextmanager
-def one_by_one(home: Path, way: str) -> Iterator[None]:
-    """Several trainings in a folder: a stop says the `way` on; what never began leaves no trace."""
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, StoppedError):
-            error.fix = way
-        ours = {home / STARTED, home / ".lock"}
-        if set(home.iterdir()) <= ours:
-            shutil.rmtree(home, ignore_errors=True)
-        raise
 
 
 def make_plan(

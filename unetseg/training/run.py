@@ -30,7 +30,6 @@ from unetseg.storage import (
     has_begun,
     latest_run,
     new_run_folder,
-    parse_json,
     remove_leftovers,
     write_csv,
     write_json,
@@ -39,7 +38,7 @@ from unetseg.storage import (
 )
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE, load_state
-from unetseg.training.plan import STARTED, Plan, make_plan, read_plan
+from unetseg.training.plan import Plan, make_plan, read_plan
 from unetseg.training.tuning import tried_plan
 
 CHANGEABLE = {
@@ -182,7 +181,7 @@ def resume_run(
         remove_leftovers(folder)
         state = load_state(folder, progress)
         identity = state["identity"]
-        config = _merged(TrainConfig.model_validate_json(identity["config"]), config)
+        config = merged_settings(TrainConfig.model_validate_json(identity["config"]), config)
         machine = start(config.runtime, group)
         _warn_of_little_memory(progress)
         known = survey(data, config.data, progress)
@@ -324,34 +323,7 @@ def described_data(known: Survey, findings: Sequence[Finding]) -> dict[str, Any]
     }
 
 
-def claim(home: Path, data: Path, config: TrainConfig, trainings: int) -> TrainConfig:
-    """Let the folder of several trainings go on only as it was begun.
-
-    Returns:
-        The settings that it was begun with, but for those of CHANGEABLE that were given.
-
-    Raises:
-        ConfigError: settings, images or the number of trainings differ from those before.
-    """
-    file = home / STARTED
-    began = parse_json(file.read_bytes()) if file.exists() else {}
-    if began:
-        saved = TrainConfig.model_validate(began["config"])
-        config = _merged(saved, config)
-    known = survey(data, config.data)
-    length = config.training.model_dump(mode="json", include={"epochs", "budget"})
-    now = {"data": data_hash(known), "trainings": trainings, **length}
-    if not began:
-        write_json(file, {**now, "config": config.model_dump(mode="json")})
-    elif changed := [
-        f"{name}: {began[name]} → {now[name]}" for name in now if began[name] != now[name]
-    ]:
-        fix = "Give what it was begun with, or choose another folder."
-        raise ConfigError(f"{home} holds trainings that were begun otherwise", changed, fix)
-    return config
-
-
-def _merged(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
+def merged_settings(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
     """The saved settings with those of CHANGEABLE that were given; any other change is refused."""
     before, now, default = (flat_settings(c) for c in (saved, given, TrainConfig()))
     changes = {n: v for n, v in now.items() if v not in (default[n], before[n])}

@@ -1,0 +1,93 @@
+"""Several trainings in one folder: they share its budget and the shape that the first has chosen.
+
+They go on only as they were begun.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unetseg.config import DeviceConfig, EvalConfig, GroupsConfig, TrainConfig
+from unetseg.data.facts.survey import survey
+from unetseg.errors import ConfigError, StoppedError
+from unetseg.storage import parse_json, write_json
+from unetseg.training.plan import read_plan
+from unetseg.training.run import data_hash, merged_settings
+
+STARTED = "started.json"
+"""In the folder of several trainings: what they were begun with."""
+
+
+def one_of(config: TrainConfig, trainings: int) -> TrainConfig:
+    """The settings of one of several trainings that share a budget."""
+    budget = config.training.budget
+    share = {"budget": budget / trainings} if budget else {}
+    return config.model_copy(update={"training": config.training.model_copy(update=share)})
+
+
+def of_shape(config: TrainConfig, run: Path) -> TrainConfig:
+    """`config` with what a network's shape and its crops are in the plan of `run`.
+
+    A batch that was left open stays so: it may be halved where memory runs out.
+    """
+    plan = read_plan(run)
+    chosen = {"patch": plan.patch, "normalisation": plan.normalisation.kind}
+    training = config.training.model_copy(update=chosen)
+    return config.model_copy(update={"network": plan.network, "training": training})
+
+
+def evaluation_of(config: TrainConfig) -> EvalConfig:
+    """How a training with these settings is scored: on the same pairs and the same device."""
+    groups = {name: getattr(config.data, name) for name in GroupsConfig.model_fields}
+    device = {name: getattr(config.runtime, name) for name in DeviceConfig.model_fields}
+    return EvalConfig(data=GroupsConfig(**groups), device=DeviceConfig(**device))
+
+
+@contextmanager
+def told_how_to_go_on(way: str) -> Iterator[None]:
+    """Let a training that is stopped tell how all of them go on, not it alone."""
+    try:
+        yield
+    except StoppedError as error:
+        error.fix = way
+        raise
+
+
+@contextmanager
+def leaving_no_trace(home: Path) -> Iterator[None]:
+    """Remove the folder of trainings of which none has begun."""
+    try:
+        yield
+    except BaseException:
+        ours = {home / STARTED, home / ".lock"}
+        if set(home.iterdir()) <= ours:
+            shutil.rmtree(home, ignore_errors=True)
+        raise
+
+
+def claim(home: Path, data: Path, config: TrainConfig, trainings: int) -> TrainConfig:
+    """Let the folder of several trainings go on only as it was begun.
+
+    Returns:
+        The settings that it was begun with, but for those of CHANGEABLE that were given.
+
+    Raises:
+        ConfigError: settings, images or the number of trainings differ from those before.
+    """
+    file = home / STARTED
+    began = parse_json(file.read_bytes()) if file.exists() else {}
+    if began:
+        saved = TrainConfig.model_validate(began["config"])
+        config = merged_settings(saved, config)
+    known = survey(data, config.data)
+    length = config.training.model_dump(mode="json", include={"epochs", "budget"})
+    now = {"data": data_hash(known), "trainings": trainings, **length}
+    if not began:
+        write_json(file, {**now, "config": config.model_dump(mode="json")})
+    elif changed := [
+        f"{name}: {began[name]} → {now[name]}" for name in now if began[name] != now[name]
+    ]:
+        fix = "Give what it was begun with, or choose another folder."
+        raise ConfigError(f"{home} holds trainings that were begun otherwise", changed, fix)
+    return config
