@@ -1,6 +1,7 @@
-"""The few words that messages share: plurals, times and printable paths."""
+"""The few words that messages share: plurals, times, printable paths and commands."""
 
 import re
+import shlex
 from pathlib import Path
 
 
@@ -55,3 +56,8 @@ def address_of(given: str | Path) -> str:
     """
     match = re.fullmatch(r"([a-z][a-z0-9+]+):/+(.+)", str(given))
     return f"{match[1]}://{match[2]}".rstrip("/") if match else ""
+
+
+def quoted(word: object) -> str:
+    """A path or a word as a shell takes it."""
+    return printable(shlex.quote(str(word)))

@@ -12,7 +12,6 @@ from unetseg.cli.findings import (
     count_findings,
     finding_lines,
     given_words,
-    quoted,
     shortened,
     show_data,
     show_findings,
@@ -151,7 +150,7 @@ def _fix(report: "Report", target: Path, *, quiet: bool) -> None:
 
 def _show_fixed(done: "Fixed", target: Path) -> None:
     """What was done, and where the copy is."""
-    from unetseg.text import plural, printable
+    from unetseg.text import plural, printable, quoted
 
     lines = [*done.changes, *(f"left out: {line}" for line in done.left_out)]
     for line in shortened([printable(line) for line in lines], whole="fixed.json lists all"):

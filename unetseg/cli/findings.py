@@ -1,6 +1,5 @@
 """What `unetseg check` shows: findings, what the folder holds, and the plan."""
 
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unetseg.cli.console import SHOWN, out, say
-from unetseg.text import plural, printable
+from unetseg.text import plural, printable, quoted
 
 if TYPE_CHECKING:
     from unetseg.checks.check import Report
@@ -120,11 +119,6 @@ def given_words(data: Path, config: "PairsConfig") -> list[str]:
             flag = f"--{name.replace('_', '-')}"
             words.append(flag if value is True else f"{flag} {quoted(text)}")
     return words
-
-
-def quoted(path: Path | str) -> str:
-    """A path or a word as a shell takes it."""
-    return printable(shlex.quote(str(path)))
 
 
 def shortened(

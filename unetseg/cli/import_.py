@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from unetseg.cli.console import observed, say
-from unetseg.cli.findings import quoted
 from unetseg.config import ReadingConfig
 from unetseg.errors import ConfigError
+from unetseg.text import quoted
 
 if TYPE_CHECKING:
     from unetseg.importers.importing import Imported

@@ -33,9 +33,8 @@ def sample(
     seed
         Other seeds draw other images.
     """
-    from unetseg.cli.findings import quoted
     from unetseg.data.sample import draw_sample
-    from unetseg.text import plural
+    from unetseg.text import plural, quoted
 
     with observed() as progress:
         draw_sample(out, count=count, size=size, seed=seed, progress=progress)

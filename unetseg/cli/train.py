@@ -66,7 +66,8 @@ def train(  # noqa: PLR0913 (each is a flag)
     if nproc > 1 and "RANK" not in os.environ:
         _launch(name, folds, nproc, max_restarts)
         return
-    from unetseg.cli.findings import given_words, quoted
+    from unetseg.cli.findings import given_words
+    from unetseg.text import quoted
 
     places = out, name, resume
     with observed() as progress:

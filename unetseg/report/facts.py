@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import yaml
@@ -19,7 +18,7 @@ import yaml
 from unetseg.bundle import Rule
 from unetseg.report.curves import Outlook, outlook
 from unetseg.storage import parse_json
-from unetseg.text import printable
+from unetseg.text import quoted
 
 SPLITS = ("test", "val", "all", "train")
 """Of the splits that were scored, the first is told of."""
@@ -171,10 +170,10 @@ class Facts:
         return self._train_again("again")
 
     def _train_again(self, suffix: str) -> str:
-        data, config = self.environment.get("data"), shell(self.run / "config.yaml")
-        name = shell(f"{self.name}-{suffix}")
+        data, config = self.environment.get("data"), quoted(self.run / "config.yaml")
+        name = quoted(f"{self.name}-{suffix}")
         found = data and self.settings
-        return f"unetseg train {shell(data)} --config {config} --name {name}" if found else ""
+        return f"unetseg train {quoted(data)} --config {config} --name {name}" if found else ""
 
     @cached_property
     def suspects(self) -> list[dict[str, str]]:
@@ -210,7 +209,7 @@ class Facts:
     @property
     def commands(self) -> list[tuple[str, str]]:
         """What to do next: why, and the command."""
-        run, data = shell(self.run), shell(self.environment.get("data", "DATA"))
+        run, data = quoted(self.run), quoted(self.environment.get("data", "DATA"))
         look = self.outlook
         longer = f"{self._train_again('longer')} --budget {2 * look.seconds:.0f}s"
         wanted = {
@@ -241,11 +240,6 @@ def after_prediction(info: Mapping[str, Any]) -> list[str]:
     names = [one["name"] for one in info.get("class_map", {}).get("classes", [])]
     rules = [Rule.model_validate(rule) for rule in info.get("postprocess", [])]
     return [f"{names[rule.class_index]}: {rule.words}" for rule in rules]
-
-
-def shell(word: object) -> str:
-    """A path or a word as a shell takes it."""
-    return printable(quote(str(word)))
 
 
 def read_json(path: Path) -> Json:

@@ -14,10 +14,10 @@ from unetseg.bundle import find_bundle, read_info
 from unetseg.data.masks.overlay import ERROR_COLOURS
 from unetseg.progress import Progress
 from unetseg.report.card import write_card
-from unetseg.report.facts import Facts, Json, shell
+from unetseg.report.facts import Facts, Json
 from unetseg.runtime import versions
 from unetseg.storage import write_text
-from unetseg.text import duration, printable
+from unetseg.text import duration, printable, quoted
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -150,7 +150,7 @@ def runs_page(runs: Sequence[Facts]) -> str:
         if len(points := facts.curve("val_dice")) > 1
     ]
     title = "Validation Dice over minutes"
-    words, data = [shell(one.run) for one in runs], shell(runs[0].environment.get("data", "DATA"))
+    words, data = [quoted(one.run) for one in runs], quoted(runs[0].environment.get("data", "DATA"))
     chosen = [facts.settings | facts.choices for facts in runs]
     keys = dict.fromkeys(key for one in chosen for key in one)
     values = {key: [str(one.get(key, "–")) for one in chosen] for key in keys}
