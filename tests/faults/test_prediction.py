@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ from tests.builders import noise, save_run
 
 WORDS = ["--device", "cpu", "--precision", "float32"]
 SKIP = ["--existing", "skip"]
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def none_left_running() -> Iterator[None]:
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            process.kill()
 
 
 def draw(folder: Path, count: int, side: int = 40) -> Path:
@@ -34,13 +44,15 @@ def start(
     known = os.environ | {"OMP_NUM_THREADS": "1"}
     if path:
         known["PYTHONPATH"] = os.pathsep.join([str(path), known.get("PYTHONPATH", "")])
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [str(word) for word in words],
         env=known,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def finish(process: subprocess.Popen[str], code: int) -> str:
@@ -50,7 +62,7 @@ def finish(process: subprocess.Popen[str], code: int) -> str:
 
 
 def masks(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*.png")}
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -66,7 +78,7 @@ def killed_and_begun_again(tmp_path: Path, count: int, kills: int, wait: float) 
     while ended < kills:
         process = start(run, folder, out, *SKIP)
         deadline = time.monotonic() + 300
-        while len(list(out.glob("*.png"))) <= done and time.monotonic() < deadline:
+        while len(list(out.glob("[!.]*.png"))) <= done and time.monotonic() < deadline:
             if process.poll() is not None:
                 break
             time.sleep(0.01)
@@ -76,7 +88,7 @@ def killed_and_begun_again(tmp_path: Path, count: int, kills: int, wait: float) 
         if process.returncode == 0:
             break
         ended += 1
-        done = len(list(out.glob("*.png")))
+        done = len(list(out.glob("[!.]*.png")))
     told = finish(start(run, folder, out, *SKIP), 0)
     print(f"{ended} kills, {done} masks before the last run; undisturbed {took:.1f} s\n{told}")  # noqa: T201
     assert ended

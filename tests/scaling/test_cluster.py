@@ -49,7 +49,7 @@ def draw(folder: Path, count: int, side: int) -> Path:
 
 
 def masks(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*.png")}
 
 
 # ------------------------------------------------------------------------- without Ray
