@@ -196,6 +196,8 @@ what is written above it, never below.
       shards.py          one of several predictions that together predict a folder
       object_storage.py  images and masks at addresses such as s3://bucket/prefix
       cluster.py         the same by the workers of a Ray cluster
+    export/            a bundle as one file for others
+    serving/           a bundle behind HTTP, and the app in the browser
     bench.py           how fast this machine is with a U-Net, and where the time goes
     doctor.py          what this machine offers a U-Net, and what is wrong with it
     cli/               argv → settings → one call; one file per verb; the only place that prints
