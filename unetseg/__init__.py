@@ -198,6 +198,7 @@ what is written above it, never below.
       cluster.py         the same by the workers of a Ray cluster
     export/            a bundle as one file for others
     serving/           a bundle behind HTTP, and the app in the browser
+      server.py          what every request must pass first; how a server starts and ends
     bench.py           how fast this machine is with a U-Net, and where the time goes
     doctor.py          what this machine offers a U-Net, and what is wrong with it
     cli/               argv → settings → one call; one file per verb; the only place that prints

@@ -1,0 +1,408 @@
+"""The HTTP server: what every request must pass first, and how the server starts and ends.
+
+An application is made of routers; another one joins by being handed over:
+
+    router = APIRouter(prefix="/app", lifespan=…)  # what it opens and closes with the server
+    app = build_app([router], Limits(), token=token_for(host, None))
+    listener = listen(host, port)  # port 0: a free one, `url_of(listener)` tells it
+    run(app, listener)  # returns, or is interrupted, when all is answered
+
+What a router may rely on: bodies are no larger and no slower than `Limits`; a request that writes
+(anything but GET and HEAD) comes from no other web site; raising a `Refusal`, or any
+`UnetsegError`, answers `{"error": {"message", "fix"}}` with its status. An answer without an end
+(server-sent events) stops when `request.app.state.door.is_draining`.
+"""
+
+import asyncio
+import base64
+import binascii
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import HTTPException, RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from unetseg import __version__
+from unetseg.data.files.limits import BOMB
+from unetseg.errors import ConfigError, DataError, MachineError, OutOfMemoryError, UnetsegError
+from unetseg.text import printable
+
+log = logging.getLogger(__name__)
+
+HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+"""Of every answer, unless it has its own."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OPEN = {"/health", "/v2/health/live", "/v2/health/ready"}
+"""Paths that need no token: those of probes, which tell nothing."""
+READING = {"GET", "HEAD"}
+HEAD_SECONDS = 10.0
+"""From a connection to the end of the headers of its first request, and of each after it."""
+LINGERING = 2.0
+"""Seconds that a client which is refused may still send: else it might not see the answer."""
+
+ENDING = 5
+"""Seconds that what only reads may still take when the server ends."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client, and all together, may ask for."""
+
+    body: int = 64 * 2**20
+    """Bytes of a request."""
+    requests: int = 128
+    """Requests that write or compute and are under way at once; more are refused with 429."""
+    seconds: float = 60.0
+    """From the first byte of a request to its last; the same again until it is answered."""
+    drain: float = 30.0
+    """Seconds after SIGTERM in which what is under way may end."""
+
+
+class Refusal(HTTPException):
+    """An answer that is no success.
+
+    Args:
+        status: Of HTTP.
+        message: What came, and what was expected.
+        fix: What to do.
+        retry: Seconds after which the same may succeed.
+    """
+
+    def __init__(self, status: int, message: str, fix: str = "", retry: int | None = None) -> None:
+        super().__init__(status, message, {"retry-after": str(retry)} if retry else None)
+        self.fix = fix
+
+
+def build_app(
+    routers: Sequence[APIRouter], limits: Limits, token: str | None = None, title: str = "unetseg"
+) -> FastAPI:
+    """The application of these routers, with `Door` before them, also as `app.state.door`.
+
+    Args:
+        routers: What it answers.
+        limits: What may be asked for.
+        token: What each request must bring, beside those of `OPEN`; None: no request comes from
+            elsewhere, and only hosts of `LOOPBACK` are answered to.
+        title: What it is called in /openapi.json.
+    """
+    app = FastAPI(title=title, version=__version__, docs_url=None, redoc_url=None)
+    for router in routers:
+        app.include_router(router)
+    app.add_exception_handler(AnyHTTPException, _answer)
+    app.add_exception_handler(UnetsegError, _answer)
+    app.add_exception_handler(RequestValidationError, _answer)
+    app.state.door = state = DoorState(limits, token)
+    app.add_middleware(Door, state=state)
+    return app
+
+
+def status_of(error: UnetsegError) -> int:
+    """The status of HTTP that says what kind of error it is."""
+    match error:
+        case DataError(code=code):
+            return {BOMB: 413, "no-image": 415}.get(code, 422)
+        case ConfigError():
+            return 422
+        case OutOfMemoryError():
+            return 413
+    return 500
+
+
+async def _answer(_: object, error: Exception) -> JSONResponse:
+    """An error as JSON."""
+    headers: Mapping[str, str] | None = None
+    match error:
+        case AnyHTTPException():
+            status, message, fix = error.status_code, error.detail, getattr(error, "fix", "")
+            headers = error.headers
+        case UnetsegError():
+            status, fix = status_of(error), error.fix
+            message = "\n".join([error.summary, *error.offenders])
+        case RequestValidationError():
+            problems = error.errors()
+            told = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problems]
+            status, message, fix = 422, "; ".join(told), "/openapi.json says what is expected."
+        case _:
+            status, message, fix = 500, "this is a bug of the server", "Its log says where."
+    return JSONResponse({"error": {"message": message, "fix": fix}}, status, headers)
+
+
+@dataclass
+class DoorState:
+    """What is known of the requests under way."""
+
+    limits: Limits
+    token: str | None
+    under_way: int = 0
+    """Requests that write or compute."""
+    is_draining: bool = False
+    """Whether the server is about to end, and takes no new work."""
+
+
+class Door:
+    """What every request passes: host, origin, token, size and time of its body, number at once.
+
+    Args:
+        app: What answers.
+        state: The limits, and what is under way.
+    """
+
+    def __init__(self, app: ASGIApp, state: DoorState) -> None:
+        self._app, self._state = app, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":  # "lifespan"
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(receive, send, Headers(scope=scope), self._state.limits)
+        is_work = scope["method"] not in READING
+        try:
+            self._refuse(scope, Headers(scope=scope), is_work=is_work)
+        except Refusal as refusal:
+            response = await _answer(None, refusal)
+            await response(scope, exchange.receive, exchange.send)
+            return
+        self._state.under_way += is_work
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception as error:
+            log.exception("%s %s", scope["method"], printable(scope["path"]))
+            if exchange.has_begun:
+                raise  # the connection is closed: whoever reads sees that it is not whole
+            response = await _answer(None, error)
+            await response(scope, exchange.receive, exchange.send)
+        finally:
+            self._state.under_way -= is_work
+
+    def _refuse(self, scope: Scope, headers: Headers, *, is_work: bool) -> None:
+        """Refuse what is not to be answered, before anything of its body is read.
+
+        Raises:
+            Refusal: so it is.
+        """
+        state, limits = self._state, self._state.limits
+        host = headers.get("host", "")
+        if not state.token and _hostname(f"//{host}") not in LOOPBACK:
+            told = "this server answers to 127.0.0.1 and localhost alone"
+            raise Refusal(421, told, "Start it with --host and use its token.")
+        origin = headers.get("origin")
+        if is_work and origin and urlsplit(origin).netloc != host:
+            raise Refusal(403, f"a page of {origin} may not write here")
+        if state.token and scope["path"] not in OPEN and not _brings(headers, state.token):
+            fix = "Send it: Authorization: Bearer TOKEN, or as the password of any user."
+            refusal = Refusal(401, "the token is missing or wrong", fix)
+            refusal.headers = {"www-authenticate": 'Basic realm="unetseg"'}
+            raise refusal
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > limits.body:
+            raise _too_large(limits)
+        if is_work and state.is_draining:
+            raise Refusal(503, "the server is about to end", "Ask another one.", retry=5)
+        if is_work and state.under_way >= limits.requests:
+            told = f"{state.under_way} requests are under way already"
+            raise Refusal(429, told, "Send fewer at once.", retry=1)
+
+
+class Exchange:
+    """One request and its answer: bounds on the body, headers on the answer.
+
+    Args:
+        receive: Gives the parts of the request.
+        send: Takes those of the answer.
+        headers: Of the request.
+        limits: Of its body.
+    """
+
+    def __init__(self, receive: Receive, send: Send, headers: Headers, limits: Limits) -> None:
+        self._receive, self._send, self._limits = receive, send, limits
+        self.has_begun = False  # to be answered
+        self._bytes = 0
+        self._is_whole = headers.get("content-length", "0") == "0"
+        self._is_whole &= "transfer-encoding" not in headers
+        self._until = time.monotonic() + limits.seconds
+
+    async def receive(self) -> Message:
+        """The next part of the request.
+
+        Raises:
+            Refusal: it is too large, or comes too slowly.
+        """
+        if self._is_whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._until - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError:
+            told = f"the request did not come within {self._limits.seconds:g} seconds"
+            raise Refusal(408, told) from None
+        self._bytes += len(message.get("body", b""))
+        self._is_whole = not message.get("more_body", False)
+        if self._bytes > self._limits.body:
+            raise _too_large(self._limits)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer; where the request was not read, end the connection."""
+        if message["type"] == "http.response.start":
+            self.has_begun = True
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+            if not self._is_whole:
+                headers["connection"] = "close"
+        elif not message.get("more_body", False) and not self._is_whole:
+            await self._send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGERING):
+                    while (await self._receive()).get("more_body", False):
+                        pass
+            message = {"type": "http.response.body"}
+        await self._send(message)
+
+
+def _too_large(limits: Limits) -> Refusal:
+    most = f"{limits.body / 2**20:g} MB"
+    return Refusal(413, f"the request is larger than {most}", "Raise --max-body, or send less.")
+
+
+def _hostname(address: str) -> str:
+    """The host of an address, "" where it is none.
+
+    >>> _hostname("//127.0.0.1:8000"), _hostname("//[::1]:80"), _hostname("//[")
+    ('127.0.0.1', '::1', '')
+    """
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _brings(headers: Headers, token: str) -> bool:
+    """Whether a request brings the token, as a bearer or as the password of any user."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            given = base64.b64decode(given, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return secrets.compare_digest(given.encode(), token.encode())
+
+
+# Start and end
+
+
+def token_for(host: str, given: str | None) -> str | None:
+    """The token that requests must bring: the given one; else one is made unless all are local."""
+    if given or host in LOOPBACK:
+        return given or None
+    return secrets.token_urlsafe(24)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that connections reach; port 0 takes a free one.
+
+    Raises:
+        MachineError: the host or the port cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        told = f"cannot listen at {host}:{port}: {getattr(error, 'strerror', None) or error}"
+        raise MachineError(told, fix="Choose another --port; --port 0 takes a free one.") from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address of a server."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(app: FastAPI, listener: socket.socket) -> None:
+    """Answer until SIGTERM or SIGINT, and then what is under way; then the signal has its effect.
+
+    While that lasts, connections are still taken, so that probes see that it is not ready. A
+    second signal ends it at once.
+    """
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=ENDING,
+    )
+    Server(config, app.state.door).run([listener])
+
+
+class Server(uvicorn.Server):
+    """Ends when nothing is under way any more."""
+
+    def __init__(self, config: uvicorn.Config, state: DoorState) -> None:
+        super().__init__(config)
+        self._state = state
+        self._signal: tuple[int, FrameType | None] | None = None
+        self._until = 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain; the second time end."""
+        if self._state.is_draining:
+            super().handle_exit(sig, frame)
+            return
+        self._state.is_draining = True
+        self._signal, self._until = (sig, frame), time.monotonic() + self._state.limits.drain
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether it ends; ten times a second."""
+        is_over = not self._state.under_way or time.monotonic() > self._until
+        if self._signal and is_over and not self.should_exit:
+            super().handle_exit(*self._signal)
+        return await super().on_tick(counter)
+
+
+class Connection(H11Protocol):
+    """Is closed where the headers of a request do not come in time."""
+
+    _seen: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to watch it."""
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Close it if no request began since the last look, nor is one under way."""
+        if self.transport.is_closing():
+            return
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self.cycle is self._seen:
+            self.transport.close()
+            return
+        self._seen = self.cycle
+        self.loop.call_later(HEAD_SECONDS, self._look)
