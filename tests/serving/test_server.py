@@ -186,14 +186,18 @@ def running() -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.kill()
 
 
+def connected(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
 @pytest.mark.long
 def test_slow_clients_are_let_go_of_and_refused_ones_see_why() -> None:
     with running() as (_, url):
-        host, port = url.removeprefix("http://").split(":")
         head = b"POST /count HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
 
         def ask(*parts: bytes, pause: float = 0) -> bytes:
-            with socket.create_connection((host, int(port)), timeout=20) as connection:
+            with connected(url) as connection:
                 for part in parts:
                     connection.sendall(part)
                     time.sleep(pause)
@@ -211,12 +215,7 @@ def test_slow_clients_are_let_go_of_and_refused_ones_see_why() -> None:
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM")
 def test_what_is_under_way_ends_before_the_server_does() -> None:
-    with (
-        running() as (process, url),
-        socket.create_connection(
-            tuple(url.removeprefix("http://").split(":")), timeout=20
-        ) as connection,
-    ):
+    with running() as (process, url), connected(url) as connection:
         head = b"POST /count?wait=0.7 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\nabc"
         connection.sendall(head)
         time.sleep(0.3)
