@@ -68,3 +68,10 @@ def test_pictures_of_an_earlier_evaluation_go(tmp_path: Path) -> None:
     assert files == {path.name for path in folder.iterdir()}
     with Image.open(folder / row["truth"]) as picture:
         assert picture.size == (6, 4)
+
+
+def test_suspect_masks_are_a_part_of_their_own_and_drawn_once(tmp_path: Path) -> None:
+    rows = filled([0.1, 0.2, 0.9]).write(tmp_path / "gallery", {}, ["0002", "unknown", "0000"])
+    assert [row["image"] for row in rows if row["part"] == "suspect"] == ["0002", "0000"]
+    assert len({row["truth"] for row in rows}) == 3
+    assert len(list((tmp_path / "gallery").iterdir())) == 9

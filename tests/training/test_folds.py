@@ -72,7 +72,9 @@ def test_each_image_is_held_out_once_and_scored_by_who_did_not_see_it(
     assert len(suspects) == 8
     shares = [float(row["disagreement"]) for row in suspects]
     assert shares == sorted(shares, reverse=True)
-    assert (home / "report.html").is_file()
+    page = (home / "report.html").read_text(encoding="utf-8")
+    assert f"--config {home / 'config.yaml'} --folds 2 --name {home.name}-again" in page
+    assert 'alt="Truth of' in page.partition('id="suspects"')[2].partition("</section>")[0]
     # Beside one of them it is held against what it held out too, by that very one
     both = compare([home, home / "fold_0"], data, device="cpu", postprocess="off")
     assert both.runs[1].scores.images == 4

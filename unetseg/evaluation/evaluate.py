@@ -131,9 +131,8 @@ def evaluate(
     keep.observers.tell_refused(progress)
     result = Evaluation(split, scores, keep, info, threshold_of(info, config.tiling.threshold))
     write_scores(result, pairs, counts)
-    keep.write_anatomy(pairs, counts, info.weights_sha256)
-    if split in {"val", "test"} and config.scoring.calibration:  # never seen in training
-        keep.write_suspects(pairs, counts)
+    suspects = keep.write_suspects(pairs, counts) if split in {"val", "test"} else []
+    keep.write_anatomy(pairs, counts, info.weights_sha256, suspects)
     return result
 
 
@@ -458,8 +457,13 @@ class Artifacts:
             self.gallery.add(pair.name, foreground_dice(count.counts, self.class_map), *sampled)
         return count.counts
 
-    def write_suspects(self, pairs: Iterable[Pair], counts: Counts) -> None:
-        """Write suspects.csv: the masks that the network contradicts most surely come first."""
+    def write_suspects(self, pairs: Iterable[Pair], counts: Counts) -> list[str]:
+        """Write suspects.csv; the names, those that the network contradicts most surely first.
+
+        Nothing where no probabilities were counted.
+        """
+        if not self.wanted.calibration:
+            return []
         rows = [
             (
                 pair.name,
@@ -469,10 +473,12 @@ class Artifacts:
             )
             for pair, one in zip(pairs, counts, strict=True)
         ]
-        write_suspects(self.folder / "suspects.csv", rows)
+        return write_suspects(self.folder / "suspects.csv", rows)
 
-    def write_anatomy(self, pairs: Iterable[Pair], counts: Counts, weights: str) -> None:
-        """Write anatomy.json, and the pictures of the worst, median and best images.
+    def write_anatomy(
+        self, pairs: Iterable[Pair], counts: Counts, weights: str, suspects: Sequence[str]
+    ) -> None:
+        """Write anatomy.json, and the pictures of the worst, median, best and suspect images.
 
         `weights` is the sum over those of the model.
         """
@@ -489,7 +495,7 @@ class Artifacts:
             if name in self.anatomy.images
         }
         if self.wanted.overlays:
-            content["gallery"] = self.gallery.write(self.folder / "gallery", kinds)
+            content["gallery"] = self.gallery.write(self.folder / "gallery", kinds, suspects)
         write_json(self.folder / "anatomy.json", {"weights": weights, **content})
 
 

@@ -1,4 +1,4 @@
-"""The worst, median and best images of a split as small pictures: truth, prediction, errors."""
+"""The worst, median, best and suspect images of a split as small pictures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -62,25 +62,36 @@ class Gallery:
             for thrown in self._in_order(self._pictures)[CHOICE:-CHOICE:2]:
                 del self._pictures[thrown]
 
-    def write(self, folder: Path, facts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def write(
+        self,
+        folder: Path,
+        facts: Mapping[str, Mapping[str, Any]],
+        suspects: Sequence[str] = (),
+    ) -> list[dict[str, Any]]:
         """Write the pictures of the three parts, in the place of those that were there.
 
         Args:
             folder: Where they go.
             facts: What else is told of each image.
+            suspects: Names of images, those whose masks are most suspect first: a fourth part.
 
         Returns:
             Part, image, Dice and files of each, the worst image of all first.
         """
         shown: list[dict[str, Any]] = []
+        suspect = [name for name in suspects if name in self._pictures][:PART]
+        files: dict[str, dict[str, str]] = {}
         with replace_folder(folder) as temporary:
-            for part, names in self.parts().items():
+            for part, names in {**self.parts(), "suspect": suspect}.items():
                 for name in names:
-                    files = {one: f"{len(shown):02d}-{one}.jpg" for one in PICTURES}
-                    for file, content in zip(files.values(), self._pictures[name], strict=True):
-                        write_bytes(temporary / file, content)
+                    if name not in files:
+                        files[name] = {one: f"{len(files):02d}-{one}.jpg" for one in PICTURES}
+                        for file, content in zip(
+                            files[name].values(), self._pictures[name], strict=True
+                        ):
+                            write_bytes(temporary / file, content)
                     row = {"part": part, "image": name, "dice": self._dice[name]}
-                    shown.append(row | dict(facts.get(name, {})) | files)
+                    shown.append(row | dict(facts.get(name, {})) | files[name])
         return shown
 
     def parts(self) -> dict[str, list[str]]:

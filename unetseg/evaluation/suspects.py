@@ -46,8 +46,14 @@ class Disagreement:
         return self._surplus / self._area if self._area else 0.0
 
 
-def write_suspects(path: Path, disagreements: Sequence[tuple[str, object, float, float]]) -> None:
-    """Write name, mask, disagreement and Dice of every image, the most suspect first."""
+def write_suspects(
+    path: Path, disagreements: Sequence[tuple[str, object, float, float]]
+) -> list[str]:
+    """Write name, mask, disagreement and Dice of every image, the most suspect first.
+
+    Returns:
+        The names in that order.
+    """
     ranked = sorted(disagreements, key=lambda row: -row[2])
     write_csv(
         path,
@@ -62,3 +68,4 @@ def write_suspects(path: Path, disagreements: Sequence[tuple[str, object, float,
             for rank, (name, mask, share, dice) in enumerate(ranked, 1)
         ],
     )
+    return [name for name, *_ in ranked]

@@ -172,8 +172,10 @@ class Facts:
     def _train_again(self, suffix: str) -> str:
         data, config = self.environment.get("data"), quoted(self.run / "config.yaml")
         name = quoted(f"{self.name}-{suffix}")
-        found = data and self.settings
-        return f"unetseg train {quoted(data)} --config {config} --name {name}" if found else ""
+        if not data or not self.settings:
+            return ""
+        folds = f" --folds {len(members)}" if (members := self.info.get("members")) else ""
+        return f"unetseg train {quoted(data)} --config {config}{folds} --name {name}"
 
     @cached_property
     def suspects(self) -> list[dict[str, str]]:

@@ -13,6 +13,7 @@ from unetseg.report.page import write_report
 from unetseg.storage import parse_json, write_json
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
+from unetseg.training.run import write_settings
 from unetseg.training.trainings import (
     claim,
     evaluation_of,
@@ -51,7 +52,8 @@ def train_folds(
     with leaving_no_trace(home), locked(home), told_how_to_go_on(WAY_ON):
         if config.data.fold is not None:
             raise ConfigError("--fold and --folds contradict one another", fix="Leave --fold away.")
-        config = one_of(claim(home, data, config, folds), folds)
+        asked_for = claim(home, data, config, folds)
+        config = one_of(asked_for, folds)
         for number in range(folds):
             fold = home / f"fold_{number}"
             progress.say(f"fold {number + 1} of {folds}")
@@ -63,6 +65,7 @@ def train_folds(
                 (fold / COMPLETE).touch()
             config = of_shape(config, fold)
         join_bundles([home / f"fold_{number}" for number in range(folds)], home / "model")
+    write_settings(home, asked_for)
     for file in ("plan.json", "env.json", "data.json"):  # which its page tells of
         shutil.copy(home / "fold_0" / file, home / file)
     pairs = parse_json((home / "fold_0" / "splits.json").read_bytes())["pairs"]

@@ -284,15 +284,20 @@ def flat_settings(config: TrainConfig) -> dict[str, Any]:
     return flat
 
 
-def _describe(run: TrainingRun) -> None:
-    """Write what the run was made of: settings, machine, plan and splits."""
+def write_settings(folder: Path, config: TrainConfig) -> None:
+    """Write config.yaml, which a --config takes, into `folder`."""
     default = flat_settings(TrainConfig())
     settings = {
         name: value
-        for name, value in flat_settings(run.config).items()
+        for name, value in flat_settings(config).items()
         if value not in (None, []) and (value, default[name]) != ("auto", "auto")
     }
-    write_text(run.folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+    write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+
+
+def _describe(run: TrainingRun) -> None:
+    """Write what the run was made of: settings, machine, plan and splits."""
+    write_settings(run.folder, run.config)
     data = str(run.data.resolve())
     environment = {"machine": str(run.machine), "versions": versions(), "data": data}
     write_json(run.folder / "env.json", environment)
