@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _wanted(given: argparse.Namespace) -> Iterator[Cell]:
     """The cells that were asked for: recipes in turns, seed by seed."""
     recipes = dict(_recipe(text) for text in given.recipe or ["default"])
-    machine = processor()[0]
+    name, units = processor()
+    machine = " ".join([name, *units[-1:]])  # of one name, with and without bfloat16
     for seed, data in product(range(given.seeds), given.sets.split(",")):
         for name, flags in recipes.items():
             yield Cell(name, flags, data, given.budget, seed, machine)

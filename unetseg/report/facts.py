@@ -179,8 +179,10 @@ class Facts:
 
     @cached_property
     def suspects(self) -> list[dict[str, str]]:
-        """The first rows of suspects.csv."""
-        return read_csv((self.scored or self.run) / "suspects.csv")[:MOST_SUSPECTS]
+        """The first rows of suspects.csv, without the paths of the masks."""
+        rows = read_csv((self.scored or self.run) / "suspects.csv")[:MOST_SUSPECTS]
+        shown = ("rank", "disagreement", "dice", "image")
+        return [{key: row[key] for key in shown if key in row} for row in rows]
 
     @cached_property
     def figures(self) -> list[tuple[Path, str]]:
