@@ -486,6 +486,28 @@ class CheckConfig(Settings):
     """Exit code 5 for warnings too, not only for errors."""
 
 
+class DoorConfig(Settings):
+    """Where a server is reached, and by whom."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at; any but this machine's own needs a token."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen at; 0: a free one."""
+    token: str | None = None
+    """What each request must bring (default: none on this machine, else one is made)."""
+
+
+class AppConfig(Settings):
+    """What the app in the browser may open."""
+
+    root: Path | None = None
+    """Folder whose folders may be opened (default: FOLDER, else the one you are in)."""
+    out: Path = Path("checkpoints")
+    """Folder of the run folders."""
+    browser: bool = True
+    """Open the page in the browser of this machine."""
+
+
 class BenchConfig(PairsConfig):
     """What `unetseg bench` measures, and for how long."""
 
@@ -613,6 +635,8 @@ SETTINGS: frozenset[str] = frozenset(
         ScalingConfig,
         ScoringConfig,
         CheckConfig,
+        DoorConfig,
+        AppConfig,
         GradientsConfig,
         AblateConfig,
         CompareConfig,

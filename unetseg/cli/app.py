@@ -48,6 +48,7 @@ COMMANDS = {
     "report": "Write the page of a run, or set several runs side by side.",
     "curve": "Tell whether more labelled images would help.",
     "predict": "Write masks for images.",
+    "app": "Draw, train, look and correct in the browser.",
     "bench": "Measure how fast this machine is, and where the time goes.",
     "prune": "Take the skips whose switch is off out of a trained U-Net.",
     "doctor": "Say what this machine offers.",
@@ -60,7 +61,7 @@ LAB = {
     "gates": "What learned skips settled on.",
 }
 ALIASES = {"eval": ["evaluate"]}
-NAMES = {"eval": "evaluate", "import": "import_"}
+NAMES = {"eval": "evaluate", "import": "import_", "app": "in_browser"}
 """Functions that have not the name of their verb, which Python or the package uses otherwise."""
 STDERR = 2
 EXIT_USAGE, EXIT_MACHINE = 2, 3

@@ -35,7 +35,7 @@ FILE = "dataset.yaml"
 SIZE_LIMIT = 2**24  # bytes; the names of some 400,000 pairs
 PLACES = ("images", "masks", "pairs")
 GROUPS = ("group", "group_column")
-_SETTINGS = (*PLACES, *GROUPS, "val_fraction", "snap", "ignore", "background")
+_SETTINGS = (*PLACES, "unpaired", *GROUPS, "val_fraction", "snap", "ignore", "background")
 _KEYS = (*_SETTINGS, "classes", "splits")
 _REST = "*"  # all pairs that no other line names
 _SHOWN = 60  # characters of a wrong value
@@ -317,6 +317,7 @@ _COMMENTS = {
     "images": "Folder of the images.",
     "masks": "Folder of the masks.",
     "pairs": "CSV file of the pairs.",
+    "unpaired": "Images without mask; skip: left out, empty: they show nothing, error: refused.",
     "group": "Regular expression; images with equal matches stay in one split.",
     "group_column": "Column of the CSV file; images with equal values stay in one split.",
     "val_fraction": "Share of the images held out for validation.",
@@ -362,7 +363,7 @@ def write_description(
 
 def _stated(settings: DataConfig, folder: Path) -> dict[str, object]:
     """The settings that are not the default, with paths relative to the folder of the file."""
-    own = {key: getattr(settings, key) for key in (*PLACES, *GROUPS, "val_fraction")}
+    own = {key: getattr(settings, key) for key in (*PLACES, "unpaired", *GROUPS, "val_fraction")}
     return {
         key: os.path.relpath(value, folder) if isinstance(value, Path) else value
         for key, value in own.items()

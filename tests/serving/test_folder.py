@@ -1,0 +1,281 @@
+"""Folders in the app: what is seen is what the commands see, and what is drawn is what is read."""
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from numpy.typing import NDArray
+from PIL import Image
+
+from unetseg.data.facts.survey import survey
+from unetseg.data.files.image import read_image
+from unetseg.data.files.pngs import png_bytes, write_png
+from unetseg.data.files.tiffs import write_tiff
+from unetseg.data.masks.mask_file import read_mask
+from unetseg.locks import locked
+from unetseg.serving.server import Limits, build_app
+from unetseg.serving.studio import Studio, studio_router
+
+RANDOM = np.random.default_rng(0)
+CELL, CROSS = np.zeros((48, 64), np.uint8), np.zeros((48, 64), np.uint8)
+CELL[10:30, 20:50] = 1
+CROSS[20:24] = CROSS[:, 30:34] = 1
+
+
+STUDIOS: list[Studio] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Let go of all files that a test has opened."""
+    yield
+    while STUDIOS:
+        STUDIOS.pop().close()
+
+
+def browser(folder: Path) -> TestClient:
+    STUDIOS.append(Studio(folder.parent, folder))
+    app = build_app([studio_router(STUDIOS[-1])], Limits())
+    client = TestClient(app, base_url="http://127.0.0.1")
+    client.get("/app/api/state")  # who comes first draws
+    return client
+
+
+def drawn_image(kind: str = "uint8", bands: int = 3) -> NDArray[Any]:
+    return RANDOM.integers(0, 250, (48, 64, bands)).astype(kind)
+
+
+def bare(folder: Path, count: int = 5) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        write_png(folder / f"photo {number}.png", drawn_image())
+    return folder
+
+
+def pairs(root: Path, values: tuple[Any, ...] = (0, 255), **more: Any) -> Path:
+    for number in range(4):
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        (root / "masks").mkdir(exist_ok=True)
+        write_png(root / "images" / f"{number}.png", drawn_image())
+        mask = np.array(values, np.uint8)[np.roll(CELL, number)]
+        write_png(root / "masks" / f"{number}_mask.png", mask, **more)
+    write_png(root / "images" / "9.png", drawn_image())
+    return root
+
+
+def images(client: TestClient) -> dict[str, Any]:
+    return {Path(one["name"]).stem: one for one in client.get("/app/api/images").json()}
+
+
+def get_mask(client: TestClient, key: str, query: str = "") -> NDArray[np.uint8]:
+    answer = client.get(f"/app/api/images/{key}/mask.png{query}")
+    assert answer.status_code == 200, answer.text
+    return np.asarray(Image.open(BytesIO(answer.content)))
+
+
+def put_mask(client: TestClient, image: dict[str, Any], mask: NDArray[Any], query: str = "") -> Any:
+    address = f"/app/api/images/{image['id']}/mask.png?revision={image['revision']}{query}"
+    return client.put(address, content=png_bytes(mask))
+
+
+@pytest.mark.parametrize("place", ["", "images", "day 1"])
+def test_a_mask_drawn_in_a_folder_of_bare_images_is_what_the_commands_see(
+    tmp_path: Path, place: str
+) -> None:
+    root = tmp_path / "new"
+    bare(root / place)
+    if place == "day 1":
+        bare(root / "day 2")
+    client = browser(root)
+    state = client.get("/app/api/state").json()
+    assert (state["images"], state["masks"], state["writer"]) == (
+        10 if "day" in place else 5,
+        0,
+        True,
+    )
+    wanted = [{"name": "ground", "colour": [0, 0, 0]}, {"name": "cell", "colour": [9, 200, 30]}]
+    assert client.put("/app/api/classes", json=wanted).status_code == 200
+    image, classes = images(client)["photo 3"], state_classes(client)
+    answer = put_mask(client, image, CELL)
+    assert answer.json()["mask"] == "drawn"
+    known = survey(root)
+    assert [pair.image.stem for pair in known.pairs.pairs] == ["photo 3"]
+    assert known.class_map.names == ("ground", "cell")
+    assert known.class_map.classes[1].colour == (9, 200, 30)
+    mask = known.pairs.pairs[0].mask
+    assert isinstance(mask, Path)
+    assert (read_image(mask)[..., 0] == CELL).all()
+    # A server that is started anew sees the same.
+    STUDIOS.pop().close()
+    again = browser(root)
+    assert state_classes(again) == classes
+    assert images(again)["photo 3"]["mask"] == "drawn"
+    assert (get_mask(again, image["id"]) == CELL).all()
+
+
+def state_classes(client: TestClient) -> Any:
+    return client.get("/app/api/state").json()["classes"]
+
+
+PALETTE = [c for n in range(256) for c in (n, 255 - n, 7 * n % 256)]
+
+
+@pytest.mark.parametrize(
+    ("values", "more"),
+    [
+        ((0, 255), {}),
+        ((0, 1), {}),
+        ((0, 15), {"palette": PALETTE}),
+        (((0, 0, 0), (200, 30, 5)), {}),
+    ],
+    ids=["0/255", "0/1", "palette", "rgb"],
+)
+def test_masks_keep_the_coding_of_their_folder(
+    tmp_path: Path, values: tuple[Any, ...], more: Any
+) -> None:
+    root = pairs(tmp_path / "pairs", values, **more)
+    client, before = browser(root), survey(root).class_map
+    for name in ("2", "9"):  # one that has a mask, one that has none
+        image = images(client)[name]
+        answer = put_mask(client, image, CROSS)
+        assert answer.json()["mask"] == ("corrected" if name == "2" else "drawn")
+        assert (get_mask(client, image["id"]) == CROSS).all()
+        path = root / "masks" / f"{name}_mask.png"
+        raw = read_mask(path)
+        assert (raw.coding, raw.palette) == (before.coding, before.palette)
+        assert (before.encode(raw.pixels) == CROSS).all()
+    assert survey(root).class_map == before
+    assert len(survey(root).pairs.pairs) == 5
+    given = root / ".unetseg" / "given" / "masks" / "2_mask.png"
+    assert (before.encode(read_mask(given).pixels) == np.roll(CELL, 2)).all()
+
+
+def test_pixels_that_keep_their_class_keep_their_value(tmp_path: Path) -> None:
+    root = tmp_path / "objects"
+    for number in range(12):
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        (root / "masks").mkdir(exist_ok=True)
+        write_png(root / "images" / f"{number}.png", drawn_image())
+        numbers = np.arange(48 * 64).reshape(48, 64) // 200 + 1
+        write_tiff(root / "masks" / f"{number}.tif", (numbers * (CELL > 0)).astype(np.uint16))
+    client = browser(root)
+    assert [one["name"] for one in state_classes(client)][:1] == ["background"]
+    image = images(client)["3"]
+    new = get_mask(client, image["id"]).copy()
+    new[40:] = 1
+    assert put_mask(client, image, new).status_code == 200
+    after = read_mask(root / "masks" / "3.tif").pixels
+    assert (after[:40] == (numbers * (CELL > 0))[:40]).all()
+    assert (after[40:] > 0).all()
+
+
+def test_a_mask_that_somebody_else_wrote_is_not_overwritten(tmp_path: Path) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+    image = images(client)["1"]
+    first = put_mask(client, image, CROSS).json()
+    late = put_mask(client, image, CELL)
+    assert (late.status_code, "changed" in late.text) == (409, True)
+    assert (get_mask(client, image["id"]) == CROSS).all()
+    assert put_mask(client, image | first, CELL).status_code == 200
+
+
+def test_only_masks_that_were_drawn_here_are_taken_away(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    client = browser(root)
+    given, new = images(client)["1"], images(client)["9"]
+    refused = client.delete(f"/app/api/images/{given['id']}/mask?revision={given['revision']}")
+    assert refused.status_code == 422
+    revision = put_mask(client, new, CELL).json()["revision"]
+    assert client.delete(f"/app/api/images/{new['id']}/mask?revision={revision}").status_code == 200
+    assert not (root / "masks" / "9_mask.png").exists()
+    assert images(client)["9"]["mask"] == "none"
+    assert images(client)["1"]["mask"] == "given"
+
+
+def test_one_draws_and_the_others_look(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    first = browser(root)
+    second = TestClient(first.app, base_url="http://127.0.0.1")
+    assert second.get("/app/api/state").json()["writer"] is False
+    assert put_mask(second, images(second)["1"], CELL).status_code == 423
+    other_server = browser(root)
+    told = other_server.get("/app/api/state").json()
+    assert (told["writer"], "works in" in told["writer_note"]) == (False, True)
+    assert put_mask(other_server, images(other_server)["1"], CELL).status_code == 423
+    assert put_mask(first, images(first)["1"], CELL).status_code == 200
+
+
+def test_a_folder_in_use_opens_to_look_at(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    with locked(root):
+        told = browser(root).get("/app/api/state").json()
+    assert (told["writer"], told["images"], told["masks"]) == (False, 5, 4)
+
+
+@pytest.mark.parametrize("change", ["size", "class", "kind", "window"])
+def test_masks_that_do_not_fit_are_refused(tmp_path: Path, change: str) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+    image, mask, query = images(client)["1"], CELL, ""
+    if change == "size":
+        mask = CELL[:40]
+    if change == "class":
+        mask = CELL * 7
+    if change == "kind":
+        mask = CELL.astype(np.uint16)
+    if change == "window":
+        query = "&x=60&y=0&width=64&height=48"
+    answer = put_mask(client, image, mask, query)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"]
+    assert (get_mask(client, image["id"]) == np.roll(CELL, 1)).all()
+
+
+def test_a_window_of_a_mask_is_drawn_and_the_rest_stays(tmp_path: Path) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+    image, expected = images(client)["1"], np.roll(CELL, 1)
+    expected[5:15, 40:60] = CROSS[5:15, 40:60]
+    window = "&x=40&y=5&width=20&height=10"
+    assert put_mask(client, image, CROSS[5:15, 40:60], window).status_code == 200
+    assert (get_mask(client, image["id"]) == expected).all()
+    part = get_mask(client, image["id"], "?x=40&y=5&width=20&height=10")
+    assert (part == expected[5:15, 40:60]).all()
+
+
+def test_classes_are_appended_once_masks_exist(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    client = browser(root)
+    there = [{"name": one["name"], "colour": one["colour"]} for one in state_classes(client)]
+    other = [{"name": "other", "colour": [1, 2, 3]}, *there]
+    assert client.put("/app/api/classes", json=other).status_code == 422
+    more = [*there, {"name": "dust", "colour": [1, 2, 3]}]
+    told = client.put("/app/api/classes", json=more).json()
+    assert [one["name"] for one in told][2] == "dust"
+    assert put_mask(client, images(client)["9"], CELL * 2).status_code == 200
+    assert survey(root).class_map.names[2] == "dust"
+    assert len(survey(root).pairs.pairs) == 5
+
+
+def test_folders_below_the_root_are_listed_and_no_others(tmp_path: Path) -> None:
+    pairs(tmp_path / "root" / "a")
+    bare(tmp_path / "root" / "b" / "c")
+    bare(tmp_path / "secret")
+    STUDIOS.append(Studio(tmp_path / "root"))
+    app = build_app([studio_router(STUDIOS[0])], Limits())
+    client = TestClient(app, base_url="http://127.0.0.1")
+    assert client.get("/app/api/state").json()["folder"] is None
+    listed = client.get("/app/api/folders").json()["folders"]
+    assert [(one["name"], one["images"]) for one in listed] == [("a", 9), ("b", 5)]
+    for path in ("..", "../secret", "/etc", "a/../../secret"):
+        assert client.get("/app/api/folders", params={"path": path}).status_code == 404
+        assert client.post("/app/api/folder", json={"path": path}).status_code == 404
+    assert client.post("/app/api/folder", json={"path": "b/c"}).json()["images"] == 5
+
+
+@pytest.mark.parametrize("name", ["../studio.py", "%2e%2e%2fstudio.py", "..%5cstudio.py", "x.js"])
+def test_the_page_gives_nothing_but_its_own_files(tmp_path: Path, name: str) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+    assert client.get(f"/app/{name}").status_code == 404

@@ -1,0 +1,52 @@
+"""unetseg app."""
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from unetseg.cli.console import say
+from unetseg.config import AppConfig, DoorConfig
+
+
+def in_browser(
+    folder: Path | None = None,
+    /,
+    *,
+    config: Annotated[AppConfig, Parameter(name="*", group="App")] = AppConfig(),  # noqa: B008
+    door: Annotated[DoorConfig, Parameter(name="*", group="Server")] = DoorConfig(),  # noqa: B008
+) -> None:
+    """Draw masks, train, look, correct and train again, in the browser.
+
+    Masks are saved in the folder, as the other commands read them: train, check and predict go on
+    where the app stops. Nothing leaves this machine. One browser draws, others look.
+
+    Examples:
+    unetseg app photos/
+    unetseg app                                      choose a folder in the browser
+    unetseg app photos/ --no-browser --port 0        print the address; a free port
+    unetseg app --root /data --host 0.0.0.0          for others in the network, by a token
+
+    Parameters
+    ----------
+    folder
+        Folder of images, with masks or without any.
+    """
+    from unetseg.serving.server import Limits, build_app, listen, run, token_for, url_of
+    from unetseg.serving.studio import Studio, studio_router
+
+    studio = Studio(config.root or folder or Path.cwd(), folder)
+    token = token_for(door.host, door.token)
+    app = build_app([studio_router(studio)], Limits(), token, title="unetseg app")
+    listener = listen(door.host, door.port)
+    address = f"{url_of(listener)}/app/"
+    say(f"{folder or 'choose a folder'}: {address}")
+    if token:
+        say(f"token, as the password of any user: {token}")
+    if config.browser:
+        webbrowser.open(address)
+    try:
+        run(app, listener)
+    finally:
+        studio.close()

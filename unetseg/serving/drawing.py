@@ -1,0 +1,137 @@
+"""Masks as class indexes, read by windows and written in the folder's own coding.
+
+A pixel whose class stays keeps its value in the file: what a class map unites, such as numbers of
+objects, is lost only where somebody draws. Large masks go strip by strip.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.data.files.geotiff import RasterWriter
+from unetseg.data.files.image import STRIP, ImageFile
+from unetseg.data.files.pages import split_page
+from unetseg.data.files.pngs import write_png
+from unetseg.data.masks.class_map import IGNORED, ClassMap
+from unetseg.data.masks.mask_file import MaskFile
+from unetseg.errors import ConfigError, MaskError
+from unetseg.serving.folder import Entry, Folder
+
+FORMATS = {"PNG": (".png",), "TIFF": (".tif", ".tiff")}
+"""Those that masks are written in."""
+Window = tuple[int, int, int, int]
+"""Top, left, height and width, pixels."""
+
+
+def read_index(content: bytes, classes: ClassMap, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The class indexes in an 8-bit grey PNG of this height and width, 255 ignored.
+
+    Raises:
+        MaskError: it is no such picture, or shows no such class.
+    """
+    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[16:24] != b"".join(
+        side.to_bytes(4, "big") for side in size[::-1]
+    ):
+        raise MaskError(f"expected a PNG of {size[1]}×{size[0]} pixels")
+    index = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if index is None or index.dtype != np.uint8 or index.ndim != 2:
+        raise MaskError("expected a PNG of 8-bit grey class indexes")
+    strange = sorted({*np.unique(index).tolist()} - {*range(len(classes.classes)), IGNORED})
+    if strange:
+        raise MaskError(f"the indexes {strange} are none of the {len(classes.classes)} classes")
+    return np.asarray(index, np.uint8)
+
+
+def refuse_form(path: Path) -> None:
+    """Refuse a mask in a form that is read but not written.
+
+    Raises:
+        MaskError: it is one of several files, a page, or of another format.
+    """
+    if split_page(path)[1] is None and any(path.suffix.lower() in s for s in FORMATS.values()):
+        return
+    fix = "unetseg check FOLDER --fix OUT writes a copy with PNG masks."
+    raise MaskError(f"{path.name} is read, but masks are written as PNG or TIFF", fix=fix)
+
+
+def save_mask(folder: Folder, entry: Entry, index: NDArray[np.uint8], window: Window) -> Entry:
+    """Write class indexes into a window of an image's mask, whole or not at all.
+
+    Around the window the mask stays; where there was none, nothing else has a truth yet, or is
+    background.
+
+    Raises:
+        MaskError: the mask is of a form that is not written.
+        ConfigError: the window does not lie in the image.
+        MachineError: the folder cannot be written.
+    """
+    assert folder.classes is not None
+    top, left, height, width = window
+    rows, columns = entry.size
+    if not (0 <= top < top + height <= rows and 0 <= left < left + width <= columns):
+        raise ConfigError(f"the window does not lie in an image of {columns}×{rows} pixels")
+    if entry.mask is not None and not isinstance(entry.mask, Path):
+        raise MaskError(f"the mask of {entry.name} lies in several files", fix="Unite them first.")
+    path = entry.mask or folder.new_mask(entry)
+    refuse_form(path)
+    folder.begin_mask()
+    folder.keep_given(entry)
+    write_rows(path, entry, folder.classes, _patched(entry, folder.classes, index, window))
+    return folder.saved(entry, path)
+
+
+def _patched(
+    entry: Entry, classes: ClassMap, index: NDArray[np.uint8], window: Window
+) -> Iterator[NDArray[Any]]:
+    """The values of the new mask, strip by strip from the top."""
+    rows, columns = entry.size
+    if entry.mask is None:
+        ignores = classes.ignore and index.shape != entry.size
+        blank = IGNORED if ignores or classes.background is None else classes.background
+        for top in range(0, rows, STRIP):
+            strip = np.full((min(STRIP, rows - top), columns), blank, np.uint8)
+            yield classes.decode(_with(strip, top, index, window))
+        return
+    with MaskFile(entry.mask) as file:
+        file.fit(entry.size)
+        if file.size != entry.size:
+            raise MaskError(f"the mask of {entry.name} has another size than the image")
+        raw, mapped = file.raw, classes.ignoring(file.nodata)
+        keeps = raw.coding == classes.coding and raw.pixels.dtype == classes.dtype
+        for top, values in file.strips():
+            old = mapped.encode(values, entry.mask, raw.palette)
+            new = _with(old.copy(), top, index, window)
+            drawn = classes.decode(new)
+            changed = (old != new)[..., None] if drawn.ndim == 3 else old != new
+            yield np.where(changed, drawn, values) if keeps else drawn
+
+
+def _with(
+    strip: NDArray[np.uint8], top: int, index: NDArray[np.uint8], window: Window
+) -> NDArray[np.uint8]:
+    """The rows from `top` on, with what of the window lies in them."""
+    first, left, height, width = window
+    begin, end = max(top, first), min(top + len(strip), first + height)
+    if begin < end:
+        strip[begin - top : end - top, left : left + width] = index[begin - first : end - first]
+    return strip
+
+
+def write_rows(path: Path, entry: Entry, classes: ClassMap, strips: Iterator[NDArray[Any]]) -> None:
+    """Write a mask from its rows: a PNG, or a GeoTIFF at the place of the image."""
+    if path.suffix.lower() == ".png":
+        write_png(path, np.concatenate(list(strips)), classes.palette)
+        return
+    with ImageFile(entry.image) as image:
+        place = image.georeference
+    bands, top = 3 if classes.coding == "rgb" else 1, 0
+    with RasterWriter(
+        path, *entry.size, bands, classes.dtype, palette=classes.palette, georeference=place
+    ) as writer:
+        for strip in strips:
+            writer.write(top, strip)
+            top += len(strip)

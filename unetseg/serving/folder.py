@@ -1,0 +1,342 @@
+"""A folder in the app: its images, the mask of each, the classes, and who may write.
+
+Everything is as `unetseg check` and `unetseg train` see the folder. One of bare images gets masks/
+beside them and a dataset.yaml, with which both commands read the same classes and pairs. What the
+app notes of itself lies in the hidden folder `.unetseg`.
+"""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from threading import RLock
+from typing import Literal
+
+from unetseg.config import DataConfig
+from unetseg.data.facts.survey import Survey, class_names, survey
+from unetseg.data.files.folders import below, find_images
+from unetseg.data.files.image import WHOLE_PIXELS, ImageFile
+from unetseg.data.files.pages import MaskPath, file_of
+from unetseg.data.masks.class_list import ClassNames, NamedClass
+from unetseg.data.masks.class_map import MAX_CLASSES, ClassInfo, ClassMap, Coding
+from unetseg.data.masks.infer_classes import distinct_colours
+from unetseg.data.masks.listed_classes import background_by_name
+from unetseg.data.pairs.dataset_yaml import FILE, described, write_description
+from unetseg.data.pairs.match import NO_MASK
+from unetseg.errors import DataError, ImageError, MachineError, MaskError
+from unetseg.locks import locked
+from unetseg.storage import parse_json, write_json
+
+NOTES = ".unetseg"
+"""The app's own folder in the folder: notes, and given masks before they were corrected."""
+MASKS = "masks"
+BARE = ("no-pairs", "pairing")
+"""Codes of a folder in which masks may be begun: none there, or only the empty folder for them."""
+UNPAIRED = DataConfig(unpaired="skip")
+IGNORE = 255
+"""The code of pixels without a truth in a folder whose masks are begun here."""
+Origin = Literal["none", "given", "drawn", "corrected"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image of the folder and its mask, if it has one."""
+
+    id: str
+    image: Path
+    name: str
+    """Relative to the folder."""
+    mask: MaskPath | None = None
+    split: str | None = None
+    size: tuple[int, int] = (0, 0)
+    """Height and width, pixels; zeros of one that cannot be read."""
+    uploaded: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """Whether image and mask are read and written by windows."""
+        return self.size[0] * self.size[1] > WHOLE_PIXELS
+
+    @property
+    def revision(self) -> str:
+        """What changes whenever the mask's file does; 0 where there is none."""
+        if not isinstance(self.mask, Path) or not file_of(self.mask).is_file():
+            return "0"
+        status = file_of(self.mask).stat()
+        return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+class Folder:
+    """The images of a folder with their masks; close it, so that others may write.
+
+    Args:
+        root: The folder.
+
+    Attributes:
+        known: The survey, as far as the folder is understood.
+        classes: What mask values mean; None where the masks there make no sense.
+        entries: The images by id, in order.
+        note: Why nothing can be written here; "" where it can.
+
+    Raises:
+        DataError: there is no such folder, or it cannot be read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.lock = RLock()
+        self._held = ExitStack()
+        try:
+            self._held.enter_context(locked(self.root))
+            self.note = ""
+        except MachineError as error:
+            self.note = error.summary
+        self.read()
+
+    def close(self) -> None:
+        """Let others write here."""
+        self._held.close()
+
+    def read(self) -> None:
+        """Look at the folder anew."""
+        with self.lock:
+            known = survey(self.root, UNPAIRED, strict=False)
+            fault = known.faults.pairing
+            self.is_bare = fault is not None and fault.code in BARE
+            paths = {pair.image: pair for pair in known.paired}
+            found = self._bare() if fault else [*paths, *_without_mask(known)]
+            splits = {pair.image: pair.split for pair in known.pairs.pairs}
+            sizes = {
+                pair.image: known.facts[pair.name].image.shape[:2] for pair in known.pairs.pairs
+            }
+            self.entries = {}
+            for path in sorted(set(found)):
+                name = below(path, self.root).as_posix()
+                mask = paths[path].mask if path in paths else None
+                size = sizes.get(path) or size_of(path)
+                key = blake2b(name.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+                self.entries[key] = Entry(key, path, name, mask, splits.get(path), size)
+            self.known = known
+            self.classes = known.classes if known.paired else self._begun_classes()
+            if not self.note and fault and not self.is_bare:
+                self.note = fault.summary
+            elif not self.note and self.classes is None:
+                self.note = str(known.faults.masks or "the masks make no sense")
+
+    def _bare(self) -> list[Path]:
+        """All images of a folder without pairs, those in folders for masks left out."""
+        try:
+            found = [path for path, _ in find_images([self.root])]
+        except ImageError:
+            return []
+        return [path for path in found if path.parent.name != MASKS]
+
+    # Classes
+
+    def _begun_classes(self) -> ClassMap:
+        """The classes of masks that are still to be drawn: those of a class list, or one object."""
+        config, description = described(self.root, DataConfig())
+        names = class_names(self.root, config, description)
+        names = names or ClassNames((NamedClass("background"), NamedClass("object")))
+        return begun_class_map(names.entries)
+
+    def set_classes(self, classes: Sequence[tuple[str, tuple[int, int, int]]]) -> None:
+        """Name and colour the classes anew while no mask exists; afterwards only append some.
+
+        Raises:
+            DataError: masks exist that a change would contradict, or names are no names.
+        """
+        names = [name.strip() for name, _ in classes]
+        if len(set(names)) < len(names) or not all(names) or len(names) > MAX_CLASSES:
+            raise DataError("each class needs a name of its own", code="classes")
+        entries = [
+            NamedClass(name, None, colour) for name, (_, colour) in zip(names, classes, strict=True)
+        ]
+        with self.lock:
+            if not any(entry.mask for entry in self.entries.values()):
+                self.classes = begun_class_map(entries)
+            else:
+                self.classes = self._appended(entries)
+            self._describe()
+
+    def _appended(self, entries: Sequence[NamedClass]) -> ClassMap:
+        """The classes there are, in other colours where these are free, and new ones after them."""
+        there = self.classes
+        if there is None or there.names != tuple(e.name for e in entries[: len(there.names)]):
+            fix = "Add classes after those there are; their names and order stay."
+            raise DataError("masks exist with the classes there are", fix=fix, code="classes")
+        if there.coding != "integer" or there.objects or there.numbers:
+            fix = "Add the class to the class list of the folder."
+            raise DataError(f"the masks are {there.coding} masks of their own", fix=fix)
+        taken = {*(info.code for info in there.classes), *there.ignore}
+        free = (code for code in range(1, IGNORE) if code not in taken)
+        infos = [
+            info.model_copy(update={"colour": entry.colour or info.colour})
+            for info, entry in zip(there.classes, entries, strict=False)
+        ]
+        infos += [
+            ClassInfo(name=entry.name, code=next(free), colour=entry.colour or (128, 128, 128))
+            for entry in entries[len(infos) :]
+        ]
+        return there.model_copy(update={"classes": tuple(infos)})
+
+    def _describe(self) -> None:
+        """Write what the folder is, so that every command reads the same."""
+        assert self.classes is not None
+        settings = UNPAIRED
+        if home := self._home():
+            (self.root / MASKS).mkdir(exist_ok=True)
+            settings = DataConfig(images=home, masks=self.root / MASKS, unpaired="skip")
+        if not self.is_bare and (self.root / FILE).is_file():
+            config, _ = described(self.root, DataConfig())
+            settings = config.model_copy(update={"unpaired": "skip"})
+        write_description(self.root / FILE, self.classes, settings=settings)
+
+    # Masks
+
+    def _home(self) -> Path | None:
+        """The one folder of all images, where masks/ belongs beside it or into it."""
+        homes = {e.image.parent for e in self.entries.values() if not e.uploaded}
+        home = next(iter(homes)) if len(homes) == 1 else None
+        return home if self.is_bare and home in {self.root, self.root / "images"} else None
+
+    def new_mask(self, entry: Entry) -> Path:
+        """The file for the first mask of an image: where, and named as, the other masks are.
+
+        Raises:
+            DataError: another image's mask would have that name.
+        """
+        path = self._like_others(entry) or self._beside(entry)
+        if path.exists() or path.with_suffix(".tif").exists():
+            raise DataError(f"{below(path, self.root)} is there already", fix="Rename the image.")
+        return path
+
+    def _beside(self, entry: Entry) -> Path:
+        assert self.classes is not None
+        suffix = ".tif" if entry.is_large else self.classes.suffix
+        folder = self.root if self._home() else entry.image.parent
+        return folder / MASKS / f"{entry.image.stem}{suffix}"
+
+    def _like_others(self, entry: Entry) -> Path | None:
+        """The name by the rule of the pairs there are; of several rules that of most."""
+        votes: dict[Path, int] = {}
+        for pair in self.known.paired:
+            if not isinstance(pair.mask, Path) or pair.image.parent != entry.image.parent:
+                continue
+            if name := renamed(pair.image.stem, pair.mask.stem, entry.image.stem):
+                path = pair.mask.with_name(name + pair.mask.suffix)
+                votes[path] = votes.get(path, 0) + 1
+        best = max(votes, key=votes.__getitem__, default=None)
+        return best.with_suffix(".tif") if best and entry.is_large else best
+
+    def begin_mask(self) -> None:
+        """Say what the folder is, before it gets its first mask."""
+        if self.is_bare and not (self.root / FILE).is_file():
+            self._describe()
+
+    def saved(self, entry: Entry, path: Path) -> Entry:
+        """Note that a mask was written."""
+        origin: Origin = "drawn" if entry.mask is None else "corrected"
+        notes = self.notes
+        notes.setdefault(below(path, self.root).as_posix(), origin)
+        write_json(self.root / NOTES / "masks.json", notes)
+        self.entries[entry.id] = replace(entry, mask=path)
+        return self.entries[entry.id]
+
+    def keep_given(self, entry: Entry) -> None:
+        """Copy a given mask aside before it is corrected for the first time."""
+        if isinstance(entry.mask, Path) and self.origin(entry) == "given":
+            copy = self.root / NOTES / "given" / entry.mask.relative_to(self.root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(entry.mask, copy)
+
+    def remove_mask(self, entry: Entry) -> None:
+        """Take away a mask that was drawn here.
+
+        Raises:
+            DataError: it was not.
+        """
+        if self.origin(entry) != "drawn" or not isinstance(entry.mask, Path):
+            raise DataError("only masks that were drawn here are taken away", code="given")
+        with self.lock:
+            entry.mask.unlink(missing_ok=True)
+            notes = self.notes
+            notes.pop(below(entry.mask, self.root).as_posix(), None)
+            write_json(self.root / NOTES / "masks.json", notes)
+            self.entries[entry.id] = replace(entry, mask=None)
+
+    def origin(self, entry: Entry) -> Origin:
+        """Where the mask of an image comes from."""
+        if entry.mask is None:
+            return "none"
+        if not isinstance(entry.mask, Path):
+            return "given"
+        return self.notes.get(below(entry.mask, self.root).as_posix(), "given")
+
+    @property
+    def notes(self) -> dict[str, Origin]:
+        """Drawn or corrected, by the mask's path in the folder."""
+        try:
+            told = parse_json((self.root / NOTES / "masks.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return told if isinstance(told, dict) else {}
+
+
+def _without_mask(known: Survey) -> list[Path]:
+    """The images that wait for a mask."""
+    left_out = known.pairs.left_out
+    return [path for path, why in left_out if why == NO_MASK or why.endswith("without masks")]
+
+
+def begun_class_map(entries: Iterable[NamedClass]) -> ClassMap:
+    """The classes of masks that do not exist yet, with the codes of a list or 0, 1, 2 …."""
+    entries = list(entries)
+    names = tuple(entry.name for entry in entries)
+    background = background_by_name(names)
+    colours = distinct_colours(len(entries))
+    if background is not None:
+        colours.insert(background, (0, 0, 0))
+    infos = tuple(
+        ClassInfo(
+            name=entry.name,
+            code=number if entry.code is None else entry.code,
+            colour=entry.colour or colours[number],
+        )
+        for number, entry in enumerate(entries)
+    )
+    coding: Coding = "rgb" if any(isinstance(info.code, tuple) for info in infos) else "integer"
+    taken = {info.code for info in infos}
+    ignore = (IGNORE,) if coding == "integer" and IGNORE not in taken else ()
+    try:
+        return ClassMap(classes=infos, ignore=ignore, coding=coding, background=background)
+    except ValueError as error:
+        raise MaskError(f"the class list does not do for new masks: {error}") from error
+
+
+def renamed(image: str, mask: str, other: str) -> str | None:
+    """What `mask` is called for the image `other`, if its name is the one of `image` changed.
+
+    >>> renamed("a", "a_mask", "b"), renamed("a_rgb", "a", "b_rgb"), renamed("1_im", "1_gt", "2_im")
+    ('b_mask', 'b', '2_gt')
+    """
+    if image in mask:
+        return mask.replace(image, other, 1)
+    shared = 0
+    while shared < min(len(image), len(mask)) and image[shared] == mask[shared]:
+        shared += 1
+    old, new = image[shared:], mask[shared:]
+    if not shared or not other.endswith(old):
+        return None
+    return other[: len(other) - len(old)] + new
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width, pixels; zeros where the file cannot be read."""
+    try:
+        with ImageFile(path) as file:
+            return file.size
+    except ImageError:
+        return 0, 0
