@@ -1,0 +1,74 @@
+/** What the server is asked: JSON in and out, refusals with their fix, and its stream of events. */
+
+const ROOT = new URL("api/", document.baseURI);
+
+/** The server said no: `status` is of HTTP, 0 where it was not reached. */
+export class Refusal extends Error {
+  constructor(status, { message, fix = "" }) {
+    super(message);
+    this.status = status;
+    this.fix = fix;
+  }
+}
+
+export const url = (path) => new URL(path, ROOT).href;
+export const imageUrl = (id, rest) => url(`images/${encodeURIComponent(id)}/${rest}`);
+
+async function send(method, path, body, type) {
+  const headers = { "X-Unetseg": "1" };
+  if (type) headers["Content-Type"] = type;
+  let answer;
+  try {
+    answer = await fetch(url(path), { method, headers: method === "GET" ? {} : headers, body });
+  } catch {
+    throw new Refusal(0, { message: "The server was not reached.", fix: "Is `unetseg app` still running?" });
+  }
+  if (answer.ok) return answer;
+  const said = await answer.json().catch(() => ({}));
+  throw new Refusal(answer.status, said.error ?? { message: `The server answered ${answer.status}.` });
+}
+
+const json = async (method, path, value) => {
+  const answer = await send(method, path, value && JSON.stringify(value), value && "application/json");
+  return answer.status === 204 ? null : answer.json();
+};
+
+export const get = (path) => json("GET", path);
+export const post = (path, value = {}) => json("POST", path, value);
+export const putClasses = (classes) => json("PUT", "classes", classes);
+export const blob = async (path) => (await send("GET", path)).blob();
+
+const query = (values) => new URLSearchParams(values).toString();
+const path = (id, rest) => `images/${encodeURIComponent(id)}/${rest}`;
+
+export const info = (id) => get(path(id, "info"));
+export const objects = (id) => get(path(id, "objects"));
+export const mask = (id, of, { x, y, width, height }) => blob(path(id, `mask.png?${query({ of, x, y, width, height })}`));
+export const removeMask = (id, revision) => json("DELETE", path(id, `mask?${query({ revision })}`));
+export async function putMask(id, { x, y, width, height }, revision, png) {
+  const answer = await send("PUT", path(id, `mask.png?${query({ x, y, width, height, revision })}`), png, "image/png");
+  return answer.json();
+}
+export async function upload(files) {
+  const form = new FormData();
+  for (const file of files) form.append("files", file, file.name);
+  return (await send("POST", "uploads", form)).json();
+}
+
+/** Listens to the server's events for good: a stream that breaks is opened again, ever more slowly. */
+export function listen(handlers, onconnection) {
+  let wait = 1000;
+  const open = () => {
+    const source = new EventSource(url("events"));
+    source.onopen = () => { wait = 1000; onconnection(true); };
+    source.onerror = () => {
+      source.close();
+      onconnection(false);
+      setTimeout(open, wait);
+      wait = Math.min(2 * wait, 15000);
+    };
+    for (const [name, handle] of Object.entries(handlers))
+      source.addEventListener(name, (event) => handle(JSON.parse(event.data)));
+  };
+  open();
+}
