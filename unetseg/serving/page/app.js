@@ -102,6 +102,8 @@ async function start() {
     clearNotice("lost");
     return refreshSoon();
   });
+  setInterval(() => document.hidden || refresh().catch(() => {}), 25000); // who is silent for a minute lets others draw
+  document.addEventListener("visibilitychange", () => document.hidden || refreshSoon());
   await route();
   changed();
 }

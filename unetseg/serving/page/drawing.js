@@ -94,7 +94,8 @@ const open = trying(async (id, spot = null) => {
 
 /** The window of the mask that is edited: the whole, or as much as fits around a spot of a large image. */
 async function openWindow(info, spot) {
-  const [width, height] = [Math.min(info.width, info.window), Math.min(info.height, info.window)];
+  const most = info.large ? info.window : Infinity;
+  const [width, height] = [Math.min(info.width, most), Math.min(info.height, most)];
   const from = (centre, size, limit) => Math.round(Math.min(Math.max(centre - size / 2, 0), limit - size));
   const window = { x: from(spot.x, width, info.width), y: from(spot.y, height, info.height), width, height };
   const has = image(at.id)?.mask !== "none";
@@ -394,6 +395,7 @@ async function put() {
   } catch (refusal) {
     showSaved("not saved");
     if (refusal.status === 409) return conflict();
+    if (refusal.status === 423) refreshSoon();
     notice("unsaved", `Not saved: ${refusal.message}`, refusal.fix, [button("Try again", save)]);
     return false;
   }

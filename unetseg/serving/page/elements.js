@@ -53,6 +53,9 @@ export function duration(seconds) {
   return `${(seconds / 3600).toFixed(1).replace(".0", "")} h`;
 }
 
+/** Text in which `this` is code. */
+export const words = (text) => text.split("`").map((part, i) => (i % 2 ? h("code", null, part) : part));
+
 /** A dialog over the page; resolves with the value of what was chosen, "" when it is closed. */
 export function ask(title, content, choices) {
   const dialog = h("dialog", { "aria-label": title },
@@ -80,7 +83,7 @@ export function notice(key, text, fix = "", actions = [], kind = "error") {
   clearNotice(key);
   const close = h("button", { type: "button", className: "quiet", onclick: () => clearNotice(key) }, "Close");
   const box = h("div", { className: `notice ${kind}`, role: kind === "error" ? "alert" : "status" },
-    h("div", null, h("b", null, text), fix && h("span", null, ` ${fix}`)), h("p", { className: "actions" }, actions, close));
+    h("div", null, h("b", null, words(text)), " ", words(fix)), h("p", { className: "actions" }, actions, close));
   box.dataset.key = key;
   document.querySelector("#notices").append(box);
 }

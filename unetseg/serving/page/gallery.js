@@ -1,7 +1,7 @@
 /** Folder: what was found, and all images with their masks. */
 import * as api from "./api.js";
 import { editClasses } from "./classes.js";
-import { ask, button, count, empty, h, select, swatch } from "./elements.js";
+import { ask, button, count, empty, h, select, swatch, words } from "./elements.js";
 import { store, trying } from "./store.js";
 
 const AT_ONCE = 120; // cards added each time that the end of the list comes near
@@ -113,10 +113,16 @@ export function update() {
 async function showFindings() {
   findingsOf = store.state.folder + store.state.masks;
   const findings = await api.get("findings");
+  if (!Array.isArray(findings)) { // the files are still being read
+    parts.findings.replaceChildren(h("p", { className: "good" }, "Every file is being looked through …"));
+    setTimeout(() => showFindings().catch(() => {}), 2000);
+    return;
+  }
   const one = ({ severity, summary, fix, files }) => h("details", { className: `finding ${severity}` },
-    h("summary", null, h("span", { className: "severity" }, severity), summary),
-    h("p", null, fix), files.length > 0 && h("ul", null, files.slice(0, 20).map((name) => h("li", null, name)), files.length > 20 && h("li", null, `and ${files.length - 20} more`)));
-  parts.findings.replaceChildren(findings.length ? h("h2", null, `${count(findings.length, "thing")} to know about this folder`) : h("p", { className: "good" }, "Every file was read; nothing is wrong with them."), ...findings.map(one));
+    h("summary", null, h("span", { className: "severity" }, severity), words(summary)),
+    h("p", null, words(fix)), files.length > 0 && h("ul", null, files.slice(0, 20).map((name) => h("li", null, name)), files.length > 20 && h("li", null, `and ${files.length - 20} more`)));
+  const title = findings.length ? h("h2", null, `${count(findings.length, "thing")} to know about this folder`) : h("p", { className: "good" }, "Every file was read, and nothing is wrong with them.");
+  parts.findings.replaceChildren(title, ...findings.map(one));
 }
 
 /** Folders below the one that the server was started with, to choose from. */

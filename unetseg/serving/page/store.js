@@ -10,10 +10,10 @@ export const watch = (watcher) => watchers.add(watcher);
 export const changed = () => watchers.forEach((watcher) => watcher());
 export const image = (id) => store.images.find((one) => one.id === id);
 
-/** Asks for state and images; the newest answer counts. */
+/** Asks for state and images. */
 export async function refresh() {
-  const [state, images] = await Promise.all([api.get("state"), api.get("images")]);
-  Object.assign(store, { state, images });
+  store.state = await api.get("state");
+  store.images = store.state.folder ? await api.get("images") : [];
   changed();
 }
 
