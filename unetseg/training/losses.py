@@ -166,9 +166,7 @@ def dice_ce(
     >>> round(dice_ce(logits, torch.tensor([[[0, 1]]])).item(), 4)  # a perfect prediction
     0.0
     """
-    log_probability = _log_probability(logits)
-    overlap = _dice_loss(log_probability.exp(), target, foreground, SMOOTH)
-    return overlap + _cross_entropy(log_probability, target, weights)
+    return SegmentationLoss("dice_ce", weights, foreground)(logits, target)
 
 
 @dataclass(frozen=True)
