@@ -198,7 +198,14 @@ what is written above it, never below.
       cluster.py         the same by the workers of a Ray cluster
     export/            a bundle as one file for others
     serving/           a bundle behind HTTP, and the app in the browser
+      metrics.py         what a server counts, for Prometheus
       server.py          what every request must pass first; how a server starts and ends
+      network_queue.py   images that wait for the network; alike ones share a batch
+      service.py         a trained U-Net for any number of requests, in bounded memory and time
+      predictions.py     POST /predict: an image file in, its mask and more out
+      inference.py       the Open Inference Protocol, version 2
+      label_studio.py    Label Studio's backend: labels pre-drawn, corrections back as pairs
+      model_server.py    all of it, for one model
       folder.py          a folder in the app: images, masks, classes, and who may write
       drawing.py         masks as class indexes, written in the folder's own coding
       pictures.py        images and masks of any size for the eye, by tiles

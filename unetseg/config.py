@@ -426,6 +426,31 @@ class ScalingConfig(Settings):
         return int(low), (int(high) if high else None) if dash else int(low)
 
 
+class ServeConfig(Settings):
+    """Who is answered, and what may be asked for."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 is all of this machine's."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen at; 0: a free one."""
+    token: Annotated[str, Field(min_length=8)] | None = None
+    """What requests must bring (default: none on 127.0.0.1, else one is made and told)."""
+    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] | None = None
+    """Name of the model in addresses (default: the name of RUN)."""
+    max_pixels: Annotated[int, Field(ge=1)] | None = None
+    """Largest image that is taken, pixels (default: 33,554,432)."""
+    max_body: Annotated[float, Field(gt=0)] = 64.0
+    """Largest request that is taken, MB of 1,048,576 bytes."""
+    max_requests: Annotated[int, Field(ge=1)] = 128
+    """Requests that are under way at once; more are refused with 429."""
+    timeout: Seconds = 60.0
+    """In which a request must arrive, and again in which it is answered."""
+    label_studio_files: Path | None = None
+    """Folder of the images that a Label Studio project shows; turns its backend on."""
+    label_studio_pairs: Path | None = None
+    """Folder for pairs made of what is annotated there."""
+
+
 class CountingConfig(Settings):
     """Which pairs are scored, and where they count."""
 
@@ -633,6 +658,7 @@ SETTINGS: frozenset[str] = frozenset(
         RuntimeConfig,
         PredictConfig,
         ScalingConfig,
+        ServeConfig,
         ScoringConfig,
         CheckConfig,
         DoorConfig,

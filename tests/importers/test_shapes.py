@@ -23,6 +23,7 @@ from unetseg.importers.shapes import (
     decode_brush,
     decode_words,
     ellipse,
+    encode_brush,
     line,
     paint_in_order,
     polygon,
@@ -313,6 +314,21 @@ def test_a_stream_written_by_hand() -> None:
     bits = "0" * 28 + "1001" + "00111" + "0010001101111111"
     bits += "10011111111111" + "00000000000000"
     assert decode_words(bytes(to_bytes(bits)), 9).tolist() == [255] * 8 + [0]
+
+
+@given(masks())
+def test_a_brush_covers_what_was_encoded(mask: NDArray[np.uint8]) -> None:
+    covered = mask > 0
+    coded = encode_brush(covered)
+    assert (decode_brush(coded, *covered.shape) == covered).all()
+    words = np.repeat(covered.ravel(), 4) * np.uint8(255)
+    assert (decode_words(bytes(coded), words.size) == words).all()
+
+
+def test_a_brush_of_one_colour_is_short() -> None:
+    for covered in (np.ones((700, 900), bool), np.zeros((700, 900), bool)):
+        assert (decode_brush(encode_brush(covered), 700, 900) == covered).all()
+        assert len(encode_brush(covered)) < 200
 
 
 def test_the_mask_is_wherever_alpha_is_above_zero() -> None:

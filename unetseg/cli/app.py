@@ -48,6 +48,7 @@ COMMANDS = {
     "report": "Write the page of a run, or set several runs side by side.",
     "curve": "Tell whether more labelled images would help.",
     "predict": "Write masks for images.",
+    "serve": "Answer requests over HTTP with masks.",
     "app": "Draw, train, look and correct in the browser.",
     "bench": "Measure how fast this machine is, and where the time goes.",
     "prune": "Take the skips whose switch is off out of a trained U-Net.",

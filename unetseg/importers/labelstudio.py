@@ -127,7 +127,9 @@ class _Value(BaseModel):
         raise MaskError("it has neither a brush nor points, radii or sides")
 
 
-class _Annotation(BaseModel):
+class Annotation(BaseModel):
+    """The work of one person on one task."""
+
     id: int | str | None = None
     result: list[Result] = Field(default_factory=list)
     was_cancelled: bool | None = None
@@ -143,12 +145,12 @@ class _Annotation(BaseModel):
 class _Task(BaseModel):
     id: int | str | None = None
     data: dict[str, Any] = Field(default_factory=dict)
-    annotations: list[_Annotation] | None = Field(
+    annotations: list[Annotation] | None = Field(
         None, validation_alias=AliasChoices("annotations", "completions")
     )
 
     @property
-    def finished(self) -> list[_Annotation]:
+    def finished(self) -> list[Annotation]:
         """The annotations that were not cancelled, the newest last."""
         kept = [one for one in self.annotations or () if not one.was_cancelled]
         return sorted(kept, key=lambda one: one.date)

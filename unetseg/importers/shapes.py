@@ -38,6 +38,7 @@ LONGEST_OUTLINE = 2**22
 """Pixels; a polygon with a longer outline is refused, since each takes memory."""
 _FARTHEST = 1e15  # pixels; what lies farther is no coordinate
 _BANDS = 4  # red, green, blue, alpha
+_LENGTHS = (3, 4, 8, 16)  # bits of the lengths of runs in brushes, as Label Studio writes them
 _AT_ONCE = 2**18  # pixels whose distances are computed at once
 
 
@@ -342,6 +343,26 @@ def decode_brush(coded: Sequence[int], height: int, width: int) -> NDArray[np.bo
         raise MaskError("the brush is no list of numbers from 0 to 255") from error
     words = decode_words(data, height * width * _BANDS)
     return np.asarray(words.reshape(height, width, _BANDS)[..., -1] > 0)
+
+
+def encode_brush(covered: NDArray[np.bool_]) -> list[int]:
+    """A mask H×W as a brush, bytes as numbers: opaque white on what is covered, else nothing.
+
+    >>> decode_brush(encode_brush(np.array([[True, False]])), 1, 2).tolist()
+    [[True, False]]
+    """
+    words = np.repeat(covered.ravel(), _BANDS)
+    starts = np.r_[0, np.flatnonzero(words[1:] != words[:-1]) + 1]
+    bits = [f"{words.size:032b}{7:05b}", *(f"{size - 1:04b}" for size in _LENGTHS)]
+    for start, length in zip(starts, np.diff(np.r_[starts, words.size]).tolist(), strict=True):
+        word = "1" * 8 if words[start] else "0" * 8
+        for left in range(length, 0, -(2 ** _LENGTHS[-1])):
+            more = min(left, 2 ** _LENGTHS[-1]) - 1
+            which = next(n for n, size in enumerate(_LENGTHS) if more < 2**size)
+            bits.append(f"1{which:02b}{more:0{_LENGTHS[which]}b}{word}")
+    coded = "".join(bits)
+    coded += "0" * (-len(coded) % 8)
+    return list(int(coded, 2).to_bytes(len(coded) // 8, "big"))
 
 
 def decode_words(data: bytes, count: int) -> NDArray[np.uint8]:

@@ -22,14 +22,14 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from urllib.parse import urlsplit
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import HTTPException, RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,6 +38,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from unetseg import __version__
 from unetseg.data.files.limits import BOMB
 from unetseg.errors import ConfigError, DataError, MachineError, OutOfMemoryError, UnetsegError
+from unetseg.serving.metrics import Metrics
 from unetseg.text import printable
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,14 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN = {"/health", "/v2/health/live", "/v2/health/ready"}
 """Paths that need no token: those of probes, which tell nothing."""
 READING = {"GET", "HEAD"}
+GONE = 499
+"""The status that is counted where the client went away before it was answered."""
+LEAST_READ = 2**16
+"""Bytes of an answer that a client must take in `HEAD_SECONDS`."""
 HEAD_SECONDS = 10.0
 """From a connection to the end of the headers of its first request, and of each after it."""
+MOST_JSON = 16 * 2**20
+"""Bytes of JSON that are read: in memory it takes several times as much."""
 LINGERING = 2.0
 """Seconds that a client which is refused may still send: else it might not see the answer."""
 
@@ -71,6 +78,8 @@ class Limits:
 
     body: int = 64 * 2**20
     """Bytes of a request."""
+    bodies: int = 512 * 2**20
+    """Bytes of all requests under way."""
     requests: int = 128
     """Requests that write or compute and are under way at once; more are refused with 429."""
     seconds: float = 60.0
@@ -113,7 +122,13 @@ def build_app(
     app.add_exception_handler(UnetsegError, _answer)
     app.add_exception_handler(RequestValidationError, _answer)
     app.state.door = state = DoorState(limits, token)
+    state.metrics.show("unetseg_requests_under_way", "Requests", lambda: state.under_way)
     app.add_middleware(Door, state=state)
+
+    @app.get("/metrics", summary="Figures for Prometheus")
+    async def metrics() -> Response:
+        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4")
+
     return app
 
 
@@ -129,8 +144,8 @@ def status_of(error: UnetsegError) -> int:
     return 500
 
 
-async def _answer(_: object, error: Exception) -> JSONResponse:
-    """An error as JSON."""
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    """An error as JSON; the Open Inference Protocol has a text."""
     headers: Mapping[str, str] | None = None
     match error:
         case AnyHTTPException():
@@ -145,7 +160,10 @@ async def _answer(_: object, error: Exception) -> JSONResponse:
             status, message, fix = 422, "; ".join(told), "/openapi.json says what is expected."
         case _:
             status, message, fix = 500, "this is a bug of the server", "Its log says where."
-    return JSONResponse({"error": {"message": message, "fix": fix}}, status, headers)
+    content: object = {"message": message, "fix": fix}
+    if request.url.path.startswith("/v2/"):
+        content = f"{message}. {fix}" if fix else message
+    return JSONResponse({"error": content}, status, headers)
 
 
 @dataclass
@@ -156,8 +174,11 @@ class DoorState:
     token: str | None
     under_way: int = 0
     """Requests that write or compute."""
+    bytes: int = 0
+    """Of their bodies."""
     is_draining: bool = False
     """Whether the server is about to end, and takes no new work."""
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 class Door:
@@ -176,12 +197,22 @@ class Door:
         if scope["type"] != "http":  # "lifespan"
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(receive, send, Headers(scope=scope), self._state.limits)
+        began = time.monotonic()
+        exchange = Exchange(receive, send, Headers(scope=scope), self._state)
+        try:
+            await self._answered(scope, exchange)
+        finally:
+            self._state.bytes -= exchange.bytes
+            path = getattr(scope.get("route"), "path", "other")
+            seconds = time.monotonic() - began
+            self._state.metrics.answered(path, exchange.status or GONE, seconds)
+
+    async def _answered(self, scope: Scope, exchange: "Exchange") -> None:
         is_work = scope["method"] not in READING
         try:
             self._refuse(scope, Headers(scope=scope), is_work=is_work)
         except Refusal as refusal:
-            response = await _answer(None, refusal)
+            response = await _answer(Request(scope), refusal)
             await response(scope, exchange.receive, exchange.send)
             return
         self._state.under_way += is_work
@@ -189,9 +220,9 @@ class Door:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception as error:
             log.exception("%s %s", scope["method"], printable(scope["path"]))
-            if exchange.has_begun:
+            if exchange.status:
                 raise  # the connection is closed: whoever reads sees that it is not whole
-            response = await _answer(None, error)
+            response = await _answer(Request(scope), error)
             await response(scope, exchange.receive, exchange.send)
         finally:
             self._state.under_way -= is_work
@@ -215,9 +246,9 @@ class Door:
             refusal = Refusal(401, "the token is missing or wrong", fix)
             refusal.headers = {"www-authenticate": 'Basic realm="unetseg"'}
             raise refusal
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > limits.body:
-            raise _too_large(limits)
+        length, most = headers.get("content-length", "0"), most_of(headers, limits)
+        if not length.isdecimal() or int(length) > most:
+            raise _too_large(most)
         if is_work and state.is_draining:
             raise Refusal(503, "the server is about to end", "Ask another one.", retry=5)
         if is_work and state.under_way >= limits.requests:
@@ -232,16 +263,17 @@ class Exchange:
         receive: Gives the parts of the request.
         send: Takes those of the answer.
         headers: Of the request.
-        limits: Of its body.
+        state: The limits, and what is under way.
     """
 
-    def __init__(self, receive: Receive, send: Send, headers: Headers, limits: Limits) -> None:
-        self._receive, self._send, self._limits = receive, send, limits
-        self.has_begun = False  # to be answered
-        self._bytes = 0
+    def __init__(self, receive: Receive, send: Send, headers: Headers, state: DoorState) -> None:
+        self._receive, self._send, self._state = receive, send, state
+        self.status = 0  # of the answer, once it has begun
+        self.bytes = 0  # of the body, so far
         self._is_whole = headers.get("content-length", "0") == "0"
         self._is_whole &= "transfer-encoding" not in headers
-        self._until = time.monotonic() + limits.seconds
+        self._most = most_of(headers, state.limits)
+        self._until = time.monotonic() + state.limits.seconds
 
     async def receive(self) -> Message:
         """The next part of the request.
@@ -255,18 +287,22 @@ class Exchange:
             async with asyncio.timeout(self._until - time.monotonic()):
                 message = await self._receive()
         except TimeoutError:
-            told = f"the request did not come within {self._limits.seconds:g} seconds"
+            told = f"the request did not come within {self._state.limits.seconds:g} seconds"
             raise Refusal(408, told) from None
-        self._bytes += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self.bytes += size
+        self._state.bytes += size
         self._is_whole = not message.get("more_body", False)
-        if self._bytes > self._limits.body:
-            raise _too_large(self._limits)
+        if self.bytes > self._most:
+            raise _too_large(self._most)
+        if self._state.bytes > self._state.limits.bodies:
+            raise Refusal(429, "the requests under way are too large together", retry=1)
         return message
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer; where the request was not read, end the connection."""
         if message["type"] == "http.response.start":
-            self.has_begun = True
+            self.status = message["status"]
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
@@ -282,9 +318,15 @@ class Exchange:
         await self._send(message)
 
 
-def _too_large(limits: Limits) -> Refusal:
-    most = f"{limits.body / 2**20:g} MB"
-    return Refusal(413, f"the request is larger than {most}", "Raise --max-body, or send less.")
+def most_of(headers: Headers, limits: Limits) -> int:
+    """The most bytes that a request may have."""
+    is_json = headers.get("content-type", "").startswith("application/json")
+    return min(limits.body, MOST_JSON) if is_json else limits.body
+
+
+def _too_large(most: int) -> Refusal:
+    told = f"the request is larger than {most / 2**20:g} MB"
+    return Refusal(413, told, "Send less, or start the server with a larger --max-body.")
 
 
 def _hostname(address: str) -> str:
@@ -390,15 +432,30 @@ class Connection(H11Protocol):
     """Is closed where the headers of a request do not come in time."""
 
     _seen: object = None
+    _unsent = 0
+    _has_resumed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch it."""
         super().connection_made(transport)
         self.loop.call_later(HEAD_SECONDS, self._look)
 
+    def resume_writing(self) -> None:
+        """Note that the client takes what is sent."""
+        self._has_resumed = True
+        super().resume_writing()
+
     def _look(self) -> None:
-        """Close it if no request began since the last look, nor is one under way."""
-        if self.transport.is_closing():
+        """Close it if no request began since the last look, and none is under way.
+
+        Or if the client has hardly taken anything of what was ready for it then.
+        """
+        unsent, before = self.transport.get_write_buffer_size(), self._unsent
+        if unsent and before and unsent > before - LEAST_READ and not self._has_resumed:
+            self.transport.abort()
+            return
+        self._unsent, self._has_resumed = unsent, False
+        if self.transport.is_closing() and not unsent:
             return
         is_idle = self.cycle is None or self.cycle.response_complete
         if is_idle and self.cycle is self._seen:
