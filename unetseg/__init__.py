@@ -209,7 +209,9 @@ what is written above it, never below.
       folder.py          a folder in the app: images, masks, classes, and who may write
       drawing.py         masks as class indexes, written in the folder's own coding
       pictures.py        images and masks of any size for the eye, by tiles
-      studio.py          the app's page, and what it asks for
+      learning.py        training and predicting for the app, in processes of their own
+      studio.py          what is open in the app, who draws there, what its page is told
+      app.py             the app's page, and what it asks for
     bench.py           how fast this machine is with a U-Net, and where the time goes
     doctor.py          what this machine offers a U-Net, and what is wrong with it
     cli/               argv → settings → one call; one file per verb; the only place that prints

@@ -17,8 +17,9 @@ from unetseg.data.files.pngs import png_bytes, write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.locks import locked
+from unetseg.serving.app import app_router
 from unetseg.serving.server import Limits, build_app
-from unetseg.serving.studio import Studio, studio_router
+from unetseg.serving.studio import Studio
 
 RANDOM = np.random.default_rng(0)
 CELL, CROSS = np.zeros((48, 64), np.uint8), np.zeros((48, 64), np.uint8)
@@ -39,7 +40,7 @@ def _closed() -> Iterator[None]:
 
 def browser(folder: Path) -> TestClient:
     STUDIOS.append(Studio(folder.parent, folder))
-    app = build_app([studio_router(STUDIOS[-1])], Limits())
+    app = build_app([app_router(STUDIOS[-1])], Limits())
     client = TestClient(app, base_url="http://127.0.0.1")
     client.get("/app/api/state")  # who comes first draws
     return client
@@ -264,7 +265,7 @@ def test_folders_below_the_root_are_listed_and_no_others(tmp_path: Path) -> None
     bare(tmp_path / "root" / "b" / "c")
     bare(tmp_path / "secret")
     STUDIOS.append(Studio(tmp_path / "root"))
-    app = build_app([studio_router(STUDIOS[0])], Limits())
+    app = build_app([app_router(STUDIOS[0])], Limits())
     client = TestClient(app, base_url="http://127.0.0.1")
     assert client.get("/app/api/state").json()["folder"] is None
     listed = client.get("/app/api/folders").json()["folders"]

@@ -33,12 +33,13 @@ def in_browser(
     folder
         Folder of images, with masks or without any.
     """
+    from unetseg.serving.app import app_router
     from unetseg.serving.server import Limits, build_app, listen, run, token_for, url_of
-    from unetseg.serving.studio import Studio, studio_router
+    from unetseg.serving.studio import Studio
 
-    studio = Studio(config.root or folder or Path.cwd(), folder)
+    studio = Studio(config.root or folder or Path.cwd(), folder, config.out)
     token = token_for(door.host, door.token)
-    app = build_app([studio_router(studio)], Limits(), token, title="unetseg app")
+    app = build_app([app_router(studio)], Limits(), token, title="unetseg app")
     listener = listen(door.host, door.port)
     address = f"{url_of(listener)}/app/"
     say(f"{folder or 'choose a folder'}: {address}")

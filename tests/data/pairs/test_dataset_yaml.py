@@ -127,7 +127,7 @@ def test_every_wrong_place_is_listed(tmp_path: Path) -> None:
     }
     assert "'pink' is no code" in str(error.value)
     assert "'holdout' is none of train, val, test" in str(error.value)
-    assert "images, masks, pairs, group, group_column, val_fraction, snap" in error.value.fix
+    assert "pairs, unpaired, group, group_column, val_fraction, snap" in error.value.fix
 
 
 @pytest.mark.parametrize(

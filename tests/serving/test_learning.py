@@ -1,0 +1,185 @@
+"""The whole road through the API: draw, train, predict, correct, train again, take away."""
+
+import json
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.serving.test_folder import (
+    STUDIOS,
+    _closed,  # noqa: F401
+    browser,
+    get_mask,
+    images,
+    pairs,
+    put_mask,
+)
+from unetseg.data.files.image import read_image
+from unetseg.data.files.pngs import png_bytes
+from unetseg.data.sample import draw_sample
+
+
+def wait(client: TestClient, until: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    for _ in range(600):
+        state: dict[str, Any] = client.get("/app/api/state").json()
+        if until(state):
+            return state
+        time.sleep(0.1)
+    raise AssertionError(state)
+
+
+def trained(state: dict[str, Any]) -> bool:
+    return state["training"]["status"] in {"done", "failed", "stopped"}
+
+
+def told(kind: str) -> list[Any]:
+    return [facts for _, name, facts in STUDIOS[-1].events.after(0) if name == kind]
+
+
+@pytest.mark.long
+def test_draw_train_predict_correct_and_train_again(tmp_path: Path) -> None:
+    drawn = draw_sample(tmp_path / "sample", count=8, size=96)
+    root = tmp_path / "photos"
+    (drawn / "images").rename(root)
+    client = browser(root)
+    for truth in sorted((drawn / "masks").iterdir())[:4]:
+        mask = np.asarray(read_image(truth)[..., 0] > 0, np.uint8)
+        assert put_mask(client, images(client)[truth.stem], mask).status_code == 200
+    first = train_once(client)
+    one = predict_rest(client)
+    mask = get_mask(client, one["id"], "?of=predicted").copy()
+    assert set(np.unique(mask)) <= {0, 1}
+    mask[:8] = 1
+    assert put_mask(client, one, mask).json()["mask"] == "drawn"
+    again = images(client)[Path(one["name"]).stem]
+    assert (again["fresh"], 0 <= again["dice"] < 1) == (True, True)
+    answer = client.post("/app/api/train", json={"budget": 5, "from_present": True})
+    assert answer.status_code == 202
+    state = wait(client, trained)
+    assert state["training"]["status"] == "done", state["training"]
+    assert state["model"]["run"] != first["run"]
+    assert state["model"]["before"]["run"] == first["run"]
+    assert 0 <= state["model"]["before"]["dice"] <= 1
+    archive = ZipFile(BytesIO(client.get("/app/api/masks.zip").content))
+    assert len(archive.namelist()) == 5
+    found = findings(client)
+    assert {"code", "severity", "summary", "fix", "files"} <= set(found[0])
+    assert client.get("/app/api/state").json()["findings"] == len(found)
+
+
+def train_once(client: TestClient) -> dict[str, Any]:
+    plan = client.get("/app/api/plan?budget=6").json()
+    assert plan["parameters"] > 1000
+    assert any(word.startswith("patch") for word in plan["words"])
+    assert client.post("/app/api/train", json={"budget": 6}).json()["status"] == "running"
+    assert client.post("/app/api/train", json={"budget": 6}).status_code == 409
+    state = wait(client, trained)
+    assert state["training"]["status"] == "done", state["training"]
+    model: dict[str, Any] = state["model"]
+    assert (model["images"], model["before"], state["resumable"]) == (3, None, False)
+    assert 0 <= model["dice"] <= 1
+    assert told("training")[-1]["share"] == 1
+    preview = told("epoch")[-1]["preview"]
+    assert client.get(f"/app/{preview}").headers["content-type"] == "image/png"
+    assert told("trained")[-1]["run"] == model["run"]
+    return model
+
+
+def predict_rest(client: TestClient) -> dict[str, Any]:
+    assert client.post("/app/api/predict", json={"ids": "without_mask"}).json()["total"] == 4
+    wait(client, lambda state: state["predicting"] is None)
+    predicted = [one for one in images(client).values() if one["predicted"]]
+    assert {event["id"] for event in told("predicted")} - {None} == {one["id"] for one in predicted}
+    assert len(predicted) == 4
+    assert 0 <= predicted[0]["uncertainty"] <= 1
+    objects = client.get(f"/app/api/images/{predicted[0]['id']}/objects").json()
+    assert objects["count"] == predicted[0]["objects"] == len(objects["rows"])
+    one: dict[str, Any] = predicted[0]
+    return one
+
+
+def findings(client: TestClient) -> Any:
+    for _ in range(100):
+        answer = client.get("/app/api/findings")
+        if answer.status_code == 200:
+            return answer.json()
+        assert answer.status_code == 202
+        time.sleep(0.1)
+    raise AssertionError(answer)
+
+
+@pytest.mark.slow
+def test_a_training_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    root = draw_sample(tmp_path / "cells", count=6, size=96)
+    client = browser(root)
+    assert client.post("/app/api/train/stop").status_code == 409
+    assert client.post("/app/api/train/resume").status_code == 409
+    client.post("/app/api/train", json={"budget": 300})
+    wait(client, lambda state: state["training"]["step"] > 1 or trained(state))
+    assert client.post("/app/api/train/stop").json()["status"] == "stopping"
+    state = wait(client, trained)
+    assert (state["training"]["status"], state["resumable"]) == ("stopped", True)
+    steps = state["training"]["step"]
+    STUDIOS.pop().close()
+    client = browser(root)  # another server, later
+    assert client.get("/app/api/state").json()["resumable"]
+    assert client.post("/app/api/train/resume").status_code == 202
+    wait(client, lambda state: state["training"]["step"] > steps or trained(state))
+    assert client.post("/app/api/folder", json={"path": ""}).status_code == 409
+    client.post("/app/api/train/stop")
+    assert wait(client, trained)["training"]["status"] == "stopped"
+
+
+def test_a_training_without_masks_is_refused(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    for path in (root / "masks").iterdir():
+        path.unlink()
+    client = browser(root)
+    answer = client.post("/app/api/train", json={"budget": 10})
+    assert (answer.status_code, "2 masks" in answer.text) == (422, True)
+    assert client.post("/app/api/predict", json={"ids": "all"}).status_code == 422
+
+
+def test_images_to_look_at_are_uploaded_and_nothing_else(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    client = browser(root)
+    content = png_bytes(np.zeros((20, 30, 3), np.uint8))
+    sent = [("files", ("../../x.png", content)), ("files", ("b.png", content))]
+    first, second = client.post("/app/api/uploads", files=sent).json()
+    assert (first["name"], first["uploaded"], first["width"]) == ("x.png", True, 30)
+    assert client.get(f"/app/api/images/{second['id']}/thumbnail.jpg").status_code == 200
+    assert put_mask(client, first, np.zeros((20, 30), np.uint8)).status_code == 422
+    assert client.get("/app/api/state").json()["images"] == 5
+    assert not list(tmp_path.glob("*.png"))
+    for name, bad in (("a.png", b"no image"), ("a.html", content), ("a.png", content[:40])):
+        answer = client.post("/app/api/uploads", files=[("files", (name, bad))])
+        assert answer.status_code == 415
+    kept = list(Path(STUDIOS[-1].uploads.name).iterdir())
+    assert len(kept) == 2
+
+
+def test_events_are_told_as_they_happen(tmp_path: Path) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+    STUDIOS[-1].events.tell("before", n=1)
+    client.app.state.door.is_draining = False  # type: ignore[attr-defined]
+
+    def draw_and_end() -> None:
+        time.sleep(0.5)
+        put_mask(client, images(client)["1"], np.zeros((48, 64), np.uint8))
+        time.sleep(0.5)
+        client.app.state.door.is_draining = True  # type: ignore[attr-defined]
+
+    Thread(target=draw_and_end).start()
+    text = client.get("/app/api/events").text
+    events = [line for line in text.split("\n\n") if line.startswith("event: changed")]
+    assert len(events) == 1
+    assert json.loads(events[0].partition("data: ")[2])["id"] == images(client)["1"]["id"]
+    assert "before" not in text

@@ -1,0 +1,488 @@
+"""The app in the browser: its page, and under /app/api what the page asks for.
+
+Handlers run in threads, long work in processes of its own (learning.py).
+"""
+
+import asyncio
+import json
+import re
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zipfile import ZipFile
+
+from fastapi import APIRouter, Body, Depends, Query, Request, Response, UploadFile
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
+
+from unetseg.data.files.folders import IMAGE_SUFFIXES, find_images, is_hidden
+from unetseg.data.files.image import ImageFile
+from unetseg.data.files.pngs import png_bytes
+from unetseg.errors import ImageError
+from unetseg.serving.drawing import read_index, save_mask
+from unetseg.serving.folder import Entry, size_of
+from unetseg.serving.learning import (
+    object_rows,
+    told_row,
+    validations,
+)
+from unetseg.serving.pictures import (
+    TILE,
+    Pyramid,
+    image_pyramid,
+    jpeg_bytes,
+    kept,
+    mask_pyramid,
+    state_of,
+    thumbnail,
+)
+from unetseg.serving.server import Refusal
+from unetseg.serving.studio import (
+    COOKIE,
+    OTHERS,
+    WHOLE,
+    Studio,
+    mask_state,
+    told_classes,
+    told_image,
+    told_plan,
+    told_prediction,
+)
+from unetseg.storage import json_value
+
+PAGE = Path(__file__).with_name("page")
+WINDOW = 2048
+"""Pixels, side of the windows in which larger masks are sent."""
+MOST_FOLDERS = 500
+MOST_UPLOADS = 200
+FEWEST = 2
+"""Masks that a training needs."""
+TICK, QUIET = 0.2, 15.0
+"""Seconds between two looks for events, and after which a browser hears that nothing happened."""
+Of = Literal["own", "predicted"]
+
+
+class NewClass(BaseModel):
+    """A class as the page names it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str = Field(max_length=100)
+    colour: tuple[
+        Annotated[int, Field(ge=0, le=255)],
+        Annotated[int, Field(ge=0, le=255)],
+        Annotated[int, Field(ge=0, le=255)],
+    ]
+
+
+class Training(BaseModel):
+    """What a training is asked for."""
+
+    budget: float = Field(ge=5, le=7 * 86400)
+    from_present: bool = False
+
+
+class Asked(BaseModel):
+    """Which mask, as it was when, and which window of it."""
+
+    of: Of = "own"
+    revision: str = ""
+    x: int = Field(0, ge=0)
+    y: int = Field(0, ge=0)
+    width: int | None = Field(None, ge=1)
+    height: int | None = Field(None, ge=1)
+
+    def within(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the window; of the whole where none is asked for.
+
+        Raises:
+            Refusal: it is too large, or does not lie inside.
+        """
+        rows, columns = self.height or size[0] - self.y, self.width or size[1] - self.x
+        if min(rows, columns) < 1 or self.y + rows > size[0] or self.x + columns > size[1]:
+            raise Refusal(422, f"the window does not lie in {size[1]}×{size[0]} pixels")
+        if rows * columns > WHOLE:
+            told = f"{columns}×{rows} pixels are too many at once"
+            raise Refusal(413, told, f"Ask for windows of at most {WINDOW}×{WINDOW}.")
+        return self.y, self.x, rows, columns
+
+
+def app_router(studio: Studio) -> APIRouter:
+    """The app's page and its API."""
+    router = APIRouter(prefix="/app", include_in_schema=False)
+    for part in (_folders, _images, _masks, _learning, _predicting, _events, _files, _page):
+        part(router, studio)
+    return router
+
+
+def _page(router: APIRouter, studio: Studio) -> None:
+    """The page's own files."""
+
+    @router.get("")
+    def bare() -> Response:
+        return RedirectResponse("/app/")
+
+    @router.get("/")
+    def index(request: Request) -> Response:
+        response = FileResponse(PAGE / "index.html")
+        if COOKIE not in request.cookies:
+            response.set_cookie(COOKIE, secrets.token_urlsafe(16), httponly=True, samesite="strict")
+        return response
+
+    @router.get("/{name}")
+    def file(name: str) -> Response:
+        path = PAGE / name
+        if not path.is_file() or path.parent != PAGE:
+            raise Refusal(404, f"there is no {name}")
+        return FileResponse(path, headers={"cache-control": "no-cache"})
+
+
+def _folders(router: APIRouter, studio: Studio) -> None:
+    """Folder and classes."""
+
+    @router.get("/api/state")
+    def state(request: Request, response: Response) -> dict[str, Any]:
+        browser = request.cookies.get(COOKIE) or secrets.token_urlsafe(16)
+        if COOKIE not in request.cookies:
+            response.set_cookie(COOKIE, browser, httponly=True, samesite="strict")
+        return studio.state(browser)
+
+    @router.get("/api/folders")
+    def folders(path: str = "") -> dict[str, Any]:
+        here = studio.inside(path)
+        inner = sorted(one for one in here.iterdir() if one.is_dir() and not is_hidden([one.name]))
+        above = None if here == studio.root else here.parent.relative_to(studio.root).as_posix()
+        return {
+            "path": here.relative_to(studio.root).as_posix(),
+            "parent": above,
+            "folders": [
+                {
+                    "name": one.name,
+                    "path": one.relative_to(studio.root).as_posix(),
+                    "images": count_images(one),
+                }
+                for one in inner[:MOST_FOLDERS]
+                if one.resolve().is_relative_to(studio.root)
+            ],
+        }
+
+    @router.post("/api/folder")
+    def folder(request: Request, path: Annotated[str, Body(embed=True)]) -> dict[str, Any]:
+        browser = request.cookies.get(COOKIE, "")
+        if studio.folder is not None and not studio.may_write(browser) and not studio.folder.note:
+            raise Refusal(423, OTHERS, "Look on, or wait.")
+        studio.open(studio.inside(path))
+        return studio.state(browser)
+
+    @router.get("/api/findings")
+    def findings(response: Response) -> list[dict[str, Any]]:
+        found = studio.findings()
+        response.status_code = 202 if found is None else 200
+        return found or []
+
+    @router.put("/api/classes")
+    def classes(request: Request, wanted: list[NewClass]) -> list[dict[str, Any]]:
+        with studio.writing(request) as folder:
+            folder.set_classes([(one.name, one.colour) for one in wanted])
+            return told_classes(folder.classes)
+
+
+def _images(router: APIRouter, studio: Studio) -> None:
+    """The images, at every scale."""
+
+    @router.get("/api/images")
+    def images() -> list[dict[str, Any]]:
+        folder = studio.opened
+        predicted, model = studio.learner.predictions(), studio.learner.model()
+        since = (model[0] / "env.json").stat().st_mtime_ns if model else 0
+        return [
+            told_image(folder, entry, since)
+            | told_prediction(entry, folder, predicted.get(entry.id), studio.learner)
+            for entry in list(folder.entries.values())
+        ]
+
+    @router.get("/api/images/{key}/thumbnail.jpg")
+    def small(key: str, overlay: Literal["0", "1", "predicted"] = "0") -> Response:
+        entry = studio.entry(key)
+        of = {"1": "own", "predicted": "predicted"}.get(overlay, "")
+        there = studio.mask_of(entry, of)
+        states = (state_of(entry.image), there and (there[0], mask_state(there[0]), there[1]))
+
+        def make() -> bytes:
+            mask = mask_pyramid(*there, entry.size) if there else None
+            classes = there[1] if there else None
+            return jpeg_bytes(thumbnail(image_pyramid(entry.image), mask, classes))
+
+        return Response(kept(("thumbnail", entry.image, states), make), media_type="image/jpeg")
+
+    @router.get("/api/images/{key}/info")
+    def info(key: str) -> dict[str, Any]:
+        entry = studio.entry(key)
+        with ImageFile(entry.image) as file:
+            height, width, bands = file.shape
+            kind = file.dtype.name
+        return {
+            "width": width,
+            "height": height,
+            "bands": bands,
+            "dtype": kind,
+            "tile": TILE,
+            "levels": image_pyramid(entry.image).levels,
+            "large": height * width > WHOLE,
+            "window": WINDOW,
+            "revision": entry.revision,
+        }
+
+    @router.get("/api/images/{key}/tiles/{level}/{column}/{row}.jpg")
+    def tile(key: str, level: int, column: int, row: int) -> Response:
+        path = studio.entry(key).image
+
+        def make() -> bytes:
+            return jpeg_bytes(cut_tile(image_pyramid(path), level, column, row))
+
+        content = kept((path, state_of(path), level, column, row), make)
+        headers = {"cache-control": "private, max-age=3600"}
+        return Response(content, media_type="image/jpeg", headers=headers)
+
+
+def _masks(router: APIRouter, studio: Studio) -> None:
+    """Masks as class indexes, out and in."""
+
+    def pyramid(key: str, of: str) -> Pyramid:
+        entry = studio.entry(key)
+        there = studio.mask_of(entry, of)
+        if there is None:
+            raise Refusal(404, f"{entry.name} has no such mask")
+        return mask_pyramid(*there, entry.size)
+
+    @router.get("/api/images/{key}/mask.png")
+    def mask(key: str, asked: Annotated[Asked, Query()]) -> Response:
+        there = pyramid(key, asked.of)
+        content = png_bytes(there.window(0, *asked.within(there.size)))
+        headers = {"x-unetseg-revision": studio.entry(key).revision}
+        return Response(content, media_type="image/png", headers=headers)
+
+    @router.get("/api/images/{key}/mask_tiles/{level}/{column}/{row}.png")
+    def mask_tile(key: str, level: int, column: int, row: int, of: Of = "own") -> Response:
+        content = png_bytes(cut_tile(pyramid(key, of), level, column, row))
+        return Response(content, media_type="image/png")
+
+    @router.put("/api/images/{key}/mask.png")
+    def put(
+        request: Request,
+        key: str,
+        asked: Annotated[Asked, Query()],
+        body: Annotated[bytes, Depends(whole_body)],
+    ) -> dict[str, Any]:
+        with studio.writing(request) as folder:
+            entry = unchanged(studio.entry(key), asked.revision)
+            if entry.uploaded or folder.classes is None:
+                raise Refusal(422, f"{entry.name} is here to look at only")
+            window = asked.within(entry.size)
+            index = read_index(body, folder.classes, window[2:])
+            entry = save_mask(folder, entry, index, window)
+            studio.events.tell("changed", id=key)
+            return {"revision": entry.revision, "mask": folder.origin(entry)}
+
+    @router.delete("/api/images/{key}/mask")
+    def delete(request: Request, key: str, revision: str = "") -> dict[str, Any]:
+        with studio.writing(request) as folder:
+            folder.remove_mask(unchanged(studio.entry(key), revision))
+            studio.events.tell("changed", id=key)
+            return {"revision": studio.entry(key).revision, "mask": "none"}
+
+
+def _learning(router: APIRouter, studio: Studio) -> None:
+    """Training and predicting."""
+
+    @router.get("/api/plan")
+    def plan(budget: float = 300.0) -> dict[str, Any]:
+        return told_plan(studio.opened, budget)
+
+    @router.post("/api/train", status_code=202)
+    def train(request: Request, wanted: Training) -> Any:
+        with studio.writing(request) as folder:
+            if sum(entry.mask is not None for entry in folder.entries.values()) < FEWEST:
+                told = f"a training needs {FEWEST} masks: some to learn from, one to check itself"
+                raise Refusal(422, told, "Draw some more.")
+            studio.learner.train(wanted.budget, from_present=wanted.from_present)
+            return studio.learner.training
+
+    @router.post("/api/train/stop", status_code=202)
+    def stop(request: Request) -> Any:
+        with studio.writing(request):
+            studio.learner.stop()
+            return studio.learner.training
+
+    @router.post("/api/train/resume", status_code=202)
+    def resume(request: Request) -> Any:
+        with studio.writing(request):
+            studio.learner.resume()
+            return studio.learner.training
+
+
+def _predicting(router: APIRouter, studio: Studio) -> None:
+    """Predicting, and what came of it."""
+
+    @router.post("/api/predict", status_code=202)
+    def predict(
+        request: Request,
+        ids: Annotated[list[str] | Literal["all", "without_mask"], Body(embed=True)],
+    ) -> dict[str, int]:
+        with studio.writing(request) as folder:
+            if isinstance(ids, list):
+                wanted = [studio.entry(key) for key in ids]
+            else:
+                everything = folder.entries.values()
+                wanted = [one for one in everything if ids == "all" or one.mask is None]
+            return {"total": studio.learner.predict(wanted)}
+
+    @router.get("/api/previews/{name}")
+    def preview(name: str) -> Response:
+        runs = studio.learner.runs()
+        path = runs[-1] / "previews" / name if runs else PAGE
+        if not re.fullmatch(r"[a-z_]+\d*\.png", name) or not path.is_file():
+            raise Refusal(404, "there is no such preview")
+        return FileResponse(path)
+
+    @router.get("/api/images/{key}/objects")
+    def objects(key: str) -> dict[str, Any]:
+        predicted = studio.learner.predictions().get(studio.entry(key).id)
+        rows = object_rows(predicted) if predicted else ()
+        return {"count": len(rows), "rows": rows}
+
+
+def _events(router: APIRouter, studio: Studio) -> None:
+    """What happens, as it happens."""
+
+    @router.get("/api/events")
+    async def events(request: Request) -> Response:
+        door = request.app.state.door
+        last, before = studio.events.last, await run_in_threadpool(told_before, studio)
+
+        async def stream() -> AsyncIterator[str]:
+            nonlocal last
+            for kind, facts in before:
+                yield event_text(kind, facts)
+            quiet = time.monotonic()
+            while not door.is_draining and not await request.is_disconnected():
+                for number, kind, facts in studio.events.after(last):
+                    yield event_text(kind, facts)
+                    last, quiet = number, time.monotonic()
+                if time.monotonic() - quiet > QUIET:
+                    yield ":\n\n"
+                    quiet = time.monotonic()
+                await asyncio.sleep(TICK)
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+
+def told_before(studio: Studio) -> list[tuple[str, Mapping[str, Any]]]:
+    """The curve of the last training, for a page that comes later."""
+    if studio.folder is None:
+        return []
+    runs, training = studio.learner.runs(), studio.learner.training
+    told: list[tuple[str, Mapping[str, Any]]] = []
+    if runs:
+        told = [("epoch", told_row(runs[-1], row)) for row in validations(runs[-1])]
+    return [*told, ("training", training)] if training else told
+
+
+def event_text(kind: str, facts: Mapping[str, Any]) -> str:
+    """A server-sent event."""
+    return f"event: {kind}\ndata: {json.dumps(json_value(facts))}\n\n"
+
+
+def _files(router: APIRouter, studio: Studio) -> None:
+    """Masks to take away, images to look at."""
+
+    @router.get("/api/masks.zip")
+    def masks(of: Literal["own", "predicted", "all"] = "own") -> Response:
+        folder, predicted = studio.opened, studio.learner.predictions()
+        file = Path(studio.uploads.name) / f"{secrets.token_hex(8)}.zip"
+        with ZipFile(file, "w") as archive:
+            for entry in list(folder.entries.values()):
+                own = isinstance(entry.mask, Path) and entry.mask
+                made = predicted[entry.id].mask if entry.id in predicted else None
+                path = {"own": own, "predicted": made, "all": own or made}[of]
+                if path:
+                    name = Path(entry.name).with_suffix(path.suffix).as_posix()
+                    archive.write(path, name)
+        return FileResponse(
+            file, filename=f"{folder.root.name}-masks.zip", background=BackgroundTask(file.unlink)
+        )
+
+    @router.post("/api/uploads")
+    def uploads(request: Request, files: list[UploadFile]) -> list[dict[str, Any]]:
+        with studio.writing(request) as folder:
+            there = sum(entry.uploaded for entry in folder.entries.values())
+            if there + len(files) > MOST_UPLOADS:
+                told = f"at most {MOST_UPLOADS} images are looked at"
+                raise Refusal(413, told, "Put them in a folder, and open that.")
+            entries = [uploaded(file, Path(studio.uploads.name)) for file in files]
+            folder.entries |= {entry.id: entry for entry in entries}
+            with suppress(Refusal):  # no U-Net yet, or one that is at work
+                studio.learner.predict(entries)
+            return [told_image(folder, entry, 0) for entry in entries]
+
+
+def uploaded(file: UploadFile, folder: Path) -> Entry:
+    """An image that was sent, kept under a name of our own.
+
+    Raises:
+        Refusal: it is no image.
+    """
+    name = Path(file.filename or "image").name
+    if (suffix := Path(name).suffix.lower()) not in IMAGE_SUFFIXES:
+        raise Refusal(415, f"{name} is no image that is read")
+    key = f"u{secrets.token_hex(8)}"
+    path = folder / f"{key}{suffix}"
+    with path.open("wb") as copy:
+        shutil.copyfileobj(file.file, copy)
+    if (size := size_of(path)) == (0, 0):
+        path.unlink()
+        raise Refusal(415, f"{name} is no image that is read")
+    return Entry(key, path, name, size=size, uploaded=True)
+
+
+async def whole_body(request: Request) -> bytes:
+    """What a request brings."""
+    return await request.body()
+
+
+def unchanged(entry: Entry, revision: str) -> Entry:
+    """The image, if its mask is still the one that was looked at.
+
+    Raises:
+        Refusal: somebody wrote since.
+    """
+    if revision != entry.revision:
+        told = f"the mask of {entry.name} was changed by somebody else since it was opened"
+        raise Refusal(409, told, "Load it again, and draw once more.")
+    return entry
+
+
+def cut_tile(pyramid: Pyramid, level: int, column: int, row: int) -> Any:
+    """The pixels of a tile.
+
+    Raises:
+        Refusal: there is no such tile.
+    """
+    pixels = pyramid.tile(level, column, row)
+    if pixels is None:
+        raise Refusal(404, "there is no such tile")
+    return pixels
+
+
+def count_images(folder: Path) -> int:
+    """The images in a folder and below."""
+    try:
+        return len(find_images([folder]))
+    except ImageError:
+        return 0
