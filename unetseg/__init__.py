@@ -124,6 +124,7 @@ what is written above it, never below.
       fusion.py          that graph in the fused operations of oneDNN
       openvino.py        a network in OpenVINO, where that is installed
       backends.py        what runs a network, and which is chosen: eager, fused, compiled …
+      exported.py        a U-Net in a file of export/, run by what runs such files
       engine.py          a trained U-Net made fast on this machine
       values.py          whether an image holds values like those trained on
       stream.py          large images, predicted from top to bottom in bands
@@ -197,6 +198,9 @@ what is written above it, never below.
       object_storage.py  images and masks at addresses such as s3://bucket/prefix
       cluster.py         the same by the workers of a Ray cluster
     export/            a bundle as one file for others
+      operators.py       a recorded network in the operators of ONNX
+      onnx.py            raw pixels in, masks and probabilities out, as one ONNX file
+      export.py          that file, or another kind, held against the run
     serving/           a bundle behind HTTP, and the app in the browser
       metrics.py         what a server counts, for Prometheus
       server.py          what every request must pass first; how a server starts and ends

@@ -42,6 +42,8 @@ LARGEST_WEIGHTS = 16 * 2**30
 """Bytes; weights beyond that are refused unread."""
 LARGEST_SIDE = 2**16
 """Pixels; a tile beyond that is refused."""
+PIXEL_TYPES = ("uint8", "uint16", "int16", "float32")
+"""Types of pixels that an exported file may take."""
 MOST_MEMBERS = 100
 """U-Nets of an ensemble; more are refused."""
 LARGEST_DICE_GAP = 0.001
@@ -243,6 +245,11 @@ class BundleInfo(BaseModel):
         """The same, with random first weights: none are read or downloaded for an encoder."""
         network = self.network.model_copy(update={"weights": "none"})
         return self.model_copy(update={"network": network})
+
+    @property
+    def pixel_type(self) -> str:
+        """The type of the pixels that an exported file takes; others are given as float32."""
+        return self.dtype if self.dtype in PIXEL_TYPES else "float32"
 
     def snapping(self, snap: bool) -> "BundleInfo":
         """The same, with stray mask values taken for the nearest class if `snap` says so too."""
@@ -463,8 +470,13 @@ def find_bundle(run: Path) -> Path:
 def read_info(path: Path) -> BundleInfo:
     """The checked content of a model.json."""
     _check_size(path, LARGEST_JSON)
+    return parse_info(path.read_bytes(), path)
+
+
+def parse_info(text: bytes | str, path: Path) -> BundleInfo:
+    """The checked content of the text of a model.json; `path` is named in errors."""
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(text)
     except ValueError as error:
         raise BundleError(f"{path} is no JSON: {error}") from error
     version = content.get("format") if isinstance(content, dict) else None

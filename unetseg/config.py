@@ -590,6 +590,18 @@ class SubjectConfig(Settings):
     """Larger images are seen through a window of this side in their middle, pixels."""
 
 
+class ExportConfig(SubjectConfig):
+    """What `export` writes, and which images of DATA it is held against."""
+
+    to: Literal["onnx"] = "onnx"
+    """What it is for: onnx: ONNX Runtime and all that reads ONNX."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Auto | None = None
+    """Of two classes: probability from which on a pixel is foreground (default: 0.5; auto: the one
+    of the best Dice in validation). It is inside the file."""
+    images_used: Annotated[int, Field(ge=1)] | None = 16
+    """Compare on the first so many images."""
+
+
 class AblateConfig(SubjectConfig):
     """How `lab ablate` breaks the skips."""
 

@@ -50,6 +50,7 @@ COMMANDS = {
     "predict": "Write masks for images.",
     "serve": "Answer requests over HTTP with masks.",
     "app": "Draw, train, look and correct in the browser.",
+    "export": "Write a trained U-Net as one file for other programs.",
     "bench": "Measure how fast this machine is, and where the time goes.",
     "prune": "Take the skips whose switch is off out of a trained U-Net.",
     "doctor": "Say what this machine offers.",

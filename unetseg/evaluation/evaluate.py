@@ -37,7 +37,7 @@ from unetseg.prediction.in_memory import numbers
 from unetseg.prediction.outputs import Job, Writer, plan_job
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.postprocess import cleaned_image
-from unetseg.prediction.predictor import Predictor, build_engine, load, threshold_of
+from unetseg.prediction.predictor import Predictor, build_engine, load
 from unetseg.prediction.stream import Stream, read_checked
 from unetseg.prediction.values import SeenValues, tell_strange
 from unetseg.progress import SILENT, Progress
@@ -129,7 +129,7 @@ def evaluate(
         counts, info.class_map.names, info.class_map.foreground, [pair.group for pair in pairs]
     )
     keep.observers.tell_refused(progress)
-    result = Evaluation(split, scores, keep, info, threshold_of(info, config.tiling.threshold))
+    result = Evaluation(split, scores, keep, info, predictor.threshold)
     write_scores(result, pairs, counts)
     suspects = keep.write_suspects(pairs, counts) if split in {"val", "test"} else []
     keep.write_anatomy(pairs, counts, info.weights_sha256, suspects)

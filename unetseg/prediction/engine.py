@@ -39,7 +39,7 @@ class Engine:
         tile: Images with a longer side are cut into tiles of this side, pixels.
         overlap: Share of a tile that its neighbour covers too.
         tta: Average over the four mirror images.
-        engine: What runs the network; see `choose_backend`.
+        engine: What runs the network; see `choose_backend`, unless it is chosen already.
         temperature: What logits are divided by for probabilities.
         margin: Of two classes, by how much the logit of the second must be above that of the first.
     """
@@ -52,7 +52,7 @@ class Engine:
         tile: int,
         overlap: float,
         tta: bool = False,
-        engine: str = "auto",
+        engine: str | Choice = "auto",
         temperature: float = 1.0,
         margin: float = 0.0,
     ) -> None:
@@ -65,8 +65,8 @@ class Engine:
         self.pixels: int | None = None  # of the whole job, where that is known
         self.share = 1  # of the usual batch that fits in memory: 1/2 of it, 1/4 …
         self.ahead = 0 if machine.is_cpu else 1  # batches a GPU is given before it is waited for
-        self._engine = engine
-        self._choice: Choice | None = None
+        self._engine = engine if isinstance(engine, str) else engine.name
+        self._choice: Choice | None = None if isinstance(engine, str) else engine
         self._process = os.getpid()
         self._mean, self._std = (
             table.flatten().cpu().numpy() for table in (segmenter.mean, segmenter.std)

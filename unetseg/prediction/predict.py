@@ -29,7 +29,7 @@ from unetseg.prediction.objects import COLUMNS, MAP_COLUMNS
 from unetseg.prediction.outputs import Job, lost_places, other_scalings, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
 from unetseg.prediction.postprocess import cleaned_image
-from unetseg.prediction.predictor import Predictor, threshold_of
+from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.review import Doubt, write_review
 from unetseg.prediction.stream import Stream
 from unetseg.prediction.values import tell_strange
@@ -318,7 +318,7 @@ def manifest_of(work: Work, journal: Journal | None = None) -> Manifest:
         shaped = config.model_dump(include=set(names), exclude_defaults=True)
         settings |= shaped  # those that are not told are the defaults
     if engine.margin:
-        settings["threshold"] = threshold_of(work.predictor.info, config.threshold)
+        settings["threshold"] = work.predictor.threshold
     if engine.temperature != 1:  # masks alone have it too: objects may be asked for later
         settings["temperature"] = engine.temperature
     flags = config.model_dump(mode="json", exclude_defaults=True, exclude={"existing"})

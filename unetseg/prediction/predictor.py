@@ -14,8 +14,10 @@ from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, TilingConfig, with_flags
 from unetseg.data.files.image import ImageFile
 from unetseg.errors import BundleError, ConfigError
+from unetseg.prediction.backends import Choice
 from unetseg.prediction.bands import OneBand
 from unetseg.prediction.engine import Engine, machine_for
+from unetseg.prediction.exported import is_exported, load_exported
 from unetseg.prediction.in_memory import image_in_memory, nodata_value, refuse_one_image
 from unetseg.prediction.objects import Labels, Objects
 from unetseg.prediction.outputs import Job, mask_pixels
@@ -32,23 +34,32 @@ class Predictor:
     """A trained U-Net that turns images into masks of the training coding.
 
     Args:
-        run: Run folder or bundle folder.
+        run: Run folder, bundle folder, or file of `unetseg export`.
         config: Tiles and test-time augmentation; "auto" takes what the bundle says.
         device: Device and arithmetic.
     """
 
+    info: BundleInfo
+
     def __init__(
         self, run: Path, config: TilingConfig | None = None, device: DeviceConfig | None = None
     ) -> None:
-        device = device or DeviceConfig()
+        device, config = device or DeviceConfig(), config or TilingConfig()
         self._made_of = Path(run).absolute(), config, device
-        segmenter, self.info = load_bundle(run)
-        if config and config.postprocess == "off":
+        engine: str | Choice = device.engine
+        if is_exported(run):
+            self.machine, self.remark = start(_as_exported(device)), ""
+            exported = load_exported(run)
+            segmenter, self.info, engine = exported.segmenter, exported.info, exported.choice
+            if config.threshold is None:
+                config = config.model_copy(update={"threshold": exported.threshold})
+        else:
+            segmenter, self.info = load_bundle(run)
+            self.machine, self.remark = machine_for(self.info, start(device), device.precision)
+        if config.postprocess == "off":
             self.info = self.info.model_copy(update={"postprocess": ()})
-        self.machine, self.remark = machine_for(self.info, start(device), device.precision)
-        self.engine = build_engine(
-            segmenter, self.info, self.machine, config or TilingConfig(), device.engine
-        )
+        self.threshold = threshold_of(self.info, config.threshold)
+        self.engine = build_engine(segmenter, self.info, self.machine, config, engine)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Loaded again from the folder, for a copy or in another process."""
@@ -180,11 +191,27 @@ class Predictor:
         return labels, list(objects.table().rows(class_map))
 
 
+def _as_exported(device: DeviceConfig) -> DeviceConfig:
+    """The machine that exported files run on: this one's processor, in their own arithmetic.
+
+    Raises:
+        ConfigError: another is asked for.
+    """
+    only = DeviceConfig(device="cpu", precision="float32")
+    asked = device.model_dump(exclude_defaults=True)
+    if wrong := [
+        f"--{name} {value}" for name, value in asked.items() if value != getattr(only, name)
+    ]:
+        summary = "an exported file runs on the processor, in its own arithmetic"
+        raise ConfigError(summary, wrong, "Leave these out, or give the run folder.")
+    return only
+
+
 def load(run: str | Path, **flags: Any) -> Predictor:
     """Load a trained U-Net: `unetseg.load("checkpoints/cells").predict("image.png")`.
 
     Args:
-        run: Run folder or bundle folder.
+        run: Run folder, bundle folder, or file of `unetseg export`.
         **flags: Settings by the names of the command's flags: tile, overlap, tta, threshold;
             device, precision, engine.
 
@@ -199,7 +226,7 @@ def build_engine(
     info: BundleInfo,
     machine: Machine,
     config: TilingConfig,
-    engine: str = "auto",
+    engine: str | Choice = "auto",
 ) -> Engine:
     """The engine for a bundle; tile and overlap as the bundle says unless `config` says.
 

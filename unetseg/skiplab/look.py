@@ -101,12 +101,25 @@ def open_subject(
     device = device or DeviceConfig()
     segmenter, info = load_single(run)
     machine, remark = machine_for(info, start(device), device.precision)
+    split, views = read_views(run, data, info, config, pairs)
+    why = f"; {remark}" if remark else ""
+    progress.say(f"{plural(len(views), 'image')} of split {split} on {machine}{why}")
+    moved = to_machine(segmenter, machine)
+    return Subject(run_folder(run), moved, info, machine, split, views)
+
+
+def read_views(
+    run: Path, data: Path, info: BundleInfo, config: SubjectConfig, pairs: PairsConfig | None = None
+) -> tuple[str, tuple[View, ...]]:
+    """The split of `data` that `config` chooses, and its images.
+
+    Raises:
+        DataError: pairs that cannot be read or do not fit the model, all of them.
+    """
     found, source = find_described(data, pairs or PairsConfig(), info.class_map)
     info = info.snapping(source.snap)
     split, chosen = choose_pairs(found, run_folder(run), config.split)
     by_image = {pair.image: pair for pair in chosen[: config.images_used]}
-    why = f"; {remark}" if remark else ""
-    progress.say(f"{plural(len(by_image), 'image')} of split {split} on {machine}{why}")
     failures: list[str] = []
 
     def read(pair: Pair) -> View:
@@ -115,12 +128,11 @@ def open_subject(
     def refuse(_pair: Pair, error: UnetsegError) -> None:
         failures.append(error.summary)
 
-    views = list(read_ahead(by_image.values(), read, refuse=refuse))
+    views = tuple(read_ahead(by_image.values(), read, refuse=refuse))
     if failures:
         fix = "Replace these files, or leave them out."
         raise DataError(f"{len(failures)} of {len(by_image)} pairs do not fit", failures, fix)
-    moved = to_machine(segmenter, machine)
-    return Subject(run_folder(run), moved, info, machine, split, tuple(views))
+    return split, views
 
 
 def read_filled(

@@ -1,0 +1,295 @@
+"""An exported file gives the masks of the run it was made of, in whatever runs it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+import unetseg
+from tests.builders import bundle_info, class_map, noise, random_segmenter, save_run
+from unetseg.bundle import BundleInfo, join_bundles
+from unetseg.cli.app import run as unetseg_command
+from unetseg.config import ExportConfig
+from unetseg.data.files.pngs import write_png
+from unetseg.data.masks.class_map import ClassMap
+from unetseg.errors import BundleError, ConfigError, MachineError
+from unetseg.export.export import EQUAL, export
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "own": {"depth": 3},
+    "resnet34": {"encoder": "resnet34", "depth": 3},
+    "attention and gated skips": {"skip": ("attention", "gated")},
+    "group norm": {"block": "residual", "norm": "group", "up": "bilinear"},
+    "nested, instance norm": {"skip": ("nested",), "norm": "instance"},
+    "half the size": {"scale": 0.5},
+    "classic": {"preset": "classic"},
+}
+LEVELS = {"uint8": (110.0, 60.0), "uint16": (30000.0, 9000.0)}
+"""Mean and deviation of the pixels."""
+SIDES = ((1, 64, 64), (2, 45, 70), (1, 5, 9), (1, 1, 1))
+"""Batches, heights and widths: fitting the network, odd, smaller than it can work on."""
+
+
+def info_of(network: str, kind: str = "dataset", dtype: str = "uint8", **more: Any) -> BundleInfo:
+    mean, std = LEVELS[dtype]
+    scaling = {"kind": kind, "mean": (mean,) * 3, "std": (std,) * 3}
+    given = {"dtype": dtype, "normalisation": scaling, "tile": 96, **more}
+    return bundle_info(NETWORKS[network], **given)
+
+
+def exported(folder: Path, info: BundleInfo, **settings: Any) -> tuple[Path, Path]:
+    """A run of random weights and its file."""
+    run = save_run(folder / "run", info)
+    return run, export(run, ExportConfig.model_validate(settings)).file
+
+
+def outputs(file: Path, images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Masks and probabilities of images N×H×W×C, by ONNX Runtime alone."""
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    mask, likely = session.run(None, {"image": images.transpose(0, 3, 1, 2)})
+    return mask, likely
+
+
+TABLE = [
+    (network, kind, dtype)
+    for network in list(NETWORKS)[:3]
+    for kind in ("dataset", "image")
+    for dtype in LEVELS
+]
+FURTHER = [(network, "image", "uint16") for network in list(NETWORKS)[3:-1]]
+CLASSIC = pytest.param("classic", "dataset", "uint8", marks=pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unetseg.export.export.ROUNDS", 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("network", "kind", "dtype"), [*TABLE, *FURTHER, CLASSIC])
+def test_the_file_gives_the_masks_of_the_run(
+    network: str, kind: str, dtype: str, tmp_path: Path
+) -> None:
+    run, file = exported(tmp_path, info_of(network, kind, dtype, tile=128))
+    model = unetseg.load(run, device="cpu", precision="float32")
+    for batch, height, width in SIDES:
+        images = noise(batch, height, width, 3, dtype=dtype)
+        masks, likely = outputs(file, images)
+        wanted = np.stack([model.predict(image) for image in images])
+        assert masks.dtype == wanted.dtype
+        assert (masks == wanted).mean() >= EQUAL
+        exact = np.stack([model.probabilities(image) for image in images])
+        np.testing.assert_allclose(likely.transpose(0, 2, 3, 1), exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "image"])
+def test_predict_takes_the_file_like_a_run(kind: str, tmp_path: Path) -> None:
+    run, file = exported(tmp_path, info_of("attention and gated skips", kind))
+    for number in range(2):  # cut into tiles, whose moments are those of the whole image
+        write_png(tmp_path / "images" / f"{number}.png", noise(150, 230, 3, seed=number))
+    words = ["predict", str(tmp_path / "images"), "--probabilities", "-o"]
+    assert unetseg_command([words[0], str(file), *words[1:], str(tmp_path / "of file")]) == 0
+    words += [str(tmp_path / "of run"), "--device", "cpu", "--precision", "float32"]
+    assert unetseg_command([words[0], str(run), *words[1:]]) == 0
+    for name in ("0", "1"):
+        mask, wanted = (
+            unetseg_read(tmp_path / folder / f"{name}.png") for folder in ("of file", "of run")
+        )
+        assert (mask == wanted).mean() >= EQUAL
+
+
+def unetseg_read(path: Path) -> NDArray[Any]:
+    from unetseg.data.files.image import ImageFile
+
+    with ImageFile(path) as file:
+        return np.asarray(file.read())
+
+
+CODINGS: dict[str, ClassMap] = {
+    "grey": class_map(0, 255),
+    "three greys": class_map(3, 7, 9),
+    "16 bit": class_map(0, 1000, 60000, dtype="uint16"),
+    "colours": class_map((0, 0, 0), (255, 0, 0), (10, 20, 30), coding="rgb"),
+    "palette": class_map(0, 4, coding="palette", palette=tuple(range(256)) * 3),
+}
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_masks_have_their_own_codes(coding: str, tmp_path: Path) -> None:
+    classes = CODINGS[coding]
+    run, file = exported(tmp_path, bundle_info(classes=classes))
+    image = noise(40, 50, 3)
+    mask, likely = outputs(file, image[None])
+    np.testing.assert_array_equal(mask[0], unetseg.load(run).predict(image))
+    assert mask.dtype == classes.dtype
+    assert likely.shape == (1, len(classes.classes), 40, 50)
+
+
+CALIBRATED = {"temperature": 2.5, "ece_before": 0.2, "ece": 0.1, "threshold": 0.3, "windows": 4}
+
+
+@pytest.mark.parametrize("background", [0, 1])
+def test_temperature_and_threshold_are_inside(background: int, tmp_path: Path) -> None:
+    classes = class_map(0, 255, background=background)
+    info = bundle_info(classes=classes, calibration=CALIBRATED)
+    run, file = exported(tmp_path, info, threshold="auto")
+    image = noise(60, 40, 3)
+    mask, likely = outputs(file, image[None])
+    wanted = unetseg.load(run, threshold="auto")
+    np.testing.assert_array_equal(mask[0], wanted.predict(image))
+    np.testing.assert_allclose(likely[0].transpose(1, 2, 0), wanted.probabilities(image), atol=1e-5)
+    foreground = likely[0, 1 - background] > 0.3
+    np.testing.assert_array_equal(mask[0] == (0, 255)[1 - background], foreground)
+    again = unetseg.load(file)
+    assert again.threshold == 0.3
+    np.testing.assert_array_equal(again.predict(image), mask[0])
+    assert unetseg.load(file, threshold=0.5).threshold == 0.5
+
+
+def test_an_ensemble_is_one_file(tmp_path: Path) -> None:
+    runs = []
+    for seed in range(3):
+        scaling = {"kind": "dataset", "mean": (100.0 + seed,) * 3, "std": (50.0 + seed,) * 3}
+        info = bundle_info(normalisation=scaling)
+        runs.append(save_run(tmp_path / str(seed), info, random_segmenter(info, seed)))
+    join_bundles(runs, tmp_path / "together" / "model")
+    file = export(tmp_path / "together").file
+    image = noise(50, 60, 3)
+    mask, _ = outputs(file, image[None])
+    np.testing.assert_array_equal(mask[0], unetseg.load(tmp_path / "together").predict(image))
+
+
+def test_rules_of_post_processing_are_told_and_added_by_predict(tmp_path: Path) -> None:
+    rules = [{"class_index": 1, "fill_holes": True, "smallest": 30}]
+    run = save_run(tmp_path / "run", bundle_info(postprocess=rules))
+    made = export(run)
+    assert made.rules == ("cell: holes filled, components below 30 pixels removed",)
+    image = noise(80, 80, 3)
+    np.testing.assert_array_equal(
+        unetseg.load(made.file).predict(image), unetseg.load(run).predict(image)
+    )
+
+
+@pytest.mark.long
+def test_the_command_holds_the_file_against_the_users_own_images(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = save_run(tmp_path / "run", bundle_info(classes=class_map(0, 255)))
+    words = ["export", str(run), str(data), "-o", str(tmp_path / "cells.onnx"), "--split", "all"]
+    assert unetseg_command(words) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "compared on 8 images of split all" in told
+    assert "100.000% of the pixels of 16 images" in told
+    assert f"next: unetseg predict {tmp_path / 'cells.onnx'} IMAGES -o masks" in told
+
+
+def test_a_file_whose_masks_differ_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unetseg.export import onnx as room
+
+    run = save_run(tmp_path / "run")
+    monkeypatch.setattr(room, "_normalised", lambda nodes, _: nodes("Cast", "image", to=1))
+    with pytest.raises(BundleError, match=r"of the pixels have the run's code .* wanted"):
+        export(run, output=tmp_path / "cells.onnx")
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.long
+def test_a_network_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run", bundle_info({"encoder": "mit_b0"}))
+    with pytest.raises(BundleError, match="cannot be written as one file: view"):
+        export(run)
+
+
+def test_another_suffix_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--to onnx ends with \.onnx"):
+        export(save_run(tmp_path / "run"), output=tmp_path / "cells.pt")
+
+
+def test_what_a_file_cannot_do_is_refused(tmp_path: Path) -> None:
+    _, file = exported(tmp_path, bundle_info())
+    with pytest.raises(ConfigError, match="runs on the processor") as caught:
+        unetseg.load(file, precision="bf16", engine="fused")
+    assert caught.value.offenders == ["--precision bf16", "--engine fused"]
+
+
+def test_without_the_packages_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = save_run(tmp_path / "run")
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(MachineError) as caught:
+        export(run)
+    assert caught.value.fix == "pip install 'unetseg[onnx]'"
+
+
+# ------------------------------------------------------------------ files of others
+
+
+def spoilt(file: Path, change: Any) -> Path:
+    model = onnx.load(file)
+    change(model)
+    onnx.save(model, file)
+    return file
+
+
+def loops(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Relu")
+    node.op_type = "Loop"
+
+
+def of_another_domain(model: onnx.ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "Relu").domain = "evil"
+
+
+def reaches_outside(model: onnx.ModelProto) -> None:
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    entry = weight.external_data.add()
+    entry.key, entry.value = "location", "../../etc/passwd"
+
+
+def says_nothing(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+
+
+def has_other_names(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.output[:] = [name.replace("grid", "other") for name in node.output]
+
+
+def claims_another_network(model: onnx.ModelProto) -> None:
+    entry = next(entry for entry in model.metadata_props if entry.key == "model.json")
+    entry.value = entry.value.replace('"bands":3', '"bands":4')
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        loops,
+        of_another_domain,
+        reaches_outside,
+        says_nothing,
+        has_other_names,
+        claims_another_network,
+    ],
+)
+def test_a_file_that_is_no_export_is_answered(change: Any, tmp_path: Path) -> None:
+    _, file = exported(tmp_path, bundle_info())
+    with pytest.raises(BundleError):
+        unetseg.load(spoilt(file, change))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9, 0.9999])
+def test_a_file_that_is_cut_off_is_answered(share: float, tmp_path: Path) -> None:
+    _, file = exported(tmp_path, bundle_info())
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(BundleError):
+        unetseg.load(file)

@@ -1,0 +1,59 @@
+"""unetseg export."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from unetseg.cli.console import observed, say
+from unetseg.config import ExportConfig, PairsConfig
+from unetseg.text import plural
+
+
+def export(
+    run: Path,
+    data: Path | None = None,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    config: Annotated[ExportConfig, Parameter(name="*")] = ExportConfig(),  # noqa: B008 (frozen)
+    pairs: Annotated[PairsConfig, Parameter(name="*", group="Data")] = PairsConfig(),  # noqa: B008
+) -> None:
+    """Write a trained U-Net as one file: raw pixels in, masks in their own codes out.
+
+    The file is loaded again and held against the run: on images of noise, and on those of DATA that
+    the training held out. Where masks differ it is not written.
+
+    Examples:
+    unetseg export checkpoints/cells
+    unetseg export checkpoints/cells photos/ -o cells.onnx
+    unetseg predict cells.onnx new/ -o masks/
+
+    Parameters
+    ----------
+    run
+        Run folder of `unetseg train`.
+    data
+        Folder of pairs to compare on.
+    output
+        The file (default: model.onnx in the run folder).
+    config_file
+        YAML file with settings.
+    """
+    from unetseg.export.export import export as write
+
+    with observed() as progress:
+        made = write(run, config, data, pairs=pairs, output=output, progress=progress)
+    height, width = made.size
+    before, after = (size / 2**20 for size in made.bytes)
+    slow, fast = (1000 * seconds for seconds in made.seconds)
+    agreement, images = made.agreement, plural(made.agreement.images, "image")
+    say(f"{agreement.equal:.3%} of the pixels of {images} have the run's code in its masks;")
+    say(f"probabilities differ by {agreement.probability_gap:.1g} at most")
+    say(f"size: {before:.1f} MiB of weights → {after:.1f} MiB")
+    say(f"time for {height}×{width} pixels: {slow:.1f} ms → {fast:.1f} ms, on this processor")
+    for rule in made.rules:
+        say(f"not in the file, added by `unetseg predict`: {rule}")
+    say(f"written: {made.file}")
+    say(f"next: unetseg predict {made.file} IMAGES -o masks")

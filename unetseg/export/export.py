@@ -1,0 +1,223 @@
+"""A trained U-Net as one file for others, held against itself before it is there."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetseg.bundle import LARGEST_SIDE, find_bundle
+from unetseg.config import DeviceConfig, ExportConfig, PairsConfig, TilingConfig
+from unetseg.errors import BundleError, ConfigError
+from unetseg.evaluation.evaluate import run_folder
+from unetseg.prediction.exported import INFO, THRESHOLD, imported
+from unetseg.prediction.predictor import Predictor
+from unetseg.progress import SILENT, Progress
+from unetseg.skiplab.look import read_views
+from unetseg.storage import write_bytes
+from unetseg.text import plural
+from unetseg.timing import median_seconds
+
+Image = NDArray[Any]
+Whole = Callable[[Image], tuple[Image, Image]]
+"""What runs a file: images N×C×H×W of raw pixels → their masks and probabilities N×K×H×W."""
+
+EQUAL = 0.999
+"""Share of the pixels whose code in the file's masks must be that of the run's."""
+SIDES = ((2, 2.5), (3.4, 2.1), (0.6, 1.2), (0.1, 0.1))
+"""Height and width of the drawn images, in strides of the network."""
+ROUNDS, SECONDS = 9, 10.0
+"""How often, and for how long at most, both are timed."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file."""
+
+    write: Callable[[Path, Predictor, Mapping[str, str]], None]
+    """Writes one of a trained U-Net, with texts that it holds beside."""
+    run: Callable[[Path], Whole]
+
+
+SUFFIXES = {"onnx": ".onnx"}
+
+
+def _kind(to: str) -> Kind:
+    """What `to` names, its packages imported.
+
+    Raises:
+        MachineError: one is not installed.
+    """
+    for package in ("onnx", "onnxruntime"):
+        imported(package, "onnx")
+    from unetseg.export.onnx import run_onnx, write_onnx
+
+    return Kind(write_onnx, run_onnx)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a file gives the masks of the run, run as a whole and by `predict`."""
+
+    equal: float
+    """Share of the pixels that have the run's code in its masks, the lesser of both ways, 0–1."""
+    probability_gap: float
+    """Largest difference of a probability."""
+    images: int
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, and how it compares."""
+
+    file: Path
+    agreement: Agreement
+    bytes: tuple[int, int]
+    """Of the weights in the run, and of the file with what belongs to it."""
+    seconds: tuple[float, float]
+    """From raw pixels to classes in the run, and to masks and probabilities in the file."""
+    size: tuple[int, int]
+    """Height and width of the image that was timed."""
+    rules: tuple[str, ...]
+    """Post-processing that is not in the file, in words."""
+
+
+def export(
+    run: Path,
+    config: ExportConfig | None = None,
+    data: Path | None = None,
+    *,
+    pairs: PairsConfig | None = None,
+    output: Path | None = None,
+    progress: Progress = SILENT,
+) -> Export:
+    """Write a trained U-Net as one file, after it was held against the run.
+
+    Args:
+        run: Run folder or bundle folder.
+        config: What is written.
+        data: Folder of pairs; their images are compared beside drawn ones.
+        pairs: How they are found.
+        output: The file; default: "model" in the run folder.
+        progress: Hears what is done.
+
+    Raises:
+        BundleError: there is no usable model, it cannot be written, or masks differ; nothing is
+            written then.
+        ConfigError: the suffix is another, or a threshold is asked for that there is not.
+        MachineError: what writes or runs such files is not installed.
+    """
+    config = config or ExportConfig()
+    output = _file(run, config, output)
+    exact = DeviceConfig(device="cpu", precision="float32")
+    tiling = TilingConfig(threshold=config.threshold, tile=LARGEST_SIDE)  # images whole, as there
+    predictor = Predictor(run, tiling, exact)
+    images = list(drawn_images(predictor))
+    if data is not None:
+        split, views = read_views(run, data, predictor.info, config, pairs)
+        progress.say(f"compared on {plural(len(views), 'image')} of split {split}")
+        images += [view.image[None] for view in views]
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / output.name
+        whole = _written(file, predictor, config)
+        agreement = compare(predictor, whole, Predictor(file, tiling), images)
+        if not agreement.equal >= EQUAL:
+            raise BundleError(
+                f"{agreement.equal:.3%} of the pixels have the run's code in the masks of "
+                f"{config.to}, at least {EQUAL:.1%} are wanted: nothing was written"
+            )
+        seconds = timed(predictor, whole, images[-1][:1], progress)
+        size = sum(_copy(part, output) for part in sorted(Path(folder).iterdir()))
+    names, rules = predictor.info.class_map.names, predictor.info.postprocess
+    return Export(
+        file=output,
+        agreement=agreement,
+        bytes=((find_bundle(run) / "model.safetensors").stat().st_size, size),
+        seconds=seconds,
+        size=images[-1].shape[1:3],
+        rules=tuple(f"{names[rule.class_index]}: {rule.words}" for rule in rules),
+    )
+
+
+def _file(run: Path, config: ExportConfig, output: Path | None) -> Path:
+    """The file that is written."""
+    suffix = SUFFIXES[config.to]
+    output = output or run_folder(run) / f"model{suffix}"
+    if output.suffix.lower() != suffix or output.is_dir():
+        raise ConfigError(f"{output}: the name of a file --to {config.to} ends with {suffix}")
+    return output
+
+
+def _copy(part: Path, output: Path) -> int:
+    """Put a part of a file to where it is wanted; its bytes."""
+    content = part.read_bytes()
+    write_bytes(output.with_suffix(part.suffix), content)
+    return len(content)
+
+
+def _written(file: Path, predictor: Predictor, config: ExportConfig) -> Whole:
+    """What runs a file that is written here."""
+    kind = _kind(config.to)
+    metadata = {INFO: predictor.info.model_dump_json()}
+    if predictor.threshold is not None:
+        metadata[THRESHOLD] = str(predictor.threshold)
+    try:
+        kind.write(file, predictor, metadata)
+    except NotImplementedError as error:
+        fix = "Most encoders that convolve can be, such as resnet34 and efficientnet-b0."
+        raise BundleError(
+            f"this network cannot be written as one file: {error}", fix=fix
+        ) from error
+    return kind.run(file)
+
+
+def drawn_images(predictor: Predictor) -> Iterator[Image]:
+    """Noise 2×H×W×C like the images trained on: of odd sides, and too small for the network."""
+    info, grid = predictor.info, predictor.engine.grid
+    rng = np.random.default_rng(0)
+    given, dtype = info.normalisation, np.dtype(info.pixel_type)
+    for sides in SIDES:
+        height, width = (max(1, round(side * grid)) for side in sides)
+        noise = rng.normal(given.mean, given.std, (2, height, width, info.bands))
+        if dtype.kind != "f":
+            limits = np.iinfo(dtype)
+            noise = noise.round().clip(limits.min, limits.max)
+        yield noise.astype(dtype)
+
+
+def compare(run: Predictor, whole: Whole, again: Predictor, images: Sequence[Image]) -> Agreement:
+    """Predict images with a run and with a file.
+
+    Args:
+        run: The run.
+        whole: Runs the file.
+        again: The same, loaded for `predict`.
+        images: N×H×W×C of raw pixels.
+    """
+    pixels, equal, gap = 0, np.zeros(2, np.int64), 0.0
+    dtype, class_map = run.info.pixel_type, run.info.class_map
+    for batch in images:
+        masks, likely = whole(batch.transpose(0, 3, 1, 2).astype(dtype))
+        for image, mask, found in zip(batch, masks, likely, strict=True):
+            logits = run.engine.logits(image)
+            wanted = class_map.decode(run.engine.index(logits, None))
+            for way, codes in enumerate((mask, class_map.decode(again.engine.classes(image)))):
+                differ = codes != wanted
+                equal[way] += int((~(differ.any(-1) if differ.ndim == 3 else differ)).sum())
+            pixels += logits[0].numel()
+            exact = run.engine.probabilities(logits, None).transpose(2, 0, 1)
+            gap = max(gap, float(np.abs(exact - found).max()))
+    return Agreement(float(equal.min() / pixels), gap, sum(map(len, images)))
+
+
+def timed(
+    run: Predictor, whole: Whole, image: Image, progress: Progress = SILENT
+) -> tuple[float, float]:
+    """Seconds that a run and a file take for an image 1×H×W×C, measured in turns."""
+    pixels = image.transpose(0, 3, 1, 2).astype(run.info.pixel_type)
+    work = {"run": lambda: run.engine.classes(image[0]), "file": lambda: whole(pixels)}
+    taken = median_seconds(work, ROUNDS, SECONDS, progress)
+    return taken["run"], taken["file"]

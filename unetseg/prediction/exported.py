@@ -1,0 +1,184 @@
+"""An exported U-Net made ready to predict: its network from the file, all else as with a run.
+
+A file holds everything from raw pixels to masks. Of that `predict` runs the network alone, between
+two tensors that have a name in every export; tiles, the moments of whole images, gaps, blending and
+post-processing are those of a run, so that masks are the same, of images of any size.
+
+No file runs code: what its network does must be of `OPERATORS`, nothing outside it is read.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unetseg.bundle import LARGEST_JSON, BundleInfo, parse_info
+from unetseg.errors import BundleError, MachineError
+from unetseg.prediction.backends import Choice
+from unetseg.unet.build import build_unet
+from unetseg.unet.model import UNet
+from unetseg.unet.segmenter import Segmenter
+
+GRID = "grid"
+"""In every export, the image N×C×H×W that the network works on: its sides fit, nothing is left to
+do to it."""
+LOGITS = "logits_on_grid"
+"""In every export, what the network says of it, N×K×H×W."""
+INFO = "model.json"
+"""In every export, the text of the bundle's model.json."""
+THRESHOLD = "threshold"
+"""Where an export has one inside: the probability from which on a pixel is foreground."""
+LARGEST_FILE = 2**31
+"""Bytes; a larger file is refused unread."""
+OPERATORS = {
+    *("Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Elu", "Erf"),
+    *("GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization"),
+    *("LeakyRelu", "MaxPool", "Mul", "Neg", "Pad", "ReduceMean", "Relu", "Reshape", "Resize"),
+    *("Shape", "Sigmoid", "Slice", "Sub", "Tanh", "QuantizeLinear", "DequantizeLinear"),
+}
+"""What a network in an ONNX file may do: arithmetic on tensors as large as images."""
+
+Network = Callable[[Tensor], Tensor]
+"""Image on the grid N×C×H×W float32 → its logits."""
+Loaded = tuple[Mapping[str, str], Network, str]
+"""Metadata and network of a file, and what runs it."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A U-Net in a file, ready to predict."""
+
+    segmenter: Segmenter
+    """Its normalisation, scale and geometry; the network in it computes nothing."""
+    info: BundleInfo
+    choice: Choice
+    threshold: float | None
+    """What the file has inside."""
+
+
+def is_exported(run: Path) -> bool:
+    """Whether a path is that of a file of `unetseg export`, by its suffix."""
+    return run.suffix.lower() in RUNTIMES and run.is_file()
+
+
+def load_exported(file: Path) -> Exported:
+    """The U-Net in a file that `unetseg export` wrote.
+
+    Raises:
+        BundleError: it is damaged, of other origin, or does more than a network does.
+        MachineError: what runs such files is not installed.
+    """
+    if file.stat().st_size > LARGEST_FILE:
+        size = file.stat().st_size
+        raise BundleError(f"{file} has {size} bytes; at most {LARGEST_FILE} are read")
+    content = file.read_bytes()
+    metadata, network, name = RUNTIMES[file.suffix.lower()](file, content)
+    if INFO not in metadata or len(metadata[INFO]) > LARGEST_JSON:
+        fix = "Give a run folder, or a file that `unetseg export` wrote."
+        raise BundleError(f"{file} says nothing of the classes and images of its network", fix=fix)
+    info = parse_info(metadata[INFO], file)
+    # a file of its own, be it of the same training: int8 gives other masks
+    info = info.model_copy(update={"weights_sha256": sha256(content).hexdigest()})
+    segmenter = Segmenter(_outline(info), info.normalisation, info.network.scale)
+    backend = OnGrid(segmenter.network, network)
+    threshold = float(metadata[THRESHOLD]) if THRESHOLD in metadata else None
+    return Exported(segmenter.eval(), info, Choice(name, "the file's own", backend), threshold)
+
+
+class OnGrid:
+    """What runs a network in a file, as a backend: images of any sides.
+
+    Args:
+        outline: Knows the sides that the network works on.
+        network: Takes images of such sides.
+    """
+
+    def __init__(self, outline: UNet, network: Network) -> None:
+        self._outline, self._network = outline, network
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Logits of a prepared image."""
+        logits = self._network(self._outline.continued(image).contiguous())
+        return self._outline.cropped(logits, image)
+
+
+def _outline(info: BundleInfo) -> UNet:
+    """A U-Net's geometry and the shape of its head; nothing in it computes."""
+    settings = info.fresh.network.model_copy(update={"init": "torch"})
+    with torch.device("cpu" if settings.encoder else "meta"):
+        network = build_unet(settings, info.bands, len(info.class_map.classes))
+    network.encoder = network.decoder = nn.Identity()  # type: ignore[assignment]
+    return network.to_empty(device="cpu")
+
+
+def _of_onnx(file: Path, content: bytes) -> Loaded:
+    """Metadata and network of an ONNX file, run by ONNX Runtime."""
+    onnx = imported("onnx", "onnx")
+    try:
+        model = onnx.load_model_from_string(content)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        part = onnx.utils.Extractor(model).extract_model([GRID], [LOGITS])
+    except Exception as error:
+        raise _damaged(file, error) from error
+    strange = {node.op_type for node in part.graph.node if node.op_type not in OPERATORS}
+    strange |= {node.domain for node in part.graph.node if node.domain}
+    strange |= {function.name for function in part.functions}
+    external = onnx.TensorProto.EXTERNAL
+    strange |= {t.name for t in part.graph.initializer if t.data_location == external}
+    _refuse(strange, file)
+    try:
+        session = onnx_session(part.SerializeToString())
+    except Exception as error:
+        raise _damaged(file, error) from error
+
+    def network(image: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {GRID: image.numpy()})[0])
+
+    return metadata, network, "ONNX Runtime"
+
+
+def onnx_session(content: bytes) -> Any:
+    """What runs an ONNX file, on as many threads as torch.
+
+    Raises:
+        MachineError: ONNX Runtime is not installed.
+    """
+    runtime = imported("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors alone
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others work too
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _refuse(strange: Iterable[str], file: Path) -> None:
+    if found := sorted(strange):
+        raise BundleError(f"{file} does more than a network does; it is not run", found)
+
+
+def _damaged(file: Path, error: Exception) -> BundleError:
+    told = shorten(str(error), 400)
+    return BundleError(f"{file} is damaged, or of other origin", [told])
+
+
+def imported(name: str, extra: str) -> Any:
+    """A package of an extra.
+
+    Raises:
+        MachineError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        fix = f"pip install 'unetseg[{extra}]'"
+        raise MachineError(f"this needs {name}, which cannot be imported", [error], fix) from error
+
+
+RUNTIMES: dict[str, Callable[[Path, bytes], Loaded]] = {".onnx": _of_onnx}
+"""What reads each kind of file, by its suffix."""
