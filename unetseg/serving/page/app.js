@@ -77,6 +77,7 @@ function key(event) {
 const events = {
   ...training.events, ...viewer.events,
   failed({ message, fix }) { notice("failed", message, fix); refreshSoon(); },
+  stopped({ message, fix }) { notice("failed", message, fix, [], "calm"); refreshSoon(); },
   changed({ id }) { drawing.wasChanged(id); },
 };
 const handlers = Object.fromEntries(Object.entries(events).map(([name, handle]) => [name, (data) => {

@@ -33,7 +33,7 @@ export function build(section) {
   };
   parts = {
     canvas, title: h("h1"), status: h("span", { className: "saved" }), classes: h("div", { className: "classes", role: "radiogroup", "aria-label": "Class to draw" }),
-    tools: h("div", { className: "tools", role: "toolbar", "aria-label": "Tools" }), strip: h("div", { className: "strip", role: "list", "aria-label": "Images" }),
+    tools: h("div", { className: "tools", role: "toolbar", "aria-label": "Tools" }), strip: h("div", { className: "strip scroll", role: "list", "aria-label": "Images" }),
     readout: h("p", { className: "readout", "aria-hidden": "true" }), empty: h("div"), whole: h("div", { className: "workplace" }),
     size: slider("Brush size", " px", 1, 200, at.size, (size) => { at.size = size; }), note: h("p", { className: "note" }),
     model: button("Start from the model’s mask", trying(fromModel)), save: button("Save", save, "primary"), remove: button("Take this mask away", trying(remove), "quiet"),

@@ -18,7 +18,7 @@ function budget() {
 export function build(section) {
   parts = {
     slider: h("input", { type: "range", id: "budget", min: Math.log2(SHORTEST), max: Math.log2(LONGEST), step: "any", value: Math.log2(300), oninput: showPlan, "aria-label": "Time to train" }),
-    chosen: h("output", { htmlFor: "budget" }), plan: h("ul", { className: "plan" }), warnings: h("div"), start: button("Start training", trying(() => start(false)), "primary"),
+    chosen: h("output", { htmlFor: "budget" }), plan: h("ul", { className: "plan" }), summary: h("summary", null, "What will be done"), warnings: h("div"), start: button("Start training", trying(() => start(false)), "primary"),
     on: button("Train on", trying(() => start(true)), "primary"), resume: button("Go on with the stopped one", trying(() => api.post("train/resume")), ""), stop: button("Stop and keep", trying(stop), ""),
     now: h("div", { className: "now" }), bar: h("progress", { max: 1, value: 0, "aria-label": "How much of the time is used" }), charts: h("div", { className: "pair" }), previews: h("div", { className: "previews" }),
     score: h("div"), setup: h("div", { className: "setup" }), empty: h("div"), run: h("div", { className: "run" }),
@@ -26,7 +26,7 @@ export function build(section) {
   parts.setup.append(
     h("div", { className: "budget" }, h("div", { className: "row" }, h("h2", null, "How long may it take?"), parts.chosen), parts.slider, h("div", { className: "row note" }, h("span", null, "1 min"), h("span", null, "10 min"), h("span", null, "2 h"))),
     parts.warnings, h("p", { className: "actions" }, parts.on, parts.start, parts.resume),
-    h("details", { open: true }, h("summary", null, "What will be done"), parts.plan));
+    h("details", null, parts.summary, parts.plan));
   parts.run.append(parts.now, parts.bar, h("p", { className: "actions" }, parts.stop), parts.charts, parts.previews);
   section.append(h("h1", null, "Train"), parts.empty, parts.score, parts.run, parts.setup);
 }
@@ -45,7 +45,9 @@ function showPlan() {
   clearTimeout(planned);
   planned = setTimeout(trying(async () => {
     if (parts.setup.hidden) return;
-    const { words, warnings } = await api.get(`plan?budget=${seconds}`);
+    const { words, warnings, parameters, crops, batch } = await api.get(`plan?budget=${seconds}`);
+    const weights = parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)} million` : parameters.toLocaleString("en");
+    parts.summary.textContent = `A U-Net of ${weights} weights, shown ${batch} pieces of ${crops} × ${crops} pixels at a time`;
     parts.plan.replaceChildren(...words.map((line) => h("li", null, line)));
     parts.warnings.replaceChildren(...warnings.map((line) => h("p", { className: "warning" }, line)));
   }), 300);
@@ -74,7 +76,7 @@ export function score(model) {
     return h("div", null, h("dt", null, name), h("dd", null, dice.toFixed(2), low != null && h("small", null, `${low.toFixed(2)} – ${high.toFixed(2)}`)), bar);
   };
   const { before } = model;
-  const change = before && model.dice - before.dice;
+  const change = before && Number(model.dice.toFixed(2)) - Number(before.dice.toFixed(2)); // as they are shown
   const verdict = before && (Math.abs(change) < 0.005 ? "as good as before" : change > 0 ? `better by ${change.toFixed(2)}` : `worse by ${(-change).toFixed(2)}`);
   return h("div", { className: "score" },
     h("dl", { className: "headline" }, before && figure("Dice before", before), figure(before ? "Dice now" : "Dice", model), before && h("div", null, h("dt", null, "In short"), h("dd", { className: "verdict" }, verdict))),

@@ -15,7 +15,7 @@ export function build(section) {
   const canvas = h("canvas", { tabIndex: 0, role: "application", className: "moves", "aria-label": "The image and the mask of the model" });
   const files = h("input", { type: "file", multiple: true, className: "unseen", "aria-label": "Images to look at", onchange: () => upload(files.files) });
   parts = {
-    canvas, empty: h("div"), whole: h("div", { className: "workplace" }), title: h("h1"), list: h("div", { className: "strip", role: "list", "aria-label": "Images" }), facts: h("dl", { className: "facts" }), table: h("details"),
+    canvas, empty: h("div"), whole: h("div", { className: "workplace" }), title: h("h1"), list: h("div", { className: "strip scroll", role: "list", "aria-label": "Images" }), facts: h("dl", { className: "facts" }), table: h("details"),
     divider: h("input", { type: "range", className: "divider", min: 0, max: 100, value: 50, "aria-label": "How much of the image is without the mask", oninput: () => { at.divider = parts.divider.value / 100; view.request(); } }),
     predict: button("Find in all images", trying(() => predict("all")), "primary"), progress: h("progress", { max: 1, value: 0, "aria-label": "Images predicted" }), correct: h("a", { className: "button" }, "Correct this mask"),
     own: h("label", { className: "field check" }, h("input", { type: "checkbox", onchange: (event) => { at.own = event.target.checked; view.request(); } }), h("span", null, "My mask on the left")),

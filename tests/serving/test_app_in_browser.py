@@ -1,0 +1,259 @@
+"""The whole road in a real browser: drawn, trained, looked at, corrected, trained on, exported.
+
+UNETSEG_SCREENSHOTS=FOLDER keeps a picture of each step, as docs/app.md shows them.
+"""
+
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.chromium import NAMELESS, WEAK, WIDER, browser
+from unetseg.data.sample import draw_cells
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+__all__ = ["browser"]
+WIDTHS = {"wide": (1280, 800), "tablet": (768, 1024)}
+MARGIN = 24  # CSS pixels around an image that fits the canvas
+TRAINED = 240_000  # milliseconds until a training must have ended
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """`unetseg app FOLDER` as a user starts it; the address of its page."""
+    command = [sys.executable, "-m", "unetseg", "app", str(folder), "--no-browser", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
+        try:
+            assert app.stdout
+            yield app.stdout.readline().split(": ")[-1].strip()
+        finally:
+            app.terminate()
+            app.wait(60)
+
+
+class Visitor:
+    """Somebody at the page: a mouse, a keyboard, and what the browser said meanwhile."""
+
+    def __init__(self, browser: "Browser", address: str, size: int) -> None:
+        self.address, self.size = address, size
+        self.said, self.elsewhere = list[str](), list[str]()
+        self.page: Page = browser.new_page(viewport={"width": 1280, "height": 800})
+        self.page.set_default_timeout(20_000)
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", self._note)
+        self.page.goto(address)
+
+    def _note(self, request: Any) -> None:
+        if not request.url.startswith((self.address, "blob:", "data:")):
+            self.elsewhere.append(request.url)
+
+    def step(self, name: str) -> None:
+        self.page.get_by_role("navigation").get_by_text(name, exact=True).click()
+        self.page.wait_for_timeout(500)
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name).click()
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where a pixel of the image that fits the canvas is on the screen."""
+        box = self.page.locator("#draw canvas").bounding_box()
+        assert box
+        side = min(box["width"], box["height"]) - 2 * MARGIN
+        left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
+        return left + x * side / self.size, top + y * side / self.size
+
+    def polygon(self, points: NDArray[Any]) -> None:
+        self.page.keyboard.press("p")
+        for x, y in points:
+            self.page.mouse.click(*self.place(x, y))
+        self.page.keyboard.press("Enter")
+
+    def stroke(self, points: NDArray[Any], tool: str = "b") -> None:
+        self.page.keyboard.press(tool)
+        self.page.mouse.move(*self.place(*points[0]))
+        self.page.mouse.down()
+        for x, y in points[1:]:
+            self.page.mouse.move(*self.place(x, y), steps=3)
+        self.page.mouse.up()
+
+    def saved(self) -> None:
+        self.page.keyboard.press("Control+s")
+        self.page.locator(".saved:not(.dirty)", has_text="saved").wait_for()
+
+    def picture(self, name: str) -> None:
+        """Checks the page as it is, wide and on a tablet, and keeps a picture of it."""
+        for width, height in reversed(WIDTHS.values()):
+            self.page.set_viewport_size({"width": width, "height": height})
+            self.page.wait_for_timeout(200)
+            assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+            assert self.page.evaluate(WIDER) == [], name
+        assert self.page.evaluate(WEAK) == [], f"{name}: contrast below 4.5"
+        assert self.page.evaluate(NAMELESS) == [], f"{name}: without a name"
+        assert (self.said, self.elsewhere) == ([], []), name
+        if folder := os.environ.get("UNETSEG_SCREENSHOTS"):
+            path = Path(folder) / f"app-{name}.jpg"
+            self.page.screenshot(path=path, type="jpeg", quality=80)
+
+
+def outlines(mask: NDArray[np.uint8], most: int) -> list[NDArray[Any]]:
+    """The largest objects of a mask as polygons, points in pixels, x before y."""
+    found, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    largest = sorted(found, key=cv2.contourArea, reverse=True)[:most]
+    return [cv2.approxPolyDP(one, 1.2, True)[:, 0] + 0.5 for one in largest]
+
+
+def overlap(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Dice of two binary masks."""
+    both = np.logical_and(one, other).sum()
+    return float(2 * both / (one.astype(bool).sum() + other.astype(bool).sum()))
+
+
+def walk(visitor: Visitor, folder: Path, seconds: float, most: int) -> dict[str, float]:
+    """The whole road; what was drawn and found, as Dice with the truth."""
+    page = visitor.page
+    truths = [draw_cells(visitor.size, 0, index)[1] for index in range(12)]
+    page.get_by_text("12 images").first.wait_for()
+    visitor.picture("folder")
+    drawn = draw_four(visitor, folder, truths, most)
+    train(visitor, "Start training", seconds)
+    page.get_by_text("Dice", exact=True).first.wait_for()
+    visitor.picture("trained")
+    visitor.step("Look")
+    visitor.press("Find in")
+    page.get_by_text("All images are done").wait_for(timeout=TRAINED)
+    page.wait_for_timeout(800)
+    visitor.picture("look")
+    found = masks_of(page, "predicted")
+    correct(visitor, folder)
+    train(visitor, "Train on with 1", seconds)
+    page.get_by_text("Dice before").wait_for()
+    visitor.picture("retrained")
+    return {
+        "drawn": drawn,
+        "found": float(np.mean([overlap(found[n], truths[n]) for n in range(4, 12)])),
+        "masks": len(masks_of(page, "own")),
+    }
+
+
+def draw_four(visitor: Visitor, folder: Path, truths: list[NDArray[Any]], most: int) -> float:
+    """Four masks by polygons and a stroke; how well the first lies on the truth."""
+    page = visitor.page
+    visitor.step("Draw")
+    for truth in truths[:4]:
+        for points in outlines(truth, most):
+            visitor.polygon(points)
+        visitor.stroke(outlines(truth, 1)[0][::3])  # along the outline of the largest
+        page.keyboard.press("Control+z")
+        if truth is truths[0]:
+            visitor.picture("draw")
+        visitor.saved()
+        page.keyboard.press("n")
+        page.wait_for_timeout(500)
+    asked = np.zeros_like(truths[0])
+    cv2.fillPoly(asked, [(one - 0.5).astype(np.int32) for one in outlines(truths[0], most)], 255)
+    written = np.asarray(Image.open(folder / "masks" / "cells_000.png"))
+    assert len(np.unique(written)) == 2
+    return overlap(written, asked)
+
+
+def train(visitor: Visitor, button: str, seconds: float) -> None:
+    visitor.step("Train")
+    page = visitor.page
+    page.locator("#budget").evaluate(
+        "(slider, s) => { slider.min = 1; slider.value = Math.log2(s);"
+        "slider.dispatchEvent(new Event('input')); }",
+        seconds,
+    )
+    page.get_by_text("A U-Net of").wait_for()
+    if button.startswith("Start"):
+        visitor.picture("train")
+    visitor.press(button)
+    page.locator("#train .chart circle").first.wait_for(timeout=TRAINED)
+    if button.startswith("Start"):
+        visitor.picture("training")
+    page.get_by_role("button", name="Stop and keep").wait_for(state="hidden", timeout=TRAINED)
+    page.locator(".score").first.wait_for()
+
+
+def correct(visitor: Visitor, folder: Path) -> None:
+    """The first one without a mask: the model's, mended by eraser and brush."""
+    page = visitor.page
+    visitor.step("Correct")
+    visitor.picture("correct")
+    page.locator("#correct .card.none").first.click()
+    page.wait_for_timeout(800)
+    visitor.press("Start from the model’s mask")
+    page.wait_for_timeout(500)
+    middle = np.array([[0.5, 0.5], [0.6, 0.5]]) * visitor.size
+    visitor.stroke(middle, "e")
+    visitor.stroke(middle + 0.2 * visitor.size, "b")
+    visitor.saved()
+    assert len(list((folder / "masks").iterdir())) == 5
+    visitor.step("Correct")
+    page.get_by_role("link", name="Train on with 1 correction").wait_for()
+
+
+def masks_of(page: "Page", which: str) -> dict[int, NDArray[Any]]:
+    """The masks that the page offers as a zip, by the number in the image's name."""
+    answer = page.request.get(page.url.split("#")[0] + f"api/masks.zip?of={which}")
+    with zipfile.ZipFile(io.BytesIO(answer.body())) as packed:
+        names = [name for name in packed.namelist() if name.endswith(".png")]
+        return {
+            int(Path(name).stem[-3:]): np.asarray(Image.open(io.BytesIO(packed.read(name))))
+            for name in names
+        }
+
+
+def without_masks(folder: Path, size: int) -> Path:
+    """Twelve images of cells, of size×size pixels."""
+    folder.mkdir()
+    for index in range(12):
+        Image.fromarray(draw_cells(size, 0, index)[0]).save(folder / f"cells_{index:03d}.png")
+    return folder
+
+
+@pytest.mark.long
+def test_from_images_without_masks_to_a_model_that_was_corrected(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    with served(folder) as address:
+        scores = walk(Visitor(browser, address, 64), folder, seconds=5, most=2)
+    assert scores["drawn"] > 0.9
+    assert scores["masks"] == 5
+
+
+@pytest.mark.slow
+def test_a_minute_of_training_on_four_drawn_masks_finds_the_cells(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    folder = without_masks(tmp_path / "cells", 192)
+    with served(folder) as address:
+        scores = walk(Visitor(browser, address, 192), folder, seconds=60, most=40)
+    assert scores["drawn"] > 0.95
+    assert scores["found"] > 0.8
+
+
+def test_the_page_is_part_of_the_package() -> None:
+    page = files("unetseg.serving") / "page"
+    index = (page / "index.html").read_text()
+    assert "<script" in index
+    assert "style=" not in index  # the page's policy lets no inline style or script run
+    for name in ("app.js", "style.css", "icon.svg"):
+        assert name in index or (page / name).is_file()
+        assert "http://" not in (page / name).read_text().replace("http://www.w3.org", "")
