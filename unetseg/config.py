@@ -426,8 +426,8 @@ class ScalingConfig(Settings):
         return int(low), (int(high) if high else None) if dash else int(low)
 
 
-class ServeConfig(Settings):
-    """Who is answered, and what may be asked for."""
+class DoorConfig(Settings):
+    """Where a server is reached, and by whom."""
 
     host: str = "127.0.0.1"
     """Address to listen at; 0.0.0.0 is all of this machine's."""
@@ -435,12 +435,17 @@ class ServeConfig(Settings):
     """Port to listen at; 0: a free one."""
     token: Annotated[str, Field(min_length=8)] | None = None
     """What requests must bring (default: none on 127.0.0.1, else one is made and told)."""
+    max_body: Annotated[float, Field(gt=0)] = 64.0
+    """Largest request that is taken, MB of 1,048,576 bytes."""
+
+
+class ServeConfig(DoorConfig):
+    """Who is answered, and what may be asked for."""
+
     name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] | None = None
     """Name of the model in addresses (default: the name of RUN)."""
     max_pixels: Annotated[int, Field(ge=1)] | None = None
     """Largest image that is taken, pixels (default: 33,554,432)."""
-    max_body: Annotated[float, Field(gt=0)] = 64.0
-    """Largest request that is taken, MB of 1,048,576 bytes."""
     max_requests: Annotated[int, Field(ge=1)] = 128
     """Requests that are under way at once; more are refused with 429."""
     timeout: Seconds = 60.0
@@ -511,19 +516,8 @@ class CheckConfig(Settings):
     """Exit code 5 for warnings too, not only for errors."""
 
 
-class DoorConfig(Settings):
-    """Where a server is reached, and by whom."""
-
-    host: str = "127.0.0.1"
-    """Address to listen at; any but this machine's own needs a token."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """Port to listen at; 0: a free one."""
-    token: str | None = None
-    """What each request must bring (default: none on this machine, else one is made)."""
-
-
-class AppConfig(Settings):
-    """What the app in the browser may open."""
+class AppConfig(DoorConfig):
+    """What the app in the browser may open, and who is answered."""
 
     root: Path | None = None
     """Folder whose folders may be opened (default: FOLDER, else the one you are in)."""
@@ -673,7 +667,6 @@ SETTINGS: frozenset[str] = frozenset(
         ServeConfig,
         ScoringConfig,
         CheckConfig,
-        DoorConfig,
         AppConfig,
         GradientsConfig,
         AblateConfig,

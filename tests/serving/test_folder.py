@@ -155,6 +155,35 @@ def test_masks_keep_the_coding_of_their_folder(
     assert (before.encode(read_mask(given).pixels) == np.roll(CELL, 2)).all()
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".bmp", ".jpg"])
+def test_a_corrected_mask_of_another_format_becomes_a_png(tmp_path: Path, suffix: str) -> None:
+    root = pairs(tmp_path / "pairs")
+    for path in (root / "masks").iterdir():
+        Image.open(path).save(path.with_suffix(suffix))
+        path.unlink()
+    client, before = browser(root), survey(root)
+    image = images(client)["2"]
+    assert put_mask(client, image, CROSS).json()["mask"] == "corrected"
+    assert sorted(path.name for path in (root / "masks").glob("2*")) == ["2_mask.png"]
+    assert (root / ".unetseg" / "given" / "masks" / f"2_mask{suffix}").is_file()
+    after = survey(root)
+    assert [pair.name for pair in after.pairs.pairs] == [pair.name for pair in before.pairs.pairs]
+    raw = read_mask(root / "masks" / "2_mask.png")
+    assert (after.class_map.encode(raw.pixels) == CROSS).all()
+
+
+def test_files_that_go_meanwhile_are_told(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    client = browser(root)
+    image = images(client)["1"]
+    (root / "masks" / "1_mask.png").unlink()
+    (root / "images" / "1.png").unlink()
+    for what in ("mask.png", "info", "tiles/0/0/0.jpg", "thumbnail.jpg?overlay=1"):
+        answer = client.get(f"/app/api/images/{image['id']}/{what}")
+        assert (answer.status_code, "1" in answer.json()["error"]["message"]) == (422, True)
+    assert len(images(client)) == 5
+
+
 def test_pixels_that_keep_their_class_keep_their_value(tmp_path: Path) -> None:
     root = tmp_path / "objects"
     for number in range(12):

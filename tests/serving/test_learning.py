@@ -28,11 +28,11 @@ from unetseg.data.sample import draw_sample
 
 
 def wait(client: TestClient, until: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    for _ in range(600):
+    for _ in range(400):
         state: dict[str, Any] = client.get("/app/api/state").json()
         if until(state):
             return state
-        time.sleep(0.1)
+        time.sleep(0.4)
     raise AssertionError(state)
 
 

@@ -7,15 +7,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unetseg.cli.console import say
-from unetseg.config import AppConfig, DoorConfig
+from unetseg.config import AppConfig
 
 
 def in_browser(
     folder: Path | None = None,
     /,
     *,
-    config: Annotated[AppConfig, Parameter(name="*", group="App")] = AppConfig(),  # noqa: B008
-    door: Annotated[DoorConfig, Parameter(name="*", group="Server")] = DoorConfig(),  # noqa: B008
+    config: Annotated[AppConfig, Parameter(name="*")] = AppConfig(),  # noqa: B008 (frozen)
 ) -> None:
     """Draw masks, train, look, correct and train again, in the browser.
 
@@ -38,9 +37,14 @@ def in_browser(
     from unetseg.serving.studio import Studio
 
     studio = Studio(config.root or folder or Path.cwd(), folder, config.out)
-    token = token_for(door.host, door.token)
-    app = build_app([app_router(studio)], Limits(), token, title="unetseg app")
-    listener = listen(door.host, door.port)
+    token = token_for(config.host, config.token)
+    app = build_app(
+        [app_router(studio)],
+        Limits(body=round(config.max_body * 2**20)),
+        token,
+        title="unetseg app",
+    )
+    listener = listen(config.host, config.port)
     address = f"{url_of(listener)}/app/"
     say(f"{folder or 'choose a folder'}: {address}")
     if token:

@@ -48,7 +48,6 @@ from unetseg.serving.studio import (
     OTHERS,
     WHOLE,
     Studio,
-    mask_state,
     told_classes,
     told_image,
     told_plan,
@@ -181,10 +180,10 @@ def _folders(router: APIRouter, studio: Studio) -> None:
         return studio.state(browser)
 
     @router.get("/api/findings")
-    def findings(response: Response) -> list[dict[str, Any]]:
+    def findings(response: Response) -> Any:
         found = studio.findings()
         response.status_code = 202 if found is None else 200
-        return found or []
+        return {} if found is None else found
 
     @router.put("/api/classes")
     def classes(request: Request, wanted: list[NewClass]) -> list[dict[str, Any]]:
@@ -212,7 +211,7 @@ def _images(router: APIRouter, studio: Studio) -> None:
         entry = studio.entry(key)
         of = {"1": "own", "predicted": "predicted"}.get(overlay, "")
         there = studio.mask_of(entry, of)
-        states = (state_of(entry.image), there and (there[0], mask_state(there[0]), there[1]))
+        states = (state_of(entry.image), there and (there[0], state_of(there[0]), there[1]))
 
         def make() -> bytes:
             mask = mask_pyramid(*there, entry.size) if there else None
@@ -303,7 +302,7 @@ def _learning(router: APIRouter, studio: Studio) -> None:
 
     @router.get("/api/plan")
     def plan(budget: float = 300.0) -> dict[str, Any]:
-        return told_plan(studio.opened, budget)
+        return told_plan(studio.survey(), budget)
 
     @router.post("/api/train", status_code=202)
     def train(request: Request, wanted: Training) -> Any:

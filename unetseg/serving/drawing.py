@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.geotiff import RasterWriter
 from unetseg.data.files.image import STRIP, ImageFile
-from unetseg.data.files.pages import split_page
+from unetseg.data.files.pages import ARRAY_SUFFIXES, split_page
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.errors import ConfigError, MaskError
 from unetseg.serving.folder import Entry, Folder
 
-FORMATS = {"PNG": (".png",), "TIFF": (".tif", ".tiff")}
-"""Those that masks are written in."""
+WRITTEN = (".png", ".tif", ".tiff")
+"""Suffixes of masks that are written; a corrected GIF, JPEG or the like becomes a PNG."""
 Window = tuple[int, int, int, int]
 """Top, left, height and width, pixels."""
 
@@ -46,16 +46,16 @@ def read_index(content: bytes, classes: ClassMap, size: tuple[int, int]) -> NDAr
     return np.asarray(index, np.uint8)
 
 
-def refuse_form(path: Path) -> None:
-    """Refuse a mask in a form that is read but not written.
+def written_to(mask: Path) -> Path:
+    """The file for what is drawn of a mask that is there.
 
     Raises:
-        MaskError: it is one of several files, a page, or of another format.
+        MaskError: it is a page of a stack, or an array.
     """
-    if split_page(path)[1] is None and any(path.suffix.lower() in s for s in FORMATS.values()):
-        return
-    fix = "unetseg check FOLDER --fix OUT writes a copy with PNG masks."
-    raise MaskError(f"{path.name} is read, but masks are written as PNG or TIFF", fix=fix)
+    if split_page(mask)[1] is not None or mask.suffix.lower() in ARRAY_SUFFIXES:
+        told = f"{mask.name} is read, but pages and arrays are not written"
+        raise MaskError(told, fix="Save the masks as PNG or TIFF, one file each.")
+    return mask if mask.suffix.lower() in WRITTEN else mask.with_suffix(".png")
 
 
 def save_mask(folder: Folder, entry: Entry, index: NDArray[np.uint8], window: Window) -> Entry:
@@ -76,11 +76,12 @@ def save_mask(folder: Folder, entry: Entry, index: NDArray[np.uint8], window: Wi
         raise ConfigError(f"the window does not lie in an image of {columns}×{rows} pixels")
     if entry.mask is not None and not isinstance(entry.mask, Path):
         raise MaskError(f"the mask of {entry.name} lies in several files", fix="Unite them first.")
-    path = entry.mask or folder.new_mask(entry)
-    refuse_form(path)
+    path = written_to(entry.mask) if entry.mask else folder.new_mask(entry)
     folder.begin_mask()
     folder.keep_given(entry)
     write_rows(path, entry, folder.classes, _patched(entry, folder.classes, index, window))
+    if entry.mask and entry.mask != path:
+        entry.mask.unlink()  # a copy of it is kept
     return folder.saved(entry, path)
 
 

@@ -20,7 +20,7 @@ from unetseg.data.files.folders import below, find_images
 from unetseg.data.files.image import WHOLE_PIXELS, ImageFile
 from unetseg.data.files.pages import MaskPath, file_of
 from unetseg.data.masks.class_list import ClassNames, NamedClass
-from unetseg.data.masks.class_map import MAX_CLASSES, ClassInfo, ClassMap, Coding
+from unetseg.data.masks.class_map import MAX_CLASSES, ClassInfo, ClassMap, Coding, Colour
 from unetseg.data.masks.infer_classes import distinct_colours
 from unetseg.data.masks.listed_classes import background_by_name
 from unetseg.data.pairs.dataset_yaml import FILE, described, write_description
@@ -37,6 +37,11 @@ BARE = ("no-pairs", "pairing")
 UNPAIRED = DataConfig(unpaired="skip")
 IGNORE = 255
 """The code of pixels without a truth in a folder whose masks are begun here."""
+COLOURS: tuple[Colour, ...] = (
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
+    *((0, 114, 178), (213, 94, 0), (204, 121, 167)),
+)
+"""Told apart by colour-blind eyes too (Okabe and Ito 2002)."""
 Origin = Literal["none", "given", "drawn", "corrected"]
 
 
@@ -93,7 +98,11 @@ class Folder:
             self.note = ""
         except MachineError as error:
             self.note = error.summary
-        self.read()
+        try:
+            self.read()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let others write here."""
@@ -102,6 +111,7 @@ class Folder:
     def read(self) -> None:
         """Look at the folder anew."""
         with self.lock:
+            self.notes = _notes(self.root / NOTES / "masks.json")
             known = survey(self.root, UNPAIRED, strict=False)
             fault = known.faults.pairing
             self.is_bare = fault is not None and fault.code in BARE
@@ -142,7 +152,7 @@ class Folder:
         names = names or ClassNames((NamedClass("background"), NamedClass("object")))
         return begun_class_map(names.entries)
 
-    def set_classes(self, classes: Sequence[tuple[str, tuple[int, int, int]]]) -> None:
+    def set_classes(self, classes: Sequence[tuple[str, Colour]]) -> None:
         """Name and colour the classes anew while no mask exists; afterwards only append some.
 
         Raises:
@@ -238,10 +248,7 @@ class Folder:
 
     def saved(self, entry: Entry, path: Path) -> Entry:
         """Note that a mask was written."""
-        origin: Origin = "drawn" if entry.mask is None else "corrected"
-        notes = self.notes
-        notes.setdefault(below(path, self.root).as_posix(), origin)
-        write_json(self.root / NOTES / "masks.json", notes)
+        self._note(path, "drawn" if entry.mask is None else "corrected")
         self.entries[entry.id] = replace(entry, mask=path)
         return self.entries[entry.id]
 
@@ -262,9 +269,7 @@ class Folder:
             raise DataError("only masks that were drawn here are taken away", code="given")
         with self.lock:
             entry.mask.unlink(missing_ok=True)
-            notes = self.notes
-            notes.pop(below(entry.mask, self.root).as_posix(), None)
-            write_json(self.root / NOTES / "masks.json", notes)
+            self._note(entry.mask, None)
             self.entries[entry.id] = replace(entry, mask=None)
 
     def origin(self, entry: Entry) -> Origin:
@@ -275,14 +280,23 @@ class Folder:
             return "given"
         return self.notes.get(below(entry.mask, self.root).as_posix(), "given")
 
-    @property
-    def notes(self) -> dict[str, Origin]:
-        """Drawn or corrected, by the mask's path in the folder."""
-        try:
-            told = parse_json((self.root / NOTES / "masks.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return told if isinstance(told, dict) else {}
+    def _note(self, path: Path, origin: Origin | None) -> None:
+        """Keep in mind where a mask comes from."""
+        name = below(path, self.root).as_posix()
+        if origin is None:
+            self.notes.pop(name, None)
+        else:
+            self.notes.setdefault(name, origin)
+        write_json(self.root / NOTES / "masks.json", self.notes)
+
+
+def _notes(file: Path) -> dict[str, Origin]:
+    """Drawn or corrected, by the mask's path in the folder."""
+    try:
+        told = parse_json(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _without_mask(known: Survey) -> list[Path]:
@@ -296,7 +310,7 @@ def begun_class_map(entries: Iterable[NamedClass]) -> ClassMap:
     entries = list(entries)
     names = tuple(entry.name for entry in entries)
     background = background_by_name(names)
-    colours = distinct_colours(len(entries))
+    colours = list(dict.fromkeys([*COLOURS, *distinct_colours(len(entries))]))
     if background is not None:
         colours.insert(background, (0, 0, 0))
     infos = tuple(

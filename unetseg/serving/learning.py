@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock, RLock, Thread
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from unetseg.bundle import BundleInfo, find_bundle, read_info
 from unetseg.config import DataConfig, PredictConfig, TrainConfig, TrainingConfig
@@ -25,10 +25,12 @@ from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import BundleError, StoppedError, UnetsegError
-from unetseg.prediction.manifest import Manifest, is_predicted
+from unetseg.prediction.manifest import NAME as MANIFEST
+from unetseg.prediction.manifest import Manifest
 from unetseg.progress import Silent
 from unetseg.runtime import end_of
 from unetseg.serving.folder import UNPAIRED, Entry
+from unetseg.serving.pictures import state_of
 from unetseg.serving.server import Refusal
 from unetseg.storage import parse_json, write_json
 from unetseg.training.checkpoint import STATE
@@ -45,6 +47,8 @@ KEPT = 2000
 """Events that are kept for browsers which are late."""
 ENDING = 30.0
 """Seconds that a process has to save and end."""
+
+T = TypeVar("T")
 
 
 class Events:
@@ -178,7 +182,7 @@ class Learning:
             process = self._processes.get("training")
             if process is None or self.training is None:
                 raise Refusal(409, "no training runs")
-            self.training["status"] = "stopping"
+            self.training = self.training | {"status": "stopping"}
             process.terminate()
 
     def _begin(self, name: str, config: TrainConfig, *, resume: bool) -> None:
@@ -210,8 +214,7 @@ class Learning:
     def predictions(self) -> dict[str, Predicted]:
         """What the present U-Net made of images, by their ids."""
         model = self.model()
-        folder = model[0] / PREDICTIONS if model else None
-        return _predictions(folder, _state(folder / "predictions.jsonl")) if folder else {}
+        return _predictions(model[0] / PREDICTIONS / MANIFEST) if model else {}
 
     def predicted_classes(self) -> ClassMap | None:
         """What the values of predicted masks mean."""
@@ -277,29 +280,31 @@ class _Training:
 
     def follow(self, told: Mapping[str, Any] | None) -> None:
         """Tell the page what is new; None: the process has ended."""
-        training = self.home.training or {}
         if not (self.run / APP).is_file():
             self.note("running")
         for row in list(validations(self.run))[self.seen :]:
             if told is None or (self.run / "previews" / preview_of(row)).is_file():
                 self.seen += 1
-                training["dice"] = row["val_dice"]
+                self.tell(dice=row["val_dice"])
                 self.home.events.tell("epoch", **told_row(self.run, row))
         if told:
-            training |= told
-            self.home.events.tell("training", **training)
+            self.home.events.tell("training", **self.tell(**told))
 
     def over(self, fault: Mapping[str, str] | None, *, stopped: bool) -> None:
         """Tell how it ended."""
         status = "stopped" if stopped else "failed" if fault else "done"
-        end = {"status": status, "error": fault and fault["message"]}
-        self.home.training = (self.home.training or {}) | end
+        self.tell(status=status, error=fault and fault["message"])
         self.note(status)
         model = self.home.told_model()
         if status == "done" and model:
             self.home.events.tell("trained", **model)
         elif fault:
             self.home.events.tell(status, **fault)
+
+    def tell(self, **facts: Any) -> dict[str, Any]:
+        """What is known of the training, with these facts."""
+        self.home.training = (self.home.training or {}) | facts
+        return self.home.training
 
     def note(self, status: str) -> None:
         """Keep in the run what a later server needs to go on with it, once there is a state."""
@@ -313,7 +318,7 @@ class _Predicting:
 
     def __init__(self, home: Learning, wanted: Sequence[str]) -> None:
         self.home, self.wanted = home, wanted
-        self.before = {key: _state(one.mask) for key, one in home.predictions().items()}
+        self.before = {key: state_of(one.mask) for key, one in home.predictions().items()}
         self.seen: set[str] = set()
 
     def follow(self, _told: Mapping[str, Any] | None) -> None:
@@ -321,7 +326,7 @@ class _Predicting:
         made, total = self.home.predictions(), len(self.wanted)
         for key in self.wanted:
             one = made.get(key)
-            if one and key not in self.seen and self.before.get(key) != _state(one.mask):
+            if one and key not in self.seen and self.before.get(key) != state_of(one.mask):
                 self.seen.add(key)
                 self.home.predicting = {"done": len(self.seen), "total": total}
                 self.home.events.tell("predicted", id=key, done=len(self.seen), total=total)
@@ -358,9 +363,20 @@ def told_row(run: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     return figures | {"preview": f"api/previews/{preview}" if there else None}
 
 
-@lru_cache(maxsize=8)
-def _predictions(folder: Path, _state: object) -> dict[str, Predicted]:
-    if not is_predicted(folder):
+def of_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """The same, called anew only when the file has changed."""
+
+    @lru_cache(maxsize=4096)
+    def known(file: Path, _state: object) -> T:
+        return read(file)
+
+    return lambda file: known(file, state_of(file))
+
+
+@of_file
+def _predictions(manifest: Path) -> dict[str, Predicted]:
+    folder = manifest.parent
+    if not manifest.is_file():
         return {}
     return {
         Path(name).stem: Predicted(
@@ -373,34 +389,20 @@ def _predictions(folder: Path, _state: object) -> dict[str, Predicted]:
     }
 
 
-def object_rows(predicted: Predicted) -> Sequence[Mapping[str, str]]:
-    """The objects of a predicted mask."""
-    return _rows(predicted.objects, _state(predicted.objects))
-
-
-@lru_cache(maxsize=4096)
-def _rows(file: Path, state: object) -> Sequence[Mapping[str, str]]:
-    if state is None:
+@of_file
+def _rows(table: Path) -> Sequence[Mapping[str, str]]:
+    if not table.is_file():
         return ()
-    with file.open(encoding="utf-8", newline="") as text:
+    with table.open(encoding="utf-8", newline="") as text:
         return tuple(csv.DictReader(text))
 
 
-def _info(file: Path) -> BundleInfo:
-    return _known(file, _state(file))
+_info = of_file(read_info)
 
 
-@lru_cache(maxsize=16)
-def _known(file: Path, _state: object) -> BundleInfo:
-    return read_info(file)
-
-
-def _state(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
+def object_rows(predicted: Predicted) -> Sequence[Mapping[str, str]]:
+    """The objects of a predicted mask."""
+    return _rows(predicted.objects)
 
 
 def _read(file: Path) -> Any:

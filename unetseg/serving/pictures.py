@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.image import STRIP, ImageFile, Once
-from unetseg.data.files.pages import MaskPath, file_of, files_of
+from unetseg.data.files.pages import MaskPath, files_of
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.masks.overlay import Picture, levels_of, overlay, picture
@@ -211,8 +211,7 @@ def mask_pyramid(path: MaskPath, classes: ClassMap, size: tuple[int, int]) -> Py
                 return _held(read(0, 0, *file.size), one_of)
         return Pyramid(file.size, read, one_of, 0, file.close)
 
-    states = tuple(state_of(file) for file in files_of(path))
-    return _images.get((path, states, classes, size), opened)
+    return _images.get((path, state_of(path), classes, size), opened)
 
 
 def _held(pixels: NDArray[np.uint8], shrink: Shrink) -> Pyramid:
@@ -230,10 +229,10 @@ def forget() -> None:
     _encoded.clear()
 
 
-def state_of(path: Path) -> tuple[int, int]:
-    """What changes whenever a file does."""
-    status = file_of(path).stat()
-    return status.st_mtime_ns, status.st_size
+def state_of(path: MaskPath) -> tuple[tuple[int, int], ...]:
+    """What changes whenever a file does, or is not there any more."""
+    states = [file.stat() for file in files_of(path) if file.is_file()]
+    return tuple((status.st_mtime_ns, status.st_size) for status in states)
 
 
 def kept(key: Hashable, make: Callable[[], bytes]) -> bytes:

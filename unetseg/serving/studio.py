@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock, RLock, Thread
@@ -18,7 +17,7 @@ from fastapi import Request
 from unetseg.checks.check import check_folder, refuse_errors
 from unetseg.checks.finding import Finding
 from unetseg.config import TrainConfig, TrainingConfig
-from unetseg.data.facts.survey import survey
+from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.pages import MaskPath
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.errors import UnetsegError
@@ -65,6 +64,7 @@ class Studio:
         self.uploads = TemporaryDirectory(prefix="unetseg-app-", ignore_cleanup_errors=True)
         self._checked: tuple[object, tuple[Finding, ...]] | None = None
         self._checking = Lock()
+        self._surveyed: tuple[object, Survey] | None = None
         self._writer, self._seen = "", 0.0
         if folder is not None:
             self.open(folder)
@@ -187,12 +187,15 @@ class Studio:
             "resumable": learner.is_resumable,
         }
 
-    # Findings
+    @property
+    def version(self) -> object:
+        """What changes with every mask."""
+        folder = self.opened
+        return folder.root, frozenset((e.id, e.revision) for e in folder.entries.values())
 
     def findings(self) -> list[dict[str, Any]] | None:
         """Those of `unetseg check`, of the masks as they are; None while they are looked for."""
-        folder = self.opened
-        now = folder.root, frozenset((e.id, e.revision) for e in folder.entries.values())
+        folder, now = self.opened, self.version
         if self._checked and self._checked[0] == now:
             found = self._checked[1]
             return [one.to_json(folder.root) | {"code": one.check} for one in found]
@@ -209,6 +212,18 @@ class Studio:
         finally:
             self._checking.release()
 
+    def survey(self) -> Survey:
+        """The folder as a training would see it, looked at once for each version of its masks.
+
+        Raises:
+            DataError: it cannot be trained on.
+        """
+        with self.opened.lock:
+            now = self.version
+            if self._surveyed is None or self._surveyed[0] != now:
+                self._surveyed = now, survey(self.opened.root, UNPAIRED)
+            return self._surveyed[1]
+
 
 def told_classes(classes: ClassMap | None) -> list[dict[str, Any]]:
     """The classes as the page takes them."""
@@ -219,7 +234,7 @@ def told_classes(classes: ClassMap | None) -> list[dict[str, Any]]:
 def told_image(folder: Folder, entry: Entry, since: int) -> dict[str, Any]:
     """An image as the page lists it; fresh is a mask that was saved after `since`."""
     origin = folder.origin(entry)
-    saved = mask_state(entry.mask)[0] if isinstance(entry.mask, Path) else 0
+    saved = max((when for when, _ in state_of(entry.mask)), default=0) if entry.mask else 0
     height, width = entry.size
     return {
         "id": entry.id,
@@ -244,38 +259,31 @@ def told_prediction(
         return told | {"uncertainty": None, "objects": None}
     told |= {"uncertainty": predicted.doubt, "objects": len(object_rows(predicted))}
     classes, made = folder.classes, learner.predicted_classes()
-    if entry.mask is None or entry.is_large or classes is None or made is None:
+    own = entry.mask
+    if own is None or entry.is_large or classes is None or made is None:
         return told
 
-    pyramids = [
-        partial(mask_pyramid, path, coding, entry.size)
-        for path, coding in ((entry.mask, classes), (predicted.mask, made))
-    ]
-
     def dice() -> bytes:
-        truth, index = (opened().window(0, 0, 0, *entry.size) for opened in pyramids)
+        coded = (own, classes), (predicted.mask, made)
+        pyramids = [mask_pyramid(*one, entry.size) for one in coded]
+        truth, index = (one.window(0, 0, 0, *entry.size) for one in pyramids)
         counts = confusion(truth, index, max(len(classes.classes), len(made.classes)))
         return str(foreground_dice(counts, classes)).encode()
 
     with suppress(UnetsegError, ValueError, IndexError):
-        states = entry.revision, predicted.mask, mask_state(predicted.mask)
+        states = entry.revision, predicted.mask, state_of(predicted.mask)
         value = float(kept(("dice", entry.image, states), dice))
         told["dice"] = value if math.isfinite(value) else None
     return told
 
 
-def told_plan(folder: Folder, budget: float) -> dict[str, Any]:
-    """How a training of so many seconds would go, in words.
-
-    Raises:
-        DataError: the folder cannot be trained on.
-    """
+def told_plan(known: Survey, budget: float) -> dict[str, Any]:
+    """How a training of so many seconds would go, in words."""
     from unetseg.runtime import start
     from unetseg.training.plan import make_plan
     from unetseg.unet.build import build_unet
 
     config = TrainConfig(data=UNPAIRED, training=TrainingConfig(budget=budget))
-    known = survey(folder.root, config.data)
     plan = make_plan(known, config, start(config.runtime))
     network = build_unet(plan.network, plan.bands, len(known.class_map.classes))
     values = plan.model_dump(mode="json") | {
@@ -293,8 +301,3 @@ def told_plan(folder: Folder, budget: float) -> dict[str, Any]:
         "batch": plan.batch,
         "warnings": [one.summary for one in refuse_errors(known) if one.severity == "warning"],
     }
-
-
-def mask_state(path: MaskPath) -> Any:
-    """What changes whenever a mask's file does."""
-    return state_of(path) if isinstance(path, Path) else path
