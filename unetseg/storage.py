@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from hashlib import blake2b, file_digest
 from itertools import chain
@@ -29,6 +30,19 @@ UNBEGUN = re.compile(
 """What a training writes before it has learned something."""
 
 
+_is_kept = ContextVar("_is_kept", default=True)
+
+
+@contextmanager
+def not_kept() -> Iterator[None]:
+    """What is written within need not outlast a loss of power: nobody waits for the disk."""
+    before = _is_kept.set(False)
+    try:
+        yield
+    finally:
+        _is_kept.reset(before)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`.
@@ -47,6 +61,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     try:
         yield temporary
+        if not _is_kept.get():
+            temporary.replace(path)
+            return
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

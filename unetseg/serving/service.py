@@ -29,6 +29,7 @@ from unetseg.prediction.stream import Band
 from unetseg.resources import usable_cores
 from unetseg.serving.network_queue import NetworkQueue
 from unetseg.serving.server import GONE, Refusal, status_of
+from unetseg.storage import not_kept
 
 T = TypeVar("T")
 MOST_PIXELS = 2**25
@@ -197,7 +198,8 @@ class Service:
 
     def _write(self, config: PredictConfig, image: Opened[Job]) -> tuple[Job, str]:
         band = OneBand(self._cleaned(image))
-        write_outputs(image, band, self.predictor.info.class_map, config)
+        with not_kept():
+            write_outputs(image, band, self.predictor.info.class_map, config)
         return image.name, image.judged(image.name.image)
 
 
