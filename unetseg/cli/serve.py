@@ -35,7 +35,7 @@ def serve(
     Parameters
     ----------
     run
-        Run folder of `unetseg train`.
+        Run folder of `unetseg train`, or file of `unetseg export`.
     config_file
         YAML file with settings.
     """

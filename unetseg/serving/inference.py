@@ -22,7 +22,7 @@ from unetseg.bundle import BundleInfo
 from unetseg.prediction.outputs import mask_pixels
 from unetseg.prediction.stream import Band
 from unetseg.serving.server import MOST_JSON, Refusal
-from unetseg.serving.service import Service, all_of
+from unetseg.serving.service import Service
 
 DATATYPES: dict[str, np.dtype[Any]] = {
     "UINT8": np.dtype("u1"),
@@ -131,7 +131,7 @@ def inference_router(service: Service) -> APIRouter:
             partial(service.band, image, f"image {number}", probabilities=likely)
             for number, image in enumerate(images)
         ]
-        bands = await service.answer(request, partial(all_of, works))
+        bands = await service.answers(request, works)
         beginning = {"model_name": name, "model_version": version, "id": asked.id}
         return await service.thread(answered, asked, bands, info, beginning)
 

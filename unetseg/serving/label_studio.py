@@ -28,7 +28,7 @@ from unetseg.prediction.bands import OneBand
 from unetseg.prediction.review import doubt_of
 from unetseg.prediction.stream import Band
 from unetseg.serving.server import Refusal
-from unetseg.serving.service import Service, all_of
+from unetseg.serving.service import Service
 from unetseg.storage import atomic_path
 
 CORRECTED = {"ANNOTATION_CREATED", "ANNOTATION_UPDATED"}
@@ -93,7 +93,7 @@ def label_studio_router(service: Service, files: Path, pairs: Path | None) -> AP
         brushes = brushes_of(asked.label_config, info.class_map)
         paths = await service.thread(images_of, asked.tasks, files)
         works = [partial(service.file_band, path) for path in paths]
-        bands = await service.answer(request, partial(all_of, works))
+        bands = await service.answers(request, works)
         drawn = [await service.thread(drawn_by, band, brushes, info.class_map) for band in bands]
         return {"results": [{**one, "model_version": version} for one in drawn]}
 

@@ -18,7 +18,7 @@ from starlette.datastructures import UploadFile
 from unetseg.config import PredictConfig
 from unetseg.prediction.outputs import Job
 from unetseg.serving.server import Refusal
-from unetseg.serving.service import Service, all_of
+from unetseg.serving.service import Service
 
 Want = Literal["mask", "overlay", "probabilities", "objects", "polygons"]
 TYPES = {
@@ -61,7 +61,7 @@ def predictions_router(service: Service) -> APIRouter:
         with service.folder() as folder:
             images = await received(request, folder, service)
             works = [partial(service.files, image, config) for image in images]
-            done = await service.answer(request, partial(all_of, works))
+            done = await service.answers(request, works)
             jobs = [job for job, _ in done]
             is_one = len(jobs) == len(wants) == 1
             make = partial(alone, jobs[0], wants[0]) if is_one else partial(zipped, jobs, config)

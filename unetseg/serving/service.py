@@ -16,6 +16,8 @@ from fastapi import FastAPI, Request
 from numpy.typing import NDArray
 
 from unetseg.config import PredictConfig
+from unetseg.data.files.arrays import MOST_COLOURS
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.rasters import raster_driver
 from unetseg.data.files.vrts import first_bytes
 from unetseg.errors import UnetsegError
@@ -32,6 +34,7 @@ from unetseg.serving.server import GONE, Refusal, status_of
 from unetseg.storage import not_kept
 
 T = TypeVar("T")
+Work = Callable[[], Awaitable[T]]
 MOST_PIXELS = 2**25
 """Of an image, unless more are allowed; as many are decoded at once in all."""
 
@@ -76,36 +79,39 @@ class Service:
 
     # What a request asks for
 
-    async def answer(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-        """What `work` gives; it is given up where the client goes away or waits too long.
+    async def answers(self, request: Request, works: Sequence[Work[T]]) -> list[T]:
+        """What all works give, at once, so that they may share a batch.
 
-        The body has been read by then.
+        They are given up where the client goes away. The body has been read by then.
 
         Raises:
-            Refusal: so it was.
+            Refusal: the client went away, or it takes too long.
+            Exception: the first error of a work.
         """
-        found: list[T] = []
-        failure: Exception = Refusal(GONE, "the client went away")
-        async with anyio.create_task_group() as group:
+        found, errors = dict[int, T](), dict[int, Exception]()
 
-            async def watch() -> None:
-                while (await request.receive())["type"] != "http.disconnect":
-                    pass
-                group.cancel_scope.cancel()
-
-            group.start_soon(watch)
+        async def one(number: int, work: Work[T]) -> None:
             try:
-                with anyio.fail_after(self.seconds):
-                    found.append(await work())
-            except TimeoutError:
-                told = f"there is no answer after {self.seconds:g} seconds"
-                failure = Refusal(503, told, "Ask again later, or for less.", retry=5)
+                found[number] = await work()
             except Exception as error:  # noqa: BLE001 (raised below: a group would wrap it)
-                failure = error
-            group.cancel_scope.cancel()
-        if not found:
-            raise failure
-        return found[0]
+                errors[number] = error
+
+        try:
+            with anyio.fail_after(self.seconds):
+                async with anyio.create_task_group() as watched:
+                    watched.start_soon(cancel_when_gone, request, watched.cancel_scope)
+                    async with anyio.create_task_group() as group:
+                        for number, work in enumerate(works):
+                            group.start_soon(one, number, work)
+                    watched.cancel_scope.cancel()
+        except TimeoutError:
+            told = f"there is no answer after {self.seconds:g} seconds"
+            raise Refusal(503, told, "Ask again later, or for less.", retry=5) from None
+        if errors:
+            raise errors[min(errors)]
+        if len(found) < len(works):
+            raise Refusal(GONE, "the client went away")
+        return [found[number] for number in range(len(works))]
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -181,6 +187,10 @@ class Service:
         return Opened(name, image_in_memory(image, info, Path(name)), info.bands)
 
     def _planned(self, image: Path, stem: Path) -> Job:
+        bands = self.predictor.info.bands
+        with ImageFile(image, self.max_pixels) as file:
+            if file.shape[2] > max(MOST_COLOURS, bands + 1):  # alpha
+                raise Refusal(422, f"{image} has {file.shape[2]} bands, expected {bands}")
         stem.parent.mkdir(exist_ok=True)
         job = plan_job(image, stem, self.predictor.info.class_map, self.max_pixels)
         self._refuse_large(job.pixels)
@@ -201,6 +211,13 @@ class Service:
         with not_kept():
             write_outputs(image, band, self.predictor.info.class_map, config)
         return image.name, image.judged(image.name.image)
+
+
+async def cancel_when_gone(request: Request, scope: anyio.CancelScope) -> None:
+    """Wait until the client goes away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
 
 
 class PixelBudget:
@@ -246,22 +263,3 @@ def named(image: Path) -> Iterator[None]:
     except Refusal as error:
         error.detail = error.detail.replace(place, "")
         raise
-
-
-async def all_of(works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """What several give, at once, so that they may share a batch; else the first error."""
-    found: dict[int, T] = {}
-    errors: dict[int, Exception] = {}
-
-    async def one(number: int, work: Callable[[], Awaitable[T]]) -> None:
-        try:
-            found[number] = await work()
-        except Exception as error:  # noqa: BLE001 (raised below: a group would wrap it)
-            errors[number] = error
-
-    async with anyio.create_task_group() as group:
-        for number, work in enumerate(works):
-            group.start_soon(one, number, work)
-    if errors:
-        raise errors[min(errors)]
-    return [found[number] for number in range(len(works))]
