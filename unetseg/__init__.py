@@ -201,6 +201,7 @@ what is written above it, never below.
       operators.py       a recorded network in the operators of ONNX
       onnx.py            raw pixels in, masks and probabilities out, as one ONNX file
       export.py          that file, or another kind, held against the run
+      pytorch_unet.py    a checkpoint of milesial/Pytorch-UNet, the other way
     serving/           a bundle behind HTTP, and the app in the browser
       metrics.py         what a server counts, for Prometheus
       server.py          what every request must pass first; how a server starts and ends

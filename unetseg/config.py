@@ -231,8 +231,9 @@ class NetworkConfig(Settings):
     """Normalisation layer after each convolution."""
     init: InitKind = "he"
     """First weights: He 2015, Glorot 2010, orthogonal, or torch's own default."""
-    up: Literal["transpose", "bilinear"] = "transpose"
-    """How the decoder doubles the resolution."""
+    up: Literal["transpose", "bilinear", "aligned"] = "transpose"
+    """How the decoder doubles the resolution; aligned: by interpolation alone, corners on corners,
+    as milesial/Pytorch-UNet does with --bilinear."""
     padding: Literal["same", "valid"] = "same"
     """valid: 3×3 convolutions without padding (572² in, 388² out); needs preset classic."""
     deep_supervision: bool = False

@@ -56,6 +56,7 @@ def gigaflops(network: UNet, bands: int, side: int) -> float:
         (3, 2, {"depth": 4, "widths": (64, 128, 256, 512, 1024)}, 31_037_698),
         (3, 2, FULL | {"norm": "group"}, 31_037_698),
         (3, 2, FULL | {"norm": "instance"}, 31_037_698),
+        (3, 2, {"up": "aligned", "depth": 4, "widths": (64, 128, 256, 512, 512)}, 17_263_042),
         (3, 2, {"depth": 4, "width": 32}, 7_763_074),
         (3, 2, {"depth": 4, "width": 16}, 1_942_594),
         (3, 2, {"depth": 4, "width": 8}, 486_562),

@@ -51,6 +51,7 @@ COMMANDS = {
     "serve": "Answer requests over HTTP with masks.",
     "app": "Draw, train, look and correct in the browser.",
     "export": "Write a trained U-Net as one file for other programs.",
+    "import-weights": "Turn a checkpoint of milesial/Pytorch-UNet into a trained U-Net.",
     "bench": "Measure how fast this machine is, and where the time goes.",
     "prune": "Take the skips whose switch is off out of a trained U-Net.",
     "doctor": "Say what this machine offers.",
@@ -63,7 +64,12 @@ LAB = {
     "gates": "What learned skips settled on.",
 }
 ALIASES = {"eval": ["evaluate"]}
-NAMES = {"eval": "evaluate", "import": "import_", "app": "in_browser"}
+NAMES = {
+    "eval": "evaluate",
+    "import": "import_",
+    "import-weights": "import_weights",
+    "app": "in_browser",
+}
 """Functions that have not the name of their verb, which Python or the package uses otherwise."""
 STDERR = 2
 EXIT_USAGE, EXIT_MACHINE = 2, 3

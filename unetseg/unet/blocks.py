@@ -54,13 +54,16 @@ class PlainBlock(nn.Sequential):
         outputs: Channels that go out.
         norm: Makes the norm after each convolution.
         padding: Pixels of zeros around each convolution: 1 keeps the size, 0 loses 2 per side.
+        middle: Channels between the two; default: those that go out.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: Norm, padding: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, norm: Norm, padding: int = 1, middle: int | None = None
+    ) -> None:
         super().__init__(
-            *convolution(inputs, outputs, norm, padding),
+            *convolution(inputs, middle or outputs, norm, padding),
             nn.ReLU(),
-            *convolution(outputs, outputs, norm, padding),
+            *convolution(middle or outputs, outputs, norm, padding),
             nn.ReLU(),
         )
 

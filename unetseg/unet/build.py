@@ -16,7 +16,7 @@ from unetseg.unet.blocks import (
     instance_norm,
     no_norm,
 )
-from unetseg.unet.decoder import BilinearUp, Decoder, Step, TransposeUp
+from unetseg.unet.decoder import AlignedUp, BilinearUp, Decoder, Step, TransposeUp
 from unetseg.unet.encoder import Encoder, MakeBlock
 from unetseg.unet.initialisation import initialise
 from unetseg.unet.model import Geometry, UNet
@@ -49,9 +49,10 @@ NORMS: dict[str, Norm] = {
     "instance": instance_norm,
     "none": no_norm,
 }
-UPS: dict[str, type[TransposeUp | BilinearUp]] = {
+UPS: dict[str, type[TransposeUp | BilinearUp | AlignedUp]] = {
     "transpose": TransposeUp,
     "bilinear": BilinearUp,
+    "aligned": AlignedUp,
 }
 WITH_ALPHA = {"learned", "rezero"}
 """Skips and shortcuts that have a factor α."""
@@ -172,6 +173,15 @@ def _problems(config: NetworkConfig, bands: int, classes: int) -> list[str]:
             config.growth is not None and config.block != "dense",
             f"growth is {config.growth}: only --block dense grows",
         ),
+        (
+            config.up == "aligned"
+            and (config.block, config.blocks_per_level, encoder) != ("plain", 1, None),
+            "up is 'aligned': only with one plain block per level, and no encoder",
+        ),
+        (
+            config.up == "aligned" and "nested" in skips,
+            "up is 'aligned': nested skips learn how they double the resolution",
+        ),
         *(
             (
                 config.shortcut != "deactivable" and getattr(config, name) != _default(name),
@@ -204,7 +214,12 @@ def _encoder(
 
 
 def _decoder(config: NetworkConfig, features: tuple[int, ...], widths: tuple[int, ...]) -> Decoder:
-    """Steps to `widths` from the encoder's `features`, whose last is the bottom."""
+    """Steps to `widths` from the encoder's `features`, whose last is the bottom.
+
+    What is interpolated alone keeps its channels; then the blocks of a level halve them twice.
+    """
+    aligned = config.up == "aligned"
+    widths = (widths[0], *widths[:-1]) if aligned else widths
     asked = config.skip_of_levels(len(widths))
     # some encoders (mit_b0) have no features at half the resolution
     kinds = [kind if n else "none" for kind, n in zip(asked, features[:-1], strict=True)]
@@ -212,8 +227,13 @@ def _decoder(config: NetworkConfig, features: tuple[int, ...], widths: tuple[int
     widths_below = (*widths[1:], features[-1])
     steps = []
     for level, (kind, width, below) in enumerate(zip(kinds, widths, widths_below, strict=True)):
-        skip = _skip(config, kind, features[level] + len(nodes[level]) * width, width)
-        block = make_level(config, project=kind == "pruned")(skip.width, width)
+        doubled = below if aligned else width
+        skip = _skip(config, kind, features[level] + len(nodes[level]) * width, doubled)
+        block: nn.Module
+        if aligned:
+            block = PlainBlock(skip.width, width, NORMS[config.norm], middle=skip.width // 2)
+        else:
+            block = make_level(config, project=kind == "pruned")(skip.width, width)
         steps.append(Step(UPS[config.up](below, width), skip, block))
     return Decoder(steps, widths, NestedPathway(nodes) if any(nodes) else None)
 

@@ -68,6 +68,24 @@ class BilinearUp(nn.Conv2d):
         return functional.interpolate(super().forward(input), scale_factor=2.0, mode="bilinear")
 
 
+class AlignedUp(nn.Module):
+    """Twice the height and width by bilinear interpolation, corners on corners; nothing is learned.
+
+    Args:
+        inputs: Channels that come in, and go out.
+        outputs: Not looked at.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×inputs×H×W → N×inputs×2H×2W."""
+        return functional.interpolate(
+            features, scale_factor=2.0, mode="bilinear", align_corners=True
+        )
+
+
 class Step(nn.Module):
     """One level of the way up: double the size, join the encoder's features, convolve.
 
