@@ -56,6 +56,7 @@ UPS: dict[str, type[TransposeUp | BilinearUp | AlignedUp]] = {
 }
 WITH_ALPHA = {"learned", "rezero"}
 """Skips and shortcuts that have a factor α."""
+HAVE_ALPHA = "--skip learned, --shortcut learned or --shortcut rezero"
 PATHS: dict[str, MakePath] = {"projection": Projection, "zero_pad": ZeroPad}
 """How x gets the shape of F(x), where that is not by `identity_or_projection`."""
 
@@ -132,7 +133,6 @@ def _problems(config: NetworkConfig, bands: int, classes: int) -> list[str]:
     """What the settings lack, and where they contradict one another or speak of absent parts."""
     depth = 0 if config.depth == "auto" else config.depth
     widths, encoder, skips, alpha = config.widths, config.encoder, config.skip, config.alpha
-    kinds = "--skip learned, --shortcut learned or --shortcut rezero"
     checks = [
         (not depth, "depth is 'auto': a number of levels, for example --depth 4"),
         (
@@ -175,12 +175,8 @@ def _problems(config: NetworkConfig, bands: int, classes: int) -> list[str]:
         ),
         (
             config.up == "aligned"
-            and (config.block, config.blocks_per_level, encoder) != ("plain", 1, None),
-            "up is 'aligned': only with one plain block per level, and no encoder",
-        ),
-        (
-            config.up == "aligned" and "nested" in skips,
-            "up is 'aligned': nested skips learn how they double the resolution",
+            and ("nested" in skips or (config.block, config.blocks_per_level) != ("plain", 1)),
+            "up is 'aligned': only with one plain block per level, and no nested skips",
         ),
         *(
             (
@@ -191,7 +187,7 @@ def _problems(config: NetworkConfig, bands: int, classes: int) -> list[str]:
         ),
         (
             alpha is not None and not WITH_ALPHA & {config.shortcut, *skips},
-            f"alpha is {alpha}: only {kinds} has an α",
+            f"alpha is {alpha}: only {HAVE_ALPHA} has an α",
         ),
         (bands < 1, f"bands is {bands}: at least 1"),
         (classes < 1, f"classes is {classes}: at least 1"),
