@@ -107,6 +107,9 @@ def build_unet(config: NetworkConfig, bands: int, classes: int) -> UNet:
     elif config.encoder is not None and config.depth == "auto":
         config = config.model_copy(update={"depth": DEPTH})
     problems += _problems(config, bands, classes)
+    plain = (config.block, config.blocks_per_level) == ("plain", 1) and "nested" not in config.skip
+    if config.up == "aligned" and not plain:
+        problems.append("up is 'aligned': only with one plain block per level, no nested skips")
     if problems:
         summary = "no network can be built from these settings"
         raise ConfigError(summary, problems, fix="Correct them in the flags or the --config file.")
@@ -172,11 +175,6 @@ def _problems(config: NetworkConfig, bands: int, classes: int) -> list[str]:
         (
             config.growth is not None and config.block != "dense",
             f"growth is {config.growth}: only --block dense grows",
-        ),
-        (
-            config.up == "aligned"
-            and ("nested" in skips or (config.block, config.blocks_per_level) != ("plain", 1)),
-            "up is 'aligned': only with one plain block per level, and no nested skips",
         ),
         *(
             (
