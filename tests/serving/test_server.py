@@ -90,6 +90,22 @@ def test_a_body_is_read_up_to_the_limit() -> None:
     assert client().post("/count", content=parts()).status_code == 413  # no length is told
 
 
+def test_all_bodies_together_have_a_limit() -> None:
+    app = build_app([router()], Limits(body=1000, bodies=1500))
+    app.state.door.bytes = 600  # of others
+    asked = TestClient(app, base_url=LOCAL)
+    assert asked.post("/count", content=bytes(900)).json() == 900
+    answer = asked.post("/count", content=bytes(901))
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert app.state.door.bytes == 600
+
+
+def test_json_has_a_limit_of_its_own() -> None:
+    asked, kind = client(Limits()), {"content-type": "application/json"}
+    assert asked.post("/count", content=bytes(2**24), headers=kind).json() == 2**24
+    assert asked.post("/count", content=bytes(2**24 + 1), headers=kind).status_code == 413
+
+
 def test_without_token_only_this_machine_is_answered_to() -> None:
     for host in ("localhost:8000", "127.0.0.1", "[::1]:80"):
         assert client().get("/health", headers={"host": host}).status_code == 200
@@ -154,12 +170,16 @@ def test_without_its_packages_the_extra_is_named() -> None:
 
 SCRIPT = """
 import asyncio
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from unetseg.serving import server
 from unetseg.serving.server import Limits, build_app, listen, run, url_of
 
 server.HEAD_SECONDS, server.LINGERING = 0.5, 0.5
 router = APIRouter()
+
+@router.get("/much")
+async def much() -> Response:
+    return Response(bytes(2**25))
 
 @router.post("/count")
 async def count(request: Request, wait: float = 0) -> int:
@@ -207,6 +227,8 @@ def test_slow_clients_are_let_go_of_and_refused_ones_see_why() -> None:
                     time.sleep(pause)
                 return rest_of(connection)
 
+        idle = connected(url)
+        idle.sendall(b"GET /much HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")  # and takes nothing
         assert ask(b"POST /count HT") == b""  # and no more of its head
         assert b" 408 " in ask(head % 10, b"x")  # and no more of its body
         assert b" 413 " in ask(head % 10**12, *[bytes(10**6)] * 3, pause=0.1)  # without an end
@@ -214,6 +236,9 @@ def test_slow_clients_are_let_go_of_and_refused_ones_see_why() -> None:
         chunks = [b"100000\r\n" + bytes(0x100000) + b"\r\n"] * 3
         assert b" 413 " in ask(chunked, *chunks, pause=0.1)
         assert httpx2.post(f"{url}/count", content=b"xyz").json() == 3
+        assert len(httpx2.get(f"{url}/much").content) == 2**25
+        with idle:
+            assert len(rest_of(idle)) < 2**25  # it was given up
 
 
 @pytest.mark.long

@@ -455,11 +455,9 @@ class Connection(H11Protocol):
             self.transport.abort()
             return
         self._unsent, self._has_resumed = unsent, False
-        if self.transport.is_closing() and not unsent:
-            return
         is_idle = self.cycle is None or self.cycle.response_complete
         if is_idle and self.cycle is self._seen:
-            self.transport.close()
-            return
+            self.transport.close()  # once all is sent
         self._seen = self.cycle
-        self.loop.call_later(HEAD_SECONDS, self._look)
+        if unsent or not self.transport.is_closing():
+            self.loop.call_later(HEAD_SECONDS, self._look)
