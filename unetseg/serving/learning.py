@@ -17,25 +17,24 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock, RLock, Thread
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from unetseg.bundle import BundleInfo, find_bundle, read_info
 from unetseg.config import DataConfig, PredictConfig, TrainConfig, TrainingConfig
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import BundleError, StoppedError, UnetsegError
-from unetseg.prediction.manifest import NAME as MANIFEST
-from unetseg.prediction.manifest import Manifest
 from unetseg.progress import Silent
-from unetseg.runtime import end_of
 from unetseg.serving.folder import UNPAIRED, Entry
 from unetseg.serving.pictures import state_of
 from unetseg.serving.server import Refusal
 from unetseg.storage import parse_json, write_json
-from unetseg.training.checkpoint import STATE
-from unetseg.training.run import LOG
 
+if TYPE_CHECKING:
+    from unetseg.bundle import BundleInfo
+
+LOG, STATE, MANIFEST = "log.jsonl", "last.pt", "predictions.jsonl"
+"""Files of a run, and of a folder of masks; torch is not loaded to name them."""
 APP = "app.json"
 """In a run: what the app asked for, and how it ended."""
 BEFORE = "before.json"
@@ -106,11 +105,11 @@ class Learning:
                     found.append((file.stat().st_mtime, file.parent))
         return [run for _, run in sorted(found)]
 
-    def model(self) -> tuple[Path, BundleInfo] | None:
+    def model(self) -> tuple[Path, "BundleInfo"] | None:
         """The last run with a trained U-Net, and what is known of that."""
         for run in reversed(self.runs()):
             with suppress(UnetsegError, OSError):
-                return run, _info(find_bundle(run) / "model.json")
+                return run, _info(run / "model" / "model.json")
         return None
 
     def told_model(self) -> dict[str, Any] | None:
@@ -246,6 +245,8 @@ class Learning:
             process.join()
             watched.follow(None)
             if process.exitcode and fault is None:
+                from unetseg.runtime import end_of
+
                 why = f"the process ended: {end_of(process.exitcode)}"
                 fault = {"message": why, "fix": "Free memory, or begin again."}
             with self._lock:
@@ -375,6 +376,8 @@ def of_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
 
 @of_file
 def _predictions(manifest: Path) -> dict[str, Predicted]:
+    from unetseg.prediction.manifest import Manifest
+
     folder = manifest.parent
     if not manifest.is_file():
         return {}
@@ -397,7 +400,11 @@ def _rows(table: Path) -> Sequence[Mapping[str, str]]:
         return tuple(csv.DictReader(text))
 
 
-_info = of_file(read_info)
+@of_file
+def _info(model: Path) -> "BundleInfo":
+    from unetseg.bundle import read_info
+
+    return read_info(model)
 
 
 def object_rows(predicted: Predicted) -> Sequence[Mapping[str, str]]:

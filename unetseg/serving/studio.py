@@ -21,8 +21,7 @@ from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.pages import MaskPath
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.errors import UnetsegError
-from unetseg.evaluation.confusion import confusion
-from unetseg.evaluation.evaluate import foreground_dice
+from unetseg.evaluation.confusion import confusion, dice, mean_over
 from unetseg.serving.folder import UNPAIRED, Entry, Folder
 from unetseg.serving.learning import (
     Events,
@@ -263,16 +262,16 @@ def told_prediction(
     if own is None or entry.is_large or classes is None or made is None:
         return told
 
-    def dice() -> bytes:
+    def measured() -> bytes:
         coded = (own, classes), (predicted.mask, made)
         pyramids = [mask_pyramid(*one, entry.size) for one in coded]
         truth, index = (one.window(0, 0, 0, *entry.size) for one in pyramids)
         counts = confusion(truth, index, max(len(classes.classes), len(made.classes)))
-        return str(foreground_dice(counts, classes)).encode()
+        return str(mean_over(dice(counts), classes.foreground)).encode()
 
     with suppress(UnetsegError, ValueError, IndexError):
         states = entry.revision, predicted.mask, state_of(predicted.mask)
-        value = float(kept(("dice", entry.image, states), dice))
+        value = float(kept(("dice", entry.image, states), measured))
         told["dice"] = value if math.isfinite(value) else None
     return told
 
