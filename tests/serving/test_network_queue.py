@@ -77,7 +77,9 @@ def test_who_goes_away_is_left_out(engine: Slow, queue: NetworkQueue, batches: l
     first = queue.put(opened(32))
     assert engine.has_begun.wait(20)
     gone, kept = queue.put(opened(32, 1)), queue.put(opened(32, 2))
+    assert len(queue) == 2
     assert gone.cancel()
+    assert len(queue) == 1  # its pixels are held no more
     assert not first.cancel()  # it is with the network
     engine.may_begin.set()
     assert wait([first, kept], 20).not_done == set()

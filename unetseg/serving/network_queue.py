@@ -53,6 +53,7 @@ class NetworkQueue:
         with self._changed:
             self._waiting.append(waiting)
             self._changed.notify()
+        waiting.future.add_done_callback(lambda _: self._forget([waiting]))  # if it is cancelled
         return waiting.future
 
     def close(self) -> None:
@@ -60,7 +61,7 @@ class NetworkQueue:
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-            for one in self._waiting:
+            for one in list(self._waiting):
                 one.future.cancel()
         self._thread.join()
 
@@ -71,18 +72,18 @@ class NetworkQueue:
     def _next(self) -> list[Waiting]:
         """Those that go through the network next; none when it is closed."""
         with self._changed:
-            while True:
-                self._waiting = [one for one in self._waiting if not one.future.cancelled()]
-                if self._waiting or self._is_closed:
-                    break
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._waiting or self._is_closed)
             if self._is_closed:
                 return []
             first = self._waiting[0]
             most = self._engine.images_at_once(*first.image.size)
             batch = [one for one in self._waiting if one.kind == first.kind][:most]
-            self._waiting = [one for one in self._waiting if one not in batch]
+            self._forget(batch)
         return batch
+
+    def _forget(self, some: list[Waiting]) -> None:
+        with self._changed:
+            self._waiting = [one for one in self._waiting if one not in some]
 
     def _predict(self, batch: list[Waiting]) -> None:
         batch = [one for one in batch if one.future.set_running_or_notify_cancel()]
