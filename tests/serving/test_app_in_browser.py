@@ -184,6 +184,7 @@ def train(visitor: Visitor, button: str, seconds: float) -> None:
         visitor.picture("train")
     visitor.press(button)
     page.locator("#train .chart circle").first.wait_for(timeout=TRAINED)
+    page.wait_for_timeout(600 * seconds)
     if button.startswith("Start"):
         visitor.picture("training")
     page.get_by_role("button", name="Stop and keep").wait_for(state="hidden", timeout=TRAINED)

@@ -1,6 +1,6 @@
 /** Draw: a mask made or corrected by brush, polygon and fill, and saved as the pair of its image. */
 import * as api from "./api.js";
-import { ask, button, clearNotice, empty, h, iconButton, notice, say, swatch } from "./elements.js";
+import { ask, button, clearNotice, empty, h, iconButton, notice, say, short, swatch, words } from "./elements.js";
 import { Mask } from "./mask.js";
 import { decode, encode } from "./png.js";
 import { inColours, Pyramid } from "./pyramid.js";
@@ -35,7 +35,8 @@ export function build(section) {
     canvas, title: h("h1"), status: h("span", { className: "saved" }), classes: h("div", { className: "classes", role: "radiogroup", "aria-label": "Class to draw" }),
     tools: h("div", { className: "tools", role: "toolbar", "aria-label": "Tools" }), strip: h("div", { className: "strip scroll", role: "list", "aria-label": "Images" }),
     readout: h("p", { className: "readout", "aria-hidden": "true" }), empty: h("div"), whole: h("div", { className: "workplace" }),
-    size: slider("Brush size", " px", 1, 200, at.size, (size) => { at.size = size; }), note: h("p", { className: "note" }),
+    size: slider("Brush size", " px", 1, 200, at.size, (size) => { at.size = size; }), note: h("p", { className: "note" }), edit: button("Edit", () => editClasses().then(update), "quiet"),
+    looking: h("p", { className: "looking", role: "status" }),
     model: button("Start from the model’s mask", trying(fromModel)), save: button("Save", save, "primary"), remove: button("Take this mask away", trying(remove), "quiet"),
   };
   for (const [name, [label, key]] of Object.entries(TOOLS)) parts.tools.append(iconButton(name, `${label} (${key.toUpperCase()})`, () => take(name), `tool-${name}`));
@@ -44,8 +45,8 @@ export function build(section) {
     h("div", { className: "stage" }, canvas, parts.tools, parts.readout, h("p", { id: "draw-keys", className: "unseen" }, "Arrows move a cross, Enter draws at it. The question mark lists all keys.")),
     h("aside", { className: "panel", "aria-label": "Drawing" },
       h("div", { className: "row" }, iconButton("left", "Previous image (Shift N)", () => next(-1)), parts.title, iconButton("right", "Next image (N)", () => next(1))),
-      h("div", { className: "row" }, parts.save, parts.status),
-      h("div", null, h("div", { className: "row head" }, h("h2", null, "Class"), button("Edit", () => editClasses().then(update), "quiet")), parts.classes),
+      h("div", { className: "row" }, parts.save, parts.status), parts.looking,
+      h("div", null, h("div", { className: "row head" }, h("h2", null, "Class"), parts.edit), parts.classes),
       h("div", { className: "fields" }, parts.size, slider("Opacity", "%", 0, 100, Math.round(100 * at.opacity), (percent) => { at.opacity = percent / 100; })),
       parts.model, parts.remove, parts.note),
     parts.strip);
@@ -76,6 +77,8 @@ const drawable = () => store.images.filter((one) => !one.uploaded);
 
 const open = trying(async (id, spot = null) => {
   const ticket = ++loading;
+  parts.title.textContent = short(image(id).name);
+  showSaved("opening …");
   const info = await api.info(id);
   if (ticket !== loading) return;
   const isOther = id !== at.id;
@@ -109,7 +112,7 @@ export function update() {
   const { classes, writer, writer_note: note } = store.state;
   const one = image(at.id);
   at.index ??= (classes.find((each) => each.index !== store.state.background) ?? classes[0])?.index;
-  parts.title.textContent = one?.name ?? "";
+  parts.title.textContent = one ? short(one.name) : "";
   parts.title.title = one?.name ?? "";
   parts.classes.replaceChildren(...classes.map((each, i) => h("label", { className: "class" },
     h("input", { type: "radio", name: "class", checked: each.index === at.index, disabled: !writer, onchange: () => { at.index = each.index; if (at.tool === "erase") take("brush"); } }),
@@ -120,9 +123,11 @@ export function update() {
   parts.remove.hidden = !writer || !["drawn", "corrected"].includes(one?.mask);
   parts.note.textContent = at.info?.large ? `A large image: a window of ${at.info.window}² pixels is drawn on at a time. Draw outside of it to move it there.` : "";
   parts.canvas.ariaLabel = `${one?.name ?? "Image"}, ${at.info?.width} × ${at.info?.height} pixels, and its mask`;
-  if (!writer) notice("looking", "Somebody else is drawing here.", `${note || "You can look at everything."} The masks appear as they are saved.`, [], "calm");
-  else clearNotice("looking");
-  parts.canvas.className = !writer || at.tool === "hand" ? "moves" : "";
+  parts.looking.hidden = writer;
+  parts.edit.hidden = !writer;
+  const isAnother = note?.startsWith("somebody else");
+  parts.looking.replaceChildren(...(isAnother ? [h("b", null, "Somebody else is drawing here. "), "Their masks appear as they are saved."] : words(note ?? "")));
+  showTool();
   showStrip();
   showSaved();
 }
@@ -293,9 +298,14 @@ function enter() {
 
 function take(tool) {
   Object.assign(at, { tool, points: [] });
+  showTool();
+  view.request();
+}
+
+function showTool() {
+  const tool = store.state && isLooking() ? "hand" : at.tool;
   for (const name of Object.keys(TOOLS)) parts.tools.querySelector(`.tool-${name}`).setAttribute("aria-pressed", name === tool);
   parts.canvas.className = tool === "hand" ? "moves" : "";
-  view.request();
 }
 
 function back(which) {

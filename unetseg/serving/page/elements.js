@@ -45,6 +45,9 @@ export function swatch(rgb) {
 export const empty = (title, text, ...actions) =>
   h("div", { className: "empty" }, h("h2", null, title), h("p", null, text), h("p", { className: "actions" }, actions));
 
+/** A file's name without its folders. */
+export const short = (name) => name.split("/").at(-1);
+
 export const count = (n, noun, many = `${noun}s`) => `${n.toLocaleString("en")} ${n === 1 ? noun : many}`;
 
 export function duration(seconds) {

@@ -1,7 +1,7 @@
 /** Folder: what was found, and all images with their masks. */
 import * as api from "./api.js";
 import { editClasses } from "./classes.js";
-import { ask, button, count, empty, h, select, swatch, words } from "./elements.js";
+import { ask, button, count, empty, h, select, short, swatch, words } from "./elements.js";
 import { store, trying } from "./store.js";
 
 const AT_ONCE = 120; // cards added each time that the end of the list comes near
@@ -60,7 +60,7 @@ export function card(one, step, overlay = "1") {
   const facts = [MARKS[one.mask], one.predicted && one.mask === "none" && "predicted", one.split === "test" && "test", one.dice != null && `Dice ${one.dice.toFixed(2)}`, one.objects != null && count(one.objects, "object")];
   return h("a", { className: `card ${one.mask}`, href: `#${step}/${one.id}` },
     h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=${overlay}&r=${one.revision}${one.predicted ? "p" : ""}`), alt: "", loading: "lazy", decoding: "async" }),
-    h("b", { title: one.name }, one.name), h("span", null, facts.filter(Boolean).join(" · ") || `${one.width} × ${one.height}`));
+    h("b", { title: one.name }, short(one.name)), h("span", null, facts.filter(Boolean).join(" · ") || `${one.width} × ${one.height}`));
 }
 
 let parts, gallery, findingsOf = "";
@@ -103,7 +103,7 @@ export function update() {
     state.model && figure("Dice of the model", state.model.dice.toFixed(2), `${state.model.low.toFixed(2)} – ${state.model.high.toFixed(2)}`));
   parts.head.replaceChildren(
     h("div", { className: "opening" },
-      h("div", null, h("p", { className: "over" }, state.folder), h("h1", null, state.name), h("p", { className: "lead" }, text),
+      h("div", null, h("h1", { title: state.folder }, state.name), h("p", { className: "lead" }, text),
         h("p", { className: "actions" }, h("a", { className: "button primary", href: `#${step}` }, label), button("Choose another folder", chooseFolder, "quiet"))),
       figures),
     h("p", { className: "chips" }, classes, state.writer && button("Edit classes", () => editClasses(), "quiet")));
@@ -133,12 +133,12 @@ export const chooseFolder = trying(async () => {
   const open = trying(async (path) => {
     const found = await api.get(`folders?path=${encodeURIComponent(path)}`);
     chosen = found.path;
-    here.textContent = found.path || "/";
+    here.textContent = found.path === "." ? "" : found.path;
     list.replaceChildren(...[found.parent != null && { name: "up", path: found.parent }, ...found.folders].filter(Boolean).map((one) =>
       h("li", null, button(one.name === "up" ? "↑ one up" : one.name, () => open(one.path), "quiet"), one.images != null && h("span", { className: "note" }, count(one.images, "image")))));
     if (!found.folders.length) list.append(h("li", { className: "note" }, "No folders in here."));
   });
-  await open("");
+  open("");
   const answer = await ask("Choose a folder", h("div", null, here, list), [["", "Cancel"], ["yes", "Open this folder", "primary"]]);
   if (!answer) return;
   store.state = await api.post("folder", { path: chosen });

@@ -28,7 +28,7 @@ export function build(section) {
     parts.warnings, h("p", { className: "actions" }, parts.on, parts.start, parts.resume),
     h("details", null, parts.summary, parts.plan));
   parts.run.append(parts.now, parts.bar, h("p", { className: "actions" }, parts.stop), parts.charts, parts.previews);
-  section.append(h("h1", null, "Train"), parts.empty, parts.score, parts.run, parts.setup);
+  section.append(h("h1", null, "Train"), parts.empty, parts.score, parts.setup, parts.run);
 }
 
 export function show() {
@@ -45,6 +45,7 @@ function showPlan() {
   clearTimeout(planned);
   planned = setTimeout(trying(async () => {
     if (parts.setup.hidden) return;
+    parts.summary.textContent = "The plan is being made …";
     const { words, warnings, parameters, crops, batch } = await api.get(`plan?budget=${seconds}`);
     const weights = parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)} million` : parameters.toLocaleString("en");
     parts.summary.textContent = `A U-Net of ${weights} weights, shown ${batch} pieces of ${crops} × ${crops} pixels at a time`;

@@ -1,6 +1,6 @@
 /** Look: what the model finds in the images, beside the images, those it is least sure of first. */
 import * as api from "./api.js";
-import { button, count, empty, h, iconButton, say } from "./elements.js";
+import { button, count, empty, h, iconButton, say, short } from "./elements.js";
 import { ORDER, SHOW } from "./gallery.js";
 import { inColours, Pyramid } from "./pyramid.js";
 import { image, palette, refresh, store, trying } from "./store.js";
@@ -97,7 +97,8 @@ function showList() {
 const showFacts = () => {
   const one = image(at.id);
   if (!one) return;
-  parts.title.textContent = parts.title.title = one.name;
+  parts.title.textContent = short(one.name);
+  parts.title.title = one.name;
   const fact = (name, text) => text != null && [h("dt", null, name), h("dd", null, text)];
   parts.facts.replaceChildren(...[fact("Objects", one.objects?.toLocaleString("en")), fact("Unsure", one.uncertainty?.toFixed(2)), fact("Dice", one.dice?.toFixed(2)), fact("Size", `${one.width} × ${one.height}`), fact("My mask", one.mask === "none" ? "none" : one.mask)].filter(Boolean).flat());
   parts.own.hidden = one.mask === "none";
