@@ -8,7 +8,8 @@ import { changed, isNew, refresh, refreshSoon, refused, store, watch } from "./s
 import * as training from "./training.js";
 import * as viewer from "./viewer.js";
 
-const STEPS = { folder: ["Folder", gallery], draw: ["Draw", drawing], train: ["Train", training], look: ["Look", viewer], correct: ["Correct", correcting] };
+const STEPS = { folder: ["Folder", gallery], draw: ["Draw", drawing], train: ["Train", training], look: ["Look", viewer],
+  correct: ["Correct", correcting] };
 let now = null;
 
 /** What stands under the name of each step: how far it is. */
@@ -18,7 +19,8 @@ function standing(name) {
   const fresh = store.images.filter(isNew).length;
   return {
     folder: count(images, "image"), draw: masks ? count(masks, "mask") : "no mask yet",
-    train: training.isRunning() ? `${Math.round(100 * (store.progress?.share ?? run.seconds / run.budget))}%` : model ? `Dice ${model.dice.toFixed(2)}` : "no model yet",
+    train: training.isRunning() ? `${Math.round(100 * (store.progress?.share ?? run.seconds / run.budget))}%` : model
+      ? `Dice ${model.dice.toFixed(2)}` : "no model yet",
     look: predicted ? `${count(predicted, "image")} done` : "nothing yet", correct: model && fresh ? `${fresh} new` : "nothing yet",
   }[name];
 }
@@ -55,7 +57,8 @@ async function route() {
 
 function showShortcuts() {
   const keys = [...drawing.KEYS, ["Alt 1 … 5", "the five steps"], ["?", "this list"]];
-  ask("Keyboard", h("dl", { className: "facts keys" }, keys.map(([key, text]) => [h("dt", null, key), h("dd", null, text)])), [["", "Close", "primary"]]);
+  ask("Keyboard", h("dl", { className: "facts keys" }, keys.map(([key, text]) => [h("dt", null, key), h("dd", null, text)])),
+    [["", "Close", "primary"]]);
 }
 
 function switchTheme() {
@@ -92,14 +95,16 @@ async function start() {
   document.querySelector("#theme").onclick = switchTheme;
   document.querySelector("#help").onclick = showShortcuts;
   document.querySelector("#where").onclick = gallery.chooseFolder;
-  document.querySelector("#steps").append(...Object.entries(STEPS).map(([name, [label]]) => h("li", null, h("a", { href: `#${name}` }, h("b", null, label), h("span")))));
+  document.querySelector("#steps").append(...Object.entries(STEPS).map(([name, [label]]) => h("li", null,
+    h("a", { href: `#${name}` }, h("b", null, label), h("span")))));
   for (const [name, [, step]] of Object.entries(STEPS)) step.build(document.querySelector(`#${name}`));
   document.addEventListener("keydown", key);
   await refresh();
   watch(() => { showSteps(); STEPS[now]?.[1].update(); });
   addEventListener("hashchange", () => route().catch(refused));
   api.listen(handlers, (isOpen) => {
-    if (!isOpen) return notice("lost", "The connection to the server is lost.", "Trying again by itself. Is `unetseg app` still running?", [], "calm");
+    if (!isOpen) return notice("lost", "The connection to the server is lost.", "Trying again by itself. Is `unetseg app` still running?",
+      [], "calm");
     clearNotice("lost");
     return refreshSoon();
   });

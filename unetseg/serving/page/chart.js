@@ -28,14 +28,17 @@ export function curve(title, lines, budget, top = null) {
   const high = Math.ceil(most / step - 1e-9) * step;
   const x = (seconds) => LEFT + (seconds / end) * (WIDTH - LEFT - RIGHT);
   const y = (value) => HEIGHT - BOTTOM - (Math.min(value, high) / high) * (HEIGHT - TOP - BOTTOM);
-  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}: ${points.length ? `now ${points.at(-1)[1].toFixed(3)}` : "nothing yet"}`, class: "chart" });
+  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img",
+    "aria-label": `${title}: ${points.length ? `now ${points.at(-1)[1].toFixed(3)}` : "nothing yet"}`, class: "chart" });
   for (const value of ticks(0, high)) {
     picture.append(svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }));
     picture.append(svg("text", { x: LEFT - 7, y: y(value) + 4, "text-anchor": "end" }, value));
   }
-  for (const value of ticks(0, end / unit)) picture.append(svg("text", { x: x(value * unit), y: HEIGHT - 9, "text-anchor": "middle" }, value ? value : `0 ${name}`));
+  for (const value of ticks(0, end / unit)) picture.append(svg("text", { x: x(value * unit), y: HEIGHT - 9, "text-anchor": "middle" },
+    value ? value : `0 ${name}`));
   for (const { style, points: each } of lines) {
-    if (each.length > 1) picture.append(svg("polyline", { class: style, points: each.map(([at, value]) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`).join(" ") }));
+    if (each.length > 1) picture.append(svg("polyline", { class: style, points: each.map(([at,
+      value]) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`).join(" ") }));
     if (each.length) picture.append(svg("circle", { class: style, cx: x(each.at(-1)[0]), cy: y(each.at(-1)[1]), r: 3.5 }));
   }
   return picture;

@@ -20,8 +20,10 @@ export const editClasses = trying(async () => {
     list.append(row("", COLOURS[list.children.length % COLOURS.length], false));
     list.lastChild.lastChild.focus();
   };
-  const text = isFixed ? "There are masks already: their classes stay, new ones can be added." : "What the pixels of a mask can be. The first one is the background, unless all are objects.";
-  const answer = await ask("Classes", h("div", null, h("p", { className: "note" }, text), list, button("Add a class", add, "quiet")), [["", "Cancel"], ["yes", "Save", "primary"]]);
+  const text = isFixed ? "There are masks already: their classes stay, new ones can be added."
+    : "What the pixels of a mask can be. The first one is the background, unless all are objects.";
+  const answer = await ask("Classes", h("div", null, h("p", { className: "note" }, text), list, button("Add a class", add, "quiet")),
+    [["", "Cancel"], ["yes", "Save", "primary"]]);
   if (!answer) return;
   const named = [...list.children].map((one) => ({ name: one.lastChild.value.trim(), colour: rgb(one.firstChild.value) }));
   await putClasses(named.filter((one) => one.name));

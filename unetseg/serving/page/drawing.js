@@ -17,7 +17,8 @@ export const KEYS = [
   ["Enter or double click, C", "close the polygon"], ["Backspace, Escape", "last point, whole polygon away"],
 ];
 
-const at = { id: null, info: null, mask: null, revision: null, saved: 0, tool: "brush", size: 24, index: null, opacity: 0.55, points: [], cross: null };
+const at = { id: null, info: null, mask: null, revision: null, saved: 0, tool: "brush", size: 24, index: null, opacity: 0.55, points: [],
+  cross: null };
 let parts, view, pyramid, maskPyramid, loading = 0, saving = null, last = null, under = null;
 
 const isLooking = () => !store.state.writer;
@@ -29,25 +30,35 @@ export function build(section) {
   const slider = (label, unit, min, max, now, oninput) => {
     const shown = h("output", null, now + unit);
     const take = (event) => { shown.textContent = event.target.value + unit; oninput(Number(event.target.value)); view.request(); };
-    return h("label", { className: "field" }, h("span", null, label, shown), h("input", { type: "range", min, max, value: now, "aria-label": label, oninput: take }));
+    return h("label", { className: "field" }, h("span", null, label, shown), h("input",
+      { type: "range", min, max, value: now, "aria-label": label, oninput: take }));
   };
   parts = {
-    canvas, title: h("h1"), status: h("span", { className: "saved" }), classes: h("div", { className: "classes", role: "radiogroup", "aria-label": "Class to draw" }),
-    tools: h("div", { className: "tools", role: "toolbar", "aria-label": "Tools" }), strip: h("div", { className: "strip scroll", role: "list", "aria-label": "Images" }),
+    canvas, title: h("h1"), status: h("span", { className: "saved" }), classes: h("div",
+      { className: "classes", role: "radiogroup", "aria-label": "Class to draw" }),
+    tools: h("div", { className: "tools", role: "toolbar", "aria-label": "Tools" }),
+    strip: h("div", { className: "strip scroll", role: "list", "aria-label": "Images" }),
     readout: h("p", { className: "readout", "aria-hidden": "true" }), empty: h("div"), whole: h("div", { className: "workplace" }),
-    size: slider("Brush size", " px", 1, 200, at.size, (size) => { at.size = size; }), note: h("p", { className: "note" }), edit: button("Edit", () => editClasses().then(update), "quiet"),
+    size: slider("Brush size", " px", 1, 200, at.size, (size) => { at.size = size; }), note: h("p", { className: "note" }),
+    edit: button("Edit", () => editClasses().then(update), "quiet"),
     looking: h("p", { className: "looking", role: "status" }),
-    model: button("Start from the model’s mask", trying(fromModel)), save: button("Save", save, "primary"), remove: button("Take this mask away", trying(remove), "quiet"),
+    model: button("Start from the model’s mask", trying(fromModel)), save: button("Save", save, "primary"),
+    remove: button("Take this mask away", trying(remove), "quiet"),
   };
-  for (const [name, [label, key]] of Object.entries(TOOLS)) parts.tools.append(iconButton(name, `${label} (${key.toUpperCase()})`, () => take(name), `tool-${name}`));
-  parts.tools.append(h("hr"), iconButton("undo", "Undo (Ctrl Z)", () => back("undo"), "undo"), iconButton("redo", "Redo (Ctrl Shift Z)", () => back("redo"), "redo"), h("hr"), iconButton("fit", "Whole image (0)", () => view.fit()));
+  for (const [name, [label, key]] of Object.entries(TOOLS)) parts.tools.append(iconButton(name, `${label} (${key.toUpperCase()})`,
+    () => take(name), `tool-${name}`));
+  parts.tools.append(h("hr"), iconButton("undo", "Undo (Ctrl Z)", () => back("undo"), "undo"),
+    iconButton("redo", "Redo (Ctrl Shift Z)", () => back("redo"), "redo"), h("hr"), iconButton("fit", "Whole image (0)", () => view.fit()));
   parts.whole.append(
-    h("div", { className: "stage" }, canvas, parts.tools, parts.readout, h("p", { id: "draw-keys", className: "unseen" }, "Arrows move a cross, Enter draws at it. The question mark lists all keys.")),
+    h("div", { className: "stage" }, canvas, parts.tools, parts.readout, h("p", { id: "draw-keys", className: "unseen" },
+      "Arrows move a cross, Enter draws at it. The question mark lists all keys.")),
     h("aside", { className: "panel", "aria-label": "Drawing" },
-      h("div", { className: "row" }, iconButton("left", "Previous image (Shift N)", () => next(-1)), parts.title, iconButton("right", "Next image (N)", () => next(1))),
+      h("div", { className: "row" }, iconButton("left", "Previous image (Shift N)", () => next(-1)), parts.title,
+        iconButton("right", "Next image (N)", () => next(1))),
       h("div", { className: "row" }, parts.save, parts.status), parts.looking,
       h("div", null, h("div", { className: "row head" }, h("h2", null, "Class"), parts.edit), parts.classes),
-      h("div", { className: "fields" }, parts.size, slider("Opacity", "%", 0, 100, Math.round(100 * at.opacity), (percent) => { at.opacity = percent / 100; })),
+      h("div", { className: "fields" }, parts.size, slider("Opacity", "%", 0, 100, Math.round(100 * at.opacity),
+        (percent) => { at.opacity = percent / 100; })),
       parts.model, parts.remove, parts.note),
     parts.strip);
   section.append(parts.empty, parts.whole);
@@ -63,7 +74,8 @@ export function build(section) {
 /** Opens an image: the one asked for, the last one, or the first without a mask. */
 export async function show(id, isFromModel = false) {
   const images = drawable();
-  parts.empty.replaceChildren(images.length ? "" : empty("Nothing to draw on yet", "Choose a folder with images first.", h("a", { className: "button primary", href: "#folder" }, "Choose a folder")));
+  parts.empty.replaceChildren(images.length ? "" : empty("Nothing to draw on yet", "Choose a folder with images first.",
+    h("a", { className: "button primary", href: "#folder" }, "Choose a folder")));
   parts.whole.hidden = !images.length;
   const one = image(id) ?? image(at.id) ?? images.find((each) => each.mask === "none") ?? images[0];
   if (one && one.id !== at.id && (await save())) await open(one.id);
@@ -115,7 +127,8 @@ export function update() {
   parts.title.textContent = one ? short(one.name) : "";
   parts.title.title = one?.name ?? "";
   parts.classes.replaceChildren(...classes.map((each, i) => h("label", { className: "class" },
-    h("input", { type: "radio", name: "class", checked: each.index === at.index, disabled: !writer, onchange: () => { at.index = each.index; if (at.tool === "erase") take("brush"); } }),
+    h("input", { type: "radio", name: "class", checked: each.index === at.index, disabled: !writer,
+      onchange: () => { at.index = each.index; if (at.tool === "erase") take("brush"); } }),
     swatch(each.colour), h("span", null, each.name), i < 9 && h("kbd", null, i + 1))));
   for (const control of parts.tools.querySelectorAll("button")) control.disabled = !writer && !control.matches(".tool-hand, :last-child");
   parts.save.disabled = !writer;
@@ -126,7 +139,8 @@ export function update() {
   parts.looking.hidden = writer;
   parts.edit.hidden = !writer;
   const isAnother = note?.startsWith("somebody else");
-  parts.looking.replaceChildren(...(isAnother ? [h("b", null, "Somebody else is drawing here. "), "Their masks appear as they are saved."] : words(note ?? "")));
+  parts.looking.replaceChildren(...(isAnother ? [h("b", null, "Somebody else is drawing here. "), "Their masks appear as they are saved."]
+    : words(note ?? "")));
   showTool();
   showStrip();
   showSaved();
@@ -137,8 +151,11 @@ function showStrip() {
   const images = drawable();
   const here = images.findIndex((one) => one.id === at.id);
   const around = images.slice(Math.max(here - 20, 0), here + 40);
-  parts.strip.replaceChildren(...around.map((one) => h("div", { role: "listitem" }, h("a", { href: `#draw/${one.id}`, title: one.name, "aria-current": one.id === at.id ? "true" : null, className: one.mask === "none" ? "" : "has" },
-    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=1&r=${one.revision}`), alt: `${one.name}, ${one.mask === "none" ? "no mask yet" : `mask ${one.mask}`}`, loading: "lazy" })))));
+  parts.strip.replaceChildren(...around.map((one) => h("div", { role: "listitem" },
+    h("a", { href: `#draw/${one.id}`, title: one.name, "aria-current": one.id === at.id ? "true" : null, className: one.mask === "none"
+    ? "" : "has" },
+    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=1&r=${one.revision}`),
+      alt: `${one.name}, ${one.mask === "none" ? "no mask yet" : `mask ${one.mask}`}`, loading: "lazy" })))));
   parts.strip.querySelector("[aria-current]")?.scrollIntoView?.({ block: "nearest", inline: "center" });
 }
 
@@ -265,7 +282,8 @@ function hover(point, event) {
 function step(dx, dy) {
   const pace = Math.max(Math.round(8 / view.scale), 1);
   at.cross ??= view.centre();
-  at.cross = { x: Math.min(Math.max(at.cross.x + pace * dx, 0), at.info.width - 1), y: Math.min(Math.max(at.cross.y + pace * dy, 0), at.info.height - 1) };
+  at.cross = { x: Math.min(Math.max(at.cross.x + pace * dx, 0), at.info.width - 1),
+    y: Math.min(Math.max(at.cross.y + pace * dy, 0), at.info.height - 1) };
   if (at.mask?.before) move(at.cross);
   hover(at.cross);
 }
@@ -374,7 +392,8 @@ const predicted = (id) => new Promise((resolve) => {
 });
 
 async function remove() {
-  const answer = await ask("Take this mask away?", h("p", null, "What was drawn on this image is deleted from the folder."), [["", "Keep it"], ["yes", "Take it away", "primary"]]);
+  const answer = await ask("Take this mask away?", h("p", null, "What was drawn on this image is deleted from the folder."),
+    [["", "Keep it"], ["yes", "Take it away", "primary"]]);
   if (!answer) return;
   await api.removeMask(at.id, at.revision);
   refreshSoon();
@@ -424,7 +443,10 @@ async function conflict() {
   return choice === "theirs";
 }
 
-/** Somebody saved a mask: it is shown, unless it is being drawn on here. */
-export function wasChanged(id) {
-  if (id === at.id && !isDirty() && !saving && !at.mask?.before) trying(() => isLooking() && open(id))();
-}
+/** A mask was saved: it is shown, unless it was saved here or is being drawn on. */
+export const wasChanged = trying(async (id) => {
+  const isBusy = () => id !== at.id || isDirty() || saving || at.mask?.before;
+  if (isBusy()) return;
+  const { revision } = await api.info(id);
+  if (revision !== at.revision && !isBusy()) await open(id);
+});

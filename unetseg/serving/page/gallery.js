@@ -7,7 +7,8 @@ import { store, trying } from "./store.js";
 const AT_ONCE = 120; // cards added each time that the end of the list comes near
 
 export const SHOW = {
-  all: ["all images", () => true], none: ["without a mask", (one) => one.mask === "none"], masks: ["with a mask", (one) => one.mask !== "none"],
+  all: ["all images", () => true], none: ["without a mask", (one) => one.mask === "none"],
+    masks: ["with a mask", (one) => one.mask !== "none"],
   drawn: ["drawn here", (one) => one.mask === "drawn"], corrected: ["corrected", (one) => one.mask === "corrected"],
   predicted: ["predicted", (one) => one.predicted], uploaded: ["dropped here", (one) => one.uploaded],
 };
@@ -22,15 +23,19 @@ export class Gallery {
   constructor(card, settings = { show: "all", order: "name", find: "" }) {
     Object.assign(this, { card, settings, key: "" });
     const control = (label, name, choices) => {
-      const field = select(label, Object.entries(choices).map(([value, [text]]) => [value, text]), (value) => { settings[name] = value; this.update(); });
+      const field = select(label, Object.entries(choices).map(([value, [text]]) => [value, text]),
+        (value) => { settings[name] = value; this.update(); });
       field.lastChild.value = settings[name];
       return field;
     };
-    const find = h("label", { className: "field" }, h("span", null, "Name"), h("input", { type: "search", placeholder: "contains …", oninput: (event) => { settings.find = event.target.value.toLowerCase(); this.update(); } }));
+    const find = h("label", { className: "field" }, h("span", null, "Name"), h("input",
+      { type: "search", placeholder: "contains …",
+      oninput: (event) => { settings.find = event.target.value.toLowerCase(); this.update(); } }));
     this.list = h("div", { className: "gallery", role: "list" });
     this.counted = h("p", { className: "note counted" });
     this.end = h("div");
-    this.element = h("div", { className: "galleries" }, h("div", { className: "filters" }, control("Show", "show", SHOW), control("Order", "order", ORDER), find, this.counted), this.list, this.end);
+    this.element = h("div", { className: "galleries" }, h("div", { className: "filters" }, control("Show", "show", SHOW),
+      control("Order", "order", ORDER), find, this.counted), this.list, this.end);
     new IntersectionObserver(([seen]) => seen.isIntersecting && this.more(), { rootMargin: "800px" }).observe(this.end);
   }
 
@@ -41,7 +46,8 @@ export class Gallery {
     if (key === this.key) return;
     this.key = key;
     const shown = Math.max(this.list.children.length, AT_ONCE);
-    this.counted.textContent = this.images.length === store.images.length ? "" : `${this.images.length} of ${count(store.images.length, "image")}`;
+    this.counted.textContent = this.images.length === store.images.length ? ""
+      : `${this.images.length} of ${count(store.images.length, "image")}`;
     this.list.replaceChildren(...this.images.slice(0, shown).map((one) => h("div", { role: "listitem" }, this.card(one))));
     if (!this.images.length) this.list.append(h("p", { className: "note" }, "No image is like that."));
   }
@@ -57,9 +63,11 @@ const MARKS = { given: "mask given", drawn: "drawn", corrected: "corrected" };
 
 /** A small picture of an image with its name and what is known of it, leading to `step`. */
 export function card(one, step, overlay = "1") {
-  const facts = [MARKS[one.mask], one.predicted && one.mask === "none" && "predicted", one.split === "test" && "test", one.dice != null && `Dice ${one.dice.toFixed(2)}`, one.objects != null && count(one.objects, "object")];
+  const facts = [MARKS[one.mask], one.predicted && one.mask === "none" && "predicted", one.split === "test" && "test",
+    one.dice != null && `Dice ${one.dice.toFixed(2)}`, one.objects != null && count(one.objects, "object")];
   return h("a", { className: `card ${one.mask}`, href: `#${step}/${one.id}` },
-    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=${overlay}&r=${one.revision}${one.predicted ? "p" : ""}`), alt: "", loading: "lazy", decoding: "async" }),
+    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=${overlay}&r=${one.revision}${one.predicted ? "p" : ""}`), alt: "",
+      loading: "lazy", decoding: "async" }),
     h("b", { title: one.name }, short(one.name)), h("span", null, facts.filter(Boolean).join(" · ") || `${one.width} × ${one.height}`));
 }
 
@@ -79,8 +87,10 @@ export function show() {
 function advice({ images, masks, classes, model }) {
   const drawn = count(masks, "mask");
   if (!masks) return ["No image has a mask yet. Draw on four or more of them, then train.", "draw", "Draw the first mask"];
-  if (model) return [`A model was trained on ${count(model.images, "image")}. Look at what it finds in the others.`, "look", "Look at its masks"];
-  if (masks < 4) return [`${drawn} so far. Draw on ${4 - masks} more: a model needs a few to learn from and some to be tested on.`, "draw", "Draw the next one"];
+  if (model) return [`A model was trained on ${count(model.images, "image")}. Look at what it finds in the others.`, "look",
+    "Look at its masks"];
+  if (masks < 4) return [`${drawn} so far. Draw on ${4 - masks} more: a few to learn from, and some to be tested on.`, "draw",
+    "Draw the next one"];
   return [`${masks === images ? "Every image has a mask" : drawn + " to learn from"}, ${count(classes.length, "class", "classes")}. That is enough to train a model.`, "train", "Train a model"];
 }
 
@@ -91,7 +101,9 @@ export function update() {
   parts.body.hidden = isEmpty;
   parts.findings.hidden = isEmpty;
   if (isEmpty) {
-    parts.head.replaceChildren(empty("Which images?", state.folder ? `There is no image in ${state.name}.` : "Choose a folder with images. Masks beside them, or in a folder of their own, are found by themselves.", button("Choose a folder", chooseFolder, "primary")));
+    parts.head.replaceChildren(empty("Which images?", state.folder ? `There is no image in ${state.name}.`
+      : "Choose a folder with images. Masks beside them, or in a folder of their own, are found by themselves.",
+      button("Choose a folder", chooseFolder, "primary")));
     return;
   }
   const [text, step, label] = advice(state);
@@ -99,12 +111,15 @@ export function update() {
   const classes = state.classes.map((one) => h("span", { className: "chip" }, swatch(one.colour), one.name));
   const sizes = [...new Set(store.images.slice(0, 500).map((one) => `${one.width} × ${one.height}`))];
   const figures = h("dl", { className: "headline" },
-    figure("Images", state.images.toLocaleString("en"), sizes.length === 1 ? sizes[0] : `${sizes.length} sizes`), figure("With a mask", state.masks.toLocaleString("en"), `${Math.round((100 * state.masks) / state.images)}%`),
-    state.model && figure("Dice of the model", state.model.dice.toFixed(2), `${state.model.low.toFixed(2)} – ${state.model.high.toFixed(2)}`));
+    figure("Images", state.images.toLocaleString("en"), sizes.length === 1 ? sizes[0] : `${sizes.length} sizes`),
+      figure("With a mask", state.masks.toLocaleString("en"), `${Math.round((100 * state.masks) / state.images)}%`),
+    state.model && figure("Dice of the model", state.model.dice.toFixed(2),
+      `${state.model.low.toFixed(2)} – ${state.model.high.toFixed(2)}`));
   parts.head.replaceChildren(
     h("div", { className: "opening" },
       h("div", null, h("h1", { title: state.folder }, state.name), h("p", { className: "lead" }, text),
-        h("p", { className: "actions" }, h("a", { className: "button primary", href: `#${step}` }, label), button("Choose another folder", chooseFolder, "quiet"))),
+        h("p", { className: "actions" }, h("a", { className: "button primary", href: `#${step}` }, label),
+          button("Choose another folder", chooseFolder, "quiet"))),
       figures),
     h("p", { className: "chips" }, classes, state.writer && button("Edit classes", () => editClasses(), "quiet")));
   gallery.update();
@@ -120,8 +135,10 @@ async function showFindings() {
   }
   const one = ({ severity, summary, fix, files }) => h("details", { className: `finding ${severity}` },
     h("summary", null, h("span", { className: "severity" }, severity), words(summary)),
-    h("p", null, words(fix)), files.length > 0 && h("ul", null, files.slice(0, 20).map((name) => h("li", null, name)), files.length > 20 && h("li", null, `and ${files.length - 20} more`)));
-  const title = findings.length ? h("h2", null, `${count(findings.length, "thing")} to know about this folder`) : h("p", { className: "good" }, "Every file was read, and nothing is wrong with them.");
+    h("p", null, words(fix)), files.length > 0 && h("ul", null, files.slice(0, 20).map((name) => h("li", null, name)),
+      files.length > 20 && h("li", null, `and ${files.length - 20} more`)));
+  const title = findings.length ? h("h2", null, `${count(findings.length, "thing")} to know about this folder`)
+    : h("p", { className: "good" }, "Every file was read, and nothing is wrong with them.");
   parts.findings.replaceChildren(title, ...findings.map(one));
 }
 
@@ -135,7 +152,8 @@ export const chooseFolder = trying(async () => {
     chosen = found.path;
     here.textContent = found.path === "." ? "" : found.path;
     list.replaceChildren(...[found.parent != null && { name: "up", path: found.parent }, ...found.folders].filter(Boolean).map((one) =>
-      h("li", null, button(one.name === "up" ? "↑ one up" : one.name, () => open(one.path), "quiet"), one.images != null && h("span", { className: "note" }, count(one.images, "image")))));
+      h("li", null, button(one.name === "up" ? "↑ one up" : one.name, () => open(one.path), "quiet"),
+        one.images != null && h("span", { className: "note" }, count(one.images, "image")))));
     if (!found.folders.length) list.append(h("li", { className: "note" }, "No folders in here."));
   });
   open("");

@@ -17,14 +17,19 @@ function budget() {
 
 export function build(section) {
   parts = {
-    slider: h("input", { type: "range", id: "budget", min: Math.log2(SHORTEST), max: Math.log2(LONGEST), step: "any", value: Math.log2(300), oninput: showPlan, "aria-label": "Time to train" }),
-    chosen: h("output", { htmlFor: "budget" }), plan: h("ul", { className: "plan" }), summary: h("summary", null, "What will be done"), warnings: h("div"), start: button("Start training", trying(() => start(false)), "primary"),
-    on: button("Train on", trying(() => start(true)), "primary"), resume: button("Go on with the stopped one", trying(() => api.post("train/resume")), ""), stop: button("Stop and keep", trying(stop), ""),
-    now: h("div", { className: "now" }), bar: h("progress", { max: 1, value: 0, "aria-label": "How much of the time is used" }), charts: h("div", { className: "pair" }), previews: h("div", { className: "previews" }),
+    slider: h("input", { type: "range", id: "budget", min: Math.log2(SHORTEST), max: Math.log2(LONGEST), step: "any",
+      value: Math.log2(300), oninput: showPlan, "aria-label": "Time to train" }),
+    chosen: h("output", { htmlFor: "budget" }), plan: h("ul", { className: "plan" }), summary: h("summary", null, "What will be done"),
+    warnings: h("div"), start: button("Start training", trying(() => start(false)), "primary"),
+    on: button("Train on", trying(() => start(true)), "primary"), resume: button("Go on with the stopped one",
+      trying(() => api.post("train/resume")), ""), stop: button("Stop and keep", trying(stop), ""),
+    now: h("div", { className: "now" }), bar: h("progress", { max: 1, value: 0, "aria-label": "How much of the time is used" }),
+    charts: h("div", { className: "pair" }), previews: h("div", { className: "previews" }),
     score: h("div"), setup: h("div", { className: "setup" }), empty: h("div"), run: h("div", { className: "run" }),
   };
   parts.setup.append(
-    h("div", { className: "budget" }, h("div", { className: "row" }, h("h2", null, "How long may it take?"), parts.chosen), parts.slider, h("div", { className: "row note" }, h("span", null, "1 min"), h("span", null, "10 min"), h("span", null, "2 h"))),
+    h("div", { className: "budget" }, h("div", { className: "row" }, h("h2", null, "How long may it take?"), parts.chosen), parts.slider,
+      h("div", { className: "row note" }, h("span", null, "1 min"), h("span", null, "10 min"), h("span", null, "2 h"))),
     parts.warnings, h("p", { className: "actions" }, parts.on, parts.start, parts.resume),
     h("details", null, parts.summary, parts.plan));
   parts.run.append(parts.now, parts.bar, h("p", { className: "actions" }, parts.stop), parts.charts, parts.previews);
@@ -74,14 +79,20 @@ export function score(model) {
   const figure = (name, { dice, low, high }) => {
     const bar = h("div", { className: "meter", role: "img", "aria-label": `${name}: Dice ${dice.toFixed(2)}` }, h("i"));
     bar.firstChild.style.width = `${100 * dice}%`;
-    return h("div", null, h("dt", null, name), h("dd", null, dice.toFixed(2), low != null && h("small", null, `${low.toFixed(2)} – ${high.toFixed(2)}`)), bar);
+    return h("div", null, h("dt", null, name), h("dd", null, dice.toFixed(2),
+      low != null && h("small", null, `${low.toFixed(2)} – ${high.toFixed(2)}`)), bar);
   };
   const { before } = model;
+  const isWide = model.low != null && model.high - model.low > 0.1;
   const change = before && Number(model.dice.toFixed(2)) - Number(before.dice.toFixed(2)); // as they are shown
-  const verdict = before && (Math.abs(change) < 0.005 ? "as good as before" : change > 0 ? `better by ${change.toFixed(2)}` : `worse by ${(-change).toFixed(2)}`);
+  const verdict = before && (Math.abs(change) < 0.005 ? "as good as before" : change > 0 ? `better by ${change.toFixed(2)}`
+    : `worse by ${(-change).toFixed(2)}`);
   return h("div", { className: "score" },
-    h("dl", { className: "headline" }, before && figure("Dice before", before), figure(before ? "Dice now" : "Dice", model), before && h("div", null, h("dt", null, "In short"), h("dd", { className: "verdict" }, verdict))),
-    h("p", { className: "note" }, `Measured on masks that were held out from training. Dice is how far the model’s mask and the drawn one overlap: 1 is all of it, 0 is nothing. ${model.low != null && model.high - model.low > 0.1 ? "The range is wide, because there are few such images: more masks make it sure." : ""}`));
+    h("dl", { className: "headline" }, before && figure("Dice before", before), figure(before ? "Dice now" : "Dice", model),
+      before && h("div", null, h("dt", null, "In short"), h("dd", { className: "verdict" }, verdict))),
+    h("p", { className: "note" }, "Measured on masks that were held out from training. ",
+      "Dice is how far the model’s mask and the drawn one overlap: 1 is all of it, 0 is nothing.", isWide && " The range is wide, ",
+      isWide && "because there are few such images: more masks make it sure."));
 }
 
 export function update() {
@@ -91,7 +102,10 @@ export function update() {
   const running = isRunning();
   const fresh = store.images.filter(isNew).length;
   const can = masks > 1;
-  parts.empty.replaceChildren(can || running ? "" : empty("Masks come first", masks ? "One image has a mask. Draw at least on one more; four make a first model worth looking at." : "A model learns from masks that you draw. Four images are enough for a first one.", h("a", { className: "button primary", href: "#draw" }, "Draw a mask")));
+  parts.empty.replaceChildren(can || running ? "" : empty("Masks come first", masks
+    ? "One image has a mask. Draw at least on one more; four make a first model worth looking at."
+    : "A model learns from masks that you draw. Four images are enough for a first one.",
+    h("a", { className: "button primary", href: "#draw" }, "Draw a mask")));
   parts.setup.hidden = !can || running;
   parts.run.hidden = !running && !store.epochs.length;
   parts.score.replaceChildren(model && !running ? score(model) : "");
@@ -112,20 +126,25 @@ function showRun(running) {
   const total = training?.budget ?? 1;
   parts.bar.value = Math.min(store.progress?.share ?? seconds / total, 1);
   const left = Math.max(total - seconds, 0);
-  const text = training?.status === "stopping" ? "Stopping: the model is kept …" : !store.progress?.step && running ? "Getting ready: images are read, the batch is chosen …" : "";
+  const text = training?.status === "stopping" ? "Stopping: the model is kept …" : !store.progress?.step && running
+    ? "Getting ready: images are read, the batch is chosen …" : "";
   const epoch = store.progress?.epoch ?? training?.epoch;
   const dice = store.epochs.findLast((one) => one.val_dice != null)?.val_dice;
   const figure = (name, value) => value != null && h("div", null, h("dt", null, name), h("dd", null, value));
-  const figures = h("dl", { className: "headline" }, figure("Time left", duration(left)), figure("Dice so far", dice?.toFixed(2)), figure("Epoch", epoch || null));
+  const figures = h("dl", { className: "headline" }, figure("Time left", duration(left)), figure("Dice so far", dice?.toFixed(2)),
+    figure("Epoch", epoch || null));
   parts.now.replaceChildren(!running ? h("h2", null, "How it went") : text ? h("p", { className: "lead" }, text) : figures);
   const points = (key) => store.epochs.filter((one) => one[key] != null).map((one) => [one.seconds, one[key]]);
   const chart = (title, lines, top) => h("figure", null, h("figcaption", null, h("b", null, title)), curve(title, lines, total, top));
-  parts.charts.replaceChildren(...(store.epochs.length ? [chart("Dice on images held out", [{ style: "line", points: points("val_dice") }], 1), chart("Loss", [{ style: "loss", points: points("train_loss") }])] : []));
+  parts.charts.replaceChildren(...(store.epochs.length ? [chart("Dice on images held out", [{ style: "line", points: points("val_dice") }],
+    1), chart("Loss", [{ style: "loss", points: points("train_loss") }])] : []));
   const pictures = store.epochs.filter((one) => one.preview).slice(-2).reverse(); // the newest first
   const shown = pictures.map((one) => one.preview).join();
   if (parts.previews.dataset.shown === shown) return;
   parts.previews.dataset.shown = shown;
-  parts.previews.replaceChildren(...pictures.map((one) => h("figure", null, h("img", { src: one.preview, alt: `Images held out and what the model finds in them after ${duration(one.seconds)}` }), h("figcaption", null, `after ${duration(one.seconds)}`))));
+  parts.previews.replaceChildren(...pictures.map((one) => h("figure", null, h("img",
+    { src: one.preview, alt: `Images held out and what the model finds in them after ${duration(one.seconds)}` }),
+    h("figcaption", null, `after ${duration(one.seconds)}`))));
 }
 
 /** What the server tells of a training. */

@@ -1,7 +1,7 @@
 /** Look: what the model finds in the images, beside the images, those it is least sure of first. */
 import * as api from "./api.js";
 import { button, count, empty, h, iconButton, say, short } from "./elements.js";
-import { ORDER, SHOW } from "./gallery.js";
+import { ORDER } from "./gallery.js";
 import { inColours, Pyramid } from "./pyramid.js";
 import { image, palette, refresh, store, trying } from "./store.js";
 import { View } from "./view.js";
@@ -13,25 +13,38 @@ let parts, view, picture, masks = {};
 
 export function build(section) {
   const canvas = h("canvas", { tabIndex: 0, role: "application", className: "moves", "aria-label": "The image and the mask of the model" });
-  const files = h("input", { type: "file", multiple: true, className: "unseen", "aria-label": "Images to look at", onchange: () => upload(files.files) });
+  const files = h("input", { type: "file", multiple: true, className: "unseen", "aria-label": "Images to look at",
+    onchange: () => upload(files.files) });
   parts = {
-    canvas, empty: h("div"), whole: h("div", { className: "workplace" }), title: h("h1"), list: h("div", { className: "strip scroll", role: "list", "aria-label": "Images" }), facts: h("dl", { className: "facts" }), table: h("details"),
-    divider: h("input", { type: "range", className: "divider", min: 0, max: 100, value: 50, "aria-label": "How much of the image is without the mask", oninput: () => { at.divider = parts.divider.value / 100; view.request(); } }),
-    predict: button("Find in all images", trying(() => predict("all")), "primary"), progress: h("progress", { max: 1, value: 0, "aria-label": "Images predicted" }), correct: h("a", { className: "button" }, "Correct this mask"),
-    own: h("label", { className: "field check" }, h("input", { type: "checkbox", onchange: (event) => { at.own = event.target.checked; view.request(); } }), h("span", null, "My mask on the left")),
+    canvas, empty: h("div"), whole: h("div", { className: "workplace" }), title: h("h1"),
+    list: h("div", { className: "strip scroll", role: "list", "aria-label": "Images" }), facts: h("dl", { className: "facts" }),
+    table: h("details"),
+    divider: h("input", { type: "range", className: "divider", min: 0, max: 100, value: 50,
+      "aria-label": "How much of the image is without the mask",
+      oninput: () => { at.divider = parts.divider.value / 100; view.request(); } }),
+    predict: button("Find in all images", trying(() => predict("all")), "primary"),
+    progress: h("progress", { max: 1, value: 0, "aria-label": "Images predicted" }),
+    correct: h("a", { className: "button" }, "Correct this mask"),
+    own: h("label", { className: "field check" }, h("input", { type: "checkbox",
+      onchange: (event) => { at.own = event.target.checked; view.request(); } }), h("span", null, "My mask on the left")),
     zip: h("a", { className: "button", href: api.url("masks.zip?of=predicted"), download: "" }, "Download the masks"), files,
-    order: h("select", { "aria-label": "Order of the images", onchange: (event) => { at.order = event.target.value; showList(); } }, ["uncertainty", "dice", "objects", "name"].map((value) => h("option", { value }, ORDER[value][0]))),
+    order: h("select", { "aria-label": "Order of the images", onchange: (event) => { at.order = event.target.value; showList(); } },
+      ["uncertainty", "dice", "objects", "name"].map((value) => h("option", { value }, ORDER[value][0]))),
   };
   parts.whole.append(
-    h("div", { className: "stage" }, canvas, h("span", { className: "tag left" }, "image"), h("span", { className: "tag right" }, "mask"), parts.divider, h("div", { className: "tools" }, iconButton("fit", "Whole image (0)", () => view.fit()))),
+    h("div", { className: "stage" }, canvas, h("span", { className: "tag left" }, "image"), h("span", { className: "tag right" }, "mask"),
+      parts.divider, h("div", { className: "tools" }, iconButton("fit", "Whole image (0)", () => view.fit()))),
     h("aside", { className: "panel", "aria-label": "What the model finds" },
-      h("div", { className: "row" }, iconButton("left", "Previous image", () => next(-1)), parts.title, iconButton("right", "Next image", () => next(1))),
+      h("div", { className: "row" }, iconButton("left", "Previous image", () => next(-1)), parts.title,
+        iconButton("right", "Next image", () => next(1))),
       parts.facts, parts.own, h("p", { className: "actions" }, parts.correct), parts.table, h("hr"), parts.predict, parts.progress,
       h("div", { className: "fields" }, h("label", { className: "field" }, h("span", null, "Order"), parts.order)),
-      h("p", { className: "actions" }, h("label", { className: "button drop" }, files, "Add images"), parts.zip), h("p", { className: "note" }, "Drop images anywhere here to look at them too. They are not added to your folder.")),
+      h("p", { className: "actions" }, h("label", { className: "button drop" }, files, "Add images"), parts.zip),
+        h("p", { className: "note" }, "Drop images anywhere here to look at them too. They are not added to your folder.")),
     parts.list);
   section.append(parts.empty, parts.whole);
-  const grab = { takes: isNearDivider, down: moveDivider, move: moveDivider, hover: (point) => canvas.classList.toggle("slides", isNearDivider(point)) };
+  const grab = { takes: isNearDivider, down: moveDivider, move: moveDivider, hover: (point) => canvas.classList.toggle("slides",
+    isNearDivider(point)) };
   view = new View(canvas, draw, grab);
   section.addEventListener("dragover", (event) => { event.preventDefault(); section.classList.add("over-drop"); });
   section.addEventListener("dragleave", () => section.classList.remove("over-drop"));
@@ -53,7 +66,8 @@ const open = trying(async (id) => {
   if (key === at.key) return;
   const isOther = id !== at.id;
   Object.assign(at, { id, key, info: await api.info(id) });
-  const tiles = (address, paint) => new Pyramid(at.info, (...place) => api.imageUrl(id, address(place.join("/"))), () => view.request(), paint);
+  const tiles = (address, paint) => new Pyramid(at.info, (...place) => api.imageUrl(id, address(place.join("/"))), () => view.request(),
+    paint);
   const colours = inColours(palette());
   picture = tiles((place) => `tiles/${place}.jpg`);
   const layer = (of) => tiles((place) => `mask_tiles/${place}.png?of=${of}&r=${encodeURIComponent(key)}`, colours);
@@ -68,7 +82,9 @@ export function update() {
   const { state } = store;
   if (!parts || !state) return;
   const hasModel = Boolean(state.model);
-  parts.empty.replaceChildren(hasModel ? "" : empty("No model yet", "Train one, and here you see what it finds: in every image of the folder, and in others that you drop.", h("a", { className: "button primary", href: "#train" }, "Train a model")));
+  parts.empty.replaceChildren(hasModel ? ""
+    : empty("No model yet", "Train one, and here you see what it finds: in every image of the folder, and in others that you drop.",
+    h("a", { className: "button primary", href: "#train" }, "Train a model")));
   parts.whole.hidden = !hasModel;
   if (!hasModel) return;
   const { predicting } = state;
@@ -76,7 +92,8 @@ export function update() {
   parts.progress.hidden = !predicting;
   parts.progress.value = predicting ? predicting.done / Math.max(predicting.total, 1) : 0;
   parts.predict.disabled = Boolean(predicting) || !left;
-  parts.predict.textContent = predicting ? `${predicting.done} of ${count(predicting.total, "image")}` : left ? `Find in ${left === store.images.length ? "all" : "the other"} ${count(left, "image")}` : "All images are done";
+  parts.predict.textContent = predicting ? `${predicting.done} of ${count(predicting.total, "image")}` : left
+    ? `Find in ${left === store.images.length ? "all" : "the other"} ${count(left, "image")}` : "All images are done";
   parts.zip.hidden = left === store.images.length;
   showList();
   const one = image(at.id) ?? listed()[0];
@@ -90,8 +107,10 @@ function showList() {
   const key = some.map((one) => one.id + one.revision).join() + at.id;
   if (parts.list.dataset.key === key) return;
   parts.list.dataset.key = key;
-  parts.list.replaceChildren(...some.slice(Math.max(here - 20, 0), here + 40).map((one) => h("div", { role: "listitem" }, h("a", { href: `#look/${one.id}`, title: one.name, "aria-current": one.id === at.id ? "true" : null },
-    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=predicted&r=${encodeURIComponent(store.state.model?.trained_at ?? "")}`), alt: one.name, loading: "lazy" })))));
+  parts.list.replaceChildren(...some.slice(Math.max(here - 20, 0), here + 40).map((one) => h("div", { role: "listitem" },
+    h("a", { href: `#look/${one.id}`, title: one.name, "aria-current": one.id === at.id ? "true" : null },
+    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=predicted&r=${encodeURIComponent(store.state.model?.trained_at ?? "")}`),
+      alt: one.name, loading: "lazy" })))));
 }
 
 const showFacts = () => {
@@ -100,7 +119,9 @@ const showFacts = () => {
   parts.title.textContent = short(one.name);
   parts.title.title = one.name;
   const fact = (name, text) => text != null && [h("dt", null, name), h("dd", null, text)];
-  parts.facts.replaceChildren(...[fact("Objects", one.objects?.toLocaleString("en")), fact("Unsure", one.uncertainty?.toFixed(2)), fact("Dice", one.dice?.toFixed(2)), fact("Size", `${one.width} × ${one.height}`), fact("My mask", one.mask === "none" ? "none" : one.mask)].filter(Boolean).flat());
+  parts.facts.replaceChildren(...[fact("Objects", one.objects?.toLocaleString("en")), fact("Unsure", one.uncertainty?.toFixed(2)),
+    fact("Dice", one.dice?.toFixed(2)), fact("Size", `${one.width} × ${one.height}`),
+    fact("My mask", one.mask === "none" ? "none" : one.mask)].filter(Boolean).flat());
   parts.own.hidden = one.mask === "none";
   parts.correct.href = `#draw/${one.id}/model`;
   parts.correct.hidden = !one.predicted || one.uploaded || !store.state.writer;
@@ -113,7 +134,9 @@ async function showObjects(one) {
   const columns = Object.keys(rows[0] ?? {});
   const text = (value) => (typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(4) : String(value));
   parts.table.hidden = !rows.length;
-  parts.table.replaceChildren(h("summary", null, `Table of ${count(n, "object")}`), h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Objects" }, h("table", null, h("thead", null, h("tr", null, columns.map((name) => h("th", { scope: "col" }, name)))),
+  parts.table.replaceChildren(h("summary", null, `Table of ${count(n, "object")}`),
+    h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Objects" },
+    h("table", null, h("thead", null, h("tr", null, columns.map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", null, rows.slice(0, 200).map((row) => h("tr", null, columns.map((name) => h("td", null, text(row[name])))))))));
 }
 
