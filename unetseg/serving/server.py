@@ -239,7 +239,7 @@ class Door:
             told = "this server answers to 127.0.0.1 and localhost alone"
             raise Refusal(421, told, "Start it with --host and use its token.")
         origin = headers.get("origin")
-        if is_work and origin and urlsplit(origin).netloc != host:
+        if is_work and origin and origin.partition("://")[2] != host:
             raise Refusal(403, f"a page of {origin} may not write here")
         if state.token and scope["path"] not in OPEN and not _brings(headers, state.token):
             fix = "Send it: Authorization: Bearer TOKEN, or as the password of any user."
