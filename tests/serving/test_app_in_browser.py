@@ -36,6 +36,7 @@ TRAINED = 240_000  # milliseconds until a training must have ended
 def served(folder: Path) -> Iterator[str]:
     """`unetseg app FOLDER` as a user starts it; the address of its page."""
     command = [sys.executable, "-m", "unetseg", "app", str(folder), "--no-browser", "--port", "0"]
+    command += ["--out", str(folder.parent / "runs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
         try:
             assert app.stdout
@@ -135,6 +136,7 @@ def walk(visitor: Visitor, folder: Path, seconds: float, most: int) -> dict[str,
     page.get_by_text("Dice", exact=True).first.wait_for()
     visitor.picture("trained")
     visitor.step("Look")
+    visitor.picture("look-empty")
     visitor.press("Find in")
     page.get_by_text("All images are done").wait_for(timeout=TRAINED)
     page.wait_for_timeout(800)

@@ -2,7 +2,7 @@
 import * as api from "./api.js";
 import * as correcting from "./correcting.js";
 import * as drawing from "./drawing.js";
-import { ask, clearNotice, count, h, notice } from "./elements.js";
+import { ask, clearNotice, count, h, notice, say } from "./elements.js";
 import * as gallery from "./gallery.js";
 import { changed, isNew, refresh, refreshSoon, refused, store, watch } from "./store.js";
 import * as training from "./training.js";
@@ -80,7 +80,7 @@ function key(event) {
 const events = {
   ...training.events, ...viewer.events,
   failed({ message, fix }) { notice("failed", message, fix); refreshSoon(); },
-  stopped({ message, fix }) { notice("failed", message, fix, [], "calm"); refreshSoon(); },
+  stopped() { say("Stopped; the model so far is kept."); refreshSoon(); },
   changed({ id }) { drawing.wasChanged(id); },
 };
 const handlers = Object.fromEntries(Object.entries(events).map(([name, handle]) => [name, (data) => {

@@ -16,7 +16,8 @@ export function build(section) {
   const files = h("input", { type: "file", multiple: true, className: "unseen", "aria-label": "Images to look at",
     onchange: () => upload(files.files) });
   parts = {
-    canvas, empty: h("div"), whole: h("div", { className: "workplace" }), title: h("h1"),
+    canvas, empty: h("div"), stage: h("div", { className: "stage" }),
+    bare: empty("Nothing looked at yet", "Let the model find masks in your images, or add others to look at."), whole: h("div", { className: "workplace" }), title: h("h1"),
     list: h("div", { className: "strip scroll", role: "list", "aria-label": "Images" }), facts: h("dl", { className: "facts" }),
     table: h("details"),
     divider: h("input", { type: "range", className: "divider", min: 0, max: 100, value: 50,
@@ -31,13 +32,14 @@ export function build(section) {
     order: h("select", { "aria-label": "Order of the images", onchange: (event) => { at.order = event.target.value; showList(); } },
       ["uncertainty", "dice", "objects", "name"].map((value) => h("option", { value }, ORDER[value][0]))),
   };
+  parts.stage.append(parts.bare, canvas, h("span", { className: "tag left" }, "image"), h("span", { className: "tag right" }, "mask"),
+    parts.divider, h("div", { className: "tools" }, iconButton("fit", "Whole image (0)", () => view.fit())));
   parts.whole.append(
-    h("div", { className: "stage" }, canvas, h("span", { className: "tag left" }, "image"), h("span", { className: "tag right" }, "mask"),
-      parts.divider, h("div", { className: "tools" }, iconButton("fit", "Whole image (0)", () => view.fit()))),
+    parts.stage,
     h("aside", { className: "panel", "aria-label": "What the model finds" },
-      h("div", { className: "row" }, iconButton("left", "Previous image", () => next(-1)), parts.title,
+      h("div", { className: "about" }, h("div", { className: "row" }, iconButton("left", "Previous image", () => next(-1)), parts.title,
         iconButton("right", "Next image", () => next(1))),
-      parts.facts, parts.own, h("p", { className: "actions" }, parts.correct), parts.table, h("hr"), parts.predict, parts.progress,
+      parts.facts, parts.own, h("p", { className: "actions" }, parts.correct), parts.table, h("hr")), parts.predict, parts.progress,
       h("div", { className: "fields" }, h("label", { className: "field" }, h("span", null, "Order"), parts.order)),
       h("p", { className: "actions" }, h("label", { className: "button drop" }, files, "Add images"), parts.zip),
         h("p", { className: "note" }, "Drop images anywhere here to look at them too. They are not added to your folder.")),
@@ -87,7 +89,7 @@ export function update() {
     h("a", { className: "button primary", href: "#train" }, "Train a model")));
   parts.whole.hidden = !hasModel;
   if (!hasModel) return;
-  const { predicting } = state;
+  const predicting = state.predicting?.done < state.predicting?.total ? state.predicting : null;
   const left = store.images.filter((one) => !one.predicted).length;
   parts.progress.hidden = !predicting;
   parts.progress.value = predicting ? predicting.done / Math.max(predicting.total, 1) : 0;
@@ -97,6 +99,7 @@ export function update() {
   parts.zip.hidden = left === store.images.length;
   showList();
   const one = image(at.id) ?? listed()[0];
+  parts.whole.classList.toggle("nothing", !one);
   if (one && !document.querySelector("#look").hidden) open(one.id);
   showFacts();
 }
