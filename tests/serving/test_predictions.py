@@ -46,6 +46,7 @@ def test_a_mask_is_that_of_the_model(tmp_path: Path, info: dict[str, Any]) -> No
     assert (np.asarray(Image.open(io.BytesIO(answer.content))) == expected).all()
 
 
+@pytest.mark.long
 def test_all_files_are_those_of_the_command(cells: Cells, tmp_path: Path) -> None:
     names = [image_file(tmp_path / "new" / f"{name}.png") for name in ("a", "b c")]
     names.append(write_geotiff(tmp_path / "new" / "placed.tif", noise(40, 56, 3)))

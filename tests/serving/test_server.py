@@ -156,7 +156,7 @@ def test_a_port_that_is_taken_is_named() -> None:
     with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         assert url_of(first) == f"http://127.0.0.1:{port}"
-        with pytest.raises(MachineError, match=f"cannot listen at 127.0.0.1:{port}: .*in use"):
+        with pytest.raises(MachineError, match=f"cannot listen at 127.0.0.1:{port}: "):
             listen("127.0.0.1", port)
 
 

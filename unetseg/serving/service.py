@@ -1,6 +1,7 @@
 """A trained U-Net as routers use it: any number of requests at once, in bounded memory and time."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -253,7 +254,7 @@ def named(image: Path) -> Iterator[None]:
     Raises:
         Refusal: in the place of every error.
     """
-    place = f"{image.parent}/"
+    place = f"{image.parent}{os.sep}"
     try:
         yield
     except UnetsegError as error:
