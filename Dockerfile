@@ -21,7 +21,7 @@ RUN python3 -m pip install --no-cache-dir --target /tmp/uv --constraint constrai
     && python3 -m venv --without-pip /opt/unetseg \
     && /tmp/uv/bin/uv pip install --no-cache --python /opt/unetseg/bin/python --compile-bytecode \
         ${TORCH:+--torch-backend "$TORCH"} \
-        --constraints constraints.txt --requirements pyproject.toml --extra serve \
+        --constraints constraints.txt --requirements pyproject.toml --extra onnx --extra serve \
     && rm -rf /tmp/uv
 
 # The package itself changes often and is small.
