@@ -1,5 +1,7 @@
 """Folders in the app: what is seen is what the commands see, and what is drawn is what is read."""
 
+import os
+import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -309,3 +311,16 @@ def test_folders_below_the_root_are_listed_and_no_others(tmp_path: Path) -> None
 def test_the_page_gives_nothing_but_its_own_files(tmp_path: Path, name: str) -> None:
     client = browser(pairs(tmp_path / "pairs"))
     assert client.get(f"/app/{name}").status_code == 404
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text are those of Linux")
+def test_names_that_are_no_text_are_listed_and_drawn_on(tmp_path: Path) -> None:
+    root = bare(tmp_path / "photos", count=1)
+    (root / "photo 0.png").rename(Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9.png")))
+    client = browser(root)
+    (told,) = client.get("/app/api/images").json()
+    assert client.get("/app/api/state").json()["images"] == 1
+    assert client.get(f"/app/api/images/{told['id']}/info").json()["width"] == 64
+    answer = put_mask(client, told, CELL)
+    assert answer.status_code == 200, answer.text
+    assert (get_mask(client, told["id"]) == CELL).all()

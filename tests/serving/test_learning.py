@@ -24,6 +24,7 @@ from tests.serving.test_folder import (
 )
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import png_bytes
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.sample import draw_sample
 
 
@@ -162,6 +163,12 @@ def test_images_to_look_at_are_uploaded_and_nothing_else(tmp_path: Path) -> None
     for name, bad in (("a.png", b"no image"), ("a.html", content), ("a.png", content[:40])):
         answer = client.post("/app/api/uploads", files=[("files", (name, bad))])
         assert answer.status_code == 415
+    write_tiff(tmp_path / "secret.tif", np.full((20, 30), 7, np.uint8))
+    names_another = f"""<VRTDataset rasterXSize="30" rasterYSize="20"><VRTRasterBand dataType="Byte"
+        band="1"><SimpleSource><SourceFilename>{tmp_path}/secret.tif</SourceFilename></SimpleSource>
+        </VRTRasterBand></VRTDataset>"""
+    whole = [("files", ("fine.png", content)), ("files", ("u.png", names_another.encode()))]
+    assert client.post("/app/api/uploads", files=whole).status_code == 415
     kept = list(Path(STUDIOS[-1].uploads.name).iterdir())
     assert len(kept) == 2
 

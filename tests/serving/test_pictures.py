@@ -65,6 +65,19 @@ def test_levels_from_the_overview_are_those_from_the_file(
                 assert np.abs(a.astype(int) - b).max() <= (shrink is mean_of)
 
 
+def test_what_was_forgotten_while_it_was_made_costs_nothing() -> None:
+    recent: Recent[bytes] = Recent(100, len)
+
+    def slow() -> bytes:  # meanwhile a larger one comes
+        recent.get("b", lambda: bytes(90))
+        recent.get("c", lambda: bytes(90))
+        return bytes(80)
+
+    recent.get("a", slow)
+    assert recent._costs.keys() == recent._made.keys()
+    assert sum(recent._costs.values()) <= 100
+
+
 def test_what_was_used_last_is_kept_and_no_more() -> None:
     made: list[int] = []
     recent: Recent[bytes] = Recent(100, len)

@@ -47,7 +47,7 @@ def in_browser(
     listener = listen(config.host, config.port)
     address = f"{url_of(listener)}/app/"
     say(f"{folder or 'choose a folder'}: {address}")
-    if token:
+    if token and not config.token:
         say(f"token, as the password of any user: {token}")
     if config.browser:
         webbrowser.open(address)

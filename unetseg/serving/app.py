@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +24,8 @@ from starlette.background import BackgroundTask
 from unetseg.data.files.folders import IMAGE_SUFFIXES, find_images, is_hidden
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.pngs import png_bytes
+from unetseg.data.files.rasters import raster_driver
+from unetseg.data.files.vrts import first_bytes
 from unetseg.errors import ImageError
 from unetseg.serving.drawing import read_index, save_mask
 from unetseg.serving.folder import Entry, size_of
@@ -424,11 +426,24 @@ def _files(router: APIRouter, studio: Studio) -> None:
             if there + len(files) > MOST_UPLOADS:
                 told = f"at most {MOST_UPLOADS} images are looked at"
                 raise Refusal(413, told, "Put them in a folder, and open that.")
-            entries = [uploaded(file, Path(studio.uploads.name)) for file in files]
+            entries = all_uploaded(files, Path(studio.uploads.name))
             folder.entries |= {entry.id: entry for entry in entries}
             with suppress(Refusal):  # no U-Net yet, or one that is at work
                 studio.learner.predict(entries)
             return [told_image(folder, entry, 0) for entry in entries]
+
+
+def all_uploaded(files: Iterable[UploadFile], folder: Path) -> list[Entry]:
+    """As `uploaded`; where one of them is no image none is kept."""
+    entries = list[Entry]()
+    try:
+        for file in files:
+            entries.append(uploaded(file, folder))
+    except Refusal:
+        for entry in entries:
+            entry.image.unlink()
+        raise
+    return entries
 
 
 def uploaded(file: UploadFile, folder: Path) -> Entry:
@@ -444,8 +459,8 @@ def uploaded(file: UploadFile, folder: Path) -> Entry:
     path = folder / f"{key}{suffix}"
     with path.open("wb") as copy:
         shutil.copyfileobj(file.file, copy)
-    if (size := size_of(path)) == (0, 0):
-        path.unlink()
+    if raster_driver(path, first_bytes(path)) or (size := size_of(path)) == (0, 0):
+        path.unlink()  # a VRT names other files, which are not this browser's
         raise Refusal(415, f"{name} is no image that is read")
     return Entry(key, path, name, size=size, uploaded=True)
 

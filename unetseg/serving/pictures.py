@@ -59,7 +59,8 @@ class Recent(Generic[V]):
                 self._made.pop(key, None)
             raise
         with self._lock:
-            self._costs[key] = self._cost(value)
+            if self._made.get(key) is once:  # not forgotten while it was made
+                self._costs[key] = self._cost(value)
             while sum(self._costs.values()) > self.limit and len(self._made) > 1:
                 self._forget(next(iter(self._made)))
         return value

@@ -16,6 +16,7 @@ What a router may rely on: bodies are no larger and no slower than `Limits`; a r
 import asyncio
 import base64
 import binascii
+import json
 import logging
 import secrets
 import socket
@@ -88,6 +89,14 @@ class Limits:
     """Seconds after SIGTERM in which what is under way may end."""
 
 
+class Answer(JSONResponse):
+    """JSON in ASCII: names of files need not be text, and UTF-8 has no place for such bytes."""
+
+    def render(self, content: object) -> bytes:
+        """The bytes of the answer."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 class Refusal(HTTPException):
     """An answer that is no success.
 
@@ -115,7 +124,13 @@ def build_app(
             elsewhere, and only hosts of `LOOPBACK` are answered to.
         title: What it is called in /openapi.json.
     """
-    app = FastAPI(title=title, version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=title,
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        default_response_class=Answer,
+    )
     for router in routers:
         app.include_router(router)
     app.add_exception_handler(AnyHTTPException, _answer)
@@ -163,7 +178,7 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
     content: object = {"message": message, "fix": fix}
     if request.url.path.startswith("/v2/"):
         content = f"{message}. {fix}" if fix else message
-    return JSONResponse({"error": content}, status, headers)
+    return Answer({"error": content}, status, headers)
 
 
 @dataclass
