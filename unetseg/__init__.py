@@ -200,6 +200,8 @@ what is written above it, never below.
     export/            a bundle as one file for others
       operators.py       a recorded network in the operators of ONNX
       onnx.py            raw pixels in, masks and probabilities out, as one ONNX file
+      openvino.py        the same as OpenVINO's two files
+      torchscript.py     the same as a TorchScript file
       export.py          that file, or another kind, held against the run
       pytorch_unet.py    a checkpoint of milesial/Pytorch-UNet, the other way
     serving/           a bundle behind HTTP, and the app in the browser

@@ -1,12 +1,15 @@
 """An exported file gives the masks of the run it was made of, in whatever runs it."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import unetseg
@@ -30,6 +33,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 LEVELS = {"uint8": (110.0, 60.0), "uint16": (30000.0, 9000.0)}
 """Mean and deviation of the pixels."""
+KINDS = ("onnx", "openvino", "torchscript")
 SIDES = ((1, 64, 64), (2, 45, 70), (1, 5, 9), (1, 1, 1))
 """Batches, heights and widths: fitting the network, odd, smaller than it can work on."""
 
@@ -48,20 +52,33 @@ def exported(folder: Path, info: BundleInfo, **settings: Any) -> tuple[Path, Pat
 
 
 def outputs(file: Path, images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Masks and probabilities of images N×H×W×C, by ONNX Runtime alone."""
+    """Masks and probabilities of images N×H×W×C, by the file's own runtime alone."""
+    if file.suffix == ".xml":
+        found = openvino.Core().compile_model(file, "CPU")(images.transpose(0, 3, 1, 2))
+        return found["mask"], found["probabilities"]
+    if file.suffix == ".pt":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that TorchScript is no longer worked on
+            module = torch.jit.load(file)  # type: ignore[no-untyped-call]
+        pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.int32))
+        return module.mask(pixels).numpy(), module(pixels).detach().numpy()
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     mask, likely = session.run(None, {"image": images.transpose(0, 3, 1, 2)})
     return mask, likely
 
 
+QUICK = {("dataset", "uint8", "onnx"), ("image", "uint16", "onnx")}
+QUICK |= {("image", "uint16", "openvino"), ("image", "uint16", "torchscript")}
 TABLE = [
-    (network, kind, dtype)
-    for network in list(NETWORKS)[:3]
+    pytest.param(
+        *(network, kind, dtype, to),
+        marks=[] if (kind, dtype, to) in QUICK and network != "classic" else pytest.mark.slow,
+    )
+    for network in NETWORKS
     for kind in ("dataset", "image")
     for dtype in LEVELS
+    for to in KINDS
 ]
-FURTHER = [(network, "image", "uint16") for network in list(NETWORKS)[3:-1]]
-CLASSIC = pytest.param("classic", "dataset", "uint8", marks=pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -70,25 +87,24 @@ def measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("network", "kind", "dtype"), [*TABLE, *FURTHER, CLASSIC])
+@pytest.mark.parametrize(("network", "kind", "dtype", "to"), TABLE)
 def test_the_file_gives_the_masks_of_the_run(
-    network: str, kind: str, dtype: str, tmp_path: Path
+    network: str, kind: str, dtype: str, to: str, tmp_path: Path
 ) -> None:
-    run, file = exported(tmp_path, info_of(network, kind, dtype, tile=128))
+    run, file = exported(tmp_path, info_of(network, kind, dtype, tile=128), to=to)
     model = unetseg.load(run, device="cpu", precision="float32")
     for batch, height, width in SIDES:
         images = noise(batch, height, width, 3, dtype=dtype)
         masks, likely = outputs(file, images)
         wanted = np.stack([model.predict(image) for image in images])
-        assert masks.dtype == wanted.dtype
         assert (masks == wanted).mean() >= EQUAL
         exact = np.stack([model.probabilities(image) for image in images])
         np.testing.assert_allclose(likely.transpose(0, 2, 3, 1), exact, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["dataset", "image"])
-def test_predict_takes_the_file_like_a_run(kind: str, tmp_path: Path) -> None:
-    run, file = exported(tmp_path, info_of("attention and gated skips", kind))
+@pytest.mark.parametrize("to", KINDS)
+def test_predict_takes_the_file_like_a_run(to: str, tmp_path: Path) -> None:
+    run, file = exported(tmp_path, info_of("attention and gated skips", "image"), to=to)
     for number in range(2):  # cut into tiles, whose moments are those of the whole image
         write_png(tmp_path / "images" / f"{number}.png", noise(150, 230, 3, seed=number))
     words = ["predict", str(tmp_path / "images"), "--probabilities", "-o"]
@@ -132,11 +148,12 @@ def test_masks_have_their_own_codes(coding: str, tmp_path: Path) -> None:
 CALIBRATED = {"temperature": 2.5, "ece_before": 0.2, "ece": 0.1, "threshold": 0.3, "windows": 4}
 
 
+@pytest.mark.parametrize("to", KINDS)
 @pytest.mark.parametrize("background", [0, 1])
-def test_temperature_and_threshold_are_inside(background: int, tmp_path: Path) -> None:
+def test_temperature_and_threshold_are_inside(background: int, to: str, tmp_path: Path) -> None:
     classes = class_map(0, 255, background=background)
     info = bundle_info(classes=classes, calibration=CALIBRATED)
-    run, file = exported(tmp_path, info, threshold="auto")
+    run, file = exported(tmp_path, info, threshold="auto", to=to)
     image = noise(60, 40, 3)
     mask, likely = outputs(file, image[None])
     wanted = unetseg.load(run, threshold="auto")
@@ -286,9 +303,49 @@ def test_a_file_that_is_no_export_is_answered(change: Any, tmp_path: Path) -> No
         unetseg.load(spoilt(file, change))
 
 
+class Writes(torch.nn.Module):
+    """A network that writes a file when it is run, or read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Saves()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        saved: torch.Tensor = self.network(image)
+        return saved
+
+
+class Saves(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        torch.save(image, "evil")
+        return image
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_torchscript_that_writes_files_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = torch.jit.script(Writes())
+    text = bundle_info().model_dump_json()
+    torch.jit.save(script, tmp_path / "x.pt", _extra_files={"model.json": text})
+    with pytest.raises(BundleError, match="does more than a network does") as caught:
+        unetseg.load(tmp_path / "x.pt")
+    assert caught.value.offenders == ["aten::save"]
+    assert not (tmp_path / "evil").exists()
+
+
+def test_openvino_without_its_weights_is_answered(tmp_path: Path) -> None:
+    _, file = exported(tmp_path, bundle_info(), to="openvino")
+    file.with_suffix(".bin").unlink()
+    with pytest.raises(BundleError, match=r"model\.bin is missing"):
+        unetseg.load(file)
+
+
+@pytest.mark.parametrize("to", KINDS)
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.9, 0.9999])
-def test_a_file_that_is_cut_off_is_answered(share: float, tmp_path: Path) -> None:
-    _, file = exported(tmp_path, bundle_info())
+def test_a_file_that_is_cut_off_is_answered(share: float, to: str, tmp_path: Path) -> None:
+    _, file = exported(tmp_path, bundle_info(), to=to)
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
     with pytest.raises(BundleError):

@@ -28,6 +28,7 @@ def export(
     Examples:
     unetseg export checkpoints/cells
     unetseg export checkpoints/cells photos/ -o cells.onnx
+    unetseg export checkpoints/cells --to torchscript -o cells.pt
     unetseg predict cells.onnx new/ -o masks/
 
     Parameters

@@ -13,7 +13,7 @@ from unetseg.bundle import LARGEST_SIDE, find_bundle
 from unetseg.config import DeviceConfig, ExportConfig, PairsConfig, TilingConfig
 from unetseg.errors import BundleError, ConfigError
 from unetseg.evaluation.evaluate import run_folder
-from unetseg.prediction.exported import INFO, THRESHOLD, imported
+from unetseg.prediction.exported import INFO, THRESHOLD, Whole, imported
 from unetseg.prediction.predictor import Predictor
 from unetseg.progress import SILENT, Progress
 from unetseg.skiplab.look import read_views
@@ -22,8 +22,6 @@ from unetseg.text import plural
 from unetseg.timing import median_seconds
 
 Image = NDArray[Any]
-Whole = Callable[[Image], tuple[Image, Image]]
-"""What runs a file: images N×C×H×W of raw pixels → their masks and probabilities N×K×H×W."""
 
 EQUAL = 0.999
 """Share of the pixels whose code in the file's masks must be that of the run's."""
@@ -42,7 +40,7 @@ class Kind:
     run: Callable[[Path], Whole]
 
 
-SUFFIXES = {"onnx": ".onnx"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".pt"}
 
 
 def _kind(to: str) -> Kind:
@@ -51,8 +49,16 @@ def _kind(to: str) -> Kind:
     Raises:
         MachineError: one is not installed.
     """
-    for package in ("onnx", "onnxruntime"):
-        imported(package, "onnx")
+    if to == "torchscript":
+        from unetseg.export.torchscript import run_torchscript, write_torchscript
+
+        return Kind(write_torchscript, run_torchscript)
+    imported("onnx", "onnx")
+    if to == "openvino":
+        from unetseg.export.openvino import run_openvino, write_openvino
+
+        return Kind(write_openvino, run_openvino)
+    imported("onnxruntime", "onnx")
     from unetseg.export.onnx import run_onnx, write_onnx
 
     return Kind(write_onnx, run_onnx)

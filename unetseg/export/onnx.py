@@ -7,7 +7,8 @@ the network with its norms folded, what is cropped again, temperature, softmax, 
 pixel, and its code.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,13 @@ import unetseg
 from unetseg.bundle import BundleInfo
 from unetseg.export.operators import HEIGHT, IR_VERSION, OPSET, WIDTH, Nodes, write_network
 from unetseg.prediction.engine import Engine
-from unetseg.prediction.exported import GRID, LOGITS, onnx_session
+from unetseg.prediction.exported import GRID, LOGITS, Whole, onnx_session
+from unetseg.prediction.openvino import EXAMPLE
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.recording import probe, record
 from unetseg.storage import write_bytes
 from unetseg.unet.model import Geometry
 from unetseg.unet.segmenter import SMALLEST_DEVIATION, Segmenter
-
-EXAMPLE = (4, 5)
-"""Height and width of the image that the network is recorded with, in its strides."""
 
 
 def onnx_model(engine: Engine, info: BundleInfo) -> onnx.ModelProto:
@@ -43,21 +42,15 @@ def onnx_model(engine: Engine, info: BundleInfo) -> onnx.ModelProto:
         NotImplementedError: the network does something that cannot be written.
     """
     segmenter, nodes = engine.segmenter, Nodes()
-    geometry = segmenter.network.geometry
     sides = [nodes("Shape", "image", start=axis, end=axis + 1) for axis in (HEIGHT, WIDTH)]
-    pixels = _normalised(nodes, segmenter)
-    small = sides
+    pixels, small = _normalised(nodes, segmenter), sides
     if segmenter.scale != 1:
         small = [_scaled(nodes, side, segmenter.scale) for side in sides]
-        pixels = _resized(nodes, pixels, small, antialias=1)
-    rows, columns = (_continued(nodes, side, small, geometry) for side in small)
-    continued = nodes("Gather", pixels, rows, axis=HEIGHT)
-    grid = nodes("Gather", continued, columns, axis=WIDTH, name=GRID)
-    with torch.inference_mode():
-        recording = record(segmenter.network.on_grid, probe(geometry, info.bands, EXAMPLE))
-        on_grid = write_network(recording.cast(torch.float32), nodes, grid)
+        rows, columns = map(partial(_averages, nodes), sides, small)
+        pixels = nodes("MatMul", rows, pixels)
+        pixels = nodes("MatMul", pixels, nodes("Transpose", columns, perm=[1, 0]))
+    logits = _on_grid(nodes, pixels, small, segmenter)
     ends = nodes("Concat", *small, axis=0)
-    logits = nodes("Identity", on_grid, name=LOGITS)
     logits = nodes("Slice", logits, nodes.whole(0, 0), ends, nodes.whole(HEIGHT, WIDTH))
     if segmenter.scale != 1:
         logits = _resized(nodes, logits, sides)
@@ -78,7 +71,7 @@ def write_onnx(file: Path, predictor: Predictor, metadata: Mapping[str, str]) ->
     write_bytes(file, model.SerializeToString())
 
 
-def run_onnx(file: Path) -> Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
+def run_onnx(file: Path) -> Whole:
     """What runs the whole of an ONNX file."""
     session = onnx_session(file.read_bytes())
 
@@ -116,12 +109,45 @@ def _scaled(nodes: Nodes, side: str, scale: float) -> str:
     return nodes("Max", nodes("Cast", rounded, to=TensorProto.INT64), nodes.whole(1))
 
 
-def _resized(nodes: Nodes, image: str, sides: list[str], antialias: int = 0) -> str:
+def _averages(nodes: Nodes, side: str, small: str) -> str:
+    """What makes a side smaller when it is multiplied by it, small×side: as torch's "antialias".
+
+    Each place of the small side is the mean around its place in the large one, weighted by a
+    triangle as wide as two of its pixels. Not every runtime has that for a resize.
+    """
+    wide, few = (nodes("Cast", each, to=TensorProto.DOUBLE) for each in (side, small))
+    ratio, half = nodes("Div", wide, few), nodes.constant([0.5], np.float64)
+    zero, one = (nodes.constant(n, np.int64) for n in (0, 1))
+    places, centres = (
+        nodes("Add", nodes("Cast", index, to=TensorProto.DOUBLE), half)
+        for index in (nodes("Range", zero, nodes("Squeeze", n), one) for n in (side, small))
+    )
+    centres = nodes("Unsqueeze", nodes("Mul", centres, ratio), nodes.whole(1))
+    unit = nodes.constant([1.0], np.float64)
+    away = nodes("Div", nodes("Abs", nodes("Sub", places, centres)), nodes("Max", ratio, unit))
+    weights = nodes("Max", nodes("Sub", unit, away), nodes.constant([0.0], np.float64))
+    weights = nodes("Div", weights, nodes("ReduceSum", weights, nodes.whole(1)))
+    return nodes("Cast", weights, to=TensorProto.FLOAT)
+
+
+def _resized(nodes: Nodes, image: str, sides: list[str]) -> str:
     whole = nodes("Shape", image, start=0, end=HEIGHT)
     size = nodes("Concat", whole, *sides, axis=0)
-    places: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-    outside: dict[str, Any] = {"antialias": antialias, "exclude_outside": antialias}
-    return nodes("Resize", image, "", "", size, **places, **outside)
+    places: dict[str, Any] = {"coordinate_transformation_mode": "half_pixel", "mode": "linear"}
+    return nodes("Resize", image, "", "", size, **places)
+
+
+def _on_grid(nodes: Nodes, pixels: str, sides: list[str], segmenter: Segmenter) -> str:
+    """The logits of an image that is continued to sides that fit the network."""
+    network, geometry = segmenter.network, segmenter.network.geometry
+    below, right = (_continued(nodes, side, sides, geometry) for side in sides)
+    continued = nodes("Gather", pixels, below, axis=HEIGHT)
+    grid = nodes("Gather", continued, right, axis=WIDTH, name=GRID)
+    with torch.inference_mode():
+        example = probe(geometry, segmenter.mean.numel(), EXAMPLE)
+        recording = record(network.on_grid, example)
+        logits = write_network(recording.cast(torch.float32), nodes, grid)
+    return nodes("Identity", logits, name=LOGITS)
 
 
 def _continued(nodes: Nodes, side: str, sides: list[str], geometry: Geometry) -> str:

@@ -7,20 +7,25 @@ post-processing are those of a run, so that masks are the same, of images of any
 No file runs code: what its network does must be of `OPERATORS`, nothing outside it is read.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+from zipfile import ZipFile
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unetseg.bundle import LARGEST_JSON, BundleInfo, parse_info
 from unetseg.errors import BundleError, MachineError
 from unetseg.prediction.backends import Choice
+from unetseg.prediction.openvino import compiled, openvino_core, openvino_package
 from unetseg.unet.build import build_unet
 from unetseg.unet.model import UNet
 from unetseg.unet.segmenter import Segmenter
@@ -44,6 +49,67 @@ OPERATORS = {
 }
 """What a network in an ONNX file may do: arithmetic on tensors as large as images."""
 
+OF_OPENVINO = {
+    *("Add", "AvgPool", "Broadcast", "Clamp", "Concat", "Constant", "Convert", "Convolution"),
+    *(
+        "ConvolutionBackpropData",
+        "Divide",
+        "Elu",
+        "Erf",
+        "FakeQuantize",
+        "GroupConvolution",
+        "HSwish",
+    ),
+    *("HSwish", "HardSigmoid", "Identity", "Interpolate", "MVN", "MaxPool", "Maximum", "Minimum"),
+    *("Multiply", "Negative", "PRelu", "Pad", "Parameter", "Range", "ReduceMean", "Relu"),
+    *(
+        "Reshape",
+        "Result",
+        "ScatterElementsUpdate",
+        "ShapeOf",
+        "Sigmoid",
+        "Slice",
+        "Squeeze",
+        "Subtract",
+        "Tanh",
+    ),
+    *("VariadicSplit", "Swish", "Gelu"),
+}
+"""The same of an OpenVINO file."""
+OF_TORCHSCRIPT = {
+    *("prim::Constant", "prim::GetAttr", "prim::ListConstruct", "prim::NumToTensor"),
+    *("prim::TupleConstruct", "prim::TupleUnpack"),
+    *(
+        f"aten::{name}"
+        for name in (
+            *("Int", "_convolution", "adaptive_avg_pool2d", "add", "add_", "avg_pool2d", "cat"),
+            *("batch_norm", "clamp", "div", "elu", "floor_divide", "gelu", "group_norm"),
+            *("hardsigmoid", "hardswish", "hardtanh", "hardtanh_", "instance_norm", "leaky_relu"),
+            *(
+                "max_pool2d",
+                "mean",
+                "mul",
+                "mul_",
+                "neg",
+                "pad",
+                "relu",
+                "relu_",
+                "rsub",
+                "sigmoid",
+            ),
+            *("sigmoid", "silu", "silu_", "size", "slice", "sub", "tanh", "upsample_bilinear2d"),
+            *("upsample_nearest2d", "view", "reshape", "permute", "transpose", "contiguous"),
+            *("flatten", "linear", "layer_norm", "matmul", "softmax", "floor", "to", "select"),
+            *("scaled_dot_product_attention", "unbind", "dropout", "chunk", "expand"),
+        )
+    ),
+}
+"""The same of a TorchScript file."""
+RT_INFO = "unetseg"
+"""Under which name an OpenVINO file holds texts."""
+
+Whole = Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]
+"""What runs all that is in a file: images N×C×H×W of raw pixels → masks, probabilities N×K×H×W."""
 Network = Callable[[Tensor], Tensor]
 """Image on the grid N×C×H×W float32 → its logits."""
 Loaded = tuple[Mapping[str, str], Network, str]
@@ -74,17 +140,22 @@ def load_exported(file: Path) -> Exported:
         BundleError: it is damaged, of other origin, or does more than a network does.
         MachineError: what runs such files is not installed.
     """
-    if file.stat().st_size > LARGEST_FILE:
-        size = file.stat().st_size
-        raise BundleError(f"{file} has {size} bytes; at most {LARGEST_FILE} are read")
-    content = file.read_bytes()
-    metadata, network, name = RUNTIMES[file.suffix.lower()](file, content)
+    kind, parts = file.suffix.lower(), [file]
+    if kind == ".xml":
+        parts.append(file.with_suffix(".bin"))
+    for part in parts:
+        if not part.is_file():
+            raise BundleError(f"{part} is missing: it belongs to {file.name}")
+        if (size := part.stat().st_size) > LARGEST_FILE:
+            raise BundleError(f"{part} has {size} bytes; at most {LARGEST_FILE} are read")
+    content = [part.read_bytes() for part in parts]
+    metadata, network, name = RUNTIMES[kind](file, *content)
     if INFO not in metadata or len(metadata[INFO]) > LARGEST_JSON:
         fix = "Give a run folder, or a file that `unetseg export` wrote."
         raise BundleError(f"{file} says nothing of the classes and images of its network", fix=fix)
     info = parse_info(metadata[INFO], file)
     # a file of its own, be it of the same training: int8 gives other masks
-    info = info.model_copy(update={"weights_sha256": sha256(content).hexdigest()})
+    info = info.model_copy(update={"weights_sha256": sha256(b"".join(content)).hexdigest()})
     segmenter = Segmenter(_outline(info), info.normalisation, info.network.scale)
     backend = OnGrid(segmenter.network, network)
     threshold = float(metadata[THRESHOLD]) if THRESHOLD in metadata else None
@@ -180,5 +251,63 @@ def imported(name: str, extra: str) -> Any:
         raise MachineError(f"this needs {name}, which cannot be imported", [error], fix) from error
 
 
-RUNTIMES: dict[str, Callable[[Path, bytes], Loaded]] = {".onnx": _of_onnx}
+def _of_openvino(file: Path, content: bytes, weights: bytes) -> Loaded:
+    """Metadata and network of an .xml and its .bin, run by OpenVINO."""
+    openvino, core = openvino_package(), openvino_core()
+    try:
+        model = core.read_model(content, weights)
+        told = model.get_rt_info([RT_INFO]).value if model.has_rt_info([RT_INFO]) else {}
+        metadata = {name: str(text) for name, text in told.items()}
+        places = {name: o for n in model.get_ops() for o in n.outputs() for name in o.names}
+        grid, logits = places[GRID], places[LOGITS]
+        image = openvino.op.Parameter(openvino.Type.f32, grid.get_partial_shape())
+        for target in grid.get_target_inputs():
+            target.replace_source_output(image.output(0))
+        part = openvino.Model([logits], [image], "network")
+    except Exception as error:
+        raise _damaged(file, error) from error
+    _refuse({node.get_type_name() for node in part.get_ops()} - OF_OPENVINO, file)
+    run = compiled(part)
+
+    def network(image: Tensor) -> Tensor:
+        return torch.from_numpy(run(image.numpy())[0])
+
+    return metadata, network, "OpenVINO"
+
+
+def _of_torchscript(file: Path, content: bytes) -> Loaded:
+    """Metadata and network of a TorchScript file, run by torch."""
+    metadata: dict[str, Any] = dict.fromkeys((INFO, THRESHOLD), "")  # texts, which become bytes
+    try:
+        with ZipFile(BytesIO(content)) as archive:
+            members = archive.infolist()
+            if (size := sum(member.file_size for member in members)) > LARGEST_FILE:
+                raise ValueError(f"unpacked it has {size} bytes; at most {LARGEST_FILE} are read")
+            code = b"".join(archive.read(m) for m in members if m.filename.endswith(".py"))
+        # what is defined by these names is run while a file is read
+        _refuse({name for name in ("__setstate__", "__getstate__") if name.encode() in code}, file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that TorchScript is no longer worked on
+            module = torch.jit.load(BytesIO(content), "cpu", _extra_files=metadata)  # type: ignore[no-untyped-call]
+        kinds = _kinds(module.network.inlined_graph)
+    except BundleError:
+        raise
+    except Exception as error:
+        raise _damaged(file, error) from error
+    _refuse(kinds - OF_TORCHSCRIPT, file)
+    texts = {name: bytes(text).decode() for name, text in metadata.items() if text}
+    return texts, module.network, "TorchScript"
+
+
+def _kinds(block: Any) -> set[str]:
+    """What the nodes of a TorchScript graph, and of the blocks in it, do."""
+    inner = (inside for node in block.nodes() for inside in node.blocks())
+    return {node.kind() for node in block.nodes()}.union(*map(_kinds, inner))
+
+
+RUNTIMES: dict[str, Callable[..., Loaded]] = {
+    ".onnx": _of_onnx,
+    ".xml": _of_openvino,
+    ".pt": _of_torchscript,
+}
 """What reads each kind of file, by its suffix."""

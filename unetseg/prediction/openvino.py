@@ -43,10 +43,7 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, network: UNet, dtype: torch.dtype, threads: int) -> None:
-        self._openvino = _imported()
-        self._core, process = _core()
-        if process != os.getpid():
-            raise after_fork("OpenVINO, which the parent has used,")
+        self._openvino, self._core = openvino_package(), openvino_core()
         self._network = network
         self._precision = "bf16" if dtype == torch.bfloat16 else "f32"
         self._threads = threads
@@ -136,13 +133,13 @@ class _OnGrid(nn.Module):
         return self.network.on_grid(image)
 
 
-def _imported() -> Any:
+def openvino_package() -> Any:
     """OpenVINO without its telemetry, which sends usage data to Intel unless one opts out."""
     sys.modules.setdefault("openvino_telemetry", cast(Any, None))  # None: cannot be imported
     try:
         import openvino
     except ImportError as error:
-        summary = "--engine openvino needs OpenVINO, which cannot be imported"
+        summary = "this needs OpenVINO, which cannot be imported"
         raise MachineError(summary, [error], fix="pip install 'unetseg[openvino]'") from error
     return openvino
 
@@ -154,7 +151,29 @@ def _core() -> tuple[Any, int]:
     Its CPU plugin gives the thread that loads it another stack for signals, and unmaps that when it
     is unloaded, be it by another thread: the next signal, a Ctrl-C too, then ends the process.
     """
-    return _imported().Core(), os.getpid()
+    return openvino_package().Core(), os.getpid()
+
+
+def openvino_core() -> Any:
+    """OpenVINO's plugins.
+
+    Raises:
+        MachineError: it is not installed, or its threads were left behind by a fork.
+    """
+    core, process = _core()
+    if process != os.getpid():
+        raise after_fork("OpenVINO, which the parent has used,")
+    return core
+
+
+def compiled(model: Any) -> Any:
+    """A model as it is in a file, of any size, in float32 or what it says itself."""
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # see `OpenVinoNetwork`
+    }
+    return openvino_core().compile_model(model, "CPU", settings)
 
 
 def _unfit(reason: str) -> MachineError:
