@@ -429,10 +429,6 @@ class Told(Silent):
         self._pipe, self._share, self._sent = pipe, 0.0, 0.0
         self._began = time.monotonic()
 
-    def start(self, task: str, total: int | None = None) -> None:
-        """Tell that it begins, for that takes a while."""
-        self.advance(task, 0)
-
     def advance(self, task: str, steps: int = 1, **facts: object) -> None:
         """Tell the figures of a training."""
         if task != "training":
@@ -444,6 +440,10 @@ class Told(Silent):
             figures = {name: facts[name] for name in ("loss", "step", "epoch") if name in facts}
             best = {"best": facts["best Dice"]} if "best Dice" in facts else {}
             self._send(seconds=now - self._began, share=self._share, **figures, **best)
+
+    def say(self, message: str) -> None:
+        """Tell what was concluded or is done just now."""
+        self._send(note=message)
 
     def finish(self, task: str) -> None:
         """Tell that all steps are done."""
