@@ -125,9 +125,9 @@ from pathlib import Path
 from unetseg.serving.folder import Folder
 from unetseg.serving.drawing import save_mask
 from unetseg.serving.pictures import image_pyramid, mask_pyramid, thumbnail
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 folder = Folder(Path(sys.argv[1]))
 (entry,) = folder.entries.values()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pyramid = image_pyramid(entry.image)
 for level in range(pyramid.levels):
     assert pyramid.tile(level, 0, 0) is not None

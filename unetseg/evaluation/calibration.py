@@ -86,7 +86,7 @@ def _sample(
         missing = engine.missing(image)
         counted = truth != IGNORED if missing is None else (truth != IGNORED) & ~missing
         counted &= np.isfinite(logits).all(axis=0)
-        logs.append(logits[:, counted][:, ::step])
+        logs.append(logits[:, counted][:, ::step].copy())  # a view would keep them all
         truths.append(truth[counted][::step])
     return np.concatenate(logs, axis=1), np.concatenate(truths)
 

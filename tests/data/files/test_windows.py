@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -677,3 +678,18 @@ def test_the_header_alone_says_what_is_large(
         monkeypatch.setattr(image_file, "WHOLE_PIXELS", limit)
         with ImageFile(path) as image:
             assert image.is_large == (limit == 1199)
+
+
+def test_a_thumbnail_of_a_large_image_takes_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 100)
+    pixels = np.zeros((4000, 1000, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "large.tif", pixels, tile=(256, 256), compression="zlib")
+    with ImageFile(tmp_path / "large.tif") as file:
+        file.thumbnail(200)  # loads decoders
+        tracemalloc.start()
+        file.thumbnail(200)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 4_000_000  # bytes; the image has 12 million

@@ -387,7 +387,8 @@ class ImageFile:
         if self._windowed:  # what is decoded together is read together
             rows = self._windowed[2]
             rows = rows if rows > STRIP else STRIP // rows * rows
-        picks = (strip[-top % step :: step, ::step] for top, strip in self.strips(rows))
+        strips = self.strips(rows)  # of which no view is kept: it would keep the strip
+        picks = (strip[-top % step :: step, ::step].copy() for top, strip in strips)
         return np.concatenate(list(picks))
 
     def close(self) -> None:
