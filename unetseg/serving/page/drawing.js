@@ -41,7 +41,7 @@ export function build(section) {
     readout: h("p", { className: "readout", "aria-hidden": "true" }), empty: h("div"), whole: h("div", { className: "workplace" }),
     size: slider("Brush size", " px", 1, 200, at.size, (size) => { at.size = size; }), note: h("p", { className: "note" }),
     edit: button("Edit", () => editClasses().then(update), "quiet"),
-    looking: h("p", { className: "looking", role: "status" }),
+    looking: h("p", { className: "looking", role: "status" }), loading: h("span", { className: "tag right loading" }, "loading …"),
     model: button("Start from the model’s mask", trying(fromModel)), save: button("Save", save, "primary"),
     remove: button("Take this mask away", trying(remove), "quiet"),
   };
@@ -50,7 +50,7 @@ export function build(section) {
   parts.tools.append(h("hr"), iconButton("undo", "Undo (Ctrl Z)", () => back("undo"), "undo"),
     iconButton("redo", "Redo (Ctrl Shift Z)", () => back("redo"), "redo"), h("hr"), iconButton("fit", "Whole image (0)", () => view.fit()));
   parts.whole.append(
-    h("div", { className: "stage" }, canvas, parts.tools, parts.readout, h("p", { id: "draw-keys", className: "unseen" },
+    h("div", { className: "stage" }, canvas, parts.loading, parts.tools, parts.readout, h("p", { id: "draw-keys", className: "unseen" },
       "Arrows move a cross, Enter draws at it. The question mark lists all keys.")),
     h("aside", { className: "panel", "aria-label": "Drawing" },
       h("div", { className: "row" }, iconButton("left", "Previous image (Shift N)", () => next(-1)), parts.title,
@@ -170,6 +170,7 @@ function showSaved(text) {
 function draw(context) {
   if (!pyramid) return;
   pyramid.draw(context, view);
+  parts.loading.hidden = !pyramid.fetching.size;
   context.globalAlpha = at.hidden ? 0 : at.opacity;
   const { mask } = at;
   if (mask) {

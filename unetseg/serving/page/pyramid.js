@@ -4,7 +4,9 @@ const KEPT = 400; // tiles, 256 KiB each
 
 export class Pyramid {
   /** `address(level, column, row)`; `onload` after each tile; `paint(bitmap)` makes what is drawn of it. */
-  constructor({ width, height, tile, levels }, address, onload, paint = (bitmap) => bitmap) {
+  constructor({ width, height, tile, levels }, address, onload, paint = null) {
+    this.ground = paint ? "#0000" : "#8883";
+    paint ??= (bitmap) => bitmap;
     Object.assign(this, { width, height, tile, levels, address, onload, paint });
     this.tiles = new Map(); // "level/column/row" → what is drawn, null while it is fetched or where there is none
     this.fetching = new Map();
@@ -21,6 +23,8 @@ export class Pyramid {
     const wanted = new Set([this.want(this.levels - 1, 0, 0)]);
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.imageSmoothingEnabled = scale < 2;
+    context.fillStyle = this.ground; // where it lies, before any tile is there
+    context.fillRect(-view.x * scale, -view.y * scale, this.width * scale, this.height * scale);
     for (let row = rows[0]; row < rows[1]; row++)
       for (let column = columns[0]; column < columns[1]; column++) {
         wanted.add(this.want(level, column, row));
