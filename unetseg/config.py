@@ -446,7 +446,8 @@ class ServeConfig(DoorConfig):
     name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] | None = None
     """Name of the model in addresses (default: the name of RUN)."""
     max_pixels: Annotated[int, Field(ge=1)] | None = None
-    """Largest image that is taken, pixels (default: 33,554,432)."""
+    """Largest image that is taken, pixels (default: 33,554,432; fewer where bands and classes are
+    more than 8)."""
     max_requests: Annotated[int, Field(ge=1)] = 128
     """Requests that are under way at once; more are refused with 429."""
     timeout: Seconds = 60.0

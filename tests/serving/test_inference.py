@@ -1,6 +1,7 @@
 """The Open Inference Protocol, asked as its clients ask."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,3 +152,18 @@ def test_an_image_of_too_many_pixels_is_refused(cells: Cells) -> None:
     request = {"inputs": [tensor(wide, parameters={"binary_data_size": wide.nbytes})]}
     answer = cells.client.post(URL, **binary(request, wide))
     assert (answer.status_code, "at most 33554432" in answer.json()["error"]) == (413, True)
+
+
+def test_numbers_are_raw_values_however_small(cells: Cells) -> None:
+    dark = IMAGES[:1] % 2  # as floats of 0 and 1 they are no shares of white
+    both = [
+        outputs(cells.client.post(URL, json={"inputs": [tensor(one, data=one.ravel().tolist())]}))
+        for one in (dark, dark.astype(np.float32))
+    ]
+    assert (both[0]["probabilities"] == both[1]["probabilities"]).all()
+
+
+def test_a_name_keeps_its_dots(tmp_path: Path) -> None:
+    run, _ = model(tmp_path)
+    with asked(run.rename(tmp_path / "cells-1.5")) as client:
+        assert client.get("/v2/models/cells-1.5").status_code == 200

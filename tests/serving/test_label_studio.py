@@ -15,10 +15,10 @@ from tests.importers.exports import encode
 from tests.serving.models import asked, image_file
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.masks.mask_file import read_mask
-from unetseg.errors import ConfigError
+from unetseg.errors import ConfigError, MaskError
 from unetseg.importers.shapes import decode_brush
 from unetseg.prediction.predictor import Predictor
-from unetseg.serving.label_studio import keep_pair
+from unetseg.serving.label_studio import index_of, keep_pair
 
 CONFIG = """<View><Image name="picture" value="$image" zoom="true"/>
 <BrushLabels name="tag" toName="picture"><Label value="Cell"/><Label value="nucleus"/></BrushLabels>
@@ -216,3 +216,20 @@ def test_folders_are_looked_at_first(folder: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(folder / "cells", tmp_path / "run"))
     with asked(run) as client:
         assert client.post("/label-studio/predict", json={}).status_code == 404
+
+
+def test_two_images_never_share_a_mask(folder: Path, tmp_path: Path) -> None:
+    from unetseg.serving.label_studio import Event
+
+    (tmp_path / "images" / "set 1").mkdir(parents=True)
+    (tmp_path / "images" / "set 1" / "b.jpg").write_bytes(b"another")
+    told = Event.model_validate(event("ANNOTATION_CREATED"))
+    with pytest.raises(MaskError, match=r"b.png would share its mask with b.jpg"):
+        keep_pair(told, folder / "photos", tmp_path, CLASSES)
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_label_is_the_class_in_its_own_letters_first() -> None:
+    known = [ClassInfo(name=n, code=c, colour=(c, 0, 0)) for c, n in enumerate(("Cell", "cell"))]
+    found = [index_of(name, ClassMap(classes=tuple(known))) for name in ("cell", "Cell", "CELL")]
+    assert (found, index_of("dog", CLASSES)) == ([1, 0, 0], None)

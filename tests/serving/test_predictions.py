@@ -149,3 +149,9 @@ def test_the_description_has_all_routes_and_their_bodies(cells: Cells) -> None:
         described["paths"]
     )
     assert "image/*" in json.dumps(described["paths"]["/predict"]["post"]["requestBody"])
+
+
+def test_long_names_of_any_letters_are_taken(cells: Cells, tmp_path: Path) -> None:
+    content = image_file(tmp_path / "a.png").read_bytes()
+    answer = cells.client.post("/predict", files={"file": ("細胞" * 100 + ".png", content)})
+    assert answer.status_code == 200, answer.text

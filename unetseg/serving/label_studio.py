@@ -120,19 +120,26 @@ def brushes_of(label_config: str, class_map: ClassMap) -> Brushes:
         root = ElementTree.fromstring(label_config)
     except (ElementTree.ParseError, ValueError) as error:
         raise Refusal(422, f"the labelling setup is no XML: {error}") from error
-    names = {name.lower(): index for index, name in enumerate(class_map.names)}
     listed = "".join(f'<Label value="{name}"/>' for name in class_map.names)
     fix = f'It needs <BrushLabels name="tag" toName="image">{listed}</BrushLabels>'
     tag = root.find(".//BrushLabels")
     if tag is None:
         raise Refusal(422, "the labelling setup has no BrushLabels", fix)
     labels = [label.get("value", "") for label in tag.iter("Label")]
-    strange = [label for label in labels if label.lower() not in names]
+    found = {label: index_of(label, class_map) for label in labels}
+    classes = {label: index for label, index in found.items() if index is not None}
+    strange = [label for label in found if label not in classes]
     if strange or not labels:
         told = f"the model knows no class {', '.join(strange)}" if strange else "there is no Label"
         raise Refusal(422, told, fix)
-    classes = {label: names[label.lower()] for label in labels}
     return Brushes(tag.get("name", ""), tag.get("toName", ""), classes)
+
+
+def index_of(label: str, class_map: ClassMap) -> int | None:
+    """The class that a label names, in these letters or, where none is, in any case."""
+    names = class_map.names
+    alike = [name for name in names if name.lower() == label.lower()]
+    return names.index(label if label in names else alike[0]) if alike else None
 
 
 def images_of(tasks: Sequence[Json], files: Path) -> list[Path]:
@@ -193,18 +200,34 @@ def keep_pair(event: Event, files: Path, pairs: Path, class_map: ClassMap) -> st
     if stated - {(height, width), (None, None)}:
         raise ImageError(f"{image.name} has {width}×{height} pixels, the annotation another size")
     shapes, faults = read_regions(results)
-    names = {name.lower(): index for index, name in enumerate(class_map.names)}
-    faults += [f"{one.name} is no class" for one in shapes if str(one.label).lower() not in names]
+    indexes = {str(one.label): index_of(str(one.label), class_map) for one in shapes}
+    faults += [f"{one.name} is no class" for one in shapes if indexes[str(one.label)] is None]
     if faults:
         raise MaskError(f"the annotation of {image.name} cannot be drawn", faults)
-    codes = {str(one.label): names[str(one.label).lower()] + 1 for one in shapes}  # 0: nothing
+    codes = {
+        label: index + 1 for label, index in indexes.items() if index is not None
+    }  # 0: nothing
     drawn = draw_shapes(shapes, codes, height, width)
     rest = IGNORED if class_map.background is None else class_map.background
     index = np.where(drawn == 0, np.uint8(rest), drawn - 1)
     place = image.relative_to(files)
     mask = (pairs / "masks" / place).with_suffix(class_map.suffix)
-    with atomic_path(pairs / "images" / place) as temporary:
+    kept = pairs / "images" / place
+    refuse_twins(kept)
+    with atomic_path(kept) as temporary:
         shutil.copyfile(image, temporary)
     with atomic_path(mask) as temporary:
         write_mask(temporary, index, class_map)
     return mask.relative_to(pairs).as_posix()
+
+
+def refuse_twins(image: Path) -> None:
+    """Refuse an image beside one that has its name but for the end: they would share a mask.
+
+    Raises:
+        MaskError: there is such a one.
+    """
+    beside = image.parent.iterdir() if image.parent.is_dir() else ()
+    if twins := [one.name for one in beside if one.stem == image.stem and one != image]:
+        told = f"{image.name} would share its mask with {', '.join(twins)}"
+        raise MaskError(told, fix="Give the images names that differ in more than their ends.")

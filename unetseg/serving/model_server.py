@@ -11,7 +11,7 @@ from unetseg.serving.inference import health_router, inference_router
 from unetseg.serving.label_studio import label_studio_router
 from unetseg.serving.predictions import predictions_router
 from unetseg.serving.server import Limits, build_app
-from unetseg.serving.service import MOST_PIXELS, Service
+from unetseg.serving.service import Service
 
 
 def model_app(
@@ -37,8 +37,9 @@ def model_app(
         raise ConfigError("--label-studio-pairs needs --label-studio-files DIR")
     predictor = Predictor(run, tiling, device)
     about = predictor.describe()
-    name = config.name or Path(run).resolve().stem
-    service = Service(predictor, name, config.max_pixels or MOST_PIXELS, config.timeout)
+    home = Path(run).resolve()
+    name = config.name or (home.stem if home.is_file() else home.name)
+    service = Service(predictor, name, config.max_pixels, config.timeout)
     routers = [predictions_router(service), health_router, inference_router(service)]
     if files is not None:
         routers.append(label_studio_router(service, files, pairs))

@@ -108,10 +108,15 @@ async def received(request: Request, folder: Path, service: Service) -> list[Pat
     return paths
 
 
+LONGEST = 100
+"""Bytes of a file's name: file systems take 255, and outputs have longer ends."""
+
+
 def _place(folder: Path, number: int, name: str) -> Path:
     """Where a file is kept: its own name, as far as it is one, in a folder of its own."""
     last = re.split(r"[/\\]", name)[-1]
-    safe = re.sub(r"[^\w.+ -]", "_", last).lstrip(". ")[-100:] or "image"
+    safe = re.sub(r"[^\w.+ -]", "_", last).lstrip(". ")
+    safe = safe.encode()[-LONGEST:].decode(errors="ignore") or "image"
     (folder / str(number)).mkdir()
     return folder / str(number) / safe
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
+import numpy as np
 from fastapi import FastAPI, Request
 from numpy.typing import NDArray
 
@@ -36,8 +37,9 @@ from unetseg.storage import not_kept
 
 T = TypeVar("T")
 Work = Callable[[], Awaitable[T]]
-MOST_PIXELS = 2**25
-"""Of an image, unless more are allowed; as many are decoded at once in all."""
+MOST_PIXELS, LAYERS = 2**25, 8
+"""Pixels of an image, unless more are allowed, and of all that are decoded at once: that many with
+up to so many bands and classes together, fewer with more."""
 
 
 class Service:
@@ -46,7 +48,7 @@ class Service:
     Args:
         predictor: The trained U-Net.
         name: What the model is called.
-        max_pixels: The most of an image.
+        max_pixels: The most of an image; None: what `MOST_PIXELS` says.
         seconds: In which a request is answered.
     """
 
@@ -55,11 +57,17 @@ class Service:
     _threads: anyio.CapacityLimiter
 
     def __init__(
-        self, predictor: Predictor, name: str, max_pixels: int = MOST_PIXELS, seconds: float = 60
+        self,
+        predictor: Predictor,
+        name: str,
+        max_pixels: int | None = None,
+        seconds: float = 60,
     ) -> None:
         self.predictor, self.name = predictor, name
-        self.max_pixels, self.seconds = max_pixels, seconds
-        self._pixels = PixelBudget(max(max_pixels, MOST_PIXELS))
+        layers = predictor.info.bands + len(predictor.info.class_map.classes)
+        usual = MOST_PIXELS * LAYERS // max(LAYERS, layers)
+        self.max_pixels, self.seconds = max_pixels or usual, seconds
+        self._pixels = PixelBudget(max(self.max_pixels, usual))
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -185,6 +193,8 @@ class Service:
 
     def _opened(self, image: NDArray[Any], name: str) -> Opened[str]:
         info = self.predictor.info
+        if info.dtype == "uint8" and image.min() >= 0 and image.max() <= 255:
+            image = np.rint(image).astype(np.uint8)  # raw values, however small all of them are
         return Opened(name, image_in_memory(image, info, Path(name)), info.bands)
 
     def _planned(self, image: Path, stem: Path) -> Job:
@@ -231,15 +241,17 @@ class PixelBudget:
     def __init__(self, most: int) -> None:
         self._most = self._free = most
         self._freed = asyncio.Event()
+        self._turn = asyncio.Lock()  # first come, first served: a large image waits for its share
 
     @asynccontextmanager
     async def held(self, pixels: int) -> AsyncIterator[None]:
         """Hold so many, once they are free."""
         pixels = min(pixels, self._most)
-        while self._free < pixels:
-            self._freed.clear()
-            await self._freed.wait()
-        self._free -= pixels
+        async with self._turn:
+            while self._free < pixels:
+                self._freed.clear()
+                await self._freed.wait()
+            self._free -= pixels
         try:
             yield
         finally:
