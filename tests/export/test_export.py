@@ -204,6 +204,25 @@ def test_the_command_holds_the_file_against_the_users_own_images(
     assert f"next: unetseg predict {tmp_path / 'cells.onnx'} IMAGES -o masks" in told
 
 
+@pytest.mark.long
+def test_8_bit_make_a_smaller_file_with_nearly_the_same_dice(data: Path, tmp_path: Path) -> None:
+    classes = class_map(0, 255)
+    run = save_run(tmp_path / "run", bundle_info({"depth": 3, "width": 8}, classes))
+    exact, small = (
+        export(run, ExportConfig(int8=int8, split="all"), data, output=tmp_path / f"{int8}.onnx")
+        for int8 in (False, True)
+    )
+    assert small.bytes[1] < 0.6 * exact.bytes[1]
+    assert small.dice is not None
+    assert abs(small.dice[0] - small.dice[1]) < 0.005
+    assert unetseg.load(small.file).predict(noise(40, 50, 3)).shape == (40, 50)
+
+
+def test_8_bit_need_images(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs DATA"):
+        export(save_run(tmp_path / "run"), ExportConfig(int8=True))
+
+
 def test_a_file_whose_masks_differ_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

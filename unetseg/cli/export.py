@@ -28,6 +28,7 @@ def export(
     Examples:
     unetseg export checkpoints/cells
     unetseg export checkpoints/cells photos/ -o cells.onnx
+    unetseg export checkpoints/cells photos/ --int8 -o small.onnx
     unetseg export checkpoints/cells --to torchscript -o cells.pt
     unetseg predict cells.onnx new/ -o masks/
 
@@ -47,11 +48,14 @@ def export(
     with observed() as progress:
         made = write(run, config, data, pairs=pairs, output=output, progress=progress)
     height, width = made.size
-    before, after = (size / 2**20 for size in made.bytes)
     slow, fast = (1000 * seconds for seconds in made.seconds)
     agreement, images = made.agreement, plural(made.agreement.images, "image")
     say(f"{agreement.equal:.3%} of the pixels of {images} have the run's code in its masks;")
     say(f"probabilities differ by {agreement.probability_gap:.1g} at most")
+    if made.dice:
+        before, after = made.dice
+        say(f"Dice of these images: {before:.4f} in float32, {after:.4f} in 8 bit")
+    before, after = (size / 2**20 for size in made.bytes)
     say(f"size: {before:.1f} MiB of weights → {after:.1f} MiB")
     say(f"time for {height}×{width} pixels: {slow:.1f} ms → {fast:.1f} ms, on this processor")
     for rule in made.rules:

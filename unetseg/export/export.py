@@ -16,7 +16,7 @@ from unetseg.evaluation.evaluate import run_folder
 from unetseg.prediction.exported import INFO, THRESHOLD, Whole, imported
 from unetseg.prediction.predictor import Predictor
 from unetseg.progress import SILENT, Progress
-from unetseg.skiplab.look import read_views
+from unetseg.skiplab.look import View, read_views
 from unetseg.storage import write_bytes
 from unetseg.text import plural
 from unetseg.timing import median_seconds
@@ -89,6 +89,8 @@ class Export:
     """Height and width of the image that was timed."""
     rules: tuple[str, ...]
     """Post-processing that is not in the file, in words."""
+    dice: tuple[float, float] | None = None
+    """With 8 bit: Dice of the images of DATA in the run and in the file."""
 
 
 def export(
@@ -118,33 +120,39 @@ def export(
     """
     config = config or ExportConfig()
     output = _file(run, config, output)
-    exact = DeviceConfig(device="cpu", precision="float32")
-    tiling = TilingConfig(threshold=config.threshold, tile=LARGEST_SIDE)  # images whole, as there
-    predictor = Predictor(run, tiling, exact)
-    images = list(drawn_images(predictor))
+    if config.int8 and (data is None or config.to != "onnx"):
+        told = "--int8 is for --to onnx, and needs DATA to measure what it costs"
+        raise ConfigError(told, fix="unetseg export RUN DATA --int8")
+    predictor = _opened(run, config)
+    images, views = list(drawn_images(predictor)), tuple[View, ...]()
     if data is not None:
         split, views = read_views(run, data, predictor.info, config, pairs)
         progress.say(f"compared on {plural(len(views), 'image')} of split {split}")
         images += [view.image[None] for view in views]
     with TemporaryDirectory() as folder:
         file = Path(folder) / output.name
-        whole = _written(file, predictor, config)
-        agreement = compare(predictor, whole, Predictor(file, tiling), images)
-        if not agreement.equal >= EQUAL:
+        whole = _written(file, predictor, config, views)
+        again = _opened(file, config)
+        agreement = compare(predictor, whole, again, images)
+        dice = _dice(predictor, again, views) if config.int8 else None
+        if not config.int8 and not agreement.equal >= EQUAL:
             raise BundleError(
                 f"{agreement.equal:.3%} of the pixels have the run's code in the masks of "
                 f"{config.to}, at least {EQUAL:.1%} are wanted: nothing was written"
             )
         seconds = timed(predictor, whole, images[-1][:1], progress)
         size = sum(_copy(part, output) for part in sorted(Path(folder).iterdir()))
-    names, rules = predictor.info.class_map.names, predictor.info.postprocess
+    names = predictor.info.class_map.names
     return Export(
         file=output,
         agreement=agreement,
         bytes=((find_bundle(run) / "model.safetensors").stat().st_size, size),
         seconds=seconds,
         size=images[-1].shape[1:3],
-        rules=tuple(f"{names[rule.class_index]}: {rule.words}" for rule in rules),
+        dice=dice,
+        rules=tuple(
+            f"{names[rule.class_index]}: {rule.words}" for rule in predictor.info.postprocess
+        ),
     )
 
 
@@ -157,6 +165,12 @@ def _file(run: Path, config: ExportConfig, output: Path | None) -> Path:
     return output
 
 
+def _opened(run: Path, config: ExportConfig) -> Predictor:
+    """A run or a file in float32, for images whole, as a file takes them."""
+    tiling = TilingConfig(threshold=config.threshold, tile=LARGEST_SIDE)
+    return Predictor(run, tiling, DeviceConfig(device="cpu", precision="float32"))
+
+
 def _copy(part: Path, output: Path) -> int:
     """Put a part of a file to where it is wanted; its bytes."""
     content = part.read_bytes()
@@ -164,7 +178,17 @@ def _copy(part: Path, output: Path) -> int:
     return len(content)
 
 
-def _written(file: Path, predictor: Predictor, config: ExportConfig) -> Whole:
+def _dice(run: Predictor, again: Predictor, views: Sequence[View]) -> tuple[float, float]:
+    """Dice in float32 and in 8 bit."""
+    from unetseg.export.int8 import measured_loss
+
+    verdict = measured_loss(run, again, views)
+    return verdict.dice_float32, verdict.dice
+
+
+def _written(
+    file: Path, predictor: Predictor, config: ExportConfig, views: Sequence[View]
+) -> Whole:
     """What runs a file that is written here."""
     kind = _kind(config.to)
     metadata = {INFO: predictor.info.model_dump_json()}
@@ -177,6 +201,10 @@ def _written(file: Path, predictor: Predictor, config: ExportConfig) -> Whole:
         raise BundleError(
             f"this network cannot be written as one file: {error}", fix=fix
         ) from error
+    if config.int8:
+        from unetseg.export.int8 import quantise
+
+        quantise(file, views, predictor.info.pixel_type)
     return kind.run(file)
 
 
