@@ -119,10 +119,7 @@ def export(
         MachineError: what writes or runs such files is not installed.
     """
     config = config or ExportConfig()
-    output = _file(run, config, output)
-    if config.int8 and (data is None or config.to != "onnx"):
-        told = "--int8 is for --to onnx, and needs DATA to measure what it costs"
-        raise ConfigError(told, fix="unetseg export RUN DATA --int8")
+    output = _file(run, config, data, output)
     predictor = _opened(run, config)
     images, views = list(drawn_images(predictor)), tuple[View, ...]()
     if data is not None:
@@ -135,11 +132,8 @@ def export(
         again = _opened(file, config)
         agreement = compare(predictor, whole, again, images)
         dice = _dice(predictor, again, views) if config.int8 else None
-        if not config.int8 and not agreement.equal >= EQUAL:
-            raise BundleError(
-                f"{agreement.equal:.3%} of the pixels have the run's code in the masks of "
-                f"{config.to}, at least {EQUAL:.1%} are wanted: nothing was written"
-            )
+        if not config.int8:
+            _refuse_unequal(agreement, config.to)
         seconds = timed(predictor, whole, images[-1][:1], progress)
         size = sum(_copy(part, output) for part in sorted(Path(folder).iterdir()))
     names = predictor.info.class_map.names
@@ -156,13 +150,24 @@ def export(
     )
 
 
-def _file(run: Path, config: ExportConfig, output: Path | None) -> Path:
+def _file(run: Path, config: ExportConfig, data: Path | None, output: Path | None) -> Path:
     """The file that is written."""
+    if config.int8 and (data is None or config.to != "onnx"):
+        told = "--int8 is for --to onnx, and needs DATA to measure what it costs"
+        raise ConfigError(told, fix="unetseg export RUN DATA --int8")
     suffix = SUFFIXES[config.to]
     output = output or run_folder(run) / f"model{suffix}"
     if output.suffix.lower() != suffix or output.is_dir():
         raise ConfigError(f"{output}: the name of a file --to {config.to} ends with {suffix}")
     return output
+
+
+def _refuse_unequal(agreement: Agreement, to: str) -> None:
+    if not agreement.equal >= EQUAL:
+        raise BundleError(
+            f"{agreement.equal:.3%} of the pixels have the run's code in the masks of {to}, "
+            f"at least {EQUAL:.1%} are wanted: nothing was written"
+        )
 
 
 def _opened(run: Path, config: ExportConfig) -> Predictor:
