@@ -54,7 +54,7 @@ class Visitor:
         self.said, self.elsewhere = list[str](), list[str]()
         self.page: Page = browser.new_page()
         self.page.set_viewport_size({"width": 1280, "height": 800})
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", self._note)
@@ -92,6 +92,10 @@ class Visitor:
         for x, y in points[1:]:
             self.page.mouse.move(*self.place(x, y), steps=3)
         self.page.mouse.up()
+
+    def opened(self) -> None:
+        """Waits for an image that has no mask yet."""
+        self.page.locator(".saved", has_text="no mask yet").wait_for()
 
     def saved(self) -> None:
         self.page.keyboard.press("Control+s")
@@ -157,6 +161,7 @@ def draw_four(visitor: Visitor, folder: Path, truths: list[NDArray[Any]], most: 
     """Four masks by polygons and a stroke; how well the first lies on the truth."""
     page = visitor.page
     visitor.step("Draw")
+    visitor.opened()
     for truth in truths[:4]:
         for points in outlines(truth, most):
             visitor.polygon(points)
@@ -166,7 +171,7 @@ def draw_four(visitor: Visitor, folder: Path, truths: list[NDArray[Any]], most: 
             visitor.picture("draw")
         visitor.saved()
         page.keyboard.press("n")
-        page.wait_for_timeout(500)
+        visitor.opened()
     asked = np.zeros_like(truths[0])
     cv2.fillPoly(asked, [(one - 0.5).astype(np.int32) for one in outlines(truths[0], most)], 255)
     written = np.asarray(Image.open(folder / "masks" / "cells_000.png"))
@@ -200,9 +205,9 @@ def correct(visitor: Visitor, folder: Path) -> None:
     visitor.step("Correct")
     visitor.picture("correct")
     page.locator("#correct .card.none").first.click()
-    page.wait_for_timeout(800)
+    visitor.opened()
     visitor.press("Start from the model’s mask")
-    page.wait_for_timeout(500)
+    page.locator(".saved.dirty").wait_for()
     middle = np.array([[0.5, 0.5], [0.6, 0.5]]) * visitor.size
     visitor.stroke(middle, "e")
     visitor.stroke(middle + 0.2 * visitor.size, "b")
@@ -265,7 +270,7 @@ def test_one_browser_draws_the_others_look_and_no_mask_is_overwritten_unasked(
         other.page.get_by_text("Somebody else is drawing here").wait_for()
         assert other.page.get_by_role("button", name="Save").is_disabled()
         for visitor in (one, same):  # two tabs of one browser, at the same mask
-            visitor.page.locator(".saved", has_text="no mask yet").wait_for()
+            visitor.opened()
             visitor.stroke(line if visitor is one else line[:, ::-1] + [20, 0])
         one.saved()
         first = np.asarray(Image.open(folder / "masks" / "cells_000.png"))

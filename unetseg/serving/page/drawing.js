@@ -372,6 +372,7 @@ function resizeBrush(factor) {
 
 /** The model's mask in place of what is drawn; undo brings that back. */
 async function fromModel() {
+  if (!at.mask) return; // it is still being opened
   const isPredicted = image(at.id)?.predicted;
   if (!isPredicted) {
     showSaved("the model is asked …");
