@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unetseg.data.facts.survey import survey
+from unetseg.data.files.geotiff import RasterWriter
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import png_bytes, write_png
 from unetseg.data.files.tiffs import write_tiff
-from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.masks.mask_file import MaskFile, read_mask
 from unetseg.locks import locked
 from unetseg.serving.app import app_router
 from unetseg.serving.server import Limits, build_app
@@ -174,6 +175,93 @@ def test_a_corrected_mask_of_another_format_becomes_a_png(tmp_path: Path, suffix
     assert (after.class_map.encode(raw.pixels) == CROSS).all()
 
 
+def test_a_photograph_is_never_overwritten(tmp_path: Path) -> None:
+    root = tmp_path / "mixed"
+    root.mkdir()
+    for number in range(4):
+        write_png(root / f"{number}.png", drawn_image())
+        Image.fromarray(np.roll(CELL, number) * 255).save(root / f"{number}.gif")
+    client, before = browser(root), (root / "0.png").read_bytes()
+    image = next(iter(client.get("/app/api/images").json()))
+    answer = put_mask(client, image, CROSS)
+    assert (answer.status_code, "there already" in answer.text) == (422, True)
+    assert (root / "0.png").read_bytes() == before
+    assert (root / "0.gif").is_file()
+
+
+def test_a_first_mask_beside_masks_of_another_format_is_a_png(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    for path in (root / "masks").iterdir():
+        Image.open(path).save(path.with_suffix(".gif"))
+        path.unlink()
+    client = browser(root)
+    assert put_mask(client, images(client)["9"], CROSS).status_code == 200
+    assert (read_image(root / "masks" / "9_mask.png")[..., 0] == CROSS * 255).all()
+    assert len(survey(root).pairs.pairs) == 5
+
+
+def test_no_noise_of_jpegs_gets_into_corrected_masks(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    for path in (root / "masks").iterdir():
+        Image.open(path).save(path.with_suffix(".jpg"), quality=60)
+        path.unlink()
+    client = browser(root)
+    for image in images(client).values():
+        assert put_mask(client, image, CROSS).status_code == 200
+    assert {len(np.unique(read_image(p))) for p in (root / "masks").iterdir()} == {2}
+    assert survey(root).class_map.names == ("background", "foreground")
+
+
+def test_a_corrected_geotiff_keeps_its_nodata_value(tmp_path: Path) -> None:
+    root = tmp_path / "tiffs"
+    for number in range(4):
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        (root / "masks").mkdir(exist_ok=True)
+        write_png(root / "images" / f"{number}.png", drawn_image())
+        mask = np.roll(CELL, number)
+        mask[:3] = 99
+        with RasterWriter(
+            root / "masks" / f"{number}.tif", 48, 64, 1, np.uint8, nodata=99
+        ) as writer:
+            writer.write(0, mask)
+    client, before = browser(root), survey(root).class_map
+    assert put_mask(client, images(client)["1"], CROSS).status_code == 200
+    assert survey(root).class_map == before
+    with MaskFile(root / "masks" / "1.tif") as file:
+        assert file.nodata == 99
+
+
+@pytest.mark.parametrize("codes", ["[1, 2]", "several"])
+def test_a_new_class_takes_no_code_that_means_something(tmp_path: Path, codes: str) -> None:
+    root = pairs(tmp_path / "pairs", (0, 1))
+    lines = "classes:\n  background: 0\n  road: 1\n"
+    if codes == "[1, 2]":  # two codes of one class
+        (root / "classes.txt").write_text("0 background\n1 road\n2 road\n")
+    else:
+        lines += "splits:\n  val: ['001', '1']\n  test: ['2']\n  train: ['*']\n"
+        (root / "dataset.yaml").write_text(lines)
+    client = browser(root)
+    there = [{"name": one["name"], "colour": one["colour"]} for one in state_classes(client)]
+    more = [*there, {"name": "dust", "colour": [1, 2, 3]}]
+    answer = client.put("/app/api/classes", json=more)
+    if codes == "[1, 2]":
+        assert (answer.status_code, len(state_classes(client))) == (422, 2)
+        assert not (root / "dataset.yaml").exists()
+        return
+    assert [one["code"] for one in answer.json()] == [0, 1, 2]
+    assert {p.name: p.split for p in survey(root).pairs.pairs}["2_mask"[:1]] == "test"
+    assert "'001'" in (root / "dataset.yaml").read_text()
+
+
+def test_ids_are_of_one_folder_alone(tmp_path: Path) -> None:
+    first, second = pairs(tmp_path / "a"), pairs(tmp_path / "b")
+    client = browser(first)
+    one = images(client)["9"]
+    assert client.post("/app/api/folder", json={"path": "b"}).status_code == 200
+    assert put_mask(client, one, CELL).status_code == 404
+    assert not (second / "masks" / "9_mask.png").exists()
+
+
 def test_files_that_go_meanwhile_are_told(tmp_path: Path) -> None:
     root = pairs(tmp_path / "pairs")
     client = browser(root)
@@ -213,6 +301,24 @@ def test_a_mask_that_somebody_else_wrote_is_not_overwritten(tmp_path: Path) -> N
     assert (late.status_code, "changed" in late.text) == (409, True)
     assert (get_mask(client, image["id"]) == CROSS).all()
     assert put_mask(client, image | first, CELL).status_code == 200
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_a_given_mask_comes_back(tmp_path: Path, suffix: str) -> None:
+    root = pairs(tmp_path / "pairs")
+    for path in (root / "masks").iterdir():
+        Image.open(path).save(path.with_suffix(suffix))
+        if suffix != ".png":
+            path.unlink()
+    given = (root / "masks" / f"1_mask{suffix}").read_bytes()
+    client = browser(root)
+    image = images(client)["1"]
+    revision = put_mask(client, image, CROSS).json()["revision"]
+    answer = client.delete(f"/app/api/images/{image['id']}/mask?revision={revision}")
+    assert answer.json()["mask"] == "given"
+    assert [path.name for path in (root / "masks").glob("1_*")] == [f"1_mask{suffix}"]
+    assert (root / "masks" / f"1_mask{suffix}").read_bytes() == given
+    assert (get_mask(client, image["id"]) == np.roll(CELL, 1)).all()
 
 
 def test_only_masks_that_were_drawn_here_are_taken_away(tmp_path: Path) -> None:

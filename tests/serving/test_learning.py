@@ -12,7 +12,9 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
+from tests.builders import class_map
 from tests.serving.test_folder import (
     STUDIOS,
     _closed,  # noqa: F401
@@ -26,6 +28,7 @@ from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.sample import draw_sample
+from unetseg.serving.studio import meaning
 
 
 def wait(client: TestClient, until: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -147,6 +150,30 @@ def test_a_training_without_masks_is_refused(tmp_path: Path) -> None:
     answer = client.post("/app/api/train", json={"budget": 10})
     assert (answer.status_code, "2 masks" in answer.text) == (422, True)
     assert client.post("/app/api/predict", json={"ids": "all"}).status_code == 422
+
+
+def test_classes_of_a_network_are_those_of_the_folder_by_their_codes() -> None:
+    made, folder = class_map(0, 2, 7), class_map(0, 1, 2)
+    assert list(meaning(made, folder)[:3]) == [0, 2, 2]  # 7 by its name, "class 2"
+    assert set(meaning(made, folder)[3:]) == {255}
+
+
+def test_masks_of_one_stem_are_all_in_the_archive(tmp_path: Path) -> None:
+    root = tmp_path / "stems"
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    rows = ["image,mask"]
+    for number, suffix in enumerate((".png", ".jpg", ".png", ".jpg")):
+        name = f"{number // 2}{suffix}"
+        Image.new("RGB", (64, 48), (number, 90, 7)).save(root / "images" / name)
+        mask = np.zeros((48, 64), np.uint8)
+        mask[number : number + 20, :30] = 255
+        Image.fromarray(mask).save(root / "masks" / f"m{number}.png")
+        rows.append(f"images/{name},masks/m{number}.png")
+    (root / "pairs.csv").write_text("\n".join(rows))
+    client = browser(root)
+    archive = ZipFile(BytesIO(client.get("/app/api/masks.zip").content))
+    assert len(set(archive.namelist())) == 4
 
 
 def test_images_to_look_at_are_uploaded_and_nothing_else(tmp_path: Path) -> None:

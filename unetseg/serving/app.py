@@ -5,6 +5,7 @@ Handlers run in threads, long work in processes of its own (learning.py).
 
 import asyncio
 import json
+import os
 import re
 import secrets
 import shutil
@@ -21,12 +22,12 @@ from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 
-from unetseg.data.files.folders import IMAGE_SUFFIXES, find_images, is_hidden
+from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden, output_names
 from unetseg.data.files.image import ImageFile
+from unetseg.data.files.pages import file_of
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.rasters import raster_driver
 from unetseg.data.files.vrts import first_bytes
-from unetseg.errors import ImageError
 from unetseg.serving.drawing import read_index, save_mask
 from unetseg.serving.folder import Entry, size_of
 from unetseg.serving.learning import (
@@ -40,7 +41,6 @@ from unetseg.serving.pictures import (
     image_pyramid,
     jpeg_bytes,
     kept,
-    mask_pyramid,
     state_of,
     thumbnail,
 )
@@ -204,7 +204,7 @@ def _images(router: APIRouter, studio: Studio) -> None:
         since = (model[0] / "env.json").stat().st_mtime_ns if model else 0
         return [
             told_image(folder, entry, since)
-            | told_prediction(entry, folder, predicted.get(entry.id), studio.learner)
+            | told_prediction(studio, entry, predicted.get(entry.id))
             for entry in list(folder.entries.values())
         ]
 
@@ -212,12 +212,12 @@ def _images(router: APIRouter, studio: Studio) -> None:
     def small(key: str, overlay: Literal["0", "1", "predicted"] = "0") -> Response:
         entry = studio.entry(key)
         of = {"1": "own", "predicted": "predicted"}.get(overlay, "")
-        there = studio.mask_of(entry, of)
-        states = (state_of(entry.image), there and (there[0], state_of(there[0]), there[1]))
+        opened, classes = studio.mask_of(entry, of), studio.opened.classes
+        made = opened.args if opened else ()
+        states = state_of(entry.image), made, state_of(made[0]) if made else ()
 
         def make() -> bytes:
-            mask = mask_pyramid(*there, entry.size) if there else None
-            classes = there[1] if there else None
+            mask = opened() if opened else None
             return jpeg_bytes(thumbnail(image_pyramid(entry.image), mask, classes))
 
         return Response(kept(("thumbnail", entry.image, states), make), media_type="image/jpeg")
@@ -241,14 +241,17 @@ def _images(router: APIRouter, studio: Studio) -> None:
         }
 
     @router.get("/api/images/{key}/tiles/{level}/{column}/{row}.jpg")
-    def tile(key: str, level: int, column: int, row: int) -> Response:
+    def tile(request: Request, key: str, level: int, column: int, row: int) -> Response:
         path = studio.entry(key).image
+        state = state_of(path)
+        headers = {"cache-control": "private, no-cache", "etag": f'"{key}-{state}"'}
+        if state and request.headers.get("if-none-match") == headers["etag"]:
+            return Response(status_code=304, headers=headers)
 
         def make() -> bytes:
             return jpeg_bytes(cut_tile(image_pyramid(path), level, column, row))
 
-        content = kept((path, state_of(path), level, column, row), make)
-        headers = {"cache-control": "private, max-age=3600"}
+        content = kept((path, state, level, column, row), make)
         return Response(content, media_type="image/jpeg", headers=headers)
 
 
@@ -257,10 +260,10 @@ def _masks(router: APIRouter, studio: Studio) -> None:
 
     def pyramid(key: str, of: str) -> Pyramid:
         entry = studio.entry(key)
-        there = studio.mask_of(entry, of)
-        if there is None:
+        opened = studio.mask_of(entry, of)
+        if opened is None:
             raise Refusal(404, f"{entry.name} has no such mask")
-        return mask_pyramid(*there, entry.size)
+        return opened()
 
     @router.get("/api/images/{key}/mask.png")
     def mask(key: str, asked: Annotated[Asked, Query()]) -> Response:
@@ -296,7 +299,8 @@ def _masks(router: APIRouter, studio: Studio) -> None:
         with studio.writing(request) as folder:
             folder.remove_mask(unchanged(studio.entry(key), revision))
             studio.events.tell("changed", id=key)
-            return {"revision": studio.entry(key).revision, "mask": "none"}
+            entry = studio.entry(key)
+            return {"revision": entry.revision, "mask": folder.origin(entry)}
 
 
 def _learning(router: APIRouter, studio: Studio) -> None:
@@ -407,14 +411,17 @@ def _files(router: APIRouter, studio: Studio) -> None:
     def masks(of: Literal["own", "predicted", "all"] = "own") -> Response:
         folder, predicted = studio.opened, studio.learner.predictions()
         file = Path(studio.uploads.name) / f"{secrets.token_hex(8)}.zip"
+        entries = {entry.id: entry for entry in list(folder.entries.values())}
+        couples = [(one.image, folder.root) for one in entries.values() if not one.uploaded]
+        names = dict(output_names(couples))
         with ZipFile(file, "w") as archive:
-            for entry in list(folder.entries.values()):
-                own = isinstance(entry.mask, Path) and entry.mask
+            for entry in entries.values():
+                own = file_of(entry.mask) if isinstance(entry.mask, Path) else None
                 made = predicted[entry.id].mask if entry.id in predicted else None
                 path = {"own": own, "predicted": made, "all": own or made}[of]
-                if path:
-                    name = Path(entry.name).with_suffix(path.suffix).as_posix()
-                    archive.write(path, name)
+                name = names.get(entry.image, Path("uploads", entry.id, Path(entry.name).stem))
+                if path and path.is_file():
+                    archive.write(path, f"{name.as_posix()}{path.suffix}")
         return FileResponse(
             file, filename=f"{folder.root.name}-masks.zip", background=BackgroundTask(file.unlink)
         )
@@ -494,9 +501,15 @@ def cut_tile(pyramid: Pyramid, level: int, column: int, row: int) -> Any:
     return pixels
 
 
-def count_images(folder: Path) -> int:
-    """The images in a folder and below."""
-    try:
-        return len(find_images([folder]))
-    except ImageError:
-        return 0
+def count_images(folder: Path, depth: int = 1) -> int:
+    """The images in a folder and the folders in it, none deeper: it may be a whole disk."""
+    count = 0
+    with suppress(OSError), os.scandir(folder) as listing:
+        for entry in listing:
+            if is_hidden([entry.name]):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                count += count_images(Path(entry.path), depth - 1) if depth else 0
+            else:
+                count += Path(entry.name).suffix.lower() in IMAGE_SUFFIXES
+    return count

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from unetseg.data.files.georeference import Georeference
 from unetseg.data.files.geotiff import RasterWriter
 from unetseg.data.files.image import STRIP, ImageFile
 from unetseg.data.files.pages import ARRAY_SUFFIXES, split_page
@@ -19,10 +20,8 @@ from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.errors import ConfigError, MaskError
-from unetseg.serving.folder import Entry, Folder
+from unetseg.serving.folder import WRITTEN, Entry, Folder
 
-WRITTEN = (".png", ".tif", ".tiff")
-"""Suffixes of masks that are written; a corrected GIF, JPEG or the like becomes a PNG."""
 Window = tuple[int, int, int, int]
 """Top, left, height and width, pixels."""
 
@@ -50,12 +49,18 @@ def written_to(mask: Path) -> Path:
     """The file for what is drawn of a mask that is there.
 
     Raises:
-        MaskError: it is a page of a stack, or an array.
+        MaskError: it is a page of a stack, or an array; or another file has the name.
     """
     if split_page(mask)[1] is not None or mask.suffix.lower() in ARRAY_SUFFIXES:
         told = f"{mask.name} is read, but pages and arrays are not written"
         raise MaskError(told, fix="Save the masks as PNG or TIFF, one file each.")
-    return mask if mask.suffix.lower() in WRITTEN else mask.with_suffix(".png")
+    if mask.suffix.lower() in WRITTEN:
+        return mask
+    path = mask.with_suffix(".png")
+    if path.exists():
+        told = f"{mask.name} would become {path.name}, which is there already"
+        raise MaskError(told, fix="unetseg check FOLDER --fix OUT writes a copy with PNG masks.")
+    return path
 
 
 def save_mask(folder: Folder, entry: Entry, index: NDArray[np.uint8], window: Window) -> Entry:
@@ -103,6 +108,7 @@ def _patched(
             raise MaskError(f"the mask of {entry.name} has another size than the image")
         raw, mapped = file.raw, classes.ignoring(file.nodata)
         keeps = raw.coding == classes.coding and raw.pixels.dtype == classes.dtype
+        keeps &= not raw.lossy and not classes.snap  # else noise would look like classes
         for top, values in file.strips():
             old = mapped.encode(values, entry.mask, raw.palette)
             new = _with(old.copy(), top, index, window)
@@ -127,12 +133,29 @@ def write_rows(path: Path, entry: Entry, classes: ClassMap, strips: Iterator[NDA
     if path.suffix.lower() == ".png":
         write_png(path, np.concatenate(list(strips)), classes.palette)
         return
-    with ImageFile(entry.image) as image:
-        place = image.georeference
+    place, nodata = _geography(entry)
     bands, top = 3 if classes.coding == "rgb" else 1, 0
     with RasterWriter(
-        path, *entry.size, bands, classes.dtype, palette=classes.palette, georeference=place
+        path,
+        *entry.size,
+        bands,
+        classes.dtype,
+        palette=classes.palette,
+        georeference=place,
+        nodata=nodata,
     ) as writer:
         for strip in strips:
             writer.write(top, strip)
             top += len(strip)
+
+
+def _geography(entry: Entry) -> tuple[Georeference | None, float | None]:
+    """Where a mask lies on the earth, as it says itself or else its image; its no-data value."""
+    with ImageFile(entry.image) as image:
+        place = image.georeference
+    if not isinstance(entry.mask, Path):
+        return place, None
+    with ImageFile(entry.mask) as mask:
+        nodata = mask.nodata
+        is_number = nodata is not None and np.isfinite(nodata) and nodata % 1 == 0
+        return mask.georeference or place, nodata if is_number else None

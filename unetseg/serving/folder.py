@@ -5,6 +5,7 @@ beside them and a dataset.yaml, with which both commands read the same classes a
 app notes of itself lies in the hidden folder `.unetseg`.
 """
 
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,8 @@ from hashlib import blake2b
 from pathlib import Path
 from threading import RLock
 from typing import Literal
+
+import yaml
 
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import Survey, class_names, survey
@@ -27,11 +30,13 @@ from unetseg.data.pairs.dataset_yaml import FILE, described, write_description
 from unetseg.data.pairs.match import NO_MASK
 from unetseg.errors import DataError, ImageError, MachineError, MaskError
 from unetseg.locks import locked
-from unetseg.storage import parse_json, write_json
+from unetseg.storage import parse_json, write_bytes, write_json, write_text
 
 NOTES = ".unetseg"
 """The app's own folder in the folder: notes, and given masks before they were corrected."""
 MASKS = "masks"
+WRITTEN = (".png", ".tif", ".tiff")
+"""Suffixes of masks that are written; a corrected GIF, JPEG or the like becomes a PNG."""
 BARE = ("no-pairs", "pairing")
 """Codes of a folder in which masks may be begun: none there, or only the empty folder for them."""
 UNPAIRED = DataConfig(unpaired="skip")
@@ -126,7 +131,7 @@ class Folder:
                 name = below(path, self.root).as_posix()
                 mask = paths[path].mask if path in paths else None
                 size = sizes.get(path) or size_of(path)
-                key = blake2b(name.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+                key = blake2b(os.fsencode(path), digest_size=8).hexdigest()
                 self.entries[key] = Entry(key, path, name, mask, splits.get(path), size)
             self.known = known
             self.classes = known.classes if known.paired else self._begun_classes()
@@ -165,11 +170,14 @@ class Folder:
             NamedClass(name, None, colour) for name, (_, colour) in zip(names, classes, strict=True)
         ]
         with self.lock:
-            if not any(entry.mask for entry in self.entries.values()):
-                self.classes = begun_class_map(entries)
-            else:
-                self.classes = self._appended(entries)
-            self._describe()
+            has_masks = any(entry.mask for entry in self.entries.values())
+            before = self.classes
+            self.classes = self._appended(entries) if has_masks else begun_class_map(entries)
+            try:
+                self._describe()
+            except DataError:
+                self.classes = before
+                raise
 
     def _appended(self, entries: Sequence[NamedClass]) -> ClassMap:
         """The classes there are, in other colours where these are free, and new ones after them."""
@@ -177,9 +185,10 @@ class Folder:
         if there is None or there.names != tuple(e.name for e in entries[: len(there.names)]):
             fix = "Add classes after those there are; their names and order stay."
             raise DataError("masks exist with the classes there are", fix=fix, code="classes")
-        if there.coding != "integer" or there.objects or there.numbers:
-            fix = "Add the class to the class list of the folder."
-            raise DataError(f"the masks are {there.coding} masks of their own", fix=fix)
+        further = there.objects or there.numbers or there.united or there.snap
+        if there.coding != "integer" or further:
+            fix = "Add the class to the class list of the folder, with a code of its own."
+            raise DataError("only masks of plain class numbers get a class here", fix=fix)
         taken = {*(info.code for info in there.classes), *there.ignore}
         free = (code for code in range(1, IGNORE) if code not in taken)
         infos = [
@@ -193,16 +202,32 @@ class Folder:
         return there.model_copy(update={"classes": tuple(infos)})
 
     def _describe(self) -> None:
-        """Write what the folder is, so that every command reads the same."""
+        """Write what the folder is, so that every command reads the same.
+
+        Raises:
+            DataError: they would not: the file is as it was.
+        """
         assert self.classes is not None
+        file = self.root / FILE
+        before = file.read_bytes() if file.is_file() else None
         settings = UNPAIRED
         if home := self._home():
             (self.root / MASKS).mkdir(exist_ok=True)
             settings = DataConfig(images=home, masks=self.root / MASKS, unpaired="skip")
-        if not self.is_bare and (self.root / FILE).is_file():
-            config, _ = described(self.root, DataConfig())
-            settings = config.model_copy(update={"unpaired": "skip"})
-        write_description(self.root / FILE, self.classes, settings=settings)
+        write_description(file, self.classes, settings=settings)
+        if before is not None:
+            fresh = yaml.load(file.read_bytes(), yaml.BaseLoader)
+            said = yaml.load(before, yaml.BaseLoader) or {}  # 001 stays a name
+            said |= {key: fresh[key] for key in ("classes", "background") if key in fresh}
+            write_text(file, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
+        if any(entry.mask for entry in self.entries.values()):
+            read = survey(self.root, UNPAIRED, strict=False).classes
+            if read is None or read.classes != self.classes.classes:
+                if before is None:
+                    file.unlink()
+                else:
+                    write_bytes(file, before)
+                raise DataError(f"{FILE} does not hold these classes", fix="Write them there.")
 
     # Masks
 
@@ -236,7 +261,8 @@ class Folder:
             if not isinstance(pair.mask, Path) or pair.image.parent != entry.image.parent:
                 continue
             if name := renamed(pair.image.stem, pair.mask.stem, entry.image.stem):
-                path = pair.mask.with_name(name + pair.mask.suffix)
+                suffix = pair.mask.suffix if pair.mask.suffix.lower() in WRITTEN else ".png"
+                path = pair.mask.with_name(name + suffix)
                 votes[path] = votes.get(path, 0) + 1
         best = max(votes, key=votes.__getitem__, default=None)
         return best.with_suffix(".tif") if best and entry.is_large else best
@@ -260,17 +286,27 @@ class Folder:
             shutil.copy2(entry.mask, copy)
 
     def remove_mask(self, entry: Entry) -> None:
-        """Take away a mask that was drawn here.
+        """Take away a mask that was drawn here, or bring back the one that was given.
 
         Raises:
-            DataError: it was not.
+            DataError: it was not changed here, or its copy is not there any more.
         """
-        if self.origin(entry) != "drawn" or not isinstance(entry.mask, Path):
-            raise DataError("only masks that were drawn here are taken away", code="given")
+        origin, mask = self.origin(entry), entry.mask
+        if origin == "given" or not isinstance(mask, Path):
+            raise DataError("only what was drawn here is taken away", code="given")
         with self.lock:
-            entry.mask.unlink(missing_ok=True)
-            self._note(entry.mask, None)
-            self.entries[entry.id] = replace(entry, mask=None)
+            given: Path | None = None
+            if origin == "corrected":
+                place = self.root / NOTES / "given" / mask.relative_to(self.root)
+                kept = next((p for p in place.parent.glob("*") if p.stem == place.stem), None)
+                if kept is None:
+                    raise DataError("the mask that was given is not kept any more", code="given")
+                given = mask.with_name(kept.name)
+                write_bytes(given, kept.read_bytes())
+            if given != mask:
+                mask.unlink(missing_ok=True)
+            self._note(mask, None)
+            self.entries[entry.id] = replace(entry, mask=given)
 
     def origin(self, entry: Entry) -> Origin:
         """Where the mask of an image comes from."""

@@ -9,10 +9,9 @@ import os
 import re
 import signal
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -44,6 +43,8 @@ EVERY = 0.25
 """Seconds between two looks at a process."""
 KEPT = 2000
 """Events that are kept for browsers which are late."""
+MOST_FILES = 4096
+"""Files of which is remembered what they hold."""
 ENDING = 30.0
 """Seconds that a process has to save and end."""
 
@@ -235,24 +236,29 @@ class Learning:
 
         def watch() -> None:
             fault: dict[str, Any] | None = None
-            with ours, suppress(EOFError):
-                while process.is_alive() or ours.poll():
-                    told = ours.recv() if ours.poll(EVERY) else {}
-                    if "message" in told:
-                        fault = told
-                    else:
-                        watched.follow(told)
-            process.join()
-            watched.follow(None)
+            try:
+                with ours, suppress(EOFError):
+                    while process.is_alive() or ours.poll():
+                        told = ours.recv() if ours.poll(EVERY) else {}
+                        if "message" in told:
+                            fault = told
+                        else:
+                            watched.follow(told)
+                process.join()
+                watched.follow(None)
+            except (OSError, UnetsegError) as error:  # such as a full disk
+                fault = {"message": str(error), "fix": "Free space, or begin again."}
+            finally:
+                with self._lock:
+                    self._processes.pop(what, None)
+                process.terminate()
             if process.exitcode and fault is None:
                 from unetseg.runtime import end_of
 
                 why = f"the process ended: {end_of(process.exitcode)}"
                 fault = {"message": why, "fix": "Free memory, or begin again."}
-            with self._lock:
-                self._processes.pop(what, None)
-            stopped = bool(fault and fault.pop("stopped", False))
-            watched.over(fault, stopped=stopped)
+            is_asked = what == "training" and (self.training or {}).get("status") == "stopping"
+            watched.over(fault, stopped=bool(fault and (fault.pop("stopped", False) or is_asked)))
 
         Thread(target=watch, name=what, daemon=True).start()
 
@@ -366,12 +372,18 @@ def told_row(run: Path, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def of_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
     """The same, called anew only when the file has changed."""
+    known: OrderedDict[Path, tuple[object, T]] = OrderedDict()
 
-    @lru_cache(maxsize=4096)
-    def known(file: Path, _state: object) -> T:
-        return read(file)
+    def current(file: Path) -> T:
+        state = state_of(file)
+        found = known.get(file)
+        if found is None or found[0] != state:
+            found = known[file] = state, read(file)
+            while len(known) > MOST_FILES:
+                known.popitem(last=False)
+        return found[1]
 
-    return lambda file: known(file, state_of(file))
+    return current
 
 
 @of_file
@@ -392,12 +404,21 @@ def _predictions(manifest: Path) -> dict[str, Predicted]:
     }
 
 
+def object_rows(predicted: Predicted) -> list[dict[str, str]]:
+    """The objects of a predicted mask."""
+    if not predicted.objects.is_file():
+        return []
+    with predicted.objects.open(encoding="utf-8", newline="") as text:
+        return list(csv.DictReader(text))
+
+
 @of_file
-def _rows(table: Path) -> Sequence[Mapping[str, str]]:
+def count_objects(table: Path) -> int:
+    """The rows of a table of objects; 0 where there is none."""
     if not table.is_file():
-        return ()
-    with table.open(encoding="utf-8", newline="") as text:
-        return tuple(csv.DictReader(text))
+        return 0
+    with table.open("rb") as lines:
+        return max(0, sum(1 for _ in lines) - 1)
 
 
 @of_file
@@ -405,11 +426,6 @@ def _info(model: Path) -> "BundleInfo":
     from unetseg.bundle import read_info
 
     return read_info(model)
-
-
-def object_rows(predicted: Predicted) -> Sequence[Mapping[str, str]]:
-    """The objects of a predicted mask."""
-    return _rows(predicted.objects)
 
 
 def _read(file: Path) -> Any:

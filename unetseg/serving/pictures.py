@@ -192,8 +192,10 @@ def image_pyramid(path: Path) -> Pyramid:
     return _images.get((path, state_of(path)), opened)
 
 
-def mask_pyramid(path: MaskPath, classes: ClassMap, size: tuple[int, int]) -> Pyramid:
-    """A mask as class indexes, as large as its image.
+def mask_pyramid(
+    path: MaskPath, classes: ClassMap, size: tuple[int, int], meant: bytes = b""
+) -> Pyramid:
+    """A mask as class indexes, as large as its image; index i becomes `meant[i]`.
 
     Raises:
         MaskError: it cannot be read, or holds values that are no class.
@@ -205,14 +207,15 @@ def mask_pyramid(path: MaskPath, classes: ClassMap, size: tuple[int, int]) -> Py
         mapped = classes.ignoring(file.nodata)
 
         def read(*window: int) -> NDArray[np.uint8]:
-            return mapped.encode(file.read(*window), path, file.raw.palette)
+            index = mapped.encode(file.read(*window), path, file.raw.palette)
+            return np.frombuffer(meant, np.uint8)[index] if meant else index
 
         if not file.is_windowed:
             with file:
                 return _held(read(0, 0, *file.size), one_of)
         return Pyramid(file.size, read, one_of, 0, file.close)
 
-    return _images.get((path, state_of(path), classes, size), opened)
+    return _images.get((path, state_of(path), classes, size, meant), opened)
 
 
 def _held(pixels: NDArray[np.uint8], shrink: Shrink) -> Pyramid:

@@ -7,19 +7,20 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock, RLock, Thread
 from typing import Any
 
+import numpy as np
 from fastapi import Request
 
 from unetseg.checks.check import check_folder, refuse_errors
 from unetseg.checks.finding import Finding
 from unetseg.config import TrainConfig, TrainingConfig
 from unetseg.data.facts.survey import Survey, survey
-from unetseg.data.files.pages import MaskPath
-from unetseg.data.masks.class_map import ClassMap
+from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.errors import UnetsegError
 from unetseg.evaluation.confusion import confusion, dice, mean_over
 from unetseg.serving.folder import UNPAIRED, Entry, Folder
@@ -27,9 +28,10 @@ from unetseg.serving.learning import (
     Events,
     Learning,
     Predicted,
-    object_rows,
+    count_objects,
 )
 from unetseg.serving.pictures import (
+    Pyramid,
     forget,
     kept,
     mask_pyramid,
@@ -62,7 +64,7 @@ class Studio:
         self.learning: Learning | None = None
         self.uploads = TemporaryDirectory(prefix="unetseg-app-", ignore_cleanup_errors=True)
         self._checked: tuple[object, tuple[Finding, ...]] | None = None
-        self._checking = Lock()
+        self._checking, self._surveying = Lock(), Lock()
         self._surveyed: tuple[object, Survey] | None = None
         self._writer, self._seen = "", 0.0
         if folder is not None:
@@ -133,13 +135,21 @@ class Studio:
             raise Refusal(404, "there is no such image here")
         return entry
 
-    def mask_of(self, entry: Entry, of: str) -> tuple[MaskPath, ClassMap] | None:
-        """The mask of an image, or the one that was predicted, and what its values mean."""
+    def mask_of(self, entry: Entry, of: str) -> partial[Pyramid] | None:
+        """The mask of an image, or the one that was predicted, as indexes of the folder's classes.
+
+        Returns:
+            What opens it; None where there is none.
+        """
         path, classes = entry.mask, self.opened.classes
-        if of != "own":
-            predicted = self.learner.predictions().get(entry.id)
-            path, classes = predicted and predicted.mask, self.learner.predicted_classes()
-        return (path, classes) if of and path and classes else None
+        if not of or classes is None:
+            return None
+        if of == "own":
+            return partial(mask_pyramid, path, classes, entry.size) if path else None
+        predicted, made = self.learner.predictions().get(entry.id), self.learner.predicted_classes()
+        if predicted is None or made is None:
+            return None
+        return partial(mask_pyramid, predicted.mask, made, entry.size, meaning(made, classes))
 
     def may_write(self, browser: str) -> bool:
         """Whether a browser draws here: the first one, until it is silent for `PATIENCE`."""
@@ -217,7 +227,7 @@ class Studio:
         Raises:
             DataError: it cannot be trained on.
         """
-        with self.opened.lock:
+        with self._surveying:
             now = self.version
             if self._surveyed is None or self._surveyed[0] != now:
                 self._surveyed = now, survey(self.opened.root, UNPAIRED)
@@ -249,28 +259,35 @@ def told_image(folder: Folder, entry: Entry, since: int) -> dict[str, Any]:
     }
 
 
-def told_prediction(
-    entry: Entry, folder: Folder, predicted: Predicted | None, learner: Learning
-) -> dict[str, Any]:
+def meaning(made: ClassMap, classes: ClassMap) -> bytes:
+    """The index that each class of a trained U-Net has in a folder, by code, else by name."""
+    alike = made.coding == classes.coding
+    codes = {info.code: index for index, info in enumerate(classes.classes)} if alike else {}
+    names = {info.name: index for index, info in enumerate(classes.classes)}
+    own = [codes.get(info.code, names.get(info.name, IGNORED)) for info in made.classes]
+    return bytes([*own, *[IGNORED] * (256 - len(own))])
+
+
+def told_prediction(studio: Studio, entry: Entry, predicted: Predicted | None) -> dict[str, Any]:
     """What a trained U-Net makes of an image, beside the image's own mask where it has one."""
     told: dict[str, Any] = {"predicted": predicted is not None, "dice": None}
     if predicted is None:
         return told | {"uncertainty": None, "objects": None}
-    told |= {"uncertainty": predicted.doubt, "objects": len(object_rows(predicted))}
-    classes, made = folder.classes, learner.predicted_classes()
-    own = entry.mask
-    if own is None or entry.is_large or classes is None or made is None:
+    told |= {"uncertainty": predicted.doubt, "objects": count_objects(predicted.objects)}
+    classes = studio.opened.classes
+    if entry.mask is None or entry.is_large or classes is None:
         return told
 
     def measured() -> bytes:
-        coded = (own, classes), (predicted.mask, made)
-        pyramids = [mask_pyramid(*one, entry.size) for one in coded]
-        truth, index = (one.window(0, 0, 0, *entry.size) for one in pyramids)
-        counts = confusion(truth, index, max(len(classes.classes), len(made.classes)))
+        opened = [studio.mask_of(entry, of) for of in ("own", "predicted")]
+        truth, index = (one().window(0, 0, 0, *entry.size) for one in opened if one)
+        known = np.where(index == IGNORED, IGNORED, truth).astype(np.uint8)
+        count = len(classes.classes)
+        counts = confusion(known, np.where(index < count, index, 0).astype(np.uint8), count)
         return str(mean_over(dice(counts), classes.foreground)).encode()
 
     with suppress(UnetsegError, ValueError, IndexError):
-        states = entry.revision, predicted.mask, state_of(predicted.mask)
+        states = entry.revision, predicted.mask, state_of(predicted.mask), classes
         value = float(kept(("dice", entry.image, states), measured))
         told["dice"] = value if math.isfinite(value) else None
     return told
