@@ -430,3 +430,13 @@ def test_names_that_are_no_text_are_listed_and_drawn_on(tmp_path: Path) -> None:
     answer = put_mask(client, told, CELL)
     assert answer.status_code == 200, answer.text
     assert (get_mask(client, told["id"]) == CELL).all()
+
+
+def test_indexes_come_as_bytes_where_they_are_asked_for(tmp_path: Path) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+    one = images(client)["1"]
+    query = f"/app/api/images/{one['id']}/mask.png?of=own&x=3&y=5&width=40&height=20"
+    answer = client.get(query, headers={"accept": "application/octet-stream"})
+    index = np.frombuffer(answer.content, np.uint8).reshape(20, 40)
+    assert (index == get_mask(client, one["id"])[5:25, 3:43]).all()
+    assert index.any()

@@ -4,6 +4,7 @@ Handlers run in threads, long work in processes of its own (learning.py).
 """
 
 import asyncio
+import gzip
 import json
 import os
 import re
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zipfile import ZipFile
 
+import numpy as np
 from fastapi import APIRouter, Body, Depends, Query, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 
@@ -66,6 +69,7 @@ FEWEST = 2
 """Masks that a training needs."""
 TICK, QUIET = 0.2, 15.0
 """Seconds between two looks for events, and after which a browser hears that nothing happened."""
+BYTES = "application/octet-stream"
 Of = Literal["own", "predicted"]
 
 
@@ -266,11 +270,12 @@ def _masks(router: APIRouter, studio: Studio) -> None:
         return opened()
 
     @router.get("/api/images/{key}/mask.png")
-    def mask(key: str, asked: Annotated[Asked, Query()]) -> Response:
+    def mask(request: Request, key: str, asked: Annotated[Asked, Query()]) -> Response:
         there = pyramid(key, asked.of)
-        content = png_bytes(there.window(0, *asked.within(there.size)))
-        headers = {"x-unetseg-revision": studio.entry(key).revision}
-        return Response(content, media_type="image/png", headers=headers)
+        index = there.window(0, *asked.within(there.size))
+        answer = index_answer(index, as_bytes=request.headers.get("accept") == BYTES)
+        answer.headers["x-unetseg-revision"] = studio.entry(key).revision
+        return answer
 
     @router.get("/api/images/{key}/mask_tiles/{level}/{column}/{row}.png")
     def mask_tile(key: str, level: int, column: int, row: int, of: Of = "own") -> Response:
@@ -438,6 +443,14 @@ def _files(router: APIRouter, studio: Studio) -> None:
             with suppress(Refusal):  # no U-Net yet, or one that is at work
                 studio.learner.predict(entries)
             return [told_image(folder, entry, 0) for entry in entries]
+
+
+def index_answer(index: NDArray[np.uint8], *, as_bytes: bool) -> Response:
+    """Class indexes as a PNG, or row by row: what a browser reads from a picture may be changed."""
+    if not as_bytes:
+        return Response(png_bytes(index), media_type="image/png")
+    packed = {"content-encoding": "gzip"}
+    return Response(gzip.compress(index.tobytes(), 1), media_type=BYTES, headers=packed)
 
 
 def all_uploaded(files: Iterable[UploadFile], folder: Path) -> list[Entry]:

@@ -14,12 +14,13 @@ export class Refusal extends Error {
 export const url = (path) => new URL(path, ROOT).href;
 export const imageUrl = (id, rest) => url(`images/${encodeURIComponent(id)}/${rest}`);
 
-async function send(method, path, body, type) {
-  const headers = { "X-Unetseg": "1" };
+async function send(method, path, body, type, accept) {
+  const headers = {};
   if (type) headers["Content-Type"] = type;
+  if (accept) headers.Accept = accept;
   let answer;
   try {
-    answer = await fetch(url(path), { method, headers: method === "GET" ? {} : headers, body });
+    answer = await fetch(url(path), { method, headers, body });
   } catch {
     throw new Refusal(0, { message: "The server was not reached.", fix: "Is `unetseg app` still running?" });
   }
@@ -36,14 +37,17 @@ const json = async (method, path, value) => {
 export const get = (path) => json("GET", path);
 export const post = (path, value = {}) => json("POST", path, value);
 export const putClasses = (classes) => json("PUT", "classes", classes);
-export const blob = async (path) => (await send("GET", path)).blob();
 
 const query = (values) => new URLSearchParams(values).toString();
 const path = (id, rest) => `images/${encodeURIComponent(id)}/${rest}`;
 
 export const info = (id) => get(path(id, "info"));
 export const objects = (id) => get(path(id, "objects"));
-export const mask = (id, of, { x, y, width, height }) => blob(path(id, `mask.png?${query({ of, x, y, width, height })}`));
+/** Class indexes, row by row: not as a picture, for some browsers change what is read from a canvas. */
+export async function mask(id, of, { x, y, width, height }) {
+  const answer = await send("GET", path(id, `mask.png?${query({ of, x, y, width, height })}`), undefined, "", "application/octet-stream");
+  return new Uint8Array(await answer.arrayBuffer());
+}
 export const removeMask = (id, revision) => json("DELETE", path(id, `mask?${query({ revision })}`));
 export async function putMask(id, { x, y, width, height }, revision, png) {
   const answer = await send("PUT", path(id, `mask.png?${query({ x, y, width, height, revision })}`), png, "image/png");

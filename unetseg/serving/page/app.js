@@ -20,7 +20,7 @@ function standing(name) {
   return {
     folder: count(images, "image"), draw: masks ? count(masks, "mask") : "no mask yet",
     train: training.isRunning() ? `${Math.round(100 * (store.progress?.share ?? run.seconds / run.budget))}%` : model
-      ? `Dice ${model.dice.toFixed(2)}` : "no model yet",
+      ? `Dice ${model.dice?.toFixed(2) ?? "–"}` : "no model yet",
     look: predicted ? `${count(predicted, "image")} done` : "nothing yet", correct: model && fresh ? `${fresh} new` : "nothing yet",
   }[name];
 }

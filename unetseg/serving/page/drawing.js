@@ -2,10 +2,10 @@
 import * as api from "./api.js";
 import { ask, button, clearNotice, empty, h, iconButton, notice, say, short, swatch, words } from "./elements.js";
 import { Mask } from "./mask.js";
-import { decode, encode } from "./png.js";
+import { encode } from "./png.js";
 import { inColours, Pyramid } from "./pyramid.js";
 import { editClasses } from "./classes.js";
-import { blank, image, palette, refreshSoon, store, trying } from "./store.js";
+import { blank, image, palette, refresh, refreshSoon, store, trying } from "./store.js";
 import { View } from "./view.js";
 
 const TOOLS = { brush: ["Brush", "b"], polygon: ["Polygon", "p"], fill: ["Fill", "f"], erase: ["Erase", "e"], hand: ["Move", "h"] };
@@ -101,8 +101,9 @@ const open = trying(async (id, spot = null) => {
   }
   const look = (...place) => api.imageUrl(id, `mask_tiles/${place.join("/")}.png?of=own&r=${info.revision}`);
   maskPyramid = info.large && image(id)?.mask !== "none" ? new Pyramid(info, look, () => view.request(), inColours(palette())) : null;
-  at.mask = await openWindow(info, spot ?? { x: info.width / 2, y: info.height / 2 });
-  at.saved = 0;
+  const mask = await openWindow(info, spot ?? { x: info.width / 2, y: info.height / 2 });
+  if (ticket !== loading) return; // another image was opened meanwhile
+  Object.assign(at, { mask, saved: 0 });
   if (isOther) history.replaceState(null, "", `#draw/${id}`);
   update();
 });
@@ -117,7 +118,7 @@ async function openWindow(info, spot) {
   return new Mask(window, has ? await maskPixels("own", window) : new Uint8Array(width * height).fill(blank()), palette());
 }
 
-const maskPixels = async (of, window) => (await decode(await api.mask(at.id, of, window))).pixels;
+const maskPixels = (of, window, id = at.id) => api.mask(id, of, window);
 
 export function update() {
   if (!parts || !store.state || parts.whole.hidden) return;
@@ -133,7 +134,7 @@ export function update() {
   for (const control of parts.tools.querySelectorAll("button")) control.disabled = !writer && !control.matches(".tool-hand, :last-child");
   parts.save.disabled = !writer;
   parts.model.hidden = !store.state.model || !writer;
-  parts.remove.hidden = !writer || !["drawn", "corrected"].includes(one?.mask);
+  parts.remove.hidden = !writer || one?.mask !== "drawn";
   parts.note.textContent = at.info?.large ? `A large image: a window of ${at.info.window}² pixels is drawn on at a time. Draw outside of it to move it there.` : "";
   parts.canvas.ariaLabel = `${one?.name ?? "Image"}, ${at.info?.width} × ${at.info?.height} pixels, and its mask`;
   parts.looking.hidden = writer;
@@ -372,32 +373,34 @@ function resizeBrush(factor) {
 
 /** The model's mask in place of what is drawn; undo brings that back. */
 async function fromModel() {
-  if (!at.mask) return; // it is still being opened
-  const isPredicted = image(at.id)?.predicted;
-  if (!isPredicted) {
+  const { id, mask } = at;
+  if (!mask) return; // it is still being opened
+  if (!image(id)?.predicted) {
     showSaved("the model is asked …");
-    await api.post("predict", { ids: [at.id] });
-    await predicted(at.id);
+    await api.post("predict", { ids: [id] });
+    if (!(await predicted(id))) return showSaved();
   }
-  const pixels = await maskPixels("predicted", at.mask);
-  if (at.mask.replace(pixels)) say("This is the model’s mask now. Correct it, then save.");
+  const pixels = await maskPixels("predicted", mask, id);
+  if (mask !== at.mask) return; // another image was opened meanwhile
+  if (mask.replace(pixels)) say("This is the model’s mask now. Correct it, then save.");
   showSaved();
   view.request();
 }
 
-const predicted = (id) => new Promise((resolve) => {
-  const look = setInterval(() => {
-    if (!image(id)?.predicted) return;
-    clearInterval(look);
-    resolve();
-  }, 200);
-});
+/** Whether the model has found something in an image, once it is at rest. */
+async function predicted(id) {
+  store.state.predicting = { done: 0, total: 1 };
+  while (store.state.predicting) await new Promise((resolve) => { setTimeout(resolve, 200); });
+  await refresh();
+  return image(id)?.predicted;
+}
 
 async function remove() {
   const answer = await ask("Take this mask away?", h("p", null, "What was drawn on this image is deleted from the folder."),
     [["", "Keep it"], ["yes", "Take it away", "primary"]]);
   if (!answer) return;
   await api.removeMask(at.id, at.revision);
+  image(at.id).mask = "none";
   refreshSoon();
   await open(at.id);
 }
@@ -405,7 +408,12 @@ async function remove() {
 /** Saves what is not saved yet; resolves with whether all is safe. */
 export async function save() {
   while (saving) await saving;
-  if (!isDirty() || isLooking()) return true;
+  if (!isDirty()) return true;
+  if (isLooking()) {
+    notice("unsaved", "Not saved: somebody else is drawing here by now.", "What you drew stays on this page until you may draw again.",
+      [button("Try again", save)]);
+    return false;
+  }
   saving = put().finally(() => { saving = null; });
   return saving;
 }

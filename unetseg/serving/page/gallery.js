@@ -113,8 +113,8 @@ export function update() {
   const figures = h("dl", { className: "headline" },
     figure("Images", state.images.toLocaleString("en"), sizes.length === 1 ? sizes[0] : `${sizes.length} sizes`),
       figure("With a mask", state.masks.toLocaleString("en"), `${Math.round((100 * state.masks) / state.images)}%`),
-    state.model && figure("Dice of the model", state.model.dice.toFixed(2),
-      `${state.model.low.toFixed(2)} – ${state.model.high.toFixed(2)}`));
+    state.model && figure("Dice of the model", state.model.dice?.toFixed(2) ?? "–",
+      state.model.low != null && `${state.model.low.toFixed(2)} – ${state.model.high.toFixed(2)}`));
   parts.head.replaceChildren(
     h("div", { className: "opening" },
       h("div", null, h("h1", { title: state.folder }, state.name), h("p", { className: "lead" }, text),

@@ -30,12 +30,3 @@ export async function encode(pixels, width, height) {
   header[8] = 8; // bits; the colour type 0 is grey
   return new Blob([SIGNATURE, chunk("IHDR", header), chunk("IDAT", packed), chunk("IEND", new Uint8Array())], { type: "image/png" });
 }
-
-/** The class indexes of a PNG, untouched by any colour profile. */
-export async function decode(file) {
-  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
-  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  const { data, width, height } = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  return { pixels: Uint8Array.from({ length: width * height }, (_, i) => data[4 * i]), width, height };
-}

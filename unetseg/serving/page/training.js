@@ -76,20 +76,21 @@ async function stop() {
 
 /** The score and what it means, beside the one before. */
 export function score(model) {
+  const shown = (dice) => dice?.toFixed(2) ?? "–";
   const figure = (name, { dice, low, high }) => {
-    const bar = h("div", { className: "meter", role: "img", "aria-label": `${name}: Dice ${dice.toFixed(2)}` }, h("i"));
+    const bar = h("div", { className: "meter", role: "img", "aria-label": `${name}: Dice ${shown(dice)}` }, h("i"));
     bar.firstChild.style.width = `${100 * dice}%`;
-    return h("div", null, h("dt", null, name), h("dd", null, dice.toFixed(2),
+    return h("div", null, h("dt", null, name), h("dd", null, shown(dice),
       low != null && h("small", null, `${low.toFixed(2)} – ${high.toFixed(2)}`)), bar);
   };
   const { before } = model;
   const isWide = model.low != null && model.high - model.low > 0.1;
-  const change = before && Number(model.dice.toFixed(2)) - Number(before.dice.toFixed(2)); // as they are shown
-  const verdict = before && (Math.abs(change) < 0.005 ? "as good as before" : change > 0 ? `better by ${change.toFixed(2)}`
+  const change = Number(shown(model.dice)) - Number(shown(before?.dice)); // as they are shown
+  const verdict = before && !Number.isNaN(change) && (Math.abs(change) < 0.005 ? "as good as before" : change > 0 ? `better by ${change.toFixed(2)}`
     : `worse by ${(-change).toFixed(2)}`);
   return h("div", { className: "score" },
     h("dl", { className: "headline" }, before && figure("Dice before", before), figure(before ? "Dice now" : "Dice", model),
-      before && h("div", null, h("dt", null, "In short"), h("dd", { className: "verdict" }, verdict))),
+      verdict && h("div", null, h("dt", null, "In short"), h("dd", { className: "verdict" }, verdict))),
     h("p", { className: "note" }, "Measured on masks that were held out from training. ",
       "Dice is how far the model’s mask and the drawn one overlap: 1 is all of it, 0 is nothing.", isWide && " The range is wide, ",
       isWide && "because there are few such images: more masks make it sure."));
@@ -162,7 +163,7 @@ export const events = {
     update();
   },
   trained({ dice }) {
-    say(`The training is finished: Dice ${dice.toFixed(2)}.`);
+    say(`The training is finished: Dice ${dice?.toFixed(2) ?? "–"}.`);
     refreshSoon();
   },
 };
