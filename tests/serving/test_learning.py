@@ -24,6 +24,7 @@ from tests.serving.test_folder import (
     pairs,
     put_mask,
 )
+from unetseg.bundle import load_bundle
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.tiffs import write_tiff
@@ -90,6 +91,9 @@ def train_once(client: TestClient) -> dict[str, Any]:
     model: dict[str, Any] = state["model"]
     assert (model["images"], model["before"], state["resumable"]) == (3, None, False)
     assert 0 <= model["dice"] <= 1
+    network = load_bundle(STUDIOS[-1].out / model["run"])[0].network
+    assert model["parameters"] == sum(one.numel() for one in network.parameters())
+    assert any(word.startswith("depth: ") for word in model["words"])
     assert told("training")[-1]["share"] == 1
     preview = told("epoch")[-1]["preview"]
     assert client.get(f"/app/{preview}").headers["content-type"] == "image/png"

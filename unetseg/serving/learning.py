@@ -5,6 +5,7 @@ is predicted lies in the run, in predictions/, named by the ids of the images.
 """
 
 import csv
+import math
 import os
 import re
 import signal
@@ -128,6 +129,8 @@ class Learning:
             "images": [*splits.values()].count("train"),
             "trained_at": (run / "env.json").stat().st_mtime,
             "before": _read(run / BEFORE),
+            "parameters": count_parameters(run / "model" / "model.safetensors"),
+            "words": plan_words(_read(run / "plan.json") or {}),
             "steps": rows[-1]["step"] if rows else 0,
         }
 
@@ -426,6 +429,29 @@ def _info(model: Path) -> "BundleInfo":
     from unetseg.bundle import read_info
 
     return read_info(model)
+
+
+@of_file
+def count_parameters(weights: Path) -> int:
+    """The learned numbers of a network, by the head of its file; 0 where there is none."""
+    with suppress(OSError, ValueError), weights.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        tensors = parse_json(file.read(min(size, 2**24)))
+        moments = ("running_mean", "running_var", "num_batches_tracked")
+        learned = (n for n in tensors if n.startswith("network.") and not n.endswith(moments))
+        return sum(math.prod(tensors[name]["shape"]) for name in learned)
+    return 0
+
+
+def plan_words(plan: dict[str, Any]) -> list[str]:
+    """What a plan chose, and why, in lines."""
+    values = plan | {name: plan.get("network", {}).get(name) for name in ("depth", "width")}
+    values = {name: f"{v:.3g}" if isinstance(v, float) else v for name, v in values.items()}
+    return [
+        f"{name}: {values[name]} ({reason})" if values.get(name) else f"{name}: {reason}"
+        for name, reason in plan.get("reasons", {}).items()
+        if isinstance(values.get(name) or "", str | int)
+    ]
 
 
 def _read(file: Path) -> Any:

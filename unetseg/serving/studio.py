@@ -29,6 +29,7 @@ from unetseg.serving.learning import (
     Learning,
     Predicted,
     count_objects,
+    plan_words,
 )
 from unetseg.serving.pictures import (
     Pyramid,
@@ -44,6 +45,7 @@ PATIENCE = 60.0
 """Seconds without a word of the browser that draws, after which another may."""
 WHOLE = 16 * 10**6
 """Pixels of a mask that is sent at once."""
+TRIED = "network: chosen by a few trial steps, for the time that you give"
 OTHERS = "somebody else works in this folder"
 
 
@@ -294,24 +296,25 @@ def told_prediction(studio: Studio, entry: Entry, predicted: Predicted | None) -
 
 
 def told_plan(known: Survey, budget: float) -> dict[str, Any]:
-    """How a training of so many seconds would go, in words."""
+    """How a training of so many seconds would go, in words.
+
+    With a budget a CPU tries networks first: then `tried` is true, and what it takes is not known.
+    """
     from unetseg.runtime import start
     from unetseg.training.plan import make_plan
     from unetseg.unet.build import build_unet
 
     config = TrainConfig(data=UNPAIRED, training=TrainingConfig(budget=budget))
-    plan = make_plan(known, config, start(config.runtime))
+    machine = start(config.runtime)
+    plan = make_plan(known, config, machine)
     network = build_unet(plan.network, plan.bands, len(known.class_map.classes))
-    values = plan.model_dump(mode="json") | {
-        "depth": plan.network.depth,
-        "width": plan.network.width,
-    }
+    words = plan_words(plan.model_dump(mode="json"))
+    if machine.is_cpu:
+        open_yet = ("network:", "depth:", "width:", "augment:")
+        words = [TRIED, *(word for word in words if not word.startswith(open_yet))]
     return {
-        "words": [
-            f"{name}: {values[name]} ({reason})" if values.get(name) else f"{name}: {reason}"
-            for name, reason in plan.reasons.items()
-            if isinstance(values.get(name, ""), str | int | float)
-        ],
+        "words": words,
+        "tried": machine.is_cpu,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "crops": plan.patch,
         "batch": plan.batch,
