@@ -29,7 +29,10 @@ from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.sample import draw_sample
+from unetseg.prediction import manifest
+from unetseg.serving import learning
 from unetseg.serving.studio import meaning
+from unetseg.training import checkpoint, run
 
 
 def wait(client: TestClient, until: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -221,3 +224,8 @@ def test_events_are_told_as_they_happen(tmp_path: Path) -> None:
     assert len(events) == 1
     assert json.loads(events[0].partition("data: ")[2])["id"] == images(client)["1"]["id"]
     assert "before" not in text
+
+
+def test_files_of_a_run_are_called_as_those_who_write_them_call_them() -> None:
+    assert (learning.LOG, learning.STATE) == (run.LOG, checkpoint.STATE)
+    assert learning.MANIFEST == manifest.NAME
