@@ -1,6 +1,7 @@
 """An exported file gives the masks of the run it was made of, in whatever runs it."""
 
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +68,15 @@ def outputs(file: Path, images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any
     return mask, likely
 
 
-QUICK = {("dataset", "uint8", "onnx"), ("image", "uint16", "onnx")}
-QUICK |= {("image", "uint16", "openvino"), ("image", "uint16", "torchscript")}
+QUICK = {("image", "uint16", to) for to in KINDS} | {("dataset", "uint8", "onnx")}
+LARGE = {"resnet34": {("dataset", "uint8", "onnx")}, "classic": set[tuple[str, str, str]]()}
+"""What does not wait for `make slow`."""
 TABLE = [
     pytest.param(
-        *(network, kind, dtype, to),
-        marks=[] if (kind, dtype, to) in QUICK and network != "classic" else pytest.mark.slow,
+        *(network, *row), marks=[] if row in LARGE.get(network, QUICK) else pytest.mark.slow
     )
     for network in NETWORKS
-    for kind in ("dataset", "image")
-    for dtype in LEVELS
-    for to in KINDS
+    for row in product(("dataset", "image"), LEVELS, KINDS)
 ]
 
 
@@ -247,6 +246,12 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
         export(save_run(tmp_path / "run"), output=tmp_path / "cells.pt")
 
 
+def test_a_file_is_not_exported_again(tmp_path: Path) -> None:
+    _, file = exported(tmp_path, bundle_info())
+    with pytest.raises(BundleError, match="is a file already"):
+        export(file)
+
+
 def test_what_a_file_cannot_do_is_refused(tmp_path: Path) -> None:
     _, file = exported(tmp_path, bundle_info())
     with pytest.raises(ConfigError, match="runs on the processor") as caught:
@@ -300,6 +305,10 @@ def has_other_names(model: onnx.ModelProto) -> None:
         node.output[:] = [name.replace("grid", "other") for name in node.output]
 
 
+def has_no_threshold(model: onnx.ModelProto) -> None:
+    model.metadata_props.add(key="threshold", value="abc")
+
+
 def claims_another_network(model: onnx.ModelProto) -> None:
     entry = next(entry for entry in model.metadata_props if entry.key == "model.json")
     entry.value = entry.value.replace('"bands":3', '"bands":4')
@@ -314,6 +323,7 @@ def claims_another_network(model: onnx.ModelProto) -> None:
         says_nothing,
         has_other_names,
         claims_another_network,
+        has_no_threshold,
     ],
 )
 def test_a_file_that_is_no_export_is_answered(change: Any, tmp_path: Path) -> None:

@@ -124,10 +124,13 @@ def test_masks_are_theirs(classes: int, bilinear: bool, bias: bool, tmp_path: Pa
     image = blotches(64, 96)
     wanted = indexes(network, image)
     assert len(np.unique(wanted)) > 1
-    assert (model.predict(image) == np.array(values)[wanted]).mean() > 0.999  # but for ties
-    logits = network(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)[0]
-    found = model.engine.logits(model.pixels(image))[-len(logits) :]
-    torch.testing.assert_close(found, logits.detach(), rtol=1e-3, atol=1e-4)
+    logits = network(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)[0].detach()
+    found = model.engine.logits(model.pixels(image))
+    torch.testing.assert_close(found[-len(logits) :], logits, rtol=1e-3, atol=1e-6)
+    first, second, *_ = found.sort(0, descending=True).values
+    is_clear = (first - second > 1e-6).numpy()  # where logits are equal, rounding decides
+    assert is_clear.mean() > 0.2
+    assert (model.predict(image) == np.array(values)[wanted])[is_clear].all()
 
 
 def test_other_sides_differ_at_the_right_and_lower_border_alone(tmp_path: Path) -> None:
@@ -183,6 +186,10 @@ class Evil:
         ({"inc.double_conv.0.weight": Evil()}, "cannot be read as a checkpoint"),
         ([1, 2], "no weights by name"),
         ({"conv.weight": torch.zeros(1)}, "is not of milesial/Pytorch-UNet"),
+        (
+            dict.fromkeys(("inc.double_conv.0.weight", "outc.conv.bias"), torch.zeros(1)),
+            "is not of milesial/Pytorch-UNet",
+        ),
     ],
 )
 def test_other_files_are_answered(

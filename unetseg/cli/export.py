@@ -48,7 +48,7 @@ def export(
     with observed() as progress:
         made = write(run, config, data, pairs=pairs, output=output, progress=progress)
     height, width = made.size
-    slow, fast = (1000 * seconds for seconds in made.seconds)
+    of_run, of_file = (1000 * seconds for seconds in made.seconds)
     agreement, images = made.agreement, plural(made.agreement.images, "image")
     say(f"{agreement.equal:.3%} of the pixels of {images} have the run's code in its masks;")
     say(f"probabilities differ by {agreement.probability_gap:.1g} at most")
@@ -57,7 +57,7 @@ def export(
         say(f"Dice of these images: {before:.4f} in float32, {after:.4f} in 8 bit")
     before, after = (size / 2**20 for size in made.bytes)
     say(f"size: {before:.1f} MiB of weights → {after:.1f} MiB")
-    say(f"time for {height}×{width} pixels: {slow:.1f} ms → {fast:.1f} ms, on this processor")
+    say(f"time for {height}×{width} pixels: {of_run:.1f} ms → {of_file:.1f} ms, on this processor")
     for rule in made.rules:
         say(f"not in the file, added by `unetseg predict`: {rule}")
     say(f"written: {made.file}")

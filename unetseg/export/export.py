@@ -119,6 +119,10 @@ def export(
         MachineError: what writes or runs such files is not installed.
     """
     config = config or ExportConfig()
+    if Path(run).is_file():
+        raise BundleError(
+            f"{run} is a file already", fix="Give the run folder that it was made of."
+        )
     output = _file(run, config, data, output)
     predictor = _opened(run, config)
     images, views = list(drawn_images(predictor)), tuple[View, ...]()

@@ -91,7 +91,8 @@ def read_checkpoint(file: Path) -> tuple[Weights, list[Any] | None]:
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
     values = state.pop("mask_values", None)
     strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    missing = [name for name in ("inc.double_conv.0.weight", "outc.conv.bias") if name not in state]
+    needed = ("inc.double_conv.0.weight", "outc.conv.weight", "outc.conv.bias")
+    missing = [name for name in needed if name not in state]
     if strange or missing:
         told = [*strange, *(f"{name}: missing" for name in missing)]
         raise BundleError(f"{file} is not of milesial/Pytorch-UNet", told, fix)

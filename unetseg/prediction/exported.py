@@ -9,6 +9,7 @@ No file runs code: what its network does must be of `OPERATORS`, nothing outside
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
@@ -158,8 +159,22 @@ def load_exported(file: Path) -> Exported:
     info = info.model_copy(update={"weights_sha256": sha256(b"".join(content)).hexdigest()})
     segmenter = Segmenter(_outline(info), info.normalisation, info.network.scale)
     backend = OnGrid(segmenter.network, network)
-    threshold = float(metadata[THRESHOLD]) if THRESHOLD in metadata else None
+    threshold = _threshold(file, metadata.get(THRESHOLD))
     return Exported(segmenter.eval(), info, Choice(name, "the file's own", backend), threshold)
+
+
+def _threshold(file: Path, text: str | None) -> float | None:
+    """The threshold that is inside a file, if one is.
+
+    Raises:
+        BundleError: it is no number between 0 and 1.
+    """
+    if text is None:
+        return None
+    with suppress(ValueError):
+        if 0 < (threshold := float(text)) < 1:
+            return threshold
+    raise BundleError(f"{file} has a threshold of {text!r}, expected a number between 0 and 1")
 
 
 class OnGrid:
