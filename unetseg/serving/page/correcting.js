@@ -27,7 +27,8 @@ export function update() {
   parts.text.textContent = !found.length ? "" : fresh
     ? `${count(fresh, "mask")} saved since the model was trained. Train on, and it learns from ${fresh === 1 ? "it" : "them"}.`
     : "Open one that looks wrong, mend its mask, save. A few corrections teach the model more than many new images.";
-  parts.empty.replaceChildren(found.length ? "" : model ? empty("Nothing to correct yet", "Let the model find masks in your images first.",
+  parts.empty.replaceChildren(found.length ? "" : store.state.predicting ? empty("The model is at work",
+    "Its masks appear here as it finds them.") : model ? empty("Nothing to correct yet", "Let the model find masks in your images first.",
     h("a", { className: "button primary", href: "#look" }, "Look")) : empty("No model yet",
     "After a first training you mend here what it gets wrong, and train on.",
     h("a", { className: "button primary", href: "#train" }, "Train a model")));

@@ -51,9 +51,10 @@ function showPlan() {
   planned = setTimeout(trying(async () => {
     if (parts.setup.hidden) return;
     parts.summary.textContent = "The plan is being made …";
-    const { words, warnings, parameters, crops, batch } = await api.get(`plan?budget=${seconds}`);
-    const weights = parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)} million` : parameters.toLocaleString("en");
-    parts.summary.textContent = `A U-Net of ${weights} weights, shown ${batch} pieces of ${crops} × ${crops} pixels at a time`;
+    const { words, warnings, parameters, crops, batch, tried } = await api.get(`plan?budget=${seconds}`);
+    const size = parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)} million` : parameters.toLocaleString("en");
+    const network = tried ? "A U-Net as large as the time allows, which a few trial steps find out," : `A U-Net of ${size} weights,`;
+    parts.summary.textContent = `${network} shown ${batch} pieces of ${crops} × ${crops} pixels at a time`;
     parts.plan.replaceChildren(...words.map((line) => h("li", null, line)));
     parts.warnings.replaceChildren(...warnings.map((line) => h("p", { className: "warning" }, line)));
   }), 300);
