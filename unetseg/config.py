@@ -589,9 +589,9 @@ class SubjectConfig(Settings):
 class ExportConfig(SubjectConfig):
     """What `export` writes, and which images of DATA it is held against."""
 
-    to: Literal["onnx", "openvino", "torchscript"] = "onnx"
-    """What it is for: ONNX Runtime and all that reads ONNX, OpenVINO (.xml and .bin), or torch
-    (.pt, which QuPath reads)."""
+    to: Literal["onnx", "openvino", "torchscript", "bioimage"] = "onnx"
+    """What it is for: ONNX Runtime and all that reads ONNX, OpenVINO (.xml and .bin), torch (.pt,
+    which QuPath reads), or Fiji, ilastik and BiaPy (.zip, a package of bioimage.io)."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Auto | None = None
     """Of two classes: probability from which on a pixel is foreground (default: 0.5; auto: the one
     of the best Dice in validation). It is inside the file."""

@@ -30,6 +30,7 @@ def export(
     unetseg export checkpoints/cells photos/ -o cells.onnx
     unetseg export checkpoints/cells photos/ --int8 -o small.onnx
     unetseg export checkpoints/cells --to torchscript -o cells.pt
+    unetseg export checkpoints/cells photos/ --to bioimage -o cells.zip
     unetseg predict cells.onnx new/ -o masks/
 
     Parameters
@@ -61,4 +62,6 @@ def export(
     for rule in made.rules:
         say(f"not in the file, added by `unetseg predict`: {rule}")
     say(f"written: {made.file}")
-    say(f"next: unetseg predict {made.file} IMAGES -o masks")
+    is_package = made.file.suffix.lower() == ".zip"
+    predict = f"unetseg predict {made.file} IMAGES -o masks"
+    say(f"next: {f'bioimageio test {made.file}' if is_package else predict}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.bundle import LARGEST_SIDE, find_bundle
+from unetseg.bundle import LARGEST_SIDE, BundleInfo, find_bundle
 from unetseg.config import DeviceConfig, ExportConfig, PairsConfig, TilingConfig
 from unetseg.errors import BundleError, ConfigError
 from unetseg.evaluation.evaluate import run_folder
@@ -40,7 +40,7 @@ class Kind:
     run: Callable[[Path], Whole]
 
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".pt"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".pt", "bioimage": ".zip"}
 
 
 def _kind(to: str) -> Kind:
@@ -119,10 +119,6 @@ def export(
         MachineError: what writes or runs such files is not installed.
     """
     config = config or ExportConfig()
-    if Path(run).is_file():
-        raise BundleError(
-            f"{run} is a file already", fix="Give the run folder that it was made of."
-        )
     output = _file(run, config, data, output)
     predictor = _opened(run, config)
     images, views = list(drawn_images(predictor)), tuple[View, ...]()
@@ -131,7 +127,8 @@ def export(
         progress.say(f"compared on {plural(len(views), 'image')} of split {split}")
         images += [view.image[None] for view in views]
     with TemporaryDirectory() as folder:
-        file = Path(folder) / output.name
+        is_package = config.to == "bioimage"
+        file = Path(folder) / (f"{output.stem}.onnx" if is_package else output.name)
         whole = _written(file, predictor, config, views)
         again = _opened(file, config)
         agreement = compare(predictor, whole, again, images)
@@ -139,8 +136,11 @@ def export(
         if not config.int8:
             _refuse_unequal(agreement, config.to)
         seconds = timed(predictor, whole, images[-1][:1], progress)
+        if is_package:
+            from unetseg.export.bioimage import write_package
+
+            write_package(Path(folder) / output.name, file, run, predictor, images[0][0], views)
         size = sum(_copy(part, output) for part in sorted(Path(folder).iterdir()))
-    names = predictor.info.class_map.names
     return Export(
         file=output,
         agreement=agreement,
@@ -148,17 +148,27 @@ def export(
         seconds=seconds,
         size=images[-1].shape[1:3],
         dice=dice,
-        rules=tuple(
-            f"{names[rule.class_index]}: {rule.words}" for rule in predictor.info.postprocess
-        ),
+        rules=_rules(predictor.info),
     )
+
+
+def _rules(info: BundleInfo) -> tuple[str, ...]:
+    names = info.class_map.names
+    return tuple(f"{names[rule.class_index]}: {rule.words}" for rule in info.postprocess)
 
 
 def _file(run: Path, config: ExportConfig, data: Path | None, output: Path | None) -> Path:
     """The file that is written."""
+    if Path(run).is_file():
+        raise BundleError(
+            f"{run} is a file already", fix="Give the run folder that it was made of."
+        )
     if config.int8 and (data is None or config.to != "onnx"):
         told = "--int8 is for --to onnx, and needs DATA to measure what it costs"
         raise ConfigError(told, fix="unetseg export RUN DATA --int8")
+    if config.to == "bioimage" and config.threshold is not None:
+        told = "--to bioimage writes probabilities alone, of which a threshold is no part"
+        raise ConfigError(told, fix="Leave --threshold away; set it where the package is run.")
     suffix = SUFFIXES[config.to]
     output = output or run_folder(run) / f"model{suffix}"
     if output.suffix.lower() != suffix or output.is_dir():
