@@ -254,3 +254,19 @@ def test_what_is_under_way_ends_before_the_server_does() -> None:
         assert httpx2.post(f"{url}/count").status_code == 503
         assert rest_of(connection).endswith(b"\r\n\r\n3")
         assert process.wait(20) == -signal.SIGTERM  # by itself; the command line says 143
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM")
+def test_at_a_second_signal_what_is_not_done_is_answered() -> None:
+    with running() as (process, url), connected(url) as connection:
+        head = b"POST /count?wait=60 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\nabc"
+        connection.sendall(head)
+        time.sleep(0.3)
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        answer = rest_of(connection)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 5" in answer
+        assert process.wait(20) == -signal.SIGTERM

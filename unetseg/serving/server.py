@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -193,6 +194,10 @@ class DoorState:
     """Of their bodies."""
     is_draining: bool = False
     """Whether the server is about to end, and takes no new work."""
+    is_over: bool = False
+    """Whether the work that is still under way was given up."""
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    """What works at it."""
     metrics: Metrics = field(default_factory=Metrics)
 
 
@@ -230,9 +235,19 @@ class Door:
             response = await _answer(Request(scope), refusal)
             await response(scope, exchange.receive, exchange.send)
             return
+        task = asyncio.current_task()
+        assert task
         self._state.under_way += is_work
+        self._state.tasks.add(task)
         try:
             await self._app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:
+            if not self._state.is_over or exchange.status:
+                raise
+            task.uncancel()
+            refusal = Refusal(503, "the server ended before this was done", "Ask another one.", 5)
+            response = await _answer(Request(scope), refusal)
+            await response(scope, exchange.receive, exchange.send)
         except Exception as error:
             log.exception("%s %s", scope["method"], printable(scope["path"]))
             if exchange.status:
@@ -241,6 +256,7 @@ class Door:
             await response(scope, exchange.receive, exchange.send)
         finally:
             self._state.under_way -= is_work
+            self._state.tasks.discard(task)
 
     def _refuse(self, scope: Scope, headers: Headers, *, is_work: bool) -> None:
         """Refuse what is not to be answered, before anything of its body is read.
@@ -402,8 +418,8 @@ def url_of(listener: socket.socket) -> str:
 def run(app: FastAPI, listener: socket.socket) -> None:
     """Answer until SIGTERM or SIGINT, and then what is under way; then the signal has its effect.
 
-    While that lasts, connections are still taken, so that probes see that it is not ready. A
-    second signal ends it at once.
+    While that lasts, connections are still taken, so that probes see that it is not ready. What is
+    not done within `Limits.drain`, or at a second signal, is answered 503.
     """
     config = uvicorn.Config(
         app,
@@ -428,16 +444,23 @@ class Server(uvicorn.Server):
         self._until = 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain; the second time end."""
-        if self._state.is_draining:
+        """Drain; the second time give up what is under way; the third time end."""
+        if self._state.is_over:
             super().handle_exit(sig, frame)
-            return
-        self._state.is_draining = True
-        self._signal, self._until = (sig, frame), time.monotonic() + self._state.limits.drain
+        elif self._state.is_draining:
+            self._until = 0.0
+        else:
+            self._state.is_draining = True
+            self._signal, self._until = (sig, frame), time.monotonic() + self._state.limits.drain
 
     async def on_tick(self, counter: int) -> bool:
         """Whether it ends; ten times a second."""
-        is_over = not self._state.under_way or time.monotonic() > self._until
+        state = self._state
+        if self._signal and not state.is_over and time.monotonic() > self._until:
+            state.is_over, self._until = True, time.monotonic() + ENDING
+            for task in list(state.tasks):  # each is answered 503
+                task.cancel()
+        is_over = not state.under_way or (state.is_over and time.monotonic() > self._until)
         if self._signal and is_over and not self.should_exit:
             super().handle_exit(*self._signal)
         return await super().on_tick(counter)
