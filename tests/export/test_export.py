@@ -309,6 +309,11 @@ def has_no_threshold(model: onnx.ModelProto) -> None:
     model.metadata_props.add(key="threshold", value="abc")
 
 
+def has_other_numbers(model: onnx.ModelProto) -> None:
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weight.raw_data = weight.raw_data[:-4] + b"\0\0\0@"
+
+
 def claims_another_network(model: onnx.ModelProto) -> None:
     entry = next(entry for entry in model.metadata_props if entry.key == "model.json")
     entry.value = entry.value.replace('"bands":3', '"bands":4')
@@ -324,6 +329,7 @@ def claims_another_network(model: onnx.ModelProto) -> None:
         has_other_names,
         claims_another_network,
         has_no_threshold,
+        has_other_numbers,
     ],
 )
 def test_a_file_that_is_no_export_is_answered(change: Any, tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ def export(
         dice = _dice(predictor, again, views) if config.int8 else None
         if not config.int8:
             _refuse_unequal(agreement, config.to)
-        seconds = timed(predictor, whole, images[-1][:1], progress)
+        largest = max(images, key=np.size)[:1]
+        seconds = timed(predictor, whole, largest, progress)
         if is_package:
             from unetseg.export.bioimage import write_package
 
@@ -146,7 +147,7 @@ def export(
         agreement=agreement,
         bytes=((find_bundle(run) / "model.safetensors").stat().st_size, size),
         seconds=seconds,
-        size=images[-1].shape[1:3],
+        size=largest.shape[1:3],
         dice=dice,
         rules=_rules(predictor.info),
     )
@@ -224,6 +225,10 @@ def _written(
         from unetseg.export.int8 import quantise
 
         quantise(file, views, predictor.info.pixel_type)
+    if config.to == "onnx":
+        from unetseg.export.onnx import seal_onnx
+
+        seal_onnx(file)
     return kind.run(file)
 
 

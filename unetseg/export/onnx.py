@@ -22,7 +22,7 @@ import unetseg
 from unetseg.bundle import BundleInfo
 from unetseg.export.operators import HEIGHT, IR_VERSION, OPSET, WIDTH, Nodes, write_network
 from unetseg.prediction.engine import Engine
-from unetseg.prediction.exported import GRID, LOGITS, Whole, onnx_session
+from unetseg.prediction.exported import DIGEST, GRID, LOGITS, Whole, onnx_digest, onnx_session
 from unetseg.prediction.openvino import EXAMPLE
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.recording import probe, record
@@ -68,6 +68,14 @@ def write_onnx(file: Path, predictor: Predictor, metadata: Mapping[str, str]) ->
     """
     model = onnx_model(predictor.engine, predictor.info)
     helper.set_model_props(model, dict(metadata))
+    write_bytes(file, model.SerializeToString())
+
+
+def seal_onnx(file: Path) -> None:
+    """Note the sum over all numbers of an ONNX file in it: a damaged one is no other model."""
+    model = onnx.load(file)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = DIGEST, onnx_digest(model)
     write_bytes(file, model.SerializeToString())
 
 

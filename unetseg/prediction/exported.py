@@ -40,6 +40,8 @@ INFO = "model.json"
 """In every export, the text of the bundle's model.json."""
 THRESHOLD = "threshold"
 """Where an export has one inside: the probability from which on a pixel is foreground."""
+DIGEST = "numbers_sha256"
+"""In an ONNX file, the sum over the numbers in it."""
 LARGEST_FILE = 2**31
 """Bytes; a larger file is refused unread."""
 OPERATORS = {
@@ -147,13 +149,14 @@ def load_exported(file: Path) -> Exported:
     for part in parts:
         if not part.is_file():
             raise BundleError(f"{part} is missing: it belongs to {file.name}")
-        if (size := part.stat().st_size) > LARGEST_FILE:
+        if not (size := part.stat().st_size):
+            raise BundleError(f"{part} is empty", fix="Export it again, or copy it again.")
+        if size > LARGEST_FILE:
             raise BundleError(f"{part} has {size} bytes; at most {LARGEST_FILE} are read")
     content = [part.read_bytes() for part in parts]
     metadata, network, name = RUNTIMES[kind](file, *content)
     if INFO not in metadata or len(metadata[INFO]) > LARGEST_JSON:
-        fix = "Give a run folder, or a file that `unetseg export` wrote."
-        raise BundleError(f"{file} says nothing of the classes and images of its network", fix=fix)
+        raise _foreign(file)
     info = parse_info(metadata[INFO], file)
     # a file of its own, be it of the same training: int8 gives other masks
     info = info.model_copy(update={"weights_sha256": sha256(b"".join(content)).hexdigest()})
@@ -209,7 +212,13 @@ def _of_onnx(file: Path, content: bytes) -> Loaded:
     try:
         model = onnx.load_model_from_string(content)
         metadata = {entry.key: entry.value for entry in model.metadata_props}
+        if INFO not in metadata:
+            raise _foreign(file)
+        if metadata.get(DIGEST, digest := onnx_digest(model)) != digest:
+            raise ValueError("its weights differ from the sum in it")
         part = onnx.utils.Extractor(model).extract_model([GRID], [LOGITS])
+    except BundleError:
+        raise
     except Exception as error:
         raise _damaged(file, error) from error
     strange = {node.op_type for node in part.graph.node if node.op_type not in OPERATORS}
@@ -227,6 +236,14 @@ def _of_onnx(file: Path, content: bytes) -> Loaded:
         return torch.from_numpy(session.run(None, {GRID: image.numpy()})[0])
 
     return metadata, network, "ONNX Runtime"
+
+
+def onnx_digest(model: Any) -> str:
+    """The sum over all numbers in an ONNX file."""
+    digest = sha256()
+    for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
+        digest.update(tensor.SerializeToString(deterministic=True))
+    return digest.hexdigest()
 
 
 def onnx_session(content: bytes) -> Any:
@@ -250,7 +267,13 @@ def _refuse(strange: Iterable[str], file: Path) -> None:
 
 def _damaged(file: Path, error: Exception) -> BundleError:
     told = shorten(str(error), 400)
-    return BundleError(f"{file} is damaged, or of other origin", [told])
+    fix = "Export it again, or copy it again from where it is whole."
+    return BundleError(f"{file} is damaged, or of other origin", [told], fix)
+
+
+def _foreign(file: Path) -> BundleError:
+    fix = "Give a run folder, or a file that `unetseg export` wrote."
+    return BundleError(f"{file} says nothing of the classes and images of its network", fix=fix)
 
 
 def imported(name: str, extra: str) -> Any:
