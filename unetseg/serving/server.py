@@ -245,8 +245,8 @@ class Door:
             if not self._state.is_over or exchange.status:
                 raise
             task.uncancel()
-            refusal = Refusal(503, "the server ended before this was done", "Ask another one.", 5)
-            response = await _answer(Request(scope), refusal)
+            ended = Refusal(503, "the server ended before this was done", "Ask another one.", 5)
+            response = await _answer(Request(scope), ended)
             await response(scope, exchange.receive, exchange.send)
         except Exception as error:
             log.exception("%s %s", scope["method"], printable(scope["path"]))
