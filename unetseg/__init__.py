@@ -208,6 +208,7 @@ what is written above it, never below.
       pytorch_unet.py    a checkpoint of milesial/Pytorch-UNet, the other way
     serving/           a bundle behind HTTP, and the app in the browser
       metrics.py         what a server counts, for Prometheus
+      api_page.py        /docs: what a server answers to, for people
       server.py          what every request must pass first; how a server starts and ends
       network_queue.py   images that wait for the network; alike ones share a batch
       service.py         a trained U-Net for any number of requests, in bounded memory and time

@@ -167,3 +167,12 @@ def test_a_name_keeps_its_dots(tmp_path: Path) -> None:
     run, _ = model(tmp_path)
     with asked(run.rename(tmp_path / "cells-1.5")) as client:
         assert client.get("/v2/models/cells-1.5").status_code == 200
+
+
+def test_all_routes_stand_on_a_page_that_loads_nothing(cells: Cells) -> None:
+    answer = cells.client.get("/docs")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    paths = cells.client.get("/openapi.json").json()["paths"]
+    assert {"/predict", "/v2/models/{name}/infer"} <= paths.keys()
+    assert all(f"<code>{path}</code>" in answer.text for path in paths)
+    assert "mask, overlay, probabilities, objects, polygons" in answer.text

@@ -40,6 +40,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from unetseg import __version__
 from unetseg.data.files.limits import BOMB
 from unetseg.errors import ConfigError, DataError, MachineError, OutOfMemoryError, UnetsegError
+from unetseg.serving.api_page import api_router
 from unetseg.serving.metrics import Metrics
 from unetseg.text import printable
 
@@ -132,7 +133,7 @@ def build_app(
         redoc_url=None,
         default_response_class=Answer,
     )
-    for router in routers:
+    for router in (*routers, api_router):
         app.include_router(router)
     app.add_exception_handler(AnyHTTPException, _answer)
     app.add_exception_handler(UnetsegError, _answer)
