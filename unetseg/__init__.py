@@ -203,6 +203,7 @@ what is written above it, never below.
       openvino.py        the same as OpenVINO's two files
       torchscript.py     the same as a TorchScript file
       bioimage.py        the ONNX file in a package of bioimage.io
+      deepness.py        the ONNX file for tiles of QGIS
       int8.py            its convolutions in 8 bit, and what that costs
       export.py          that file, or another kind, held against the run
       pytorch_unet.py    a checkpoint of milesial/Pytorch-UNet, the other way

@@ -589,9 +589,10 @@ class SubjectConfig(Settings):
 class ExportConfig(SubjectConfig):
     """What `export` writes, and which images of DATA it is held against."""
 
-    to: Literal["onnx", "openvino", "torchscript", "bioimage"] = "onnx"
+    to: Literal["onnx", "openvino", "torchscript", "bioimage", "deepness"] = "onnx"
     """What it is for: ONNX Runtime and all that reads ONNX, OpenVINO (.xml and .bin), torch (.pt,
-    which QuPath reads), or Fiji, ilastik and BiaPy (.zip, a package of bioimage.io)."""
+    which QuPath reads), Fiji, ilastik and BiaPy (.zip, a package of bioimage.io), or QGIS with the
+    plugin Deepness (.onnx of tiles)."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Auto | None = None
     """Of two classes: probability from which on a pixel is foreground (default: 0.5; auto: the one
     of the best Dice in validation). It is inside the file."""

@@ -31,6 +31,7 @@ def export(
     unetseg export checkpoints/cells photos/ --int8 -o small.onnx
     unetseg export checkpoints/cells --to torchscript -o cells.pt
     unetseg export checkpoints/cells photos/ --to bioimage -o cells.zip
+    unetseg export checkpoints/roofs --to deepness -o roofs.onnx
     unetseg predict cells.onnx new/ -o masks/
 
     Parameters
@@ -62,6 +63,8 @@ def export(
     for rule in made.rules:
         say(f"not in the file, added by `unetseg predict`: {rule}")
     say(f"written: {made.file}")
-    is_package = made.file.suffix.lower() == ".zip"
-    predict = f"unetseg predict {made.file} IMAGES -o masks"
-    say(f"next: {f'bioimageio test {made.file}' if is_package else predict}")
+    ways_on = {
+        "bioimage": f"bioimageio test {made.file}",
+        "deepness": "choose it in QGIS, as the model of the plugin Deepness",
+    }
+    say(f"next: {ways_on.get(config.to, f'unetseg predict {made.file} IMAGES -o masks')}")

@@ -40,7 +40,8 @@ class Kind:
     run: Callable[[Path], Whole]
 
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".pt", "bioimage": ".zip"}
+SUFFIXES = {"openvino": ".xml", "torchscript": ".pt", "bioimage": ".zip"}
+"""Of what is no .onnx."""
 
 
 def _kind(to: str) -> Kind:
@@ -127,8 +128,8 @@ def export(
         progress.say(f"compared on {plural(len(views), 'image')} of split {split}")
         images += [view.image[None] for view in views]
     with TemporaryDirectory() as folder:
-        is_package = config.to == "bioimage"
-        file = Path(folder) / (f"{output.stem}.onnx" if is_package else output.name)
+        is_remade = config.to in {"bioimage", "deepness"}
+        file = Path(folder) / ("whole.onnx" if is_remade else output.name)
         whole = _written(file, predictor, config, views)
         again = _opened(file, config)
         agreement = compare(predictor, whole, again, images)
@@ -137,7 +138,11 @@ def export(
             _refuse_unequal(agreement, config.to)
         largest = max(images, key=np.size)[:1]
         seconds = timed(predictor, whole, largest, progress)
-        if is_package:
+        if config.to == "deepness":
+            from unetseg.export.deepness import write_deepness
+
+            write_deepness(Path(folder) / output.name, file, predictor.info)
+        elif is_remade:
             from unetseg.export.bioimage import write_package
 
             write_package(Path(folder) / output.name, file, run, predictor, images[0][0], views)
@@ -167,10 +172,10 @@ def _file(run: Path, config: ExportConfig, data: Path | None, output: Path | Non
     if config.int8 and (data is None or config.to != "onnx"):
         told = "--int8 is for --to onnx, and needs DATA to measure what it costs"
         raise ConfigError(told, fix="unetseg export RUN DATA --int8")
-    if config.to == "bioimage" and config.threshold is not None:
-        told = "--to bioimage writes probabilities alone, of which a threshold is no part"
+    if config.to in {"bioimage", "deepness"} and config.threshold is not None:
+        told = f"--to {config.to} writes probabilities alone, of which a threshold is no part"
         raise ConfigError(told, fix="Leave --threshold away; set it where the package is run.")
-    suffix = SUFFIXES[config.to]
+    suffix = SUFFIXES.get(config.to, ".onnx")
     output = output or run_folder(run) / f"model{suffix}"
     if output.suffix.lower() != suffix or output.is_dir():
         raise ConfigError(f"{output}: the name of a file --to {config.to} ends with {suffix}")
