@@ -132,7 +132,7 @@ def export(
         file = Path(folder) / ("whole.onnx" if is_remade else output.name)
         whole = _written(file, predictor, config, views)
         again = _opened(file, config)
-        agreement = compare(predictor, whole, again, images)
+        agreement = compare(predictor, whole, again, images, progress)
         dice = _dice(predictor, again, views) if config.int8 else None
         if not config.int8:
             _refuse_unequal(agreement, config.to)
@@ -251,7 +251,13 @@ def drawn_images(predictor: Predictor) -> Iterator[Image]:
         yield noise.astype(dtype)
 
 
-def compare(run: Predictor, whole: Whole, again: Predictor, images: Sequence[Image]) -> Agreement:
+def compare(
+    run: Predictor,
+    whole: Whole,
+    again: Predictor,
+    images: Sequence[Image],
+    progress: Progress = SILENT,
+) -> Agreement:
     """Predict images with a run and with a file.
 
     Args:
@@ -259,7 +265,9 @@ def compare(run: Predictor, whole: Whole, again: Predictor, images: Sequence[Ima
         whole: Runs the file.
         again: The same, loaded for `predict`.
         images: N×H×W×C of raw pixels.
+        progress: Hears of each.
     """
+    progress.start("comparing", len(images))
     pixels, equal, gap = 0, np.zeros(2, np.int64), 0.0
     dtype, class_map = run.info.pixel_type, run.info.class_map
     for batch in images:
@@ -273,6 +281,8 @@ def compare(run: Predictor, whole: Whole, again: Predictor, images: Sequence[Ima
             pixels += logits[0].numel()
             exact = run.engine.probabilities(logits, None).transpose(2, 0, 1)
             gap = max(gap, float(np.abs(exact - found).max()))
+        progress.advance("comparing")
+    progress.finish("comparing")
     return Agreement(float(equal.min() / pixels), gap, sum(map(len, images)))
 
 
