@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.errors import BundleError, ConfigError, MachineError
 from unetseg.export.export import EQUAL, export
+from unetseg.prediction.openvino import openvino_core
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "own": {"depth": 3},
@@ -55,7 +55,7 @@ def exported(folder: Path, info: BundleInfo, **settings: Any) -> tuple[Path, Pat
 def outputs(file: Path, images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Masks and probabilities of images N×H×W×C, by the file's own runtime alone."""
     if file.suffix == ".xml":
-        found = openvino.Core().compile_model(file, "CPU")(images.transpose(0, 3, 1, 2))
+        found = openvino_core().compile_model(file, "CPU")(images.transpose(0, 3, 1, 2))
         return found["mask"], found["probabilities"]
     if file.suffix == ".pt":
         with warnings.catch_warnings():

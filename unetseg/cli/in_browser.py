@@ -14,6 +14,7 @@ def in_browser(
     folder: Path | None = None,
     /,
     *,
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
     config: Annotated[AppConfig, Parameter(name="*")] = AppConfig(),  # noqa: B008 (frozen)
 ) -> None:
     """Draw masks, train, look, correct and train again, in the browser.
@@ -31,6 +32,8 @@ def in_browser(
     ----------
     folder
         Folder of images, with masks or without any.
+    config_file
+        YAML file with settings.
     """
     from unetseg.serving.app import app_router
     from unetseg.serving.server import Limits, build_app, listen, run, token_for, url_of
