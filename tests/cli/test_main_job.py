@@ -449,7 +449,8 @@ def test_a_foreign_checkpoint_is_refused(
     rest = [sample / "images", "-o", tmp_path / "out"] if verb == "predict" else [sample]
     code, _, err = command(capsys, verb, foreign, *rest)
     assert code == 8
-    assert "model.pt is a file, not a run folder" in err
+    assert "model.pt is damaged, or of other origin" in err
+    assert "foreign checkpoints are not loaded" in err
     assert not (tmp_path / "out").exists()
 
 

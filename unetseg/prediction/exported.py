@@ -267,7 +267,7 @@ def _refuse(strange: Iterable[str], file: Path) -> None:
 
 def _damaged(file: Path, error: Exception) -> BundleError:
     told = shorten(str(error), 400)
-    fix = "Export it again, or copy it again from where it is whole."
+    fix = "Give a run folder, or export it again; foreign checkpoints are not loaded."
     return BundleError(f"{file} is damaged, or of other origin", [told], fix)
 
 
