@@ -187,7 +187,7 @@ def train(visitor: Visitor, button: str, seconds: float) -> None:
         "slider.dispatchEvent(new Event('input')); }",
         seconds,
     )
-    page.get_by_text("A U-Net of").wait_for()
+    page.get_by_text("A U-Net").wait_for()
     if button.startswith("Start"):
         visitor.picture("train")
     visitor.press(button)
