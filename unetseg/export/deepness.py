@@ -16,7 +16,7 @@ from unetseg.bundle import BundleInfo
 from unetseg.errors import ConfigError
 from unetseg.storage import write_bytes
 
-EIGHT_BIT = np.float32(255)
+EIGHT_BIT = np.array(255, np.float32)
 
 
 def write_deepness(output: Path, file: Path, info: BundleInfo) -> None:
