@@ -122,11 +122,8 @@ def export(
     config = config or ExportConfig()
     output = _file(run, config, data, output)
     predictor = _opened(run, config)
-    images, views = list(drawn_images(predictor)), tuple[View, ...]()
-    if data is not None:
-        split, views = read_views(run, data, predictor.info, config, pairs)
-        progress.say(f"compared on {plural(len(views), 'image')} of split {split}")
-        images += [view.image[None] for view in views]
+    views = _views(run, data, predictor, config, pairs, progress) if data else ()
+    images = [*drawn_images(predictor), *(view.image[None] for view in views)]
     with TemporaryDirectory() as folder:
         is_remade = config.to in {"bioimage", "deepness"}
         file = Path(folder) / ("whole.onnx" if is_remade else output.name)
@@ -156,6 +153,20 @@ def export(
         dice=dice,
         rules=_rules(predictor.info),
     )
+
+
+def _views(
+    run: Path,
+    data: Path,
+    predictor: Predictor,
+    config: ExportConfig,
+    pairs: PairsConfig | None,
+    progress: Progress,
+) -> tuple[View, ...]:
+    """The images of DATA that are compared."""
+    split, views = read_views(run, data, predictor.info, config, pairs)
+    progress.say(f"compared on {plural(len(views), 'image')} of split {split}")
+    return views
 
 
 def _rules(info: BundleInfo) -> tuple[str, ...]:
