@@ -31,7 +31,9 @@ from unetseg.unet.segmenter import Normalisation
 NETWORKS = {
     "own": NetworkConfig(width=16, depth=4),
     "resnet34": NetworkConfig(encoder="resnet34", depth=5),
-    "attention and gated skips": NetworkConfig(width=16, depth=3, skip=("attention", "gated")),
+    "attention and gated skips": NetworkConfig(
+        width=16, depth=3, skip=("attention", "gated", "attention")
+    ),
 }
 LEVELS = {"uint8": (128.0, 64.0), "uint16": (30000.0, 9000.0)}
 """Mean and deviation of the pixels."""
