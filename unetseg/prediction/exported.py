@@ -54,29 +54,11 @@ OPERATORS = {
 
 OF_OPENVINO = {
     *("Add", "AvgPool", "Broadcast", "Clamp", "Concat", "Constant", "Convert", "Convolution"),
-    *(
-        "ConvolutionBackpropData",
-        "Divide",
-        "Elu",
-        "Erf",
-        "FakeQuantize",
-        "GroupConvolution",
-        "HSwish",
-    ),
-    *("HSwish", "HardSigmoid", "Identity", "Interpolate", "MVN", "MaxPool", "Maximum", "Minimum"),
-    *("Multiply", "Negative", "PRelu", "Pad", "Parameter", "Range", "ReduceMean", "Relu"),
-    *(
-        "Reshape",
-        "Result",
-        "ScatterElementsUpdate",
-        "ShapeOf",
-        "Sigmoid",
-        "Slice",
-        "Squeeze",
-        "Subtract",
-        "Tanh",
-    ),
-    *("VariadicSplit", "Swish", "Gelu"),
+    *("ConvolutionBackpropData", "Divide", "Elu", "Erf", "FakeQuantize", "Gelu"),
+    *("GroupConvolution", "HSwish", "HardSigmoid", "Identity", "Interpolate", "MVN", "MaxPool"),
+    *("Maximum", "Minimum", "Multiply", "Negative", "PRelu", "Pad", "Parameter", "Range"),
+    *("ReduceMean", "Relu", "Reshape", "Result", "ScatterElementsUpdate", "ShapeOf", "Sigmoid"),
+    *("Slice", "Squeeze", "Subtract", "Swish", "Tanh", "VariadicSplit"),
 }
 """The same of an OpenVINO file."""
 OF_TORCHSCRIPT = {
@@ -85,25 +67,14 @@ OF_TORCHSCRIPT = {
     *(
         f"aten::{name}"
         for name in (
-            *("Int", "_convolution", "adaptive_avg_pool2d", "add", "add_", "avg_pool2d", "cat"),
-            *("batch_norm", "clamp", "div", "elu", "floor_divide", "gelu", "group_norm"),
-            *("hardsigmoid", "hardswish", "hardtanh", "hardtanh_", "instance_norm", "leaky_relu"),
-            *(
-                "max_pool2d",
-                "mean",
-                "mul",
-                "mul_",
-                "neg",
-                "pad",
-                "relu",
-                "relu_",
-                "rsub",
-                "sigmoid",
-            ),
-            *("sigmoid", "silu", "silu_", "size", "slice", "sub", "tanh", "upsample_bilinear2d"),
-            *("upsample_nearest2d", "view", "reshape", "permute", "transpose", "contiguous"),
-            *("flatten", "linear", "layer_norm", "matmul", "softmax", "floor", "to", "select"),
-            *("scaled_dot_product_attention", "unbind", "dropout", "chunk", "expand"),
+            *("Int", "_convolution", "adaptive_avg_pool2d", "add", "add_", "avg_pool2d"),
+            *("batch_norm", "cat", "chunk", "clamp", "contiguous", "div", "dropout", "elu"),
+            *("expand", "flatten", "floor", "floor_divide", "gelu", "group_norm", "hardsigmoid"),
+            *("hardswish", "hardtanh", "hardtanh_", "instance_norm", "layer_norm", "leaky_relu"),
+            *("linear", "matmul", "max_pool2d", "mean", "mul", "mul_", "neg", "pad", "permute"),
+            *("relu", "relu_", "reshape", "rsub", "scaled_dot_product_attention", "select"),
+            *("sigmoid", "silu", "silu_", "size", "slice", "softmax", "sub", "tanh", "to"),
+            *("transpose", "unbind", "upsample_bilinear2d", "upsample_nearest2d", "view"),
         )
     ),
 }
