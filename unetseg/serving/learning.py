@@ -102,8 +102,8 @@ class Learning:
         """The runs that were trained on the folder, the latest last."""
         found = []
         for file in self.out.glob("*/env.json"):
-            with suppress(OSError, ValueError):
-                if parse_json(file.read_bytes()).get("data") == str(self.data):
+            with suppress(OSError):
+                if (_read(file) or {}).get("data") == str(self.data):
                     found.append((file.stat().st_mtime, file.parent))
         return [run for _, run in sorted(found)]
 
@@ -454,7 +454,9 @@ def plan_words(plan: dict[str, Any]) -> list[str]:
     ]
 
 
+@of_file
 def _read(file: Path) -> Any:
+    """What is in a JSON file; None where there is none."""
     try:
         return parse_json(file.read_bytes())
     except (OSError, ValueError):
