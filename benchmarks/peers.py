@@ -1,12 +1,13 @@
 """What else people train with, in the same minutes: plain scripts on the same split.
 
-    python -m benchmarks.peers smp FOLDER SECONDS SEED
+    python -m benchmarks.peers smp FOLDER SECONDS SEED CLASSES BF16
 
 "smp": segmentation-models-pytorch's Unet on a resnet34 from scratch, albumentations, AdamW, Dice
-and cross-entropy, bfloat16, channels_last. "milesial": the recipe of the best known U-Net in
-PyTorch, from its published settings: the U-Net of width 64 on whole images at half size, one at a
-time, RMSprop, float32, no augmentation. (Its learning rate falls after five validations without a
-better one; there are fewer in these minutes, so it stays.)
+and cross-entropy, channels_last, bfloat16 where the processor has units for it (BF16 is 1).
+"milesial": the recipe of the best known U-Net in PyTorch, from its published settings: the U-Net of
+width 64 on whole images at half size, one at a time, RMSprop, float32, no augmentation. (Its
+learning rate falls after five validations without a better one; there are fewer in these minutes,
+so it stays.)
 
 "nnunet" has a script and a Python of its own: nnunet.py.
 
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ def train_peer(kind: str, data: Path, folder: Path, budget: float, seed: int) ->
     from unetseg.data.facts.survey import survey
     from unetseg.evaluation.confusion import dice, iou, mean_over
     from unetseg.evaluation.counting import count_classes
+    from unetseg.runtime import cpu_has_bf16
 
     python = find_python() if kind == "nnunet" else sys.executable
     known = survey(data, TrainConfig().data)
@@ -56,10 +59,11 @@ def train_peer(kind: str, data: Path, folder: Path, budget: float, seed: int) ->
             image, mask = reader[number]
             _save(folder / split / "images" / f"{number:05}.png", image)
             _save(folder / split / "masks" / f"{number:05}.png", mask)
-    command = [python, "-m", "benchmarks.peers", kind, folder, budget, seed, classes]
+    given = [folder, budget, seed, classes]
+    command = [python, "-m", "benchmarks.peers", kind, *given, int(cpu_has_bf16())]
     if kind == "nnunet":
         has_background = int(known.class_map.background == 0)
-        command = [python, "-m", "benchmarks.nnunet", *command[4:], has_background]
+        command = [python, "-m", "benchmarks.nnunet", *given, has_background]
     subprocess.run([*map(str, command)], check=True, stdout=sys.stderr)
     counts = np.zeros((classes, classes), np.int64)
     for path in sorted((folder / "val" / "masks").iterdir()):
@@ -131,7 +135,7 @@ def _loop(batches: Iterator[tuple[Tensor, Tensor]], step: Callable[..., float], 
     return steps
 
 
-def smp(folder: Path, ends: float, classes: int) -> tuple[nn.Module, int, int]:
+def smp(folder: Path, ends: float, classes: int, *, fast: bool) -> tuple[nn.Module, int, int]:
     """The plain script of today; network, steps, pixels of a step."""
     import segmentation_models_pytorch
 
@@ -144,7 +148,7 @@ def smp(folder: Path, ends: float, classes: int) -> tuple[nn.Module, int, int]:
     def step(images: Tensor, masks: Tensor) -> float:
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * max(0.0, ends - time.monotonic()) / (ends - began)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             logits = network(images.to(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), masks, ignore_index=IGNORED)
         return descend(network, optimizer, loss + dice_loss(logits.float(), masks))
@@ -230,12 +234,13 @@ def predict(network: nn.Module, folder: Path, *, fast: bool) -> None:
 def main() -> None:
     """Train, and predict the validation images."""
     began = time.monotonic()
-    kind, folder, budget, seed, classes = sys.argv[1:]
+    kind, folder, budget, seed, classes, bf16 = sys.argv[1:]
     torch.manual_seed(int(seed))
-    script = {"smp": smp, "milesial": milesial}[kind]
+    fast = kind == "smp" and bf16 == "1"
+    script = {"smp": partial(smp, fast=fast), "milesial": milesial}[kind]
     network, steps, pixels = script(Path(folder), began + float(budget), int(classes))
     seconds = time.monotonic() - began
-    predict(network, Path(folder), fast=kind == "smp")
+    predict(network, Path(folder), fast=fast)
     told = {"steps": steps, "pixels": steps * pixels, "width": None, "seconds": seconds}
     (Path(folder) / "told.json").write_text(json.dumps(told))
 
