@@ -210,7 +210,8 @@ what is written above it, never below.
     serving/           a bundle behind HTTP, and the app in the browser
       metrics.py         what a server counts, for Prometheus
       api_page.py        /docs: what a server answers to, for people
-      server.py          what every request must pass first; how a server starts and ends
+      door.py            what every request must pass before it is answered
+      server.py          an application of routers; how the server starts and ends
       network_queue.py   images that wait for the network; alike ones share a batch
       service.py         a trained U-Net for any number of requests, in bounded memory and time
       predictions.py     POST /predict: an image file in, its mask and more out
@@ -220,7 +221,9 @@ what is written above it, never below.
       folder.py          a folder in the app: images, masks, classes, and who may write
       drawing.py         masks as class indexes, written in the folder's own coding
       pictures.py        images and masks of any size for the eye, by tiles
-      learning.py        training and predicting for the app, in processes of their own
+      runs.py            what the app reads in run folders
+      processes.py       training and predicting for the app, in processes of their own
+      learning.py        which of them run, begun, followed and stopped
       studio.py          what is open in the app, who draws there, what its page is told
       app.py             the app's page, and what it asks for
     bench.py           how fast this machine is with a U-Net, and where the time goes

@@ -21,7 +21,8 @@ from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.mask_file import MaskFile, read_mask
 from unetseg.locks import locked
 from unetseg.serving.app import app_router
-from unetseg.serving.server import Limits, build_app
+from unetseg.serving.door import Limits
+from unetseg.serving.server import build_app
 from unetseg.serving.studio import Studio
 
 RANDOM = np.random.default_rng(0)

@@ -15,7 +15,8 @@ from fastapi import APIRouter, Request
 from starlette.testclient import TestClient
 
 from unetseg.errors import ConfigError, ImageError, MachineError, OutOfMemoryError
-from unetseg.serving.server import HEADERS, Limits, Refusal, build_app, listen, token_for, url_of
+from unetseg.serving.door import HEADERS, Limits, Refusal
+from unetseg.serving.server import build_app, listen, token_for, url_of
 
 LOCAL = "http://127.0.0.1"
 SMALL = Limits(body=1000, requests=2, seconds=1.0)
@@ -172,10 +173,11 @@ def test_without_its_packages_the_extra_is_named() -> None:
 SCRIPT = """
 import asyncio
 from fastapi import APIRouter, Request, Response
-from unetseg.serving import server
-from unetseg.serving.server import Limits, build_app, listen, run, url_of
+from unetseg.serving import door, server
+from unetseg.serving.door import Limits
+from unetseg.serving.server import build_app, listen, run, url_of
 
-server.HEAD_SECONDS, server.LINGERING = 0.5, 0.5
+server.HEAD_SECONDS, door.LINGERING = 0.5, 0.5
 router = APIRouter()
 
 @router.get("/much")

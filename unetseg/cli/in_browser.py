@@ -36,7 +36,8 @@ def in_browser(
         YAML file with settings.
     """
     from unetseg.serving.app import app_router
-    from unetseg.serving.server import Limits, build_app, listen, run, token_for, url_of
+    from unetseg.serving.door import Limits
+    from unetseg.serving.server import build_app, listen, run, token_for, url_of
     from unetseg.serving.studio import Studio
 
     studio = Studio(config.root or folder or Path.cwd(), folder, config.out)

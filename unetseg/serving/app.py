@@ -1,6 +1,6 @@
 """The app in the browser: its page, and under /app/api what the page asks for.
 
-Handlers run in threads, long work in processes of its own (learning.py).
+Handlers run in threads, long work in processes of its own (processes.py).
 """
 
 import asyncio
@@ -31,13 +31,9 @@ from unetseg.data.files.pages import file_of
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.rasters import raster_driver
 from unetseg.data.files.vrts import first_bytes
+from unetseg.serving.door import Refusal
 from unetseg.serving.drawing import read_index, save_mask
 from unetseg.serving.folder import Entry, size_of
-from unetseg.serving.learning import (
-    object_rows,
-    told_row,
-    validations,
-)
 from unetseg.serving.pictures import (
     TILE,
     Pyramid,
@@ -47,7 +43,7 @@ from unetseg.serving.pictures import (
     state_of,
     thumbnail,
 )
-from unetseg.serving.server import Refusal
+from unetseg.serving.runs import object_rows, told_row, validations
 from unetseg.serving.studio import (
     COOKIE,
     OTHERS,
@@ -343,14 +339,10 @@ def _predicting(router: APIRouter, studio: Studio) -> None:
     @router.post("/api/predict", status_code=202)
     def predict(
         request: Request,
-        ids: Annotated[list[str] | Literal["all", "without_mask"], Body(embed=True)],
+        ids: Annotated[list[str] | Literal["all"], Body(embed=True)],
     ) -> dict[str, int]:
         with studio.writing(request) as folder:
-            if isinstance(ids, list):
-                wanted = [studio.entry(key) for key in ids]
-            else:
-                everything = folder.entries.values()
-                wanted = [one for one in everything if ids == "all" or one.mask is None]
+            wanted = [*folder.entries.values()] if ids == "all" else [*map(studio.entry, ids)]
             return {"total": studio.learner.predict(wanted)}
 
     @router.get("/api/previews/{name}")

@@ -21,7 +21,7 @@ from unetseg import __version__
 from unetseg.bundle import BundleInfo
 from unetseg.prediction.outputs import mask_pixels
 from unetseg.prediction.stream import Band
-from unetseg.serving.server import MOST_JSON, Refusal
+from unetseg.serving.door import MOST_JSON, Refusal
 from unetseg.serving.service import Service
 
 DATATYPES: dict[str, np.dtype[Any]] = {

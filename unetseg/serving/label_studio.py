@@ -27,7 +27,7 @@ from unetseg.importers.source_files import ImageFiles
 from unetseg.prediction.bands import OneBand
 from unetseg.prediction.review import doubt_of
 from unetseg.prediction.stream import Band
-from unetseg.serving.server import Refusal
+from unetseg.serving.door import Refusal
 from unetseg.serving.service import Service
 from unetseg.storage import atomic_path
 

@@ -1,55 +1,52 @@
-"""Training and predicting for the app: each in a process of its own, told by its run folder.
+"""Trainings and predictions of the app: begun, followed by their run folders, and stopped.
 
 A run of the app is a run as any other: `unetseg train --resume`, `eval` and `predict` take it. What
 is predicted lies in the run, in predictions/, named by the ids of the images.
 """
 
-import csv
-import math
-import os
 import re
-import signal
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock, RLock, Thread
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from unetseg.config import DataConfig, PredictConfig, TrainConfig, TrainingConfig
+from unetseg.config import TrainConfig, TrainingConfig
 from unetseg.data.masks.class_map import ClassMap
-from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.splits import read_splits
-from unetseg.errors import BundleError, StoppedError, UnetsegError
-from unetseg.progress import Silent
+from unetseg.errors import UnetsegError
+from unetseg.serving.door import Refusal
 from unetseg.serving.folder import UNPAIRED, Entry
 from unetseg.serving.pictures import state_of
-from unetseg.serving.server import Refusal
-from unetseg.storage import parse_json, write_json
+from unetseg.serving.processes import BEFORE, EVERY, predict_apart, train_apart, work_apart
+from unetseg.serving.runs import (
+    MANIFEST,
+    Predicted,
+    count_parameters,
+    info_of,
+    plan_words,
+    predictions_of,
+    preview_of,
+    read_json,
+    told_row,
+    validations,
+)
+from unetseg.storage import write_json
 
 if TYPE_CHECKING:
     from unetseg.bundle import BundleInfo
 
-LOG, STATE, MANIFEST = "log.jsonl", "last.pt", "predictions.jsonl"
-"""Files of a run, and of a folder of masks; torch is not loaded to name them."""
+STATE = "last.pt"
+"""A file of a run; torch is not loaded to name it."""
 APP = "app.json"
 """In a run: what the app asked for, and how it ended."""
-BEFORE = "before.json"
-"""In a run that began from another: what that one scores on the same images."""
 PREDICTIONS = "predictions"
-EVERY = 0.25
-"""Seconds between two looks at a process."""
 KEPT = 2000
 """Events that are kept for browsers which are late."""
-MOST_FILES = 4096
-"""Files of which is remembered what they hold."""
 ENDING = 30.0
 """Seconds that a process has to save and end."""
-
-T = TypeVar("T")
 
 
 class Events:
@@ -70,14 +67,6 @@ class Events:
         """Number, kind and facts of all after that one."""
         with self._lock:
             return [event for event in self._kept if event[0] > number]
-
-
-class Predicted(NamedTuple):
-    """What a trained U-Net made of an image."""
-
-    mask: Path
-    doubt: float | None
-    objects: Path
 
 
 class Learning:
@@ -103,7 +92,7 @@ class Learning:
         found = []
         for file in self.out.glob("*/env.json"):
             with suppress(OSError):
-                if (_read(file) or {}).get("data") == str(self.data):
+                if (read_json(file) or {}).get("data") == str(self.data):
                     found.append((file.stat().st_mtime, file.parent))
         return [run for _, run in sorted(found)]
 
@@ -111,7 +100,7 @@ class Learning:
         """The last run with a trained U-Net, and what is known of that."""
         for run in reversed(self.runs()):
             with suppress(UnetsegError, OSError):
-                return run, _info(run / "model" / "model.json")
+                return run, info_of(run / "model" / "model.json")
         return None
 
     def told_model(self) -> dict[str, Any] | None:
@@ -128,9 +117,9 @@ class Learning:
             "high": high,
             "images": [*splits.values()].count("train"),
             "trained_at": (run / "env.json").stat().st_mtime,
-            "before": _read(run / BEFORE),
+            "before": read_json(run / BEFORE),
             "parameters": count_parameters(run / "model" / "model.safetensors"),
-            "words": plan_words(_read(run / "plan.json") or {}),
+            "words": plan_words(read_json(run / "plan.json") or {}),
             "steps": rows[-1]["step"] if rows else 0,
         }
 
@@ -138,7 +127,7 @@ class Learning:
     def is_resumable(self) -> bool:
         """Whether the last training was stopped and may go on."""
         runs = self.runs()
-        asked = _read(runs[-1] / APP) if runs and not self.is_training else None
+        asked = read_json(runs[-1] / APP) if runs and not self.is_training else None
         return asked is not None and asked["status"] != "done" and (runs[-1] / STATE).is_file()
 
     # Training
@@ -172,7 +161,7 @@ class Learning:
         if not self.is_resumable:
             raise Refusal(409, "there is no training to go on with")
         run = self.runs()[-1]
-        config = TrainConfig.model_validate(_read(run / APP)["config"])
+        config = TrainConfig.model_validate(read_json(run / APP)["config"])
         self._begin(run.name, config, resume=True)
 
     def stop(self) -> None:
@@ -191,7 +180,7 @@ class Learning:
     def _begin(self, name: str, config: TrainConfig, *, resume: bool) -> None:
         work = _Training(self, self.out / name, config)
         with self._lock:
-            self._start("training", work, (_train, self.data, self.out, name, config, resume))
+            self._start("training", work, (train_apart, self.data, self.out, name, config, resume))
             known = {"seconds": 0.0, "share": 0.0, "step": 0, "epoch": 0, "error": None}
             self.training = {"status": "running", "budget": config.training.budget, **known}
             self.events.tell("training", **self.training)
@@ -210,14 +199,14 @@ class Learning:
         work = _Predicting(self, [entry.id for entry in entries])
         with self._lock:
             folder = model[0] / PREDICTIONS
-            self._start("predicting", work, (_predict, model[0], folder, images))
+            self._start("predicting", work, (predict_apart, model[0], folder, images))
             self.predicting = {"done": 0, "total": len(images)}
         return len(images)
 
     def predictions(self) -> dict[str, Predicted]:
         """What the present U-Net made of images, by their ids."""
         model = self.model()
-        return _predictions(model[0] / PREDICTIONS / MANIFEST) if model else {}
+        return predictions_of(model[0] / PREDICTIONS / MANIFEST) if model else {}
 
     def predicted_classes(self) -> ClassMap | None:
         """What the values of predicted masks mean."""
@@ -232,7 +221,7 @@ class Learning:
             raise Refusal(409, f"{what} is under way already", "Wait for it, or stop it.")
         context = get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(theirs, *work))
+        process = context.Process(target=work_apart, args=(theirs, *work))
         self._processes[what] = process
         process.start()
         theirs.close()
@@ -348,203 +337,3 @@ class _Predicting:
         if fault and not stopped:
             self.home.events.tell("failed", **fault)
         self.home.events.tell("predicted", id=None, done=total, total=total)
-
-
-def validations(run: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a run's log that say how good it was."""
-    with suppress(OSError), (run / LOG).open("rb") as lines:
-        for line in lines:
-            with suppress(ValueError):
-                row = parse_json(line)
-                if row.get("event") == "validation":
-                    yield row
-
-
-def preview_of(row: Mapping[str, Any]) -> str:
-    """The name of the picture of a validation."""
-    return f"step_{row['step']:06d}.png"
-
-
-def told_row(run: Path, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A validation as the page shows it."""
-    preview = preview_of(row)
-    there = (run / "previews" / preview).is_file()
-    figures = {name: row.get(name) for name in ("step", "seconds", "train_loss", "val_dice")}
-    return figures | {"preview": f"api/previews/{preview}" if there else None}
-
-
-def of_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
-    """The same, called anew only when the file has changed."""
-    known: OrderedDict[Path, tuple[object, T]] = OrderedDict()
-
-    def current(file: Path) -> T:
-        state = state_of(file)
-        found = known.get(file)
-        if found is None or found[0] != state:
-            found = known[file] = state, read(file)
-            while len(known) > MOST_FILES:
-                known.popitem(last=False)
-        return found[1]
-
-    return current
-
-
-@of_file
-def _predictions(manifest: Path) -> dict[str, Predicted]:
-    from unetseg.prediction.manifest import Manifest
-
-    folder = manifest.parent
-    if not manifest.is_file():
-        return {}
-    return {
-        Path(name).stem: Predicted(
-            folder / name,
-            record.doubt.score if record.doubt else None,
-            folder / f"{Path(name).stem}_objects.csv",
-        )
-        for name, record in Manifest(folder).done.items()
-        if (folder / name).is_file()
-    }
-
-
-def object_rows(predicted: Predicted) -> list[dict[str, str]]:
-    """The objects of a predicted mask."""
-    if not predicted.objects.is_file():
-        return []
-    with predicted.objects.open(encoding="utf-8", newline="") as text:
-        return list(csv.DictReader(text))
-
-
-@of_file
-def count_objects(table: Path) -> int:
-    """The rows of a table of objects; 0 where there is none."""
-    if not table.is_file():
-        return 0
-    with table.open("rb") as lines:
-        return max(0, sum(1 for _ in lines) - 1)
-
-
-@of_file
-def _info(model: Path) -> "BundleInfo":
-    from unetseg.bundle import read_info
-
-    return read_info(model)
-
-
-@of_file
-def count_parameters(weights: Path) -> int:
-    """The learned numbers of a network, by the head of its file; 0 where there is none."""
-    with suppress(OSError, ValueError), weights.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        tensors = parse_json(file.read(min(size, 2**24)))
-        moments = ("running_mean", "running_var", "num_batches_tracked")
-        learned = (n for n in tensors if n.startswith("network.") and not n.endswith(moments))
-        return sum(math.prod(tensors[name]["shape"]) for name in learned)
-    return 0
-
-
-def plan_words(plan: dict[str, Any]) -> list[str]:
-    """What a plan chose, and why, in lines."""
-    values = plan | {name: plan.get("network", {}).get(name) for name in ("depth", "width")}
-    values = {name: f"{v:.3g}" if isinstance(v, float) else v for name, v in values.items()}
-    return [
-        f"{name}: {values[name]} ({reason})" if values.get(name) else f"{name}: {reason}"
-        for name, reason in plan.get("reasons", {}).items()
-        if isinstance(values.get(name) or "", str | int)
-    ]
-
-
-@of_file
-def _read(file: Path) -> Any:
-    """What is in a JSON file; None where there is none."""
-    try:
-        return parse_json(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-# In the process apart
-
-
-class Told(Silent):
-    """Sends how far a training is, a few times a second; ends it when nobody listens."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe, self._share, self._sent = pipe, 0.0, 0.0
-        self._began = time.monotonic()
-
-    def advance(self, task: str, steps: int = 1, **facts: object) -> None:
-        """Tell the figures of a training."""
-        if task != "training":
-            return
-        now = time.monotonic()
-        self._share += steps / 1000
-        if now - self._sent > EVERY:
-            self._sent = now
-            figures = {name: facts[name] for name in ("loss", "step", "epoch") if name in facts}
-            best = {"best": facts["best Dice"]} if "best Dice" in facts else {}
-            self._send(seconds=now - self._began, share=self._share, **figures, **best)
-
-    def say(self, message: str) -> None:
-        """Tell what was concluded or is done just now."""
-        self._send(note=message)
-
-    def finish(self, task: str) -> None:
-        """Tell that all steps are done."""
-        if task == "training":
-            self._send(share=1.0)
-
-    def _send(self, **figures: object) -> None:
-        try:
-            self._pipe.send(figures)
-        except OSError:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _work(pipe: Connection, work: Callable[..., None], *args: Any) -> None:
-    """Do work, and tell the error that ends it."""
-    try:
-        work(pipe, *args)
-    except UnetsegError as error:
-        told = "\n".join([error.summary, *error.offenders[:5]])
-        stopped = isinstance(error, StoppedError)
-        pipe.send({"message": told, "fix": error.fix, "stopped": stopped})
-    except KeyboardInterrupt:
-        pipe.send({"message": "stopped", "fix": "Begin again.", "stopped": True})
-
-
-def _train(
-    pipe: Connection, data: Path, out: Path, name: str, config: TrainConfig, resume: bool
-) -> None:
-    from unetseg.training.fit import train
-
-    run = train(data, config, out=out, name=name, resume=resume, progress=Told(pipe))
-    if before := config.training.from_:
-        with suppress(UnetsegError):  # of other classes: there is nothing to compare
-            write_json(run / BEFORE, score_of(before, run, data, config.data))
-
-
-def score_of(before: Path, run: Path, data: Path, config: DataConfig) -> dict[str, Any]:
-    """The Dice of the U-Net `before` on the images that `run` was validated on."""
-    from unetseg.evaluation.confusion import score
-    from unetseg.evaluation.evaluate import choose_pairs, evaluate_pairs
-    from unetseg.prediction.predictor import Predictor
-
-    predictor = Predictor(before)
-    classes = predictor.info.class_map
-    pairs = choose_pairs(find_described(data, config, classes)[0], run, "val")[1]
-    counts = evaluate_pairs(predictor.engine, predictor.info, pairs)
-    dice = score(counts, classes.names, classes.foreground).foreground_dice
-    return {"run": before.name, "dice": dice, "images": len(pairs)}
-
-
-def _predict(_: Connection, run: Path, folder: Path, images: Iterable[tuple[Path, Path]]) -> None:
-    from unetseg.prediction.predict import predict_listed, work_of
-
-    images = list(images)
-    config = PredictConfig(objects=True, review=len(images), existing="skip")
-    work = work_of(run, [path for path, _ in images], folder, config)
-    result = predict_listed(work, images, failures=folder / "failures.jsonl")
-    if result.failures:
-        told = [f"{path.name}: {error.summary}" for path, error in result.failures.items()]
-        raise BundleError(f"{len(told)} images could not be predicted", told)

@@ -7,10 +7,11 @@ from fastapi import FastAPI
 from unetseg.config import DeviceConfig, ServeConfig, TilingConfig
 from unetseg.errors import ConfigError
 from unetseg.prediction.predictor import Predictor
+from unetseg.serving.door import Limits
 from unetseg.serving.inference import health_router, inference_router
 from unetseg.serving.label_studio import label_studio_router
 from unetseg.serving.predictions import predictions_router
-from unetseg.serving.server import Limits, build_app
+from unetseg.serving.server import build_app
 from unetseg.serving.service import Service
 
 

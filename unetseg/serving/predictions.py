@@ -17,7 +17,7 @@ from starlette.datastructures import UploadFile
 
 from unetseg.config import PredictConfig
 from unetseg.prediction.outputs import Job
-from unetseg.serving.server import Refusal
+from unetseg.serving.door import Refusal
 from unetseg.serving.service import Service
 
 Want = Literal["mask", "overlay", "probabilities", "objects", "polygons"]

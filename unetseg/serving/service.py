@@ -31,8 +31,8 @@ from unetseg.prediction.postprocess import cleaned_image
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.stream import Band
 from unetseg.resources import usable_cores
+from unetseg.serving.door import GONE, Refusal, status_of
 from unetseg.serving.network_queue import NetworkQueue
-from unetseg.serving.server import GONE, Refusal, status_of
 from unetseg.storage import not_kept
 
 T = TypeVar("T")

@@ -23,14 +23,9 @@ from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.errors import UnetsegError
 from unetseg.evaluation.confusion import confusion, dice, mean_over
+from unetseg.serving.door import Refusal
 from unetseg.serving.folder import UNPAIRED, Entry, Folder
-from unetseg.serving.learning import (
-    Events,
-    Learning,
-    Predicted,
-    count_objects,
-    plan_words,
-)
+from unetseg.serving.learning import Events, Learning
 from unetseg.serving.pictures import (
     Pyramid,
     forget,
@@ -38,7 +33,7 @@ from unetseg.serving.pictures import (
     mask_pyramid,
     state_of,
 )
-from unetseg.serving.server import Refusal
+from unetseg.serving.runs import Predicted, count_objects, plan_words
 
 COOKIE = "unetseg_browser"
 PATIENCE = 60.0
@@ -191,7 +186,6 @@ class Studio:
             "background": folder.classes.background if folder.classes else None,
             "images": len(entries),
             "masks": sum(entry.mask is not None for entry in entries),
-            "findings": len(self._checked[1]) if self._checked else None,
             "model": learner.told_model(),
             "training": learner.training,
             "predicting": learner.predicting,

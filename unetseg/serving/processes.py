@@ -1,0 +1,113 @@
+"""Work of the app in processes of its own, which tell through a pipe how far they are."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from unetseg.config import DataConfig, PredictConfig, TrainConfig
+from unetseg.data.pairs.dataset_yaml import find_described
+from unetseg.errors import BundleError, StoppedError, UnetsegError
+from unetseg.progress import Silent
+from unetseg.storage import write_json
+
+BEFORE = "before.json"
+"""In a run that began from another: what that one scores on the same images."""
+EVERY = 0.25
+"""Seconds between two words of a process."""
+
+
+class Told(Silent):
+    """Sends how far a training is, a few times a second; ends it when nobody listens."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._share, self._sent = pipe, 0.0, 0.0
+        self._began = time.monotonic()
+
+    def advance(self, task: str, steps: int = 1, **facts: object) -> None:
+        """Tell the figures of a training."""
+        if task != "training":
+            return
+        now = time.monotonic()
+        self._share += steps / 1000
+        if now - self._sent > EVERY:
+            self._sent = now
+            figures = {name: facts[name] for name in ("loss", "step", "epoch") if name in facts}
+            best = {"best": facts["best Dice"]} if "best Dice" in facts else {}
+            self._send(seconds=now - self._began, share=self._share, **figures, **best)
+
+    def say(self, message: str) -> None:
+        """Tell what was concluded or is done just now."""
+        self._send(note=message)
+
+    def finish(self, task: str) -> None:
+        """Tell that all steps are done."""
+        if task == "training":
+            self._send(share=1.0)
+
+    def _send(self, **figures: object) -> None:
+        try:
+            self._pipe.send(figures)
+        except OSError:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def work_apart(pipe: Connection, work: Callable[..., None], *args: Any) -> None:
+    """Do work, and tell the error that ends it."""
+    try:
+        work(pipe, *args)
+    except UnetsegError as error:
+        told = "\n".join([error.summary, *error.offenders[:5]])
+        stopped = isinstance(error, StoppedError)
+        pipe.send({"message": told, "fix": error.fix, "stopped": stopped})
+    except KeyboardInterrupt:
+        pipe.send({"message": "stopped", "fix": "Begin again.", "stopped": True})
+
+
+def train_apart(
+    pipe: Connection, data: Path, out: Path, name: str, config: TrainConfig, resume: bool
+) -> None:
+    """Train, and score the U-Net that it began from on the same images."""
+    from unetseg.training.fit import train
+
+    run = train(data, config, out=out, name=name, resume=resume, progress=Told(pipe))
+    if before := config.training.from_:
+        with suppress(UnetsegError):  # of other classes: there is nothing to compare
+            write_json(run / BEFORE, score_of(before, run, data, config.data))
+
+
+def score_of(before: Path, run: Path, data: Path, config: DataConfig) -> dict[str, Any]:
+    """The Dice of the U-Net `before` on the images that `run` was validated on."""
+    from unetseg.evaluation.confusion import score
+    from unetseg.evaluation.evaluate import choose_pairs, evaluate_pairs
+    from unetseg.prediction.predictor import Predictor
+
+    predictor = Predictor(before)
+    classes = predictor.info.class_map
+    pairs = choose_pairs(find_described(data, config, classes)[0], run, "val")[1]
+    counts = evaluate_pairs(predictor.engine, predictor.info, pairs)
+    dice = score(counts, classes.names, classes.foreground).foreground_dice
+    return {"run": before.name, "dice": dice, "images": len(pairs)}
+
+
+def predict_apart(
+    _: Connection, run: Path, folder: Path, images: Iterable[tuple[Path, Path]]
+) -> None:
+    """Predict images into `folder`, each with the name of its mask there.
+
+    Raises:
+        BundleError: some could not be predicted.
+    """
+    from unetseg.prediction.predict import predict_listed, work_of
+
+    images = list(images)
+    config = PredictConfig(objects=True, review=len(images), existing="skip")
+    work = work_of(run, [path for path, _ in images], folder, config)
+    result = predict_listed(work, images, failures=folder / "failures.jsonl")
+    if result.failures:
+        told = [f"{path.name}: {error.summary}" for path, error in result.failures.items()]
+        raise BundleError(f"{len(told)} images could not be predicted", told)
