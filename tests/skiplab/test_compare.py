@@ -27,6 +27,7 @@ from unetseg.config import (
     RuntimeConfig,
     ScoringConfig,
     TrainConfig,
+    TrainingConfig,
 )
 from unetseg.data.files.image import read_image
 from unetseg.data.pairs.match import find_pairs
@@ -49,6 +50,7 @@ from unetseg.skiplab.compare import (
 from unetseg.skiplab.corruptions import CORRUPTIONS
 from unetseg.skiplab.cost import Cost
 from unetseg.skiplab.look import Result
+from unetseg.training import tuning
 from unetseg.training.fit import train
 
 KINDS = CompareConfig(skips=("concat", "none"), seeds=2)
@@ -340,6 +342,33 @@ def test_other_settings_and_other_data_are_not_mixed(
 
 
 @pytest.mark.long
+def test_what_is_left_open_is_chosen_once_for_all_kinds(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[TrainConfig] = []
+    seconds = iter([0.001, 0.001, 9.0, *[0.001] * 9])  # a slow moment, later none
+
+    def diverge(_: Path, config: TrainConfig, *, out: Path, name: str, **__: Any) -> Path:
+        (out / name).mkdir(parents=True)
+        seen.append(config)
+        raise DivergedError("as is asked for")
+
+    monkeypatch.setattr(room, "train", diverge)
+    monkeypatch.setattr(tuning, "step_seconds", lambda *_: next(seconds))
+    base = TrainConfig(
+        training=TrainingConfig(budget=60), runtime=RuntimeConfig(device="cpu", workers=0)
+    )
+    for _ in range(2):
+        with pytest.raises(DivergedError):
+            compare(data, KINDS, base, output=tmp_path / "out")
+        shutil.rmtree(tmp_path / "out/runs/none-seed1")  # is trained again
+    assert len(seen) == 5
+    sizes = {(one.network.depth, one.network.width, one.training.augment) for one in seen}
+    assert len(sizes) == 1
+    assert sizes < {(3, width, augment) for width in (8, 16, 24) for augment in ("light", "full")}
+    assert {one.network.skip for one in seen} == {("concat",), ("none",)}
+
+
 def test_the_skip_and_the_seed_of_the_settings_do_not_count(data: Path, copy: Path) -> None:
     runtime = RuntimeConfig(device="cpu", precision="float32", workers=0, seed=9)
     base = settings({"skip": ("add",)}).model_copy(update={"runtime": runtime})

@@ -1,7 +1,8 @@
 """Kinds of skips trained alike, on the same data, and held against each other.
 
-Every kind is trained with the same settings, the same budget and the same seeds; then scored on
-images held out, clean and spoilt; then timed.
+Every kind is trained with the same settings, the same budget and the same seeds, and of the same
+width and depth, chosen once for concatenation; then scored on images held out, clean and spoilt;
+then timed.
 
 Whether one kind of skip is better than another is told by how far the seeds alone move the scores:
 by Welch's interval (1947) of the difference of two means. Which kind is best is seen in the same
@@ -25,7 +26,7 @@ from scipy.special import stdtrit
 
 from unetseg import __version__
 from unetseg.config import CompareConfig, NetworkConfig, TrainConfig
-from unetseg.data.facts.survey import survey
+from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair
@@ -43,11 +44,11 @@ from unetseg.skiplab.look import COLOURS, Result, new_figure, publish, read_fill
 from unetseg.storage import parse_json, write_json
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
-from unetseg.training.fine_tuning import with_encoder
 from unetseg.training.fit import train
-from unetseg.training.plan import bundle_info, make_plan
+from unetseg.training.plan import Plan, bundle_info, make_plan
 from unetseg.training.run import data_hash, flat_settings
 from unetseg.training.trainings import told_how_to_go_on
+from unetseg.training.tuning import tried_plan
 from unetseg.unet.build import WITH_ALPHA
 
 CONFIDENCE = 0.95
@@ -169,15 +170,15 @@ def compare(
     """
     skips, machine = _comparable(config.skips, base.network), start(base.runtime)
     images = survey(data, base.data, progress)
-    plan = make_plan(images, _of_kind(base, "concat"), machine, progress)
-    base = with_encoder(base, plan.network)
+    plan = _planned(images, _of_kind(base, "concat"), machine, progress)
+    base, started = _started(output, base, data_hash(images), machine, plan)
+    plan = make_plan(images, _of_kind(base, "concat"), machine)
     info = bundle_info(plan, images, data_hash(images))
     costs = {}
     for skip in skips:
         network = info.network.model_copy(update={"skip": (skip,)})
         costs[skip] = network_cost(info.model_copy(update={"network": network}), plan.patch)
-    batch = {"batch": _claim(output, base, info.data_hash, machine, plan.batch)}
-    base = base.model_copy(update={"training": base.training.model_copy(update=batch)})
+    write_json(output / STARTED, started)
     with locked(output):
         runs = Trainings(data, base, output, progress)
         trainings, diverged = runs.all(skips, range(config.seeds))
@@ -250,19 +251,49 @@ def _common_settings(base: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in {"skip", "seed"}}
 
 
-def _claim(output: Path, base: TrainConfig, content: str, machine: Machine, batch: int) -> int:
-    """Remember what is compared in `output`, or refuse another comparison; the batch to use."""
-    file = output / STARTED
+def _planned(images: Survey, config: TrainConfig, machine: Machine, progress: Progress) -> Plan:
+    """The plan that all kinds share: what is left open is chosen once, for this one."""
+    plan = make_plan(images, config, machine, progress)
+    training = config.training.model_copy(update={"batch": plan.batch})
+    return tried_plan(plan, images, config.model_copy(update={"training": training}), machine)
+
+
+def _started(
+    output: Path, base: TrainConfig, content: str, machine: Machine, plan: Plan
+) -> tuple[TrainConfig, dict[str, Any]]:
+    """The settings of all trainings, and what is to be remembered of them in `output`.
+
+    A comparison that is gone on with keeps the network and the crops that it was started with.
+
+    Raises:
+        ConfigError: `output` holds another comparison.
+    """
     identity = {name: v for name, v in _common_settings(base).items() if name not in FREE}
     identity |= {"content of the data": content, "severity of the corruptions": SEVERITY}
     identity |= {"machine": f"{machine.device.type}, {machine.dtype}", "unetseg": __version__}
-    if not any((output / RUNS).glob("*")):
-        write_json(file, {"identity": identity, "batch": batch})
-        return batch
+    crops = {"batch": plan.batch, "patch": plan.patch, "augment": plan.augment}
+    crops |= {"normalisation": plan.normalisation.kind}
+    started = {"network": plan.network.model_dump(mode="json"), "crops": crops}
+    if any((output / RUNS).glob("*")):
+        started = _before(output, identity)
+    network = NetworkConfig.model_validate(started["network"])
+    network = network.model_copy(update=base.network.model_dump(include={"skip", "alpha"}))
+    training = base.training.model_copy(update=started["crops"])
+    base = base.model_copy(update={"network": network, "training": training})
+    return base, {"identity": identity} | started
+
+
+def _before(output: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """What the comparison in `output` was started with.
+
+    Raises:
+        ConfigError: it is another one.
+    """
     fix = "Choose another --output, or go back to what it was started with."
     try:
-        saved = parse_json(file.read_text(encoding="utf-8"))
-        before, batch = dict(saved["identity"]), int(saved["batch"])
+        saved = dict(parse_json((output / STARTED).read_bytes()))
+        before = dict(saved["identity"])
+        NetworkConfig.model_validate(saved["network"]), dict(saved["crops"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{output / RUNS} is of no known comparison", [error], fix) from error
     shared = [name for name in before | identity if name not in FREE]
@@ -273,7 +304,7 @@ def _claim(output: Path, base: TrainConfig, content: str, machine: Machine, batc
     ]
     if differences:
         raise ConfigError(f"{output} holds another comparison; these differ", differences, fix)
-    return batch
+    return saved
 
 
 # ------------------------------------------------------------------ trainings and their scores
