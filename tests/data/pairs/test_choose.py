@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.pairs.layouts import draw, read_table
-from unetseg.data.pairs.match import PairSet, find_pairs
+from unetseg.data.pairs.match import NO_IMAGE, PairSet, find_pairs
 from unetseg.errors import PairingError
 from unetseg.importers.importing import import_dataset
 
@@ -144,3 +144,16 @@ def test_bands_in_files_of_their_own_are_told_with_what_joins_them(
 def test_masks_that_number_objects_are_told(tmp_path: Path) -> None:
     root = folder(tmp_path, "images/{1..8}.png  rgb  = masks/{}.png  objects")
     assert find_pairs(root).numbered
+
+
+def test_a_place_with_good_names_does_not_vouch_for_another(tmp_path: Path) -> None:
+    root = folder(
+        tmp_path,
+        "images/a/img_{001..030}.png  rgb  = masks/a/mask_{}.png  mask",
+        "images/b/frame_{0..5}.png  rgb",
+        "masks/b/seg_{1..6}.png  mask  of images/b/frame_{0,1,2,3,4,5}.png",
+    )
+    found = find_pairs(root)
+    assert {pair.image.parent.name for pair in found.pairs} == {"a"}
+    assert len(found.pairs) == 30
+    assert reasons(found) == {"b": NO_IMAGE}  # of images and masks, the last to be told

@@ -61,6 +61,13 @@ def test_plain_texts_are_nothing_foreign(tmp_path: Path) -> None:
     assert find_foreign(tmp_path) == []
 
 
+def test_links_that_lead_nowhere_and_pipes_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").symlink_to("gone")
+    os.mkfifo(tmp_path / "a.json")
+    os.mkfifo(tmp_path / "b.csv")
+    assert not find_foreign(tmp_path)
+
+
 def test_pointers_of_git_lfs_are_known(tmp_path: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     for name in ("images/a.png", "masks/a.png"):

@@ -68,3 +68,24 @@ def test_the_order_of_the_files_means_nothing() -> None:
     images, masks = [f"i/{n}_x.png" for n in range(9)], [f"m/{n}_y.png" for n in range(9)]
     couples = {(a.stem[0], b.stem[0]) for a, b in matched(images, masks[::-1]).couples}
     assert couples == {(str(n), str(n)) for n in range(9)}
+
+
+def test_splits_that_names_say_are_not_crossed() -> None:
+    images, masks = ([f"{side}_{n}.png" for n in range(1, 6)] for side in ("i/train", "m/test"))
+    assert not matched(images, masks).couples
+    assert len(matched(images, [f"m/train_{n}_gt.png" for n in range(1, 6)]).couples) == 5
+
+
+def test_folders_that_one_side_alone_has_are_not_paired_with_one_another() -> None:
+    images, masks = (
+        [f"{side}/{place}/{n}.png" for place in places for n in range(3)]
+        for side, places in (("images", ("bear", "camel")), ("masks", ("camel", "dog")))
+    )
+    couples = [(image.inner, mask.inner) for image, mask in matched(images, masks).couples]
+    assert couples == [(f"images/camel/{n}.png", f"masks/camel/{n}.png") for n in range(3)]
+
+
+def test_a_folder_that_one_side_alone_has_is_no_hindrance() -> None:
+    images = ["images/site/a/1.png", "images/site/b/1.png", "images/more/2.png"]
+    masks = ["masks/a/1.png", "masks/b/1.png", "masks/2.png"]
+    assert len(matched(images, masks).couples) == 3

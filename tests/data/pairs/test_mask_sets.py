@@ -1,6 +1,7 @@
 """Images with several masks are paired as they are where names and files leave no doubt."""
 
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from tests.builders import class_map
 from unetseg.checks.check import check_folder
 from unetseg.checks.fix import write_fixed
-from unetseg.config import DataConfig
+from unetseg.config import DataConfig, Unpaired
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.pages import MaskSet
@@ -66,7 +67,8 @@ def draw(root: Path, layout: tuple[str, str], masks: list[list[NDArray[np.uint8]
         write_png(root / layout[0].format(i=i), image)
         for k, mask in enumerate(own):
             name = f"{1 + 7 * i + k:x}a{k}9{i}"
-            write_png(root / layout[1].format(i=i, k=k, h=name, w=WORDS[k]), mask)
+            mask_name = layout[1].format(i=i, k=k, l="ABCD"[k], h=name, w=WORDS[k])
+            write_png(root / mask_name, mask)
     return root
 
 
@@ -106,6 +108,13 @@ def test_masks_of_the_same_thing_are_asked_about(tmp_path: Path, layout: str) ->
     twice = [[square(i), np.roll(square(i), 1, 0)] for i in range(4)]
     with pytest.raises(PairingError):
         find_pairs(draw(tmp_path, OBSERVERS[layout], twice))
+
+
+@pytest.mark.parametrize("word", ["reader{l}", "expert_{l}"])
+def test_observers_with_letters_are_no_classes(tmp_path: Path, word: str) -> None:
+    small = [[square(i), np.roll(square(i), 5, 0)] for i in range(4)]
+    with pytest.raises(PairingError):
+        find_pairs(draw(tmp_path, ("images/im{i}.png", f"masks/im{{i}}_{word}.png"), small))
 
 
 @pytest.mark.parametrize(
@@ -246,6 +255,18 @@ def test_folders_that_the_user_names(tmp_path: Path) -> None:
     draw(tmp_path, ("photos/im{i}.png", "things/im{i}/{k}.png"), objects())
     found = find_pairs(tmp_path, images=Path("photos"), masks=Path("things"))
     assert len(found.pairs) == len(COUNTS)
+
+
+@pytest.mark.parametrize("unpaired", ["empty", "error"])
+def test_folders_that_the_user_names_from_elsewhere(
+    tmp_path: Path, unpaired: Unpaired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = draw(tmp_path / "home", OBJECTS["numbers at the end"], objects())
+    write_png(home / "images/bare.png", np.zeros((SIDE, SIDE), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PairingError) if unpaired == "error" else nullcontext():
+        sides = {"images": home / "images", "masks": home / "masks"}
+        assert len(find_pairs(Path("home"), unpaired=unpaired, **sides).pairs) == 7
 
 
 def test_the_checks_and_the_fixed_copy_take_sets_for_masks(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@
    the strictest key, whose folders share the most words with the masks', whose name says image, and
    of which the most pair, in this order (`_worth`); names that differ are believed where they
    differ in words for image and mask only, or where the masks explain their own images better than
-   others (`Reading.is_credible`).
+   others (`Reading.credible`).
 3. Of masks that share images those count that pair with half as many as the most or more, are no
    copy in colours of others, and are called masks if just one of them is (`_leader`).
 4. Where several images or masks are as good in all of this, the answer is a question with a ready
@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 from unetseg.data.pairs.content import explains, is_recoloured, stored_bands
-from unetseg.data.pairs.keys import ENOUGH, LOOSE, UNLIKE, Matching, begun, is_worded, match
+from unetseg.data.pairs.keys import ENOUGH, LOOSE, UNLIKE, Matching, begun, is_worded, joined, match
 from unetseg.data.pairs.naming import (
     DEPTH,
     FIELD_OF_VIEW,
@@ -79,21 +79,23 @@ class Reading:
         crowds = (images for images, _ in self.matching.crowds)
         return self.taken.union(entry.path for images in crowds for entry in images)
 
-    @cached_property
-    def is_credible(self) -> bool:
-        """Whether names or contents say that images and masks belong together.
+    @property
+    def credible(self) -> "Reading":
+        """The same of what names or contents say to belong together, rule by rule.
 
         Names do where stems are equal, or where all masks, or all images, pair and names differ in
         words for image and mask only. Else masks must explain their own images better than others.
         """
+        parts = self.matching.parts or (self.matching,)
         complete = max(self.mask_share, self.image_share) == 1
-        if self.matching.rule < UNLIKE:
-            return True
-        if complete and all(is_worded(*couple) for couple in self.matching.couples[:20]):
-            return True
-        sides = ([e.path for e in side] for side in zip(*self.matching.couples, strict=True))
-        better = explains(*sides)
-        return better is None or better > _EXPLAINED
+        for rule in sorted({part.rule for part in parts if part.couples and part.rule >= UNLIKE}):
+            couples = [couple for part in parts if part.rule == rule for couple in part.couples]
+            if complete and all(is_worded(*couple) for couple in couples[:20]):
+                continue
+            better = explains(*([e.path for e in side] for side in zip(*couples, strict=True)))
+            if better is not None and better <= _EXPLAINED:
+                parts = tuple(part for part in parts if part.rule != rule)
+        return replace(self, matching=joined(parts) if parts else Matching((), (), 99))
 
 
 @dataclass
@@ -265,7 +267,8 @@ def _options(masks: Series, part: Sequence[Series]) -> list[Reading]:
         return [best] if best.matching.crowds else []
     if best.image_share < ENOUGH and (channels := _channels(best)):
         return channels
-    if not best.is_credible:
+    best = best.credible
+    if not best.matching.couples:
         return []
     return [best, *(reading for reading in ranked[1:] if _competes(reading, best))]
 

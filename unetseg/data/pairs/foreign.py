@@ -56,8 +56,9 @@ def find_foreign(root: Path) -> list[Foreign]:
     by_suffix: dict[str, list[Path]] = defaultdict(list)
     for folder, _, names in os.walk(root):
         for name in sorted(names):
-            if not name.startswith("."):
-                by_suffix[Path(name).suffix.lower()].append(Path(folder) / name)
+            path = Path(folder, name)
+            if not name.startswith(".") and os.path.isfile(path):  # noqa: PTH113 (of any length)
+                by_suffix[path.suffix.lower()].append(path)
     found = [*_jsons(root, by_suffix), *_texts(root, by_suffix), *_xmls(by_suffix)]
     for suffix, what in _FORMATS.items():
         files = [

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from unetseg.data.pairs.affixes import cuts_at, find_affixes, strip
-from unetseg.data.pairs.naming import fold, says_role, tokens
+from unetseg.data.pairs.naming import fold, says_role, split_of, tokens
 from unetseg.data.pairs.series import Entry, shared_tokens
 
 KeyOf = Callable[[Entry], Hashable]
@@ -28,12 +28,24 @@ class Matching(NamedTuple):
         names: What each of them is called: the name without what only one side has.
         rule: The place of the rule in the order of strictness; 0 is the strictest.
         crowds: Several files of one side for one key, with the other side's file.
+        parts: Where each place has a rule of its own, the matchings of these.
     """
 
     couples: tuple[tuple[Entry, Entry], ...]
     names: tuple[str, ...]
     rule: int
     crowds: tuple[tuple[tuple[Entry, ...], tuple[Entry, ...]], ...] = ()
+    parts: tuple["Matching", ...] = ()
+
+
+def joined(parts: Sequence[Matching]) -> Matching:
+    """The matchings of several places as one."""
+    couples, names, crowds = (
+        tuple(one for part in parts for one in getattr(part, field))
+        for field in ("couples", "names", "crowds")
+    )
+    apart = tuple(one for part in parts for one in part.parts or [part])
+    return Matching(couples, names, max(part.rule for part in parts), crowds, apart)
 
 
 def match(images: Sequence[Entry], masks: Sequence[Entry]) -> Matching:
@@ -62,24 +74,28 @@ def match(images: Sequence[Entry], masks: Sequence[Entry]) -> Matching:
             for sides in _by_place(images, masks)
             if len(sides[0]) < len(images) and all(sides)
         ]
-        couples = tuple(couple for part in parts for couple in part.couples)
-        if len(couples) > len(best.couples):
-            crowds = tuple(crowd for part in parts for crowd in part.crowds)
-            names = tuple(name for part in parts for name in part.names)
-            return Matching(couples, names, max(part.rule for part in parts), crowds)
+        if sum(len(part.couples) for part in parts) > len(best.couples):
+            return joined(parts)
     return best
 
 
 def _in_shared_places(*sides: Sequence[Entry]) -> list[list[Entry]]:
-    """The entries with those of their places that occur on both sides."""
+    """The entries with those of their places that occur on both sides.
+
+    Where both sides have places that are theirs alone, beside shared ones, these keep apart:
+    `images/bear` has no masks in `masks/{camel,dog}`.
+    """
     names = [{name for entry in side for name in entry.place} for side in sides]
     shared = set.intersection(*names)
-    return [
-        [e._replace(place=tuple(name for name in e.place if name in shared)) for e in side]
-        if own != shared
-        else list(side)
-        for side, own in zip(sides, names, strict=True)
-    ]
+    places = [{entry.place for entry in side} for side in sides]
+    are_apart = bool(shared) and all(
+        any(place and shared.isdisjoint(place) for place in own) for own in places
+    )
+    kept = {
+        place: tuple(name for name in place if name in shared) or (place if are_apart else ())
+        for place in set.union(*places)
+    }
+    return [[entry._replace(place=kept[entry.place]) for entry in side] for side in sides]
 
 
 def _with_folded(images: Sequence[Entry], masks: Sequence[Entry], best: Matching) -> Matching:
@@ -260,6 +276,7 @@ def _apply(
             photos = [entry for entry in ours if entry.split == split]
             truths = [entry for entry in theirs if entry.split == split]
             truths = truths or [e for e in theirs if split is None or e.split is None]
+            truths = [] if _differ_in_split(photos, truths) else truths
             if len(photos) == len(truths) == 1:
                 couples.append((photos[0], truths[0]))
                 core = key[-1] if isinstance(key, tuple) and key else key
@@ -267,3 +284,9 @@ def _apply(
             elif photos and truths:
                 crowds.append((tuple(photos), tuple(truths)))
     return Matching(tuple(couples), tuple(names), rule, tuple(crowds))
+
+
+def _differ_in_split(photos: Sequence[Entry], truths: Sequence[Entry]) -> bool:
+    """Whether the names of an image and a mask say different splits: `train_1` and `test_1`."""
+    stems = {photos[0].stem, truths[0].stem} if len(photos) == len(truths) == 1 else set()
+    return len({split_of(stem) for stem in stems} - {None}) > 1

@@ -238,9 +238,11 @@ def _search_sets(
 
     Where it may be so, `error`, which says why there are no pairs, is given the command.
     """
-    sides = [side if side.is_dir() else root / side for side in (images, masks) if side]
-    if any(not side.is_dir() for side in sides):
+    named = [side if side.is_dir() else root / side for side in (images, masks) if side]
+    if any(not side.is_dir() for side in named):
         return None
+    sides = [side.absolute() for side in named]
+    base = Path(os.path.commonpath(sides)) if sides else root
     sets = find_masks(*reversed(sides)) if sides else find_masks(root)
     if (united := unite(sets)) is None:
         kind = "classes" if tell_classes(sets) else "instances" if tell_objects(sets) else ""
@@ -264,7 +266,7 @@ def _search_sets(
     several = sum(len(files_of(mask)) > 1 for mask in united.masks.values() if mask)
     rule = f"{plural(len(pairs), 'pair')}, {several} with several masks; {united.told}"
     found = PairSet(root, tuple(pairs), rule, classes=tuple(united.classes))
-    return _complete(found, root, left_out, unpaired)
+    return _complete(found, base, left_out, unpaired)
 
 
 def _complete(found: PairSet, base: Path, left_out: dict[Path, str], unpaired: Unpaired) -> PairSet:

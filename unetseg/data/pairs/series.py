@@ -429,6 +429,8 @@ def _by_place(members: list[Entry], shared: set[str]) -> list[list[Entry]]:
     """The members apart where places of their own hold the same names, else without these."""
     places = {entry.place for entry in members}
     rest = {place: tuple(name for name in place if name in shared) for place in places}
+    if any(rest.values()):  # whether one without a shared name lies apart, the other side shows
+        rest = {place: part or place for place, part in rest.items()}
     own = {place: tuple(name for name in place if name not in shared) for place in places}
     if not any(own.values()):
         return [members]
