@@ -14,8 +14,9 @@ from PIL import Image, ImageFilter
 from unetseg.checks.check import check_folder
 from unetseg.checks.fix import Fixed, write_fixed
 from unetseg.config import DataConfig
+from unetseg.data.facts.image_values import image_facts
 from unetseg.data.facts.survey import survey
-from unetseg.data.files.image import read_image
+from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MachineError
@@ -230,6 +231,37 @@ def test_suffixes_of_images_and_masks_are_those_of_the_content(tmp_path: Path) -
     assert (out / "images" / "p0.webp").is_file()
     assert (out / "masks" / "p1.tif").is_file()
     assert not [f for f in check_folder(out).findings if f.check == "wrong-suffix"]
+
+
+def test_images_that_show_nothing_get_a_blank_mask(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    pairs = some_pairs(root, 5)
+    pairs[3][1].unlink()
+    done, out = fixed(root, DataConfig(unpaired="empty"))
+    assert done.pairs == 5
+    assert not done.left_out
+    assert not read_mask(out / "masks/p3.png").pixels.any()
+    assert any("masks/p3.png" in line for line in done.changes)
+    assert survey(out).classes == survey(root, DataConfig(unpaired="skip")).classes
+
+
+def test_what_lies_beside_an_image_goes_along(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    pairs = some_pairs(root, 4)
+    image = pairs[1][0]
+    image.with_suffix(".pgw").write_text("2\n0\n0\n-2\n1000\n5000\n")
+    valid = np.full((48, 48), 255, np.uint8)
+    valid[:12] = 0
+    tifffile.imwrite(image.with_name("p1.png.msk"), valid)
+    Image.fromarray(photo(1)).save(image, format="WEBP", lossless=True)  # another suffix
+    _, out = fixed(root)
+    told = []
+    for path in (image, out / "images/p1.webp"):
+        with ImageFile(path) as file:
+            told.append((file.georeference, image_facts(path).nodata_share))
+    assert told[0] == told[1]
+    assert told[0][1] == 0.25
+    assert told[0][0].is_placed
 
 
 # What is left out, and what goes wrong

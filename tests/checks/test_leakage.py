@@ -204,6 +204,9 @@ def test_groups_that_were_given_count_before_names(drawn: Survey) -> None:
     (finding,) = inspect_leakage(_with_pairs(known, torn))
     assert "there are 6 groups" in finding.summary
     assert finding.command == ""
+    lone = (replace(torn[0], group=None), *torn[1:])
+    (finding,) = inspect_leakage(_with_pairs(known, lone))
+    assert [line.split(":")[0] for line in finding.files] == [f"g{k}" for k in range(1, 6)]
 
 
 @pytest.mark.long
@@ -286,6 +289,15 @@ def test_one_image_with_two_masks_is_told_with_the_difference(tmp_path: Path) ->
     (line,) = finding.files
     assert least > 0
     assert f"{least:.2%}" in line
+    assert ("a.png" in line, "d.png" in line) == (True, True)
+
+
+def test_a_mirrored_mask_of_the_same_image_differs(tmp_path: Path) -> None:
+    def draw(index: int) -> Drawn:
+        image, mask = _cells_and_mask(index % 3)
+        return image, mask[::-1].copy() if index == 3 else mask
+
+    (line,) = _copies(_drawn_folder(tmp_path, list("abcd"), draw))["one-image-two-masks"].files
     assert ("a.png" in line, "d.png" in line) == (True, True)
 
 

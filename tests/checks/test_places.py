@@ -16,6 +16,7 @@ from unetseg.checks.places import inspect_places
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.georeference import quiet
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.pngs import write_png
 from unetseg.errors import DataError
 
@@ -99,6 +100,19 @@ def test_without_a_place_nothing_is_said(tmp_path: Path) -> None:
     known = survey(tmp_path, DataConfig(), strict=False)
     assert len(known.pairs.pairs) == 2
     assert not found(known)
+
+
+def test_of_files_without_a_place_no_pixel_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        for side in ("images", "masks"):
+            write_png(tmp_path / side / f"{seed}.png", noise(20, 30, seed=seed) % 2)
+    known = survey(tmp_path)
+    read: list[Path] = []
+    monkeypatch.setattr(ImageFile, "picture", lambda file: read.append(file.path))
+    assert list(inspect_places(known)) == []
+    assert not read
 
 
 def test_coordinates_of_an_unknown_system_are_a_warning(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ those of the content, and names that other machines refuse or confuse get anothe
 is copied byte for byte, or left out and listed.
 """
 
+import os
 import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,9 @@ from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts
 from unetseg.data.facts.survey import Survey, conclude
 from unetseg.data.files.folders import SUFFIXES
+from unetseg.data.files.georeference import companions
 from unetseg.data.files.image import ImageFile, upright
-from unetseg.data.files.pages import MaskPath, MaskSet, split_page
+from unetseg.data.files.pages import MaskPath, MaskSet, files_of, split_page
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import fitted, read_mask, whole_factor
@@ -86,7 +88,7 @@ def write_fixed(survey: Survey, out: Path, progress: Progress = SILENT) -> Fixed
     """
     for source in filter(None, (survey.data, survey.config.images, survey.config.masks)):
         check_target(source, out)
-    pairs = tuple(p for p in survey.paired if p.name in survey.facts and p.mask is not None)
+    pairs = tuple(pair for pair in survey.paired if pair.name in survey.facts)
     whole = replace(survey, pairs=replace(survey.pairs, pairs=pairs))
     orphans = [
         f"{path}: {why}"
@@ -154,12 +156,11 @@ def _fix_pair(
     Raises:
         DataError: it is beyond fixing, or cannot be read.
     """
-    assert pair.mask is not None  # a survey holds whole pairs
     if fact.image.bad:
         raise ImageError(f"{pair.image}: {NO_NUMBERS}")
     index, step = _fixed_mask(pair.mask, fact, class_map, max_pixels)
     image = f"images/{name}{_suffix(pair.image, fact.image.format)}"
-    first = pair.mask.paths[0] if isinstance(pair.mask, MaskSet) else pair.mask
+    first = files_of(pair.mask)[0] if pair.mask else pair.image
     suffix = _suffix(first, fact.mask.format) if index is None else class_map.suffix
     mask = f"masks/{name}{suffix}"
     was, stem = unicodedata.normalize("NFC", pair.name), pair.image.stem
@@ -185,7 +186,10 @@ def _fix_pair(
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file or a page; an error of reading is told from one of writing."""
+    """Copy a file or a page, with what lies beside it and tells of places or missing pixels.
+
+    An error of reading is told from one of writing.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     if split_page(source)[1]:
         with ImageFile(source) as page:
@@ -193,22 +197,32 @@ def _copy(source: Path, target: Path) -> None:
         colours = None if picture.palette is None else picture.palette[:, :3].ravel().tolist()
         write_tiff(target, picture.pixels, colours, white_is_zero=picture.white_is_zero)
         return
-    try:
-        shutil.copyfile(source, target)
-    except OSError as error:
-        if error.filename is None or Path(error.filename) != source:
-            raise
-        raise ImageError(f"{source} cannot be read: {error.strerror}") from error
+    files = {target: source}
+    for known, beside in companions(source).items():
+        name = known.replace(".tfw", ".wld").replace("image.tif", target.name)
+        files[target.with_name(name.replace("image", target.stem, 1))] = beside
+    if os.path.isfile(f"{source}.msk"):  # noqa: PTH113 (a name of any length)
+        files[target.with_name(f"{target.name}.msk")] = Path(f"{source}.msk")
+    for copy, file in files.items():
+        try:
+            shutil.copyfile(file, copy)
+        except OSError as error:
+            if error.filename is None or Path(error.filename) != file:
+                raise
+            raise ImageError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def _fixed_mask(
-    path: MaskPath, fact: PairFacts, class_map: ClassMap, max_pixels: int | None
+    path: MaskPath | None, fact: PairFacts, class_map: ClassMap, max_pixels: int | None
 ) -> tuple[NDArray[np.uint8] | None, str]:
     """The class indexes of a mask that needs fixing, and what was done; (None, "") for a good file.
 
     Raises:
         MaskError: it is beyond fixing.
     """
+    if path is None:
+        blank = np.full(fact.image.shape, class_map.background or 0, np.uint8)
+        return blank, "drawn for an image that shows nothing"
     by_colour = class_map.coding == "rgb" and fact.mask.palette is not None
     held = as_colours(fact.mask) if by_colour else fact.mask
     united = (code for code, _ in class_map.united)

@@ -95,7 +95,9 @@ def _two_truths(survey: Survey) -> Iterator[Finding]:
             moved = sum(abs(left.get(code, 0) - right.get(code, 0)) for code in {*left, *right})
             # at least so many pixels must differ for the counts to do
             share = moved / 2 / mask.pixels if mask.shape == other_mask.shape else 1.0
-            if share > 0 and pair.mask and other.mask:
+            alike = (mask.coding, mask.dtype) == (other_mask.coding, other_mask.dtype)
+            differs = share > 0 or (alike and mask.pixel_hash != other_mask.pixel_hash)
+            if differs and pair.mask and other.mask:
                 differ = f": {max(share, 0.0001):.2%} of the pixels or more differ"
                 lines.append((pair.mask, " and ", other.mask, differ))
     if lines:
@@ -264,12 +266,13 @@ def _seen_before(check: str, what: str, lines: Sequence[Line]) -> Finding:
 def _torn_groups(survey: Survey) -> Iterator[Finding]:
     """Groups, given or told by the names, of which each of two splits has a part."""
     expression, keys = None, [pair.group for pair in survey.pairs.pairs]
-    if None in keys:
+    if not any(keys):
         expression, keys = _told_groups(survey.pairs.pairs)
-    splits: dict[str | None, Counter[str]] = defaultdict(Counter)
+    splits: dict[str, Counter[str]] = defaultdict(Counter)
     for pair, key in zip(survey.pairs.pairs, keys, strict=False):
-        splits[key][pair.split or ""] += 1
-    torn = sorted((str(key), parts) for key, parts in splits.items() if len(parts) > 1)
+        if key is not None:  # a pair without a group is alone
+            splits[key][pair.split or ""] += 1
+    torn = sorted((key, parts) for key, parts in splits.items() if len(parts) > 1)
     if torn:
         said = "the names tell" if expression else "there are"
         own = survey.own_splits

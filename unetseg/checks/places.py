@@ -55,12 +55,11 @@ def _places(image: Path, mask: Path, max_pixels: int | None) -> list[tuple[Geore
     for path in (image, mask):
         try:
             with ImageFile(path, max_pixels) as file:
-                place, size = file.georeference, file.size
+                if (place := file.georeference) is None:
+                    return []
+                places.append((place, file.size))  # the size of a PNG is known once it is decoded
         except DataError:  # other checks name the file
             return []
-        if place is None:
-            return []
-        places.append((place, size))
     return places
 
 
