@@ -294,6 +294,24 @@ def test_pixels_that_keep_their_class_keep_their_value(tmp_path: Path) -> None:
     assert (after[40:] > 0).all()
 
 
+def test_a_mask_outside_the_folder_is_corrected_and_comes_back(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    (root / "images" / "9.png").unlink()
+    elsewhere = (root / "masks").rename(tmp_path / "elsewhere")
+    rows = [f"images/{n}.png,{elsewhere / f'{n}_mask.png'}" for n in range(4)]
+    (root / "pairs.csv").write_text("\n".join(["image,mask", *rows]))
+    client = browser(root)
+    image, mask = images(client)["1"], elsewhere / "1_mask.png"
+    given = mask.read_bytes()
+    saved = put_mask(client, image, CROSS)
+    assert saved.json()["mask"] == "corrected", saved.text
+    assert (read_image(mask)[..., 0] == CROSS * 255).all()
+    revision = saved.json()["revision"]
+    answer = client.delete(f"/app/api/images/{image['id']}/mask?revision={revision}")
+    assert (answer.status_code, answer.json()["mask"]) == (200, "given")
+    assert mask.read_bytes() == given
+
+
 def test_a_mask_that_somebody_else_wrote_is_not_overwritten(tmp_path: Path) -> None:
     client = browser(pairs(tmp_path / "pairs"))
     image = images(client)["1"]

@@ -281,9 +281,16 @@ class Folder:
     def keep_given(self, entry: Entry) -> None:
         """Copy a given mask aside before it is corrected for the first time."""
         if isinstance(entry.mask, Path) and self.origin(entry) == "given":
-            copy = self.root / NOTES / "given" / entry.mask.relative_to(self.root)
+            copy = self._kept(entry.mask)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(entry.mask, copy)
+
+    def _kept(self, mask: Path) -> Path:
+        """Where a copy of a given mask is kept; those from elsewhere apart."""
+        place = Path(os.path.normpath(mask))  # without ".."
+        if self.root in place.parents:
+            return self.root / NOTES / "given" / place.relative_to(self.root)
+        return self.root / NOTES / "elsewhere" / place.relative_to(place.anchor)
 
     def remove_mask(self, entry: Entry) -> None:
         """Take away a mask that was drawn here, or bring back the one that was given.
@@ -297,7 +304,7 @@ class Folder:
         with self.lock:
             given: Path | None = None
             if origin == "corrected":
-                place = self.root / NOTES / "given" / mask.relative_to(self.root)
+                place = self._kept(mask)
                 kept = next((p for p in place.parent.glob("*") if p.stem == place.stem), None)
                 if kept is None:
                     raise DataError("the mask that was given is not kept any more", code="given")
