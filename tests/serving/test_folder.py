@@ -122,6 +122,36 @@ def test_a_mask_drawn_in_a_folder_of_bare_images_is_what_the_commands_see(
     assert (get_mask(again, image["id"]) == CELL).all()
 
 
+SAID = "unpaired: skip\nimages: .\nmasks: masks\nclasses: {soil: 0, root: 1}\nbackground: "
+
+
+@pytest.mark.parametrize(
+    ("said", "first", "names", "expected"),
+    [
+        ("", 0, ["soil", "root"], 0),
+        ("", 0, ["cell", "background"], 1),
+        ("root", 1, ["soil", "root"], 1),
+        ("1", 1, ["soil", "root"], 1),
+        ("none", None, ["soil", "root"], None),
+        ("root", 1, ["earth", "stone"], 0),
+    ],
+)
+def test_masks_are_begun_on_the_background_that_is_said_or_on_the_first_class(
+    tmp_path: Path, said: str, first: int | None, names: list[str], expected: int | None
+) -> None:
+    root = bare(tmp_path / "new", count=2)
+    if said:
+        (root / "masks").mkdir()
+        (root / "dataset.yaml").write_text(SAID + said)
+    client = browser(root)
+    assert client.get("/app/api/state").json()["background"] == first
+    wanted = [{"name": name, "colour": [number, 9, 9]} for number, name in enumerate(names)]
+    assert client.put("/app/api/classes", json=wanted).status_code == 200
+    assert client.get("/app/api/state").json()["background"] == expected
+    assert put_mask(client, images(client)["photo 1"], CELL).status_code == 200
+    assert survey(root).class_map.background == expected
+
+
 def state_classes(client: TestClient) -> Any:
     return client.get("/app/api/state").json()["classes"]
 
