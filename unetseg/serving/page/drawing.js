@@ -80,7 +80,8 @@ export async function show(id, isFromModel = false) {
   const one = image(id) ?? image(at.id) ?? images.find((each) => each.mask === "none") ?? images[0];
   if (one && one.id !== at.id && (await save())) await open(one.id);
   update();
-  if (isFromModel && one?.predicted && !["drawn", "corrected"].includes(one.mask)) await trying(fromModel)();
+  const isBegun = isFromModel && one?.predicted && one.mask === "none"; // a mask that is there is replaced only when asked
+  if (isBegun && at.id === one.id) await trying(fromModel)(); // else it could not be opened
   if (one) parts.canvas.focus({ preventScroll: true });
 }
 

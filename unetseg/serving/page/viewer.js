@@ -126,7 +126,7 @@ const showFacts = () => {
     fact("Dice", one.dice?.toFixed(2)), fact("Size", `${one.width} × ${one.height}`),
     fact("My mask", one.mask === "none" ? "none" : one.mask)].filter(Boolean).flat());
   parts.own.hidden = one.mask === "none";
-  parts.correct.href = `#draw/${one.id}/model`;
+  parts.correct.href = `#draw/${one.id}${one.mask === "none" ? "/model" : ""}`;
   parts.correct.hidden = !one.predicted || one.uploaded || !store.state.writer;
   if (one.predicted && parts.table.dataset.of !== at.key) showObjects(one).catch(() => {});
 };
