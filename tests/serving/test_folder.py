@@ -42,8 +42,8 @@ def _closed() -> Iterator[None]:
         STUDIOS.pop().close()
 
 
-def browser(folder: Path) -> TestClient:
-    STUDIOS.append(Studio(folder.parent, folder))
+def browser(folder: Path, out: Path | None = None) -> TestClient:
+    STUDIOS.append(Studio(folder.parent, folder, out))
     app = build_app([app_router(STUDIOS[-1])], Limits())
     client = TestClient(app, base_url="http://127.0.0.1")
     client.get("/app/api/state")  # who comes first draws
