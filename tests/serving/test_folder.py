@@ -462,6 +462,28 @@ def test_folders_below_the_root_are_listed_and_no_others(tmp_path: Path) -> None
     assert client.post("/app/api/folder", json={"path": "b/c"}).json()["images"] == 5
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["plan?budget=0", "plan?budget=nan", "plan?budget=1e99", "folders?path=%00"],
+)
+def test_values_that_make_no_sense_are_refused(tmp_path: Path, query: str) -> None:
+    answer = browser(pairs(tmp_path / "pairs")).get(f"/app/api/{query}")
+    assert answer.status_code in {404, 422}
+    assert answer.json()["error"]["message"]
+
+
+def test_a_folder_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # root may read everything
+    opened = client.post("/app/api/folder", json={"path": "pairs"})
+    for answer in (client.get("/app/api/folders"), opened):
+        assert (answer.status_code, "cannot be read" in answer.text) == (403, True)
+    assert client.get("/app/api/state").json()["images"] == 5
+    assert client.get("/app/api/folders", params={"path": "a" * 5000}).status_code == 404
+
+
 @pytest.mark.parametrize("name", ["../studio.py", "%2e%2e%2fstudio.py", "..%5cstudio.py", "x.js"])
 def test_the_page_gives_nothing_but_its_own_files(tmp_path: Path, name: str) -> None:
     client = browser(pairs(tmp_path / "pairs"))

@@ -190,6 +190,16 @@ def test_masks_of_one_stem_are_all_in_the_archive(tmp_path: Path) -> None:
     assert len(set(archive.namelist())) == 4
 
 
+def test_old_masks_of_images_elsewhere_are_in_the_archive(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    elsewhere = (root / "images").rename(tmp_path / "elsewhere")
+    rows = [f"{elsewhere / f'{n}.png'},masks/{n}_mask.png" for n in range(4)]
+    (root / "pairs.csv").write_text("\n".join(["image,mask", *rows]))
+    os.utime(root / "masks" / "0_mask.png", (0, 0))  # a ZIP knows no time before 1980
+    archive = ZipFile(BytesIO(browser(root).get("/app/api/masks.zip").content))
+    assert sorted(archive.namelist()) == [f"{n}.png" for n in range(4)]
+
+
 def test_images_to_look_at_are_uploaded_and_nothing_else(tmp_path: Path) -> None:
     root = pairs(tmp_path / "pairs")
     client = browser(root)
