@@ -161,6 +161,22 @@ def test_crowds_are_ignored_but_never_hide_an_object(tmp_path: Path) -> None:
     assert "ignore: [255]" in (out / "dataset.yaml").read_text()
 
 
+@pytest.mark.parametrize("polygons", [0, 1])
+def test_crowds_that_are_most_are_brush_strokes_and_drawn(tmp_path: Path, polygons: int) -> None:
+    """Datumaro, which writes COCO for CVAT, marks every mask so and no polygon."""
+    rng, names = np.random.default_rng(7), ("a.png", "b.png")
+    strokes = [
+        {"image_id": i, "segmentation": shapes(rng, "compressed"), "iscrowd": 1} for i in (1, 2)
+    ]
+    out = imported(tmp_path, dataset([*strokes, *[SQUARE] * polygons], names), names)
+    reference = COCO(tmp_path / "src/instances.json")
+    for number, mask in enumerate(masks_in(out).values(), 1):
+        drawn = [reference.annToMask(one) for one in reference.imgToAnns[number]]
+        assert (mask == np.any(drawn, axis=0)).all()
+    note = "2 crowd regions (iscrowd) drawn as objects: most are marked so, as brush strokes"
+    assert note in (out / "import.json").read_text()
+
+
 def test_images_without_annotations_are_background(tmp_path: Path) -> None:
     names = ("a.png", "b.png")
     out = imported(tmp_path, dataset([SQUARE], names), names)

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.builders import save_run
 from tests.chromium import NAMELESS, WEAK, WIDER, browser
 from unetseg.data.sample import draw_cells
+from unetseg.serving.processes import predict_apart
+from unetseg.storage import write_json
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -284,6 +288,72 @@ def test_one_browser_draws_the_others_look_and_no_mask_is_overwritten_unasked(
         same.page.locator(".saved:not(.dirty)").wait_for()
         second = np.asarray(Image.open(folder / "masks" / "cells_000.png"))
         assert not np.array_equal(second, first)
+
+
+@pytest.mark.long
+def test_a_mask_that_is_there_is_replaced_by_the_models_only_when_asked(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    (folder / "masks").mkdir()
+    given = [draw_cells(64, 0, index)[1] for index in range(4)]
+    for index, mask in enumerate(given):
+        Image.fromarray(mask).save(folder / "masks" / f"cells_{index:03d}.png")
+    run = save_run(tmp_path / "runs" / "cells")
+    write_json(run / "env.json", {"data": str(folder.resolve())})
+    write_json(run / "splits.json", {"pairs": []})
+    with served(folder) as address:
+        visitor = Visitor(browser, address, 64)
+        page, home = visitor.page, address.split("#")[0]
+        ids = {one["name"]: one["id"] for one in page.request.get(home + "api/images").json()}
+        has_mask, has_none = ids["cells_000.png"], ids["cells_005.png"]
+        ours, theirs = Pipe(duplex=False)
+        with ours, theirs:
+            predict_apart(theirs, run, [(folder / name, Path(key)) for name, key in ids.items()])
+        page.goto(f"{home}#look/{has_mask}")
+        page.reload()
+        page.get_by_role("link", name="Correct this mask").click()
+        page.locator(".saved:not(.dirty)", has_text="saved").wait_for()
+        page.wait_for_timeout(1000)
+        assert page.locator(".saved.dirty").count() == 0
+        visitor.press("Start from the model’s mask")
+        page.locator(".saved.dirty").wait_for()
+        page.keyboard.press("Control+z")
+        visitor.saved()
+        written = np.asarray(Image.open(folder / "masks" / "cells_000.png"))
+        assert np.array_equal(written, given[0])
+        page.goto(f"{home}#look/{has_none}")
+        page.get_by_role("link", name="Correct this mask").click()
+        page.locator(".saved.dirty").wait_for()
+        assert visitor.said == []
+
+
+@pytest.mark.long
+def test_an_open_mask_takes_new_classes_and_the_background_that_they_bring(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    (folder / "classes.txt").write_text("soil\nroot\n")  # of which none is called background
+    with served(folder) as address:
+        visitor = Visitor(browser, address + "#draw", 64)
+        page = visitor.page
+        visitor.opened()
+        page.get_by_role("button", name="Edit", exact=True).click()
+        page.get_by_role("button", name="Add a class").click()
+        page.keyboard.type("stone")
+        page.get_by_role("dialog").get_by_role("button", name="Save").click()
+        page.get_by_role("radio", name="stone").wait_for()
+        middle = "(canvas) => [...canvas.getContext('2d').getImageData(canvas.width / 2 | 0, "
+        middle += "canvas.height / 2 | 0, 1, 1).data]"
+        before = page.locator("#draw canvas").evaluate(middle)
+        page.keyboard.press("3")
+        visitor.stroke(np.array([[28.0, 32.0], [36.0, 32.0]]))
+        page.mouse.move(*visitor.place(2, 2))
+        page.wait_for_timeout(300)
+        assert page.locator("#draw canvas").evaluate(middle) != before
+        visitor.saved()
+        written = np.asarray(Image.open(folder / "masks" / "cells_000.png"))
+        assert np.unique(written).tolist() == [0, 2]
 
 
 def test_the_page_is_part_of_the_package() -> None:

@@ -42,8 +42,8 @@ def _closed() -> Iterator[None]:
         STUDIOS.pop().close()
 
 
-def browser(folder: Path) -> TestClient:
-    STUDIOS.append(Studio(folder.parent, folder))
+def browser(folder: Path, out: Path | None = None) -> TestClient:
+    STUDIOS.append(Studio(folder.parent, folder, out))
     app = build_app([app_router(STUDIOS[-1])], Limits())
     client = TestClient(app, base_url="http://127.0.0.1")
     client.get("/app/api/state")  # who comes first draws
@@ -120,6 +120,36 @@ def test_a_mask_drawn_in_a_folder_of_bare_images_is_what_the_commands_see(
     assert state_classes(again) == classes
     assert images(again)["photo 3"]["mask"] == "drawn"
     assert (get_mask(again, image["id"]) == CELL).all()
+
+
+SAID = "unpaired: skip\nimages: .\nmasks: masks\nclasses: {soil: 0, root: 1}\nbackground: "
+
+
+@pytest.mark.parametrize(
+    ("said", "first", "names", "expected"),
+    [
+        ("", 0, ["soil", "root"], 0),
+        ("", 0, ["cell", "background"], 1),
+        ("root", 1, ["soil", "root"], 1),
+        ("1", 1, ["soil", "root"], 1),
+        ("none", None, ["soil", "root"], None),
+        ("root", 1, ["earth", "stone"], 0),
+    ],
+)
+def test_masks_are_begun_on_the_background_that_is_said_or_on_the_first_class(
+    tmp_path: Path, said: str, first: int | None, names: list[str], expected: int | None
+) -> None:
+    root = bare(tmp_path / "new", count=2)
+    if said:
+        (root / "masks").mkdir()
+        (root / "dataset.yaml").write_text(SAID + said)
+    client = browser(root)
+    assert client.get("/app/api/state").json()["background"] == first
+    wanted = [{"name": name, "colour": [number, 9, 9]} for number, name in enumerate(names)]
+    assert client.put("/app/api/classes", json=wanted).status_code == 200
+    assert client.get("/app/api/state").json()["background"] == expected
+    assert put_mask(client, images(client)["photo 1"], CELL).status_code == 200
+    assert survey(root).class_map.background == expected
 
 
 def state_classes(client: TestClient) -> Any:
@@ -294,6 +324,24 @@ def test_pixels_that_keep_their_class_keep_their_value(tmp_path: Path) -> None:
     assert (after[40:] > 0).all()
 
 
+def test_a_mask_outside_the_folder_is_corrected_and_comes_back(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    (root / "images" / "9.png").unlink()
+    elsewhere = (root / "masks").rename(tmp_path / "elsewhere")
+    rows = [f"images/{n}.png,{elsewhere / f'{n}_mask.png'}" for n in range(4)]
+    (root / "pairs.csv").write_text("\n".join(["image,mask", *rows]))
+    client = browser(root)
+    image, mask = images(client)["1"], elsewhere / "1_mask.png"
+    given = mask.read_bytes()
+    saved = put_mask(client, image, CROSS)
+    assert saved.json()["mask"] == "corrected", saved.text
+    assert (read_image(mask)[..., 0] == CROSS * 255).all()
+    revision = saved.json()["revision"]
+    answer = client.delete(f"/app/api/images/{image['id']}/mask?revision={revision}")
+    assert (answer.status_code, answer.json()["mask"]) == (200, "given")
+    assert mask.read_bytes() == given
+
+
 def test_a_mask_that_somebody_else_wrote_is_not_overwritten(tmp_path: Path) -> None:
     client = browser(pairs(tmp_path / "pairs"))
     image = images(client)["1"]
@@ -412,6 +460,28 @@ def test_folders_below_the_root_are_listed_and_no_others(tmp_path: Path) -> None
         assert client.get("/app/api/folders", params={"path": path}).status_code == 404
         assert client.post("/app/api/folder", json={"path": path}).status_code == 404
     assert client.post("/app/api/folder", json={"path": "b/c"}).json()["images"] == 5
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["plan?budget=0", "plan?budget=nan", "plan?budget=1e99", "folders?path=%00"],
+)
+def test_values_that_make_no_sense_are_refused(tmp_path: Path, query: str) -> None:
+    answer = browser(pairs(tmp_path / "pairs")).get(f"/app/api/{query}")
+    assert answer.status_code in {404, 422}
+    assert answer.json()["error"]["message"]
+
+
+def test_a_folder_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # root may read everything
+    opened = client.post("/app/api/folder", json={"path": "pairs"})
+    for answer in (client.get("/app/api/folders"), opened):
+        assert (answer.status_code, "cannot be read" in answer.text) == (403, True)
+    assert client.get("/app/api/state").json()["images"] == 5
+    assert client.get("/app/api/folders", params={"path": "a" * 5000}).status_code == 404
 
 
 @pytest.mark.parametrize("name", ["../studio.py", "%2e%2e%2fstudio.py", "..%5cstudio.py", "x.js"])

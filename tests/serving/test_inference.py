@@ -136,6 +136,13 @@ def test_what_is_no_request_is_refused(cells: Cells, change: dict[str, Any], tol
     assert told in answer.json()["error"]
 
 
+@pytest.mark.parametrize("names", [["mask", "mask"], ["mask", "probabilities"] * 1000])
+def test_an_output_is_given_once(cells: Cells, names: list[str]) -> None:
+    request = {"inputs": [tensor(SMALL, data=SMALL.ravel().tolist())]}
+    answer = cells.client.post(URL, json={**request, "outputs": [{"name": name} for name in names]})
+    assert (answer.status_code, "outputs: " in answer.json()["error"]) == (422, True)
+
+
 @pytest.mark.parametrize(("length", "status"), [("999", 413), ("-1", 413), ("x", 422), ("3", 422)])
 def test_a_length_of_json_that_does_not_fit(cells: Cells, length: str, status: int) -> None:
     headers = {BINARY: length, "content-type": "application/octet-stream"}

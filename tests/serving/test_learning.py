@@ -1,9 +1,12 @@
 """The whole road through the API: draw, train, predict, correct, train again, take away."""
 
 import json
+import math
+import os
 import time
 from collections.abc import Callable
 from io import BytesIO
+from multiprocessing import Pipe
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -14,7 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tests.builders import class_map
+from tests.builders import bundle_info, class_map, random_segmenter, save_run
 from tests.serving.test_folder import (
     STUDIOS,
     _closed,  # noqa: F401
@@ -24,14 +27,18 @@ from tests.serving.test_folder import (
     pairs,
     put_mask,
 )
-from unetseg.bundle import load_bundle
+from unetseg.bundle import Rule, keep_in_bundle, load_bundle, read_info
+from unetseg.config import TrainConfig
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.sample import draw_sample
 from unetseg.prediction import manifest
+from unetseg.prediction.predictor import Predictor
 from unetseg.serving import learning, runs
+from unetseg.serving.processes import predict_apart
 from unetseg.serving.studio import meaning
+from unetseg.storage import write_json
 from unetseg.training import checkpoint, run
 
 
@@ -183,6 +190,16 @@ def test_masks_of_one_stem_are_all_in_the_archive(tmp_path: Path) -> None:
     assert len(set(archive.namelist())) == 4
 
 
+def test_old_masks_of_images_elsewhere_are_in_the_archive(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    elsewhere = (root / "images").rename(tmp_path / "elsewhere")
+    rows = [f"{elsewhere / f'{n}.png'},masks/{n}_mask.png" for n in range(4)]
+    (root / "pairs.csv").write_text("\n".join(["image,mask", *rows]))
+    os.utime(root / "masks" / "0_mask.png", (0, 0))  # a ZIP knows no time before 1980
+    archive = ZipFile(BytesIO(browser(root).get("/app/api/masks.zip").content))
+    assert sorted(archive.namelist()) == [f"{n}.png" for n in range(4)]
+
+
 def test_images_to_look_at_are_uploaded_and_nothing_else(tmp_path: Path) -> None:
     root = pairs(tmp_path / "pairs")
     client = browser(root)
@@ -224,6 +241,42 @@ def test_events_are_told_as_they_happen(tmp_path: Path) -> None:
     assert len(events) == 1
     assert json.loads(events[0].partition("data: ")[2])["id"] == images(client)["1"]["id"]
     assert "before" not in text
+
+
+def test_masks_are_those_of_the_network_as_it_is(tmp_path: Path) -> None:
+    """Weights are saved while it trains, rules for its masks at the end."""
+    root, run_folder = pairs(tmp_path / "pairs"), tmp_path / "runs" / "cells"
+    client, info = browser(root, out=run_folder.parent), bundle_info()
+    wanted = {entry.id: entry.image for entry in STUDIOS[-1].opened.entries.values()}
+    rules = {"postprocess": (Rule(class_index=1, smallest=20),)}
+    messages = []
+    for change in ("first", "other weights", "rules"):
+        if change == "rules":
+            weights = read_info(run_folder / "model" / "model.json").weights_sha256
+            keep_in_bundle(run_folder, weights, **rules)
+        else:
+            save_run(run_folder, info, random_segmenter(info, seed=len(change)))
+        write_json(run_folder / "env.json", {"data": str(root.resolve())})
+        assert not any(one["predicted"] for one in images(client).values()), change
+        ours, theirs = Pipe(duplex=False)
+        with ours, theirs:
+            predict_apart(theirs, run_folder, [(path, Path(key)) for key, path in wanted.items()])
+            messages.append(ours.recv())
+        predictor = Predictor(run_folder)
+        for key, path in wanted.items():
+            expected = predictor.predict(path) > 0
+            assert (get_mask(client, key, "?of=predicted") == expected).all(), change
+    for message in messages:  # each process is followed where it writes, whatever came since
+        learning._Predicting(STUDIOS[-1].learner, list(wanted)).follow(message)
+    assert [facts["id"] for facts in told("predicted")] == [*wanted] * 3
+
+
+def test_a_loss_that_is_no_number_is_told_as_none(tmp_path: Path) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+    watched = learning._Training(STUDIOS[-1].learner, tmp_path / "run", TrainConfig())
+    watched.follow({"loss": math.nan, "best": math.inf, "step": 3})
+    training = client.get("/app/api/state").json()["training"]
+    assert training == {"loss": None, "best": None, "step": 3}
 
 
 def test_files_of_a_run_are_called_as_those_who_write_them_call_them() -> None:

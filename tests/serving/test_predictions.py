@@ -71,6 +71,21 @@ def test_all_files_are_those_of_the_command(cells: Cells, tmp_path: Path) -> Non
                 assert (pixels == tifffile.imread(expected[name])).all(), name
 
 
+@pytest.mark.parametrize("names", [("a.tif", "a.png"), ("2_a.png", "a.png", "a.png")])
+def test_each_file_of_a_zip_has_a_name_of_its_own(
+    cells: Cells, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    write_geotiff(tmp_path / "a.tif", noise(40, 56, 3))
+    image_file(tmp_path / "a.png")
+    contents = [(name, (tmp_path / name[-5:]).read_bytes()) for name in names]
+    files = [("file", content) for content in contents]
+    answer = cells.client.post("/predict", files=files, params={"want": ["mask", "objects"]})
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        found = archive.namelist()
+    assert len(set(found)) == len(found) == 3 * len(names)  # mask, table and numbers of objects
+    assert {"a_objects.csv", f"{len(names) - 1}_a_objects.csv"} <= {name[-15:] for name in found}
+
+
 def test_each_want_alone_has_its_type(cells: Cells, tmp_path: Path) -> None:
     image, client = image_file(tmp_path / "a.png"), cells.client
     labels, rows = cells.predictor.objects(image)
@@ -151,7 +166,8 @@ def test_the_description_has_all_routes_and_their_bodies(cells: Cells) -> None:
     assert "image/*" in json.dumps(described["paths"]["/predict"]["post"]["requestBody"])
 
 
-def test_long_names_of_any_letters_are_taken(cells: Cells, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["細胞" * 100 + ".png", "out", ".out"])
+def test_names_of_any_length_and_letters_are_taken(cells: Cells, tmp_path: Path, name: str) -> None:
     content = image_file(tmp_path / "a.png").read_bytes()
-    answer = cells.client.post("/predict", files={"file": ("細胞" * 100 + ".png", content)})
+    answer = cells.client.post("/predict", files={"file": (name, content)})
     assert answer.status_code == 200, answer.text

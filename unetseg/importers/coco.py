@@ -2,8 +2,10 @@
 
 Categories become the classes 1, 2, … in the order of their ids. COCO has no order of depth, so
 large objects are drawn first and small ones stay visible; crowds (`iscrowd`), whose objects nobody
-has told apart, become 255, ignored, below all objects. Images without annotations are background:
-COCO lists what was looked at. Format: https://cocodataset.org/#format-data
+has told apart, become 255, ignored, below all objects. In COCO itself they are one annotation in a
+hundred: where they are most, they are brush strokes, all of which CVAT (by Datumaro) marks so, and
+are drawn. Images without annotations are background: COCO lists what was looked at.
+Format: https://cocodataset.org/#format-data
 """
 
 from array import array
@@ -30,6 +32,7 @@ from unetseg.importers.source_files import (
 from unetseg.text import plural, printable
 
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
+STROKES = "(iscrowd) drawn as objects: most are marked so, as brush strokes of CVAT are"
 
 
 def _packed(segmentation: Any) -> Any:
@@ -91,10 +94,13 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     categories = sorted({(c.id, c.name) for json in jsons.values() for c in json.categories})
     yield Classes([name for _, name in categories])
     files = ImageFiles(source, images)
+    shaped = [one for json in jsons.values() for one in json.annotations if one.segmentation]
+    crowds = sum(bool(one.iscrowd) for one in shaped)
+    has_strokes = crowds > len(shaped) / 2
+    ignored = "(iscrowd) ignored: 255 in the masks"
+    yield Note(crowds, "crowd region", STROKES if has_strokes else ignored)
     for path, json in jsons.items():
-        yield from _read_json(path, json, files)
-        crowds = sum(bool(one.iscrowd) for one in json.annotations)
-        yield Note(crowds, "crowd region", "(iscrowd) ignored: 255 in the masks")
+        yield from _read_json(path, json, files, has_strokes=has_strokes)
         bare = {image.id for image in json.images} - {one.image_id for one in json.annotations}
         yield Note(len(bare), "image", "without annotations: all background")
 
@@ -139,7 +145,9 @@ def _check(names: Sequence[str], jsons: Sequence[_Dataset]) -> None:
         raise DataError("category ids have several names", [*map(printable, faults)], fix)
 
 
-def _read_json(path: Path, json: _Dataset, files: ImageFiles) -> Iterator[Entry]:
+def _read_json(
+    path: Path, json: _Dataset, files: ImageFiles, *, has_strokes: bool
+) -> Iterator[Entry]:
     """The images of one file with their shapes, and what is wrong with them."""
     split = split_of(path.stem, path.parent.name)
     labels = {category.id: category.name for category in json.categories}
@@ -151,7 +159,8 @@ def _read_json(path: Path, json: _Dataset, files: ImageFiles) -> Iterator[Entry]
         many = plural(len(by_image[image_id]), "annotation")
         yield Problem("annotation without image", f"{path.name}: {many} of id {image_id}")
     for image in json.images:
-        shapes, problems = _shapes_on(image, by_image.get(image.id, ()), labels)
+        there = by_image.get(image.id, ())
+        shapes, problems = _shapes_on(image, there, labels, has_strokes=has_strokes)
         if count[image.id] > 1:
             where = f"{path.name}: {image.id} of {image.file_name}"
             problems.append(Problem("image id is there twice", where))
@@ -170,7 +179,11 @@ def _read_json(path: Path, json: _Dataset, files: ImageFiles) -> Iterator[Entry]
 
 
 def _shapes_on(
-    image: Image, annotations: Iterable[_Annotation], labels: Mapping[int, str]
+    image: Image,
+    annotations: Iterable[_Annotation],
+    labels: Mapping[int, str],
+    *,
+    has_strokes: bool,
 ) -> tuple[list[Shape], list[Problem]]:
     """The shapes on an image, and what is wrong with them before any is drawn."""
     shapes, problems = [], []
@@ -182,7 +195,7 @@ def _shapes_on(
         if not one.segmentation:
             fault = f"{where} has none; boxes are no masks"
             problems.append(Problem("no segmentation", fault))
-        label = None if one.iscrowd else labels.get(one.category_id)
+        label = None if one.iscrowd and not has_strokes else labels.get(one.category_id)
         patch = partial(_patch, one.segmentation)
         shapes.append(Shape(label, patch, f"annotation {one.id}"))
     return shapes, problems

@@ -98,7 +98,7 @@ def _columns(path: Path) -> _Columns | None:
     """The columns of the image, the class and the runs, or nothing where there are none."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         line = file.readline(_LONGEST)
-    names = [re.sub(r"[\W_]", "", name).lower() for name in re.split("[,;\t]", line)]
+    names = [re.sub(r"[\W_]", "", name).lower() for name in line.split(_delimiter(line))]
 
     def place(words: Sequence[str]) -> int | None:
         return next((names.index(word) for word in words if word in names), None)
@@ -107,15 +107,22 @@ def _columns(path: Path) -> _Columns | None:
     return None if image is None or runs is None else (image, place(_CLASSES), runs)
 
 
+def _delimiter(header: str) -> str:
+    """What parts the columns of a table, by its first line."""
+    return max(",;\t", key=header.count)
+
+
 def _rows(path: Path, columns: _Columns, name: str) -> Iterator[_Row]:
     """The rows of a table."""
     image, label, runs = columns
     text = path.read_bytes().decode("utf-8-sig", errors="replace")
     header = text.partition("\n")[0]
-    is_both = label is None and re.search("_?(class|label)", header.split(",")[image].lower())
+    delimiter = _delimiter(header)
+    named = header.split(delimiter)[image].lower()
+    is_both = label is None and re.search("_?(class|label)", named)
     limit = csv.field_size_limit(_LONGEST)
     try:
-        reader = csv.reader(StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+        reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter)
         cells = [row for row in reader if any(cell.strip() for cell in row)][1:]
     except csv.Error as error:
         raise DataError(f"{name} cannot be read: {error}", fix="Save it as CSV.") from error

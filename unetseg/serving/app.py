@@ -49,6 +49,7 @@ from unetseg.serving.studio import (
     OTHERS,
     WHOLE,
     Studio,
+    is_folder,
     told_classes,
     told_image,
     told_plan,
@@ -63,6 +64,8 @@ MOST_FOLDERS = 500
 MOST_UPLOADS = 200
 FEWEST = 2
 """Masks that a training needs."""
+SHORTEST, LONGEST = 5, 7 * 86400
+"""Seconds that a training may take."""
 TICK, QUIET = 0.2, 15.0
 """Seconds between two looks for events, and after which a browser hears that nothing happened."""
 BYTES = "application/octet-stream"
@@ -85,7 +88,7 @@ class NewClass(BaseModel):
 class Training(BaseModel):
     """What a training is asked for."""
 
-    budget: float = Field(ge=5, le=7 * 86400)
+    budget: float = Field(ge=SHORTEST, le=LONGEST)
     from_present: bool = False
 
 
@@ -157,7 +160,9 @@ def _folders(router: APIRouter, studio: Studio) -> None:
     @router.get("/api/folders")
     def folders(path: str = "") -> dict[str, Any]:
         here = studio.inside(path)
-        inner = sorted(one for one in here.iterdir() if one.is_dir() and not is_hidden([one.name]))
+        inner = sorted(
+            one for one in here.iterdir() if is_folder(one) and not is_hidden([one.name])
+        )
         above = None if here == studio.root else here.parent.relative_to(studio.root).as_posix()
         return {
             "path": here.relative_to(studio.root).as_posix(),
@@ -269,9 +274,7 @@ def _masks(router: APIRouter, studio: Studio) -> None:
     def mask(request: Request, key: str, asked: Annotated[Asked, Query()]) -> Response:
         there = pyramid(key, asked.of)
         index = there.window(0, *asked.within(there.size))
-        answer = index_answer(index, as_bytes=request.headers.get("accept") == BYTES)
-        answer.headers["x-unetseg-revision"] = studio.entry(key).revision
-        return answer
+        return index_answer(index, as_bytes=request.headers.get("accept") == BYTES)
 
     @router.get("/api/images/{key}/mask_tiles/{level}/{column}/{row}.png")
     def mask_tile(key: str, level: int, column: int, row: int, of: Of = "own") -> Response:
@@ -308,7 +311,7 @@ def _learning(router: APIRouter, studio: Studio) -> None:
     """Training and predicting."""
 
     @router.get("/api/plan")
-    def plan(budget: float = 300.0) -> dict[str, Any]:
+    def plan(budget: Annotated[float, Query(ge=SHORTEST, le=LONGEST)] = 300.0) -> dict[str, Any]:
         return told_plan(studio.survey(), budget)
 
     @router.post("/api/train", status_code=202)
@@ -409,9 +412,10 @@ def _files(router: APIRouter, studio: Studio) -> None:
         folder, predicted = studio.opened, studio.learner.predictions()
         file = Path(studio.uploads.name) / f"{secrets.token_hex(8)}.zip"
         entries = {entry.id: entry for entry in list(folder.entries.values())}
-        couples = [(one.image, folder.root) for one in entries.values() if not one.uploaded]
+        places = [one.image for one in entries.values() if not one.uploaded]
+        couples = [(p, folder.root if folder.root in p.parents else p.parent) for p in places]
         names = dict(output_names(couples))
-        with ZipFile(file, "w") as archive:
+        with ZipFile(file, "w", strict_timestamps=False) as archive:
             for entry in entries.values():
                 own = file_of(entry.mask) if isinstance(entry.mask, Path) else None
                 made = predicted[entry.id].mask if entry.id in predicted else None

@@ -155,16 +155,18 @@ class Folder:
         config, description = described(self.root, DataConfig())
         names = class_names(self.root, config, description)
         names = names or ClassNames((NamedClass("background"), NamedClass("object")))
-        return begun_class_map(names.entries)
+        return begun_class_map(names.entries, config.background)
 
     def set_classes(self, classes: Sequence[tuple[str, Colour]]) -> None:
         """Name and colour the classes anew while no mask exists; afterwards only append some.
+
+        The first is the background, unless dataset.yaml or a name says otherwise.
 
         Raises:
             DataError: masks exist that a change would contradict, or names are no names.
         """
         names = [name.strip() for name, _ in classes]
-        if len(set(names)) < len(names) or not all(names) or len(names) > MAX_CLASSES:
+        if not 0 < len(set(names)) == len(names) <= MAX_CLASSES or not all(names):
             raise DataError("each class needs a name of its own", code="classes")
         entries = [
             NamedClass(name, None, colour) for name, (_, colour) in zip(names, classes, strict=True)
@@ -172,12 +174,19 @@ class Folder:
         with self.lock:
             has_masks = any(entry.mask for entry in self.entries.values())
             before = self.classes
-            self.classes = self._appended(entries) if has_masks else begun_class_map(entries)
+            self.classes = self._appended(entries) if has_masks else self._begun_anew(entries)
             try:
                 self._describe()
             except DataError:
                 self.classes = before
                 raise
+
+    def _begun_anew(self, entries: Sequence[NamedClass]) -> ClassMap:
+        """The classes of masks that are still to be drawn, as somebody names them."""
+        names, stated = [entry.name for entry in entries], self.known.config.background
+        if stated not in {*names, *map(str, range(len(names))), "none"}:  # or of earlier classes
+            stated = names[background_by_name(names) or 0]
+        return begun_class_map(entries, stated)
 
     def _appended(self, entries: Sequence[NamedClass]) -> ClassMap:
         """The classes there are, in other colours where these are free, and new ones after them."""
@@ -219,6 +228,8 @@ class Folder:
             fresh = yaml.load(file.read_bytes(), yaml.BaseLoader)
             said = yaml.load(before, yaml.BaseLoader) or {}  # 001 stays a name
             said |= {key: fresh[key] for key in ("classes", "background") if key in fresh}
+            if "background" not in fresh and said.get("background") != "none":  # names tell it
+                said.pop("background", None)
             write_text(file, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
         if any(entry.mask for entry in self.entries.values()):
             read = survey(self.root, UNPAIRED, strict=False).classes
@@ -281,9 +292,16 @@ class Folder:
     def keep_given(self, entry: Entry) -> None:
         """Copy a given mask aside before it is corrected for the first time."""
         if isinstance(entry.mask, Path) and self.origin(entry) == "given":
-            copy = self.root / NOTES / "given" / entry.mask.relative_to(self.root)
+            copy = self._kept(entry.mask)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(entry.mask, copy)
+
+    def _kept(self, mask: Path) -> Path:
+        """Where a copy of a given mask is kept; those from elsewhere apart."""
+        place = Path(os.path.normpath(mask))  # without ".."
+        if self.root in place.parents:
+            return self.root / NOTES / "given" / place.relative_to(self.root)
+        return self.root / NOTES / "elsewhere" / place.relative_to(place.anchor)
 
     def remove_mask(self, entry: Entry) -> None:
         """Take away a mask that was drawn here, or bring back the one that was given.
@@ -297,7 +315,7 @@ class Folder:
         with self.lock:
             given: Path | None = None
             if origin == "corrected":
-                place = self.root / NOTES / "given" / mask.relative_to(self.root)
+                place = self._kept(mask)
                 kept = next((p for p in place.parent.glob("*") if p.stem == place.stem), None)
                 if kept is None:
                     raise DataError("the mask that was given is not kept any more", code="given")
@@ -341,11 +359,18 @@ def _without_mask(known: Survey) -> list[Path]:
     return [path for path, why in left_out if why == NO_MASK or why.endswith("without masks")]
 
 
-def begun_class_map(entries: Iterable[NamedClass]) -> ClassMap:
-    """The classes of masks that do not exist yet, with the codes of a list or 0, 1, 2 …."""
+def begun_class_map(entries: Iterable[NamedClass], stated: str | None = None) -> ClassMap:
+    """The classes of masks that do not exist yet, with the codes of a list or 0, 1, 2 ….
+
+    Args:
+        entries: The classes.
+        stated: The background, by name or code, or "none"; None: what the names say.
+
+    Raises:
+        MaskError: there is no such background, or there can be no such masks.
+    """
     entries = list(entries)
-    names = tuple(entry.name for entry in entries)
-    background = background_by_name(names)
+    background = _background(entries, stated)
     colours = list(dict.fromkeys([*COLOURS, *distinct_colours(len(entries))]))
     if background is not None:
         colours.insert(background, (0, 0, 0))
@@ -364,6 +389,21 @@ def begun_class_map(entries: Iterable[NamedClass]) -> ClassMap:
         return ClassMap(classes=infos, ignore=ignore, coding=coding, background=background)
     except ValueError as error:
         raise MaskError(f"the class list does not do for new masks: {error}") from error
+
+
+def _background(entries: Sequence[NamedClass], stated: str | None) -> int | None:
+    """The index of the background; None where all classes are foreground."""
+    names = [entry.name for entry in entries]
+    if stated is None:
+        return background_by_name(names)
+    codes = (number if one.code is None else one.code for number, one in enumerate(entries))
+    known = [*names, *(",".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in codes)]
+    if stated in known:
+        return known.index(stated) % len(names)
+    if stated == "none":
+        return None
+    told = f"there is no class {stated!r} to be the background"
+    raise MaskError(told, fix=f"Name one of {', '.join(names)}, or none.")
 
 
 def renamed(image: str, mask: str, other: str) -> str | None:

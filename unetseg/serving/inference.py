@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from unetseg import __version__
 from unetseg.bundle import BundleInfo
@@ -56,13 +56,27 @@ class OutputWanted(BaseModel):
     parameters: dict[str, Any] = {}
 
 
+def each_once(outputs: list[OutputWanted]) -> list[OutputWanted]:
+    """Outputs of different names.
+
+    Raises:
+        ValueError: two have one name: each takes memory of its own.
+    """
+    if len({output.name for output in outputs}) < len(outputs):
+        raise ValueError("an output is asked for twice")
+    return outputs
+
+
 class InferenceRequest(BaseModel):
     """What a client sends."""
 
     id: str | None = None
     parameters: dict[str, Any] = {}
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
-    outputs: list[OutputWanted] = [OutputWanted(name="mask"), OutputWanted(name="probabilities")]
+    outputs: Annotated[list[OutputWanted], Field(max_length=2), AfterValidator(each_once)] = [
+        OutputWanted(name="mask"),
+        OutputWanted(name="probabilities"),
+    ]
 
 
 health_router = APIRouter(prefix="/v2")

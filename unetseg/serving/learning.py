@@ -1,7 +1,8 @@
 """Trainings and predictions of the app: begun, followed by their run folders, and stopped.
 
 A run of the app is a run as any other: `unetseg train --resume`, `eval` and `predict` take it. What
-is predicted lies in the run, in predictions/, named by the ids of the images.
+is predicted lies in the run, in predictions/, in a folder for each state of its U-Net, named by the
+ids of the images.
 """
 
 import re
@@ -19,12 +20,12 @@ from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import UnetsegError
 from unetseg.serving.door import Refusal
 from unetseg.serving.folder import UNPAIRED, Entry
-from unetseg.serving.pictures import state_of
 from unetseg.serving.processes import BEFORE, EVERY, predict_apart, train_apart, work_apart
 from unetseg.serving.runs import (
     MANIFEST,
     Predicted,
     count_parameters,
+    folder_of,
     info_of,
     plan_words,
     predictions_of,
@@ -32,8 +33,9 @@ from unetseg.serving.runs import (
     read_json,
     told_row,
     validations,
+    version_of,
 )
-from unetseg.storage import write_json
+from unetseg.storage import json_value, write_json
 
 if TYPE_CHECKING:
     from unetseg.bundle import BundleInfo
@@ -42,7 +44,6 @@ STATE = "last.pt"
 """A file of a run; torch is not loaded to name it."""
 APP = "app.json"
 """In a run: what the app asked for, and how it ended."""
-PREDICTIONS = "predictions"
 KEPT = 2000
 """Events that are kept for browsers which are late."""
 ENDING = 30.0
@@ -116,7 +117,7 @@ class Learning:
             "low": low,
             "high": high,
             "images": [*splits.values()].count("train"),
-            "trained_at": (run / "env.json").stat().st_mtime,
+            "version": version_of(info),
             "before": read_json(run / BEFORE),
             "parameters": count_parameters(run / "model" / "model.safetensors"),
             "words": plan_words(read_json(run / "plan.json") or {}),
@@ -198,15 +199,14 @@ class Learning:
         images = [(entry.image, Path(entry.id)) for entry in entries]
         work = _Predicting(self, [entry.id for entry in entries])
         with self._lock:
-            folder = model[0] / PREDICTIONS
-            self._start("predicting", work, (predict_apart, model[0], folder, images))
+            self._start("predicting", work, (predict_apart, model[0], images))
             self.predicting = {"done": 0, "total": len(images)}
         return len(images)
 
     def predictions(self) -> dict[str, Predicted]:
         """What the present U-Net made of images, by their ids."""
         model = self.model()
-        return predictions_of(model[0] / PREDICTIONS / MANIFEST) if model else {}
+        return predictions_of(folder_of(*model) / MANIFEST) if model else {}
 
     def predicted_classes(self) -> ClassMap | None:
         """What the values of predicted masks mean."""
@@ -302,7 +302,7 @@ class _Training:
 
     def tell(self, **facts: Any) -> dict[str, Any]:
         """What is known of the training, with these facts."""
-        self.home.training = (self.home.training or {}) | facts
+        self.home.training = (self.home.training or {}) | json_value(facts)
         return self.home.training
 
     def note(self, status: str) -> None:
@@ -317,15 +317,16 @@ class _Predicting:
 
     def __init__(self, home: Learning, wanted: Sequence[str]) -> None:
         self.home, self.wanted = home, wanted
-        self.before = {key: state_of(one.mask) for key, one in home.predictions().items()}
+        self.manifest: Path | None = None
         self.seen: set[str] = set()
 
-    def follow(self, _told: Mapping[str, Any] | None) -> None:
-        """Tell the page which masks are new."""
-        made, total = self.home.predictions(), len(self.wanted)
+    def follow(self, told: Mapping[str, Any] | None) -> None:
+        """Tell the page which masks are there."""
+        self.manifest = (told or {}).get("manifest", self.manifest)
+        made = predictions_of(self.manifest) if self.manifest else {}
+        total = len(self.wanted)
         for key in self.wanted:
-            one = made.get(key)
-            if one and key not in self.seen and self.before.get(key) != state_of(one.mask):
+            if key in made and key not in self.seen:
                 self.seen.add(key)
                 self.home.predicting = {"done": len(self.seen), "total": total}
                 self.home.events.tell("predicted", id=key, done=len(self.seen), total=total)

@@ -145,14 +145,18 @@ def objects_of(job: Job) -> list[dict[str, object]]:
 
 
 def zipped(jobs: Sequence[Job], config: PredictConfig) -> Response:
-    """All files of some images, called as `unetseg predict` calls them."""
+    """All files of some images, called as `unetseg predict` calls them.
+
+    Where one of another image is called so, those of the later image begin with its number.
+    """
     content = io.BytesIO()
     names = set[str]()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         for number, job in enumerate(jobs):
-            is_taken = job.mask.name in names
-            for path in job.files(config):
-                name = f"{number}_{path.name}" if is_taken else path.name
-                names.add(name)
-                archive.write(path, name)
+            files, begin = job.files(config), ""
+            while names.intersection(begin + path.name for path in files):
+                begin += f"{number}_"
+            for path in files:
+                names.add(begin + path.name)
+                archive.write(path, begin + path.name)
     return Response(content.getvalue(), media_type="application/zip")

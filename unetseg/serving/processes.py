@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from unetseg.config import DataConfig, PredictConfig, TrainConfig
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.errors import BundleError, StoppedError, UnetsegError
 from unetseg.progress import Silent
+from unetseg.serving.runs import MANIFEST, PREDICTIONS, folder_of
 from unetseg.storage import write_json
 
 BEFORE = "before.json"
@@ -94,10 +96,10 @@ def score_of(before: Path, run: Path, data: Path, config: DataConfig) -> dict[st
     return {"run": before.name, "dice": dice, "images": len(pairs)}
 
 
-def predict_apart(
-    _: Connection, run: Path, folder: Path, images: Iterable[tuple[Path, Path]]
-) -> None:
-    """Predict images into `folder`, each with the name of its mask there.
+def predict_apart(pipe: Connection, run: Path, images: Iterable[tuple[Path, Path]]) -> None:
+    """Predict images, each with the name of its mask, and tell where the manifest is.
+
+    The folder is that of the U-Net as it was loaded: a training may save others meanwhile.
 
     Raises:
         BundleError: some could not be predicted.
@@ -106,8 +108,10 @@ def predict_apart(
 
     images = list(images)
     config = PredictConfig(objects=True, review=len(images), existing="skip")
-    work = work_of(run, [path for path, _ in images], folder, config)
-    result = predict_listed(work, images, failures=folder / "failures.jsonl")
+    work = work_of(run, [path for path, _ in images], run / PREDICTIONS, config)
+    work = replace(work, output=folder_of(run, work.predictor.info))
+    pipe.send({"manifest": work.output / MANIFEST})
+    result = predict_listed(work, images, failures=work.output / "failures.jsonl")
     if result.failures:
         told = [f"{path.name}: {error.summary}" for path, error in result.failures.items()]
         raise BundleError(f"{len(told)} images could not be predicted", told)

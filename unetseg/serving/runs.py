@@ -8,6 +8,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 LOG, MANIFEST = "log.jsonl", "predictions.jsonl"
 """Files of a run, and of a folder of masks; torch is not loaded to name them."""
+PREDICTIONS = "predictions"
+"""Folder of a run; in it is a folder of masks for each state of its U-Net."""
 MOST_FILES = 4096
 """Files of which is remembered what they hold."""
 
@@ -114,6 +117,17 @@ def info_of(model: Path) -> "BundleInfo":
     from unetseg.bundle import read_info
 
     return read_info(model)
+
+
+def version_of(info: "BundleInfo") -> str:
+    """What changes with a U-Net: with its weights, and with what was measured of them later."""
+    content = info.model_dump_json(exclude={"scores", "versions"})  # no mask depends on these
+    return sha256(content.encode()).hexdigest()[:12]
+
+
+def folder_of(run: Path, info: "BundleInfo") -> Path:
+    """The folder for the masks that a run's U-Net, as it is now, makes of images."""
+    return run / PREDICTIONS / version_of(info)
 
 
 @of_file

@@ -37,6 +37,8 @@ from unetseg.storage import not_kept
 
 T = TypeVar("T")
 Work = Callable[[], Awaitable[T]]
+OUT = ".out"
+"""The folder beside an image for what is made of it: no file that is sent keeps a dot in front."""
 MOST_PIXELS, LAYERS = 2**25, 8
 """Pixels of an image, unless more are allowed, and of all that are decoded at once: that many with
 up to so many bands and classes together, fewer with more."""
@@ -136,7 +138,7 @@ class Service:
         return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)
 
     async def files(self, image: Path, config: PredictConfig) -> tuple[Job, str]:
-        """Write what is asked for of an image file beside it, as `unetseg predict` does.
+        """Write what is asked for of an image file near it, as `unetseg predict` does.
 
         Returns:
             The files, and what is strange about the values of the image.
@@ -148,7 +150,7 @@ class Service:
             if raster_driver(image, first_bytes(image)):
                 told = f"{image} names other files"
                 raise Refusal(415, told, "Send the pixels as a TIFF or PNG.")
-            job = await self.thread(self._planned, image, image.parent / "out" / image.stem)
+            job = await self.thread(self._planned, image, image.parent / OUT / image.stem)
             opening = partial(self.predictor.open, job)
             writing = partial(self._write, config)
             likely = config.with_probabilities

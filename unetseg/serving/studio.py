@@ -4,6 +4,7 @@ A folder is opened by one server alone, and drawn in by one browser at a time; o
 """
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -96,12 +97,14 @@ class Studio:
         """A folder below the root.
 
         Raises:
-            Refusal: there is none.
+            Refusal: there is none, or it cannot be read.
         """
-        path = (self.root / relative).resolve()
-        if not path.is_relative_to(self.root) or not path.is_dir():
+        path = self.root / relative
+        if not is_folder(path) or not path.resolve().is_relative_to(self.root):
             raise Refusal(404, f"there is no folder {relative!r} here")
-        return path
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise Refusal(403, f"the folder {relative!r} cannot be read", "Choose another one.")
+        return path.resolve()
 
     @property
     def opened(self) -> Folder:
@@ -213,7 +216,6 @@ class Studio:
             is_begun = any(entry.mask for entry in folder.entries.values())
             found = check_folder(folder.root, UNPAIRED).findings if is_begun else ()
             self._checked = now, found
-            self.events.tell("findings", count=len(found))
         finally:
             self._checking.release()
 
@@ -228,6 +230,14 @@ class Studio:
             if self._surveyed is None or self._surveyed[0] != now:
                 self._surveyed = now, survey(self.opened.root, UNPAIRED)
             return self._surveyed[1]
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, as far as it may be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def told_classes(classes: ClassMap | None) -> list[dict[str, Any]]:

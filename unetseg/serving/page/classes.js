@@ -21,7 +21,7 @@ export const editClasses = trying(async () => {
     list.lastChild.lastChild.focus();
   };
   const text = isFixed ? "There are masks already: their classes stay, new ones can be added."
-    : "What the pixels of a mask can be. The first one is the background, unless all are objects.";
+    : "What the pixels of a mask can be. The first one is the background, unless another is called so.";
   const answer = await ask("Classes", h("div", null, h("p", { className: "note" }, text), list, button("Add a class", add, "quiet")),
     [["", "Cancel"], ["yes", "Save", "primary"]]);
   if (!answer) return;

@@ -5,7 +5,7 @@ import { Mask } from "./mask.js";
 import { encode } from "./png.js";
 import { inColours, Pyramid } from "./pyramid.js";
 import { editClasses } from "./classes.js";
-import { blank, image, palette, refresh, refreshSoon, store, trying } from "./store.js";
+import { blank, image, isDrawn, palette, refresh, refreshSoon, store, trying } from "./store.js";
 import { View } from "./view.js";
 
 const TOOLS = { brush: ["Brush", "b"], polygon: ["Polygon", "p"], fill: ["Fill", "f"], erase: ["Erase", "e"], hand: ["Move", "h"] };
@@ -80,7 +80,8 @@ export async function show(id, isFromModel = false) {
   const one = image(id) ?? image(at.id) ?? images.find((each) => each.mask === "none") ?? images[0];
   if (one && one.id !== at.id && (await save())) await open(one.id);
   update();
-  if (isFromModel && one?.predicted && !["drawn", "corrected"].includes(one.mask)) await trying(fromModel)();
+  const isBegun = isFromModel && one?.predicted && one.mask === "none"; // a mask that is there is replaced only when asked
+  if (isBegun && at.id === one.id) await trying(fromModel)(); // else it could not be opened
   if (one) parts.canvas.focus({ preventScroll: true });
 }
 
@@ -99,14 +100,20 @@ const open = trying(async (id, spot = null) => {
     pyramid = new Pyramid(info, (...place) => api.imageUrl(id, `tiles/${place.join("/")}.jpg`), () => view.request());
     view.open(info.width, info.height);
   }
-  const look = (...place) => api.imageUrl(id, `mask_tiles/${place.join("/")}.png?of=own&r=${info.revision}`);
-  maskPyramid = info.large && image(id)?.mask !== "none" ? new Pyramid(info, look, () => view.request(), inColours(palette())) : null;
+  showAround();
   const mask = await openWindow(info, spot ?? { x: info.width / 2, y: info.height / 2 });
   if (ticket !== loading) return; // another image was opened meanwhile
   Object.assign(at, { mask, saved: 0 });
   if (isOther) history.replaceState(null, "", `#draw/${id}`);
   update();
 });
+
+/** What of the mask of a large image lies around the window that is edited, as tiles. */
+function showAround() {
+  const { id, info, revision } = at;
+  const look = (...place) => api.imageUrl(id, `mask_tiles/${place.join("/")}.png?of=own&r=${revision}`);
+  maskPyramid = info.large && image(id)?.mask !== "none" ? new Pyramid(info, look, () => view.request(), inColours(palette())) : null;
+}
 
 /** The window of the mask that is edited: the whole, or as much as fits around a spot of a large image. */
 async function openWindow(info, spot) {
@@ -115,7 +122,7 @@ async function openWindow(info, spot) {
   const from = (centre, size, limit) => Math.round(Math.min(Math.max(centre - size / 2, 0), limit - size));
   const window = { x: from(spot.x, width, info.width), y: from(spot.y, height, info.height), width, height };
   const has = image(at.id)?.mask !== "none";
-  return new Mask(window, has ? await maskPixels("own", window) : new Uint8Array(width * height).fill(blank()), palette());
+  return new Mask(window, has ? await maskPixels("own", window) : new Uint8Array(width * height).fill(blank()), palette(), blank());
 }
 
 const maskPixels = (of, window, id = at.id) => api.mask(id, of, window);
@@ -124,7 +131,8 @@ export function update() {
   if (!parts || !store.state || parts.whole.hidden) return;
   const { classes, writer, writer_note: note } = store.state;
   const one = image(at.id);
-  at.index ??= (classes.find((each) => each.index !== store.state.background) ?? classes[0])?.index;
+  if (!classes.some((each) => each.index === at.index)) at.index = (classes.find(isDrawn) ?? classes[0])?.index;
+  followClasses();
   parts.title.textContent = one ? short(one.name) : "";
   parts.title.title = one?.name ?? "";
   parts.classes.replaceChildren(...classes.map((each, i) => h("label", { className: "class" },
@@ -145,6 +153,18 @@ export function update() {
   showTool();
   showStrip();
   showSaved();
+}
+
+/** Shows the open mask as the classes are by now: in their colours, and on what is blank by now. */
+function followClasses() {
+  const { mask } = at;
+  const colours = palette();
+  if (!mask || (mask.blank === blank() && String(mask.colours) === String(colours))) return;
+  if (image(at.id)?.mask === "none" && (!mask.edits || mask.blank === 255)) mask.change(mask.blank, blank());
+  mask.blank = blank();
+  mask.recolour(colours);
+  showAround();
+  view.request();
 }
 
 /** The images around the present one, with what each has. */

@@ -42,7 +42,7 @@ export class Gallery {
   update() {
     const { show, order, find } = this.settings;
     this.images = store.images.filter((one) => SHOW[show][1](one) && one.name.toLowerCase().includes(find)).sort(ORDER[order][1]);
-    const key = JSON.stringify(this.images);
+    const key = JSON.stringify([this.images, store.state.model?.version]);
     if (key === this.key) return;
     this.key = key;
     const shown = Math.max(this.list.children.length, AT_ONCE);
@@ -65,8 +65,9 @@ const MARKS = { given: "mask given", drawn: "drawn", corrected: "corrected" };
 export function card(one, step, overlay = "1") {
   const facts = [MARKS[one.mask], one.predicted && one.mask === "none" && "predicted", one.split === "test" && "test",
     one.dice != null && `Dice ${one.dice.toFixed(2)}`, one.objects != null && count(one.objects, "object")];
+  const state = one.revision + (one.predicted ? store.state.model?.version : "");
   return h("a", { className: `card ${one.mask}`, href: `#${step}/${one.id}` },
-    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=${overlay}&r=${one.revision}${one.predicted ? "p" : ""}`), alt: "",
+    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=${overlay}&r=${state}`), alt: "",
       loading: "lazy", decoding: "async" }),
     h("b", { title: one.name }, short(one.name)), h("span", null, facts.filter(Boolean).join(" · ") || `${one.width} × ${one.height}`));
 }

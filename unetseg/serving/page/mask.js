@@ -3,9 +3,9 @@
 const REMEMBERED = 64e6; // bytes of undone and done
 
 export class Mask {
-  /** `window`: x, y, width and height within the image; `pixels`: a class index each, 255 for none. */
-  constructor(window, pixels, colours) {
-    Object.assign(this, window, { pixels, colours, done: [], undone: [], edits: 0 });
+  /** `window`: x, y, width and height within the image; `pixels`: a class index each, 255 for none; `blank`: that of nothing. */
+  constructor(window, pixels, colours, blank) {
+    Object.assign(this, window, { pixels, colours, blank, done: [], undone: [], edits: 0 });
     this.canvas = new OffscreenCanvas(this.width, this.height);
     this.context = this.canvas.getContext("2d");
     this.repaint(0, 0, this.width, this.height);
@@ -129,6 +129,18 @@ export class Mask {
     this.pixels.set(pixels);
     this.touched(0, 0, this.width, this.height);
     return this.commit();
+  }
+
+  /** Takes one class for another, in what can be undone too. */
+  change(from, to) {
+    const edits = [...this.done, ...this.undone].flatMap((edit) => [edit.before, edit.after]);
+    for (const pixels of [this.pixels, ...edits])
+      for (let i = 0; i < pixels.length; i++) if (pixels[i] === from) pixels[i] = to;
+  }
+
+  recolour(colours) {
+    this.colours = colours;
+    this.repaint(0, 0, this.width, this.height);
   }
 
   range(low, high, limit) {

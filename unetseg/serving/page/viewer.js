@@ -64,15 +64,15 @@ export async function show(id) {
 
 const open = trying(async (id) => {
   const one = image(id);
-  const key = id + one.revision + one.predicted + store.state.model?.trained_at;
-  if (key === at.key) return;
+  const key = id + one.revision + one.predicted + store.state.model?.version;
+  const colours = palette();
+  if (key === at.key && String(colours) === String(at.colours)) return;
   const isOther = id !== at.id;
-  Object.assign(at, { id, key, info: await api.info(id) });
+  Object.assign(at, { id, key, colours, info: await api.info(id) });
   const tiles = (address, paint) => new Pyramid(at.info, (...place) => api.imageUrl(id, address(place.join("/"))), () => view.request(),
     paint);
-  const colours = inColours(palette());
   picture = tiles((place) => `tiles/${place}.jpg`);
-  const layer = (of) => tiles((place) => `mask_tiles/${place}.png?of=${of}&r=${encodeURIComponent(key)}`, colours);
+  const layer = (of) => tiles((place) => `mask_tiles/${place}.png?of=${of}&r=${encodeURIComponent(key)}`, inColours(colours));
   masks = { predicted: one.predicted && layer("predicted"), own: one.mask !== "none" && layer("own") };
   if (isOther) view.open(at.info.width, at.info.height);
   view.request();
@@ -107,12 +107,13 @@ export function update() {
 function showList() {
   const some = listed();
   const here = Math.max(some.findIndex((one) => one.id === at.id), 0);
-  const key = some.map((one) => one.id + one.revision).join() + at.id;
+  const { version } = store.state.model ?? {};
+  const key = some.map((one) => one.id + one.revision).join() + at.id + version;
   if (parts.list.dataset.key === key) return;
   parts.list.dataset.key = key;
   parts.list.replaceChildren(...some.slice(Math.max(here - 20, 0), here + 40).map((one) => h("div", { role: "listitem" },
     h("a", { href: `#look/${one.id}`, title: one.name, "aria-current": one.id === at.id ? "true" : null },
-    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=predicted&r=${encodeURIComponent(store.state.model?.trained_at ?? "")}`),
+    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=predicted&r=${version}`),
       alt: one.name, loading: "lazy" })))));
 }
 
@@ -126,7 +127,7 @@ const showFacts = () => {
     fact("Dice", one.dice?.toFixed(2)), fact("Size", `${one.width} × ${one.height}`),
     fact("My mask", one.mask === "none" ? "none" : one.mask)].filter(Boolean).flat());
   parts.own.hidden = one.mask === "none";
-  parts.correct.href = `#draw/${one.id}/model`;
+  parts.correct.href = `#draw/${one.id}${one.mask === "none" ? "/model" : ""}`;
   parts.correct.hidden = !one.predicted || one.uploaded || !store.state.writer;
   if (one.predicted && parts.table.dataset.of !== at.key) showObjects(one).catch(() => {});
 };
