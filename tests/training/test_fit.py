@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ from unetseg.errors import (
     MachineError,
     StoppedError,
 )
-from unetseg.evaluation.confusion import score
+from unetseg.evaluation.confusion import Scores, score
+from unetseg.evaluation.counting import score_split
+from unetseg.prediction.engine import Engine
 from unetseg.progress import Silent
 from unetseg.training.checkpoint import load_state
 from unetseg.training.fit import train
@@ -401,6 +404,33 @@ def test_a_training_whose_patience_is_used_up_learns_no_more_when_it_is_resumed(
     train(data, tiny(epochs=20, patience=1), out=tmp_path, name="a", resume=True)
     assert metrics(run) == rows
     assert all(torch.equal(weights(run)[name], value) for name, value in learned.items())
+
+
+@pytest.mark.long
+def test_validation_takes_the_engine_that_is_asked_for_or_nothing_is_trained(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asking(engine: str) -> TrainConfig:
+        machine = RuntimeConfig.model_validate({"device": "cpu", "workers": 0, "engine": engine})
+        return tiny(epochs=1).model_copy(update={"runtime": machine})
+
+    taken: list[str] = []
+
+    def noted(engine: Engine, *more: Any) -> Scores:
+        taken.append(engine.choice.name)
+        return score_split(engine, *more)
+
+    monkeypatch.setattr("unetseg.training.fit.score_split", noted)
+    train(data, asking("eager"), out=tmp_path, name="a")
+    assert taken == ["eager"]
+
+    def refuse(*_: object) -> None:
+        raise NotImplementedError("it draws numbers")
+
+    monkeypatch.setattr("unetseg.prediction.backends._openvino", refuse)
+    with pytest.raises(MachineError, match="--engine openvino cannot run this network: it draws"):
+        train(data, asking("openvino"), out=tmp_path, name="b")
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.long

@@ -237,6 +237,8 @@ class Trainer:
         """Get ready, and make up for a validation that was due when the training was stopped."""
         self.group.first(self._draw_crops)
         self._close_files()  # the processes that read from now on open them themselves
+        if self.run.config.runtime.engine != "auto":  # refused before anything is learned
+            self.group.together(lambda: self._engine().choice)
         self.segmenter.train()
         self._announce()
         if self._is_due:
@@ -293,9 +295,8 @@ class Trainer:
         began = self.clock.now
         self.group.together(self._check_skipped_steps)
         train_loss = self.losses.take()
-        kept, tile, overlap = self.learner.kept, self.plan.tile, self.plan.overlap
+        kept, engine = self.learner.kept, self._engine()
         self.group.share(kept.buffers())
-        engine = Engine(kept, self.machine, tile=tile, overlap=overlap)
         try:
             scores = score_split(engine, self.info, self.val_reader, self.val_facts, self.progress)
         except OutOfMemoryError as error:  # whose fix is for `predict`
@@ -315,6 +316,12 @@ class Trainer:
         self.clock.validation_done(self.clock.now - began)
         self.save()  # last: with the time that all of it took
         self.segmenter.train()
+
+    def _engine(self) -> Engine:
+        """What predicts with the weights as they are now."""
+        kept, tile, overlap = self.learner.kept, self.plan.tile, self.plan.overlap
+        asked = self.run.config.runtime.engine
+        return Engine(kept, self.machine, tile=tile, overlap=overlap, engine=asked)
 
     def close(self) -> None:
         """Close the files of images bigger than memory, and give back what was kept of others."""
