@@ -15,6 +15,8 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.shutil import copy
+from rasterio.vrt import WarpedVRT
 
 from tests.builders import (
     GEOTRANSFORM,
@@ -400,6 +402,19 @@ def test_an_image_changed_to_one_of_the_same_size_and_time_is_begun_anew(
     assert source.stat().st_size == status.st_size
     predict(trained, source, out, "--existing", "overwrite")
     expected = predict(trained, source, tmp_path / "expected")
+    assert same(out, expected)
+
+
+def test_a_mosaic_of_which_a_source_has_changed_is_begun_anew(
+    tmp_path: Path, large: tuple[Path, Path, Path]
+) -> None:
+    trained, source, out = large
+    with rasterio.open(source) as raster, WarpedVRT(raster) as warped:
+        copy(warped, tmp_path / "mosaic.vrt", driver="VRT")
+    predict_and_keep_bands(trained, tmp_path / "mosaic.vrt", out)
+    write_geotiff(source, blotches(200, 90, seed=1))
+    predict(trained, tmp_path / "mosaic.vrt", out, "--existing", "overwrite")
+    expected = predict(trained, tmp_path / "mosaic.vrt", tmp_path / "expected")
     assert same(out, expected)
 
 
