@@ -314,6 +314,12 @@ def test_the_latest_run_is_the_one_saved_last(tmp_path: Path) -> None:
         os.utime(tmp_path / name / "last.pt", (second, second))
     (tmp_path / "unsaved").mkdir()
     assert latest_run(tmp_path) == tmp_path / "m"
+    assert latest_run(tmp_path, of_folds=True) is None
+    for second, state in enumerate(("b/fold_0", "a/fold_1", "a/fold_0", "curve/share_1")):
+        write_text(tmp_path / state / "last.pt", "state")
+        os.utime(tmp_path / state / "last.pt", (9 - second, 9 - second))
+    assert latest_run(tmp_path, of_folds=True) == tmp_path / "b"
+    assert latest_run(tmp_path) == tmp_path / "m"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"a":' * 100_000])

@@ -260,10 +260,14 @@ def has_begun(folder: Path) -> bool:
     return any(not UNBEGUN.fullmatch(path.name) for path in folder.iterdir())
 
 
-def latest_run(out: Path) -> Path | None:
-    """The run folder in `out` whose resume state was written last, or None."""
-    states = sorted(out.glob("*/last.pt"), key=lambda state: state.stat().st_mtime)
-    return states[-1].parent if states else None
+def latest_run(out: Path, *, of_folds: bool = False) -> Path | None:
+    """The run folder in `out` whose resume state was written last, or None.
+
+    One of a single training, or `of_folds`, whose states lie a level deeper.
+    """
+    pattern, level = ("*/fold_*/last.pt", 1) if of_folds else ("*/last.pt", 0)
+    states = sorted(out.glob(pattern), key=lambda state: state.stat().st_mtime)
+    return states[-1].parents[level] if states else None
 
 
 def _cannot_write(path: Path, error: OSError) -> MachineError:

@@ -1,6 +1,7 @@
 """What is done to masks: as scipy does it, without seams, and only where validation gains by it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from unetseg.cli.app import run
 from unetseg.data.files import image as image_file
 from unetseg.evaluation.postprocessing import choose_rules, cross_validated
 from unetseg.prediction import stream
+from unetseg.prediction.objects import Components
 from unetseg.prediction.postprocess import cleaned_bands, cleaned_image
 from unetseg.prediction.stream import Band
 
@@ -73,6 +75,26 @@ def test_rules_do_what_scipy_does_whole_and_in_bands(rule: Rule) -> None:
             np.testing.assert_array_equal(np.concatenate([b.index for b in found]), whole)
     nothing = np.zeros((5, 6), np.uint8)
     np.testing.assert_array_equal(cleaned_image(nothing, info_of(rule)), nothing)
+
+
+def test_twice_as_many_rules_are_twice_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+    label = Components._label
+
+    def counted(parts: Components, top: int, bottom: int) -> Any:
+        searched.append(top)
+        return label(parts, top, bottom)
+
+    monkeypatch.setattr(Components, "_label", counted)
+    bands = [Band(number, top, index_of(0)[top : top + 7]) for number, top in enumerate((0, 7))]
+    counts = []
+    for count in (6, 12):
+        rules = [Rule(class_index=n, fill_holes=True, smallest=2) for n in range(1, count + 1)]
+        info = bundle_info(classes=class_map(*range(13)), postprocess=rules)
+        searched.clear()
+        list(cleaned_bands(bands, info))
+        counts.append(len(searched))
+    assert 0 < counts[1] == 2 * counts[0]
 
 
 def test_bundles_hold_rules_for_their_own_classes_alone() -> None:

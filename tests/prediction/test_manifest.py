@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import time
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
@@ -12,7 +13,7 @@ import pytest
 from tests.builders import bundle_info
 from tests.test_locks import refuse_locks
 from unetseg.errors import ImageError, MachineError
-from unetseg.prediction.manifest import NAME, Manifest
+from unetseg.prediction.manifest import NAME, Manifest, identity_of
 from unetseg.prediction.outputs import Job
 from unetseg.prediction.predict import _aside
 
@@ -70,6 +71,19 @@ def test_an_image_is_put_aside_until_it_changes(tmp_path: Path) -> None:
     assert again.put_aside(failed) is None
     aside.image.write_bytes(b"changed")
     assert again.put_aside(aside) is None
+
+
+def test_an_image_is_another_one_with_other_files_beside_it(tmp_path: Path) -> None:
+    image = tmp_path / "a.tif"
+    image.write_bytes(b"image")
+    seen = [identity_of(image)]
+    for name in ("a.tif.msk", "a.tfw", "a.prj", "a.tif.aux.xml", "a.hdr", "b.tif.msk", "b.tfw"):
+        (tmp_path / name).write_bytes(b"more")
+        os.utime(tmp_path, (len(seen), len(seen)))  # or all might be of one moment
+        seen.append(identity_of(image))
+    assert len(set(seen)) == 6
+    assert seen[5] == seen[6] == seen[7]  # what is of others does not count
+    assert identity_of(tmp_path / "c.tif") == (0, 0)
 
 
 def test_any_end_of_a_line_costs_that_line_alone(tmp_path: Path) -> None:

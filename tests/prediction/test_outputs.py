@@ -15,6 +15,8 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.shutil import copy
+from rasterio.vrt import WarpedVRT
 
 from tests.builders import (
     GEOTRANSFORM,
@@ -36,7 +38,8 @@ from unetseg.data.masks.mask_file import read_mask
 from unetseg.prediction import stream
 from unetseg.prediction.bands import BandStore, held_bands
 from unetseg.prediction.engine import TileNetwork
-from unetseg.prediction.outputs import mask_pixels, no_data_code
+from unetseg.prediction.outputs import Job, Writer, mask_pixels, no_data_code
+from unetseg.prediction.predictor import load
 from unetseg.prediction.stream import Band
 from unetseg.prediction.tiling import lay_out
 
@@ -403,6 +406,19 @@ def test_an_image_changed_to_one_of_the_same_size_and_time_is_begun_anew(
     assert same(out, expected)
 
 
+def test_a_mosaic_of_which_a_source_has_changed_is_begun_anew(
+    tmp_path: Path, large: tuple[Path, Path, Path]
+) -> None:
+    trained, source, out = large
+    with rasterio.open(source) as raster, WarpedVRT(raster) as warped:
+        copy(warped, tmp_path / "mosaic.vrt", driver="VRT")
+    predict_and_keep_bands(trained, tmp_path / "mosaic.vrt", out)
+    write_geotiff(source, blotches(200, 90, seed=1))
+    predict(trained, tmp_path / "mosaic.vrt", out, "--existing", "overwrite")
+    expected = predict(trained, tmp_path / "mosaic.vrt", tmp_path / "expected")
+    assert same(out, expected)
+
+
 # ------------------------------------------------------------------ the code of no data
 
 RGB = ((0, 0, 0), (255, 0, 0))
@@ -456,6 +472,31 @@ def test_masks_differ_only_where_there_is_no_data(coding: ClassMap) -> None:
     code = no_data_code(coding)
     expected = coding.classes[0].code if code is None else code
     assert (pixels[some == IGNORED] == np.array(expected)).all()
+
+
+@pytest.mark.parametrize("coding", MAPS, ids=[f"{m.coding} {m.ignore}" for m in MAPS])
+def test_a_mask_that_declares_nothing_holds_the_background_where_there_is_no_data(
+    coding: ClassMap, tmp_path: Path
+) -> None:
+    mask = tmp_path / ("a.png" if coding.dtype == "uint8" else "a.tif")
+    index = np.array([[0, 1, IGNORED], [IGNORED, 1, 0]], np.uint8)
+    Writer(Job(mask, mask), 2, 3).write_mask(mask, iter([index]), coding)
+    expected = mask_pixels(index, coding)  # as in memory where there is no background
+    if coding.background is not None and not coding.ignore:
+        expected = coding.decode(np.where(index == IGNORED, np.uint8(coding.background), index))
+    np.testing.assert_array_equal(read(mask), expected)
+
+
+def test_a_model_without_background_writes_masks_of_transparent_photos(tmp_path: Path) -> None:
+    info = bundle_info(classes=class_map(3, 4, background=None))
+    trained, image = save_run(tmp_path / "run", info), blotches(40, 50)
+    alpha = np.full((40, 50, 1), 255, np.uint8)
+    alpha[:20, :30] = 0
+    Image.fromarray(np.concatenate([image, alpha], axis=2)).save(tmp_path / "a.png")
+    mask = read(predict(trained, tmp_path / "a.png", tmp_path / "out") / "a.png")
+    np.testing.assert_array_equal(mask == 255, alpha[..., 0] == 0)
+    model = load(trained, device="cpu", precision="float32")
+    np.testing.assert_array_equal(mask, model.predict(tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize("is_placed", [True, False])

@@ -1,5 +1,6 @@
 """Laws of prediction by bands: bands = whole, whatever the tiles, and no band twice."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -256,6 +257,26 @@ def test_not_a_number_that_is_data_is_refused_before_any_work(
     for nodata in (None, np.nan):  # of the no-data pixels, all bands are
         with pytest.raises(ImageError, match="has NaN or infinite pixels"):
             list(opened(image, about, engine(about, 64), nodata).predict())
+
+
+@pytest.mark.parametrize("value", [np.finfo(np.float32).min, np.float32(2e30)])
+def test_a_fill_value_that_nobody_declared_is_refused_and_told(
+    value: np.float32, opened: Callable[..., Stream]
+) -> None:
+    about = info(dtype="float32")
+    image, one = blotches(64, 64).astype(np.float32), engine(about, 64)
+    image[60, 7] = value
+    with pytest.raises(ImageError, match=r"has 3 values beyond ±1e\+30") as caught:
+        list(opened(image, about, one).predict())
+    assert f"-a_nodata {value:.9g} FILE" in caught.value.fix
+    (told,) = re.findall(r"nodata=(\S+)\)", caught.value.fix)
+    classes = np.concatenate([b.index for b in opened(image, about, one, float(told)).predict()])
+    assert np.argwhere(classes == 255).tolist() == [[60, 7]]
+    whole = check_image(image, about, Path("a.tif"), float(told))
+    np.testing.assert_array_equal(classes, one.classes(whole))
+    image[60, 7, 0] = 5  # one band is data
+    with pytest.raises(ImageError, match="has 2 values beyond"):
+        check_image(image, about, Path("a.tif"), float(told))
 
 
 def test_bands_are_matched_or_refused(opened: Callable[..., Stream]) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.builders import Heard
 from unetseg import runtime
 from unetseg.config import NetworkConfig, RuntimeConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import Crops, Sample
+from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
 from unetseg.data.sample import draw_sample
 from unetseg.errors import (
@@ -30,7 +32,9 @@ from unetseg.errors import (
     MachineError,
     StoppedError,
 )
-from unetseg.evaluation.confusion import score
+from unetseg.evaluation.confusion import Scores, score
+from unetseg.evaluation.counting import score_split
+from unetseg.prediction.engine import Engine
 from unetseg.progress import Silent
 from unetseg.training.checkpoint import load_state
 from unetseg.training.fit import train
@@ -298,11 +302,16 @@ def test_refused_data_leave_no_run_folder(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_budget_is_kept_and_ends_with_a_validated_model(data: Path, tmp_path: Path) -> None:
     run = train(data, tiny(epochs=None, budget="6s"), out=tmp_path, name="a")
-    last = metrics(run)[-1]
+    rows = metrics(run)
+    last = rows[-1]
     assert float(last["seconds"]) < 9
     assert int(last["step"]) == load_state(run)["step"]
     assert float(last["lr"]) < 2e-4  # the schedule came down to its end
     assert (run / "model" / "model.json").is_file()
+    state = load_state(run)
+    assert state["elapsed"] > float(last["seconds"])  # by that of the last validation
+    train(data, tiny(epochs=None, budget="6s"), out=tmp_path, name="a", resume=True)
+    assert metrics(run) == rows  # nothing is left of it
 
 
 @pytest.mark.long
@@ -364,17 +373,75 @@ def test_settings_that_contradict_leave_no_run_folder(data: Path, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.row(7)
 @pytest.mark.long
-def test_a_signal_at_the_last_step_does_not_cost_the_last_validation(
-    data: Path, tmp_path: Path
+@pytest.mark.parametrize("validation", [0, -1])
+def test_a_signal_at_a_step_that_is_validated_does_not_cost_the_validation(
+    data: Path, tmp_path: Path, validation: int
 ) -> None:
-    whole = train(data, tiny(epochs=1), out=tmp_path, name="whole")
-    last = int(metrics(whole)[-1]["step"])
-    stop = StopAt(last, signal.SIGTERM)
+    whole = train(data, drawing(epochs=2), out=tmp_path, name="whole")
+    stop = StopAt(int(metrics(whole)[validation]["step"]), signal.SIGTERM)
     with pytest.raises(StoppedError):
-        train(data, tiny(epochs=1), out=tmp_path, name="cut", progress=stop)
-    cut = train(data, tiny(epochs=1), out=tmp_path, name="cut", resume=True)
-    assert [row["val_dice"] for row in metrics(cut)] == [row["val_dice"] for row in metrics(whole)]
+        train(data, drawing(epochs=2), out=tmp_path, name="cut", progress=stop)
+    cut = train(data, drawing(epochs=2), out=tmp_path, name="cut", resume=True)
+    untimed = [[{**row, "seconds": ""} for row in metrics(run)] for run in (whole, cut)]
+    assert len(untimed[0]) == 2
+    assert untimed[0] == untimed[1]
+    assert all(torch.equal(weights(whole)[k], weights(cut)[k]) for k in weights(whole))
+    kept = [load_file(run / "model" / "model.safetensors") for run in (whole, cut)]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+@pytest.mark.long
+def test_a_training_whose_patience_is_used_up_learns_no_more_when_it_is_resumed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never_better = score(np.array([[[50, 10], [5, 35]]]), ["background", "cell"], [1])
+    monkeypatch.setattr("unetseg.training.fit.score_split", lambda *_: never_better)
+    run = train(data, tiny(epochs=20, patience=1), out=tmp_path, name="a")
+    rows, learned = metrics(run), weights(run)
+    assert len(rows) == 2
+    train(data, tiny(epochs=20, patience=1), out=tmp_path, name="a", resume=True)
+    assert metrics(run) == rows
+    assert all(torch.equal(weights(run)[name], value) for name, value in learned.items())
+
+
+@pytest.mark.long
+def test_validation_takes_the_engine_that_is_asked_for_or_nothing_is_trained(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asking(engine: str) -> TrainConfig:
+        machine = RuntimeConfig.model_validate({"device": "cpu", "workers": 0, "engine": engine})
+        return tiny(epochs=1).model_copy(update={"runtime": machine})
+
+    taken: list[str] = []
+
+    def noted(engine: Engine, *more: Any) -> Scores:
+        taken.append(engine.choice.name)
+        return score_split(engine, *more)
+
+    monkeypatch.setattr("unetseg.training.fit.score_split", noted)
+    train(data, asking("eager"), out=tmp_path, name="a")
+    assert taken == ["eager"]
+
+    def refuse(*_: object) -> None:
+        raise NotImplementedError("it draws numbers")
+
+    monkeypatch.setattr("unetseg.prediction.backends._openvino", refuse)
+    with pytest.raises(MachineError, match="--engine openvino cannot run this network: it draws"):
+        train(data, asking("openvino"), out=tmp_path, name="b")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.long
+def test_the_log_of_skips_is_kept_where_pixels_are_transparent(data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "cells"))
+    alpha = np.full((64, 64, 1), 255, np.uint8)
+    alpha[:40, :40] = 0
+    for path in (folder / "images").iterdir():
+        write_png(path, np.concatenate([read_image(path), alpha], axis=2))
+    run = train(folder, drawing(epochs=1), out=tmp_path, name="a")
+    assert '"skips"' in (run / "log.jsonl").read_text()
 
 
 @pytest.mark.row(15)

@@ -19,7 +19,7 @@ from unetseg.evaluation.compare import compare
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.prediction.predictor import load
 from unetseg.progress import Silent
-from unetseg.storage import parse_json
+from unetseg.storage import parse_json, write_text
 from unetseg.training import folds
 from unetseg.training.folds import train_folds
 
@@ -103,6 +103,30 @@ def test_more_folds_than_images_are_refused_and_leave_no_trace(data: Path, tmp_p
     assert (home / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_folds_never_go_on_in_the_run_of_one_training(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, named: bool
+) -> None:
+    kept = {"last.pt": "state", "plan.json": "{}", "model/model.json": "{}"}
+    for name, text in kept.items():
+        write_text(tmp_path / "cells" / name, text)
+    words = ["train", str(data), "--out", str(tmp_path), "--folds", "2", "--resume"]
+    told = "cells holds a run already, of one training" if named else "there is no run"
+    assert run([*words, *(["--name", "cells"] if named else [])]) != 0
+    assert told in capsys.readouterr().err
+    assert {name: (tmp_path / "cells" / name).read_text() for name in kept} == kept
+    assert not (tmp_path / "cells" / "started.json").exists()
+
+
+def test_the_run_of_one_training_never_goes_on_in_folds(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("last.pt", "started.json"):
+        write_text(tmp_path / "f" / name, "{}")
+    assert run(["train", str(data), "--out", str(tmp_path), "--resume"]) == 2
+    assert "f holds the trainings of several folds" in capsys.readouterr().err
+
+
 def test_folds_go_on_only_as_they_were_begun(data: Path, tmp_path: Path) -> None:
     words = ["train", str(data), "--out", str(tmp_path), "--name", "f", "--device", "cpu"]
     words += ["--depth=2", "--width=4", "--patch=32", "-b=4", "-e=1", "--workers=0"]
@@ -129,5 +153,8 @@ def test_folds_go_on_only_as_they_were_begun(data: Path, tmp_path: Path) -> None
             check=False,
         )
         assert (done.returncode, told in done.stderr) == (2, True), done.stderr
-    assert run([*words[:6], "--folds", "2", "--resume"]) == 0
+    other = home.with_name("later") / "last.pt"  # a run of one training, which is not meant
+    write_text(other, "state")
+    assert run([*words[:4], "--folds", "2", "--resume"]) == 0
+    assert other.read_text() == "state"
     assert (home / "model" / "model.json").is_file()

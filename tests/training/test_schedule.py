@@ -1,5 +1,7 @@
 """The clock keeps a budget, and no single slow step ends a training."""
 
+from operator import attrgetter
+
 import pytest
 
 from unetseg.training.schedule import Clock
@@ -64,6 +66,23 @@ def test_half_of_a_short_budget_is_for_training() -> None:
     clock.validation_steps = 1000.0
     run(clock, 1.0)
     assert clock.now >= 29
+
+
+def test_a_clock_goes_on_where_it_was() -> None:
+    clock = Clock(0.0, 600.0, None)
+    run(clock, 1.0, most=300)
+    clock.validation_done(20.0)
+    told = attrgetter("fraction", "may_validate", "over")
+    for seconds, expected in ((7, (False, False)), (120, (True, False)), (300, (False, True))):
+        clock.now += seconds
+        later = Clock(10_000.0, 600.0, None)
+        later.resume(clock.step, clock.state())
+        assert told(later) == told(clock)
+        assert told(later)[1:] == expected
+    earlier = Clock(10_000.0, 600.0, None)
+    earlier.resume(300, {"elapsed": 300.0})  # as earlier versions wrote it
+    assert earlier.elapsed == 300
+    assert not earlier.over
 
 
 def test_steps_end_a_training_exactly() -> None:

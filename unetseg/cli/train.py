@@ -90,12 +90,13 @@ def _trained(
     from unetseg.training.folds import train_folds
 
     out, name, resume = places
+    last = (out / name if name else latest_run(out, of_folds=bool(folds))) if resume else None
     if not folds:
-        if resume and name and (out / name / "started.json").exists():
-            told = f"{out / name} holds the trainings of several folds"
+        if last and (last / "started.json").exists():
+            told = f"{last} holds the trainings of several folds"
             raise ConfigError(told, fix="Say --folds, and how many there are.")
         return run_training(data, config, out=out, name=name, resume=resume, progress=progress)
-    folder = (out / name if name else latest_run(out)) if resume else new_run_folder(out, name)
+    folder = last if resume else new_run_folder(out, name)
     if folder is None or not folder.is_dir():
         told = f"there is no run {folder or out} to go on with"
         raise BundleError(told, fix="Train without --resume first.")

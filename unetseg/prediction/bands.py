@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from unetseg.bundle import BundleInfo
 from unetseg.errors import MachineError
 from unetseg.locks import locked
-from unetseg.prediction.postprocess import cleaned
+from unetseg.prediction.postprocess import steps
 from unetseg.prediction.stream import Band
 from unetseg.storage import (
     atomic_path,
@@ -121,12 +121,12 @@ class BandStore:
         Raises:
             MachineError: the disk is full.
         """
-        if info.postprocess:
-            rows = cleaned(self.index, self.spans, info)
+        for done, step in enumerate(steps(info)):
+            rows = step(self.index, self.spans)
             for number, span in enumerate(self.spans):
                 content = zlib.compress(np.ascontiguousarray(rows(*span)).data, LEVEL)
-                write_bytes(self._file(number, "cleaned"), content)
-            self._kind = "cleaned"
+                write_bytes(self._file(number, f"cleaned{done}"), content)
+            self._kind = f"cleaned{done}"
 
     def index(self, top: int, bottom: int) -> NDArray[np.uint8]:
         """Class indexes rows×W of the rows `top` … `bottom`, those outside the image left out."""

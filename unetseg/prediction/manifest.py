@@ -25,6 +25,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from unetseg.data.files.georeference import companions
 from unetseg.data.files.pages import file_of
 from unetseg.data.files.rasters import sources_of
 from unetseg.errors import ImageError, MachineError, UnetsegError
@@ -46,7 +47,7 @@ class Record:
     """Key of what it was made with."""
     image: str
     identity: tuple[int, int]
-    """Bytes of the image's file, and when it was changed."""
+    """Bytes of the image's files, and when the last was changed."""
     files: frozenset[str]
     """The mask and what was written beside it, relative to the folder."""
     doubt: Doubt | None = None
@@ -306,17 +307,31 @@ def append_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def identity_of(image: Path) -> tuple[int, int]:
-    """Bytes of an image's file, and when it was changed; zeros where there is none.
-
-    A mosaic is as large and as new as the files that it shows.
-    """
-    file = file_of(image)
-    shown = sources_of(file) if file.suffix.lower() == ".vrt" else ()
+    """Bytes of an image's files, see `states_of`, and when the last was changed; zeros of none."""
     try:
-        status = [path.stat() for path in (file, *shown)]
+        states = states_of(image)
     except OSError:
         return 0, 0
-    return sum(one.st_size for one in status), max(one.st_mtime_ns for one in status)
+    return sum(one.st_size for one in states), max(one.st_mtime_ns for one in states)
+
+
+def states_of(image: Path) -> list[os.stat_result]:
+    """Of the file of an image, and of all that pixels, gaps and place of it depend on too.
+
+    These are the files that a mosaic shows, and those beside the image: masks, headers, its place.
+
+    Raises:
+        OSError: there is no such image.
+    """
+    file = file_of(image)
+    shown = sorted(sources_of(file)) if file.suffix.lower() == ".vrt" else ()
+    headers = file.with_suffix(".hdr"), Path(f"{file}.hdr")  # of ENVI
+    beside = [*companions(file).values(), Path(f"{file}.msk"), *headers]
+    states = [file.stat()]
+    for path in dict.fromkeys([*shown, *beside]):
+        with suppress(OSError):  # most are not there
+            states.append(path.stat())
+    return states
 
 
 def failure_row(image: Path, error: UnetsegError) -> dict[str, Any]:

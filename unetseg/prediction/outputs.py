@@ -279,7 +279,7 @@ class Writer:
     ) -> None:
         """Write class indexes, in pieces of rows×W, in the coding of the training masks."""
         if not self.job.is_geotiff:
-            write_mask(path, next(indexes), class_map)
+            write_mask(path, next(indexes), undeclared(class_map))
             return
         coded = (mask_pixels(index, class_map) for index in indexes)
         code = no_data_code(class_map)
@@ -366,6 +366,18 @@ def no_data_code(class_map: ClassMap) -> Code | None:
     highest = int(np.iinfo(class_map.dtype).max)
     spare = (code for code in range(highest, max(highest - 256, -1), -1) if code not in taken)
     return next(spare, None)
+
+
+def undeclared(class_map: ClassMap) -> ClassMap:
+    """The coding of masks in files that cannot declare a no-data value, such as PNG.
+
+    A code that is no class would be one to whoever reads them. So pixels without data get it only
+    where nothing is ignored and no class is background; see `mask_pixels` for what they get then.
+    """
+    if class_map.ignore or class_map.background is not None:
+        return class_map
+    code = no_data_code(class_map)
+    return class_map.model_copy(update={"background": 0} if code is None else {"ignore": (code,)})
 
 
 def mask_pixels(index: NDArray[np.uint8], class_map: ClassMap) -> NDArray[Any]:

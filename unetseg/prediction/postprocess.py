@@ -4,7 +4,8 @@ What is done to which class stands in the bundle: `evaluation/postprocessing.py`
 end of a training, whether it makes masks better.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,36 +15,37 @@ from unetseg.prediction.objects import Components, Rows, Spans
 from unetseg.prediction.stream import Band
 
 Index = NDArray[np.uint8]
+Step = Callable[[Rows, Spans], Rows]
+"""Of the class indexes of all pieces, 255 without data, those after it; it gives these alone."""
 
 
-def cleaned(index: Rows, spans: Spans, info: BundleInfo) -> Rows:
-    """The class indexes of the pieces of an image with the rules of a bundle applied.
+def steps(info: BundleInfo) -> Iterator[Step]:
+    """What the rules of a bundle do to an image, one after the other.
 
-    Args:
-        index: As predicted, 255 without data.
-        spans: The pieces; what is returned gives these alone.
-        info: The bundle.
+    What a step gives is to be kept before the next one begins, which asks for it several times.
     """
     for rule in info.postprocess:
-        assert info.class_map.background is not None
+        background = info.class_map.background
+        assert background is not None
         if rule.fill_holes:
-            index = _filled(index, spans, rule.class_index, info.class_map.background)
+            yield partial(_filled, kind=rule.class_index, background=background)
         if rule.smallest or rule.largest_only:
-            index = _without(index, spans, rule, info.class_map.background)
-    return index
+            yield partial(_without, rule=rule, background=background)
 
 
 def cleaned_image(index: Index, info: BundleInfo) -> Index:
     """The class indexes H×W of an image with the rules of a bundle applied."""
-    span = 0, len(index)
-    return np.asarray(cleaned(lambda top, bottom: index[top:bottom], [span], info)(*span))
+    held = {0: index}
+    for step in steps(info):
+        _apply(step, held)
+    return held[0]
 
 
 def filled_image(index: Index, kind: int, background: int) -> Index:
     """The class indexes H×W of an image with the holes of one class filled."""
-    span = 0, len(index)
-    rows = _filled(lambda top, bottom: index[top:bottom], [span], kind, background)
-    return np.asarray(rows(*span))
+    held = {0: index}
+    _apply(partial(_filled, kind=kind, background=background), held)
+    return held[0]
 
 
 def cleaned_bands(bands: Iterable[Band], info: BundleInfo) -> Iterator[Band]:
@@ -55,10 +57,18 @@ def cleaned_bands(bands: Iterable[Band], info: BundleInfo) -> Iterator[Band]:
         yield from bands
         return
     held = {band.top: band.index for band in bands}
+    for step in steps(info):
+        _apply(step, held)
+    for number, (top, index) in enumerate(held.items()):
+        yield Band(number, top, index)
+
+
+def _apply(step: Step, held: dict[int, Index]) -> None:
+    """Put the pieces of an image, by their first rows, in the place of what they were."""
     spans = [(top, top + len(index)) for top, index in held.items()]
-    rows = cleaned(lambda top, _: held[top], spans, info)
-    for number, span in enumerate(spans):
-        yield Band(number, span[0], rows(*span))
+    rows = step(lambda top, _: held[top], spans)
+    for top, bottom in spans:
+        held[top] = rows(top, bottom)
 
 
 def _filled(index: Rows, spans: Spans, kind: int, background: int) -> Rows:

@@ -13,7 +13,6 @@ from typing import Any
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import DeviceConfig, PredictConfig, with_flags
-from unetseg.data.files.pages import file_of
 from unetseg.errors import (
     ConfigError,
     DataError,
@@ -24,7 +23,13 @@ from unetseg.errors import (
 from unetseg.prediction.alone import each_alone
 from unetseg.prediction.bands import BandStore, OneBand, held_bands
 from unetseg.prediction.jobs import deadly, find_inputs, outdated, outstanding, planned
-from unetseg.prediction.manifest import Journal, Manifest, append_lines, failure_row
+from unetseg.prediction.manifest import (
+    Journal,
+    Manifest,
+    append_lines,
+    failure_row,
+    states_of,
+)
 from unetseg.prediction.objects import COLUMNS, MAP_COLUMNS
 from unetseg.prediction.outputs import Job, lost_places, other_scalings, write_outputs
 from unetseg.prediction.pipeline import Opened, Waiting, predict_each, read_ahead
@@ -462,9 +467,11 @@ def _aside(info: BundleInfo) -> set[str]:
 
 def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
     """Everything that the bands of an image depend on."""
-    status = file_of(job.image).stat()
+    status, *others = states_of(job.image)
     engine = stream.engine
-    later = {"margin": engine.margin or None, "temperature": engine.temperature}
+    beside = tuple((one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in others)
+    later: dict[str, Any] = {"margin": engine.margin or None, "temperature": engine.temperature}
+    later["beside"] = beside or None
     return {
         "image": str(job.image.resolve()),
         "bytes": status.st_size,

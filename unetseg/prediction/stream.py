@@ -47,6 +47,8 @@ STRIP_ROWS = 256
 """Rows of the file that are read at once."""
 AHEAD = 2
 """Strips that are read before the network wants them."""
+LARGEST = 1e30
+"""Beyond it are no brightnesses, and what a network multiplies and adds is infinite."""
 PIECE_PIXELS = 2**21
 """Pixels of a band that are worked on at once, where that needs wide numbers."""
 
@@ -262,8 +264,8 @@ def check_image(
         has_alpha: Whether the last band is known to be alpha.
 
     Raises:
-        ImageError: other bands than the model was trained on, 8 bit against more, or infinity, or
-            NaN in some bands.
+        ImageError: other bands than the model was trained on, 8 bit against more, or infinity, NaN
+            in some bands or a value beyond ±`LARGEST`.
     """
     try:
         image = match_bands(image, info.bands, path, has_alpha=has_alpha)
@@ -277,11 +279,34 @@ def check_image(
         )
     missing = told_missing(image[..., : info.bands], nodata, valid)
     image = with_gaps(image, info.bands, missing)
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        strange, missing = ~np.isfinite(image).all(-1), missing_pixels(image, info.bands)
-        if missing is None or (strange & ~missing).any():
-            raise ImageError(f"{path} has NaN or infinite pixels", fix="Replace them by a number.")
+    if image.dtype.kind == "f":
+        refuse_no_numbers(image, info.bands, path)
     return image
+
+
+def refuse_no_numbers(image: NDArray[Any], bands: int, path: Path) -> None:
+    """Refuse floats H×W×C, or one band more for gaps, with data that no network computes with.
+
+    One such pixel makes no numbers of all that the network sees beside it.
+
+    Raises:
+        ImageError: there are NaN, infinity or values beyond ±`LARGEST`.
+    """
+    with np.errstate(invalid="ignore"):
+        low, high = float(image.min(initial=0)), float(image.max(initial=0))
+    if -LARGEST <= low <= high <= LARGEST:  # false for NaN
+        return
+    is_strange, missing = ~(np.abs(image[..., :bands]) <= LARGEST), missing_pixels(image, bands)
+    if missing is not None:
+        is_strange &= ~missing[..., None]
+    values = image[..., :bands][is_strange]
+    if not np.isfinite(values).all():
+        raise ImageError(f"{path} has NaN or infinite pixels", fix="Replace them by a number.")
+    if values.size:
+        value = f"{values[0]:.9g}"  # digits that tell a float32 from all others
+        told = f"{path} has {plural(values.size, 'value')} beyond ±{LARGEST:g}, such as {value}"
+        fix = f"Declare what stands for no data (gdal_edit.py -a_nodata {value} FILE, in Python "
+        raise ImageError(told, fix=f"{fix}nodata={value}), or replace it by a number.")
 
 
 class RowWindow:

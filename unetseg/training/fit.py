@@ -183,15 +183,24 @@ class Trainer:
         """The learning rate now, relative to its peak."""
         return learning_rate_factor(self.clock.fraction, self.config.schedule, self.config.warmup)
 
+    @property
+    def _is_due(self) -> bool:
+        """Whether this step is to be validated now."""
+        validated = self.rows[-1]["step"] if self.rows else 0
+        every = self.plan.validate_every * self.order.steps_per_epoch
+        is_time = self.step % every == 0 and self.clock.may_validate
+        return self.step > validated and (is_time or self.clock.over)
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether no further step is to be learned."""
+        return self.clock.over or self.without_better >= (self.config.patience or math.inf)
+
     # ---------------------------------------------------------------- the loop
 
     def fit(self, stop: StopRequest) -> None:
         """Train until the epochs or the budget are over, validating and saving on the way."""
-        self.group.first(self._draw_crops)
-        self._close_files()  # the processes that read from now on open them themselves
-        self.segmenter.train()
-        self._announce()
-        every = self.plan.validate_every * self.order.steps_per_epoch
+        self._begin()
         with closing(self._batches()) as batches:
             for batch in batches:
                 self.learner.optimizer.frozen = self.clock.fraction < self.plan.freeze
@@ -203,12 +212,11 @@ class Trainer:
                 self._report(loss)
                 if number := self.group.largest(stop.signal or 0)[0]:
                     self._stop(int(number))
-                is_due = self.step % every == 0 and self.clock.may_validate
-                if is_due or self.clock.over:
+                if self._is_due:
                     self.validate()
                 elif self.clock.now - self.saved >= self.run.config.runtime.save_every:
                     self.save()
-                if self.clock.over or self.without_better >= (self.config.patience or math.inf):
+                if self._is_done:
                     break
         if not self.rows or self.rows[-1]["step"] != self.step:
             self.validate()
@@ -224,6 +232,17 @@ class Trainer:
         for remark in self.clock.remarks():
             self.progress.say(remark)
         self.group.first(lambda: write_report(self.run.folder, self.progress))
+
+    def _begin(self) -> None:
+        """Get ready, and make up for a validation that was due when the training was stopped."""
+        self.group.first(self._draw_crops)
+        self._close_files()  # the processes that read from now on open them themselves
+        if self.run.config.runtime.engine != "auto":  # refused before anything is learned
+            self.group.together(lambda: self._engine().choice)
+        self.segmenter.train()
+        self._announce()
+        if self._is_due:
+            self.validate()
 
     def _tick(self) -> None:
         """Set the clock, by that of the first process."""
@@ -276,9 +295,8 @@ class Trainer:
         began = self.clock.now
         self.group.together(self._check_skipped_steps)
         train_loss = self.losses.take()
-        kept, tile, overlap = self.learner.kept, self.plan.tile, self.plan.overlap
+        kept, engine = self.learner.kept, self._engine()
         self.group.share(kept.buffers())
-        engine = Engine(kept, self.machine, tile=tile, overlap=overlap)
         try:
             scores = score_split(engine, self.info, self.val_reader, self.val_facts, self.progress)
         except OutOfMemoryError as error:  # whose fix is for `predict`
@@ -296,7 +314,14 @@ class Trainer:
         self._record(train_loss, scores, engine)
         self._tick()
         self.clock.validation_done(self.clock.now - began)
+        self.save()  # last: with the time that all of it took
         self.segmenter.train()
+
+    def _engine(self) -> Engine:
+        """What predicts with the weights as they are now."""
+        kept, tile, overlap = self.learner.kept, self.plan.tile, self.plan.overlap
+        asked = self.run.config.runtime.engine
+        return Engine(kept, self.machine, tile=tile, overlap=overlap, engine=asked)
 
     def close(self) -> None:
         """Close the files of images bigger than memory, and give back what was kept of others."""
@@ -318,7 +343,7 @@ class Trainer:
     def _write_state(self) -> None:
         state = {
             "step": self.step,
-            "elapsed": self.clock.elapsed,
+            **self.clock.state(),
             "best": self.best,
             "without_better": self.without_better,
             "rows": self.rows,
@@ -337,7 +362,7 @@ class Trainer:
         self.learner.restore(state)
         torch.set_rng_state(state["random"])
         self.order.first_step = self.step
-        self.clock.resume(self.step, state["elapsed"])
+        self.clock.resume(self.step, state)
         self.log.rewrite(self.rows)
 
     # ---------------------------------------------------------------- parts
@@ -356,7 +381,7 @@ class Trainer:
 
         Where they end in an error, the state is saved: a file that vanished may come back.
         """
-        if self.clock.over:
+        if self._is_done:
             return
         order = self.order.of_rank(self.group.rank, self.group.size)
         if self.plan.compile or self.group.size > 1:
@@ -466,12 +491,10 @@ class Trainer:
             self.log.rewrite(self.rows)
             self.log.scalars(row)
             self._log_skips(engine.segmenter)
-            self._write_state()
             sheet = validation_sheet(self.val_reader, engine)
             write_png(self.run.folder / "previews" / f"step_{self.step:06d}.png", sheet)
 
         self.group.first(write)
-        self.saved = self.clock.now
 
     @torch.no_grad()
     def _log_skips(self, kept: Segmenter) -> None:
@@ -480,7 +503,8 @@ class Trainer:
         factors = {name: p.item() for name, p in network.named_parameters() if p.ndim == 0}
         if not factors and not any(isinstance(part, Adaptive) for part in network.modules()):
             return
-        image, _ = middle(self.val_reader, 0, self.plan.patch)
+        assert self.crops.gaps
+        image, _ = self.crops.gaps.hide(*middle(self.val_reader, 0, self.plan.patch))
         crop = torch.from_numpy(image).permute(2, 0, 1)[None]
         pixels = kept.prepared(crop.to(self.machine.device))
         openings = network.openings(pixels)  # in float32: bf16 has few numbers near 1

@@ -1,7 +1,8 @@
 """How far a training is, and how fast it learns there."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from unetseg.text import duration, plural
 
@@ -97,10 +98,20 @@ class Clock:
         self._last_validation = self.now
         self._recent = []
 
-    def resume(self, step: int, elapsed: float) -> None:
-        """Go on as if the training had begun `elapsed` seconds ago."""
+    def state(self) -> dict[str, float | None]:
+        """What `resume` takes, beside the step."""
+        return {
+            "elapsed": self.elapsed,
+            "validation_seconds": self._validation_seconds,
+            "since_validation": self.now - self._last_validation,
+        }
+
+    def resume(self, step: int, state: Mapping[str, Any]) -> None:
+        """Go on as if the training had come to `state` just now; those of before tell less."""
         self.step = self._first_step = step
-        self.began = self.now - elapsed
+        self.began = self.now - state["elapsed"]
+        self._validation_seconds = state.get("validation_seconds")
+        self._last_validation = self.now - state.get("since_validation", 0.0)
 
     def remarks(self) -> Iterator[str]:
         """What is to be said of a budget that was short for this data and machine."""

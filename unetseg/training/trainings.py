@@ -12,6 +12,7 @@ from unetseg.config import DeviceConfig, EvalConfig, GroupsConfig, TrainConfig
 from unetseg.data.facts.survey import survey
 from unetseg.errors import ConfigError, StoppedError
 from unetseg.storage import parse_json, write_json
+from unetseg.training.checkpoint import STATE
 from unetseg.training.plan import read_plan
 from unetseg.training.run import data_hash, merged_settings
 
@@ -73,10 +74,14 @@ def claim(home: Path, data: Path, config: TrainConfig, trainings: int) -> TrainC
         The settings that it was begun with, but for those of CHANGEABLE that were given.
 
     Raises:
-        ConfigError: settings, images or the number of trainings differ from those before.
+        ConfigError: settings, images or the number of trainings differ from those before, or the
+            folder holds a run that is one training.
     """
     file = home / STARTED
     began = parse_json(file.read_bytes()) if file.exists() else {}
+    if not began and any((home / name).exists() for name in (STATE, "model")):
+        fix = "Choose another folder: its model would be replaced."
+        raise ConfigError(f"{home} holds a run already, of one training", fix=fix)
     if began:
         saved = TrainConfig.model_validate(began["config"])
         config = merged_settings(saved, config)
