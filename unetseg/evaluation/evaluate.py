@@ -450,7 +450,7 @@ class Artifacts:
         image, *_ = sampled = count.sampled
         if (whole := count.whole) is not None:
             self.anatomy.add(pair.name, image, *whole)
-            self.observers.add(pair, whole[0], count.counts)
+            self.observers.add(pair, *whole)
             if self.wanted.shapes:
                 self.shapes.add(pair.name, *whole)
         if self.wanted.overlays:
