@@ -12,7 +12,7 @@ from benchmarks.predict_folder import same_masks
 from unetseg.bundle import load_bundle
 from unetseg.data.crops.augment import colour, geometry
 from unetseg.prediction.predictor import load
-from unetseg.training.losses import soft_dice
+from unetseg.training.losses import SegmentationLoss
 
 
 @pytest.mark.long
@@ -68,7 +68,7 @@ def test_the_dice_of_the_script_is_ours() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 2, 16, 16, generator=generator)
     masks = torch.randint(2, (2, 16, 16), generator=generator)
-    expected = soft_dice(logits, masks, foreground=[1])
+    expected = SegmentationLoss("dice", foreground=[1])(logits, masks)
     torch.testing.assert_close(dice_loss(logits, masks), expected)
 
 

@@ -99,6 +99,18 @@ def test_a_wrong_folder_flag(data: Path, capsys: Capture) -> None:
     assert "--images" in refusal(data, capsys, "--images", "images", code=2).lower()
 
 
+def test_a_process_alone_does_not_begin_anew(
+    data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    out = data.parent / "runs"
+    words = ["train", str(data), "--out", str(out), "--name", "a", "--max-restarts", "3"]
+    assert run(words) == 2
+    said = capsys.readouterr().err
+    assert "--max-restarts does nothing\nAdd --nproc" in said
+    assert not out.exists()
+
+
 @pytest.mark.long
 def test_settings_that_contradict_leave_no_run(data: Path, capsys: Capture) -> None:
     out = data.parent / "runs"

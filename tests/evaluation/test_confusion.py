@@ -118,12 +118,16 @@ def test_ratios_are_those_of_sets(pair: Masks) -> None:
         found = {place for place in counted if prediction[place] == k}
         both, either = len(true & found), len(true | found)
         if not either:
-            assert np.isnan([f(counts)[k] for f in (iou, dice, precision, recall)]).all()
+            ratios = iou, dice, precision, recall, specificity
+            assert np.isnan([f(counts)[k] for f in ratios]).all()
             continue
         assert iou(counts)[k] == pytest.approx(both / either)
         assert dice(counts)[k] == pytest.approx(2 * both / (len(true) + len(found)))
         assert precision(counts)[k] == pytest.approx(both / len(found) if found else 0)
         assert recall(counts)[k] == pytest.approx(both / len(true) if true else 0)
+        others = counted - true
+        spared = len(others - found) / len(others) if others else np.nan
+        assert specificity(counts)[k] == pytest.approx(spared, nan_ok=True)
 
 
 @law

@@ -18,6 +18,7 @@ from unetseg.bundle import load_bundle
 from unetseg.config import DeviceConfig, EvalConfig, PredictConfig, ScoringConfig
 from unetseg.data.files import image as image_file
 from unetseg.data.files.pages import image_hash
+from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.data.pairs.splits import write_splits
@@ -209,6 +210,18 @@ def test_scores_count_inside_the_field_of_view(data: Path, run: Path, tmp_path: 
     whole = PLAIN.model_copy(update={"scoring": ScoringConfig(region="whole", overlays=False)})
     share = evaluate(run, copy, whole, output=tmp_path / "whole").scores.pixel_accuracy
     assert share == pytest.approx((view > 0).mean())
+
+
+def test_an_image_that_shows_no_object_counts_inside_its_region(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    view = np.zeros((48, 48), np.uint8)
+    view[8:40, 8:40] = 255
+    write_png(tmp_path / "view.png", view)
+    predictor = Predictor(run, PredictConfig(), CPU)
+    bare = replace(find_pairs(data).pairs[0], mask=None, region=tmp_path / "view.png")
+    counts = evaluate_pairs(predictor.engine, predictor.info, [bare])
+    assert counts[0].sum(axis=1).tolist() == [32 * 32, 0]
 
 
 def test_every_pair_that_does_not_fit_is_listed(data: Path, run: Path, tmp_path: Path) -> None:

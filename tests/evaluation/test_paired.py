@@ -15,14 +15,14 @@ from unetseg.cli.app import run as command
 from unetseg.config import ComparisonConfig, DeviceConfig, EvalConfig, ScoringConfig
 from unetseg.data.files.pages import image_hash
 from unetseg.data.files.pngs import write_png
-from unetseg.data.pairs.match import find_pairs
+from unetseg.data.pairs.match import Pair, find_pairs
 from unetseg.data.pairs.splits import read_groups, write_splits
 from unetseg.data.sample import draw_sample
 from unetseg.errors import ConfigError, DataError, PairingError
 from unetseg.evaluation.compare import compare
 from unetseg.evaluation.confusion import dice, merged, score
 from unetseg.evaluation.evaluate import evaluate
-from unetseg.evaluation.paired import difference, image_scores
+from unetseg.evaluation.paired import Observers, difference, image_scores
 from unetseg.prediction.predictor import Predictor
 
 CPU = DeviceConfig(device="cpu", precision="float32")
@@ -257,3 +257,18 @@ def test_a_second_observer_who_does_not_fit_is_told_and_left_out(
     human = result.to_json()["human"]
     assert (human["images"], human["foreground_dice"]) == (5, 1)
     assert any("no human level of 1 image" in said for said in heard.said)
+
+
+def test_a_second_observer_and_the_model_are_scored_on_the_same_pixels(tmp_path: Path) -> None:
+    truth, drawn, model = np.random.default_rng(0).integers(0, 2, (3, 20, 30), np.uint8)
+    truth[12:14], drawn[:5], model[:, :4] = 255, 255, 255
+    write_png(tmp_path / "second.png", drawn)
+    observers = Observers(class_map(0, 1, ignore=(255,)))
+    pair = Pair(tmp_path / "a.png", None, "a", second=tmp_path / "second.png")
+    observers.add(pair, truth, model)
+    human = observers.to_json()["human"]
+    counted = np.stack([truth, drawn, model]).max(axis=0) < 255
+    for answer, side in ((drawn, human), (model, human["model"])):
+        true, said = truth[counted] > 0, answer[counted] > 0
+        expected = 2 * (true & said).sum() / (true.sum() + said.sum())
+        assert side["foreground_dice"] == pytest.approx(expected)

@@ -89,6 +89,7 @@ def test_files_are_copied_to_the_byte(tmp_path: Path) -> None:
     root = devkit(tmp_path / "VOCdevkit/VOC2012")
     done = imported(tmp_path / "VOCdevkit", tmp_path / "out")
     assert done.classes == CLASSES
+    assert any("called as in the challenge" in note for note in done.notes)
     for name in "abc":
         for copy, original in (
             (f"images/{name}.jpg", f"JPEGImages/{name}.jpg"),
@@ -176,6 +177,18 @@ def test_a_palette_in_the_order_of_labelmap_is_copied(tmp_path: Path) -> None:
     assert done.classes[-1] == "screen"
     original = root / "SegmentationClass/a.png"
     assert (tmp_path / "out/masks/a.png").read_bytes() == original.read_bytes()
+
+
+@pytest.mark.parametrize("ignore", ["", "__ignore__\n"])
+@pytest.mark.parametrize("place", ["set", "."])
+def test_labelme2voc_names_the_codes(tmp_path: Path, ignore: str, place: str) -> None:
+    root = devkit(tmp_path / "voc/set", ("a",))
+    mask = save_mask(root / "SegmentationClass/a.png", np.where(codes() == 20, 2, codes()))
+    (tmp_path / "voc" / place / "class_names.txt").write_text(f"{ignore}_background_\nsea\ncat")
+    done = imported(tmp_path / "voc", tmp_path / "out")
+    assert done.classes == ("background", "sea", "cat")
+    assert (tmp_path / "out/masks/a.png").read_bytes() == mask.read_bytes()
+    assert not any("challenge" in note for note in done.notes)
 
 
 def test_one_file_of_another_coding_makes_all_plain_numbers(tmp_path: Path) -> None:

@@ -53,14 +53,27 @@ def test_splits_by_folders(tmp_path: Path, described: str) -> None:
     assert splits_in(tmp_path / "out") == {"train/a": "train", "train/b": "train", "val/c": "val"}
 
 
-def test_splits_by_lists(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["jpg", "png"])  # of the images, and another one
+def test_splits_by_lists(tmp_path: Path, suffix: str) -> None:
     for name in "abc":
         pair(tmp_path / "src", f"images/{name}.jpg", yolo_text(BOXES))
     write(tmp_path / "src/data.yaml", "train: train.txt\nval: val.txt\n" + NAMES)
-    write(tmp_path / "src/train.txt", "data/images/a.jpg\ndata/images/c.jpg\n")
-    write(tmp_path / "src/val.txt", "data/images/b.jpg\n")
+    write(tmp_path / "src/train.txt", f"data/images/a.{suffix}\ndata/images/c.{suffix}\n")
+    write(tmp_path / "src/val.txt", f"data/images/b.{suffix}\n")
     imported("yolo", tmp_path)
     assert splits_in(tmp_path / "out") == {"train/a": "train", "train/c": "train", "val/b": "val"}
+
+
+@pytest.mark.parametrize(
+    "line", ["data/images/{}/f.png", "./images/{}/f.png", r"C:\set\images\{}\f.png", "{}/f.png"]
+)
+def test_lists_tell_frames_of_one_name_apart(tmp_path: Path, line: str) -> None:
+    for split in ("train", "val"):
+        pair(tmp_path / "src", f"images/{split}/f.png", yolo_text(BOXES))
+        write(tmp_path / f"src/{split}.txt", line.format(split))
+    write(tmp_path / "src/data.yaml", "train: train.txt\nval: val.txt\n" + NAMES)
+    imported("yolo", tmp_path)
+    assert splits_in(tmp_path / "out") == {"train/f": "train", "val/f": "val"}
 
 
 @pytest.mark.parametrize(

@@ -117,3 +117,22 @@ def test_a_shard_without_images_is_done(tmp_path: Path, capsys: Capture) -> None
     assert len(masks(tmp_path / "out")) == 1
     assert work_of(trained, folder, tmp_path / "out").given == [folder]
     assert "0 masks: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--workers", "4"], ["--cores", "8", "--address", "local"]])
+def test_flags_of_a_cluster_are_refused_without_one(
+    tmp_path: Path, capsys: Capture, words: list[str]
+) -> None:
+    assert predict(tmp_path / "run", tmp_path, tmp_path / "out", *words) == 2
+    said = capsys.readouterr().err
+    assert "without a cluster these do nothing" in said
+    assert "--cluster ray" in said
+    assert all(flag in said for flag in words[::2])
+
+
+def test_the_environment_of_other_commands_is_no_flag_of_a_cluster(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNETSEG_WORKERS", "4")
+    assert predict(tmp_path / "run", tmp_path, tmp_path / "out") != 2
+    assert "cluster" not in capsys.readouterr().err

@@ -30,7 +30,7 @@ from unetseg.skiplab.loss_surface import (
     recompute_statistics,
     valley_radius,
 )
-from unetseg.training.losses import dice_ce
+from unetseg.training.losses import SegmentationLoss
 
 AXIS = np.linspace(-1, 1, 5)
 
@@ -65,12 +65,13 @@ def test_the_loss_is_that_of_each_image_weighed_by_its_counted_pixels() -> None:
         random_view("c", 32, 32),
     )
     subject = subject_of(*views)
+    of_image = SegmentationLoss("dice_ce", foreground=(1,))
     expected, pixels = 0.0, 0
     for view in views:
         counted = int((view.truth != IGNORED).sum())
         with torch.no_grad():
             logits = subject.segmenter(view.tensor, view.statistics)
-        loss = dice_ce(logits, torch.from_numpy(view.truth[None]), foreground=(1,))
+        loss = of_image(logits, torch.from_numpy(view.truth[None]))
         expected, pixels = expected + counted * loss.item(), pixels + counted
     assert images_loss(subject)(subject.segmenter) == pytest.approx(expected / pixels, rel=1e-5)
 
@@ -148,7 +149,7 @@ def full_hessian(module: nn.Module, image: Tensor, truth: Tensor) -> Tensor:
     def loss(*values: Tensor) -> Tensor:
         moved = dict(zip(parameters, values, strict=True))
         logits = torch.func.functional_call(module, moved, image)
-        return dice_ce(logits, truth)
+        return SegmentationLoss()(logits, truth)
 
     blocks = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
         loss, tuple(p.detach() for p in parameters.values())
@@ -167,7 +168,9 @@ def test_a_network_has_the_eigenvalue_of_its_full_hessian() -> None:
     values = torch.linalg.eigvalsh(hessian)
     exact = values[values.abs().argmax()].item()
     before = deepcopy(module.state_dict())
-    found = measure_sharpness(module, lambda m: [dice_ce(m(image), truth)], iterations=200)
+    found = measure_sharpness(
+        module, lambda m: [SegmentationLoss()(m(image), truth)], iterations=200
+    )
     assert found.converged
     assert found.eigenvalue == pytest.approx(exact, rel=0.01)
     assert all(torch.equal(before[name], now) for name, now in module.state_dict().items())
@@ -179,7 +182,7 @@ def test_a_hessian_product_is_the_hessian_times_the_vector() -> None:
     truth = torch.randint(0, 2, (2, 6, 6), dtype=torch.uint8)
     parameters = list(module.parameters())
     vector = [torch.randn_like(p) for p in parameters]
-    product = hessian_product([dice_ce(module(image), truth)], parameters, vector)
+    product = hessian_product([SegmentationLoss()(module(image), truth)], parameters, vector)
     expected = full_hessian(module, image, truth) @ torch.cat([v.flatten() for v in vector])
     actual = torch.cat([part.flatten() for part in product])
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

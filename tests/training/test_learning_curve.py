@@ -1,6 +1,7 @@
 """The learning curve: growing shares, one set of held-out images, and a fit that finds its law."""
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from unetseg.cli.app import run
 from unetseg.data.sample import draw_sample
 from unetseg.storage import parse_json
-from unetseg.training.learning_curve import LearningCurve, Share, fitted
+from unetseg.training.learning_curve import LearningCurve, Share, epochs_as_long, fitted
+from unetseg.training.plan import Plan
 
 WORDS = ["--depth=2", "--width=4", "--patch=32", "-b=4", "-e=1", "--device=cpu", "--workers=0"]
 WORDS += ["--doublings", "2"]
@@ -30,6 +32,17 @@ def test_a_power_law_is_found_again() -> None:
     wide = curve_of(law, 0.04)
     assert wide.high - wide.low > 2 * (curve.high - curve.low)
     assert curve_of([0.9] * 4, 0.01).verdict.startswith("not shown to help")
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("images", [1, 3, 5, 10, 20])
+def test_shares_learn_in_as_many_steps(images: int, accumulate: int) -> None:
+    whole = Plan.model_construct(epochs=100, batch=4, repeats=(2,) * 20)
+    steps, part = (math.ceil(2 * n / (4 * accumulate)) for n in (20, images))  # of an epoch
+    epochs = epochs_as_long(whole, (2,) * images, accumulate)
+    assert epochs is not None
+    assert abs(epochs * part - 100 * steps) <= part / 2
+    assert epochs_as_long(whole.model_copy(update={"epochs": None}), (1,), 1) is None
 
 
 @pytest.mark.long

@@ -1,7 +1,6 @@
 """Losses against torch and segmentation-models-pytorch, against their formulas, and as laws."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -10,19 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from unetseg.training.losses import (
-    SegmentationLoss,
-    cross_entropy,
-    deep_supervision,
-    dice_ce,
-    shrink_target,
-    soft_dice,
-)
+from unetseg.training.losses import SMOOTH, SegmentationLoss, deep_supervision, shrink_target
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 law = settings(deadline=None, max_examples=30)
+soft_dice, cross_entropy = SegmentationLoss("dice"), SegmentationLoss("ce")
+dice_ce = SegmentationLoss("dice_ce")
 LOSSES = [soft_dice, cross_entropy, dice_ce]
-every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.kind)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -50,12 +44,12 @@ def test_dice_is_that_of_smp_when_every_class_is_present(seed: int, classes: int
     from segmentation_models_pytorch.losses import DiceLoss  # takes seconds
 
     logits, target = batch(seed, classes)
-    smp = DiceLoss(mode="multiclass", ignore_index=255, from_logits=True)
+    smp = DiceLoss(mode="multiclass", ignore_index=255, from_logits=True, smooth=SMOOTH)
 
     def reference(logits: Tensor, target: Tensor) -> Tensor:
         return torch.as_tensor(smp(logits, target.long()))
 
-    torch.testing.assert_close(soft_dice(logits, target, smooth=0), reference(logits, target))
+    torch.testing.assert_close(soft_dice(logits, target), reference(logits, target))
     torch.testing.assert_close(
         gradient(soft_dice, logits, target), gradient(reference, logits, target)
     )
@@ -68,7 +62,8 @@ def test_dice_of_some_classes_is_that_of_smp() -> None:
     logits, target = batch()
     reference = DiceLoss(mode="multiclass", classes=[1, 3], ignore_index=255, from_logits=True)
     torch.testing.assert_close(
-        soft_dice(logits, target, foreground=(1, 3)), reference(logits, target.long())
+        SegmentationLoss("dice", foreground=(1, 3))(logits, target),
+        reference(logits, target.long()),
     )
 
 
@@ -77,9 +72,7 @@ def test_dice_of_some_classes_is_that_of_smp() -> None:
 def test_cross_entropy_is_that_of_torch(seed: int, classes: int) -> None:
     logits, target = batch(seed, classes)
     weights = torch.linspace(0.5, 3, classes)
-
-    def ours(logits: Tensor, target: Tensor) -> Tensor:
-        return cross_entropy(logits, target, weights)
+    ours = SegmentationLoss("ce", weights)
 
     def reference(logits: Tensor, target: Tensor) -> Tensor:
         return functional.cross_entropy(logits, target.long(), weights, ignore_index=255)
@@ -122,8 +115,8 @@ def test_a_batch_of_ignored_pixels_has_loss_zero_and_gradient_zero(loss: Loss) -
 
 def test_classes_of_weight_zero_alone_have_loss_zero() -> None:
     logits, target = batch(classes=2)
-    weights = torch.tensor([0.0, 1.0])
-    assert cross_entropy(logits, torch.zeros_like(target), weights).item() == 0
+    loss = SegmentationLoss("ce", (0.0, 1.0))
+    assert loss(logits, torch.zeros_like(target)).item() == 0
 
 
 @every_loss
@@ -133,20 +126,19 @@ def test_a_perfect_prediction_costs_nothing(loss: Loss) -> None:
     assert loss(perfect, target).item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("smooth", [1e-5, 0.0])
-def test_a_wholly_wrong_prediction_has_dice_loss_one(smooth: float) -> None:
+def test_a_wholly_wrong_prediction_has_dice_loss_one() -> None:
     _, target = batch(classes=2, ignored=0)
     wrong = 80.0 * functional.one_hot(1 - target.long(), 2).permute(0, 3, 1, 2)
-    assert soft_dice(wrong, target, smooth=smooth).item() == pytest.approx(1, abs=1e-6)
+    assert soft_dice(wrong, target).item() == pytest.approx(1, abs=1e-6)
 
 
 def test_an_absent_class_is_left_out_of_the_dice_mean() -> None:
     logits, target = batch(classes=4)
     target[target == 2] = 255
     torch.testing.assert_close(
-        soft_dice(logits, target), soft_dice(logits, target, foreground=(0, 1, 3))
+        soft_dice(logits, target), SegmentationLoss("dice", foreground=(0, 1, 3))(logits, target)
     )
-    assert soft_dice(logits, target, foreground=(2,)).item() == 0
+    assert SegmentationLoss("dice", foreground=(2,))(logits, target).item() == 0
 
 
 def test_dice_sums_over_the_batch_and_is_not_a_mean_of_images() -> None:
@@ -172,9 +164,10 @@ def test_uint8_and_int64_targets_are_alike(loss: Loss) -> None:
 def test_dice_ce_is_the_sum() -> None:
     logits, target = batch()
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    of_dice, of_ce = SegmentationLoss("dice", foreground=(1, 2)), SegmentationLoss("ce", weights)
     torch.testing.assert_close(
-        dice_ce(logits, target, weights, foreground=(1, 2)),
-        soft_dice(logits, target, foreground=(1, 2)) + cross_entropy(logits, target, weights),
+        SegmentationLoss("dice_ce", weights, (1, 2))(logits, target),
+        of_dice(logits, target) + of_ce(logits, target),
     )
 
 
@@ -207,16 +200,15 @@ def test_large_batches_are_summed_exactly_enough(loss: Loss) -> None:
     )
 
 
-def test_the_settings_choose_the_loss() -> None:
+def test_each_part_takes_its_own_settings_alone() -> None:
     logits, target = batch()
-    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    expected: dict[Any, Tensor] = {
-        "dice": soft_dice(logits, target, foreground=(1, 2)),
-        "ce": cross_entropy(logits, target, weights),
-        "dice_ce": dice_ce(logits, target, weights, foreground=(1, 2)),
-    }
-    for kind, value in expected.items():
-        assert torch.equal(SegmentationLoss(kind, (1, 2, 3, 4), (1, 2))(logits, target), value)
+    weights, foreground = (1.0, 2.0, 3.0, 4.0), (1, 2)
+    of_dice = SegmentationLoss("dice", foreground=foreground)(logits, target)
+    of_ce = SegmentationLoss("ce", torch.tensor(weights))(logits, target)
+    assert torch.equal(SegmentationLoss("dice", weights, foreground)(logits, target), of_dice)
+    assert torch.equal(SegmentationLoss("ce", weights, foreground)(logits, target), of_ce)
+    assert of_dice.item() != soft_dice(logits, target).item()
+    assert of_ce.item() != cross_entropy(logits, target).item()
 
 
 @law

@@ -1,5 +1,6 @@
 """unetseg predict."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import gettempdir
@@ -9,7 +10,7 @@ from cyclopts import Parameter
 
 from unetseg.cli.console import observed, say
 from unetseg.config import DeviceConfig, PredictConfig, ScalingConfig
-from unetseg.errors import ImageError, PartialError
+from unetseg.errors import ConfigError, ImageError, PartialError
 from unetseg.text import address_of, plural
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def predict(
     config_file
         YAML file with settings.
     """
+    _refuse_idle(scaling)
     with observed() as progress:
         totals = _predicted(run, images, output, (config, device, scaling), progress)
     if totals.skipped:
@@ -74,6 +76,23 @@ def predict(
         say(f"next: look at {output / '*_overlay.*'}")
     else:
         say("next: add --overlay --existing overwrite to see them drawn over the images")
+
+
+def _refuse_idle(scaling: ScalingConfig) -> None:
+    """Let no flag of a cluster do nothing.
+
+    Raises:
+        ConfigError: there are such flags, and no cluster.
+    """
+    flags = [
+        f"--{name}"
+        for name in ("address", "workers", "cores")
+        if name in scaling.model_fields_set
+        and f"UNETSEG_{name.upper()}" not in os.environ  # which other commands have, too
+    ]
+    if flags and not scaling.cluster:
+        fix = "Add --cluster ray, or leave them out."
+        raise ConfigError("without a cluster these do nothing", flags, fix)
 
 
 def _predicted(

@@ -63,9 +63,13 @@ def train(  # noqa: PLR0913 (each is a flag)
 
     console.quiet = os.environ.get("RANK", "0") != "0"  # of several processes the first speaks
     refuse_read_only(out)  # at once, before torch is loaded
-    if nproc > 1 and "RANK" not in os.environ:
-        _launch(name, folds, nproc, max_restarts)
-        return
+    if "RANK" not in os.environ:  # else this is one of several processes already
+        if nproc > 1:
+            _launch(name, folds, nproc, max_restarts)
+            return
+        if max_restarts:
+            told = "one process alone does not begin anew by itself: --max-restarts does nothing"
+            raise ConfigError(told, fix="Add --nproc, or leave it out.")
     from unetseg.cli.findings import given_words
     from unetseg.text import quoted
 

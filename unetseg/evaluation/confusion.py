@@ -10,6 +10,7 @@ Conventions, for every score of a class:
 - Absent: a class in neither truth nor prediction has no score (nan) and is left out of means. So
   an image with an empty mask and an empty prediction counts neither as 1 nor as 0.
 - Missed or made up: a class in only one of the two scores 0, precision and recall included.
+- Alone: where every counted pixel is of a class in truth, it has no specificity (nan).
 - Pixels whose truth is ignored (255) are counted nowhere.
 """
 
@@ -131,11 +132,14 @@ def recall(confusions: Counts) -> Floats:
 def specificity(confusions: Counts) -> Floats:
     """Share of the pixels of other classes that were not predicted as a class, …×K.
 
+    It is nan where there are no such pixels.
+
     >>> specificity(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).round(3).tolist()
     [1.0, 0.75, nan]
     """
     others = confusions.sum(axis=(-2, -1))[..., None] - _truth(confusions)
-    return _score(others - (_predicted(confusions) - _hits(confusions)), others, confusions)
+    spared = others - (_predicted(confusions) - _hits(confusions))
+    return np.where(others > 0, _score(spared, others, confusions), np.nan)
 
 
 def frequency_weighted_iou(confusions: Counts) -> Floats:

@@ -348,9 +348,10 @@ def read_truth(
     with ImageFile(pair.image, max_pixels) as file:
         image = read_checked(file, info)
     if pair.mask is None:  # the user says that it shows no object
-        return image, np.full(image.shape[:2], info.class_map.background or 0, np.uint8)
-    mask = read_mask(pair.mask, max_pixels)
-    index = matched_truth(mask, info.class_map, image.shape, (pair.image, pair.mask))
+        index = np.full(image.shape[:2], info.class_map.background or 0, np.uint8)
+    else:
+        mask = read_mask(pair.mask, max_pixels)
+        index = matched_truth(mask, info.class_map, image.shape, (pair.image, pair.mask))
     if pair.region is not None:
         view = read_image(pair.region, max_pixels).max(axis=-1)
         if view.shape != index.shape:
@@ -449,7 +450,7 @@ class Artifacts:
         image, *_ = sampled = count.sampled
         if (whole := count.whole) is not None:
             self.anatomy.add(pair.name, image, *whole)
-            self.observers.add(pair, whole[0], count.counts)
+            self.observers.add(pair, *whole)
             if self.wanted.shapes:
                 self.shapes.add(pair.name, *whole)
         if self.wanted.overlays:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.masks.class_map import ClassMap
+from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError
@@ -97,8 +97,14 @@ class Observers:
     _model: dict[str, Counts] = field(default_factory=dict)
     _groups: dict[str, str | None] = field(default_factory=dict)
 
-    def add(self, pair: Pair, truth: NDArray[np.uint8], model: Counts) -> None:
-        """Count what the second observer drew, if there is a mask; `model` is the confusion K×K."""
+    def add(self, pair: Pair, truth: NDArray[np.uint8], model: NDArray[np.uint8]) -> None:
+        """Count what the second observer drew and what the model predicted, in the same pixels.
+
+        Args:
+            pair: Nothing is counted where it has no second mask.
+            truth: Class indexes H×W, 255 where nothing counts.
+            model: The prediction H×W, 255 where there are no data.
+        """
         if pair.second is None:
             return
         try:
@@ -109,8 +115,10 @@ class Observers:
         except DataError as error:
             self.refused.append(error.summary)
             return
-        self._human[pair.name] = count_classes(truth, index, len(self.class_map.classes))
-        self._model[pair.name], self._groups[pair.name] = model, pair.group
+        shared = np.where((index == IGNORED) | (model == IGNORED), IGNORED, truth)
+        for side, drawn in ((self._human, index), (self._model, model)):
+            side[pair.name] = count_classes(shared, drawn, len(self.class_map.classes))
+        self._groups[pair.name] = pair.group
 
     def tell_refused(self, progress: Progress) -> None:
         """Say how many masks of the second observer do not count, and why the first does not."""

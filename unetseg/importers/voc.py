@@ -4,6 +4,9 @@ Masks whose palette is that of the classes are copied as they are, with 255 for 
 such as the RGB masks that other programs export in this layout with a labelmap.txt, are turned into
 class codes. Layout: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
 
+class_names.txt is labelme2voc's: the name of each code from 0 on, the first `_background_`. Without
+one, masks with VOC's palette show the classes of the challenge.
+
 labelmap.txt is datumaro's: a line `name:r,g,b:parts:actions` for each label, `#` before comments.
 Masks are then RGB, a palette of the same colours, or numbers, which count the lines from 0 on.
 """
@@ -26,6 +29,7 @@ from unetseg.data.masks.class_map import IGNORED, Colour, pack
 from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import (
+    BACKGROUND,
     Classes,
     Entry,
     Note,
@@ -50,6 +54,7 @@ CLASS_MASKS, OBJECT_MASKS = "SegmentationClass", "SegmentationObject"
 LISTS = "ImageSets/Segmentation"
 """The folder of the lists, one for each split."""
 LABELMAP = "labelmap.txt"
+_NAMES = "class_names.txt"
 _SPLITS = {"train": "train", "val": "val", "test": "test"}
 _BLACK: Colour = (0, 0, 0)
 _LINE = re.compile(r"([^:]+(?::[^:]+)*?)\s*:\s*(\d+\s*,\s*\d+\s*,\s*\d+)?\s*((?::[^:]*)*)")
@@ -94,12 +99,14 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     if not listed:
         raise DataError(f"{CLASS_MASKS} holds none of the masks that are listed")
     palettes = _palettes(listed.values())
-    labels = _labels(root, palettes.values())
+    labels = _labels(root, source, palettes.values())
     if labels is None:
         yield Classes(_numbered(palettes, root), coded=True)
         yield f"no {LABELMAP}: classes are called by their codes"
     else:
         yield Classes(labels.classes, coded=True)
+        if labels.classes is CLASSES:
+            yield f"no {LABELMAP} and no {_NAMES}: classes are called as in the challenge"
     yield from problems
     are_codes = labels is None or all(_holds_codes(one, labels) for one in palettes.values())
     for name, path in listed.items():
@@ -251,17 +258,29 @@ def _read_line(line: str, before: Mapping[str, Colour]) -> tuple[str, Colour, st
     return name, colour, f"{twin} has the same colour" if twin else ""
 
 
-def _labels(root: Path, palettes: Iterable[_Palette]) -> LabelColours | None:
-    """Those of labelmap.txt, or of the challenge where a palette is its own."""
+def _labels(root: Path, source: Path, palettes: Iterable[_Palette]) -> LabelColours | None:
+    """Those of labelmap.txt, else names of VOC's colours, where a palette has these."""
     table = root / LABELMAP
     if table.is_file():
         labels = read_labelmap(table)
         return replace(labels, by_colour={BORDER: IGNORED} | dict(labels.by_colour))
-    own = [list(colour) for colour in colours(len(CLASSES))]
-    if not any(p is not None and p[: len(CLASSES)].tolist() == own for p in palettes):
+    names = _class_names(root, source) or CLASSES
+    own = colours(len(names))
+    if not any(p is not None and [*map(tuple, p[: len(own)].tolist())] == own for p in palettes):
         return None
-    by_colour = dict(zip(colours(), range(len(CLASSES)), strict=False)) | {BORDER: IGNORED}
-    return LabelColours(CLASSES, by_colour, range(len(CLASSES)))
+    by_colour = {colour: code for code, colour in enumerate(own)} | {BORDER: IGNORED}
+    return LabelColours(names, by_colour, range(len(names)))
+
+
+def _class_names(*folders: Path) -> tuple[str, ...]:
+    """The names in the first class_names.txt by their codes, or none; `__ignore__` has none."""
+    path = next(filter(Path.is_file, (folder / _NAMES for folder in folders)), None)
+    names = _names_in(path) if path else []
+    if names[:1] == ["__ignore__"]:
+        names = names[1:]
+    if names and class_codes(names[:1])[0] == (BACKGROUND,):
+        return (BACKGROUND, *names[1:])
+    return ()
 
 
 def _numbered(masks: Iterable[Path], root: Path) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ object. As in Ultralytics, small objects lie over large ones.
 Format: https://docs.ultralytics.com/datasets/segment/
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Container, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from unetseg.data.pairs.mask_sets import ImageKey, folder_roles, photos_below, w
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Note, Problem, Shape
 from unetseg.importers.shapes import Patch, Size, polygon
-from unetseg.importers.source_files import by_key, name_in, split_path, visible_files
+from unetseg.importers.source_files import ImageFiles, by_key, name_in, split_path, visible_files
 from unetseg.text import plural
 
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
@@ -65,7 +66,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     }
     yield Classes(names[number] for number in sorted(names))
     yield from (*problems.values(), *twins.values())
-    splits = _splits(folder, described, photos)
+    splits = _splits(folder, described, photos.values(), ImageFiles(folder, images))
     sections = {key.folders for key in texts}
     for key in (key for key in photos if key not in twins and key not in problems):
         if key.folders not in sections:
@@ -183,7 +184,7 @@ def _class_names(folder: Path, described: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _splits(
-    folder: Path, described: Mapping[str, Any], photos: Mapping[ImageKey, Path]
+    folder: Path, described: Mapping[str, Any], photos: Collection[Path], files: ImageFiles
 ) -> dict[Path, str]:
     """The split of each image that data.yaml tells, by folders or by lists of images."""
     splits: dict[Path, str] = {}
@@ -196,11 +197,18 @@ def _splits(
                 filter(Path.exists, (folder.joinpath(base, *parts), folder.joinpath(*parts))), None
             )
             if path is not None and path.is_file():
-                stems = {
-                    Path(line.strip()).stem
-                    for line in path.read_text(errors="replace").splitlines()
-                }
-                splits |= {photo: split for photo in photos.values() if photo.stem in stems}
+                splits |= dict.fromkeys(_listed(path, split, photos, files), split)
             elif path is not None and path != folder:
-                splits |= {photo: split for photo in photos.values() if path in photo.parents}
+                splits |= {photo: split for photo in photos if path in photo.parents}
     return splits
+
+
+def _listed(path: Path, split: str, photos: Collection[Path], files: ImageFiles) -> set[Path]:
+    """The images that a list names: by their paths, or where none is right by the name alone."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    found = {files.find(line.strip(), path.parent, split) for line in lines}
+    if listed := {one for one in found if isinstance(one, Path)}:
+        return listed
+    stems = {Path(*split_path(line.strip())).stem for line in lines}
+    count = Counter(photo.stem for photo in photos)
+    return {photo for photo in photos if photo.stem in stems and count[photo.stem] == 1}

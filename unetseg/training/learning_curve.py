@@ -1,5 +1,6 @@
 """What more labelled images would bring: trainings on growing shares of those that are there."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from unetseg.config import ScoringConfig, TrainConfig
+from unetseg.data.crops.dataset import Order
 from unetseg.data.facts.survey import survey
 from unetseg.errors import ConfigError
 from unetseg.evaluation.evaluate import evaluate
@@ -16,7 +18,7 @@ from unetseg.report.curves import extrapolated
 from unetseg.storage import json_value, parse_json, write_csv, write_json
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
-from unetseg.training.plan import read_plan
+from unetseg.training.plan import Plan, crops_of, read_plan
 from unetseg.training.trainings import (
     claim,
     evaluation_of,
@@ -92,32 +94,47 @@ def learning_curve(
         ConfigError: there are too few training images.
         UnetsegError: as `train`.
     """
-    shares = [0.5**n for n in range(doublings + 1)]
-    parts = [config.data.model_copy(update={"share": share}) for share in shares]
-    counts = [len(survey(data, part).select("train")) for part in parts]
+    numbers = range(doublings + 1)
+    parts = [config.data.model_copy(update={"share": 0.5**n}) for n in numbers]
+    images = [survey(data, part).facts_of("train") for part in parts]
+    counts = [*map(len, images)]
     if counts[-1] < FEWEST or len(set(counts)) < len(counts):
         told = f"the shares would have {', '.join(map(str, counts))} training images"
-        fix = "Take fewer --doublings, or label more images (or groups of them) first."
-        raise ConfigError(told, fix=fix)
+        raise ConfigError(
+            told, fix="Take fewer --doublings, or label more images (or groups of them) first."
+        )
     with leaving_no_trace(home), locked(home), told_how_to_go_on(WAY_ON):
-        config = one_of(claim(home, data, config, len(shares)), len(shares))
-        points: list[Share] = []
-        for share, part in zip(shares, parts, strict=True):  # all images decide the shape
-            run = home / f"share_{round(1 / share)}"
-            asked = config.model_copy(update={"data": part})
-            points.insert(0, _trained(data, run, asked, progress))
-            if share == 1:
-                config = of_shape(config, run)
-                epochs = read_plan(run).epochs  # none with a budget
-            longer = {"epochs": epochs and round(2 * epochs / share)}  # as many steps
-            training = config.training.model_copy(update=longer)
-            config = config.model_copy(update={"training": training})
+        config = one_of(claim(home, data, config, len(parts)), len(parts))
+        whole = home / "share_1"  # all images decide the shape
+        asked = config.model_copy(update={"data": parts[0]})
+        points = [_trained(data, whole, asked, progress)]
+        config, plan = of_shape(config, whole), read_plan(whole)
+        for n in numbers[1:]:
+            crops = crops_of(images[n], plan.patch)
+            epochs = epochs_as_long(plan, crops, config.training.accumulate)
+            training = config.training.model_copy(update={"epochs": epochs})
+            asked = config.model_copy(update={"data": parts[n], "training": training})
+            points.insert(0, _trained(data, home / f"share_{2**n}", asked, progress))
         curve = fitted(points)
         content = json_value({"verdict": curve.verdict, **asdict(curve)})
-        for folder in (home, home / "share_1"):
+        for folder in (home, whole):
             write_json(folder / "curve.json", content)
         write_csv(home / "curve.csv", [json_value(asdict(point)) for point in curve.shares])
     return curve
+
+
+def epochs_as_long(plan: Plan, crops: Sequence[int], accumulate: int) -> int | None:
+    """Epochs of so many crops of each image in the steps of `plan`; None where a budget ends it.
+
+    >>> plan = Plan.model_construct(epochs=30, batch=8, repeats=(1,) * 18)  # 3 steps an epoch
+    >>> epochs_as_long(plan, (1,) * 9, accumulate=1)  # 2 steps
+    45
+    """
+    if plan.epochs is None:
+        return None
+    batch = plan.batch * accumulate
+    whole, part = (Order(one, batch, seed=0).steps_per_epoch for one in (plan.repeats, crops))
+    return max(1, round(plan.epochs * whole / part))
 
 
 def _trained(data: Path, run: Path, config: TrainConfig, progress: Progress) -> Share:

@@ -43,10 +43,35 @@ def _dice_loss(
     probability: Tensor,
     target: Tensor,
     foreground: Sequence[int] | None,
-    smooth: float,
     total: Total = as_it_is,
 ) -> Tensor:
-    """`soft_dice` of probabilities N×K×H×W."""
+    """One minus the mean over classes of the soft Dice overlap of the whole batch.
+
+        loss = 1 - 1/|C| · Σ_{k ∈ C} (2 Σ p_k g_k + smooth) / (Σ p_k + Σ g_k + smooth)
+
+    p is the probability, g the truth (1 or 0) and smooth `SMOOTH`. The sums run over all counted
+    pixels of the batch at once (nnU-Net's "batch Dice"), so that an image with little of a class
+    weighs little. C holds the classes of `foreground` (None: all classes) that have a truth pixel
+    in the batch: an absent class is left out of the mean, because its Dice would be 0 whatever the
+    network says. Without any such class the loss and its gradient are 0.
+
+    Args:
+        probability: N×K×H×W, the softmax of the logits.
+        target: N×H×W.
+        foreground: Class indexes of the mean; None takes all.
+        total: See `SegmentationLoss`.
+
+    Returns:
+        A scalar of 0–1.
+
+    Source: Milletari et al. 2016 (V-Net, arXiv:1606.04797); Isensee et al. 2021 (nnU-Net, Nature
+    Methods 18:203).
+
+    >>> probability = torch.tensor([[[[1.0, 0.5]], [[0.0, 0.5]]]])  # sure of class 0; undecided
+    >>> target = torch.tensor([[[0, 1]]], dtype=torch.uint8)
+    >>> round(_dice_loss(probability, target, None).item(), 4)  # 1 - (2·1/2.5 + 2·0.5/1.5) / 2
+    0.2667
+    """
     classes = range(probability.shape[1]) if foreground is None else foreground
     masks = [target == k for k in classes]
     hits = _of_true_class(probability, target)  # N, H, W
@@ -56,7 +81,7 @@ def _dice_loss(
     sums = (probability * counted).sum((0, 2, 3))
     predicted = torch.stack([sums[k] for k in classes])  # a list as index would be copied over
     overlap, truth, predicted = total(torch.stack([overlap, truth, predicted]))
-    dice = (2 * overlap + smooth) / (truth + predicted + smooth)
+    dice = (2 * overlap + SMOOTH) / (truth + predicted + SMOOTH)
     present = truth > 0
     loss: Tensor = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
     return loss
@@ -65,7 +90,29 @@ def _dice_loss(
 def _cross_entropy(
     log_probability: Tensor, target: Tensor, weights: Tensor | None, total: Total = as_it_is
 ) -> Tensor:
-    """`cross_entropy` of log-probabilities N×K×H×W."""
+    """Mean surprise at the true class, over the counted pixels.
+
+        loss = - Σ w[y] · log p_y / Σ w[y]
+
+    p is the softmax of the logits, y the target class and w the class weights (1 without). An
+    absent class adds nothing. When every pixel is ignored the loss and its gradient are 0, where
+    `torch.nn.functional.cross_entropy` gives nan.
+
+    Args:
+        log_probability: N×K×H×W, the log-softmax of the logits.
+        target: N×H×W.
+        weights: K weights, 0 or more; only their ratios matter.
+        total: See `SegmentationLoss`.
+
+    Returns:
+        A scalar ≥ 0 in nats.
+
+    Source: Ronneberger et al. 2015 (U-Net, arXiv:1505.04597), equation 1, with w per class.
+
+    >>> undecided = torch.full((1, 4, 2, 2), 0.25).log()  # four classes: ln 4
+    >>> round(_cross_entropy(undecided, torch.zeros(1, 2, 2, dtype=torch.uint8), None).item(), 4)
+    1.3863
+    """
     surprise = -_of_true_class(log_probability, target)  # N, H, W
     counted = (target != IGNORED).to(surprise.dtype)
     if weights is not None:
@@ -76,117 +123,31 @@ def _cross_entropy(
     return loss
 
 
-def soft_dice(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    foreground: Sequence[int] | None = None,
-    smooth: float = SMOOTH,
-) -> Tensor:
-    """One minus the mean over classes of the soft Dice overlap of the whole batch.
-
-        loss = 1 - 1/|C| · Σ_{k ∈ C} (2 Σ p_k g_k + smooth) / (Σ p_k + Σ g_k + smooth)
-
-    p is the softmax of the logits and g the truth, 1 or 0. The sums run over all counted pixels of
-    the batch at once (nnU-Net's "batch Dice"), so that an image with little of a class weighs
-    little. C holds the classes of `foreground` (None: all classes) that have a truth pixel in the
-    batch: an absent class is left out of the mean, because its Dice would be 0 whatever the network
-    says. Without any such class the loss and its gradient are 0.
-
-    Args:
-        logits: N×K×H×W.
-        target: N×H×W.
-        foreground: Class indexes of the mean; None takes all.
-        smooth: Pixels added above and below the fraction bar.
-
-    Returns:
-        A scalar of 0–1.
-
-    Source: Milletari et al. 2016 (V-Net, arXiv:1606.04797); Isensee et al. 2021 (nnU-Net, Nature
-    Methods 18:203).
-
-    >>> logits = torch.tensor([[[[20.0, 0.0]], [[0.0, 0.0]]]])  # sure of class 0; undecided
-    >>> target = torch.tensor([[[0, 1]]], dtype=torch.uint8)
-    >>> round(soft_dice(logits, target).item(), 4)  # 1 - (2·1/2.5 + 2·0.5/1.5) / 2
-    0.2667
-    """
-    return _dice_loss(_log_probability(logits).exp(), target, foreground, smooth)
-
-
-def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean surprise at the true class, over the counted pixels.
-
-        loss = - Σ w[y] · log p_y / Σ w[y]
-
-    p is the softmax of the logits, y the target class and w the class weights (1 without). An
-    absent class adds nothing. When every pixel is ignored the loss and its gradient are 0, where
-    `torch.nn.functional.cross_entropy` gives nan.
-
-    Args:
-        logits: N×K×H×W.
-        target: N×H×W.
-        weights: K weights, 0 or more; only their ratios matter.
-
-    Returns:
-        A scalar ≥ 0 in nats.
-
-    Source: Ronneberger et al. 2015 (U-Net, arXiv:1505.04597), equation 1, with w per class.
-
-    >>> logits = torch.zeros(1, 4, 2, 2)  # four classes, undecided: ln 4
-    >>> round(cross_entropy(logits, torch.zeros(1, 2, 2, dtype=torch.uint8)).item(), 4)
-    1.3863
-    """
-    return _cross_entropy(_log_probability(logits), target, weights)
-
-
-def dice_ce(
-    logits: Tensor,
-    target: Tensor,
-    weights: Tensor | None = None,
-    *,
-    foreground: Sequence[int] | None = None,
-) -> Tensor:
-    """The sum `soft_dice(logits, target) + cross_entropy(logits, target, weights)`.
-
-    Dice cares for small classes and cross-entropy has a useful gradient everywhere, also for
-    classes that are absent from the batch. The softmax is taken once.
-
-    Args:
-        logits: N×K×H×W.
-        target: N×H×W.
-        weights: K class weights of the cross-entropy.
-        foreground: Class indexes of the Dice mean; None takes all.
-
-    Returns:
-        A scalar ≥ 0; 0 when every pixel is ignored.
-
-    Source: Isensee et al. 2021 (nnU-Net, Nature Methods 18:203).
-
-    >>> logits = torch.tensor([[[[20.0, -20.0]], [[-20.0, 20.0]]]])
-    >>> round(dice_ce(logits, torch.tensor([[[0, 1]]])).item(), 4)  # a perfect prediction
-    0.0
-    """
-    return SegmentationLoss("dice_ce", weights, foreground)(logits, target)
-
-
 @dataclass(frozen=True)
 class SegmentationLoss:
     """The loss that a training was set to: `loss(logits, target)` → scalar.
 
+    Dice cares for small classes, and cross-entropy has a useful gradient everywhere, also for
+    classes that are absent from the batch; their sum is nnU-Net's. What they say of absent classes
+    stands in `_dice_loss` and `_cross_entropy`; both are 0 when every pixel is ignored.
+
     Args:
-        kind: `dice_ce`, `dice` (soft Dice) or `ce` (cross-entropy).
+        kind: `dice` (soft Dice), `ce` (cross-entropy), or `dice_ce`, the sum of both.
         class_weights: K weights of the cross-entropy; None weighs all classes alike. A float32
             tensor on the device of the logits is taken as it is, without a copy in each step.
         foreground: Class indexes of the Dice mean; None takes all.
         total: Where several processes share the batch, what adds up their sums of pixels before any
             ratio is taken: the loss is that of the whole batch, whoever has how much of it.
 
-    Absent classes and ignored pixels: see `soft_dice` and `cross_entropy`.
+    Source: Isensee et al. 2021 (nnU-Net, Nature Methods 18:203).
 
     >>> loss = SegmentationLoss("ce", class_weights=(1.0, 3.0))
     >>> logits, target = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]])
     >>> round(loss(logits, target).item(), 4)
     0.6931
+    >>> perfect = torch.tensor([[[[20.0, -20.0]], [[-20.0, 20.0]]]])
+    >>> round(SegmentationLoss("dice_ce")(perfect, torch.tensor([[[0, 1]]])).item(), 4)
+    0.0
     """
 
     kind: Literal["dice_ce", "dice", "ce"] = "dice_ce"
@@ -200,7 +161,7 @@ class SegmentationLoss:
         losses = []
         if self.kind != "ce":
             probability = log_probability.exp()
-            losses += [_dice_loss(probability, target, self.foreground, SMOOTH, self.total)]
+            losses += [_dice_loss(probability, target, self.foreground, self.total)]
         if self.kind != "dice":
             weights = None
             if self.class_weights is not None:
@@ -245,7 +206,7 @@ def deep_supervision(
 
     >>> fine, coarse = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 2, 2)
     >>> target = torch.zeros(1, 4, 4, dtype=torch.uint8)
-    >>> round(deep_supervision(cross_entropy, [fine, coarse], target).item(), 4)
+    >>> round(deep_supervision(SegmentationLoss("ce"), [fine, coarse], target).item(), 4)
     0.6931
     """
     weights = [0.5**level for level in range(len(all_logits))]

@@ -5,7 +5,7 @@ times where they are about the machine.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeVar
@@ -134,7 +134,7 @@ def make_plan(
     patch = settle("patch", training.patch, lambda: _patch(train, config.network, machine))
     network = _network(config.network, patch, machine, reasons)
     batch = settle("batch", training.batch, lambda: _batch(network, patch, machine))
-    repeats = tuple(max(1, round(fact.image.pixels / patch**2)) for fact in train)
+    repeats = crops_of(train, patch)
     reasons["repeats"] = "one crop per image and epoch, more where an image is larger than a crop"
     steps = -(-sum(repeats) // (batch * training.accumulate))
     epochs = settle(
@@ -171,6 +171,11 @@ def make_plan(
         overlap=OVERLAP,
         reasons=reasons,
     )
+
+
+def crops_of(images: Sequence[PairFacts], patch: int) -> tuple[int, ...]:
+    """Crops of each image in an epoch: one, and more where an image is larger than a crop."""
+    return tuple(max(1, round(fact.image.pixels / patch**2)) for fact in images)
 
 
 def crop_rule(plan: Plan) -> CropRule:
