@@ -1,5 +1,6 @@
 """Laws of the reader: what is kept is what is decoded, and few large ones are open at once."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,22 @@ def test_what_is_kept_is_what_is_decoded(
     reader.forget()
     assert not store
     np.testing.assert_array_equal(reader[5][0], before[5][0])
+
+
+def test_as_many_pairs_are_decoded_at_once_as_there_are_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set[int]()
+
+    class Store(dict[int, DecodedPair]):
+        def __setitem__(self, index: int, pair: DecodedPair) -> None:
+            threads.add(threading.get_ident())
+            super().__setitem__(index, pair)
+
+    monkeypatch.setattr(module, "usable_cores", lambda: 1)
+    store = Store()
+    PairReader(pairs(tmp_path, 3), CLASSES, 3).keep(store)
+    assert (len(store), len(threads)) == (8, 1)
 
 
 def test_few_large_pairs_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

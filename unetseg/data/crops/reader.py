@@ -15,6 +15,7 @@ from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError
 from unetseg.progress import SILENT, Progress
+from unetseg.resources import usable_cores
 
 OPEN_PAIRS = 8
 """Large pairs whose files stay open."""
@@ -121,7 +122,7 @@ class PairReader:
             store[index] = self.decode(index)
 
         progress.start("decoding", len(wanted))
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             for _ in pool.map(keep_one, wanted):
                 progress.advance("decoding")
         progress.finish("decoding")
