@@ -297,6 +297,10 @@ def test_the_user_decides_what_is_ignored() -> None:
     assert known.ignore == ((9, 9, 9),)
     known, _ = infer_class_map([facts(0, 255)], ignore=(7, -1, 300))
     assert (known.ignore, known.dtype) == ((7,), "uint8")  # the others no such mask can hold
+    small, large = facts(0, 1, path="a.tif"), facts(0, 1, 999, dtype="int16", path="b.tif")
+    for masks in ([small, large], [large, small]):  # as floats have it, each by its content
+        known, _ = infer_class_map(masks, ignore=(999, 70_000))
+        assert (codes_of(known), known.ignore) == ([0, 1], (999,))
 
 
 def test_the_value_that_masks_declare_for_no_data_is_ignored(tmp_path: Path) -> None:
