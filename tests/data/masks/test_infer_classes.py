@@ -1,6 +1,6 @@
 """What masks mean: the rules, each with the folder that made it necessary."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -610,12 +610,33 @@ def test_class_lists_come_in_many_forms(
         ("labels.json", '{"images": [], "annotations": []}'),
         ("label.json", '{"version": "4.5", "shapes": [], "imagePath": "a.png"}'),
         ("class_weights.json", '{"cat": 0.3}'),
+        pytest.param("labels.csv", "id,name\n1," + 140_000 * "a", id="a long field"),
     ],
 )
 def test_other_files_are_no_class_lists(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / name).write_text(text)
     assert guess_class_names(tmp_path) is None
+
+
+def test_folders_that_are_hidden_or_closed_show_no_class_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = {tmp_path / ".Trashes", tmp_path / "lost+found"}
+    for folder in (*closed, tmp_path / ".old", tmp_path / "palettes"):
+        folder.mkdir()
+        (folder / "class_dict.csv").write_text(f"name,id\n{folder.name},1\n")
+    walk = Path.iterdir
+
+    def guarded(folder: Path) -> Iterator[Path]:
+        if folder in closed:
+            raise PermissionError(13, "Permission denied")
+        return walk(folder)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    names = guess_class_names(tmp_path)
+    assert names is not None
+    assert [entry.name for entry in names.entries] == ["palettes"]
 
 
 def test_a_likely_class_list_that_is_not_used_is_told_with_the_command(tmp_path: Path) -> None:
@@ -641,6 +662,8 @@ def test_a_likely_class_list_that_is_not_used_is_told_with_the_command(tmp_path:
         ("classes.json", '{"a": "sky"}'),
         ("classes.json", "[" * 100_000),
         ("classes.yaml", "a: [1, 2"),
+        ("classes.yaml", "- 0: background\n- 1: cell\n"),
+        pytest.param("classes.csv", "id,name\n1," + 140_000 * "a", id="a long field"),
         ("classes.yaml", "!!python/object/apply:os.system ['touch pwned']"),
     ],
 )
