@@ -37,6 +37,8 @@ def test_only_pixels_without_data_in_all_bands_are_missing() -> None:
     for nodata in (np.nan, None):  # NaN is no data, declared or not
         np.testing.assert_array_equal(told_missing(floats, nodata), expected)
     assert told_missing(image.astype(np.float32), float(np.finfo(np.float64).min)) is None
+    ends = np.where(image < 0, np.inf, image).astype(np.float32)
+    np.testing.assert_array_equal(told_missing(ends, np.inf), expected)
     valid = np.array([[True, True], [False, True]])
     np.testing.assert_array_equal(told_missing(image, None, valid), ~valid)
 

@@ -10,8 +10,17 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.builders import write_geotiff
 from unetseg.data.files.pages import MaskSet, image_hash
-from unetseg.data.masks.mask_file import ALPHA, BANDS, WHITE_IS_ZERO, MaskFile, read_mask
+from unetseg.data.files.pngs import write_png
+from unetseg.data.masks.mask_file import (
+    ALPHA,
+    BANDS,
+    NOWHERE,
+    WHITE_IS_ZERO,
+    MaskFile,
+    read_mask,
+)
 from unetseg.errors import MaskError
 
 DISC = np.hypot(*(np.mgrid[:24, :32] - 12)) < 6
@@ -163,3 +172,42 @@ def test_a_grey_that_stands_for_transparency_is_a_number_as_others(
     codes: NDArray[Any] = np.repeat([0, 1, 2, 7], 4).reshape(4, 4).astype(dtype)
     Image.fromarray(codes).save(tmp_path / "a.png", transparency=7)
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png").pixels, codes)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [
+        ("float32", np.nan),
+        ("float32", np.inf),
+        ("float32", -9999.5),
+        ("float32", float(np.finfo(np.float32).min)),
+        ("float64", float(np.finfo(np.float64).min)),
+        ("uint32", 2**32 - 1),
+    ],
+)
+def test_what_is_declared_for_no_data_and_is_no_code_is_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, nodata: float, windowed: bool
+) -> None:
+    if windowed:
+        monkeypatch.setattr("unetseg.data.files.image.WHOLE_PIXELS", 0)
+    stored = np.where(DISC, nodata, FOUR).astype(dtype)
+    with MaskFile(write_geotiff(tmp_path / "a.tif", stored, nodata=nodata)) as mask:
+        assert mask.nodata == mask.raw.nodata == NOWHERE
+        assert np.array_equal(mask.read(0, 0, 24, 32), np.where(DISC, NOWHERE, FOUR))
+        assert np.array_equal(mask.read(0, 0, 24, 4), FOUR[:, :4])  # no gap in it
+
+
+@pytest.mark.parametrize(
+    ("third", "coding"),
+    [((0, 0, 0), "integer"), ((255, 255, 255), "integer"), ((255, 0, 0), "palette")],
+)
+def test_a_palette_of_black_and_white_alone_is_grey(
+    tmp_path: Path, third: tuple[int, int, int], coding: str
+) -> None:
+    """One with further colours is a palette, whether or not this file shows them."""
+    colours = [0, 0, 0, 255, 255, 255, *third, *[0] * 759]
+    write_png(tmp_path / "a.png", DISC.astype(np.uint8), colours)
+    raw = read_mask(tmp_path / "a.png")
+    assert raw.coding == coding
+    assert np.array_equal(raw.pixels, DISC * (255 if coding == "integer" else 1))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.bands import alpha_share, effective_bands
 from unetseg.data.files.image import STRIP, ImageFile, Once, Picture, cut
+from unetseg.data.files.nodata import holds_nodata
 from unetseg.data.files.pages import MaskPath, MaskSet, files_of
 from unetseg.data.masks.class_map import Coding
 from unetseg.errors import ImageError, MaskError
@@ -20,7 +21,7 @@ BANDS = "one band for each class: read as numbers from 1"
 WHITE_IS_ZERO = "stored with white as 0: read as viewers show them"
 LARGEST_FACTOR = 16  # a mask with less than one pixel for 16×16 of the image is another mask
 NOWHERE = -1
-"""Stands for NaN where a mask of floats declares it for pixels without data."""
+"""Stands for what a mask declares for pixels without data where that is no code, such as NaN."""
 _HALF = 128  # from this value on, a pixel with JPEG noise is of the object
 _BLACK_AND_WHITE = [(0, 0, 0), (255, 255, 255)]
 
@@ -37,7 +38,8 @@ class RawMask:
         tiff: Whether the file is a TIFF.
         alpha: Whether the file has an opaque alpha band, left out here.
         form: Another form that was brought to this one, in words: `ALPHA` and the like.
-        nodata: The number other than 0 that the file declares for pixels without data.
+        nodata: The number other than 0 that the file declares for pixels without data, or
+            `NOWHERE`.
     """
 
     pixels: NDArray[Any]
@@ -107,11 +109,16 @@ class MaskFile:
     @cached_property
     def nodata(self) -> int | None:
         """The number that the file declares for pixels without data; 0 is the background."""
+        told, limits = self._told, np.iinfo(np.int32)
+        if not told:
+            return None
+        return int(told) if told % 1 == 0 and limits.min <= told <= limits.max else NOWHERE
+
+    @cached_property
+    def _told(self) -> float | None:
+        """The same as the file has it."""
         image = self._image
-        told = None if image.white_is_zero or isinstance(image, _UnitedFiles) else image.nodata
-        if told is not None and np.isnan(told):
-            return NOWHERE
-        return int(told) if told and np.isfinite(told) and told % 1 == 0 else None
+        return None if image.white_is_zero or isinstance(image, _UnitedFiles) else image.nodata
 
     def fit(self, image: tuple[int, int]) -> None:
         """Be as large as this image from now on, where that is a whole multiple or fraction.
@@ -260,13 +267,14 @@ class MaskFile:
     ) -> tuple[Coding, tuple[int, ...] | None]:
         """What the values of so many bands are, without alpha, and the palette as 768 numbers.
 
-        A palette of black and white is grey; `highest` is the highest index that is used.
+        A palette of black and white alone is grey; `highest` is the highest index that is used.
         """
         if palette is not None:
             colours = palette[:, :3]
             if bool((colours == np.arange(256)[:, None]).all()):  # index = grey value
                 return "integer", None
-            if highest < 2 and sorted(map(tuple, colours[:2].tolist())) == _BLACK_AND_WHITE:
+            entries = [*map(tuple, colours.tolist())]
+            if highest < 2 and sorted(entries[:2]) == sorted({*entries}) == _BLACK_AND_WHITE:
                 return "integer", None
             return "palette", tuple(colours.ravel().tolist())
         if bands == 1:
@@ -284,10 +292,15 @@ class MaskFile:
             return np.ascontiguousarray(pixels)
         if coding == "integer" and picture.palette is not None:
             return np.ascontiguousarray(picture.palette[:, 0][pixels[..., 0]])
-        numbers = pixels[..., 0]
-        if numbers.dtype.kind == "f" and self.nodata == NOWHERE:
-            numbers = np.where(np.isnan(numbers), NOWHERE, numbers)
-        return whole_numbers(np.ascontiguousarray(numbers), self.path)
+        numbers, told = np.ascontiguousarray(pixels[..., 0]), self._told
+        if told is None or self.nodata in {None, told}:
+            return whole_numbers(numbers, self.path)
+        missing = holds_nodata(pixels, told)
+        numbers = whole_numbers(np.where(missing, 0, numbers), self.path)
+        if not missing.any():
+            return numbers
+        signed = np.promote_types(numbers.dtype, np.int8)
+        return np.where(missing, NOWHERE, numbers.astype(signed))
 
 
 class _UnitedFiles:
