@@ -118,7 +118,7 @@ class MaskFile:
     def _told(self) -> float | None:
         """The same as the file has it."""
         image = self._image
-        return None if image.white_is_zero or isinstance(image, _UnitedFiles) else image.nodata
+        return None if image.white_is_zero or isinstance(image, _UnitedFiles) else image.nodata_code
 
     def fit(self, image: tuple[int, int]) -> None:
         """Be as large as this image from now on, where that is a whole multiple or fraction.
