@@ -25,7 +25,7 @@ from unetseg.data.masks.class_list import (
 )
 from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
 from unetseg.data.masks.infer_classes import distinct_colours, infer_class_map
-from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.masks.mask_file import ALPHA, BANDS, read_mask
 from unetseg.data.masks.mask_values import MaskFacts, mask_facts
 from unetseg.errors import MaskError
 
@@ -367,6 +367,17 @@ def test_mixed_codings_list_the_files() -> None:
     with pytest.raises(MaskError, match="3 grey, 1 RGB, 1 palette") as caught:
         infer_class_map([*grey, *odd])
     assert caught.value.offenders == ["colour.png: RGB", "palette.png: palette"]
+
+
+def test_a_last_band_that_is_a_class_or_alpha_is_refused() -> None:
+    bands = [facts(1, 2, form=BANDS, path="a.tif"), facts(1, form=BANDS, path="b.tif")]
+    black = facts(0, alpha=True, path="c.tif")
+    for doubtful in (black, facts(0, form=ALPHA, path="c.tif")):
+        with pytest.raises(MaskError, match="the last band of 1 mask may be alpha") as caught:
+            infer_class_map([*bands, doubtful])
+        assert caught.value.offenders == ["c.tif"]
+    assert codes_of(infer_class_map(bands)[0]) == [1, 2]
+    assert codes_of(infer_class_map([facts(0, 255), black])[0]) == [0, 255]
 
 
 def test_grey_saved_as_rgb_is_grey_among_grey(tmp_path: Path) -> None:

@@ -96,6 +96,40 @@ def test_a_band_for_each_class_is_numbers(tmp_path: Path, high: int, dtype: type
     assert caught.value.paths == (tmp_path / "b.tif",)
 
 
+@pytest.mark.parametrize("bands", [2, 4])
+@pytest.mark.parametrize(
+    ("name", "high"), [("a.npy", True), ("a.npy", 1), ("a.tif", 1), ("a.tif", 255)]
+)
+def test_of_bands_that_share_the_pixels_none_is_alpha(
+    tmp_path: Path, bands: int, name: str, high: int
+) -> None:
+    for truth in (FOUR % bands, 0 * FOUR, np.minimum(FOUR, 1), (bands - 1) * DISC):
+        marked = truth[..., None] == np.arange(bands)
+        stored = marked if high is True else marked * np.uint8(high)
+        if name == "a.npy":
+            np.save(tmp_path / name, stored)
+        else:
+            options: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig"}
+            tifffile.imwrite(tmp_path / name, stored, **options)
+        raw = read_mask(tmp_path / name)
+        assert raw.form == BANDS
+        assert np.array_equal(raw.pixels, truth + 1)
+
+
+@pytest.mark.parametrize("bands", [2, 4])
+def test_alpha_that_nobody_declares_is_alpha_still(tmp_path: Path, bands: int) -> None:
+    disc = DISC * np.uint8(255)
+    for grey, alpha, form, shown in (
+        (disc, 0 * disc + 255, "", disc),
+        (0 * disc, 0 * disc + 255, "", 0 * disc),
+        (0 * disc, disc, ALPHA, disc),
+    ):
+        np.save(tmp_path / "a.npy", np.dstack([*[grey] * (bands - 1), alpha]))
+        raw = read_mask(tmp_path / "a.npy")
+        assert raw.form == form
+        assert np.array_equal(raw.pixels.reshape(24, 32, -1)[..., 0], shown)
+
+
 # Sets of files
 
 

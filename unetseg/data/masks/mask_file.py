@@ -209,29 +209,31 @@ class MaskFile:
 
         Of a picture in one colour the alpha band is the mask; where all that is transparent has one
         colour, alpha adds nothing. Of 4 and more bands of black and white each is a class, numbered
-        from 1. Black and white of a TIFF whose white is 0 are as viewers show them.
+        from 1, and so of 2 and 4 that share the pixels, where none is declared to be alpha. Black
+        and white of a TIFF whose white is 0 are as viewers show them.
         """
         bands = pixels.shape[-1]
         if self._image.white_is_zero and _is_black_and_white(pixels[..., :1]) and bands == 1:
             return 255 - pixels, WHITE_IS_ZERO
-        if bands in (2, 4) and effective_bands(pixels) == bands:
+        if bands in (1, 3) or effective_bands(pixels) != bands:
+            return pixels, ""
+        marked = _marked(pixels)
+        is_split = marked is not None and bool((marked.sum(axis=-1) == 1).all())
+        is_split &= not self._image.alpha
+        if bands in (2, 4) and not is_split:
             colours, alpha = pixels[..., :-1], pixels[..., -1]
             if pixels.dtype == np.uint8 and bool((colours == colours[:1, :1]).all()):
                 return alpha[..., None], ALPHA
             clear = colours[alpha == 0]
             if alpha_share(pixels) == 1 and bool((clear == clear[:1]).all()):
                 return colours, ALPHA
-        is_numeric = pixels.dtype.kind in "iuf" and pixels.size > 0
-        if bands < 4 or not is_numeric or effective_bands(pixels) != bands:
-            return pixels, ""
-        marked = pixels == (white := pixels.max())
-        if white not in (1, 255) or not bool(((pixels == 0) | marked).all()):
+        if marked is None or (bands == 2 and not is_split):
             return pixels, ""
         several = int((marked.sum(axis=-1) > 1).sum())
         if several:
             raise MaskError(
-                f"{self.path} has {bands} bands of {white} and 0, and {several} pixels are {white} "
-                "in several",
+                f"{self.path} has {bands} bands of {pixels.max()} and 0, and {several} pixels are "
+                f"{pixels.max()} in several",
                 fix="A pixel has one class here: save one band, in which each class has a number.",
                 code="mask-values",
                 paths=files_of(self.path),
@@ -309,7 +311,7 @@ class _UnitedFiles:
     Where files of several codes overlap, the one with the smaller area lies on top.
     """
 
-    format, lossy, white_is_zero = "", False, False
+    format, lossy, white_is_zero, alpha = "", False, False, False
 
     def __init__(self, masks: MaskSet, max_pixels: int | None) -> None:
         self.path = masks
@@ -400,6 +402,14 @@ def read_mask(path: MaskPath, max_pixels: int | None = None) -> RawMask:
     """
     with MaskFile(path, max_pixels) as mask:
         return mask.whole()
+
+
+def _marked(pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Where H×W×C is white, if it holds but black and white, as 0 and 1 or 0 and 255."""
+    if pixels.dtype.kind not in "iuf" or not pixels.size or (white := pixels.max()) not in (1, 255):
+        return None
+    marked: NDArray[np.bool_] = pixels == white
+    return marked if bool(((pixels == 0) | marked).all()) else None
 
 
 def _is_black_and_white(pixels: NDArray[Any]) -> bool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from unetseg.data.files.pages import MaskPath, files_of
 from unetseg.data.masks.class_map import Code, Coding, Colour, coding_name, pack, runs, unpack
-from unetseg.data.masks.mask_file import MaskFile
+from unetseg.data.masks.mask_file import ALPHA, BANDS, MaskFile
 from unetseg.errors import MaskError
 from unetseg.text import plural
 
@@ -225,11 +225,13 @@ def gather(facts: Sequence[MaskFacts]) -> Folder:
     """Put the files of a folder together.
 
     Raises:
-        MaskError: there is none, they have different codings, or one palette index has different
-            colours, some of which are in no other file, or are those of another index.
+        MaskError: there is none, they have different codings, one palette index has different
+            colours, some of which are in no other file, or are those of another index; or a band
+            of some is alpha or a class.
     """
     if not facts:
         raise MaskError("there are no masks", fix="Put the mask of each image into masks/.")
+    _refuse_bands_or_alpha(facts)
     facts = _palettes_as_colours(_grey_as_numbers(facts))
     kinds = Counter(fact.coding for fact in facts).most_common()
     if len(kinds) > 1:
@@ -240,6 +242,23 @@ def gather(facts: Sequence[MaskFacts]) -> Folder:
     # Files with few codes may have a shortened palette.
     palette = max(facts, key=lambda fact: len(fact.counts)).palette
     return Folder(facts, facts[0].coding, palette)
+
+
+def _refuse_bands_or_alpha(facts: Sequence[MaskFacts]) -> None:
+    """Refuse files whose last band was taken for alpha, where others have a band for each class.
+
+    Those are in one colour, or black and opaque: they show nothing, or one class everywhere.
+    """
+    are_black = (not any(any(as_point(code)) for code, _ in fact.counts) for fact in facts)
+    doubtful = [
+        fact.path
+        for fact, is_black in zip(facts, are_black, strict=True)
+        if fact.form == ALPHA or (fact.alpha and is_black)
+    ]
+    if doubtful and any(fact.form == BANDS for fact in facts):
+        masks = plural(len(doubtful), "mask")
+        summary = f"the last band of {masks} may be alpha, or a class as in others"
+        raise MaskError(summary, doubtful, "Save one band, in which each class has a number.")
 
 
 def recoded(fact: MaskFacts, code_of: Callable[[Code], Code], **more: Any) -> MaskFacts:
