@@ -198,8 +198,8 @@ class MaskFile:
             picture = Picture(pixels)
         alpha = effective_bands(picture.pixels) != picture.pixels.shape[-1]
         bands, dtype = picture.pixels.shape[-1] - alpha, picture.pixels.dtype
-        highest = int(picture.pixels[..., 0].max(initial=0)) if picture.palette is not None else 0
-        coding, palette = self._coding(bands, dtype, picture.palette, highest)
+        strips = iter([picture.pixels])
+        coding, palette = self._coding(bands, dtype, picture.palette, strips)
         values = self._values(picture, coding, alpha)
         kind = self._image.lossy, self.format == "TIFF", alpha, form, self.nodata
         return RawMask(values, coding, palette, *kind)
@@ -248,35 +248,42 @@ class MaskFile:
         file = self._image.open_windowed()
         bands, stored = file.shape[2], file.dtype
         alpha = bands in {2, 4} and stored in (np.uint8, np.uint16)
-        coding, colours = self._coding(bands - alpha, stored, file.palette, 255)
+        strips = self._strips_as_stored()
+        coding, colours = self._coding(bands - alpha, stored, file.palette, strips)
         if stored.kind not in "iuf":
             raise _no_mask(self.path, bands, stored)
         whole = stored in (np.uint8, np.uint16, np.int16, np.int32)
         dtype = stored if whole else np.dtype(np.int16 if stored == np.int8 else np.int32)
         none = np.empty((0, 0, 3) if coding == "rgb" else (0, 0), dtype)
-        strips = range(0, self._image.height, STRIP) if self._image.white_is_zero else ()
-        is_inverted = bool(strips) and all(
-            _is_black_and_white(self._image.stored(top, 0, rows, self._image.width).pixels)
-            for top in strips
-            if (rows := min(STRIP, self._image.height - top))
-        )
+        is_inverted = self._image.white_is_zero and all(map(_is_black_and_white, strips))
         form = WHITE_IS_ZERO if is_inverted else ""
         kind = self._image.lossy, self.format == "TIFF", alpha, form, self.nodata
         return RawMask(none, coding, colours, *kind)
 
+    def _strips_as_stored(self) -> Iterator[NDArray[Any]]:
+        """The pixels of windows from top to bottom, rows×W×C."""
+        height, width = self._image.size
+        for top in range(0, height, STRIP):
+            yield self._image.stored(top, 0, min(STRIP, height - top), width).pixels
+
     def _coding(
-        self, bands: int, dtype: np.dtype[Any], palette: NDArray[np.uint8] | None, highest: int
+        self,
+        bands: int,
+        dtype: np.dtype[Any],
+        palette: NDArray[np.uint8] | None,
+        strips: Iterator[NDArray[Any]],
     ) -> tuple[Coding, tuple[int, ...] | None]:
         """What the values of so many bands are, without alpha, and the palette as 768 numbers.
 
-        A palette of black and white alone is grey; `highest` is the highest index that is used.
+        A palette of black and white alone is grey, where no `strips` of the mask use other indexes.
         """
         if palette is not None:
             colours = palette[:, :3]
             if bool((colours == np.arange(256)[:, None]).all()):  # index = grey value
                 return "integer", None
             entries = [*map(tuple, colours.tolist())]
-            if highest < 2 and sorted(entries[:2]) == sorted({*entries}) == _BLACK_AND_WHITE:
+            is_plain = sorted(entries[:2]) == sorted({*entries}) == _BLACK_AND_WHITE
+            if is_plain and all(bool((strip < 2).all()) for strip in strips):
                 return "integer", None
             return "palette", tuple(colours.ravel().tolist())
         if bands == 1:
