@@ -157,6 +157,7 @@ def test_an_index_of_a_palette_that_stands_for_no_data_is_transparent(
         np.testing.assert_array_equal(missing_pixels(image, 3), expected)
         part = read_matched(file, 3, 20, 10, 50, 40, always=True)
         np.testing.assert_array_equal(missing_pixels(part, 3), expected[20:70, 10:50])
+        np.testing.assert_array_equal(file.thumbnail(90), image[..., :3])
     facts = image_facts(path)
     assert (facts.bands, facts.nodata_share) == (3, pytest.approx(expected.mean()))
     with MaskFile(path) as mask:

@@ -404,7 +404,10 @@ class ImageFile:
             yield top, self.read(top, 0, min(rows, self.height - top), self.width)
 
     def thumbnail(self, side: int) -> NDArray[Any]:
-        """Every n-th pixel of every n-th row, H×W×C, the longer side at most `side` pixels."""
+        """Every n-th pixel of every n-th row, H×W×C, the longer side at most `side` pixels.
+
+        Of a TIFF with a palette it has the colours alone: if it is a mask, these tell its codes.
+        """
         step = -(-max(self.size) // side)
         rows = STRIP
         if self._windowed:  # what is decoded together is read together
@@ -412,7 +415,8 @@ class ImageFile:
             rows = rows if rows > STRIP else STRIP // rows * rows
         strips = self.strips(rows)  # of which no view is kept: it would keep the strip
         picks = (strip[-top % step :: step, ::step].copy() for top, strip in strips)
-        return np.concatenate(list(picks))
+        pixels = np.concatenate(list(picks))
+        return pixels if self._blank is None else pixels[..., :3]
 
     def close(self) -> None:
         """Let go of the file and its pixels; what the header said stays known."""
