@@ -291,6 +291,34 @@ def test_orientation_behind_the_pixels_of_a_png_is_applied(
         assert image.orientation == orientation
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_exif_that_cannot_be_read_turns_nothing(tmp_path: Path, name: str) -> None:
+    image = Image.new("RGB", (40, 30))
+    image.save(tmp_path / name, dpi=(72, 72), exif=b"Exif\0\0" + bytes(64))
+    with ImageFile(tmp_path / name) as file:
+        assert (file.orientation, file.size, file.read().shape) == (1, (30, 40), (30, 40, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        *((name, told) for name in ("a.png", "a.jpg", "a.tif") for told in (0, 9, 256)),
+        ("a.tif", (6, 6)),
+    ],
+)
+def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, name: str, told: Any) -> None:
+    """Such as 1 with its bytes in the wrong order."""
+    pixels, exif = noise(30, 40, 3), Image.Exif()
+    exif[0x0112] = told
+    if name == "a.tif":
+        tag = (0x0112, 3, np.size(told), told, True)
+        tifffile.imwrite(tmp_path / name, pixels, photometric="rgb", extratags=[tag])
+    else:
+        Image.fromarray(pixels).save(tmp_path / name, exif=exif)
+    with ImageFile(tmp_path / name) as file:
+        assert (file.orientation, file.size, file.read().shape) == (1, (30, 40), (30, 40, 3))
+
+
 def test_content_and_not_the_suffix_decides(tmp_path: Path) -> None:
     pixels = noise(6, 7, 5, dtype="int16")
     write_tiff(tmp_path / "a.tif", pixels)

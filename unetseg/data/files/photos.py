@@ -29,7 +29,7 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile as PillowImage
 
-from unetseg.data.files.limits import bomb, refuse_bomb
+from unetseg.data.files.limits import bomb, refuse_bomb, told_orientation
 from unetseg.data.files.pngs import PALETTE, PNG_START
 from unetseg.errors import ImageError
 
@@ -80,7 +80,7 @@ class Photo:
     @property
     def orientation(self) -> int:
         """1–8 in what was read so far; of a PNG it may stand behind the pixels."""
-        return int(Image.Image.getexif(self._image).get(_ORIENTATION, 1))
+        return told_orientation(lambda: Image.Image.getexif(self._image).get(_ORIENTATION))
 
     def close(self) -> None:
         """Close the file."""

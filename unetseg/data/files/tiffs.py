@@ -21,7 +21,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
-from unetseg.data.files.limits import refuse_bomb, unreadable
+from unetseg.data.files.limits import refuse_bomb, told_orientation, unreadable
 from unetseg.data.files.pages import several
 from unetseg.storage import atomic_path
 
@@ -94,7 +94,7 @@ class Tiff:
         if keyframe.is_tiled:
             self.segment = int(keyframe.tilelength), int(keyframe.tilewidth)
         _refuse_cut_off(series, path, others)
-        self.orientation = int(keyframe.tags.valueof(_ORIENTATION, 1))
+        self.orientation = told_orientation(lambda: keyframe.tags.valueof(_ORIENTATION))
         self.palette = _palette(keyframe)
         self.lossy = int(keyframe.compression) in _LOSSY
         self.byteorder: Any = self._file.byteorder
