@@ -101,3 +101,15 @@ def test_large_pairs_of_different_size_are_refused(
     reader = PairReader([first], CLASSES, 3)
     with pytest.raises(DataError, match=r"0\.tif is 70×90, .*0_mask\.tif is 90×70"):
         reader.files(0)
+
+
+def test_a_pair_whose_mask_has_become_another_is_refused(tmp_path: Path) -> None:
+    """Unless its sides are multiples of the image's, or fractions of them."""
+    first = pairs(tmp_path, 3)[0]
+    reader, path = PairReader([first], CLASSES, 3), Path(str(first.mask))
+    for times in (1, 2):
+        write_png(path, np.zeros((90 * times, 70 * times), np.uint8))
+        assert reader[0][1].shape == (90, 70)
+    write_png(path, np.zeros((70, 90), np.uint8))
+    with pytest.raises(DataError, match=r"0\.png is 70×90, .*0_mask\.png is 90×70"):
+        reader[0]
