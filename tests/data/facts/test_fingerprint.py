@@ -90,6 +90,20 @@ def test_the_cache_is_by_content(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert reads == [changed]
 
 
+def test_names_that_are_as_long_as_a_file_may_have_are_read(tmp_path: Path) -> None:
+    """Those of the files that may lie beside it would be longer."""
+    inside = np.zeros((40, 40), np.uint8)
+    inside[10:20] = 255
+    image = write_geotiff(tmp_path / "a.tif", np.full((40, 40, 3), 7, np.uint8))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(image, "r+") as raster:
+        raster.write_mask(inside > 0)
+    image = image.rename(tmp_path / f"{246 * 'i'}.tif")
+    mask = tmp_path / f"{246 * 'm'}.tif"
+    tifffile.imwrite(mask, inside)
+    (fact,) = take_fingerprint([Pair(image, mask, "a")])
+    assert fact.image.with_data == 400
+
+
 NO_DATA = """<PAMDataset>{}</PAMDataset>""".format(
     "".join(
         f'<PAMRasterBand band="{band}"><NoDataValue>0</NoDataValue></PAMRasterBand>'

@@ -352,7 +352,7 @@ def _refuse_cut_off(
     """
     for page in series.pages:
         if page is None:
-            missing = [other.name for other in others if not other.is_file()]
+            missing = [one.name for one in others if not os.path.isfile(one)]  # noqa: PTH113
             told = f"files of its data set are missing: {', '.join(missing)}"
             raise unreadable(path, told if missing else "pages that its header names are missing")
         pieces = zip(page.dataoffsets, page.databytecounts, strict=False)
