@@ -25,6 +25,7 @@ from unetseg.data.facts.fingerprint import (
     refuse_unusable,
 )
 from unetseg.data.files import image as image_file
+from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.mask_values import mask_facts
@@ -131,6 +132,30 @@ def test_a_file_that_comes_beside_an_image_is_no_old_news(tmp_path: Path, beside
             raster.write_mask(image[0] > 0)
         assert (tmp_path / beside).is_file()
     assert take_fingerprint([pair])[0].image.with_data == 1200
+
+
+@pytest.mark.parametrize(
+    ("stored", "read", "ends"),
+    [
+        ("int8", "int16", [(-100, 90), (0, 90)]),
+        ("int32", "float32", [(-1024, 3071), (0, 3071), (-3, 70_000)]),
+        ("int64", "float32", [(0, 255), (-1, 255)]),
+    ],
+)
+def test_images_of_one_stored_type_are_of_one_kind(
+    tmp_path: Path, stored: str, read: str, ends: list[tuple[int, int]]
+) -> None:
+    """Such as slices of a CT, some of which hold nothing below 0."""
+    pairs = []
+    for number, (low, high) in enumerate(ends):
+        image, mask = tmp_path / f"{number}.tif", tmp_path / f"{number}_mask.tif"
+        tifffile.imwrite(image, np.linspace(low, high, 80).astype(stored).reshape(8, 10))
+        tifffile.imwrite(mask, np.eye(8, 10, dtype=np.uint8))
+        pairs.append(Pair(image, mask, str(number)))
+    facts = take_fingerprint(pairs)
+    assert {fact.image.dtype for fact in facts} == {read}
+    assert [(*fact.image.low, *fact.image.high) for fact in facts] == ends
+    assert {read_image(pair.image).dtype.name for pair in pairs} == {read}
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(

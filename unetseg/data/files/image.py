@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.arrays import NPY_START, ZIP_START, ArrayFile
-from unetseg.data.files.bands import not_numeric, without_loss
+from unetseg.data.files.bands import pixel_type, without_loss
 from unetseg.data.files.georeference import (
     NODATA_TAG,
     Georeference,
@@ -216,8 +216,7 @@ class ImageFile:
     def dtype(self) -> np.dtype[Any]:
         """Number type of what `read` returns: uint8, uint16, int16 or float32.
 
-        Of windows the stored type decides: int8 becomes int16; wider integers and other floats
-        become float32, and a value that float32 does not hold is an error of its window.
+        The stored type decides: int8 becomes int16, wider integers and other floats become float32.
         """
         return self._windowed[1] if self._windowed else self._values.get().dtype
 
@@ -325,8 +324,8 @@ class ImageFile:
         """The file's own values as H×W×C of uint8, uint16, int16 or float32.
 
         Palettes become RGB (RGBA where they declare transparency), 1-bit images 0 and 255, alpha
-        stays a band, orientation is applied, and so is white as 0. Other integers are widened or
-        narrowed when nothing is lost; float64 is rounded to float32.
+        stays a band, orientation is applied, and so is white as 0. Of other integers int8 becomes
+        int16, all else float32, which must hold them; float64 is rounded to float32.
 
         Args:
             *window: Top, left, height and width of a window that lies inside; none for the whole,
@@ -342,8 +341,7 @@ class ImageFile:
             return self.picture().values(self.path) if kept is None else kept
         if not self._windowed:
             return cut(self._values.get(), window)
-        stored = self.stored(*window)
-        return np.ascontiguousarray(stored.values(self.path), self.dtype)
+        return self.stored(*window).values(self.path)
 
     def picture(self) -> Picture:
         """The whole, upright, as the file stores it.
@@ -499,12 +497,7 @@ class ImageFile:
         rows = file.segment[self.orientation > 4]
         if file.palette is not None:
             return 3 + (self._blank is not None), np.dtype(np.uint8), rows
-        bands, stored = file.shape[2], file.dtype
-        if stored in (np.uint8, np.uint16, np.int16, np.float32):
-            return bands, stored, rows
-        if stored.kind not in "iuf":
-            raise not_numeric(stored, self.path)
-        return bands, np.dtype(np.int16 if stored == np.int8 else np.float32), rows
+        return file.shape[2], pixel_type(file.dtype, self.path), rows
 
 
 def read_image(path: Path, max_pixels: int | None = None) -> NDArray[Any]:

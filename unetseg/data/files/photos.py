@@ -120,7 +120,8 @@ class Photo:
         image.load()
         if start[:8] == PNG_START and start[24] == 16 and start[25] in (2, 4, 6):
             return np.asarray(imagecodecs.png_decode(self._content()))  # colour or grey+alpha
-        return pillow_pixels(image)
+        pixels = pillow_pixels(image)
+        return pixels.astype(np.uint16) if image.mode == "I" else pixels  # 16 bits in all formats
 
     def _content(self) -> bytes:
         """All bytes; Pillow finds the file where it left it."""
