@@ -380,6 +380,37 @@ def test_a_last_band_that_is_a_class_or_alpha_is_refused() -> None:
     assert codes_of(infer_class_map([facts(0, 255), black])[0]) == [0, 255]
 
 
+@pytest.mark.parametrize("clear", [0, 255])
+@pytest.mark.parametrize("coding", ["integer", "rgb"])
+def test_a_file_that_is_all_transparent_shows_nothing(
+    tmp_path: Path, clear: int, coding: str
+) -> None:
+    """Beside others that hold colours, or one colour of which alpha tells where it is."""
+    parts, ground = np.indices((24, 33))[1] // 11, [clear] * 3
+    colours = np.array([ground, *([[200, 0, 0], [0, 0, 200]] if coding == "rgb" else [ground] * 2)])
+    drawn = np.dstack([colours[parts], 255 * (parts > 0)]).astype(np.uint8)
+    blank = np.full_like(drawn, clear)
+    blank[..., 3] = 0
+    files = [tmp_path / f"{name}.png" for name in "abc"]
+    for file, pixels in zip(files, (drawn, drawn, blank), strict=True):
+        write_png(file, pixels)
+    known, _ = infer_class_map([mask_facts(file) for file in files])
+    assert known.coding == coding
+    masks = [read_mask(file) for file in files]
+    first, _, last = (
+        known.encode(m.pixels, f, m.palette) for m, f in zip(masks, files, strict=True)
+    )
+    assert np.array_equal(last, np.full_like(first, first[0, 0]))
+    assert known.classes[last[0, 0]].code == (0 if coding == "integer" else tuple(ground))
+    if coding == "rgb":  # an opaque ground of another colour: nobody says which it is
+        opaque = [np.where(drawn[..., 3:] == 0, 99, drawn), np.full_like(drawn, 99)]
+        for file, pixels in zip(files, opaque, strict=False):
+            pixels[..., 3] = 255
+            write_png(file, pixels)
+        with pytest.raises(MaskError, match="different codings"):
+            infer_class_map([mask_facts(file) for file in files])
+
+
 def test_grey_saved_as_rgb_is_grey_among_grey(tmp_path: Path) -> None:
     truth = np.kron(np.eye(9, dtype=np.uint8), np.full((7, 7), 255, np.uint8))
     write_png(tmp_path / "grey.png", truth)

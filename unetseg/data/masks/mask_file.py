@@ -33,7 +33,8 @@ class RawMask:
     Attributes:
         pixels: uint8, uint16, int16 or int32 H×W; uint8 H×W×3 with the coding "rgb".
         coding: What the values are.
-        palette: 768 numbers with the coding "palette".
+        palette: 768 numbers with the coding "palette"; of a file that is all transparent, which
+            shows nothing, the colour that 0 stands for among colours.
         lossy: Whether the file's compression changes values (JPEG).
         tiff: Whether the file is a TIFF.
         alpha: Whether the file has an opaque alpha band, left out here.
@@ -191,7 +192,7 @@ class MaskFile:
 
     def _read_whole(self) -> RawMask:
         with _as_mask_error():
-            picture = self._image.picture()
+            stored = picture = self._image.picture()
         form = ""
         if picture.palette is None:
             pixels, form = self._other_form(picture.pixels)
@@ -200,6 +201,8 @@ class MaskFile:
         bands, dtype = picture.pixels.shape[-1] - alpha, picture.pixels.dtype
         strips = iter([picture.pixels])
         coding, palette = self._coding(bands, dtype, picture.palette, strips)
+        if form == ALPHA and coding == "integer" and not picture.pixels.any():
+            palette = tuple(np.resize(stored.pixels[0, 0, :-1], 768).tolist())
         values = self._values(picture, coding, alpha)
         kind = self._image.lossy, self.format == "TIFF", alpha, form, self.nodata
         return RawMask(values, coding, palette, *kind)

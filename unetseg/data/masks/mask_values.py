@@ -34,7 +34,7 @@ class MaskFacts(BaseModel):
         coding: What the values are.
         dtype: Their number type.
         counts: Codes with their pixels, the most frequent first; at most 4096.
-        palette: 768 numbers with the coding "palette".
+        palette: 768 numbers with the coding "palette", or as of `RawMask`.
         lossy: Whether the compression changes values (JPEG).
         alpha: Whether the file has an opaque alpha band, which does not count.
         form: What was made of another form, in words.
@@ -232,7 +232,7 @@ def gather(facts: Sequence[MaskFacts]) -> Folder:
     if not facts:
         raise MaskError("there are no masks", fix="Put the mask of each image into masks/.")
     _refuse_bands_or_alpha(facts)
-    facts = _palettes_as_colours(_grey_as_numbers(facts))
+    facts = _palettes_as_colours(_blanks_as_colours(_grey_as_numbers(facts)))
     kinds = Counter(fact.coding for fact in facts).most_common()
     if len(kinds) > 1:
         listed = ", ".join(f"{count} {coding_name(coding)}" for coding, count in kinds)
@@ -285,6 +285,20 @@ def _grey_as_numbers(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
         else recoded(fact, lambda code: as_point(code)[0], coding="integer")
         for fact in facts
     ]
+
+
+def _blanks_as_colours(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
+    """Count files that are all transparent as their colour if most that hold colours hold it."""
+    others = [dict(fact.counts) for fact in facts if fact.coding == "rgb"]
+
+    def as_others(fact: MaskFacts) -> MaskFacts:
+        if fact.coding != "integer" or fact.palette is None:
+            return fact
+        blank = as_colours(fact).model_copy(update={"form": fact.form})
+        is_ground = 2 * sum(blank.counts[0][0] in codes for codes in others) > len(others)
+        return blank if is_ground else fact.model_copy(update={"palette": None})
+
+    return [as_others(fact) for fact in facts]
 
 
 def _palettes_as_colours(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
