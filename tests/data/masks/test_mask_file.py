@@ -1,6 +1,7 @@
 """Masks in forms that other programs write: each is read as the numbers that viewers show."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from PIL import Image
 from tests.builders import write_geotiff
 from unetseg.data.files.pages import MaskSet, image_hash
 from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.mask_file import (
     ALPHA,
     BANDS,
     NOWHERE,
     WHITE_IS_ZERO,
     MaskFile,
+    object_pixels,
     read_mask,
 )
 from unetseg.errors import MaskError
@@ -128,6 +131,34 @@ def test_alpha_that_nobody_declares_is_alpha_still(tmp_path: Path, bands: int) -
         raw = read_mask(tmp_path / "a.npy")
         assert raw.form == form
         assert np.array_equal(raw.pixels.reshape(24, 32, -1)[..., 0], shown)
+
+
+OPAQUE = np.full((24, 32), 255, np.uint8)
+GAP = np.where(FOUR == 3, np.nan, DISC).astype(np.float32)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: write_tiff(path, DISC * np.uint8(255)),
+        lambda path: write_tiff(path, np.dstack([*[DISC * np.uint8(9)] * 3, OPAQUE])),
+        lambda path: write_tiff(path, DISC.astype(np.uint8), [0, 0, 0, 9, 0, 0, *[0] * 762]),
+        lambda path: write_tiff(path, DISC - FOUR.astype(np.int16) // 3),
+        lambda path: write_geotiff(path, GAP, nodata=np.nan),
+    ],
+)
+def test_objects_are_where_there_is_something_whatever_the_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object], windowed: bool
+) -> None:
+    """Opaque alpha, black of a palette, numbers below 0 and no data show none."""
+    if windowed:
+        monkeypatch.setattr("unetseg.data.files.image.WHOLE_PIXELS", 0)
+    make(tmp_path / "a.tif")
+    with MaskFile(tmp_path / "a.tif") as file:
+        assert file.is_windowed == windowed
+        assert np.array_equal(object_pixels(file.read(0, 0, 24, 32), file), DISC)
+        assert np.array_equal(object_pixels(file.read(3, 4, 9, 20), file), DISC[3:12, 4:24])
 
 
 # Sets of files

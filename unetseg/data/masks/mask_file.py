@@ -383,7 +383,7 @@ class _UnitedFiles:
 
 
 def object_pixels(pixels: NDArray[Any], file: MaskFile) -> NDArray[np.bool_]:
-    """The pixels of a mask file, or of a window of it, that show an object, H×W: all but 0.
+    """The pixels of a mask file, or of a window of it, that show an object, H×W: all above 0.
 
     Nor do black entries of a palette show one, where others are not black. In JPEG, whose zeros are
     noisy, objects are from 128 on.
@@ -396,7 +396,7 @@ def object_pixels(pixels: NDArray[Any], file: MaskFile) -> NDArray[np.bool_]:
         is_black = ~np.array(palette, bool).reshape(256, 3).any(axis=-1)
         values = np.where(np.take(is_black, values), 0, values)
     if not file.raw.lossy:
-        return np.asarray(values != 0)
+        return np.asarray(values > 0)
     highest = int(values.max(initial=0))
     if 0 < highest < _HALF and pixels.shape[:2] == file.size:
         came = f"{file.path} is a JPEG with values up to {highest}"
