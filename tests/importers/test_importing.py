@@ -15,7 +15,7 @@ from tests.importers.exports import photo
 from unetseg.data.facts.survey import survey
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ConfigError, DataError, ImageError, MachineError, MaskError
-from unetseg.importers import coco
+from unetseg.importers import coco, importing
 from unetseg.importers.annotations import AnnotatedImage, Classes, Entry, Problem
 from unetseg.importers.importing import Imported, import_dataset
 from unetseg.progress import Silent
@@ -161,6 +161,21 @@ def test_masks_are_drawn_one_by_one(tmp_path: Path, use: Use) -> None:
     use(*(AnnotatedImage(path, path.stem, draw) for path in paths))
     assert run(tmp_path).pairs == 150
     assert most < 60
+
+
+def test_as_many_masks_are_drawn_at_once_as_there_are_cores(
+    tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set[int]()
+
+    def draw(height: int, width: int) -> NDArray[np.uint8]:
+        threads.add(threading.get_ident())
+        return np.ones((height, width), np.uint8)
+
+    monkeypatch.setattr(importing, "usable_cores", lambda: 1)
+    paths = [photo(tmp_path / "src" / f"{i}.png", SIZE) for i in range(8)]
+    use(*(AnnotatedImage(path, path.stem, draw) for path in paths))
+    assert (run(tmp_path).pairs, len(threads)) == (8, 1)
 
 
 # What is wrong

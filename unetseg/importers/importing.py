@@ -50,6 +50,7 @@ from unetseg.importers.pairs_folder import Counts, PairsFolder, new_folder, pair
 from unetseg.importers.shapes import Size
 from unetseg.importers.source_files import name_in
 from unetseg.progress import SILENT, Progress
+from unetseg.resources import usable_cores
 from unetseg.text import plural, printable
 
 
@@ -223,7 +224,7 @@ def _write_pairs(
     problems = list(annotations.problems)
     pairs = list(zip(annotations.images, pair_names(annotations.images), strict=True))
     progress.start("importing", len(pairs))
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(pairs), _BATCH):
             batch = pairs[start : start + _BATCH]
             is_refused = on_bad == "error" and bool(problems)

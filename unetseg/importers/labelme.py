@@ -33,6 +33,7 @@ from unetseg.importers.source_files import (
     read_json,
     visible_files,
 )
+from unetseg.resources import usable_cores
 from unetseg.text import plural
 
 LINE_WIDTH = 10.0
@@ -94,7 +95,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     files = ImageFiles(source, images)
     folder = source if source.is_dir() else source.parent
     used = set()
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         images_of = pool.map(lambda path: _image_of(path, jsons[path], files, folder), jsons)
         entries = dict(zip(jsons, images_of, strict=True))
     for path, json in jsons.items():

@@ -156,6 +156,6 @@ def _geography(entry: Entry) -> tuple[Georeference | None, float | None]:
     if not isinstance(entry.mask, Path):
         return place, None
     with ImageFile(entry.mask) as mask:
-        nodata = mask.nodata
+        nodata = mask.nodata_code
         is_number = nodata is not None and np.isfinite(nodata) and nodata % 1 == 0
         return mask.georeference or place, nodata if is_number else None

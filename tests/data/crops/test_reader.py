@@ -1,5 +1,6 @@
 """Laws of the reader: what is kept is what is decoded, and few large ones are open at once."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,22 @@ def test_what_is_kept_is_what_is_decoded(
     np.testing.assert_array_equal(reader[5][0], before[5][0])
 
 
+def test_as_many_pairs_are_decoded_at_once_as_there_are_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set[int]()
+
+    class Store(dict[int, DecodedPair]):
+        def __setitem__(self, index: int, pair: DecodedPair) -> None:
+            threads.add(threading.get_ident())
+            super().__setitem__(index, pair)
+
+    monkeypatch.setattr(module, "usable_cores", lambda: 1)
+    store = Store()
+    PairReader(pairs(tmp_path, 3), CLASSES, 3).keep(store)
+    assert (len(store), len(threads)) == (8, 1)
+
+
 def test_few_large_pairs_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 1000)
     monkeypatch.setattr(module, "OPEN_PAIRS", 1)
@@ -84,3 +101,15 @@ def test_large_pairs_of_different_size_are_refused(
     reader = PairReader([first], CLASSES, 3)
     with pytest.raises(DataError, match=r"0\.tif is 70×90, .*0_mask\.tif is 90×70"):
         reader.files(0)
+
+
+def test_a_pair_whose_mask_has_become_another_is_refused(tmp_path: Path) -> None:
+    """Unless its sides are multiples of the image's, or fractions of them."""
+    first = pairs(tmp_path, 3)[0]
+    reader, path = PairReader([first], CLASSES, 3), Path(str(first.mask))
+    for times in (1, 2):
+        write_png(path, np.zeros((90 * times, 70 * times), np.uint8))
+        assert reader[0][1].shape == (90, 70)
+    write_png(path, np.zeros((70, 90), np.uint8))
+    with pytest.raises(DataError, match=r"0\.png is 70×90, .*0_mask\.png is 90×70"):
+        reader[0]

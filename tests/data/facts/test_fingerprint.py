@@ -25,6 +25,7 @@ from unetseg.data.facts.fingerprint import (
     refuse_unusable,
 )
 from unetseg.data.files import image as image_file
+from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.mask_values import mask_facts
@@ -90,6 +91,20 @@ def test_the_cache_is_by_content(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert reads == [changed]
 
 
+def test_names_that_are_as_long_as_a_file_may_have_are_read(tmp_path: Path) -> None:
+    """Those of the files that may lie beside it would be longer."""
+    inside = np.zeros((40, 40), np.uint8)
+    inside[10:20] = 255
+    image = write_geotiff(tmp_path / "a.tif", np.full((40, 40, 3), 7, np.uint8))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(image, "r+") as raster:
+        raster.write_mask(inside > 0)
+    image = image.rename(tmp_path / f"{246 * 'i'}.tif")
+    mask = tmp_path / f"{246 * 'm'}.tif"
+    tifffile.imwrite(mask, inside)
+    (fact,) = take_fingerprint([Pair(image, mask, "a")])
+    assert fact.image.with_data == 400
+
+
 NO_DATA = """<PAMDataset>{}</PAMDataset>""".format(
     "".join(
         f'<PAMRasterBand band="{band}"><NoDataValue>0</NoDataValue></PAMRasterBand>'
@@ -117,6 +132,30 @@ def test_a_file_that_comes_beside_an_image_is_no_old_news(tmp_path: Path, beside
             raster.write_mask(image[0] > 0)
         assert (tmp_path / beside).is_file()
     assert take_fingerprint([pair])[0].image.with_data == 1200
+
+
+@pytest.mark.parametrize(
+    ("stored", "read", "ends"),
+    [
+        ("int8", "int16", [(-100, 90), (0, 90)]),
+        ("int32", "float32", [(-1024, 3071), (0, 3071), (-3, 70_000)]),
+        ("int64", "float32", [(0, 255), (-1, 255)]),
+    ],
+)
+def test_images_of_one_stored_type_are_of_one_kind(
+    tmp_path: Path, stored: str, read: str, ends: list[tuple[int, int]]
+) -> None:
+    """Such as slices of a CT, some of which hold nothing below 0."""
+    pairs = []
+    for number, (low, high) in enumerate(ends):
+        image, mask = tmp_path / f"{number}.tif", tmp_path / f"{number}_mask.tif"
+        tifffile.imwrite(image, np.linspace(low, high, 80).astype(stored).reshape(8, 10))
+        tifffile.imwrite(mask, np.eye(8, 10, dtype=np.uint8))
+        pairs.append(Pair(image, mask, str(number)))
+    facts = take_fingerprint(pairs)
+    assert {fact.image.dtype for fact in facts} == {read}
+    assert [(*fact.image.low, *fact.image.high) for fact in facts] == ends
+    assert {read_image(pair.image).dtype.name for pair in pairs} == {read}
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(

@@ -4,7 +4,7 @@ import contextlib
 import os
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,14 +97,14 @@ def test_imagej_channels_are_bands(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), pixels.transpose(1, 2, 0))
 
 
-def test_a_link_to_a_file_of_a_data_set_shows_the_whole_set(tmp_path: Path) -> None:
-    """An OME data set of two files, a band in each, which name one another."""
+def write_ome_set(folder: Path, names: Sequence[str]) -> Array:
+    """Write an OME data set of two files, a band in each, which call one another so; H×W×2."""
     planes = noise(7, 9, 2)
-    (tmp_path / "set").mkdir()
+    folder.mkdir()
     bands = "".join(
-        f'<TiffData FirstC="{band}" PlaneCount="1"><UUID FileName="{band}.tif">urn:uuid:{band}'
+        f'<TiffData FirstC="{band}" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{band}'
         "</UUID></TiffData>"
-        for band in range(2)
+        for band, name in enumerate(names)
     )
     for band in range(2):
         text = (
@@ -112,10 +112,44 @@ def test_a_link_to_a_file_of_a_data_set_shows_the_whole_set(tmp_path: Path) -> N
             f'UUID="urn:uuid:{band}"><Image><Pixels DimensionOrder="XYCZT" Type="uint8" SizeX="9" '
             f'SizeY="7" SizeC="2" SizeZ="1" SizeT="1">{bands}</Pixels></Image></OME>'
         )
-        path = tmp_path / "set" / f"{band}.tif"
+        path = folder / f"{band}.tif"
         tifffile.imwrite(path, planes[..., band], description=text, metadata=None)
+    return planes
+
+
+def test_a_link_to_a_file_of_a_data_set_shows_the_whole_set(tmp_path: Path) -> None:
+    planes = write_ome_set(tmp_path / "set", ["0.tif", "1.tif"])
     (tmp_path / "link.tif").symlink_to(tmp_path / "set" / "0.tif")
     np.testing.assert_array_equal(read_image(tmp_path / "link.tif"), planes)
+
+
+def test_a_missing_file_of_a_data_set_is_named(tmp_path: Path) -> None:
+    write_ome_set(tmp_path / "set", ["0.tif", "1.tif"])
+    (tmp_path / "set" / "1.tif").unlink()
+    reason = r"0\.tif cannot be read: files of its data set are missing: 1\.tif"
+    with pytest.raises(ImageError, match=reason):
+        read_image(tmp_path / "set" / "0.tif")
+
+
+def test_a_missing_page_is_named(tmp_path: Path) -> None:
+    text = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels '
+        'DimensionOrder="XYCZT" Type="uint8" SizeX="9" SizeY="7" SizeC="2" SizeZ="1" SizeT="1">'
+        '<TiffData PlaneCount="1"/></Pixels></Image></OME>'
+    )
+    tifffile.imwrite(tmp_path / "a.tif", noise(7, 9), description=text, metadata=None)
+    with pytest.raises(ImageError, match="pages that its header names are missing"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("place", ["../other/1.tif", "{}/other/1.tif", "..\\other\\1.tif"])
+def test_no_file_of_another_folder_is_of_a_data_set(tmp_path: Path, place: str) -> None:
+    write_ome_set(tmp_path / "other", ["0.tif", "1.tif"])
+    name = place.format(tmp_path)
+    write_ome_set(tmp_path / "set", ["0.tif", name])
+    with pytest.raises(ImageError, match="a file in another folder") as caught:
+        read_image(tmp_path / "set" / "0.tif")
+    assert repr(name) in caught.value.summary
 
 
 @pytest.mark.row(30)
@@ -257,6 +291,34 @@ def test_orientation_behind_the_pixels_of_a_png_is_applied(
         assert image.orientation == orientation
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_exif_that_cannot_be_read_turns_nothing(tmp_path: Path, name: str) -> None:
+    image = Image.new("RGB", (40, 30))
+    image.save(tmp_path / name, dpi=(72, 72), exif=b"Exif\0\0" + bytes(64))
+    with ImageFile(tmp_path / name) as file:
+        assert (file.orientation, file.size, file.read().shape) == (1, (30, 40), (30, 40, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        *((name, told) for name in ("a.png", "a.jpg", "a.tif") for told in (0, 9, 256)),
+        ("a.tif", (6, 6)),
+    ],
+)
+def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, name: str, told: Any) -> None:
+    """Such as 1 with its bytes in the wrong order."""
+    pixels, exif = noise(30, 40, 3), Image.Exif()
+    exif[0x0112] = told
+    if name == "a.tif":
+        tag = (0x0112, 3, np.size(told), told, True)
+        tifffile.imwrite(tmp_path / name, pixels, photometric="rgb", extratags=[tag])
+    else:
+        Image.fromarray(pixels).save(tmp_path / name, exif=exif)
+    with ImageFile(tmp_path / name) as file:
+        assert (file.orientation, file.size, file.read().shape) == (1, (30, 40), (30, 40, 3))
+
+
 def test_content_and_not_the_suffix_decides(tmp_path: Path) -> None:
     pixels = noise(6, 7, 5, dtype="int16")
     write_tiff(tmp_path / "a.tif", pixels)
@@ -269,8 +331,8 @@ def test_content_and_not_the_suffix_decides(tmp_path: Path) -> None:
     ("stored", "expected"),
     [
         (np.array([[-128, 127]], np.int8), "int16"),
-        (np.array([[0, 65535]], np.uint32), "uint16"),
-        (np.array([[-5, 300]], np.int32), "int16"),
+        (np.array([[0, 65535]], np.uint32), "float32"),
+        (np.array([[-5, 300]], np.int32), "float32"),
         (np.array([[-1, 70000]], np.int32), "float32"),
         (np.array([[0.5, 2.25]], np.float64), "float32"),
         (np.array([[0.5, 2.25]], np.float16), "float32"),

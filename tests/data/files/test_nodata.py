@@ -23,6 +23,7 @@ from unetseg.data.files.nodata import (
     told_missing,
     with_gaps,
 )
+from unetseg.data.masks.mask_file import MaskFile
 from unetseg.errors import ImageError
 
 
@@ -37,6 +38,8 @@ def test_only_pixels_without_data_in_all_bands_are_missing() -> None:
     for nodata in (np.nan, None):  # NaN is no data, declared or not
         np.testing.assert_array_equal(told_missing(floats, nodata), expected)
     assert told_missing(image.astype(np.float32), float(np.finfo(np.float64).min)) is None
+    ends = np.where(image < 0, np.inf, image).astype(np.float32)
+    np.testing.assert_array_equal(told_missing(ends, np.inf), expected)
     valid = np.array([[True, True], [False, True]])
     np.testing.assert_array_equal(told_missing(image, None, valid), ~valid)
 
@@ -130,6 +133,36 @@ def test_what_has_no_data_is_what_gdal_says(
     kept = np.asarray(image[..., :3], float)[HOLED]
     assert facts.mean[:3] == pytest.approx(kept.mean(0))
     assert facts.std[:3] == pytest.approx(kept.std(0))
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_an_index_of_a_palette_that_stands_for_no_data_is_transparent(
+    is_large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is that of white, which is data; of a mask it is a code as others."""
+    index = np.where(HOLED, bands_of(90, 70, "uint8", 1)[0], 255).astype(np.uint8)
+    colours = np.arange(768).reshape(3, 256).astype(np.uint16) * 85
+    colours[:, :100] = 65535
+    options: dict[str, Any] = {"extratags": [(42113, "s", 0, "255", True)], "metadata": None}
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, index, photometric="palette", colormap=colours, **options)
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0 if is_large else 2**25)
+    with quiet(), rasterio.open(path) as raster:
+        expected = raster.dataset_mask() == 0
+    np.testing.assert_array_equal(expected, ~HOLED)
+    with ImageFile(path) as file:
+        assert (file.nodata, file.alpha, file.has_gaps) == (None, True, True)
+        image = read_matched(file, 3)
+        np.testing.assert_array_equal(image[..., :3], (colours >> 8).T[index])
+        np.testing.assert_array_equal(missing_pixels(image, 3), expected)
+        part = read_matched(file, 3, 20, 10, 50, 40, always=True)
+        np.testing.assert_array_equal(missing_pixels(part, 3), expected[20:70, 10:50])
+        np.testing.assert_array_equal(file.thumbnail(90), image[..., :3])
+    facts = image_facts(path)
+    assert (facts.bands, facts.nodata_share) == (3, pytest.approx(expected.mean()))
+    with MaskFile(path) as mask:
+        assert (mask.nodata, mask.raw.coding) == (255, "palette")
+        np.testing.assert_array_equal(mask.read(0, 0, 90, 70), index)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32", "float64"])

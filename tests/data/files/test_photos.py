@@ -23,6 +23,7 @@ from PIL import Image
 from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.photos import jpeg_pixels, png_pixels, webp_size
 from unetseg.data.files.pngs import PNG_START, png_bytes
+from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ImageError
 
 Array = NDArray[Any]
@@ -210,6 +211,53 @@ def test_a_jpeg_that_pillow_refuses_is_never_read(progressive: bool) -> None:
             assert read is None or np.array_equal(read, expected)
     assert verdicts["refused"] > 100
     assert verdicts["read by both"] > 100 * verdicts["read"]
+
+
+# PGM and PPM
+
+
+@pytest.mark.parametrize("highest", [1, 2, 100, 255, 256, 4095, 65535])
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_numbers_of_pgm_and_ppm_are_as_stored(tmp_path: Path, kind: str, highest: int) -> None:
+    bands = 3 if kind in {"P3", "P6"} else 1
+    array = np.random.default_rng(0).integers(0, highest, (5, 6, bands), endpoint=True)
+    content = array.astype(">u2" if highest > 255 else "u1").tobytes()
+    if kind in {"P2", "P3"}:
+        rows = [" ".join(map(str, row)) for row in array.reshape(5, -1).tolist()]
+        content = "\n# a comment of 1 line\n".join(rows).encode()
+    (tmp_path / "a.pnm").write_bytes(f"{kind}\n# 7\n6 5\n{highest}\n".encode() + content)
+    with ImageFile(tmp_path / "a.pnm") as image:
+        for _ in range(2):
+            read = image.read()
+            assert read.dtype == (np.uint16 if highest > 255 else np.uint8)
+            np.testing.assert_array_equal(read, array)
+        np.testing.assert_array_equal(image.read(1, 2, 3, 4), array[1:4, 2:6])
+
+
+def test_the_codes_of_pgm_masks_do_not_depend_on_the_highest_in_each(tmp_path: Path) -> None:
+    for highest in (1, 2, 9):
+        (tmp_path / "a.pgm").write_bytes(b"P5 3 1 %d\n\0\1\1" % highest)
+        assert read_mask(tmp_path / "a.pgm").pixels.tolist() == [[0, 1, 1]]
+    (tmp_path / "a.pbm").write_bytes(b"P1 3 1\n0 1 1\n")  # of 1 bit, as elsewhere; 1 is black
+    assert read_mask(tmp_path / "a.pbm").pixels.tolist() == [[255, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P5 3 1 2\n\0\1",
+        b"P5 3 1 2\n\0\1\3",
+        b"P6 1 1 65535\n\0\1\2\3\4",
+        b"P2 3 1 2\n0 1",
+        b"P2 3 1 2\n0 1 3",
+        b"P2 3 1 2\n0 -1 2",
+        b"P2 3 1 2\n0 x 2",
+    ],
+)
+def test_damaged_pgms_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pgm").write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.pgm cannot be read"):
+        read_image(tmp_path / "a.pgm")
 
 
 # WebP, JPEG 2000, HEIC, Git LFS

@@ -390,6 +390,19 @@ def test_palettes_of_masks_stay_indexes(tmp_path: Path) -> None:
         assert (raster.raw.coding, raster.raw.palette) == ("integer", None)
 
 
+def test_windows_of_a_palette_of_black_and_white_are_grey_as_the_whole(tmp_path: Path) -> None:
+    index, path = noise("bool", HEIGHT, WIDTH).astype(np.uint8), tmp_path / "a.tif"
+    colours = np.zeros((3, 256), np.uint16)
+    colours[:, 1] = 65535
+    for highest, coding in ((1, "integer"), (2, "palette")):
+        index[30, 40] = highest
+        tifffile.imwrite(path, index, photometric="palette", colormap=colours, rowsperstrip=5)
+        raw = read_mask(path)
+        with MaskFile(path) as raster:
+            assert raster.raw.coding == raw.coding == coding
+            np.testing.assert_array_equal(raster.read(3, 4, 30, 40), raw.pixels[3:33, 4:44])
+
+
 def test_whole_floats_are_class_numbers_and_fractions_are_not(tmp_path: Path) -> None:
     pixels = noise("int16", HEIGHT, WIDTH).astype(np.float32)
     pixels[30, 40] = 0.5

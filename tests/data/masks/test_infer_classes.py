@@ -1,6 +1,6 @@
 """What masks mean: the rules, each with the folder that made it necessary."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from unetseg.data.masks.class_list import (
 )
 from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
 from unetseg.data.masks.infer_classes import distinct_colours, infer_class_map
-from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.masks.mask_file import ALPHA, BANDS, read_mask
 from unetseg.data.masks.mask_values import MaskFacts, mask_facts
 from unetseg.errors import MaskError
 
@@ -297,6 +297,10 @@ def test_the_user_decides_what_is_ignored() -> None:
     assert known.ignore == ((9, 9, 9),)
     known, _ = infer_class_map([facts(0, 255)], ignore=(7, -1, 300))
     assert (known.ignore, known.dtype) == ((7,), "uint8")  # the others no such mask can hold
+    small, large = facts(0, 1, path="a.tif"), facts(0, 1, 999, dtype="int16", path="b.tif")
+    for masks in ([small, large], [large, small]):  # as floats have it, each by its content
+        known, _ = infer_class_map(masks, ignore=(999, 70_000))
+        assert (codes_of(known), known.ignore) == ([0, 1], (999,))
 
 
 def test_the_value_that_masks_declare_for_no_data_is_ignored(tmp_path: Path) -> None:
@@ -363,6 +367,48 @@ def test_mixed_codings_list_the_files() -> None:
     with pytest.raises(MaskError, match="3 grey, 1 RGB, 1 palette") as caught:
         infer_class_map([*grey, *odd])
     assert caught.value.offenders == ["colour.png: RGB", "palette.png: palette"]
+
+
+def test_a_last_band_that_is_a_class_or_alpha_is_refused() -> None:
+    bands = [facts(1, 2, form=BANDS, path="a.tif"), facts(1, form=BANDS, path="b.tif")]
+    black = facts(0, alpha=True, path="c.tif")
+    for doubtful in (black, facts(0, form=ALPHA, path="c.tif")):
+        with pytest.raises(MaskError, match="the last band of 1 mask may be alpha") as caught:
+            infer_class_map([*bands, doubtful])
+        assert caught.value.offenders == ["c.tif"]
+    assert codes_of(infer_class_map(bands)[0]) == [1, 2]
+    assert codes_of(infer_class_map([facts(0, 255), black])[0]) == [0, 255]
+
+
+@pytest.mark.parametrize("clear", [0, 255])
+@pytest.mark.parametrize("coding", ["integer", "rgb"])
+def test_a_file_that_is_all_transparent_shows_nothing(
+    tmp_path: Path, clear: int, coding: str
+) -> None:
+    """Beside others that hold colours, or one colour of which alpha tells where it is."""
+    parts, ground = np.indices((24, 33))[1] // 11, [clear] * 3
+    colours = np.array([ground, *([[200, 0, 0], [0, 0, 200]] if coding == "rgb" else [ground] * 2)])
+    drawn = np.dstack([colours[parts], 255 * (parts > 0)]).astype(np.uint8)
+    blank = np.full_like(drawn, clear)
+    blank[..., 3] = 0
+    files = [tmp_path / f"{name}.png" for name in "abc"]
+    for file, pixels in zip(files, (drawn, drawn, blank), strict=True):
+        write_png(file, pixels)
+    known, _ = infer_class_map([mask_facts(file) for file in files])
+    assert known.coding == coding
+    masks = [read_mask(file) for file in files]
+    first, _, last = (
+        known.encode(m.pixels, f, m.palette) for m, f in zip(masks, files, strict=True)
+    )
+    assert np.array_equal(last, np.full_like(first, first[0, 0]))
+    assert known.classes[last[0, 0]].code == (0 if coding == "integer" else tuple(ground))
+    if coding == "rgb":  # an opaque ground of another colour: nobody says which it is
+        opaque = [np.where(drawn[..., 3:] == 0, 99, drawn), np.full_like(drawn, 99)]
+        for file, pixels in zip(files, opaque, strict=False):
+            pixels[..., 3] = 255
+            write_png(file, pixels)
+        with pytest.raises(MaskError, match="different codings"):
+            infer_class_map([mask_facts(file) for file in files])
 
 
 def test_grey_saved_as_rgb_is_grey_among_grey(tmp_path: Path) -> None:
@@ -606,12 +652,33 @@ def test_class_lists_come_in_many_forms(
         ("labels.json", '{"images": [], "annotations": []}'),
         ("label.json", '{"version": "4.5", "shapes": [], "imagePath": "a.png"}'),
         ("class_weights.json", '{"cat": 0.3}'),
+        pytest.param("labels.csv", "id,name\n1," + 140_000 * "a", id="a long field"),
     ],
 )
 def test_other_files_are_no_class_lists(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / name).write_text(text)
     assert guess_class_names(tmp_path) is None
+
+
+def test_folders_that_are_hidden_or_closed_show_no_class_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = {tmp_path / ".Trashes", tmp_path / "lost+found"}
+    for folder in (*closed, tmp_path / ".old", tmp_path / "palettes"):
+        folder.mkdir()
+        (folder / "class_dict.csv").write_text(f"name,id\n{folder.name},1\n")
+    walk = Path.iterdir
+
+    def guarded(folder: Path) -> Iterator[Path]:
+        if folder in closed:
+            raise PermissionError(13, "Permission denied")
+        return walk(folder)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    names = guess_class_names(tmp_path)
+    assert names is not None
+    assert [entry.name for entry in names.entries] == ["palettes"]
 
 
 def test_a_likely_class_list_that_is_not_used_is_told_with_the_command(tmp_path: Path) -> None:
@@ -637,6 +704,8 @@ def test_a_likely_class_list_that_is_not_used_is_told_with_the_command(tmp_path:
         ("classes.json", '{"a": "sky"}'),
         ("classes.json", "[" * 100_000),
         ("classes.yaml", "a: [1, 2"),
+        ("classes.yaml", "- 0: background\n- 1: cell\n"),
+        pytest.param("classes.csv", "id,name\n1," + 140_000 * "a", id="a long field"),
         ("classes.yaml", "!!python/object/apply:os.system ['touch pwned']"),
     ],
 )

@@ -1,6 +1,7 @@
 """Masks in forms that other programs write: each is read as the numbers that viewers show."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,19 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.builders import write_geotiff
 from unetseg.data.files.pages import MaskSet, image_hash
-from unetseg.data.masks.mask_file import ALPHA, BANDS, WHITE_IS_ZERO, MaskFile, read_mask
+from unetseg.data.files.pngs import write_png
+from unetseg.data.files.tiffs import write_tiff
+from unetseg.data.masks.mask_file import (
+    ALPHA,
+    BANDS,
+    NOWHERE,
+    WHITE_IS_ZERO,
+    MaskFile,
+    object_pixels,
+    read_mask,
+)
 from unetseg.errors import MaskError
 
 DISC = np.hypot(*(np.mgrid[:24, :32] - 12)) < 6
@@ -85,6 +97,68 @@ def test_a_band_for_each_class_is_numbers(tmp_path: Path, high: int, dtype: type
     with pytest.raises(MaskError, match="1 pixels are") as caught:
         read_mask(tmp_path / "b.tif")
     assert caught.value.paths == (tmp_path / "b.tif",)
+
+
+@pytest.mark.parametrize("bands", [2, 4])
+@pytest.mark.parametrize(
+    ("name", "high"), [("a.npy", True), ("a.npy", 1), ("a.tif", 1), ("a.tif", 255)]
+)
+def test_of_bands_that_share_the_pixels_none_is_alpha(
+    tmp_path: Path, bands: int, name: str, high: int
+) -> None:
+    for truth in (FOUR % bands, 0 * FOUR, np.minimum(FOUR, 1), (bands - 1) * DISC):
+        marked = truth[..., None] == np.arange(bands)
+        stored = marked if high is True else marked * np.uint8(high)
+        if name == "a.npy":
+            np.save(tmp_path / name, stored)
+        else:
+            options: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig"}
+            tifffile.imwrite(tmp_path / name, stored, **options)
+        raw = read_mask(tmp_path / name)
+        assert raw.form == BANDS
+        assert np.array_equal(raw.pixels, truth + 1)
+
+
+@pytest.mark.parametrize("bands", [2, 4])
+def test_alpha_that_nobody_declares_is_alpha_still(tmp_path: Path, bands: int) -> None:
+    disc = DISC * np.uint8(255)
+    for grey, alpha, form, shown in (
+        (disc, 0 * disc + 255, "", disc),
+        (0 * disc, 0 * disc + 255, "", 0 * disc),
+        (0 * disc, disc, ALPHA, disc),
+    ):
+        np.save(tmp_path / "a.npy", np.dstack([*[grey] * (bands - 1), alpha]))
+        raw = read_mask(tmp_path / "a.npy")
+        assert raw.form == form
+        assert np.array_equal(raw.pixels.reshape(24, 32, -1)[..., 0], shown)
+
+
+OPAQUE = np.full((24, 32), 255, np.uint8)
+GAP = np.where(FOUR == 3, np.nan, DISC).astype(np.float32)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: write_tiff(path, DISC * np.uint8(255)),
+        lambda path: write_tiff(path, np.dstack([*[DISC * np.uint8(9)] * 3, OPAQUE])),
+        lambda path: write_tiff(path, DISC.astype(np.uint8), [0, 0, 0, 9, 0, 0, *[0] * 762]),
+        lambda path: write_tiff(path, DISC - FOUR.astype(np.int16) // 3),
+        lambda path: write_geotiff(path, GAP, nodata=np.nan),
+    ],
+)
+def test_objects_are_where_there_is_something_whatever_the_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object], windowed: bool
+) -> None:
+    """Opaque alpha, black of a palette, numbers below 0 and no data show none."""
+    if windowed:
+        monkeypatch.setattr("unetseg.data.files.image.WHOLE_PIXELS", 0)
+    make(tmp_path / "a.tif")
+    with MaskFile(tmp_path / "a.tif") as file:
+        assert file.is_windowed == windowed
+        assert np.array_equal(object_pixels(file.read(0, 0, 24, 32), file), DISC)
+        assert np.array_equal(object_pixels(file.read(3, 4, 9, 20), file), DISC[3:12, 4:24])
 
 
 # Sets of files
@@ -163,3 +237,42 @@ def test_a_grey_that_stands_for_transparency_is_a_number_as_others(
     codes: NDArray[Any] = np.repeat([0, 1, 2, 7], 4).reshape(4, 4).astype(dtype)
     Image.fromarray(codes).save(tmp_path / "a.png", transparency=7)
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png").pixels, codes)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [
+        ("float32", np.nan),
+        ("float32", np.inf),
+        ("float32", -9999.5),
+        ("float32", float(np.finfo(np.float32).min)),
+        ("float64", float(np.finfo(np.float64).min)),
+        ("uint32", 2**32 - 1),
+    ],
+)
+def test_what_is_declared_for_no_data_and_is_no_code_is_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, nodata: float, windowed: bool
+) -> None:
+    if windowed:
+        monkeypatch.setattr("unetseg.data.files.image.WHOLE_PIXELS", 0)
+    stored = np.where(DISC, nodata, FOUR).astype(dtype)
+    with MaskFile(write_geotiff(tmp_path / "a.tif", stored, nodata=nodata)) as mask:
+        assert mask.nodata == mask.raw.nodata == NOWHERE
+        assert np.array_equal(mask.read(0, 0, 24, 32), np.where(DISC, NOWHERE, FOUR))
+        assert np.array_equal(mask.read(0, 0, 24, 4), FOUR[:, :4])  # no gap in it
+
+
+@pytest.mark.parametrize(
+    ("third", "coding"),
+    [((0, 0, 0), "integer"), ((255, 255, 255), "integer"), ((255, 0, 0), "palette")],
+)
+def test_a_palette_of_black_and_white_alone_is_grey(
+    tmp_path: Path, third: tuple[int, int, int], coding: str
+) -> None:
+    """One with further colours is a palette, whether or not this file shows them."""
+    colours = [0, 0, 0, 255, 255, 255, *third, *[0] * 759]
+    write_png(tmp_path / "a.png", DISC.astype(np.uint8), colours)
+    raw = read_mask(tmp_path / "a.png")
+    assert raw.coding == coding
+    assert np.array_equal(raw.pixels, DISC * (255 if coding == "integer" else 1))

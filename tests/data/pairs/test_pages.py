@@ -1,5 +1,7 @@
 """Stacks on both sides: each page is an image with the mask of the same page."""
 
+import os
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ from numpy.typing import NDArray
 from unetseg.checks.check import check_folder
 from unetseg.checks.fix import write_fixed
 from unetseg.data.facts.survey import survey
+from unetseg.data.files import pages as module
 from unetseg.data.files.image import count_pages, read_image
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import ImageError, PairingError
 from unetseg.prediction.outputs import plan_jobs
+from unetseg.storage import content_hash
 
 Array = NDArray[Any]
 
@@ -138,3 +142,33 @@ def test_a_mask_is_predicted_for_every_page(tmp_path: Path) -> None:
     classes = survey(tmp_path).class_map
     jobs = plan_jobs(tmp_path / "test-volume.tif", tmp_path / "out" / "test-volume", classes)
     assert [job.mask.stem for job in jobs] == [f"test-volume_{page:02}" for page in range(1, 13)]
+
+
+def test_a_stack_is_hashed_once_and_anew_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isbi(tmp_path)
+    files = tmp_path / "train-volume.tif", tmp_path / "train-labels.tif"
+    read: list[tuple[Path, ...]] = []
+
+    def spy(*paths: Path) -> str:
+        read.append(paths)
+        return content_hash(*paths)
+
+    def expected() -> list[str]:
+        content = content_hash(*files)
+        texts = (f"{content} [{page}, {page}]" for page in range(1, 13))
+        return [blake2b(text.encode(), digest_size=16).hexdigest() for text in texts]
+
+    pairs = find_pairs(tmp_path).pairs
+    monkeypatch.setattr(module, "content_hash", spy)
+    before = [module.image_hash(pair.image, pair.mask or pair.image) for pair in pairs]
+    assert before == expected()
+    assert read == [files]
+    content = files[1].read_bytes()
+    files[1].write_bytes(content[:-1] + bytes([255 - content[-1]]))
+    os.utime(files[1], ns=(0, 0))
+    after = [module.image_hash(pair.image, pair.mask or pair.image) for pair in pairs]
+    assert after == expected()
+    assert not {*after} & {*before}
+    assert read == [files] * 2

@@ -15,6 +15,7 @@ from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError
 from unetseg.progress import SILENT, Progress
+from unetseg.resources import usable_cores
 
 OPEN_PAIRS = 8
 """Large pairs whose files stay open."""
@@ -72,15 +73,22 @@ class PairReader:
         return self._kept.get(index) or self.decode(index)
 
     def decode(self, index: int) -> DecodedPair:
-        """Read a pair from its files, whatever is kept."""
+        """Read a pair from its files, whatever is kept.
+
+        Raises:
+            DataError: they differ in size, or cannot be read.
+        """
         path, mask = self.pairs[index].image, self.pairs[index].mask
         with ImageFile(path, self.max_pixels) as file:
             image = read_matched(file, self.bands)
         if mask is None:
             return image, np.full(image.shape[:2], self.class_map.background or 0, np.uint8)
         raw = read_mask(mask, self.max_pixels)
-        encoded = self.class_map.encode(raw.pixels, mask, raw.palette)
-        return image, fitted(encoded, (image.shape[0], image.shape[1]))
+        size = image.shape[0], image.shape[1]
+        indexes = fitted(self.class_map.encode(raw.pixels, mask, raw.palette), size)
+        if indexes.shape != size:
+            raise _misfit(self.pairs[index], size, indexes.shape)
+        return image, indexes
 
     def is_windowed(self, index: int) -> bool:
         """Whether a file of the pair is a large TIFF, so that the pair is read by windows."""
@@ -121,7 +129,7 @@ class PairReader:
             store[index] = self.decode(index)
 
         progress.start("decoding", len(wanted))
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             for _ in pool.map(keep_one, wanted):
                 progress.advance("decoding")
         progress.finish("decoding")
@@ -148,11 +156,16 @@ class PairReader:
             large = LargePair(*files, self.class_map, self.bands)
             if files[0].size != files[1].size:
                 large.close()
-                sizes = [f"{width}×{height}" for height, width in (one.size for one in files)]
-                raise DataError(f"{path} is {sizes[0]}, {mask} is {sizes[1]} (width×height)")
+                raise _misfit(self.pairs[index], files[0].size, files[1].size)
         else:
             large = self._large.pop(index)
         self._large[index] = large  # the last of the dict is the one used last
         for old in list(self._large.values())[:-OPEN_PAIRS]:
             old.close()
         return large
+
+
+def _misfit(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> DataError:
+    """The refusal of a pair whose image and mask have other heights and widths."""
+    sizes = [f"{width}×{height}" for height, width in (image, mask)]
+    return DataError(f"{pair.image} is {sizes[0]}, {pair.mask} is {sizes[1]} (width×height)")

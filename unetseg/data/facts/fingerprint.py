@@ -28,7 +28,7 @@ from unetseg.resources import usable_cores
 from unetseg.storage import write_bytes
 from unetseg.text import plural, printable
 
-CACHE_VERSION = "10"
+CACHE_VERSION = "11"
 NO_NUMBERS = "NaN or infinite pixels"
 KIND_FIX = "Convert these images, or train on them apart."
 
@@ -124,7 +124,9 @@ def _beside(path: Path) -> list[tuple[int, int]]:
     files |= {path.with_suffix(".hdr")} | (
         sources_of(path) if path.suffix.lower() == ".vrt" else set()
     )
-    stats = [file.stat() for file in files - {path} if file.is_file()]
+    # False for a name that is too long.
+    there = [file for file in files - {path} if os.path.isfile(file)]  # noqa: PTH113
+    stats = [file.stat() for file in there]
     return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 

@@ -236,6 +236,8 @@ def _blank_as_background(folder: Survey, class_map: ClassMap) -> dict[str, PairF
             blank: dict[str, object] = {
                 "path": str(pair.image),
                 "counts": ((code, fact.image.pixels),),
+                "coding": class_map.coding,
+                "palette": class_map.palette,
             }
             blank |= {"shape": fact.image.shape, "inner": (), "pixel_hash": ""}
             facts[pair.name] = fact.model_copy(update={"mask": like.model_copy(update=blank)})

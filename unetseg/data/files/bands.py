@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from unetseg.errors import ImageError
 
+_WHOLE = 2**24
+"""Up to here every integer is a float32."""
+
 
 def effective_bands(image: NDArray[Any]) -> int:
     """The number of bands of `image` (H×W×C) without an opaque alpha band.
@@ -69,31 +72,38 @@ def match_bands(
     return np.concatenate([plain, image[..., -1:]], axis=-1)
 
 
-def without_loss(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Bring any number type to uint8, uint16, int16 or float32 without loss.
+def pixel_type(stored: np.dtype[Any], path: Path) -> np.dtype[Any]:
+    """Which of uint8, uint16, int16 and float32 holds the numbers of a stored type.
+
+    Their values do not count: images of one stored type stay of one type, whole and by windows.
 
     Raises:
-        ImageError: the values of the file `path` fit none of the four.
+        ImageError: the file `path` holds no numbers.
     """
-    if pixels.dtype in (np.uint8, np.uint16, np.int16, np.float32):
+    own = stored.newbyteorder("=")
+    if own.kind not in "iuf":
+        raise ImageError(f"{path} holds {stored} values, expected integers or floats")
+    if own in (np.uint8, np.uint16, np.int16, np.float32):
+        return own
+    return np.dtype(np.int16 if own == np.int8 else np.float32)
+
+
+def without_loss(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Bring any number type to that of `pixel_type` without loss; wide floats are rounded.
+
+    Raises:
+        ImageError: float32 does not hold the values of the file `path`.
+    """
+    dtype = pixel_type(pixels.dtype, path)
+    if pixels.dtype == dtype:
         return pixels
     if pixels.dtype.kind == "f":
         return _as_float32(pixels, path)
-    if pixels.dtype.kind not in "iu":
-        raise not_numeric(pixels.dtype, path)
     low, high = int(pixels.min()), int(pixels.max())
-    for dtype in (np.dtype(np.uint16), np.dtype(np.int16)):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return pixels.astype(dtype)
-    if max(-low, high) <= 2**24:  # every such integer is a float32
-        return pixels.astype(np.float32)
-    fix = "Divide the values so that they fit 16 bits, or save them as float32."
-    raise ImageError(f"{path} holds integers from {low} to {high}, too large to keep", fix=fix)
-
-
-def not_numeric(dtype: np.dtype[Any], path: Path) -> ImageError:
-    """The refusal of values that are no numbers."""
-    return ImageError(f"{path} holds {dtype} values, expected integers or floats")
+    if max(-low, high) > _WHOLE:
+        fix = "Divide the values so that they fit 16 bits, or save them as float32."
+        raise ImageError(f"{path} holds integers from {low} to {high}, too large to keep", fix=fix)
+    return pixels.astype(dtype)
 
 
 def _as_float32(pixels: NDArray[Any], path: Path) -> NDArray[Any]:

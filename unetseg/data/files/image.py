@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.arrays import NPY_START, ZIP_START, ArrayFile
-from unetseg.data.files.bands import not_numeric, without_loss
+from unetseg.data.files.bands import pixel_type, without_loss
 from unetseg.data.files.georeference import (
     NODATA_TAG,
     Georeference,
@@ -154,7 +154,6 @@ class ImageFile:
                 )
         self.format, self.lossy = file.format, file.lossy
         self.white_is_zero = isinstance(file, Tiff) and file.white_is_zero
-        self.alpha = bool(getattr(file, "alpha", False))
         self.scaling = str(getattr(file, "scaling", ""))
         self._has_mask = bool(getattr(file, "has_mask", False))
         self._mask = Once(lambda: ValidityMask(path))
@@ -163,6 +162,8 @@ class ImageFile:
         self.is_windowed = getattr(file, "has_windows", False) and self.is_large
         # Of a PNG it may stand behind the pixels: that is known when they are read.
         self._orientation = None if self.format == "PNG" else file.orientation
+        self._blank = self._blank_entry(file)
+        self.alpha = bool(getattr(file, "alpha", False)) or self._blank is not None
         try:
             self._windowed = self._windows_of(self.open_windowed()) if self.is_windowed else None
         except ImageError:
@@ -215,8 +216,7 @@ class ImageFile:
     def dtype(self) -> np.dtype[Any]:
         """Number type of what `read` returns: uint8, uint16, int16 or float32.
 
-        Of windows the stored type decides: int8 becomes int16; wider integers and other floats
-        become float32, and a value that float32 does not hold is an error of its window.
+        The stored type decides: int8 becomes int16, wider integers and other floats become float32.
         """
         return self._windowed[1] if self._windowed else self._values.get().dtype
 
@@ -243,8 +243,14 @@ class ImageFile:
     def nodata(self) -> float | None:
         """The value that the file declares for pixels without data, as `read` gives it.
 
-        None too where its geographic tags are damaged; its pixels may be read anyway.
+        None too where its geographic tags are damaged; its pixels may be read anyway. Of a TIFF
+        with a palette, where an index is declared, that entry is transparent.
         """
+        return None if self._blank is not None else self.nodata_code
+
+    @property
+    def nodata_code(self) -> float | None:
+        """The same as it stands in `picture`, where an index of a palette is a value as others."""
         declared = self._declared
         if declared is None or not self.white_is_zero:
             return declared
@@ -254,16 +260,32 @@ class ImageFile:
     def _declared(self) -> float | None:
         """The no-data value as stored; plain ones are read without GDAL, in less time."""
         file = self._opened()
-        if isinstance(file, Tiff) and not companions(self.path):
-            tags = file.raw_tags(NODATA_TAG)
-            text = tags[0][3] if tags else b""
-            if not tags or _PLAIN_NUMBER.fullmatch(text):
-                value = float(text.strip(b" \0")) if tags else None
-                return None if value is None or not _is_held(value, file.dtype) else value
         try:
+            if isinstance(file, Tiff) and not companions(self.path):
+                with explained(self.path):
+                    tags = file.raw_tags(NODATA_TAG)
+                text = tags[0][3] if tags else b""
+                if not tags or _PLAIN_NUMBER.fullmatch(text):
+                    value = float(text.strip(b" \0")) if tags else None
+                    return None if value is None or not _is_held(value, file.dtype) else value
             return self._geography[1]
         except ImageError:
             return None
+
+    def _blank_entry(self, file: Windowed | Photo | Jpeg2000) -> int | None:
+        """The entry of the palette of a TIFF that is declared to stand for no data."""
+        is_paletted = isinstance(file, Tiff) and file.palette is not None
+        told = self._declared if is_paletted else None
+        return int(told) if told is not None and told % 1 == 0 and 0 <= told < 256 else None
+
+    def _colours(self, file: Windowed) -> tuple[NDArray[np.uint8] | None, bool]:
+        """The palette of a file, and whether it has a transparent entry."""
+        palette = file.palette
+        if palette is None or self._blank is None:
+            return palette, False
+        palette = palette.copy()
+        palette[self._blank, 3] = 0
+        return palette, True
 
     @cached_property
     def has_mask(self) -> bool:
@@ -302,8 +324,8 @@ class ImageFile:
         """The file's own values as H×W×C of uint8, uint16, int16 or float32.
 
         Palettes become RGB (RGBA where they declare transparency), 1-bit images 0 and 255, alpha
-        stays a band, orientation is applied, and so is white as 0. Other integers are widened or
-        narrowed when nothing is lost; float64 is rounded to float32.
+        stays a band, orientation is applied, and so is white as 0. Of other integers int8 becomes
+        int16, all else float32, which must hold them; float64 is rounded to float32.
 
         Args:
             *window: Top, left, height and width of a window that lies inside; none for the whole,
@@ -319,8 +341,7 @@ class ImageFile:
             return self.picture().values(self.path) if kept is None else kept
         if not self._windowed:
             return cut(self._values.get(), window)
-        stored = self.stored(*window)
-        return np.ascontiguousarray(stored.values(self.path), self.dtype)
+        return self.stored(*window).values(self.path)
 
     def picture(self) -> Picture:
         """The whole, upright, as the file stores it.
@@ -331,7 +352,7 @@ class ImageFile:
         file = self._opened()
         with explained(self.path):
             if isinstance(file, Windowed):
-                pixels, palette, transparent = file.whole(), file.palette, False
+                pixels, (palette, transparent) = file.whole(), self._colours(file)
             else:
                 pixels, palette, transparent = file.whole()
             self._orientation = file.orientation
@@ -348,7 +369,7 @@ class ImageFile:
         file, where = self.open_windowed(), self._as_stored(window)
         with explained(self.path):
             pixels = upright(file.window(where), self.orientation)
-        return Picture(pixels, file.palette, white_is_zero=self.white_is_zero)
+        return Picture(pixels, *self._colours(file), self.white_is_zero)
 
     def valid(self, *window: int) -> NDArray[np.bool_] | None:
         """Where the mask of the file says that there are data, H×W; None where it has no mask.
@@ -381,7 +402,10 @@ class ImageFile:
             yield top, self.read(top, 0, min(rows, self.height - top), self.width)
 
     def thumbnail(self, side: int) -> NDArray[Any]:
-        """Every n-th pixel of every n-th row, H×W×C, the longer side at most `side` pixels."""
+        """Every n-th pixel of every n-th row, H×W×C, the longer side at most `side` pixels.
+
+        Of a TIFF with a palette it has the colours alone: if it is a mask, these tell its codes.
+        """
         step = -(-max(self.size) // side)
         rows = STRIP
         if self._windowed:  # what is decoded together is read together
@@ -389,7 +413,8 @@ class ImageFile:
             rows = rows if rows > STRIP else STRIP // rows * rows
         strips = self.strips(rows)  # of which no view is kept: it would keep the strip
         picks = (strip[-top % step :: step, ::step].copy() for top, strip in strips)
-        return np.concatenate(list(picks))
+        pixels = np.concatenate(list(picks))
+        return pixels if self._blank is None else pixels[..., :3]
 
     def close(self) -> None:
         """Let go of the file and its pixels; what the header said stays known."""
@@ -471,13 +496,8 @@ class ImageFile:
         """Bands and number type of windows, and the rows that are decoded together."""
         rows = file.segment[self.orientation > 4]
         if file.palette is not None:
-            return 3, np.dtype(np.uint8), rows
-        bands, stored = file.shape[2], file.dtype
-        if stored in (np.uint8, np.uint16, np.int16, np.float32):
-            return bands, stored, rows
-        if stored.kind not in "iuf":
-            raise not_numeric(stored, self.path)
-        return bands, np.dtype(np.int16 if stored == np.int8 else np.float32), rows
+            return 3 + (self._blank is not None), np.dtype(np.uint8), rows
+        return file.shape[2], pixel_type(file.dtype, self.path), rows
 
 
 def read_image(path: Path, max_pixels: int | None = None) -> NDArray[Any]:

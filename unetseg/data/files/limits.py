@@ -5,10 +5,11 @@ import logging
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any
 
 import tifffile
 from PIL import Image, UnidentifiedImageError
@@ -92,6 +93,14 @@ def explained(path: Path) -> Iterator[None]:
         elif isinstance(error, OSError) and error.strerror:
             code, reason = _CODES.get(error.errno or 0, code), error.strerror
         raise unreadable(path, reason, code) from error
+
+
+def told_orientation(tell: Callable[[], Any]) -> int:
+    """1–8 as EXIF or TIFF tell it; 1 where they tell something else, or are damaged."""
+    with suppress(*_DAMAGE):
+        told = tell()
+        return int(told) if told in range(1, 9) else 1
+    return 1
 
 
 def gdal_faults() -> tuple[type[Exception], ...]:

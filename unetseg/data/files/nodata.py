@@ -25,7 +25,8 @@ def holds_nodata(image: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     >>> holds_nodata(np.array([[[0, 0], [0, 7]]]), nodata=0)
     array([[ True, False]])
     """
-    if image.dtype == np.float32:  # of a file that was float64, perhaps; see `read_image`
+    # The file may have been float64; see `read_image`.
+    if image.dtype == np.float32 and np.isfinite(nodata):
         nodata = float(np.clip(nodata, _FLOAT32.min, _FLOAT32.max))
     missing = np.ones(image.shape[:2], bool)
     for band in np.moveaxis(image, -1, 0):

@@ -8,6 +8,7 @@ path does. Whoever looks at the files themselves asks for `file_of` or `files_of
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -80,11 +81,20 @@ def page_paths(path: Path, pages: int) -> list[tuple[Path, str]]:
 
 def image_hash(*paths: MaskPath) -> str:
     """The hash of the content of images, in order; of pages with numbers, of sets with codes."""
-    digest = content_hash(*(file for path in paths for file in files_of(path)))
+    files = tuple(file for path in paths for file in files_of(path))
     parts = [path.codes if isinstance(path, MaskSet) else split_page(path)[1] for path in paths]
-    return (
-        blake2b(f"{digest} {parts}".encode(), digest_size=16).hexdigest() if any(parts) else digest
-    )
+    if not any(parts):
+        return content_hash(*files)
+    stats = (file.stat() for file in files)
+    versions = tuple((s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats)
+    digest = _hash_of(files, versions)
+    return blake2b(f"{digest} {parts}".encode(), digest_size=16).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _hash_of(files: tuple[Path, ...], _versions: tuple[tuple[int, ...], ...]) -> str:
+    """The hash of the content of files, which is read once for all pages of a stack."""
+    return content_hash(*files)
 
 
 def several(path: Path, what: str, shape: Sequence[int], page: int | None = None) -> ImageError:

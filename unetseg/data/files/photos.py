@@ -1,10 +1,12 @@
 """The formats that Pillow knows: PNG, JPEG and the like, at the depth and speed that they have.
 
 16-bit colour PNGs and all JPEG 2000 are decoded by imagecodecs (Pillow would drop the low byte, or
-read none of many bands), sound PNGs and whole JPEGs too (Pillow takes half as long again),
-everything else by Pillow; HEIC with the package pillow-heif.
+read none of many bands), sound PNGs and whole JPEGs too (Pillow takes half as long again). PGMs and
+PPMs of other depths than 8 bits, which Pillow would stretch, are read here; everything else by
+Pillow; HEIC with the package pillow-heif.
 """
 
+import math
 import re
 import struct
 import threading
@@ -27,7 +29,7 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile as PillowImage
 
-from unetseg.data.files.limits import bomb, refuse_bomb
+from unetseg.data.files.limits import bomb, refuse_bomb, told_orientation
 from unetseg.data.files.pngs import PALETTE, PNG_START
 from unetseg.errors import ImageError
 
@@ -78,7 +80,7 @@ class Photo:
     @property
     def orientation(self) -> int:
         """1–8 in what was read so far; of a PNG it may stand behind the pixels."""
-        return int(Image.Image.getexif(self._image).get(_ORIENTATION, 1))
+        return told_orientation(lambda: Image.Image.getexif(self._image).get(_ORIENTATION))
 
     def close(self) -> None:
         """Close the file."""
@@ -111,12 +113,15 @@ class Photo:
             quick = png_pixels(self._content())
         elif image.format == "JPEG" and image.mode in {"L", "RGB"}:
             quick = jpeg_pixels(self._content())
+        elif highest := pnm_highest(image):
+            quick = pnm_pixels(image, highest, self._content())
         if quick is not None:
             return quick
         image.load()
         if start[:8] == PNG_START and start[24] == 16 and start[25] in (2, 4, 6):
             return np.asarray(imagecodecs.png_decode(self._content()))  # colour or grey+alpha
-        return pillow_pixels(image)
+        pixels = pillow_pixels(image)
+        return pixels.astype(np.uint16) if image.mode == "I" else pixels  # 16 bits in all formats
 
     def _content(self) -> bytes:
         """All bytes; Pillow finds the file where it left it."""
@@ -298,6 +303,41 @@ def png_pixels(content: bytes) -> NDArray[Any] | None:
     with suppress(RuntimeError, ValueError):  # sound and yet wrong: for others to judge
         return np.asarray(imagecodecs.png_decode(content[:_HEADER_END] + content[start:]))
     return None
+
+
+def pnm_highest(image: PillowImage) -> int | None:
+    """The highest number that a PGM or PPM says it may hold, where Pillow would stretch it."""
+    if image.format != "PPM" or image.mode not in {"L", "I", "RGB"} or not image.tile:
+        return None
+    tile: Any = image.tile[0]
+    is_stretched = tile.codec_name.startswith("ppm") and tile.args[-1] != 255
+    return int(tile.args[-1]) if is_stretched else None
+
+
+def pnm_pixels(image: PillowImage, highest: int, content: bytes) -> NDArray[Any]:
+    """The numbers of a PGM or PPM as stored, H×W×C: uint8, or uint16 where 256 is allowed.
+
+    Source: the manual pages pgm(5) and ppm(5) of Netpbm.
+
+    Raises:
+        ValueError: there are too few, or one is above the highest.
+    """
+    shape = image.height, image.width, len(image.getbands())
+    decoder, _, start, _ = image.tile[0]
+    count, content = math.prod(shape), content[start:]
+    if decoder == "ppm_plain":
+        words = re.sub(rb"#[^\r\n]*", b"", content).split(None, count)[:count]
+        numbers = np.array([int(word) for word in words])
+    else:
+        stored = np.dtype(">u2" if highest > 255 else "u1")
+        whole = len(content) // stored.itemsize
+        numbers = np.frombuffer(content, stored, min(count, whole))
+    if len(numbers) < count:
+        raise ValueError("it is truncated")
+    low, high = int(numbers.min()), int(numbers.max())
+    if low < 0 or high > highest:
+        raise ValueError(f"it holds numbers from {low} to {high}, its header allows {highest}")
+    return numbers.astype(np.uint16 if highest > 255 else np.uint8).reshape(shape)
 
 
 def jpeg_pixels(content: bytes) -> NDArray[np.uint8] | None:

@@ -1,5 +1,6 @@
 """Rasters that GDAL reads and tifffile does not: VRT mosaics, ERDAS Imagine, ENVI."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,7 +108,8 @@ class ValidityMask:
         self._path, self._lock = path, threading.Lock()
         self._raster = _opened(path)
         beside = path.with_name(f"{path.name}.msk")
-        if beside.is_file() and not has_mask(self._raster):
+        is_there = os.path.isfile(beside)  # noqa: PTH113 (False for a name that is too long)
+        if is_there and not has_mask(self._raster):
             raise unreadable(beside, "GDAL finds no mask in it")
 
     def window(self, window: Window) -> NDArray[np.bool_]:

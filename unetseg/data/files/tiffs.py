@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -20,7 +21,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
-from unetseg.data.files.limits import refuse_bomb, unreadable
+from unetseg.data.files.limits import refuse_bomb, told_orientation, unreadable
 from unetseg.data.files.pages import several
 from unetseg.storage import atomic_path
 
@@ -75,6 +76,7 @@ class Tiff:
         self._opened, self._path, self._max_pixels = file, path, max_pixels
         self._file = tifffile.TiffFile(file)
         _refuse_circles(self._file, path)
+        others = _other_files(self._file, path)
         # Overviews (1) and masks (4) beside the image do not count.
         every = self._file.series
         images = [s for s in every if not int(s.keyframe.subfiletype) & 5] or every[:1]
@@ -91,8 +93,8 @@ class Tiff:
         )
         if keyframe.is_tiled:
             self.segment = int(keyframe.tilelength), int(keyframe.tilewidth)
-        _refuse_cut_off(series, path)
-        self.orientation = int(keyframe.tags.valueof(_ORIENTATION, 1))
+        _refuse_cut_off(series, path, others)
+        self.orientation = told_orientation(lambda: keyframe.tags.valueof(_ORIENTATION))
         self.palette = _palette(keyframe)
         self.lossy = int(keyframe.compression) in _LOSSY
         self.byteorder: Any = self._file.byteorder
@@ -320,15 +322,39 @@ def gdal_tags(names: Sequence[str], *, are_codes: bool = False) -> list[tuple[An
     return [(GDAL_TAG, "s", 0, text, True)] if items else []
 
 
-def _refuse_cut_off(series: tifffile.TiffPageSeries, path: Path) -> None:
+def _other_files(file: tifffile.TiffFile, path: Path) -> list[Path]:
+    """The other files of an OME data set, which tifffile reads too, as the header names them.
+
+    Raises:
+        ImageError: one is named with a folder, and so may be any file of this machine.
+    """
+    try:
+        root = ElementTree.fromstring(file.ome_metadata or "<OME/>")
+    except ElementTree.ParseError:  # then tifffile knows of no data set either
+        return []
+    own, folder = root.get("UUID"), Path(file.filehandle.dirname)
+    named = [e for e in root.iter() if e.tag.endswith("UUID") and e.text != own]
+    names = dict.fromkeys(name for element in named if (name := element.get("FileName")))
+    names.pop(file.filename, None)
+    if foreign := [name for name in names if {*name} & {"/", "\\"}]:
+        raise unreadable(path, f"its data set has a file in another folder: {foreign[0]!r}")
+    return [folder / name for name in names]
+
+
+def _refuse_cut_off(
+    series: tifffile.TiffPageSeries, path: Path, others: Iterable[Path] = ()
+) -> None:
     """Refuse a file that ends before its pixels do; they would be read as zeros or not at all.
 
     Raises:
-        ImageError: strips or tiles lie beyond the end; `path` is named.
+        ImageError: strips or tiles lie beyond the end, or pages are in none of the `others`, the
+            files of its data set; `path` is named.
     """
     for page in series.pages:
         if page is None:
-            continue
+            missing = [one.name for one in others if not os.path.isfile(one)]  # noqa: PTH113
+            told = f"files of its data set are missing: {', '.join(missing)}"
+            raise unreadable(path, told if missing else "pages that its header names are missing")
         pieces = zip(page.dataoffsets, page.databytecounts, strict=False)
         end = max((offset + size for offset, size in pieces if size), default=0)
         is_empty = end == 0 and page.is_contiguous  # tifffile would read the header as pixels
@@ -378,6 +404,8 @@ def _series(
     if page is None or page > count:
         raise several(path, what, (count,), page)
     frames: list[Any] = [series[at] for at in range((page - 1) * each, page * each)]
+    if any(frame is None for frame in frames):
+        raise unreadable(path, f"page {page} is missing")
     pages = [frame.aspage() for frame in frames]
     axes = pages[0].axes if each == 1 else "C" + pages[0].axes
     shape = pages[0].shape if each == 1 else (each, *pages[0].shape)

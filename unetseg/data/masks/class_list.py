@@ -9,6 +9,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden
 from unetseg.data.masks.class_map import Code, Colour
 from unetseg.errors import MaskError
 from unetseg.progress import SILENT, Progress
@@ -101,12 +102,12 @@ def guess_class_names(root: Path, progress: Progress = SILENT) -> ClassNames | N
     """The class list of another program in `root` or a folder of it.
 
     That is a small file with a likely name, such as class_dict.csv, in which each class has a code.
-    One that calls itself classes and cannot be used is told.
+    One that calls itself classes and cannot be used is told. Hidden folders, and those that may not
+    be listed, show none.
     """
-    for folder in [root, *sorted(entry for entry in root.iterdir() if entry.is_dir())]:
-        files = (file for file in folder.iterdir() if file.is_file())
-        likely = sorted(file for file in files if _LIKELY.fullmatch(file.name))
-        for file in [one for one in likely[:_TRIED] if one.stat().st_size <= _MOST_BYTES]:
+    visible = (entry for entry in root.iterdir() if not is_hidden([entry.name]))
+    for folder in [root, *sorted(entry for entry in visible if entry.is_dir())]:
+        for file in _likely_lists(folder):
             try:
                 names = read_class_names(file)
             except MaskError as error:
@@ -117,6 +118,15 @@ def guess_class_names(root: Path, progress: Progress = SILENT) -> ClassNames | N
             if all(map(_is_coded, names.entries)):
                 return replace(names, guessed=True)
     return None
+
+
+def _likely_lists(folder: Path) -> list[Path]:
+    """The first small files of a folder with a likely name."""
+    with suppress(OSError):
+        likely = sorted(file for file in folder.iterdir() if _LIKELY.fullmatch(file.name))
+        files = [file for file in likely if file.is_file()][:_TRIED]
+        return [file for file in files if file.stat().st_size <= _MOST_BYTES]
+    return []
 
 
 def _is_coded(entry: NamedClass) -> bool:
@@ -144,7 +154,7 @@ def read_class_names(path: Path) -> ClassNames:
         return ClassNames(_checked(tuple(_rows(text, path.suffix.lower()))), path.name)
     except OSError as error:
         raise MaskError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, csv.Error, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise MaskError(f"{path} is no class list: {reason}", fix=_FIX) from error
 
@@ -239,9 +249,9 @@ def _plain(word: str) -> str:
     return re.sub(r"[\W_]", "", word).lower()
 
 
-def _record(record: Mapping[str, Any]) -> NamedClass:
-    """The class in a row of a table, or in an object of JSON."""
-    cells = {_plain(key): value for key, value in record.items()}
+def _record(record: Mapping[Any, Any]) -> NamedClass:
+    """The class in a row of a table, or in an object of JSON or YAML."""
+    cells = {_plain(str(key)): value for key, value in record.items()}
     title = next((word for word in _NAMES if word in cells), None)
     if title is None:
         raise ValueError("expected a name in each row")

@@ -29,9 +29,9 @@ class ListedClass:
 
 
 def possible_codes(ignore: Sequence[int], folder: Folder) -> tuple[Code, ...]:
-    """The codes that the user ignores, but for those that these masks cannot hold."""
-    limits = np.iinfo(folder.facts[0].dtype)
-    possible = [code for code in ignore if limits.min <= code <= limits.max]
+    """The codes that the user ignores, but for those that none of these masks can hold."""
+    limits = [np.iinfo(dtype) for dtype in {fact.dtype for fact in folder.facts}]
+    possible = [code for code in ignore if any(kind.min <= code <= kind.max for kind in limits)]
     return tuple(dict.fromkeys(_adapt(code, None, folder) for code in possible))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.bands import alpha_share, effective_bands
 from unetseg.data.files.image import STRIP, ImageFile, Once, Picture, cut
+from unetseg.data.files.nodata import holds_nodata
 from unetseg.data.files.pages import MaskPath, MaskSet, files_of
 from unetseg.data.masks.class_map import Coding
 from unetseg.errors import ImageError, MaskError
@@ -20,7 +21,7 @@ BANDS = "one band for each class: read as numbers from 1"
 WHITE_IS_ZERO = "stored with white as 0: read as viewers show them"
 LARGEST_FACTOR = 16  # a mask with less than one pixel for 16×16 of the image is another mask
 NOWHERE = -1
-"""Stands for NaN where a mask of floats declares it for pixels without data."""
+"""Stands for what a mask declares for pixels without data where that is no code, such as NaN."""
 _HALF = 128  # from this value on, a pixel with JPEG noise is of the object
 _BLACK_AND_WHITE = [(0, 0, 0), (255, 255, 255)]
 
@@ -32,12 +33,14 @@ class RawMask:
     Attributes:
         pixels: uint8, uint16, int16 or int32 H×W; uint8 H×W×3 with the coding "rgb".
         coding: What the values are.
-        palette: 768 numbers with the coding "palette".
+        palette: 768 numbers with the coding "palette"; of a file that is all transparent, which
+            shows nothing, the colour that 0 stands for among colours.
         lossy: Whether the file's compression changes values (JPEG).
         tiff: Whether the file is a TIFF.
         alpha: Whether the file has an opaque alpha band, left out here.
         form: Another form that was brought to this one, in words: `ALPHA` and the like.
-        nodata: The number other than 0 that the file declares for pixels without data.
+        nodata: The number other than 0 that the file declares for pixels without data, or
+            `NOWHERE`.
     """
 
     pixels: NDArray[Any]
@@ -107,11 +110,16 @@ class MaskFile:
     @cached_property
     def nodata(self) -> int | None:
         """The number that the file declares for pixels without data; 0 is the background."""
+        told, limits = self._told, np.iinfo(np.int32)
+        if not told:
+            return None
+        return int(told) if told % 1 == 0 and limits.min <= told <= limits.max else NOWHERE
+
+    @cached_property
+    def _told(self) -> float | None:
+        """The same as the file has it."""
         image = self._image
-        told = None if image.white_is_zero or isinstance(image, _UnitedFiles) else image.nodata
-        if told is not None and np.isnan(told):
-            return NOWHERE
-        return int(told) if told and np.isfinite(told) and told % 1 == 0 else None
+        return None if image.white_is_zero or isinstance(image, _UnitedFiles) else image.nodata_code
 
     def fit(self, image: tuple[int, int]) -> None:
         """Be as large as this image from now on, where that is a whole multiple or fraction.
@@ -184,15 +192,17 @@ class MaskFile:
 
     def _read_whole(self) -> RawMask:
         with _as_mask_error():
-            picture = self._image.picture()
+            stored = picture = self._image.picture()
         form = ""
         if picture.palette is None:
             pixels, form = self._other_form(picture.pixels)
             picture = Picture(pixels)
         alpha = effective_bands(picture.pixels) != picture.pixels.shape[-1]
         bands, dtype = picture.pixels.shape[-1] - alpha, picture.pixels.dtype
-        highest = int(picture.pixels[..., 0].max(initial=0)) if picture.palette is not None else 0
-        coding, palette = self._coding(bands, dtype, picture.palette, highest)
+        strips = iter([picture.pixels])
+        coding, palette = self._coding(bands, dtype, picture.palette, strips)
+        if form == ALPHA and coding == "integer" and not picture.pixels.any():
+            palette = tuple(np.resize(stored.pixels[0, 0, :-1], 768).tolist())
         values = self._values(picture, coding, alpha)
         kind = self._image.lossy, self.format == "TIFF", alpha, form, self.nodata
         return RawMask(values, coding, palette, *kind)
@@ -202,29 +212,31 @@ class MaskFile:
 
         Of a picture in one colour the alpha band is the mask; where all that is transparent has one
         colour, alpha adds nothing. Of 4 and more bands of black and white each is a class, numbered
-        from 1. Black and white of a TIFF whose white is 0 are as viewers show them.
+        from 1, and so of 2 and 4 that share the pixels, where none is declared to be alpha. Black
+        and white of a TIFF whose white is 0 are as viewers show them.
         """
         bands = pixels.shape[-1]
         if self._image.white_is_zero and _is_black_and_white(pixels[..., :1]) and bands == 1:
             return 255 - pixels, WHITE_IS_ZERO
-        if bands in (2, 4) and effective_bands(pixels) == bands:
+        if bands in (1, 3) or effective_bands(pixels) != bands:
+            return pixels, ""
+        marked = _marked(pixels)
+        is_split = marked is not None and bool((marked.sum(axis=-1) == 1).all())
+        is_split &= not self._image.alpha
+        if bands in (2, 4) and not is_split:
             colours, alpha = pixels[..., :-1], pixels[..., -1]
             if pixels.dtype == np.uint8 and bool((colours == colours[:1, :1]).all()):
                 return alpha[..., None], ALPHA
             clear = colours[alpha == 0]
             if alpha_share(pixels) == 1 and bool((clear == clear[:1]).all()):
                 return colours, ALPHA
-        is_numeric = pixels.dtype.kind in "iuf" and pixels.size > 0
-        if bands < 4 or not is_numeric or effective_bands(pixels) != bands:
-            return pixels, ""
-        marked = pixels == (white := pixels.max())
-        if white not in (1, 255) or not bool(((pixels == 0) | marked).all()):
+        if marked is None or (bands == 2 and not is_split):
             return pixels, ""
         several = int((marked.sum(axis=-1) > 1).sum())
         if several:
             raise MaskError(
-                f"{self.path} has {bands} bands of {white} and 0, and {several} pixels are {white} "
-                "in several",
+                f"{self.path} has {bands} bands of {pixels.max()} and 0, and {several} pixels are "
+                f"{pixels.max()} in several",
                 fix="A pixel has one class here: save one band, in which each class has a number.",
                 code="mask-values",
                 paths=files_of(self.path),
@@ -239,34 +251,42 @@ class MaskFile:
         file = self._image.open_windowed()
         bands, stored = file.shape[2], file.dtype
         alpha = bands in {2, 4} and stored in (np.uint8, np.uint16)
-        coding, colours = self._coding(bands - alpha, stored, file.palette, 255)
+        strips = self._strips_as_stored()
+        coding, colours = self._coding(bands - alpha, stored, file.palette, strips)
         if stored.kind not in "iuf":
             raise _no_mask(self.path, bands, stored)
         whole = stored in (np.uint8, np.uint16, np.int16, np.int32)
         dtype = stored if whole else np.dtype(np.int16 if stored == np.int8 else np.int32)
         none = np.empty((0, 0, 3) if coding == "rgb" else (0, 0), dtype)
-        strips = range(0, self._image.height, STRIP) if self._image.white_is_zero else ()
-        is_inverted = bool(strips) and all(
-            _is_black_and_white(self._image.stored(top, 0, rows, self._image.width).pixels)
-            for top in strips
-            if (rows := min(STRIP, self._image.height - top))
-        )
+        is_inverted = self._image.white_is_zero and all(map(_is_black_and_white, strips))
         form = WHITE_IS_ZERO if is_inverted else ""
         kind = self._image.lossy, self.format == "TIFF", alpha, form, self.nodata
         return RawMask(none, coding, colours, *kind)
 
+    def _strips_as_stored(self) -> Iterator[NDArray[Any]]:
+        """The pixels of windows from top to bottom, rows×W×C."""
+        height, width = self._image.size
+        for top in range(0, height, STRIP):
+            yield self._image.stored(top, 0, min(STRIP, height - top), width).pixels
+
     def _coding(
-        self, bands: int, dtype: np.dtype[Any], palette: NDArray[np.uint8] | None, highest: int
+        self,
+        bands: int,
+        dtype: np.dtype[Any],
+        palette: NDArray[np.uint8] | None,
+        strips: Iterator[NDArray[Any]],
     ) -> tuple[Coding, tuple[int, ...] | None]:
         """What the values of so many bands are, without alpha, and the palette as 768 numbers.
 
-        A palette of black and white is grey; `highest` is the highest index that is used.
+        A palette of black and white alone is grey, where no `strips` of the mask use other indexes.
         """
         if palette is not None:
             colours = palette[:, :3]
             if bool((colours == np.arange(256)[:, None]).all()):  # index = grey value
                 return "integer", None
-            if highest < 2 and sorted(map(tuple, colours[:2].tolist())) == _BLACK_AND_WHITE:
+            entries = [*map(tuple, colours.tolist())]
+            is_plain = sorted(entries[:2]) == sorted({*entries}) == _BLACK_AND_WHITE
+            if is_plain and all(bool((strip < 2).all()) for strip in strips):
                 return "integer", None
             return "palette", tuple(colours.ravel().tolist())
         if bands == 1:
@@ -284,10 +304,15 @@ class MaskFile:
             return np.ascontiguousarray(pixels)
         if coding == "integer" and picture.palette is not None:
             return np.ascontiguousarray(picture.palette[:, 0][pixels[..., 0]])
-        numbers = pixels[..., 0]
-        if numbers.dtype.kind == "f" and self.nodata == NOWHERE:
-            numbers = np.where(np.isnan(numbers), NOWHERE, numbers)
-        return whole_numbers(np.ascontiguousarray(numbers), self.path)
+        numbers, told = np.ascontiguousarray(pixels[..., 0]), self._told
+        if told is None or self.nodata in {None, told}:
+            return whole_numbers(numbers, self.path)
+        missing = holds_nodata(pixels, told)
+        numbers = whole_numbers(np.where(missing, 0, numbers), self.path)
+        if not missing.any():
+            return numbers
+        signed = np.promote_types(numbers.dtype, np.int8)
+        return np.where(missing, NOWHERE, numbers.astype(signed))
 
 
 class _UnitedFiles:
@@ -296,7 +321,7 @@ class _UnitedFiles:
     Where files of several codes overlap, the one with the smaller area lies on top.
     """
 
-    format, lossy, white_is_zero = "", False, False
+    format, lossy, white_is_zero, alpha = "", False, False, False
 
     def __init__(self, masks: MaskSet, max_pixels: int | None) -> None:
         self.path = masks
@@ -358,7 +383,7 @@ class _UnitedFiles:
 
 
 def object_pixels(pixels: NDArray[Any], file: MaskFile) -> NDArray[np.bool_]:
-    """The pixels of a mask file, or of a window of it, that show an object, H×W: all but 0.
+    """The pixels of a mask file, or of a window of it, that show an object, H×W: all above 0.
 
     Nor do black entries of a palette show one, where others are not black. In JPEG, whose zeros are
     noisy, objects are from 128 on.
@@ -371,7 +396,7 @@ def object_pixels(pixels: NDArray[Any], file: MaskFile) -> NDArray[np.bool_]:
         is_black = ~np.array(palette, bool).reshape(256, 3).any(axis=-1)
         values = np.where(np.take(is_black, values), 0, values)
     if not file.raw.lossy:
-        return np.asarray(values != 0)
+        return np.asarray(values > 0)
     highest = int(values.max(initial=0))
     if 0 < highest < _HALF and pixels.shape[:2] == file.size:
         came = f"{file.path} is a JPEG with values up to {highest}"
@@ -387,6 +412,14 @@ def read_mask(path: MaskPath, max_pixels: int | None = None) -> RawMask:
     """
     with MaskFile(path, max_pixels) as mask:
         return mask.whole()
+
+
+def _marked(pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Where H×W×C is white, if it holds but black and white, as 0 and 1 or 0 and 255."""
+    if pixels.dtype.kind not in "iuf" or not pixels.size or (white := pixels.max()) not in (1, 255):
+        return None
+    marked: NDArray[np.bool_] = pixels == white
+    return marked if bool(((pixels == 0) | marked).all()) else None
 
 
 def _is_black_and_white(pixels: NDArray[Any]) -> bool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from unetseg.data.files.pages import MaskPath, files_of
 from unetseg.data.masks.class_map import Code, Coding, Colour, coding_name, pack, runs, unpack
-from unetseg.data.masks.mask_file import MaskFile
+from unetseg.data.masks.mask_file import ALPHA, BANDS, MaskFile
 from unetseg.errors import MaskError
 from unetseg.text import plural
 
@@ -34,7 +34,7 @@ class MaskFacts(BaseModel):
         coding: What the values are.
         dtype: Their number type.
         counts: Codes with their pixels, the most frequent first; at most 4096.
-        palette: 768 numbers with the coding "palette".
+        palette: 768 numbers with the coding "palette", or as of `RawMask`.
         lossy: Whether the compression changes values (JPEG).
         alpha: Whether the file has an opaque alpha band, which does not count.
         form: What was made of another form, in words.
@@ -225,12 +225,14 @@ def gather(facts: Sequence[MaskFacts]) -> Folder:
     """Put the files of a folder together.
 
     Raises:
-        MaskError: there is none, they have different codings, or one palette index has different
-            colours, some of which are in no other file, or are those of another index.
+        MaskError: there is none, they have different codings, one palette index has different
+            colours, some of which are in no other file, or are those of another index; or a band
+            of some is alpha or a class.
     """
     if not facts:
         raise MaskError("there are no masks", fix="Put the mask of each image into masks/.")
-    facts = _palettes_as_colours(_grey_as_numbers(facts))
+    _refuse_bands_or_alpha(facts)
+    facts = _palettes_as_colours(_blanks_as_colours(_grey_as_numbers(facts)))
     kinds = Counter(fact.coding for fact in facts).most_common()
     if len(kinds) > 1:
         listed = ", ".join(f"{count} {coding_name(coding)}" for coding, count in kinds)
@@ -240,6 +242,23 @@ def gather(facts: Sequence[MaskFacts]) -> Folder:
     # Files with few codes may have a shortened palette.
     palette = max(facts, key=lambda fact: len(fact.counts)).palette
     return Folder(facts, facts[0].coding, palette)
+
+
+def _refuse_bands_or_alpha(facts: Sequence[MaskFacts]) -> None:
+    """Refuse files whose last band was taken for alpha, where others have a band for each class.
+
+    Those are in one colour, or black and opaque: they show nothing, or one class everywhere.
+    """
+    are_black = (not any(any(as_point(code)) for code, _ in fact.counts) for fact in facts)
+    doubtful = [
+        fact.path
+        for fact, is_black in zip(facts, are_black, strict=True)
+        if fact.form == ALPHA or (fact.alpha and is_black)
+    ]
+    if doubtful and any(fact.form == BANDS for fact in facts):
+        masks = plural(len(doubtful), "mask")
+        summary = f"the last band of {masks} may be alpha, or a class as in others"
+        raise MaskError(summary, doubtful, "Save one band, in which each class has a number.")
 
 
 def recoded(fact: MaskFacts, code_of: Callable[[Code], Code], **more: Any) -> MaskFacts:
@@ -266,6 +285,20 @@ def _grey_as_numbers(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
         else recoded(fact, lambda code: as_point(code)[0], coding="integer")
         for fact in facts
     ]
+
+
+def _blanks_as_colours(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
+    """Count files that are all transparent as their colour if most that hold colours hold it."""
+    others = [dict(fact.counts) for fact in facts if fact.coding == "rgb"]
+
+    def as_others(fact: MaskFacts) -> MaskFacts:
+        if fact.coding != "integer" or fact.palette is None:
+            return fact
+        blank = as_colours(fact).model_copy(update={"form": fact.form})
+        is_ground = 2 * sum(blank.counts[0][0] in codes for codes in others) > len(others)
+        return blank if is_ground else fact.model_copy(update={"palette": None})
+
+    return [as_others(fact) for fact in facts]
 
 
 def _palettes_as_colours(facts: Sequence[MaskFacts]) -> Sequence[MaskFacts]:
