@@ -212,12 +212,13 @@ def test_scores_count_inside_the_field_of_view(data: Path, run: Path, tmp_path: 
     assert share == pytest.approx((view > 0).mean())
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_an_image_that_shows_no_object_counts_inside_its_region(
-    data: Path, run: Path, tmp_path: Path
+    data: Path, run: Path, tmp_path: Path, mode: str
 ) -> None:
     view = np.zeros((48, 48), np.uint8)
     view[8:40, 8:40] = 255
-    write_png(tmp_path / "view.png", view)
+    Image.fromarray(view).convert(mode).save(tmp_path / "view.png")  # alpha is opaque
     predictor = Predictor(run, PredictConfig(), CPU)
     bare = replace(find_pairs(data).pairs[0], mask=None, region=tmp_path / "view.png")
     counts = evaluate_pairs(predictor.engine, predictor.info, [bare])

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from unetseg.bundle import BundleInfo
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts
-from unetseg.data.files.image import ImageFile
 from unetseg.data.masks.class_map import IGNORED, ClassMap
-from unetseg.data.masks.mask_file import MaskFile
+from unetseg.data.masks.mask_file import MaskFile, object_pixels
 from unetseg.data.masks.overlay import error_overlay
 from unetseg.evaluation.confusion import Counts, Scores, confusion, score
 from unetseg.evaluation.probabilities import Probabilities
@@ -45,7 +44,7 @@ class Truth:
 
     mask: NDArray[np.uint8] | MaskFile
     class_map: ClassMap
-    view: ImageFile | None = None
+    view: MaskFile | None = None
 
     def rows(self, top: int, bottom: int) -> NDArray[np.uint8]:
         """Those of some rows, rows×W; 255 is ignored.
@@ -59,7 +58,7 @@ class Truth:
         class_map = self.class_map.ignoring(mask.nodata)
         index = class_map.encode(mask.read(*window), mask.path, mask.raw.palette)
         if self.view is not None:
-            index[~(self.view.read(*window).max(axis=-1) > 0)] = IGNORED
+            index[~object_pixels(self.view.read(*window), self.view)] = IGNORED
         return index
 
     def close(self) -> None:

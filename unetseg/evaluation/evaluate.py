@@ -14,12 +14,19 @@ from PIL import Image
 
 from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import ComparisonConfig, EvalConfig, ScoringConfig, with_flags
-from unetseg.data.files.image import ImageFile, read_image
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.pages import MaskPath, image_hash
 from unetseg.data.files.photos import coloured, pillow_pixels
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, ClassMap
-from unetseg.data.masks.mask_file import MaskFile, RawMask, fitted, read_mask, whole_numbers
+from unetseg.data.masks.mask_file import (
+    MaskFile,
+    RawMask,
+    fitted,
+    object_pixels,
+    read_mask,
+    whole_numbers,
+)
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet, within
 from unetseg.data.pairs.splits import read_groups, read_splits
@@ -332,7 +339,7 @@ def open_pair(
         image = files.enter_context(ImageFile(pair.image, max_pixels))
         mask = files.enter_context(MaskFile(pair.mask, max_pixels))
         mask.fit(image.size)
-        view = files.enter_context(ImageFile(pair.region, max_pixels)) if pair.region else None
+        view = files.enter_context(MaskFile(pair.region, max_pixels)) if pair.region else None
         beside: list[ImageFile | MaskFile] = [mask, view or image]
         for file in beside:
             if file.size != image.size:
@@ -353,10 +360,11 @@ def read_truth(
         mask = read_mask(pair.mask, max_pixels)
         index = matched_truth(mask, info.class_map, image.shape, (pair.image, pair.mask))
     if pair.region is not None:
-        view = read_image(pair.region, max_pixels).max(axis=-1)
-        if view.shape != index.shape:
-            raise DataError(f"{pair.image} is {index.shape}, {pair.region} is {view.shape}")
-        index = np.where(view > 0, index, IGNORED)
+        with MaskFile(pair.region, max_pixels) as region:
+            if region.size != index.shape:
+                raise DataError(f"{pair.image} is {index.shape}, {pair.region} is {region.size}")
+            inside = object_pixels(region.read(0, 0, *region.size), region)
+        index = np.where(inside, index, IGNORED)
     return image, index
 
 
