@@ -18,7 +18,6 @@ from unetseg.bundle import load_bundle
 from unetseg.config import DeviceConfig, EvalConfig, PredictConfig, ScoringConfig
 from unetseg.data.files import image as image_file
 from unetseg.data.files.pages import image_hash
-from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.data.pairs.splits import write_splits
