@@ -341,7 +341,6 @@ def test_other_settings_and_other_data_are_not_mixed(
         compare(data, KINDS, settings(), output=copy)
 
 
-@pytest.mark.long
 def test_what_is_left_open_is_chosen_once_for_all_kinds(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +368,7 @@ def test_what_is_left_open_is_chosen_once_for_all_kinds(
     assert {one.network.skip for one in seen} == {("concat",), ("none",)}
 
 
+@pytest.mark.long
 def test_the_skip_and_the_seed_of_the_settings_do_not_count(data: Path, copy: Path) -> None:
     runtime = RuntimeConfig(device="cpu", precision="float32", workers=0, seed=9)
     base = settings({"skip": ("add",)}).model_copy(update={"runtime": runtime})

@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,8 @@ def test_a_power_law_is_found_again() -> None:
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("images", [1, 3, 5, 10, 20])
 def test_shares_learn_in_as_many_steps(images: int, accumulate: int) -> None:
-    whole = Plan.model_construct(epochs=100, batch=4, repeats=(2,) * 20)
+    known: dict[str, Any] = {"epochs": 100, "batch": 4, "repeats": (2,) * 20}
+    whole = Plan.model_construct(**known)
     steps, part = (math.ceil(2 * n / (4 * accumulate)) for n in (20, images))  # of an epoch
     epochs = epochs_as_long(whole, (2,) * images, accumulate)
     assert epochs is not None

@@ -172,23 +172,28 @@ def _fix_pair(
         image: [*renamed, *_relabelled(pair.image, fact.image.format)],
         mask: [*renamed, *alike, *written],
     }
+    copies = _copy(pair.image, out / image)
     try:
-        _copy(pair.image, out / image)
         if index is None:
             _copy(first, out / mask)
         else:
             write_mask(out / mask, index, class_map)
     except ImageError:
-        (out / image).unlink(missing_ok=True)
+        for copy in copies:
+            copy.unlink()
         raise
     lines = [f"{file}: {', '.join(steps)}" for file, steps in changes.items() if steps]
     return {"image": image, "mask": mask}, lines
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> list[Path]:
     """Copy a file or a page, with what lies beside it and tells of places or missing pixels.
 
-    An error of reading is told from one of writing.
+    Returns:
+        The copies.
+
+    Raises:
+        ImageError: a file cannot be read; an error of writing stays an OSError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if split_page(source)[1]:
@@ -196,11 +201,11 @@ def _copy(source: Path, target: Path) -> None:
             picture = page.picture()
         colours = None if picture.palette is None else picture.palette[:, :3].ravel().tolist()
         write_tiff(target, picture.pixels, colours, white_is_zero=picture.white_is_zero)
-        return
+        return [target]
     files = {target: source}
     for known, beside in companions(source).items():
-        name = known.replace(".tfw", ".wld").replace("image.tif", target.name)
-        files[target.with_name(name.replace("image", target.stem, 1))] = beside
+        stem, end = (target.name, known[9:]) if ".tif." in known else (target.stem, known[5:])
+        files[target.with_name(stem + end.replace(".tfw", ".wld"))] = beside
     if os.path.isfile(f"{source}.msk"):  # noqa: PTH113 (a name of any length)
         files[target.with_name(f"{target.name}.msk")] = Path(f"{source}.msk")
     for copy, file in files.items():
@@ -210,6 +215,7 @@ def _copy(source: Path, target: Path) -> None:
             if error.filename is None or Path(error.filename) != file:
                 raise
             raise ImageError(f"{file} cannot be read: {error.strerror}") from error
+    return [*files]
 
 
 def _fixed_mask(

@@ -361,7 +361,7 @@ def read_truth(
         index = matched_truth(mask, info.class_map, image.shape, (pair.image, pair.mask))
     if pair.region is not None:
         with MaskFile(pair.region, max_pixels) as region:
-            if region.size != index.shape:
+            if region.size != image.shape[:2]:
                 raise DataError(f"{pair.image} is {index.shape}, {pair.region} is {region.size}")
             inside = object_pixels(region.read(0, 0, *region.size), region)
         index = np.where(inside, index, IGNORED)

@@ -204,11 +204,10 @@ def _splits(
 
 
 def _listed(path: Path, split: str, photos: Collection[Path], files: ImageFiles) -> set[Path]:
-    """The images that a list names: by their paths, or where none is right by the name alone."""
+    """The images that a list names: by their paths, or where these are wrong by the name alone."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    found = {files.find(line.strip(), path.parent, split) for line in lines}
-    if listed := {one for one in found if isinstance(one, Path)}:
-        return listed
-    stems = {Path(*split_path(line.strip())).stem for line in lines}
+    found = {line.strip(): files.find(line.strip(), path.parent, split) for line in lines}
+    listed = {one for one in found.values() if isinstance(one, Path)}
+    stems = {Path(*split_path(k)).stem for k, one in found.items() if not isinstance(one, Path)}
     count = Counter(photo.stem for photo in photos)
-    return {photo for photo in photos if photo.stem in stems and count[photo.stem] == 1}
+    return listed | {photo for photo in photos if photo.stem in stems and count[photo.stem] == 1}

@@ -126,6 +126,8 @@ class BandStore:
             for number, span in enumerate(self.spans):
                 content = zlib.compress(np.ascontiguousarray(rows(*span)).data, LEVEL)
                 write_bytes(self._file(number, f"cleaned{done}"), content)
+            for number in range(len(self.spans) if done else 0):
+                self._file(number, self._kind).unlink()
             self._kind = f"cleaned{done}"
 
     def index(self, top: int, bottom: int) -> NDArray[np.uint8]:

@@ -116,7 +116,7 @@ def plan_job(image: Path, stem: Path, class_map: ClassMap, max_pixels: int | Non
     """How `image` is predicted, from its header alone; the mask is `stem` and a suffix."""
     try:
         with ImageFile(image, max_pixels) as file:
-            declares = file.nodata is not None or file.has_mask
+            declares = file.nodata_code is not None or file.has_mask
             job = Job(image, stem, file.pixels, file.is_large, None, declares, file.has_gaps)
             try:
                 job = replace(job, scaling=file.scaling, georeference=file.georeference)

@@ -302,8 +302,9 @@ class _Training:
 
     def tell(self, **facts: Any) -> dict[str, Any]:
         """What is known of the training, with these facts."""
-        self.home.training = (self.home.training or {}) | json_value(facts)
-        return self.home.training
+        told: dict[str, Any] = (self.home.training or {}) | json_value(facts)
+        self.home.training = told
+        return told
 
     def note(self, status: str) -> None:
         """Keep in the run what a later server needs to go on with it, once there is a state."""

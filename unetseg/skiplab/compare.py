@@ -178,8 +178,8 @@ def compare(
     for skip in skips:
         network = info.network.model_copy(update={"skip": (skip,)})
         costs[skip] = network_cost(info.model_copy(update={"network": network}), plan.patch)
-    write_json(output / STARTED, started)
     with locked(output):
+        write_json(output / STARTED, started)
         runs = Trainings(data, base, output, progress)
         trainings, diverged = runs.all(skips, range(config.seeds))
         times, shape = runs.predict_times(trainings)

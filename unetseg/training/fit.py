@@ -155,7 +155,7 @@ class Trainer:
         self.step = 0
         self.best = -1.0
         self.without_better = 0
-        self.saved = began
+        self.saved, self.saving = began, 0.0
         self.losses = LossMean()
         self.latest = math.nan
         self.rows: list[dict[str, float]] = []
@@ -313,15 +313,16 @@ class Trainer:
             self.group.first(lambda: save_bundle(folder, kept.state_dict(), info, card))
         self._record(train_loss, scores, engine)
         self._tick()
-        self.clock.validation_done(self.clock.now - began)
-        self.save()  # last: with the time that all of it took
+        self.clock.validation_done(self.clock.now - began + self.saving)
+        self.save()  # last: with the time that all of it took, and the save before this one
         self.segmenter.train()
 
     def _engine(self) -> Engine:
         """What predicts with the weights as they are now."""
         kept, tile, overlap = self.learner.kept, self.plan.tile, self.plan.overlap
         asked = self.run.config.runtime.engine
-        return Engine(kept, self.machine, tile=tile, overlap=overlap, engine=asked)
+        engine = "auto" if asked == "compile" else asked  # it would compile for each validation
+        return Engine(kept, self.machine, tile=tile, overlap=overlap, engine=engine)
 
     def close(self) -> None:
         """Close the files of images bigger than memory, and give back what was kept of others."""
@@ -337,8 +338,11 @@ class Trainer:
 
     def save(self) -> None:
         """Write everything that a bit-exact continuation needs."""
+        self._tick()
+        began = self.clock.now
         self.group.first(self._write_state)
-        self.saved = self.clock.now
+        self._tick()
+        self.saved, self.saving = self.clock.now, self.clock.now - began
 
     def _write_state(self) -> None:
         state = {

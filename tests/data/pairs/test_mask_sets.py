@@ -265,8 +265,10 @@ def test_folders_that_the_user_names_from_elsewhere(
     write_png(home / "images/bare.png", np.zeros((SIDE, SIDE), np.uint8))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PairingError) if unpaired == "error" else nullcontext():
-        sides = {"images": home / "images", "masks": home / "masks"}
-        assert len(find_pairs(Path("home"), unpaired=unpaired, **sides).pairs) == 7
+        found = find_pairs(
+            Path("home"), images=home / "images", masks=home / "masks", unpaired=unpaired
+        )
+        assert len(found.pairs) == 7
 
 
 def test_the_checks_and_the_fixed_copy_take_sets_for_masks(tmp_path: Path) -> None:

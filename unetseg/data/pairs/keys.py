@@ -288,5 +288,6 @@ def _apply(
 
 def _differ_in_split(photos: Sequence[Entry], truths: Sequence[Entry]) -> bool:
     """Whether the names of an image and a mask say different splits: `train_1` and `test_1`."""
-    stems = {photos[0].stem, truths[0].stem} if len(photos) == len(truths) == 1 else set()
-    return len({split_of(stem) for stem in stems} - {None}) > 1
+    if not len(photos) == len(truths) == 1 or photos[0].stem == truths[0].stem:
+        return False
+    return len({split_of(photos[0].stem), split_of(truths[0].stem)} - {None}) > 1

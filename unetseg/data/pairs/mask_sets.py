@@ -43,7 +43,7 @@ _MOST_CLASSES = 8  # that names tell; more names are those of single objects
 _BACKGROUND = frozenset({"background", "bg"})  # names of what other classes leave
 _ANOTHER = re.compile(
     r"(?:t|v|z|ver|version|time|day|week|visit|frame|slice|tile|patch|crop)[_\- ]?\d+"
-    r"|(?:obs|observer|rater|reader|expert|annotator)[_\- ]?(?:\d+|[a-z])",
+    r"|(?:obs|observer|rater|reader|expert|annotator)[_\- ]?(?:\d+|[a-rt-z])",
     re.IGNORECASE,
 )
 """Names of masks that show all of an image again, or another image: x_v2, x_t2, x_reader2."""
