@@ -294,6 +294,8 @@ def test_one_browser_draws_the_others_look_and_no_mask_is_overwritten_unasked(
 def test_a_mask_that_is_there_is_replaced_by_the_models_only_when_asked(
     browser: "Browser", tmp_path: Path
 ) -> None:
+    from playwright.sync_api import expect
+
     folder = without_masks(tmp_path / "cells", 64)
     (folder / "masks").mkdir()
     given = [draw_cells(64, 0, index)[1] for index in range(4)]
@@ -312,7 +314,9 @@ def test_a_mask_that_is_there_is_replaced_by_the_models_only_when_asked(
             predict_apart(theirs, run, [(folder / name, Path(key)) for name, key in ids.items()])
         page.goto(f"{home}#look/{has_mask}")
         page.reload()
-        page.get_by_role("link", name="Correct this mask").click()
+        link = page.get_by_role("link", name="Correct this mask")
+        expect(link).to_have_attribute("href", f"#draw/{has_mask}")
+        link.click()
         page.locator(".saved:not(.dirty)", has_text="saved").wait_for()
         page.wait_for_timeout(1000)
         assert page.locator(".saved.dirty").count() == 0
@@ -323,7 +327,8 @@ def test_a_mask_that_is_there_is_replaced_by_the_models_only_when_asked(
         written = np.asarray(Image.open(folder / "masks" / "cells_000.png"))
         assert np.array_equal(written, given[0])
         page.goto(f"{home}#look/{has_none}")
-        page.get_by_role("link", name="Correct this mask").click()
+        expect(link).to_have_attribute("href", f"#draw/{has_none}/model")
+        link.click()
         page.locator(".saved.dirty").wait_for()
         assert visitor.said == []
 

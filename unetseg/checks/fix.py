@@ -26,7 +26,7 @@ from unetseg.data.facts.survey import Survey, conclude
 from unetseg.data.files.folders import SUFFIXES
 from unetseg.data.files.georeference import companions
 from unetseg.data.files.image import ImageFile, upright
-from unetseg.data.files.pages import MaskPath, MaskSet, files_of, split_page
+from unetseg.data.files.pages import MaskPath, MaskSet, split_page
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import fitted, read_mask, whole_factor
@@ -160,7 +160,7 @@ def _fix_pair(
         raise ImageError(f"{pair.image}: {NO_NUMBERS}")
     index, step = _fixed_mask(pair.mask, fact, class_map, max_pixels)
     image = f"images/{name}{_suffix(pair.image, fact.image.format)}"
-    first = files_of(pair.mask)[0] if pair.mask else pair.image
+    first = pair.mask.paths[0] if isinstance(pair.mask, MaskSet) else pair.mask or pair.image
     suffix = _suffix(first, fact.mask.format) if index is None else class_map.suffix
     mask = f"masks/{name}{suffix}"
     was, stem = unicodedata.normalize("NFC", pair.name), pair.image.stem

@@ -63,13 +63,9 @@ def train(  # noqa: PLR0913 (each is a flag)
 
     console.quiet = os.environ.get("RANK", "0") != "0"  # of several processes the first speaks
     refuse_read_only(out)  # at once, before torch is loaded
-    if "RANK" not in os.environ:  # else this is one of several processes already
-        if nproc > 1:
-            _launch(name, folds, nproc, max_restarts)
-            return
-        if max_restarts:
-            told = "one process alone does not begin anew by itself: --max-restarts does nothing"
-            raise ConfigError(told, fix="Add --nproc, or leave it out.")
+    if (nproc > 1 or max_restarts) and "RANK" not in os.environ:  # where it is one of several
+        _launch(name, folds, nproc, max_restarts)
+        return
     from unetseg.cli.findings import given_words
     from unetseg.text import quoted
 
@@ -112,6 +108,9 @@ def _launch(name: str | None, folds: int | None, nproc: int, max_restarts: int) 
     from unetseg.training.launch import launch
     from unetseg.training.run import refuse_nameless
 
+    if nproc == 1:
+        told = "one process alone does not begin anew by itself: --max-restarts does nothing"
+        raise ConfigError(told, fix="Add --nproc, or leave it out.")
     if folds:
         raise ConfigError("--folds and --nproc cannot be combined", fix="Leave one away.")
     refuse_nameless(name, max_restarts)

@@ -41,7 +41,7 @@ from unetseg.runtime import Machine, start, versions
 from unetseg.skiplab.corruptions import CORRUPTIONS, STRONGEST
 from unetseg.skiplab.cost import Cost, network_cost, predict_ms
 from unetseg.skiplab.look import COLOURS, Result, new_figure, publish, read_filled
-from unetseg.storage import parse_json, write_json
+from unetseg.storage import parse_json, write_json, writing
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
@@ -178,6 +178,8 @@ def compare(
     for skip in skips:
         network = info.network.model_copy(update={"skip": (skip,)})
         costs[skip] = network_cost(info.model_copy(update={"network": network}), plan.patch)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
     with locked(output):
         write_json(output / STARTED, started)
         runs = Trainings(data, base, output, progress)

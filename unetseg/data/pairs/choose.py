@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 from unetseg.data.pairs.content import explains, is_recoloured, stored_bands
-from unetseg.data.pairs.keys import ENOUGH, LOOSE, UNLIKE, Matching, begun, is_worded, joined, match
+from unetseg.data.pairs.keys import ENOUGH, LOOSE, UNLIKE, Matching, begun, is_worded, match
 from unetseg.data.pairs.naming import (
     DEPTH,
     FIELD_OF_VIEW,
@@ -47,6 +47,7 @@ NO_IMAGE = "mask without image"
 SEVERAL = "image with several masks"
 OTHER_MASK = "another mask of an image"
 _EXPLAINED = 0.1  # edges, as multiples of an image's mean: more on its own outlines than on others'
+_PLACES = 8  # whose contents are looked at, each by itself
 _LEAST = 0.3  # of the masks that must have an image, or of the images a mask
 
 
@@ -81,21 +82,34 @@ class Reading:
 
     @property
     def credible(self) -> "Reading":
-        """The same of what names or contents say to belong together, rule by rule.
+        """The same of what names or contents say to belong together.
 
         Names do where stems are equal, or where all masks, or all images, pair and names differ in
-        words for image and mask only. Else masks must explain their own images better than others.
+        words for image and mask only. Else masks must explain their own images better than others;
+        in each of a few places, for one does not vouch for another.
         """
-        parts = self.matching.parts or (self.matching,)
-        complete = max(self.mask_share, self.image_share) == 1
-        for rule in sorted({part.rule for part in parts if part.couples and part.rule >= UNLIKE}):
-            couples = [couple for part in parts if part.rule == rule for couple in part.couples]
-            if complete and all(is_worded(*couple) for couple in couples[:20]):
-                continue
-            better = explains(*([e.path for e in side] for side in zip(*couples, strict=True)))
-            if better is not None and better <= _EXPLAINED:
-                parts = tuple(part for part in parts if part.rule != rule)
-        return replace(self, matching=joined(parts) if parts else Matching((), (), 99))
+        if self.matching.rule < UNLIKE:
+            return self
+        couples, names = self.matching.couples, self.matching.names
+        places: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for number, (image, _) in enumerate(couples):
+            places[image.place].append(number)
+        groups = [*places.values()] if len(places) <= _PLACES else [[*range(len(couples))]]
+        kept = [number for group in groups if self._belong(group) for number in group]
+        matching = self.matching._replace(
+            couples=tuple(couples[n] for n in kept), names=tuple(names[n] for n in kept)
+        )
+        return replace(self, matching=matching)
+
+    def _belong(self, numbers: Sequence[int]) -> bool:
+        """Whether some of the couples belong together."""
+        couples = [self.matching.couples[number] for number in numbers]
+        if max(self.mask_share, self.image_share) == 1 and all(
+            is_worded(*couple) for couple in couples[:20]
+        ):
+            return True
+        better = explains(*([e.path for e in side] for side in zip(*couples, strict=True)))
+        return better is None or better > _EXPLAINED
 
 
 @dataclass

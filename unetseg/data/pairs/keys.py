@@ -28,24 +28,12 @@ class Matching(NamedTuple):
         names: What each of them is called: the name without what only one side has.
         rule: The place of the rule in the order of strictness; 0 is the strictest.
         crowds: Several files of one side for one key, with the other side's file.
-        parts: Where each place has a rule of its own, the matchings of these.
     """
 
     couples: tuple[tuple[Entry, Entry], ...]
     names: tuple[str, ...]
     rule: int
     crowds: tuple[tuple[tuple[Entry, ...], tuple[Entry, ...]], ...] = ()
-    parts: tuple["Matching", ...] = ()
-
-
-def joined(parts: Sequence[Matching]) -> Matching:
-    """The matchings of several places as one."""
-    couples, names, crowds = (
-        tuple(one for part in parts for one in getattr(part, field))
-        for field in ("couples", "names", "crowds")
-    )
-    apart = tuple(one for part in parts for one in part.parts or [part])
-    return Matching(couples, names, max(part.rule for part in parts), crowds, apart)
 
 
 def match(images: Sequence[Entry], masks: Sequence[Entry]) -> Matching:
@@ -74,8 +62,11 @@ def match(images: Sequence[Entry], masks: Sequence[Entry]) -> Matching:
             for sides in _by_place(images, masks)
             if len(sides[0]) < len(images) and all(sides)
         ]
-        if sum(len(part.couples) for part in parts) > len(best.couples):
-            return joined(parts)
+        couples = tuple(couple for part in parts for couple in part.couples)
+        if len(couples) > len(best.couples):
+            crowds = tuple(crowd for part in parts for crowd in part.crowds)
+            names = tuple(name for part in parts for name in part.names)
+            return Matching(couples, names, max(part.rule for part in parts), crowds)
     return best
 
 

@@ -275,7 +275,8 @@ def _complete(found: PairSet, base: Path, left_out: dict[Path, str], unpaired: U
     _refuse_few(base, len(pairs), left_out, unpaired)
     if unpaired == "empty":
         bare = read_entries(base, [path for path, why in left_out.items() if why == NO_MASK])
-        pairs += [Pair(e.path, None, (e.parent / e.stem).as_posix(), e.split) for e in bare]
+        names = ["/".join(filter(None, (e.split, *e.names, e.stem))) for e in bare]
+        pairs += [Pair(e.path, None, name, e.split) for e, name in zip(bare, names, strict=True)]
         left_out = {path: why for path, why in left_out.items() if why != NO_MASK}
     pairs, outside, told = _with_splits(base, _unique(pairs), left_out)
     left_out |= dict.fromkeys(outside, _OUTSIDE)

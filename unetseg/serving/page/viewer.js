@@ -57,9 +57,8 @@ export function build(section) {
 const listed = () => store.images.filter((one) => one.predicted).sort(ORDER[at.order][1]);
 
 export async function show(id) {
+  at.wanted = (image(id) ?? image(at.wanted) ?? listed()[0])?.id;
   update();
-  const one = image(id) ?? image(at.id) ?? listed()[0];
-  if (one && !parts.whole.hidden) await open(one.id);
 }
 
 const open = trying(async (id) => {
@@ -67,8 +66,10 @@ const open = trying(async (id) => {
   const key = id + one.revision + one.predicted + store.state.model?.version;
   const colours = palette();
   if (key === at.key && String(colours) === String(at.colours)) return;
+  const info = await api.info(id);
+  if (id !== at.wanted) return; // another image was asked for meanwhile
   const isOther = id !== at.id;
-  Object.assign(at, { id, key, colours, info: await api.info(id) });
+  Object.assign(at, { id, key, colours, info });
   const tiles = (address, paint) => new Pyramid(at.info, (...place) => api.imageUrl(id, address(place.join("/"))), () => view.request(),
     paint);
   picture = tiles((place) => `tiles/${place}.jpg`);
@@ -98,7 +99,8 @@ export function update() {
     ? `Find in ${left === store.images.length ? "all" : "the other"} ${count(left, "image")}` : "All images are done";
   parts.zip.hidden = left === store.images.length;
   showList();
-  const one = image(at.id) ?? listed()[0];
+  const one = image(at.wanted) ?? listed()[0];
+  at.wanted = one?.id;
   parts.whole.classList.toggle("nothing", !one);
   if (one && !document.querySelector("#look").hidden) open(one.id);
   showFacts();
