@@ -598,7 +598,7 @@ class ExportConfig(SubjectConfig):
     of the best Dice in validation). It is inside the file."""
     int8: bool = False
     """Compute the convolutions of ONNX in whole numbers of 8 bit, measured on DATA; refused where
-    Dice would fall by more than 0.005."""
+    Dice would fall, or that of a class differ, by more than 0.005."""
     images_used: Annotated[int, Field(ge=1)] | None = 16
     """Compare on the first so many images."""
 

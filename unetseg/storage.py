@@ -135,7 +135,8 @@ def refuse_read_only(folder: Path) -> None:
 
 def nearest_folder(path: Path) -> Path:
     """`path`, or the nearest above it that is a folder."""
-    return next(one for one in (path, *path.absolute().parents) if one.is_dir())
+    above = (path, *path.absolute().parents)
+    return next(one for one in above if os.path.isdir(one))  # noqa: PTH112 (no right to look: no)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.builders import save_run
 from unetseg.cli import console
 from unetseg.cli.app import COMMANDS, main, run
 from unetseg.config import BenchConfig, EvalConfig, PredictConfig, Settings, TrainConfig
@@ -193,6 +195,18 @@ def test_a_system_without_threads_to_spare_is_told(
     monkeypatch.setattr(threading.Thread, "start", start)
     assert run(["check", str(tmp_path / "cells")]) == 3
     assert "the system lets no more threads begin" in capsys.readouterr().err
+
+
+def test_a_system_without_a_folder_for_temporary_files_is_told(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    trained = save_run(tmp_path / "run")
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    assert run(["export", str(trained), "--to", "torchscript"]) == 3
+    assert "--tmpfs /tmp" in capsys.readouterr().err
 
 
 def test_a_real_refusal() -> None:

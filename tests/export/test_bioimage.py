@@ -28,6 +28,7 @@ BUNDLES: dict[str, dict[str, Any]] = {
         "classes": class_map(3, 7, 9),
         "normalisation": {"kind": "image", **SCALING},
     },
+    "at half the size": {"network": {"scale": 0.5}},
 }
 
 
@@ -77,8 +78,11 @@ def test_the_package_gives_what_it_says(name: str, tmp_path: Path) -> None:
     for tensor, array in zip((*told["inputs"], *told["outputs"]), (taken, given), strict=True):
         assert tensor["data"]["type"] == array.dtype
         assert len(tensor["axes"][1]["channel_names"]) == array.shape[1]
+    grid = model.engine.grid
     for axis, side in zip(told["inputs"][0]["axes"][2:], taken.shape[2:], strict=True):
         assert (side - axis["size"]["min"]) % axis["size"]["step"] == 0
+        assert (axis["size"]["min"] % grid, axis["size"]["step"] % grid) == (0, 0)
+    assert all(axis["halo"] >= grid for axis in told["outputs"][0]["axes"][2:])
     with Image.open(io.BytesIO(parts["cover.png"])) as cover:
         assert cover.width == 2 * cover.height
 

@@ -17,7 +17,7 @@ from unetseg.export.export import export
 def test_a_tile_as_the_plugin_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unetseg.export.export.ROUNDS", 1)
     run = save_run(tmp_path / "run", bundle_info())
-    file = export(run, ExportConfig(to="deepness"), output=tmp_path / "x.onnx").file
+    file = export(run, ExportConfig(to="deepness"), output=tmp_path / "whole.onnx").file
     model = unetseg.load(run, device="cpu", precision="float32")
     side = model.info.tile
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.builders import noise, save_run
 from unetseg.config import DeviceConfig, PredictConfig, ScalingConfig
-from unetseg.errors import BundleError, ConfigError
+from unetseg.errors import BundleError, ConfigError, MachineError
 from unetseg.prediction.jobs import find_inputs
 from unetseg.prediction.predict import predict_folder
 from unetseg.progress import SILENT
@@ -106,6 +106,27 @@ def test_a_block_that_ends_all_its_workers_is_given_up(tmp_path: Path) -> None:
     assert not list(out.rglob("*.try*"))
     answer = pickle.loads(worker({"block": [pickle.dumps(block)]})["answer"][0])
     assert (answer["written"], len(answer["failures"])) == (7, 1)
+
+
+def test_an_answer_of_a_worker_is_no_end_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder, out = save_run(tmp_path / "run"), draw(tmp_path / "in", 6, 40), tmp_path / "out"
+    settings = PredictConfig(existing="skip"), DeviceConfig(device="cpu")
+    (block,) = Blocks(find_inputs([folder], out, SILENT), Shard()).read()
+    worker = cluster.Worker(run, [folder], out, settings, 1)
+
+    def full(_: object) -> None:
+        raise MachineError("the disk is full")
+
+    with monkeypatch.context() as filled:
+        filled.setattr(worker, "_predict", full)
+        for _ in range(cluster.TRIES + 1):
+            answer = pickle.loads(worker({"block": [pickle.dumps(block)]})["answer"][0])
+            assert isinstance(answer, MachineError)
+    answer = pickle.loads(worker({"block": [pickle.dumps(block)]})["answer"][0])
+    assert answer["written"] + len(answer["failures"]) == 6
+    assert "each worker" not in str(answer["failures"])
 
 
 def test_a_worker_answers_with_what_is_wrong_with_its_model(tmp_path: Path) -> None:

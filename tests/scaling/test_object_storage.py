@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.builders import noise, save_run
+from tests.builders import bundle_info, noise, random_segmenter, save_run
 from tests.faults.test_prediction import POISON, finish, start
 from unetseg.cli.app import run
-from unetseg.scaling.object_storage import Place
+from unetseg.scaling.object_storage import Place, Stage
 
 pytest.importorskip("s3fs", reason="s3fs is an extra")
 moto = pytest.importorskip("moto.server", reason="moto is for development")
@@ -136,6 +136,23 @@ def test_from_a_folder_to_a_bucket_in_shards_and_from_a_bucket_to_a_folder(
     assert predict(trained, source, "-o", tmp_path / "out") == 0
     assert masks(local(tmp_path / "out")) == expected
     assert predict(trained, source, "-o", tmp_path / "out", "--existing", "skip") == 0
+
+
+def test_masks_of_another_model_never_pass_for_those_that_could_not_be_put(
+    tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    first, second = save_run(tmp_path / "a"), tmp_path / "b"
+    save_run(second, None, random_segmenter(bundle_info(), seed=1))
+    source, out = upload(bucket, draw(tmp_path / "in", 6), "scans"), f"s3://{bucket.name}/masks"
+    assert predict(second, tmp_path / "in", "-o", tmp_path / "whole") == 0
+    assert predict(first, source, "-o", out) == 0
+    with monkeypatch.context() as away:
+        away.setattr(Stage, "_put_masks", lambda *_: (_ for _ in ()).throw(OSError("away")))
+        assert predict(second, source, "-o", out, "--existing", "overwrite") == 3
+    assert predict(second, source, "-o", out, "--existing", "skip") == 2
+    assert "made otherwise" in capsys.readouterr().err
+    assert predict(second, source, "-o", out, "--existing", "overwrite") == 0
+    assert masks(stored(bucket, "masks")) == masks(local(tmp_path / "whole"))
 
 
 @pytest.mark.row(50)

@@ -82,6 +82,7 @@ ANSWERED = (
     UnetsegError,
     ImportError,
     RuntimeError,
+    OSError,
     KeyboardInterrupt,
 )
 
@@ -159,7 +160,7 @@ def _answer(error: BaseException) -> tuple[str, int] | None:
         case KeyboardInterrupt():
             number = next(iter(error.args), signal.SIGINT)
             return f"stopped by {signal.Signals(number).name}", 128 + number
-        case ImportError() | RuntimeError():
+        case ImportError() | RuntimeError() | OSError():
             told = _of_machine(error)
             return (told, EXIT_MACHINE) if told else None
     return None
@@ -185,6 +186,9 @@ def _of_machine(error: Exception) -> str:
     if "can't start new thread" in str(error):
         fix = "Raise the limit (ulimit -u, --pids-limit of a container), or end other processes."
         return f"the system lets no more threads begin\n{fix}"
+    if "No usable temporary directory" in str(error):
+        fix = "Name one by TMPDIR, or give the container one: docker run --tmpfs /tmp"
+        return f"there is no folder for temporary files\n{fix}"
     return ""
 
 

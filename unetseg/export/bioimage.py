@@ -4,6 +4,7 @@ Fiji (deepImageJ), ilastik and BiaPy read such packages. They take one output be
 probabilities alone come out of the network.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -28,12 +29,13 @@ from unetseg.prediction.exported import onnx_session
 from unetseg.prediction.predictor import Predictor
 from unetseg.skiplab.look import View
 from unetseg.storage import write_bytes
-from unetseg.unet.model import Geometry
 
 FORMAT = "0.5.12"
 """Version of the model description."""
 LARGEST = 256
 """Side of the test image, pixels, unless the network needs more."""
+Tiles = tuple[int, int, int]
+"""Smallest side of a tile, its steps, and what is cropped of its borders, pixels of the image."""
 PAPER = {
     "text": "Ronneberger et al.: U-Net: Convolutional Networks for Biomedical Image Segmentation",
     "doi": "10.1007/978-3-319-24574-4_28",
@@ -58,11 +60,11 @@ def write_package(
         drawn: H×W×C of raw pixels to test on where there are no views.
         views: Images like those that it will see; that with most foreground is the test.
     """
-    info, geometry = predictor.info, predictor.engine.segmenter.network.geometry
+    info, tiles = predictor.info, _tiles(predictor)
     ignored = [255] if info.class_map.background is None else [255, info.class_map.background]
     foreground = [(~np.isin(view.truth, ignored)).sum() for view in views]
     image = views[int(np.argmax(foreground))].image if views else drawn
-    tile = _square(image.astype(info.pixel_type), geometry)
+    tile = _square(image.astype(info.pixel_type), tiles)
     pixels, network = tile.transpose(2, 0, 1)[None], _probabilities_alone(file)
     (likely,) = onnx_session(network).run(None, {"image": pixels})
     name = re.sub(r"[^\w+() -]", "-", run_folder(run).resolve().name, flags=re.ASCII)
@@ -75,7 +77,7 @@ def write_package(
         "cover.png": _cover(tile, likely[0], info),
         "README.md": text.replace("## Scores", "## Scores in validation").encode(),
     }
-    told = _description(name, info, geometry, parts)
+    told = _description(name, info, tiles, parts)
     parts["rdf.yaml"] = yaml.safe_dump(told, sort_keys=False, allow_unicode=True).encode()
     packed = BytesIO()
     with ZipFile(packed, "w") as archive:
@@ -85,18 +87,20 @@ def write_package(
     file.unlink()
 
 
-def _tiles(geometry: Geometry) -> tuple[int, int, int]:
-    """Smallest side of a tile, its steps, and what is cropped of its borders, in pixels.
+def _tiles(predictor: Predictor) -> Tiles:
+    """The sides of tiles in pixels of the image, whatever the size that the network sees it at.
 
     The network takes any side; of these nothing is added at the borders, unless it is `valid`.
     """
-    halo = max(geometry.stride, geometry.margin + geometry.margin % 2)
-    return 2 * (halo + geometry.stride), geometry.stride, halo
+    segmenter, step = predictor.engine.segmenter, predictor.engine.grid
+    halo = max(step, math.ceil(segmenter.network.geometry.margin / segmenter.scale))
+    halo += halo % 2
+    return 2 * (halo + step), step, halo
 
 
-def _square(image: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+def _square(image: NDArray[Any], tiles: Tiles) -> NDArray[Any]:
     """The middle of an image, of a side that tiles may have; continued by its mirror image."""
-    smallest, step, _ = _tiles(geometry)
+    smallest, step, _ = tiles
     side = max(0, min(*image.shape[:2], LARGEST) - smallest) // step * step + smallest
     added = [(0, max(0, side - length)) for length in image.shape[:2]]
     image = np.pad(image, [*added, (0, 0)], "symmetric")
@@ -128,11 +132,11 @@ def _cover(tile: NDArray[Any], likely: NDArray[Any], info: BundleInfo) -> bytes:
 
 
 def _description(
-    name: str, info: BundleInfo, geometry: Geometry, parts: Mapping[str, bytes]
+    name: str, info: BundleInfo, tiles: Tiles, parts: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """The content of rdf.yaml."""
     classes = [one.name for one in info.class_map.classes]
-    smallest, step, halo = _tiles(geometry)
+    smallest, step, halo = tiles
     bands = {1: ["grey"], 3: ["red", "green", "blue"]}.get(info.bands)
     bands = bands or [f"band_{number}" for number in range(1, info.bands + 1)]
     files = {part: _file(part, content) for part, content in parts.items()}

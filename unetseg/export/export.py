@@ -126,7 +126,7 @@ def export(
     images = [*drawn_images(predictor), *(view.image[None] for view in views)]
     with TemporaryDirectory() as folder:
         is_remade = config.to in {"bioimage", "deepness"}
-        file = Path(folder) / ("whole.onnx" if is_remade else output.name)
+        file = Path(folder) / (f"whole-{output.name}.onnx" if is_remade else output.name)
         whole = _written(file, predictor, config, views)
         again = _opened(file, config)
         agreement = compare(predictor, whole, again, images, progress)

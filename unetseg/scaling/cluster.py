@@ -96,9 +96,11 @@ class Worker:
         there = self._target.there(names)
         if len(there) < TRIES:
             self._target.write(names[len(there)], b"-")
-        yield len(there) < TRIES
-        for name in self._target.there(names):
-            self._target.remove(name)
+        try:
+            yield len(there) < TRIES
+        finally:  # an error is an answer too; a worker that was killed gives none
+            for name in self._target.there(names):
+                self._target.remove(name)
 
 
 def _lost(block: Block) -> dict[str, Any]:

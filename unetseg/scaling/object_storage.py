@@ -219,12 +219,15 @@ class Stage:
         portions = iter(lambda: list(islice(left, PORTION)), [])
         fetch = partial(self._fetch, folder)
         for portion in read_ahead(portions, fetch, lambda _: PIXELS_AHEAD):
-            there = self._begin(manifest, portion)
+            there, noted = self._begin(manifest, portion), self._journal()
             try:
-                result = predict_listed(self.work, portion, progress, self.block.journal)
-                self._put_masks(there)
+                try:
+                    result = predict_listed(self.work, portion, progress, self.block.journal)
+                finally:  # what was made is done once it is there
+                    self._put_masks(there)
+                    noted = self._journal()
             finally:  # not killed: what is noted as begun is not to blame
-                self._put_journal()
+                self._put_journal(noted)
             progress.advance("predicting", len(result.skipped))
             total = {key: total[key] + value for key, value in counted(result).items()}
             if self.stored.inputs:
@@ -283,7 +286,8 @@ class Stage:
         work, output = self.work, self.stored.output
         suffixes = {work.predictor.info.class_map.suffix, ".tif"}
         masks = [f"{name.as_posix()}{suffix}" for _, name in portion for suffix in suffixes]
-        self._put_journal("".join(f"{json.dumps({'begun': m, 'alone': False})}\n" for m in masks))
+        begun = "".join(f"{json.dumps({'begun': mask, 'alone': False})}\n" for mask in masks)
+        self._put_journal(self._journal() + begun)
         if not manifest.begun.keys().isdisjoint(masks):  # one may have a deadly header
             note_of(work.output, manifest.file.stem).touch()
         there = set()
@@ -303,11 +307,14 @@ class Stage:
         for file in files:
             file.unlink()
 
-    def _put_journal(self, more: str = "") -> None:
-        """Put the file of the block, with `more` at its end."""
+    def _journal(self) -> str:
+        """What is in the file of the block on this machine."""
         file = self.work.output / self.block.journal.file
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        self.stored.output.write(self.block.journal.file, self.told(text + more).encode())
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+    def _put_journal(self, text: str) -> None:
+        """Put the file of the block."""
+        self.stored.output.write(self.block.journal.file, self.told(text).encode())
 
 
 def places(inputs: Sequence[Path], output: Path) -> tuple[Place | None, Place]:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import stdtrit
 
 from unetseg import __version__
+from unetseg.bundle import BundleInfo
 from unetseg.config import CompareConfig, NetworkConfig, TrainConfig
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.masks.class_map import ClassMap
@@ -174,10 +175,7 @@ def compare(
     base, started = _started(output, base, data_hash(images), machine, plan)
     plan = make_plan(images, _of_kind(base, "concat"), machine)
     info = bundle_info(plan, images, data_hash(images))
-    costs = {}
-    for skip in skips:
-        network = info.network.model_copy(update={"skip": (skip,)})
-        costs[skip] = network_cost(info.model_copy(update={"network": network}), plan.patch)
+    costs = {skip: _cost(info, skip, plan.patch) for skip in skips}
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
     with locked(output):
@@ -251,6 +249,12 @@ def _of_kind(base: TrainConfig, skip: str) -> TrainConfig:
 def _common_settings(base: TrainConfig) -> dict[str, Any]:
     settings = flat_settings(base)
     return {name: value for name, value in settings.items() if name not in {"skip", "seed"}}
+
+
+def _cost(info: BundleInfo, skip: str, patch: int) -> Cost:
+    """Parameters and GFLOP of the network with one kind of skip."""
+    network = info.network.model_copy(update={"skip": (skip,)})
+    return network_cost(info.model_copy(update={"network": network}), patch)
 
 
 def _planned(images: Survey, config: TrainConfig, machine: Machine, progress: Progress) -> Plan:

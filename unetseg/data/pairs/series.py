@@ -429,7 +429,8 @@ def _by_place(members: list[Entry], shared: set[str]) -> list[list[Entry]]:
     """The members apart where places of their own hold the same names, else without these."""
     places = {entry.place for entry in members}
     rest = {place: tuple(name for name in place if name in shared) for place in places}
-    if any(rest.values()):  # whether one without a shared name lies apart, the other side shows
+    left = {*rest.values()}
+    if any(left):  # whether one without a shared name lies apart, the other side shows
         rest = {place: part or place for place, part in rest.items()}
     own = {place: tuple(name for name in place if name not in shared) for place in places}
     if not any(own.values()):
@@ -444,7 +445,8 @@ def _by_place(members: list[Entry], shared: set[str]) -> list[list[Entry]]:
         key
         for part in parts.values()
         for key in {
-            (e.place, e.split, stem) for e, stem in zip(part, _own_stems(part), strict=True)
+            (e.place if e.place in left else (), e.split, stem)
+            for e, stem in zip(part, _own_stems(part), strict=True)
         }
     )
     if max(keys.values()) == 1:
