@@ -130,8 +130,8 @@ def test_images_that_show_nothing_are_background_in_the_split_of_their_folder(
     report = check_folder(tmp_path, negatives(tmp_path, colour))
     known = report.survey
     assert {pair.name: pair.split for pair in known.pairs.pairs if pair.mask is None} == {
-        "train/images/0": "train",
-        "val/images/7": "val",
+        "train/0": "train",
+        "val/7": "val",
     }
     assert known.class_pixels("train") == [5 * 1200 - 4 * 400, 4 * 400]
     assert not report.of("error")
