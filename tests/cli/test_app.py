@@ -404,3 +404,17 @@ def test_lines_are_few(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None
     assert len(lines) == int(100 // console.QUIET_SECONDS)
     assert lines[0].startswith("training 15%")
     assert lines[0].endswith("loss 0.5")
+
+
+def test_the_time_that_is_left_does_not_count_what_was_done_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = console.Lines()
+    progress.start("training", 1000)
+    progress.advance("training", 400)  # of a run that goes on
+    for _ in range(300):
+        now[0] += 0.5
+        progress.advance("training")
+    assert "training 70%, 2 min 30 s left" in capsys.readouterr().out.splitlines()[-1]

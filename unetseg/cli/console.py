@@ -141,17 +141,19 @@ class Lines:
         self._done: dict[str, int] = {}
         self._total: dict[str, int | None] = {}
         self._facts: dict[str, dict[str, object]] = {}
-        self._began: dict[str, float] = {}
+        self._first: dict[str, tuple[int, float]] = {}  # what was done before may come at once
         self._spoke: dict[str, float] = {}
 
     def start(self, task: str, total: int | None = None) -> None:
         """Begin `task`."""
         self._done[task], self._total[task], self._facts[task] = 0, total, {}
-        self._began[task] = self._spoke[task] = time.monotonic()
+        self._first.pop(task, None)
+        self._spoke[task] = time.monotonic()
 
     def advance(self, task: str, steps: int = 1, **facts: object) -> None:
         """Print a line when the last one about `task` is long ago."""
         self._done[task] += steps
+        self._first.setdefault(task, (self._done[task], time.monotonic()))
         self._facts[task] = facts or self._facts[task]
         if time.monotonic() - self._spoke[task] >= QUIET_SECONDS:
             self._spoke[task] = time.monotonic()
@@ -172,10 +174,11 @@ class Lines:
         total, done = self._total[task], self._done[task]
         if not total or not done:
             return ""
-        share, gone = done / total, time.monotonic() - self._began[task]
-        if share < FORESEEN and gone < LONG:
+        (before, began), share = self._first[task], done / total
+        gone, new = time.monotonic() - began, done - before
+        if not new or (share < FORESEEN and gone < LONG):
             return f"{share:.0%}  "
-        return f"{share:.0%}, {duration(gone / share - gone)} left  "
+        return f"{share:.0%}, {duration(gone * (total - done) / new)} left  "
 
 
 class Bars:
