@@ -133,6 +133,11 @@ def refuse_read_only(folder: Path) -> None:
             pass
 
 
+def is_file(path: Path | str) -> bool:
+    """Whether a file is there; False too where its name is too long, or hidden."""
+    return os.path.isfile(path)  # noqa: PTH113 (which raises)
+
+
 def nearest_folder(path: Path) -> Path:
     """`path`, or the nearest above it that is a folder."""
     above = (path, *path.absolute().parents)

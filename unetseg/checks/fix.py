@@ -7,7 +7,6 @@ those of the content, and names that other machines refuse or confuse get anothe
 is copied byte for byte, or left out and listed.
 """
 
-import os
 import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ from unetseg.data.pairs.naming import fold
 from unetseg.errors import DataError, ImageError, MachineError, MaskError
 from unetseg.progress import SILENT, Progress
 from unetseg.resources import usable_cores
-from unetseg.storage import replace_folder, write_csv, write_json
+from unetseg.storage import is_file, replace_folder, write_csv, write_json
 from unetseg.text import plural, printable
 
 
@@ -206,7 +205,7 @@ def _copy(source: Path, target: Path) -> list[Path]:
     for known, beside in companions(source).items():
         stem, end = (target.name, known[9:]) if ".tif." in known else (target.stem, known[5:])
         files[target.with_name(stem + end.replace(".tfw", ".wld"))] = beside
-    if os.path.isfile(f"{source}.msk"):  # noqa: PTH113 (a name of any length)
+    if is_file(f"{source}.msk"):
         files[target.with_name(f"{target.name}.msk")] = Path(f"{source}.msk")
     for copy, file in files.items():
         try:

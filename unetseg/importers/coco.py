@@ -95,12 +95,14 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     yield Classes([name for _, name in categories])
     files = ImageFiles(source, images)
     shaped = [one for json in jsons.values() for one in json.annotations if one.segmentation]
-    crowds = sum(bool(one.iscrowd) for one in shaped)
-    has_strokes = crowds > len(shaped) / 2
+    crowds = [one for one in shaped if one.iscrowd]
+    are_strokes = len(crowds) > len(shaped) / 2
     ignored = "(iscrowd) ignored: 255 in the masks"
-    yield Note(crowds, "crowd region", STROKES if has_strokes else ignored)
+    yield Note(len(crowds), "crowd region", STROKES if are_strokes else ignored)
+    for one in crowds if are_strokes else ():
+        one.iscrowd = 0
     for path, json in jsons.items():
-        yield from _read_json(path, json, files, has_strokes=has_strokes)
+        yield from _read_json(path, json, files)
         bare = {image.id for image in json.images} - {one.image_id for one in json.annotations}
         yield Note(len(bare), "image", "without annotations: all background")
 
@@ -145,9 +147,7 @@ def _check(names: Sequence[str], jsons: Sequence[_Dataset]) -> None:
         raise DataError("category ids have several names", [*map(printable, faults)], fix)
 
 
-def _read_json(
-    path: Path, json: _Dataset, files: ImageFiles, *, has_strokes: bool
-) -> Iterator[Entry]:
+def _read_json(path: Path, json: _Dataset, files: ImageFiles) -> Iterator[Entry]:
     """The images of one file with their shapes, and what is wrong with them."""
     split = split_of(path.stem, path.parent.name)
     labels = {category.id: category.name for category in json.categories}
@@ -159,8 +159,7 @@ def _read_json(
         many = plural(len(by_image[image_id]), "annotation")
         yield Problem("annotation without image", f"{path.name}: {many} of id {image_id}")
     for image in json.images:
-        there = by_image.get(image.id, ())
-        shapes, problems = _shapes_on(image, there, labels, has_strokes=has_strokes)
+        shapes, problems = _shapes_on(image, by_image.get(image.id, ()), labels)
         if count[image.id] > 1:
             where = f"{path.name}: {image.id} of {image.file_name}"
             problems.append(Problem("image id is there twice", where))
@@ -179,11 +178,7 @@ def _read_json(
 
 
 def _shapes_on(
-    image: Image,
-    annotations: Iterable[_Annotation],
-    labels: Mapping[int, str],
-    *,
-    has_strokes: bool,
+    image: Image, annotations: Iterable[_Annotation], labels: Mapping[int, str]
 ) -> tuple[list[Shape], list[Problem]]:
     """The shapes on an image, and what is wrong with them before any is drawn."""
     shapes, problems = [], []
@@ -195,7 +190,7 @@ def _shapes_on(
         if not one.segmentation:
             fault = f"{where} has none; boxes are no masks"
             problems.append(Problem("no segmentation", fault))
-        label = None if one.iscrowd and not has_strokes else labels.get(one.category_id)
+        label = None if one.iscrowd else labels.get(one.category_id)
         patch = partial(_patch, one.segmentation)
         shapes.append(Shape(label, patch, f"annotation {one.id}"))
     return shapes, problems

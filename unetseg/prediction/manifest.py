@@ -27,7 +27,7 @@ from typing import Any
 
 from unetseg.data.files.georeference import companions
 from unetseg.data.files.pages import file_of
-from unetseg.data.files.rasters import sources_of
+from unetseg.data.files.rasters import read_with
 from unetseg.errors import ImageError, MachineError, UnetsegError
 from unetseg.locks import lock
 from unetseg.prediction.outputs import Job
@@ -316,20 +316,15 @@ def identity_of(image: Path) -> tuple[int, int]:
 
 
 def states_of(image: Path) -> list[os.stat_result]:
-    """Of the file of an image, and of all that pixels, gaps and place of it depend on too.
-
-    These are the files that a mosaic shows, and those beside the image: masks, headers, its place.
+    """Of the file of an image, and of all that its pixels, gaps and place depend on too.
 
     Raises:
         OSError: there is no such image.
     """
     file = file_of(image)
-    shown = sorted(sources_of(file)) if file.suffix.lower() == ".vrt" else ()
-    headers = file.with_suffix(".hdr"), Path(f"{file}.hdr")  # of ENVI
-    beside = [*companions(file).values(), Path(f"{file}.msk"), *headers]
     states = [file.stat()]
-    for path in dict.fromkeys([*shown, *beside]):
-        with suppress(OSError):  # most are not there
+    for path in dict.fromkeys([*read_with(file), *companions(file).values()]):
+        with suppress(OSError):  # it may be gone by now
             states.append(path.stat())
     return states
 

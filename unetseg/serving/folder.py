@@ -25,7 +25,7 @@ from unetseg.data.files.pages import MaskPath, file_of
 from unetseg.data.masks.class_list import ClassNames, NamedClass
 from unetseg.data.masks.class_map import MAX_CLASSES, ClassInfo, ClassMap, Coding, Colour
 from unetseg.data.masks.infer_classes import distinct_colours
-from unetseg.data.masks.listed_classes import background_by_name
+from unetseg.data.masks.listed_classes import background_by_name, stated_background
 from unetseg.data.pairs.dataset_yaml import FILE, described, write_description
 from unetseg.data.pairs.match import NO_MASK
 from unetseg.errors import DataError, ImageError, MachineError, MaskError
@@ -370,14 +370,19 @@ def begun_class_map(entries: Iterable[NamedClass], stated: str | None = None) ->
         MaskError: there is no such background, or there can be no such masks.
     """
     entries = list(entries)
-    background = _background(entries, stated)
+    names = [entry.name for entry in entries]
+    codes = [number if one.code is None else one.code for number, one in enumerate(entries)]
+    if stated is None:
+        background = background_by_name(names)
+    else:
+        background = stated_background(stated, names, codes)
     colours = list(dict.fromkeys([*COLOURS, *distinct_colours(len(entries))]))
     if background is not None:
         colours.insert(background, (0, 0, 0))
     infos = tuple(
         ClassInfo(
             name=entry.name,
-            code=number if entry.code is None else entry.code,
+            code=codes[number],
             colour=entry.colour or colours[number],
         )
         for number, entry in enumerate(entries)
@@ -389,21 +394,6 @@ def begun_class_map(entries: Iterable[NamedClass], stated: str | None = None) ->
         return ClassMap(classes=infos, ignore=ignore, coding=coding, background=background)
     except ValueError as error:
         raise MaskError(f"the class list does not do for new masks: {error}") from error
-
-
-def _background(entries: Sequence[NamedClass], stated: str | None) -> int | None:
-    """The index of the background; None where all classes are foreground."""
-    names = [entry.name for entry in entries]
-    if stated is None:
-        return background_by_name(names)
-    codes = (number if one.code is None else one.code for number, one in enumerate(entries))
-    known = [*names, *(",".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in codes)]
-    if stated in known:
-        return known.index(stated) % len(names)
-    if stated == "none":
-        return None
-    told = f"there is no class {stated!r} to be the background"
-    raise MaskError(told, fix=f"Name one of {', '.join(names)}, or none.")
 
 
 def renamed(image: str, mask: str, other: str) -> str | None:

@@ -12,7 +12,7 @@ scores, and might have been any; so the level is 95% for all pairs of kinds toge
 import csv
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ from unetseg.storage import parse_json, write_json, writing
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
-from unetseg.training.plan import Plan, bundle_info, make_plan
+from unetseg.training.plan import bundle_info, make_plan
 from unetseg.training.run import data_hash, flat_settings
 from unetseg.training.trainings import told_how_to_go_on
 from unetseg.training.tuning import tried_plan
@@ -66,6 +66,7 @@ SCORES = "skip_scores.json"
 """In a run folder: this training is complete, and these are its scores."""
 DIVERGED = "diverged.json"
 """In a run folder: this training diverged, as it would again, and is left out."""
+CONTENT = "content of the data"
 FREE = {"workers"}
 """Settings that may change when a comparison is gone on with."""
 SUMMARY = ("skip", "seeds", "dice_mean", "dice_sd", "gflop", "predict_ms", "verdict")
@@ -171,10 +172,10 @@ def compare(
     """
     skips, machine = _comparable(config.skips, base.network), start(base.runtime)
     images = survey(data, base.data, progress)
-    plan = _planned(images, _of_kind(base, "concat"), machine, progress)
-    base, started = _started(output, base, data_hash(images), machine, plan)
+    chosen = partial(_chosen, images, _of_kind(base, "concat"), machine, progress)
+    base, started = _started(output, base, data_hash(images), machine, chosen)
     plan = make_plan(images, _of_kind(base, "concat"), machine)
-    info = bundle_info(plan, images, data_hash(images))
+    info = bundle_info(plan, images, started["identity"][CONTENT])
     costs = {skip: _cost(info, skip, plan.patch) for skip in skips}
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -257,15 +258,25 @@ def _cost(info: BundleInfo, skip: str, patch: int) -> Cost:
     return network_cost(info.model_copy(update={"network": network}), patch)
 
 
-def _planned(images: Survey, config: TrainConfig, machine: Machine, progress: Progress) -> Plan:
-    """The plan that all kinds share: what is left open is chosen once, for this one."""
+def _chosen(
+    images: Survey, config: TrainConfig, machine: Machine, progress: Progress
+) -> dict[str, Any]:
+    """The network and the crops that all kinds share: what is left open is chosen for one kind."""
     plan = make_plan(images, config, machine, progress)
     training = config.training.model_copy(update={"batch": plan.batch})
-    return tried_plan(plan, images, config.model_copy(update={"training": training}), machine)
+    config = config.model_copy(update={"training": training})
+    plan = tried_plan(plan, images, config, machine)
+    crops = plan.model_dump(include={"batch", "patch", "augment"})
+    crops |= {"normalisation": plan.normalisation.kind}
+    return {"network": plan.network.model_dump(mode="json"), "crops": crops}
 
 
 def _started(
-    output: Path, base: TrainConfig, content: str, machine: Machine, plan: Plan
+    output: Path,
+    base: TrainConfig,
+    content: str,
+    machine: Machine,
+    chosen: Callable[[], dict[str, Any]],
 ) -> tuple[TrainConfig, dict[str, Any]]:
     """The settings of all trainings, and what is to be remembered of them in `output`.
 
@@ -275,13 +286,10 @@ def _started(
         ConfigError: `output` holds another comparison.
     """
     identity = {name: v for name, v in _common_settings(base).items() if name not in FREE}
-    identity |= {"content of the data": content, "severity of the corruptions": SEVERITY}
+    identity |= {CONTENT: content, "severity of the corruptions": SEVERITY}
     identity |= {"machine": f"{machine.device.type}, {machine.dtype}", "unetseg": __version__}
-    crops = {"batch": plan.batch, "patch": plan.patch, "augment": plan.augment}
-    crops |= {"normalisation": plan.normalisation.kind}
-    started = {"network": plan.network.model_dump(mode="json"), "crops": crops}
-    if any((output / RUNS).glob("*")):
-        started = _before(output, identity)
+    has_begun = any((output / RUNS).glob("*"))
+    started = _before(output, identity) if has_begun else chosen()
     network = NetworkConfig.model_validate(started["network"])
     network = network.model_copy(update=base.network.model_dump(include={"skip", "alpha"}))
     training = base.training.model_copy(update=started["crops"])

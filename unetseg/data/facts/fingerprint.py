@@ -18,7 +18,7 @@ from unetseg.data.facts.image_values import ImageFacts as ImageFacts
 from unetseg.data.facts.image_values import image_facts as image_facts
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.pages import MaskPath, file_of, files_of, image_hash
-from unetseg.data.files.rasters import sources_of
+from unetseg.data.files.rasters import read_with
 from unetseg.data.masks.mask_file import whole_factor
 from unetseg.data.masks.mask_values import MaskFacts, mask_facts
 from unetseg.data.pairs.match import Pair
@@ -119,15 +119,8 @@ def _describe(
 
 
 def _beside(path: Path) -> list[tuple[int, int]]:
-    """Size and time of the files that tell of an image's pixels too, beside it and in a mosaic."""
-    files = {path.with_name(f"{path.name}{end}") for end in (".aux.xml", ".msk", ".hdr")}
-    files |= {path.with_suffix(".hdr")} | (
-        sources_of(path) if path.suffix.lower() == ".vrt" else set()
-    )
-    # False for a name that is too long.
-    there = [file for file in files - {path} if os.path.isfile(file)]  # noqa: PTH113
-    stats = [file.stat() for file in there]
-    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+    """Size and time of the other files that tell of an image's pixels."""
+    return [(stat.st_size, stat.st_mtime_ns) for stat in map(Path.stat, read_with(path))]
 
 
 def _without_objects(pair: Pair, max_pixels: int | None) -> PairFacts | list[DataError]:

@@ -40,6 +40,7 @@ from unetseg.data.files.photos import Jpeg2000, Photo, open_photo
 from unetseg.data.files.rasters import Raster, ValidityMask, raster_driver
 from unetseg.data.files.tiffs import TIFF_STARTS, Tiff, Window
 from unetseg.errors import ImageError
+from unetseg.storage import is_file
 
 WHOLE_PIXELS = 2**25
 """Pixels; TIFFs and .npy with more are read by windows, any image with more by bands."""
@@ -290,7 +291,7 @@ class ImageFile:
     @cached_property
     def has_mask(self) -> bool:
         """Whether a mask in the file, or a .msk file beside it, tells which pixels are valid."""
-        return self._has_mask or os.path.isfile(f"{self.path}.msk")  # noqa: PTH113
+        return self._has_mask or is_file(f"{self.path}.msk")
 
     @property
     def has_gaps(self) -> bool:

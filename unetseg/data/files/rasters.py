@@ -1,6 +1,5 @@
 """Rasters that GDAL reads and tifffile does not: VRT mosaics, ERDAS Imagine, ENVI."""
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from unetseg.data.files.vrts import (
     refuse_foreign_sources,
 )
 from unetseg.errors import ImageError
+from unetseg.storage import is_file
 
 _STARTS = {"VRT": VRT_START, "HFA": HFA_START}
 _ENVI_SUFFIXES = frozenset({".dat", ".img", ".bsq", ".bil", ".bip", ".raw", ".envi", ""})
@@ -108,8 +108,7 @@ class ValidityMask:
         self._path, self._lock = path, threading.Lock()
         self._raster = _opened(path)
         beside = path.with_name(f"{path.name}.msk")
-        is_there = os.path.isfile(beside)  # noqa: PTH113 (False for a name that is too long)
-        if is_there and not has_mask(self._raster):
+        if is_file(beside) and not has_mask(self._raster):
             raise unreadable(beside, "GDAL finds no mask in it")
 
     def window(self, window: Window) -> NDArray[np.bool_]:
@@ -158,6 +157,17 @@ def is_raster(path: Path) -> bool:
     """Whether a file that its suffix would let pass is such a raster, by its first bytes."""
     may_be = path.suffix.lower() in {*_ENVI_SUFFIXES, ".vrt"}
     return may_be and path.is_file() and bool(raster_driver(path, first_bytes(path)))
+
+
+def read_with(image: Path) -> list[Path]:
+    """The other files that tell of an image's pixels: those beside it, and the sources of a mosaic.
+
+    What lies beside it and tells of its place alone: see `companions`.
+    """
+    beside = {image.with_name(f"{image.name}{end}") for end in (".aux.xml", ".msk", ".hdr")}
+    beside |= {image.with_suffix(".hdr")}
+    shown = sources_of(image) if image.suffix.lower() == ".vrt" else set()
+    return sorted(filter(is_file, (beside | shown) - {image}))
 
 
 def sources_of(vrt: Path) -> set[Path]:

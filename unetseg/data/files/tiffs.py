@@ -23,7 +23,7 @@ from PIL import TiffImagePlugin
 
 from unetseg.data.files.limits import refuse_bomb, told_orientation, unreadable
 from unetseg.data.files.pages import several
-from unetseg.storage import atomic_path
+from unetseg.storage import atomic_path, is_file
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CACHE_BYTES = 2**26  # decoded strips and tiles that an open file keeps, bytes
@@ -341,9 +341,7 @@ def _other_files(file: tifffile.TiffFile, path: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _refuse_cut_off(
-    series: tifffile.TiffPageSeries, path: Path, others: Iterable[Path] = ()
-) -> None:
+def _refuse_cut_off(series: tifffile.TiffPageSeries, path: Path, others: Iterable[Path]) -> None:
     """Refuse a file that ends before its pixels do; they would be read as zeros or not at all.
 
     Raises:
@@ -352,7 +350,7 @@ def _refuse_cut_off(
     """
     for page in series.pages:
         if page is None:
-            missing = [one.name for one in others if not os.path.isfile(one)]  # noqa: PTH113
+            missing = [one.name for one in others if not is_file(one)]
             told = f"files of its data set are missing: {', '.join(missing)}"
             raise unreadable(path, told if missing else "pages that its header names are missing")
         pieces = zip(page.dataoffsets, page.databytecounts, strict=False)

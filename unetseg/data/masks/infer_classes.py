@@ -28,10 +28,12 @@ from unetseg.data.masks.class_map import (
 from unetseg.data.masks.listed_classes import (
     ListedClass,
     background_by_name,
+    code_text,
     is_border,
     is_void,
     listed_classes,
     possible_codes,
+    stated_background,
 )
 from unetseg.data.masks.mask_values import (
     Folder,
@@ -128,11 +130,13 @@ def infer_class_map(
     ground = _background(folder, meaning, background, named=bool(named))
     meaning = replace(meaning, background=ground)
     class_map = _build(folder, reading, meaning)
-    told = [f"{_text(code)} counts as {_text(meant)}" for code, meant in united.items()][:_SHOWN]
+    told = [f"{code_text(code)} counts as {code_text(meant)}" for code, meant in united.items()][
+        :_SHOWN
+    ]
     forms = Counter(fact.form for fact in folder.facts if fact.form)
     told += [f"{count} of {len(facts)} {form}" for form, count in forms.items()]
     if names and len(named) > len(names.entries):
-        told.append(f"{names.source} does not name {_text(named[0].code)}")
+        told.append(f"{names.source} does not name {code_text(named[0].code)}")
     if numbers:
         told.append(f"the codes are class × {numbers} + number of the object, which does not count")
     class_map = _with_further_codes(class_map, united, numbers)
@@ -218,16 +222,9 @@ def _background(
     Raises:
         MaskError: there is no class of the stated name or code.
     """
-    codes = [_text(item.code) for item in meaning.classes]
-    names = [
-        item.name or f"class {code}" for item, code in zip(meaning.classes, codes, strict=True)
-    ]
+    names = [item.name or f"class {code_text(item.code)}" for item in meaning.classes]
     if stated is not None:
-        known = [*names, *codes]
-        if stated not in known and stated != "none":
-            summary = f"there is no class {stated!r} to be the background"
-            raise MaskError(summary, fix=f"Name one of {some(names)}, or none.")
-        return known.index(stated) % len(names) if stated in known else None
+        return stated_background(stated, names, [item.code for item in meaning.classes])
     if named:
         return background_by_name(names)
     dark = next((i for i, item in enumerate(meaning.classes) if item.code in (0, BLACK)), None)
@@ -315,8 +312,8 @@ def _one_class_of_objects(folder: Folder, ignored: tuple[Code, ...]) -> tuple[Cl
     class_map = _build(folder, Reading(folder.found), meaning).model_copy(update={"objects": True})
     values = f"{_span(tuple(numbers))} {coding_name(folder.coding)}"
     return class_map, (
-        f"masks: {values} number objects, not classes: one class of all, object {_text(code)}, "
-        f"and background {_text(ground)}{', 255 is ignored' if 255 in meaning.ignore else ''}; "
+        f"masks: {values} number objects, not classes: one class of all, object {code_text(code)}, "
+        f"and background {code_text(ground)}{', 255 is ignored' if 255 in meaning.ignore else ''}; "
         "name the values in classes.txt if they are classes"
     )
 
@@ -373,7 +370,7 @@ def _name(meaning: _Meaning, index: int) -> str:
         return "background"
     if len(meaning.classes) == 2 and meaning.background is not None:
         return "foreground"
-    return f"class {_text(item.code)}"
+    return f"class {code_text(item.code)}"
 
 
 def _dtype(codes: Iterable[Code]) -> str:
@@ -415,7 +412,7 @@ def _sentence(
     source = f" by {names.source}" if names else ""
     classes = f"{count} classes{source} ({shown}{', …' if count > _SHOWN else ''})"
     ignored = [
-        f"{_text(code)}{' = ' if name else ''}{name} is ignored"
+        f"{code_text(code)}{' = ' if name else ''}{name} is ignored"
         for code, name in meaning.ignore.items()
     ]
     return ", ".join([f"masks: {values}", classes, *ignored, *filter(None, [reading.noise])])
@@ -423,19 +420,15 @@ def _sentence(
 
 def _label(item: ClassInfo) -> str:
     """A class and its code, unless the name is made of the code."""
-    code = _text(item.code)
+    code = code_text(item.code)
     return item.name if item.name == f"class {code}" else f"{item.name} {code}"
 
 
 def _span(codes: tuple[Code, ...]) -> str:
     if len(codes) <= 3:
-        return "/".join(_text(code) for code in codes)
-    return f"{_text(codes[0])}–{_text(codes[-1])}"
+        return "/".join(code_text(code) for code in codes)
+    return f"{code_text(codes[0])}–{code_text(codes[-1])}"
 
 
 def _parts(code: Code) -> tuple[int, ...]:
     return code if isinstance(code, tuple) else (code,)
-
-
-def _text(code: Code) -> str:
-    return ",".join(map(str, code)) if isinstance(code, tuple) else str(code)

@@ -174,6 +174,21 @@ def named_background(classes: tuple[ListedClass, ...]) -> int | None:
     return next(iter([*exact, *vague]), None)
 
 
+def stated_background(stated: str, names: Sequence[str], codes: Sequence[Code]) -> int | None:
+    """Which class is the background by its name or code; None for "none".
+
+    Raises:
+        MaskError: there is no class of that name or code.
+    """
+    known = [*names, *map(code_text, codes)]
+    if stated in known:
+        return known.index(stated) % len(names)
+    if stated == "none":
+        return None
+    told = f"there is no class {stated!r} to be the background"
+    raise MaskError(told, fix=f"Name one of {some(names)}, or none.")
+
+
 def background_by_name(names: Sequence[str]) -> int | None:
     """As `named_background`, or what is called "other" where no class is called background.
 
@@ -183,6 +198,11 @@ def background_by_name(names: Sequence[str]) -> int | None:
     rest = (i for i, name in enumerate(names) if _REST_NAMES.intersection(_parts(name)))
     ground = named_background(tuple(ListedClass(0, name) for name in names))
     return next(rest, None) if ground is None else ground
+
+
+def code_text(code: Code) -> str:
+    """A code as one writes it: 3, or 255,0,0."""
+    return ",".join(map(str, code)) if isinstance(code, tuple) else str(code)
 
 
 def is_void(name: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unetseg.data.files.limits import LFS_START
+from unetseg.storage import is_file
 from unetseg.text import printable
 
 _HEAD = 1 << 16  # bytes of a file that tell what it is
@@ -57,7 +58,7 @@ def find_foreign(root: Path) -> list[Foreign]:
     for folder, _, names in os.walk(root):
         for name in sorted(names):
             path = Path(folder, name)
-            if not name.startswith(".") and os.path.isfile(path):  # noqa: PTH113 (of any length)
+            if not name.startswith(".") and is_file(path):
                 by_suffix[path.suffix.lower()].append(path)
     found = [*_jsons(root, by_suffix), *_texts(root, by_suffix), *_xmls(by_suffix)]
     for suffix, what in _FORMATS.items():

@@ -15,6 +15,7 @@ from unetseg.data.files.folders import IMAGE_SUFFIXES, output_names
 from unetseg.data.files.pages import file_of, split_page
 from unetseg.data.pairs.naming import SPLITS, read_name
 from unetseg.errors import PairingError
+from unetseg.storage import is_file
 from unetseg.text import printable
 
 _COLUMNS = {
@@ -255,6 +256,6 @@ def _resolve(cell: str, bases: Sequence[str]) -> Path | None:
         for base in bases:
             path = os.path.normpath(os.path.join(base, name))  # noqa: PTH118 (10 times as fast)
             file = os.fspath(file_of(Path(path))) if "#" in cell else path
-            if cell and os.path.isfile(file):  # noqa: PTH113 (False for a name that is too long)
+            if cell and is_file(file):
                 return Path(path)
     return None
