@@ -14,9 +14,10 @@ import pytest
 from unetseg.cli.app import run
 from unetseg.config import TrainConfig
 from unetseg.data.pairs.splits import read_splits
-from unetseg.errors import ConfigError, StoppedError
+from unetseg.errors import ConfigError, MachineError, StoppedError
 from unetseg.evaluation.compare import compare
 from unetseg.evaluation.evaluate import evaluate
+from unetseg.locks import locked
 from unetseg.prediction.predictor import load
 from unetseg.progress import Silent
 from unetseg.storage import parse_json, write_text
@@ -101,6 +102,14 @@ def test_more_folds_than_images_are_refused_and_leave_no_trace(data: Path, tmp_p
     with pytest.raises(ConfigError, match="there are no 9 parts to hold out"):
         train_folds(data, 9, home, CONFIG)
     assert (home / "notes.txt").read_text() == "mine"
+
+
+def test_the_folder_that_another_process_has_stays(data: Path, tmp_path: Path) -> None:
+    home = tmp_path / "f"
+    home.mkdir()
+    with locked(home), pytest.raises(MachineError, match="works in"):
+        train_folds(data, 2, home, CONFIG)
+    assert (home / ".lock").exists()
 
 
 @pytest.mark.parametrize("named", [True, False])

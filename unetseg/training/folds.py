@@ -7,7 +7,6 @@ from unetseg.bundle import join_bundles
 from unetseg.config import TrainConfig
 from unetseg.errors import ConfigError
 from unetseg.evaluation.evaluate import evaluate
-from unetseg.locks import locked
 from unetseg.progress import SILENT, Progress
 from unetseg.report.page import write_report
 from unetseg.storage import parse_json, write_json
@@ -17,10 +16,9 @@ from unetseg.training.run import write_settings
 from unetseg.training.trainings import (
     claim,
     evaluation_of,
-    leaving_no_trace,
+    in_one_folder,
     of_shape,
     one_of,
-    told_how_to_go_on,
 )
 
 WAY_ON = "The same command with --resume goes on."
@@ -49,7 +47,7 @@ def train_folds(
         ConfigError: settings contradict each other, or there are fewer groups of images.
         UnetsegError: as `train`.
     """
-    with leaving_no_trace(home), locked(home), told_how_to_go_on(WAY_ON):
+    with in_one_folder(home, WAY_ON):
         if config.data.fold is not None:
             raise ConfigError("--fold and --folds contradict one another", fix="Leave --fold away.")
         asked_for = claim(home, data, config, folds)

@@ -12,7 +12,6 @@ from unetseg.data.crops.dataset import Order
 from unetseg.data.facts.survey import survey
 from unetseg.errors import ConfigError
 from unetseg.evaluation.evaluate import evaluate
-from unetseg.locks import locked
 from unetseg.progress import SILENT, Progress
 from unetseg.report.curves import extrapolated
 from unetseg.storage import json_value, parse_json, write_csv, write_json
@@ -22,10 +21,9 @@ from unetseg.training.plan import Plan, crops_of, read_plan
 from unetseg.training.trainings import (
     claim,
     evaluation_of,
-    leaving_no_trace,
+    in_one_folder,
     of_shape,
     one_of,
-    told_how_to_go_on,
 )
 
 WAY_ON = "The same command goes on."
@@ -103,7 +101,7 @@ def learning_curve(
         raise ConfigError(
             told, fix="Take fewer --doublings, or label more images (or groups of them) first."
         )
-    with leaving_no_trace(home), locked(home), told_how_to_go_on(WAY_ON):
+    with in_one_folder(home, WAY_ON):
         config = one_of(claim(home, data, config, len(parts)), len(parts))
         whole = home / "share_1"  # all images decide the shape
         asked = config.model_copy(update={"data": parts[0]})

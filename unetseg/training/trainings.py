@@ -11,6 +11,7 @@ from pathlib import Path
 from unetseg.config import DeviceConfig, EvalConfig, GroupsConfig, TrainConfig
 from unetseg.data.facts.survey import survey
 from unetseg.errors import ConfigError, StoppedError
+from unetseg.locks import locked
 from unetseg.storage import parse_json, write_json
 from unetseg.training.checkpoint import STATE
 from unetseg.training.plan import read_plan
@@ -56,15 +57,19 @@ def told_how_to_go_on(way: str) -> Iterator[None]:
 
 
 @contextmanager
-def leaving_no_trace(home: Path) -> Iterator[None]:
-    """Remove the folder of trainings of which none has begun."""
-    try:
-        yield
-    except BaseException:
-        ours = {home / STARTED, home / ".lock"}
-        if set(home.iterdir()) <= ours:
-            shutil.rmtree(home, ignore_errors=True)
-        raise
+def in_one_folder(home: Path, way_on: str) -> Iterator[None]:
+    """Hold the folder of several trainings; it is removed where none of them has begun.
+
+    A training that is stopped tells how all of them go on, the `way_on`.
+    """
+    with locked(home), told_how_to_go_on(way_on):
+        try:
+            yield
+        except BaseException:
+            ours = {home / name for name in (STARTED, ".lock", ".owner")}
+            if set(home.iterdir()) <= ours:
+                shutil.rmtree(home, ignore_errors=True)
+            raise
 
 
 def claim(home: Path, data: Path, config: TrainConfig, trainings: int) -> TrainConfig:
