@@ -6,12 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from unetseg.cli.app import run
+from unetseg.config import TrainConfig
+from unetseg.data.files.pngs import write_png
 from unetseg.data.sample import draw_sample
+from unetseg.errors import DataError
 from unetseg.storage import parse_json
-from unetseg.training.learning_curve import LearningCurve, Share, epochs_as_long, fitted
+from unetseg.training.learning_curve import (
+    LearningCurve,
+    Share,
+    epochs_as_long,
+    fitted,
+    learning_curve,
+)
 from unetseg.training.plan import Plan
 
 WORDS = ["--depth=2", "--width=4", "--patch=32", "-b=4", "-e=1", "--device=cpu", "--workers=0"]
@@ -45,6 +55,25 @@ def test_shares_learn_in_as_many_steps(images: int, accumulate: int) -> None:
     assert epochs is not None
     assert abs(epochs * part - 100 * steps) <= part / 2
     assert epochs_as_long(whole.model_copy(update={"epochs": None}), (1,), 1) is None
+
+
+@pytest.mark.parametrize(("held_out", "told"), [(1, "fewer than two images"), (2, "no foreground")])
+def test_images_whose_scores_would_have_no_interval_are_refused_before_any_training(
+    tmp_path: Path, held_out: int, told: str
+) -> None:
+    drawn = draw_sample(tmp_path / "drawn", count=12, size=48)
+    for kind in ("images", "masks"):
+        for number, path in enumerate(sorted((drawn / kind).iterdir())):
+            split = "val" if number < held_out else "train"
+            target = tmp_path / "cells" / split / kind / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+    for mask in (tmp_path / "cells" / "val" / "masks").iterdir():
+        if told == "no foreground":
+            write_png(mask, np.zeros((48, 48), np.uint8))
+    with pytest.raises(DataError, match=told):
+        learning_curve(tmp_path / "cells", tmp_path / "curve", TrainConfig(), doublings=1)
+    assert not (tmp_path / "curve").exists()
 
 
 @pytest.mark.long

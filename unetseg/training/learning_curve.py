@@ -9,8 +9,8 @@ import numpy as np
 
 from unetseg.config import ScoringConfig, TrainConfig
 from unetseg.data.crops.dataset import Order
-from unetseg.data.facts.survey import survey
-from unetseg.errors import ConfigError
+from unetseg.data.facts.survey import Survey, survey
+from unetseg.errors import ConfigError, DataError
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.progress import SILENT, Progress
 from unetseg.report.curves import extrapolated
@@ -90,17 +90,13 @@ def learning_curve(
 
     Raises:
         ConfigError: there are too few training images.
+        DataError: one validation image or group, or none with foreground: scores have no interval.
         UnetsegError: as `train`.
     """
     numbers = range(doublings + 1)
     parts = [config.data.model_copy(update={"share": 0.5**n}) for n in numbers]
-    images = [survey(data, part).facts_of("train") for part in parts]
-    counts = [*map(len, images)]
-    if counts[-1] < FEWEST or len(set(counts)) < len(counts):
-        told = f"the shares would have {', '.join(map(str, counts))} training images"
-        raise ConfigError(
-            told, fix="Take fewer --doublings, or label more images (or groups of them) first."
-        )
+    known = [survey(data, part) for part in parts]
+    _refuse_too_few(known)
     with in_one_folder(home, WAY_ON):
         config = one_of(claim(home, data, config, len(parts)), len(parts))
         whole = home / "share_1"  # all images decide the shape
@@ -108,7 +104,7 @@ def learning_curve(
         points = [_trained(data, whole, asked, progress)]
         config, plan = of_shape(config, whole), read_plan(whole)
         for n in numbers[1:]:
-            crops = crops_of(images[n], plan.patch)
+            crops = crops_of(known[n].facts_of("train"), plan.patch)
             epochs = epochs_as_long(plan, crops, config.training.accumulate)
             training = config.training.model_copy(update={"epochs": epochs})
             asked = config.model_copy(update={"data": parts[n], "training": training})
@@ -119,6 +115,29 @@ def learning_curve(
             write_json(folder / "curve.json", content)
         write_csv(home / "curve.csv", [json_value(asdict(point)) for point in curve.shares])
     return curve
+
+
+def _refuse_too_few(shares: Sequence[Survey]) -> None:
+    """Refuse what could be no curve before anything is trained.
+
+    Raises:
+        ConfigError: there are too few training images.
+        DataError: one image or group is held out, or nothing of the foreground.
+    """
+    counts = [len(known.select("train")) for known in shares]
+    if counts[-1] < FEWEST or len(set(counts)) < len(counts):
+        told = f"the shares would have {', '.join(map(str, counts))} training images"
+        raise ConfigError(
+            told, fix="Take fewer --doublings, or label more images (or groups of them) first."
+        )
+    whole = shares[0]
+    if len({pair.group or pair.name for pair in whole.select("val")}) < 2:
+        told = "fewer than two images (or groups) are held out for validation: no score is sure"
+        raise DataError(told, fix="Bring more validation images, or of more groups.")
+    pixels = whole.class_pixels("val")
+    if not any(pixels[index] for index in whole.class_map.foreground):
+        told = "the images held out for validation show no foreground: there is nothing to score"
+        raise DataError(told, fix="Bring validation images with foreground.")
 
 
 def epochs_as_long(plan: Plan, crops: Sequence[int], accumulate: int) -> int | None:
