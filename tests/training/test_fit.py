@@ -286,6 +286,17 @@ def test_resume_of_nothing_is_an_error(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("plan", [None, "{}"], ids=["gone", "of another version"])
+def test_resume_without_a_plan_is_an_error(data: Path, tmp_path: Path, plan: str | None) -> None:
+    run = train(data, tiny(epochs=1), out=tmp_path, name="a")
+    (run / "plan.json").unlink()
+    if plan is not None:
+        (run / "plan.json").write_text(plan)
+    with pytest.raises(BundleError, match=r"plan\.json or its settings cannot be read"):
+        train(data, tiny(epochs=2), out=tmp_path, name="a", resume=True)
+
+
+@pytest.mark.long
 def test_a_name_is_not_used_twice(data: Path, tmp_path: Path) -> None:
     train(data, tiny(epochs=1), out=tmp_path, name="a")
     with pytest.raises(MachineError, match="holds a run already"):

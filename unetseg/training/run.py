@@ -170,7 +170,7 @@ def resume_run(
     """The run called `name`, or the last one in `out`, as it was saved.
 
     Raises:
-        BundleError: there is no run to go on with.
+        BundleError: there is no run to go on with, or it is of another version.
         ConfigError: the data or the settings differ from those of the run.
     """
     folder = out / name if name else latest_run(out)
@@ -181,7 +181,13 @@ def resume_run(
         remove_leftovers(folder)
         state = load_state(folder, progress)
         identity = state["identity"]
-        config = merged_settings(TrainConfig.model_validate_json(identity["config"]), config)
+        try:
+            saved, plan = TrainConfig.model_validate_json(identity["config"]), read_plan(folder)
+        except (OSError, ValueError) as error:
+            told = f"{folder} cannot be gone on with: plan.json or its settings cannot be read"
+            fix = "Train anew, or start from its weights: unetseg train DATA --from RUN"
+            raise BundleError(told, [error], fix) from error
+        config = merged_settings(saved, config)
         machine = start(config.runtime, group)
         _warn_of_little_memory(progress)
         known = survey(data, config.data, progress)
@@ -194,7 +200,7 @@ def resume_run(
             fix = "Give the folder it was trained on, or train anew without --resume."
             raise ConfigError(f"{data} has changed since {folder.name} was started", changed, fix)
         known = with_splits(known, read_splits(folder / "splits.json", "name"))
-        plan = _continued_plan(folder, config)
+        plan = _continued(plan, config)
         progress.say(f"going on with {folder} at step {state['step']}")
         yield TrainingRun(folder, data, config, machine, known, plan, data_hash(known), state)
 
@@ -209,9 +215,8 @@ def _warn_of_little_memory(progress: Progress) -> None:
         )
 
 
-def _continued_plan(folder: Path, config: TrainConfig) -> Plan:
+def _continued(plan: Plan, config: TrainConfig) -> Plan:
     """The plan of the run, with what may change on the way: its length and the machine's part."""
-    plan = read_plan(folder)
     epochs = config.training.epochs
     if epochs is None and config.training.budget is None:
         epochs = plan.epochs
