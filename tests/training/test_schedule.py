@@ -92,3 +92,9 @@ def test_steps_end_a_training_exactly() -> None:
 def test_whichever_ends_first() -> None:
     assert run(Clock(0.0, 1000.0, 37), 1.0) == 37
     assert run(Clock(0.0, 30.0, 10_000), 1.0) < 31
+
+
+def test_a_clock_that_stands_still_for_a_few_steps_knows_no_speed() -> None:
+    clock = Clock(0.0, None, 100)
+    assert run(clock, 0.0, most=10) == 10
+    assert clock.speed == 0

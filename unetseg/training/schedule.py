@@ -70,8 +70,8 @@ class Clock:
 
     @property
     def speed(self) -> float:
-        """Steps per second, lately; 0 while that is not known."""
-        if len(self._recent) < FEWEST_STEPS:
+        """Steps per second, lately; 0 while that is not known, as where a clock is coarse."""
+        if len(self._recent) < FEWEST_STEPS or self._recent[0] == self._recent[-1]:
             return 0.0
         return (len(self._recent) - 1) / (self._recent[-1] - self._recent[0])
 
