@@ -1,7 +1,5 @@
 """A look into the lab: a trained U-Net and its images go in, a table with pictures comes out."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,7 @@ from unetseg.prediction.engine import machine_for
 from unetseg.prediction.pipeline import read_ahead
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine, start
-from unetseg.storage import atomic_path, write_json, write_text
+from unetseg.storage import atomic_path, write_csv, write_json
 from unetseg.text import plural
 from unetseg.unet.segmenter import Segmenter, image_statistics, to_machine
 
@@ -194,12 +192,8 @@ def publish(result: Result, name: str, figures: Mapping[str, Figure], **facts: o
         figures: Figure of each picture by the stem of its file.
         **facts: What else belongs to the JSON: settings, seeds, versions.
     """
-    text = io.StringIO()
     columns = list(dict.fromkeys(column for row in result.rows for column in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(result.rows)
-    write_text(result.folder / f"{name}.csv", text.getvalue())
+    write_csv(result.folder / f"{name}.csv", result.rows, columns)
     content: dict[str, object] = {"caption": result.caption} | facts
     if len(result.rows) <= MOST_ROWS:
         content["rows"] = list(result.rows)
