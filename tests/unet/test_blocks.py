@@ -37,10 +37,12 @@ def test_valid_convolutions_lose_two_pixels_on_every_side() -> None:
 
 # Residual blocks
 
+RESIDUAL = NetworkConfig(block="residual", norm="none")
+
 
 @pytest.mark.parametrize("outputs", [3, 8])
 def test_a_residual_block_with_a_silent_branch_is_its_shortcut(outputs: int) -> None:
-    block = ResidualBlock(3, outputs, no_norm)
+    block = make_block(RESIDUAL)(3, outputs)
     path = block.get_submodule("shortcut.path")
     nn.init.zeros_(block.get_parameter("branch.3.weight"))
     nn.init.zeros_(block.get_parameter("branch.3.bias"))
@@ -49,7 +51,8 @@ def test_a_residual_block_with_a_silent_branch_is_its_shortcut(outputs: int) -> 
 
 
 def test_the_gradient_passes_a_residual_block_on_its_shortcut() -> None:
-    block, image = ResidualBlock(3, 3, no_norm), torch.randn(2, 3, 9, 11, requires_grad=True)
+    block, image = make_block(RESIDUAL)(3, 3), torch.randn(2, 3, 9, 11, requires_grad=True)
+    assert isinstance(block, ResidualBlock)
     upstream, output = torch.randn(2, 3, 9, 11), block(image)
     (gradient,) = torch.autograd.grad(output, image, upstream)
     alive = upstream * (output > 0)  # what the ReLU at the end lets through

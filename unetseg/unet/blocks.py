@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from unetseg.unet.shortcuts import Norm, Sum, identity_or_projection
+from unetseg.unet.shortcuts import Norm
 
 MakeShortcut = Callable[[int, int, Norm], nn.Module]
 """Makes a shortcut from the channels that come in and go out and the norm."""
@@ -68,11 +68,6 @@ class PlainBlock(nn.Sequential):
         )
 
 
-def sum_shortcut(inputs: int, outputs: int, norm: Norm) -> Sum:
-    """F(x) + x, with a projection where the channels change."""
-    return Sum(identity_or_projection(inputs, outputs, norm))
-
-
 class ResidualBlock(nn.Module):
     """ReLU(F(x) joined with x), F being two 3×3 convolutions (He 2015, 1512.03385).
 
@@ -83,9 +78,7 @@ class ResidualBlock(nn.Module):
         shortcut: Makes what joins x and F(x).
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, norm: Norm, shortcut: MakeShortcut = sum_shortcut
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Norm, shortcut: MakeShortcut) -> None:
         super().__init__()
         self.shortcut = shortcut(inputs, outputs, norm)
         self.branch = nn.Sequential(
@@ -116,7 +109,7 @@ class DenseBlock(nn.Module):
         growth: Channels that each layer adds.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: Norm, growth: int = 32) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Norm, growth: int) -> None:
         super().__init__()
         widths = [inputs + growth * layer for layer in range(DENSE_LAYERS + 1)]
         self.layers = nn.ModuleList(
