@@ -87,7 +87,7 @@ class Learner:
         self.average.load_state_dict(self.segmenter.state_dict())
         return kept
 
-    def join(self, *, all_used: bool = False) -> None:
+    def join(self, *, all_used: bool) -> None:
         """From now on learn with the other processes of the machine's group.
 
         The loss is that of all crops, batch norm if asked for too, and gradients are averaged.

@@ -30,12 +30,12 @@ def shown(images: int) -> list[int]:
     return [(2 * row + 1) * images // (2 * rows) for row in range(rows)]
 
 
-def augmented_sheet(crops: Crops, seed: int = 0) -> NDArray[np.uint8]:
+def augmented_sheet(crops: Crops) -> NDArray[np.uint8]:
     """A sheet of augmented pairs: each row one image, each column one draw."""
     class_map = crops.reader.class_map
     rows = []
     for row, index in enumerate(shown(len(crops.reader))):
-        draws = [crops[index, (seed * ROWS + row) * DRAWS + draw] for draw in range(DRAWS)]
+        draws = [crops[index, row * DRAWS + draw] for draw in range(DRAWS)]
         rows.append(
             [_overlay(d.image.permute(1, 2, 0).numpy(), d.mask.numpy(), class_map) for d in draws]
         )

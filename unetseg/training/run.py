@@ -28,6 +28,7 @@ from unetseg.resources import MEBIBYTE, host_memory
 from unetseg.runtime import Machine, start, versions
 from unetseg.storage import (
     has_begun,
+    json_value,
     latest_run,
     new_run_folder,
     remove_leftovers,
@@ -270,10 +271,9 @@ class RunLog:
         """Append one line to log.jsonl; what is not a number becomes null."""
         if not self._writes:
             return
-        facts = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in facts.items()}
         path = self.folder / LOG
         with writing(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": kind, **facts}) + "\n")
+            file.write(json.dumps(json_value({"event": kind, **facts})) + "\n")
 
     def close(self) -> None:
         """Close what is open."""
@@ -313,7 +313,7 @@ def _describe(run: TrainingRun) -> None:
 
 def described_data(known: Survey, findings: Sequence[Finding]) -> dict[str, Any]:
     """The content of data.json: what the folder holds, and what was found wrong with it."""
-    sizes = sorted({fact.image.shape[:2] for fact in known.facts.values()}, key=math.prod)
+    sizes = sorted({fact.image.shape for fact in known.facts.values()}, key=math.prod)
     low, high = (f"{width}×{height}" for height, width in (sizes[0], sizes[-1]))
     splits = [split for split in ("train", "val", "test") if known.select(split)]
     pixels = {split: known.class_pixels(split) for split in splits}
