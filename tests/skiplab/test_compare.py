@@ -36,7 +36,6 @@ from unetseg.data.sample import draw_sample
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.prediction.predictor import Predictor
-from unetseg.skiplab import compare as room
 from unetseg.skiplab.compare import (
     CLEAN,
     SCORES,
@@ -50,7 +49,7 @@ from unetseg.skiplab.compare import (
 from unetseg.skiplab.corruptions import CORRUPTIONS
 from unetseg.skiplab.cost import Cost
 from unetseg.skiplab.look import Result
-from unetseg.training import tuning
+from unetseg.training import trainings, tuning
 from unetseg.training.fit import train
 
 KINDS = CompareConfig(skips=("concat", "none"), seeds=2)
@@ -290,7 +289,7 @@ def diverging(monkeypatch: pytest.MonkeyPatch) -> set[str]:
             raise DivergedError("the gradient was not a number in 20 steps in a row")
         return train(*args, name=name, **rest)
 
-    monkeypatch.setattr(room, "train", train_or_diverge)
+    monkeypatch.setattr(trainings, "train", train_or_diverge)
     return names
 
 
@@ -352,7 +351,7 @@ def test_what_is_left_open_is_chosen_once_for_all_kinds(
         seen.append(config)
         raise DivergedError("as is asked for")
 
-    monkeypatch.setattr(room, "train", diverge)
+    monkeypatch.setattr(trainings, "train", diverge)
     monkeypatch.setattr(tuning, "step_seconds", lambda *_: next(seconds))
     base = TrainConfig(
         training=TrainingConfig(budget=60), runtime=RuntimeConfig(device="cpu", workers=0)

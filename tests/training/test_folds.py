@@ -21,7 +21,7 @@ from unetseg.locks import locked
 from unetseg.prediction.predictor import load
 from unetseg.progress import Silent
 from unetseg.storage import parse_json, write_text
-from unetseg.training import folds
+from unetseg.training import trainings
 from unetseg.training.folds import train_folds
 
 pytestmark = pytest.mark.long
@@ -82,7 +82,7 @@ def test_each_image_is_held_out_once_and_scored_by_who_did_not_see_it(
     assert both.runs[1].difference is not None
     assert both.runs[1].difference.mean == 0
     # What is complete is not trained again
-    monkeypatch.setattr(folds, "train", unwanted)
+    monkeypatch.setattr(trainings, "train", unwanted)
     train_folds(data, 2, home, CONFIG)
 
 

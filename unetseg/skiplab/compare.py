@@ -45,10 +45,9 @@ from unetseg.skiplab.look import COLOURS, Result, new_figure, publish, read_fill
 from unetseg.storage import parse_json, write_json, writing
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
-from unetseg.training.fit import train
 from unetseg.training.plan import bundle_info, make_plan
 from unetseg.training.run import data_hash, flat_settings
-from unetseg.training.trainings import told_how_to_go_on
+from unetseg.training.trainings import STARTED, told_how_to_go_on, train_in
 from unetseg.training.tuning import tried_plan
 from unetseg.unet.build import WITH_ALPHA
 
@@ -60,8 +59,6 @@ SEVERITY = 3
 """Severity of the corruptions that robustness is measured with, 1–5."""
 
 RUNS = "runs"
-STARTED = "started.json"
-"""What a comparison was started with; only the same is gone on with."""
 SCORES = "skip_scores.json"
 """In a run folder: this training is complete, and these are its scores."""
 DIVERGED = "diverged.json"
@@ -391,12 +388,10 @@ class Trainings:
         """Train anew, or go on with what an interruption left."""
         runtime = self.base.runtime.model_copy(update={"seed": seed})
         config = _of_kind(self.base, skip).model_copy(update={"runtime": runtime})
-        resume = (folder / STATE).is_file()
-        if not resume:
+        if not (folder / STATE).is_file():
             shutil.rmtree(folder, ignore_errors=True)  # stopped before there was anything to keep
-        begin = partial(train, out=folder.parent, name=folder.name, resume=resume)
         with told_how_to_go_on("Give the same `unetseg lab compare` command again to go on."):
-            begin(self.data, config, progress=self.progress)
+            train_in(folder, self.data, config, self.progress)
 
     def _score(self, folder: Path, skip: str, seed: int) -> Training:
         """Score a training on images held out, clean and spoilt, and write that down."""

@@ -10,8 +10,6 @@ from unetseg.evaluation.evaluate import evaluate
 from unetseg.progress import SILENT, Progress
 from unetseg.report.page import write_report
 from unetseg.storage import parse_json, write_json
-from unetseg.training.checkpoint import STATE
-from unetseg.training.fit import train
 from unetseg.training.run import write_settings
 from unetseg.training.trainings import (
     claim,
@@ -19,6 +17,7 @@ from unetseg.training.trainings import (
     in_one_folder,
     of_shape,
     one_of,
+    train_in,
 )
 
 WAY_ON = "The same command with --resume goes on."
@@ -58,8 +57,7 @@ def train_folds(
             part = config.data.model_copy(update={"fold": f"{number}/{folds}"})
             asked = config.model_copy(update={"data": part})
             if not (fold / COMPLETE).exists():
-                goes_on = (fold / STATE).exists()
-                train(data, asked, out=home, name=fold.name, resume=goes_on, progress=progress)
+                train_in(fold, data, asked, progress)
                 (fold / COMPLETE).touch()
             config = of_shape(config, fold)
         join_bundles([home / f"fold_{number}" for number in range(folds)], home / "model")

@@ -15,8 +15,6 @@ from unetseg.evaluation.evaluate import evaluate
 from unetseg.progress import SILENT, Progress
 from unetseg.report.curves import extrapolated
 from unetseg.storage import json_value, parse_json, write_csv, write_json
-from unetseg.training.checkpoint import STATE
-from unetseg.training.fit import train
 from unetseg.training.plan import Plan, crops_of, read_plan
 from unetseg.training.trainings import (
     claim,
@@ -24,6 +22,7 @@ from unetseg.training.trainings import (
     in_one_folder,
     of_shape,
     one_of,
+    train_in,
 )
 
 WAY_ON = "The same command goes on."
@@ -159,8 +158,7 @@ def _trained(data: Path, run: Path, config: TrainConfig, progress: Progress) -> 
     scores = run / "eval" / "val" / "scores.json"
     if not scores.exists():
         progress.say(f"{config.data.share:.3g} of the training images")
-        goes_on = (run / STATE).exists()
-        train(data, config, out=run.parent, name=run.name, resume=goes_on, progress=progress)
+        train_in(run, data, config, progress)
         counted = ScoringConfig(split="val", save_masks=False, overlays=False, shapes=False)
         wanted = evaluation_of(config).model_copy(update={"scoring": counted})
         evaluate(run, data, wanted, progress=progress)

@@ -12,8 +12,10 @@ from unetseg.config import DeviceConfig, EvalConfig, GroupsConfig, TrainConfig
 from unetseg.data.facts.survey import survey
 from unetseg.errors import ConfigError, StoppedError
 from unetseg.locks import locked
+from unetseg.progress import Progress
 from unetseg.storage import parse_json, write_json
 from unetseg.training.checkpoint import STATE
+from unetseg.training.fit import train
 from unetseg.training.plan import read_plan
 from unetseg.training.run import data_hash, merged_settings
 
@@ -101,3 +103,9 @@ def claim(home: Path, data: Path, config: TrainConfig, trainings: int) -> TrainC
         fix = "Give what it was begun with, or choose another folder."
         raise ConfigError(f"{home} holds trainings that were begun otherwise", changed, fix)
     return config
+
+
+def train_in(run: Path, data: Path, config: TrainConfig, progress: Progress) -> None:
+    """Train in the folder `run`, or go on with what an interruption left there."""
+    goes_on = (run / STATE).exists()
+    train(data, config, out=run.parent, name=run.name, resume=goes_on, progress=progress)
