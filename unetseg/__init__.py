@@ -186,7 +186,9 @@ what is written above it, never below.
       gradients.py       how gradients fare on their way to the first layer
       ablate.py          each skip broken in turn: which carry, help, idle or hurt
       corruptions.py     images spoilt by noise, blur, low contrast and texture
-      compare.py         kinds of skips trained alike: which is best, as far as the seeds tell
+      skip_trainings.py  each kind of skip with each seed: trained, scored, timed
+      seeds.py           which kind is best, as far as the seeds tell
+      compare.py         kinds of skips trained alike and held against each other
       loss_surface.py    the loss on given images: along directions, and how sharply it bends
       landscape.py       the surface of the loss around the trained weights
       gates.py           how far learned skips open, over images and over the training

@@ -36,19 +36,12 @@ from unetseg.data.sample import draw_sample
 from unetseg.errors import ConfigError, DataError, DivergedError, StoppedError
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.prediction.predictor import Predictor
-from unetseg.skiplab.compare import (
-    CLEAN,
-    SCORES,
-    SEVERITY,
-    Arm,
-    Training,
-    compare,
-    difference_interval,
-    rank,
-)
+from unetseg.skiplab.compare import compare
 from unetseg.skiplab.corruptions import CORRUPTIONS
 from unetseg.skiplab.cost import Cost
 from unetseg.skiplab.look import Result
+from unetseg.skiplab.seeds import Arm, difference_interval, rank
+from unetseg.skiplab.skip_trainings import CLEAN, SCORES, SEVERITY, Training
 from unetseg.training import trainings, tuning
 from unetseg.training.fit import train
 
