@@ -174,6 +174,7 @@ what is written above it, never below.
       previews.py        pictures of what the network is fed and what it answers
       checkpoint.py      everything that a resume needs
       run.py             a run is a folder: opened fresh or resumed
+      verdicts.py        what a finished bundle is to know of itself
       fit.py             the training loop, readable from top to bottom
       trainings.py       several in one folder: one budget, one shape, gone on with as begun
       folds.py           a training for each part of the images, joined to an ensemble

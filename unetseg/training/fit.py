@@ -25,11 +25,8 @@ from unetseg.errors import (
     OutOfMemoryError,
     StoppedError,
 )
-from unetseg.evaluation.calibration import check_calibration
 from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.counting import score_split
-from unetseg.evaluation.postprocessing import check_postprocessing
-from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows
 from unetseg.group import joined_group
 from unetseg.prediction.engine import Engine
 from unetseg.progress import SILENT, Progress
@@ -54,6 +51,7 @@ from unetseg.training.run import (
 )
 from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.tuning import compile_step, free_memory, rehearse, training_batches
+from unetseg.training.verdicts import store_verdicts
 from unetseg.unet.segmenter import Segmenter
 from unetseg.unet.skips import Adaptive
 
@@ -220,8 +218,10 @@ class Trainer:
                     break
         if not self.rows or self.rows[-1]["step"] != self.step:
             self.validate()
-        self.group.first(self._check_masks)
-        self.group.first(self._choose_postprocessing)
+        trained = self.step * self.order.batch * self.plan.patch**2
+        self.group.first(
+            lambda: store_verdicts(self.run, self.val_reader, trained, self.log, self.progress)
+        )
         self.progress.finish("training")
         self.log.close()
         self._tick()
@@ -456,27 +456,6 @@ class Trainer:
 
     def _draw_crops(self) -> None:
         write_png(self.run.folder / "previews" / "augmented.png", augmented_sheet(self.crops))
-
-    def _check_masks(self) -> None:
-        """Let the bundle know what arithmetic its masks may be computed in, and its calibration."""
-        trained = self.step * self.order.batch * self.plan.patch**2
-        pixels = pixels_to_compare(trained)
-        windows = list(spread_windows(self.val_reader, self.val_facts, pixels))
-        verdict = check_precision(self.run.folder, self.machine, windows)
-        if verdict is not None:
-            self.log.event("precision", **verdict.model_dump(), holds=verdict.holds)
-            self.progress.say(verdict.figures)
-        if calibration := check_calibration(self.run.folder, self.machine, windows):
-            self.log.event("calibration", **calibration.model_dump())
-            self.progress.say(calibration.figures)
-
-    def _choose_postprocessing(self) -> None:
-        """Let the bundle know what is to be done to its masks."""
-        pixels = pixels_to_compare(self.step * self.order.batch * self.plan.patch**2) // 2
-        arguments = self.run.folder, self.machine, self.val_reader, self.val_facts, pixels
-        if told := check_postprocessing(*arguments):
-            self.log.event("postprocess", told=told)
-            self.progress.say(told)
 
     def _record(self, train_loss: float, scores: Scores, engine: Engine) -> None:
         row = {
