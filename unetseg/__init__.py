@@ -171,7 +171,7 @@ what is written above it, never below.
       plan.py            survey + budget → every "auto" resolved, each with its reason
       learner.py         one training step: from a batch to moved weights
       tuning.py          what is measured first: the batch that fits, who loads the crops
-      previews.py        pictures of what the network is fed and what it answers
+      previews.py        what the network is fed and answers, in pictures; what its skips pass
       checkpoint.py      everything that a resume needs
       run.py             a run is a folder: opened fresh or resumed
       verdicts.py        what a finished bundle is to know of itself

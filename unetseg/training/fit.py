@@ -40,7 +40,7 @@ from unetseg.training.checkpoint import save_state
 from unetseg.training.learner import build_learner
 from unetseg.training.losses import LossMean
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
-from unetseg.training.previews import augmented_sheet, middle, validation_sheet
+from unetseg.training.previews import augmented_sheet, skip_openings, validation_sheet
 from unetseg.training.run import (
     RunLog,
     TrainingRun,
@@ -53,7 +53,6 @@ from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.tuning import compile_step, free_memory, rehearse, training_batches
 from unetseg.training.verdicts import store_verdicts
 from unetseg.unet.segmenter import Segmenter
-from unetseg.unet.skips import Adaptive
 
 T = TypeVar("T")
 
@@ -139,9 +138,9 @@ class Trainer:
             ]
         )
         self.val_facts = [fact.image for fact in known.facts_of("val")]
-        gaps = known_gaps(known, bands)
+        self.gaps = known_gaps(known, bands)
         rule = crop_rule(self.plan)
-        self.crops = Crops(train_reader, rule, known.statistics("train"), gaps)
+        self.crops = Crops(train_reader, rule, known.statistics("train"), self.gaps)
         seed = run.config.runtime.seed
         self.order = Order(self.plan.repeats, self.plan.batch * self.config.accumulate, seed)
         # Network
@@ -473,26 +472,13 @@ class Trainer:
         def write() -> None:
             self.log.rewrite(self.rows)
             self.log.scalars(row)
-            self._log_skips(engine.segmenter)
+            side = self.plan.patch
+            if opened := skip_openings(engine.segmenter, self.val_reader, self.gaps, side):
+                self.log.event("skips", step=self.step, **opened)
             sheet = validation_sheet(self.val_reader, engine)
             write_png(self.run.folder / "previews" / f"step_{self.step:06d}.png", sheet)
 
         self.group.first(write)
-
-    @torch.no_grad()
-    def _log_skips(self, kept: Segmenter) -> None:
-        """Log the learned factors, and how much each skip lets through on a validation crop."""
-        network = kept.network
-        factors = {name: p.item() for name, p in network.named_parameters() if p.ndim == 0}
-        if not factors and not any(isinstance(part, Adaptive) for part in network.modules()):
-            return
-        assert self.crops.gaps
-        image, _ = self.crops.gaps.hide(*middle(self.val_reader, 0, self.plan.patch))
-        crop = torch.from_numpy(image).permute(2, 0, 1)[None]
-        pixels = kept.prepared(crop.to(self.machine.device))
-        openings = network.openings(pixels)  # in float32: bf16 has few numbers near 1
-        means = [None if opening is None else opening.float().mean().item() for opening in openings]
-        self.log.event("skips", step=self.step, openings=means, factors=factors)
 
     def _announce(self) -> None:
         parameters = sum(p.numel() for p in self.segmenter.parameters())

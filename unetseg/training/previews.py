@@ -1,18 +1,21 @@
-"""Pictures that show a training at work: what the network is fed, and what it answers."""
+"""A training at work: what the network is fed and answers, in pictures, and what its skips pass."""
 
 from contextlib import closing
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from unetseg.data.crops.dataset import Crops, known_gaps
+from unetseg.data.crops.dataset import Crops, Gaps, known_gaps
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import Survey
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.overlay import contact_sheet, overlay, picture
 from unetseg.prediction.engine import Engine
 from unetseg.training.plan import Plan, crop_rule
+from unetseg.unet.segmenter import Segmenter
+from unetseg.unet.skips import Adaptive
 
 ROWS = 6
 DRAWS = 4
@@ -70,3 +73,23 @@ def middle(reader: PairReader, index: int, side: int) -> tuple[NDArray[Any], NDA
 
 def _overlay(image: NDArray[Any], index: NDArray[np.uint8], class_map: ClassMap) -> Any:
     return overlay(image, index, class_map.colours, background=class_map.background)
+
+
+@torch.no_grad()
+def skip_openings(
+    segmenter: Segmenter, reader: PairReader, gaps: Gaps, side: int
+) -> dict[str, Any]:
+    """How much each skip lets through on a validation crop, and the learned factors.
+
+    Nothing, where no skip and no shortcut learns.
+    """
+    network = segmenter.network
+    factors = {name: p.item() for name, p in network.named_parameters() if p.ndim == 0}
+    if not factors and not any(isinstance(part, Adaptive) for part in network.modules()):
+        return {}
+    image, _ = gaps.hide(*middle(reader, 0, side))
+    crop = torch.from_numpy(image).permute(2, 0, 1)[None]
+    pixels = segmenter.prepared(crop.to(segmenter.mean.device))
+    openings = network.openings(pixels)  # in float32: bf16 has few numbers near 1
+    means = [None if opening is None else opening.float().mean().item() for opening in openings]
+    return {"openings": means, "factors": factors}
