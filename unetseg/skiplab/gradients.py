@@ -15,12 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from unetseg.bundle import BundleInfo, build_segmenter, load_single
-from unetseg.config import (
-    DataConfig,
-    GradientsConfig,
-    TrainConfig,
-    TrainingConfig,
-)
+from unetseg.config import DataConfig, GradientsConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.cache import read_split
 from unetseg.data.crops.dataset import Crops, Order, known_gaps
 from unetseg.data.crops.loading import crop_batches

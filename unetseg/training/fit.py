@@ -18,13 +18,7 @@ from unetseg.data.crops.cache import choose_cache, read_split
 from unetseg.data.crops.dataset import Crops, Order, Sample, collate, known_gaps
 from unetseg.data.crops.loading import crop_batches
 from unetseg.data.files.pngs import write_png
-from unetseg.errors import (
-    DataError,
-    DivergedError,
-    MachineError,
-    OutOfMemoryError,
-    StoppedError,
-)
+from unetseg.errors import DataError, DivergedError, MachineError, OutOfMemoryError, StoppedError
 from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.counting import score_split
 from unetseg.group import joined_group
@@ -41,14 +35,7 @@ from unetseg.training.learner import build_learner
 from unetseg.training.losses import LossMean
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
 from unetseg.training.previews import augmented_sheet, skip_openings, validation_sheet
-from unetseg.training.run import (
-    RunLog,
-    TrainingRun,
-    begins_anew,
-    joint_run,
-    open_run,
-    resume_run,
-)
+from unetseg.training.run import RunLog, TrainingRun, begins_anew, joint_run, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.tuning import compile_step, free_memory, rehearse, training_batches
 from unetseg.training.verdicts import store_verdicts
@@ -234,7 +221,8 @@ class Trainer:
 
     def _begin(self) -> None:
         """Get ready, and make up for a validation that was due when the training was stopped."""
-        self.group.first(self._draw_crops)
+        sheet = self.run.folder / "previews" / "augmented.png"
+        self.group.first(lambda: write_png(sheet, augmented_sheet(self.crops)))
         self._close_files()  # the processes that read from now on open them themselves
         if self.run.config.runtime.engine != "auto":  # refused before anything is learned
             self.group.together(lambda: self._engine().choice)
@@ -452,9 +440,6 @@ class Trainer:
         folder = self.run.folder
         words = ["unetseg", "train", self.run.data, "--out", folder.parent, "--name", folder.name]
         return f"Go on with: {shlex.join(map(str, words))} --resume"
-
-    def _draw_crops(self) -> None:
-        write_png(self.run.folder / "previews" / "augmented.png", augmented_sheet(self.crops))
 
     def _record(self, train_loss: float, scores: Scores, engine: Engine) -> None:
         row = {

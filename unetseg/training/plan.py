@@ -14,23 +14,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from unetseg.bundle import BundleInfo, KnownValues
-from unetseg.config import (
-    NetworkConfig,
-    TrainConfig,
-    TrainingConfig,
-)
+from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import CropRule
 from unetseg.data.facts.fingerprint import PairFacts, per_band, pooled
 from unetseg.data.facts.survey import Survey
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine
 from unetseg.storage import parse_json
-from unetseg.training.fine_tuning import (
-    encoder_lr,
-    encoder_normalisation,
-    freeze,
-    starting_config,
-)
+from unetseg.training.fine_tuning import encoder_lr, encoder_normalisation, freeze, starting_config
 from unetseg.training.optimizer import MUON_LR
 from unetseg.unet.build import CLASSIC
 from unetseg.unet.pretrained import DEPTHS
