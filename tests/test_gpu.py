@@ -32,11 +32,10 @@ from unetseg.errors import MachineError
 from unetseg.prediction import backends
 from unetseg.prediction.engine import PIXELS_ON_GPU, Engine
 from unetseg.prediction.pipeline import Opened, predict_each
-from unetseg.training import tuning
 from unetseg.training.learner import Learner
 from unetseg.training.losses import SegmentationLoss
 from unetseg.training.optimizer import build_optimizer
-from unetseg.training.tuning import training_batches
+from unetseg.training.workers import TIMED, WARM_UP, training_batches
 from unetseg.unet.segmenter import to_machine
 
 CUDA = torch.device("cuda")
@@ -258,13 +257,13 @@ def test_what_loads_is_measured_beside_steps_that_are_done(tmp_path: Path) -> No
     crops, heard = noisy_crops(tmp_path, 6, CropRule(32, "none", 0.0)), Heard()
     with fake_card() as card:
         batches = training_batches(crops, Order((1,) * 6, 4, 0), card_machine(), None, heard)
-        for _ in range(tuning.WARM_UP + tuning.TIMED):
+        for _ in range(WARM_UP + TIMED):
             next(batches)
         asked = Counter(card.take())
         next(batches)
         batches.close()
-    assert asked["synchronize"] == 2 * tuning.TIMED - 1  # the last step is not yet done
-    assert asked["pin"] == 3 * (tuning.WARM_UP + tuning.TIMED)
+    assert asked["synchronize"] == 2 * TIMED - 1  # the last step is not yet done
+    assert asked["pin"] == 3 * (WARM_UP + TIMED)
     assert heard.said[0].startswith("crops are loaded by ")
 
 

@@ -170,7 +170,8 @@ what is written above it, never below.
       fine_tuning.py     what was learned before: a trained U-Net, a pretrained encoder
       plan.py            survey + budget → every "auto" resolved, each with its reason
       learner.py         one training step: from a batch to moved weights
-      tuning.py          what is measured first: the batch that fits, who loads the crops
+      tuning.py          what is tried first: the batch that fits, the network, compiling
+      workers.py         who loads the crops: the training, or processes beside it
       previews.py        what the network is fed and answers, in pictures; what its skips pass
       checkpoint.py      everything that a resume needs
       run.py             a run is a folder: opened fresh or resumed

@@ -57,7 +57,8 @@ from unetseg.timing import in_turns, median_seconds, seconds_of
 from unetseg.training.fit import Trainer
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, make_plan
 from unetseg.training.run import TrainingRun
-from unetseg.training.tuning import TIMED, WARM_UP, compile_step, training_batches, tried_plan
+from unetseg.training.tuning import compile_step, tried_plan
+from unetseg.training.workers import TIMED, WARM_UP, training_batches
 
 ENGINES = {"auto": ("eager", "fused"), "all": ("eager", "fused", "compile", "openvino")}
 """Those that are ready at once, and all."""

@@ -37,8 +37,9 @@ from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
 from unetseg.training.previews import augmented_sheet, skip_openings, validation_sheet
 from unetseg.training.run import RunLog, TrainingRun, begins_anew, joint_run, open_run, resume_run
 from unetseg.training.schedule import Clock, learning_rate_factor
-from unetseg.training.tuning import compile_step, free_memory, rehearse, training_batches
+from unetseg.training.tuning import compile_step, free_memory, rehearse
 from unetseg.training.verdicts import store_verdicts
+from unetseg.training.workers import training_batches
 from unetseg.unet.segmenter import Segmenter
 
 T = TypeVar("T")
