@@ -174,6 +174,7 @@ what is written above it, never below.
       workers.py         who loads the crops: the training, or processes beside it
       previews.py        what the network is fed and answers, in pictures; what its skips pass
       checkpoint.py      everything that a resume needs
+      run_log.py         what a run tells while it learns: metrics.csv, log.jsonl, TensorBoard
       run.py             a run is a folder: opened fresh or resumed
       verdicts.py        what a finished bundle is to know of itself
       fit.py             the training loop, readable from top to bottom

@@ -39,7 +39,7 @@ from unetseg.serving import learning, runs
 from unetseg.serving.processes import predict_apart
 from unetseg.serving.studio import meaning
 from unetseg.storage import write_json
-from unetseg.training import checkpoint, run
+from unetseg.training import checkpoint, run_log
 
 
 def wait(client: TestClient, until: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -280,5 +280,5 @@ def test_a_loss_that_is_no_number_is_told_as_none(tmp_path: Path) -> None:
 
 
 def test_files_of_a_run_are_called_as_those_who_write_them_call_them() -> None:
-    assert (runs.LOG, learning.STATE) == (run.LOG, checkpoint.STATE)
+    assert (runs.LOG, learning.STATE) == (run_log.LOG, checkpoint.STATE)
     assert runs.MANIFEST == manifest.NAME

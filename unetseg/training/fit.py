@@ -35,7 +35,8 @@ from unetseg.training.learner import build_learner
 from unetseg.training.losses import LossMean
 from unetseg.training.plan import FORWARD_SHARE, bundle_info, crop_rule
 from unetseg.training.previews import augmented_sheet, skip_openings, validation_sheet
-from unetseg.training.run import RunLog, TrainingRun, begins_anew, joint_run, open_run, resume_run
+from unetseg.training.run import TrainingRun, begins_anew, joint_run, open_run, resume_run
+from unetseg.training.run_log import RunLog
 from unetseg.training.schedule import Clock, learning_rate_factor
 from unetseg.training.tuning import compile_step, free_memory, rehearse
 from unetseg.training.verdicts import store_verdicts

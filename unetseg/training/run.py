@@ -1,13 +1,11 @@
 """A run is a folder: opened fresh or resumed, with everything that says how it was made."""
 
-import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -28,18 +26,16 @@ from unetseg.resources import MEBIBYTE, host_memory
 from unetseg.runtime import Machine, start, versions
 from unetseg.storage import (
     has_begun,
-    json_value,
     latest_run,
     new_run_folder,
     remove_leftovers,
-    write_csv,
     write_json,
     write_text,
-    writing,
 )
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE, load_state
 from unetseg.training.plan import Plan, make_plan, read_plan
+from unetseg.training.run_log import LOG
 from unetseg.training.tuning import tried_plan
 
 CHANGEABLE = {
@@ -51,9 +47,6 @@ CHANGEABLE = {
 Checkpointing, cache, workers and save_every change no number. Another device and compiled code
 round otherwise: the training goes on from the same state, but not bit for bit as it would have.
 """
-
-
-LOG = "log.jsonl"
 SCARCE = 512 * MEBIBYTE
 """Free memory that small trainings were seen to take."""
 
@@ -224,61 +217,6 @@ def _continued(plan: Plan, config: TrainConfig) -> Plan:
     asked = config.runtime.compile
     compiled = plan.compile if asked == "auto" else asked == "yes"
     return plan.model_copy(update={"epochs": epochs, "compile": compiled})
-
-
-class RunLog:
-    """metrics.csv, log.jsonl and TensorBoard of a run; of several processes the first writes."""
-
-    def __init__(self, folder: Path, progress: Progress, *, writes: bool = True) -> None:
-        self.folder, self._progress, self._writes = folder, progress, writes
-        self._tensorboard: Any = None
-        self._is_refused = False
-
-    def rewrite(self, rows: list[dict[str, float]]) -> None:
-        """Write all of metrics.csv, so that a resumed run has neither gaps nor duplicates."""
-        if rows and self._writes:
-            cells = [
-                {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in row.items()}
-                for row in rows
-            ]
-            write_csv(self.folder / "metrics.csv", cells)
-
-    def scalars(self, row: dict[str, float]) -> None:
-        """Log a row of metrics, and show it in TensorBoard."""
-        self.event("validation", **row)
-        self._attempt(partial(self._show, row))
-
-    def _show(self, row: dict[str, float]) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # not needed before a validation
-
-        if self._tensorboard is None:
-            self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"))
-        for key, value in row.items():
-            self._tensorboard.add_scalar(key.replace("val_", "val/"), value, int(row["step"]))
-        self._tensorboard.flush()
-
-    def _attempt(self, work: Callable[[], None]) -> None:
-        """Do what the training can do without; the first failure is told and is the last."""
-        if self._is_refused:
-            return
-        try:
-            work()
-        except (ImportError, OSError, RuntimeError, AttributeError, TypeError, ValueError) as error:
-            self._is_refused = True
-            self._progress.say(f"warning: no TensorBoard log from here on: {error}")
-
-    def event(self, kind: str, **facts: object) -> None:
-        """Append one line to log.jsonl; what is not a number becomes null."""
-        if not self._writes:
-            return
-        path = self.folder / LOG
-        with writing(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(json_value({"event": kind, **facts})) + "\n")
-
-    def close(self) -> None:
-        """Close what is open."""
-        if self._tensorboard is not None:
-            self._attempt(self._tensorboard.close)
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:

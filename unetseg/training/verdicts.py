@@ -5,7 +5,8 @@ from unetseg.evaluation.calibration import check_calibration
 from unetseg.evaluation.postprocessing import check_postprocessing
 from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows
 from unetseg.progress import Progress
-from unetseg.training.run import RunLog, TrainingRun
+from unetseg.training.run import TrainingRun
+from unetseg.training.run_log import RunLog
 
 
 def store_verdicts(
