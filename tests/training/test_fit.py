@@ -292,7 +292,7 @@ def test_resume_without_a_plan_is_an_error(data: Path, tmp_path: Path, plan: str
     (run / "plan.json").unlink()
     if plan is not None:
         (run / "plan.json").write_text(plan)
-    with pytest.raises(BundleError, match=r"plan\.json or its settings cannot be read"):
+    with pytest.raises(BundleError, match=r"has no plan\.json that can be read"):
         train(data, tiny(epochs=2), out=tmp_path, name="a", resume=True)
 
 

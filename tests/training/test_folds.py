@@ -112,6 +112,12 @@ def test_the_folder_that_another_process_has_stays(data: Path, tmp_path: Path) -
     assert (home / ".lock").exists()
 
 
+def test_trainings_that_another_version_began_are_answered(data: Path, tmp_path: Path) -> None:
+    write_text(tmp_path / "f" / "started.json", '{"config": {"training": {"gone": 1}}}')
+    with pytest.raises(ConfigError, match=r"started\.json is damaged, or of another version"):
+        train_folds(data, 2, tmp_path / "f", CONFIG)
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_folds_never_go_on_in_the_run_of_one_training(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, named: bool

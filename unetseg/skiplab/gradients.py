@@ -248,7 +248,7 @@ def _lesson_of(
         settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
         own = {name: value for name, value in settings.items() if name in DataConfig.model_fields}
         loss = TrainingConfig(loss=settings.get("loss", TrainingConfig().loss)).loss
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (BundleError, OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         summary = f"{run} does not say how it was trained (plan.json, config.yaml)"
         fix = "Give the folder that `unetseg train` wrote, or a data folder."
         raise BundleError(summary, [error], fix) from error

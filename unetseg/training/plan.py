@@ -18,6 +18,7 @@ from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import CropRule
 from unetseg.data.facts.fingerprint import PairFacts, per_band, pooled
 from unetseg.data.facts.survey import Survey
+from unetseg.errors import BundleError
 from unetseg.progress import SILENT, Progress
 from unetseg.runtime import Machine
 from unetseg.storage import parse_json
@@ -95,12 +96,16 @@ def read_plan(run: Path) -> Plan:
     """The plan that a run folder holds.
 
     Raises:
-        OSError: there is none.
-        ValueError: it is of another version.
+        BundleError: there is none, or it is of another version.
     """
-    content = parse_json((run / "plan.json").read_bytes())
-    content.pop("workers", None)  # earlier versions wrote it
-    return Plan.model_validate(content)
+    try:
+        content = parse_json((run / "plan.json").read_bytes())
+        content.pop("workers", None)  # earlier versions wrote it
+        return Plan.model_validate(content)
+    except (OSError, ValueError, AttributeError) as error:
+        raise BundleError(
+            f"{run} has no plan.json that can be read", [error], "Train anew."
+        ) from error
 
 
 def make_plan(

@@ -176,11 +176,11 @@ def resume_run(
         state = load_state(folder, progress)
         identity = state["identity"]
         try:
-            saved, plan = TrainConfig.model_validate_json(identity["config"]), read_plan(folder)
-        except (OSError, ValueError) as error:
-            told = f"{folder} cannot be gone on with: plan.json or its settings cannot be read"
+            saved = TrainConfig.model_validate_json(identity["config"])
+        except ValueError as error:
             fix = "Train anew, or start from its weights: unetseg train DATA --from RUN"
-            raise BundleError(told, [error], fix) from error
+            raise BundleError(f"{folder} has settings of another version", [error], fix) from error
+        plan = read_plan(folder)
         config = merged_settings(saved, config)
         machine = start(config.runtime, group)
         _warn_of_little_memory(progress)

@@ -85,12 +85,16 @@ def claim(home: Path, data: Path, config: TrainConfig, trainings: int) -> TrainC
             folder holds a run that is one training.
     """
     file = home / STARTED
-    began = parse_json(file.read_bytes()) if file.exists() else {}
+    try:
+        began = parse_json(file.read_bytes()) if file.exists() else {}
+        saved = TrainConfig.model_validate(began["config"]) if began else config
+    except (ValueError, KeyError) as error:
+        fix = "Choose another folder."
+        raise ConfigError(f"{file} is damaged, or of another version", [error], fix) from error
     if not began and any((home / name).exists() for name in (STATE, "model")):
         fix = "Choose another folder: its model would be replaced."
         raise ConfigError(f"{home} holds a run already, of one training", fix=fix)
     if began:
-        saved = TrainConfig.model_validate(began["config"])
         config = merged_settings(saved, config)
     known = survey(data, config.data)
     length = config.training.model_dump(mode="json", include={"epochs", "budget"})
