@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from unetseg.unet.shortcuts import Norm
+from unetseg.unet.shortcuts import Norm, Projection
 
 MakeShortcut = Callable[[int, int, Norm], nn.Module]
 """Makes a shortcut from the channels that come in and go out and the norm."""
@@ -115,12 +115,7 @@ class DenseBlock(nn.Module):
         self.layers = nn.ModuleList(
             nn.Sequential(*convolution(width, growth, norm), nn.ReLU()) for width in widths[:-1]
         )
-        last = norm(outputs)
-        self.transition = nn.Sequential(
-            nn.Conv2d(widths[-1], outputs, 1, bias=isinstance(last, nn.Identity)),
-            last,
-            nn.ReLU(),
-        )
+        self.transition = nn.Sequential(*Projection(widths[-1], outputs, norm), nn.ReLU())
 
     def forward(self, features: Tensor) -> Tensor:
         """N×inputs×H×W → N×outputs×H×W."""
