@@ -84,8 +84,10 @@ def train(
     Raises:
         DataError: the folder cannot be used; every offender is listed.
         ConfigError: settings contradict each other or the run that is resumed.
+        BundleError: there is no run to go on with, or no trained U-Net to start from.
         StoppedError: a signal stopped the training; its state is saved.
         DivergedError: the loss stopped being a number.
+        MachineError: the device is not there, or the run folder cannot be written.
         OutOfMemoryError: a step does not fit in memory.
     """
     began = time.monotonic()

@@ -123,9 +123,7 @@ class Muon(Rule):
     of that matrix moves equally far: kellerjordan.github.io/posts/muon, arXiv 2502.16982.
 
     Args:
-        parameters: See `Rule`, as the next two.
-        lr: Peak learning rate.
-        weight_decay: Share of a weight that a step takes away, over the learning rate.
+        parameters, lr, weight_decay: See `Rule`.
         dtype: What directions are computed in.
     """
 
