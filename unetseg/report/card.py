@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from unetseg.evaluation.confusion import FEW
@@ -131,10 +130,10 @@ def _limits(info: Mapping[str, Any], scores: Mapping[str, Any], classes: list[st
     return found
 
 
-def number(value: object) -> str:
-    """A score; a dash where there is none."""
+def number(value: object, form: str = "{:.3f}") -> str:
+    """A number in its form, that of scores; a dash where there is none."""
     is_known = isinstance(value, int | float) and math.isfinite(value)
-    return f"{value:.3f}" if is_known else "–"
+    return form.format(value) if is_known else "–"
 
 
 def write_card(facts: Facts) -> None:
@@ -144,4 +143,4 @@ def write_card(facts: Facts) -> None:
         MachineError: it cannot be written.
     """
     if facts.info:
-        write_text(Path(facts.bundle) / NAME, model_card(facts.info, facts))
+        write_text(facts.bundle / NAME, model_card(facts.info, facts))

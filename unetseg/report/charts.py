@@ -16,7 +16,6 @@ Points = Sequence[tuple[float, float]]
 class Line:
     """A line of a chart; its style is a class of the page's CSS."""
 
-    label: str
     points: Points
     style: str = "line"
     dots: bool = False

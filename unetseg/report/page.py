@@ -8,20 +8,20 @@ from functools import cache, partial
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment, FunctionLoader
+from markupsafe import Markup
 
 from unetseg.bundle import find_bundle, read_info
 from unetseg.data.masks.overlay import ERROR_COLOURS
 from unetseg.progress import Progress
-from unetseg.report.card import write_card
+from unetseg.report.card import number, write_card
+from unetseg.report.charts import Line, line_chart
 from unetseg.report.facts import Facts, Json
 from unetseg.runtime import versions
 from unetseg.storage import write_text
 from unetseg.text import duration, printable, quoted
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
 
 NAME = "report.html"
 LARGEST_SIDE = 1400
@@ -53,8 +53,6 @@ WORDS = {
     "false alarm": "false alarms",
     "miss": "misses",
     "class swap": "class swaps",
-    "auc": "ROC-AUC",
-    "average_precision": "average precision",
 }
 VERDICTS = {
     "finished": "The training is finished: more time would bring little.",
@@ -142,11 +140,9 @@ def run_page(facts: Facts) -> str:
 
 def runs_page(runs: Sequence[Facts]) -> str:
     """The page that sets several runs side by side."""
-    from unetseg.report.charts import Line, line_chart
-
     lines = [
-        Line(facts.name, points, f"run{number % COLOURS}")
-        for number, facts in enumerate(runs)
+        Line(points, f"run{at % COLOURS}")
+        for at, facts in enumerate(runs)
         if len(points := facts.curve("val_dice")) > 1
     ]
     title = "Validation Dice over minutes"
@@ -170,46 +166,39 @@ def runs_page(runs: Sequence[Facts]) -> str:
     )
 
 
-def training_charts(facts: Facts) -> list[tuple[str, "Markup"]]:
+def training_charts(facts: Facts) -> list[tuple[str, Markup]]:
     """The curves of a training, each with its caption."""
-    from unetseg.report.charts import Line, line_chart
-
-    charts = []
-    look = facts.outlook
-    for column, caption, style in (
-        (
-            "val_dice",
-            "Validation Dice over minutes; dashed: the fitted curve, and how it may go on",
-            "",
-        ),
-        ("train_loss", "Training loss over minutes", "loss"),
-    ):
-        points = facts.curve(column)
-        lines = [Line(caption, points, style, dots=not style)]
-        if not style and look.fitted:
-            lines.append(Line("fit", look.fitted, "fit"))
-        if len(points) > 1:
-            charts.append((caption, line_chart(caption, lines, "minutes", unit=60)))
-    return charts
-
-
-def probability_charts(scores: Json) -> list[tuple[str, "Markup"]]:
-    """Reliability, and Dice over the threshold, where they were measured."""
-    from unetseg.report.charts import Line, line_chart
-
-    bins, sweep = scores.get("calibration", {}).get("bins", []), scores.get("threshold_sweep", [])
-    reliable = [(row["confidence"], row["accuracy"]) for row in bins]
-    dice = [(row["threshold"], row["dice"]) for row in sweep if row["dice"] is not None]
+    dice, fitted = Line(facts.curve("val_dice"), dots=True), facts.outlook.fitted
     charts = {
-        "Share that is right over the confidence told; dashed: as it should be": [
-            Line("right", reliable, dots=True),
-            Line("ideal", [(reliable[0][0],) * 2, (1, 1)] if reliable else [], "fit"),
-        ],
-        "Dice over the threshold": [Line("Dice", dice)],
+        "Validation Dice over minutes; dashed: the fitted curve, and how it may go on": (
+            [dice, Line(fitted, "fit")] if fitted else [dice]
+        ),
+        "Training loss over minutes": [Line(facts.curve("train_loss"), "loss")],
     }
     return [
-        (title, line_chart(title, lines, title.rpartition("the ")[2].partition(" told")[0]))
+        (title, line_chart(title, lines, "minutes", unit=60))
         for title, lines in charts.items()
+        if len(lines[0].points) > 1
+    ]
+
+
+def probability_charts(scores: Json) -> list[tuple[str, Markup]]:
+    """Reliability, and Dice over the threshold, where they were measured."""
+    bins, sweep = scores.get("calibration", {}).get("bins", []), scores.get("threshold_sweep", [])
+    reliable = [(row["confidence"], row["accuracy"]) for row in bins]
+    ideal = [(share, share) for share in (reliable[0][0], 1)] if reliable else []
+    dice = [(row["threshold"], row["dice"]) for row in sweep if row["dice"] is not None]
+    charts = (
+        (
+            "Share that is right over the confidence told; dashed: as it should be",
+            [Line(reliable, dots=True), Line(ideal, "fit")],
+            "confidence",
+        ),
+        ("Dice over the threshold", [Line(dice)], "threshold"),
+    )
+    return [
+        (title, line_chart(title, lines, x_label))
+        for title, lines, x_label in charts
         if len(lines[0].points) > 1
     ]
 
@@ -217,14 +206,12 @@ def probability_charts(scores: Json) -> list[tuple[str, "Markup"]]:
 # ---------------------------------------------------------------------------------- templates
 
 
-def environment(pictures: Path | None = None) -> "Environment":
+def environment(pictures: Path | None = None) -> Environment:
     """The templates, with everything that is not theirs escaped.
 
     Args:
         pictures: The folder of an evaluation, whose `gallery/` is shown.
     """
-    from jinja2 import ChainableUndefined, Environment, FunctionLoader
-
     found = Environment(
         loader=FunctionLoader(_asset),
         autoescape=True,
@@ -234,9 +221,9 @@ def environment(pictures: Path | None = None) -> "Environment":
     script = _asset("slider.js")
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     found.globals |= {
-        "css": _markup(_asset("page.css")),
-        "script": _markup(script),
-        "script_hash": _markup(f"sha256-{digest}"),
+        "css": Markup(_asset("page.css")),
+        "script": Markup(script),
+        "script_hash": Markup(f"sha256-{digest}"),
         "version": versions()["unetseg"],
         "words": WORDS,
         "verdicts": VERDICTS,
@@ -244,11 +231,11 @@ def environment(pictures: Path | None = None) -> "Environment":
         "error_colours": ERROR_COLOURS,
     }
     filters: dict[str, Callable[..., Any]] = {
-        "score": lambda value: _number(value, "{:.3f}"),
-        "signed": lambda value: _number(value, "{:+.3f}").replace("-", "−"),
-        "decimal": lambda value: _number(value, "{:.1f}"),
+        "score": number,
+        "signed": lambda value: number(value, "{:+.3f}").replace("-", "−"),
+        "decimal": lambda value: number(value, "{:.1f}"),
         "percent": percent,
-        "count": lambda value: _number(value, "{:,.0f}"),
+        "count": lambda value: number(value, "{:,.0f}"),
         "duration": duration,
         "name": lambda value: printable(str(value)),
         "picture": lambda name: picture(Path(pictures or ".") / "gallery" / Path(str(name)).name),
@@ -260,17 +247,6 @@ def environment(pictures: Path | None = None) -> "Environment":
 @cache
 def _asset(name: str) -> str:
     return files("unetseg.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _markup(text: str) -> "Markup":
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
-def _number(value: object, form: str) -> str:
-    """A number in its form; a dash where there is none."""
-    return form.format(value) if isinstance(value, int | float) and math.isfinite(value) else "–"
 
 
 def percent(value: object) -> str:
