@@ -4,13 +4,12 @@ import base64
 import io
 import math
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChainableUndefined, Environment, FunctionLoader
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from unetseg.bundle import find_bundle, read_info
@@ -23,6 +22,7 @@ from unetseg.runtime import versions
 from unetseg.storage import write_text
 from unetseg.text import duration, printable, quoted
 
+HERE = Path(__file__).parent
 NAME = "report.html"
 LARGEST_SIDE = 1400
 """Pixels of a figure or sheet; larger ones are made smaller."""
@@ -150,19 +150,14 @@ def runs_page(runs: Sequence[Facts]) -> str:
     chosen = [facts.settings | facts.choices for facts in runs]
     keys = dict.fromkeys(key for one in chosen for key in one)
     values = {key: [str(one.get(key, "–")) for one in chosen] for key in keys}
-    return (
-        environment()
-        .get_template("runs.html")
-        .render(
-            runs=runs,
-            compare=" ".join(["unetseg compare", *words, data]),
-            alike=len({(one.scores.get("split"), one.scores.get("images")) for one in runs}) == 1,
-            classes=list(
-                dict.fromkeys(name for one in runs for name in one.scores.get("classes", {}))
-            ),
-            chart=line_chart(title, lines, "minutes", unit=60) if lines else None,
-            settings={key: row for key, row in values.items() if len(set(row)) > 1},
-        )
+    template = environment().get_template("runs.html")
+    return template.render(
+        runs=runs,
+        compare=" ".join(["unetseg compare", *words, data]),
+        alike=len({(one.scores.get("split"), one.scores.get("images")) for one in runs}) == 1,
+        classes=list(dict.fromkeys(name for one in runs for name in one.scores.get("classes", {}))),
+        chart=line_chart(title, lines, "minutes", unit=60) if lines else None,
+        settings={key: row for key, row in values.items() if len(set(row)) > 1},
     )
 
 
@@ -213,15 +208,15 @@ def environment(pictures: Path | None = None) -> Environment:
         pictures: The folder of an evaluation, whose `gallery/` is shown.
     """
     found = Environment(
-        loader=FunctionLoader(_asset),
+        loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=ChainableUndefined,
         trim_blocks=True,
     )
-    script = _asset("slider.js")
+    script = (HERE / "slider.js").read_text(encoding="utf-8")
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     found.globals |= {
-        "css": Markup(_asset("page.css")),
+        "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
         "script": Markup(script),
         "script_hash": Markup(f"sha256-{digest}"),
         "version": versions()["unetseg"],
@@ -242,11 +237,6 @@ def environment(pictures: Path | None = None) -> Environment:
     }
     found.filters |= filters
     return found
-
-
-@cache
-def _asset(name: str) -> str:
-    return files("unetseg.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def percent(value: object) -> str:
