@@ -206,7 +206,7 @@ def _images(router: APIRouter, studio: Studio) -> None:
     def images() -> list[dict[str, Any]]:
         folder = studio.opened
         predicted, model = studio.learner.predictions(), studio.learner.model()
-        since = (model[0] / "env.json").stat().st_mtime_ns if model else 0
+        since = (model.run / "env.json").stat().st_mtime_ns if model else 0
         return [
             told_image(folder, entry, since)
             | told_prediction(studio, entry, predicted.get(entry.id))

@@ -12,10 +12,9 @@ from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Lock, RLock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unetseg.config import TrainConfig, TrainingConfig
-from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import UnetsegError
 from unetseg.serving.door import Refusal
@@ -23,22 +22,19 @@ from unetseg.serving.folder import UNPAIRED, Entry
 from unetseg.serving.processes import BEFORE, EVERY, predict_apart, train_apart, work_apart
 from unetseg.serving.runs import (
     MANIFEST,
+    PREDICTIONS,
     Predicted,
+    Trained,
     count_parameters,
-    folder_of,
-    info_of,
     plan_words,
     predictions_of,
     preview_of,
     read_json,
     told_row,
+    trained_of,
     validations,
-    version_of,
 )
 from unetseg.storage import json_value, write_json
-
-if TYPE_CHECKING:
-    from unetseg.bundle import BundleInfo
 
 STATE = "last.pt"
 """A file of a run; torch is not loaded to name it."""
@@ -97,27 +93,27 @@ class Learning:
                     found.append((file.stat().st_mtime, file.parent))
         return [run for _, run in sorted(found)]
 
-    def model(self) -> tuple[Path, "BundleInfo"] | None:
-        """The last run with a trained U-Net, and what is known of that."""
+    def model(self) -> Trained | None:
+        """The last run with a trained U-Net."""
         for run in reversed(self.runs()):
             with suppress(UnetsegError, OSError):
-                return run, info_of(run / "model" / "model.json")
+                return trained_of(run / "model" / "model.json")
         return None
 
     def told_model(self) -> dict[str, Any] | None:
         """The trained U-Net as the page shows it."""
-        if (found := self.model()) is None:
+        if (model := self.model()) is None:
             return None
-        run, info = found
-        low, high = info.scores.get("foreground_dice_interval") or (None, None)
+        run, scores = model.run, model.info.scores
+        low, high = scores.get("foreground_dice_interval") or (None, None)
         rows, splits = list(validations(run)), read_splits(run / "splits.json", "name")
         return {
             "run": run.name,
-            "dice": info.scores.get("foreground_dice"),
+            "dice": scores.get("foreground_dice"),
             "low": low,
             "high": high,
             "images": [*splits.values()].count("train"),
-            "version": version_of(info),
+            "version": model.version,
             "before": read_json(run / BEFORE),
             "parameters": count_parameters(run / "model" / "model.safetensors"),
             "words": plan_words(read_json(run / "plan.json") or {}),
@@ -147,7 +143,7 @@ class Learning:
         model = self.model() if from_present else None
         if from_present and model is None:
             raise Refusal(422, "there is no trained network yet", "Train one first.")
-        training = TrainingConfig(budget=budget, from_=model[0] if model else None)
+        training = TrainingConfig(budget=budget, from_=model.run if model else None)
         stem = re.sub(r"[^\w.+-]", "-", self.data.name).lstrip(".") or "folder"
         taken = {run.name for run in self.out.glob("*")}
         name = next(n for n in (f"{stem}-{i}" for i in range(1, 10**6)) if n not in taken)
@@ -199,19 +195,16 @@ class Learning:
         images = [(entry.image, Path(entry.id)) for entry in entries]
         work = _Predicting(self, [entry.id for entry in entries])
         with self._lock:
-            self._start("predicting", work, (predict_apart, model[0], images))
+            self._start("predicting", work, (predict_apart, model.run, images))
             self.predicting = {"done": 0, "total": len(images)}
         return len(images)
 
     def predictions(self) -> dict[str, Predicted]:
         """What the present U-Net made of images, by their ids."""
         model = self.model()
-        return predictions_of(folder_of(*model) / MANIFEST) if model else {}
-
-    def predicted_classes(self) -> ClassMap | None:
-        """What the values of predicted masks mean."""
-        model = self.model()
-        return model[1].class_map if model else None
+        if model is None:
+            return {}
+        return predictions_of(model.run / PREDICTIONS / model.version / MANIFEST)
 
     # Processes
 

@@ -14,7 +14,7 @@ from unetseg.config import DataConfig, PredictConfig, TrainConfig
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.errors import BundleError, StoppedError, UnetsegError
 from unetseg.progress import Silent
-from unetseg.serving.runs import MANIFEST, PREDICTIONS, folder_of
+from unetseg.serving.runs import MANIFEST, PREDICTIONS, version_of
 from unetseg.storage import write_json
 
 BEFORE = "before.json"
@@ -109,7 +109,7 @@ def predict_apart(pipe: Connection, run: Path, images: Iterable[tuple[Path, Path
     images = list(images)
     config = PredictConfig(objects=True, review=len(images), existing="skip")
     work = work_of(run, [path for path, _ in images], run / PREDICTIONS, config)
-    work = replace(work, output=folder_of(run, work.predictor.info))
+    work = replace(work, output=run / PREDICTIONS / version_of(work.predictor.info))
     pipe.send({"manifest": work.output / MANIFEST})
     result = predict_listed(work, images, failures=work.output / "failures.jsonl")
     if result.failures:

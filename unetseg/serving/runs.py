@@ -111,23 +111,28 @@ def count_objects(table: Path) -> int:
         return max(0, sum(1 for _ in lines) - 1)
 
 
+class Trained(NamedTuple):
+    """A run with a trained U-Net."""
+
+    run: Path
+    info: "BundleInfo"
+    version: str
+    """See `version_of`; hashed once, not at each request."""
+
+
 @of_file
-def info_of(model: Path) -> "BundleInfo":
-    """What a model.json says."""
+def trained_of(model: Path) -> Trained:
+    """The U-Net that a run's model.json tells of, as it is now."""
     from unetseg.bundle import read_info
 
-    return read_info(model)
+    info = read_info(model)
+    return Trained(model.parents[1], info, version_of(info))
 
 
 def version_of(info: "BundleInfo") -> str:
     """What changes with a U-Net: with its weights, and with what was measured of them later."""
     content = info.model_dump_json(exclude={"scores", "versions"})  # no mask depends on these
     return sha256(content.encode()).hexdigest()[:12]
-
-
-def folder_of(run: Path, info: "BundleInfo") -> Path:
-    """The folder for the masks that a run's U-Net, as it is now, makes of images."""
-    return run / PREDICTIONS / version_of(info)
 
 
 @of_file

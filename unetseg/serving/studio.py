@@ -146,9 +146,10 @@ class Studio:
             return None
         if of == "own":
             return partial(mask_pyramid, path, classes, entry.size) if path else None
-        predicted, made = self.learner.predictions().get(entry.id), self.learner.predicted_classes()
-        if predicted is None or made is None:
+        model, predicted = self.learner.model(), self.learner.predictions().get(entry.id)
+        if model is None or predicted is None:
             return None
+        made = model.info.class_map
         return partial(mask_pyramid, predicted.mask, made, entry.size, meaning(made, classes))
 
     def may_write(self, browser: str) -> bool:
