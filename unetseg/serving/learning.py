@@ -1,8 +1,8 @@
 """Trainings and predictions of the app: begun, followed by their run folders, and stopped.
 
 A run of the app is a run as any other: `unetseg train --resume`, `eval` and `predict` take it. What
-is predicted lies in the run, in predictions/, in a folder for each state of its U-Net, named by the
-ids of the images.
+is predicted lies in the run, in predictions/, in a folder for each state of its U-Net (the earlier
+ones go once a later one has predicted), named by the ids of the images.
 """
 
 import re

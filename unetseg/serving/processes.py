@@ -1,6 +1,8 @@
 """Work of the app in processes of its own, which tell through a pipe how far they are."""
 
 import os
+import re
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +16,7 @@ from unetseg.config import DataConfig, PredictConfig, TrainConfig
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.errors import BundleError, StoppedError, UnetsegError
 from unetseg.progress import Silent
-from unetseg.serving.runs import MANIFEST, PREDICTIONS, version_of
+from unetseg.serving.runs import MANIFEST, PREDICTIONS, VERSION, version_of
 from unetseg.storage import write_json
 
 BEFORE = "before.json"
@@ -99,7 +101,8 @@ def score_of(before: Path, run: Path, data: Path, config: DataConfig) -> dict[st
 def predict_apart(pipe: Connection, run: Path, images: Iterable[tuple[Path, Path]]) -> None:
     """Predict images, each with the name of its mask, and tell where the manifest is.
 
-    The folder is that of the U-Net as it was loaded: a training may save others meanwhile.
+    The folder is that of the U-Net as it was loaded: a training may save others meanwhile. In the
+    end the folders of earlier ones of this run go: nothing shows their masks any more.
 
     Raises:
         BundleError: some could not be predicted.
@@ -112,6 +115,9 @@ def predict_apart(pipe: Connection, run: Path, images: Iterable[tuple[Path, Path
     work = replace(work, output=run / PREDICTIONS / version_of(work.predictor.info))
     pipe.send({"manifest": work.output / MANIFEST})
     result = predict_listed(work, images, failures=work.output / "failures.jsonl")
+    for folder in work.output.parent.glob("*"):
+        if folder != work.output and re.fullmatch(VERSION, folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
     if result.failures:
         told = [f"{path.name}: {error.summary}" for path, error in result.failures.items()]
         raise BundleError(f"{len(told)} images could not be predicted", told)

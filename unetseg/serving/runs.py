@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 LOG, MANIFEST = "log.jsonl", "predictions.jsonl"
 """Files of a run, and of a folder of masks; torch is not loaded to name them."""
 PREDICTIONS = "predictions"
-"""Folder of a run; in it is a folder of masks for each state of its U-Net."""
+"""Folder of a run; in it is a folder of masks, called as the version of the U-Net."""
+VERSION = r"[0-9a-f]{12}"
+"""What `version_of` gives."""
 MOST_FILES = 4096
 """Files of which is remembered what they hold."""
 
