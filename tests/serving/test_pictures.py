@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,14 @@ def test_what_was_used_last_is_kept_and_no_more() -> None:
     for key in (1, 2, 1, 3, 1, 2):
         get(key)
     assert made == [1, 2, 3, 2]
+
+
+def test_many_small_things_are_not_added_up_each_time() -> None:
+    recent: Recent[bytes] = Recent(2**26, len)
+    began = time.monotonic()
+    for key in range(50_000):  # such as the Dice of so many images
+        recent.get(key, lambda: b"0.9")
+    assert time.monotonic() - began < 3
 
 
 @pytest.mark.parametrize("kind", ["grey16.png", "palette.png", "float.tif", "bands.tif", "cut.png"])

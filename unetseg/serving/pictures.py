@@ -45,6 +45,7 @@ class Recent(Generic[V]):
         self.limit, self._cost, self._drop = limit, cost, drop
         self._made: OrderedDict[Hashable, Once[V]] = OrderedDict()
         self._costs: dict[Hashable, int] = {}
+        self._held = 0  # their sum
         self._lock = Lock()
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
@@ -56,12 +57,14 @@ class Recent(Generic[V]):
             value = once.get()
         except BaseException:
             with self._lock:
-                self._made.pop(key, None)
+                if self._made.get(key) is once:
+                    self._forget(key)
             raise
         with self._lock:
-            if self._made.get(key) is once:  # not forgotten while it was made
+            if self._made.get(key) is once and key not in self._costs:  # not yet forgotten
                 self._costs[key] = self._cost(value)
-            while sum(self._costs.values()) > self.limit and len(self._made) > 1:
+                self._held += self._costs[key]
+            while self._held > self.limit and len(self._made) > 1:
                 self._forget(next(iter(self._made)))
         return value
 
@@ -73,7 +76,7 @@ class Recent(Generic[V]):
 
     def _forget(self, key: Hashable) -> None:
         once = self._made.pop(key)
-        self._costs.pop(key, None)
+        self._held -= self._costs.pop(key, 0)
         if (value := once.drop()) is not None:
             self._drop(value)
 
