@@ -37,10 +37,10 @@ TRAINED = 240_000  # milliseconds until a training must have ended
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """`unetseg app FOLDER` as a user starts it; the address of its page."""
-    command = [sys.executable, "-m", "unetseg", "app", str(folder), "--no-browser", "--port", "0"]
-    command += ["--out", str(folder.parent / "runs")]
+def served(folder: Path, *flag: str) -> Iterator[str]:
+    """`unetseg app FOLDER` as a user starts it, or with a flag before it; the page's address."""
+    command = [sys.executable, "-m", "unetseg", "app", *flag, str(folder)]
+    command += ["--no-browser", "--port", "0", "--out", str(folder.parent / "runs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
         try:
             assert app.stdout
@@ -359,6 +359,20 @@ def test_an_open_mask_takes_new_classes_and_the_background_that_they_bring(
         visitor.saved()
         written = np.asarray(Image.open(folder / "masks" / "cells_000.png"))
         assert np.unique(written).tolist() == [0, 2]
+
+
+@pytest.mark.long
+def test_without_a_folder_the_page_asks_for_one(browser: "Browser", tmp_path: Path) -> None:
+    without_masks(tmp_path / "cells", 64)
+    with served(tmp_path, "--root") as address:
+        visitor = Visitor(browser, address, 64)
+        visitor.page.get_by_text("Which images?").wait_for()
+        visitor.page.get_by_role("button", name="Choose a folder", exact=True).click()
+        visitor.page.get_by_role("dialog").get_by_role("button", name="cells").click()
+        visitor.page.get_by_text("No folders in here.").wait_for()
+        visitor.press("Open this folder")
+        visitor.page.get_by_text("12 images").first.wait_for()
+        assert visitor.said == []
 
 
 def test_the_page_is_part_of_the_package() -> None:

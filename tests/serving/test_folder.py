@@ -446,6 +446,13 @@ def test_classes_are_appended_once_masks_exist(tmp_path: Path) -> None:
     assert len(survey(root).pairs.pairs) == 5
 
 
+def test_the_page_is_told_the_same_things_where_no_folder_is_open(tmp_path: Path) -> None:
+    STUDIOS.extend([Studio(tmp_path), Studio(tmp_path, bare(tmp_path / "new"))])
+    nothing, something = (studio.state("me") for studio in STUDIOS)
+    assert nothing.keys() == something.keys()
+    assert (nothing["images"], nothing["masks"], nothing["model"]) == (0, 0, None)
+
+
 def test_folders_below_the_root_are_listed_and_no_others(tmp_path: Path) -> None:
     pairs(tmp_path / "root" / "a")
     bare(tmp_path / "root" / "b" / "c")

@@ -43,6 +43,21 @@ WHOLE = 16 * 10**6
 """Pixels of a mask that is sent at once."""
 TRIED = "network: chosen by a few trial steps, for the time that you give"
 OTHERS = "somebody else works in this folder"
+NO_FOLDER: dict[str, Any] = {
+    "folder": None,
+    "name": "",
+    "writer": False,
+    "writer_note": "",
+    "classes": [],
+    "background": None,
+    "images": 0,
+    "masks": 0,
+    "model": None,
+    "training": None,
+    "predicting": None,
+    "resumable": False,
+}
+"""The state where no folder is open."""
 
 
 class Studio:
@@ -176,7 +191,7 @@ class Studio:
     def state(self, browser: str) -> dict[str, Any]:
         """What the page shows on every tab."""
         if self.folder is None:
-            return {"folder": None, "name": "", "writer": False, "writer_note": "", "classes": []}
+            return NO_FOLDER
         folder, learner = self.folder, self.learner
         entries = [entry for entry in folder.entries.values() if not entry.uploaded]
         may_write = self.may_write(browser)
