@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -444,6 +445,25 @@ def test_classes_are_appended_once_masks_exist(tmp_path: Path) -> None:
     assert put_mask(client, images(client)["9"], CELL * 2).status_code == 200
     assert survey(root).class_map.names[2] == "dust"
     assert len(survey(root).pairs.pairs) == 5
+
+
+def test_why_a_folder_cannot_be_checked_is_told(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    client = browser(root)
+
+    def findings() -> Any:
+        for _ in range(200):
+            answer = client.get("/app/api/findings")
+            if answer.status_code != 202:
+                return answer
+            time.sleep(0.05)
+        raise AssertionError(answer)
+
+    (root / "dataset.yaml").write_text("maks: masks\n")
+    answer = findings()
+    assert (answer.status_code, "dataset.yaml" in answer.text) == (422, True)
+    (root / "dataset.yaml").unlink()
+    assert findings().status_code == 200
 
 
 def test_the_page_is_told_the_same_things_where_no_folder_is_open(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Studio:
         self.folder: Folder | None = None
         self.learning: Learning | None = None
         self.uploads = TemporaryDirectory(prefix="unetseg-app-", ignore_cleanup_errors=True)
-        self._checked: tuple[object, tuple[Finding, ...]] | None = None
+        self._checked: tuple[object, tuple[Finding, ...] | UnetsegError] | None = None
         self._checking, self._surveying = Lock(), Lock()
         self._surveyed: tuple[object, Survey] | None = None
         self._writer, self._seen = "", 0.0
@@ -218,10 +218,17 @@ class Studio:
         return folder.root, frozenset((e.id, e.revision) for e in folder.entries.values())
 
     def findings(self) -> list[dict[str, Any]] | None:
-        """Those of `unetseg check`, of the masks as they are; None while they are looked for."""
+        """Those of `unetseg check`, of the masks as they are; None while they are looked for.
+
+        Raises:
+            UnetsegError: the folder cannot be checked; it is looked at anew the next time.
+        """
         folder, now = self.opened, self.version
         if self._checked and self._checked[0] == now:
             found = self._checked[1]
+            if isinstance(found, UnetsegError):
+                self._checked = None
+                raise found
             return [one.to_json(folder.root) | {"code": one.check} for one in found]
         if self._checking.acquire(blocking=False):
             Thread(target=self._check, args=(folder, now), daemon=True).start()
@@ -232,6 +239,8 @@ class Studio:
             is_begun = any(entry.mask for entry in folder.entries.values())
             found = check_folder(folder.root, UNPAIRED).findings if is_begun else ()
             self._checked = now, found
+        except UnetsegError as error:  # such as a wrong dataset.yaml
+            self._checked = now, error
         finally:
             self._checking.release()
 

@@ -2,7 +2,7 @@
 import * as api from "./api.js";
 import { editClasses } from "./classes.js";
 import { ask, button, count, empty, h, select, short, swatch, words } from "./elements.js";
-import { store, trying } from "./store.js";
+import { refused, store, trying } from "./store.js";
 
 const AT_ONCE = 120; // cards added each time that the end of the list comes near
 
@@ -82,7 +82,7 @@ export function build(section) {
 
 export function show() {
   update();
-  if (store.state.folder && findingsOf !== store.state.folder + store.state.masks) showFindings().catch(() => {});
+  if (store.state.folder && findingsOf !== store.state.folder + store.state.masks) showFindings().catch(refused);
 }
 
 function advice({ images, masks, classes, model }) {
@@ -128,10 +128,13 @@ export function update() {
 
 async function showFindings() {
   findingsOf = store.state.folder + store.state.masks;
-  const findings = await api.get("findings");
+  const findings = await api.get("findings").catch((refusal) => {
+    parts.findings.replaceChildren(); // nothing is looked through any more
+    throw refusal;
+  });
   if (!Array.isArray(findings)) { // the files are still being read
     parts.findings.replaceChildren(h("p", { className: "good" }, "Every file is being looked through …"));
-    setTimeout(() => showFindings().catch(() => {}), 2000);
+    setTimeout(() => showFindings().catch(refused), 2000);
     return;
   }
   const one = ({ severity, summary, fix, files }) => h("details", { className: `finding ${severity}` },
@@ -152,8 +155,8 @@ export const chooseFolder = trying(async () => {
     const found = await api.get(`folders?path=${encodeURIComponent(path)}`);
     chosen = found.path;
     here.textContent = found.path === "." ? "" : found.path;
-    list.replaceChildren(...[found.parent != null && { name: "up", path: found.parent }, ...found.folders].filter(Boolean).map((one) =>
-      h("li", null, button(one.name === "up" ? "↑ one up" : one.name, () => open(one.path), "quiet"),
+    list.replaceChildren(...[found.parent != null && { name: "↑ one up", path: found.parent }, ...found.folders].filter(Boolean).map((one) =>
+      h("li", null, button(one.name, () => open(one.path), "quiet"),
         one.images != null && h("span", { className: "note" }, count(one.images, "image")))));
     if (!found.folders.length) list.append(h("li", { className: "note" }, "No folders in here."));
   });
