@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from io import BytesIO
-from multiprocessing import Pipe
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -279,6 +279,21 @@ def test_a_loss_that_is_no_number_is_told_as_none(tmp_path: Path) -> None:
     watched.follow({"loss": math.nan, "best": math.inf, "step": 3})
     training = client.get("/app/api/state").json()["training"]
     assert training == {"loss": None, "best": None, "step": 3}
+
+
+def test_a_process_that_does_not_begin_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser(pairs(tmp_path / "pairs"))
+    learner = STUDIOS[-1].learner
+
+    def fail(_process: object) -> None:
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(get_context("spawn").Process, "start", fail)
+    with pytest.raises(OSError, match="memory"):
+        learner.train(5, from_present=False)
+    assert not learner.is_busy
 
 
 def test_files_of_a_run_are_called_as_those_who_write_them_call_them() -> None:

@@ -215,8 +215,8 @@ class Learning:
         context = get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=work_apart, args=(theirs, *work))
-        self._processes[what] = process
         process.start()
+        self._processes[what] = process
         theirs.close()
 
         def watch() -> None:
