@@ -135,8 +135,7 @@ def _page(router: APIRouter, studio: Studio) -> None:
     @router.get("/")
     def index(request: Request) -> Response:
         response = FileResponse(PAGE / "index.html")
-        if COOKIE not in request.cookies:
-            response.set_cookie(COOKIE, secrets.token_urlsafe(16), httponly=True, samesite="strict")
+        browser_of(request, response)
         return response
 
     @router.get("/{name}")
@@ -147,15 +146,21 @@ def _page(router: APIRouter, studio: Studio) -> None:
         return FileResponse(path, headers={"cache-control": "no-cache"})
 
 
+def browser_of(request: Request, response: Response) -> str:
+    """Which browser asks, by its cookie; one without gets it with the answer."""
+    browser = request.cookies.get(COOKIE)
+    if not browser:
+        browser = secrets.token_urlsafe(16)
+        response.set_cookie(COOKIE, browser, httponly=True, samesite="strict")
+    return browser
+
+
 def _folders(router: APIRouter, studio: Studio) -> None:
     """Folder and classes."""
 
     @router.get("/api/state")
     def state(request: Request, response: Response) -> dict[str, Any]:
-        browser = request.cookies.get(COOKIE) or secrets.token_urlsafe(16)
-        if COOKIE not in request.cookies:
-            response.set_cookie(COOKIE, browser, httponly=True, samesite="strict")
-        return studio.state(browser)
+        return studio.state(browser_of(request, response))
 
     @router.get("/api/folders")
     def folders(path: str = "") -> dict[str, Any]:

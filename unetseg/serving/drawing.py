@@ -19,7 +19,7 @@ from unetseg.data.files.pages import ARRAY_SUFFIXES, split_page
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile
-from unetseg.errors import ConfigError, MaskError
+from unetseg.errors import MaskError
 from unetseg.serving.folder import WRITTEN, Entry, Folder
 
 Window = tuple[int, int, int, int]
@@ -71,14 +71,9 @@ def save_mask(folder: Folder, entry: Entry, index: NDArray[np.uint8], window: Wi
 
     Raises:
         MaskError: the mask is of a form that is not written.
-        ConfigError: the window does not lie in the image.
         MachineError: the folder cannot be written.
     """
     assert folder.classes is not None
-    top, left, height, width = window
-    rows, columns = entry.size
-    if not (0 <= top < top + height <= rows and 0 <= left < left + width <= columns):
-        raise ConfigError(f"the window does not lie in an image of {columns}×{rows} pixels")
     if entry.mask is not None and not isinstance(entry.mask, Path):
         raise MaskError(f"the mask of {entry.name} lies in several files", fix="Unite them first.")
     path = written_to(entry.mask) if entry.mask else folder.new_mask(entry)

@@ -123,16 +123,11 @@ class Learning:
     @property
     def is_resumable(self) -> bool:
         """Whether the last training was stopped and may go on."""
-        runs = self.runs()
-        asked = read_json(runs[-1] / APP) if runs and not self.is_training else None
+        runs = [] if "training" in self._processes else self.runs()
+        asked = read_json(runs[-1] / APP) if runs else None
         return asked is not None and asked["status"] != "done" and (runs[-1] / STATE).is_file()
 
     # Training
-
-    @property
-    def is_training(self) -> bool:
-        """Whether a process trains."""
-        return "training" in self._processes
 
     def train(self, budget: float, *, from_present: bool) -> None:
         """Begin a training of so many seconds, with fresh weights or those there are.

@@ -38,7 +38,7 @@ def model_app(
         raise ConfigError("--label-studio-pairs needs --label-studio-files DIR")
     predictor = Predictor(run, tiling, device)
     about = predictor.describe()
-    home = Path(run).resolve()
+    home = run.resolve()
     name = config.name or (home.stem if home.is_file() else home.name)
     service = Service(predictor, name, config.max_pixels, config.timeout)
     routers = [predictions_router(service), health_router, inference_router(service)]

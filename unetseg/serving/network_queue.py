@@ -36,7 +36,7 @@ class NetworkQueue:
         note: Hears how many images went through together.
     """
 
-    def __init__(self, engine: Engine, note: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, engine: Engine, note: Callable[[int], None]) -> None:
         self._engine, self._note = engine, note
         self._waiting: list[Waiting] = []
         self._changed = threading.Condition()

@@ -59,11 +59,7 @@ class Service:
     _threads: anyio.CapacityLimiter
 
     def __init__(
-        self,
-        predictor: Predictor,
-        name: str,
-        max_pixels: int | None = None,
-        seconds: float = 60,
+        self, predictor: Predictor, name: str, max_pixels: int | None, seconds: float
     ) -> None:
         self.predictor, self.name = predictor, name
         layers = predictor.info.bands + len(predictor.info.class_map.classes)

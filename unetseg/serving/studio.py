@@ -83,7 +83,7 @@ class Studio:
         if folder is not None:
             self.open(folder)
 
-    def open(self, path: Path) -> Folder:
+    def open(self, path: Path) -> None:
         """Open another folder in the place of the one that is open.
 
         Raises:
@@ -97,7 +97,6 @@ class Studio:
                 self.folder = self.learning = None
             self.folder = Folder(path)
             self.learning = Learning(self.folder.root, self.out, self.events)
-            return self.folder
 
     def close(self) -> None:
         """End all work, and let others write."""
