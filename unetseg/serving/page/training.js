@@ -153,7 +153,7 @@ function showRun(running) {
 export const events = {
   training(progress) {
     store.progress = progress;
-    if (store.state?.training) store.state.training.status = store.state.training.status === "stopping" ? "stopping" : "running";
+    if (store.state?.training) store.state.training.status = progress.status;
     say(`Training: ${Math.round(100 * progress.share)} percent of the time is used.`, 15000);
     update();
   },
