@@ -12,7 +12,8 @@ export class Refusal extends Error {
 }
 
 export const url = (path) => new URL(path, ROOT).href;
-export const imageUrl = (id, rest) => url(`images/${encodeURIComponent(id)}/${rest}`);
+const path = (id, rest) => `images/${encodeURIComponent(id)}/${rest}`;
+export const imageUrl = (id, rest) => url(path(id, rest));
 
 async function send(method, path, body, type, accept) {
   const headers = {};
@@ -29,17 +30,14 @@ async function send(method, path, body, type, accept) {
   throw new Refusal(answer.status, said.error ?? { message: `The server answered ${answer.status}.` });
 }
 
-const json = async (method, path, value) => {
-  const answer = await send(method, path, value && JSON.stringify(value), value && "application/json");
-  return answer.status === 204 ? null : answer.json();
-};
+const json = async (method, path, value) =>
+  (await send(method, path, value && JSON.stringify(value), value && "application/json")).json();
 
 export const get = (path) => json("GET", path);
 export const post = (path, value = {}) => json("POST", path, value);
 export const putClasses = (classes) => json("PUT", "classes", classes);
 
 const query = (values) => new URLSearchParams(values).toString();
-const path = (id, rest) => `images/${encodeURIComponent(id)}/${rest}`;
 
 export const info = (id) => get(path(id, "info"));
 export const objects = (id) => get(path(id, "objects"));
@@ -50,8 +48,7 @@ export async function mask(id, of, { x, y, width, height }) {
 }
 export const removeMask = (id, revision) => json("DELETE", path(id, `mask?${query({ revision })}`));
 export async function putMask(id, { x, y, width, height }, revision, png) {
-  const answer = await send("PUT", path(id, `mask.png?${query({ x, y, width, height, revision })}`), png, "image/png");
-  return answer.json();
+  return (await send("PUT", path(id, `mask.png?${query({ x, y, width, height, revision })}`), png, "image/png")).json();
 }
 export async function upload(files) {
   const form = new FormData();

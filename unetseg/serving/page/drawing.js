@@ -122,10 +122,8 @@ async function openWindow(info, spot) {
   const from = (centre, size, limit) => Math.round(Math.min(Math.max(centre - size / 2, 0), limit - size));
   const window = { x: from(spot.x, width, info.width), y: from(spot.y, height, info.height), width, height };
   const has = image(at.id)?.mask !== "none";
-  return new Mask(window, has ? await maskPixels("own", window) : new Uint8Array(width * height).fill(blank()), palette(), blank());
+  return new Mask(window, has ? await api.mask(at.id, "own", window) : new Uint8Array(width * height).fill(blank()), palette(), blank());
 }
-
-const maskPixels = (of, window, id = at.id) => api.mask(id, of, window);
 
 export function update() {
   if (!parts || !store.state || parts.whole.hidden) return;
@@ -357,7 +355,7 @@ function back(which) {
 const next = trying(async (by) => {
   const images = drawable();
   const one = images[(images.findIndex((each) => each.id === at.id) + by + images.length) % images.length];
-  if (await save()) location.hash = `draw/${one.id}`;
+  if (one && (await save())) location.hash = `draw/${one.id}`;
 });
 
 function key(event) {
@@ -400,7 +398,7 @@ async function fromModel() {
     await api.post("predict", { ids: [id] });
     if (!(await predicted(id))) return showSaved();
   }
-  const pixels = await maskPixels("predicted", mask, id);
+  const pixels = await api.mask(id, "predicted", mask);
   if (mask !== at.mask) return; // another image was opened meanwhile
   if (mask.replace(pixels)) say("This is the model’s mask now. Correct it, then save.");
   showSaved();

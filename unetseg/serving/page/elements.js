@@ -14,7 +14,7 @@ export function h(tag, properties, ...children) {
 }
 
 /** A picture from the symbols of index.html. */
-export function icon(name) {
+function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
   use.setAttribute("href", `#i-${name}`);

@@ -6,7 +6,7 @@ import { refused, store, trying } from "./store.js";
 
 const AT_ONCE = 120; // cards added each time that the end of the list comes near
 
-export const SHOW = {
+const SHOW = {
   all: ["all images", () => true], none: ["without a mask", (one) => one.mask === "none"],
     masks: ["with a mask", (one) => one.mask !== "none"],
   drawn: ["drawn here", (one) => one.mask === "drawn"], corrected: ["corrected", (one) => one.mask === "corrected"],

@@ -22,7 +22,7 @@ export function build(section) {
     chosen: h("output", { htmlFor: "budget" }), plan: h("ul", { className: "plan" }), summary: h("summary", null, "What will be done"),
     warnings: h("div"), start: button("Start training", trying(() => start(false)), "primary"),
     on: button("Train on", trying(() => start(true)), "primary"), resume: button("Go on with the stopped one",
-      trying(() => api.post("train/resume")), ""), stop: button("Stop and keep", trying(stop), ""),
+      trying(() => api.post("train/resume"))), stop: button("Stop and keep", trying(stop)),
     now: h("div", { className: "now" }), bar: h("progress", { max: 1, value: 0, "aria-label": "How much of the time is used" }),
     charts: h("div", { className: "pair" }), previews: h("div", { className: "previews" }),
     score: h("div"), setup: h("div", { className: "setup" }), empty: h("div"), run: h("div", { className: "run" }),

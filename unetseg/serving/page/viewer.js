@@ -138,12 +138,11 @@ async function showObjects(one) {
   parts.table.dataset.of = at.key;
   const { count: n, rows } = await api.objects(one.id);
   const columns = Object.keys(rows[0] ?? {});
-  const text = (value) => (typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(4) : String(value));
   parts.table.hidden = !rows.length;
   parts.table.replaceChildren(h("summary", null, `Table of ${count(n, "object")}`),
     h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Objects" },
     h("table", null, h("thead", null, h("tr", null, columns.map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", null, rows.slice(0, 200).map((row) => h("tr", null, columns.map((name) => h("td", null, text(row[name])))))))));
+    h("tbody", null, rows.slice(0, 200).map((row) => h("tr", null, columns.map((name) => h("td", null, row[name]))))))));
 }
 
 function draw(context) {
