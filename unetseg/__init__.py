@@ -223,6 +223,7 @@ what is written above it, never below.
       inference.py       the Open Inference Protocol, version 2
       label_studio.py    Label Studio's backend: labels pre-drawn, corrections back as pairs
       model_server.py    all of it, for one model
+      classes.py         the classes of masks begun in the app, and new ones after them
       folder.py          a folder in the app: images, masks, classes, and who may write
       drawing.py         masks as class indexes, written in the folder's own coding
       pictures.py        images and masks of any size for the eye, by tiles

@@ -7,7 +7,7 @@ app notes of itself lies in the hidden folder `.unetseg`.
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -23,13 +23,13 @@ from unetseg.data.files.folders import below, find_images
 from unetseg.data.files.image import WHOLE_PIXELS, ImageFile
 from unetseg.data.files.pages import MaskPath, file_of
 from unetseg.data.masks.class_list import ClassNames, NamedClass
-from unetseg.data.masks.class_map import MAX_CLASSES, ClassInfo, ClassMap, Coding, Colour
-from unetseg.data.masks.infer_classes import distinct_colours
-from unetseg.data.masks.listed_classes import background_by_name, stated_background
+from unetseg.data.masks.class_map import MAX_CLASSES, ClassMap, Colour
+from unetseg.data.masks.listed_classes import background_by_name
 from unetseg.data.pairs.dataset_yaml import FILE, described, write_description
 from unetseg.data.pairs.match import NO_MASK
-from unetseg.errors import DataError, ImageError, MachineError, MaskError
+from unetseg.errors import DataError, ImageError, MachineError
 from unetseg.locks import locked
+from unetseg.serving.classes import appended_classes, begun_classes
 from unetseg.storage import parse_json, write_bytes, write_json, write_text
 
 NOTES = ".unetseg"
@@ -40,13 +40,6 @@ WRITTEN = (".png", ".tif", ".tiff")
 BARE = ("no-pairs", "pairing")
 """Codes of a folder in which masks may be begun: none there, or only the empty folder for them."""
 UNPAIRED = DataConfig(unpaired="skip")
-IGNORE = 255
-"""The code of pixels without a truth in a folder whose masks are begun here."""
-COLOURS: tuple[Colour, ...] = (
-    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
-    *((0, 114, 178), (213, 94, 0), (204, 121, 167)),
-)
-"""Told apart by colour-blind eyes too (Okabe and Ito 2002)."""
 Origin = Literal["none", "given", "drawn", "corrected"]
 
 
@@ -155,7 +148,7 @@ class Folder:
         config, description = described(self.root, DataConfig())
         names = class_names(self.root, config, description)
         names = names or ClassNames((NamedClass("background"), NamedClass("object")))
-        return begun_class_map(names.entries, config.background)
+        return begun_classes(names.entries, config.background)
 
     def set_classes(self, classes: Sequence[tuple[str, Colour]]) -> None:
         """Name and colour the classes anew while no mask exists; afterwards only append some.
@@ -174,7 +167,9 @@ class Folder:
         with self.lock:
             has_masks = any(entry.mask for entry in self.entries.values())
             before = self.classes
-            self.classes = self._appended(entries) if has_masks else self._begun_anew(entries)
+            self.classes = (
+                appended_classes(before, entries) if has_masks else self._begun_anew(entries)
+            )
             try:
                 self._describe()
             except DataError:
@@ -186,29 +181,7 @@ class Folder:
         names, stated = [entry.name for entry in entries], self.known.config.background
         if stated not in {*names, *map(str, range(len(names))), "none"}:  # or of earlier classes
             stated = names[background_by_name(names) or 0]
-        return begun_class_map(entries, stated)
-
-    def _appended(self, entries: Sequence[NamedClass]) -> ClassMap:
-        """The classes there are, in other colours where these are free, and new ones after them."""
-        there = self.classes
-        if there is None or there.names != tuple(e.name for e in entries[: len(there.names)]):
-            fix = "Add classes after those there are; their names and order stay."
-            raise DataError("masks exist with the classes there are", fix=fix, code="classes")
-        further = there.objects or there.numbers or there.united or there.snap
-        if there.coding != "integer" or further:
-            fix = "Add the class to the class list of the folder, with a code of its own."
-            raise DataError("only masks of plain class numbers get a class here", fix=fix)
-        taken = {*(info.code for info in there.classes), *there.ignore}
-        free = (code for code in range(1, IGNORE) if code not in taken)
-        infos = [
-            info.model_copy(update={"colour": entry.colour or info.colour})
-            for info, entry in zip(there.classes, entries, strict=False)
-        ]
-        infos += [
-            ClassInfo(name=entry.name, code=next(free), colour=entry.colour or (128, 128, 128))
-            for entry in entries[len(infos) :]
-        ]
-        return there.model_copy(update={"classes": tuple(infos)})
+        return begun_classes(entries, stated)
 
     def _describe(self) -> None:
         """Write what the folder is, so that every command reads the same.
@@ -357,43 +330,6 @@ def _without_mask(known: Survey) -> list[Path]:
     """The images that wait for a mask."""
     left_out = known.pairs.left_out
     return [path for path, why in left_out if why == NO_MASK or why.endswith("without masks")]
-
-
-def begun_class_map(entries: Iterable[NamedClass], stated: str | None = None) -> ClassMap:
-    """The classes of masks that do not exist yet, with the codes of a list or 0, 1, 2 ….
-
-    Args:
-        entries: The classes.
-        stated: The background, by name or code, or "none"; None: what the names say.
-
-    Raises:
-        MaskError: there is no such background, or there can be no such masks.
-    """
-    entries = list(entries)
-    names = [entry.name for entry in entries]
-    codes = [number if one.code is None else one.code for number, one in enumerate(entries)]
-    if stated is None:
-        background = background_by_name(names)
-    else:
-        background = stated_background(stated, names, codes)
-    colours = list(dict.fromkeys([*COLOURS, *distinct_colours(len(entries))]))
-    if background is not None:
-        colours.insert(background, (0, 0, 0))
-    infos = tuple(
-        ClassInfo(
-            name=entry.name,
-            code=codes[number],
-            colour=entry.colour or colours[number],
-        )
-        for number, entry in enumerate(entries)
-    )
-    coding: Coding = "rgb" if any(isinstance(info.code, tuple) for info in infos) else "integer"
-    taken = {info.code for info in infos}
-    ignore = (IGNORE,) if coding == "integer" and IGNORE not in taken else ()
-    try:
-        return ClassMap(classes=infos, ignore=ignore, coding=coding, background=background)
-    except ValueError as error:
-        raise MaskError(f"the class list does not do for new masks: {error}") from error
 
 
 def renamed(image: str, mask: str, other: str) -> str | None:
