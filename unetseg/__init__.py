@@ -231,7 +231,8 @@ what is written above it, never below.
       processes.py       training and predicting for the app, in processes of their own
       learning.py        which of them run, begun, followed and stopped
       studio.py          what is open in the app, who draws there, what its page is told
-      app.py             the app's page, and what it asks for
+      images.py          the app's images and masks: shown, drawn on, dropped in, taken away
+      app.py             the app's page, and what else it asks for
     bench.py           how fast this machine is with a U-Net, and where the time goes
     doctor.py          what this machine offers a U-Net, and what is wrong with it
     cli/               argv → settings → one call; one file per verb; the only place that prints

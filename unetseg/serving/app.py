@@ -4,85 +4,44 @@ Handlers run in threads, long work in processes of its own (processes.py).
 """
 
 import asyncio
-import gzip
 import json
 import os
 import re
 import secrets
-import shutil
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zipfile import ZipFile
 
-import numpy as np
-from fastapi import APIRouter, Body, Depends, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.background import BackgroundTask
+from pydantic import BaseModel, Field
 
-from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden, output_names
-from unetseg.data.files.image import ImageFile
-from unetseg.data.files.pages import file_of
-from unetseg.data.files.pngs import png_bytes
-from unetseg.data.files.rasters import raster_driver
-from unetseg.data.files.vrts import first_bytes
+from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden
 from unetseg.serving.door import Refusal
-from unetseg.serving.drawing import read_index, save_mask
-from unetseg.serving.folder import Entry, size_of
-from unetseg.serving.pictures import (
-    TILE,
-    Pyramid,
-    image_pyramid,
-    jpeg_bytes,
-    kept,
-    state_of,
-    thumbnail,
-)
+from unetseg.serving.images import file_routes, image_routes, mask_routes
 from unetseg.serving.runs import object_rows, told_row, validations
-from unetseg.serving.studio import (
-    COOKIE,
-    OTHERS,
-    WHOLE,
-    Studio,
-    is_folder,
-    told_classes,
-    told_image,
-    told_plan,
-    told_prediction,
-)
+from unetseg.serving.studio import COOKIE, OTHERS, Studio, is_folder, told_classes, told_plan
 from unetseg.storage import json_value
 
 PAGE = Path(__file__).with_name("page")
-WINDOW = 2048
-"""Pixels, side of the windows in which larger masks are sent."""
 MOST_FOLDERS = 500
-MOST_UPLOADS = 200
 FEWEST = 2
 """Masks that a training needs."""
 SHORTEST, LONGEST = 5, 7 * 86400
 """Seconds that a training may take."""
 TICK, QUIET = 0.2, 15.0
 """Seconds between two looks for events, and after which a browser hears that nothing happened."""
-BYTES = "application/octet-stream"
-Of = Literal["own", "predicted"]
+Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class NewClass(BaseModel):
     """A class as the page names it."""
 
-    model_config = ConfigDict(extra="ignore")
-
     name: str = Field(max_length=100)
-    colour: tuple[
-        Annotated[int, Field(ge=0, le=255)],
-        Annotated[int, Field(ge=0, le=255)],
-        Annotated[int, Field(ge=0, le=255)],
-    ]
+    colour: tuple[Byte, Byte, Byte]
 
 
 class Training(BaseModel):
@@ -92,35 +51,11 @@ class Training(BaseModel):
     from_present: bool = False
 
 
-class Asked(BaseModel):
-    """Which mask, as it was when, and which window of it."""
-
-    of: Of = "own"
-    revision: str = ""
-    x: int = Field(0, ge=0)
-    y: int = Field(0, ge=0)
-    width: int | None = Field(None, ge=1)
-    height: int | None = Field(None, ge=1)
-
-    def within(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Top, left, height and width of the window; of the whole where none is asked for.
-
-        Raises:
-            Refusal: it is too large, or does not lie inside.
-        """
-        rows, columns = self.height or size[0] - self.y, self.width or size[1] - self.x
-        if min(rows, columns) < 1 or self.y + rows > size[0] or self.x + columns > size[1]:
-            raise Refusal(422, f"the window does not lie in {size[1]}×{size[0]} pixels")
-        if rows * columns > WHOLE:
-            told = f"{columns}×{rows} pixels are too many at once"
-            raise Refusal(413, told, f"Ask for windows of at most {WINDOW}×{WINDOW}.")
-        return self.y, self.x, rows, columns
-
-
 def app_router(studio: Studio) -> APIRouter:
     """The app's page and its API."""
     router = APIRouter(prefix="/app", include_in_schema=False)
-    for part in (_folders, _images, _masks, _learning, _predicting, _events, _files, _page):
+    pictures = image_routes, mask_routes, file_routes
+    for part in (_folders, *pictures, _learning, _predicting, _events, _page):
         part(router, studio)
     return router
 
@@ -202,114 +137,6 @@ def _folders(router: APIRouter, studio: Studio) -> None:
         with studio.writing(request) as folder:
             folder.set_classes([(one.name, one.colour) for one in wanted])
             return told_classes(folder.classes)
-
-
-def _images(router: APIRouter, studio: Studio) -> None:
-    """The images, at every scale."""
-
-    @router.get("/api/images")
-    def images() -> list[dict[str, Any]]:
-        folder = studio.opened
-        predicted, model = studio.learner.predictions(), studio.learner.model()
-        since = (model.run / "env.json").stat().st_mtime_ns if model else 0
-        return [
-            told_image(folder, entry, since)
-            | told_prediction(studio, entry, predicted.get(entry.id))
-            for entry in list(folder.entries.values())
-        ]
-
-    @router.get("/api/images/{key}/thumbnail.jpg")
-    def small(key: str, overlay: Literal["0", "1", "predicted"] = "0") -> Response:
-        entry = studio.entry(key)
-        of = {"1": "own", "predicted": "predicted"}.get(overlay, "")
-        opened, classes = studio.mask_of(entry, of), studio.opened.classes
-        made = opened.args if opened else ()
-        states = state_of(entry.image), made, state_of(made[0]) if made else ()
-
-        def make() -> bytes:
-            mask = opened() if opened else None
-            return jpeg_bytes(thumbnail(image_pyramid(entry.image), mask, classes))
-
-        return Response(kept(("thumbnail", entry.image, states), make), media_type="image/jpeg")
-
-    @router.get("/api/images/{key}/info")
-    def info(key: str) -> dict[str, Any]:
-        entry = studio.entry(key)
-        with ImageFile(entry.image) as file:
-            height, width, bands = file.shape
-            kind = file.dtype.name
-        return {
-            "width": width,
-            "height": height,
-            "bands": bands,
-            "dtype": kind,
-            "tile": TILE,
-            "levels": image_pyramid(entry.image).levels,
-            "large": height * width > WHOLE,
-            "window": WINDOW,
-            "revision": entry.revision,
-        }
-
-    @router.get("/api/images/{key}/tiles/{level}/{column}/{row}.jpg")
-    def tile(request: Request, key: str, level: int, column: int, row: int) -> Response:
-        path = studio.entry(key).image
-        state = state_of(path)
-        headers = {"cache-control": "private, no-cache", "etag": f'"{key}-{state}"'}
-        if state and request.headers.get("if-none-match") == headers["etag"]:
-            return Response(status_code=304, headers=headers)
-
-        def make() -> bytes:
-            return jpeg_bytes(cut_tile(image_pyramid(path), level, column, row))
-
-        content = kept((path, state, level, column, row), make)
-        return Response(content, media_type="image/jpeg", headers=headers)
-
-
-def _masks(router: APIRouter, studio: Studio) -> None:
-    """Masks as class indexes, out and in."""
-
-    def pyramid(key: str, of: str) -> Pyramid:
-        entry = studio.entry(key)
-        opened = studio.mask_of(entry, of)
-        if opened is None:
-            raise Refusal(404, f"{entry.name} has no such mask")
-        return opened()
-
-    @router.get("/api/images/{key}/mask.png")
-    def mask(request: Request, key: str, asked: Annotated[Asked, Query()]) -> Response:
-        there = pyramid(key, asked.of)
-        index = there.window(0, *asked.within(there.size))
-        return index_answer(index, as_bytes=request.headers.get("accept") == BYTES)
-
-    @router.get("/api/images/{key}/mask_tiles/{level}/{column}/{row}.png")
-    def mask_tile(key: str, level: int, column: int, row: int, of: Of = "own") -> Response:
-        content = png_bytes(cut_tile(pyramid(key, of), level, column, row))
-        return Response(content, media_type="image/png")
-
-    @router.put("/api/images/{key}/mask.png")
-    def put(
-        request: Request,
-        key: str,
-        asked: Annotated[Asked, Query()],
-        body: Annotated[bytes, Depends(whole_body)],
-    ) -> dict[str, Any]:
-        with studio.writing(request) as folder:
-            entry = unchanged(studio.entry(key), asked.revision)
-            if entry.uploaded or folder.classes is None:
-                raise Refusal(422, f"{entry.name} is here to look at only")
-            window = asked.within(entry.size)
-            index = read_index(body, folder.classes, window[2:])
-            entry = save_mask(folder, entry, index, window)
-            studio.events.tell("changed", id=key)
-            return {"revision": entry.revision, "mask": folder.origin(entry)}
-
-    @router.delete("/api/images/{key}/mask")
-    def delete(request: Request, key: str, revision: str = "") -> dict[str, Any]:
-        with studio.writing(request) as folder:
-            folder.remove_mask(unchanged(studio.entry(key), revision))
-            studio.events.tell("changed", id=key)
-            entry = studio.entry(key)
-            return {"revision": entry.revision, "mask": folder.origin(entry)}
 
 
 def _learning(router: APIRouter, studio: Studio) -> None:
@@ -407,112 +234,6 @@ def told_before(studio: Studio) -> list[tuple[str, Mapping[str, Any]]]:
 def event_text(kind: str, facts: Mapping[str, Any]) -> str:
     """A server-sent event."""
     return f"event: {kind}\ndata: {json.dumps(json_value(facts))}\n\n"
-
-
-def _files(router: APIRouter, studio: Studio) -> None:
-    """Masks to take away, images to look at."""
-
-    @router.get("/api/masks.zip")
-    def masks(of: Literal["own", "predicted", "all"] = "own") -> Response:
-        folder, predicted = studio.opened, studio.learner.predictions()
-        file = Path(studio.uploads.name) / f"{secrets.token_hex(8)}.zip"
-        entries = {entry.id: entry for entry in list(folder.entries.values())}
-        places = [one.image for one in entries.values() if not one.uploaded]
-        couples = [(p, folder.root if folder.root in p.parents else p.parent) for p in places]
-        names = dict(output_names(couples))
-        with ZipFile(file, "w", strict_timestamps=False) as archive:
-            for entry in entries.values():
-                own = file_of(entry.mask) if isinstance(entry.mask, Path) else None
-                made = predicted[entry.id].mask if entry.id in predicted else None
-                path = {"own": own, "predicted": made, "all": own or made}[of]
-                name = names.get(entry.image, Path("uploads", entry.id, Path(entry.name).stem))
-                if path and path.is_file():
-                    archive.write(path, f"{name.as_posix()}{path.suffix}")
-        return FileResponse(
-            file, filename=f"{folder.root.name}-masks.zip", background=BackgroundTask(file.unlink)
-        )
-
-    @router.post("/api/uploads")
-    def uploads(request: Request, files: list[UploadFile]) -> list[dict[str, Any]]:
-        with studio.writing(request) as folder:
-            there = sum(entry.uploaded for entry in folder.entries.values())
-            if there + len(files) > MOST_UPLOADS:
-                told = f"at most {MOST_UPLOADS} images are looked at"
-                raise Refusal(413, told, "Put them in a folder, and open that.")
-            entries = all_uploaded(files, Path(studio.uploads.name))
-            folder.entries |= {entry.id: entry for entry in entries}
-            with suppress(Refusal):  # no U-Net yet, or one that is at work
-                studio.learner.predict(entries)
-            return [told_image(folder, entry, 0) for entry in entries]
-
-
-def index_answer(index: NDArray[np.uint8], *, as_bytes: bool) -> Response:
-    """Class indexes as a PNG, or row by row: what a browser reads from a picture may be changed."""
-    if not as_bytes:
-        return Response(png_bytes(index), media_type="image/png")
-    packed = {"content-encoding": "gzip"}
-    return Response(gzip.compress(index.tobytes(), 1), media_type=BYTES, headers=packed)
-
-
-def all_uploaded(files: Iterable[UploadFile], folder: Path) -> list[Entry]:
-    """As `uploaded`; where one of them is no image none is kept."""
-    entries = list[Entry]()
-    try:
-        for file in files:
-            entries.append(uploaded(file, folder))
-    except Refusal:
-        for entry in entries:
-            entry.image.unlink()
-        raise
-    return entries
-
-
-def uploaded(file: UploadFile, folder: Path) -> Entry:
-    """An image that was sent, kept under a name of our own.
-
-    Raises:
-        Refusal: it is no image.
-    """
-    name = Path(file.filename or "image").name
-    if (suffix := Path(name).suffix.lower()) not in IMAGE_SUFFIXES:
-        raise Refusal(415, f"{name} is no image that is read")
-    key = f"u{secrets.token_hex(8)}"
-    path = folder / f"{key}{suffix}"
-    with path.open("wb") as copy:
-        shutil.copyfileobj(file.file, copy)
-    if raster_driver(path, first_bytes(path)) or (size := size_of(path)) == (0, 0):
-        path.unlink()  # a VRT names other files, which are not this browser's
-        raise Refusal(415, f"{name} is no image that is read")
-    return Entry(key, path, name, size=size, uploaded=True)
-
-
-async def whole_body(request: Request) -> bytes:
-    """What a request brings."""
-    return await request.body()
-
-
-def unchanged(entry: Entry, revision: str) -> Entry:
-    """The image, if its mask is still the one that was looked at.
-
-    Raises:
-        Refusal: somebody wrote since.
-    """
-    if revision != entry.revision:
-        told = f"the mask of {entry.name} was changed by somebody else since it was opened"
-        raise Refusal(409, told, "Load it again, and draw once more.")
-    return entry
-
-
-def cut_tile(pyramid: Pyramid, level: int, column: int, row: int) -> Any:
-    """The pixels of a tile.
-
-    Raises:
-        Refusal: there is no such tile.
-    """
-    pixels = pyramid.tile(level, column, row)
-    if pixels is None:
-        raise Refusal(404, "there is no such tile")
-    return pixels
 
 
 def count_images(folder: Path, depth: int = 1) -> int:

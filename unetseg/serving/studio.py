@@ -27,13 +27,7 @@ from unetseg.evaluation.confusion import confusion, dice, mean_over
 from unetseg.serving.door import Refusal
 from unetseg.serving.folder import UNPAIRED, Entry, Folder
 from unetseg.serving.learning import Events, Learning
-from unetseg.serving.pictures import (
-    Pyramid,
-    forget,
-    kept,
-    mask_pyramid,
-    state_of,
-)
+from unetseg.serving.pictures import Pyramid, forget, kept, mask_pyramid, state_of
 from unetseg.serving.runs import Predicted, count_objects, plan_words
 
 COOKIE = "unetseg_browser"
