@@ -16,7 +16,7 @@ from unetseg.data.files.georeference import Georeference
 from unetseg.data.files.geotiff import RasterWriter
 from unetseg.data.files.image import STRIP, ImageFile
 from unetseg.data.files.pages import ARRAY_SUFFIXES, split_page
-from unetseg.data.files.pngs import write_png
+from unetseg.data.files.pngs import PNG_START, write_png
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.errors import MaskError
@@ -32,7 +32,7 @@ def read_index(content: bytes, classes: ClassMap, size: tuple[int, int]) -> NDAr
     Raises:
         MaskError: it is no such picture, or shows no such class.
     """
-    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[16:24] != b"".join(
+    if content[:8] != PNG_START or content[16:24] != b"".join(
         side.to_bytes(4, "big") for side in size[::-1]
     ):
         raise MaskError(f"expected a PNG of {size[1]}×{size[0]} pixels")

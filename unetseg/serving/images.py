@@ -183,7 +183,7 @@ def file_routes(router: APIRouter, studio: Studio) -> None:
     def masks(of: Literal["own", "predicted", "all"] = "own") -> Response:
         folder, predicted = studio.opened, studio.learner.predictions()
         file = Path(studio.uploads.name) / f"{secrets.token_hex(8)}.zip"
-        entries = {entry.id: entry for entry in list(folder.entries.values())}
+        entries = dict(folder.entries)
         places = [one.image for one in entries.values() if not one.uploaded]
         couples = [(p, folder.root if folder.root in p.parents else p.parent) for p in places]
         names = dict(output_names(couples))

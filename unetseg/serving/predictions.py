@@ -59,7 +59,7 @@ def predictions_router(service: Service) -> APIRouter:
         flags = {name: True for name in wants if name != "mask"}
         config = PredictConfig.model_validate(flags)
         with service.folder() as folder:
-            images = await received(request, folder, service)
+            images = await received(request, Path(folder), service)
             works = [partial(service.files, image, config) for image in images]
             done = await service.answers(request, works)
             jobs = [job for job, _ in done]

@@ -2,13 +2,12 @@
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import anyio
@@ -120,14 +119,9 @@ class Service:
             raise Refusal(GONE, "the client went away")
         return [found[number] for number in range(len(works))]
 
-    @contextmanager
-    def folder(self) -> Iterator[Path]:
+    def folder(self) -> TemporaryDirectory[str]:
         """A folder for one request, gone at its end."""
-        folder = Path(mkdtemp(dir=self._folder))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        return TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True)
 
     async def thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """Let a thread do something; as many do as there are cores."""

@@ -252,10 +252,7 @@ class Studio:
 
 def is_folder(path: Path) -> bool:
     """Whether there is a folder, as far as it may be looked at."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+    return os.path.isdir(path)  # noqa: PTH112 (which raises)
 
 
 def told_classes(classes: ClassMap | None) -> list[dict[str, Any]]:
