@@ -2,7 +2,7 @@
 import * as api from "./api.js";
 import * as correcting from "./correcting.js";
 import * as drawing from "./drawing.js";
-import { ask, clearNotice, count, h, notice, say } from "./elements.js";
+import { ask, clearNotice, count, h, isTyping, notice, say } from "./elements.js";
 import * as gallery from "./gallery.js";
 import { changed, isNew, refresh, refreshSoon, refused, store, watch } from "./store.js";
 import * as training from "./training.js";
@@ -69,7 +69,7 @@ function switchTheme() {
 }
 
 function key(event) {
-  if (event.target.matches("input:not([type=range], [type=radio]), select, dialog *")) return;
+  if (isTyping(event)) return;
   if (event.key === "?") showShortcuts();
   const step = event.altKey && Object.keys(STEPS)[event.code.replace("Digit", "") - 1];
   if (!step) return;

@@ -1,6 +1,6 @@
 /** Draw: a mask made or corrected by brush, polygon and fill, and saved as the pair of its image. */
 import * as api from "./api.js";
-import { ask, button, clearNotice, empty, h, iconButton, notice, say, short, swatch, words } from "./elements.js";
+import { ask, button, clearNotice, empty, h, iconButton, isTyping, notice, say, short, swatch, words } from "./elements.js";
 import { Mask } from "./mask.js";
 import { encode } from "./png.js";
 import { inColours, Pyramid } from "./pyramid.js";
@@ -359,8 +359,7 @@ const next = trying(async (by) => {
 });
 
 function key(event) {
-  const isTyping = event.target.matches("input:not([type=range], [type=radio]), select, dialog *");
-  if (isTyping || event.altKey) return;
+  if (isTyping(event) || event.altKey) return;
   const name = event.key.toLowerCase();
   const control = event.ctrlKey || event.metaKey;
   const tool = Object.keys(TOOLS).find((each) => TOOLS[each][1] === name);

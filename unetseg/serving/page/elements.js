@@ -73,6 +73,9 @@ export function ask(title, content, choices) {
   }));
 }
 
+/** Whether a key is meant for the field or dialog that has it. */
+export const isTyping = ({ target }) => target.matches("input:not([type=range], [type=radio]), select, dialog *");
+
 let spoken = 0;
 /** Tells a screen reader, at most once in `pause` milliseconds. */
 export function say(text, pause = 0) {
