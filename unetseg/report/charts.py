@@ -37,11 +37,9 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, unit: float = 1.
     low, high = min(min(ys), y_ticks[0]), max(max(ys), y_ticks[-1])
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - left) / ((right - left) or 1)
-        up = (y - low) / ((high - low) or 1)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
-            HEIGHT - TOP - BOTTOM
-        )
+        across = (x - left) / ((right - left) or 1) * (WIDTH - LEFT - RIGHT)
+        up = (y - low) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across, HEIGHT - BOTTOM - up
 
     parts = []
     for y in y_ticks:

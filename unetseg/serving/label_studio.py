@@ -204,9 +204,8 @@ def keep_pair(event: Event, files: Path, pairs: Path, class_map: ClassMap) -> st
     faults += [f"{one.name} is no class" for one in shapes if indexes[str(one.label)] is None]
     if faults:
         raise MaskError(f"the annotation of {image.name} cannot be drawn", faults)
-    codes = {
-        label: index + 1 for label, index in indexes.items() if index is not None
-    }  # 0: nothing
+    # 0 is where nothing is drawn
+    codes = {label: index + 1 for label, index in indexes.items() if index is not None}
     drawn = draw_shapes(shapes, codes, height, width)
     rest = IGNORED if class_map.background is None else class_map.background
     index = np.where(drawn == 0, np.uint8(rest), drawn - 1)

@@ -21,15 +21,13 @@ from unetseg.serving.door import Refusal
 from unetseg.serving.service import Service
 
 Want = Literal["mask", "overlay", "probabilities", "objects", "polygons"]
-TYPES = {
-    ".png": "image/png",
-    ".tif": "image/tiff",
-    ".geojson": "application/geo+json",
-}
+TYPES = {".png": "image/png", ".tif": "image/tiff", ".geojson": "application/geo+json"}
 ACCEPTED: dict[str, Want] = {"application/json": "objects", "application/geo+json": "polygons"}
 """What a header Accept asks for, where no `want` does."""
 MOST_FILES = 16
 """Of one request."""
+LONGEST = 100
+"""Bytes of a file's name: file systems take 255, and outputs have longer ends."""
 NO_IMAGE = ("application/json", "application/x-www-form-urlencoded")
 FIX = "curl --data-binary @a.png -H 'Content-Type: image/png' …/predict, or -F file=@a.png"
 
@@ -106,10 +104,6 @@ async def received(request: Request, folder: Path, service: Service) -> list[Pat
     if not paths:
         raise Refusal(422, "the form holds no file, expected an image", FIX)
     return paths
-
-
-LONGEST = 100
-"""Bytes of a file's name: file systems take 255, and outputs have longer ends."""
 
 
 def _place(folder: Path, number: int, name: str) -> Path:
