@@ -205,7 +205,9 @@ def test_images_to_look_at_are_uploaded_and_nothing_else(tmp_path: Path) -> None
     client = browser(root)
     content = png_bytes(np.zeros((20, 30, 3), np.uint8))
     sent = [("files", ("../../x.png", content)), ("files", ("b.png", content))]
+    reading = iter(STUDIOS[-1].opened.entries.values())  # as another request does meanwhile
     first, second = client.post("/app/api/uploads", files=sent).json()
+    assert len(list(reading)) == 5
     assert (first["name"], first["uploaded"], first["width"]) == ("x.png", True, 30)
     assert client.get(f"/app/api/images/{second['id']}/thumbnail.jpg").status_code == 200
     assert put_mask(client, first, np.zeros((20, 30), np.uint8)).status_code == 422

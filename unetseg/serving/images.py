@@ -79,7 +79,7 @@ def image_routes(router: APIRouter, studio: Studio) -> None:
         return [
             told_image(folder, entry, since)
             | told_prediction(studio, entry, predicted.get(entry.id))
-            for entry in list(folder.entries.values())
+            for entry in folder.entries.values()
         ]
 
     @router.get("/api/images/{key}/thumbnail.jpg")
@@ -183,12 +183,12 @@ def file_routes(router: APIRouter, studio: Studio) -> None:
     def masks(of: Literal["own", "predicted", "all"] = "own") -> Response:
         folder, predicted = studio.opened, studio.learner.predictions()
         file = Path(studio.uploads.name) / f"{secrets.token_hex(8)}.zip"
-        entries = dict(folder.entries)
-        places = [one.image for one in entries.values() if not one.uploaded]
+        entries = folder.entries.values()
+        places = [one.image for one in entries if not one.uploaded]
         couples = [(p, folder.root if folder.root in p.parents else p.parent) for p in places]
         names = dict(output_names(couples))
         with ZipFile(file, "w", strict_timestamps=False) as archive:
-            for entry in entries.values():
+            for entry in entries:
                 own = file_of(entry.mask) if isinstance(entry.mask, Path) else None
                 made = predicted[entry.id].mask if entry.id in predicted else None
                 path = {"own": own, "predicted": made, "all": own or made}[of]
@@ -207,7 +207,8 @@ def file_routes(router: APIRouter, studio: Studio) -> None:
                 told = f"at most {MOST_UPLOADS} images are looked at"
                 raise Refusal(413, told, "Put them in a folder, and open that.")
             entries = all_uploaded(files, Path(studio.uploads.name))
-            folder.entries |= {entry.id: entry for entry in entries}
+            # a new dict: others may be reading the one that was
+            folder.entries = folder.entries | {entry.id: entry for entry in entries}
             with suppress(Refusal):  # no U-Net yet, or one that is at work
                 studio.learner.predict(entries)
             return [told_image(folder, entry, 0) for entry in entries]
