@@ -298,6 +298,13 @@ def test_a_process_that_does_not_begin_is_in_nobodys_way(
     assert not learner.is_busy
 
 
+def test_folders_of_other_programs_among_the_runs_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "other").mkdir(parents=True)
+    (tmp_path / "runs" / "other" / "env.json").write_text("[]")
+    client = browser(pairs(tmp_path / "pairs"), out=tmp_path / "runs")
+    assert client.get("/app/api/state").json()["model"] is None
+
+
 def test_files_of_a_run_are_called_as_those_who_write_them_call_them() -> None:
     assert (runs.LOG, learning.STATE) == (run_log.LOG, checkpoint.STATE)
     assert runs.MANIFEST == manifest.NAME

@@ -162,8 +162,9 @@ def plan_words(plan: dict[str, Any]) -> list[str]:
 
 @of_file
 def read_json(file: Path) -> Any:
-    """What is in a JSON file; None where there is none."""
+    """The object in a JSON file; None where there is none."""
     try:
-        return parse_json(file.read_bytes())
+        content = parse_json(file.read_bytes())
     except (OSError, ValueError):
         return None
+    return content if isinstance(content, dict) else None
