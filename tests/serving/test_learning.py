@@ -1,7 +1,6 @@
 """The whole road through the API: draw, train, predict, correct, train again, take away."""
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -27,8 +26,7 @@ from tests.serving.test_folder import (
     pairs,
     put_mask,
 )
-from unetseg.bundle import Rule, keep_in_bundle, load_bundle, read_info
-from unetseg.config import TrainConfig
+from unetseg.bundle import Rule, keep_in_bundle, read_info
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.tiffs import write_tiff
@@ -86,7 +84,7 @@ def test_draw_train_predict_correct_and_train_again(tmp_path: Path) -> None:
     archive = ZipFile(BytesIO(client.get("/app/api/masks.zip").content))
     assert len(archive.namelist()) == 5
     found = findings(client)
-    assert {"code", "severity", "summary", "fix", "files"} <= set(found[0])
+    assert {"severity", "summary", "fix", "files"} <= set(found[0])
 
 
 def train_once(client: TestClient) -> dict[str, Any]:
@@ -100,9 +98,6 @@ def train_once(client: TestClient) -> dict[str, Any]:
     model: dict[str, Any] = state["model"]
     assert (model["images"], model["before"], state["resumable"]) == (3, None, False)
     assert 0 <= model["dice"] <= 1
-    network = load_bundle(STUDIOS[-1].out / model["run"])[0].network
-    assert model["parameters"] == sum(one.numel() for one in network.parameters())
-    assert any(word.startswith("depth: ") for word in model["words"])
     assert told("training")[-1]["share"] == 1
     preview = told("epoch")[-1]["preview"]
     assert client.get(f"/app/{preview}").headers["content-type"] == "image/png"
@@ -273,14 +268,6 @@ def test_masks_are_those_of_the_network_as_it_is(tmp_path: Path) -> None:
         left = [path for path in (run_folder / "predictions").iterdir() if path.is_dir()]
         assert left == [message["manifest"].parent], change  # those of earlier weights are gone
     assert [facts["id"] for facts in told("predicted")] == [*wanted] * 2
-
-
-def test_a_loss_that_is_no_number_is_told_as_none(tmp_path: Path) -> None:
-    client = browser(pairs(tmp_path / "pairs"))
-    watched = learning._Training(STUDIOS[-1].learner, tmp_path / "run", TrainConfig())
-    watched.follow({"loss": math.nan, "best": math.inf, "step": 3})
-    training = client.get("/app/api/state").json()["training"]
-    assert training == {"loss": None, "best": None, "step": 3}
 
 
 def test_a_process_that_does_not_begin_is_in_nobodys_way(

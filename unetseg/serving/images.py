@@ -34,8 +34,10 @@ from unetseg.serving.pictures import (
     state_of,
     thumbnail,
 )
-from unetseg.serving.studio import WHOLE, Studio, told_image, told_prediction
+from unetseg.serving.studio import Studio, told_image, told_prediction
 
+WHOLE = 16 * 10**6
+"""Pixels of a mask that is sent at once."""
 WINDOW = 2048
 """Pixels, side of the windows in which larger masks are sent."""
 MOST_UPLOADS = 200
@@ -100,13 +102,10 @@ def image_routes(router: APIRouter, studio: Studio) -> None:
     def info(key: str) -> dict[str, Any]:
         entry = studio.entry(key)
         with ImageFile(entry.image) as file:
-            height, width, bands = file.shape
-            kind = file.dtype.name
+            height, width = file.size
         return {
             "width": width,
             "height": height,
-            "bands": bands,
-            "dtype": kind,
             "tile": TILE,
             "levels": image_pyramid(entry.image).levels,
             "large": height * width > WHOLE,

@@ -25,8 +25,6 @@ from unetseg.serving.runs import (
     PREDICTIONS,
     Predicted,
     Trained,
-    count_parameters,
-    plan_words,
     predictions_of,
     preview_of,
     read_json,
@@ -34,7 +32,7 @@ from unetseg.serving.runs import (
     trained_of,
     validations,
 )
-from unetseg.storage import json_value, write_json
+from unetseg.storage import write_json
 
 STATE = "last.pt"
 """A file of a run; torch is not loaded to name it."""
@@ -106,7 +104,7 @@ class Learning:
             return None
         run, scores = model.run, model.info.scores
         low, high = scores.get("foreground_dice_interval") or (None, None)
-        rows, splits = list(validations(run)), read_splits(run / "splits.json", "name")
+        splits = read_splits(run / "splits.json", "name")
         return {
             "run": run.name,
             "dice": scores.get("foreground_dice"),
@@ -115,9 +113,6 @@ class Learning:
             "images": [*splits.values()].count("train"),
             "version": model.version,
             "before": read_json(run / BEFORE),
-            "parameters": count_parameters(run / "model" / "model.safetensors"),
-            "words": plan_words(read_json(run / "plan.json") or {}),
-            "steps": rows[-1]["step"] if rows else 0,
         }
 
     @property
@@ -272,7 +267,6 @@ class _Training:
         for row in list(validations(self.run))[self.seen :]:
             if told is None or (self.run / "previews" / preview_of(row)).is_file():
                 self.seen += 1
-                self.tell(dice=row["val_dice"])
                 self.home.events.tell("epoch", **told_row(self.run, row))
         if told:
             self.home.events.tell("training", **self.tell(**told))
@@ -290,7 +284,7 @@ class _Training:
 
     def tell(self, **facts: Any) -> dict[str, Any]:
         """What is known of the training, with these facts."""
-        told: dict[str, Any] = (self.home.training or {}) | json_value(facts)
+        told: dict[str, Any] = (self.home.training or {}) | facts
         self.home.training = told
         return told
 

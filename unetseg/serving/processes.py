@@ -40,13 +40,8 @@ class Told(Silent):
         self._share += steps / 1000
         if now - self._sent > EVERY:
             self._sent = now
-            figures = {name: facts[name] for name in ("loss", "step", "epoch") if name in facts}
-            best = {"best": facts["best Dice"]} if "best Dice" in facts else {}
-            self._send(seconds=now - self._began, share=self._share, **figures, **best)
-
-    def say(self, message: str) -> None:
-        """Tell what was concluded or is done just now."""
-        self._send(note=message)
+            figures = {name: facts[name] for name in ("step", "epoch") if name in facts}
+            self._send(seconds=now - self._began, share=self._share, **figures)
 
     def finish(self, task: str) -> None:
         """Tell that all steps are done."""

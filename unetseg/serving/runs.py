@@ -4,7 +4,6 @@ Each file is read anew only when it has changed.
 """
 
 import csv
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -135,18 +134,6 @@ def version_of(info: "BundleInfo") -> str:
     """What changes with a U-Net: with its weights, and with what was measured of them later."""
     content = info.model_dump_json(exclude={"scores", "versions"})  # no mask depends on these
     return sha256(content.encode()).hexdigest()[:12]
-
-
-@of_file
-def count_parameters(weights: Path) -> int:
-    """The learned numbers of a network, by the head of its file; 0 where there is none."""
-    with suppress(OSError, ValueError), weights.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        tensors = parse_json(file.read(min(size, 2**24)))
-        moments = ("running_mean", "running_var", "num_batches_tracked")
-        learned = (n for n in tensors if n.startswith("network.") and not n.endswith(moments))
-        return sum(math.prod(tensors[name]["shape"]) for name in learned)
-    return 0
 
 
 def plan_words(plan: dict[str, Any]) -> list[str]:

@@ -33,8 +33,6 @@ from unetseg.serving.runs import Predicted, count_objects, plan_words
 COOKIE = "unetseg_browser"
 PATIENCE = 60.0
 """Seconds without a word of the browser that draws, after which another may."""
-WHOLE = 16 * 10**6
-"""Pixels of a mask that is sent at once."""
 TRIED = "network: chosen by a few trial steps, for the time that you give"
 OTHERS = "somebody else works in this folder"
 NO_FOLDER: dict[str, Any] = {
@@ -222,7 +220,7 @@ class Studio:
             if isinstance(found, UnetsegError):
                 self._checked = None
                 raise found
-            return [one.to_json(folder.root) | {"code": one.check} for one in found]
+            return [one.to_json(folder.root) for one in found]
         if self._checking.acquire(blocking=False):
             Thread(target=self._check, args=(folder, now), daemon=True).start()
         return None
@@ -271,7 +269,6 @@ def told_image(folder: Folder, entry: Entry, since: int) -> dict[str, Any]:
         "name": entry.name,
         "width": width,
         "height": height,
-        "large": height * width > WHOLE,
         "split": entry.split,
         "mask": origin,
         "fresh": origin in {"drawn", "corrected"} and saved > since,
