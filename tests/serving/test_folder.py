@@ -300,7 +300,7 @@ def test_files_that_go_meanwhile_are_told(tmp_path: Path) -> None:
     image = images(client)["1"]
     (root / "masks" / "1_mask.png").unlink()
     (root / "images" / "1.png").unlink()
-    for what in ("mask.png", "info", "tiles/0/0/0.jpg", "thumbnail.jpg?overlay=1"):
+    for what in ("mask.png", "info", "tiles/0/0/0.jpg", "thumbnail.jpg?of=own"):
         answer = client.get(f"/app/api/images/{image['id']}/{what}")
         assert (answer.status_code, "1" in answer.json()["error"]["message"]) == (422, True)
     assert len(images(client)) == 5

@@ -85,9 +85,8 @@ def image_routes(router: APIRouter, studio: Studio) -> None:
         ]
 
     @router.get("/api/images/{key}/thumbnail.jpg")
-    def small(key: str, overlay: Literal["0", "1", "predicted"] = "0") -> Response:
+    def small(key: str, of: Literal["", "own", "predicted"] = "") -> Response:
         entry = studio.entry(key)
-        of = {"1": "own", "predicted": "predicted"}.get(overlay, "")
         opened, classes = studio.mask_of(entry, of), studio.opened.classes
         made = opened.args if opened else ()
         states = state_of(entry.image), made, state_of(made[0]) if made else ()
@@ -179,7 +178,7 @@ def file_routes(router: APIRouter, studio: Studio) -> None:
     """Masks to take away, images to look at."""
 
     @router.get("/api/masks.zip")
-    def masks(of: Literal["own", "predicted", "all"] = "own") -> Response:
+    def masks(of: Of = "own") -> Response:
         folder, predicted = studio.opened, studio.learner.predictions()
         file = Path(studio.uploads.name) / f"{secrets.token_hex(8)}.zip"
         entries = folder.entries.values()
@@ -190,7 +189,7 @@ def file_routes(router: APIRouter, studio: Studio) -> None:
             for entry in entries:
                 own = file_of(entry.mask) if isinstance(entry.mask, Path) else None
                 made = predicted[entry.id].mask if entry.id in predicted else None
-                path = {"own": own, "predicted": made, "all": own or made}[of]
+                path = own if of == "own" else made
                 name = names.get(entry.image, Path("uploads", entry.id, Path(entry.name).stem))
                 if path and path.is_file():
                     archive.write(path, f"{name.as_posix()}{path.suffix}")

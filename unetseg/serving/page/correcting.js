@@ -7,7 +7,7 @@ import { isRunning, score } from "./training.js";
 let parts, gallery;
 
 export function build(section) {
-  gallery = new Gallery((one) => card(one, "draw", one.mask === "none" ? "predicted" : "1"),
+  gallery = new Gallery((one) => card(one, one.mask === "none" ? "predicted" : "own"),
     { show: "predicted", order: "uncertainty", find: "" });
   parts = { empty: h("div"), score: h("div"), text: h("p", { className: "lead" }),
     on: h("a", { className: "button primary", href: "#train" }), body: h("div") };

@@ -173,7 +173,7 @@ function showStrip() {
   parts.strip.replaceChildren(...around.map((one) => h("div", { role: "listitem" },
     h("a", { href: `#draw/${one.id}`, title: one.name, "aria-current": one.id === at.id ? "true" : null, className: one.mask === "none"
     ? "" : "has" },
-    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=1&r=${one.revision}`),
+    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?of=own&r=${one.revision}`),
       alt: `${one.name}, ${one.mask === "none" ? "no mask yet" : `mask ${one.mask}`}`, loading: "lazy" })))));
   parts.strip.querySelector("[aria-current]")?.scrollIntoView?.({ block: "nearest", inline: "center" });
 }

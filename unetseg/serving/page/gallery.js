@@ -61,13 +61,13 @@ export class Gallery {
 
 const MARKS = { given: "mask given", drawn: "drawn", corrected: "corrected" };
 
-/** A small picture of an image with its name and what is known of it, leading to `step`. */
-export function card(one, step, overlay = "1") {
+/** A small picture of an image with its own mask or the predicted one, its name and what is known of it; it leads to Draw. */
+export function card(one, of) {
   const facts = [MARKS[one.mask], one.predicted && one.mask === "none" && "predicted", one.split === "test" && "test",
     one.dice != null && `Dice ${one.dice.toFixed(2)}`, one.objects != null && count(one.objects, "object")];
   const state = one.revision + (one.predicted ? store.state.model?.version : "");
-  return h("a", { className: `card ${one.mask}`, href: `#${step}/${one.id}` },
-    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=${overlay}&r=${state}`), alt: "",
+  return h("a", { className: `card ${one.mask}`, href: `#draw/${one.id}` },
+    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?of=${of}&r=${state}`), alt: "",
       loading: "lazy", decoding: "async" }),
     h("b", { title: one.name }, short(one.name)), h("span", null, facts.filter(Boolean).join(" · ") || `${one.width} × ${one.height}`));
 }
@@ -75,7 +75,7 @@ export function card(one, step, overlay = "1") {
 let parts, gallery, findingsOf = "";
 
 export function build(section) {
-  gallery = new Gallery((one) => card(one, "draw", one.mask === "none" && one.predicted ? "predicted" : "1"));
+  gallery = new Gallery((one) => card(one, one.mask === "none" && one.predicted ? "predicted" : "own"));
   parts = { head: h("div"), findings: h("div", { className: "findings" }), body: h("div", null, gallery.element) };
   section.append(parts.head, parts.findings, parts.body);
 }

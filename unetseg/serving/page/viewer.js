@@ -115,7 +115,7 @@ function showList() {
   parts.list.dataset.key = key;
   parts.list.replaceChildren(...some.slice(Math.max(here - 20, 0), here + 40).map((one) => h("div", { role: "listitem" },
     h("a", { href: `#look/${one.id}`, title: one.name, "aria-current": one.id === at.id ? "true" : null },
-    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?overlay=predicted&r=${version}`),
+    h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?of=predicted&r=${version}`),
       alt: one.name, loading: "lazy" })))));
 }
 
