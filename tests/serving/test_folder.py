@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -528,6 +529,9 @@ def test_names_that_are_no_text_are_listed_and_drawn_on(tmp_path: Path) -> None:
     answer = put_mask(client, told, CELL)
     assert answer.status_code == 200, answer.text
     assert (get_mask(client, told["id"]) == CELL).all()
+    archive = client.get("/app/api/masks.zip")
+    assert archive.status_code == 200, archive.text
+    assert ZipFile(BytesIO(archive.content)).namelist() == ["caf\ufffd.png"]
 
 
 def test_indexes_come_as_bytes_where_they_are_asked_for(tmp_path: Path) -> None:

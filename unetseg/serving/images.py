@@ -1,6 +1,7 @@
 """The app's images and their masks: shown at every scale, drawn on, dropped in, taken away."""
 
 import gzip
+import os
 import secrets
 import shutil
 from collections.abc import Iterable
@@ -192,10 +193,9 @@ def file_routes(router: APIRouter, studio: Studio) -> None:
                 path = own if of == "own" else made
                 name = names.get(entry.image, Path("uploads", entry.id, Path(entry.name).stem))
                 if path and path.is_file():
-                    archive.write(path, f"{name.as_posix()}{path.suffix}")
-        return FileResponse(
-            file, filename=f"{folder.root.name}-masks.zip", background=BackgroundTask(file.unlink)
-        )
+                    archive.write(path, as_text(f"{name.as_posix()}{path.suffix}"))
+        called = as_text(f"{folder.root.name}-masks.zip")
+        return FileResponse(file, filename=called, background=BackgroundTask(file.unlink))
 
     @router.post("/api/uploads")
     def uploads(request: Request, files: list[UploadFile]) -> list[dict[str, Any]]:
@@ -218,6 +218,11 @@ def index_answer(index: NDArray[np.uint8], *, as_bytes: bool) -> Response:
         return Response(png_bytes(index), media_type="image/png")
     packed = {"content-encoding": "gzip"}
     return Response(gzip.compress(index.tobytes(), 1), media_type=BYTES, headers=packed)
+
+
+def as_text(name: str) -> str:
+    """A name as archives and headers hold it: names of files need not be text."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def all_uploaded(files: Iterable[UploadFile], folder: Path) -> list[Entry]:
