@@ -31,9 +31,9 @@ def bench(
     /,
     *,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    wanted: Annotated[BenchConfig, Parameter(name="*", group="Bench")] = BenchConfig(),  # noqa: B008
-    network: Annotated[NetworkConfig, Parameter(name="*", group="Network")] = NetworkConfig(),  # noqa: B008
-    runtime: Annotated[RuntimeConfig, Parameter(name="*", group="Machine")] = RuntimeConfig(),  # noqa: B008
+    wanted: Annotated[BenchConfig, Parameter(name="*", group="Bench")] = BenchConfig(),
+    network: Annotated[NetworkConfig, Parameter(name="*", group="Network")] = NetworkConfig(),
+    runtime: Annotated[RuntimeConfig, Parameter(name="*", group="Machine")] = RuntimeConfig(),
 ) -> None:
     """Measure how fast this machine is with a U-Net, and where the time goes.
 

@@ -32,8 +32,8 @@ def check(
     *,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    wanted: Annotated[CheckConfig, Parameter(name="*", group="Check")] = CheckConfig(),  # noqa: B008
-    config: Annotated[TrainConfig, Parameter(name="*", show=False)] = TrainConfig(),  # noqa: B008
+    wanted: Annotated[CheckConfig, Parameter(name="*", group="Check")] = CheckConfig(),
+    config: Annotated[TrainConfig, Parameter(name="*", show=False)] = TrainConfig(),
 ) -> None:
     """Read every image and mask; say what is wrong, how to fix it, and how training would go.
 

@@ -16,7 +16,7 @@ def compare(
     *paths: Path,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    config: Annotated[ComparisonConfig, Parameter(name="*")] = ComparisonConfig(),  # noqa: B008 (frozen)
+    config: Annotated[ComparisonConfig, Parameter(name="*")] = ComparisonConfig(),
 ) -> None:
     r"""Say whether trained U-Nets are better than the first, on the pairs that all hold out.
 

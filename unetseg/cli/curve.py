@@ -18,7 +18,7 @@ def curve(
     output: Annotated[Path, Parameter(alias="-o")] = Path("checkpoints/curve"),
     doublings: Annotated[int, Parameter(validator=Number(gte=2, lte=10))] = 3,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
+    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),
 ) -> None:
     """Tell whether more labelled images would help.
 

@@ -15,7 +15,7 @@ def doctor(
     *,
     folder: Annotated[Path, Parameter(name="--out")] = Path("checkpoints"),
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    machine: Annotated[MachineConfig, Parameter(name="*", group="Machine")] = MachineConfig(),  # noqa: B008
+    machine: Annotated[MachineConfig, Parameter(name="*", group="Machine")] = MachineConfig(),
 ) -> None:
     """Say what this machine offers, what is wrong with it, and the fix.
 

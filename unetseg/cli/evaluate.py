@@ -23,7 +23,7 @@ def evaluate(
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    config: Annotated[EvalConfig, Parameter(name="*")] = EvalConfig(),  # noqa: B008 (frozen)
+    config: Annotated[EvalConfig, Parameter(name="*")] = EvalConfig(),
 ) -> None:
     """Score a trained U-Net on a folder of image/mask pairs.
 

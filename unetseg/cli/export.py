@@ -17,8 +17,8 @@ def export(
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    config: Annotated[ExportConfig, Parameter(name="*")] = ExportConfig(),  # noqa: B008 (frozen)
-    pairs: Annotated[PairsConfig, Parameter(name="*", group="Data")] = PairsConfig(),  # noqa: B008
+    config: Annotated[ExportConfig, Parameter(name="*")] = ExportConfig(),
+    pairs: Annotated[PairsConfig, Parameter(name="*", group="Data")] = PairsConfig(),
 ) -> None:
     """Write a trained U-Net as one file: raw pixels in, masks in their own codes out.
 

@@ -42,7 +42,7 @@ def import_(
     *,
     images: Path | None = None,
     on_bad: Literal["error", "skip"] = "error",
-    config: Annotated[ReadingConfig, Parameter(name="*")] = ReadingConfig(),  # noqa: B008 (frozen)
+    config: Annotated[ReadingConfig, Parameter(name="*")] = ReadingConfig(),
 ) -> None:
     """Turn the annotations of another program into plain pairs: images/, masks/, classes.txt.
 

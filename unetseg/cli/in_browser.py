@@ -15,7 +15,7 @@ def in_browser(
     /,
     *,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    config: Annotated[AppConfig, Parameter(name="*")] = AppConfig(),  # noqa: B008 (frozen)
+    config: Annotated[AppConfig, Parameter(name="*")] = AppConfig(),
 ) -> None:
     """Draw masks, train, look, correct and train again, in the browser.
 

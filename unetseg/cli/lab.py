@@ -49,8 +49,8 @@ def gradients(
     *,
     width: int = 8,
     config_file: FILE = None,
-    config: Annotated[GradientsConfig, Parameter(name="*")] = GradientsConfig(),  # noqa: B008
-    look: LOOK = LookConfig(),  # noqa: B008 (frozen)
+    config: Annotated[GradientsConfig, Parameter(name="*")] = GradientsConfig(),
+    look: LOOK = LookConfig(),
 ) -> None:
     """Measure how gradients flow: per layer, at the start and through training.
 
@@ -93,8 +93,8 @@ def ablate(
     /,
     *,
     config_file: FILE = None,
-    config: Annotated[AblateConfig, Parameter(name="*")] = AblateConfig(),  # noqa: B008 (frozen)
-    look: LOOK = LookConfig(),  # noqa: B008 (frozen)
+    config: Annotated[AblateConfig, Parameter(name="*")] = AblateConfig(),
+    look: LOOK = LookConfig(),
 ) -> None:
     """Break one skip at a time and see what the masks lose.
 
@@ -129,8 +129,8 @@ def compare(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     quick: bool = False,
     config_file: FILE = None,
-    config: Annotated[CompareConfig, Parameter(name="*")] = CompareConfig(),  # noqa: B008 (frozen)
-    base: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
+    config: Annotated[CompareConfig, Parameter(name="*")] = CompareConfig(),
+    base: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),
 ) -> None:
     """Train the same data with different skips and seeds, and compare masks, size and speed.
 
@@ -174,8 +174,8 @@ def landscape(
     *,
     beside: Path | None = None,
     config_file: FILE = None,
-    config: Annotated[LandscapeConfig, Parameter(name="*")] = LandscapeConfig(),  # noqa: B008
-    look: LOOK = LookConfig(),  # noqa: B008 (frozen)
+    config: Annotated[LandscapeConfig, Parameter(name="*")] = LandscapeConfig(),
+    look: LOOK = LookConfig(),
 ) -> None:
     """Draw the loss around the trained weights, in two filter-normalised random directions.
 
@@ -207,8 +207,8 @@ def gates(
     /,
     *,
     config_file: FILE = None,
-    config: Annotated[SubjectConfig, Parameter(name="*")] = SubjectConfig(),  # noqa: B008 (frozen)
-    look: LOOK = LookConfig(),  # noqa: B008 (frozen)
+    config: Annotated[SubjectConfig, Parameter(name="*")] = SubjectConfig(),
+    look: LOOK = LookConfig(),
 ) -> None:
     """Show what learned skips settled on: α, gates, switches and attention maps.
 

@@ -24,9 +24,9 @@ def predict(
     *images: Path,
     output: Annotated[Path, Parameter(alias="-o")],
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    config: Annotated[PredictConfig, Parameter(name="*")] = PredictConfig(),  # noqa: B008 (frozen)
-    device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig(),  # noqa: B008
-    scaling: Annotated[ScalingConfig, Parameter(name="*", group="Scaling")] = ScalingConfig(),  # noqa: B008
+    config: Annotated[PredictConfig, Parameter(name="*")] = PredictConfig(),
+    device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig(),
+    scaling: Annotated[ScalingConfig, Parameter(name="*", group="Scaling")] = ScalingConfig(),
 ) -> None:
     """Write masks for images, in the coding of the masks the model was trained on.
 

@@ -16,7 +16,7 @@ def prune(
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig(),  # noqa: B008 (frozen)
+    device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig(),
 ) -> None:
     """Take the skips that learned to be off out of a U-Net trained with --skip switch.
 

@@ -14,9 +14,9 @@ def serve(
     /,
     *,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    config: Annotated[ServeConfig, Parameter(name="*")] = ServeConfig(),  # noqa: B008 (frozen)
-    tiling: Annotated[TilingConfig, Parameter(name="*")] = TilingConfig(),  # noqa: B008
-    device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig(),  # noqa: B008
+    config: Annotated[ServeConfig, Parameter(name="*")] = ServeConfig(),
+    tiling: Annotated[TilingConfig, Parameter(name="*")] = TilingConfig(),
+    device: Annotated[DeviceConfig, Parameter(name="*", group="Machine")] = DeviceConfig(),
 ) -> None:
     """Answer requests over HTTP with the masks of a trained U-Net.
 

@@ -28,7 +28,7 @@ def train(  # noqa: PLR0913 (each is a flag)
     nproc: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
     max_restarts: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
-    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
+    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),
 ) -> None:
     """Train a U-Net on a folder of image/mask pairs.
 
