@@ -156,12 +156,13 @@ def test_the_command_tells_what_it_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, _ = saved(tmp_path, None, bands=1)
-    words = ["import-weights", str(file), "-o", str(tmp_path / "cars")]
+    words = ["import-weights", str(file), "-o", str(tmp_path / "my cars")]
     assert unetseg_command(words) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "1 bands of uint8, classes: background 0, foreground 1" in told
     assert "at 0.5 of their size" in told
-    assert unetseg.load(tmp_path / "cars").predict(blotches(50, 70, 1)).shape == (50, 70)
+    assert told.endswith(f"next: unetseg predict '{tmp_path / 'my cars'}' IMAGES -o masks")
+    assert unetseg.load(tmp_path / "my cars").predict(blotches(50, 70, 1)).shape == (50, 70)
     assert unetseg_command(words) == 2  # it is there already
     assert unetseg_command([*words, "--scale", "2"]) == 2
     assert unetseg_command(["import-weights", str(tmp_path / "none.pth")]) == 2

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from unetseg.cli.console import observed, out, say, show_table
 from unetseg.config import BenchConfig, NetworkConfig, RuntimeConfig
+from unetseg.text import quoted
 
 if TYPE_CHECKING:
     from unetseg.bench import Benchmark, Row
@@ -69,10 +70,11 @@ def bench(
     if wanted.json_file:
         write_json(wanted.json_file, figures)
         say(f"all figures: {wanted.json_file}")
+    model = f" {quoted(run)}" if run else ""
     if not wanted.train:
-        say(f"next: unetseg bench {run or ''} --train".replace("  ", " "))
+        say(f"next: unetseg bench{model} --train")
     else:
-        say(f"next: unetseg predict {run} IMAGES -o masks" if run else "next: unetseg train DATA")
+        say(f"next: unetseg predict{model} IMAGES -o masks" if run else "next: unetseg train DATA")
 
 
 def _show(result: "Benchmark") -> None:

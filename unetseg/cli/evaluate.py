@@ -9,7 +9,7 @@ from rich.text import Text
 
 from unetseg.cli.console import observed, out, say
 from unetseg.config import EvalConfig
-from unetseg.text import plural, printable
+from unetseg.text import plural, printable, quoted
 
 if TYPE_CHECKING:
     from unetseg.evaluation.evaluate import Evaluation
@@ -74,7 +74,7 @@ def evaluate(
     say(f"scores, masks and overlays: {result.folder}")
     if page:
         say(f"page: {page}")
-    say(f"next: unetseg predict {run} IMAGES -o masks")
+    say(f"next: unetseg predict {quoted(run)} IMAGES -o masks")
 
 
 def _told_human(result: "Evaluation") -> str:

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from unetseg.cli.console import observed, say
 from unetseg.config import ExportConfig, PairsConfig
-from unetseg.text import plural
+from unetseg.text import plural, quoted
 
 
 def export(
@@ -63,8 +63,9 @@ def export(
     for rule in made.rules:
         say(f"not in the file, added by `unetseg predict`: {rule}")
     say(f"written: {made.file}")
+    file = quoted(made.file)
     ways_on = {
-        "bioimage": f"bioimageio test {made.file}",
+        "bioimage": f"bioimageio test {file}",
         "deepness": "choose it in QGIS, as the model of the plugin Deepness",
     }
-    say(f"next: {ways_on.get(config.to, f'unetseg predict {made.file} IMAGES -o masks')}")
+    say(f"next: {ways_on.get(config.to, f'unetseg predict {file} IMAGES -o masks')}")

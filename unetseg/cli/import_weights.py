@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unetseg.cli.console import say
+from unetseg.text import quoted
 
 
 def import_weights(
@@ -46,4 +47,4 @@ def import_weights(
     say(f"{info.bands} bands of {info.dtype}, classes: {codes}")
     say(f"the network sees images at {scale:g} of their size (--scale)")
     say(f"bundle: {output}")
-    say(f"next: unetseg predict {output} IMAGES -o masks")
+    say(f"next: unetseg predict {quoted(output)} IMAGES -o masks")

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from unetseg.cli.console import observed, out, say
 from unetseg.config import DeviceConfig
+from unetseg.text import quoted
 
 
 def prune(
@@ -55,4 +56,4 @@ def prune(
         f"the logits of random images changed by {result.difference:.1g} at most"
     )
     say(f"smaller model: {result.folder}")
-    say(f"next: unetseg predict {result.folder} IMAGES -o masks")
+    say(f"next: unetseg predict {quoted(result.folder)} IMAGES -o masks")
