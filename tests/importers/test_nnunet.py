@@ -12,6 +12,7 @@ from PIL import Image
 from tests.importers.exports import SIZE, imported, masks_in, only_mask, splits_in, truth, wrong
 from unetseg.data.files.image import read_image
 from unetseg.errors import MachineError
+from unetseg.importers.importing import import_dataset
 from unetseg.importers.nnunet import recognises
 
 LABELS = {"background": 0, "cat": 1, "dog": 2}
@@ -52,6 +53,13 @@ def test_a_single_channel_is_copied(tmp_path: Path, ending: str) -> None:
     copied = tmp_path / f"out/images/img-1{ending}"
     original = tmp_path / f"src/Dataset001/imagesTr/img-1_0000{ending}"
     assert copied.read_bytes() == original.read_bytes()
+
+
+def test_its_json_may_be_given(tmp_path: Path) -> None:
+    export(tmp_path / "src")
+    done = import_dataset(None, tmp_path / "src/dataset.json", tmp_path / "out")
+    assert done.classes == ("background", "cat", "dog")
+    assert (only_mask(tmp_path) == truth()).all()
 
 
 @pytest.mark.parametrize("channels", [2, 3])

@@ -56,14 +56,14 @@ def recognises(source: Path) -> bool:
 
 
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
-    """Read a folder with dataset.json, or one that holds such a folder.
+    """Read a folder with dataset.json, one that holds such a folder, or the file itself.
 
     Raises:
         DataError: there is none, or its dataset.json is something else.
         MachineError: there are volumes, and nibabel is not installed.
     """
-    found = [path for path in visible_files(source, JSON) if (path.parent / "labelsTr").is_dir()]
-    path = only_one(found, source)
+    jsons = holding(source, JSON, first=None)
+    path = only_one([one for one in jsons if (one.parent / "labelsTr").is_dir()], source)
     if path is None:
         raise DataError(f"there is no {JSON} beside labelsTr", fix="Give the folder that has them.")
     json = read_json(path, _Json, name_in(source, path))
