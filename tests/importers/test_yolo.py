@@ -143,3 +143,9 @@ def test_boxes_alone_no_texts_and_no_image(tmp_path: Path) -> None:
     write(tmp_path / "src/data.yaml", "names: 7\n")
     with pytest.raises(DataError, match="no list of names"):
         imported("yolo", tmp_path)
+
+
+def test_a_file_of_another_format_is_not_taken_for_the_texts_beside_it(tmp_path: Path) -> None:
+    pair(tmp_path, "images/a.jpg", yolo_text(BOXES))
+    assert recognises(write(tmp_path / "data.yaml", NAMES))
+    assert not recognises(write(tmp_path / "instances.json", "{}"))

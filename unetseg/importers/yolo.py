@@ -25,6 +25,7 @@ from unetseg.importers.source_files import ImageFiles, by_key, name_in, split_pa
 from unetseg.text import plural
 
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
+_OWN_FILES = (".yaml", ".yml", ".txt")  # others beside texts are of another format
 _MARGIN = 0.01  # share of a side by which rounding may put corners outside
 _BOX = 5  # numbers of a line
 _BOXES = "boxes are no masks"
@@ -35,6 +36,8 @@ _Line = tuple[int, list[tuple[float, float]]]  # the number of a class, and corn
 
 def recognises(source: Path) -> bool:
     """Whether there are texts with lines of polygons, or of boxes."""
+    if source.is_file() and source.suffix.lower() not in _OWN_FILES:
+        return False
     folder = source if source.is_dir() else source.parent
     texts = list(_texts(folder, dict(photos_below(folder))).values())
     for path in texts[:_SAMPLE]:
