@@ -317,12 +317,20 @@ def test_of_masks_in_an_archive_the_names_are_told(tmp_path: Path) -> None:
 def test_what_the_system_refuses_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(source: Path, _images: Path | None) -> Iterator[Entry]:
+    def read(source: Path, _images: Path | None = None) -> Iterator[Entry]:
         raise PermissionError(13, "Permission denied", str(source / "x.json"))
 
     monkeypatch.setattr(coco, "read", read)
     with pytest.raises(DataError, match=r"^x\.json cannot be read: Permission denied"):
         run(tmp_path)
+    monkeypatch.setattr(coco, "recognises", read)
+    with pytest.raises(DataError, match=r"^x\.json cannot be read: Permission denied"):
+        import_dataset(None, tmp_path / "src", tmp_path / "out")
+    no_name = tmp_path / ("x" * 300)
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        import_dataset(None, no_name, tmp_path / "out")
+    with pytest.raises(MachineError, match=r"cannot write .*: File name too long"):
+        import_dataset(None, tmp_path / "src", no_name)
 
 
 def test_problems_are_told_before_the_number_of_classes(tmp_path: Path, use: Use) -> None:

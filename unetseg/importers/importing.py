@@ -135,11 +135,13 @@ def import_dataset(  # noqa: PLR0913 (each is an argument of the command)
             them, or no format is recognised, or several are.
         MachineError: `out` holds something, or cannot be written.
     """
-    if not source.exists():
-        raise DataError(f"there is no {printable(source)}", fix="Check the path.")
+    with _readable(source):
+        if not source.exists():
+            raise DataError(f"there is no {printable(source)}", fix="Check the path.")
     refuse_used(out)
     with unpacked(source, beside=out) as folder:
-        recognised = [] if kind else [_recognised(folder, (source, out))]
+        with _readable(folder):
+            recognised = [] if kind else [_recognised(folder, (source, out))]
         kind = kind or recognised[0]
         annotations = read_annotations(kind, folder, images)
         if not annotations.images or (annotations.problems and len(annotations.classes) < 2):
@@ -176,8 +178,15 @@ def read_annotations(kind: str, source: Path, images: Path | None = None) -> Ann
     """
     if kind not in FORMATS:
         raise ConfigError(f"there is no format {kind!r}", fix=f"Choose of {', '.join(FORMATS)}.")
-    try:
+    with _readable(source):
         return collect(FORMATS[kind].read(source, images))
+
+
+@contextmanager
+def _readable(source: Path) -> Iterator[None]:
+    """Turn what the system says against reading what is in `source` into an answer."""
+    try:
+        yield
     except OSError as error:
         where = name_in(source, Path(error.filename or source))
         raise DataError(f"{where} cannot be read: {error.strerror}", fix="Check it.") from error

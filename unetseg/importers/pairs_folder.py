@@ -25,7 +25,14 @@ from unetseg.data.pairs.match import find_pairs
 from unetseg.data.pairs.naming import SPLITS, fold, read_name
 from unetseg.errors import DataError, MachineError, MaskError, PairingError
 from unetseg.importers.annotations import AnnotatedImage
-from unetseg.storage import atomic_path, replace_folder, write_csv, write_json, write_text
+from unetseg.storage import (
+    atomic_path,
+    replace_folder,
+    write_csv,
+    write_json,
+    write_text,
+    writing,
+)
 from unetseg.text import printable
 
 RECORD = "import.json"
@@ -184,13 +191,14 @@ def refuse_used(out: Path) -> None:
     """See that `out` is not there, or an empty folder.
 
     Raises:
-        MachineError: it holds something, or is a file.
+        MachineError: it holds something, is a file, or may not be looked into.
     """
-    if out.exists() and not out.is_dir():
-        raise MachineError(f"{printable(out)} is a file; an import needs a folder")
-    if out.exists() and any(out.iterdir()):
-        fix = "Name a folder that is not there yet, or empty this one."
-        raise MachineError(f"{printable(out)} holds something already", fix=fix)
+    with writing(out):
+        if out.exists() and not out.is_dir():
+            raise MachineError(f"{printable(out)} is a file; an import needs a folder")
+        if out.exists() and any(out.iterdir()):
+            fix = "Name a folder that is not there yet, or empty this one."
+            raise MachineError(f"{printable(out)} holds something already", fix=fix)
 
 
 def pair_names(images: Sequence[AnnotatedImage]) -> list[str]:
