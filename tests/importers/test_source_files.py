@@ -1,5 +1,8 @@
 """Names in foreign files find the image they mean, and nothing outside of the folder."""
 
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -146,6 +149,19 @@ def test_thousands_of_files_of_one_name(tmp_path: Path) -> None:
     files = ImageFiles(tmp_path)
     files.paths = tuple(tmp_path / name for name in names)
     assert [files.find(f"/elsewhere/{name}") for name in names] == [*files.paths]
+
+
+def test_threads_wait_for_the_tables(tmp_path: Path) -> None:
+    class Slow(tuple[Path, ...]):
+        def __iter__(self) -> Iterator[Path]:
+            time.sleep(0.1)
+            return super().__iter__()
+
+    files = ImageFiles(tmp_path)
+    files.paths = Slow([tmp_path / "x/a.jpg"])
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(files.find, ["/elsewhere/a.jpg"] * 2))
+    assert found == [tmp_path / "x/a.jpg"] * 2
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -29,7 +30,6 @@ from unetseg.importers.shapes import Size
 from unetseg.text import printable
 
 Content = TypeVar("Content")
-Folders = tuple[str, ...]
 _LOOKED_AT = 20  # files that tell a format
 
 
@@ -172,6 +172,7 @@ class ImageFiles:
         self.root = images or (folder.parent if is_beside else folder)
         self._apart = frozenset(apart)
         self._by_end: dict[tuple[bool, int], dict[tuple[str, ...], list[Path]]] = {}
+        self._lock = Lock()
 
     @cached_property
     def paths(self) -> tuple[Path, ...]:
@@ -269,16 +270,22 @@ class ImageFiles:
         """By tables of all ends of each length, so that a hundred thousand are searched quickly."""
         longest: list[Path] = []
         for length in range(1, len(parts) + 1):
-            if (with_suffix, length) not in self._by_end:
-                table = self._by_end.setdefault((with_suffix, length), defaultdict(list))
-                for path in self.paths:
-                    own = (*path.parts[:-1], path.name if with_suffix else path.stem)
-                    table[own[-length:]].append(path)
-            fitting = self._by_end[with_suffix, length].get(tuple(parts[-length:]))
+            fitting = self._ends(length, with_suffix=with_suffix).get(tuple(parts[-length:]))
             if not fitting:
                 break
             longest = fitting
         return longest
+
+    def _ends(self, length: int, *, with_suffix: bool) -> dict[tuple[str, ...], list[Path]]:
+        """The files by the last `length` parts of their paths; threads wait until all are in."""
+        with self._lock:
+            if (with_suffix, length) not in self._by_end:
+                table: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+                for path in self.paths:
+                    own = (*path.parts[:-1], path.name if with_suffix else path.stem)
+                    table[own[-length:]].append(path)
+                self._by_end[with_suffix, length] = table
+            return self._by_end[with_suffix, length]
 
 
 def by_key(
