@@ -53,6 +53,15 @@ def test_names_count_from_the_file_that_says_them(files: ImageFiles) -> None:
     assert files.find("a.jpg", files.root / "photos/s") == files.root / "photos/s/a.jpg"
 
 
+def test_names_count_from_a_file_that_is_given_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path, "labels/x.json", "labels/a.jpg", "photos/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    files = ImageFiles(Path("labels/x.json"))
+    assert files.find("a.jpg", Path("labels")) == tmp_path / "labels/a.jpg"
+
+
 @pytest.mark.parametrize(
     "name",
     [

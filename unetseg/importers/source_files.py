@@ -241,9 +241,10 @@ class ImageFiles:
 
     def _image_at(self, base: Path | None, parts: Sequence[str]) -> Path | None:
         """The image file `parts` from the folder `base` on, if there is one inside the root."""
-        if base is None or not base.is_relative_to(self.root):
+        root = self.root.absolute()
+        if base is None or not base.absolute().is_relative_to(root):
             return None
-        inside = Path(os.path.normpath(base.relative_to(self.root).joinpath(*parts)))
+        inside = Path(os.path.normpath(base.absolute().relative_to(root).joinpath(*parts)))
         path = self.root / inside
         if ".." in inside.parts or path.suffix.lower() not in IMAGE_SUFFIXES:
             return None
