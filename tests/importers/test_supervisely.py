@@ -16,6 +16,7 @@ from tests.importers.exports import (
     SIZE,
     corners,
     imported,
+    masks_in,
     only_mask,
     photo,
     splits_in,
@@ -98,6 +99,16 @@ def test_splits_are_data_sets_or_tags(tmp_path: Path, tag: str) -> None:
     done = imported("supervisely", tmp_path)
     assert sorted(splits_in(tmp_path / "out").values(), key=str) == ["train", "val"]
     assert "1 image without objects: all background" in done.notes
+
+
+def test_annotations_of_older_projects_are_of_the_image_beside_them(tmp_path: Path) -> None:
+    for name, objects in (("ds0", OBJECTS), ("ds1", [])):
+        export(tmp_path / "src" / name, objects)
+        (tmp_path / f"src/{name}/ann/a.jpg.json").rename(tmp_path / f"src/{name}/ann/a.json")
+    imported("supervisely", tmp_path)
+    masks = masks_in(tmp_path / "out")
+    assert (masks["ds0/a"] == truth(classes=("dog", "cat"))).all()
+    assert not masks["ds1/a"].any()
 
 
 @pytest.mark.parametrize(

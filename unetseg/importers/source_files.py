@@ -199,6 +199,8 @@ class ImageFiles:
             if path is not None:
                 return path
         fitting = self._ending_in([part for part in parts if part != ".."])
+        if len(fitting) > 1:  # in the folder `near`, under a name without suffix
+            fitting = [path for path in fitting if path.parent == near] or fitting
         if len(fitting) > 1 and split is not None:
             own = [path for path in fitting if split_of(*self._folders(path)) == split]
             fitting = own or fitting
