@@ -184,7 +184,7 @@ class ImageFiles:
         r"""The file that `name` means, or why there is none.
 
         A relative name is looked for in the folder `near` and in the root; then the file counts
-        whose path ends like `name`, on the longest stretch.
+        whose path ends like `name`, on the longest stretch; of several, the one in `near`.
 
         Args:
             name: As the foreign file has it: a relative or absolute path, with / or \, or a URL.
@@ -199,11 +199,11 @@ class ImageFiles:
             if path is not None:
                 return path
         fitting = self._ending_in([part for part in parts if part != ".."])
-        if len(fitting) > 1:  # in the folder `near`, under a name without suffix
-            fitting = [path for path in fitting if path.parent == near] or fitting
-        if len(fitting) > 1 and split is not None:
-            own = [path for path in fitting if split_of(*self._folders(path)) == split]
-            fitting = own or fitting
+        fitting = [path for path in fitting if path.parent == near] or fitting
+        if split is not None:
+            fitting = [
+                path for path in fitting if split_of(*self._folders(path)) == split
+            ] or fitting
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
