@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 from tests.importers.exports import SIZE, imported, masks_in, only_mask, splits_in, truth, wrong
 from unetseg.data.files.image import read_image
 from unetseg.errors import MachineError
+from unetseg.importers import importing
 from unetseg.importers.importing import import_dataset
 from unetseg.importers.nnunet import recognises
 
@@ -118,6 +121,24 @@ def test_volumes_become_slices(tmp_path: Path, ending: str) -> None:
     bands = 1 if ending == ".nii.gz" else 2
     assert pixels.dtype == np.int16
     assert (pixels == np.moveaxis(BANDS[:bands], 0, -1)).all()
+
+
+def test_a_volume_is_loaded_once_for_all_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    load, loads = nibabel.load, Counter[str]()
+
+    def slow(path: Path) -> Any:
+        loads[path.name] += 1
+        time.sleep(0.05)
+        return load(path)
+
+    monkeypatch.setattr(nibabel, "load", slow)
+    monkeypatch.setattr(importing, "usable_cores", lambda: 2)
+    export(tmp_path / "src", 1, ".nii")
+    imported("nnunet", tmp_path)
+    assert loads == {"img-1.nii": 2, "img-1_0000.nii": 2}  # their headers, their values
 
 
 def test_volumes_that_do_not_fit(tmp_path: Path) -> None:

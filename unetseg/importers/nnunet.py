@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ JSON = "dataset.json"
 IGNORE_LABEL = "ignore"
 _VOLUMES = (".nii", ".nii.gz")
 _CHANNEL = re.compile(r"_\d{4}$")
+_LOADING = Lock()  # one thread at a time, else each loads the volume of all
 
 
 class _Json(BaseModel):
@@ -185,7 +187,8 @@ def _draw_slice(case: _Case, depth: int, _height: int, _width: int) -> NDArray[n
 
 def _slice(path: Path, depth: int) -> NDArray[Any]:
     """One slice of a volume, its first axis to the right and the second down: H×W×C."""
-    values = _volume(path)  # X, Y, Z, C
+    with _LOADING:
+        values = _volume(path)  # X, Y, Z, C
     pixels = np.atleast_3d(values[:, :, depth] if values.ndim > 2 else values)  # X, Y, C
     if pixels.dtype not in (np.uint8, np.uint16, np.int16):
         pixels = pixels.astype(np.float32)
