@@ -31,6 +31,7 @@ from unetseg.importers.labelstudio import (
     image_names,
     other_types,
     read_regions,
+    recognises,
     url_of,
 )
 from unetseg.importers.shapes import paint_in_order
@@ -163,6 +164,7 @@ def test_exports_of_old_versions(tmp_path: Path) -> None:
     old = task(1, annotation(box("A", 0, 50)))
     old["completions"] = old.pop("annotations")
     assert row(export(tmp_path, old).images[0]) == [1] * 10 + [0] * 10
+    assert recognises(tmp_path)
 
 
 def test_the_file_and_images_elsewhere(tmp_path: Path) -> None:

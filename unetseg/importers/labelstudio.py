@@ -60,7 +60,7 @@ from unetseg.importers.source_files import (
 
 _USUAL_KEYS = ("image", "img")
 _LIST = rb"(?:\xef\xbb\xbf)?\s*\["  # after the mark with which Windows begins a text
-_TASKS = _LIST + rb'(?s:.*?)"(?:annotations|completions)"'
+_TASK_KEYS = (b'"annotations"', b'"completions"')  # the second in old versions
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # 0a1b2c3d-my_photo.jpg
 _BRUSH = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-(.+)-\d+")
 _AREAS = ("brush", "bitmask", "polygon", "rectangle", "ellipse")
@@ -158,10 +158,15 @@ class _Task(BaseModel):
 
 def recognises(source: Path) -> bool:
     """Whether there is a JSON of tasks with annotations, or a PNG of a brush."""
-    jsons = holding(source, "*.json", b'"annotations"')
-    if any(re.match(_TASKS, path.read_bytes()) for path in jsons):
+    if any(map(_holds_tasks, holding(source, "*.json"))):
         return True
     return any(_BRUSH.fullmatch(path.stem) for path in visible_files(source, "*.png"))
+
+
+def _holds_tasks(path: Path) -> bool:
+    """Whether a JSON is a list of tasks with annotations."""
+    content = path.read_bytes()
+    return bool(re.match(_LIST, content)) and any(key in content for key in _TASK_KEYS)
 
 
 def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
@@ -175,7 +180,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     if source.is_dir():
         files = visible_files(source, "*")
         jsons = [path for path in files if path.suffix.lower() == ".json"]
-        full = [path for path in jsons if re.match(_TASKS, path.read_bytes())]
+        full = [path for path in jsons if _holds_tasks(path)]
         rows = [path for path in jsons if path not in full and re.match(_LIST, path.read_bytes())]
         pngs = [path for path in files if path.suffix.lower() == ".png"]
         brushes = [(path, name) for path in pngs if (name := _BRUSH.fullmatch(path.stem))]

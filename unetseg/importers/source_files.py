@@ -201,9 +201,8 @@ class ImageFiles:
         fitting = self._ending_in([part for part in parts if part != ".."])
         fitting = [path for path in fitting if path.parent == near] or fitting
         if split is not None:
-            fitting = [
-                path for path in fitting if split_of(*self._folders(path)) == split
-            ] or fitting
+            own = [path for path in fitting if split_of(*self._folders(path)) == split]
+            fitting = own or fitting
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
