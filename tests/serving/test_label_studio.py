@@ -207,6 +207,10 @@ def test_without_a_background_what_is_not_drawn_is_unknown(folder: Path, tmp_pat
     told = Event.model_validate(event("ANNOTATION_CREATED", brush(covered, "class 1")))
     name = keep_pair(told, folder / "photos", tmp_path, known)
     assert (read_mask(tmp_path / name).pixels == np.where(covered, 1, 255)).all()
+    without_code = class_map(0, 1, background=None)
+    with pytest.raises(MaskError, match=r"has pixels without a label(?s:.*)Label every pixel"):
+        keep_pair(told, folder / "photos", tmp_path / "none", without_code)
+    assert not (tmp_path / "none").exists()
 
 
 def test_folders_are_looked_at_first(folder: Path, tmp_path: Path) -> None:

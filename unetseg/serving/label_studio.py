@@ -188,7 +188,7 @@ def keep_pair(event: Event, files: Path, pairs: Path, class_map: ClassMap) -> st
         The mask, below `pairs`.
 
     Raises:
-        DataError: a region cannot be drawn on this image.
+        DataError: a region cannot be drawn on this image, or pixels without a label have no code.
         MachineError: a file cannot be written.
     """
     assert event.annotation
@@ -209,6 +209,11 @@ def keep_pair(event: Event, files: Path, pairs: Path, class_map: ClassMap) -> st
     drawn = draw_shapes(shapes, codes, height, width)
     rest = IGNORED if class_map.background is None else class_map.background
     index = np.where(drawn == 0, np.uint8(rest), drawn - 1)
+    if not class_map.ignore and (index == IGNORED).any():
+        raise MaskError(
+            f"{image.name} has pixels without a label, and the model knows no background",
+            fix="Label every pixel.",
+        )
     place = image.relative_to(files)
     mask = (pairs / "masks" / place).with_suffix(class_map.suffix)
     kept = pairs / "images" / place
