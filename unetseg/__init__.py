@@ -81,7 +81,8 @@ what is written above it, never below.
       fix.py             the fixed copy of a folder
       check.py           all of it in one look
     importers/         other programs' annotations → plain pairs
-      shapes.py          polygons, ellipses, lines, run lengths, brushes → pixels
+      shapes.py          polygons, ellipses, lines, run lengths → pixels
+      brushes.py         brushes of Label Studio ↔ pixels
       annotations.py     what a reader yields, and how it becomes classes and masks
       source_files.py    the files of an export: found by the names in it, and read
       archives.py        zip and tar, unpacked so that none can do harm

@@ -16,7 +16,7 @@ from tests.serving.models import asked, image_file
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ConfigError, MaskError
-from unetseg.importers.shapes import decode_brush
+from unetseg.importers.brushes import decode_brush
 from unetseg.prediction.predictor import Predictor
 from unetseg.serving.label_studio import index_of, keep_pair
 

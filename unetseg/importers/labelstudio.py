@@ -39,15 +39,8 @@ from unetseg.importers.annotations import (
     Shape,
     mask_pixels,
 )
-from unetseg.importers.shapes import (
-    Patch,
-    Size,
-    crop,
-    decode_brush,
-    ellipse,
-    polygon,
-    turned_rectangle,
-)
+from unetseg.importers.brushes import decode_brush
+from unetseg.importers.shapes import Patch, Size, crop, ellipse, polygon, turned_rectangle
 from unetseg.importers.source_files import (
     ImageFiles,
     embedded_png,

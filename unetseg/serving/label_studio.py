@@ -21,8 +21,8 @@ from unetseg.data.files.image import ImageFile
 from unetseg.data.masks.class_map import IGNORED, ClassMap, write_mask
 from unetseg.errors import ImageError, MaskError
 from unetseg.importers.annotations import Problem, draw_shapes
+from unetseg.importers.brushes import encode_brush
 from unetseg.importers.labelstudio import Annotation, TaskImages, read_regions, url_of
-from unetseg.importers.shapes import encode_brush
 from unetseg.importers.source_files import ImageFiles
 from unetseg.prediction.bands import OneBand
 from unetseg.prediction.review import doubt_of
