@@ -19,10 +19,10 @@ from unetseg.cli.findings import (
 )
 from unetseg.config import CheckConfig, TrainConfig
 from unetseg.errors import DataError, MachineError
+from unetseg.text import plural, printable, quoted
 
 if TYPE_CHECKING:
     from unetseg.checks.check import Report
-    from unetseg.checks.fix import Fixed
     from unetseg.training.plan import Plan
 
 
@@ -99,7 +99,7 @@ def _check_targets(data: Path, wanted: CheckConfig) -> None:
 
 def _show(report: "Report", plan: "Plan | None", given: Sequence[str]) -> None:
     """What the folder holds, how training would go, and what is wrong, last."""
-    if report.trainable and plan and not report.of("error"):
+    if report.trainable and plan:
         show_data(report.trainable)
         show_plan(plan)
     show_findings(report, given)
@@ -144,14 +144,8 @@ def _fix(report: "Report", target: Path, *, quiet: bool) -> None:
 
     with observed() as progress:
         done = write_fixed(report.survey, target, SILENT if quiet else progress)
-    if not quiet:
-        _show_fixed(done, target)
-
-
-def _show_fixed(done: "Fixed", target: Path) -> None:
-    """What was done, and where the copy is."""
-    from unetseg.text import plural, printable, quoted
-
+    if quiet:
+        return
     lines = [*done.changes, *(f"left out: {line}" for line in done.left_out)]
     for line in shortened([printable(line) for line in lines], whole="fixed.json lists all"):
         say(f"  {line}")
@@ -165,13 +159,9 @@ def _show_fixed(done: "Fixed", target: Path) -> None:
 def _answer(report: "Report", given: Sequence[str], *, strict: bool) -> None:
     """Refuse a folder with errors, and with `strict` one with warnings."""
     from unetseg.checks.finding import FIX
-    from unetseg.text import printable
 
-    wrong = [
-        f
-        for f in report.findings
-        if f.severity == "error" or (strict and f in report.of("warning"))
-    ]
+    severities = {"error", "warning"} if strict else {"error"}
+    wrong = [finding for finding in report.findings if finding.severity in severities]
     if wrong:
         can_fix = any(FIX[0] in finding.flags for finding in report.findings)
         fix = f"`unetseg check {' '.join(given)} --fix OUT` fixes what it can." if can_fix else ""

@@ -32,7 +32,7 @@ from unetseg.importers.source_files import (
 from unetseg.text import plural, printable
 
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
-STROKES = "(iscrowd) drawn as objects: most are marked so, as brush strokes of CVAT are"
+_STROKES = "(iscrowd) drawn as objects: most are marked so, as brush strokes of CVAT are"
 
 
 def _packed(segmentation: Any) -> Any:
@@ -98,7 +98,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     crowds = [one for one in shaped if one.iscrowd]
     are_strokes = len(crowds) > len(shaped) / 2
     ignored = "(iscrowd) ignored: 255 in the masks"
-    yield Note(len(crowds), "crowd region", STROKES if are_strokes else ignored)
+    yield Note(len(crowds), "crowd region", _STROKES if are_strokes else ignored)
     for one in crowds if are_strokes else ():
         one.iscrowd = 0
     for path, json in jsons.items():

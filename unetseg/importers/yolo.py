@@ -134,8 +134,10 @@ def _read_text(path: Path) -> list[_Line]:
     lines, faults, boxes = [], [], []
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     for i, words in enumerate(map(str.split, text.splitlines()), 1):
+        if not words:
+            continue
         try:
-            number, *shares = map(float, words) if words else (0.0, *[0.0] * 6)
+            number, *shares = map(float, words)
         except ValueError:
             faults.append(f"line {i} has words, expected numbers")
             continue
@@ -145,7 +147,7 @@ def _read_text(path: Path) -> list[_Line]:
             faults.append(f"line {i} has {plural(len(words), 'number')} that are no polygon")
         elif not all(-_MARGIN <= share <= 1 + _MARGIN for share in shares):
             faults.append(f"line {i} has corners outside, expected shares from 0 to 1")
-        elif words:
+        else:
             lines.append((int(number), list(zip(shares[::2], shares[1::2], strict=True))))
     if boxes or faults:
         raise MaskError(_BOXES if not faults else "no polygons of YOLO", faults or boxes)
