@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from unetseg.cli.console import observed, out, say, show_table
 from unetseg.config import BenchConfig, NetworkConfig, RuntimeConfig
+from unetseg.progress import SILENT
 from unetseg.text import quoted
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ def bench(
         YAML file with settings.
     """
     from unetseg.bench import bench as measure
-    from unetseg.progress import SILENT
     from unetseg.storage import json_value, write_json
 
     alone = wanted.json_file == STDOUT

@@ -19,6 +19,7 @@ from unetseg.cli.findings import (
 )
 from unetseg.config import CheckConfig, TrainConfig
 from unetseg.errors import DataError, MachineError
+from unetseg.progress import SILENT
 from unetseg.text import plural, printable, quoted
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ def check(
     """
     from unetseg.checks.check import check_folder
     from unetseg.data.files.pngs import write_png
-    from unetseg.progress import SILENT
     from unetseg.runtime import start
     from unetseg.training.plan import make_plan
     from unetseg.training.previews import planned_sheet
@@ -140,7 +140,6 @@ def _describe(report: "Report", path: Path) -> None:
 def _fix(report: "Report", target: Path, *, quiet: bool) -> None:
     """Write the fixed copy and, unless `quiet`, say what was done."""
     from unetseg.checks.fix import write_fixed
-    from unetseg.progress import SILENT
 
     with observed() as progress:
         done = write_fixed(report.survey, target, SILENT if quiet else progress)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from unetseg.cli.console import observed, out, say
 from unetseg.config import ComparisonConfig
+from unetseg.errors import ConfigError
 from unetseg.text import plural, printable
 
 
@@ -37,7 +38,6 @@ def compare(
     config_file
         YAML file with settings.
     """
-    from unetseg.errors import ConfigError
     from unetseg.evaluation.compare import compare as run_comparison
 
     if len(paths) < 3:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from unetseg.cli.console import observed, say
 from unetseg.config import EvalConfig, PredictConfig, TrainConfig, TrainingConfig
+from unetseg.text import plural
 
 
 def demo(
@@ -31,7 +32,6 @@ def demo(
     from unetseg.evaluation.evaluate import evaluate
     from unetseg.prediction.predict import predict_folder
     from unetseg.report.page import write_report
-    from unetseg.text import plural
     from unetseg.training.fit import train
 
     training = TrainingConfig.model_validate({"budget": budget})

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from unetseg.cli.console import observed, say
 from unetseg.config import ReadingConfig
 from unetseg.errors import ConfigError
-from unetseg.text import quoted
+from unetseg.text import plural, quoted
 
 if TYPE_CHECKING:
     from unetseg.importers.importing import Imported
@@ -118,8 +118,6 @@ def _arguments(
 
 def _show(done: "Imported", out: Path) -> None:
     """What was written, what was concluded, and what was left out."""
-    from unetseg.text import plural
-
     counts = done.counts
     say(f"{plural(counts.pairs, 'pair')} in {out}")
     if counts.splits:

@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unetseg.cli.console import say
+from unetseg.errors import ConfigError
 from unetseg.text import quoted
 
 
@@ -34,7 +35,6 @@ def import_weights(
     scale
         The --scale of its training, above 0 to 1.
     """
-    from unetseg.errors import ConfigError
     from unetseg.export.pytorch_unet import import_weights as convert
 
     if not file.is_file():

@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unetseg.cli.console import observed, say
+from unetseg.text import plural, quoted
 
 
 def sample(
@@ -34,7 +35,6 @@ def sample(
         Other seeds draw other images.
     """
     from unetseg.data.sample import draw_sample
-    from unetseg.text import plural, quoted
 
     with observed() as progress:
         draw_sample(out, count=count, size=size, seed=seed, progress=progress)

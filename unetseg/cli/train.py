@@ -12,6 +12,8 @@ from unetseg.cli.console import observed, say
 from unetseg.cli.console import out as console
 from unetseg.config import PairsConfig, TrainConfig
 from unetseg.errors import BundleError, ConfigError
+from unetseg.storage import latest_run, new_run_folder, refuse_read_only
+from unetseg.text import quoted
 
 if TYPE_CHECKING:
     from unetseg.progress import Progress
@@ -59,15 +61,12 @@ def train(  # noqa: PLR0913 (each is a flag)
     config_file
         YAML file with settings; a run's own config.yaml repeats that run.
     """
-    from unetseg.storage import refuse_read_only
-
     console.quiet = os.environ.get("RANK", "0") != "0"  # of several processes the first speaks
     refuse_read_only(out)  # at once, before torch is loaded
     if (nproc > 1 or max_restarts) and "RANK" not in os.environ:  # where it is one of several
         _launch(name, folds, nproc, max_restarts)
         return
     from unetseg.cli.findings import given_words
-    from unetseg.text import quoted
 
     places = out, name, resume
     with observed() as progress:
@@ -85,7 +84,6 @@ def _trained(
     progress: "Progress",
 ) -> Path:
     """The run folder, which `places` (--out, --name, --resume) lead to, after the training."""
-    from unetseg.storage import latest_run, new_run_folder
     from unetseg.training.fit import train as run_training
     from unetseg.training.folds import train_folds
 
