@@ -170,6 +170,8 @@ def test_the_help_of_check_leaves_the_training_to_that_of_train(capsys: Capture)
         (["sample", "x", "--size", "big"], "--size"),
         (["demo", "--budget", "10x"], "--budget '10x'"),
         (["train", "photos", "--config", "no.yaml"], "--config 'no.yaml' is no file"),
+        (["train", "photos", "--config", "x" * 300], "is no file"),
+        (["import-weights", "x" * 300], "is no file"),
         (["train", "photos", "--config"], "--config"),
         (["train", "photos", "--name", "../up"], "--name '../up'"),
     ],

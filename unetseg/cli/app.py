@@ -214,8 +214,9 @@ def _file(path: str) -> Dict:
     import yaml
 
     from unetseg.data.masks.class_list import load_yaml
+    from unetseg.storage import is_file
 
-    if not Path(path).is_file():
+    if not is_file(path):
         raise ConfigError(f"--config {path!r} is no file")
     try:
         content = load_yaml(Path(path).read_text(encoding="utf-8")) or {}

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from unetseg.cli.console import say
 from unetseg.errors import ConfigError
+from unetseg.storage import is_file
 from unetseg.text import quoted
 
 
@@ -37,7 +38,7 @@ def import_weights(
     """
     from unetseg.export.pytorch_unet import import_weights as convert
 
-    if not file.is_file():
+    if not is_file(file):
         raise ConfigError(f"{file} is no file", fix="Give a checkpoint such as model.pth.")
     if not 0 < scale <= 1:
         raise ConfigError(f"--scale {scale}: a number above 0, at most 1")

@@ -24,6 +24,7 @@ from unetseg.config import (
 )
 from unetseg.errors import ConfigError
 from unetseg.progress import Progress
+from unetseg.storage import is_file
 
 if TYPE_CHECKING:
     from unetseg.skiplab.look import Result
@@ -276,7 +277,7 @@ def _quickened(config: C, quick: bool) -> C:
 def _home(name: str, source: Path | None) -> Path:
     """Where the files of a look go: into the run's folder, or beside the runs."""
     for run in (source, source.parent) if source is not None else ():
-        if (run / "model" / "model.json").is_file():
+        if is_file(run / "model" / "model.json"):
             return run / "lab" / name  # `source` may also be a bundle in the run's folder
     stem = f"{name}-{source.resolve().stem}" if source is not None else name
     return Path("checkpoints") / "lab" / stem
