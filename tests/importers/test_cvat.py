@@ -125,6 +125,11 @@ def test_names_in_lists_that_climb_lead_nowhere(root: Path) -> None:
     assert all(root in image.path.parents for image in found.images)
 
 
+def test_a_hidden_copy_is_no_second_export(root: Path) -> None:
+    photo(root / ".trash/labelmap.txt", SIZE)
+    assert read(root).images
+
+
 def test_a_mask_of_another_size_is_refused(root: Path) -> None:
     write_png(root / "SegmentationClass/a.png", np.zeros((4, 7, 3), np.uint8))
     with pytest.raises(MaskError, match=r"a.png is 4×7, expected 4×6"):

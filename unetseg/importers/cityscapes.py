@@ -126,7 +126,6 @@ def to_train_ids(label_ids: NDArray[np.integer]) -> NDArray[np.uint8]:
 
 
 def _draw(labels: _Labels, height: int, width: int) -> NDArray[np.uint8]:
-    """The classes of a label file."""
     codes = mask_pixels(labels.path, height, width)
     if labels.has_train_ids:
         complaint = "there are no such train ids of Cityscapes (0–18, 255)"

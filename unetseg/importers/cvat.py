@@ -27,7 +27,7 @@ from unetseg.data.pairs.naming import split_of
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import Classes, Entry, Note, Shape, check_size, mask_of_image
 from unetseg.importers.shapes import Patch, Size, ellipse, polygon, turned_rectangle
-from unetseg.importers.source_files import ImageFiles, holding, only_one
+from unetseg.importers.source_files import ImageFiles, holding, only_one, visible_files
 from unetseg.importers.voc import (
     CLASS_MASKS,
     LABELMAP,
@@ -61,7 +61,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     if source.is_file():
         return _read_xml(source, images)
     for name, reader in ((LABELMAP, _read_masks), (_SHAPES, _read_xml)):
-        path = only_one(sorted(path for path in source.rglob(name) if path.is_file()), source)
+        path = only_one(visible_files(source, name), source)
         if path is not None:
             return reader(path, images)
     fix = 'Export the task as "Segmentation mask 1.1" or as "CVAT for images 1.1".'
@@ -105,7 +105,6 @@ def _draw_painted(
 
 
 def _read_xml(source: Path, images: Path | None) -> Iterator[Entry]:
-    """Read the XML file `source`."""
     root = _parse(source)
     elements = list(root.iter("image"))
     tracks = sum(1 for _ in root.iter("track"))

@@ -191,7 +191,6 @@ def _embedded(path: Path) -> bytes:
 
 
 def _patch(shape: _Shape, size: Size) -> Patch:
-    """The pixels of a shape."""
     points = shape.points
     kind = shape.shape_type or "polygon"
     couples = {"circle": 2, "line": 2, "mask": 2}

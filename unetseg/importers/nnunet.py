@@ -135,7 +135,6 @@ def _channels(folder: Path, ending: str) -> dict[str, list[Path]]:
 
 
 def _draw(case: _Case, height: int, width: int) -> NDArray[np.uint8]:
-    """The class codes of a label."""
     return case.recode(mask_pixels(case.label, height, width))
 
 
@@ -178,7 +177,6 @@ def _slices(case: _Case, split: str | None) -> Iterator[Entry]:
 
 
 def _draw_slice(case: _Case, depth: int, _height: int, _width: int) -> NDArray[np.uint8]:
-    """The class codes of a slice of a label."""
     numbers = _slice(case.label, depth)[..., 0]
     if (numbers % 1).any():
         raise MaskError(f"{case.label.name} has fractions, expected numbers of classes")

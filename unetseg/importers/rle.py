@@ -113,7 +113,6 @@ def _delimiter(header: str) -> str:
 
 
 def _rows(path: Path, columns: _Columns, name: str) -> Iterator[_Row]:
-    """The rows of a table."""
     image, label, runs = columns
     text = path.read_bytes().decode("utf-8-sig", errors="replace")
     header = text.partition("\n")[0]
@@ -160,7 +159,6 @@ def _numbers(runs: str) -> NDArray[np.int64]:
 
 
 def _patch(runs: str, by_rows: bool, size: Size) -> Patch:
-    """The pixels of runs."""
     height, width = size
     couples = _numbers(runs)
     ends = couples.sum(axis=1)

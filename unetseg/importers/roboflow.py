@@ -86,6 +86,5 @@ def _read_table(path: Path, name: str) -> dict[int, str]:
 
 
 def _draw(path: Path, codes: Mapping[int, int], height: int, width: int) -> NDArray[np.uint8]:
-    """The class codes of a mask file."""
     pixels = mask_pixels(path, height, width)
     return recode(pixels, codes, f"{path.name} has numbers of no class")

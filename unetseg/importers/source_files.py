@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from unetseg.data.files.folders import IMAGE_SUFFIXES, scan
+from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden, scan
 from unetseg.data.files.limits import explained
 from unetseg.data.pairs.mask_sets import ImageKey, twins_of
 from unetseg.data.pairs.naming import read_name, split_of
@@ -63,7 +63,7 @@ def visible_files(folder: Path, pattern: str) -> list[Path]:
     return [
         path
         for path in sorted(folder.rglob(pattern))
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        if path.is_file() and not is_hidden(path.relative_to(folder).parts)
     ]
 
 

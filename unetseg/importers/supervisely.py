@@ -131,7 +131,6 @@ def _annotated(path: Path, annotation: _Annotation, files: ImageFiles) -> Iterat
 
 
 def _patch(shape: _Object, size: Size) -> Patch:
-    """The pixels of an object."""
     corners, holes = shape.points.exterior, shape.points.interior
     if shape.geometryType == "bitmap":
         return _pasted(shape.bitmap, size)

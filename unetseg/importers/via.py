@@ -115,8 +115,6 @@ def _class_attribute(regions: Iterable[_Region]) -> str:
 
 
 def _patch(shape: dict[str, Any], size: Size) -> Patch:
-    """The pixels of a region."""
-
     def number(key: str) -> float:
         value = shape.get(key)
         if not isinstance(value, int | float):
