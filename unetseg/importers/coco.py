@@ -89,7 +89,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
         DataError: there is no such JSON, or it holds something else.
     """
     names = {path: name_in(source, path) for path in _json_files(source)}
-    jsons = {path: read_json(path, _Dataset, name) for path, name in names.items()}
+    jsons = {path: read_json(path, _Dataset, source) for path in names}
     _check([*names.values()], [*jsons.values()])
     categories = sorted({(c.id, c.name) for json in jsons.values() for c in json.categories})
     yield Classes([name for _, name in categories])

@@ -86,7 +86,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     jsons: dict[Path, _Json] = {}
     for path in _json_files(source):
         try:
-            jsons[path] = read_json(path, _Json, name_in(source, path))
+            jsons[path] = read_json(path, _Json, source)
         except DataError as error:
             faults = "; ".join(error.offenders)
             yield Problem("no JSON of labelme", f"{error.summary}: {faults}")
@@ -146,7 +146,7 @@ def _image_of(
     size = (json.imageHeight, json.imageWidth) if json.imageHeight and json.imageWidth else None
     image = files.find(json.imagePath, near=path.parent)
     name = path.relative_to(folder)
-    has_data = bool(read_json(path, _Embedded, path.name).imageData)
+    has_data = bool(read_json(path, _Embedded, path).imageData)
     if isinstance(image, Problem) and not has_data:
         return Problem(image.kind, f"{name} names {image.where}"), ""
     if isinstance(image, Path) and not (has_data and _differ(image, path)):
@@ -184,7 +184,7 @@ def _differ(image: Path, json: Path) -> bool:
 
 def _embedded(path: Path) -> bytes:
     """The image file within a JSON."""
-    text = read_json(path, _Embedded, path.name).imageData or ""
+    text = read_json(path, _Embedded, path).imageData or ""
     if len(text) > MOST_EMBEDDED:
         raise MaskError(f"its embedded image has {len(text)} characters; {MOST_EMBEDDED} may be")
     return decode_base64(text, "its embedded image")

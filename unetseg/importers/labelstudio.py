@@ -181,12 +181,12 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     export = only_one(full, source)
     if export is not None:
         yield Note(len(brushes), "PNG file", "not read: the JSON has the brushes")
-        for task in read_json(export, list[_Task], name_in(source, export)):
+        for task in read_json(export, list[_Task], source):
             yield from _read_task(task, task_images)
     elif brushes:
         urls = {}
         for path in rows:
-            for row in read_json(path, list[dict[str, Any]], name_in(source, path)):
+            for row in read_json(path, list[dict[str, Any]], source):
                 url = url_of({key: value for key, value in row.items() if key != "id"})
                 if isinstance(url, str):
                     urls[str(row.get("id"))] = url

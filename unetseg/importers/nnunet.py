@@ -68,7 +68,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     path = only_one([one for one in jsons if (one.parent / "labelsTr").is_dir()], source)
     if path is None:
         raise DataError(f"there is no {JSON} beside labelsTr", fix="Give the folder that has them.")
-    json = read_json(path, _Json, name_in(source, path))
+    json = read_json(path, _Json, source)
     names = _names(json.labels)
     classes, codes = class_codes(name for name in names.values() if name != IGNORE_LABEL)
     yield Classes(classes, coded=True)

@@ -28,7 +28,7 @@ from unetseg.importers.annotations import (
     recode,
 )
 from unetseg.importers.coco import Category, Image
-from unetseg.importers.source_files import ImageFiles, holding, name_in, read_json
+from unetseg.importers.source_files import ImageFiles, holding, read_json
 
 _KEYS = (b'"segments_info"', b'"categories"')
 
@@ -67,7 +67,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
         DataError: there is no such JSON, or it holds something else.
     """
     paths = holding(source, "*.json", *_KEYS, first=None)
-    jsons = {path: read_json(path, _Dataset, name_in(source, path)) for path in paths}
+    jsons = {path: read_json(path, _Dataset, source) for path in paths}
     if not jsons:
         fix = "Give the JSON with segments_info, and the folder of its PNGs beside it."
         raise DataError("no panoptic annotations of COCO found", fix=fix)

@@ -93,8 +93,8 @@ def holds(path: Path, *words: bytes) -> bool:
     return all(word in content for word in words)
 
 
-def read_json(path: Path, kind: type[Content], name: str) -> Content:
-    """Read the JSON file `path`, which errors call `name`, as what is needed of it.
+def read_json(path: Path, kind: type[Content], source: Path) -> Content:
+    """Read the JSON file `path` of `source` as what is needed of it.
 
     Raises:
         DataError: it is no JSON, or has other contents; all faults listed.
@@ -107,7 +107,8 @@ def read_json(path: Path, kind: type[Content], name: str) -> Content:
             for fault in error.errors(include_input=False)
         ]
         fix = "Check the name of the format, or export the annotations again."
-        raise DataError(f"{name} is not what this format has", faults, fix) from error
+        summary = f"{name_in(source, path)} is not what this format has"
+        raise DataError(summary, faults, fix) from error
 
 
 def decode_base64(text: str, what: str) -> bytes:

@@ -24,7 +24,6 @@ from unetseg.importers.source_files import (
     decode_base64,
     embedded_png,
     holding,
-    name_in,
     read_json,
     visible_files,
 )
@@ -89,7 +88,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     titles = [
         one.title
         for path in visible_files(source, META)
-        for one in read_json(path, _Meta, name_in(source, path)).classes
+        for one in read_json(path, _Meta, source).classes
     ]
     jsons = [path for path in visible_files(source, "*.json") if path.parent.name == "ann"]
     if not jsons:
@@ -99,7 +98,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     files = ImageFiles(source, images, apart=("ann",))
     for path in jsons:
         try:
-            annotation = read_json(path, _Annotation, name_in(source, path))
+            annotation = read_json(path, _Annotation, source)
         except DataError as error:
             yield Problem(
                 "no annotation of Supervisely", f"{error.summary}: {'; '.join(error.offenders)}"

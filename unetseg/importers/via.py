@@ -22,7 +22,7 @@ from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import FOREGROUND, Entry, Note, Shape
 from unetseg.importers.labelme import LINE_WIDTH
 from unetseg.importers.shapes import Patch, Size, ellipse, line, polygon
-from unetseg.importers.source_files import ImageFiles, holding, name_in, read_json
+from unetseg.importers.source_files import ImageFiles, holding, read_json
 
 _WORDS = (b'"regions"', b'"filename"')
 _KEYS = ("class", "label", "name", "type", "category", "object")  # of attributes that tell classes
@@ -76,7 +76,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     if not jsons:
         fix = "Give the JSON that VIA saves or exports, or the folder with it."
         raise DataError("no annotations of VIA found", fix=fix)
-    listed = {path: read_json(path, _Export, name_in(source, path)).images for path in jsons}
+    listed = {path: read_json(path, _Export, source).images for path in jsons}
     regions = [region for every in listed.values() for image in every for region in image.areas]
     key = _class_attribute(regions)
     if key:
