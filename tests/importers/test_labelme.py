@@ -232,6 +232,12 @@ def test_embedded_images_that_are_none(tmp_path: Path, data: str, text: str) -> 
     assert "/tmp" not in str(caught.value)
 
 
+def test_what_is_no_embedded_image_leaves_the_file_as_it_is(tmp_path: Path) -> None:
+    write(tmp_path / "src", "a", [SQUARE], imageData=7)
+    (tmp_path / "src/a.png").write_bytes(picture(SIZE))
+    assert imported(tmp_path).pairs == 1
+
+
 def test_an_embedded_image_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unetseg.importers.labelme.MOST_EMBEDDED", 99)
     text = base64.b64encode(picture(SIZE)).decode()

@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from pydantic_core import from_json
 
 from unetseg.data.files.image import read_image
@@ -61,6 +62,7 @@ class _Json(BaseModel):
     imagePath: str  # noqa: N815 (the format's name)
     imageHeight: int | None = None  # noqa: N815
     imageWidth: int | None = None  # noqa: N815
+    imageData: Annotated[Any, AfterValidator(bool)] = False  # noqa: N815 (whether there is any)
 
     @property
     def areas(self) -> dict[int, _Shape]:
@@ -146,10 +148,9 @@ def _image_of(
     size = (json.imageHeight, json.imageWidth) if json.imageHeight and json.imageWidth else None
     image = files.find(json.imagePath, near=path.parent)
     name = path.relative_to(folder)
-    has_data = bool(read_json(path, _Embedded, path).imageData)
-    if isinstance(image, Problem) and not has_data:
+    if isinstance(image, Problem) and not json.imageData:
         return Problem(image.kind, f"{name} names {image.where}"), ""
-    if isinstance(image, Path) and not (has_data and _differ(image, path)):
+    if isinstance(image, Path) and not (json.imageData and _differ(image, path)):
         return AnnotatedImage(image, files.name_of(image), shapes, size=size), ""
     plain_name = name.with_name(name.stem).as_posix()
     embedded = partial(_embedded, path)
