@@ -34,7 +34,14 @@ _LONGEST = 2**30  # characters of a cell
 _SAMPLE = 200  # rows of which the order of their pixels is told
 
 
-_Columns = tuple[int, int | None, int]  # of the image, the class and the runs
+class _Columns(NamedTuple):
+    """The places of the columns of a table; with `is_both`, that of the image tells the class."""
+
+    delimiter: str
+    image: int
+    label: int | None
+    runs: int
+    is_both: bool
 
 
 class _Row(NamedTuple):
@@ -95,30 +102,26 @@ def _tables(source: Path) -> dict[Path, _Columns]:
 
 
 def _columns(path: Path) -> _Columns | None:
-    """The columns of the image, the class and the runs, or nothing where there are none."""
+    """Where the first line tells images and runs, or nothing."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         line = file.readline(_LONGEST)
-    names = [re.sub(r"[\W_]", "", name).lower() for name in line.split(_delimiter(line))]
+    delimiter = max(",;\t", key=line.count)
+    heads = line.lower().split(delimiter)
+    names = [re.sub(r"[\W_]", "", head) for head in heads]
 
     def place(words: Sequence[str]) -> int | None:
         return next((names.index(word) for word in words if word in names), None)
 
-    image, runs = place(_IMAGES), place(_RUNS)
-    return None if image is None or runs is None else (image, place(_CLASSES), runs)
-
-
-def _delimiter(header: str) -> str:
-    """What parts the columns of a table, by its first line."""
-    return max(",;\t", key=header.count)
+    image, label, runs = place(_IMAGES), place(_CLASSES), place(_RUNS)
+    if image is None or runs is None:
+        return None
+    is_both = label is None and bool(re.search("class|label", heads[image]))
+    return _Columns(delimiter, image, label, runs, is_both)
 
 
 def _rows(path: Path, columns: _Columns, name: str) -> Iterator[_Row]:
-    image, label, runs = columns
+    delimiter, image, label, runs, is_both = columns
     text = path.read_bytes().decode("utf-8-sig", errors="replace")
-    header = text.partition("\n")[0]
-    delimiter = _delimiter(header)
-    named = header.split(delimiter)[image].lower()
-    is_both = label is None and re.search("_?(class|label)", named)
     limit = csv.field_size_limit(_LONGEST)
     try:
         reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter)
