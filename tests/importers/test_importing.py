@@ -5,6 +5,7 @@ import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,14 @@ def test_the_record_says_what_was_done(tmp_path: Path, use: Use) -> None:
     }
     assert done.pairs == 4
     assert done.classes == CLASSES
+
+
+def test_splits_that_are_lost_are_told(tmp_path: Path, use: Use) -> None:
+    *others, last = annotated(tmp_path, 4)
+    use(*others, replace(last, split=None))
+    done = run(tmp_path)
+    assert not done.counts.splits
+    assert "splits are left out: 1 of 4 images have none" in done.notes
 
 
 def test_progress_counts_every_image(tmp_path: Path, use: Use) -> None:

@@ -46,7 +46,14 @@ from unetseg.importers.annotations import (
     reasons,
 )
 from unetseg.importers.archives import unpacked
-from unetseg.importers.pairs_folder import Counts, PairsFolder, new_folder, pair_names, refuse_used
+from unetseg.importers.pairs_folder import (
+    Counts,
+    PairsFolder,
+    new_folder,
+    pair_names,
+    refuse_used,
+    told_splits,
+)
 from unetseg.importers.shapes import Size
 from unetseg.importers.source_files import name_in
 from unetseg.progress import SILENT, Progress
@@ -149,24 +156,30 @@ def import_dataset(  # noqa: PLR0913 (each is an argument of the command)
         with new_folder(out, annotations.classes) as target:
             problems = _write_pairs(annotations, target, on_bad, max_pixels, progress)
             remarks = [f"read as {name}, the format that was recognised" for name in recognised]
+            without, total = told_splits(annotations.images).count(None), len(annotations.images)
+            if 0 < without < total:
+                remarks.append(f"splits are left out: {without} of {total} images have none")
             notes = tuple(map(printable, [*remarks, *annotations.notes]))
             done = Imported(target.classes, target.counts, tuple(problems), notes)
-            shown = done.counts.shown
-            record = {
-                "format": kind,
-                "source": source.name,
-                "pairs": done.pairs,
-                "splits": done.counts.splits,
-                "classes": {
-                    name: {"code": code, "masks": shown[code]}
-                    for code, name in enumerate(done.classes)
-                },
-                "masks_with_ignored_pixels": done.counts.ignored,
-                "notes": notes,
-                "skipped": [str(problem) for problem in problems],
-            }
-            target.finish(record)
+            target.finish(_record(kind, source, done))
     return done
+
+
+def _record(kind: str, source: Path, done: Imported) -> dict[str, object]:
+    """What import.json holds."""
+    shown = done.counts.shown
+    return {
+        "format": kind,
+        "source": source.name,
+        "pairs": done.pairs,
+        "splits": done.counts.splits,
+        "classes": {
+            name: {"code": code, "masks": shown[code]} for code, name in enumerate(done.classes)
+        },
+        "masks_with_ignored_pixels": done.counts.ignored,
+        "notes": done.notes,
+        "skipped": [str(problem) for problem in done.skipped],
+    }
 
 
 def read_annotations(kind: str, source: Path, images: Path | None = None) -> Annotations:

@@ -201,6 +201,15 @@ def refuse_used(out: Path) -> None:
             raise MachineError(f"{printable(out)} holds something already", fix=fix)
 
 
+def told_splits(images: Sequence[AnnotatedImage]) -> list[str | None]:
+    """The split of each image, as the source tells it, else as one of its folders is called."""
+    above = [safe_parts(image.name)[:-1] for image in images]
+    return [
+        image.split or next((SPLITS[f.lower()] for f in folders if f.lower() in SPLITS), None)
+        for image, folders in zip(images, above, strict=True)
+    ]
+
+
 def pair_names(images: Sequence[AnnotatedImage]) -> list[str]:
     """Where each pair lies below images/ and masks/: `train/north/0001`, safe and unique.
 
@@ -209,14 +218,11 @@ def pair_names(images: Sequence[AnnotatedImage]) -> list[str]:
     one. Names that only differ in case or Unicode form are made different: those that are taken get
     their suffix, then numbers.
     """
-    parts = [safe_parts(image.name) for image in images]
-    splits = [
-        image.split or next((SPLITS[f.lower()] for f in folders if f.lower() in SPLITS), None)
-        for image, (*folders, _) in zip(images, parts, strict=True)
-    ]
+    splits = told_splits(images)
     has_splits = None not in splits and "train" in splits
     wanted = []
-    for split, (*folders, stem) in zip(splits, parts, strict=True):
+    for split, image in zip(splits, images, strict=True):
+        *folders, stem = safe_parts(image.name)
         if has_splits and split:
             folders = [split, *(f for f in folders if f.lower() not in SPLITS)]
         else:
