@@ -400,5 +400,6 @@ def test_all_faults_of_a_labelmap_are_listed(tmp_path: Path) -> None:
         "d:1,2,256::: expected colours from 0 to 255",
         "e:::: expected name:r,g,b::",
     ]
-    with pytest.raises(DataError, match="is no list of labels"):
-        labelmap_of(tmp_path, "# nothing\n")
+    for text in ("# nothing\n", f"f:{'1' * 5000},2,3::\n", f"g{' ' * 50_000}h\n"):
+        with pytest.raises(DataError, match="is no list of labels"):
+            labelmap_of(tmp_path, text)

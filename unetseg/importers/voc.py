@@ -57,7 +57,9 @@ LABELMAP = "labelmap.txt"
 _NAMES = "class_names.txt"
 _SPLITS = {"train": "train", "val": "val", "test": "test"}
 _BLACK: Colour = (0, 0, 0)
-_LINE = re.compile(r"([^:]+(?::[^:]+)*?)\s*:\s*(\d+\s*,\s*\d+\s*,\s*\d+)?\s*((?::[^:]*)*)")
+_LINE = re.compile(
+    r"([^:]+(?::[^:]+)*?):(?:\s*(\d{1,9}\s*,\s*\d{1,9}\s*,\s*\d{1,9}))?\s*((?::[^:]*)*)"
+)
 _XML_LOOKED_AT = 20  # files
 
 _Palette = NDArray[np.uint8] | None  # N×3 RGB
