@@ -140,9 +140,10 @@ def test_boxes_alone_no_texts_and_no_image(tmp_path: Path) -> None:
     write(tmp_path / "src/labels/a.txt", yolo_text(BOXES))
     with pytest.raises(DataError, match=r"no such image: labels/b\.txt"):
         imported("yolo", tmp_path)
-    write(tmp_path / "src/data.yaml", "names: 7\n")
-    with pytest.raises(DataError, match="no list of names"):
-        imported("yolo", tmp_path)
+    for names in ("7", "cat"):
+        write(tmp_path / "src/data.yaml", f"names: {names}\n")
+        with pytest.raises(DataError, match="no list of names"):
+            imported("yolo", tmp_path)
 
 
 def test_a_file_of_another_format_is_not_taken_for_the_texts_beside_it(tmp_path: Path) -> None:

@@ -182,9 +182,9 @@ def _class_names(folder: Path, described: Mapping[str, Any]) -> dict[int, str]:
         texts = [path.read_text(encoding="utf-8-sig", errors="replace") for path in lists[:1]]
         names = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
     try:
-        couples = names.items() if isinstance(names, dict) else enumerate(names)
-        return {int(number): str(name) for number, name in couples}
-    except (TypeError, ValueError) as error:
+        by_number = dict(enumerate(names)) if isinstance(names, list) else names
+        return {int(number): str(name) for number, name in by_number.items()}
+    except (AttributeError, TypeError, ValueError) as error:
         raise DataError(f"the names in data.yaml are no list of names: {names}") from error
 
 
