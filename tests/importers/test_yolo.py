@@ -150,3 +150,12 @@ def test_a_file_of_another_format_is_not_taken_for_the_texts_beside_it(tmp_path:
     pair(tmp_path, "images/a.jpg", yolo_text(BOXES))
     assert recognises(write(tmp_path / "data.yaml", NAMES))
     assert not recognises(write(tmp_path / "instances.json", "{}"))
+
+
+def test_another_yaml_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    pair(tmp_path / "src", "images/a.jpg", yolo_text(BOXES))
+    write(tmp_path / "src/compose.yaml", "a: [")
+    with pytest.raises(DataError, match=r"compose\.yaml is no YAML"):
+        imported("yolo", tmp_path)
+    write(tmp_path / "src/data.yaml", NAMES)
+    assert imported("yolo", tmp_path).classes == ("background", "cat", "dog")

@@ -163,14 +163,22 @@ def _patch(corners: list[tuple[float, float]], size: Size) -> Patch:
 
 
 def _description(folder: Path) -> Mapping[str, Any]:
-    """The content of data.yaml, whatever it is called, or nothing."""
+    """The content of data.yaml, whatever it is called, or nothing.
+
+    Raises:
+        DataError: no file has names, and files that may be meant are no YAML.
+    """
+    faults = []
     for path in visible_files(folder, "*.y*ml"):
         try:
             content = load_yaml(path.read_text(encoding="utf-8-sig"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise DataError(f"{name_in(folder, path)} is no YAML: {error}") from error
+            faults.append(f"{name_in(folder, path)} is no YAML: {error}")
+            continue
         if isinstance(content, dict) and "names" in content:
             return content
+    if faults:
+        raise DataError("no data.yaml can be read", faults)
     return {}
 
 
