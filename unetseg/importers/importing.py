@@ -147,15 +147,16 @@ def import_dataset(  # noqa: PLR0913 (each is an argument of the command)
             raise DataError(f"there is no {printable(source)}", fix="Check the path.")
     refuse_used(out)
     with unpacked(source, beside=out) as folder:
-        with _readable(folder):
-            recognised = [] if kind else [_recognised(folder, (source, out))]
-        kind = kind or recognised[0]
+        remarks = []
+        if not kind:
+            with _readable(folder):
+                kind = _recognised(folder, (source, out))
+            remarks.append(f"read as {kind}, the format that was recognised")
         annotations = read_annotations(kind, folder, images)
         if not annotations.images or (annotations.problems and len(annotations.classes) < 2):
             raise _nothing(annotations.problems)
         with new_folder(out, annotations.classes) as target:
             problems = _write_pairs(annotations, target, on_bad, max_pixels, progress)
-            remarks = [f"read as {name}, the format that was recognised" for name in recognised]
             without, total = told_splits(annotations.images).count(None), len(annotations.images)
             if 0 < without < total:
                 remarks.append(f"splits are left out: {without} of {total} images have none")
