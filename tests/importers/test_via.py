@@ -96,10 +96,12 @@ def test_the_attribute_that_tells_classes(tmp_path: Path, attributes: dict[str, 
 def test_folders_of_splits_and_images_without_regions(tmp_path: Path) -> None:
     for split in ("train", "val"):
         export(tmp_path / f"src/{split}/via_region_data.json", REGIONS)
-    export(tmp_path / "src/more/a.json", [], name="b.jpg")
+    point = region({"name": "point", "cx": 1, "cy": 1})
+    export(tmp_path / "src/more/a.json", [point], name="b.jpg")
     done = imported("via", tmp_path)
     assert set(splits_in(tmp_path / "out").values()) == {"train", "val"}
     assert "1 image without regions left out: VIA lists all that were opened" in done.notes
+    assert "1 point left out: points mark no pixels" in done.notes
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     for path, every in listed.items():
         for image in every:
             areas = image.areas
+            yield Note(len(image.regions) - len(areas), "point", "left out: points mark no pixels")
             if not areas:
                 yield Note(1, "image", "without regions left out: VIA lists all that were opened")
                 continue
@@ -103,7 +104,6 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
                 split=split_of(path.parent.name, path.stem),
                 smallest_on_top=True,
             )
-            yield Note(len(image.regions) - len(areas), "point", "left out: points mark no pixels")
 
 
 def _class_attribute(regions: Iterable[_Region]) -> str:
