@@ -3,7 +3,7 @@
 The files are the stages of that sentence, in order. Imports run one way only: a file may import
 what is written above it, never below.
 
-    text.py            plurals, times, printable paths and commands
+    text.py            plurals, lists, times, printable paths and commands
     errors.py          what a user can do wrong: code, paths, fix and exit code
     progress.py        what long work tells whoever watches
     config.py          every setting there is, once: typed, with unit, default and source

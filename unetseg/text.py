@@ -1,7 +1,8 @@
-"""The few words that messages share: plurals, times, printable paths and commands."""
+"""The few words that messages share: plurals, lists, times, printable paths and commands."""
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -12,6 +13,16 @@ def plural(count: int, noun: str) -> str:
     ('1 pair', '2 pairs')
     """
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """The first of several names, and how many more there are.
+
+    >>> some_of(["a", "b"]), some_of(["a", "b", "c", "d", "e"])
+    ('a, b', 'a, b, c and 2 more')
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def duration(seconds: float) -> str:

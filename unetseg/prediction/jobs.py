@@ -22,10 +22,10 @@ from unetseg.locks import lock
 from unetseg.prediction.alone import each_alone
 from unetseg.prediction.bands import bands_folder
 from unetseg.prediction.manifest import NAME, Manifest, identity_of, is_predicted
-from unetseg.prediction.outputs import SHOWN, Job, plan_jobs
+from unetseg.prediction.outputs import Job, plan_jobs
 from unetseg.progress import Progress
 from unetseg.storage import nearest_folder, writing
-from unetseg.text import plural, printable
+from unetseg.text import plural, printable, some_of
 
 MOST_WORDS = 5
 """Inputs that a ready command repeats."""
@@ -55,8 +55,7 @@ def find_inputs(given: Sequence[Path], output: Path, progress: Progress) -> list
         ImageError: there is no image.
     """
     if unread := unread_images(given):
-        names = ", ".join(printable(path.name) for path in unread[:SHOWN])
-        names += f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
+        names = some_of([printable(path.name) for path in unread])
         progress.say(f"left out, because their formats are not read: {names}")
     images = find_images(given)
     left_out = _left_out([path for path, _ in images], given, output)

@@ -31,10 +31,8 @@ from unetseg.prediction.polygons import write_polygons
 from unetseg.prediction.review import Doubt, doubt_of
 from unetseg.prediction.stream import pieces
 from unetseg.storage import write_csv
-from unetseg.text import plural, printable
+from unetseg.text import plural, printable, some_of
 
-SHOWN = 3
-"""Images that one line names."""
 THUMBNAIL = 1024
 """Longer side of the picture that the brightness of a large image is taken from, pixels."""
 
@@ -145,9 +143,8 @@ def plan_jobs(
 def lost_places(jobs: Sequence[Job]) -> str:
     """The images whose place is not kept, or not all of it, and why, in a line; or nothing."""
     lost = [f"{printable(job.image.name)} ({printable(job.lost)})" for job in jobs if job.lost]
-    more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
     told = f"the place on the earth of {plural(len(lost), 'image')} is not kept, or not all of it: "
-    return f"{told}{', '.join(lost[:SHOWN])}{more}" if lost else ""
+    return f"{told}{some_of(lost)}" if lost else ""
 
 
 def other_scalings(jobs: Sequence[Job], trained: Sequence[str] | None) -> str:
@@ -159,10 +156,9 @@ def other_scalings(jobs: Sequence[Job], trained: Sequence[str] | None) -> str:
         for job in jobs
         if job.scaling not in trained
     ]
-    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
     told = f"{plural(len(others), 'image')} with another scale than trained on "
     told += f"({' or '.join(word or 'none' for word in trained)}), used as stored: "
-    return f"{told}{', '.join(others[:SHOWN])}{more}" if others else ""
+    return f"{told}{some_of(others)}" if others else ""
 
 
 def write_outputs(

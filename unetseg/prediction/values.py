@@ -15,7 +15,7 @@ from unetseg.bundle import BundleInfo
 from unetseg.data.files.nodata import FAR, missing_pixels
 from unetseg.errors import ImageError
 from unetseg.progress import Progress
-from unetseg.text import plural, printable
+from unetseg.text import plural, printable, some_of
 
 SAMPLED = 2**12
 """Pixels of an image, or of a strip of it, that are looked at."""
@@ -27,8 +27,6 @@ SMALLER = 50
 """Times; an image whose largest value is so much smaller than that of any trained on is scaled."""
 BELOW_ZERO = 0.1
 """Of the largest value trained on; a haze that was taken away leaves smaller negative values."""
-SHOWN = 3
-"""Images that a warning names."""
 FILLS = (-9999.0, -32768.0, float(np.finfo(np.float32).min))
 """Values that stand for no data where nobody says so."""
 
@@ -126,11 +124,10 @@ class SeenValues:
 
 def told_strange(strange: Mapping[Path, str]) -> str:
     """One line about the images whose values are far from those trained on."""
-    shown = [f"{printable(path.name)} {seen}" for path, seen in [*strange.items()][:SHOWN]]
-    more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
+    shown = [f"{printable(path.name)} {seen}" for path, seen in strange.items()]
     return (
         f"warning: {plural(len(strange), 'image')} with values far from those trained on, where "
-        f"masks are seldom right: {', '.join(shown)}{more}"
+        f"masks are seldom right: {some_of(shown)}"
     )
 
 
