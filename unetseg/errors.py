@@ -17,6 +17,7 @@ The tree (the number is the exit code of the command line):
 """
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -174,3 +175,16 @@ class StoppedError(UnetsegError):
     ) -> None:
         super().__init__(summary, offenders, fix)
         self.exit_code = exit_code
+
+
+def imported(name: str, extra: str) -> Any:
+    """A package that is there only where the extra of `unetseg` was asked for.
+
+    Raises:
+        MachineError: it cannot be imported.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        fix = f"pip install 'unetseg[{extra}]'"
+        raise MachineError(f"this needs {name}, which cannot be imported", [error], fix) from error

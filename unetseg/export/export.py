@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import LARGEST_SIDE, BundleInfo, find_bundle
 from unetseg.config import DeviceConfig, ExportConfig, PairsConfig, TilingConfig
-from unetseg.errors import BundleError, ConfigError
+from unetseg.errors import BundleError, ConfigError, imported
 from unetseg.evaluation.evaluate import run_folder
-from unetseg.prediction.exported import INFO, THRESHOLD, Whole, imported
+from unetseg.prediction.exported import INFO, THRESHOLD, Whole
 from unetseg.prediction.predictor import Predictor
 from unetseg.progress import SILENT, Progress
 from unetseg.skiplab.look import View, read_views

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unetseg.bundle import LARGEST_JSON, BundleInfo, parse_info
-from unetseg.errors import BundleError, MachineError
+from unetseg.errors import BundleError, imported
 from unetseg.prediction.backends import Choice
 from unetseg.prediction.openvino import compiled, openvino_core, openvino_package
 from unetseg.unet.build import build_unet
@@ -245,19 +244,6 @@ def _damaged(file: Path, error: Exception) -> BundleError:
 def _foreign(file: Path) -> BundleError:
     fix = "Give a run folder, or a file that `unetseg export` wrote."
     return BundleError(f"{file} says nothing of the classes and images of its network", fix=fix)
-
-
-def imported(name: str, extra: str) -> Any:
-    """A package of an extra.
-
-    Raises:
-        MachineError: it is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        fix = f"pip install 'unetseg[{extra}]'"
-        raise MachineError(f"this needs {name}, which cannot be imported", [error], fix) from error
 
 
 def _of_openvino(file: Path, content: bytes, weights: bytes) -> Loaded:

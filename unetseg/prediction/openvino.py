@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from unetseg.errors import MachineError
+from unetseg.errors import MachineError, imported
 from unetseg.prediction.recording import TOLERANCE, probe, relative_error
 from unetseg.runtime import after_fork
 from unetseg.unet.model import UNet
@@ -136,12 +136,7 @@ class _OnGrid(nn.Module):
 def openvino_package() -> Any:
     """OpenVINO without its telemetry, which sends usage data to Intel unless one opts out."""
     sys.modules.setdefault("openvino_telemetry", cast(Any, None))  # None: cannot be imported
-    try:
-        import openvino
-    except ImportError as error:
-        summary = "this needs OpenVINO, which cannot be imported"
-        raise MachineError(summary, [error], fix="pip install 'unetseg[openvino]'") from error
-    return openvino
+    return imported("openvino", "openvino")
 
 
 @cache

@@ -19,7 +19,7 @@ from typing import Any
 
 from unetseg.bundle import find_bundle
 from unetseg.config import DeviceConfig, PredictConfig, ScalingConfig
-from unetseg.errors import ConfigError, MachineError, UnetsegError
+from unetseg.errors import ConfigError, MachineError, UnetsegError, imported
 from unetseg.prediction.manifest import failure_row
 from unetseg.prediction.predict import work_of
 from unetseg.progress import SILENT, Progress
@@ -171,12 +171,10 @@ def _cluster(address: str | None, progress: Progress) -> Iterator[int]:
     """Connect to a cluster, or start one on this machine; yield its GPUs, or cores without any."""
     if TOKEN.expanduser().is_file():  # then `ray start` asks for it, where nothing else is said
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    try:
-        import ray
-        from ray.data import DataContext
-    except ImportError as error:
-        summary = "--cluster ray needs Ray, which is not installed"
-        raise MachineError(summary, [error], fix="pip install 'unetseg[ray]'") from error
+    imported("ray.data", "ray")
+    import ray
+    from ray.data import DataContext
+
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # of any kind, plain ones too
