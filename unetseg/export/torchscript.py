@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from unetseg.bundle import BundleInfo
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.exported import Whole
-from unetseg.prediction.openvino import EXAMPLE
+from unetseg.prediction.openvino import EXAMPLE, OnGrid
 from unetseg.prediction.predictor import Predictor
 from unetseg.prediction.recording import probe, record
 from unetseg.storage import write_bytes
@@ -102,19 +102,6 @@ class WholeNetwork(nn.Module):
 
 TYPES = {"uint8": "uint8", "int16": "int16", "int32": "int32", "uint16": "int32"}
 """In which type codes are looked up; torch does little with uint16."""
-
-
-class OnGrid(nn.Module):
-    """A network for images whose sides fit it."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits."""
-        logits: Tensor = self.network.on_grid(image)
-        return logits
 
 
 def write_torchscript(file: Path, predictor: Predictor, metadata: Mapping[str, str]) -> None:

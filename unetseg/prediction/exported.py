@@ -130,9 +130,14 @@ def load_exported(file: Path) -> Exported:
     info = parse_info(metadata[INFO], file)
     # a file of its own, be it of the same training: int8 gives other masks
     info = info.model_copy(update={"weights_sha256": sha256(b"".join(content)).hexdigest()})
-    segmenter = Segmenter(_outline(info), info.normalisation, info.network.scale)
-    backend = OnGrid(segmenter.network, network)
+    outline = _outline(info)
+    segmenter = Segmenter(outline, info.normalisation, info.network.scale)
     threshold = _threshold(file, metadata.get(THRESHOLD))
+
+    def backend(image: Tensor) -> Tensor:
+        """Logits of a prepared image of any sides."""
+        return outline.cropped(network(outline.continued(image).contiguous()), image)
+
     return Exported(segmenter.eval(), info, Choice(name, "the file's own", backend), threshold)
 
 
@@ -148,23 +153,6 @@ def _threshold(file: Path, text: str | None) -> float | None:
         if 0 < (threshold := float(text)) < 1:
             return threshold
     raise BundleError(f"{file} has a threshold of {text!r}, expected a number between 0 and 1")
-
-
-class OnGrid:
-    """What runs a network in a file, as a backend: images of any sides.
-
-    Args:
-        outline: Knows the sides that the network works on.
-        network: Takes images of such sides.
-    """
-
-    def __init__(self, outline: UNet, network: Network) -> None:
-        self._outline, self._network = outline, network
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Logits of a prepared image."""
-        logits = self._network(self._outline.continued(image).contiguous())
-        return self._outline.cropped(logits, image)
 
 
 def _outline(info: BundleInfo) -> UNet:

@@ -75,7 +75,7 @@ class OpenVinoNetwork:
         ):
             warnings.simplefilter("ignore")  # of what torch deprecates and OpenVINO uses
             try:
-                model = self._openvino.convert_model(_OnGrid(network), example_input=example)
+                model = self._openvino.convert_model(OnGrid(network), example_input=example)
             except failures as error:
                 raise _unfit(shorten(str(error), 400)) from error
         noise = probe(network.geometry, bands, PROBE)
@@ -121,7 +121,7 @@ class OpenVinoNetwork:
         return logits
 
 
-class _OnGrid(nn.Module):
+class OnGrid(nn.Module):
     """A U-Net for images whose sides fit it: without the control flow that continues others."""
 
     def __init__(self, network: UNet) -> None:
