@@ -247,6 +247,12 @@ class BundleInfo(BaseModel):
         return self.model_copy(update={"network": network})
 
     @property
+    def told_rules(self) -> tuple[str, ...]:
+        """What is done to masks after a prediction, in words: "cell: holes filled"."""
+        names = self.class_map.names
+        return tuple(f"{names[rule.class_index]}: {rule.words}" for rule in self.postprocess)
+
+    @property
     def pixel_type(self) -> str:
         """The type of the pixels that an exported file takes; others are given as float32."""
         return self.dtype if self.dtype in PIXEL_TYPES else "float32"

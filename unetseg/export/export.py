@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.bundle import LARGEST_SIDE, BundleInfo, find_bundle
+from unetseg.bundle import LARGEST_SIDE, find_bundle
 from unetseg.config import DeviceConfig, ExportConfig, PairsConfig, TilingConfig
 from unetseg.errors import BundleError, ConfigError, imported
 from unetseg.evaluation.evaluate import run_folder
@@ -22,6 +22,9 @@ from unetseg.text import plural
 from unetseg.timing import median_seconds
 
 Image = NDArray[Any]
+Write = Callable[[Path, Predictor, Mapping[str, str]], None]
+"""Writes a file of a trained U-Net, with texts that it holds beside."""
+Run = Callable[[Path], Whole]
 
 EQUAL = 0.999
 """Share of the pixels whose code in the file's masks must be that of the run's."""
@@ -31,38 +34,62 @@ ROUNDS, SECONDS = 9, 10.0
 """How often, and for how long at most, both are timed."""
 
 
+def _onnx() -> tuple[Write, Run]:
+    imported("onnx", "onnx")
+    imported("onnxruntime", "onnx")
+    from unetseg.export.onnx import run_onnx, write_onnx
+
+    return write_onnx, run_onnx
+
+
+def _openvino() -> tuple[Write, Run]:
+    imported("onnx", "onnx")
+    from unetseg.export.openvino import run_openvino, write_openvino
+
+    return write_openvino, run_openvino
+
+
+def _torchscript() -> tuple[Write, Run]:
+    from unetseg.export.torchscript import run_torchscript, write_torchscript
+
+    return write_torchscript, run_torchscript
+
+
+def _as_package(
+    output: Path, file: Path, run: Path, predictor: Predictor, drawn: Image, views: Sequence[View]
+) -> None:
+    from unetseg.export.bioimage import write_package
+
+    write_package(output, file, run, predictor, drawn, views)
+
+
+def _for_deepness(
+    output: Path, file: Path, _run: Path, predictor: Predictor, *_shown: object
+) -> None:
+    from unetseg.export.deepness import write_deepness
+
+    write_deepness(output, file, predictor.info)
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of file."""
 
-    write: Callable[[Path, Predictor, Mapping[str, str]], None]
-    """Writes one of a trained U-Net, with texts that it holds beside."""
-    run: Callable[[Path], Whole]
+    suffix: str
+    network: Callable[[], tuple[Write, Run]]
+    """What writes and what runs a network in it, from raw pixels to masks."""
+    remake: Callable[[Path, Path, Path, Predictor, Image, Sequence[View]], None] | None = None
+    """Makes of that file another, out of which come probabilities alone."""
 
 
-SUFFIXES = {"openvino": ".xml", "torchscript": ".pt", "bioimage": ".zip"}
-"""Of what is no .onnx."""
-
-
-def _kind(to: str) -> Kind:
-    """What `to` names, its packages imported.
-
-    Raises:
-        MachineError: one is not installed.
-    """
-    if to == "torchscript":
-        from unetseg.export.torchscript import run_torchscript, write_torchscript
-
-        return Kind(write_torchscript, run_torchscript)
-    imported("onnx", "onnx")
-    if to == "openvino":
-        from unetseg.export.openvino import run_openvino, write_openvino
-
-        return Kind(write_openvino, run_openvino)
-    imported("onnxruntime", "onnx")
-    from unetseg.export.onnx import run_onnx, write_onnx
-
-    return Kind(write_onnx, run_onnx)
+KINDS = {
+    "onnx": Kind(".onnx", _onnx),
+    "openvino": Kind(".xml", _openvino),
+    "torchscript": Kind(".pt", _torchscript),
+    "bioimage": Kind(".zip", _onnx, _as_package),
+    "deepness": Kind(".onnx", _onnx, _for_deepness),
+}
+"""By what `--to` calls them."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +147,16 @@ def export(
         MachineError: what writes or runs such files is not installed.
     """
     config = config or ExportConfig()
+    remake = KINDS[config.to].remake
     output = _file(run, config, data, output)
     predictor = _opened(run, config)
-    views = _views(run, data, predictor, config, pairs, progress) if data else ()
+    views: tuple[View, ...] = ()
+    if data:
+        split, views = read_views(run, data, predictor.info, config, pairs)
+        progress.say(f"compared on {plural(len(views), 'image')} of split {split}")
     images = [*drawn_images(predictor), *(view.image[None] for view in views)]
     with TemporaryDirectory() as folder:
-        is_remade = config.to in {"bioimage", "deepness"}
-        file = Path(folder) / (f"whole-{output.name}.onnx" if is_remade else output.name)
+        file = Path(folder) / (f"whole-{output.name}.onnx" if remake else output.name)
         whole = _written(file, predictor, config, views)
         again = _opened(file, config)
         agreement = compare(predictor, whole, again, images, progress)
@@ -135,14 +165,8 @@ def export(
             _refuse_unequal(agreement, config.to)
         largest = max(images, key=np.size)[:1]
         seconds = timed(predictor, whole, largest, progress)
-        if config.to == "deepness":
-            from unetseg.export.deepness import write_deepness
-
-            write_deepness(Path(folder) / output.name, file, predictor.info)
-        elif is_remade:
-            from unetseg.export.bioimage import write_package
-
-            write_package(Path(folder) / output.name, file, run, predictor, images[0][0], views)
+        if remake:
+            remake(Path(folder) / output.name, file, run, predictor, images[0][0], views)
         size = sum(_copy(part, output) for part in sorted(Path(folder).iterdir()))
     return Export(
         file=output,
@@ -151,27 +175,8 @@ def export(
         seconds=seconds,
         size=largest.shape[1:3],
         dice=dice,
-        rules=_rules(predictor.info),
+        rules=predictor.info.told_rules,
     )
-
-
-def _views(
-    run: Path,
-    data: Path,
-    predictor: Predictor,
-    config: ExportConfig,
-    pairs: PairsConfig | None,
-    progress: Progress,
-) -> tuple[View, ...]:
-    """The images of DATA that are compared."""
-    split, views = read_views(run, data, predictor.info, config, pairs)
-    progress.say(f"compared on {plural(len(views), 'image')} of split {split}")
-    return views
-
-
-def _rules(info: BundleInfo) -> tuple[str, ...]:
-    names = info.class_map.names
-    return tuple(f"{names[rule.class_index]}: {rule.words}" for rule in info.postprocess)
 
 
 def _file(run: Path, config: ExportConfig, data: Path | None, output: Path | None) -> Path:
@@ -183,13 +188,13 @@ def _file(run: Path, config: ExportConfig, data: Path | None, output: Path | Non
     if config.int8 and (data is None or config.to != "onnx"):
         told = "--int8 is for --to onnx, and needs DATA to measure what it costs"
         raise ConfigError(told, fix="unetseg export RUN DATA --int8")
-    if config.to in {"bioimage", "deepness"} and config.threshold is not None:
+    kind = KINDS[config.to]
+    if kind.remake and config.threshold is not None:
         told = f"--to {config.to} writes probabilities alone, of which a threshold is no part"
         raise ConfigError(told, fix="Leave --threshold away; set it where the package is run.")
-    suffix = SUFFIXES.get(config.to, ".onnx")
-    output = output or run_folder(run) / f"model{suffix}"
-    if output.suffix.lower() != suffix or output.is_dir():
-        raise ConfigError(f"{output}: the name of a file --to {config.to} ends with {suffix}")
+    output = output or run_folder(run) / f"model{kind.suffix}"
+    if output.suffix.lower() != kind.suffix or output.is_dir():
+        raise ConfigError(f"{output}: the name of a file --to {config.to} ends with {kind.suffix}")
     return output
 
 
@@ -226,12 +231,12 @@ def _written(
     file: Path, predictor: Predictor, config: ExportConfig, views: Sequence[View]
 ) -> Whole:
     """What runs a file that is written here."""
-    kind = _kind(config.to)
+    write, run = KINDS[config.to].network()
     metadata = {INFO: predictor.info.model_dump_json()}
     if predictor.threshold is not None:
         metadata[THRESHOLD] = str(predictor.threshold)
     try:
-        kind.write(file, predictor, metadata)
+        write(file, predictor, metadata)
     except NotImplementedError as error:
         fix = "Most encoders that convolve can be, such as resnet34 and efficientnet-b0."
         raise BundleError(
@@ -245,7 +250,7 @@ def _written(
         from unetseg.export.onnx import seal_onnx
 
         seal_onnx(file)
-    return kind.run(file)
+    return run(file)
 
 
 def drawn_images(predictor: Predictor) -> Iterator[Image]:

@@ -77,9 +77,7 @@ class Predictor:
 
     def describe(self) -> str:
         """Where and how it predicts, and why so; makes the network ready."""
-        rules, names = self.info.postprocess, self.info.class_map.names
-        cleaned = [f"{names[rule.class_index]}: {rule.words}" for rule in rules]
-        remarks = [str(self.machine), str(self.engine.choice), self.remark, *cleaned]
+        remarks = [str(self.machine), str(self.engine.choice), self.remark, *self.info.told_rules]
         return "; ".join(filter(None, remarks))
 
     def read(self, path: Path, max_pixels: int | None = None) -> NDArray[Any]:
