@@ -321,3 +321,20 @@ def test_files_of_two_images_that_would_be_one_are_refused(
     assert run([*words, "--objects"]) == 2
     assert "leave out --objects" in capsys.readouterr().err
     assert run(words) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (["--watershed", "0"], "--objects or --polygons"),
+        (["--objects", "--simplify", "1"], "--polygons"),
+    ],
+)
+def test_flags_that_shape_objects_are_refused_where_there_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], missing: str
+) -> None:
+    given = ["predict", str(tmp_path / "run"), str(tmp_path), "-o", str(tmp_path / "out")]
+    assert run([*given, *words]) == 2
+    said = capsys.readouterr().err
+    assert words[-2] in said
+    assert f"Add {missing}, or leave them out." in said

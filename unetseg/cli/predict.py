@@ -57,7 +57,7 @@ def predict(
     config_file
         YAML file with settings.
     """
-    _refuse_idle(scaling)
+    _refuse_idle(config, scaling)
     with observed() as progress:
         totals = _predicted(run, images, output, (config, device, scaling), progress)
     if totals.skipped:
@@ -78,21 +78,26 @@ def predict(
         say("next: add --overlay --existing overwrite to see them drawn over the images")
 
 
-def _refuse_idle(scaling: ScalingConfig) -> None:
-    """Let no flag of a cluster do nothing.
+def _refuse_idle(config: PredictConfig, scaling: ScalingConfig) -> None:
+    """Let no flag do nothing, for want of another.
 
     Raises:
-        ConfigError: there are such flags, and no cluster.
+        ConfigError: there are such flags.
     """
-    flags = [
-        f"--{name}"
-        for name in ("address", "workers", "cores")
-        if name in scaling.model_fields_set
-        and f"UNETSEG_{name.upper()}" not in os.environ  # which other commands have, too
+    given = [
+        name
+        for name in (*config.model_fields_set, *scaling.model_fields_set)
+        if f"UNETSEG_{name.upper()}" not in os.environ  # which is for other commands, too
     ]
-    if flags and not scaling.cluster:
-        fix = "Add --cluster ray, or leave them out."
-        raise ConfigError("without a cluster these do nothing", flags, fix)
+    for names, is_wanted, what, fix in (
+        (("address", "workers", "cores"), scaling.cluster, "a cluster", "--cluster ray"),
+        (("watershed",), config.objects or config.polygons, "objects", "--objects or --polygons"),
+        (("simplify",), config.polygons, "polygons", "--polygons"),
+    ):
+        flags = [f"--{name}" for name in names if name in given]
+        if flags and not is_wanted:
+            told = f"without {what} these do nothing"
+            raise ConfigError(told, flags, f"Add {fix}, or leave them out.")
 
 
 def _predicted(
