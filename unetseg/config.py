@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
 )
 
 from unetseg.errors import ConfigError
@@ -394,12 +395,18 @@ class PredictConfig(TilingConfig, ReadingConfig):
         return bool(self.probabilities or self.objects or self.polygons or self.review)
 
 
-def is_range(text: str) -> str:
-    """The text, if it is a number from 1 on, or two with a dash between: 4, 2-8 or 2-.
+def is_range(text: str, info: ValidationInfo) -> str:
+    """The text, if it is a number from 1 on, or two with a dash between: 4, 2-8 or 2-; auto is 1-.
+
+    Without a cluster it may be anything: the environment is for other commands, too.
 
     Raises:
         ValueError: it is not.
     """
+    if not info.data.get("cluster"):
+        return text
+    if text == "auto":
+        return "1-"
     match = re.fullmatch(r"([1-9]\d*)(-(\d*))?", text)
     if not match or (match[3] and int(match[3]) < int(match[1])):
         raise ValueError(f"{text!r} is no number of workers: write 4, 2-8 or 2-")

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from tests.builders import Heard, noise, save_run
 from unetseg.cli.app import run
+from unetseg.config import ScalingConfig
 from unetseg.prediction.predict import work_of
 from unetseg.scaling import listing
 from unetseg.scaling.blocks import Shard
@@ -130,9 +132,18 @@ def test_flags_of_a_cluster_are_refused_without_one(
     assert all(flag in said for flag in words[::2])
 
 
+@pytest.mark.parametrize("workers", ["4", "0", "auto"])
 def test_the_environment_of_other_commands_is_no_flag_of_a_cluster(
-    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, workers: str
 ) -> None:
-    monkeypatch.setenv("UNETSEG_WORKERS", "4")
+    monkeypatch.setenv("UNETSEG_WORKERS", workers)
     assert predict(tmp_path / "run", tmp_path, tmp_path / "out") != 2
     assert "cluster" not in capsys.readouterr().err
+
+
+def test_a_cluster_has_all_its_workers_by_auto_and_one_at_least() -> None:
+    assert ScalingConfig(cluster="ray", workers="auto").bounds == (1, None)
+    assert ScalingConfig(cluster="ray", workers="2-8").bounds == (2, 8)
+    for wrong in ("0", "8-2", "many"):
+        with pytest.raises(ValidationError, match="is no number of workers"):
+            ScalingConfig(cluster="ray", workers=wrong)
