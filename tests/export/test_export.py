@@ -1,9 +1,11 @@
 """An exported file gives the masks of the run it was made of, in whatever runs it."""
 
+import struct
 import warnings
 from itertools import product
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import onnx
@@ -374,6 +376,41 @@ def test_openvino_without_its_weights_is_answered(tmp_path: Path) -> None:
     _, file = exported(tmp_path, bundle_info(), to="openvino")
     file.with_suffix(".bin").unlink()
     with pytest.raises(BundleError, match=r"model\.bin is missing"):
+        unetseg.load(file)
+
+
+def test_openvino_with_other_weights_than_its_own_is_answered(tmp_path: Path) -> None:
+    _, file = exported(tmp_path, bundle_info(), to="openvino")
+    other = save_run(tmp_path / "other", segmenter=random_segmenter(bundle_info(), 1))
+    foreign = export(other, ExportConfig(to="openvino")).file.with_suffix(".bin").read_bytes()
+    weights = file.with_suffix(".bin")
+    for content in (foreign, weights.read_bytes()[:-8], b"weights"):
+        weights.write_bytes(content)
+        with pytest.raises(BundleError, match=r"model\.bin are damaged, or not of one") as caught:
+            unetseg.load(file)
+        assert not caught.value.offenders  # in words of OpenVINO
+
+
+def test_torchscript_with_a_damaged_weight_is_answered(tmp_path: Path) -> None:
+    _, file = exported(tmp_path, bundle_info(), to="torchscript")
+    with ZipFile(file) as archive:
+        tensors = [member for member in archive.infolist() if "/data/" in member.filename]
+    largest = max(tensors, key=lambda member: member.file_size)
+    content = bytearray(file.read_bytes())
+    names = content[largest.header_offset + 26 : largest.header_offset + 30]
+    begin = largest.header_offset + 30 + sum(struct.unpack("<HH", names))
+    content[begin + largest.file_size // 2] ^= 64
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match="differs from its sum"):
+        unetseg.load(file)
+
+
+def test_what_runs_a_file_is_asked_for_before_the_file_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, file = exported(tmp_path, bundle_info())
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(MachineError, match="this needs onnxruntime"):
         unetseg.load(file)
 
 

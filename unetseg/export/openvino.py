@@ -1,13 +1,14 @@
 """A trained U-Net as OpenVINO's two files, .xml and .bin: what the ONNX file holds, converted."""
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from unetseg.export.onnx import onnx_model
-from unetseg.prediction.exported import RT_INFO, Whole
+from unetseg.prediction.exported import DIGEST, RT_INFO, Whole
 from unetseg.prediction.openvino import compiled, openvino_core, openvino_package
 from unetseg.prediction.predictor import Predictor
 
@@ -22,7 +23,11 @@ def write_openvino(file: Path, predictor: Predictor, metadata: Mapping[str, str]
     model = openvino_core().read_model(content)
     for name, text in metadata.items():
         model.set_rt_info(text, [RT_INFO, name])
-    openvino_package().save_model(model, file, compress_to_fp16=False)
+    save = openvino_package().save_model
+    save(model, file, compress_to_fp16=False)
+    digest = sha256(file.with_suffix(".bin").read_bytes()).hexdigest()
+    model.set_rt_info(digest, [RT_INFO, DIGEST])
+    save(model, file, compress_to_fp16=False)  # the same .bin, and its sum in the .xml
 
 
 def run_openvino(file: Path) -> Whole:

@@ -40,7 +40,7 @@ INFO = "model.json"
 THRESHOLD = "threshold"
 """Where an export has one inside: the probability from which on a pixel is foreground."""
 DIGEST = "numbers_sha256"
-"""In an ONNX file, the sum over the numbers in it."""
+"""In files of ONNX and OpenVINO, the sum over the numbers that belong to it."""
 LARGEST_FILE = 2**31
 """Bytes; a larger file is refused unread."""
 OPERATORS = {
@@ -167,6 +167,7 @@ def _outline(info: BundleInfo) -> UNet:
 def _of_onnx(file: Path, content: bytes) -> Loaded:
     """Metadata and network of an ONNX file, run by ONNX Runtime."""
     onnx = imported("onnx", "onnx")
+    imported("onnxruntime", "onnx")  # else it would be the file that cannot be read
     try:
         model = onnx.load_model_from_string(content)
         metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -237,8 +238,15 @@ def _foreign(file: Path) -> BundleError:
 def _of_openvino(file: Path, content: bytes, weights: bytes) -> Loaded:
     """Metadata and network of an .xml and its .bin, run by OpenVINO."""
     openvino, core = openvino_package(), openvino_core()
+    unfit = BundleError(
+        f"{file} and {file.stem}.bin are damaged, or not of one export",
+        fix="Copy both of one export, export it again, or give the run folder.",
+    )
     try:
         model = core.read_model(content, weights)
+    except Exception as error:  # whose words tell of OpenVINO's own code
+        raise unfit from error
+    try:
         told = model.get_rt_info([RT_INFO]).value if model.has_rt_info([RT_INFO]) else {}
         metadata = {name: str(text) for name, text in told.items()}
         places = {name: o for n in model.get_ops() for o in n.outputs() for name in o.names}
@@ -249,8 +257,13 @@ def _of_openvino(file: Path, content: bytes, weights: bytes) -> Loaded:
         part = openvino.Model([logits], [image], "network")
     except Exception as error:
         raise _damaged(file, error) from error
+    if metadata.get(DIGEST, digest := sha256(weights).hexdigest()) != digest:
+        raise unfit
     _refuse({node.get_type_name() for node in part.get_ops()} - OF_OPENVINO, file)
-    run = compiled(part)
+    try:
+        run = compiled(part)
+    except Exception as error:
+        raise _damaged(file, error) from error
 
     def network(image: Tensor) -> Tensor:
         return torch.from_numpy(run(image.numpy())[0])
@@ -266,6 +279,8 @@ def _of_torchscript(file: Path, content: bytes) -> Loaded:
             members = archive.infolist()
             if (size := sum(member.file_size for member in members)) > LARGEST_FILE:
                 raise ValueError(f"unpacked it has {size} bytes; at most {LARGEST_FILE} are read")
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it differs from its sum")
             code = b"".join(archive.read(m) for m in members if m.filename.endswith(".py"))
         # what is defined by these names is run while a file is read
         _refuse({name for name in ("__setstate__", "__getstate__") if name.encode() in code}, file)
