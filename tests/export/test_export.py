@@ -22,6 +22,7 @@ from unetseg.config import ExportConfig
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.errors import BundleError, ConfigError, MachineError
+from unetseg.export import export as exporting
 from unetseg.export.export import EQUAL, export
 from unetseg.prediction.openvino import openvino_core
 
@@ -403,6 +404,17 @@ def test_torchscript_with_a_damaged_weight_is_answered(tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(BundleError, match="differs from its sum"):
         unetseg.load(file)
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_weights_that_are_no_numbers_are_refused(to: str, tmp_path: Path) -> None:
+    run = unetseg.load(save_run(tmp_path / "run"), device="cpu", precision="float32")
+    torch.nn.init.constant_(run.engine.segmenter.network.head.weight, torch.nan)
+    kind = exporting.KINDS[to]
+    write, _ = kind.network()
+    write(tmp_path / f"x{kind.suffix}", run, {"model.json": run.info.model_dump_json()})
+    with pytest.raises(BundleError, match="weights that are no numbers"):
+        unetseg.load(tmp_path / f"x{kind.suffix}")
 
 
 def test_what_runs_a_file_is_asked_for_before_the_file_is_blamed(

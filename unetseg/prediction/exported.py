@@ -18,6 +18,7 @@ from textwrap import shorten
 from typing import Any
 from zipfile import ZipFile
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -187,9 +188,11 @@ def _of_onnx(file: Path, content: bytes) -> Loaded:
     strange |= {t.name for t in part.graph.initializer if t.data_location == external}
     _refuse(strange, file)
     try:
+        weights = [onnx.numpy_helper.to_array(tensor) for tensor in part.graph.initializer]
         session = onnx_session(part.SerializeToString())
     except Exception as error:
         raise _damaged(file, error) from error
+    _refuse_no_numbers(weights, file)
 
     def network(image: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {GRID: image.numpy()})[0])
@@ -224,6 +227,12 @@ def _refuse(strange: Iterable[str], file: Path) -> None:
         raise BundleError(f"{file} does more than a network does; it is not run", found)
 
 
+def _refuse_no_numbers(weights: Iterable[NDArray[Any]], file: Path) -> None:
+    if any(values.dtype.kind == "f" and np.isnan(values).any() for values in weights):
+        fix = "Export it again; where the masks of the run are wrong too, train anew."
+        raise BundleError(f"{file} has weights that are no numbers", fix=fix)
+
+
 def _damaged(file: Path, error: Exception) -> BundleError:
     told = shorten(str(error), 400)
     fix = "Give a run folder, or export it again; foreign checkpoints are not loaded."
@@ -255,11 +264,13 @@ def _of_openvino(file: Path, content: bytes, weights: bytes) -> Loaded:
         for target in grid.get_target_inputs():
             target.replace_source_output(image.output(0))
         part = openvino.Model([logits], [image], "network")
+        constants = [node.data for node in part.get_ops() if node.get_type_name() == "Constant"]
     except Exception as error:
         raise _damaged(file, error) from error
     if metadata.get(DIGEST, digest := sha256(weights).hexdigest()) != digest:
         raise unfit
     _refuse({node.get_type_name() for node in part.get_ops()} - OF_OPENVINO, file)
+    _refuse_no_numbers(constants, file)
     try:
         run = compiled(part)
     except Exception as error:
@@ -288,11 +299,13 @@ def _of_torchscript(file: Path, content: bytes) -> Loaded:
             warnings.simplefilter("ignore")  # that TorchScript is no longer worked on
             module = torch.jit.load(BytesIO(content), "cpu", _extra_files=metadata)  # type: ignore[no-untyped-call]
         kinds = _kinds(module.network.inlined_graph)
+        weights = module.network.state_dict().values()
     except BundleError:
         raise
     except Exception as error:
         raise _damaged(file, error) from error
     _refuse(kinds - OF_TORCHSCRIPT, file)
+    _refuse_no_numbers((value.float().numpy() for value in weights), file)
     texts = {name: bytes(text).decode() for name, text in metadata.items() if text}
     return texts, module.network, "TorchScript"
 
