@@ -86,6 +86,29 @@ def test_an_image_is_another_one_with_other_files_beside_it(tmp_path: Path) -> N
     assert identity_of(tmp_path / "c.tif") == (0, 0)
 
 
+NOTED = """<PAMDataset><PAMRasterBand band="1"><Histograms><HistItem><HistMin>0</HistMin></HistItem>
+</Histograms><Metadata><MDI key="STATISTICS_MAXIMUM">9</MDI></Metadata>
+</PAMRasterBand></PAMDataset>"""
+
+
+@pytest.mark.parametrize(
+    ("more", "is_other"),
+    [
+        ("", False),
+        ("<NoDataValue>0</NoDataValue>", True),
+        ("<Metadata><MDI key='LINE_OFF'>1</MDI></Metadata>", True),
+    ],
+)
+def test_what_a_viewer_notes_beside_an_image_makes_no_other_of_it(
+    tmp_path: Path, more: str, is_other: bool
+) -> None:
+    image = tmp_path / "a.tif"
+    image.write_bytes(b"image")
+    before = identity_of(image)
+    (tmp_path / "a.tif.aux.xml").write_text(NOTED.replace("<Histograms>", f"{more}<Histograms>"))
+    assert (identity_of(image) != before) is is_other
+
+
 def test_any_end_of_a_line_costs_that_line_alone(tmp_path: Path) -> None:
     noted(tmp_path)
     file = tmp_path / "out" / NAME

@@ -24,8 +24,9 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from xml.etree import ElementTree
 
-from unetseg.data.files.georeference import companions
+from unetseg.data.files.georeference import LARGEST_BESIDE, companions
 from unetseg.data.files.pages import file_of
 from unetseg.data.files.rasters import read_with
 from unetseg.errors import ImageError, MachineError, UnetsegError
@@ -325,8 +326,30 @@ def states_of(image: Path) -> list[os.stat_result]:
     states = [file.stat()]
     for path in dict.fromkeys([*read_with(file), *companions(file).values()]):
         with suppress(OSError):  # it may be gone by now
-            states.append(path.stat())
+            if not _is_of_viewers(path):
+                states.append(path.stat())
     return states
+
+
+def _is_of_viewers(path: Path) -> bool:
+    """Whether an .aux.xml holds what viewers such as QGIS note, and nothing that an image is.
+
+    That is histograms and statistics of bands.
+    """
+    if not path.name.lower().endswith(".aux.xml") or path.stat().st_size > LARGEST_BESIDE:
+        return False
+    content = path.read_bytes()
+    try:
+        root = ElementTree.fromstring(b"" if b"<!DOCTYPE" in content else content)
+    except (ElementTree.ParseError, ValueError, LookupError):
+        return False
+    parts = [part for top in root for part in (top if top.tag == "PAMRasterBand" else [top])]
+    keys = [entry.get("key", "") for part in parts if part.tag == "Metadata" for entry in part]
+    return (
+        root.tag == "PAMDataset"
+        and {part.tag for part in parts} <= {"Histograms", "Metadata"}
+        and all(key.startswith("STATISTICS_") for key in keys)
+    )
 
 
 def failure_row(image: Path, error: UnetsegError) -> dict[str, Any]:
