@@ -131,7 +131,7 @@ def compare(run: Path, image: Path, mask: Path) -> NDArray[np.bool_]:
         size = min(CROP, raster.height, raster.width)
         top = (raster.height - size) // 2 // ON_GRID * ON_GRID
         statistics = Stream(predictor.engine, predictor.info, raster).statistics
-        network = TileNetwork(predictor.engine, statistics, raster.nodata)
+        network = TileNetwork(predictor.engine, statistics)
         logits = network.forward([raster.read(top, top, size, size)])[0]
         index = logits.max(0).indices.numpy().astype(np.uint8)
         inner = slice(BORDER, size - BORDER)
