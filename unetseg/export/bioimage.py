@@ -135,7 +135,7 @@ def _description(
     name: str, info: BundleInfo, tiles: Tiles, parts: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """The content of rdf.yaml."""
-    classes = [one.name for one in info.class_map.classes]
+    classes = info.class_map.names
     smallest, step, halo = tiles
     bands = {1: ["grey"], 3: ["red", "green", "blue"]}.get(info.bands)
     bands = bands or [f"band_{number}" for number in range(1, info.bands + 1)]

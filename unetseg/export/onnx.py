@@ -54,7 +54,8 @@ def onnx_model(engine: Engine, info: BundleInfo) -> onnx.ModelProto:
     logits = nodes("Slice", logits, nodes.whole(0, 0), ends, nodes.whole(HEIGHT, WIDTH))
     if segmenter.scale != 1:
         logits = _resized(nodes, logits, sides)
-    nodes("Gather", _codes(nodes, info), _classes(nodes, logits, engine.margin), name="mask")
+    codes = nodes.constant([item.code for item in info.class_map.classes], info.class_map.dtype)
+    nodes("Gather", codes, _classes(nodes, logits, engine.margin), name="mask")
     tempered = nodes("Div", logits, nodes.constant(engine.temperature))
     nodes("Softmax", tempered, axis=1, name="probabilities")
     return _model(nodes, info)
@@ -202,12 +203,6 @@ def _classes(nodes: Nodes, logits: str, margin: float) -> str:
     )
     above = nodes("Greater", nodes("Sub", second, first), nodes.constant(margin))
     return nodes("Cast", above, to=TensorProto.INT64)
-
-
-def _codes(nodes: Nodes, info: BundleInfo) -> str:
-    """What each class is in the masks, K or K×3."""
-    every = np.arange(len(info.class_map.classes), dtype=np.uint8)[None]
-    return nodes.constant(info.class_map.decode(every)[0], info.class_map.dtype)
 
 
 def _model(nodes: Nodes, info: BundleInfo) -> onnx.ModelProto:

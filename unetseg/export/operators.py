@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from unetseg.prediction.recording import Convolution, Recording
+from unetseg.prediction.recording import Convolution, Recording, pair
 
 OPSET = 18
 """The first with means over given axes and sizes made smaller without aliasing."""
@@ -84,13 +84,13 @@ def _clip(low: str | float | None, high: str | float | None) -> Rule:
 
 def _pool(operator: str) -> Rule:
     def rule(nodes: Nodes, call: Call) -> str:
-        kernel = _pair(call["kernel_size"])
+        kernel = pair(call["kernel_size"])
         attributes: dict[str, Any] = {"ceil_mode": int(call.get("ceil_mode", False))}
         if operator == "MaxPool":
-            attributes["dilations"] = _pair(call.get("dilation", 1))
+            attributes["dilations"] = pair(call.get("dilation", 1))
         else:
             attributes["count_include_pad"] = int(call.get("count_include_pad", True))
-        strides, padding = _pair(call.get("stride") or kernel), _pair(call.get("padding", 0))
+        strides, padding = pair(call.get("stride") or kernel), pair(call.get("padding", 0))
         sizes: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "pads": padding * 2}
         return nodes(operator, call["input"], **sizes, **attributes)
 
@@ -104,7 +104,7 @@ def _mean(nodes: Nodes, call: Call) -> str:
 
 
 def _mean_of_all(nodes: Nodes, call: Call) -> str:
-    if _pair(call["output_size"]) != [1, 1]:
+    if pair(call["output_size"]) != (1, 1):
         raise NotImplementedError("adaptive_avg_pool2d to more than one pixel")
     return nodes("GlobalAveragePool", call["input"])
 
@@ -113,7 +113,9 @@ def _interpolate(nodes: Nodes, call: Call) -> str:
     mode, aligned = call["mode"], bool(call["align_corners"])
     if mode not in {"bilinear", "nearest"} or call["antialias"]:
         raise NotImplementedError(f"interpolate in mode {mode}")
-    factors = [1, 1, *_pair(call["scale_factor"])]
+    if call["size"] is not None:
+        raise NotImplementedError("interpolate to a size")
+    factors = [1, 1, *pair(call["scale_factor"])]
     places = {"coordinate_transformation_mode": "align_corners" if aligned else "half_pixel"}
     if mode == "nearest":
         places = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -278,7 +280,3 @@ def _cropped(nodes: Nodes, image: str, shape: tuple[int, ...], cuts: Any) -> str
     ends = [stop if axis < HEIGHT else stop - shape[axis] or END for axis, stop in enumerate(stops)]
     axes = nodes.whole(*range(1, len(cuts)))
     return nodes("Slice", image, nodes.whole(*starts[1:]), nodes.whole(*ends[1:]), axes)
-
-
-def _pair(value: Any) -> list[Any]:
-    return [value, value] if isinstance(value, (int, float)) else list(value)

@@ -40,13 +40,12 @@ class WholeNetwork(nn.Module):
     def __init__(self, engine: Engine, info: BundleInfo, network: nn.Module) -> None:
         super().__init__()
         segmenter = engine.segmenter
-        geometry, codes = segmenter.network.geometry, info.class_map
+        geometry, classes = segmenter.network.geometry, info.class_map
         self.network = network
         self.register_buffer("mean", segmenter.mean.clone())
         self.register_buffer("std", segmenter.std.clone())
-        every = np.arange(len(codes.classes), dtype=np.uint8)[None]
-        table = codes.decode(every)[0]
-        self.register_buffer("codes", torch.from_numpy(table.astype(TYPES[codes.dtype])))
+        codes = np.array([item.code for item in classes.classes], TYPES[classes.dtype])
+        self.register_buffer("codes", torch.from_numpy(codes))
         self.per_image, self.scale = segmenter.per_image, segmenter.scale
         self.stride, self.offset, self.pad = geometry.stride, geometry.offset, geometry.margin
         self.smallest = SMALLEST_DEVIATION

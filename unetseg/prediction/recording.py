@@ -97,12 +97,12 @@ class Recording:
         given |= dict(zip(TRANSPOSED if transposed else DIRECT, node.args, strict=False))
         given |= node.kwargs
         weight, bias = self.constant(given["weight"]), self.constant(given["bias"])
-        is_odd = transposed and (given["groups"] != 1 or any(_pair(given["output_padding"])))
+        is_odd = transposed and (given["groups"] != 1 or any(pair(given["output_padding"])))
         if weight is None or weight.ndim != 4 or isinstance(given["padding"], str) or is_odd:
             return None
         if given["bias"] is not None and bias is None:
             return None
-        stride, padding, dilation = (_pair(given[n]) for n in ("stride", "padding", "dilation"))
+        stride, padding, dilation = (pair(given[n]) for n in ("stride", "padding", "dilation"))
         return Convolution(weight, bias, stride, padding, dilation, given["groups"], transposed)
 
     def write(self, call: Convolution, image: fx.Node) -> fx.Node:
@@ -220,9 +220,10 @@ def _names_a_size(name: str, args: Any, named: dict[str, Any]) -> bool:
     return name == "interpolate" and (len(args) > 1 or named.get("size") is not None)
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    pair = (value,) if isinstance(value, int) else tuple(value)
-    return pair * (2 // len(pair))
+def pair(value: Any) -> tuple[Any, ...]:
+    """What torch takes as one number for both sides of an image, or as one for each."""
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return sides * (2 // len(sides))
 
 
 def _fold_norms(recording: Recording) -> None:
