@@ -63,7 +63,7 @@ def choose_backend(
     if engine == "auto":
         return _fastest(segmenter, machine, pixels or 0)
     make: dict[str, Callable[[Segmenter, Machine], Backend]] = {
-        "eager": Eager,
+        "eager": eager,
         "fused": _fused,
         "compile": _compiled,
         "openvino": _openvino,
@@ -77,13 +77,13 @@ def choose_backend(
 
 def _fastest(segmenter: Segmenter, machine: Machine, pixels: int) -> Choice:
     """The choice of "auto"."""
-    eager = Eager(segmenter, machine)
+    usual = eager(segmenter, machine)
     if machine.device.type == "mps":
-        return Choice("eager", "nothing else is known to work on MPS", eager)
+        return Choice("eager", "nothing else is known to work on MPS", usual)
     try:
         fused = _fused(segmenter, machine)
     except (MachineError, NotImplementedError) as error:
-        return Choice("eager", str(error), eager)
+        return Choice("eager", str(error), usual)
     if machine.is_cpu:
         return Choice("fused", "as fast as compiled code, without compiling", fused)
     if pixels < COMPILED_PIXELS:
@@ -117,18 +117,15 @@ def folded(recording: Recording, dtype: torch.dtype) -> Backend:
     return recording.cast(dtype).module()
 
 
-class Eager:
+def eager(segmenter: Segmenter, machine: Machine) -> Backend:
     """The network as it was trained, in torch's automatic mixed precision."""
 
-    def __init__(self, segmenter: Segmenter, machine: Machine) -> None:
-        self._network = segmenter.network
-        self._machine = machine
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Logits of a prepared image."""
-        with self._machine.autocast():
-            logits: Tensor = self._network(image)
+    def network(image: Tensor) -> Tensor:
+        with machine.autocast():
+            logits: Tensor = segmenter.network(image)
         return logits
+
+    return network
 
 
 class Rewritten:
@@ -156,7 +153,7 @@ class Rewritten:
     ) -> None:
         self._network = segmenter.network
         self._dtype = machine.dtype
-        self._eager = Eager(segmenter, machine)
+        self._eager = eager(segmenter, machine)
         self._rewrite, self._finish = rewrite, finish
         bands, device = segmenter.mean.numel(), segmenter.mean.device
         small, large = (
