@@ -189,7 +189,8 @@ def write_outputs(
         with bands.written(job.probabilities) as path:
             probabilities = (bands.probabilities(*span) for span in spans)
             names = class_map.names
-            writer.write(path, probabilities, partial(write_tiff, names=names), np.nan, names)
+            write = partial(write_tiff, names=names)
+            writer.write(path, probabilities, write, nodata=np.nan, names=names)
     if config.overlay:
         with bands.written(job.overlay) as path:
             writer.write(path, overlay_pieces(image, bands, spans, class_map), write_png)
@@ -215,7 +216,7 @@ def write_objects(
     labels: Labels | Path
     if isinstance(bands, BandStore):
         labels = bands.folder / job.labels.name
-        writer.write_labels(labels, pieces_of_labels)
+        writer.write(labels, pieces_of_labels, write_tiff, every_other)
     else:
         labels = np.concatenate(list(pieces_of_labels))
     table = objects.table()
@@ -228,7 +229,8 @@ def write_objects(
         with bands.written(job.labels) as path:
             if not isinstance(labels, Path):
                 fits = len(table.area) <= np.iinfo(np.uint16).max
-                writer.write_labels(path, iter([labels.astype(np.uint16) if fits else labels]))
+                narrow: NDArray[Any] = labels.astype(np.uint16) if fits else labels
+                writer.write(path, iter([narrow]), write_tiff, every_other)
 
 
 def overlay_pieces(
@@ -292,29 +294,24 @@ class Writer:
         path: Path,
         parts: Iterator[NDArray[Any]],
         write_whole: Callable[[Path, NDArray[Any]], None],
+        halving: Halving = mean_of_four,
         nodata: float | None = None,
         names: Sequence[str] = (),
     ) -> None:
-        """Write pieces of rows×W×C: a small image's only one by `write_whole`.
+        """Write pieces of rows×W or rows×W×C: a small image's only one by `write_whole`.
 
         Args:
             path: The file.
             parts: The pieces.
-            write_whole: Writes an image H×W×C to a file that is no GeoTIFF.
+            write_whole: Writes an image to a file that is no GeoTIFF.
+            halving: Makes the smaller copies of a GeoTIFF.
             nodata: Value of pixels without data, where the image has some.
             names: What the bands of a GeoTIFF are called, if anything.
         """
         if self.job.is_geotiff:
-            self._write_geotiff(path, parts, mean_of_four, nodata, names=names)
+            self._write_geotiff(path, parts, halving, nodata, names=names)
         else:
             write_whole(path, next(parts))
-
-    def write_labels(self, path: Path, parts: Iterator[NDArray[Any]]) -> None:
-        """Write numbers of objects, in pieces of rows×W."""
-        if self.job.is_geotiff:
-            self._write_geotiff(path, parts, every_other)
-        else:
-            write_tiff(path, next(parts))
 
     def _write_geotiff(
         self,
