@@ -139,7 +139,10 @@ def _description(
     smallest, step, halo = tiles
     bands = {1: ["grey"], 3: ["red", "green", "blue"]}.get(info.bands)
     bands = bands or [f"band_{number}" for number in range(1, info.bands + 1)]
-    files = {part: _file(part, content) for part, content in parts.items()}
+    files = {
+        part: {"source": part, "sha256": sha256(content).hexdigest()}
+        for part, content in parts.items()
+    }
     outputs = [
         {"type": "space", "id": side, "size": {"tensor_id": "image", "axis_id": side}, "halo": halo}
         for side in "yx"
@@ -178,10 +181,6 @@ def _description(
         ],
         "weights": {"onnx": {**files["model.onnx"], "opset_version": OPSET}},
     }
-
-
-def _file(part: str, content: bytes) -> dict[str, str]:
-    return {"source": part, "sha256": sha256(content).hexdigest()}
 
 
 def _channels(names: Sequence[str]) -> dict[str, Any]:
