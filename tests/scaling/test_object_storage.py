@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.builders import bundle_info, noise, random_segmenter, save_run
 from tests.faults.test_prediction import POISON, finish, start
 from unetseg.cli.app import run
+from unetseg.errors import MachineError
 from unetseg.scaling.object_storage import Place, Stage
 
 pytest.importorskip("s3fs", reason="s3fs is an extra")
@@ -182,3 +184,15 @@ def test_what_cannot_be_reached_or_is_not_there_is_told(
     assert predict(trained, "s3://no-such-bucket/x", "-o", out) in {3, 5}
     assert predict(trained, "nosuch://a/x", "-o", out) == 3
     assert io.StringIO(capsys.readouterr().err).read()
+
+
+def test_what_an_address_needs_is_named_for_s3_and_for_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MachineError, match="this needs s3fs") as caught:
+        Place("s3://bucket/masks")
+    assert caught.value.fix == "pip install 'unetseg[s3]'"
+    with pytest.raises(MachineError, match="or is no address") as caught:
+        Place("nowhere://bucket/masks")
+    assert not caught.value.fix

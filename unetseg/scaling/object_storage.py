@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden
-from unetseg.errors import ConfigError, ImageError, MachineError, UnetsegError
+from unetseg.errors import ConfigError, ImageError, MachineError, UnetsegError, imported
 from unetseg.prediction.jobs import note_of
 from unetseg.prediction.manifest import BLOCKS, Manifest, identity_of
 from unetseg.prediction.outputs import Job
@@ -56,11 +56,13 @@ class Place:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        if address.startswith(("s3:", "s3a:")):
+            imported("s3fs", "s3")
         try:
             self.files, self.path = url_to_fs(address, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             summary = f"{address} needs a package that is not installed, or is no address"
-            raise MachineError(summary, [error], fix="pip install 'unetseg[s3]'") from error
+            raise MachineError(summary, [error]) from error
 
     def images(self) -> Iterator[Named]:
         """The images below it, folder by folder, and their names without suffix."""
