@@ -269,11 +269,8 @@ def _state(job: Job, config: PredictConfig, manifest: Manifest) -> State:
     is_current = record is not None and record.identity == identity_of(job.image)
     if record and is_current and record.by == manifest.key:
         is_done = record.files.issuperset(names) and there == names
-        return (
-            State.DONE
-            if is_done and not (config.review and record.doubt is None)
-            else State.UNFINISHED
-        )
+        is_done &= record.doubt is not None or not config.review
+        return State.DONE if is_done else State.UNFINISHED
     if _other_image(job, config, manifest):
         return State.FOREIGN
     if record is None:
@@ -388,8 +385,6 @@ def _long_names(jobs: Sequence[Job], config: PredictConfig) -> Iterator[ConfigEr
 
 def _refuse(problems: Sequence[ConfigError]) -> None:
     """Raise all of them as one."""
-    if len(problems) == 1:
-        raise problems[0]
     if problems:
         raise ConfigError(
             "; ".join(problem.summary for problem in problems),

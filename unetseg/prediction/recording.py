@@ -20,11 +20,11 @@ from unetseg.unet.model import Geometry
 
 Function = Callable[..., Any]
 
-SAME_AS: dict[str, Function] = {
-    **dict.fromkeys(["relu", "relu_"], torch.relu),
-    **dict.fromkeys(["add", "add_", "__add__", "__iadd__", "__radd__"], torch.add),
+SAME_AS: dict[str, tuple[Function, int]] = {
+    **dict.fromkeys(["relu", "relu_"], (torch.relu, 1)),
+    **dict.fromkeys(["add", "add_", "__add__", "__iadd__", "__radd__"], (torch.add, 2)),
 }
-"""Calls that are written down as one function, when they are given tensors alone."""
+"""Calls that are written down as one function, when they are given so many tensors."""
 OF_ANY_SIZE = {
     *("conv2d", "conv_transpose2d", "batch_norm", "instance_norm", "group_norm", "cat", "mean"),
     *("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "interpolate", "pad", "__getitem__"),
@@ -200,8 +200,9 @@ class _Recorder(TorchFunctionMode):
         if tensors and not named and all(node.op == "get_attr" for node in tensors):
             return self.recording.put(result)
         self.recording.of_any_size &= name in OF_ANY_SIZE and not _names_a_size(name, args, named)
-        if len(tensors) == {"relu": 1, "add": 2}.get(getattr(SAME_AS.get(name), "__name__", "")):
-            return graph.call_function(SAME_AS[name], tuple(tensors))
+        same, count = SAME_AS.get(name, (None, 0))
+        if same and len(tensors) == count:
+            return graph.call_function(same, tuple(tensors))
         if getattr(Tensor, name, None) is function:
             return graph.call_method(name, nodes, named)
         return graph.call_function(function, nodes, named)
