@@ -1,6 +1,8 @@
 """Laws of predicting folders: real images keep their place, what does not fit is named."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from PIL import Image
 from rasterio.shutil import copy
 from rasterio.vrt import WarpedVRT
 
-from tests.builders import bundle_info, class_map, noise, save_run
+from tests.builders import bundle_info, class_map, noise, save_run, write_geotiff
 from unetseg.cli.app import run
 from unetseg.config import DeviceConfig
 from unetseg.data.files import image as image_file
@@ -21,6 +23,7 @@ from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import OutOfMemoryError
 from unetseg.prediction.engine import Engine
+from unetseg.prediction.manifest import states_of
 from unetseg.prediction.predictor import Predictor
 
 Capture = pytest.CaptureFixture[str]
@@ -284,3 +287,22 @@ def test_real_images_are_trained_on_scored_and_predicted_by_windows_as_whole(
             by_windows = file.read()
         with rasterio.open(tmp_path / "whole" / "new" / name) as file:
             np.testing.assert_array_equal(by_windows, file.read())
+
+
+def test_a_large_image_that_is_gone_before_its_turn_fails_alone(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_file, "WHOLE_PIXELS", 0)
+    folder = tmp_path / "in"
+    for name in ("a", "b"):
+        write_geotiff(folder / f"{name}.tif", noise(40, 50, 3))
+
+    def states(image: Path) -> list[os.stat_result]:
+        if image.name == "a.tif":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return states_of(image)
+
+    monkeypatch.setattr("unetseg.prediction.predict.states_of", states)
+    assert predict(bundle(tmp_path, 3, "uint8"), folder, tmp_path / "out") == 4
+    assert "a.tif cannot be read: No such file" in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in (tmp_path / "out").glob("*.tif")] == ["b.tif"]

@@ -13,6 +13,7 @@ from typing import Any
 
 from unetseg.bundle import BundleInfo
 from unetseg.config import DeviceConfig, PredictConfig, with_flags
+from unetseg.data.files.limits import explained
 from unetseg.errors import (
     ConfigError,
     DataError,
@@ -466,8 +467,13 @@ def _aside(info: BundleInfo) -> set[str]:
 
 
 def identity(stream: Stream, info: BundleInfo, job: Job) -> dict[str, Any]:
-    """Everything that the bands of an image depend on."""
-    status, *others = states_of(job.image)
+    """Everything that the bands of an image depend on.
+
+    Raises:
+        ImageError: it is not there any more.
+    """
+    with explained(job.image):  # it may be gone by now
+        status, *others = states_of(job.image)
     engine = stream.engine
     beside = tuple((one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in others)
     later: dict[str, Any] = {"margin": engine.margin or None, "temperature": engine.temperature}

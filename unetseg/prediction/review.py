@@ -54,10 +54,9 @@ def doubt_of(
 def write_review(path: Path, doubts: Mapping[str, Doubt], most: int) -> list[str]:
     """Write the images with the most doubt, by their names, and give them in words."""
     ranked = sorted(doubts.items(), key=lambda item: (-item[1].score, item[0]))[:most]
-    columns = ("rank", "image", "score", "why")
     rows = [
-        dict(zip(columns, (rank, name, f"{doubt.score:.4f}", doubt.why), strict=True))
+        {"rank": rank, "image": name, "score": f"{doubt.score:.4f}", "why": doubt.why}
         for rank, (name, doubt) in enumerate(ranked, 1)
     ]
-    write_csv(path, rows, columns)
+    write_csv(path, rows, ("rank", "image", "score", "why"))
     return [f"{name}: {doubt.why}" for name, doubt in ranked]
