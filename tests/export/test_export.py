@@ -19,6 +19,7 @@ from tests.builders import bundle_info, class_map, noise, random_segmenter, save
 from unetseg.bundle import BundleInfo, join_bundles
 from unetseg.cli.app import run as unetseg_command
 from unetseg.config import ExportConfig
+from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.errors import BundleError, ConfigError, MachineError
@@ -115,16 +116,9 @@ def test_predict_takes_the_file_like_a_run(to: str, tmp_path: Path) -> None:
     assert unetseg_command([words[0], str(run), *words[1:]]) == 0
     for name in ("0", "1"):
         mask, wanted = (
-            unetseg_read(tmp_path / folder / f"{name}.png") for folder in ("of file", "of run")
+            read_image(tmp_path / folder / f"{name}.png") for folder in ("of file", "of run")
         )
         assert (mask == wanted).mean() >= EQUAL
-
-
-def unetseg_read(path: Path) -> NDArray[Any]:
-    from unetseg.data.files.image import ImageFile
-
-    with ImageFile(path) as file:
-        return np.asarray(file.read())
 
 
 CODINGS: dict[str, ClassMap] = {
