@@ -8,8 +8,8 @@ No file runs code: what its network does must be of `OPERATORS`, nothing outside
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unetseg.bundle import LARGEST_JSON, BundleInfo, parse_info
-from unetseg.errors import BundleError, imported
+from unetseg.errors import BundleError, UnetsegError, imported
 from unetseg.prediction.backends import Choice
 from unetseg.prediction.openvino import compiled, openvino_core, openvino_package
 from unetseg.unet.build import build_unet
@@ -125,7 +125,8 @@ def load_exported(file: Path) -> Exported:
         if size > LARGEST_FILE:
             raise BundleError(f"{part} has {size} bytes; at most {LARGEST_FILE} are read")
     content = [part.read_bytes() for part in parts]
-    metadata, network, name = RUNTIMES[kind](file, *content)
+    with _explained(file):
+        metadata, network, name = RUNTIMES[kind](file, *content)
     if INFO not in metadata or len(metadata[INFO]) > LARGEST_JSON:
         raise _foreign(file)
     info = parse_info(metadata[INFO], file)
@@ -168,31 +169,21 @@ def _outline(info: BundleInfo) -> UNet:
 def _of_onnx(file: Path, content: bytes) -> Loaded:
     """Metadata and network of an ONNX file, run by ONNX Runtime."""
     onnx = imported("onnx", "onnx")
-    imported("onnxruntime", "onnx")  # else it would be the file that cannot be read
-    try:
-        model = onnx.load_model_from_string(content)
-        metadata = {entry.key: entry.value for entry in model.metadata_props}
-        if INFO not in metadata:
-            raise _foreign(file)
-        if metadata.get(DIGEST, digest := onnx_digest(model)) != digest:
-            raise ValueError("its weights differ from the sum in it")
-        part = onnx.utils.Extractor(model).extract_model([GRID], [LOGITS])
-    except BundleError:
-        raise
-    except Exception as error:
-        raise _damaged(file, error) from error
+    model = onnx.load_model_from_string(content)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if INFO not in metadata:
+        raise _foreign(file)
+    if metadata.get(DIGEST, digest := onnx_digest(model)) != digest:
+        raise ValueError("its weights differ from the sum in it")
+    part = onnx.utils.Extractor(model).extract_model([GRID], [LOGITS])
     strange = {node.op_type for node in part.graph.node if node.op_type not in OPERATORS}
     strange |= {node.domain for node in part.graph.node if node.domain}
     strange |= {function.name for function in part.functions}
     external = onnx.TensorProto.EXTERNAL
     strange |= {t.name for t in part.graph.initializer if t.data_location == external}
     _refuse(strange, file)
-    try:
-        weights = [onnx.numpy_helper.to_array(tensor) for tensor in part.graph.initializer]
-        session = onnx_session(part.SerializeToString())
-    except Exception as error:
-        raise _damaged(file, error) from error
-    _refuse_no_numbers(weights, file)
+    _refuse_no_numbers(map(onnx.numpy_helper.to_array, part.graph.initializer), file)
+    session = onnx_session(part.SerializeToString())
 
     def network(image: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {GRID: image.numpy()})[0])
@@ -233,10 +224,21 @@ def _refuse_no_numbers(weights: Iterable[NDArray[Any]], file: Path) -> None:
         raise BundleError(f"{file} has weights that are no numbers", fix=fix)
 
 
-def _damaged(file: Path, error: Exception) -> BundleError:
-    told = shorten(str(error), 400)
-    fix = "Give a run folder, or export it again; foreign checkpoints are not loaded."
-    return BundleError(f"{file} is damaged, or of other origin", [told], fix)
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Turn whatever is said against a file into an answer.
+
+    Raises:
+        BundleError: the work inside cannot read it.
+    """
+    try:
+        yield
+    except UnetsegError:
+        raise
+    except Exception as error:
+        told = shorten(str(error), 400)
+        fix = "Give a run folder, or export it again; foreign checkpoints are not loaded."
+        raise BundleError(f"{file} is damaged, or of other origin", [told], fix) from error
 
 
 def _foreign(file: Path) -> BundleError:
@@ -255,26 +257,20 @@ def _of_openvino(file: Path, content: bytes, weights: bytes) -> Loaded:
         model = core.read_model(content, weights)
     except Exception as error:  # whose words tell of OpenVINO's own code
         raise unfit from error
-    try:
-        told = model.get_rt_info([RT_INFO]).value if model.has_rt_info([RT_INFO]) else {}
-        metadata = {name: str(text) for name, text in told.items()}
-        places = {name: o for n in model.get_ops() for o in n.outputs() for name in o.names}
-        grid, logits = places[GRID], places[LOGITS]
-        image = openvino.op.Parameter(openvino.Type.f32, grid.get_partial_shape())
-        for target in grid.get_target_inputs():
-            target.replace_source_output(image.output(0))
-        part = openvino.Model([logits], [image], "network")
-        constants = [node.data for node in part.get_ops() if node.get_type_name() == "Constant"]
-    except Exception as error:
-        raise _damaged(file, error) from error
+    told = model.get_rt_info([RT_INFO]).value if model.has_rt_info([RT_INFO]) else {}
+    metadata = {name: str(text) for name, text in told.items()}
     if metadata.get(DIGEST, digest := sha256(weights).hexdigest()) != digest:
         raise unfit
+    places = {name: o for n in model.get_ops() for o in n.outputs() for name in o.names}
+    grid, logits = places[GRID], places[LOGITS]
+    image = openvino.op.Parameter(openvino.Type.f32, grid.get_partial_shape())
+    for target in grid.get_target_inputs():
+        target.replace_source_output(image.output(0))
+    part = openvino.Model([logits], [image], "network")
     _refuse({node.get_type_name() for node in part.get_ops()} - OF_OPENVINO, file)
+    constants = (node.data for node in part.get_ops() if node.get_type_name() == "Constant")
     _refuse_no_numbers(constants, file)
-    try:
-        run = compiled(part)
-    except Exception as error:
-        raise _damaged(file, error) from error
+    run = compiled(part)
 
     def network(image: Tensor) -> Tensor:
         return torch.from_numpy(run(image.numpy())[0])
@@ -285,26 +281,20 @@ def _of_openvino(file: Path, content: bytes, weights: bytes) -> Loaded:
 def _of_torchscript(file: Path, content: bytes) -> Loaded:
     """Metadata and network of a TorchScript file, run by torch."""
     metadata: dict[str, Any] = dict.fromkeys((INFO, THRESHOLD), "")  # texts, which become bytes
-    try:
-        with ZipFile(BytesIO(content)) as archive:
-            members = archive.infolist()
-            if (size := sum(member.file_size for member in members)) > LARGEST_FILE:
-                raise ValueError(f"unpacked it has {size} bytes; at most {LARGEST_FILE} are read")
-            if damaged := archive.testzip():
-                raise ValueError(f"{damaged} in it differs from its sum")
-            code = b"".join(archive.read(m) for m in members if m.filename.endswith(".py"))
-        # what is defined by these names is run while a file is read
-        _refuse({name for name in ("__setstate__", "__getstate__") if name.encode() in code}, file)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that TorchScript is no longer worked on
-            module = torch.jit.load(BytesIO(content), "cpu", _extra_files=metadata)  # type: ignore[no-untyped-call]
-        kinds = _kinds(module.network.inlined_graph)
-        weights = module.network.state_dict().values()
-    except BundleError:
-        raise
-    except Exception as error:
-        raise _damaged(file, error) from error
-    _refuse(kinds - OF_TORCHSCRIPT, file)
+    with ZipFile(BytesIO(content)) as archive:
+        members = archive.infolist()
+        if (size := sum(member.file_size for member in members)) > LARGEST_FILE:
+            raise ValueError(f"unpacked it has {size} bytes; at most {LARGEST_FILE} are read")
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} in it differs from its sum")
+        code = b"".join(archive.read(m) for m in members if m.filename.endswith(".py"))
+    # what is defined by these names is run while a file is read
+    _refuse({name for name in ("__setstate__", "__getstate__") if name.encode() in code}, file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is no longer worked on
+        module = torch.jit.load(BytesIO(content), "cpu", _extra_files=metadata)  # type: ignore[no-untyped-call]
+    _refuse(_kinds(module.network.inlined_graph) - OF_TORCHSCRIPT, file)
+    weights = module.network.state_dict().values()
     _refuse_no_numbers((value.float().numpy() for value in weights), file)
     texts = {name: bytes(text).decode() for name, text in metadata.items() if text}
     return texts, module.network, "TorchScript"
