@@ -386,6 +386,19 @@ def test_openvino_with_other_weights_than_its_own_is_answered(tmp_path: Path) ->
         assert not caught.value.offenders  # in words of OpenVINO
 
 
+def test_a_file_that_may_not_be_read_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, file = exported(tmp_path, bundle_info())
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(BundleError, match="Permission denied"):
+        unetseg.load(file)
+
+
 def test_torchscript_with_a_damaged_weight_is_answered(tmp_path: Path) -> None:
     _, file = exported(tmp_path, bundle_info(), to="torchscript")
     with ZipFile(file) as archive:

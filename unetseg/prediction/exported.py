@@ -124,8 +124,8 @@ def load_exported(file: Path) -> Exported:
             raise BundleError(f"{part} is empty", fix="Export it again, or copy it again.")
         if size > LARGEST_FILE:
             raise BundleError(f"{part} has {size} bytes; at most {LARGEST_FILE} are read")
-    content = [part.read_bytes() for part in parts]
     with _explained(file):
+        content = [part.read_bytes() for part in parts]
         metadata, network, name = RUNTIMES[kind](file, *content)
     if INFO not in metadata or len(metadata[INFO]) > LARGEST_JSON:
         raise _foreign(file)
