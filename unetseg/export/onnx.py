@@ -23,9 +23,8 @@ from unetseg.bundle import BundleInfo
 from unetseg.export.operators import HEIGHT, IR_VERSION, OPSET, WIDTH, Nodes, write_network
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.exported import DIGEST, GRID, LOGITS, Whole, onnx_digest, onnx_session
-from unetseg.prediction.openvino import EXAMPLE
 from unetseg.prediction.predictor import Predictor
-from unetseg.prediction.recording import probe, record
+from unetseg.prediction.recording import EXAMPLE, probe, record
 from unetseg.storage import write_bytes
 from unetseg.unet.model import Geometry
 from unetseg.unet.segmenter import SMALLEST_DEVIATION, Segmenter

@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from unetseg.bundle import BundleInfo
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.exported import Whole
-from unetseg.prediction.openvino import EXAMPLE, OnGrid
 from unetseg.prediction.predictor import Predictor
-from unetseg.prediction.recording import probe, record
+from unetseg.prediction.recording import EXAMPLE, OnGrid, probe, record
 from unetseg.storage import write_bytes
 from unetseg.unet.segmenter import SMALLEST_DEVIATION
 

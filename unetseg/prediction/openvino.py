@@ -12,19 +12,17 @@ from textwrap import shorten
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unetseg.errors import MachineError, imported
-from unetseg.prediction.recording import TOLERANCE, probe, relative_error
+from unetseg.prediction.recording import EXAMPLE, TOLERANCE, OnGrid, probe, relative_error
 from unetseg.runtime import after_fork
 from unetseg.unet.model import UNet
 
 SIZES_KEPT = 4
 """Sizes that stay compiled, the last used; each holds the weights once more."""
-EXAMPLE = (4, 5)
-"""Height and width of the image that a network is converted with, in strides of the network."""
 PROBE = (2, 3)
-"""The same of the image that the converted network is tried on."""
+"""Height and width of the image that a converted network is tried on, in strides of it."""
 
 
 class OpenVinoNetwork:
@@ -119,18 +117,6 @@ class OpenVinoNetwork:
         for request in requests:
             request.wait()
         return logits
-
-
-class OnGrid(nn.Module):
-    """A U-Net for images whose sides fit it: without the control flow that continues others."""
-
-    def __init__(self, network: UNet) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image N×C×H×W → logits N×K×H×W, or smaller with valid convolutions."""
-        return self.network.on_grid(image)
 
 
 def openvino_package() -> Any:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from unetseg.unet.model import Geometry
+from unetseg.unet.model import Geometry, UNet
 
 Function = Callable[..., Any]
 
@@ -37,6 +37,8 @@ OF_ANY_SIZE = {
 DIRECT = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 TRANSPOSED = (*DIRECT[:5], "output_padding", "groups", "dilation")
 """Arguments of torch.conv2d and torch.conv_transpose2d."""
+EXAMPLE = (4, 5)
+"""Height and width of the image that a network is converted with, in strides of the network."""
 TOLERANCE = 0.01
 """Largest relative error of logits in float32, as a norm: more is a wrong rewriting. What bfloat16
 costs is another question; see `BundleInfo.precision`."""
@@ -260,6 +262,18 @@ def _fold(recording: Recording, node: fx.Node, norm: dict[str, Any]) -> None:
     recording.graph.erase_node(node)
     if before:
         recording.graph.erase_node(image)
+
+
+class OnGrid(nn.Module):
+    """A U-Net for images whose sides fit it: without the control flow that continues others."""
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image N×C×H×W → logits N×K×H×W, or smaller with valid convolutions."""
+        return self.network.on_grid(image)
 
 
 def probe(geometry: Geometry, bands: int, strides: tuple[int, int]) -> Tensor:
