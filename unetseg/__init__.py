@@ -31,6 +31,7 @@ what is written above it, never below.
         geotiff.py         tiled TIFFs written from top to bottom, with their place on the earth
       masks/             what a mask value means
         class_map.py       classes, their codes, palette, ignored codes
+        mask_forms.py      alpha, bands and palettes in masks, brought to numbers or colours
         mask_file.py       a mask file: an image file whose values are codes of classes
         class_list.py      classes.txt, .json or .yaml: names of classes and their codes
         mask_values.py     which values the masks of a folder hold

@@ -19,14 +19,8 @@ from unetseg.data.files.pages import MaskPath, image_hash
 from unetseg.data.files.photos import coloured, pillow_pixels
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, ClassMap
-from unetseg.data.masks.mask_file import (
-    MaskFile,
-    RawMask,
-    fitted,
-    object_pixels,
-    read_mask,
-    whole_numbers,
-)
+from unetseg.data.masks.mask_file import MaskFile, RawMask, fitted, object_pixels, read_mask
+from unetseg.data.masks.mask_forms import whole_numbers
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet, within
 from unetseg.data.pairs.splits import read_groups, read_splits

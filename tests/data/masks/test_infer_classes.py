@@ -25,7 +25,8 @@ from unetseg.data.masks.class_list import (
 )
 from unetseg.data.masks.class_map import IGNORED, ClassMap, Code, write_mask
 from unetseg.data.masks.infer_classes import distinct_colours, infer_class_map
-from unetseg.data.masks.mask_file import ALPHA, BANDS, read_mask
+from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.masks.mask_forms import ALPHA, BANDS
 from unetseg.data.masks.mask_values import MaskFacts, mask_facts
 from unetseg.errors import MaskError
 

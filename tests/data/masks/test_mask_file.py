@@ -15,15 +15,8 @@ from tests.builders import write_geotiff
 from unetseg.data.files.pages import MaskSet, image_hash
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
-from unetseg.data.masks.mask_file import (
-    ALPHA,
-    BANDS,
-    NOWHERE,
-    WHITE_IS_ZERO,
-    MaskFile,
-    object_pixels,
-    read_mask,
-)
+from unetseg.data.masks.mask_file import NOWHERE, MaskFile, object_pixels, read_mask
+from unetseg.data.masks.mask_forms import ALPHA, BANDS, WHITE_IS_ZERO
 from unetseg.errors import MaskError
 
 DISC = np.hypot(*(np.mgrid[:24, :32] - 12)) < 6

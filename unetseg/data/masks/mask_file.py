@@ -9,21 +9,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.bands import alpha_share, effective_bands
+from unetseg.data.files.bands import effective_bands
 from unetseg.data.files.image import STRIP, ImageFile, Once, Picture, cut
 from unetseg.data.files.nodata import holds_nodata
-from unetseg.data.files.pages import MaskPath, MaskSet, files_of
+from unetseg.data.files.pages import MaskPath, MaskSet
 from unetseg.data.masks.class_map import Coding
+from unetseg.data.masks.mask_forms import (
+    ALPHA,
+    WHITE_IS_ZERO,
+    coding_of,
+    is_black_and_white,
+    no_mask,
+    usual_form,
+    whole_numbers,
+)
 from unetseg.errors import ImageError, MaskError
 
-ALPHA = "transparent where nothing is: alpha is read as background"
-BANDS = "one band for each class: read as numbers from 1"
-WHITE_IS_ZERO = "stored with white as 0: read as viewers show them"
 LARGEST_FACTOR = 16  # a mask with less than one pixel for 16×16 of the image is another mask
 NOWHERE = -1
 """Stands for what a mask declares for pixels without data where that is no code, such as NaN."""
 _HALF = 128  # from this value on, a pixel with JPEG noise is of the object
-_BLACK_AND_WHITE = [(0, 0, 0), (255, 255, 255)]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,6 @@ class RawMask:
         palette: 768 numbers with the coding "palette"; of a file that is all transparent, which
             shows nothing, the colour that 0 stands for among colours.
         lossy: Whether the file's compression changes values (JPEG).
-        tiff: Whether the file is a TIFF.
         alpha: Whether the file has an opaque alpha band, left out here.
         form: Another form that was brought to this one, in words: `ALPHA` and the like.
         nodata: The number other than 0 that the file declares for pixels without data, or
@@ -47,7 +51,6 @@ class RawMask:
     coding: Coding
     palette: tuple[int, ...] | None = None
     lossy: bool = False
-    tiff: bool = False
     alpha: bool = False
     form: str = ""
     nodata: int | None = None
@@ -191,58 +194,21 @@ class MaskFile:
         return MaskFile, (self.path, self._image.max_pixels), {"_factor": self._factor}
 
     def _read_whole(self) -> RawMask:
+        image = self._image
         with _as_mask_error():
-            stored = picture = self._image.picture()
-        form = ""
-        if picture.palette is None:
-            pixels, form = self._other_form(picture.pixels)
-            picture = Picture(pixels)
-        alpha = effective_bands(picture.pixels) != picture.pixels.shape[-1]
-        bands, dtype = picture.pixels.shape[-1] - alpha, picture.pixels.dtype
-        strips = iter([picture.pixels])
-        coding, palette = self._coding(bands, dtype, picture.palette, strips)
-        if form == ALPHA and coding == "integer" and not picture.pixels.any():
-            palette = tuple(np.resize(stored.pixels[0, 0, :-1], 768).tolist())
-        values = self._values(picture, coding, alpha)
-        kind = self._image.lossy, self.format == "TIFF", alpha, form, self.nodata
-        return RawMask(values, coding, palette, *kind)
-
-    def _other_form(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], str]:
-        """The pixels H×W×C of a mask in a form that others show as a mask, and the form, or "".
-
-        Of a picture in one colour the alpha band is the mask; where all that is transparent has one
-        colour, alpha adds nothing. Of 4 and more bands of black and white each is a class, numbered
-        from 1, and so of 2 and 4 that share the pixels, where none is declared to be alpha. Black
-        and white of a TIFF whose white is 0 are as viewers show them.
-        """
-        bands = pixels.shape[-1]
-        if self._image.white_is_zero and _is_black_and_white(pixels[..., :1]) and bands == 1:
-            return 255 - pixels, WHITE_IS_ZERO
-        if bands in (1, 3) or effective_bands(pixels) != bands:
-            return pixels, ""
-        marked = _marked(pixels)
-        is_split = marked is not None and bool((marked.sum(axis=-1) == 1).all())
-        is_split &= not self._image.alpha
-        if bands in (2, 4) and not is_split:
-            colours, alpha = pixels[..., :-1], pixels[..., -1]
-            if pixels.dtype == np.uint8 and bool((colours == colours[:1, :1]).all()):
-                return alpha[..., None], ALPHA
-            clear = colours[alpha == 0]
-            if alpha_share(pixels) == 1 and bool((clear == clear[:1]).all()):
-                return colours, ALPHA
-        if marked is None or (bands == 2 and not is_split):
-            return pixels, ""
-        several = int((marked.sum(axis=-1) > 1).sum())
-        if several:
-            raise MaskError(
-                f"{self.path} has {bands} bands of {pixels.max()} and 0, and {several} pixels are "
-                f"{pixels.max()} in several",
-                fix="A pixel has one class here: save one band, in which each class has a number.",
-                code="mask-values",
-                paths=files_of(self.path),
+            stored = image.picture()
+        pixels, form = stored.pixels, ""
+        if stored.palette is None:
+            pixels, form = usual_form(
+                pixels, self.path, white_is_zero=image.white_is_zero, has_alpha=image.alpha
             )
-        numbers = (marked.argmax(axis=-1) + 1) * marked.any(axis=-1)
-        return numbers[..., None].astype(np.uint8), BANDS
+        alpha = effective_bands(pixels) != pixels.shape[-1]
+        bands = pixels.shape[-1] - alpha
+        coding, palette = coding_of(bands, pixels.dtype, stored.palette, [pixels], self.path)
+        if form == ALPHA and coding == "integer" and not pixels.any():
+            palette = tuple(np.resize(stored.pixels[0, 0, :-1], 768).tolist())
+        values = self._values(Picture(pixels, stored.palette), coding, alpha)
+        return RawMask(values, coding, palette, image.lossy, alpha, form, self.nodata)
 
     def _kind_of_windows(self) -> RawMask:
         """What a mask is by its header; its pixels are none, of the type that windows have."""
@@ -252,16 +218,15 @@ class MaskFile:
         bands, stored = file.shape[2], file.dtype
         alpha = bands in {2, 4} and stored in (np.uint8, np.uint16)
         strips = self._strips_as_stored()
-        coding, colours = self._coding(bands - alpha, stored, file.palette, strips)
+        coding, colours = coding_of(bands - alpha, stored, file.palette, strips, self.path)
         if stored.kind not in "iuf":
-            raise _no_mask(self.path, bands, stored)
+            raise no_mask(self.path, bands, stored)
         whole = stored in (np.uint8, np.uint16, np.int16, np.int32)
         dtype = stored if whole else np.dtype(np.int16 if stored == np.int8 else np.int32)
         none = np.empty((0, 0, 3) if coding == "rgb" else (0, 0), dtype)
-        is_inverted = self._image.white_is_zero and all(map(_is_black_and_white, strips))
+        is_inverted = self._image.white_is_zero and all(map(is_black_and_white, strips))
         form = WHITE_IS_ZERO if is_inverted else ""
-        kind = self._image.lossy, self.format == "TIFF", alpha, form, self.nodata
-        return RawMask(none, coding, colours, *kind)
+        return RawMask(none, coding, colours, self._image.lossy, alpha, form, self.nodata)
 
     def _strips_as_stored(self) -> Iterator[NDArray[Any]]:
         """The pixels of windows from top to bottom, rows×W×C."""
@@ -269,37 +234,11 @@ class MaskFile:
         for top in range(0, height, STRIP):
             yield self._image.stored(top, 0, min(STRIP, height - top), width).pixels
 
-    def _coding(
-        self,
-        bands: int,
-        dtype: np.dtype[Any],
-        palette: NDArray[np.uint8] | None,
-        strips: Iterator[NDArray[Any]],
-    ) -> tuple[Coding, tuple[int, ...] | None]:
-        """What the values of so many bands are, without alpha, and the palette as 768 numbers.
-
-        A palette of black and white alone is grey, where no `strips` of the mask use other indexes.
-        """
-        if palette is not None:
-            colours = palette[:, :3]
-            if bool((colours == np.arange(256)[:, None]).all()):  # index = grey value
-                return "integer", None
-            entries = [*map(tuple, colours.tolist())]
-            is_plain = sorted(entries[:2]) == sorted({*entries}) == _BLACK_AND_WHITE
-            if is_plain and all(bool((strip < 2).all()) for strip in strips):
-                return "integer", None
-            return "palette", tuple(colours.ravel().tolist())
-        if bands == 1:
-            return "integer", None
-        if bands == 3 and dtype == np.uint8:
-            return "rgb", None
-        raise _no_mask(self.path, bands, dtype)
-
     def _values(self, picture: Picture, coding: Coding, alpha: bool) -> NDArray[Any]:
         """The values of a mask or a part of it, from its pixels as stored, H×W×C."""
         pixels = picture.pixels[..., : picture.pixels.shape[-1] - alpha]
         if alpha and effective_bands(picture.pixels) != pixels.shape[-1]:
-            raise _no_mask(self.path, picture.pixels.shape[-1], pixels.dtype)
+            raise no_mask(self.path, picture.pixels.shape[-1], pixels.dtype)
         if coding == "rgb":
             return np.ascontiguousarray(pixels)
         if coding == "integer" and picture.palette is not None:
@@ -354,11 +293,11 @@ class _UnitedFiles:
         codes, size = np.zeros((height, width), np.uint8), self.size
         for code, file in self._order.get():
             if file.size != size:
-                came = (
+                raise MaskError(
                     f"{file.path} differs in size from another mask of the image (width×height): "
+                    f"{file.size[1]}×{file.size[0]}, expected {size[1]}×{size[0]}",
+                    paths=self.path.paths,
                 )
-                came += f"{file.size[1]}×{file.size[0]}, expected {size[1]}×{size[0]}"
-                raise MaskError(came, paths=self.path.paths)
             codes[object_pixels(file.read(top, left, height, width), file)] = code
             if not self.is_windowed:
                 file.close()
@@ -414,19 +353,6 @@ def read_mask(path: MaskPath, max_pixels: int | None = None) -> RawMask:
         return mask.whole()
 
 
-def _marked(pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Where H×W×C is white, if it holds but black and white, as 0 and 1 or 0 and 255."""
-    if pixels.dtype.kind not in "iuf" or not pixels.size or (white := pixels.max()) not in (1, 255):
-        return None
-    marked: NDArray[np.bool_] = pixels == white
-    return marked if bool(((pixels == 0) | marked).all()) else None
-
-
-def _is_black_and_white(pixels: NDArray[Any]) -> bool:
-    """Whether there is nothing but 0 and 255."""
-    return pixels.dtype == np.uint8 and bool(((pixels == 0) | (pixels == 255)).all())
-
-
 def whole_factor(image: tuple[int, int], mask: tuple[int, int]) -> float | None:
     """What the sides of a mask must be multiplied with to be those of its image.
 
@@ -461,43 +387,6 @@ def _resized(pixels: NDArray[Any], factor: float) -> NDArray[Any]:
         return pixels.repeat(round(factor), 0).repeat(round(factor), 1)
     step = round(1 / factor)
     return pixels[step // 2 :: step, step // 2 :: step].copy()
-
-
-def whole_numbers(pixels: NDArray[Any], path: MaskPath) -> NDArray[Any]:
-    """Bring mask values to uint8, uint16, int16 or int32 without loss."""
-    if pixels.dtype in (np.uint8, np.uint16, np.int16, np.int32):
-        return pixels
-    if pixels.dtype.kind not in "iuf":
-        came = f"{path} holds {pixels.dtype} values, expected integers"
-        raise MaskError(came, code="mask-values", paths=files_of(path))
-    if pixels.dtype.kind == "f" and not bool((np.isfinite(pixels) & (pixels % 1 == 0)).all()):
-        fix = "Save class numbers as integers; use a number of its own where there is no truth."
-        raise MaskError(
-            f"{path} holds fractions or NaN, expected integers",
-            fix=fix,
-            code="mask-values",
-            paths=files_of(path),
-        )
-    low, high = int(pixels.min()), int(pixels.max())
-    for dtype in (
-        (np.uint8, np.int16, np.int32) if pixels.dtype.kind == "f" else (np.int16, np.int32)
-    ):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return pixels.astype(dtype)
-    raise MaskError(
-        f"{path} holds values from {low} to {high}, too large for class numbers",
-        code="mask-values",
-        paths=files_of(path),
-    )
-
-
-def _no_mask(path: MaskPath, bands: int, dtype: np.dtype[Any]) -> MaskError:
-    return MaskError(
-        f"{path} has {bands} bands of {dtype}, expected one band, a palette or RGB",
-        fix="Save the mask with one band of class numbers, or as 8-bit RGB without transparency.",
-        code="mask-values",
-        paths=files_of(path),
-    )
 
 
 @contextmanager

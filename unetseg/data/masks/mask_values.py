@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from unetseg.data.files.pages import MaskPath, files_of
 from unetseg.data.masks.class_map import Code, Coding, Colour, coding_name, pack, runs, unpack
-from unetseg.data.masks.mask_file import ALPHA, BANDS, MaskFile
+from unetseg.data.masks.mask_file import MaskFile
+from unetseg.data.masks.mask_forms import ALPHA, BANDS
 from unetseg.errors import MaskError
 from unetseg.text import plural
 
@@ -91,7 +92,7 @@ def mask_facts(path: MaskPath, max_pixels: int | None = None) -> MaskFacts:
             lossy=raw.lossy,
             alpha=raw.alpha,
             form=raw.form,
-            suffix=".tif" if raw.tiff else files_of(path)[0].suffix.lower(),
+            suffix=".tif" if mask.format == "TIFF" else files_of(path)[0].suffix.lower(),
             format=mask.format,
         )
 
