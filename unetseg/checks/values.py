@@ -30,7 +30,6 @@ from unetseg.data.masks.mask_values import (
     gather,
     in_order,
     integers,
-    listed_counts,
     some,
 )
 from unetseg.data.masks.numbered_objects import object_numbers
@@ -145,12 +144,7 @@ class Masks:
 
     def holders(self, codes: Iterable[Code]) -> list[Line]:
         """The files that hold one of these codes, each with those it holds and their pixels."""
-        wanted = set(codes)
-        return [
-            (Path(fact.path), f": {listed_counts(held)}")
-            for fact in self.values.facts
-            if (held := {code: pixels for code, pixels in fact.counts if code in wanted})
-        ]
+        return [(Path(path), f": {held}") for path, held in self.values.held(codes)]
 
     def part(self, count: int) -> str:
         """So many of the masks, in words."""
@@ -232,10 +226,9 @@ def _inspect_slips(masks: Masks) -> Iterator[Finding]:
     if couples:
         what = "colours" if is_rgb else "values"
         shown = some(f"{code} and {other}" for code, other in couples.items())
-        yield Finding(
-            check="near-colours" if is_rgb else "stray-values",
-            severity="warning",
-            summary=f"{what} that are almost equal count as classes of their own: {shown}",
+        yield warning(
+            "near-colours" if is_rgb else "stray-values",
+            f"{what} that are almost equal count as classes of their own: {shown}",
             lines=masks.holders(couples),
             fix="If each couple is one class, unite them (the command does, where one is rare); "
             "if not, name the classes in classes.txt.",
@@ -264,12 +257,10 @@ def _inspect_odd_values(masks: Masks) -> Iterator[Finding]:
 
 def _inspect_exclusive_values(masks: Masks) -> Iterator[Finding]:
     """Two values that divide the masks between them: one class with two codes?"""
-    background, files = masks.class_map.background, masks.values.files
-    if background is None:
+    if masks.class_map.background is None:
         return
-    filled = int((masks.objects > 0).sum())
-    foreground = (k for k in range(len(masks.codes)) if k != background)
-    for pair in combinations(foreground, 2):
+    files, filled = masks.values.files, int((masks.objects > 0).sum())
+    for pair in combinations(masks.class_map.foreground, 2):
         one, other = (masks.codes[k] for k in pair)
         expected = files[one] * files[other] / max(filled, 1)
         is_divided = files[one] + files[other] >= DIVIDED * filled and expected >= MET

@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -207,14 +207,16 @@ class Folder:
         facts = [recoded(fact, code_of) for fact in self.facts]
         return Folder(facts, self.coding, self.palette)
 
-    def holders(self, codes: Iterable[Code]) -> list[str]:
+    def held(self, codes: Iterable[Code]) -> Iterator[tuple[str, str]]:
         """The files that hold any of `codes`, each with those it holds and their pixels."""
         wanted = set(codes)
-        return [
-            f"{fact.path}: {listed_counts(held)}"
-            for fact in self.facts
-            if (held := {code: pixels for code, pixels in fact.counts if code in wanted})
-        ]
+        for fact in self.facts:
+            if held := {code: pixels for code, pixels in fact.counts if code in wanted}:
+                yield fact.path, some(f"{code} ({held[code]} px)" for code in in_order(held))
+
+    def holders(self, codes: Iterable[Code]) -> list[str]:
+        """The same in lines, for an error."""
+        return [f"{path}: {held}" for path, held in self.held(codes)]
 
     def fullest(self) -> list[str]:
         """All files, those with the most distinct values first."""
@@ -365,17 +367,6 @@ def some(codes: Iterable[object]) -> str:
     texts = [str(code) for code in codes]
     more = f", … ({len(texts)} values)" if len(texts) > _SHOWN else ""
     return ", ".join(texts[:_SHOWN]) + more
-
-
-def listed_counts(counts: Mapping[Code, int]) -> str:
-    """The first of many codes with their pixels, for a message.
-
-    >>> listed_counts({7: 1, 254: 2})
-    '7 (1 px), 254 (2 px)'
-    """
-    texts = [f"{code} ({counts[code]} px)" for code in in_order(counts)[:_SHOWN]]
-    more = f", … ({len(counts)} values)" if len(counts) > _SHOWN else ""
-    return ", ".join(texts) + more
 
 
 def as_point(code: Code) -> Colour:
