@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -60,15 +61,13 @@ def _adapted(
     of another program's list comes first.
     """
     _check_reach(names)
-    in_colours = [isinstance(e.code, tuple) and len({*e.code}) > 1 for e in names.entries]
-    if (
-        names.guessed and folder.coding == "integer" and any(in_colours)
-    ):  # colours for pictures alone
+    has_colours = any(isinstance(e.code, tuple) and len({*e.code}) > 1 for e in names.entries)
+    if names.guessed and folder.coding == "integer" and has_colours:  # for pictures alone
         bare = tuple(replace(entry, code=None, also=()) for entry in names.entries)
         names = replace(names, entries=bare)
     black: Code = BLACK if folder.coding == "rgb" else 0
     present = separate(folder, ignored).centres if folder.lossy else folder.found
-    ground = named_background(tuple(ListedClass(0, entry.name) for entry in names.entries))
+    ground = named_background([entry.name for entry in names.entries])
     lacks_ground = ground is None and black in present and black not in ignored
     if names.bare:
         count = len(names.entries)
@@ -166,12 +165,11 @@ def is_border(others: Sequence[Code], coding: Coding) -> bool:
     return 1 in others or coding == "palette" or max(integers(others)) <= 63
 
 
-def named_background(classes: tuple[ListedClass, ...]) -> int | None:
+def named_background(names: Sequence[str]) -> int | None:
     """Which class is the background by its name, if one is."""
-    names = [_words(item.name) for item in classes]
-    exact = [i for i, name in enumerate(names) if _BACKGROUND_NAMES.intersection(_parts(name))]
-    vague = [i for i, name in enumerate(names) if is_void(name)]
-    return next(iter([*exact, *vague]), None)
+    exact = (i for i, name in enumerate(names) if _BACKGROUND_NAMES.intersection(_parts(name)))
+    vague = (i for i, name in enumerate(names) if is_void(name))
+    return next(chain(exact, vague), None)
 
 
 def stated_background(stated: str, names: Sequence[str], codes: Sequence[Code]) -> int | None:
@@ -196,7 +194,7 @@ def background_by_name(names: Sequence[str]) -> int | None:
     (1, None)
     """
     rest = (i for i, name in enumerate(names) if _REST_NAMES.intersection(_parts(name)))
-    ground = named_background(tuple(ListedClass(0, name) for name in names))
+    ground = named_background(names)
     return next(rest, None) if ground is None else ground
 
 
