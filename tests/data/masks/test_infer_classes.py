@@ -751,6 +751,18 @@ def test_a_name_with_several_codes_is_one_class(tmp_path: Path) -> None:
     assert "3 counts as 1" in sentence
 
 
+def test_what_masks_with_several_codes_of_a_class_mean_is_read_again(tmp_path: Path) -> None:
+    """Codes that are read and never written are of the number type too."""
+    names = class_list(tmp_path, "0 ground\n1 sea\n300 sea\n")
+    masks = [facts(0, 1, 300, dtype="uint16")]
+    known, _ = infer_class_map(masks, names=names)
+    assert (known.dtype, known.index_of(300)) == ("uint16", 1)
+    assert ClassMap.model_validate_json(known.model_dump_json()) == known
+    known, _ = infer_class_map(masks, names=names, ignore=(300,))
+    assert (known.ignore, known.united) == ((300,), ())
+    assert known.index_of(300) == IGNORED
+
+
 @pytest.mark.parametrize(
     ("text", "masks", "names", "codes"),
     [

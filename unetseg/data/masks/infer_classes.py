@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from unetseg.data.masks.class_list import ClassNames
 from unetseg.data.masks.class_map import (
     BLACK,
-    IGNORED,
     MAX_CLASSES,
     ClassInfo,
     ClassMap,
@@ -113,7 +112,9 @@ def infer_class_map(
     if numbers:
         folder = folder.recoded(lambda code: _class_code(code, numbers))
     named = listed_classes(names, folder, ignored, numbers) if names else ()
-    united = {code: item.code for item in named for code in item.also}
+    united = {
+        code: item.code for item in named for code in item.also if code not in (item.code, *ignored)
+    }
     united = united if named or ignored else _exclusive_twins(folder)
     if united:
         folder = folder.recoded(lambda code: united.get(code, code))
@@ -129,17 +130,15 @@ def infer_class_map(
     _check_number(folder, meaning)
     ground = _background(folder, meaning, background, named=bool(named))
     meaning = replace(meaning, background=ground)
-    class_map = _build(folder, reading, meaning)
-    told = [f"{code_text(code)} counts as {code_text(meant)}" for code, meant in united.items()][
-        :_SHOWN
-    ]
+    class_map = _build(folder, reading, meaning, united, numbers)
+    told = [f"{code_text(code)} counts as {code_text(meant)}" for code, meant in united.items()]
+    told = told[:_SHOWN]
     forms = Counter(fact.form for fact in folder.facts if fact.form)
     told += [f"{count} of {len(facts)} {form}" for form, count in forms.items()]
     if names and len(named) > len(names.entries):
         told.append(f"{names.source} does not name {code_text(named[0].code)}")
     if numbers:
         told.append(f"the codes are class × {numbers} + number of the object, which does not count")
-    class_map = _with_further_codes(class_map, united, numbers)
     return class_map, ", ".join([_sentence(reading, meaning, class_map, names), *told])
 
 
@@ -153,27 +152,6 @@ def _declared(
     values = dict.fromkeys(fact.nodata for fact in folder.facts if fact.nodata is not None)
     blank = [v for v in values if v in folder.found and v not in named and v not in ignored]
     return tuple(blank) if len({*folder.found} - {*blank, *ignored}) > 1 else ()
-
-
-def _with_further_codes(
-    class_map: ClassMap, united: dict[Code, Code], numbers: int | None
-) -> ClassMap:
-    """The classes with the codes that count as others, and with what the codes hold beside."""
-    also = [(code, class_map.index_of(meant)) for code, meant in united.items()]
-    blank = tuple(code for code, index in also if index == IGNORED)
-    changes: dict[str, Any] = {
-        "united": tuple((code, index) for code, index in also if index != IGNORED),
-        "ignore": (*class_map.ignore, *blank),
-        "numbers": numbers,
-    }
-    if numbers == 256:
-        changes["classes"] = tuple(
-            item.model_copy(update={"name": f"class {item.code // 256}"})
-            if item.name == f"class {item.code}" and isinstance(item.code, int)
-            else item
-            for item in class_map.classes
-        )
-    return class_map.model_copy(update=changes)
 
 
 def distinct_colours(count: int) -> list[Colour]:
@@ -309,9 +287,9 @@ def _one_class_of_objects(folder: Folder, ignored: tuple[Code, ...]) -> tuple[Cl
         ignored = (*ignored, 255) if 255 in folder.found else ignored
     meaning = _Meaning(classes, dict.fromkeys(ignored, ""), 0)
     numbers = sorted(set(folder.found) - {ground, *ignored}, key=as_point)
-    class_map = _build(folder, Reading(folder.found), meaning).model_copy(update={"objects": True})
+    class_map = _build(folder, Reading(folder.found), meaning, {}, None)
     values = f"{_span(tuple(numbers))} {coding_name(folder.coding)}"
-    return class_map, (
+    return class_map.model_copy(update={"objects": True}), (
         f"masks: {values} number objects, not classes: one class of all, object {code_text(code)}, "
         f"and background {code_text(ground)}{', 255 is ignored' if 255 in meaning.ignore else ''}; "
         "name the values in classes.txt if they are classes"
@@ -336,22 +314,33 @@ def _check_number(folder: Folder, meaning: _Meaning) -> None:
 # The class map and its sentence
 
 
-def _build(folder: Folder, reading: Reading, meaning: _Meaning) -> ClassMap:
+def _build(
+    folder: Folder,
+    reading: Reading,
+    meaning: _Meaning,
+    united: dict[Code, Code],
+    numbers: int | None,
+) -> ClassMap:
+    """The class map; `united` are codes that count as others, `numbers` as of `ClassMap`."""
     colours = _class_colours(folder, meaning)
     classes = [
-        ClassInfo(name=_name(meaning, i), code=item.code, colour=colours[i])
+        ClassInfo(name=_name(meaning, i, numbers), code=item.code, colour=colours[i])
         for i, item in enumerate(meaning.classes)
     ]
-    dtype = _dtype([*(item.code for item in classes), *meaning.ignore])
+    place = {item.code: i for i, item in enumerate(classes)}
+    ignore = [*meaning.ignore, *(code for code, meant in united.items() if meant not in place)]
+    dtype = _dtype([*place, *ignore, *united])
     is_tiff = all(fact.suffix in {".tif", ".tiff"} for fact in folder.facts)
     parts: dict[str, Any] = {
         "classes": classes,
-        "ignore": tuple(meaning.ignore),
+        "ignore": ignore,
         "coding": folder.coding,
         "dtype": dtype,
         "palette": folder.palette,
         "background": meaning.background,
         "snap": reading.snap,
+        "united": [(code, place[meant]) for code, meant in united.items() if meant in place],
+        "numbers": numbers,
         "suffix": ".tif" if is_tiff or dtype in {"int16", "int32"} else ".png",
     }
     try:
@@ -362,7 +351,7 @@ def _build(folder: Folder, reading: Reading, meaning: _Meaning) -> ClassMap:
         raise MaskError("the class list does not fit these masks", faults, fix) from error
 
 
-def _name(meaning: _Meaning, index: int) -> str:
+def _name(meaning: _Meaning, index: int, numbers: int | None) -> str:
     item = meaning.classes[index]
     if item.name:
         return item.name
@@ -370,6 +359,8 @@ def _name(meaning: _Meaning, index: int) -> str:
         return "background"
     if len(meaning.classes) == 2 and meaning.background is not None:
         return "foreground"
+    if numbers == 256 and isinstance(item.code, int):
+        return f"class {item.code // 256}"
     return f"class {code_text(item.code)}"
 
 
