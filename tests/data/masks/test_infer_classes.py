@@ -541,6 +541,15 @@ def test_a_class_list_names_the_classes_of_codes_of_class_and_object(
     assert "number of the object" in sentence
 
 
+def test_a_class_list_may_give_codes_of_class_and_object_in_full(tmp_path: Path) -> None:
+    files = [[0, 257, 258, 513], [0, 257, 769, 770, 771]]
+    masks = [facts(*file, path=f"{i}.png", dtype="uint16") for i, file in enumerate(files)]
+    names = class_list(tmp_path, "0 ground\n256 cat\n512 dog\n768 cow\n")
+    known, _ = infer_class_map(masks, names=names)
+    assert (known.numbers, codes_of(known)) == (256, [0, 256, 512, 768])
+    assert known.index_of(770) == 3
+
+
 def test_a_class_list_of_all_codes_is_taken_at_its_word(tmp_path: Path) -> None:
     masks = [facts(0, 257, 258, 513, dtype="uint16"), facts(0, 257, 769, 770, dtype="uint16")]
     text = "0 a\n257 b\n258 c\n513 d\n769 e\n770 f\n"
@@ -840,6 +849,13 @@ def test_background_goes_by_name(tmp_path: Path) -> None:
         known, _ = infer_class_map([facts(0, 1)], names=class_list(tmp_path, text))
         assert known.background == background
         assert known.ignore == ()
+
+
+def test_codes_that_no_mask_holds_are_named(tmp_path: Path) -> None:
+    names = class_list(tmp_path, f"0 ground\n1 sea\n{2**31} sea\n{2**40} land\n")
+    with pytest.raises(MaskError, match="codes that no mask holds") as caught:
+        infer_class_map([facts(0, 1)], names=names)
+    assert caught.value.offenders == [f"sea: {2**31}", f"land: {2**40}"]
 
 
 def test_lists_fit_every_coding(tmp_path: Path) -> None:

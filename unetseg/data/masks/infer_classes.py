@@ -107,7 +107,7 @@ def infer_class_map(
     if not names and (objects or max(object_numbers(folder), default=0) > OBJECTS):
         return _one_class_of_objects(folder, ignored)
     ignored = (*ignored, *_declared(folder, names, ignored))
-    stated = {code for e in names.entries for code in (e.code, *e.also)} if names else set()
+    stated = {*names.codes} if names else set()
     numbers = None if stated.issuperset(folder.found) else numbers_per_class(folder)
     if numbers:
         folder = folder.recoded(lambda code: _class_code(code, numbers))
@@ -148,7 +148,7 @@ def _declared(
     """The no-data values of the files that no class list names, where two other codes are left."""
     if folder.coding == "rgb":
         return ()
-    named = {code for entry in names.entries for code in (entry.code, *entry.also)} if names else ()
+    named = {*names.codes} if names else ()
     values = dict.fromkeys(fact.nodata for fact in folder.facts if fact.nodata is not None)
     blank = [v for v in values if v in folder.found and v not in named and v not in ignored]
     return tuple(blank) if len({*folder.found} - {*blank, *ignored}) > 1 else ()

@@ -39,8 +39,10 @@ def possible_codes(ignore: Sequence[int], folder: Folder) -> tuple[Code, ...]:
 def listed_classes(
     names: ClassNames, folder: Folder, ignored: tuple[Code, ...], numbers: int | None
 ) -> tuple[ListedClass, ...]:
-    """`_adapted`, of a list that counts 1, 2, 3 where the folder's codes are class × 256."""
-    times = 256 if numbers == 256 else 1
+    """`_adapted`, of a list that may count 1, 2, 3 where the folder's codes are class × 256."""
+    stated = [*integers(names.codes)]
+    is_in_full = bool(stated) and not any(code % 256 for code in stated)
+    times = 256 if numbers == 256 and not is_in_full else 1
     classes = folder.recoded(lambda code: code if isinstance(code, tuple) else code // times)
 
     def coded(code: Code) -> Code:
@@ -104,9 +106,10 @@ def _check_reach(names: ClassNames) -> None:
     """Refuse codes that no mask can hold."""
     limits = np.iinfo(np.int32)
     wrong = [
-        f"{printable(entry.name)}: {entry.code}"
+        f"{printable(entry.name)}: {code}"
         for entry in names.entries
-        if isinstance(entry.code, int) and not limits.min <= entry.code <= limits.max
+        for code in (entry.code, *entry.also)
+        if isinstance(code, int) and not limits.min <= code <= limits.max
     ]
     if wrong:
         summary = f"{names.source} has codes that no mask holds"
