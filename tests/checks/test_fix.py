@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from unetseg.config import DataConfig
 from unetseg.data.facts.image_values import image_facts
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.image import ImageFile, read_image
+from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError, MachineError
@@ -153,6 +155,33 @@ def test_grey_colours_among_numbers_are_copied_as_they_are(tmp_path: Path) -> No
     assert done.changes == []
     assert (out / "masks" / mask.name).read_bytes() == mask.read_bytes()
     assert survey(out).class_map == survey(root).class_map
+
+
+STRIPES = np.arange(48) // 8
+CELLS = np.kron(np.arange(1, 65).reshape(8, 8), np.ones((6, 6), int))
+SEVERAL = [[0, 257, 258, 513, 0, 0], [0, 257, 769, 770, 771, 0]]  # class × 256 + object
+RICHER: dict[str, tuple[list[NDArray[Any]], str]] = {
+    "numbered objects": ([CELLS * (end > CELLS) for end in (19, 20, 21, 22)], ""),
+    "black as 0 and 1": ([np.where(truth(n) > 0, 255, n % 2) for n in range(4)], ""),
+    "several codes": ([np.roll(STRIPES, n) for n in range(4)], "0 sea\n1 mud\n5 mud\n"),
+    "class and object": ([np.array(SEVERAL[n % 2])[STRIPES] for n in range(4)], ""),
+}
+
+
+@pytest.mark.parametrize("kind", RICHER)
+def test_values_that_are_more_than_classes_mean_the_same_in_the_copy(
+    tmp_path: Path, kind: str
+) -> None:
+    root, (masks, listed) = tmp_path / "data", RICHER[kind]
+    for (_, mask), codes in zip(some_pairs(root), masks, strict=True):
+        dtype = np.uint16 if codes.max() > 255 else np.uint8
+        write_png(mask, (codes + np.zeros((48, 48))).astype(dtype))
+    if listed:
+        (root / "classes.txt").write_text(f"{listed}2 two\n3 three\n4 four\n", encoding="utf-8")
+    _, out = fixed(root)
+    known = survey(root).class_map
+    assert known.objects or known.united or known.numbers
+    assert survey(out).class_map == known
 
 
 @pytest.mark.long

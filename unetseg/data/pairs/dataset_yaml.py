@@ -371,11 +371,12 @@ def _stated(settings: DataConfig, folder: Path) -> dict[str, object]:
     }
 
 
-def _class_codes(class_map: ClassMap) -> tuple[dict[str, object], list[int]]:
-    """What to write for each class, and the ignored codes.
+def _class_codes(class_map: ClassMap) -> tuple[object, list[int]]:
+    """What to write for the classes, and the ignored codes.
 
     Ignored codes are numbers, which are greys among colours. From the first that is another colour
-    they become classes that are called void, so that their order stays.
+    they become classes that are called void, so that their order stays. Where classes have several
+    codes, each has an entry. Numbers of objects are no classes, and tell themselves that they are.
     """
     twice = [name for name, times in Counter(class_map.names).items() if times > 1]
     if twice:
@@ -389,7 +390,16 @@ def _class_codes(class_map: ClassMap) -> tuple[dict[str, object], list[int]]:
     names = (name for i in count(1) if (name := f"void {i}") not in classes)
     voids = class_map.ignore[len(numbers) :]
     classes |= {name: _plain(code) for code, name in zip(voids, names, strict=False)}
-    return classes, numbers
+    if class_map.objects:
+        return None, numbers
+    if not class_map.united:
+        return classes, numbers
+    further = [(class_map.names[index], _plain(code)) for code, index in class_map.united]
+    entries: list[dict[str, object]] = [
+        {"name": name, **(code if isinstance(code, dict) else {"code": code})}
+        for name, code in (*classes.items(), *further)
+    ]
+    return entries, numbers
 
 
 def _background(class_map: ClassMap) -> str | None:
@@ -432,8 +442,8 @@ def _names_of_splits(pairs: PairSet) -> dict[str, list[str]]:
 
 def _dump(key: str, value: object) -> str:
     """A key and its value as YAML, with numbers in one line and names in lines of their own."""
-    codes = value.values() if isinstance(value, dict) else ()
-    in_line = key == "ignore" or (key == "classes" and not all(isinstance(c, int) for c in codes))
+    is_plain = isinstance(value, dict) and all(isinstance(code, int) for code in value.values())
+    in_line = key == "ignore" or (key == "classes" and not is_plain)
     style: dict[str, Any] = {"default_flow_style": None if in_line else False}
     style |= {"sort_keys": False, "width": 10**6}
     text = str(yaml.safe_dump({key: value}, allow_unicode=True, **style))
