@@ -307,6 +307,27 @@ def test_what_may_not_be_read_is_named(data: Path, monkeypatch: pytest.MonkeyPat
     )
 
 
+def test_a_folder_that_may_be_listed_and_not_entered_is_told(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data / "masks").chmod(0o600)
+    if os.geteuid() == 0:  # as above
+        look = os.stat
+
+        def guarded(path: Any, **how: Any) -> os.stat_result:
+            if str(path).startswith(f"{data}/masks/"):
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return look(path, **how)
+
+        monkeypatch.setattr(os, "stat", guarded)
+    found = only(entries(data).values(), "no-permission", "error")
+    closed = DataError(f"{mask(data, 0)} cannot be read", paths=[mask(data, 0)])
+    assert not list(inspect_unreadable(empty_survey(data, closed)))  # it is told
+    (data / "masks").chmod(0o700)
+    assert len(found.files) == COUNT
+    assert found.files[0] == f"{mask(data, 0)}: Permission denied"
+
+
 # ------------------------------------------------------------------ formats
 
 

@@ -35,6 +35,7 @@ from unetseg.data.files.pages import file_of
 from unetseg.data.files.rasters import UNTRAINED, is_raster
 from unetseg.data.masks.mask_file import whole_factor
 from unetseg.errors import DataError
+from unetseg.storage import is_file
 from unetseg.text import plural
 
 SMALL = 32  # pixels: with a shorter side an image has little context
@@ -126,7 +127,7 @@ def _walk(
     for entry in entries:
         if is_hidden([entry.name]):
             continue
-        if entry.is_dir():
+        if os.path.isdir(entry):  # noqa: PTH112 (no right to look: no)
             yield from _walk(entry, above | {here}, seen)
         else:
             yield from _look_at_entry(entry)
@@ -137,12 +138,14 @@ def _look_at_entry(entry: Path) -> Iterator[tuple[str, Line]]:
     try:
         mode = entry.stat().st_mode
     except OSError as fault:
-        reason = str(fault.strerror)
-        if fault.errno == errno.ELOOP:
+        check, reason = "no-regular-file" if is_image else "broken-link", str(fault.strerror)
+        if fault.errno == errno.EACCES:
+            check = "no-permission"
+        elif fault.errno == errno.ELOOP:
             reason = "a link that leads to itself"
         elif fault.errno == errno.ENOENT and entry.is_symlink():
             reason = f"a link to {entry.readlink()}, which is not there"
-        yield "no-regular-file" if is_image else "broken-link", (entry, f": {reason}")
+        yield check, (entry, f": {reason}")
         return
     if is_image and not stat.S_ISREG(mode):
         kind = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}.get(stat.S_IFMT(mode), "device")
@@ -180,7 +183,7 @@ def inspect_unreadable(survey: Survey) -> Iterator[Finding]:
     groups: dict[str, list[DataError]] = defaultdict(list)
     for fault in survey.faults.unreadable:
         if not any(
-            survey.data in path.parents and not file_of(path).is_file() for path in fault.paths
+            survey.data in path.parents and not is_file(file_of(path)) for path in fault.paths
         ):
             groups[fault.code if fault.code in _FAILURES else "unusable-file"].append(fault)
     for check in filter(groups.__contains__, _FAILURES):

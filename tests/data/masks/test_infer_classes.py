@@ -1,5 +1,6 @@
 """What masks mean: the rules, each with the folder that made it necessary."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -689,6 +690,21 @@ def test_folders_that_are_hidden_or_closed_show_no_class_list(
     names = guess_class_names(tmp_path)
     assert names is not None
     assert [entry.name for entry in names.entries] == ["palettes"]
+
+
+def test_a_folder_of_masks_that_may_not_be_entered_shows_no_class_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "masks_old").mkdir()
+    look = os.stat
+
+    def guarded(path: Any, **how: Any) -> os.stat_result:
+        if str(path).startswith(f"{tmp_path}/masks_old/"):
+            raise PermissionError(13, "Permission denied")
+        return look(path, **how)
+
+    monkeypatch.setattr(os, "stat", guarded)
+    assert find_class_file(tmp_path) is None
 
 
 def test_a_likely_class_list_that_is_not_used_is_told_with_the_command(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden
 from unetseg.data.masks.class_map import Code, Colour
 from unetseg.errors import MaskError
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import parse_json
+from unetseg.storage import is_file, parse_json
 
 _FILES = ("classes.txt", "classes.json", "classes.yaml", "classes.yml")
 _MASK_FOLDER = re.compile(r"mask|label|annot|segm|truth|target|^gts?$", re.IGNORECASE)
@@ -95,7 +95,7 @@ def find_class_file(root: Path) -> Path | None:
     if root.is_dir():
         folders += sorted(entry for entry in root.iterdir() if _MASK_FOLDER.search(entry.name))
     files = (folder / name for folder in folders for name in _FILES)
-    return next((file for file in files if file.is_file()), None)
+    return next(filter(is_file, files), None)
 
 
 def guess_class_names(root: Path, progress: Progress = SILENT) -> ClassNames | None:
@@ -133,8 +133,8 @@ def _is_coded(entry: NamedClass) -> bool:
     """Whether an entry has a code and the name of a class: with letters, and of no file."""
     last = re.split(r"[/\\]", entry.name)[-1]
     suffix = f".{last.rpartition('.')[2].lower()}"
-    is_file = "." in last and suffix in {*IMAGE_SUFFIXES, *_TEXTS}
-    return entry.code is not None and not is_file and any(map(str.isalpha, last))
+    names_file = "." in last and suffix in {*IMAGE_SUFFIXES, *_TEXTS}
+    return entry.code is not None and not names_file and any(map(str.isalpha, last))
 
 
 def read_class_names(path: Path) -> ClassNames:
