@@ -231,6 +231,22 @@ def test_pages_with_white_as_zero_stay_as_viewers_show_them(tmp_path: Path) -> N
         np.testing.assert_array_equal(read_mask(pair.mask).pixels, shown[number])
 
 
+def test_pages_beyond_the_limit_are_copied_where_it_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    grey = np.stack([photo(number)[..., 0] for number in range(5)])
+    shown = np.stack([truth(number) for number in range(5)])
+    for name, pages in (("train-volume.tif", grey), ("train-labels.tif", shown)):
+        tifffile.imwrite(root / name, pages, photometric="minisblack")
+    known = survey(root, DataConfig(max_pixels=48 * 48), strict=False)
+    monkeypatch.setattr("unetseg.data.files.image.PIXEL_LIMIT", 2000)
+    monkeypatch.setattr("unetseg.data.files.limits.EXPANSION_LIMIT", 0)
+    done = write_fixed(known, tmp_path / "out")
+    assert (done.pairs, done.left_out) == (5, [])
+
+
 # Names
 
 

@@ -2,9 +2,9 @@
 
 What a program can put right is put right: stray mask values are snapped to their class, masks at a
 whole fraction or multiple of the image's size are resized, masks drawn on the unrotated photo are
-rotated with it, names that differ only in case or Unicode form are made equal, and suffixes are
-those of the content, and names that other machines refuse or confuse get another. Everything else
-is copied byte for byte, or left out and listed.
+rotated with it, names that differ only in case or Unicode form are made equal, suffixes are those
+of the content, and names that collide or hold what is not seen get others. Everything else is
+copied byte for byte, or left out and listed.
 """
 
 import shutil
@@ -171,10 +171,10 @@ def _fix_pair(
         image: [*renamed, *_relabelled(pair.image, fact.image.format)],
         mask: [*renamed, *alike, *written],
     }
-    copies = _copy(pair.image, out / image)
+    copies = _copy(pair.image, out / image, max_pixels)
     try:
         if index is None:
-            _copy(first, out / mask)
+            _copy(first, out / mask, max_pixels)
         else:
             write_mask(out / mask, index, class_map)
     except ImageError:
@@ -185,7 +185,7 @@ def _fix_pair(
     return {"image": image, "mask": mask}, lines
 
 
-def _copy(source: Path, target: Path) -> list[Path]:
+def _copy(source: Path, target: Path, max_pixels: int | None) -> list[Path]:
     """Copy a file or a page, with what lies beside it and tells of places or missing pixels.
 
     Returns:
@@ -196,7 +196,7 @@ def _copy(source: Path, target: Path) -> list[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if split_page(source)[1]:
-        with ImageFile(source) as page:
+        with ImageFile(source, max_pixels) as page:
             picture = page.picture()
         colours = None if picture.palette is None else picture.palette[:, :3].ravel().tolist()
         write_tiff(target, picture.pixels, colours, white_is_zero=picture.white_is_zero)
