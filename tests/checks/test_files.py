@@ -165,12 +165,13 @@ def test_masks_of_fractions_or_bands_are_no_masks(data: Path) -> None:
         np.full((64, 64), 0.5, np.float32),
         np.arange(2**14).astype(np.uint8).reshape(64, 64, 4),
         np.full((64, 64), 2**40, np.int64),
+        np.full((64, 64), np.inf, np.float32),
     ]
     for number, pixels in enumerate(spoilt):
         mask(data, number).unlink()
         tifffile.imwrite(mask(data, number).with_suffix(".tif"), pixels)
     (found,) = unreadable(data).values()
-    assert (found.check, len(found.files)) == ("mask-values", 3)
+    assert (found.check, len(found.files)) == ("mask-values", 4)
 
 
 def test_values_that_no_type_holds(data: Path) -> None:

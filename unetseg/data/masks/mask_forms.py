@@ -100,7 +100,7 @@ def whole_numbers(pixels: NDArray[Any], path: MaskPath) -> NDArray[Any]:
     kind = pixels.dtype.kind
     if kind not in "iuf":
         raise _no_class_numbers(path, f"holds {pixels.dtype} values, expected integers")
-    if kind == "f" and not bool((np.isfinite(pixels) & (pixels % 1 == 0)).all()):
+    if kind == "f" and not bool((np.isfinite(pixels) & (pixels == np.rint(pixels))).all()):
         fix = "Save class numbers as integers; use a number of its own where there is no truth."
         raise _no_class_numbers(path, "holds fractions or NaN, expected integers", fix)
     low, high = int(pixels.min()), int(pixels.max())
