@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,27 @@ def test_the_check_agrees_with_training_on_described_folders(data: Path, name: s
     assert known.rules[0].startswith("dataset.yaml: ")
 
 
-def test_the_check_agrees_with_training_on_a_table(data: Path) -> None:
+def table_of(data: Path) -> Path:
     rows = [f"images/cells_00{n}.png,masks/cells_00{n}.png,{'abc'[n % 3]}" for n in range(8)]
     table = data / "list.csv"
     table.write_text("image,mask,group\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return table
+
+
+def test_the_check_agrees_with_training_on_a_table(data: Path) -> None:
+    table = table_of(data)
     assert_same(table)
     assert_same(data, DataConfig(pairs=table))
+
+
+def test_a_refusal_names_the_table_that_was_given(data: Path) -> None:
+    mask = data / "masks" / "cells_000.png"
+    with Image.open(mask) as picture:
+        picture.crop((0, 0, 50, 70)).save(mask)
+    table = table_of(data)
+    with pytest.raises(DataError, match=r"list\.csv cannot be trained on") as caught:
+        refuse_errors(survey(table, strict=False))
+    assert f"`unetseg check {shlex.quote(str(table))}`" in caught.value.fix
 
 
 # A fault beside others

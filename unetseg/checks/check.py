@@ -129,12 +129,11 @@ def refuse_errors(folder: Survey, progress: Progress = SILENT) -> list[Finding]:
     Raises:
         DataError: there are errors; all are listed.
     """
-    root = folder.pairs.root
     findings = in_order(finding for inspect in FACT_CHECKS for finding in inspect(folder))
     errors = [finding.summary for finding in findings if finding.severity == "error"]
-    tell = f"`unetseg check {shlex.quote(str(root))}` lists the files and the fixes."
+    tell = f"`unetseg check {shlex.quote(str(folder.data))}` lists the files and the fixes."
     if errors:
-        raise DataError(f"{printable(root)} cannot be trained on", errors, tell)
+        raise DataError(f"{printable(folder.data)} cannot be trained on", errors, tell)
     warnings = [finding.summary for finding in findings if finding.severity == "warning"]
     for warning in warnings:
         progress.say(f"warning: {warning}")
