@@ -96,6 +96,15 @@ def test_the_json_holds_every_pair_and_what_is_left_out(data: Path, capsys: Capt
     assert answer["left_out"] == [{"path": "images/cells_000.png", "why": "image without mask"}]
 
 
+def test_the_commands_of_the_json_have_the_flags_that_were_given(
+    data: Path, capsys: Capture
+) -> None:
+    small = save(mask(data, 1), pixels(mask(data, 1))[::2, ::2])
+    found = named(findings(data, capsys, "--unpaired", "skip"), "warning", "factor", small)
+    given = f"{shlex.quote(str(data))} --unpaired skip"
+    assert found["commands"] == [f"unetseg check {given} --fix OUT"]
+
+
 # Sizes and rotation
 
 

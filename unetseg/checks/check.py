@@ -5,6 +5,7 @@
 """
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,8 @@ class Report:
         """The findings of one severity."""
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON can hold it, with paths relative to the folder."""
+    def to_json(self, given: Sequence[str] = ()) -> dict[str, Any]:
+        """The report as JSON can hold it, with paths relative to the folder: as its findings."""
         root = self.survey.pairs.root
 
         def inner(path: Path) -> str:
@@ -95,7 +96,7 @@ class Report:
                 {"path": inner(path), "why": why} for path, why in self.survey.pairs.left_out
             ],
             "rules": list(self.survey.rules),
-            "findings": [finding.to_json(self.survey.data) for finding in self.findings],
+            "findings": [one.to_json(self.survey.data, given) for one in self.findings],
         }
 
 

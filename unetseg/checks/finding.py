@@ -65,11 +65,14 @@ class Finding:
         """All commands for a folder, see `command_for`."""
         return [*filter(None, [self.command_for(given)]), *self.choices]
 
-    def to_json(self, data: Path) -> dict[str, Any]:
-        """The finding as JSON can hold it, with paths relative to the folder `data`."""
+    def to_json(self, data: Path, given: Sequence[str] = ()) -> dict[str, Any]:
+        """The finding as JSON can hold it, with paths relative to the folder `data`.
+
+        `given` is what its commands are given: the folder, if not flags beside it.
+        """
         names = ("check", "severity", "summary", "fix", "command")
         files = [line_text(line, data) for line in self.lines]
-        commands = self.commands_for([shlex.quote(str(data))])
+        commands = self.commands_for(given or [shlex.quote(str(data))])
         return {n: getattr(self, n) for n in names} | {"files": files, "commands": commands}
 
 

@@ -70,7 +70,7 @@ def check(
     given = given_words(data, config.data)
     plan = make_plan(report.trainable, config, machine) if report.trainable else None
     if as_json:
-        out.print_json(json.dumps(_to_json(report, plan)), ensure_ascii=True)
+        out.print_json(json.dumps(_to_json(report, plan, given)), ensure_ascii=True)
     else:
         _show(report, plan, given)
     if wanted.report:
@@ -105,11 +105,11 @@ def _show(report: "Report", plan: "Plan | None", given: Sequence[str]) -> None:
     show_findings(report, given)
 
 
-def _to_json(report: "Report", plan: "Plan | None") -> dict[str, object]:
+def _to_json(report: "Report", plan: "Plan | None", given: Sequence[str]) -> dict[str, object]:
     """The findings, the classes and the plan."""
     classes = report.trainable.class_map.model_dump(mode="json") if report.trainable else None
     return {
-        **report.to_json(),
+        **report.to_json(given),
         "classes": classes,
         "plan": plan.model_dump(mode="json") if plan else None,
     }
@@ -120,7 +120,7 @@ def _write_report(report: "Report", path: Path, given: Sequence[str]) -> None:
     from unetseg.storage import write_json, write_text
 
     if path.suffix == ".json":
-        write_json(path, report.to_json())
+        write_json(path, report.to_json(given))
         return
     lines = (
         line for one in report.findings for line in finding_lines(one, report.survey.data, given)
