@@ -19,9 +19,9 @@ from PIL import Image
 
 from tests.builders import noise, write_geotiff
 from unetseg.checks.files import (
-    FORMAT_CHECKS,
     PIXEL_CHECKS,
     inspect_entries,
+    inspect_formats,
     inspect_sizes,
     inspect_unreadable,
 )
@@ -81,7 +81,7 @@ def unreadable(data: Path, max_pixels: int | None = None) -> dict[str, Finding]:
 
 
 def formats(data: Path) -> list[Finding]:
-    return findings(data, *FORMAT_CHECKS)
+    return findings(data, inspect_formats)
 
 
 def sizes(data: Path) -> list[Finding]:
@@ -103,7 +103,7 @@ def names(finding: Finding) -> list[str]:
 def test_a_good_folder_has_no_finding(data: Path) -> None:
     checks = (
         inspect_unreadable,
-        *FORMAT_CHECKS,
+        inspect_formats,
         inspect_entries,
         inspect_sizes,
         *PIXEL_CHECKS,
@@ -387,7 +387,7 @@ def test_bands_that_pillow_overlooks_are_a_note(real_data: Path) -> None:
     "name", ["drive", "hot_buildings_geotiff", "tiny_kvasir_jpgmask", "sen1floods11_tiles13band"]
 )
 def test_real_folders_have_nothing_else(real_data: Path, name: str) -> None:
-    assert findings(real_data / name, inspect_unreadable, *FORMAT_CHECKS, inspect_entries) == []
+    assert findings(real_data / name, inspect_unreadable, inspect_formats, inspect_entries) == []
 
 
 # ------------------------------------------------------------------ sizes

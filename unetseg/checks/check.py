@@ -12,9 +12,9 @@ from typing import Any
 
 from unetseg.checks.alignment import inspect_alignment
 from unetseg.checks.files import (
-    FORMAT_CHECKS,
     PIXEL_CHECKS,
     inspect_entries,
+    inspect_formats,
     inspect_sizes,
     inspect_unreadable,
 )
@@ -35,7 +35,7 @@ FACT_CHECKS: tuple[Check, ...] = (
     inspect_splits,
     inspect_values,
     inspect_portability,
-    *FORMAT_CHECKS,
+    inspect_formats,
     inspect_sizes,
     inspect_places,
     *PIXEL_CHECKS,

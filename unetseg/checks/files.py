@@ -4,17 +4,16 @@ import errno
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from unetseg.checks.finding import (
     FIX,
     Check,
     Finding,
-    Flags,
+    Kind,
     Line,
-    Severity,
+    by_kind,
     error,
     error_line,
     note,
@@ -45,47 +44,29 @@ SCALE = 32  # levels between lowest and highest value; with fewer, many pixels h
 COMMON = 0.25  # share of the images from which a trait is how these images are, and no slip
 
 
-class _Kind(NamedTuple):
-    """What is said of files with one fault, after their number."""
-
-    severity: Severity
-    noun: str
-    remark: str
-    fix: str = ""
-    flags: Flags = ()
-
-
-def _by_kind(kinds: Mapping[str, _Kind], groups: Mapping[str, Sequence[Line]]) -> Iterator[Finding]:
-    """A finding for each kind that has files, in the order of the kinds."""
-    for check, (severity, noun, remark, fix, flags) in kinds.items():
-        if lines := groups.get(check):
-            summary = f"{plural(len(lines), noun)} {remark}".rstrip()
-            yield Finding(check, severity, summary, lines, fix, flags)
-
-
 # Entries of a folder
 
 _ENTRIES = {
-    "no-regular-file": _Kind(
+    "no-regular-file": Kind(
         "error",
         "image",
         "behind broken links, pipes or the like",
         "Restore the files or remove the entries.",
     ),
-    "broken-link": _Kind(
+    "broken-link": Kind(
         "warning",
         "link",
         "leading nowhere, perhaps once to a folder of images",
         "Restore what they lead to, or remove them.",
     ),
-    "no-permission": _Kind(
+    "no-permission": Kind(
         "error",
         "file or folder",
         "without permission to read",
         "Give yourself the permission (chmod -R u+rX FOLDER), or take them out.",
     ),
-    "unnamed-raster": _Kind("note", "raster", f"left out: {UNTRAINED}"),
-    "link-loop": _Kind("note", "link", "to a folder above, left out"),
+    "unnamed-raster": Kind("note", "raster", f"left out: {UNTRAINED}"),
+    "link-loop": Kind("note", "link", "to a folder above, left out"),
 }
 _Identity = tuple[int, int]  # device and number on it, which tell a folder whatever its name
 
@@ -102,7 +83,7 @@ def inspect_entries(survey: Survey) -> Iterator[Finding]:
             groups[check].append(line)
         named = {(pair.image, "") for pair in survey.pairs.pairs}
         groups["unnamed-raster"] = [r for r in groups["unnamed-raster"] if r not in named]
-    yield from _by_kind(_ENTRIES, groups)
+    yield from by_kind(_ENTRIES, groups)
 
 
 def _identity(folder: Path) -> _Identity:
@@ -158,20 +139,20 @@ def _look_at_entry(entry: Path) -> Iterator[tuple[str, Line]]:
 
 # Files that cannot be read
 
-_FAILURES = {  # by the code of the error
-    BOMB: _Kind("error", "image", "over the limit for decompression bombs"),
-    "several-pages": _Kind("error", "file", "with several images"),
-    "empty-file": _Kind("error", "empty file", ""),
-    "lfs-pointer": _Kind("error", "pointer", "of Git LFS in place of files"),
-    "no-heif": _Kind("error", "HEIC photo", "that cannot be read yet"),
-    "no-image": _Kind("error", "file", "whose content is no image"),
-    "no-regular-file": _Kind("error", "path", "to no regular file"),
-    "missing-file": _Kind("error", "missing file", ""),
-    "no-permission": _Kind("error", "file", "without permission to read"),
-    "nan-pixels": _Kind("error", "image", f"with {NO_NUMBERS}"),
-    "unreadable-file": _Kind("error", "truncated or damaged file", ""),
-    "mask-values": _Kind("error", "mask", "whose values are no class numbers"),
-    "unusable-file": _Kind("error", "file", "that training has no use for"),
+_FAILURES = {  # by the code of the error: what they are called, and what is said of them
+    BOMB: ("image", "over the limit for decompression bombs"),
+    "several-pages": ("file", "with several images"),
+    "empty-file": ("empty file", ""),
+    "lfs-pointer": ("pointer", "of Git LFS in place of files"),
+    "no-heif": ("HEIC photo", "that cannot be read yet"),
+    "no-image": ("file", "whose content is no image"),
+    "no-regular-file": ("path", "to no regular file"),
+    "missing-file": ("missing file", ""),
+    "no-permission": ("file", "without permission to read"),
+    "nan-pixels": ("image", f"with {NO_NUMBERS}"),
+    "unreadable-file": ("truncated or damaged file", ""),
+    "mask-values": ("mask", "whose values are no class numbers"),
+    "unusable-file": ("file", "that training has no use for"),
 }
 
 
@@ -187,7 +168,7 @@ def inspect_unreadable(survey: Survey) -> Iterator[Finding]:
         ):
             groups[fault.code if fault.code in _FAILURES else "unusable-file"].append(fault)
     for check in filter(groups.__contains__, _FAILURES):
-        faults, (_, noun, remark, *_) = groups[check], _FAILURES[check]
+        faults, (noun, remark) = groups[check], _FAILURES[check]
         fix = " ".join(dict.fromkeys(fault.fix for fault in faults if fault.fix))
         if check == BOMB:  # one limit that lets all pass
             limit = max(fault.came for fault in faults if isinstance(fault.came, int))
@@ -200,7 +181,7 @@ def inspect_unreadable(survey: Survey) -> Iterator[Finding]:
 # Sizes
 
 _SIZES = {
-    "size-factor": _Kind(
+    "size-factor": Kind(
         "warning",
         "mask",
         "larger or smaller than the image by a whole factor (width×height): read at the size of "
@@ -208,7 +189,7 @@ _SIZES = {
         "The command writes them at that size.",
         FIX,
     ),
-    "size-unturned": _Kind(
+    "size-unturned": Kind(
         "error",
         "mask",
         "drawn before the rotation: they fit the image as it is stored, not as EXIF turns it "
@@ -216,17 +197,22 @@ _SIZES = {
         "The command turns them like their image.",
         FIX,
     ),
-    "size-swapped": _Kind(
+    "size-swapped": Kind(
         "error",
         "mask",
         "with height and width swapped (width×height)",
         "Turn these masks so that they lie on their image, or remove the pairs.",
     ),
-    "size-mismatch": _Kind(
+    "size-mismatch": Kind(
         "error",
         "mask",
         "with another size than the image (width×height)",
         "Resize these masks with nearest-neighbour interpolation, or remove the pairs.",
+    ),
+    "small-images": Kind(
+        "note",
+        "image",
+        f"with a side below {SMALL} pixels, which leaves a network little to go by",
     ),
 }
 
@@ -246,15 +232,9 @@ def inspect_sizes(survey: Survey) -> Iterator[Finding]:
             check = "size-unturned" if fact.image.orientation > 4 else "size-swapped"
         line = pair.image, f" is {size_text(image)}, ", pair.mask, f" is {size_text(mask)}"
         groups[check].append(line)
-    yield from _by_kind(_SIZES, groups)
     sized = [(pair.image, fact.image.shape) for pair, fact in survey.items()]
-    if small := [(path, f": {size_text(s)}") for path, s in sized if min(s) < SMALL]:
-        yield note(
-            "small-images",
-            f"{plural(len(small), 'image')} with a side below {SMALL} pixels, which leaves a "
-            "network little to go by",
-            small,
-        )
+    groups["small-images"] = [(path, f": {size_text(s)}") for path, s in sized if min(s) < SMALL]
+    yield from by_kind(_SIZES, groups)
     areas = sorted({(height * width, (height, width)) for _, (height, width) in sized})
     if areas and areas[-1][0] >= UNEQUAL * areas[0][0]:
         ends = areas[0][1], areas[-1][1]
@@ -269,75 +249,60 @@ def inspect_sizes(survey: Survey) -> Iterator[Finding]:
 
 # How images are stored
 
+_FORMATS = {
+    "wrong-suffix": Kind(
+        "warning",
+        "file",
+        "with the suffix of another content, which other programs may refuse",
+        "Rename them, or let the command do so.",
+        FIX,
+    ),
+    "stored-turned": Kind(
+        "note",
+        "image",
+        "stored on the side (EXIF), with masks that fit the upright picture: they are turned "
+        "upright",
+    ),
+    "perhaps-turned": Kind(
+        "warning",
+        "image",
+        "stored turned or mirrored (EXIF), with masks of a size that fits both ways: they are "
+        "turned upright, the masks are not",
+        "Look whether masks and pictures lie on each other; if not, turn the masks.",
+        ("--preview sheet.png",),
+    ),
+    "unseen-bands": Kind(
+        "note",
+        "image",
+        "of which Pillow, and programs built on it, read fewer bands than there are; all of them "
+        "are used here",
+    ),
+}
 
-def inspect_suffixes(survey: Survey) -> Iterator[Finding]:
-    """Suffixes that lie."""
+
+def inspect_formats(survey: Survey) -> Iterator[Finding]:
+    """Suffixes that lie, images stored turned, and bands that other programs overlook."""
+    groups: dict[str, list[Line]] = defaultdict(list)
     contents: dict[Path, str] = {}
     for pair, fact in survey.items():
-        contents[pair.image] = fact.image.format
+        image = fact.image
+        contents[pair.image] = image.format
         if isinstance(pair.mask, Path):
             contents[pair.mask] = fact.mask.format
-    lines = [
+        if image.orientation > 1 and image.shape == fact.mask.shape:
+            # Where only the upright image fits its mask all is well.
+            has_one_way = image.orientation > 4 and image.shape[0] != image.shape[1]
+            line = pair.image, f": orientation {image.orientation}"
+            groups["stored-turned" if has_one_way else "perhaps-turned"].append(line)
+        if image.pillow_bands is not None and image.pillow_bands < image.bands:
+            line = pair.image, f": {image.pillow_bands} of {image.bands}"
+            groups["unseen-bands"].append(line)
+    groups["wrong-suffix"] = [
         (path, f": the content is {kind}, so {SUFFIXES[kind][0]}")
         for path, kind in contents.items()
         if kind in SUFFIXES and file_of(path).suffix.lower() not in SUFFIXES[kind]
     ]
-    if lines:
-        yield warning(
-            "wrong-suffix",
-            f"{plural(len(lines), 'file')} with the suffix of another content, which other "
-            "programs may refuse",
-            lines,
-            "Rename them, or let the command do so.",
-            FIX,
-        )
-
-
-def inspect_orientations(survey: Survey) -> Iterator[Finding]:
-    """Images stored turned: where only the upright one fits its mask all is well."""
-    sure: list[Line] = []
-    unsure: list[Line] = []
-    for pair, fact in survey.items():
-        image = fact.image
-        if image.orientation > 1 and image.shape == fact.mask.shape:
-            has_one_way = image.orientation > 4 and image.shape[0] != image.shape[1]
-            line = pair.image, f": orientation {image.orientation}"
-            (sure if has_one_way else unsure).append(line)
-    if sure:
-        yield note(
-            "stored-turned",
-            f"{plural(len(sure), 'image')} stored on the side (EXIF), with masks that fit the "
-            "upright picture: they are turned upright",
-            sure,
-        )
-    if unsure:
-        yield warning(
-            "perhaps-turned",
-            f"{plural(len(unsure), 'image')} stored turned or mirrored (EXIF), with masks of a "
-            "size that fits both ways: they are turned upright, the masks are not",
-            unsure,
-            "Look whether masks and pictures lie on each other; if not, turn the masks.",
-            ("--preview sheet.png",),
-        )
-
-
-def inspect_unseen_bands(survey: Survey) -> Iterator[Finding]:
-    """Bands that other programs overlook."""
-    unseen = [
-        (path, f": {image.pillow_bands} of {image.bands}")
-        for path, image in _images(survey)
-        if image.pillow_bands is not None and image.pillow_bands < image.bands
-    ]
-    if unseen:
-        yield note(
-            "unseen-bands",
-            f"{plural(len(unseen), 'image')} of which Pillow, and programs built on it, read fewer "
-            "bands than there are; all of them are used here",
-            unseen,
-        )
-
-
-FORMAT_CHECKS: tuple[Check, ...] = inspect_suffixes, inspect_orientations, inspect_unseen_bands
+    yield from by_kind(_FORMATS, groups)
 
 
 # Pixels

@@ -1,15 +1,15 @@
 """One thing that is wrong with a folder, with the files and the fix."""
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from unetseg.data.facts.survey import Survey
 from unetseg.data.files.pages import MaskPath
 from unetseg.errors import UnetsegError
-from unetseg.text import printable
+from unetseg.text import plural, printable
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -117,10 +117,11 @@ def line_text(line: Line, root: Path | None = None) -> str:
 
 def joined(parts: Iterable[Line], sign: str) -> Line:
     """Lines as one, with a sign between them."""
-    line: tuple[MaskPath | str, ...] = ()
+    line: list[MaskPath | str] = []
     for part in parts:
-        line = (*line, *([sign] if line else []), *(part if isinstance(part, tuple) else (part,)))
-    return line
+        line.extend([sign] if line else [])
+        line.extend(part if isinstance(part, tuple) else (part,))
+    return tuple(line)
 
 
 def error_line(error_text: str, paths: Iterable[Path]) -> Line:
@@ -135,6 +136,24 @@ def error_lines(error: UnetsegError) -> list[Line]:
         return list(error.offenders)
     couples = zip(error.offenders, error.paths, strict=True)
     return [error_line(offender, [path]) for offender, path in couples]
+
+
+class Kind(NamedTuple):
+    """What is said of files with one fault, after their number."""
+
+    severity: Severity
+    noun: str
+    remark: str
+    fix: str = ""
+    flags: Flags = ()
+
+
+def by_kind(kinds: Mapping[str, Kind], groups: Mapping[str, Sequence[Line]]) -> Iterator[Finding]:
+    """A finding for each kind that has files, in the order of the kinds."""
+    for check, (severity, noun, remark, fix, flags) in kinds.items():
+        if lines := groups.get(check):
+            summary = f"{plural(len(lines), noun)} {remark}".rstrip()
+            yield Finding(check, severity, summary, lines, fix, flags)
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
