@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 
-from unetseg.checks.finding import FIX, Finding, note, refusal, warning
+from unetseg.checks.finding import FIX, Finding, Kind, Line, by_kind, note, refusal, warning
 from unetseg.data.facts.survey import Survey
 from unetseg.data.files.folders import below
 from unetseg.data.files.pages import file_of, files_of
@@ -58,72 +58,68 @@ def inspect_splits(survey: Survey) -> Iterator[Finding]:
         )
 
 
+_NAMES = {
+    "colliding-names": Kind(
+        "warning",
+        "name",
+        "of several files, different only in case or Unicode form: Windows and macOS keep one of "
+        "each",
+        "Before the folder is copied, give each a name of its own, or let the command do so.",
+        FIX,
+    ),
+    "same-stem": Kind(
+        "note",
+        "name",
+        "of files that differ only in their suffix; what is predicted for them is called after "
+        "both",
+        "Give each a name of its own, unless one is a copy of the other.",
+    ),
+    "unseen-characters": Kind(
+        "warning",
+        "name",
+        "with line breaks or other characters that are not seen, which break lists and scripts",
+        "Rename these files, or let the command do so.",
+        FIX,
+    ),
+    "outer-spaces": Kind(
+        "note",
+        "name",
+        "with a space at the beginning or end, which tables and scripts cut off",
+        "Rename these files.",
+    ),
+    "unportable-names": Kind(
+        "note",
+        "name",
+        "that Windows refuses",
+        "Rename these files if the folder is to be used there.",
+    ),
+}
+
+
 def inspect_portability(survey: Survey) -> Iterator[Finding]:
-    """Names that other file systems confuse or refuse; no file is read."""
+    """Names that other file systems confuse or refuse; no file is read.
+
+    Some become one where neither case nor Unicode form counts, or without suffix.
+    """
     pairs = survey.pairs.pairs
     images = {below(file_of(pair.image), survey.data) for pair in pairs}
     masks = {below(f, survey.data) for pair in pairs if pair.mask for f in files_of(pair.mask)}
     paths = sorted(images | masks)
-    yield from _inspect_crowds(paths, [images, masks])
-    if unseen := [path for path in paths if UNSEEN.search(str(path))]:
-        yield warning(
-            "unseen-characters",
-            f"{plural(len(unseen), 'name')} with line breaks or other characters that are not "
-            "seen, which break lists and scripts",
-            unseen,
-            "Rename these files, or let the command do so.",
-            FIX,
-        )
-    if spaced := [
-        path
-        for path in paths
-        if any(name != name.strip(" ") for name in (*_parts(path)[:-1], path.stem))
-    ]:
-        yield note(
-            "outer-spaces",
-            f"{plural(len(spaced), 'name')} with a space at the beginning or end, which tables and "
-            "scripts cut off",
-            [('"', path, '"') for path in spaced],
-            "Rename these files.",
-        )
-    refused = [
-        (path, ': one of < > : " | ? * \\' if is_forbidden else ": the name of a device")
-        for path in paths
-        if (is_forbidden := any(map(_FORBIDDEN.search, _parts(path))))
-        or any(map(_DEVICES.match, _parts(path)))
-    ]
-    if refused:
-        yield note(
-            "unportable-names",
-            f"{plural(len(refused), 'name')} that Windows refuses",
-            refused,
-            "Rename these files if the folder is to be used there.",
-        )
-
-
-def _inspect_crowds(paths: Iterable[Path], sides: Iterable[Iterable[Path]]) -> Iterator[Finding]:
-    """Names that become one where neither case nor Unicode form counts, or without suffix."""
-    crowds = _alike((tuple(fold(part) for part in path.parts), path) for path in paths)
-    if crowds:
-        yield warning(
-            "colliding-names",
-            f"{plural(len(crowds), 'name')} of several files, different only in case or Unicode "
-            "form: Windows and macOS keep one of each",
-            crowds,
-            "Before the folder is copied, give each a name of its own, or let the command do so.",
-            FIX,
-        )
-    crowds = [
-        crowd for side in sides for crowd in _alike((p.with_suffix(""), p) for p in sorted(side))
-    ]
-    if crowds:
-        yield note(
-            "same-stem",
-            f"{plural(len(crowds), 'name')} of files that differ only in their suffix; what is "
-            "predicted for them is called after both",
-            crowds,
-            "Give each a name of its own, unless one is a copy of the other.",
-        )
+    groups: dict[str, list[Line]] = defaultdict(list)
+    groups["colliding-names"] += _alike((tuple(map(fold, path.parts)), path) for path in paths)
+    for side in (images, masks):
+        groups["same-stem"] += _alike((path.with_suffix(""), path) for path in sorted(side))
+    for path in paths:
+        parts = [part for part in path.parts if part != path.anchor]
+        if UNSEEN.search(str(path)):
+            groups["unseen-characters"].append(path)
+        if any(name != name.strip(" ") for name in (*parts[:-1], path.stem)):
+            groups["outer-spaces"].append(('"', path, '"'))
+        if any(map(_FORBIDDEN.search, parts)):
+            groups["unportable-names"].append((path, ': one of < > : " | ? * \\'))
+        elif any(map(_DEVICES.match, parts)):
+            groups["unportable-names"].append((path, ": the name of a device"))
+    yield from by_kind(_NAMES, groups)
 
 
 def _alike(keyed: Iterable[tuple[Hashable, Path]]) -> list[str]:
@@ -132,7 +128,3 @@ def _alike(keyed: Iterable[tuple[Hashable, Path]]) -> list[str]:
     for key, path in keyed:
         groups[key].append(path)
     return [", ".join(map(str, group)) for group in groups.values() if len(group) > 1]
-
-
-def _parts(path: Path) -> list[str]:
-    return [part for part in path.parts if part != path.anchor]
