@@ -152,7 +152,7 @@ def by_kind(kinds: Mapping[str, Kind], groups: Mapping[str, Sequence[Line]]) -> 
     """A finding for each kind that has files, in the order of the kinds."""
     for check, (severity, noun, remark, fix, flags) in kinds.items():
         if lines := groups.get(check):
-            summary = f"{plural(len(lines), noun)} {remark}".rstrip()
+            summary = f"{plural(len(lines), noun)} {remark}"
             yield Finding(check, severity, summary, lines, fix, flags)
 
 

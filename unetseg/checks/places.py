@@ -9,26 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.checks.alignment import offset
-from unetseg.checks.finding import Finding, Line, error, warning
+from unetseg.checks.finding import Finding, Kind, Line, by_kind
 from unetseg.data.facts.survey import Survey
 from unetseg.data.files.georeference import Georeference
 from unetseg.data.files.image import ImageFile
 from unetseg.errors import DataError
-from unetseg.text import plural
 
 PIXEL = 1.0
 """Pixels of the image that the corners of its mask may lie beside it, as programs round them."""
 _Size = tuple[int, int]  # height and width, pixels
 _ELSEWHERE, _BESIDE, _UNSURE = "mask-elsewhere", "mask-beside", "mask-place-unsure"
-_SUMMARIES = {
-    _ELSEWHERE: "{} lying where the image does not, by their places on the earth",
-    _BESIDE: "{} lying beside the image, by their places on the earth",
-    _UNSURE: "{} lying beside the image, if their coordinates are of one system",
-}
 _FIX = (
     "Pair them anew, or cut or warp these masks to their images (gdalwarp). Where the pixels do "
     "fit, the place is wrong: rio edit-info MASK --like IMAGE --crs like --transform like"
 )
+_KINDS = {
+    _ELSEWHERE: Kind(
+        "error", "mask", "lying where the image does not, by their places on the earth", _FIX
+    ),
+    _BESIDE: Kind("error", "mask", "lying beside the image, by their places on the earth", _FIX),
+    _UNSURE: Kind(
+        "warning", "mask", "lying beside the image, if their coordinates are of one system", _FIX
+    ),
+}
 
 
 def inspect_places(survey: Survey) -> Iterator[Finding]:
@@ -43,10 +46,7 @@ def inspect_places(survey: Survey) -> Iterator[Finding]:
         if places := _places(pair.image, pair.mask, survey.config.max_pixels):
             check, how = _compared(*places[0], *places[1])
             groups[check].append((pair.mask, f": {how} ", pair.image))
-    for check, summary in _SUMMARIES.items():
-        if lines := groups[check]:
-            tell = warning if check == _UNSURE else error
-            yield tell(check, summary.format(plural(len(lines), "mask")), lines, _FIX)
+    yield from by_kind(_KINDS, groups)
 
 
 def _places(image: Path, mask: Path, max_pixels: int | None) -> list[tuple[Georeference, _Size]]:
