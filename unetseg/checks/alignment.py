@@ -121,7 +121,7 @@ def inspect_alignment(survey: Survey, progress: Progress = SILENT) -> Iterator[F
     ]
     count = min(FILES, len(shown))
     evenly = [shown[i * len(shown) // count] for i in range(count)]
-    seen = _compare(survey, evenly, progress=progress)
+    seen = _compare(survey, evenly, progress)
     if len(seen) < _FEWEST:
         return
     whole = Agreement(np.mean([one.values for _, one in seen], axis=0))
@@ -215,8 +215,8 @@ def _tensor(layers: Sequence[Array]) -> tuple[Array, Array, Array]:
 def _compare(
     survey: Survey,
     pairs: Sequence[Pair],
+    progress: Progress,
     turn: Callable[[Index], NDArray[Any]] = np.asarray,
-    progress: Progress = SILENT,
 ) -> list[tuple[Pair, Agreement]]:
     """The agreement of every pair that can be judged, with the mask turned."""
 
@@ -267,7 +267,7 @@ def _all_turned(survey: Survey, pairs: Sequence[Pair], progress: Progress) -> It
     """Masks that fit their images only when they are mirrored or turned."""
     pairs = pairs[:: len(pairs) // _TURNED + 1]
     for turn in TURNS:
-        seen = _compare(survey, pairs, turn.apply, progress)
+        seen = _compare(survey, pairs, progress, turn.apply)
         if len(seen) < max(_FEWEST, _SHARE * len(pairs)):
             continue
         whole = Agreement(np.mean([one.values for _, one in seen], axis=0))

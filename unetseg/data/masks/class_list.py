@@ -255,7 +255,6 @@ def _record(record: Mapping[Any, Any]) -> NamedClass:
     title = next((word for word in _NAMES if word in cells), None)
     if title is None:
         raise ValueError("expected a name in each row")
-    codes = [cells[word] for word in _CODES if word in cells and word != title]
     colour = next((cells[word] for word in _COLOURS if word in cells), None)
     if isinstance(colour, str):
         pairs = re.fullmatch(r"#(..)(..)(..)", colour)
@@ -263,7 +262,8 @@ def _record(record: Mapping[Any, Any]) -> NamedClass:
     for bands in (("r", "g", "b"), ("red", "green", "blue")):
         if all(band in cells for band in bands):
             colour = [str(cells[band]).strip() for band in bands]
-    code = codes[0].strip() if codes and isinstance(codes[0], str) else next(iter(codes), None)
+    code = next((cells[word] for word in _CODES if word in cells and word != title), None)
+    code = code.strip() if isinstance(code, str) else code
     return _named(str(cells[title]).strip(), code, colour)
 
 

@@ -110,7 +110,7 @@ def infer_class_map(
     stated = {*names.codes} if names else set()
     numbers = None if stated.issuperset(folder.found) else numbers_per_class(folder)
     if numbers:
-        folder = folder.recoded(lambda code: _class_code(code, numbers))
+        folder = folder.recoded(lambda code: int(class_code(np.array(code), numbers)))
     named = listed_classes(names, folder, ignored, numbers) if names else ()
     united = {
         code: item.code for item in named for code in item.also if code not in (item.code, *ignored)
@@ -269,10 +269,6 @@ def _exclusive_twins(folder: Folder) -> dict[Code, Code]:
             twins[twin] = meant
     code_of = {level: code for code, level in grey.items()}
     return {code_of[twin]: code_of[meant] for twin, meant in twins.items()}
-
-
-def _class_code(code: Code, numbers: int | None) -> Code:
-    return code if isinstance(code, tuple) else int(class_code(np.array(code), numbers))
 
 
 def _one_class_of_objects(folder: Folder, ignored: tuple[Code, ...]) -> tuple[ClassMap, str]:

@@ -42,14 +42,15 @@ def listed_classes(
     """`_adapted`, of a list that may count 1, 2, 3 where the folder's codes are class × 256."""
     stated = [*integers(names.codes)]
     is_in_full = bool(stated) and not any(code % 256 for code in stated)
-    times = 256 if numbers == 256 and not is_in_full else 1
-    classes = folder.recoded(lambda code: code if isinstance(code, tuple) else code // times)
+    if numbers != 256 or is_in_full:
+        return _adapted(names, folder, ignored)
 
-    def coded(code: Code) -> Code:
-        return code if isinstance(code, tuple) else code * times
+    def in_full(code: Code) -> Code:
+        return code if isinstance(code, tuple) else code * 256
 
+    classes = folder.recoded(lambda code: code if isinstance(code, tuple) else code // 256)
     return tuple(
-        replace(item, code=coded(item.code), also=tuple(map(coded, item.also)))
+        replace(item, code=in_full(item.code), also=tuple(map(in_full, item.also)))
         for item in _adapted(names, classes, ignored)
     )
 
