@@ -9,8 +9,8 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,8 @@ class ClassNames:
 
 def find_class_file(root: Path) -> Path | None:
     """The classes.txt, .json, .yaml or .yml in `root`, or else in its folders of masks."""
-    folders = [root]
-    if root.is_dir():
-        folders += sorted(entry for entry in root.iterdir() if _MASK_FOLDER.search(entry.name))
-    files = (folder / name for folder in folders for name in _FILES)
+    masks = sorted(entry for entry in _entries(root) if _MASK_FOLDER.search(entry.name))
+    files = (folder / name for folder in (root, *masks) for name in _FILES)
     return next(filter(is_file, files), None)
 
 
@@ -105,8 +103,8 @@ def guess_class_names(root: Path, progress: Progress = SILENT) -> ClassNames | N
     One that calls itself classes and cannot be used is told. Hidden folders, and those that may not
     be listed, show none.
     """
-    visible = (entry for entry in root.iterdir() if not is_hidden([entry.name]))
-    for folder in [root, *sorted(entry for entry in visible if entry.is_dir())]:
+    visible = (entry for entry in _entries(root) if not is_hidden([entry.name]))
+    for folder in [root, *sorted(filter(Path.is_dir, visible))]:
         for file in _likely_lists(folder):
             try:
                 names = read_class_names(file)
@@ -122,11 +120,17 @@ def guess_class_names(root: Path, progress: Progress = SILENT) -> ClassNames | N
 
 def _likely_lists(folder: Path) -> list[Path]:
     """The first small files of a folder with a likely name."""
-    with suppress(OSError):
-        likely = sorted(file for file in folder.iterdir() if _LIKELY.fullmatch(file.name))
-        files = [file for file in likely if file.is_file()][:_TRIED]
-        return [file for file in files if file.stat().st_size <= _MOST_BYTES]
-    return []
+    likely = sorted(file for file in _entries(folder) if _LIKELY.fullmatch(file.name))
+    files = islice(filter(is_file, likely), _TRIED)
+    return [file for file in files if file.stat().st_size <= _MOST_BYTES]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing of one that may not be listed."""
+    try:
+        return [*folder.iterdir()]
+    except OSError:
+        return []
 
 
 def _is_coded(entry: NamedClass) -> bool:
