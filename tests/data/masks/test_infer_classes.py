@@ -542,6 +542,16 @@ def test_a_class_list_names_the_classes_of_codes_of_class_and_object(
     assert "number of the object" in sentence
 
 
+@pytest.mark.parametrize("blank", [-1, 255, 65535])
+def test_what_is_ignored_is_no_number_of_an_object(blank: int) -> None:
+    files = [[blank, 0, 257, 258, 513], [blank, 0, 257, 769, 770, 771]]
+    masks = [facts(*file, path=f"{i}.png", dtype="int32") for i, file in enumerate(files)]
+    known, _ = infer_class_map(masks, ignore=(blank,))
+    assert (known.numbers, known.ignore) == (256, (blank,))
+    assert codes_of(known) == [0, 256, 512, 768]
+    assert [known.index_of(code) for code in (blank, 1, 258)] == [IGNORED, 0, 1]
+
+
 def test_a_class_list_may_give_codes_of_class_and_object_in_full(tmp_path: Path) -> None:
     files = [[0, 257, 258, 513], [0, 257, 769, 770, 771]]
     masks = [facts(*file, path=f"{i}.png", dtype="uint16") for i, file in enumerate(files)]

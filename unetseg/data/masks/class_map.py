@@ -251,18 +251,18 @@ def unpack(values: NDArray[Any], coding: Coding) -> list[Code]:
     return [(number >> 16, number >> 8 & 255, number & 255) for number in numbers]
 
 
-def class_code(codes: NDArray[np.int64], numbers: int | None) -> NDArray[np.int64]:
+def class_code(codes: NDArray[np.int64], numbers: int) -> NDArray[np.int64]:
     """The codes without the numbers of objects.
 
     Of class × 256 + number (Mapillary, KITTI) that is class × 256, of class × 1000 + number
-    (Cityscapes, KITTI-360) it is the class, as are lower codes.
+    (Cityscapes, KITTI-360) it is the class, as are lower codes. Codes below 0 stay.
 
     >>> class_code(np.array([0, 257, 513]), 256), class_code(np.array([7, 26001]), 1000)
     (array([  0, 256, 512]), array([ 7, 26]))
     """
     if numbers == 256:
-        return codes - codes % 256
-    return np.where(codes < 1000, codes, codes // 1000) if numbers else codes
+        return np.where(codes < 0, codes, codes - codes % 256)
+    return np.where(codes < 1000, codes, codes // 1000)
 
 
 def runs(
@@ -300,7 +300,10 @@ def _match(values: NDArray[Any], class_map: ClassMap) -> NDArray[np.uint8]:
     codes = np.array(class_map._codes, np.int64)
     blank, more = [IGNORED] * len(class_map.ignore), [index for _, index in class_map.united]
     index = np.array([*range(len(class_map.classes)), *blank, *more])
-    wide = class_code(values.astype(np.int64), class_map.numbers)
+    wide = values.astype(np.int64)
+    if class_map.numbers:  # an ignored code is none of class and object
+        is_ignored = np.isin(wide, np.array(class_map.ignore, np.int64))
+        wide = np.where(is_ignored, wide, class_code(wide, class_map.numbers))
     if class_map.snap and class_map.coding == "rgb":
         return np.asarray(index[_nearest_colour(wide, codes)], np.uint8)
     if class_map.coding == "rgb":

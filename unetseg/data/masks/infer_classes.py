@@ -108,9 +108,11 @@ def infer_class_map(
         return _one_class_of_objects(folder, ignored)
     ignored = (*ignored, *_declared(folder, names, ignored))
     stated = {*names.codes} if names else set()
-    numbers = None if stated.issuperset(folder.found) else numbers_per_class(folder)
+    numbers = None if stated.issuperset(folder.found) else numbers_per_class(folder, ignored)
     if numbers:
-        folder = folder.recoded(lambda code: int(class_code(np.array(code), numbers)))
+        folder = folder.recoded(
+            lambda code: code if code in ignored else int(class_code(np.array(code), numbers))
+        )
     named = listed_classes(names, folder, ignored, numbers) if names else ()
     united = {
         code: item.code for item in named for code in item.also if code not in (item.code, *ignored)

@@ -48,10 +48,12 @@ def listed_classes(
     def in_full(code: Code) -> Code:
         return code if isinstance(code, tuple) else code * 256
 
-    classes = folder.recoded(lambda code: code if isinstance(code, tuple) else code // 256)
+    def counted(code: Code) -> Code:
+        return code if isinstance(code, tuple) or code in ignored else code // 256
+
     return tuple(
         replace(item, code=in_full(item.code), also=tuple(map(in_full, item.also)))
-        for item in _adapted(names, classes, ignored)
+        for item in _adapted(names, folder.recoded(counted), ignored)
     )
 
 

@@ -67,17 +67,18 @@ def _have_places(places: Mapping[int, Sequence[NDArray[np.float64]]]) -> bool:
     return bool(own < _PLACED * np.concatenate(several).var(axis=0, ddof=1).sum())
 
 
-def numbers_per_class(folder: Folder) -> Literal[256, 1000] | None:
+def numbers_per_class(folder: Folder, ignored: Sequence[Code]) -> Literal[256, 1000] | None:
     """256 or 1000 where codes are class × that + the number of an object, anew in each file."""
     if folder.coding != "integer" or folder.lossy:
         return None
     bases: tuple[Literal[256, 1000], ...] = 256, 1000
+    found = [code for code in integers(folder.found) if code > 0 and code not in ignored]
     for base in bases:
-        plain = [code for code in integers(folder.found) if 0 < code < base]  # of no object
+        plain = [code for code in found if code < base]  # of no object
         objects: dict[tuple[int, int], list[int]] = defaultdict(list)  # by file and class
         for i, fact in enumerate(folder.facts):
             for code in integers(dict(fact.counts)):
-                if code >= base:
+                if code >= base and code not in ignored:
                     objects[i, code // base].append(code % base)
         highest = max([number for _, number in objects] + plain[-1:] * (base == 1000), default=0)
         dense = sum(map(_is_dense, objects.values()))
