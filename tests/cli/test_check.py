@@ -99,10 +99,12 @@ def test_the_json_holds_every_pair_and_what_is_left_out(data: Path, capsys: Capt
 def test_the_commands_of_the_json_have_the_flags_that_were_given(
     data: Path, capsys: Capture
 ) -> None:
-    small = save(mask(data, 1), pixels(mask(data, 1))[::2, ::2])
-    found = named(findings(data, capsys, "--unpaired", "skip"), "warning", "factor", small)
-    given = f"{shlex.quote(str(data))} --unpaired skip"
-    assert found["commands"] == [f"unetseg check {given} --fix OUT"]
+    mask(data, 0).unlink()
+    save(mask(data, 1), pixels(mask(data, 1))[::2, ::2])
+    found = findings(data, capsys, "--unpaired", "skip")
+    check = f"unetseg check {shlex.quote(str(data))}"
+    assert named(found, "warning", "factor")["commands"] == [f"{check} --unpaired skip --fix OUT"]
+    assert named(found, "warning", "without mask")["commands"] == [f"{check} --unpaired empty"]
 
 
 # Sizes and rotation

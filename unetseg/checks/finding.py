@@ -57,9 +57,13 @@ class Finding:
         return self.command_for(["DATA"])
 
     def command_for(self, given: Sequence[str]) -> str:
-        """The command for a folder, `given` with its flags as a shell takes them, or nothing."""
-        flags = [flag for flag in self.flags if flag not in given]
-        return " ".join(["unetseg", self.verb, *given, *flags]) if self.flags else ""
+        """The command for a folder, `given` with its flags as a shell takes them, or nothing.
+
+        Flags of its own stand in place of those that were given.
+        """
+        names = {flag.split()[0] for flag in self.flags}
+        kept = [word for word in given if word.split()[0] not in names]
+        return " ".join(["unetseg", self.verb, *kept, *self.flags]) if self.flags else ""
 
     def commands_for(self, given: Sequence[str]) -> list[str]:
         """All commands for a folder, see `command_for`."""
