@@ -75,7 +75,8 @@ what is written above it, never below.
       finding.py         one thing that is wrong, with the files and the fix
       names.py           names that do not pair, or will not on other machines
       files.py           files that cannot be read, sizes that differ, NaN, no data, saturation
-      values.py          mask values, odd codings, polarity; rare, empty and missing classes
+      values.py          mask values: stray ones, odd codings, polarity
+      balance.py         classes over masks and splits: rare, empty, ignored, missing ones
       leakage.py         copies and near-copies, within a split and across splits
       alignment.py       masks that are shifted or turned against their image
       places.py          masks that lie elsewhere on the earth than their image

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.builders import mask_facts as facts
+from unetseg.checks.balance import inspect_balance
 from unetseg.checks.finding import SEVERITIES, Finding
-from unetseg.checks.values import inspect_balance, inspect_values, masks_of
+from unetseg.checks.values import inspect_values, masks_of
 from unetseg.config import DataConfig
 from unetseg.data.facts.fingerprint import ImageFacts, PairFacts
 from unetseg.data.facts.survey import Faults, Survey, survey

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unetseg.checks.alignment import inspect_alignment
+from unetseg.checks.balance import inspect_balance
 from unetseg.checks.files import (
     PIXEL_CHECKS,
     inspect_entries,
@@ -22,7 +23,7 @@ from unetseg.checks.finding import FIX, Check, Finding, Severity, in_order
 from unetseg.checks.leakage import inspect_duplicates, inspect_leakage
 from unetseg.checks.names import inspect_names, inspect_portability, inspect_splits
 from unetseg.checks.places import inspect_places
-from unetseg.checks.values import inspect_balance, inspect_values
+from unetseg.checks.values import inspect_values
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.folders import below

@@ -165,6 +165,11 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
+def are(count: int) -> str:
+    """The verb of so many."""
+    return "is" if count == 1 else "are"
+
+
 def percent(share: float) -> str:
     """A share in percent, with a decimal or, when it is tiny, two digits.
 

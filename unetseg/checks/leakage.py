@@ -13,15 +13,8 @@ from itertools import combinations
 
 import numpy as np
 
-from unetseg.checks.finding import Finding, Line, joined, note, warning
-from unetseg.data.facts.similarity import (
-    TURNS,
-    Turn,
-    distance,
-    near_across,
-    near_limit,
-    turned,
-)
+from unetseg.checks.finding import Finding, Line, are, joined, note, warning
+from unetseg.data.facts.similarity import TURNS, Turn, distance, near_across, near_limit, turned
 from unetseg.data.facts.survey import Survey
 from unetseg.data.pairs.match import Pair
 from unetseg.text import plural
@@ -191,7 +184,7 @@ def inspect_leakage(survey: Survey) -> Iterator[Finding]:
     if groups:
         yield warning(
             "identical-across-splits",
-            f"{plural(len(groups), 'image')} {'is' if len(groups) == 1 else 'are'} in more than "
+            f"{plural(len(groups), 'image')} {are(len(groups))} in more than "
             "one split, pixel by pixel: scores on them say nothing about new images",
             [joined((_with_split(pairs[place]) for place in group), " = ") for group in groups],
             "Keep each image in one split.",

@@ -1,4 +1,4 @@
-"""Mask values and classes: stray values, odd codings, polarity; rare, empty and missing classes."""
+"""Mask values: stray ones, odd codings, values that may be one class, polarity."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -16,6 +16,7 @@ from unetseg.checks.finding import (
     Finding,
     Flags,
     Line,
+    are,
     error,
     error_lines,
     note,
@@ -24,14 +25,7 @@ from unetseg.checks.finding import (
 )
 from unetseg.data.facts.survey import Survey, conclude
 from unetseg.data.masks.class_map import IGNORED, ClassMap, Code
-from unetseg.data.masks.mask_values import (
-    Folder,
-    distance,
-    gather,
-    in_order,
-    integers,
-    some,
-)
+from unetseg.data.masks.mask_values import Folder, distance, gather, in_order, integers, some
 from unetseg.data.masks.numbered_objects import object_numbers
 from unetseg.data.masks.stray_values import NEAR, separate
 from unetseg.errors import MaskError
@@ -45,15 +39,7 @@ MET = 3  # masks with both of two values, were they independent, that make their
 DIVIDED = 0.9  # share of the masks with objects that two exclusive values divide between them
 ALIKE = 8  # palette entries no further apart look the same
 OBJECTS = 4  # highest number from which 1, 2, 3, … may number objects
-MANY = 0.5  # share of empty masks, or of ignored pixels, above which little is left to learn from
-RARE = 0.001  # a class is rare below this share of the pixels that count …
-FEW = 3  # … and in fewer masks than this, unless they are half of all
-UNEVEN = 20  # the most frequent class has so many times the pixels of the rarest
-_LACKS = {
-    "train": "and are never learnt",
-    "val": "and have no part in choosing the best weights",
-    "test": "and get no score",
-}
+FEW = 3  # a class is rare in fewer masks than this, unless they are half of all
 
 
 @dataclass(frozen=True)
@@ -169,10 +155,6 @@ def masks_of(survey: Survey) -> Masks | None:
     return Masks(values, survey.classes, survey.names is not None)
 
 
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
-
-
 def inspect_values(survey: Survey) -> Iterator[Finding]:
     """What is notable in the values of the masks; no file is read."""
     if fault := survey.faults.masks:
@@ -247,7 +229,7 @@ def _inspect_odd_values(masks: Masks) -> Iterator[Finding]:
     holders = masks.holders(few)
     yield warning(
         "odd-values",
-        f"{some(in_order(few))} {_are(len(few))} in {masks.part(len(holders))} only, "
+        f"{some(in_order(few))} {are(len(few))} in {masks.part(len(holders))} only, "
         f"every other value in {min(others)} or more",
         lines=holders,
         fix="Look at these masks; give --ignore for a value without meaning, or name the classes "
@@ -358,135 +340,3 @@ def _inspect_notes(masks: Masks) -> Iterator[Finding]:
         types = ", ".join(sorted({fact.dtype for fact in values.facts}))
         summary = f"the masks are {types} with values up to {highest}, and so are predictions"
         yield note("mask-coding", summary)
-
-
-def inspect_balance(survey: Survey) -> Iterator[Finding]:
-    """How the classes are spread over masks and splits; no file is read."""
-    if masks := masks_of(survey):
-        yield from _inspect_ignored(masks)
-        yield from _inspect_absent(masks)
-        yield from _inspect_empty(masks)
-        yield from _inspect_shares(masks)
-        yield from _inspect_splits(masks, survey)
-
-
-def _inspect_ignored(masks: Masks) -> Iterator[Finding]:
-    """Masks that say nothing, and folders that say little."""
-    ignored, codes = masks.pixels[:, -1], some(masks.class_map.ignore)
-    mute = np.flatnonzero(masks.counted == 0)
-    everything = len(mute) == len(ignored)
-    if len(mute):
-        yield Finding(
-            check="ignored-masks",
-            severity="error" if everything else "warning",
-            summary=f"{masks.part(len(mute))} {_are(len(mute))} ignored throughout ({codes}): "
-            "there is nothing to learn from such a pair",
-            lines=masks.paths(mute),
-            fix="Check which values are ignored." if everything else "Take these pairs out.",
-        )
-    shares = ignored / (ignored + masks.counted)
-    share = float(ignored.sum() / masks.pixels.sum())
-    if share > MANY and not everything:
-        mostly = np.flatnonzero(shares > MANY)
-        yield warning(
-            "ignored-pixels",
-            f"{percent(share)} of the pixels are ignored ({codes})",
-            lines=[
-                (path, f": {percent(part)}")
-                for path, part in zip(masks.paths(mostly), shares[mostly], strict=True)
-            ],
-            fix="If one of these values is a class, name it in classes.txt.",
-        )
-
-
-def _inspect_absent(masks: Masks) -> Iterator[Finding]:
-    """Classes of the list that no mask shows."""
-    absent = [k for k, shown in enumerate(masks.shown) if not shown]
-    if len(masks.present) == 1:
-        yield error(
-            "one-class",
-            f"all masks show {masks.names_of(masks.present)} and nothing else: there are "
-            "no two classes to tell apart",
-            fix="Check that these are the masks, and that the class list has their codes.",
-        )
-    if absent:
-        yield warning(
-            "absent-classes",
-            f"{len(absent)} of {len(masks.codes)} classes of the class list "
-            f"{_are(len(absent))} in no mask: {masks.names_of(absent)}",
-            fix="Compare names and codes of the class list with the masks; a class without "
-            "pixels is never learnt.",
-        )
-
-
-def _inspect_empty(masks: Masks) -> Iterator[Finding]:
-    """Masks with nothing but background."""
-    empty = np.flatnonzero((masks.objects == 0) & (masks.counted > 0))
-    share = len(empty) / len(masks.objects)
-    if len(empty) and masks.class_map.background is not None and len(masks.present) > 1:
-        yield Finding(
-            check="empty-masks",
-            severity="warning" if share > MANY else "note",
-            summary=f"{masks.part(len(empty))} {_are(len(empty))} background only "
-            f"({percent(share)})",
-            lines=masks.paths(empty),
-            fix="If these images do show objects, draw them or take the pairs out; images "
-            "without any teach what is no object.",
-        )
-
-
-def _inspect_shares(masks: Masks) -> Iterator[Finding]:
-    """Classes of very different size, with few pixels, or in few masks."""
-    share, few, names = masks.share, masks.in_few, masks.class_map.names
-    several = sorted((k for k in masks.present if k not in few), key=lambda k: share[k])
-    usual = [k for k in several if share[k] >= RARE]
-    if usual and share[usual[-1]] >= UNEVEN * share[usual[0]]:
-        yield note(
-            "class-balance",
-            f"the classes differ much in size: {names[usual[-1]]} has "
-            f"{percent(share[usual[-1]])} of the pixels, {names[usual[0]]} "
-            f"{percent(share[usual[0]])}",
-            fix="Judge by Dice or IoU, not by the share of right pixels; training draws more "
-            "crops around rare classes by itself.",
-        )
-    if few:
-        yield warning(
-            "rare-classes",
-            f"{len(few)} of {len(masks.codes)} classes {_are(len(few))} in fewer than {FEW} "
-            f"masks: {masks.names_of(few)}",
-            lines=masks.holders(masks.codes[k] for k in few),
-            fix="Add images that show them, or unite them with another class; one or two masks "
-            "cannot both teach and test a class.",
-        )
-    background = masks.class_map.background
-    if small := sorted(k for k in several if share[k] < RARE and k != background):
-        yield note(
-            "rare-classes",
-            f"{len(small)} of {len(masks.codes)} classes "
-            f"{'has' if len(small) == 1 else 'have'} less than {percent(RARE)} of the pixels: "
-            + some(f"{names[k]} ({percent(share[k])})" for k in small),
-            lines=masks.holders(masks.codes[k] for k in small),
-            fix="Look at their own scores; the mean over all classes hides them.",
-        )
-
-
-def _inspect_splits(masks: Masks, survey: Survey) -> Iterator[Finding]:
-    """Classes that the masks of one split lack; splits drawn here are not blamed for rare ones."""
-    asked = [k for k in masks.present if survey.own_splits or k not in masks.in_few]
-    splits = np.array([pair.split for pair in survey.pairs.pairs])
-    for split, consequence in _LACKS.items():
-        held = masks.pixels[splits == split].any(axis=0)
-        lacking = [k for k in asked if not held[k]]
-        shown = masks.class_map.foreground
-        if split in ("val", "test") and not any(held[k] for k in shown if k in masks.present):
-            consequence = "so that there is no score" + (
-                " and the last weights are kept" if split == "val" else ""
-            )
-        if lacking and split in splits:
-            yield warning(
-                "split-classes",
-                f"{len(lacking)} of {len(masks.codes)} classes {_are(len(lacking))} in no mask of "
-                f"{split}, {consequence}: {masks.names_of(lacking)}",
-                lines=masks.holders(masks.codes[k] for k in lacking),
-                fix=f"Move some of these pairs to {split}, or add images that show the classes.",
-            )
