@@ -77,6 +77,7 @@ what is written above it, never below.
       files.py           files that cannot be read, sizes that differ, NaN, no data, saturation
       values.py          mask values: stray ones, odd codings, polarity
       balance.py         classes over masks and splits: rare, empty, ignored, missing ones
+      groups.py          groups that splits tear: patients, scenes, videos; told by names
       leakage.py         copies and near-copies, within a split and across splits
       alignment.py       masks that are shifted or turned against their image
       places.py          masks that lie elsewhere on the earth than their image

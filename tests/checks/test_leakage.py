@@ -9,12 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from unetseg.checks.finding import Finding
-from unetseg.checks.leakage import (
-    chains,
-    inspect_duplicates,
-    inspect_leakage,
-    propose_group,
-)
+from unetseg.checks.groups import propose_group
+from unetseg.checks.leakage import chains, inspect_duplicates, inspect_leakage
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
