@@ -114,10 +114,7 @@ def infer_class_map(
             lambda code: code if code in ignored else int(class_code(np.array(code), numbers))
         )
     named = listed_classes(names, folder, ignored, numbers) if names else ()
-    united = {
-        code: item.code for item in named for code in item.also if code not in (item.code, *ignored)
-    }
-    united = united if named or ignored else _exclusive_twins(folder)
+    united = _further_codes(folder, named, ignored)
     if united:
         folder = folder.recoded(lambda code: united.get(code, code))
     values = separate(folder, ignored)
@@ -252,6 +249,17 @@ def _check_scale(folder: Folder, meaning: _Meaning, ignored: tuple[Code, ...]) -
             [f"{path}: {scale}" for path in rare],
             "Save them alike, or give --ignore 255 if those pixels have no truth.",
         )
+
+
+def _further_codes(
+    folder: Folder, named: tuple[ListedClass, ...], ignored: tuple[Code, ...]
+) -> dict[Code, Code]:
+    """Codes that count as others: those of a listed class beyond its first, or twins."""
+    if not named and not ignored:
+        return _exclusive_twins(folder)
+    return {
+        code: item.code for item in named for code in item.also if code not in (item.code, *ignored)
+    }
 
 
 def _exclusive_twins(folder: Folder) -> dict[Code, Code]:
