@@ -282,7 +282,7 @@ def _write_lists(
     rows: Sequence[dict[str, str]],
     class_map: ClassMap,
     settings: DataConfig,
-    result: Fixed,
+    fixed: Fixed,
 ) -> None:
     """pairs.csv, dataset.yaml with the classes, and fixed.json with what was done."""
     used = [name for name in rows[0] if any(row[name] for row in rows)]
@@ -290,6 +290,6 @@ def _write_lists(
     clean = class_map.model_copy(update={"snap": False})
     kept = DataConfig(val_fraction=settings.val_fraction)
     write_description(out / "dataset.yaml", clean, settings=kept)
-    lists = {"changes": result.changes, "left_out": result.left_out}
+    lists = {"changes": fixed.changes, "left_out": fixed.left_out}
     told = {name: [printable(line) for line in lines] for name, lines in lists.items()}
-    write_json(out / "fixed.json", {"pairs": result.pairs, **told})
+    write_json(out / "fixed.json", {"pairs": fixed.pairs, **told})

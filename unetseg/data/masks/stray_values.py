@@ -147,13 +147,13 @@ def read_listed(
 
 
 def _too_many(folder: Folder, values: Separation) -> MaskError:
-    nearest = some(values.centres)
+    nearest, share = some(values.centres), folder.share(values.centres)
     fix = f"Give --snap to take the nearest of {nearest}, or name the classes in classes.txt."
-    if folder.share(values.centres) < EXACT:
+    if share < EXACT:
         fix = "Check that these are the masks, and save them without smoothing."
     return MaskError(
         f"more classes than sense: the masks hold {len(folder.counts)} distinct values; "
-        f"{_percent(folder.share(values.centres))} of the pixels are exactly {nearest}, and "
+        f"{_percent(share)} of the pixels are exactly {nearest}, and "
         f"{some(values.strays)} cover no area",
         folder.holders(values.strays),
         fix,
