@@ -53,7 +53,9 @@ def test_each_kind_is_named(tmp_path: Path, name: str, text: str, word: str, com
     assert word.lower() in str(error.value).lower()
 
 
-def test_plain_texts_are_nothing_foreign(tmp_path: Path) -> None:
+def test_plain_texts_and_hidden_files_are_nothing_foreign(tmp_path: Path) -> None:
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "instances.json").write_text(COCO)
     (tmp_path / "classes.txt").write_text("0 background\n1 cell\n")
     (tmp_path / "train.txt").write_text("a\nb\n")
     (tmp_path / "pairs.json").write_text("{}")

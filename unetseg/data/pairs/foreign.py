@@ -1,6 +1,5 @@
 """What a folder holds beside images: other programs' annotations, and formats not read here."""
 
-import os
 import re
 import shlex
 from collections import defaultdict
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unetseg.data.files.limits import LFS_START
+from unetseg.data.pairs.table import files_by_folder
 from unetseg.storage import is_file
 from unetseg.text import printable
 
@@ -55,11 +55,9 @@ class Foreign(NamedTuple):
 def find_foreign(root: Path) -> list[Foreign]:
     """Annotations and arrays below `root`, the most telling first."""
     by_suffix: dict[str, list[Path]] = defaultdict(list)
-    for folder, _, names in os.walk(root):
-        for name in sorted(names):
-            path = Path(folder, name)
-            if not name.startswith(".") and is_file(path):
-                by_suffix[path.suffix.lower()].append(path)
+    for folder, names in files_by_folder(root):
+        for path in filter(is_file, (Path(folder, name) for name in names)):
+            by_suffix[path.suffix.lower()].append(path)
     found = [*_jsons(root, by_suffix), *_texts(root, by_suffix), *_xmls(by_suffix)]
     for suffix, what in _FORMATS.items():
         files = [

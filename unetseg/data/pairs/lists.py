@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from unetseg.data.files.folders import without_image_suffix
 from unetseg.data.pairs.naming import SPLITS, read_name, tokens
-from unetseg.data.pairs.table import rows_by_split, tables_below
+from unetseg.data.pairs.table import files_by_folder, rows_by_split, tables_below
 from unetseg.text import plural, printable
 
 _SUFFIXES = {".txt", ".lst", ".csv", ""}
@@ -114,12 +114,11 @@ def _against(root: Path, own: Sequence[str | None], lists: Iterable[_List]) -> s
 
 def _lists(root: Path) -> Iterator[tuple[Path, str, list[str]]]:
     """Text files that are called after one split and nothing else; trainval where train is not."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for folder, names in files_by_folder(root):
         splits = {}
-        for name in sorted(files):
+        for name in names:
             stem, suffix = os.path.splitext(name)  # noqa: PTH122 (of 100,000 names)
-            if suffix.lower() not in _SUFFIXES or name.startswith("."):
+            if suffix.lower() not in _SUFFIXES:
                 continue
             words = [token for token in tokens(stem) if token not in _FILLERS]
             word = "".join(words)

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-from unetseg.data.files.folders import IMAGE_SUFFIXES, output_names
+from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden, output_names
 from unetseg.data.files.pages import file_of, split_page
 from unetseg.data.pairs.naming import SPLITS, read_name
 from unetseg.errors import PairingError
@@ -116,13 +116,18 @@ def read_table(
     ]
 
 
+def files_by_folder(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from `root` on and the names of its files, in order, without hidden entries."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not is_hidden([name]))
+        yield folder, sorted(name for name in names if not is_hidden([name]))
+
+
 def tables_below(root: Path, *columns: str) -> Iterator[Path]:
     """The CSV files below `root` whose first line has usual names of these columns."""
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(folder, name) if name.lower().endswith(".csv") else None
-            if path is None or name.startswith(".") or not path.is_file():
+    for folder, names in files_by_folder(root):
+        for path in (Path(folder, name) for name in names if name.lower().endswith(".csv")):
+            if not path.is_file():
                 continue
             line = ""
             with suppress(OSError), path.open("rb") as file:
