@@ -1,6 +1,7 @@
 """Images with several masks are paired as they are where names and files leave no doubt."""
 
 import shlex
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -249,6 +250,25 @@ def test_an_empty_folder_of_masks_shows_nothing(tmp_path: Path) -> None:
     next((tmp_path / "6/masks").iterdir()).unlink()
     found = find_pairs(tmp_path)
     assert [pair.name for pair in found.pairs if pair.mask is None] == ["6"]
+
+
+def test_hidden_folders_of_masks_say_nothing(tmp_path: Path) -> None:
+    draw(tmp_path, OBJECTS["a folder of masks with its name"], objects())
+    write_png(tmp_path / "images/im9.png", square(3))
+    (tmp_path / ".masks/im9").mkdir(parents=True)
+    assert "im9" not in {key.stem for key in find_masks(tmp_path).masks}
+
+
+def test_names_that_recur_in_every_folder_are_found_at_once(tmp_path: Path) -> None:
+    for i in range(1200):
+        (tmp_path / f"p{i}/masks").mkdir(parents=True)
+        for name in ("a", "b", "masks/a_1", "masks/b_1"):
+            (tmp_path / f"p{i}/{name}.png").touch()
+    began = time.process_time()
+    sets = find_masks(tmp_path)
+    assert time.process_time() - began < 2
+    assert all(key.folders == mask.path.parts[-3:-2] for key, (mask,) in sets.masks.items())
+    assert len(sets.masks) == 2400
 
 
 def test_folders_that_the_user_names(tmp_path: Path) -> None:

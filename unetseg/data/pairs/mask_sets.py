@@ -9,7 +9,7 @@ image may be called `x_rgb.png` then.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unetseg.data.files.folders import scan
+from unetseg.data.files.folders import is_hidden, scan
 from unetseg.data.files.pages import MaskSet
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.content import read_codes, size_of, spread
@@ -187,6 +187,19 @@ class MaskSets:
         return any(said.aside or said.second for said in map(read_name, texts))
 
     @cached_property
+    def by_stem(self) -> dict[str, list[ImageKey]]:
+        """The images of each name."""
+        keys: dict[str, list[ImageKey]] = defaultdict(list)
+        for key in self.photos:
+            keys[key.stem].append(key)
+        return keys
+
+    @cached_property
+    def homes(self) -> set[Folders]:
+        """The folders that hold images, but for the one above all."""
+        return {key.folders for key in self.photos} - {()}
+
+    @cached_property
     def alone(self) -> dict[Folders, ImageKey]:
         """The image of each folder that has only one."""
         count = Counter(key.folders for key in self.photos)
@@ -209,28 +222,24 @@ def find_masks(source: Path, images: Path | None = None) -> MaskSets:
     for path, folders in files:
         key = ImageKey(folders, path.stem)
         if key in sets.photos:
-            sets.masks[key].append(_mask(path, path.relative_to(source).parts[:-1], key))
+            sets.masks[key].append(_mask(path, source, key))
             sets.named_alike.add(key)
         else:
             others.append((path, folders))
-    by_stem: dict[str, list[ImageKey]] = defaultdict(list)
-    for key in sets.photos:
-        by_stem[key.stem].append(key)
-    homes = {key.folders for key in sets.photos} - {()}
     for path, folders in others:
-        owner = _of_folder(folders, sets) or _of_name(path.stem, folders, by_stem, homes)
+        owner = _of_folder(folders, sets) or _of_name(path.stem, folders, sets)
         if owner is None:
             sets.strays.append(path)
         else:
-            above = path.relative_to(source).parts[:-1]
-            sets.masks[owner].append(_mask(path, above, owner))
+            sets.masks[owner].append(_mask(path, source, owner))
     for owner in filter(None, (_of_folder(folders, sets) for folders in empty)):
         sets.masks[owner] += []
     return sets
 
 
-def _mask(path: Path, above: Folders, owner: ImageKey) -> Mask:
-    """The mask file `path` of an image, `above` being the folders above it."""
+def _mask(path: Path, source: Path, owner: ImageKey) -> Mask:
+    """The mask file `path`, below `source`, of an image."""
+    above = path.relative_to(source).parts[:-1]
     folders = [part for part in above if part not in {*owner.folders, owner.stem}]
     suffix = path.stem.removeprefix(owner.stem)
     return Mask(path, suffix.strip("._- "), folders[-1] if folders else "")
@@ -246,22 +255,22 @@ def _of_folder(folders: Folders, sets: MaskSets) -> ImageKey | None:
     return None if alone in sets.named_alike and may_miss_others else alone
 
 
-def _of_name(
-    stem: str,
-    folders: Folders,
-    by_stem: Mapping[str, Sequence[ImageKey]],
-    homes: Container[Folders],
-) -> ImageKey | None:
+def _of_name(stem: str, folders: Folders, sets: MaskSets) -> ImageKey | None:
     """The image of the longest name with which `stem` begins; of several, that of the folders.
 
-    In a folder with images of its own (`homes`) a mask is of one of these.
+    In a folder with images of its own a mask is of one of these.
     """
+    beginnings = [stem, *(beginning for beginning, _ in _beginnings(stem))]
+    if folders in sets.homes:
+        own = (ImageKey(folders, beginning) for beginning in beginnings)
+        return next((key for key in own if key in sets.photos), None)
     split = split_of(*folders)
-    for beginning in (stem, *(beginning for beginning, _ in _beginnings(stem))):
-        keys = [key for key in by_stem.get(beginning, ()) if {split, key.split} != {"train", "val"}]
-        keys = [key for key in keys if key.folders == folders or folders not in homes]
+    for beginning in beginnings:
+        keys = sets.by_stem.get(beginning, [])
+        keys = [key for key in keys if {split, key.split} != {"train", "val"}]
         shared = {key: len({*key.folders} & {*folders}) for key in keys}
-        best = [key for key in keys if shared[key] == max(shared.values())]
+        most = max(shared.values(), default=0)
+        best = [key for key in keys if shared[key] == most]
         if len(best) == 1:
             return best[0]
     return None
@@ -317,8 +326,8 @@ def _empty_folders(source: Path) -> Iterator[Folders]:
     """Folders of masks that hold nothing, or nothing but hidden files."""
     for folder in sorted(source.rglob("*/")):
         folders = folder.relative_to(source).parts
-        is_empty = all(path.name.startswith(".") for path in folder.iterdir())
-        if is_empty and "mask" in folder_roles(folders):
+        is_shown = not is_hidden(folders) and "mask" in folder_roles(folders)
+        if is_shown and all(is_hidden([path.name]) for path in folder.iterdir()):
             yield without_role(folders, "mask")
 
 
