@@ -47,9 +47,12 @@ class Foreign(NamedTuple):
 
     def command(self) -> str:
         """The command that imports them, or nothing."""
-        if not self.kind:
-            return ""
-        return shlex.join(["unetseg", "import", self.kind, str(self.source)]) + " OUT"
+        return import_command(self.kind, self.source) if self.kind and self.source else ""
+
+
+def import_command(kind: str, source: Path) -> str:
+    """The command that makes pairs of annotations, or of several masks of an image."""
+    return shlex.join(["unetseg", "import", kind, str(source), "OUT"])
 
 
 def find_foreign(root: Path) -> list[Foreign]:

@@ -43,6 +43,7 @@ from unetseg.data.pairs.choose import (
     choose_between,
 )
 from unetseg.data.pairs.content import SAMPLES, look_at
+from unetseg.data.pairs.foreign import import_command
 from unetseg.data.pairs.keys import match
 from unetseg.data.pairs.lists import listed_splits
 from unetseg.data.pairs.mask_sets import OBJECT, find_masks, tell_classes, tell_objects, unite
@@ -246,11 +247,10 @@ def _search_sets(
     sets = find_masks(*reversed(sides)) if sides else find_masks(root)
     if (united := unite(sets)) is None:
         kind = "classes" if tell_classes(sets) else "instances" if tell_objects(sets) else ""
-        command, classes = (
-            f"unetseg import {word} {shlex.quote(str(root))} OUT" for word in (kind, "classes")
-        )
         if "" in sets.names:  # no name of a class in some
+            classes = import_command("classes", root)
             error.commands = tuple(one for one in error.commands if one != classes)
+        command = import_command(kind, root)
         if kind and not sides and command not in error.commands:
             error.commands = (*error.commands, command)
         return None

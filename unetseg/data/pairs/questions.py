@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES
 from unetseg.data.pairs.affixes import common_beginning
-from unetseg.data.pairs.foreign import find_foreign, is_lfs_pointer
+from unetseg.data.pairs.foreign import find_foreign, import_command, is_lfs_pointer
 from unetseg.data.pairs.keys import match
 from unetseg.data.pairs.series import Entry, Series
 from unetseg.errors import PairingError
@@ -30,7 +30,7 @@ def several_masks(root: Path, crowds: Mapping[Entry, Sequence[Entry]]) -> Pairin
         lines,
         "Where each of them shows one object, unite them:",
         code="several-masks",
-        commands=[f"unetseg import instances {shlex.quote(str(root))} OUT"],
+        commands=[import_command("instances", root)],
     )
 
 
@@ -61,7 +61,7 @@ def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
             "There are no masks here. Where a file shows image and mask side by side, cut it in "
             "two; else draw masks, with labelme for example, and import them:"
         )
-        by_hand = [shlex.join(["unetseg", "import", "labelme", str(root), "OUT"])]
+        by_hand = [import_command("labelme", root)]
     elif not sides and len(everything) > 1:
         row = f"{printable(everything[0].inner)},{printable(everything[-1].inner)}"
         say_which = f"Say which is which, in FILE.csv with the lines image,mask and {row} …:"
@@ -116,7 +116,7 @@ def question(
     fix = "Say which are meant:"
     if _may_be_classes([images for images, _, _ in readings], [masks for _, masks, _ in readings]):
         fix = "Where each shows one object or one class, unite them; else say which are meant:"
-        commands.insert(0, f"unetseg import classes {shlex.quote(str(root))} OUT")
+        commands.insert(0, import_command("classes", root))
     return PairingError(
         f"{printable(root)} holds {what}",
         lines,
@@ -136,8 +136,7 @@ def several_bands(error: PairingError, labels: Path) -> PairingError:
     error.summary += ", of one band each"
     error.fix = "Join them to one TIFF for each image (gdal_merge.py -separate), or say which:"
     if labels.name == "labelsTr" and (labels.parent / "dataset.json").is_file():
-        command = f"unetseg import nnunet {shlex.quote(str(labels.parent))} OUT"
-        error.commands = (command, *error.commands)
+        error.commands = (import_command("nnunet", labels.parent), *error.commands)
         error.fix = "Join them, or say which are meant:"
     return PairingError.like(error)
 
