@@ -53,6 +53,7 @@ what is written above it, never below.
         choose.py          which series are images, which masks, and which take no part
         mask_sets.py       which image each of several masks belongs to
         beside.py          masks beside images, where only images are wanted
+        pair.py            one pair, and the pairs of a folder
         match.py           find the images of a folder and the mask of each
         splits.py          which pairs train, validate and test
         dataset_yaml.py    dataset.yaml: read, applied to pairs and settings, and written

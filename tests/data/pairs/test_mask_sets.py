@@ -21,7 +21,8 @@ from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.mask_sets import find_masks, tell_objects, unite
-from unetseg.data.pairs.match import coded_as, find_pairs
+from unetseg.data.pairs.match import find_pairs
+from unetseg.data.pairs.pair import coded_as
 from unetseg.errors import MaskError, PairingError
 
 SIDE = 48

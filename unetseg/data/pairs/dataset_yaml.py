@@ -25,8 +25,9 @@ from unetseg.data.masks.class_list import ClassNames, load_yaml, parse_class_nam
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import distinct_colours
 from unetseg.data.masks.listed_classes import background_by_name
-from unetseg.data.pairs.match import PairSet, Where, coded_as, find_pairs
+from unetseg.data.pairs.match import Where, find_pairs
 from unetseg.data.pairs.naming import SPLITS
+from unetseg.data.pairs.pair import PairSet, coded_as
 from unetseg.errors import ConfigError, MaskError
 from unetseg.storage import write_text
 from unetseg.text import plural, printable

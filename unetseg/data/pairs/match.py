@@ -11,26 +11,15 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import replace
+from functools import cache
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TypedDict, Unpack
 
 from unetseg.config import Unpaired
-from unetseg.data.files.arrays import MOST_COLOURS
 from unetseg.data.files.folders import below, output_names, scan, scan_names
-from unetseg.data.files.image import count_pages
-from unetseg.data.files.pages import (
-    ARRAY_SUFFIXES,
-    STACK_SUFFIXES,
-    MaskPath,
-    MaskSet,
-    files_of,
-    page_paths,
-    split_page,
-)
-from unetseg.data.masks.class_map import ClassMap
+from unetseg.data.files.pages import ARRAY_SUFFIXES, MaskSet, files_of
 from unetseg.data.pairs.choose import (
     NO_IMAGE,
     NO_MASK,
@@ -42,73 +31,27 @@ from unetseg.data.pairs.choose import (
     choose,
     choose_between,
 )
-from unetseg.data.pairs.content import SAMPLES, look_at
 from unetseg.data.pairs.foreign import import_command
 from unetseg.data.pairs.keys import match
 from unetseg.data.pairs.lists import listed_splits
-from unetseg.data.pairs.mask_sets import OBJECT, find_masks, tell_classes, tell_objects, unite
+from unetseg.data.pairs.mask_sets import find_masks, tell_classes, tell_objects, unite
 from unetseg.data.pairs.naming import SPLITS, tokens
+from unetseg.data.pairs.pair import Pair, PairSet, grouped, paged
 from unetseg.data.pairs.questions import fits, is_pattern, no_images
 from unetseg.data.pairs.series import Entry, read_entries, split_series
 from unetseg.data.pairs.table import clear_tables, read_table
-from unetseg.errors import ConfigError, DataError, MaskError, PairingError
+from unetseg.errors import ConfigError, DataError, PairingError
 from unetseg.text import plural, printable
 
 __all__ = ["NO_IMAGE", "NO_MASK", "SEVERAL", "Pair", "PairSet", "Where", "find_pairs"]
 BY_HAND = "Say which is which: --images DIR --masks DIR, or --pairs FILE.csv (columns image, mask)."
 _OUTSIDE = "outside of the splits"
+_SPLIT_WORD = re.compile(
+    rf"(?<![A-Za-z])({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?![a-z])", re.IGNORECASE
+)
 _SPLIT_SHARE = 0.3  # of the pairs: where fewer are in folders of splits, these are the odd ones
 
 Find = Callable[[Path, type[DataError]], list[Path]]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and its mask."""
-
-    image: Path
-    mask: MaskPath | None
-    name: str
-    """Unique in its set, relative, without suffix: `train/0016E5`."""
-    split: str | None = None
-    """train, val or test; None while neither folder nor CSV nor `assign_splits` says."""
-    group: str | None = None
-    """Pairs of one group stay in one split, and count as one in intervals."""
-    region: Path | None = None
-    """The image's field of view: where the file is not 0, scores count."""
-    second: Path | None = None
-    """The mask of a second observer."""
-
-
-@dataclass(frozen=True)
-class PairSet:
-    """The pairs of a folder, sorted by name, and in one sentence how they were found.
-
-    Attributes:
-        root: The folder.
-        pairs: An image and its mask each.
-        rule: How they were found.
-        left_out: Files that take no part, and why.
-        classes: The names of the codes from 1 on, where each class has mask files of its own.
-    """
-
-    root: Path
-    pairs: tuple[Pair, ...]
-    rule: str
-    left_out: tuple[tuple[Path, str], ...] = ()
-    classes: tuple[str, ...] = ()
-
-    @cached_property
-    def numbered(self) -> bool:
-        """Whether samples of the masks number objects instead of classes."""
-        return look_at([pair.mask for pair in self.pairs if isinstance(pair.mask, Path)]).numbered
-
-    def select(self, split: str) -> tuple[Pair, ...]:
-        """The pairs of train, val, test or all; for val, where there is none, those that train."""
-        if split == "all":
-            return self.pairs
-        chosen = tuple(pair for pair in self.pairs if pair.split == split)
-        return self.select("train") if split == "val" and not chosen else chosen
 
 
 class Where(TypedDict, total=False):
@@ -155,13 +98,13 @@ def find_pairs(root: Path, *, lenient: bool = False, **where: Unpack[Where]) -> 
         )
     if table is not None:
         pairs = tuple(Pair(*row) for row in read_table(table, group_column, root))
-        found = _paged(PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}"))
+        found = paged(PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}"))
     else:
         find = scan_names if lenient else scan
         unpaired = where.get("unpaired", "auto")
         found = _search_all(root, images, masks, unpaired, find)
     pairs = tuple(sorted(found.pairs, key=lambda pair: pair.name))
-    return replace(found, pairs=tuple(pairs if group is None else _group(pairs, group)))
+    return replace(found, pairs=pairs if group is None else grouped(pairs, group))
 
 
 def _locate(
@@ -193,11 +136,11 @@ def _search_all(
     fix = "Where each of them shows one object or one class, unite them:"
     found, refusal = None, PairingError(came, fix=fix, code="several-masks")
     try:
-        found = _paged(_search(root, images, masks, unpaired, find))
+        found = paged(_search(root, images, masks, unpaired, find))
     except PairingError as error:
         refusal = error
         if images is None and unpaired == "auto" and (listed := _from_tables(root)):
-            return _paged(listed)
+            return paged(listed)
     if found is None or {NO_IMAGE, OTHER_MASK}.intersection(dict(found.left_out).values()):
         first, found = found, None
         with suppress(DataError):
@@ -430,68 +373,6 @@ def _refuse_few(root: Path, pairs: int, left_out: dict[Path, str], unpaired: Unp
     )
 
 
-# Several masks of an image
-
-
-def coded_as(found: PairSet, class_map: ClassMap) -> PairSet:
-    """The pairs, with the codes that `class_map` has for masks in files of their own.
-
-    Raises:
-        MaskError: it lacks one of their classes.
-    """
-    if not any(isinstance(pair.mask, MaskSet) for pair in found.pairs):
-        return found
-    codes = {info.name: info.code for info in class_map.classes}
-    shown = [class_map.names[index] for index in class_map.foreground]
-    names = dict(enumerate(found.classes, 1)) or {OBJECT: shown[0] if len(shown) == 1 else "object"}
-    new = {code: wanted for code, n in names.items() if isinstance(wanted := codes.get(n), int)}
-    if lacking := [name for code, name in names.items() if code not in new]:
-        came = f"the masks show {', '.join(lacking)}; the classes are {', '.join(class_map.names)}"
-        raise MaskError(came, fix="Name folders and files as those that trained.")
-    pairs = [
-        replace(p, mask=replace(p.mask, codes=tuple(new[code] for code in p.mask.codes)))
-        if isinstance(p.mask, MaskSet)
-        else p
-        for p in found.pairs
-    ]
-    return replace(found, pairs=tuple(pairs))
-
-
-# Pages
-
-
-def _paged(found: PairSet) -> PairSet:
-    """The pairs, with each page of two stacks of as many pages as a pair of its own.
-
-    A few samples tell whether there are stacks at all.
-    """
-    may_be = [pair for pair in found.pairs if pair.image.suffix.lower() in STACK_SUFFIXES]
-    if not any(_pages_of(pair) for pair in may_be[:: max(1, len(may_be) // SAMPLES)]):
-        return found
-    pairs: list[Pair] = []
-    for pair in found.pairs:
-        sides = [page_paths(path, _pages_of(pair)) for path in _files(pair)]
-        pages = list(zip(*sides, strict=True)) if len(sides) == 2 else []
-        paged = [
-            replace(pair, image=image, mask=mask, name=pair.name + end)
-            for (image, end), (mask, _) in pages
-        ]
-        pairs += paged or [pair]
-    rule = f"{found.rule}; each page of a stack is a pair, {plural(len(pairs), 'pair')} in all"
-    return replace(found, pairs=tuple(pairs), rule=rule)
-
-
-def _pages_of(pair: Pair) -> int:
-    """The pages of two stacks of as many; 0 where image and mask are one picture each."""
-    if not isinstance(pair.mask, Path):
-        return 0
-    if any(split_page(path)[1] for path in (pair.image, pair.mask)):
-        return 0
-    (pages, must), (others, also) = (count_pages(path) for path in (pair.image, pair.mask))
-    is_stack = must or also or pages > MOST_COLOURS  # of arrays, a short axis is one of bands
-    return pages if pages == others > 1 and is_stack else 0
-
-
 # Splits
 
 
@@ -502,7 +383,7 @@ def _with_splits(
     own = [pair.split for pair in pairs]
     plain: list[str | None] = own if len({*own}) > 1 else [None] * len(pairs)  # one of all is none
     names = [
-        chain((below(path, root).as_posix() for path in _files(pair)), [pair.name])
+        chain((below(path, root).as_posix() for path in pair.files), [pair.name])
         for pair in pairs  # worked out where there is a list
     ]
     listed = listed_splits(root, names, (below(path, root).as_posix() for path in others), plain)
@@ -518,12 +399,8 @@ def _with_splits(
     kept, out = (rest, named) if is_odd else (named, rest)
     if len({pair.split for pair in kept}) < 2:
         kept = [replace(pair, split=None) for pair in kept]
-    outside = [path for pair in out for path in _files(pair)]
+    outside = [path for pair in out for path in pair.files]
     return kept, outside, listed.told and f"; {listed.told}"
-
-
-def _files(pair: Pair) -> list[Path]:
-    return [pair.image, *(files_of(pair.mask) if pair.mask else ())]
 
 
 # Words
@@ -552,19 +429,13 @@ def _template(entries: Sequence[Entry], cores: Sequence[str]) -> str:
         tuple(entry.stem.split(core, 1)) if core else (entry.stem,)
         for entry, core in zip(entries, cores, strict=True)
     }
-    stem = "NAME"
-    if len(around) == 1:
-        ends = next(iter(around))
-        stem = ends[0] if len(ends) == 1 else "NAME".join(ends)
+    stem = "NAME".join(around.pop()) if len(around) == 1 else "NAME"
     return printable("/".join((*place, f"{stem}.{suffix}")))
 
 
 @cache
 def _split_marked(folder: PurePosixPath) -> tuple[str, ...]:
-    word = re.compile(
-        rf"(?<![A-Za-z])({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?![a-z])", re.IGNORECASE
-    )
-    return tuple(word.sub("{split}", name, count=1) for name in folder.parts)
+    return tuple(_SPLIT_WORD.sub("{split}", name, count=1) for name in folder.parts)
 
 
 def _told(reasons: Iterable[str]) -> str:
@@ -594,32 +465,3 @@ def within(pairs: Sequence[Pair], masks: Path) -> tuple[Pair, ...]:
         summary = f"{printable(masks)} has no mask for {len(bare)} of {plural(len(pairs), 'image')}"
         raise PairingError(summary, bare, "Name each as its image, or give one file for all.")
     return tuple(replace(pair, region=regions[pair.image]) for pair in pairs)
-
-
-# Groups
-
-
-def _group(pairs: Sequence[Pair], expression: str) -> list[Pair]:
-    """The pairs with the group that the regular expression finds in their names."""
-    try:
-        expected = re.compile(expression)
-    except re.error as error:
-        raise ConfigError(f"--group {expression!r} is no regular expression: {error}") from error
-    groups = [_matched(expected, pair.image.name) for pair in pairs]
-    if None in groups:
-        groups = [_matched(expected, pair.name) for pair in pairs]
-    strangers = [
-        printable(pair.name) for pair, group in zip(pairs, groups, strict=True) if group is None
-    ]
-    if strangers:
-        raise ConfigError(
-            f"--group {expression!r} does not match {len(strangers)} of {len(pairs)} images",
-            strangers,
-            "Choose a regular expression that matches every image name.",
-        )
-    return [replace(pair, group=group) for pair, group in zip(pairs, groups, strict=True)]
-
-
-def _matched(expected: re.Pattern[str], name: str) -> str | None:
-    match = expected.search(name)
-    return match and match[1 if expected.groups else 0]

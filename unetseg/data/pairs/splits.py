@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.pairs.match import Pair, PairSet
+from unetseg.data.pairs.pair import Pair, PairSet
 from unetseg.errors import BundleError, ConfigError, PairingError
 from unetseg.storage import parse_json, write_json
 
