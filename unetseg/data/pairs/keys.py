@@ -190,8 +190,7 @@ def _without_numbered_words(entry: Entry) -> Hashable:
     stem = re.sub(
         r"([^\W\d_]+)\d+(?![^\W_])", lambda m: "" if says_role(m[1].lower()) else m[0], entry.stem
     )
-    kept = tuple(token for token in tokens(stem) if not says_role(token))
-    return (entry.place, kept) if kept else None
+    return _without_words(entry._replace(stem=stem))
 
 
 def _without_shared(own: Sequence[Entry], other: Sequence[Entry]) -> KeyOf:

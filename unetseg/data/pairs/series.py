@@ -220,7 +220,7 @@ def _read_folders(
             continue
         if is_side:
             tag = own if said.rest in alike.tags else ()
-            series.append(" ".join((*said.words, *(own if not tag else ()))))
+            series.append(" ".join(said.words if tag else (*said.words, *own)))
             place += (*tag, *numbers)
         elif numbers and _words(name) in alike.numbered and name not in alike.places:
             series.append(" ".join(own))
@@ -267,10 +267,7 @@ def _said(entries: Sequence[Entry], kind: str) -> Reading:
 
 def shared_tokens(entries: Sequence[Entry]) -> set[str]:
     """The words and numbers that the names of all entries hold."""
-    common = set(tokens(entries[0].stem))
-    for entry in entries[1:]:
-        common &= set(tokens(entry.stem))
-    return common
+    return set(tokens(entries[0].stem)).intersection(*(tokens(e.stem) for e in entries))
 
 
 def by_words(series: Series) -> list[Series]:
