@@ -81,7 +81,7 @@ _SECOND = {
 """Words of files that take part only where nothing plainer does."""
 
 
-class Reading(NamedTuple):
+class Said(NamedTuple):
     """What a name says.
 
     Attributes:
@@ -127,7 +127,7 @@ def tokens(name: str) -> tuple[str, ...]:
 
 
 @cache
-def read_name(name: str) -> Reading:
+def read_name(name: str) -> Said:
     """Role, split and the rest of a name."""
     parts = tokens(_WITH.sub("", name) or name)
     split = next((SPLITS[part] for part in parts if part in SPLITS), None)
@@ -137,7 +137,7 @@ def read_name(name: str) -> Reading:
     role: Role | None = "mask" if masks else "image" if images else None
     if role is None and "data" in parts:
         role = "data"
-    return Reading(
+    return Said(
         role,
         split,
         "" if masks and _OUTPUT.intersection(letters) else _first(_ASIDE, letters),

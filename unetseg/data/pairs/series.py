@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from unetseg.data.files.folders import without_image_suffix
 from unetseg.data.pairs.content import Look, look_at
-from unetseg.data.pairs.naming import Reading, read_name, says_side, tokens
+from unetseg.data.pairs.naming import Said, read_name, says_side, tokens
 
 _NAMES = 8  # of folders that compete, at most; more are places
 _LETTER = re.compile(r"[^\W\d_]")
@@ -72,7 +72,7 @@ class Series:
 
     entries: tuple[Entry, ...]
     kind: str
-    said: Reading
+    said: Said
 
     @cached_property
     def look(self) -> Look:
@@ -244,7 +244,7 @@ def split_series(entries: Sequence[Entry]) -> list[Series]:
     ]
 
 
-def _said(entries: Sequence[Entry], kind: str) -> Reading:
+def _said(entries: Sequence[Entry], kind: str) -> Said:
     """What the kind of the names says or, where it says no role, the folders, the deepest first.
 
     Where neither does, the words that all names share do.
