@@ -21,7 +21,7 @@ from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.mask_sets import find_masks, tell_objects, unite
-from unetseg.data.pairs.match import find_pairs
+from unetseg.data.pairs.match import NO_MASK, find_pairs
 from unetseg.data.pairs.pair import coded_as
 from unetseg.errors import MaskError, PairingError
 
@@ -251,6 +251,14 @@ def test_an_empty_folder_of_masks_shows_nothing(tmp_path: Path) -> None:
     next((tmp_path / "6/masks").iterdir()).unlink()
     found = find_pairs(tmp_path)
     assert [pair.name for pair in found.pairs if pair.mask is None] == ["6"]
+
+
+def test_images_without_masks_are_told_in_order(tmp_path: Path) -> None:
+    draw(tmp_path, OBJECTS["numbers at the end"], objects())
+    bare = [tmp_path / f"images/im{i}.png" for i in range(11, 20)]
+    for path in bare:
+        write_png(path, square(3))
+    assert find_pairs(tmp_path).left_out == tuple((path, NO_MASK) for path in bare)
 
 
 def test_hidden_folders_of_masks_say_nothing(tmp_path: Path) -> None:

@@ -45,18 +45,14 @@ def match(images: Sequence[Entry], masks: Sequence[Entry]) -> Matching:
     images, masks = _in_shared_places(images, masks)
     size = min(len(images), len(masks))
     for rule, (image_key, mask_key) in enumerate(_rules(images, masks)):
-        if (found := _apply(images, masks, image_key, mask_key, rule)) and (
-            len(found.couples) > len(best.couples)
-            or (not best.couples and found.crowds and not best.crowds)
-        ):
+        found = _apply(images, masks, image_key, mask_key, rule)
+        are_first_crowds = found.crowds and not best.crowds and not best.couples
+        if len(found.couples) > len(best.couples) or are_first_crowds:
             best = found
         if len(best.couples) >= ENOUGH * size:
             break
     best = _with_folded(images, masks, best)
-    places = {entry.place for entry in (*images, *masks)} | {
-        (e.split or "",) for e in (*images, *masks)
-    }
-    if len(best.couples) < size and len(places) > 1:
+    if len(best.couples) < size:
         parts = [
             match(*sides)
             for sides in _by_place(images, masks)
@@ -262,7 +258,7 @@ def _apply(
                 sides[key][side].append(entry)
     couples, names, crowds = [], [], []
     for key, (ours, theirs) in sides.items():
-        for split in {entry.split for entry in ours} or {None}:
+        for split in dict.fromkeys(entry.split for entry in ours):
             photos = [entry for entry in ours if entry.split == split]
             truths = [entry for entry in theirs if entry.split == split]
             truths = truths or [e for e in theirs if split is None or e.split is None]

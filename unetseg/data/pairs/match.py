@@ -203,9 +203,10 @@ def _search_sets(
     ]
     splits = {pair.split for pair in pairs}
     left_out = dict.fromkeys(sets.strays, NO_IMAGE)
-    for key in sets.photos.keys() - united.masks.keys():
-        is_bare = key.split is not None and key.split not in splits
-        left_out[sets.photos[key]] = f"{key.split} image without masks" if is_bare else NO_MASK
+    for key, photo in sets.photos.items():
+        if key not in united.masks:
+            is_bare = key.split is not None and key.split not in splits
+            left_out[photo] = f"{key.split} image without masks" if is_bare else NO_MASK
     several = sum(len(files_of(mask)) > 1 for mask in united.masks.values() if mask)
     rule = f"{plural(len(pairs), 'pair')}, {several} with several masks; {united.told}"
     found = PairSet(root, tuple(pairs), rule, classes=tuple(united.classes))

@@ -95,7 +95,8 @@ def read_entries(root: Path, paths: Iterable[Path]) -> list[Entry]:
         parent: PurePosixPath(Path(parent).relative_to(root).as_posix())
         for parent in dict.fromkeys(parent for _, parent, _ in files)
     }
-    folders = {f for folder in nearest.values() for f in (folder, *folder.parents) if f.name}
+    every = (f for folder in nearest.values() for f in (folder, *folder.parents) if f.name)
+    folders = [*dict.fromkeys(every)]
     alike = _Alike(
         _spelt(folders),
         len(Path(os.path.commonpath([*nearest.values()])).parts) if files else 0,
