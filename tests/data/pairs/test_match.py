@@ -525,6 +525,16 @@ def test_explicit_folders_may_be_nested_or_one(tmp_path: Path) -> None:
     assert couples(find_pairs(one, images=one, masks=one)) == {"a.png": "a_mask.png"}
 
 
+@pytest.mark.parametrize("images", ["left", "left [1]"])
+def test_explicit_folders_are_those_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str
+) -> None:
+    data = write(tmp_path / "data", [f"{images}/a.png", "right/a.png"])
+    monkeypatch.chdir(write(tmp_path, ["left/x.png", "right/x.png"]))
+    found = find_pairs(data, images=Path(images), masks=Path("right"))
+    assert couples(found) == {f"{images}/a.png": "right/a.png"}
+
+
 def test_explicit_folders_that_are_not_there_or_empty(tmp_path: Path) -> None:
     with pytest.raises(PairingError, match="no such folder") as error:
         find_pairs(tmp_path, images=Path("here"), masks=Path("there"))

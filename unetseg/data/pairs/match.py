@@ -182,7 +182,7 @@ def _search_sets(
 
     Where it may be so, `error`, which says why there are no pairs, is given the command.
     """
-    named = [side if side.is_dir() else root / side for side in (images, masks) if side]
+    named = [_folder(root, side) for side in (images, masks) if side]
     if any(not side.is_dir() for side in named):
         return None
     sides = [side.absolute() for side in named]
@@ -298,9 +298,9 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
     """
     wanted = {"images": images, "masks": masks}
     folders = {
-        side: given if given.is_dir() else root / given
+        side: folder
         for side, given in wanted.items()
-        if given.is_dir() or not (is_pattern(given) or (root / given).is_file())
+        if (folder := _folder(root, given)).is_dir() or not (is_pattern(given) or folder.is_file())
     }
     missing = [printable(folder) for folder in folders.values() if not folder.is_dir()]
     if missing:
@@ -335,6 +335,12 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
             [e._replace(inner=o.inner, parent=o.parent) for e, o in zip(own, outer, strict=True)]
         )
     return above, entries
+
+
+def _folder(root: Path, given: Path) -> Path:
+    """The folder that the user names: in `root`, or else from here."""
+    inner = root / given
+    return given if given.is_dir() and not inner.is_dir() else inner
 
 
 def _unique(pairs: Sequence[Pair]) -> list[Pair]:
