@@ -37,11 +37,7 @@ from unetseg.data.pairs.questions import nothing_pairs, question, several_bands,
 from unetseg.data.pairs.series import Entry, Series, by_ends, by_words
 from unetseg.errors import PairingError
 
-_NOT_ALWAYS: dict[str, Role | None] = {
-    DEPTH: "image",
-    PART: None,
-    FIELD_OF_VIEW: None,
-}
+_NOT_ALWAYS: dict[str, Role | None] = {DEPTH: "image", PART: None, FIELD_OF_VIEW: None}
 NO_MASK = "image without mask"
 NO_IMAGE = "mask without image"
 SEVERAL = "image with several masks"

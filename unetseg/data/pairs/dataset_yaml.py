@@ -387,7 +387,8 @@ def _class_codes(class_map: ClassMap) -> tuple[object, list[int]]:
     for i, item in enumerate(class_map.classes):
         code = _plain(item.code)
         classes[item.name] = {"code": code, "colour": colours[i]} if colours else code
-    numbers = [_number(code) for code in takewhile(_is_number, class_map.ignore)]
+    greys = takewhile(_is_number, class_map.ignore)
+    numbers = [code[0] if isinstance(code, tuple) else code for code in greys]
     names = (name for i in count(1) if (name := f"void {i}") not in classes)
     voids = class_map.ignore[len(numbers) :]
     classes |= {name: _plain(code) for code, name in zip(voids, names, strict=False)}
@@ -426,11 +427,6 @@ def _has_usual_colours(class_map: ClassMap) -> bool:
 
 def _is_number(code: Code) -> bool:
     return not isinstance(code, tuple) or len(set(code)) == 1
-
-
-def _number(code: Code) -> int:
-    """The number that stands for an ignored code: itself, or that of a grey."""
-    return code[0] if isinstance(code, tuple) else code
 
 
 def _names_of_splits(pairs: PairSet) -> dict[str, list[str]]:
