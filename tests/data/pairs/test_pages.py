@@ -114,6 +114,14 @@ def test_a_table_lists_pages(tmp_path: Path) -> None:
         find_pairs(tmp_path)
 
 
+def test_a_table_of_the_stacks_that_were_found_is_no_other(tmp_path: Path) -> None:
+    isbi(tmp_path)
+    (tmp_path / "about.csv").write_text("image,mask\ntrain-volume.tif,train-labels.tif\n")
+    found = find_pairs(tmp_path)
+    assert len(found.pairs) == 12
+    assert "other pair" not in found.rule
+
+
 def test_stacks_of_other_lengths_are_refused_with_both(tmp_path: Path) -> None:
     isbi(tmp_path, 12, 11)
     (finding,) = check_folder(tmp_path).of("error")

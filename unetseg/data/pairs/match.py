@@ -98,11 +98,12 @@ def find_pairs(root: Path, *, lenient: bool = False, **where: Unpack[Where]) -> 
         )
     if table is not None:
         pairs = tuple(Pair(*row) for row in read_table(table, group_column, root))
-        found = paged(PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}"))
+        found = PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}")
     else:
         find = scan_names if lenient else scan
         unpaired = where.get("unpaired", "auto")
         found = _search_all(root, images, masks, unpaired, find)
+    found = paged(found)
     pairs = tuple(sorted(found.pairs, key=lambda pair: pair.name))
     return replace(found, pairs=pairs if group is None else grouped(pairs, group))
 
@@ -136,11 +137,11 @@ def _search_all(
     fix = "Where each of them shows one object or one class, unite them:"
     found, refusal = None, PairingError(came, fix=fix, code="several-masks")
     try:
-        found = paged(_search(root, images, masks, unpaired, find))
+        found = _search(root, images, masks, unpaired, find)
     except PairingError as error:
         refusal = error
         if images is None and unpaired == "auto" and (listed := _from_tables(root)):
-            return paged(listed)
+            return listed
     if found is None or {NO_IMAGE, OTHER_MASK}.intersection(dict(found.left_out).values()):
         first, found = found, None
         with suppress(DataError):
