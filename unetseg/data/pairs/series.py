@@ -426,30 +426,27 @@ def _shared_places(groups: dict[tuple[tuple[str, ...], str], list[Entry]]) -> se
 def _by_place(members: list[Entry], shared: set[str]) -> list[list[Entry]]:
     """The members apart where places of their own hold the same names, else without these."""
     places = {entry.place for entry in members}
-    rest = {place: tuple(name for name in place if name in shared) for place in places}
-    left = {*rest.values()}
-    if any(left):  # whether one without a shared name lies apart, the other side shows
-        rest = {place: part or place for place, part in rest.items()}
     own = {place: tuple(name for name in place if name not in shared) for place in places}
     if not any(own.values()):
         return [members]
-    plain = [entry._replace(place=rest[entry.place]) for entry in members]
-    if len({*own.values()}) == 1:
-        return [plain]
+    rest = {place: tuple(name for name in place if name in shared) for place in places}
     parts: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
-    for entry, bare in zip(members, plain, strict=True):
-        parts[own[entry.place]].append(bare)
+    for entry in members:
+        parts[own[entry.place]].append(entry)
     keys = Counter(
         key
         for part in parts.values()
         for key in {
-            (e.place if e.place in left else (), e.split, stem)
-            for e, stem in zip(part, _own_stems(part), strict=True)
+            (rest[e.place], e.split, s) for e, s in zip(part, _own_stems(part), strict=True)
         }
     )
-    if max(keys.values()) == 1:
-        return [plain]
-    return list(parts.values()) if len(parts) <= _NAMES else [members]
+    compete = max(keys.values()) > 1
+    if compete and len(parts) > _NAMES:
+        return [members]
+    if any(rest.values()):  # whether one without a shared name lies apart, the other side shows
+        rest = {place: part or place for place, part in rest.items()}
+    groups = [*parts.values()] if compete else [members]
+    return [[entry._replace(place=rest[entry.place]) for entry in group] for group in groups]
 
 
 def _own_stems(entries: Sequence[Entry]) -> Iterator[tuple[str, ...]]:
