@@ -53,11 +53,9 @@ def match(images: Sequence[Entry], masks: Sequence[Entry]) -> Matching:
             break
     best = _with_folded(images, masks, best)
     if len(best.couples) < size:
-        parts = [
-            match(*sides)
-            for sides in _by_place(images, masks)
-            if len(sides[0]) < len(images) and all(sides)
-        ]
+        place_of = attrgetter("place", "split")
+        places = _by_key(images, masks, place_of, place_of).values()
+        parts = [match(*sides) for sides in places if len(sides[0]) < len(images) and all(sides)]
         couples = tuple(couple for part in parts for couple in part.couples)
         if len(couples) > len(best.couples):
             crowds = tuple(crowd for part in parts for crowd in part.crowds)
@@ -93,14 +91,16 @@ def _with_folded(images: Sequence[Entry], masks: Sequence[Entry], best: Matching
     return best._replace(couples=best.couples + more.couples, names=best.names + more.names)
 
 
-def _by_place(
-    images: Sequence[Entry], masks: Sequence[Entry]
-) -> list[tuple[list[Entry], list[Entry]]]:
+def _by_key(
+    images: Sequence[Entry], masks: Sequence[Entry], image_key: KeyOf, mask_key: KeyOf
+) -> dict[Hashable, tuple[list[Entry], list[Entry]]]:
+    """The images and the masks of each key."""
     sides: dict[Hashable, tuple[list[Entry], list[Entry]]] = defaultdict(lambda: ([], []))
-    for side, entries in enumerate((images, masks)):
+    for side, (entries, key_of) in enumerate(((images, image_key), (masks, mask_key))):
         for entry in entries:
-            sides[entry.place, entry.split][side].append(entry)
-    return list(sides.values())
+            if (key := key_of(entry)) is not None:
+                sides[key][side].append(entry)
+    return sides
 
 
 def _rules(images: Sequence[Entry], masks: Sequence[Entry]) -> Iterator[tuple[KeyOf, KeyOf]]:
@@ -251,13 +251,8 @@ def _alone(entries: Sequence[Entry]) -> KeyOf:
 def _apply(
     images: Sequence[Entry], masks: Sequence[Entry], image_key: KeyOf, mask_key: KeyOf, rule: int
 ) -> Matching:
-    sides: dict[Hashable, tuple[list[Entry], list[Entry]]] = defaultdict(lambda: ([], []))
-    for side, (entries, key_of) in enumerate(((images, image_key), (masks, mask_key))):
-        for entry in entries:
-            if (key := key_of(entry)) is not None:
-                sides[key][side].append(entry)
     couples, names, crowds = [], [], []
-    for key, (ours, theirs) in sides.items():
+    for key, (ours, theirs) in _by_key(images, masks, image_key, mask_key).items():
         for split in dict.fromkeys(entry.split for entry in ours):
             photos = [entry for entry in ours if entry.split == split]
             truths = [entry for entry in theirs if entry.split == split]
