@@ -231,10 +231,10 @@ def begun(images: Sequence[Entry], masks: Sequence[Entry]) -> list[tuple[Entry, 
 def _numbered(own: Sequence[Entry], other: Sequence[Entry]) -> KeyOf:
     """Place and numbers, without those that all files of this side have."""
     alike = shared_tokens(own) - shared_tokens(other) if len(own) > 1 and other else set()
-    drop = {token for token in alike if token.isdigit()}
+    drop = {token for token in alike if token.isdecimal()}
 
     def key(entry: Entry) -> Hashable:
-        kept = tuple(int(n) for n in tokens(entry.stem) if n.isdigit() and n not in drop)
+        kept = tuple(int(n) for n in tokens(entry.stem) if n.isdecimal() and n not in drop)
         return (entry.place, kept) if kept else None
 
     return key
