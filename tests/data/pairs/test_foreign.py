@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unetseg.data.pairs.foreign import find_foreign, is_lfs_pointer
+from unetseg.data.pairs.foreign import find_foreign
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import PairingError
 
@@ -70,12 +70,11 @@ def test_links_that_lead_nowhere_and_pipes_are_passed_over(tmp_path: Path) -> No
     assert not find_foreign(tmp_path)
 
 
-def test_pointers_of_git_lfs_are_known(tmp_path: Path) -> None:
+def test_pointers_of_git_lfs_are_named(tmp_path: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-    for name in ("images/a.png", "masks/a.png"):
+    for name in ("images/a.png", "masks/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(pointer)
-    assert is_lfs_pointer(tmp_path / "images/a.png")
-    assert not is_lfs_pointer(tmp_path / "nowhere.png")
-    os.mkfifo(tmp_path / "pipe.png")
-    assert not is_lfs_pointer(tmp_path / "pipe.png")
+    with pytest.raises(PairingError, match="2 pointers of Git LFS in place of files") as error:
+        find_pairs(tmp_path)
+    assert error.value.commands == ("git lfs pull",)

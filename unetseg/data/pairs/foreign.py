@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from unetseg.data.files.limits import LFS_START
 from unetseg.data.pairs.table import files_by_folder
 from unetseg.storage import is_file
 from unetseg.text import printable
@@ -138,14 +137,3 @@ def _xmls(files: Mapping[str, Sequence[Path]]) -> Iterator[Foreign]:
     ]
     for path in cvat[:1]:
         yield Foreign("XML export of CVAT", tuple(cvat), "cvat", path)
-
-
-def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file is what Git LFS leaves where the real one was not fetched."""
-    try:
-        if not path.is_file():  # a pipe would keep us waiting
-            return False
-        with path.open("rb") as file:
-            return file.read(len(LFS_START)) == LFS_START
-    except OSError:
-        return False

@@ -9,8 +9,10 @@ from itertools import permutations
 from pathlib import Path, PurePosixPath
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES
+from unetseg.data.files.limits import LFS_START
+from unetseg.data.files.vrts import first_bytes
 from unetseg.data.pairs.affixes import common_beginning
-from unetseg.data.pairs.foreign import find_foreign, import_command, is_lfs_pointer
+from unetseg.data.pairs.foreign import find_foreign, import_command
 from unetseg.data.pairs.keys import match
 from unetseg.data.pairs.series import Entry, Series
 from unetseg.errors import PairingError
@@ -65,9 +67,9 @@ def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
     elif not sides and len(everything) > 1:
         row = f"{printable(everything[0].inner)},{printable(everything[-1].inner)}"
         say_which = f"Say which is which, in FILE.csv with the lines image,mask and {row} …:"
-    pointers = [entry.path for entry in everything if is_lfs_pointer(entry.path)]
+    pointers = sum(first_bytes(entry.path).startswith(LFS_START) for entry in everything)
     if pointers:
-        lines.insert(0, f"{plural(len(pointers), 'pointer')} of Git LFS in place of files")
+        lines.insert(0, f"{plural(pointers, 'pointer')} of Git LFS in place of files")
         commands = ["git lfs pull"]
     fix = "Import them:" if commands else say_which
     return PairingError(
