@@ -220,8 +220,10 @@ def _complete(found: PairSet, base: Path, left_out: dict[Path, str], unpaired: U
     _refuse_few(base, len(pairs), left_out, unpaired)
     if unpaired == "empty":
         bare = read_entries(base, [path for path, why in left_out.items() if why == NO_MASK])
-        names = ["/".join(filter(None, (e.split, *e.names, e.stem))) for e in bare]
-        pairs += [Pair(e.path, None, name, e.split) for e, name in zip(bare, names, strict=True)]
+        pairs += [
+            Pair(e.path, None, "/".join(filter(None, (e.split, *e.names, e.stem))), e.split)
+            for e in bare
+        ]
         left_out = {path: why for path, why in left_out.items() if why != NO_MASK}
     pairs, outside, told = _with_splits(base, _unique(pairs), left_out)
     left_out |= dict.fromkeys(outside, _OUTSIDE)
@@ -361,14 +363,15 @@ def _refuse_few(root: Path, pairs: int, left_out: dict[Path, str], unpaired: Unp
         PairingError: so it is, or the user wants no orphans at all.
     """
     orphans = {path: why for path, why in left_out.items() if why in {NO_MASK, NO_IMAGE, SEVERAL}}
-    bare, masks, several = ([*orphans.values()].count(w) for w in (NO_MASK, NO_IMAGE, SEVERAL))
+    count = Counter(orphans.values())
+    bare, several = count[NO_MASK], count[SEVERAL]
     allowed = unpaired == "skip" or (unpaired == "empty" and bare == len(orphans))
     if not orphans or allowed or (unpaired != "error" and len(orphans) <= 2 * pairs):
         return
     raise PairingError(
         f"{printable(root)} holds {plural(pairs, 'pair')}, "
         f"{plural(bare, 'image')} without mask and "
-        f"{plural(masks, 'mask')} without image"
+        f"{plural(count[NO_IMAGE], 'mask')} without image"
         + (f", {plural(several, 'image')} with several masks" if several else ""),
         [f"{why}: {printable(path.relative_to(root))}" for path, why in orphans.items()],
         "Add the missing files, or say what images without mask are: left out, or without objects.",
