@@ -34,6 +34,11 @@ def test_each_rule_pairs_what_belongs_together(rule: tuple[list[str], list[str]]
     assert sorted(couples) == sorted(zip(*rule, strict=True))
 
 
+def test_numbers_of_a_single_file_are_as_loose_as_those_of_many() -> None:
+    images, masks = RULES[-1]
+    assert matched(images[:1], masks[:1]).rule == matched(images, masks).rule
+
+
 def test_a_raised_digit_is_no_number() -> None:
     found = matched(["i/m²-7.jpg", "i/m²-12.jpg"], ["m/of 1 ² 007.png", "m/of 1 ² 012.png"])
     assert len(found.couples) == 2

@@ -115,6 +115,8 @@ def _rules(images: Sequence[Entry], masks: Sequence[Entry]) -> Iterator[tuple[Ke
         yield key, key
     if min(len(images), len(masks)) > 1:
         yield _without_shared(images, masks), _without_shared(masks, images)
+    else:  # of one file all words are shared; the rules that follow keep their places
+        yield (lambda _: None,) * 2
     yield _stem, _begun(images)
     yield _numbered(images, masks), _numbered(masks, images)
     yield _alone(images), lambda entry: entry.place or None
