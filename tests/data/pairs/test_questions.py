@@ -40,6 +40,8 @@ def test_what_is_a_pattern() -> None:
         ["train/img/1.png", "train/gt/1.png", "test/img/2.png", "test/gt/2.png"],
         ["p1/x_rgb.png", "p1/x_seg.png", "p2/q/y_rgb.png", "p2/q/y_seg.png"],
         ["only_rgb.png", "only_seg.png"],
+        ["a [1]_rgb.png", "a [1]_seg.png", "a [2]_rgb.png", "a [2]_seg.png"],
+        ["only [1]_rgb.png", "only [1]_seg.png"],
     ],
 )
 def test_the_pattern_of_a_series_fits_its_files_alone(names: list[str]) -> None:

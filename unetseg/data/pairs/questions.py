@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from fnmatch import translate
+from glob import escape
 from itertools import permutations
 from pathlib import Path, PurePosixPath
 
@@ -173,10 +174,10 @@ def _glob(paths: set[PurePosixPath]) -> str:
 
 def _common_text(names: Sequence[str]) -> str:
     if len(set(names)) == 1:
-        return names[0]
+        return escape(names[0])
     head = common_beginning(names).rstrip("0123456789")
     tail = common_beginning([name[len(head) :][::-1] for name in names])[::-1]
-    return f"{head}*{tail.lstrip('0123456789')}"
+    return f"{escape(head)}*{escape(tail.lstrip('0123456789'))}"
 
 
 def fits(inner: str, wanted: str) -> bool:
