@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.builders import Heard
 from unetseg.config import DataConfig, PairsConfig
 from unetseg.data.facts.survey import class_names, survey
 from unetseg.data.files.pngs import write_png
@@ -227,25 +228,6 @@ def test_names_of_files_that_are_left_out_are_forgiven(tmp_path: Path) -> None:
 # A folder as a whole
 
 
-class Told:
-    """What was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def start(self, task: str, total: int | None = None) -> None:
-        pass
-
-    def advance(self, task: str, steps: int = 1, **facts: object) -> None:
-        pass
-
-    def finish(self, task: str) -> None:
-        pass
-
-    def say(self, message: str) -> None:
-        self.lines.append(message)
-
-
 def draw(root: Path, stems: Iterable[str], seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     for stem in stems:
@@ -260,12 +242,12 @@ def test_a_survey_follows_the_file(tmp_path: Path) -> None:
     (root / "dataset.yaml").write_text(
         "classes: {sky: 0, tree: 1, car: 9}\nignore: 200\nsplits: {val: [p1_*], train: ['*']}"
     )
-    told = Told()
-    known = survey(root, progress=told)
+    heard = Heard()
+    known = survey(root, progress=heard)
     assert known.class_map.names == ("sky", "tree", "car")
     assert known.class_map.ignore == (200,)
     assert splits(known.pairs) == {"p1_a": "val", "p1_b": "val", "p2_a": "train", "p3_a": "train"}
-    assert known.rules[0] == told.lines[0] == "dataset.yaml: classes, ignore, splits"
+    assert known.rules[0] == heard.said[0] == "dataset.yaml: classes, ignore, splits"
     assert "by dataset.yaml" in known.rules[2]
     again = survey(root, DataConfig(ignore=(200, 1)))
     assert again.class_map.names == ("sky", "car")
