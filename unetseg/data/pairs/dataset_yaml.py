@@ -7,12 +7,11 @@ What the user sets explicitly wins over the file.
 
 import difflib
 import os
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import translate
+from fnmatch import fnmatchcase
 from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +27,7 @@ from unetseg.data.masks.listed_classes import background_by_name
 from unetseg.data.pairs.match import Where, find_pairs
 from unetseg.data.pairs.naming import SPLITS
 from unetseg.data.pairs.pair import PairSet, coded_as
+from unetseg.data.pairs.questions import is_pattern
 from unetseg.errors import ConfigError, MaskError
 from unetseg.storage import write_text
 from unetseg.text import plural, printable
@@ -302,10 +302,9 @@ def _matched(line: str, forms: Mapping[str, list[str]]) -> tuple[int, list[str]]
         return 1, forms[form]
     if line == _REST:
         return 3, [*chain(*forms.values())]
-    if re.search(r"[*?\[]", line) is None:
+    if not is_pattern(line):
         return 2, []
-    matches = re.compile(translate(form)).match
-    return 2, [name for other, same in forms.items() if matches(other) for name in same]
+    return 2, [n for other, same in forms.items() if fnmatchcase(other, form) for n in same]
 
 
 def _composed(name: str) -> str:

@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from fnmatch import translate
+from fnmatch import fnmatchcase
 from glob import escape
 from itertools import permutations
 from pathlib import Path, PurePosixPath
@@ -190,7 +190,7 @@ def fits(inner: str, wanted: str) -> bool:
         return False
     parts = parts[-len(levels) :]
     return len(parts) == len(levels) and all(
-        re.match(translate(level), part) for level, part in zip(levels, parts, strict=True)
+        fnmatchcase(part, level) for part, level in zip(parts, levels, strict=True)
     )
 
 
