@@ -7,7 +7,6 @@ of files. What takes no part is told with its reason; what nobody could know is 
 
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -37,7 +36,7 @@ from unetseg.data.pairs.lists import listed_splits
 from unetseg.data.pairs.mask_sets import find_masks, tell_classes, tell_objects, unite
 from unetseg.data.pairs.naming import SPLITS, tokens
 from unetseg.data.pairs.pair import Pair, PairSet, grouped, paged
-from unetseg.data.pairs.questions import fits, is_pattern, no_images
+from unetseg.data.pairs.questions import check_command, fits, is_pattern, no_images
 from unetseg.data.pairs.series import Entry, read_entries, split_series
 from unetseg.data.pairs.table import clear_tables, read_table
 from unetseg.errors import ConfigError, DataError, PairingError
@@ -247,13 +246,12 @@ def _from_tables(root: Path) -> PairSet | None:
         pairs[row.image] = replace(first, split=first.split or row.split)
         if first.mask != row.mask or (row.split and pairs[row.image].split != row.split):
             names = [below(table, root).as_posix() for table in tables]
-            check = ["unetseg", "check", str(root), "--pairs"]
             raise PairingError(
                 f"{printable(root)} holds several tables of pairs, which differ",
                 [printable(name) for name in names],
                 "Say which is meant:",
                 code="ambiguous",
-                commands=[shlex.join([*check, name]) for name in names],
+                commands=[check_command(root, "--pairs", name) for name in names],
             )
     if len({pair.split for pair in pairs.values()}) == 1:
         pairs = {image: replace(pair, split=None) for image, pair in pairs.items()}
@@ -378,7 +376,7 @@ def _refuse_few(root: Path, pairs: int, left_out: dict[Path, str], unpaired: Unp
         code="unpaired",
         paths=list(orphans),
         commands=[
-            f"unetseg check {shlex.quote(str(root))} --unpaired {word}"
+            check_command(root, "--unpaired", word)
             for word in (("skip", "empty") if bare == len(orphans) else ("skip",))
         ],
     )

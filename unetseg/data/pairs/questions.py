@@ -22,6 +22,11 @@ from unetseg.text import plural, printable
 _FEW = 4  # series of which a command is offered for each couple
 
 
+def check_command(root: Path, *words: str) -> str:
+    """The command that looks at the folder again, with the words of an answer."""
+    return shlex.join(["unetseg", "check", str(root), *words])
+
+
 def several_masks(root: Path, crowds: Mapping[Entry, Sequence[Entry]]) -> PairingError:
     """Images with more than one mask each, and the command that unites them."""
     lines = [
@@ -48,16 +53,15 @@ def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
         for one in series
     ]
     commands = [command for one in foreign if (command := one.command())]
-    check = shlex.join(["unetseg", "check", str(root)])
     sides = [
-        [shlex.quote(pattern(one, everything)) for one in couple]
+        [pattern(one, everything) for one in couple]
         for couple in permutations(series, 2)
         if len(series) <= _FEW
         and (couple[0].said.role != "mask" or couple[1].said.role == "mask")
         and match(*(one.entries for one in couple)).couples
     ]
-    by_hand = [f"{check} --images {images} --masks {masks}" for images, masks in sides]
-    by_hand.append(f"{check} --pairs FILE.csv")
+    by_hand = [check_command(root, "--images", one, "--masks", other) for one, other in sides]
+    by_hand.append(check_command(root, "--pairs", "FILE.csv"))
     say_which = "Say which is which:"
     if all(one.look.readable and not one.look.masks for one in series):
         say_which = (
@@ -114,8 +118,7 @@ def question(
     for images, masks, pairs in readings:
         sides = [pattern(one, everything) for one in (images, masks)]
         lines.append(f"{printable(sides[0])} ↔ {printable(sides[1])}: {plural(pairs, 'pair')}")
-        words = ["unetseg", "check", str(root), "--images", sides[0], "--masks", sides[1]]
-        commands.append(shlex.join(words))
+        commands.append(check_command(root, "--images", sides[0], "--masks", sides[1]))
     fix = "Say which are meant:"
     if _may_be_classes([images for images, _, _ in readings], [masks for _, masks, _ in readings]):
         fix = "Where each shows one object or one class, unite them; else say which are meant:"
