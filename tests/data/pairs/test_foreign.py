@@ -77,4 +77,4 @@ def test_pointers_of_git_lfs_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text(pointer)
     with pytest.raises(PairingError, match="2 pointers of Git LFS in place of files") as error:
         find_pairs(tmp_path)
-    assert error.value.commands == ("git lfs pull",)
+    assert (error.value.fix, error.value.commands) == ("Fetch the files:", ("git lfs pull",))

@@ -72,11 +72,11 @@ def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
     elif not sides and len(everything) > 1:
         row = f"{printable(everything[0].inner)},{printable(everything[-1].inner)}"
         say_which = f"Say which is which, in FILE.csv with the lines image,mask and {row} …:"
+    fix = "Import them:" if commands else say_which
     pointers = sum(first_bytes(entry.path).startswith(LFS_START) for entry in everything)
     if pointers:
         lines.insert(0, f"{plural(pointers, 'pointer')} of Git LFS in place of files")
-        commands = ["git lfs pull"]
-    fix = "Import them:" if commands else say_which
+        fix, commands = "Fetch the files:", ["git lfs pull"]
     return PairingError(
         f"{printable(root)} holds no images with masks beside them"
         if foreign or pointers
