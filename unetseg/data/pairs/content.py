@@ -120,9 +120,7 @@ def _is_one_disc(samples: Sequence[NDArray[np.int64]]) -> bool:
     """Whether all samples, of two values each, show the same area; one file shows nothing."""
     if len(samples) < 2 or any(len(np.unique(codes)) != 2 for codes in samples):
         return False
-    sizes = {codes.shape for codes in samples}
-    at = {n: (np.linspace(0, 1, 64) * (n - 1)).astype(int) for size in sizes for n in size}
-    small = [(codes == codes.max())[np.ix_(*(at[n] for n in codes.shape))] for codes in samples]
+    small = [_stretched(codes == codes.max(), (64, 64)) for codes in samples]
     overlaps = [(a & b).sum() / max((a | b).sum(), 1) for a, b in pairwise(small)]
     return min(overlaps) > _DISC and all(0.2 < area.mean() < 0.98 for area in small)
 
