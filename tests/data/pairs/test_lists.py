@@ -1,5 +1,6 @@
 """Lists of names are the splits, whatever their lines look like; one that is not used is told."""
 
+import errno
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,6 +160,19 @@ def test_lists_in_a_folder_of_one_split_are_the_split(tmp_path: Path) -> None:
     for name, text in SPLIT.items():
         (tmp_path / "training" / f"{name}.txt").write_text(text)
     assert [p.split for p in find_pairs(tmp_path).pairs] == ["train"] * 4 + ["val"] * 2
+
+
+def test_lists_that_may_not_be_looked_at_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed(tmp_path, {"train.txt": BOTH, "table.csv": "image,split\na 1.jpg,train\n"})
+
+    def refuse(*_: object, **_more: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name in ("is_file", "open"):  # as in a folder whose names alone may be read
+        monkeypatch.setattr(Path, name, refuse)
+    assert listed(tmp_path, {}) == ([None] * 6, "")
 
 
 def test_lists_of_few_pairs_leave_no_pair_out(tmp_path: Path) -> None:

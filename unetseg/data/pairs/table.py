@@ -127,7 +127,7 @@ def tables_below(root: Path, *columns: str) -> Iterator[Path]:
     """The CSV files below `root` whose first line has usual names of these columns."""
     for folder, names in files_by_folder(root):
         for path in (Path(folder, name) for name in names if name.lower().endswith(".csv")):
-            if not path.is_file():
+            if not is_file(path):
                 continue
             line = ""
             with suppress(OSError), path.open("rb") as file:
