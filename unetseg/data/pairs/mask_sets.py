@@ -264,13 +264,13 @@ def _of_name(stem: str, folders: Folders, sets: MaskSets) -> ImageKey | None:
     if folders in sets.homes:
         own = (ImageKey(folders, beginning) for beginning in beginnings)
         return next((key for key in own if key in sets.photos), None)
-    split = split_of(*folders)
+    other = {"train": "val", "val": "train"}.get(split_of(*folders) or "")
     for beginning in beginnings:
         keys = sets.by_stem.get(beginning, [])
-        keys = [key for key in keys if {split, key.split} != {"train", "val"}]
-        shared = {key: len({*key.folders} & {*folders}) for key in keys}
-        most = max(shared.values(), default=0)
-        best = [key for key in keys if shared[key] == most]
+        keys = [key for key in keys if other is None or key.split != other]
+        shared = [len({*key.folders} & {*folders}) for key in keys]
+        most = max(shared, default=0)
+        best = [key for key, count in zip(keys, shared, strict=True) if count == most]
         if len(best) == 1:
             return best[0]
     return None
