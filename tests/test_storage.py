@@ -1,5 +1,6 @@
 """Files are whole or not there, whatever goes wrong in between."""
 
+import csv
 import errno
 import json
 import os
@@ -20,9 +21,11 @@ from unetseg.storage import (
     latest_run,
     new_run_folder,
     parse_json,
+    read_csv,
     remove_leftovers,
     replace_folder,
     write_bytes,
+    write_csv,
     write_json,
     write_text,
 )
@@ -166,6 +169,18 @@ def test_names_of_files_that_are_no_text_survive(tmp_path: Path) -> None:
     write_text(tmp_path / "x.csv", f"{name}\n")
     assert (tmp_path / "x.csv").read_bytes() == b"z\xfcr.png\n"
     assert new_run_folder(tmp_path, name) == tmp_path / name
+
+
+def test_a_spreadsheet_computes_no_text_of_a_table(tmp_path: Path) -> None:
+    names = ["=1+1", "+a", "-2+3|b", "@c", "\td", "'=e", "''-f", "a=b", "'", "", "-5", "+1.5e-3"]
+    rows = [{"=image": name, "number": -0.5} for name in names]
+    write_csv(tmp_path / "x.csv", rows)
+    with (tmp_path / "x.csv").open(newline="") as file:
+        cells = [row[0] for row in csv.reader(file)]
+    assert cells[:8] == ["'=image", "'=1+1", "'+a", "'-2+3|b", "'@c", "'\td", "''=e", "'''-f"]
+    assert cells[8:] == names[7:]
+    assert [row["=image"] for row in read_csv(tmp_path / "x.csv")] == names
+    assert {row["number"] for row in read_csv(tmp_path / "x.csv")} == {"-0.5"}
 
 
 # ------------------------------------------------------------------ folders

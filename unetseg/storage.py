@@ -28,7 +28,10 @@ UNBEGUN = re.compile(
     rf"|\.(lock|owner|decoded|model-new).*|{TEMPORARY.pattern}"
 )
 """What a training writes before it has learned something."""
-
+FORMULA = re.compile(r"'*[-+=@\t\r]")
+"""How text begins that a spreadsheet computes, also where ' already stands before it."""
+NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
+"""A number begins so too, and may be computed."""
 
 _is_kept = ContextVar("_is_kept", default=True)
 
@@ -186,16 +189,41 @@ def write_json(path: Path, value: object) -> None:
 def write_csv(
     path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str] = ()
 ) -> None:
-    """Write `rows` under the names of `columns`, or the first one's, whole or not at all."""
+    """Write `rows` under the names of `columns`, or the first one's, whole or not at all.
+
+    Text that a spreadsheet would compute, such as the name of a file `=1+1.png`, has a ' before it,
+    which `read_csv` takes away.
+    """
     rows = iter(rows)
     head = [] if columns else [next(rows)]
+    columns = columns or list(head[0])
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as text,
     ):
-        writer = csv.DictWriter(text, columns or list(head[0]), restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(chain(head, rows))
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writerow({name: _not_computed(name) for name in columns})
+        for row in chain(head, rows):
+            writer.writerow({name: _not_computed(cell) for name, cell in row.items()})
+
+
+def read_csv(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a table that `write_csv` wrote, one after the other."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as text:
+        for row in csv.DictReader(text):
+            yield {_as_given(str(name)): _as_given(str(cell)) for name, cell in row.items()}
+
+
+def _not_computed(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and _is_formula(cell) else cell
+
+
+def _as_given(text: str) -> str:
+    return text[1:] if text.startswith("'") and _is_formula(text[1:]) else text
+
+
+def _is_formula(text: str) -> bool:
+    return bool(FORMULA.match(text)) and not NUMBER.fullmatch(text)
 
 
 def parse_json(text: str | bytes) -> Any:

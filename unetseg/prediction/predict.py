@@ -1,6 +1,5 @@
 """Images → mask files: reading, inference and writing overlapped, and every failure listed."""
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -40,7 +39,7 @@ from unetseg.prediction.review import Doubt, write_review
 from unetseg.prediction.stream import Stream
 from unetseg.prediction.values import tell_strange
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import refuse_read_only, remove_leftovers, write_csv, writing
+from unetseg.storage import read_csv, refuse_read_only, remove_leftovers, write_csv, writing
 from unetseg.text import plural, printable
 
 WRITERS = 4
@@ -226,10 +225,9 @@ def _write_all_objects(output: Path, jobs: Sequence[Job], progress: Progress) ->
     def rows() -> Iterator[dict[str, str]]:
         nonlocal count
         for mask, table in sorted(tables):
-            with table.open(encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    count += 1
-                    yield {"image": mask.relative_to(output).as_posix()} | row
+            for row in read_csv(table):
+                count += 1
+                yield {"image": mask.relative_to(output).as_posix()} | row
 
     file = output / "objects.csv"
     write_csv(file, rows(), ["image", *COLUMNS, *MAP_COLUMNS])

@@ -4,7 +4,6 @@ Whatever is missing or damaged is left out; nothing here raises for it.
 """
 
 import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ import yaml
 
 from unetseg.bundle import Rule
 from unetseg.report.curves import Outlook, outlook
-from unetseg.storage import parse_json
+from unetseg.storage import parse_json, read_csv
 from unetseg.text import quoted
 
 SPLITS = ("test", "val", "all", "train")
@@ -132,7 +131,7 @@ class Facts:
     def metrics(self) -> list[dict[str, float]]:
         """metrics.csv; nan where a cell holds no number."""
         return [
-            {k: _number(v) for k, v in row.items()} for row in read_csv(self.run / "metrics.csv")
+            {k: _number(v) for k, v in row.items()} for row in read_rows(self.run / "metrics.csv")
         ]
 
     @cached_property
@@ -180,7 +179,7 @@ class Facts:
     @cached_property
     def suspects(self) -> list[dict[str, str]]:
         """The first rows of suspects.csv, without the paths of the masks."""
-        rows = read_csv((self.scored or self.run) / "suspects.csv")[:MOST_SUSPECTS]
+        rows = read_rows((self.scored or self.run) / "suspects.csv")[:MOST_SUSPECTS]
         shown = ("rank", "disagreement", "dice", "image")
         return [{key: row[key] for key in shown if key in row} for row in rows]
 
@@ -255,13 +254,10 @@ def read_json(path: Path) -> Json:
     return content if isinstance(content, dict) else {}
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file; empty where there is none."""
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-        return [
-            {str(k): str(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))
-        ]
+        return list(read_csv(path))
     except (OSError, csv.Error):
         return []
 

@@ -1,6 +1,5 @@
 """POST /predict: an image file in, its mask and whatever else `unetseg predict` writes out."""
 
-import csv
 import io
 import json
 import re
@@ -19,6 +18,7 @@ from unetseg.config import PredictConfig
 from unetseg.prediction.outputs import Job
 from unetseg.serving.door import Refusal
 from unetseg.serving.service import Service
+from unetseg.storage import read_csv
 
 Want = Literal["mask", "overlay", "probabilities", "objects", "polygons"]
 TYPES = {".png": "image/png", ".tif": "image/tiff", ".geojson": "application/geo+json"}
@@ -131,11 +131,10 @@ def alone(job: Job, want: Want) -> Response:
 
 def objects_of(job: Job) -> list[dict[str, object]]:
     """The rows of the table of objects."""
-    with job.objects.open(encoding="utf-8", newline="") as file:
-        return [
-            {name: value if name == "class" else json.loads(value) for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    return [
+        {name: value if name == "class" else json.loads(value) for name, value in row.items()}
+        for row in read_csv(job.objects)
+    ]
 
 
 def zipped(jobs: Sequence[Job], config: PredictConfig) -> Response:

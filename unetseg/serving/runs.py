@@ -3,7 +3,6 @@
 Each file is read anew only when it has changed.
 """
 
-import csv
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from unetseg.serving.pictures import state_of
-from unetseg.storage import parse_json
+from unetseg.storage import parse_json, read_csv
 
 if TYPE_CHECKING:
     from unetseg.bundle import BundleInfo
@@ -97,10 +96,7 @@ def predictions_of(manifest: Path) -> dict[str, Predicted]:
 
 def object_rows(predicted: Predicted) -> list[dict[str, str]]:
     """The objects of a predicted mask."""
-    if not predicted.objects.is_file():
-        return []
-    with predicted.objects.open(encoding="utf-8", newline="") as text:
-        return list(csv.DictReader(text))
+    return list(read_csv(predicted.objects)) if predicted.objects.is_file() else []
 
 
 @of_file
