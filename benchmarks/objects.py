@@ -21,8 +21,9 @@ from benchmarks.rounds import markdown, parser, report
 from unetseg.config import EvalConfig
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.dataset_yaml import find_described
-from unetseg.evaluation.evaluate import choose_pairs, matched_truth
+from unetseg.evaluation.evaluate import choose_pairs
 from unetseg.evaluation.objects import match_labels, object_scores
+from unetseg.evaluation.truth import matched_truth
 from unetseg.prediction.objects import parted
 from unetseg.prediction.predictor import load
 

@@ -155,6 +155,7 @@ what is written above it, never below.
       anatomy.py         where the errors are: at outlines, in objects, classes and images
       gallery.py         the worst, median and best images as small pictures
       suspects.py        masks that a network which never saw them contradicts most surely
+      truth.py           the class indexes of a pair, whole or row by row
       counting.py        a pair → its confusion, band by band; a split → its scores
       paired.py          two predictions of the same images: difference, interval, verdict
       precision.py       whether fast arithmetic gives the masks of float32

@@ -154,6 +154,6 @@ def test_large_pairs_that_do_not_fit_are_all_listed(
     with pytest.raises(DataError, match="2 of 3 pairs do not fit") as caught:
         evaluate(run, data, config, output=tmp_path / "out")
     first, second = caught.value.offenders
-    assert "a.tif is (40, 30)" in first
+    assert "a.tif is 30×40" in first
     assert "holds values that are no class: 7" in second
     assert not (tmp_path / "out" / "scores.json").exists()

@@ -187,7 +187,7 @@ def test_the_scores_of_one_image_are_those_of_the_evaluation(
         assert f"{of_files.foreground_dice:.4f}" == row["foreground_dice"]
         assert f"{of_files.foreground_iou:.4f}" == row["foreground_iou"]
         assert f"{of_files.classes[0].dice:.4f}" == row["dice background"]
-    with pytest.raises(DataError, match=r"^the image is \(48, 48\), the mask is \(48, 40\)"):
+    with pytest.raises(DataError, match=r"^the image is 48×48, the mask is 40×48"):
         unetseg.score(model, image, values[:, :40])
     with pytest.raises(DataError, match=r"^the mask holds values that are no class: 7"):
         unetseg.score(model, image, np.full((48, 48), 7))

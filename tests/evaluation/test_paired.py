@@ -259,6 +259,17 @@ def test_a_second_observer_who_does_not_fit_is_told_and_left_out(
     assert any("no human level of 1 image" in said for said in heard.said)
 
 
+def test_a_second_observer_may_have_drawn_at_half_the_size(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 2, (10, 15), np.uint8)
+    write_png(tmp_path / "second.png", drawn)
+    observers = Observers(class_map(0, 1))
+    truth = drawn.repeat(2, 0).repeat(2, 1)
+    pair = Pair(tmp_path / "a.png", None, "a", second=tmp_path / "second.png")
+    observers.add(pair, truth, truth)
+    assert not observers.refused
+    assert observers.to_json()["human"]["foreground_dice"] == 1
+
+
 def test_a_second_observer_and_the_model_are_scored_on_the_same_pixels(tmp_path: Path) -> None:
     truth, drawn, model = np.random.default_rng(0).integers(0, 2, (3, 20, 30), np.uint8)
     truth[12:14], drawn[:5], model[:, :4] = 255, 255, 255

@@ -6,7 +6,6 @@ get no class from the model; they are not counted, whatever the mask says of the
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 from unetseg.bundle import BundleInfo
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts
-from unetseg.data.masks.class_map import IGNORED, ClassMap
-from unetseg.data.masks.mask_file import MaskFile, object_pixels
+from unetseg.data.masks.class_map import IGNORED
 from unetseg.data.masks.overlay import error_overlay
 from unetseg.evaluation.confusion import Counts, Scores, confusion, score
 from unetseg.evaluation.probabilities import Probabilities
 from unetseg.evaluation.suspects import Disagreement
+from unetseg.evaluation.truth import Truth
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.postprocess import cleaned_bands
@@ -30,43 +29,6 @@ from unetseg.progress import SILENT, Progress
 
 PICTURE = 2048
 """Longer side of the picture of errors of a large image, pixels."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The class indexes of a pair.
-
-    Attributes:
-        mask: All of them, H×W; of a large pair the file that they are read from.
-        class_map: What the values of the mask mean.
-        view: The field of view of a large pair: where the file is 0, nothing counts.
-    """
-
-    mask: NDArray[np.uint8] | MaskFile
-    class_map: ClassMap
-    view: MaskFile | None = None
-
-    def rows(self, top: int, bottom: int) -> NDArray[np.uint8]:
-        """Those of some rows, rows×W; 255 is ignored.
-
-        Raises:
-            DataError: a file cannot be read, or a value of the mask is no class.
-        """
-        if not isinstance(self.mask, MaskFile):
-            return self.mask[top:bottom]
-        mask, window = self.mask, (top, 0, bottom - top, self.mask.size[1])
-        class_map = self.class_map.ignoring(mask.nodata)
-        index = class_map.encode(mask.read(*window), mask.path, mask.raw.palette)
-        if self.view is not None:
-            index[~object_pixels(self.view.read(*window), self.view)] = IGNORED
-        return index
-
-    def close(self) -> None:
-        """Let go of the files of a large pair."""
-        if isinstance(self.mask, MaskFile):
-            self.mask.close()
-        if self.view is not None:
-            self.view.close()
 
 
 class PairCount:
@@ -94,8 +56,7 @@ class PairCount:
         self.size = image.size
         classes = len(truth.class_map.classes)
         self.counts: Counts = np.zeros((classes, classes), np.int64)
-        is_large = isinstance(truth.mask, MaskFile)
-        self._step = -(-max(image.size) // PICTURE) if is_large else 1
+        self._step = -(-max(image.size) // PICTURE) if truth.is_large else 1
         self.disagreement = Disagreement(truth.class_map.foreground)
         """How surely the probabilities contradict the mask, where they are counted."""
         self._small: list[NDArray[np.uint8]] = []  # 2, rows, columns: truth and prediction

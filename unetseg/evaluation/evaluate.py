@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +13,11 @@ from PIL import Image
 
 from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import ComparisonConfig, EvalConfig, ScoringConfig, with_flags
-from unetseg.data.files.image import ImageFile
-from unetseg.data.files.pages import MaskPath, image_hash
+from unetseg.data.files.pages import image_hash
 from unetseg.data.files.photos import coloured, pillow_pixels
 from unetseg.data.files.pngs import write_png
-from unetseg.data.masks.class_map import IGNORED, ClassMap
-from unetseg.data.masks.mask_file import MaskFile, RawMask, fitted, object_pixels, read_mask
+from unetseg.data.masks.class_map import ClassMap
+from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.data.masks.mask_forms import whole_numbers
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet, within
@@ -27,19 +25,20 @@ from unetseg.data.pairs.splits import read_groups, read_splits
 from unetseg.errors import DataError, UnetsegError
 from unetseg.evaluation.anatomy import Anatomy, class_pairs
 from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, score
-from unetseg.evaluation.counting import PairCount, Truth, count_classes
+from unetseg.evaluation.counting import PairCount, count_classes
 from unetseg.evaluation.gallery import Gallery
 from unetseg.evaluation.paired import Observers
 from unetseg.evaluation.probabilities import Probabilities
 from unetseg.evaluation.shapes import Shapes
 from unetseg.evaluation.suspects import write_suspects
+from unetseg.evaluation.truth import Truth, matched_truth, open_pair
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.in_memory import numbers
 from unetseg.prediction.outputs import Job, Writer, plan_job
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.postprocess import cleaned_image
 from unetseg.prediction.predictor import Predictor, build_engine, load
-from unetseg.prediction.stream import Stream, read_checked
+from unetseg.prediction.stream import Stream
 from unetseg.prediction.values import SeenValues, tell_strange
 from unetseg.progress import SILENT, Progress
 from unetseg.storage import json_value, write_csv, write_json
@@ -315,68 +314,6 @@ def evaluate_pairs(
         fix = "Replace these files, or leave them out."
         raise DataError(f"{len(failures)} of {len(pairs)} pairs do not fit", failures, fix)
     return np.stack([one for one in counted if isinstance(one, np.ndarray)])
-
-
-def open_pair(
-    pair: Pair, job: Job, engine: Engine, info: BundleInfo, progress: Progress = SILENT
-) -> tuple[NDArray[Any] | Stream, Truth]:
-    """A pair ready for the network: its pixels and classes, or of a large one its open files.
-
-    Raises:
-        DataError: it cannot be read, or image and mask do not fit the model or one another.
-    """
-    max_pixels = job.max_pixels
-    if pair.mask is None or not job.is_large:
-        pixels, index = read_truth(pair, info, max_pixels)
-        return pixels, Truth(index, info.class_map)
-    with ExitStack() as files:
-        image = files.enter_context(ImageFile(pair.image, max_pixels))
-        mask = files.enter_context(MaskFile(pair.mask, max_pixels))
-        mask.fit(image.size)
-        view = files.enter_context(MaskFile(pair.region, max_pixels)) if pair.region else None
-        beside: list[ImageFile | MaskFile] = [mask, view or image]
-        for file in beside:
-            if file.size != image.size:
-                raise DataError(f"{image.path} is {image.size}, {file.path} is {file.size}")
-        files.pop_all()  # they stay open until the pair is counted
-    return Stream(engine, info, image, progress), Truth(mask, info.class_map, view)
-
-
-def read_truth(
-    pair: Pair, info: BundleInfo, max_pixels: int | None = None
-) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Image H×W×C of raw pixel values and class indexes H×W, checked against the model."""
-    with ImageFile(pair.image, max_pixels) as file:
-        image = read_checked(file, info)
-    if pair.mask is None:  # the user says that it shows no object
-        index = np.full(image.shape[:2], info.class_map.background or 0, np.uint8)
-    else:
-        mask = read_mask(pair.mask, max_pixels)
-        index = matched_truth(mask, info.class_map, image.shape, (pair.image, pair.mask))
-    if pair.region is not None:
-        with MaskFile(pair.region, max_pixels) as region:
-            if region.size != image.shape[:2]:
-                raise DataError(f"{pair.image} is {index.shape}, {pair.region} is {region.size}")
-            inside = object_pixels(region.read(0, 0, *region.size), region)
-        index = np.where(inside, index, IGNORED)
-    return image, index
-
-
-def matched_truth(
-    mask: RawMask, class_map: ClassMap, shape: Sequence[int], names: tuple[Path, MaskPath]
-) -> NDArray[np.uint8]:
-    """The class indexes H×W of a mask, for an image of `shape`; `names` are those of both.
-
-    Raises:
-        DataError: a value is no class, or the sizes do not fit.
-    """
-    image, path = names
-    height, width = shape[:2]
-    index = class_map.ignoring(mask.nodata).encode(mask.pixels, path, mask.palette)
-    index = fitted(index, (height, width))
-    if index.shape != (height, width):
-        raise DataError(f"{image} is {(height, width)}, {path} is {index.shape}")
-    return index
 
 
 def write_scores(result: Evaluation, pairs: Iterable[Pair], counts: NDArray[np.int64]) -> None:

@@ -25,6 +25,7 @@ from unetseg.evaluation.confusion import (
     score,
 )
 from unetseg.evaluation.counting import count_classes
+from unetseg.evaluation.truth import matched_truth
 from unetseg.progress import Progress
 from unetseg.storage import json_value
 from unetseg.text import plural
@@ -108,10 +109,8 @@ class Observers:
         if pair.second is None:
             return
         try:
-            raw = read_mask(pair.second)
-            index = self.class_map.ignoring(raw.nodata).encode(raw.pixels, pair.second, raw.palette)
-            if index.shape != truth.shape:
-                raise DataError(f"{pair.second} is {index.shape}, the image {truth.shape}")
+            names = pair.image, pair.second
+            index = matched_truth(read_mask(pair.second), self.class_map, truth.shape, names)
         except DataError as error:
             self.refused.append(error.summary)
             return

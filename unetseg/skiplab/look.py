@@ -20,7 +20,8 @@ from unetseg.data.crops.dataset import Gaps
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError, UnetsegError
-from unetseg.evaluation.evaluate import choose_pairs, read_truth, run_folder
+from unetseg.evaluation.evaluate import choose_pairs, run_folder
+from unetseg.evaluation.truth import read_truth
 from unetseg.prediction.engine import machine_for
 from unetseg.prediction.pipeline import read_ahead
 from unetseg.progress import SILENT, Progress

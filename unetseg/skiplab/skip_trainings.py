@@ -16,7 +16,8 @@ from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError, DivergedError
 from unetseg.evaluation.confusion import Counts, confusion, dice, mean_over
-from unetseg.evaluation.evaluate import choose_pairs, read_truth
+from unetseg.evaluation.evaluate import choose_pairs
+from unetseg.evaluation.truth import read_truth
 from unetseg.prediction.pipeline import Opened, predict_each, read_ahead
 from unetseg.prediction.predictor import Predictor
 from unetseg.progress import Progress

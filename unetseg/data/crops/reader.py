@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from unetseg.data.crops.crop import LargePair, WholePair
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import read_matched
+from unetseg.data.files.pages import MaskPath
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import MaskFile, fitted, read_mask
 from unetseg.data.pairs.match import Pair
@@ -87,7 +89,7 @@ class PairReader:
         size = image.shape[0], image.shape[1]
         indexes = fitted(self.class_map.encode(raw.pixels, mask, raw.palette), size)
         if indexes.shape != size:
-            raise _misfit(self.pairs[index], size, indexes.shape)
+            raise misfit(path, size, mask, indexes.shape)
         return image, indexes
 
     def is_windowed(self, index: int) -> bool:
@@ -156,7 +158,7 @@ class PairReader:
             large = LargePair(*files, self.class_map, self.bands)
             if files[0].size != files[1].size:
                 large.close()
-                raise _misfit(self.pairs[index], files[0].size, files[1].size)
+                raise misfit(path, files[0].size, mask, files[1].size)
         else:
             large = self._large.pop(index)
         self._large[index] = large  # the last of the dict is the one used last
@@ -165,7 +167,9 @@ class PairReader:
         return large
 
 
-def _misfit(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> DataError:
-    """The refusal of a pair whose image and mask have other heights and widths."""
-    sizes = [f"{width}×{height}" for height, width in (image, mask)]
-    return DataError(f"{pair.image} is {sizes[0]}, {pair.mask} is {sizes[1]} (width×height)")
+def misfit(
+    image: Path, size: tuple[int, ...], mask: MaskPath, its_size: tuple[int, ...]
+) -> DataError:
+    """The refusal of an image and its mask, or its region, of other heights and widths."""
+    sizes = [f"{width}×{height}" for height, width in (size, its_size)]
+    return DataError(f"{image} is {sizes[0]}, {mask} is {sizes[1]} (width×height)")
