@@ -16,7 +16,6 @@ from unetseg.bundle import BundleInfo
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.fingerprint import ImageFacts
 from unetseg.data.masks.class_map import IGNORED
-from unetseg.data.masks.overlay import error_overlay
 from unetseg.evaluation.confusion import Counts, Scores, confusion, score
 from unetseg.evaluation.probabilities import Probabilities
 from unetseg.evaluation.suspects import Disagreement
@@ -28,7 +27,7 @@ from unetseg.prediction.stream import Band, Stream
 from unetseg.progress import SILENT, Progress
 
 PICTURE = 2048
-"""Longer side of the picture of errors of a large image, pixels."""
+"""Longer side of what is sampled of a large image, pixels."""
 
 
 class PairCount:
@@ -37,7 +36,7 @@ class PairCount:
     Args:
         image: The image.
         truth: Its classes.
-        kept: Whether `picture`, `sampled` or `whole` will be asked for.
+        kept: Whether `sampled` will be asked for.
         info: The bundle, whose rules are applied to what is predicted.
         likely: Counts the probabilities, where the image's bands have them.
     """
@@ -98,19 +97,15 @@ class PairCount:
         return self.counts
 
     @property
-    def whole(self) -> NDArray[np.uint8] | None:
-        """Truth and prediction 2×H×W after the prediction; None of a large pair."""
-        return np.concatenate(self._small, axis=1) if self._step == 1 else None
+    def is_whole(self) -> bool:
+        """Whether `sampled` is all of the pair."""
+        return self._step == 1
 
     @property
     def sampled(self) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.uint8]]:
         """Image, truth and prediction after it; of a large pair every n-th pixel of them."""
         truth, prediction = np.concatenate(self._small, axis=1)
         return self._image.thumbnail(PICTURE), truth, prediction
-
-    def picture(self) -> NDArray[np.uint8]:
-        """`error_overlay` of what is sampled."""
-        return error_overlay(*self.sampled, self._truth.class_map.background)
 
 
 def score_split(

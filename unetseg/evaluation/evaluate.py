@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.data.masks.mask_forms import whole_numbers
+from unetseg.data.masks.overlay import error_overlay
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet, within
 from unetseg.data.pairs.splits import read_groups, read_splits
@@ -337,46 +337,26 @@ def write_scores(result: Evaluation, pairs: Iterable[Pair], counts: NDArray[np.i
     write_csv(result.folder / "images.csv", images)
 
 
-@dataclass(frozen=True)
 class Artifacts:
     """Masks and pictures of errors, written beside the scores.
 
-    Attributes:
+    Args:
         folder: Where `masks/`, `overlays/` and `gallery/` go.
         wanted: Which of them are.
         class_map: The coding of the masks.
         likely: Collects probabilities.
     """
 
-    folder: Path
-    wanted: ScoringConfig
-    class_map: ClassMap
-    likely: Probabilities
-
-    @cached_property
-    def shapes(self) -> Shapes:
-        """Collects outlines and objects."""
-        return Shapes(self.class_map, self.wanted.tolerance)
-
-    @cached_property
-    def anatomy(self) -> Anatomy:
-        """Collects where the errors are."""
-        return Anatomy(self.class_map, self.wanted.tolerance)
-
-    @cached_property
-    def disagreements(self) -> dict[str, float]:
+    def __init__(
+        self, folder: Path, wanted: ScoringConfig, class_map: ClassMap, likely: Probabilities
+    ) -> None:
+        self.folder, self.wanted, self.class_map, self.likely = folder, wanted, class_map, likely
+        self.shapes = Shapes(class_map, wanted.tolerance)
+        self.anatomy = Anatomy(class_map, wanted.tolerance)
+        self.observers = Observers(class_map)
+        self.gallery = Gallery(class_map)
+        self.disagreements: dict[str, float] = {}
         """How surely each mask is contradicted, by the name of its image."""
-        return {}
-
-    @cached_property
-    def observers(self) -> Observers:
-        """Collects what a second observer drew."""
-        return Observers(self.class_map)
-
-    @cached_property
-    def gallery(self) -> Gallery:
-        """Collects small pictures, of which some are written."""
-        return Gallery(self.class_map)
 
     def write(self, pair: Pair, job: Job, count: PairCount) -> Counts:
         """Count a pair, and write what is wanted on the way."""
@@ -386,16 +366,22 @@ class Artifacts:
         else:
             count.count()
         self.disagreements[pair.name] = count.disagreement.share
-        image, *_ = sampled = count.sampled
-        if (whole := count.whole) is not None:
-            self.anatomy.add(pair.name, image, *whole)
-            self.observers.add(pair, *whole)
-            if self.wanted.shapes:
-                self.shapes.add(pair.name, *whole)
-        if self.wanted.overlays:
-            write_png(self.folder / "overlays" / f"{pair.name}.png", count.picture())
-            self.gallery.add(pair.name, foreground_dice(count.counts, self.class_map), *sampled)
+        if count.is_whole or self.wanted.overlays:
+            self._look_at(pair, count)
         return count.counts
+
+    def _look_at(self, pair: Pair, count: PairCount) -> None:
+        """Collect what the pixels of a pair that was counted show, and draw its errors."""
+        image, truth, prediction = sampled = count.sampled
+        if count.is_whole:
+            self.anatomy.add(pair.name, *sampled)
+            self.observers.add(pair, truth, prediction)
+            if self.wanted.shapes:
+                self.shapes.add(pair.name, truth, prediction)
+        if self.wanted.overlays:
+            errors = error_overlay(image, truth, prediction, self.class_map.background)
+            write_png(self.folder / "overlays" / f"{pair.name}.png", errors)
+            self.gallery.add(pair.name, foreground_dice(count.counts, self.class_map), *sampled)
 
     def write_suspects(self, pairs: Iterable[Pair], counts: Counts) -> list[str]:
         """Write suspects.csv; the names, those that the network contradicts most surely first.
