@@ -669,27 +669,16 @@ class LookConfig(Settings):
 
 
 PRUNED = "pruned"  # a kind of skip that only `unetseg prune` makes
-SETTINGS: frozenset[str] = frozenset(
-    name
-    for group in (
-        DataConfig,
-        NetworkConfig,
-        TrainingConfig,
-        RuntimeConfig,
-        PredictConfig,
-        ScalingConfig,
-        ServeConfig,
-        ScoringConfig,
-        CheckConfig,
-        AppConfig,
-        GradientsConfig,
-        AblateConfig,
-        CompareConfig,
-        LandscapeConfig,
-        LookConfig,
-    )
-    for name in group.model_fields
-)
+
+
+def _every(group: type[Settings]) -> Iterator[type[Settings]]:
+    """A group of settings and all that build on it."""
+    yield group
+    for more in group.__subclasses__():
+        yield from _every(more)
+
+
+SETTINGS = frozenset(name for group in _every(Settings) for name in group.model_fields)
 """The name of every setting."""
 
 

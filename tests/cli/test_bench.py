@@ -116,7 +116,7 @@ def test_nothing_is_left_behind(
         (["--data", "nowhere"], 5, "there is no nowhere"),
         (["--data", "README.md", "--train"], 5, "error: "),
         (["--size", "8"], 2, "--size '8': must be greater than or equal to 32"),
-        (["--engines", "fuse"], 2, "did you mean fused?"),
+        (["--engines", "fuse"], 2, "--engines 'fuse': must be 'auto', 'all', "),
         (["--count", "1"], 2, "--count '1'"),
         (["--seconds", "soon"], 2, "'soon' is no duration"),
         (["--device", "gpu"], 2, "--device 'gpu' is none of"),
