@@ -57,22 +57,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         MachineError: the folder cannot be written or the disk is full.
     """
     temporary = path.with_name(f".{path.stem[:40]}-{os.urandom(8).hex()}{path.suffix}")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)  # with the rights that the user gives to new files
-    except OSError as error:
-        raise _cannot_write(path, error) from error
     try:
-        yield temporary
-        if not _is_kept.get():
+        with writing(path):
+            yield temporary
+            if not _is_kept.get():
+                temporary.replace(path)
+                return
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             temporary.replace(path)
-            return
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -155,14 +152,13 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        fresh.mkdir(parents=True)
-        yield fresh
-        if folder.exists():
-            folder.replace(old)
-        fresh.replace(folder)
-        sync_folder(folder.parent)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
+        with writing(folder):
+            fresh.mkdir(parents=True)
+            yield fresh
+            if folder.exists():
+                folder.replace(old)
+            fresh.replace(folder)
+            sync_folder(folder.parent)
     finally:
         _bring_back(old, folder)
         shutil.rmtree(fresh, ignore_errors=True)
