@@ -171,20 +171,15 @@ class Sweep:
 
 def sweep(histogram: Counts) -> list[dict[str, float]]:
     """The rows at some of the thresholds, 0.05 … 0.95."""
-    all_of = Sweep.of(histogram)
-    rows = []
-    for near in np.searchsorted(all_of.thresholds, SWEEP):
-        dice, precision, recall = (
-            float(column[near]) for column in (all_of.dice, all_of.precision, all_of.recall)
-        )
-        threshold = round(float(all_of.thresholds[near]), 2)
-        rows.append(
-            {"threshold": threshold, "dice": dice, "precision": precision, "recall": recall}
-        )
-    return rows
+    found = Sweep.of(histogram)
+    return [
+        {"threshold": round(float(found.thresholds[near]), 2)}
+        | {name: float(getattr(found, name)[near]) for name in ("dice", "precision", "recall")}
+        for near in np.searchsorted(found.thresholds, SWEEP)
+    ]
 
 
-def confidence(logs: NDArray[Any], power: float = 1.0) -> NDArray[Any]:
+def confidence(logs: NDArray[Any], power: float) -> NDArray[Any]:
     """The largest of the probabilities pᵢ ∝ exp(power · logsᵢ), logs K×n → n."""
     return np.asarray(1 / np.exp(power * (logs - logs.max(0))).sum(0))
 
