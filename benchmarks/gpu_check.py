@@ -34,7 +34,7 @@ from unetseg.bench import Row, bench
 from unetseg.config import BenchConfig, MachineConfig, PredictConfig, RuntimeConfig, TrainConfig
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.folders import find_images
-from unetseg.doctor import examine, first_line
+from unetseg.doctor import examine
 from unetseg.errors import MachineError
 from unetseg.prediction.outputs import plan_job
 from unetseg.prediction.predict import Prediction, predict_images
@@ -43,6 +43,7 @@ from unetseg.progress import Silent
 from unetseg.resources import MEBIBYTE
 from unetseg.runtime import Machine, start, synchronise
 from unetseg.storage import write_text
+from unetseg.text import first_line
 from unetseg.timing import median_seconds
 from unetseg.training.plan import make_plan
 from unetseg.training.tuning import compile_step, step_memory, tried_plan

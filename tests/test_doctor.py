@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.card import fake_card
-from unetseg import doctor, resources
+from unetseg import resources
 from unetseg.cli.app import run
 from unetseg.doctor import GIBIBYTE, runs_on
 
@@ -337,8 +337,3 @@ def test_code_runs_on_its_generation(
     capability: tuple[int, int], built: list[str], runs: bool
 ) -> None:
     assert runs_on(capability, built) == runs
-
-
-def test_first_lines() -> None:
-    assert doctor.first_line(RuntimeError("one\ntwo")) == "one"
-    assert doctor.first_line(OSError()) == "OSError"

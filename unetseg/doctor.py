@@ -25,7 +25,7 @@ from unetseg.errors import MachineError
 from unetseg.resources import MEBIBYTE, core_quota, host_memory, lines_of, memory_left
 from unetseg.runtime import Machine
 from unetseg.storage import nearest_folder
-from unetseg.text import plural
+from unetseg.text import first_line, plural
 
 GIBIBYTE = 2**30
 LEAST_MEMORY, USUAL_MEMORY = 400 * MEBIBYTE, 1500 * MEBIBYTE
@@ -333,8 +333,3 @@ def work_findings(machine: Machine) -> list[Finding]:
         fix = "Choose --device cpu or --precision float32, or install the build for this machine:"
         return [finding("work", told, fix, REINSTALL, fails=True)]
     return []
-
-
-def first_line(fault: BaseException) -> str:
-    """What an error says, in one line."""
-    return str(fault).strip().split("\n", 1)[0] or type(fault).__name__

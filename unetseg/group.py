@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unetseg.errors import MachineError, UnetsegError
+from unetseg.text import first_line
 
 T = TypeVar("T")
 
@@ -206,9 +207,9 @@ def joined_group(*, gpu: bool) -> Iterator[Group]:
         is_lost = bool(LOST.search(str(error)))
         if not is_lost:
             raise
-        said = str(error).strip().split("\n", 1)[0]
         told = "the other processes of this training cannot be reached, or one has ended"
-        raise MachineError(told, [said], "See what they said; --resume goes on.") from error
+        said = [first_line(error)]
+        raise MachineError(told, said, "See what they said; --resume goes on.") from error
     finally:
         if dist.is_initialized() and not is_lost:
             dist.destroy_process_group()

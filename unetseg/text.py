@@ -1,4 +1,4 @@
-"""The few words that messages share: plurals, lists, times, printable paths and commands."""
+"""The few words that messages share: plurals, lists, times, first lines, paths and commands."""
 
 import re
 import shlex
@@ -57,6 +57,15 @@ def printable(path: Path | str) -> str:
     'a\\nb.png'
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+
+
+def first_line(error: BaseException) -> str:
+    r"""What an error says, in one line; its kind if it says nothing.
+
+    >>> first_line(RuntimeError("one\ntwo")), first_line(OSError())
+    ('one', 'OSError')
+    """
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
 
 
 def address_of(given: str | Path) -> str:

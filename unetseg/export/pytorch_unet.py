@@ -24,6 +24,7 @@ from unetseg.data.masks.infer_classes import distinct_colours
 from unetseg.errors import BundleError, ConfigError
 from unetseg.report.card import model_card
 from unetseg.report.facts import Facts
+from unetseg.text import first_line
 from unetseg.unet.segmenter import Normalisation
 from unetseg.unet.weights import DAMAGE
 
@@ -83,7 +84,7 @@ def read_checkpoint(file: Path) -> tuple[Weights, list[Any] | None]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except DAMAGE as error:
-        told = [str(error).split("\n", 1)[0]]
+        told = [first_line(error)]
         raise BundleError(f"{file} cannot be read as a checkpoint", told) from error
     fix = "Give a checkpoint of milesial/Pytorch-UNet: checkpoint_epochN.pth."
     if not isinstance(state, Mapping):
@@ -176,4 +177,4 @@ def _classes(values: list[Any] | None, count: int, file: Path) -> ClassMap:
         )
     except (ValueError, TypeError) as error:
         told = f"{file}: mask_values are no classes: {values}"
-        raise BundleError(told[:400], [str(error).split("\n", 1)[0]]) from error
+        raise BundleError(told[:400], [first_line(error)]) from error

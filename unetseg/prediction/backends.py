@@ -16,6 +16,7 @@ from unetseg.errors import MachineError
 from unetseg.prediction.fusion import fuse, is_fusible
 from unetseg.prediction.recording import TOLERANCE, Recording, probe, record, relative_error
 from unetseg.runtime import Machine
+from unetseg.text import first_line
 from unetseg.unet.segmenter import Segmenter
 
 Backend = Callable[[Tensor], Tensor]
@@ -224,7 +225,7 @@ class Compiled:
             if self._has_run:
                 raise
             if self._otherwise is None:
-                reason = str(error).strip().split("\n", 1)[0]
+                reason = first_line(error)
                 fix = "Install a C++ compiler, or choose --engine auto."
                 raise MachineError(f"torch cannot compile here: {reason}", fix=fix) from error
             self._network = self._otherwise

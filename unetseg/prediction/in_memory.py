@@ -18,6 +18,7 @@ from unetseg.data.files.nodata import told_missing
 from unetseg.data.files.photos import coloured, pillow_pixels
 from unetseg.errors import ConfigError, ImageError
 from unetseg.prediction.stream import check_image
+from unetseg.text import first_line
 
 LEAST_SIDE = 32
 """Axes with more entries than that are sides of an image, not its bands."""
@@ -109,7 +110,7 @@ def numbers(given: object, name: Path) -> NDArray[Any]:
             given = given.numpy()
         array = np.asanyarray(given)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged, sparse, on another device
-        reason = str(error).split("\n", 1)[0]
+        reason = first_line(error)
         raise ImageError(f"{name} ({kind}) is no array: {reason}", fix=fix) from error
     if array.dtype.kind not in "biuf":
         raise ImageError(f"{name} is {kind} of {array.dtype}, expected numbers", fix=fix)

@@ -19,6 +19,7 @@ from unetseg.data.facts.survey import Survey
 from unetseg.errors import OutOfMemoryError
 from unetseg.resources import MEBIBYTE
 from unetseg.runtime import Machine, explained_memory
+from unetseg.text import first_line
 from unetseg.timing import seconds_of
 from unetseg.training.fine_tuning import with_encoder
 from unetseg.training.learner import Learner, build_learner
@@ -192,7 +193,7 @@ def compile_step(learner: Learner, crops: Sample) -> str | None:
         rehearse(learner, crops)
     except NOT_COMPILED as error:
         learner.objective = learner.loss_of
-        return str(error).strip().split("\n", 1)[0] or type(error).__name__
+        return first_line(error)
     return None
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unetseg.errors import BundleError, ConfigError, MachineError
 from unetseg.progress import SILENT, Progress
-from unetseg.text import duration
+from unetseg.text import duration, first_line
 
 CONNECTING = 5.0
 """Seconds in which the hub must answer."""
@@ -196,7 +196,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (*DAMAGE, SafetensorError) as error:
         raise BundleError(
             f"{path} cannot be read as weights",
-            [str(error).split("\n", 1)[0]],
+            [first_line(error)],
             fix="Give a state dict: a file of named tensors and nothing else.",
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
