@@ -16,17 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import unetseg
-from benchmarks.networks import CLASS_MAP
-from benchmarks.rounds import markdown, parser, ratio_text, ratios, report
-from unetseg.bundle import BundleInfo, build_segmenter, save_bundle
+from benchmarks.networks import fresh_bundle
+from benchmarks.rounds import markdown, paired_ratio, parser, ratios, report
 from unetseg.config import ExportConfig, NetworkConfig
 from unetseg.errors import MachineError
 from unetseg.export.export import Export, export
 from unetseg.timing import in_turns, seconds_of
-from unetseg.unet.segmenter import Normalisation
 
 NETWORKS = {
     "own": NetworkConfig(width=16, depth=4),
@@ -38,6 +35,8 @@ NETWORKS = {
 LEVELS = {"uint8": (128.0, 64.0), "uint16": (30000.0, 9000.0)}
 """Mean and deviation of the pixels."""
 KINDS = ("onnx", "openvino", "torchscript")
+PLAIN = "run, float32"
+"""What the others are compared with."""
 
 
 def main() -> None:
@@ -79,20 +78,9 @@ def parity(folder: Path) -> tuple[list[str], dict[str, Any]]:
 def fresh(folder: Path, network: str, dtype: str, scaling: str) -> Path:
     """A run that has learned nothing."""
     mean, std = LEVELS[dtype]
-    info = BundleInfo(
-        network=NETWORKS[network],
-        bands=3,
-        dtype=dtype,
-        class_map=CLASS_MAP,
-        normalisation=Normalisation.model_validate(
-            {"kind": scaling, "mean": [mean] * 3, "std": [std] * 3}
-        ),
-        tile=256,
-        overlap=0.25,
-    )
-    torch.manual_seed(0)
-    save_bundle(folder, build_segmenter(info).state_dict(), info)
-    return folder
+    numbers = {"kind": scaling, "mean": [mean] * 3, "std": [std] * 3}
+    more = {"dtype": dtype, "normalisation": numbers, "tile": 256}
+    return fresh_bundle(NETWORKS[network], folder, **more)
 
 
 def written(run: Path, kind: str, folder: Path, data: Path | None = None) -> Export:
@@ -110,13 +98,12 @@ def speed(run: Path, data: Path, folder: Path, rounds: int) -> tuple[list[str], 
     for call in work.values():
         call()
     seconds = in_turns({n: partial(seconds_of, call) for n, call in work.items()}, rounds)
-    told = ratios(seconds, ours="run, float32")
     rows = []
     for name, taken in seconds.items():
         one = made.get(name.partition(" ")[0])
-        ratio = "1" if name == "run, float32" else ratio_text(invert(told), name)
         size = f"{one.bytes[1] / 2**20:.2f}" if one else f"{made['onnx'].bytes[0] / 2**20:.2f}"
         equal = f"{one.agreement.equal:.3%}" if one else ""
+        ratio = paired_ratio(taken, seconds[PLAIN]) if name != PLAIN else "1"
         rows.append([name, size, equal, f"{1 / np.median(taken):.1f}", ratio])
     height, width = made["onnx"].size
     before, after = made["int8"].dice or (np.nan, np.nan)
@@ -124,7 +111,7 @@ def speed(run: Path, data: Path, folder: Path, rounds: int) -> tuple[list[str], 
         f"Images of {height}×{width}; Dice of held-out images {before:.4f}, in 8 bit {after:.4f}."
     )
     head = ["", "MiB", "pixels equal", "images/s", "× run in float32"]
-    return [*markdown(head, rows), note], told | {"dice": [before, after]}
+    return [*markdown(head, rows), note], ratios(seconds, PLAIN) | {"dice": [before, after]}
 
 
 def contenders(run: Path, made: dict[str, Export]) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -145,16 +132,6 @@ def contenders(run: Path, made: dict[str, Export]) -> Iterator[tuple[str, Callab
     for kind, one in made.items():
         model = unetseg.load(one.file, tile=2048)
         yield f"{kind} by unetseg", partial(model.engine.classes, image)
-
-
-def invert(told: dict[str, Any]) -> dict[str, Any]:
-    """Times as long → times as fast."""
-    inverse = {name: 1 / value for name, value in told.items() if name.startswith("ratio")}
-    spreads = {
-        n: [1 / high, 1 / low]
-        for n, (low, high) in ((n, v) for n, v in told.items() if n.startswith("spread"))
-    }
-    return inverse | spreads
 
 
 if __name__ == "__main__":

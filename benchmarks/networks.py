@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,6 @@ from benchmarks.baseline import build
 from unetseg.bundle import BundleInfo, build_segmenter, load_bundle, save_bundle
 from unetseg.config import NetworkConfig
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
-from unetseg.unet.segmenter import Normalisation
 
 NETWORKS: dict[str, NetworkConfig] = {
     "classic": NetworkConfig(width=64, depth=4),
@@ -45,18 +45,24 @@ def trained_run(network: str, data: Path, folder: Path, epochs: int) -> Path:
 
 def fresh_run(network: str, folder: Path) -> Path:
     """A bundle of a network that has learned nothing: it is as fast as any."""
-    info = BundleInfo(
-        network=NETWORKS[network],
-        bands=3,
-        dtype="uint8",
-        class_map=CLASS_MAP,
-        normalisation=Normalisation(kind="dataset", mean=(128.0,) * 3, std=(64.0,) * 3),
-        tile=2048,
-        overlap=0.25,
-    )
+    return fresh_bundle(NETWORKS[network], folder / network)
+
+
+def fresh_bundle(network: NetworkConfig, folder: Path, **more: Any) -> Path:
+    """The same of any network, with `more` in its model.json, written as `folder`."""
+    usual = {
+        "network": network,
+        "bands": 3,
+        "dtype": "uint8",
+        "class_map": CLASS_MAP,
+        "normalisation": {"kind": "dataset", "mean": [128.0] * 3, "std": [64.0] * 3},
+        "tile": 2048,
+        "overlap": 0.25,
+    }
+    info = BundleInfo.model_validate(usual | more)
     torch.manual_seed(0)
-    save_bundle(folder / network, build_segmenter(info).state_dict(), info)
-    return folder / network
+    save_bundle(folder, build_segmenter(info).state_dict(), info)
+    return folder
 
 
 def plain_weights(network: str, run: Path, path: Path) -> Path:

@@ -36,7 +36,7 @@ class Ratio:
     """The upper quartile."""
 
     def __str__(self) -> str:
-        return f"{self.median:.2f}× ({self.low:.2f}–{self.high:.2f})"
+        return f"{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
 
     def rounded(self) -> dict[str, float]:
         """The three numbers, for JSON."""
@@ -66,7 +66,7 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
         ValueError: not the same number of rounds.
 
     >>> print(paired_ratio([1.0, 2.0, 1.0], [2.0, 8.0, 3.0]))
-    3.00× (2.50–3.50)
+    3.00 (2.50–3.50)
     """
     return spread([their / our for our, their in zip(ours, theirs, strict=True)])
 
@@ -87,8 +87,7 @@ def ratio_text(told: Mapping[str, Any], name: str) -> str:
     >>> ratio_text({"ratio_plain": 6.1, "spread_plain": [5.9, 6.25]}, "plain")
     '6.10 (5.90–6.25)'
     """
-    low, high = told[f"spread_{name}"]
-    return f"{told[f'ratio_{name}']:.2f} ({low:.2f}–{high:.2f})"
+    return str(Ratio(told[f"ratio_{name}"], *told[f"spread_{name}"]))
 
 
 def machine_lines() -> list[str]:

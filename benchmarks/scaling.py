@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.contenders import Contender
 from benchmarks.networks import fresh_run
 from benchmarks.pictures import lay, pieces
-from benchmarks.rounds import markdown, paired_ratio, parser, report, spread
+from benchmarks.rounds import Ratio, markdown, paired_ratio, parser, report, spread
 from unetseg.timing import in_turns
 
 TURN = 2.0
@@ -163,9 +163,7 @@ def table(work: str, row: dict[str, Any]) -> list[str]:
     """The figures of a kind of work as lines of Markdown."""
     rows = []
     for name, seconds in row["seconds"].items():
-        ratio = row["times_as_fast"][name]
-        times = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
-        rows.append([name, f"{seconds:.3f}", times])
+        rows.append([name, f"{seconds:.3f}", Ratio(**row["times_as_fast"][name])])
     return markdown([f"{work}, per {UNITS[work]}", "seconds", "times as fast"], rows)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.networks import fresh_run, plain_weights
 from benchmarks.pictures import SOURCE, lay, pieces
-from benchmarks.rounds import markdown, parser, report, spread
+from benchmarks.rounds import Ratio, markdown, parser, report, spread
 from unetseg.timing import in_turns
 
 SIDE = 512
@@ -161,15 +161,10 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     kinds = ("wall", "beyond_torch", "processor", "processor_beyond_torch")
     head = ["seconds", "wall", "without torch", "processor", "without torch", "first start, wall"]
     cells = [
-        [name, *(text(row[kind]) for kind in kinds), f"{row['first']:.2f}"]
+        [name, *(Ratio(**row[kind]) for kind in kinds), f"{row['first']:.2f}"]
         for name, row in rows.items()
     ]
     return markdown(head, cells)
-
-
-def text(found: Mapping[str, float]) -> str:
-    """A median with the middle half of the rounds."""
-    return f"{found['median']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
 
 
 if __name__ == "__main__":
