@@ -10,6 +10,12 @@
     memory           the largest memory of prediction and training
     profiles         where the time goes, part by part
     large_raster     an image bigger than memory
+    objects          objects counted, against known ones
+    export           exported files beside the run that they are of
+    serve            a server under load, and its memory; service: a model in one process
+    accuracy         score against time, of recipes and of peers (peers, nnunet)
+    suspects         how many of ten wrong masks are found
+    fields_of_view   fields of view for fundus photographs that came without
     gpu_check        all that a GPU must show, right and fast, in ten minutes
 
 The plain scripts are in baseline.py. All contenders are processes of their own (contenders.py,

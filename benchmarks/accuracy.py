@@ -16,7 +16,6 @@ is called none.
 """
 
 import argparse
-import csv
 import json
 import math
 import shlex
@@ -33,7 +32,7 @@ from typing import Any, NamedTuple
 from benchmarks.rounds import RESULTS, markdown, parser, report
 from unetseg.config import parse_duration
 from unetseg.resources import processor
-from unetseg.storage import write_text
+from unetseg.storage import read_csv, write_text
 
 RECIPES = {
     "default": "",
@@ -136,8 +135,7 @@ def read_run(run: Path) -> dict[str, Any]:
     """The figures of a run folder: scores of the kept weights, steps, pixels, the curve."""
     scores = json.loads((run / "model" / "model.json").read_text())["scores"]
     plan = json.loads((run / "plan.json").read_text())
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(read_csv(run / "metrics.csv"))
     steps = int(rows[-1]["step"])
     return {
         "dice": scores["foreground_dice"],
@@ -232,8 +230,8 @@ def spread_of_seeds(scores: dict[Cell, float]) -> float:
 
 def _named(table: Table) -> tuple[list[str], list[str]]:
     """The recipes and the data sets of a table, in order."""
-    recipes, sets = ({cell.recipe: 0 for cell in table}, {cell.data: 0 for cell in table})
-    return list(recipes), list(sets)
+    recipes = dict.fromkeys(cell.recipe for cell in table)
+    return list(recipes), list(dict.fromkeys(cell.data for cell in table))
 
 
 def _flags(table: Iterable[Cell], recipe: str) -> str:

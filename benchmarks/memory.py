@@ -9,6 +9,7 @@ megapixels they are predicted band by band. The last line is one JSON object.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,12 @@ def peak(script: str) -> int:
     if done.returncode:
         raise SystemExit(f"{script} ended with {done.returncode}\n{done.stderr}")
     return round(int(done.stdout.splitlines()[-1].split()[1]) / 1024)  # VmHWM: 1024 kB
+
+
+def resident(process: int) -> int:
+    """Megabytes of memory that a process has (Linux)."""
+    pages = Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]
+    return round(int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20)
 
 
 if __name__ == "__main__":

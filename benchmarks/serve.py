@@ -10,7 +10,6 @@ JSON object.
 
 import asyncio
 import io
-import os
 import socket
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from benchmarks.memory import resident
 from benchmarks.networks import fresh_run, plain_weights
 from benchmarks.rounds import markdown, paired_ratio, parser, report
 
@@ -202,12 +202,6 @@ async def crowd(
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return Cell(times, statuses, time.perf_counter() - start)
-
-
-def resident(process: int) -> int:
-    """Megabytes of memory that a process has (Linux)."""
-    pages = Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]
-    return round(int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20)
 
 
 if __name__ == "__main__":

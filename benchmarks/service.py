@@ -10,6 +10,7 @@ What is told of memory is that of the whole process (Linux). The last line is on
 """
 
 import argparse
+import os
 import random
 import statistics
 import tempfile
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import unetseg
+from benchmarks.memory import resident
 from benchmarks.networks import fresh_run
 from benchmarks.rounds import markdown, parser, report
 from unetseg.errors import DataError
@@ -116,29 +118,24 @@ def serve(
                 outcomes[outcome if is_right else "wrong"] += 1
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(given.threads)]
-    looks = [(0.0, resident())]
+    looks = [(0.0, usual_memory())]
     for thread in threads:
         thread.start()
     for share in MOMENTS[1:]:
         time.sleep(max(0, began + share * (end - began) - time.monotonic()))
-        looks.append((round(share * given.minutes, 2), resident()))
+        looks.append((round(share * given.minutes, 2), usual_memory()))
     for thread in threads:
         thread.join()
     return looks, outcomes
 
 
-def resident() -> int:
+def usual_memory() -> int:
     """Megabytes of memory that this process has, the median of a second."""
     found = []
     for _ in range(10):
-        line = next(
-            line
-            for line in Path("/proc/self/status").read_text().splitlines()
-            if line.startswith("VmRSS")
-        )
-        found.append(int(line.split()[1]))  # of 1024 bytes
+        found.append(resident(os.getpid()))
         time.sleep(0.1)
-    return round(statistics.median(found) / 1024)
+    return round(statistics.median(found))
 
 
 if __name__ == "__main__":

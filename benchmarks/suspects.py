@@ -5,7 +5,6 @@ unetseg train planted --folds 5 --budget 8m --name planted
 python -m benchmarks.suspects find planted checkpoints/planted
 """
 
-import csv
 import json
 import random
 import shutil
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.rounds import markdown, parser, report
+from unetseg.storage import read_csv
 
 SHIFTED, EMPTIED, SWAPPED = 4, 3, 3
 """Wrong masks of each kind."""
@@ -57,8 +57,7 @@ def is_like(file: Path, values: NDArray[np.uint8]) -> bool:
 
 def find(planted: Path, run: Path, *, write: bool) -> None:
     """The rank of each planted mask, and how many are among the first twenty."""
-    with (run / "eval" / "val" / "suspects.csv").open(encoding="utf-8") as file:
-        rows = {row["image"]: row for row in csv.DictReader(file)}
+    rows = {row["image"]: row for row in read_csv(run / "eval" / "val" / "suspects.csv")}
     kind_of = json.loads(planted.with_suffix(".json").read_text())
     found = sorted((int(rows[name]["rank"]), kind, name) for name, kind in kind_of.items())
     table = [
