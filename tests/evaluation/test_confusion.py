@@ -238,13 +238,6 @@ def test_equal_seeds_give_equal_intervals() -> None:
     assert first == second != other
 
 
-def test_a_higher_level_gives_a_wider_interval() -> None:
-    (a, d), (b, c) = (
-        bootstrap_interval(many_images(), pixel_accuracy, level=level) for level in (0.99, 0.8)
-    )
-    assert a < b < c < d
-
-
 def test_frequencies_weigh_as_those_of_torchmetrics() -> None:
     for counts in many_images()[1:]:
         truth, prediction = (

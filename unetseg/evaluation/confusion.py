@@ -183,9 +183,8 @@ def bootstrap_interval(
     *,
     samples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a score, over images.
+    """Percentile bootstrap interval of a score, 95%, over images.
 
     Images, not pixels, are drawn with replacement: the pixels of an image are no independent
     evidence. Images of one patient or place are none either; merge them first (`merged`).
@@ -195,7 +194,6 @@ def bootstrap_interval(
         statistic: int64 S×K×K sums of S samples → S scores; samples that score nan are left out.
         samples: Number of samples drawn.
         seed: Seed of the draw; equal seeds give equal intervals.
-        level: Share of the samples inside the interval.
 
     Returns:
         Lower and upper end; (nan, nan) for fewer than two images, which say nothing of the spread.
@@ -208,11 +206,7 @@ def bootstrap_interval(
     True
     """
     (interval,) = bootstrap_intervals(
-        confusions,
-        lambda sums: statistic(sums)[:, None],
-        samples=samples,
-        seed=seed,
-        level=level,
+        confusions, lambda sums: statistic(sums)[:, None], samples=samples, seed=seed
     )
     return interval
 
@@ -223,7 +217,6 @@ def bootstrap_intervals(
     *,
     samples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> list[tuple[float, float]]:
     """`bootstrap_interval` of several scores, of the same samples.
 
@@ -232,7 +225,6 @@ def bootstrap_intervals(
         statistics: S×… sums of S samples → S×M scores.
         samples: Number of samples drawn.
         seed: Seed of the draw.
-        level: Share of the samples inside an interval.
     """
     if len(rows) < 2:  # which say nothing of the spread
         return [(math.nan, math.nan)] * statistics(rows.sum(0)[None]).shape[-1]
@@ -244,14 +236,14 @@ def bootstrap_intervals(
         times_drawn = random.multinomial(len(flat), [1 / len(flat)] * len(flat), size=number)
         sums = (times_drawn @ flat).astype(rows.dtype)
         scores.append(statistics(sums.reshape(number, *rows.shape[1:])))
-    return [_interval(column, level) for column in np.concatenate(scores).T]
+    return [_interval(column) for column in np.concatenate(scores).T]
 
 
-def _interval(values: Floats, level: float) -> tuple[float, float]:
+def _interval(values: Floats) -> tuple[float, float]:
     values = values[~np.isnan(values)]
     if not values.size:
         return math.nan, math.nan
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
