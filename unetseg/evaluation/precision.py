@@ -148,7 +148,7 @@ def pixels_to_compare(trained: int) -> int:
 
 
 def spread_windows(
-    reader: PairReader, facts: Sequence[ImageFacts], pixels: int, seed: int = 0
+    reader: PairReader, facts: Sequence[ImageFacts], pixels: int
 ) -> Iterator[Labelled]:
     """Windows of a split, spread evenly over it, the same in every run; at least one.
 
@@ -158,12 +158,11 @@ def spread_windows(
         reader: The pairs.
         facts: Of each of their images, in the reader's order.
         pixels: About how many to give in all.
-        seed: Seed of the places of the windows.
 
     Yields:
         Image and class indexes of each window, at most WINDOW² pixels.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     # those that `pixels` pays for, at even distances over all windows that there are
     areas = np.array([fact.pixels for fact in facts])
     slots = np.repeat(np.arange(len(areas)), np.maximum(1, areas // WINDOW**2))  # image of each

@@ -22,7 +22,7 @@ from unetseg.data.pairs.match import Pair
 from unetseg.prediction.engine import Engine
 from unetseg.prediction.outputs import Job
 from unetseg.prediction.stream import Stream, read_checked
-from unetseg.progress import SILENT, Progress
+from unetseg.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Truth:
 
 
 def open_pair(
-    pair: Pair, job: Job, engine: Engine, info: BundleInfo, progress: Progress = SILENT
+    pair: Pair, job: Job, engine: Engine, info: BundleInfo, progress: Progress
 ) -> tuple[NDArray[Any] | Stream, Truth]:
     """A pair ready for the network: its pixels and classes, or of a large one its open files.
 
