@@ -1,6 +1,5 @@
 """Images and masks on an S3 server of this machine: the masks of local folders, each once."""
 
-import io
 import json
 import signal
 import sys
@@ -182,17 +181,19 @@ def test_what_cannot_be_reached_or_is_not_there_is_told(
     assert predict(trained, "s3://a/x", "s3://a/y", "-o", out) == 2
     assert "images are in several places" in capsys.readouterr().err
     assert predict(trained, "s3://no-such-bucket/x", "-o", out) in {3, 5}
+    capsys.readouterr()
     assert predict(trained, "nosuch://a/x", "-o", out) == 3
-    assert io.StringIO(capsys.readouterr().err).read()
+    assert "nosuch://a/x is no address" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    assert predict(trained, "gs://a/x", "-o", out) == 3
+    told = capsys.readouterr().err
+    assert "gs://a/x needs a package that is not installed" in told
+    assert "gcsfs" in told
+    assert "unetseg[s3]" not in told
 
 
-def test_what_an_address_needs_is_named_for_s3_and_for_no_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_extra_of_s3_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(MachineError, match="this needs s3fs") as caught:
         Place("s3://bucket/masks")
     assert caught.value.fix == "pip install 'unetseg[s3]'"
-    with pytest.raises(MachineError, match="or is no address") as caught:
-        Place("nowhere://bucket/masks")
-    assert not caught.value.fix

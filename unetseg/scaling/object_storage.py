@@ -51,7 +51,7 @@ class Place:
         address: Such as s3://bucket/prefix, or a path.
 
     Raises:
-        MachineError: the package for such addresses is not installed.
+        MachineError: the package for such addresses is not installed, or there are none.
     """
 
     def __init__(self, address: str) -> None:
@@ -60,9 +60,12 @@ class Place:
             imported("s3fs", "s3")
         try:
             self.files, self.path = url_to_fs(address, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            summary = f"{address} needs a package that is not installed, or is no address"
-            raise MachineError(summary, [error]) from error
+        except ImportError as error:
+            summary = f"{address} needs a package that is not installed"
+            raise MachineError(summary, [error], "Install what is named here.") from error
+        except ValueError as error:
+            fix = "Give a path, or an address such as s3://bucket/prefix."
+            raise MachineError(f"{address} is no address", [error], fix) from error
 
     def images(self) -> Iterator[Named]:
         """The images below it, folder by folder, and their names without suffix."""
