@@ -355,7 +355,8 @@ def load_single(run: Path) -> tuple[Segmenter, BundleInfo]:
 
 def _refuse_ensemble(run: Path, info: BundleInfo) -> None:
     if count := len(info.members):
-        fix = f"Give one of them, such as {run / 'fold_0'}."
+        home = run.parent if (run / "model.json").is_file() else run
+        fix = f"Give one of them, such as {home / 'fold_0'}."
         raise BundleError(f"{run} is an ensemble of {count} U-Nets, not a single one", fix=fix)
 
 

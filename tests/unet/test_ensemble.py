@@ -105,6 +105,9 @@ def test_an_ensemble_is_no_single_network(tmp_path: Path, data: Path) -> None:
     join_bundles([member(tmp_path, seed) for seed in range(2)], tmp_path / "model")
     with pytest.raises(BundleError, match="is an ensemble of 2 U-Nets, not a single one"):
         load_single(tmp_path)
+    with pytest.raises(BundleError, match="is an ensemble") as caught:
+        load_single(tmp_path / "model")
+    assert str(tmp_path / "fold_0") in caught.value.fix
     with pytest.raises(BundleError, match="fold_0"):
         train(data, from_=tmp_path, epochs=1, out=tmp_path / "runs", device="cpu")
 
