@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from tests.builders import noise, save_run
-from unetseg.config import DeviceConfig, PredictConfig, ScalingConfig
+from unetseg.config import DeviceConfig, ExportConfig, PredictConfig, ScalingConfig
 from unetseg.errors import BundleError, ConfigError, MachineError
+from unetseg.export.export import export
 from unetseg.prediction.jobs import find_inputs
 from unetseg.prediction.predict import predict_folder
 from unetseg.progress import SILENT
@@ -90,6 +91,13 @@ def test_workers_write_the_masks_of_one_process_and_rows_of_what_failed(tmp_path
     Image.fromarray(noise(40, 40, 3)).save(folder / "0005.png")
     assert on_cluster(run, folder, out, "overwrite").written == 12
     assert not (out / "failures.jsonl").exists()
+
+
+@pytest.mark.usefixtures("inline")
+def test_workers_predict_with_an_exported_file(tmp_path: Path) -> None:
+    run, folder = save_run(tmp_path / "run"), draw(tmp_path / "in", 7, 40)
+    file = export(run, ExportConfig(to="torchscript"), output=tmp_path / "net.pt").file
+    assert on_cluster(file, folder, tmp_path / "out").written == 6
 
 
 @pytest.mark.row(50)

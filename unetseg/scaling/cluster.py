@@ -20,6 +20,7 @@ from typing import Any
 from unetseg.bundle import find_bundle
 from unetseg.config import DeviceConfig, PredictConfig, ScalingConfig
 from unetseg.errors import ConfigError, MachineError, UnetsegError, imported
+from unetseg.prediction.exported import is_exported
 from unetseg.prediction.manifest import failure_row
 from unetseg.prediction.predict import work_of
 from unetseg.progress import SILENT, Progress
@@ -130,7 +131,8 @@ def predict_on_cluster(
     config, device, scaling = settings
     if scaling.shard:
         raise ConfigError("--shard and --cluster are two ways to share images", fix="Choose one.")
-    find_bundle(run)
+    if not is_exported(run):
+        find_bundle(run)
     inputs = [path if address_of(path) else path.absolute() for path in inputs]
     output = output if address_of(output) else output.absolute()
     with reaching():
