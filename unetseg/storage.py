@@ -234,6 +234,11 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def json_object(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with each entry as JSON can hold it, see `json_value`."""
+    return {name: json_value(entry) for name, entry in content.items()}
+
+
 def json_value(value: Any) -> Any:
     """`value` as JSON can hold it: null for numbers that are not finite, lists for tuples.
 
@@ -241,7 +246,7 @@ def json_value(value: Any) -> Any:
     {'dice': [0.5, None]}
     """
     if isinstance(value, Mapping):
-        return {key: json_value(entry) for key, entry in value.items()}
+        return json_object(value)
     if isinstance(value, list | tuple):
         return [json_value(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

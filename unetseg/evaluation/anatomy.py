@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.evaluation.confusion import Counts
 from unetseg.evaluation.outlines import TOLERANCE
-from unetseg.storage import json_value
+from unetseg.storage import json_object
 
 REACHES = (1, 2, 5, 10)
 """Pixels from a true outline; those that touch it are 1 away."""
@@ -96,7 +96,7 @@ class Anatomy:
         kinds = {kind: sum(one.kinds[kind] for one in self.images.values()) for kind in KINDS}
         reaches = zip([*REACHES, None], *self._near.tolist(), strict=True)
         areas = zip([*AREAS, None], *self._objects.tolist(), strict=True)
-        plain: dict[str, Any] = json_value(
+        return json_object(
             {
                 "images": len(self.images),
                 "tolerance": self.tolerance,
@@ -119,7 +119,6 @@ class Anatomy:
                 "confusion": confusions.tolist(),
             }
         )
-        return plain
 
 
 def outline_distance(index: Index) -> NDArray[np.float32]:

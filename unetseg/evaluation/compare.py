@@ -23,7 +23,7 @@ from unetseg.evaluation.evaluate import (
 from unetseg.evaluation.paired import Difference, difference, image_scores
 from unetseg.prediction.predictor import Predictor
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import json_value, write_csv, write_json
+from unetseg.storage import json_object, write_csv, write_json
 from unetseg.text import plural
 
 
@@ -55,8 +55,7 @@ class Comparison:
             }
             for one in self.runs
         ]
-        plain: dict[str, Any] = json_value({"split": self.split, "runs": rows})
-        return plain
+        return json_object({"split": self.split, "runs": rows})
 
 
 def compare(

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.masks.class_map import IGNORED
-from unetseg.storage import json_value
+from unetseg.storage import json_object
 from unetseg.text import plural
 
 CHUNK = 1 << 16
@@ -320,8 +320,7 @@ class Scores:
         """The scores as JSON holds them: classes by name, intervals as lists, null for nan."""
         raw = asdict(self)
         raw["classes"] = {row.pop("name"): row for row in raw["classes"]}
-        plain: dict[str, Any] = json_value(raw)
-        return plain
+        return json_object(raw)
 
 
 def score(

@@ -78,21 +78,24 @@ class Gallery:
         Returns:
             Part, image, Dice and files of each, the worst image of all first.
         """
-        shown: list[dict[str, Any]] = []
         suspect = [name for name in suspects if name in self._pictures][:PART]
-        files: dict[str, dict[str, str]] = {}
+        parts = {**self.parts(), "suspect": suspect}
+        names = dict.fromkeys(name for chosen in parts.values() for name in chosen)
+        files = {
+            name: {one: f"{number:02d}-{one}.jpg" for one in PICTURES}
+            for number, name in enumerate(names)
+        }
         with replace_folder(folder) as temporary:
-            for part, names in {**self.parts(), "suspect": suspect}.items():
-                for name in names:
-                    if name not in files:
-                        files[name] = {one: f"{len(files):02d}-{one}.jpg" for one in PICTURES}
-                        for file, content in zip(
-                            files[name].values(), self._pictures[name], strict=True
-                        ):
-                            write_bytes(temporary / file, content)
-                    row = {"part": part, "image": name, "dice": self._dice[name]}
-                    shown.append(row | dict(facts.get(name, {})) | files[name])
-        return shown
+            for name, called in files.items():
+                for file, content in zip(called.values(), self._pictures[name], strict=True):
+                    write_bytes(temporary / file, content)
+        return [
+            {"part": part, "image": name, "dice": self._dice[name]}
+            | dict(facts.get(name, {}))
+            | files[name]
+            for part, chosen in parts.items()
+            for name in chosen
+        ]
 
     def parts(self) -> dict[str, list[str]]:
         """The names of the worst images, of the median and of the best ones; each in one part.

@@ -27,7 +27,7 @@ from unetseg.evaluation.confusion import (
 from unetseg.evaluation.counting import count_classes
 from unetseg.evaluation.truth import matched_truth
 from unetseg.progress import Progress
-from unetseg.storage import json_value
+from unetseg.storage import json_object
 from unetseg.text import plural
 
 Verdict = Literal["better", "none", "worse"]
@@ -140,5 +140,4 @@ class Observers:
         human, model = found
         gap = difference(image_scores(of_human, of_model, classes.foreground), groups)
         content = {"images": len(names), **human, "model": model, "difference": asdict(gap)}
-        plain: dict[str, Any] = json_value({"human": content})
-        return plain
+        return json_object({"human": content})

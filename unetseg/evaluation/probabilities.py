@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.prediction.engine import Engine
-from unetseg.storage import json_value
+from unetseg.storage import json_object
 
 PER_UNIT = 100
 """Bins for each unit of the logit."""
@@ -103,8 +103,7 @@ class Probabilities:
         }
         if len(names) == 2:
             found["threshold_sweep"] = sweep(self.histograms[foreground[-1]])
-        plain: dict[str, Any] = json_value(found)
-        return plain
+        return json_object(found)
 
 
 def logit_bins(logits: NDArray[Any]) -> NDArray[np.intp]:

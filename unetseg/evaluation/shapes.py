@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.evaluation.objects import Objects, ObjectScores, match_objects, object_scores
 from unetseg.evaluation.outlines import TOLERANCE, OutlineScores, mean_scores, outline_scores
-from unetseg.storage import json_value
+from unetseg.storage import json_object
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -63,14 +63,13 @@ class Shapes:
         """Class → scores, null for nan; empty where no image was compared."""
         if not self._outlines:
             return {}
-        plain: dict[str, Any] = json_value(
+        return json_object(
             {
                 "tolerance": self.tolerance,
                 "outlines": {name: asdict(one) for name, one in self.outlines.items()},
                 "objects": {name: asdict(one) for name, one in self.objects.items()},
             }
         )
-        return plain
 
     def _of_classes(
         self, scores: Callable[[Sequence[T]], S], rows: dict[str, list[T]]
