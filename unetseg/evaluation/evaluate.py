@@ -381,7 +381,8 @@ class Artifacts:
         if self.wanted.overlays:
             errors = error_overlay(image, truth, prediction, self.class_map.background)
             write_png(self.folder / "overlays" / f"{pair.name}.png", errors)
-            self.gallery.add(pair.name, foreground_dice(count.counts, self.class_map), *sampled)
+            of_image = float(mean_over(dice(count.counts), self.class_map.foreground))
+            self.gallery.add(pair.name, of_image, *sampled)
 
     def write_suspects(self, pairs: Iterable[Pair], counts: Counts) -> list[str]:
         """Write suspects.csv; the names, those that the network contradicts most surely first.
@@ -390,14 +391,10 @@ class Artifacts:
         """
         if not self.wanted.calibration:
             return []
+        scores = mean_over(dice(counts), self.class_map.foreground).tolist()
         rows = [
-            (
-                pair.name,
-                pair.mask or pair.image,
-                self.disagreements[pair.name],
-                foreground_dice(one, self.class_map),
-            )
-            for pair, one in zip(pairs, counts, strict=True)
+            (pair.name, pair.mask or pair.image, self.disagreements[pair.name], of_image)
+            for pair, of_image in zip(pairs, scores, strict=True)
         ]
         return write_suspects(self.folder / "suspects.csv", rows)
 
@@ -409,22 +406,17 @@ class Artifacts:
         `weights` is the sum over those of the model.
         """
         names = [pair.name for pair in pairs]
-        scores = [foreground_dice(one, self.class_map) for one in counts]
+        scores = mean_over(dice(counts), self.class_map.foreground).tolist()
         content = self.anatomy.to_json(counts.sum(axis=0), dict(zip(names, scores, strict=True)))
         kinds = {
             name: {
-                "reason": self.anatomy.images[name].reason,
-                "kinds": self.anatomy.images[name].kinds,
+                "reason": errors.reason,
+                "kinds": errors.kinds,
                 "most": next(iter(class_pairs(one, self.class_map.names)), None),
             }
             for name, one in zip(names, counts, strict=True)
-            if name in self.anatomy.images
+            if (errors := self.anatomy.images.get(name))
         }
         if self.wanted.overlays:
             content["gallery"] = self.gallery.write(self.folder / "gallery", kinds, suspects)
         write_json(self.folder / "anatomy.json", {"weights": weights, **content})
-
-
-def foreground_dice(confusion: Counts, class_map: ClassMap) -> float:
-    """The mean Dice of an image over the classes of the foreground; nan where none is there."""
-    return float(mean_over(dice(confusion), class_map.foreground))
