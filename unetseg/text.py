@@ -28,10 +28,10 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
 def duration(seconds: float) -> str:
     """A time as people say it.
 
-    >>> [duration(seconds) for seconds in (0.02, 2.34, 21.3, 313, 5400)]
-    ['20 ms', '2.3 s', '21 s', '5 min 13 s', '1 h 30 min']
+    >>> [duration(seconds) for seconds in (0.02, 0.9996, 2.34, 21.3, 313, 5400)]
+    ['20 ms', '1 s', '2.3 s', '21 s', '5 min 13 s', '1 h 30 min']
     """
-    if seconds < 1:
+    if seconds < 0.9995:  # beyond, it rounds to 1000 ms
         return f"{1000 * seconds:.3g} ms"
     if seconds < 10:
         return f"{seconds:.2g} s"
