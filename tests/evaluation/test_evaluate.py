@@ -15,7 +15,7 @@ from PIL import Image
 import unetseg
 from tests.builders import save_run, write_geotiff
 from unetseg.bundle import load_bundle
-from unetseg.config import DeviceConfig, EvalConfig, PredictConfig, ScoringConfig
+from unetseg.config import DeviceConfig, EvalConfig, ExportConfig, PredictConfig, ScoringConfig
 from unetseg.data.files import image as image_file
 from unetseg.data.files.pages import image_hash
 from unetseg.data.files.tiffs import write_tiff
@@ -24,6 +24,7 @@ from unetseg.data.pairs.splits import write_splits
 from unetseg.data.sample import draw_sample
 from unetseg.errors import BundleError, DataError
 from unetseg.evaluation.evaluate import choose_pairs, evaluate, evaluate_pairs
+from unetseg.export.export import export
 from unetseg.prediction.predictor import Predictor
 
 CPU = DeviceConfig(device="cpu", precision="float32")
@@ -191,6 +192,17 @@ def test_the_scores_of_one_image_are_those_of_the_evaluation(
         unetseg.score(model, image, values[:, :40])
     with pytest.raises(DataError, match=r"^the mask holds values that are no class: 7"):
         unetseg.score(model, image, np.full((48, 48), 7))
+
+
+def test_an_exported_file_is_scored_as_its_run_is(data: Path, tmp_path: Path) -> None:
+    home = save_run(tmp_path / "run")
+    remember(home, data, SPLITS)
+    file = export(home, ExportConfig(to="torchscript")).file
+    result = evaluate(file, data, PLAIN)
+    assert (result.split, result.folder) == ("test", home / "model-eval" / "test")
+    of_run = evaluate(home, data, PLAIN)
+    assert of_run.folder == home / "eval" / "test"
+    assert result.scores.pixel_accuracy == pytest.approx(of_run.scores.pixel_accuracy, abs=0.01)
 
 
 def test_scores_count_inside_the_field_of_view(data: Path, run: Path, tmp_path: Path) -> None:

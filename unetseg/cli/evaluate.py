@@ -51,7 +51,7 @@ def evaluate(
 
     with observed() as progress:
         result = run_evaluation(run, data, config, output=output, progress=progress)
-        page = write_report(run, progress, result.folder)
+        page = write_report(run, progress, result.folder) if run.is_dir() else None
     scores = result.scores
     table = Table("class", "IoU", "Dice", "precision", "recall", "pixels", box=None)
     for row in scores.classes:

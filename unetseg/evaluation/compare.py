@@ -101,13 +101,13 @@ def compare(
     pairs = restricted(pairs, config.scoring.region, progress)
     progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictors[0].machine}")
 
-    def counted(one: Predictor, home: Path) -> Iterator[tuple[Sequence[Pair], Counts]]:
+    def counted(one: Predictor, run: Path) -> Iterator[tuple[Sequence[Pair], Counts]]:
         info, most = one.info.snapping(source.snap), source.max_pixels
-        for engine, share in held_out_by(one, home, pairs, config):
+        for engine, share in held_out_by(one, run, pairs, config):
             yield share, evaluate_pairs(engine, info, share, progress=progress, max_pixels=most)
 
-    both = zip(predictors, homes, strict=True)
-    counts = [in_order(pairs, counted(one, home)) for one, home in both]
+    both = zip(predictors, folders, strict=True)
+    counts = [in_order(pairs, counted(one, run)) for one, run in both]
     output = Path(output or homes[0] / "compare")
     return _written(folders, pairs, counts, predictors[0], Comparison(split, (), output))
 

@@ -92,10 +92,11 @@ def evaluate(
     """Score a trained U-Net on the pairs of a folder.
 
     Writes scores.json, anatomy.json, classes.csv and images.csv, and masks and pictures of errors
-    unless `config` says not to, below `output` (default: `run`/eval/`split`).
+    unless `config` says not to, below `output` (default: `run`/eval/`split`;
+    beside FILE.onnx FILE-eval/`split`).
 
     Args:
-        run: Run folder or bundle folder.
+        run: Run folder, bundle folder, or file of `unetseg export`.
         data: The folder of pairs. Images known from training keep their split, recognised by
             content, wherever the folder is now.
         config: Which split, how it is predicted, and what is written beside the scores.
@@ -112,17 +113,16 @@ def evaluate(
     pair_set, source = find_described(Path(data), config.data, predictor.info.class_map)
     info = predictor.info.snapping(source.snap)
     progress.say(f"pairs: {pair_set.rule}")
-    home = run_folder(run)
-    split, pairs = choose_pairs(pair_set, home, config.scoring.split)
+    split, pairs = choose_pairs(pair_set, run_folder(run), config.scoring.split)
     pairs = restricted(pairs, config.scoring.region, progress)
-    output = Path(output or home / "eval" / split)
+    output = Path(output or _scores_folder(run) / split)
     progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictor.describe()}")
     keep = Artifacts(output, config.scoring, info.class_map, Probabilities.of(predictor.engine))
     counts = in_order(
         pairs,
         (
             (share, evaluate_pairs(one, info, share, keep, progress, max_pixels=source.max_pixels))
-            for one, share in held_out_by(predictor, home, pairs, config)
+            for one, share in held_out_by(predictor, run, pairs, config)
         ),
     )
     scores = score(
@@ -137,13 +137,14 @@ def evaluate(
 
 
 def held_out_by(
-    predictor: Predictor, home: Path, pairs: Sequence[Pair], config: EvalConfig | ComparisonConfig
+    predictor: Predictor, run: Path, pairs: Sequence[Pair], config: EvalConfig | ComparisonConfig
 ) -> Iterator[tuple[Engine, list[Pair]]]:
     """Each U-Net of an ensemble with the pairs that it alone was not trained on; then the rest.
 
     Members predict as the ensemble does: without what was measured and chosen on those very pairs.
     """
-    folds = sorted(home.glob("fold_*/splits.json")) if predictor.info.members else []
+    is_known = predictor.info.members and run.is_dir()  # an exported file has all of them inside
+    folds = sorted(run_folder(run).glob("fold_*/splits.json")) if is_known else []
     digests = {p.name: image_hash(p.image, p.mask or p.image) for p in pairs if folds}
     rest = list(pairs)
     for file in folds:
@@ -205,9 +206,14 @@ def score_image(
 
 
 def run_folder(run: Path) -> Path:
-    """The run folder of a bundle: `run` itself, or its parent when `run` is RUN/model."""
+    """The run folder: `run` itself, or its parent when `run` is RUN/model or an exported file."""
     is_bundle = (run / "model.json").is_file() and (run.parent / "splits.json").is_file()
-    return run.parent if is_bundle else run
+    return run.parent if is_bundle or run.is_file() else run
+
+
+def _scores_folder(run: Path) -> Path:
+    """Where scores go unless it is said."""
+    return run.with_name(f"{run.stem}-eval") if run.is_file() else run_folder(run) / "eval"
 
 
 def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[Pair, ...]]:
