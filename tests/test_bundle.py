@@ -103,6 +103,17 @@ def test_a_flipped_bit_in_the_weights_is_found(saved: Path) -> None:
         load_bundle(saved)
 
 
+def test_a_bundle_that_may_not_be_read_is_answered(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(BundleError, match=r"model\.json cannot be read: Permission denied"):
+        load_bundle(saved)
+
+
 def edit(saved: Path, **changes: object) -> None:
     file = saved / "model" / "model.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))

@@ -316,8 +316,7 @@ def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:
     folder = find_bundle(run)
     info = read_info(folder / "model.json")
     file = folder / "model.safetensors"
-    _check_size(file, LARGEST_WEIGHTS)
-    content = file.read_bytes()
+    content = _content(file, LARGEST_WEIGHTS)
     if sha256(content).hexdigest() != info.weights_sha256:
         raise BundleError(f"{file} is damaged: its bytes differ from the sum in model.json")
     network = info.network.model_copy(update={"weights": "none", "init": "torch"})
@@ -476,8 +475,7 @@ def find_bundle(run: Path) -> Path:
 
 def read_info(path: Path) -> BundleInfo:
     """The checked content of a model.json."""
-    _check_size(path, LARGEST_JSON)
-    return parse_info(path.read_bytes(), path)
+    return parse_info(_content(path, LARGEST_JSON), path)
 
 
 def parse_info(text: bytes | str, path: Path) -> BundleInfo:
@@ -497,6 +495,10 @@ def parse_info(text: bytes | str, path: Path) -> BundleInfo:
         raise BundleError(f"{path} is not a bundle of this version", wrong) from error
 
 
-def _check_size(path: Path, largest: int) -> None:
-    if path.stat().st_size > largest:
-        raise BundleError(f"{path} has {path.stat().st_size} bytes; at most {largest} are read")
+def _content(path: Path, largest: int) -> bytes:
+    try:
+        if (size := path.stat().st_size) > largest:
+            raise BundleError(f"{path} has {size} bytes; at most {largest} are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
