@@ -139,6 +139,22 @@ def test_from_a_folder_to_a_bucket_in_shards_and_from_a_bucket_to_a_folder(
     assert predict(trained, source, "-o", tmp_path / "out", "--existing", "skip") == 0
 
 
+def test_images_and_masks_may_lie_within_one_another_but_not_in_one_place(
+    tmp_path: Path, bucket: Any, capsys: Capture
+) -> None:
+    trained = save_run(tmp_path / "run")
+    source = upload(bucket, draw(tmp_path / "in", 4), "project/images")
+    for out in (f"s3://{bucket.name}/project", f"{source}/masks"):
+        assert predict(trained, source, "-o", out) == 0
+        capsys.readouterr()
+        assert predict(trained, source, "-o", out, "--existing", "skip") == 0
+        assert "there already: 4 masks" in capsys.readouterr().out
+    before = stored(bucket, "project/images")
+    assert predict(trained, source, "-o", source, "--existing", "overwrite") == 2
+    assert "masks would take the place of images in s3://" in capsys.readouterr().err
+    assert stored(bucket, "project/images") == before
+
+
 def test_masks_of_another_model_never_pass_for_those_that_could_not_be_put(
     tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -67,9 +67,12 @@ class Place:
             fix = "Give a path, or an address such as s3://bucket/prefix."
             raise MachineError(f"{address} is no address", [error], fix) from error
 
-    def images(self) -> Iterator[Named]:
-        """The images below it, folder by folder, and their names without suffix."""
+    def images(self, masks: "Place") -> Iterator[Named]:
+        """The images below it, but not those in `masks`, and their names without suffix."""
+        has_masks = Path(masks.path).is_relative_to(self.path)
         for folder, _, names in self.files.walk(self.path):
+            if has_masks and Path(folder).is_relative_to(masks.path):
+                continue
             inside = Path(folder).relative_to(self.path)
             for name in names:
                 path = inside / name
@@ -250,12 +253,13 @@ class Stage:
 
     def _fetch_journals(self) -> None:
         """The file of the block, and those that may tell of it, with folders for addresses."""
+        inner_first = sorted(self.addresses.items(), key=lambda pair: -len(pair[1]))
         for name in (self.block.journal.file, *self.block.journal.others):
             file = self.work.output / name
             self.stored.output.fetch(name, file)
             if file.is_file():
                 text, changed = file.read_text(encoding="utf-8"), file.stat().st_mtime_ns
-                for folder, address in self.addresses.items():
+                for folder, address in inner_first:
                     text = text.replace(address, folder)
                 file.write_text(text, encoding="utf-8")
                 os.utime(file, ns=(changed, changed))
@@ -326,13 +330,16 @@ def places(inputs: Sequence[Path], output: Path) -> tuple[Place | None, Place]:
     """Where the images are, if not in local folders, and where the masks go.
 
     Raises:
-        ConfigError: there are several addresses.
+        ConfigError: there are several addresses, or masks would take the place of images.
     """
     addresses = [address for given in inputs if (address := address_of(given))]
     if addresses and len(inputs) > 1:
         fix = "Predict one after the other, or give the prefix above them."
         raise ConfigError("images are in several places", list(map(str, inputs)), fix)
     target = Place(address_of(output) or str(output.absolute()))
+    if target.address in addresses:
+        fix = "Choose another place with -o, such as one below it."
+        raise ConfigError(f"masks would take the place of images in {target.address}", fix=fix)
     return (Place(addresses[0]) if addresses else None), target
 
 
@@ -346,7 +353,7 @@ def list_stored(
     """
     if not source:
         return list_images([path.absolute() for path in inputs], Path(target.path), shard, progress)
-    blocks = Blocks(source.images(), shard, partial(unique_names, Path()))
+    blocks = Blocks(source.images(target), shard, partial(unique_names, Path()))
     if not blocks.listed:
         raise ImageError(f"there is no image in {source.address}")
     return blocks
