@@ -123,6 +123,19 @@ def test_a_damaged_list_of_splits_is_refused(data: Path, tmp_path: Path) -> None
         choose_pairs(find_pairs(data), tmp_path, "auto")
 
 
+def test_files_that_may_not_be_read_are_all_listed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(image: Path, _: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(image))
+
+    remember(tmp_path / "run", data, SPLITS)
+    monkeypatch.setattr("unetseg.evaluation.evaluate.image_hash", refuse)
+    with pytest.raises(DataError, match="6 of 6 pairs cannot be read") as caught:
+        choose_pairs(find_pairs(data), tmp_path / "run", "auto")
+    assert f"{data / 'images/cells_000.png'} cannot be read: Permission denied" in str(caught.value)
+
+
 # ------------------------------------------------------------------ scores
 
 

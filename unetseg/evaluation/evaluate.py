@@ -145,7 +145,7 @@ def held_out_by(
     """
     is_known = predictor.info.members and run.is_dir()  # an exported file has all of them inside
     folds = sorted(run_folder(run).glob("fold_*/splits.json")) if is_known else []
-    digests = {p.name: image_hash(p.image, p.mask or p.image) for p in pairs if folds}
+    digests = _digests(pairs) if folds else {}
     rest = list(pairs)
     for file in folds:
         splits = read_splits(file)
@@ -221,13 +221,17 @@ def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[P
 
     The splits of the training count, for images that were there (recognised by content); else the
     folder's own; without any, every pair is scored as "all".
+
+    Raises:
+        DataError: no pair is in that split, or files cannot be read; all of them.
     """
     file = run / "splits.json"
     trained = read_splits(file) if file.is_file() else {}  # by content
     groups = read_groups(file) if trained else {}
+    digests = _digests(pair_set.pairs) if trained else {}
     splits, pairs = {}, []
     for pair in pair_set.pairs:
-        digest = image_hash(pair.image, pair.mask or pair.image) if trained else ""
+        digest = digests.get(pair.name, "")
         splits[pair.name] = trained.get(digest, pair.split)
         pairs.append(replace(pair, group=pair.group or groups.get(digest)))
     if split == "auto":
@@ -241,6 +245,20 @@ def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[P
             fix="Choose --split all, or one of those.",
         )
     return split, chosen
+
+
+def _digests(pairs: Sequence[Pair]) -> dict[str, str]:
+    """The hash of the content of each pair, by its name."""
+    digests, failures = {}, []
+    for pair in pairs:
+        try:
+            digests[pair.name] = image_hash(pair.image, pair.mask or pair.image)
+        except OSError as error:
+            failures.append(f"{error.filename} cannot be read: {error.strerror}")
+    if failures:
+        fix = "Replace these files, or leave them out."
+        raise DataError(f"{len(failures)} of {len(pairs)} pairs cannot be read", failures, fix)
+    return digests
 
 
 def restricted(
