@@ -157,3 +157,15 @@ def test_large_pairs_that_do_not_fit_are_all_listed(
     assert "a.tif is 30×40" in first
     assert "holds values that are no class: 7" in second
     assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_a_region_whose_numbers_jpeg_has_blurred_is_refused_for_large_pairs_too(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_bands(monkeypatch)
+    Image.new("L", (200, 64), 60).save(tmp_path / "region.jpg")
+    pair = replace(find_pairs(data).pairs[1], region=tmp_path / "region.jpg")
+    predictor = Predictor(run, SMALL, CPU)
+    with pytest.raises(DataError, match="1 of 1 pairs do not fit") as caught:
+        evaluate_pairs(predictor.engine, predictor.info, [pair])
+    assert "is a JPEG with values up to 60, expected 0 and 255" in caught.value.offenders[0]

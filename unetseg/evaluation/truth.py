@@ -89,6 +89,8 @@ def open_pair(
         for file in filter(None, (mask, region)):
             if file.size != image.size:
                 raise misfit(image.path, image.size, file.path, file.size)
+        if region and region.raw.lossy:
+            object_pixels(region.read(0, 0, *region.size), region)  # refuses numbers that blurred
         files.pop_all()  # they stay open until the pair is counted
     return Stream(engine, info, image, progress), Truth(mask, info.class_map, region)
 
