@@ -58,17 +58,9 @@ class Group:
         Raises:
             UnetsegError: `work` fails; all raise it.
         """
-        if self.size == 1:
-            return work()
-        given: list[Any] = [None, None]
-        if self.is_first:
-            try:
-                given[0] = work()
-            except UnetsegError as error:
-                given[1] = error
-        dist.broadcast_object_list(given)
-        if given[1] is not None:
-            raise self._heard(given[1])
+        given: list[Any] = [self.together(lambda: work() if self.is_first else None)]
+        if self.size > 1:
+            dist.broadcast_object_list(given)
         result: T = given[0]
         return result
 
