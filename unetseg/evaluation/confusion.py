@@ -177,40 +177,6 @@ def mean_over(scores: Floats, classes: Sequence[int]) -> Floats:
     return np.where(number > 0, mean, np.nan)
 
 
-def bootstrap_interval(
-    confusions: Counts,
-    statistic: Callable[[Counts], Floats],
-    *,
-    samples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a score, 95%, over images.
-
-    Images, not pixels, are drawn with replacement: the pixels of an image are no independent
-    evidence. Images of one patient or place are none either; merge them first (`merged`).
-
-    Args:
-        confusions: int64 N×K×K, one per image.
-        statistic: int64 S×K×K sums of S samples → S scores; samples that score nan are left out.
-        samples: Number of samples drawn.
-        seed: Seed of the draw; equal seeds give equal intervals.
-
-    Returns:
-        Lower and upper end; (nan, nan) for fewer than two images, which say nothing of the spread.
-
-    Source: Efron 1979, Annals of Statistics 7:1.
-
-    >>> images = np.array([[[9, 1], [0, 5]], [[8, 0], [4, 1]], [[7, 1], [1, 7]]])
-    >>> low, high = bootstrap_interval(images, pixel_accuracy)
-    >>> bool(low < pixel_accuracy(images.sum(axis=0)) < high)
-    True
-    """
-    (interval,) = bootstrap_intervals(
-        confusions, lambda sums: statistic(sums)[:, None], samples=samples, seed=seed
-    )
-    return interval
-
-
 def bootstrap_intervals(
     rows: NDArray[Any],
     statistics: Callable[[NDArray[Any]], Floats],
@@ -218,15 +184,29 @@ def bootstrap_intervals(
     samples: int = 1000,
     seed: int = 0,
 ) -> list[tuple[float, float]]:
-    """`bootstrap_interval` of several scores, of the same samples.
+    """Percentile bootstrap intervals of scores, 95%, over images; of the same samples.
+
+    Images, not pixels, are drawn with replacement: the pixels of an image are no independent
+    evidence. Images of one patient or place are none either; merge them first (`merged`).
 
     Args:
-        rows: N×…, one per image; what adds up.
-        statistics: S×… sums of S samples → S×M scores.
+        rows: N×…, one per image; what adds up, such as confusions int64 N×K×K.
+        statistics: S×… sums of S samples → S×M scores; samples that score nan are left out.
         samples: Number of samples drawn.
-        seed: Seed of the draw.
+        seed: Seed of the draw; equal seeds give equal intervals.
+
+    Returns:
+        Lower and upper end for each of the M; (nan, nan) for fewer than two images, which say
+        nothing of the spread.
+
+    Source: Efron 1979, Annals of Statistics 7:1.
+
+    >>> images = np.array([[[9, 1], [0, 5]], [[8, 0], [4, 1]], [[7, 1], [1, 7]]])
+    >>> ((low, high),) = bootstrap_intervals(images, lambda sums: pixel_accuracy(sums)[:, None])
+    >>> bool(low < pixel_accuracy(images.sum(axis=0)) < high)
+    True
     """
-    if len(rows) < 2:  # which say nothing of the spread
+    if len(rows) < 2:
         return [(math.nan, math.nan)] * statistics(rows.sum(0)[None]).shape[-1]
     random = np.random.default_rng(seed)
     flat = rows.reshape(len(rows), -1).astype(np.float64)  # exact below 2⁵³ pixels

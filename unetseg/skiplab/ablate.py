@@ -39,7 +39,7 @@ from unetseg.errors import ConfigError
 from unetseg.evaluation.confusion import (
     Counts,
     Floats,
-    bootstrap_interval,
+    bootstrap_intervals,
     confusion,
     dice,
     mean_over,
@@ -364,7 +364,9 @@ def paired_change(
         return score(sums[..., 1, :, :]) - score(sums[..., 0, :, :])
 
     total = pair.sum(axis=0)
-    low, high = bootstrap_interval(pair, difference, samples=samples, seed=seed)
+    ((low, high),) = bootstrap_intervals(
+        pair, lambda sums: difference(sums)[:, None], samples=samples, seed=seed
+    )
     after, change = float(score(total[1])), float(difference(total))
     return {"dice": after, "change": change, "low": low, "high": high}
 
