@@ -94,8 +94,7 @@ class Observers:
 
     class_map: ClassMap
     refused: list[str] = field(default_factory=list)
-    _human: dict[str, Counts] = field(default_factory=dict)
-    _model: dict[str, Counts] = field(default_factory=dict)
+    _counts: dict[str, Counts] = field(default_factory=dict)  # 2, K, K: the observer's, the model's
     _groups: dict[str, str | None] = field(default_factory=dict)
 
     def add(self, pair: Pair, truth: NDArray[np.uint8], model: NDArray[np.uint8]) -> None:
@@ -115,8 +114,9 @@ class Observers:
             self.refused.append(error.summary)
             return
         shared = np.where((index == IGNORED) | (model == IGNORED), IGNORED, truth)
-        for side, drawn in ((self._human, index), (self._model, model)):
-            side[pair.name] = count_classes(shared, drawn, len(self.class_map.classes))
+        classes = len(self.class_map.classes)
+        sides = [count_classes(shared, drawn, classes) for drawn in (index, model)]
+        self._counts[pair.name] = np.stack(sides)
         self._groups[pair.name] = pair.group
 
     def tell_refused(self, progress: Progress) -> None:
@@ -126,18 +126,16 @@ class Observers:
 
     def to_json(self) -> dict[str, Any]:
         """`human`: scores of both in the same images, and the paired difference; or nothing."""
-        if not self._human:
+        if not self._counts:
             return {}
-        names = sorted(self._human)
-        of_human, of_model = (
-            np.stack([side[name] for name in names]) for side in (self._human, self._model)
-        )
+        names = sorted(self._counts)
+        both = np.stack([self._counts[name] for name in names], axis=1)  # 2, N, K, K
         groups, classes = [self._groups[name] for name in names], self.class_map
         found = []
-        for counts in (of_human, of_model):
+        for counts in both:
             scores = score(counts, classes.names, classes.foreground, groups).to_json()
             found.append({key: value for key, value in scores.items() if "foreground" in key})
         human, model = found
-        gap = difference(image_scores(of_human, of_model, classes.foreground), groups)
+        gap = difference(image_scores(*both, classes.foreground), groups)
         content = {"images": len(names), **human, "model": model, "difference": asdict(gap)}
         return json_object({"human": content})
