@@ -45,13 +45,7 @@ from unetseg.prediction.predict import Prediction, predict_images
 from unetseg.prediction.predictor import Predictor
 from unetseg.progress import SILENT, Progress
 from unetseg.resources import processor
-from unetseg.runtime import (
-    dtype_name,
-    explained_memory,
-    start,
-    synchronise,
-    versions,
-)
+from unetseg.runtime import dtype_name, explained_memory, start, synchronise, versions
 from unetseg.skiplab.cost import Cost, network_cost
 from unetseg.timing import in_turns, median_seconds, seconds_of
 from unetseg.training.fit import Trainer

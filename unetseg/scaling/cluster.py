@@ -25,13 +25,7 @@ from unetseg.prediction.manifest import failure_row
 from unetseg.prediction.predict import work_of
 from unetseg.progress import SILENT, Progress
 from unetseg.scaling.blocks import PER_BLOCK, Block, Shard
-from unetseg.scaling.object_storage import (
-    Place,
-    Stored,
-    list_stored,
-    places,
-    reaching,
-)
+from unetseg.scaling.object_storage import Place, Stored, list_stored, places, reaching
 from unetseg.scaling.shards import Totals, holding, predict_block
 from unetseg.text import address_of, plural
 
