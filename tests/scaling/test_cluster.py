@@ -100,6 +100,13 @@ def test_workers_predict_with_an_exported_file(tmp_path: Path) -> None:
     assert on_cluster(file, folder, tmp_path / "out").written == 6
 
 
+@pytest.mark.usefixtures("inline")
+def test_a_cluster_may_have_no_cores_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_cluster", lambda *_: nullcontext(0))
+    run, folder = save_run(tmp_path / "run"), draw(tmp_path / "in", 7, 40)
+    assert on_cluster(run, folder, tmp_path / "out").written == 6
+
+
 @pytest.mark.row(50)
 def test_a_block_that_ends_all_its_workers_is_given_up(tmp_path: Path) -> None:
     run, folder, out = save_run(tmp_path / "run"), draw(tmp_path / "in", 8, 40), tmp_path / "out"

@@ -136,7 +136,7 @@ def predict_on_cluster(
             config = config.model_copy(update={"existing": "skip"})  # of blocks that are retried
         blocks = list_stored(source, target, inputs, Shard(), progress)
         with target.totals("failures.jsonl") as totals, _cluster(scaling.address, progress) as most:
-            workers = scaling.bounds[1] or most
+            workers = scaling.bounds[1] or most or 1  # an autoscaler may start them later
             times = max(1, blocks.total // PER_BLOCK // workers)
             work = run.absolute(), inputs, output, (config, device), times
             progress.start("predicting", blocks.total)
