@@ -17,6 +17,7 @@ what is written above it, never below.
       files/             bytes ↔ arrays
         pages.py           pages of a stack, each an image of its own
         limits.py          what a file must be before it is read: no bomb; damage, answered
+        stacks.py          which pages of a TIFF are the image that is asked for
         tiffs.py           one TIFF: its header, its pixels whole, and any window of them
         pngs.py            PNGs out, fast
         arrays.py          one .npy or .npz

@@ -14,6 +14,7 @@ from unetseg.checks.check import check_folder
 from unetseg.checks.fix import write_fixed
 from unetseg.data.facts.survey import survey
 from unetseg.data.files import pages as module
+from unetseg.data.files import stacks as stack_headers
 from unetseg.data.files.image import count_pages, read_image
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.pairs.match import find_pairs
@@ -180,3 +181,24 @@ def test_a_stack_is_hashed_once_and_anew_when_it_has_changed(
     assert after == expected()
     assert not {*after} & {*before}
     assert read == [files] * 2
+
+
+def test_the_headers_of_a_stack_are_walked_once_and_anew_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else thousands of pages, opened one after another, would each walk thousands of headers."""
+    grey, colour = stacks(9)[0], np.moveaxis(stacks(9, 3)[0], -1, 1)
+    walk, walked = stack_headers._refuse_circles, list[Path]()
+
+    def spy(file: tifffile.TiffFile, path: Path) -> None:
+        walked.append(path)
+        walk(file, path)
+
+    monkeypatch.setattr(stack_headers, "_refuse_circles", spy)
+    path = tmp_path / "a.tif"
+    for times, (stack, axes) in enumerate([(grey, "ZYX"), (colour, "ZCYX")], 1):
+        tifffile.imwrite(path, stack, imagej=True, metadata={"axes": axes})
+        for page, image in enumerate(stack.reshape(9, -1, 48, 64), 1):
+            expected = np.moveaxis(image, 0, -1)
+            np.testing.assert_array_equal(read_image(tmp_path / f"a.tif#{page}"), expected)
+        assert walked == [path] * times

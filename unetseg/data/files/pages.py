@@ -5,6 +5,7 @@ any other where images are named and opened; pages count from 1. A `MaskSet` sta
 path does. Whoever looks at the files themselves asks for `file_of` or `files_of`.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,9 +86,7 @@ def image_hash(*paths: MaskPath) -> str:
     parts = [path.codes if isinstance(path, MaskSet) else split_page(path)[1] for path in paths]
     if not any(parts):
         return content_hash(*files)
-    stats = (file.stat() for file in files)
-    versions = tuple((s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats)
-    digest = _hash_of(files, versions)
+    digest = _hash_of(files, tuple(version_of(file.stat()) for file in files))
     return blake2b(f"{digest} {parts}".encode(), digest_size=16).hexdigest()
 
 
@@ -95,6 +94,11 @@ def image_hash(*paths: MaskPath) -> str:
 def _hash_of(files: tuple[Path, ...], _versions: tuple[tuple[int, ...], ...]) -> str:
     """The hash of the content of files, which is read once for all pages of a stack."""
     return content_hash(*files)
+
+
+def version_of(status: os.stat_result) -> tuple[int, ...]:
+    """What the system says of a file that differs once its content does."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def several(path: Path, what: str, shape: Sequence[int], page: int | None = None) -> ImageError:

@@ -1,19 +1,16 @@
-"""TIFFs: what a header says, the pixels whole, any window of them, and a writer of whole images.
+"""TIFFs of one image: its header, its pixels whole, any window of them, and a writer.
 
 A window decodes only the strips or tiles that it touches, with the decoders that read the whole, so
 that both give the same values.
 """
 
 import math
-import os
 import re
-import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -22,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
 from unetseg.data.files.limits import refuse_bomb, told_orientation, unreadable
-from unetseg.data.files.pages import several
+from unetseg.data.files.stacks import image_series
 from unetseg.storage import atomic_path, is_file
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -75,13 +72,8 @@ class Tiff:
     def __init__(self, file: IO[bytes], path: Path, page: int | None, max_pixels: int) -> None:
         self._opened, self._path, self._max_pixels = file, path, max_pixels
         self._file = tifffile.TiffFile(file)
-        _refuse_circles(self._file, path)
-        others = _other_files(self._file, path)
-        # Overviews (1) and masks (4) beside the image do not count.
-        every = self._file.series
-        images = [s for s in every if not int(s.keyframe.subfiletype) & 5] or every[:1]
-        self._series = series = _series(images, path, page)
-        keyframe = series.keyframe
+        series, others = image_series(self._file, path, page)
+        self._series, keyframe = series, series.keyframe
         if series.dtype is None:
             raise tifffile.TiffFileError("its number type is not known")
         self.shape = _shape(series)
@@ -101,8 +93,9 @@ class Tiff:
         declared = _SCALING.findall(str(keyframe.tags.valueof(GDAL_TAG, "")))
         values = [[float(v) for role, v in declared if role == r] for r in ("scale", "offset")]
         self.scaling = told_scaling(*values)
-        masks = (s for s in every if int(s.keyframe.subfiletype) & 5 == 4)
-        self.has_mask = page is None and any(s.keyframe.shape[:2] == self.shape[:2] for s in masks)
+        masks = [] if page else [s.keyframe for s in self._file.series]
+        masks = [mask for mask in masks if int(mask.subfiletype) & 5 == 4]
+        self.has_mask = any(mask.shape[:2] == self.shape[:2] for mask in masks)
         self._is_bits = series.dtype == np.bool_ and keyframe.photometric != _PALETTE
         stored = np.uint8 if series.dtype == np.bool_ else series.dtype.newbyteorder("=")
         self.dtype: np.dtype[Any] = np.dtype(stored)
@@ -290,27 +283,6 @@ def colour_options(
     return {"photometric": "rgb" if is_rgb else "minisblack"}
 
 
-def _refuse_circles(file: tifffile.TiffFile, path: Path) -> None:
-    """Refuse a file whose pages lead back to earlier ones; tifffile would follow them for ever.
-
-    Raises:
-        ImageError: so it is; `path` is named.
-    """
-    tiff, handle, seen = file.tiff, file.filehandle, set[int]()
-    at = file.pages.first.offset
-    while 0 < at < handle.size:
-        if at in seen:
-            raise unreadable(path, "its pages lead in a circle")
-        seen.add(at)
-        handle.seek(at)
-        try:
-            (tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
-            handle.seek(tags * tiff.tagsize, os.SEEK_CUR)
-            (at,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
-        except (struct.error, OSError):  # cut off: the pages end here
-            return
-
-
 def gdal_tags(names: Sequence[str], *, are_codes: bool = False) -> list[tuple[Any, ...]]:
     """The names of bands as GDAL has them, and that values are codes although they have colours."""
     items = [
@@ -320,25 +292,6 @@ def gdal_tags(names: Sequence[str], *, are_codes: bool = False) -> list[tuple[An
     items += [f"<Item {_ARE_CODES}</Item>"] if are_codes else []
     text = f"<GDALMetadata>{''.join(items)}</GDALMetadata>".encode("ascii", "xmlcharrefreplace")
     return [(GDAL_TAG, "s", 0, text, True)] if items else []
-
-
-def _other_files(file: tifffile.TiffFile, path: Path) -> list[Path]:
-    """The other files of an OME data set, which tifffile reads too, as the header names them.
-
-    Raises:
-        ImageError: one is named with a folder, and so may be any file of this machine.
-    """
-    try:
-        root = ElementTree.fromstring(file.ome_metadata or "<OME/>")
-    except ElementTree.ParseError:  # then tifffile knows of no data set either
-        return []
-    own, folder = root.get("UUID"), Path(file.filehandle.dirname)
-    named = [e for e in root.iter() if e.tag.endswith("UUID") and e.text != own]
-    names = dict.fromkeys(name for element in named if (name := element.get("FileName")))
-    names.pop(file.filename, None)
-    if foreign := [name for name in names if {*name} & {"/", "\\"}]:
-        raise unreadable(path, f"its data set has a file in another folder: {foreign[0]!r}")
-    return [folder / name for name in names]
 
 
 def _refuse_cut_off(series: tifffile.TiffPageSeries, path: Path, others: Iterable[Path]) -> None:
@@ -369,45 +322,6 @@ def _touched(start: int, length: int, side: int) -> Iterator[tuple[int, slice, s
         at = number * side
         first, last = max(start, at), min(start + length, at + side)
         yield number, slice(first - start, last - start), slice(first - at, last - at)
-
-
-def _series(
-    images: Sequence[tifffile.TiffPageSeries], path: Path, page: int | None
-) -> tifffile.TiffPageSeries:
-    """The one image of a file, or that of a page: axes YX, YXS, SYX, CYX, ….
-
-    Raises:
-        ImageError: there are several, and no page is asked for, or it is not among them.
-    """
-    if len(images) != 1:
-        what, count = f"{len(images)} different images", len(images)
-        if page and page <= count:
-            return _series([images[page - 1]], path, None)
-        raise several(path, what, (count,), page)
-    series = images[0]
-    long = [(a, n) for a, n in zip(series.axes, series.shape, strict=True) if a in "YX" or n > 1]
-    names = "".join(axis for axis, _ in long)
-    leading = names.rstrip("YXSC")  # what is left are axes of pages
-    if not leading and names.strip("YX") in ("", "C", "S"):
-        if page:
-            raise several(path, "one image", (), page)
-        return series
-    numbers = "×".join(str(n) for _, n in long)
-    what = f"a stack of pages, axes {names} of {numbers}"
-    count = math.prod(n for _, n in long[: len(leading)])
-    each = len(series.pages) // max(count, 1)
-    is_plain = names[len(leading) :].strip("YX") in ("", "C", "S") and not {*leading} & {*"SC"}
-    if not is_plain or each * count != len(series.pages):
-        raise several(path, what, ())
-    if page is None or page > count:
-        raise several(path, what, (count,), page)
-    frames: list[Any] = [series[at] for at in range((page - 1) * each, page * each)]
-    if any(frame is None for frame in frames):
-        raise unreadable(path, f"page {page} is missing")
-    pages = [frame.aspage() for frame in frames]
-    axes = pages[0].axes if each == 1 else "C" + pages[0].axes
-    shape = pages[0].shape if each == 1 else (each, *pages[0].shape)
-    return tifffile.TiffPageSeries(pages, shape, pages[0].dtype, axes)
 
 
 def _shape(series: tifffile.TiffPageSeries) -> tuple[int, int, int]:
