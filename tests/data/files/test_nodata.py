@@ -166,6 +166,29 @@ def test_an_index_of_a_palette_that_stands_for_no_data_is_transparent(
         np.testing.assert_array_equal(mask.read(0, 0, 90, 70), index)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_so_is_one_that_a_file_beside_a_photo_declares(suffix: str, tmp_path: Path) -> None:
+    """All that is left is white, as is the number of the index."""
+    index = np.where(HOLED, bands_of(90, 70, "uint8", 1)[0], 255).astype(np.uint8)
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[255] = 10, 20, 30
+    image, path = Image.fromarray(index), tmp_path / f"a{suffix}"
+    image.putpalette(colours.ravel().tolist())
+    image.save(path, optimize=False)  # of a GIF: the indexes stay
+    told = '<PAMRasterBand band="1"><NoDataValue>255</NoDataValue></PAMRasterBand>'
+    Path(f"{path}.aux.xml").write_text(f"<PAMDataset>{told}</PAMDataset>")
+    with ImageFile(path) as file:
+        assert (file.nodata, file.alpha, file.has_gaps) == (None, True, True)
+        np.testing.assert_array_equal(missing_pixels(read_matched(file, 3), 3), ~HOLED)
+        np.testing.assert_array_equal(file.read()[..., :3], colours[index])
+        np.testing.assert_array_equal(file.thumbnail(90), colours[index])
+    facts = image_facts(path)
+    assert (facts.bands, facts.nodata_share) == (3, pytest.approx((~HOLED).mean()))
+    with MaskFile(path) as mask:
+        assert (mask.nodata, mask.raw.coding) == (255, "palette")
+        np.testing.assert_array_equal(mask.read(0, 0, 90, 70), index)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32", "float64"])
 def test_the_declared_value_is_gdals(dtype: str, tmp_path: Path) -> None:
     texts = ["0", "-9999", "-9999.0", " 7 ", "255", "256", "65535", "65536", "1.5", "00", "nan"]

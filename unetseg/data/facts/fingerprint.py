@@ -28,7 +28,7 @@ from unetseg.resources import usable_cores
 from unetseg.storage import write_bytes
 from unetseg.text import plural, printable
 
-CACHE_VERSION = "11"
+CACHE_VERSION = "12"
 NO_NUMBERS = "NaN or infinite pixels"
 KIND_FIX = "Convert these images, or train on them apart."
 

@@ -95,13 +95,12 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def georeference_of(file: Any, path: Path, orientation: int) -> tuple[Georeference, float | None]:
-    """Where an open image file lies on the earth, and its no-data value.
+def georeference_of(file: Any, path: Path) -> tuple[Georeference, float | None]:
+    """Where an open image file lies on the earth as it is stored, and its no-data value.
 
     Args:
         file: A `Tiff`, `Photo`, `Jpeg2000` or `ArrayFile`.
         path: Of the image; what lies beside it counts.
-        orientation: 1–8, of EXIF and TIFF; the georeference is that of the upright image.
 
     Raises:
         ImageError: the header is damaged; `path` is named.
@@ -134,7 +133,7 @@ def georeference_of(file: Any, path: Path, orientation: int) -> tuple[Georeferen
         place = replace(place, lost=f"{', '.join(unread)} cannot be read" if unread else place.lost)
     if place.is_placed and not place.crs and "image.prj" in beside:
         place = _with_crs(place, beside["image.prj"])
-    return (_turned(place, file.shape, orientation) if orientation > 1 else place), nodata
+    return place, nodata
 
 
 def companions(path: Path) -> Mapping[str, Path]:
@@ -269,8 +268,10 @@ def _with_crs(place: Georeference, path: Path) -> Georeference:
     return replace(place, crs=crs)
 
 
-def _turned(place: Georeference, shape: tuple[int, ...], orientation: int) -> Georeference:
-    """The place of the upright image; `shape` and `place` are those of the stored one."""
+def upright_place(place: Georeference, shape: tuple[int, ...], orientation: int) -> Georeference:
+    """The place of the upright image; `place` and `shape` (height, width, …) are as stored."""
+    if orientation == 1:
+        return place
     to_stored = _to_stored(shape[0], shape[1], orientation)
     transform, points = place.transform, place.points
     if points:

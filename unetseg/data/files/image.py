@@ -26,6 +26,7 @@ from unetseg.data.files.georeference import (
     Georeference,
     companions,
     georeference_of,
+    upright_place,
 )
 from unetseg.data.files.limits import (
     LFS_START,
@@ -228,8 +229,7 @@ class ImageFile:
         Raises:
             ImageError: its geographic tags are damaged.
         """
-        place = self._geography[0]
-        return place if place.is_placed else None
+        return self._place if self._place.is_placed else None
 
     @property
     def lost_place(self) -> str:
@@ -238,14 +238,14 @@ class ImageFile:
         Raises:
             ImageError: its geographic tags are damaged.
         """
-        return self._geography[0].lost
+        return self._place.lost
 
     @property
     def nodata(self) -> float | None:
         """The value that the file declares for pixels without data, as `read` gives it.
 
-        None too where its geographic tags are damaged; its pixels may be read anyway. Of a TIFF
-        with a palette, where an index is declared, that entry is transparent.
+        None too where its geographic tags are damaged; its pixels may be read anyway. Of a palette,
+        where an index is declared, that entry is transparent.
         """
         return None if self._blank is not None else self.nodata_code
 
@@ -274,12 +274,12 @@ class ImageFile:
             return None
 
     def _blank_entry(self, file: Windowed | Photo | Jpeg2000) -> int | None:
-        """The entry of the palette of a TIFF that is declared to stand for no data."""
-        is_paletted = isinstance(file, Tiff) and file.palette is not None
+        """The entry of the palette of a file that is declared to stand for no data."""
+        is_paletted = file.kind == "P" if isinstance(file, Photo) else file.palette is not None
         told = self._declared if is_paletted else None
         return int(told) if told is not None and told % 1 == 0 and 0 <= told < 256 else None
 
-    def _colours(self, file: Windowed) -> tuple[NDArray[np.uint8] | None, bool]:
+    def _colours(self, file: Windowed | Jpeg2000) -> tuple[NDArray[np.uint8] | None, bool]:
         """The palette of a file, and whether it has a transparent entry."""
         palette = file.palette
         if palette is None or self._blank is None:
@@ -300,14 +300,21 @@ class ImageFile:
         return self.nodata is not None or self.has_mask or self.alpha or is_float
 
     @cached_property
+    def _place(self) -> Georeference:
+        """Where the upright image lies."""
+        place, _ = self._geography
+        return upright_place(place, self._shape, self.orientation) if place.is_placed else place
+
+    @cached_property
     def _geography(self) -> tuple[Georeference, float | None]:
+        """Where the image lies as it is stored, and its no-data value."""
         may_say = self.format in {"TIFF", "JPEG2000", "VRT", "HFA", "ENVI"}
         if not may_say and not companions(self.path):
             return Georeference(), None
         file = self._opened()
         if isinstance(file, Raster):
             return file.georeference, file.nodata
-        return georeference_of(file, self.path, self.orientation)
+        return georeference_of(file, self.path)
 
     @property
     def pillow_bands(self) -> int | None:
@@ -352,10 +359,10 @@ class ImageFile:
         """
         file = self._opened()
         with explained(self.path):
-            if isinstance(file, Windowed):
-                pixels, (palette, transparent) = file.whole(), self._colours(file)
+            if isinstance(file, Photo):
+                pixels, palette, transparent = file.whole(self._blank)
             else:
-                pixels, palette, transparent = file.whole()
+                pixels, (palette, transparent) = file.whole(), self._colours(file)
             self._orientation = file.orientation
             pixels = upright(pixels, file.orientation)
             return Picture(pixels, palette, transparent, self.white_is_zero)
@@ -405,7 +412,8 @@ class ImageFile:
     def thumbnail(self, side: int) -> NDArray[Any]:
         """Every n-th pixel of every n-th row, H×W×C, the longer side at most `side` pixels.
 
-        Of a TIFF with a palette it has the colours alone: if it is a mask, these tell its codes.
+        Where an entry of a palette stands for no data it has the colours alone: if it is a mask,
+        these tell its codes.
         """
         step = -(-max(self.size) // side)
         rows = STRIP

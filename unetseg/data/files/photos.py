@@ -86,8 +86,10 @@ class Photo:
         """Close the file."""
         self._file.close()
 
-    def whole(self) -> tuple[NDArray[Any], NDArray[np.uint8] | None, bool]:
+    def whole(self, blank: int | None) -> tuple[NDArray[Any], NDArray[np.uint8] | None, bool]:
         """The pixels H×W×C, the palette as 256×4 RGBA, and whether it declares transparency.
+
+        The entry `blank` of the palette is transparent, whatever the file declares.
 
         Raises:
             ImageError: the file is animated.
@@ -103,7 +105,7 @@ class Photo:
                     paths=[self._path],
                 )
             pixels = self._decoded()
-        return coloured(image, pixels)
+        return coloured(image, pixels, blank)
 
     def _decoded(self) -> NDArray[Any]:
         """The pixels, H×W or H×W×C, by the fastest decoder that gives all of them."""
@@ -136,7 +138,7 @@ class Jpeg2000:
     """An open JPEG 2000 file, whatever wrote it; the pixels are as stored.
 
     Attributes:
-        shape: Height, width and bands; a palette is not applied yet.
+        shape: Height, width and bands.
         kind: Size, bands and bits, as the header has them (ISO 15444-1, annex A.5.1).
         may_be_placed: Whether it has a box that may say where it lies (GeoJP2, GMLJP2).
 
@@ -144,7 +146,7 @@ class Jpeg2000:
         ImageError: a decompression bomb.
     """
 
-    format, lossy, orientation, alpha = "JPEG2000", True, 1, False
+    format, lossy, orientation, alpha, palette = "JPEG2000", True, 1, False, None
 
     def __init__(self, file: IO[bytes], path: Path, max_pixels: int) -> None:
         self._file, self._path = file, path
@@ -158,11 +160,11 @@ class Jpeg2000:
         _refuse_large(path, self.shape[1::-1], max_pixels)
         refuse_bomb(path, self.shape[:2], self.shape[0] * self.shape[1] * bands, max_pixels)
 
-    def whole(self) -> tuple[NDArray[Any], None, bool]:
-        """The pixels H×W×C; a JPEG 2000 has no palette and no transparency of one."""
+    def whole(self) -> NDArray[Any]:
+        """The pixels H×W×C."""
         self._file.seek(0)
         pixels = np.asarray(imagecodecs.jpeg2k_decode(self._file.read()))
-        return pixels.reshape(*pixels.shape[:2], -1), None, False
+        return pixels.reshape(*pixels.shape[:2], -1)
 
     def close(self) -> None:
         """Close the file."""
@@ -208,11 +210,12 @@ def pillow_pixels(image: Image.Image) -> NDArray[Any]:
 
 
 def coloured(
-    image: Image.Image, pixels: NDArray[Any]
+    image: Image.Image, pixels: NDArray[Any], blank: int | None = None
 ) -> tuple[NDArray[Any], NDArray[np.uint8] | None, bool]:
     """Its pixels H×W×C, its palette as 256×4 RGBA, and whether that declares transparency.
 
-    Where one colour or grey stands for transparency, alpha becomes the last band.
+    Where one colour or grey stands for transparency, alpha becomes the last band. The entry `blank`
+    of a palette is transparent.
     """
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     if image.mode != "P":
@@ -224,6 +227,8 @@ def coloured(
             pixels = np.concatenate([pixels, is_opaque * opaque], axis=-1)
         return pixels, None, False
     palette, transparent = _palette(image)
+    if blank is not None:
+        palette[blank, 3], transparent = 0, True
     if image.format == "GIF" and not transparent:
         # GIF knows no grey, and each file may number its colours in its own way.
         used = palette[np.unique(pixels), :3]
