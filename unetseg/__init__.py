@@ -15,6 +15,8 @@ what is written above it, never below.
     locks.py           a folder held by one process alone
     data/              files on disk → tensors
       files/             bytes ↔ arrays
+        once.py            a value made at its first use in each process
+        windows.py         rectangles of images, cut out or found on the image as it is stored
         pages.py           pages of a stack, each an image of its own
         limits.py          what a file must be before it is read: no bomb; damage, answered
         stacks.py          which pages of a TIFF are the image that is asked for
@@ -26,6 +28,7 @@ what is written above it, never below.
         georeference.py    where an image lies on the earth
         vrts.py            the sources of a VRT mosaic: images of this machine alone
         rasters.py         one VRT mosaic, ERDAS .img or ENVI file
+        readers.py         which of these a file is given to, by its first bytes
         image.py           an image file, opened once: header, whole pixels, windows
         folders.py         the image files in folders, and the names of what is made from them
         nodata.py          pixels without data: told by a value, NaN, a mask or alpha; carried along

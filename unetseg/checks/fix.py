@@ -24,9 +24,10 @@ from unetseg.data.facts.fingerprint import NO_NUMBERS, PairFacts
 from unetseg.data.facts.survey import Survey, conclude
 from unetseg.data.files.folders import SUFFIXES
 from unetseg.data.files.georeference import companions
-from unetseg.data.files.image import ImageFile, upright
+from unetseg.data.files.image import ImageFile
 from unetseg.data.files.pages import MaskPath, MaskSet, split_page
 from unetseg.data.files.tiffs import write_tiff
+from unetseg.data.files.windows import upright
 from unetseg.data.masks.class_map import ClassMap, write_mask
 from unetseg.data.masks.mask_file import fitted, read_mask, whole_factor
 from unetseg.data.masks.mask_values import as_colours

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.image import STRIP, ImageFile, Once
+from unetseg.data.files.image import STRIP, ImageFile
+from unetseg.data.files.once import Once
 from unetseg.data.files.pages import MaskPath, files_of
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import MaskFile

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.limits import refuse_bomb, unreadable
 from unetseg.data.files.pages import several
-from unetseg.data.files.tiffs import Window
+from unetseg.data.files.windows import Window
 from unetseg.text import plural
 
 NPY_START, ZIP_START = b"\x93NUMPY", b"PK\3\4"
@@ -38,7 +38,7 @@ class ArrayFile:
         ImageError: a stack of pages, no image, a bomb, pickled, or shorter than its header says.
     """
 
-    lossy, orientation, palette = False, 1, None
+    lossy, orientation, palette, alpha = False, 1, None, False
 
     def __init__(
         self, file: IO[bytes], start: bytes, path: Path, page: int | None, max_pixels: int

@@ -1,25 +1,20 @@
 """An image file, opened once: header, place on the earth, pixels whole and by windows.
 
-Pixels are a file's own values, any bit depth and any band count, never rescaled. TIFFs go through
-tifffile (Pillow would read one band of many without a word), arrays through NumPy, other
-rasters through GDAL, everything else through Pillow or faster decoders that give the same. A file
-that cannot be read whole is an `ImageError`.
+Pixels are a file's own values, any bit depth and any band count, never rescaled. A file that cannot
+be read whole is an `ImageError`.
 """
 
-import os
 import re
-import stat
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.arrays import NPY_START, ZIP_START, ArrayFile
+from unetseg.data.files.arrays import ArrayFile
 from unetseg.data.files.bands import pixel_type, without_loss
 from unetseg.data.files.georeference import (
     NODATA_TAG,
@@ -28,30 +23,22 @@ from unetseg.data.files.georeference import (
     georeference_of,
     upright_place,
 )
-from unetseg.data.files.limits import (
-    LFS_START,
-    MOST_BANDS,
-    PIXEL_LIMIT,
-    READ_FIX,
-    explained,
-    unreadable,
-)
-from unetseg.data.files.pages import SEVERAL, split_page
-from unetseg.data.files.photos import Jpeg2000, Photo, open_photo
-from unetseg.data.files.rasters import Raster, ValidityMask, raster_driver
-from unetseg.data.files.tiffs import TIFF_STARTS, Tiff, Window
+from unetseg.data.files.limits import MOST_BANDS, PIXEL_LIMIT, explained, unreadable
+from unetseg.data.files.once import Once
+from unetseg.data.files.pages import SEVERAL
+from unetseg.data.files.photos import Jpeg2000, Photo
+from unetseg.data.files.rasters import Raster, ValidityMask
+from unetseg.data.files.readers import Opened, Windowed, open_file
+from unetseg.data.files.tiffs import Tiff
+from unetseg.data.files.windows import cut, stored_window, upright
 from unetseg.errors import ImageError
 from unetseg.storage import is_file
 
 WHOLE_PIXELS = 2**25
 """Pixels; TIFFs and .npy with more are read by windows, any image with more by bands."""
-_PLAIN_NUMBER = re.compile(rb" *-?\d{1,15}(\.\d{1,15})? *\0*")
 STRIP = 256
 """Rows that are read at once where the file does not suggest another number."""
-
-Windowed = Tiff | ArrayFile | Raster
-"""An open file that gives windows of its pixels."""
-T = TypeVar("T")
+_PLAIN_NUMBER = re.compile(rb" *-?\d{1,15}(\.\d{1,15})? *\0*")
 
 
 @dataclass(frozen=True)
@@ -82,33 +69,6 @@ class Picture:
         if self.white_is_zero:
             return np.ascontiguousarray(np.iinfo(self.pixels.dtype).max - self.pixels)
         return np.ascontiguousarray(without_loss(self.pixels, path))
-
-
-class Once(Generic[T]):
-    """A value made at its first use in each process, once for all threads."""
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._reset()
-
-    def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._made: T | None = None
-        self._pid = os.getpid()
-
-    def get(self) -> T:
-        """The value, made now if need be, and kept."""
-        if self._pid != os.getpid():  # a forked process: neither lock nor value is its own
-            self._reset()
-        with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
-
-    def drop(self) -> T | None:
-        """Forget the value and return it; the next `get` makes another."""
-        made, self._made = self._made, None
-        return made
 
 
 class ImageFile:
@@ -145,7 +105,7 @@ class ImageFile:
     def __init__(self, path: Path, max_pixels: int | None = None) -> None:
         self.path = path
         self.max_pixels = PIXEL_LIMIT if max_pixels is None else max_pixels
-        self._file = Once(self._open)
+        self._file = Once(partial(open_file, path, self.max_pixels))
         self._values = Once(lambda: self.picture().values(path))
         with explained(path):
             file = self._file.get()
@@ -165,7 +125,7 @@ class ImageFile:
         # Of a PNG it may stand behind the pixels: that is known when they are read.
         self._orientation = None if self.format == "PNG" else file.orientation
         self._blank = self._blank_entry(file)
-        self.alpha = bool(getattr(file, "alpha", False)) or self._blank is not None
+        self.alpha = file.alpha or self._blank is not None
         try:
             self._windowed = self._windows_of(self.open_windowed()) if self.is_windowed else None
         except ImageError:
@@ -255,7 +215,7 @@ class ImageFile:
         declared = self._declared
         if declared is None or not self.white_is_zero:
             return declared
-        return np.iinfo(self.open_tiff().dtype).max - declared
+        return np.iinfo(self._kind).max - declared
 
     @cached_property
     def _declared(self) -> float | None:
@@ -265,15 +225,17 @@ class ImageFile:
             if isinstance(file, Tiff) and not companions(self.path):
                 with explained(self.path):
                     tags = file.raw_tags(NODATA_TAG)
-                text = tags[0][3] if tags else b""
-                if not tags or _PLAIN_NUMBER.fullmatch(text):
-                    value = float(text.strip(b" \0")) if tags else None
-                    return None if value is None or not _is_held(value, file.dtype) else value
+                if not tags:
+                    return None
+                if _PLAIN_NUMBER.fullmatch(text := tags[0][3]):
+                    value = float(text.strip(b" \0"))
+                    limits = np.iinfo(file.dtype) if file.dtype.kind in "iu" else None
+                    return value if limits is None or limits.min <= value <= limits.max else None
             return self._geography[1]
         except ImageError:
             return None
 
-    def _blank_entry(self, file: Windowed | Photo | Jpeg2000) -> int | None:
+    def _blank_entry(self, file: Opened) -> int | None:
         """The entry of the palette of a file that is declared to stand for no data."""
         is_paletted = file.kind == "P" if isinstance(file, Photo) else file.palette is not None
         told = self._declared if is_paletted else None
@@ -321,7 +283,8 @@ class ImageFile:
         """The bands that Pillow sees, which may be fewer than there are; None if it cannot."""
         if self.format != "TIFF":
             return self._shape[2]
-        tiff = self.open_tiff()
+        tiff = self._opened()
+        assert isinstance(tiff, Tiff)
         try:
             with explained(self.path):
                 return tiff.pillow_bands()
@@ -374,7 +337,7 @@ class ImageFile:
             ImageError: as `read`.
             ValueError: the window does not lie inside.
         """
-        file, where = self.open_windowed(), self._as_stored(window)
+        file, where = self.open_windowed(), stored_window(window, self.size, self.orientation)
         with explained(self.path):
             pixels = upright(file.window(where), self.orientation)
         return Picture(pixels, *self._colours(file), self.white_is_zero)
@@ -390,19 +353,8 @@ class ImageFile:
         """
         if not self.has_mask:
             return None
-        where = self._as_stored(window or (0, 0, *self.size))
+        where = stored_window(window or (0, 0, *self.size), self.size, self.orientation)
         return np.ascontiguousarray(upright(self._mask.get().window(where), self.orientation))
-
-    def _as_stored(self, window: Sequence[int]) -> Window:
-        """A window of the upright image on the stored one: `upright` backwards."""
-        top, left, height, width = inside(window, self.size)
-        if self.orientation in {3, 4, 7, 8}:
-            top = self.height - top - height
-        if self.orientation in {2, 3, 6, 7}:
-            left = self.width - left - width
-        if self.orientation > 4:
-            return Window(left, top, width, height)
-        return Window(top, left, height, width)
 
     def strips(self, rows: int = STRIP) -> Iterator[tuple[int, NDArray[Any]]]:
         """(top, rows×W×C) from top to bottom; the last may be lower."""
@@ -442,40 +394,6 @@ class ImageFile:
         """Send the path; the process at the other end opens the file itself."""
         return type(self), (self.path, self.max_pixels)
 
-    def _open(self) -> Windowed | Photo | Jpeg2000:
-        path, page = split_page(self.path)
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting
-            raise self._unusable("is no regular file", "no-regular-file")
-        file = path.open("rb")
-        try:
-            start = file.read(64)
-            file.seek(0)
-            self._refuse_start(start)
-            if start.startswith((NPY_START, ZIP_START)):
-                return ArrayFile(file, start, self.path, page, self.max_pixels)
-            if start[:4] in TIFF_STARTS:
-                if path.is_symlink():  # tifffile looks for the rest of a data set beside it
-                    file.close()
-                    file = path.resolve().open("rb")
-                return Tiff(file, self.path, page, self.max_pixels)
-            if driver := raster_driver(path, start):
-                file.close()
-                return Raster(path, driver, self.max_pixels)
-            return open_photo(file, start, path, self.max_pixels)
-        except BaseException:
-            file.close()
-            raise
-
-    def _refuse_start(self, start: bytes) -> None:
-        """Refuse what is no image file by its first bytes."""
-        if not start:
-            raise self._unusable("is empty (0 bytes)", "empty-file")
-        if start.startswith(LFS_START):
-            raise self._unusable("is a pointer of Git LFS", "lfs-pointer", "git lfs pull")
-
-    def _unusable(self, what: str, code: str, fix: str = READ_FIX) -> ImageError:
-        return ImageError(f"{self.path} {what}", fix=fix, code=code, paths=[self.path])
-
     def open_windowed(self) -> Windowed:
         """The open file, as stored; only of one whose windows can be read.
 
@@ -486,13 +404,7 @@ class ImageFile:
         assert isinstance(file, Windowed), f"{self.path} is {self.format}"
         return file
 
-    def open_tiff(self) -> Tiff:
-        """As `open_windowed`; only of a TIFF."""
-        file = self.open_windowed()
-        assert isinstance(file, Tiff), f"{self.path} is {self.format}"
-        return file
-
-    def _opened(self) -> Windowed | Photo | Jpeg2000:
+    def _opened(self) -> Opened:
         """The open file, which must be the one whose header was read."""
         with explained(self.path):
             file = self._file.get()
@@ -531,44 +443,3 @@ def count_pages(path: Path) -> tuple[int, bool]:
     except ImageError as error:
         pages = error.came if error.code == SEVERAL else None
         return (pages, True) if isinstance(pages, int) else (1, False)
-
-
-def inside(window: Sequence[int], size: Sequence[int]) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a window that lies in an image of this height and width.
-
-    Raises:
-        ValueError: it does not.
-    """
-    top, left, height, width = window
-    lies_inside = 0 <= top <= top + height <= size[0] and 0 <= left <= left + width <= size[1]
-    if not lies_inside or not height or not width:
-        raise ValueError(f"{Window(*window)} does not lie in an image of {size[0]}×{size[1]}")
-    return top, left, height, width
-
-
-def cut(pixels: NDArray[Any], window: Sequence[int]) -> NDArray[Any]:
-    """A copy of the window (top, left, height, width) of an array H×W….
-
-    Raises:
-        ValueError: the window does not lie inside.
-    """
-    top, left, height, width = inside(window, pixels.shape)
-    return pixels[top : top + height, left : left + width].copy()
-
-
-def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Apply the orientation (1–8) of EXIF 2.32, section 4.6.4, to H×W×C; from 5 on sides swap."""
-    if orientation > 4:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in {3, 4, 7, 8}:
-        pixels = pixels[::-1]
-    if orientation in {2, 3, 6, 7}:
-        pixels = pixels[:, ::-1]
-    return pixels
-
-
-def _is_held(value: float, dtype: np.dtype[Any]) -> bool:
-    """Whether a number type holds numbers as large."""
-    if dtype.kind not in "iu":
-        return True
-    return bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)

@@ -171,13 +171,6 @@ class Jpeg2000:
         self._file.close()
 
 
-def open_photo(file: IO[bytes], start: bytes, path: Path, max_pixels: int) -> Photo | Jpeg2000:
-    """An open file of one of the formats here, by its first bytes."""
-    if start.startswith(J2K_STARTS):
-        return Jpeg2000(file, path, max_pixels)
-    return Photo(file, start, path, max_pixels)
-
-
 def webp_size(start: bytes) -> tuple[int, int]:
     """Width and height of a WebP by its first 30 bytes (RFC 9649, sections 2.5, 2.7 and 3.4)."""
     if start[12:16] == b"VP8X":

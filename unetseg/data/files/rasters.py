@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.georeference import place_of, quiet
 from unetseg.data.files.limits import PIXEL_BYTES, bomb, explained, gdal_faults, unreadable
-from unetseg.data.files.tiffs import Window, told_scaling
+from unetseg.data.files.tiffs import told_scaling
 from unetseg.data.files.vrts import (
     HFA_START,
     VRT_START,
@@ -19,6 +19,7 @@ from unetseg.data.files.vrts import (
     has_envi_header,
     refuse_foreign_sources,
 )
+from unetseg.data.files.windows import Window
 from unetseg.errors import ImageError
 from unetseg.storage import is_file
 

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -20,6 +20,7 @@ from PIL import TiffImagePlugin
 
 from unetseg.data.files.limits import refuse_bomb, told_orientation, unreadable
 from unetseg.data.files.stacks import image_series
+from unetseg.data.files.windows import Window, cut
 from unetseg.storage import atomic_path, is_file
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -33,15 +34,6 @@ _JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose segments need the 
 _PALETTE = 3
 _SCALING = re.compile(r'role="(scale|offset)">\s*([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)\s*<')
 _ALPHA = ((1,), (2,))  # extra samples: with colours multiplied by it, and without
-
-
-class Window(NamedTuple):
-    """A rectangle of an image, pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 class Tiff:
@@ -154,8 +146,7 @@ class Tiff:
             with self._lock:
                 if self._whole is None:
                     self._whole = self.whole()
-            top, left, height, width = window
-            return self._whole[top : top + height, left : left + width].copy()
+            return cut(self._whole, window)
         self._refuse_bomb(*self.segment)
         read = self._rows if self._series.dataoffset is not None else self._pieces
         samples = self._samples

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.bands import effective_bands
-from unetseg.data.files.image import STRIP, ImageFile, Once, Picture, cut
+from unetseg.data.files.image import STRIP, ImageFile, Picture
 from unetseg.data.files.nodata import holds_nodata
+from unetseg.data.files.once import Once
 from unetseg.data.files.pages import MaskPath, MaskSet
+from unetseg.data.files.windows import cut
 from unetseg.data.masks.class_map import Coding
 from unetseg.data.masks.mask_forms import (
     ALPHA,
