@@ -13,6 +13,7 @@ from PIL import Image
 from tests.builders import blotches, write_geotiff
 from unetseg.data.files.image import ImageFile, read_image
 from unetseg.data.files.rasters import sources_of
+from unetseg.data.files.vrts import refuse_foreign_sources
 from unetseg.errors import ImageError
 
 SOURCE = "<SourceFilename relativeToVRT='{}'>{}</SourceFilename><SourceBand>1</SourceBand>"
@@ -174,3 +175,15 @@ def test_mosaics_of_mosaics_end(tmp_path: Path) -> None:
     mosaic(inner, "outer.vrt")
     with pytest.raises(ImageError, match="without end"):
         read_image(outer)
+
+
+def test_a_mosaic_that_many_others_show_is_looked_at_once(tmp_path: Path) -> None:
+    """Eight floors of ten, each of which shows all ten below: else there would be 10⁷ looks."""
+    write_geotiff(tmp_path / "a.tif", blotches(9, 9, 1))
+    below = ["a.tif"]
+    for floor in range(8):
+        shown = "".join(f"<b>{SOURCE.format(1, name)}</b>" for name in below)
+        below = [f"{floor}_{number}.vrt" for number in range(10)]
+        for name in below:
+            (tmp_path / name).write_text(f"<VRTDataset>{shown}</VRTDataset>")
+    refuse_foreign_sources(tmp_path / below[0])

@@ -20,7 +20,7 @@ _ADDRESS = re.compile(r"\s*\w\w+:")  # http:, WCS: and the like, whatever folder
 _DEEPEST = 8  # mosaics of mosaics
 
 
-def refuse_foreign_sources(path: Path, depth: int = 0) -> None:
+def refuse_foreign_sources(path: Path) -> None:
     """Refuse a mosaic of anything but images and other mosaics that lie on this machine.
 
     GDAL itself would follow addresses of the network, and read any file as pixels.
@@ -28,6 +28,11 @@ def refuse_foreign_sources(path: Path, depth: int = 0) -> None:
     Raises:
         ImageError: a source is no image file, bands are raw bytes, or `path` is no plain XML.
     """
+    _refuse(path, 0, set())
+
+
+def _refuse(path: Path, depth: int, images: set[Path]) -> None:
+    """The same of a mosaic that is so deep in others; `images` are known to be that, and grow."""
     if depth > _DEEPEST:
         raise unreadable(path, "it is a mosaic of mosaics without end")
     if path.stat().st_size > LARGEST_VRT:
@@ -39,19 +44,23 @@ def refuse_foreign_sources(path: Path, depth: int = 0) -> None:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise unreadable(path, error) from error
-    for name in _sources(root, path):
+    for name in dict.fromkeys(_sources(root, path)):
         # GDAL takes names from where a link to the mosaic leads, or from the working folder.
         places = {path.resolve().parent / name, Path(name).absolute()}
         found = [] if _ADDRESS.match(name) else [place for place in places if first_bytes(place)]
-        if not found or not all(_is_image(place, depth) for place in found):
+        if not found or not all(_is_image(place, depth, images) for place in found):
             raise unreadable(path, f"its source {name!r} is no image file here")
 
 
-def _is_image(source: Path, depth: int) -> bool:
+def _is_image(source: Path, depth: int, images: set[Path]) -> bool:
+    if source in images:
+        return True
     start = first_bytes(source)
     if start.startswith(VRT_START):
-        refuse_foreign_sources(source, depth + 1)
-    return start.startswith((VRT_START, *_IMAGES)) or has_envi_header(source)
+        _refuse(source, depth + 1, images)
+    if start.startswith((VRT_START, *_IMAGES)) or has_envi_header(source):
+        images.add(source)
+    return source in images
 
 
 def _sources(root: ElementTree.Element, path: Path) -> Iterator[str]:
