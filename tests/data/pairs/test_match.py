@@ -240,7 +240,7 @@ def test_affixes_with_some_masks_missing() -> None:
 
 def test_noise_in_the_folder_is_ignored(tmp_path: Path) -> None:
     noise = ["classes.txt", "README.md", "images/Thumbs.db", "images/.hidden.png", ".git/x.png"]
-    noise += ["__MACOSX/images/._a.png", "images/.DS_Store", "masks/notes.csv"]
+    noise += ["__MACOSX/images/._a.png", "images/.DS_Store", "masks/notes.csv", "images/png"]
     noise += ["images/NDTiff.index", "masks/NDTiff.index"]  # of Micro-Manager
     root = write(tmp_path, ["images/a.png", "masks/a.png", *noise])
     found = find_pairs(root)

@@ -161,7 +161,7 @@ def _walk(
             is_link = entry.is_symlink()  # path does not fail where a link leads to itself
             if path.is_dir() if is_link else entry.is_dir():
                 yield from _walk(path, above | {here}, rasters=rasters, in_order=in_order)
-            elif f".{entry.name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES:
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
                 yield path, path.is_file() if is_link else entry.is_file()
             elif rasters and is_raster(path):
                 yield path, True
@@ -180,16 +180,11 @@ def _expand(given: Path) -> Iterator[tuple[Path, Path]]:
         matches = sorted(base.glob("/".join(given.parts[len(base.parts) :])))
     except ValueError as error:
         raise ImageError(f"{printable(given)} is no pattern: {error}") from error
-    for match in matches:
-        is_shown = not is_hidden(match.relative_to(base).parts)
-        if is_shown and match.is_dir():
+    for match in (path for path in matches if not is_hidden(path.relative_to(base).parts)):
+        if match.is_dir():
             yield from ((path, base) for path in scan(match, ImageError, rasters=True))
-        elif is_shown and (_is_image(match) or is_raster(match)):
+        elif match.is_file() and (match.suffix.lower() in IMAGE_SUFFIXES or is_raster(match)):
             yield match, base
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def root_of(given: Path) -> Path:
