@@ -17,7 +17,8 @@ from unetseg.checks.balance import inspect_balance
 from unetseg.checks.finding import SEVERITIES, Finding
 from unetseg.checks.values import inspect_values, masks_of
 from unetseg.config import DataConfig
-from unetseg.data.facts.fingerprint import ImageFacts, PairFacts
+from unetseg.data.facts.fingerprint import PairFacts
+from unetseg.data.facts.image_values import ImageFacts
 from unetseg.data.facts.survey import Faults, Survey, survey
 from unetseg.data.masks.class_list import ClassNames, NamedClass, find_class_file, read_class_names
 from unetseg.data.masks.class_map import IGNORED, ClassMap, Code

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.builders import bundle_info, class_map, random_segmenter
 from unetseg.bundle import PrecisionVerdict, keep_in_bundle, load_bundle, save_bundle
 from unetseg.data.crops.reader import PairReader
-from unetseg.data.facts.fingerprint import ImageFacts, image_facts
+from unetseg.data.facts.image_values import ImageFacts, image_facts
 from unetseg.data.files import image as image_file
 from unetseg.data.files.nodata import with_gaps
 from unetseg.data.masks.class_map import ClassInfo

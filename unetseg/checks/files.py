@@ -20,13 +20,8 @@ from unetseg.checks.finding import (
     percent,
     warning,
 )
-from unetseg.data.facts.fingerprint import (
-    KIND_FIX,
-    NO_NUMBERS,
-    ImageFacts,
-    find_strangers,
-    size_text,
-)
+from unetseg.data.facts.fingerprint import KIND_FIX, NO_NUMBERS, find_strangers, size_text
+from unetseg.data.facts.image_values import ImageFacts
 from unetseg.data.facts.survey import Survey
 from unetseg.data.files.folders import IMAGE_SUFFIXES, SUFFIXES, is_hidden
 from unetseg.data.files.limits import BOMB

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unetseg.bundle import BundleInfo
 from unetseg.data.crops.reader import PairReader
-from unetseg.data.facts.fingerprint import ImageFacts
+from unetseg.data.facts.image_values import ImageFacts
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.evaluation.confusion import Counts, Scores, confusion, score
 from unetseg.evaluation.probabilities import Probabilities

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unetseg.bundle import Rule, keep_in_bundle, load_bundle
 from unetseg.config import TilingConfig
 from unetseg.data.crops.reader import PairReader
-from unetseg.data.facts.fingerprint import ImageFacts
+from unetseg.data.facts.image_values import ImageFacts
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.prediction.objects import parted
 from unetseg.prediction.pipeline import Opened, predict_each

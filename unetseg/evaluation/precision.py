@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from unetseg.bundle import PrecisionVerdict, keep_in_bundle, load_bundle
 from unetseg.config import TilingConfig
 from unetseg.data.crops.reader import PairReader
-from unetseg.data.facts.fingerprint import ImageFacts
+from unetseg.data.facts.image_values import ImageFacts
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.evaluation.confusion import Counts, dice, mean_over
 from unetseg.evaluation.counting import count_classes

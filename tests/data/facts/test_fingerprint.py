@@ -16,7 +16,6 @@ from PIL import Image
 from tests.builders import write_geotiff
 from unetseg.data.facts import fingerprint
 from unetseg.data.facts.fingerprint import (
-    ImageFacts,
     PairFacts,
     cache_folder,
     describe_pairs,
@@ -24,6 +23,7 @@ from unetseg.data.facts.fingerprint import (
     pooled,
     refuse_unusable,
 )
+from unetseg.data.facts.image_values import ImageFacts, image_facts
 from unetseg.data.files import image as image_file
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
@@ -76,7 +76,7 @@ def test_statistics_are_those_of_all_pixels(folder: Path) -> None:
 def test_the_cache_is_by_content(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = take_fingerprint(pairs_of(folder))
     reads: list[Path] = []
-    read = fingerprint.image_facts
+    read = image_facts
 
     def spy(path: Path, max_pixels: int | None) -> ImageFacts:
         reads.append(path)
@@ -245,7 +245,7 @@ def test_each_band_has_its_statistics(tmp_path: Path, dtype: type, bands: int) -
     drawn = np.random.default_rng(1).normal(90, 20, (30, 41, bands))
     image: NDArray[Any] = drawn.clip(0, 250).astype(dtype)
     write_tiff(tmp_path / "a.tif", image)
-    facts = fingerprint.image_facts(tmp_path / "a.tif")
+    facts = image_facts(tmp_path / "a.tif")
     wide = image.astype(np.float64)
     assert (facts.shape, facts.dtype, facts.bands) == ((30, 41), np.dtype(dtype).name, bands)
     np.testing.assert_allclose(facts.mean, wide.mean((0, 1)))
@@ -341,7 +341,7 @@ def test_pooled_statistics_are_over_the_pixels_with_data(tmp_path: Path) -> None
     drawn[1, :5] = drawn[2] = -9999
     for number, image in enumerate(drawn):
         write_geotiff(tmp_path / f"{number}.tif", image, nodata=-9999)
-    over = pooled([fingerprint.image_facts(tmp_path / f"{n}.tif") for n in range(3)], 2)
+    over = pooled([image_facts(tmp_path / f"{n}.tif") for n in range(3)], 2)
     counted = np.concatenate([drawn[0].reshape(-1, 2), drawn[1, 5:].reshape(-1, 2)])
     np.testing.assert_allclose(over["mean"], counted.astype(np.float64).mean(0))
     np.testing.assert_allclose(over["std"], counted.astype(np.float64).std(0))
@@ -351,7 +351,7 @@ def test_pooled_statistics_are_over_the_pixels_with_data(tmp_path: Path) -> None
 
 def test_without_any_data_there_are_zeros(tmp_path: Path) -> None:
     write_geotiff(tmp_path / "a.tif", np.full((4, 4, 1), -9999, np.float32), nodata=-9999)
-    over = pooled([fingerprint.image_facts(tmp_path / "a.tif")], 1)
+    over = pooled([image_facts(tmp_path / "a.tif")], 1)
     assert {name: values.tolist() for name, values in over.items()} == {
         name: [0] for name in ("mean", "std", "low", "high")
     }

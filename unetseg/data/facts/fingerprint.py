@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from unetseg.data.facts.image_values import ImageFacts as ImageFacts
-from unetseg.data.facts.image_values import image_facts as image_facts
+from unetseg.data.facts.image_values import ImageFacts, image_facts
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.pages import MaskPath, file_of, files_of, image_hash
 from unetseg.data.files.rasters import read_with

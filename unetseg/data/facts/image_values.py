@@ -113,7 +113,6 @@ def image_facts(path: Path, max_pixels: int | None = None) -> ImageFacts:
         ImageError: it cannot be read.
     """
     with ImageFile(path, max_pixels) as image:
-        nodata, pillow_bands = image.nodata, image.pillow_bands
         strips: Callable[[], Iterator[tuple[int, NDArray[Any]]]]
         if image.is_windowed:
             bands, dtype, strips = image.bands, image.dtype, image.strips
@@ -125,9 +124,9 @@ def image_facts(path: Path, max_pixels: int | None = None) -> ImageFacts:
             bands, has_alpha = bands - 1, False
         else:
             has_alpha = image.alpha and _is_alpha(strip for _, strip in strips())
-        tally = _Tally(image, bands - has_alpha, dtype, nodata, has_alpha=has_alpha)
+        tally = _Tally(image, bands - has_alpha, dtype, has_alpha=has_alpha)
         tally.add_all(strips())
-        return tally.facts(pillow_bands)
+        return tally.facts()
 
 
 def _is_alpha(strips: Iterable[NDArray[Any]]) -> bool:
@@ -143,20 +142,14 @@ class _Tally:
     """Counts over the pixels of an image that comes in strips, from top to bottom."""
 
     def __init__(
-        self,
-        image: ImageFile,
-        bands: int,
-        dtype: np.dtype[Any],
-        nodata: float | None,
-        *,
-        has_alpha: bool,
+        self, image: ImageFile, bands: int, dtype: np.dtype[Any], *, has_alpha: bool
     ) -> None:
-        self._image, self._size, self._dtype, self._nodata = image, image.size, dtype, nodata
+        self._image, self._size, self._dtype, self._nodata = image, image.size, dtype, image.nodata
         self._bands = [_Band() for _ in range(bands)]
         self._alpha = _Band() if has_alpha else None
         limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
         possible = (v for v in (*_CODES, *_ENDS) if limits.min <= v <= limits.max)
-        self._fills = [_Fill(value) for value in possible if value != nodata]
+        self._fills = [_Fill(value) for value in possible if value != self._nodata]
         self._missing = self._bad = 0
         self._thumbnail: list[NDArray[Any]] = []
         self._blank: list[NDArray[np.bool_]] = []  # of the thumbnail, where it has no data
@@ -201,7 +194,7 @@ class _Tally:
         for fill in self._fills:
             fill.add(pixels, min(extremes), max(extremes))
 
-    def facts(self, pillow_bands: int | None) -> ImageFacts:
+    def facts(self) -> ImageFacts:
         """What was counted, with what the header of the file says."""
         image, alpha = self._image, self._alpha
         pixels = self._size[0] * self._size[1]
@@ -221,7 +214,7 @@ class _Tally:
             high=tuple(band.high for band in self._bands),
             format=image.format,
             orientation=image.orientation,
-            pillow_bands=pillow_bands,
+            pillow_bands=image.pillow_bands,
             white_is_zero=image.white_is_zero,
             scaling=image.scaling,
             pixel_hash=blake2b(kind + digests, digest_size=16).hexdigest(),
