@@ -47,7 +47,6 @@ class ImageFacts(BaseModel):
         pixel_hash: BLAKE2b-128 of shape, type and the hashes of the upright bands without an
             opaque alpha, 32 hexadecimal digits.
         perceptual_hash: See `similarity.py`; near-copies have near hashes.
-        at_low: Share of the same pixels that hold the lowest value of the band, 0–1.
         at_high: Share of the same pixels that hold the highest value of the band, 0–1.
         nodata: The value that the file declares for pixels without data (may be nan).
         nodata_share: Share of the pixels without data, however that is told, 0–1.
@@ -75,7 +74,6 @@ class ImageFacts(BaseModel):
     white_is_zero: bool = False
     pixel_hash: str = ""
     perceptual_hash: str = ""
-    at_low: tuple[float, ...] = ()
     at_high: tuple[float, ...] = ()
     nodata: float | None = None
     nodata_share: float = 0.0
@@ -223,7 +221,6 @@ class _Tally:
                 np.concatenate(self._blank),
                 fill.value if fill else None,
             ),
-            at_low=tuple(band.at_low / counted for band in self._bands),
             at_high=tuple(band.at_high / counted for band in self._bands),
             nodata=self._nodata,
             nodata_share=self._missing / pixels,
@@ -244,7 +241,6 @@ class _Band:
     variance: float = 0
     low: float = 0
     high: float = 0
-    at_low: int = 0
     at_high: int = 0
 
     @property
@@ -263,10 +259,9 @@ class _Band:
             return ()
         low, high = float(values.min()), float(values.max())
         if not self.pixels or low < self.low:
-            self.low, self.at_low = low, 0
+            self.low = low
         if not self.pixels or high > self.high:
             self.high, self.at_high = high, 0
-        self.at_low += int(np.count_nonzero(values == low)) if low == self.low else 0
         self.at_high += int(np.count_nonzero(values == high)) if high == self.high else 0
         # Parts are merged around their own means (Chan, Golub and LeVeque 1983, The American
         # Statistician 37:242): nothing is lost where the mean is large.
