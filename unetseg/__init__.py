@@ -68,7 +68,7 @@ what is written above it, never below.
         fingerprint.py     what a folder is like: sizes, intensities, class statistics
         survey.py          a folder understood: pairs, splits, facts and classes in one
       crops/             pairs → tensors
-        geometry.py        two transforms of albumentations, the same in less time
+        transforms.py      the transforms of each profile of augmentations
         augment.py         geometry moves image and mask together; colour moves the image only
         crop.py            squares around any centre of a pair
         reader.py          pairs of files → (image, class indexes)

@@ -10,7 +10,7 @@ from benchmarks.networks import fresh_run, gflop, plain_weights
 from benchmarks.pictures import lay, pieces
 from benchmarks.predict_folder import same_masks
 from unetseg.bundle import load_bundle
-from unetseg.data.crops.augment import colour, geometry
+from unetseg.data.crops.transforms import colour, geometry
 from unetseg.prediction.predictor import load
 from unetseg.training.losses import SegmentationLoss
 

@@ -349,7 +349,7 @@ def walled(tmp_path: Path) -> Callable[..., None]:
 @pytest.mark.long
 def test_no_work_goes_out(walled: Callable[..., None], data: Path, tmp_path: Path) -> None:
     everything = "import unetseg; [getattr(unetseg, name) for name in unetseg.__all__]"
-    walled("-c", f"{everything}; import unetseg.data.crops.augment")
+    walled("-c", f"{everything}; import unetseg.data.crops.transforms")
     out, trained = str(tmp_path / "out"), str(tmp_path / "runs/r")
     command = [*TRAINING, "--out", str(tmp_path / "runs"), "--name", "r"]
     command[command.index("--workers") + 1] = "1"

@@ -7,14 +7,10 @@ set would drown most of its images.
 """
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import albumentations as A
 
 CONTEXT = 1.25
 """Side of the window that is cut for a rotated or scaled crop, relative to the crop."""
@@ -32,10 +28,10 @@ class Augmenter:
     """
 
     def __init__(self, profile: str, size: int, *, upright: bool = False) -> None:
-        self.window = round(size * CONTEXT) if profile == "full" else size
-        import albumentations as A  # a second; whoever only plans need not wait
+        from unetseg.data.crops.transforms import pipeline  # takes a second, which planning saves
 
-        self.pipeline = A.Compose([*geometry(profile, size, upright), *colour(profile)])
+        self.window = round(size * CONTEXT) if profile == "full" else size
+        self.pipeline = pipeline(profile, size, upright)
 
     def __call__(
         self, image: NDArray[Any], mask: NDArray[np.uint8], seed: int
@@ -87,47 +83,3 @@ def _each_band(change: np.ufunc, image: NDArray[np.float32], values: NDArray[np.
     """Change each band of a contiguous image H×W×C by its own value, in place."""
     rows = image.reshape(len(image), -1)
     change(rows, np.tile(values, image.shape[1]), out=rows)
-
-
-def geometry(profile: str, size: int, upright: bool) -> "list[A.BasicTransform]":
-    """Transforms that move pixels; the mask moves with the image, by nearest neighbour."""
-    if profile == "none":
-        return []
-    import albumentations as A
-
-    from unetseg.data.crops.geometry import Elastic, Symmetry
-
-    flips = A.HorizontalFlip(p=0.5) if upright else Symmetry(p=1.0)
-    if profile == "light":
-        return [flips]
-    reflect = cv2.BORDER_REFLECT_101
-    degrees = 8 if upright else 45
-    return [
-        A.Affine(
-            scale=(0.7, 1.4),
-            rotate=(-degrees, degrees),
-            balanced_scale=True,
-            border_mode=reflect,
-            p=0.6,
-        ),
-        Elastic(size, alpha=60, sigma=8, border_mode=reflect, p=0.15),
-        A.CenterCrop(size, size),
-        flips,
-    ]
-
-
-def colour(profile: str) -> "list[A.BasicTransform]":
-    """Transforms that change values; the mask stays as it is."""
-    if profile == "none":
-        return []
-    import albumentations as A
-
-    brightness = A.RandomBrightnessContrast(0.25, 0.25, brightness_by_max=False, p=0.5)
-    if profile == "light":
-        return [brightness]
-    return [
-        brightness,
-        A.RandomGamma((70, 140), p=0.3),
-        A.GaussNoise(std_range=(0.01, 0.06), p=0.15),
-        A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.2), p=0.15),
-    ]

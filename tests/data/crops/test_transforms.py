@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unetseg.data.crops.geometry import Elastic, Symmetry
+from unetseg.data.crops.transforms import Elastic, Symmetry
 
 REFLECT = cv2.BORDER_REFLECT_101
 
