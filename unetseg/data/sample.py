@@ -65,7 +65,8 @@ def draw_sample(
         paths = folder / "images" / name, folder / "masks" / name
         if not all(path.is_file() for path in paths):
             for path, pixels in zip(paths, draw_cells(size, seed, index), strict=True):
-                _write(path, pixels)
+                with atomic_path(path) as temporary:
+                    Image.fromarray(pixels).save(temporary)
         progress.advance(TASK, file=name)
     progress.finish(TASK)
     return folder
@@ -218,8 +219,3 @@ def _recipe(folder: Path) -> object:
         return parse_json((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary)

@@ -1,5 +1,6 @@
 """A folder understood: its pairs, their splits, their facts and what the mask values mean."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -222,8 +223,9 @@ def _understand(folder: Survey, progress: Progress, *, strict: bool) -> Survey:
         if strict:
             raise
         return replace(folder, faults=replace(folder.faults, splits=error))
-    progress.say(split_sentence(pairs))
-    return replace(folder, pairs=pairs, rules=(*folder.rules, split_sentence(pairs)))
+    sentence = split_sentence(pairs)
+    progress.say(sentence)
+    return replace(folder, pairs=pairs, rules=(*folder.rules, sentence))
 
 
 def _blank_as_background(folder: Survey, class_map: ClassMap) -> dict[str, PairFacts]:
@@ -238,8 +240,10 @@ def _blank_as_background(folder: Survey, class_map: ClassMap) -> dict[str, PairF
                 "counts": ((code, fact.image.pixels),),
                 "coding": class_map.coding,
                 "palette": class_map.palette,
+                "shape": fact.image.shape,
+                "inner": (),
+                "pixel_hash": "",
             }
-            blank |= {"shape": fact.image.shape, "inner": (), "pixel_hash": ""}
             facts[pair.name] = fact.model_copy(update={"mask": like.model_copy(update=blank)})
     return facts
 
@@ -301,11 +305,9 @@ def with_splits(folder: Survey, splits: dict[str, str]) -> Survey:
 
 def split_sentence(pairs: PairSet) -> str:
     """How many pairs each split holds."""
-    counts = {
-        split: sum(pair.split == split for pair in pairs.pairs)
-        for split in ("train", "val", "test")
-    }
-    return "splits: " + ", ".join(f"{count} {split}" for split, count in counts.items() if count)
+    counts = Counter(pair.split for pair in pairs.pairs)
+    told = (f"{counts[split]} {split}" for split in ("train", "val", "test") if counts[split])
+    return f"splits: {', '.join(told)}"
 
 
 def class_counts(fact: PairFacts, class_map: ClassMap) -> Iterator[tuple[int, int]]:

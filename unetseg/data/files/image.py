@@ -95,6 +95,7 @@ class ImageFile:
             with; or nothing.
         alpha: Whether the last band of what `read` returns is declared to be alpha.
         pixels: Height times width.
+        pages: Images in an array whose first axis may be one of pages; else 1.
         is_windowed: Whether windows are read one by one.
 
     Raises:
@@ -121,6 +122,7 @@ class ImageFile:
         self._mask = Once(lambda: ValidityMask(path))
         self._shape, self._kind = file.shape, file.kind  # as stored
         self.pixels = file.shape[0] * file.shape[1]
+        self.pages = file.pages if isinstance(file, ArrayFile) else 1
         self.is_windowed = getattr(file, "has_windows", False) and self.is_large
         # Of a PNG it may stand behind the pixels: that is known when they are read.
         self._orientation = None if self.format == "PNG" else file.orientation
@@ -438,8 +440,7 @@ def count_pages(path: Path) -> tuple[int, bool]:
     """
     try:
         with ImageFile(path) as image:
-            file = image.open_windowed() if image.format in {"NPY", "NPZ"} else None
-            return (file.pages if isinstance(file, ArrayFile) else 1), False
+            return image.pages, False
     except ImageError as error:
         pages = error.came if error.code == SEVERAL else None
         return (pages, True) if isinstance(pages, int) else (1, False)

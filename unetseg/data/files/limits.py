@@ -23,6 +23,7 @@ HOLDABLE = 2**20  # bytes of pixels that no byte of a file unpacks to
 PIXEL_BYTES = 16  # of one pixel that the limit on pixels allows for, as of four bands of float32
 MOST_BANDS = 512  # of an image, as of an array of OpenCV
 BOMB = "decompression-bomb"
+ORIENTATION_TAG = 0x0112  # of EXIF and TIFF
 LFS_START = b"version https://git-lfs"  # of what Git LFS leaves where a file was not fetched
 READ_FIX = "Copy the file again from its source, or take it out of the folder."
 

@@ -29,7 +29,7 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile as PillowImage
 
-from unetseg.data.files.limits import bomb, refuse_bomb, told_orientation
+from unetseg.data.files.limits import ORIENTATION_TAG, bomb, refuse_bomb, told_orientation
 from unetseg.data.files.pngs import PALETTE, PNG_START
 from unetseg.errors import ImageError
 
@@ -44,7 +44,6 @@ _SEEN_AS = {
 _HEIC = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|mif1|msf1)", re.DOTALL)
 J2K_STARTS = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
 _PLACE_BOXES = (bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"asoc")  # GeoJP2, GMLJP2
-_ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 _HEADER_END = 33  # bytes: the start of a PNG, and its first chunk, which says size and kind
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a JPEG: not in data, and no restart
 
@@ -80,7 +79,7 @@ class Photo:
     @property
     def orientation(self) -> int:
         """1–8 in what was read so far; of a PNG it may stand behind the pixels."""
-        return told_orientation(lambda: Image.Image.getexif(self._image).get(_ORIENTATION))
+        return told_orientation(lambda: Image.Image.getexif(self._image).get(ORIENTATION_TAG))
 
     def close(self) -> None:
         """Close the file."""

@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
-from unetseg.data.files.limits import refuse_bomb, told_orientation, unreadable
+from unetseg.data.files.limits import ORIENTATION_TAG, refuse_bomb, told_orientation, unreadable
 from unetseg.data.files.stacks import image_series
 from unetseg.data.files.windows import Window, cut
 from unetseg.storage import atomic_path, is_file
@@ -28,7 +28,6 @@ CACHE_BYTES = 2**26  # decoded strips and tiles that an open file keeps, bytes
 
 GDAL_TAG = 42112
 _ARE_CODES = 'name="VALUES">codes'
-_ORIENTATION = 0x0112
 _LOSSY = frozenset({6, 7, 33003, 33005, 34892, 34933, 34934, 50001})  # JPEG and its kin
 _JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose segments need the file's tables
 _PALETTE = 3
@@ -78,7 +77,7 @@ class Tiff:
         if keyframe.is_tiled:
             self.segment = int(keyframe.tilelength), int(keyframe.tilewidth)
         _refuse_cut_off(series, path, others)
-        self.orientation = told_orientation(lambda: keyframe.tags.valueof(_ORIENTATION))
+        self.orientation = told_orientation(lambda: keyframe.tags.valueof(ORIENTATION_TAG))
         self.palette = _palette(keyframe)
         self.lossy = int(keyframe.compression) in _LOSSY
         self.byteorder: Any = self._file.byteorder
@@ -96,7 +95,7 @@ class Tiff:
         is_plain = self.shape[2] == 1 and self.dtype in (np.uint8, np.uint16)
         self.white_is_zero = is_plain and keyframe.photometric == 0
         self.kind = str(self.dtype)
-        self._has_windows = _has_windows(series, self._file, self.shape)
+        self._has_plain_pieces = _has_plain_pieces(series, self._file, self.shape)
         self._whole: NDArray[Any] | None = None
         self._recent: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()  # decoded
         self._held = 0  # bytes of these
@@ -142,7 +141,7 @@ class Tiff:
 
     def window(self, window: Window) -> NDArray[Any]:
         """The pixels of `window`, which lies inside: H×W×C, the same as of `whole`."""
-        if not self._has_windows:  # the few files whose pieces are no plain strips or tiles
+        if not self._has_plain_pieces:  # the few files whose pieces are no plain strips or tiles
             with self._lock:
                 if self._whole is None:
                     self._whole = self.whole()
@@ -340,7 +339,7 @@ def _palette(page: tifffile.TiffPage) -> NDArray[np.uint8] | None:
     return table
 
 
-def _has_windows(
+def _has_plain_pieces(
     series: tifffile.TiffPageSeries, file: tifffile.TiffFile, shape: tuple[int, int, int]
 ) -> bool:
     """Whether all pixels lie in plain strips or tiles of this very file, bands first or last."""
