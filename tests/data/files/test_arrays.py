@@ -1,6 +1,7 @@
 """Arrays as images: each shape as people save them, pages, and headers that promise too much."""
 
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,26 @@ def test_a_page_of_an_array_is_an_image(tmp_path: Path, shape: tuple[int, ...]) 
     np.testing.assert_array_equal(read_image(tmp_path / "a.npy#3"), page.reshape(20, 30, -1))
     with pytest.raises(ImageError, match=f"no page {shape[0] + 1}"):
         read_image(tmp_path / f"a.npy#{shape[0] + 1}")
+
+
+@pytest.mark.row(26)
+def test_a_page_of_a_packed_stack_takes_the_memory_of_a_page(tmp_path: Path) -> None:
+    """A stack of zeros of a few kilobytes may be larger than memory."""
+    array = np.zeros((120, 256, 256), np.uint8)
+    array[70] = saved(tmp_path / "page.npy", (256, 256))
+    np.savez_compressed(tmp_path / "a.npz", array)
+    np.savez_compressed(tmp_path / "b.npz", np.asfortranarray(array))
+    read_image(tmp_path / "a.npz#2")  # loads what reads it
+    tracemalloc.start()
+    page = read_image(tmp_path / "a.npz#71")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(page[..., 0], array[70])
+    assert peak < 4_000_000  # bytes, of 8 million
+    np.testing.assert_array_equal(read_image(tmp_path / "b.npz#71"), page)
+    np.savez_compressed(tmp_path / "b.npz", np.zeros_like(array, order="F"))  # all is unpacked
+    with pytest.raises(ImageError, match="bomb"):
+        read_image(tmp_path / "b.npz#71", max_pixels=100_000)
 
 
 def test_large_arrays_are_read_by_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

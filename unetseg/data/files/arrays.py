@@ -22,6 +22,7 @@ from unetseg.text import plural
 NPY_START, ZIP_START = b"\x93NUMPY", b"PK\3\4"
 MOST_COLOURS = 4  # an axis so short, first or last, is always one of bands
 _MOST_BANDS = 32  # an axis with more is none of bands
+_CHUNK = 2**18  # bytes of an .npz that are unpacked and passed over at once
 
 
 class ArrayFile:
@@ -63,8 +64,8 @@ class ArrayFile:
         self.dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype.newbyteorder("=")
         self.segment = 1, self.shape[1]
         height, width, bands = self.shape
-        size = height * width * bands * dtype.itemsize
-        refuse_bomb(path, (height, width), size, max_pixels)
+        held = math.prod(shape) if fortran and not self.has_windows else height * width * bands
+        refuse_bomb(path, (height, width), held * dtype.itemsize, max_pixels)
         self._layout: tuple[Any, ...] = shape, "F" if fortran else "C", page
 
     def _header(self, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -98,16 +99,31 @@ class ArrayFile:
         shape, order, page = self._layout
         if self.has_windows:
             array: Any = np.memmap(self._file, self._stored, "r", self._offset, shape, order)
+            pixels = array[page - 1] if page else array
         else:
-            archive, name = self._member
-            with archive.open(name) as values:
-                array = npy.read_array(values, allow_pickle=False)
-        pixels = array[page - 1] if page else array
+            pixels = self._unpacked()
         pixels = np.moveaxis(pixels, 0, -1) if self._turned else pixels
         top, left, height, width = window
         part = pixels[top : top + height, left : left + width].reshape(height, width, -1)
         part = np.array(part, self.dtype)
         return part * np.uint8(255) if self._stored == np.bool_ else part
+
+    def _unpacked(self) -> NDArray[Any]:
+        """The array of an .npz, or its page; of a stack no other page is held meanwhile."""
+        shape, order, page = self._layout
+        archive, name = self._member
+        with archive.open(name) as values:
+            if not page or order == "F":
+                array: NDArray[Any] = npy.read_array(values, allow_pickle=False)
+                return array[page - 1] if page else array
+            size = math.prod(shape[1:]) * self._stored.itemsize
+            before = self._offset + (page - 1) * size
+            for at in range(0, before, _CHUNK):
+                values.read(min(_CHUNK, before - at))
+            content = values.read(size)
+            while values.read(_CHUNK):  # the checksum is looked at in the end
+                pass
+        return np.frombuffer(content, self._stored).reshape(shape[1:])
 
     def close(self) -> None:
         """Close the file."""

@@ -137,7 +137,7 @@ class Jpeg2000:
     """An open JPEG 2000 file, whatever wrote it; the pixels are as stored.
 
     Attributes:
-        shape: Height, width and bands.
+        shape: Height, width and bands; a palette is not applied yet.
         kind: Size, bands and bits, as the header has them (ISO 15444-1, annex A.5.1).
         may_be_placed: Whether it has a box that may say where it lies (GeoJP2, GMLJP2).
 
