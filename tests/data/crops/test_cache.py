@@ -25,6 +25,7 @@ from unetseg.data.crops.cache import (
     choose_cache,
     decoded_file,
     decoding_speed,
+    pixel_bytes,
     read_split,
 )
 from unetseg.data.crops.dataset import CropRule, Crops, Order
@@ -88,6 +89,22 @@ def test_real_pairs_come_back_as_decoded(real_data: Path, tmp_path: Path, name: 
             assert kept.dtype == decoded.dtype
             np.testing.assert_array_equal(kept, decoded)
     reader.forget()
+
+
+@pytest.mark.parametrize("asked", ["auto", "memory"])
+def test_the_facts_of_a_folder_are_looked_through_once(
+    known: Survey, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    """And not for each of its pairs: of 100,000 that takes half an hour."""
+    asked_for = list[int]()
+
+    def spy(folder: Survey, bands: int) -> int:
+        asked_for.append(bands)
+        return pixel_bytes(folder, bands)
+
+    monkeypatch.setattr(cache, "pixel_bytes", spy)
+    choose_cache(known, 3, asked)
+    assert asked_for == [3]
 
 
 # The file

@@ -111,12 +111,13 @@ def choose_cache(
         PairReader(known.select(split), known.class_map, bands, known.config.max_pixels)
         for split in splits
     ]
-    size = copies * sum(
-        fact.image.pixels * pixel_bytes(known, bands)
+    pixels = sum(
+        fact.image.pixels
         for split, reader in zip(splits, readers, strict=True)
         for index, fact in enumerate(known.facts_of(split))
         if not reader.is_windowed(index)
     )
+    size = copies * pixels * pixel_bytes(known, bands)
     if cache != "auto":
         return _as_asked(cache, size, folder)
     share = size / host_memory()
