@@ -197,7 +197,8 @@ def test_the_headers_of_a_stack_are_walked_once_and_anew_when_it_has_changed(
     monkeypatch.setattr(stack_headers, "_refuse_circles", spy)
     path = tmp_path / "a.tif"
     for times, (stack, axes) in enumerate([(grey, "ZYX"), (colour, "ZCYX")], 1):
-        tifffile.imwrite(path, stack, imagej=True, metadata={"axes": axes})
+        options: dict[str, Any] = {"photometric": "minisblack", "imagej": True}
+        tifffile.imwrite(path, stack, **options, metadata={"axes": axes})
         for page, image in enumerate(stack.reshape(9, -1, 48, 64), 1):
             expected = np.moveaxis(image, 0, -1)
             np.testing.assert_array_equal(read_image(tmp_path / f"a.tif#{page}"), expected)
