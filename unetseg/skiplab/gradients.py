@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unetseg.bundle import BundleInfo, build_segmenter, load_single
 from unetseg.config import DataConfig, GradientsConfig, TrainConfig, TrainingConfig
-from unetseg.data.crops.cache import read_split
+from unetseg.data.crops.cache import choose_cache, read_split
 from unetseg.data.crops.dataset import Crops, Order, known_gaps
 from unetseg.data.crops.loading import crop_batches
 from unetseg.data.facts.survey import Survey, survey, with_splits
@@ -217,7 +217,8 @@ def _read_lesson(images: Survey, plan: Plan, base: TrainConfig, device: torch.de
     Raises:
         DataError: there is nothing to train on.
     """
-    reader = read_split(images, "train", plan.bands)
+    place = choose_cache(images, plan.bands, splits=("train",)).place
+    reader = read_split(images, "train", plan.bands, place)
     if not len(reader):
         fix = "Give other pairs with --images and --masks."
         raise DataError(f"no pair of {images.pairs.root} is for training", fix=fix)

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from shutil import disk_usage
 from threading import Lock
@@ -56,11 +57,11 @@ def read_split(
     known: Survey,
     split: str,
     bands: int,
-    cache: str = "auto",
+    place: str,
     folder: Path | None = None,
     progress: Progress = SILENT,
 ) -> PairReader:
-    """The reader of a split, with its pairs decoded and kept where `cache` says.
+    """The reader of a split, with its pairs decoded and kept in a place.
 
     Large TIFFs stay as they are.
 
@@ -68,18 +69,15 @@ def read_split(
         known: The pairs and their facts.
         split: train, val or test.
         bands: Bands that every image must have.
-        cache: memory, disk, none, or auto: what `choose_cache` chooses for this split alone.
-        folder: Where the file of the cache is written, with no other training writing there.
+        place: memory, disk or none, see `choose_cache`.
+        folder: Where the file on the disk is written, with no other training writing there.
         progress: Hears of each decoded pair.
 
     Raises:
-        OutOfMemoryError: memory was asked for, and does not hold the split.
-        MachineError: the disk was asked for, and does not hold it or cannot be written.
-        ConfigError: the disk was asked for without a folder.
+        MachineError: the disk cannot be written.
         DataError: a file cannot be read.
     """
-    place = choose_cache(known, bands, cache, folder, (split,)).place
-    reader = PairReader(known.select(split), known.class_map, bands, known.config.max_pixels)
+    reader = _reader(known, split, bands)
     if place == "memory":
         reader.keep(progress=progress)
     elif place == "disk" and folder is not None:
@@ -107,16 +105,8 @@ def choose_cache(
     """
     if cache == "none":
         return CacheChoice("none", "as set")
-    readers = [
-        PairReader(known.select(split), known.class_map, bands, known.config.max_pixels)
-        for split in splits
-    ]
-    pixels = sum(
-        fact.image.pixels
-        for split, reader in zip(splits, readers, strict=True)
-        for index, fact in enumerate(known.facts_of(split))
-        if not reader.is_windowed(index)
-    )
+    facts = chain.from_iterable(map(known.facts_of, splits))
+    pixels = sum(fact.image.pixels for fact in facts if not fact.is_windowed)
     size = copies * pixels * pixel_bytes(known, bands)
     if cache != "auto":
         return _as_asked(cache, size, folder)
@@ -127,9 +117,13 @@ def choose_cache(
     room = 0 if folder is None else disk_usage(folder).free
     if room < ROOM * size:
         return CacheChoice("none", f"{too_much}; the disk has {_bytes(room)} free")
-    speed = decoding_speed(readers)
+    speed = decoding_speed([_reader(known, split, bands) for split in splits])
     told = f"{too_much}; they are decoded at {_bytes(speed)}/s"
     return CacheChoice("disk" if speed < READING_SPEED else "none", told)
+
+
+def _reader(known: Survey, split: str, bands: int) -> PairReader:
+    return PairReader(known.select(split), known.class_map, bands, known.config.max_pixels)
 
 
 def pixel_bytes(known: Survey, bands: int) -> int:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from unetseg.data.facts.image_values import ImageFacts, image_facts
-from unetseg.data.files.image import ImageFile
+from unetseg.data.files import image as image_file
 from unetseg.data.files.pages import MaskPath, file_of, files_of, image_hash
 from unetseg.data.files.rasters import read_with
+from unetseg.data.files.readers import WINDOWED_FORMATS
 from unetseg.data.masks.mask_file import whole_factor
 from unetseg.data.masks.mask_values import MaskFacts, mask_facts
 from unetseg.data.pairs.match import Pair
@@ -46,6 +47,12 @@ class PairFacts(BaseModel):
         """Whether the mask has the size of the image, or is brought to it by a whole factor."""
         image, mask = self.image.shape, self.mask.shape
         return image == mask or whole_factor(image, mask) is not None
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether a file of the pair is read by windows, so that the pair is never kept decoded."""
+        is_large = self.mask.pixels > image_file.WHOLE_PIXELS
+        return self.image.is_windowed or (is_large and self.mask.format in WINDOWED_FORMATS)
 
 
 _CACHE: TypeAdapter[dict[str, PairFacts]] = TypeAdapter(dict[str, PairFacts])
@@ -127,9 +134,7 @@ def _without_objects(pair: Pair, max_pixels: int | None) -> PairFacts | list[Dat
     image = _attempt(image_facts, pair.image, max_pixels)
     if isinstance(image, DataError):
         return [image]
-    with ImageFile(pair.image, max_pixels) as file:
-        is_windowed = file.is_windowed
-    if is_windowed:
+    if image.is_windowed:
         fix = "Write a mask that shows nothing, or cut the image into smaller ones."
         what = f"{pair.image} is read by windows, which needs a mask file"
         return [DataError(what, fix=fix, paths=(pair.image,))]

@@ -17,6 +17,7 @@ from unetseg.data.files import image as image_file
 from unetseg.data.files.bands import alpha_share, effective_bands
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.nodata import told_missing
+from unetseg.data.files.readers import WINDOWED_FORMATS
 
 THUMBNAIL = 1024  # pixels: the longer side of what the perceptual hash is made from, at most
 ALPHA_SHARE = 0.95  # of the pixels of an alpha band are 0 or opaque; the others are soft edges
@@ -92,6 +93,11 @@ class ImageFacts(BaseModel):
     def is_large(self) -> bool:
         """Whether the image is predicted by bands, see `ImageFile`."""
         return self.pixels > image_file.WHOLE_PIXELS
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether windows of the image are read one by one, see `ImageFile`."""
+        return self.is_large and self.format in WINDOWED_FORMATS
 
     @property
     def bands(self) -> int:

@@ -33,7 +33,6 @@ class ArrayFile:
         shape: Height, width and bands.
         dtype: Number type of the pixels in this machine's byte order; bool counts as uint8.
         pages: Images in the file if its first axis is one of pages, whether or not it must be.
-        has_windows: Whether windows are read without the rest.
 
     Raises:
         ImageError: a stack of pages, no image, a bomb, pickled, or shorter than its header says.
@@ -45,8 +44,8 @@ class ArrayFile:
         self, file: IO[bytes], start: bytes, path: Path, page: int | None, max_pixels: int
     ) -> None:
         self._file = file
-        self.has_windows = start.startswith(NPY_START)
-        self.format = "NPY" if self.has_windows else "NPZ"
+        self._is_npy = start.startswith(NPY_START)
+        self.format = "NPY" if self._is_npy else "NPZ"
         shape, fortran, dtype = self._header(path)
         self.pages = shape[0] if len(shape) > 3 or _axes(shape) in ("CYX", "NYX") else 1
         if page and (page > self.pages or self.pages == 1):
@@ -64,14 +63,14 @@ class ArrayFile:
         self.dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype.newbyteorder("=")
         self.segment = 1, self.shape[1]
         height, width, bands = self.shape
-        held = math.prod(shape) if fortran and not self.has_windows else height * width * bands
+        held = math.prod(shape) if fortran and not self._is_npy else height * width * bands
         refuse_bomb(path, (height, width), held * dtype.itemsize, max_pixels)
         self._layout: tuple[Any, ...] = shape, "F" if fortran else "C", page
 
     def _header(self, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         """Shape, order and type of the array, whose values begin where the file stands then."""
         size = os.fstat(self._file.fileno()).st_size
-        if self.has_windows:
+        if self._is_npy:
             values: IO[bytes] = self._file
         else:
             archive = zipfile.ZipFile(self._file)
@@ -97,7 +96,7 @@ class ArrayFile:
     def window(self, window: Window) -> NDArray[Any]:
         """The pixels of `window`, which lies inside: H×W×C, the same as of `whole`."""
         shape, order, page = self._layout
-        if self.has_windows:
+        if self._is_npy:
             array: Any = np.memmap(self._file, self._stored, "r", self._offset, shape, order)
             pixels = array[page - 1] if page else array
         else:

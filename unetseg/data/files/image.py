@@ -28,7 +28,7 @@ from unetseg.data.files.once import Once
 from unetseg.data.files.pages import SEVERAL
 from unetseg.data.files.photos import Jpeg2000, Photo
 from unetseg.data.files.rasters import Raster, ValidityMask
-from unetseg.data.files.readers import Opened, Windowed, open_file
+from unetseg.data.files.readers import WINDOWED_FORMATS, Opened, Windowed, open_file
 from unetseg.data.files.tiffs import Tiff
 from unetseg.data.files.windows import cut, stored_window, upright
 from unetseg.errors import ImageError
@@ -123,7 +123,7 @@ class ImageFile:
         self._shape, self._kind = file.shape, file.kind  # as stored
         self.pixels = file.shape[0] * file.shape[1]
         self.pages = file.pages if isinstance(file, ArrayFile) else 1
-        self.is_windowed = getattr(file, "has_windows", False) and self.is_large
+        self.is_windowed = self.format in WINDOWED_FORMATS and self.is_large
         # Of a PNG it may stand behind the pixels: that is known when they are read.
         self._orientation = None if self.format == "PNG" else file.orientation
         self._blank = self._blank_entry(file)

@@ -45,7 +45,7 @@ class Raster:
         ImageError: GDAL cannot open it, or its bands differ in type.
     """
 
-    lossy, orientation, palette, has_windows = False, 1, None, True
+    lossy, orientation, palette = False, 1, None
 
     def __init__(self, path: Path, driver: str, max_pixels: int) -> None:
         self._path, self._lock, self._max_pixels = path, threading.Lock(), max_pixels

@@ -17,6 +17,8 @@ from unetseg.errors import ImageError
 
 Windowed = Tiff | ArrayFile | Raster
 """An open file that gives windows of its pixels."""
+WINDOWED_FORMATS = frozenset({"TIFF", "NPY", "VRT", "HFA", "ENVI"})
+"""Formats whose windows are read without the rest."""
 Opened = Windowed | Photo | Jpeg2000
 """An open file, whose header was read."""
 

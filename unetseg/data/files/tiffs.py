@@ -58,7 +58,7 @@ class Tiff:
             tifffile raises on damage comes as it is.
     """
 
-    format, has_windows = "TIFF", True
+    format = "TIFF"
 
     def __init__(self, file: IO[bytes], path: Path, page: int | None, max_pixels: int) -> None:
         self._opened, self._path, self._max_pixels = file, path, max_pixels
