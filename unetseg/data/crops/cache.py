@@ -77,7 +77,7 @@ def read_split(
         MachineError: the disk cannot be written.
         DataError: a file cannot be read.
     """
-    reader = _reader(known, split, bands)
+    reader = PairReader(known.select(split), known.class_map, bands, known.config.max_pixels)
     if place == "memory":
         reader.keep(progress=progress)
     elif place == "disk" and folder is not None:
@@ -105,8 +105,9 @@ def choose_cache(
     """
     if cache == "none":
         return CacheChoice("none", "as set")
-    facts = chain.from_iterable(map(known.facts_of, splits))
-    pixels = sum(fact.image.pixels for fact in facts if not fact.is_windowed)
+    pairs = chain.from_iterable(map(known.select, splits))
+    wholes = [pair for pair in pairs if not known.facts[pair.name].is_windowed]
+    pixels = sum(known.facts[pair.name].image.pixels for pair in wholes)
     size = copies * pixels * pixel_bytes(known, bands)
     if cache != "auto":
         return _as_asked(cache, size, folder)
@@ -117,13 +118,9 @@ def choose_cache(
     room = 0 if folder is None else disk_usage(folder).free
     if room < ROOM * size:
         return CacheChoice("none", f"{too_much}; the disk has {_bytes(room)} free")
-    speed = decoding_speed([_reader(known, split, bands) for split in splits])
+    speed = decoding_speed(PairReader(wholes, known.class_map, bands, known.config.max_pixels))
     told = f"{too_much}; they are decoded at {_bytes(speed)}/s"
     return CacheChoice("disk" if speed < READING_SPEED else "none", told)
-
-
-def _reader(known: Survey, split: str, bands: int) -> PairReader:
-    return PairReader(known.select(split), known.class_map, bands, known.config.max_pixels)
 
 
 def pixel_bytes(known: Survey, bands: int) -> int:
@@ -132,13 +129,11 @@ def pixel_bytes(known: Survey, bands: int) -> int:
     return (bands + with_gaps) * np.dtype(known.dtype).itemsize + 1
 
 
-def decoding_speed(readers: Sequence[PairReader]) -> float:
-    """Decoded bytes per second of a few pairs, in one thread; inf where all are large TIFFs."""
-    wholes = [(reader, i) for reader in readers for i in range(len(reader))]
-    wholes = [(reader, i) for reader, i in wholes if not reader.is_windowed(i)]
-    some = wholes[:: max(1, len(wholes) // SAMPLE_PAIRS)][:SAMPLE_PAIRS]
+def decoding_speed(reader: PairReader) -> float:
+    """Decoded bytes per second of a few pairs, in one thread; inf where there are none."""
+    some = range(len(reader))[:: max(1, len(reader) // SAMPLE_PAIRS)][:SAMPLE_PAIRS]
     began = time.perf_counter()
-    size = sum(array.nbytes for reader, i in some for array in reader.decode(i))
+    size = sum(array.nbytes for index in some for array in reader.decode(index))
     return size / (time.perf_counter() - began) if size else float("inf")
 
 
