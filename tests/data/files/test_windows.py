@@ -693,12 +693,14 @@ def test_the_header_alone_says_what_is_large(
             assert image.is_large == (limit == 1199)
 
 
+@pytest.mark.parametrize("stored", [{"tile": (256, 256), "compression": "zlib"}, {}])
 def test_a_thumbnail_of_a_large_image_takes_little_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: dict[str, Any]
 ) -> None:
+    """In tiles, and unpacked in one piece."""
     monkeypatch.setattr(image_file, "WHOLE_PIXELS", 100)
     pixels = np.zeros((4000, 1000, 3), np.uint8)
-    tifffile.imwrite(tmp_path / "large.tif", pixels, tile=(256, 256), compression="zlib")
+    tifffile.imwrite(tmp_path / "large.tif", pixels, photometric="rgb", **stored)
     with ImageFile(tmp_path / "large.tif") as file:
         file.thumbnail(200)  # loads decoders
         tracemalloc.start()

@@ -77,6 +77,8 @@ class Tiff:
         if keyframe.is_tiled:
             self.segment = int(keyframe.tilelength), int(keyframe.tilewidth)
         _refuse_cut_off(series, path, others)
+        if series.dataoffset is not None:  # any part is read by itself, however long the strips are
+            self.segment = 1, 1
         self.orientation = told_orientation(lambda: keyframe.tags.valueof(ORIENTATION_TAG))
         self.palette = _palette(keyframe)
         self.lossy = int(keyframe.compression) in _LOSSY
