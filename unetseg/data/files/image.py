@@ -370,11 +370,9 @@ class ImageFile:
         these tell its codes.
         """
         step = -(-max(self.size) // side)
-        rows = STRIP
-        if self._windowed:  # what is decoded together is read together
-            rows = self._windowed[2]
-            rows = rows if rows > STRIP else STRIP // rows * rows
-        strips = self.strips(rows)  # of which no view is kept: it would keep the strip
+        together = self._windowed[2] if self._windowed else 1  # rows that are decoded
+        strips = self.strips(max(together, STRIP // together * together))
+        # No view of a strip is kept: it would keep the strip.
         picks = (strip[-top % step :: step, ::step].copy() for top, strip in strips)
         pixels = np.concatenate(list(picks))
         return pixels if self._blank is None else pixels[..., :3]
