@@ -107,6 +107,14 @@ def test_the_facts_of_a_folder_are_looked_through_once(
     assert asked_for == [3]
 
 
+def test_the_files_of_small_pairs_are_opened_to_be_decoded_alone(
+    known: Survey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unetseg.data.crops.reader.MaskFile", None)  # asked for large ones
+    reader = read_split(known, "train", 3, "memory")
+    assert not any(map(reader.is_windowed, range(len(reader))))
+
+
 # The file
 
 

@@ -77,7 +77,10 @@ def read_split(
         MachineError: the disk cannot be written.
         DataError: a file cannot be read.
     """
-    reader = PairReader(known.select(split), known.class_map, bands, known.config.max_pixels)
+    limit, facts = known.config.max_pixels, known.facts_of(split)
+    large = [fact.image.is_large or fact.has_large_mask for fact in facts]
+    small = (index for index, is_large in enumerate(large) if not is_large)
+    reader = PairReader(known.select(split), known.class_map, bands, limit, small)
     if place == "memory":
         reader.keep(progress=progress)
     elif place == "disk" and folder is not None:

@@ -1,6 +1,6 @@
 """Pairs of files → (image, class indexes), decoded when asked for, or once and kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +51,7 @@ class PairReader:
         class_map: What the mask values mean.
         bands: Bands that every image must have.
         max_pixels: The most pixels that are decoded at once.
+        small: Indexes of pairs that are known to have no large file; the others are asked.
     """
 
     def __init__(
@@ -59,13 +60,14 @@ class PairReader:
         class_map: ClassMap,
         bands: int,
         max_pixels: int | None = None,
+        small: Iterable[int] = (),
     ) -> None:
         self.pairs = list(pairs)
         self.class_map = class_map
         self.bands = bands
         self.max_pixels = max_pixels
         self._kept: PairStore = {}
-        self._are_windowed: dict[int, bool] = {}
+        self._are_windowed = dict.fromkeys(small, False)
         self._large: dict[int, LargePair] = {}
 
     def __len__(self) -> int:

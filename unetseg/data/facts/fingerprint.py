@@ -49,10 +49,15 @@ class PairFacts(BaseModel):
         return image == mask or whole_factor(image, mask) is not None
 
     @property
+    def has_large_mask(self) -> bool:
+        """Whether the mask is as large as an image that is read by windows, see `ImageFile`."""
+        return self.mask.pixels > image_file.WHOLE_PIXELS
+
+    @property
     def is_windowed(self) -> bool:
         """Whether a file of the pair is read by windows, so that the pair is never kept decoded."""
-        is_large = self.mask.pixels > image_file.WHOLE_PIXELS
-        return self.image.is_windowed or (is_large and self.mask.format in WINDOWED_FORMATS)
+        has_windows = self.mask.format in WINDOWED_FORMATS
+        return self.image.is_windowed or (self.has_large_mask and has_windows)
 
 
 _CACHE: TypeAdapter[dict[str, PairFacts]] = TypeAdapter(dict[str, PairFacts])
