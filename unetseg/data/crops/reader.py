@@ -150,7 +150,7 @@ class PairReader:
             large.close()
 
     def _open(self, index: int) -> LargePair:
-        """A pair read by windows; those read long ago are closed, and open again when needed."""
+        """A pair read by windows; one read long ago is closed, and opens again when needed."""
         if index not in self._large:
             path, mask = self.pairs[index].image, self.pairs[index].mask
             if mask is None:
@@ -164,8 +164,8 @@ class PairReader:
         else:
             large = self._large.pop(index)
         self._large[index] = large  # the last of the dict is the one used last
-        for old in list(self._large.values())[:-OPEN_PAIRS]:
-            old.close()
+        if len(self._large) > OPEN_PAIRS:
+            list(self._large.values())[-OPEN_PAIRS - 1].close()
         return large
 
 
