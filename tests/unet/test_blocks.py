@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unetseg.config import NetworkConfig, ShortcutKind
+from unetseg.config import BlockKind, NetworkConfig, ShortcutKind
 from unetseg.unet.blocks import (
     DenseBlock,
     PlainBlock,
@@ -20,12 +20,13 @@ from unetseg.unet.blocks import (
 from unetseg.unet.build import make_block
 from unetseg.unet.shortcuts import Deactivable, Norm
 
-BLOCKS = [PlainBlock, ResidualBlock, DenseBlock]
+BLOCKS = get_args(BlockKind)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_padding_keeps_the_size(block: type[nn.Module]) -> None:
-    assert block(3, 8, nn.BatchNorm2d)(torch.randn(2, 3, 9, 11)).shape == (2, 8, 9, 11)
+def test_padding_keeps_the_size(block: Any) -> None:
+    made = make_block(NetworkConfig(block=block))(3, 8)
+    assert made(torch.randn(2, 3, 9, 11)).shape == (2, 8, 9, 11)
 
 
 def test_valid_convolutions_lose_two_pixels_on_every_side() -> None:
@@ -129,12 +130,11 @@ def test_every_layer_of_a_dense_block_sees_all_before_it() -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_convolutions_have_a_bias_only_without_norm(block: type[nn.Module]) -> None:
-    def biases(made: nn.Module) -> set[bool]:
-        return {m.bias is not None for m in made.modules() if isinstance(m, nn.Conv2d)}
-
-    assert biases(block(3, 8, nn.BatchNorm2d)) == {False}
-    assert biases(block(3, 8, no_norm)) == {True}
+def test_convolutions_have_a_bias_only_without_norm(block: Any) -> None:
+    for norm, has_bias in (("batch", False), ("none", True)):
+        made = make_block(NetworkConfig.model_validate({"block": block, "norm": norm}))(3, 8)
+        layers = [m for m in made.modules() if isinstance(m, nn.Conv2d)]
+        assert {layer.bias is not None for layer in layers} == {has_bias}
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 7, 8, 9, 10, 16, 36, 48, 64, 100, 1024])
