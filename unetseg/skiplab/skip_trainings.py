@@ -1,6 +1,5 @@
 """Each kind of skip trained with each seed, scored on images clean and spoilt, and timed."""
 
-import csv
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from unetseg.progress import Progress
 from unetseg.skiplab.corruptions import CORRUPTIONS
 from unetseg.skiplab.cost import predict_ms
 from unetseg.skiplab.look import read_filled
-from unetseg.storage import write_json
+from unetseg.storage import read_csv, write_json
 from unetseg.text import plural
 from unetseg.training.checkpoint import STATE
 from unetseg.training.trainings import told_how_to_go_on, train_in
@@ -160,8 +159,7 @@ class Trainings:
                 "so that nothing can be compared",
                 fix="Bring test or validation images with foreground.",
             )
-        with (folder / "metrics.csv").open(encoding="utf-8") as file:
-            last = list(csv.DictReader(file))[-1]
+        *_, last = read_csv(folder / "metrics.csv")
         done = Training(
             skip=skip,
             seed=seed,
