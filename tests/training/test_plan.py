@@ -100,6 +100,12 @@ def test_fresh_weights_are_moved_by_muon_and_trained_ones_by_adam(cells: Survey)
     assert plan(cells, optimizer="sgd").lr == 1e-2
 
 
+def test_a_training_without_a_budget_is_validated_at_most_a_hundred_times(cells: Survey) -> None:
+    for made in (plan(cells), plan(cells, epochs=300)):
+        assert (made.epochs, made.validate_every) == (300, 3)
+    assert plan(cells, budget=60.0).validate_every == 1
+
+
 def test_an_epoch_covers_every_image(cells: Survey) -> None:
     made = plan(cells, patch=32, batch=4)
     assert len(made.repeats) == len(cells.select("train"))

@@ -51,6 +51,7 @@ VALIDATION_SHARE = 0.25
 FORWARD_SHARE = 1 / 3
 """Arithmetic of a forward pass, as a share of a training step on the same pixels."""
 MOST_VALIDATIONS = 100
+"""Where no budget ends the training."""
 WORTH_COMPILING = (2000, 900.0)
 """Steps, and seconds of a budget, from which a GPU makes up for the minutes of compiling."""
 ACTIVATION_BYTES = 60
@@ -156,9 +157,7 @@ def make_plan(
         repeats=repeats,
         epochs=epochs,
         validate_every=settle(
-            "validate_every",
-            "auto",
-            lambda: _validate_every(known, training.epochs, patch, repeats),
+            "validate_every", "auto", lambda: _validate_every(known, epochs, patch, repeats)
         ),
         compile=settle(
             "compile", compiled, lambda: _compile(config, epochs and epochs * steps, machine)
