@@ -310,8 +310,9 @@ def test_a_folder_that_never_began_is_taken_again_and_no_other(tmp_path: Path) -
     assert new_run_folder(tmp_path, "cells") == folder
     for name in ("notes.txt", ".git", "last.pt", "model", "previous.pt"):
         write_text(folder / name, "of value")
-        with pytest.raises(MachineError, match="holds a run already"):
+        with pytest.raises(MachineError, match="holds a run already") as caught:
             new_run_folder(tmp_path, "cells")
+        assert ("--resume" in caught.value.fix) == (name == "last.pt")
         (folder / name).unlink()
 
 

@@ -279,7 +279,8 @@ def new_run_folder(out: Path, name: str | None) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             if name and (not folder.is_dir() or has_begun(folder)):
-                fix = "Give another --name, or go on with it by --resume."
+                goes_on = any(is_file(folder / state) for state in ("last.pt", "started.json"))
+                fix = f"Give another --name{', or go on with it by --resume' if goes_on else ''}."
                 raise MachineError(f"{folder} holds a run already", fix=fix) from None
             if name:
                 return folder

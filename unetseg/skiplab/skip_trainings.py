@@ -1,6 +1,5 @@
 """Each kind of skip trained with each seed, scored on images clean and spoilt, and timed."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ from unetseg.skiplab.cost import predict_ms
 from unetseg.skiplab.look import read_filled
 from unetseg.storage import read_csv, write_json
 from unetseg.text import plural
-from unetseg.training.checkpoint import STATE
 from unetseg.training.trainings import told_how_to_go_on, train_in
 from unetseg.unet.build import WITH_ALPHA
 
@@ -142,8 +140,6 @@ class Trainings:
         """Train anew, or go on with what an interruption left."""
         runtime = self.base.runtime.model_copy(update={"seed": seed})
         config = of_kind(self.base, skip).model_copy(update={"runtime": runtime})
-        if not (folder / STATE).is_file():
-            shutil.rmtree(folder, ignore_errors=True)  # stopped before there was anything to keep
         with told_how_to_go_on("Give the same `unetseg lab compare` command again to go on."):
             train_in(folder, self.data, config, self.progress)
 

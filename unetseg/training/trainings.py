@@ -18,6 +18,7 @@ from unetseg.training.checkpoint import STATE
 from unetseg.training.fit import train
 from unetseg.training.plan import read_plan
 from unetseg.training.run import data_hash, merged_settings
+from unetseg.training.run_log import LOG
 
 STARTED = "started.json"
 """In the folder of several trainings: what they were begun with."""
@@ -36,7 +37,8 @@ def of_shape(config: TrainConfig, run: Path) -> TrainConfig:
     A batch that was left open stays so: it may be halved where memory runs out.
     """
     plan = read_plan(run)
-    chosen = {"patch": plan.patch, "normalisation": plan.normalisation.kind}
+    kind = plan.normalisation.kind
+    chosen = {"patch": plan.patch, "augment": plan.augment, "normalisation": kind}
     training = config.training.model_copy(update=chosen)
     return config.model_copy(update={"network": plan.network, "training": training})
 
@@ -111,5 +113,7 @@ def claim(home: Path, data: Path, config: TrainConfig, trainings: int) -> TrainC
 
 def train_in(run: Path, data: Path, config: TrainConfig, progress: Progress) -> None:
     """Train in the folder `run`, or go on with what an interruption left there."""
-    goes_on = (run / STATE).exists()
+    goes_on = (run / STATE).is_file()
+    if not goes_on and (run / LOG).is_file():  # killed before there was anything to go on from
+        shutil.rmtree(run, ignore_errors=True)
     train(data, config, out=run.parent, name=run.name, resume=goes_on, progress=progress)

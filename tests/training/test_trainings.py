@@ -1,0 +1,43 @@
+"""Several trainings in one folder: all are alike, and what was killed goes on or begins anew."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.builders import CPU
+from unetseg.config import TrainConfig
+from unetseg.data.facts.survey import survey
+from unetseg.data.sample import draw_sample
+from unetseg.progress import SILENT
+from unetseg.storage import write_json, write_text
+from unetseg.training import trainings
+from unetseg.training.plan import make_plan
+from unetseg.training.trainings import of_shape, train_in
+
+
+def test_what_the_first_has_chosen_all_have(tmp_path: Path) -> None:
+    known = survey(draw_sample(tmp_path / "cells", count=6, size=64))
+    found = {"patch": 32, "augment": "light"}  # as a short budget would
+    first = make_plan(known, TrainConfig(), CPU).model_copy(update=found)
+    write_json(tmp_path / "fold_0" / "plan.json", first.model_dump(mode="json"))
+    second = make_plan(known, of_shape(TrainConfig(), tmp_path / "fold_0"), CPU)
+    shared = {"network", "patch", "normalisation", "augment"}
+    assert second.model_dump(include=shared) == first.model_dump(include=shared)
+
+
+def test_what_was_killed_before_its_first_state_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[bool, bool]] = []
+
+    def note(*_: object, out: Path, name: str, resume: bool, **__: object) -> None:
+        begun.append((resume, (out / name).exists()))
+
+    monkeypatch.setattr(trainings, "train", note)
+    run = tmp_path / "fold_0"
+    for name in ("log.jsonl", "model/model.json"):
+        write_text(run / name, "{}")
+    train_in(run, tmp_path, TrainConfig(), SILENT)
+    write_text(run / "last.pt", "state")
+    train_in(run, tmp_path, TrainConfig(), SILENT)
+    assert begun == [(False, False), (True, True)]
