@@ -71,6 +71,7 @@ def test_images_whose_scores_would_have_no_interval_are_refused_before_any_train
     for mask in (tmp_path / "cells" / "val" / "masks").iterdir():
         if told == "no foreground":
             write_png(mask, np.zeros((48, 48), np.uint8))
+    (tmp_path / "curve").mkdir()
     with pytest.raises(DataError, match=told):
         learning_curve(tmp_path / "cells", tmp_path / "curve", TrainConfig(), doublings=1)
     assert not (tmp_path / "curve").exists()

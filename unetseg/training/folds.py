@@ -5,6 +5,7 @@ from pathlib import Path
 
 from unetseg.bundle import join_bundles
 from unetseg.config import TrainConfig
+from unetseg.data.facts.survey import survey
 from unetseg.errors import ConfigError
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.progress import SILENT, Progress
@@ -12,6 +13,7 @@ from unetseg.report.page import write_report
 from unetseg.storage import parse_json, write_json
 from unetseg.training.run import write_settings
 from unetseg.training.trainings import (
+    as_begun,
     claim,
     evaluation_of,
     in_one_folder,
@@ -49,7 +51,8 @@ def train_folds(
     with in_one_folder(home, WAY_ON):
         if config.data.fold is not None:
             raise ConfigError("--fold and --folds contradict one another", fix="Leave --fold away.")
-        asked_for = claim(home, data, config, folds)
+        asked_for = as_begun(home, config)
+        claim(home, survey(data, asked_for.data), asked_for, folds)
         config = one_of(asked_for, folds)
         for number in range(folds):
             fold = home / f"fold_{number}"

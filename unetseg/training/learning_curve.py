@@ -9,7 +9,7 @@ import numpy as np
 
 from unetseg.config import ScoringConfig, TrainConfig
 from unetseg.data.crops.dataset import Order
-from unetseg.data.facts.survey import Survey, survey
+from unetseg.data.facts.survey import Survey, survey, with_share
 from unetseg.errors import ConfigError, DataError
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.progress import SILENT, Progress
@@ -17,6 +17,7 @@ from unetseg.report.curves import extrapolated
 from unetseg.storage import json_value, parse_json, write_csv, write_json
 from unetseg.training.plan import Plan, crops_of, read_plan
 from unetseg.training.trainings import (
+    as_begun,
     claim,
     evaluation_of,
     in_one_folder,
@@ -92,18 +93,20 @@ def learning_curve(
         DataError: one validation image or group, or none with foreground: scores have no interval.
         UnetsegError: as `train`.
     """
-    numbers = range(doublings + 1)
-    parts = [config.data.model_copy(update={"share": 0.5**n}) for n in numbers]
-    known = [survey(data, part) for part in parts]
-    _refuse_too_few(known)
     with in_one_folder(home, WAY_ON):
-        config = one_of(claim(home, data, config, len(parts)), len(parts))
+        config = as_begun(home, config)
+        parts = [config.data.model_copy(update={"share": 0.5**n}) for n in range(doublings + 1)]
+        known = survey(data, parts[0])
+        shares = [with_share(known, part.share) for part in parts]
+        _refuse_too_few(shares)
+        claim(home, known, config, len(parts))
+        config = one_of(config, len(parts))
         whole = home / "share_1"  # all images decide the shape
         asked = config.model_copy(update={"data": parts[0]})
         points = [_trained(data, whole, asked, progress)]
         config, plan = of_shape(config, whole), read_plan(whole)
-        for n in numbers[1:]:
-            crops = crops_of(known[n].facts_of("train"), plan.patch)
+        for n in range(1, len(parts)):
+            crops = crops_of(shares[n].facts_of("train"), plan.patch)
             epochs = epochs_as_long(plan, crops, config.training.accumulate)
             training = config.training.model_copy(update={"epochs": epochs})
             asked = config.model_copy(update={"data": parts[n], "training": training})

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unetseg.config import DeviceConfig, EvalConfig, GroupsConfig, TrainConfig
-from unetseg.data.facts.survey import survey
+from unetseg.data.facts.survey import Survey
 from unetseg.errors import ConfigError, StoppedError
 from unetseg.locks import locked
 from unetseg.progress import Progress
@@ -76,39 +76,49 @@ def in_one_folder(home: Path, way_on: str) -> Iterator[None]:
             raise
 
 
-def claim(home: Path, data: Path, config: TrainConfig, trainings: int) -> TrainConfig:
-    """Let the folder of several trainings go on only as it was begun.
-
-    Returns:
-        The settings that it was begun with, but for those of CHANGEABLE that were given.
+def as_begun(home: Path, config: TrainConfig) -> TrainConfig:
+    """`config`, or what the trainings in `home` were begun with, changed where it may be.
 
     Raises:
-        ConfigError: settings, images or the number of trainings differ from those before, or the
-            folder holds a run that is one training.
+        ConfigError: settings differ that may not, or the folder holds a run that is one training.
     """
     file = home / STARTED
+    if not file.exists():
+        if any((home / name).exists() for name in (STATE, "model")):
+            fix = "Choose another folder: its model would be replaced."
+            raise ConfigError(f"{home} holds a run already, of one training", fix=fix)
+        return config
     try:
-        began = parse_json(file.read_bytes()) if file.exists() else {}
-        saved = TrainConfig.model_validate(began["config"]) if began else config
-    except (ValueError, KeyError) as error:
+        saved = TrainConfig.model_validate(parse_json(file.read_bytes())["config"])
+    except (ValueError, KeyError, TypeError) as error:
         fix = "Choose another folder."
         raise ConfigError(f"{file} is damaged, or of another version", [error], fix) from error
-    if not began and any((home / name).exists() for name in (STATE, "model")):
-        fix = "Choose another folder: its model would be replaced."
-        raise ConfigError(f"{home} holds a run already, of one training", fix=fix)
-    if began:
-        config = merged_settings(saved, config)
-    known = survey(data, config.data)
+    return merged_settings(saved, config)
+
+
+def claim(home: Path, known: Survey, config: TrainConfig, trainings: int) -> None:
+    """Let several trainings begin in `home`, or go on as they were begun.
+
+    Args:
+        home: Their folder.
+        known: What they learn from.
+        config: What `as_begun` gave.
+        trainings: How many they are.
+
+    Raises:
+        ConfigError: their images, their number or their length were others before.
+    """
+    file = home / STARTED
     length = config.training.model_dump(mode="json", include={"epochs", "budget"})
     now = {"data": data_hash(known), "trainings": trainings, **length}
-    if not began:
+    if not file.exists():
         write_json(file, {**now, "config": config.model_dump(mode="json")})
-    elif changed := [
-        f"{name}: {began[name]} → {now[name]}" for name in now if began[name] != now[name]
-    ]:
+        return
+    before = parse_json(file.read_bytes())
+    pairs = [(name, before.get(name), value) for name, value in now.items()]
+    if changed := [f"{name}: {old} → {new}" for name, old, new in pairs if old != new]:
         fix = "Give what it was begun with, or choose another folder."
         raise ConfigError(f"{home} holds trainings that were begun otherwise", changed, fix)
-    return config
 
 
 def train_in(run: Path, data: Path, config: TrainConfig, progress: Progress) -> None:

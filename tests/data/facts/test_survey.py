@@ -10,7 +10,7 @@ from tests.builders import noise
 from unetseg.checks.check import check_folder
 from unetseg.config import DataConfig
 from unetseg.data.crops.reader import PairReader
-from unetseg.data.facts.survey import survey, with_splits
+from unetseg.data.facts.survey import survey, with_share, with_splits
 from unetseg.data.files import image as image_file
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
@@ -62,6 +62,14 @@ def test_class_pixels_are_those_of_the_masks(real_data: Path) -> None:
 def test_the_share_held_out_can_be_set(real_data: Path) -> None:
     known = survey(real_data / "drive", DataConfig(val_fraction=0.25))
     assert len(known.select("val")) == 5
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
+def test_a_share_of_a_folder_is_that_of_its_survey(tmp_path: Path, share: float) -> None:
+    data = draw_sample(tmp_path / "cells", count=12, size=48)
+    expected = survey(data, DataConfig(share=share))
+    found = with_share(survey(data), share)
+    assert found.pairs == expected.pairs
 
 
 def test_recorded_splits_are_taken_back(real_data: Path) -> None:

@@ -213,8 +213,7 @@ def _understand(folder: Survey, progress: Progress, *, strict: bool) -> Survey:
     progress.say(sentence)
     folder = replace(folder, classes=class_map, rules=(*folder.rules, sentence))
     folder = replace(folder, facts=_blank_as_background(folder, class_map))
-    hashes = [fact.hash for _, fact in folder.items()]
-    presence = [frozenset(i for i, _ in class_counts(f, class_map)) for _, f in folder.items()]
+    hashes, presence = _contents(folder)
     try:
         config = folder.config
         given = hashes, presence, config.val_fraction, config.fold
@@ -295,6 +294,18 @@ def class_names(
     if path is not None or not data.is_dir():
         return read_class_names(path) if path else None
     return guess_class_names(data, progress)
+
+
+def with_share(folder: Survey, share: float) -> Survey:
+    """`folder` as `DataConfig.share` would leave it: with a share of its training pairs."""
+    return replace(folder, pairs=keep_share(folder.pairs, *_contents(folder), share))
+
+
+def _contents(folder: Survey) -> tuple[list[str], list[frozenset[int]]]:
+    """Of each pair the content hash, and the classes that its mask shows."""
+    facts = [fact for _, fact in folder.items()]
+    presence = [frozenset(i for i, _ in class_counts(f, folder.class_map)) for f in facts]
+    return [fact.hash for fact in facts], presence
 
 
 def with_splits(folder: Survey, splits: dict[str, str]) -> Survey:
