@@ -42,6 +42,7 @@ from unetseg.skiplab.cost import Cost
 from unetseg.skiplab.look import Result
 from unetseg.skiplab.seeds import Arm, difference_interval, rank
 from unetseg.skiplab.skip_trainings import CLEAN, SCORES, SEVERITY, Training
+from unetseg.storage import write_text
 from unetseg.training import trainings, tuning
 from unetseg.training.fit import train
 
@@ -331,6 +332,14 @@ def test_other_settings_and_other_data_are_not_mixed(
     (copy / "started.json").unlink()
     with pytest.raises(ConfigError, match="is of no known comparison"):
         compare(data, KINDS, settings(), output=copy)
+
+
+@pytest.mark.parametrize("name", ["started.json", "last.pt"])
+def test_the_folder_of_other_trainings_is_left_alone(data: Path, tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, '{"trainings": 5, "config": {}}')  # of folds; of a single one
+    with pytest.raises(ConfigError, match="is of no known comparison"):
+        compare(data, KINDS, settings(), output=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_what_is_left_open_is_chosen_once_for_all_kinds(

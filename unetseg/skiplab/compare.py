@@ -24,6 +24,7 @@ from unetseg.skiplab.seeds import CONFIDENCE, Arm, draw, rank
 from unetseg.skiplab.skip_trainings import RUNS, SEVERITY, Trainings, of_kind
 from unetseg.storage import parse_json, write_json, writing
 from unetseg.text import plural
+from unetseg.training.checkpoint import STATE
 from unetseg.training.plan import bundle_info, make_plan
 from unetseg.training.run import data_hash, flat_settings
 from unetseg.training.trainings import STARTED
@@ -179,8 +180,7 @@ def _started(
     identity = {name: v for name, v in _common_settings(base).items() if name not in FREE}
     identity |= {CONTENT: content, "severity of the corruptions": SEVERITY}
     identity |= {"machine": f"{machine.device.type}, {machine.dtype}", "unetseg": __version__}
-    has_begun = any((output / RUNS).glob("*"))
-    started = _before(output, identity) if has_begun else chosen()
+    started = _before(output, identity) or chosen()
     network = NetworkConfig.model_validate(started["network"])
     network = network.model_copy(update=base.network.model_dump(include={"skip", "alpha"}))
     training = base.training.model_copy(update=started["crops"])
@@ -189,18 +189,23 @@ def _started(
 
 
 def _before(output: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """What the comparison in `output` was started with.
+    """What the comparison in `output` was started with; nothing where no training has begun.
 
     Raises:
-        ConfigError: it is another one.
+        ConfigError: it is another one, or the folder is of other trainings.
     """
+    has_begun = any((output / RUNS).glob("*"))
+    if not has_begun and not any((output / name).exists() for name in (STARTED, STATE)):
+        return {}
     fix = "Choose another --output, or go back to what it was started with."
     try:
         saved = dict(parse_json((output / STARTED).read_bytes()))
         before = dict(saved["identity"])
         NetworkConfig.model_validate(saved["network"]), dict(saved["crops"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{output / RUNS} is of no known comparison", [error], fix) from error
+        raise ConfigError(f"{output} is of no known comparison", [error], fix) from error
+    if not has_begun:
+        return {}
     differences = [
         f"{name}: {before.get(name)} → {identity.get(name)}"
         for name in before | identity
