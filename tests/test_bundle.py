@@ -114,6 +114,20 @@ def test_a_bundle_that_may_not_be_read_is_answered(
         load_bundle(saved)
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    weights = build_segmenter(info()).state_dict()
+    weights["network.head.bias"][0] = torch.nan
+    save_bundle(tmp_path / "model", weights, info())
+    with pytest.raises(BundleError, match="has weights that are no numbers") as caught:
+        load_bundle(tmp_path)
+    assert caught.value.offenders == ["network.head.bias"]
+
+
+def test_a_name_that_no_folder_can_have_is_answered(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="does not exist"):
+        load_bundle(tmp_path / ("x" * 300))
+
+
 def edit(saved: Path, **changes: object) -> None:
     file = saved / "model" / "model.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))

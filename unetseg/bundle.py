@@ -5,6 +5,7 @@ No pickled object and no import path is stored; the network is rebuilt from the 
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +24,7 @@ from unetseg.data.masks.class_map import ClassMap
 from unetseg.errors import BundleError, ConfigError
 from unetseg.runtime import Machine, versions
 from unetseg.storage import (
+    is_file,
     json_value,
     parse_json,
     replace_folder,
@@ -338,6 +340,9 @@ def load_bundle(run: Path) -> tuple[Segmenter, BundleInfo]:
         segmenter.load_state_dict(weights, assign=True)
     except (*DAMAGE, safetensors.SafetensorError) as error:
         raise BundleError(f"{file} does not hold the network of model.json", [error]) from error
+    if strange := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        fix = "Train it anew, or take an older copy."
+        raise BundleError(f"{file} has weights that are no numbers", strange, fix)
     return segmenter.eval(), info
 
 
@@ -459,15 +464,16 @@ def take_weights(segmenter: Segmenter, classes: Sequence[str], run: Path) -> tup
 def find_bundle(run: Path) -> Path:
     """The folder with model.json: `run` itself or `run`/model."""
     for folder in (run, run / "model", run / ".model-old"):  # the last after a crash in saving
-        if (folder / "model.json").is_file() and (folder / "model.safetensors").is_file():
+        if is_file(folder / "model.json") and is_file(folder / "model.safetensors"):
             return folder
-    if run.is_file():
+    if is_file(run):
         raise BundleError(
             f"{run} is a file, not a run folder",
             fix="Give the folder that `unetseg train` wrote; foreign checkpoints are not loaded.",
         )
-    what = "has no trained model" if run.is_dir() else "does not exist"
-    near = (file for above in (run, run.parent) for file in above.glob("*/model/model.json"))
+    there = [above for above in (run, run.parent) if os.path.isdir(above)]  # noqa: PTH112 (which raises)
+    what = "has no trained model" if run in there else "does not exist"
+    near = (file for above in there for file in above.glob("*/model/model.json"))
     runs = [str(file.parents[1]) for file in sorted(near)]
     fix = f"Runs that are there: {', '.join(runs)}" if runs else "Give a run folder of `train`."
     raise BundleError(f"{run} {what} (model/model.json)", fix=fix)

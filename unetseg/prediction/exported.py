@@ -27,6 +27,7 @@ from unetseg.bundle import LARGEST_JSON, BundleInfo, parse_info
 from unetseg.errors import BundleError, UnetsegError, imported
 from unetseg.prediction.backends import Choice
 from unetseg.prediction.openvino import compiled, openvino_core, openvino_package
+from unetseg.storage import is_file
 from unetseg.unet.build import build_unet
 from unetseg.unet.model import UNet
 from unetseg.unet.segmenter import Segmenter
@@ -104,7 +105,7 @@ class Exported:
 
 def is_exported(run: Path) -> bool:
     """Whether a path is that of a file of `unetseg export`, by its suffix."""
-    return run.suffix.lower() in RUNTIMES and run.is_file()
+    return run.suffix.lower() in RUNTIMES and is_file(run)
 
 
 def load_exported(file: Path) -> Exported:
