@@ -156,6 +156,19 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         pass
 
 
+def test_a_manifest_that_may_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(MachineError, match=r"cannot read .*predictions\.jsonl.*Permission denied"):
+        Manifest(tmp_path / "out", SETTINGS)
+
+
 # ------------------------------------------------------------------ several processes
 
 

@@ -97,6 +97,9 @@ class Manifest:
         run: The trained U-Net, and
         flags: how it was told `settings`: for ready commands.
         journal: Where its lines are, if not in predictions.jsonl.
+
+    Raises:
+        MachineError: they cannot be read.
     """
 
     def __init__(
@@ -136,19 +139,25 @@ class Manifest:
         return self._read > before
 
     def _take_all(self, file: Path, begin: int = 0) -> int:
-        """Take in the whole lines of a file from byte `begin` on; where they end."""
+        """Take in the whole lines of a file from byte `begin` on; where they end.
+
+        Raises:
+            MachineError: it cannot be read.
+        """
         if not file.is_file():
             return begin
-        with file.open("rb") as lines:
-            lines.seek(begin)
-            for line in lines:
-                if not line.endswith(b"\n"):  # it is being written, or was when a process ended
-                    break
-                begin += len(line)
-                try:
-                    self._take(parse_json(line))
-                except ValueError:  # of a process that was killed, or a disk that was full
-                    continue
+        try:
+            with file.open("rb") as lines:
+                lines.seek(begin)
+                for line in lines:
+                    if not line.endswith(b"\n"):  # being written, or was when a process ended
+                        break
+                    begin += len(line)
+                    with suppress(ValueError):  # of a process that was killed, or a full disk
+                        self._take(parse_json(line))
+        except OSError as error:
+            told = f"cannot read {file}, which tells what each mask was made with: {error.strerror}"
+            raise MachineError(told, fix="Make it readable, or choose another folder.") from error
         return begin
 
     def _take(self, line: Any) -> None:
