@@ -7,7 +7,7 @@ resolved by `training/plan.py`, which writes each choice with its reason to `pla
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -393,6 +393,20 @@ class PredictConfig(TilingConfig, ReadingConfig):
     def with_probabilities(self) -> bool:
         """Whether more is wanted of each pixel than its class."""
         return bool(self.probabilities or self.objects or self.polygons or self.review)
+
+    def refuse_idle(self, given: Collection[str]) -> None:
+        """Let none of the settings that were `given` do nothing, for want of another.
+
+        Raises:
+            ConfigError: one would.
+        """
+        for name, is_wanted, what, flags in (
+            ("watershed", self.objects or self.polygons, "objects", "--objects or --polygons"),
+            ("simplify", self.polygons, "polygons", "--polygons"),
+        ):
+            if name in given and not is_wanted:
+                fix = f"Add {flags}, or leave it out."
+                raise ConfigError(f"without {what} this does nothing", [f"--{name}"], fix)
 
 
 def is_range(text: str, info: ValidationInfo) -> str:

@@ -28,6 +28,7 @@ from tests.builders import (
 from unetseg.cli.app import run
 from unetseg.data.files import image as image_file
 from unetseg.data.files.georeference import Georeference
+from unetseg.errors import ConfigError
 from unetseg.prediction import objects as objects_module
 from unetseg.prediction import stream
 from unetseg.prediction.objects import Objects, Table, parted
@@ -337,4 +338,12 @@ def test_flags_that_shape_objects_are_refused_where_there_are_none(
     assert run([*given, *words]) == 2
     said = capsys.readouterr().err
     assert words[-2] in said
-    assert f"Add {missing}, or leave them out." in said
+    assert f"Add {missing}, or leave it out." in said
+
+
+def test_from_python_they_are_refused_too(trained: Path, tmp_path: Path) -> None:
+    given = trained, tmp_path, tmp_path / "out"
+    with pytest.raises(ConfigError, match="without objects this does nothing"):
+        unetseg.predict(*given, watershed=0.5)
+    with pytest.raises(ConfigError, match="without polygons this does nothing"):
+        unetseg.predict(*given, objects=True, simplify=1)

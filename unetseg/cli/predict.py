@@ -89,15 +89,11 @@ def _refuse_idle(config: PredictConfig, scaling: ScalingConfig) -> None:
         for name in (*config.model_fields_set, *scaling.model_fields_set)
         if f"UNETSEG_{name.upper()}" not in os.environ  # which is for other commands, too
     ]
-    for names, is_wanted, what, fix in (
-        (("address", "workers", "cores"), scaling.cluster, "a cluster", "--cluster ray"),
-        (("watershed",), config.objects or config.polygons, "objects", "--objects or --polygons"),
-        (("simplify",), config.polygons, "polygons", "--polygons"),
-    ):
-        flags = [f"--{name}" for name in names if name in given]
-        if flags and not is_wanted:
-            told = f"without {what} these do nothing"
-            raise ConfigError(told, flags, f"Add {fix}, or leave them out.")
+    config.refuse_idle(given)
+    flags = [f"--{name}" for name in ("address", "workers", "cores") if name in given]
+    if flags and not scaling.cluster:
+        fix = "Add --cluster ray, or leave them out."
+        raise ConfigError("without a cluster these do nothing", flags, fix)
 
 
 def _predicted(

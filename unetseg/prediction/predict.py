@@ -137,6 +137,7 @@ def work_of(
     if isinstance(device, str):
         flags["device"], device = device, None
     config, where = with_flags(flags, config or PredictConfig(), device or DeviceConfig())
+    config.refuse_idle(flags)
     predictor, output = Predictor(Path(run), config, where), Path(output)
     work = Work(Path(run), output, paths_of(inputs), config, where, predictor)
     refuse_read_only(output)
