@@ -13,7 +13,7 @@ from tests.builders import Heard, bundle_info, class_map, random_segmenter, save
 from tests.evaluation.test_evaluate import remember
 from unetseg.cli.app import run as command
 from unetseg.config import ComparisonConfig, DeviceConfig, EvalConfig, ScoringConfig
-from unetseg.data.files.pages import image_hash
+from unetseg.data.files.pages import MaskPath, image_hash
 from unetseg.data.files.pngs import write_png
 from unetseg.data.pairs.match import Pair, find_pairs
 from unetseg.data.pairs.splits import read_groups, write_splits
@@ -153,6 +153,26 @@ def test_only_pairs_that_every_run_held_out_are_compared(data: Path, tmp_path: P
     remember(second, data, ["val", "val", "val", "train", "train", "train"])
     with pytest.raises(DataError, match="hold out no pairs in common"):
         compare([first, second], data, device="cpu")
+
+
+def test_files_are_hashed_once_for_all_runs_whatever_these_are_called(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = [save_run(Path(name)) for name in ("image", "group")]
+    for run in runs:
+        remember(run, data, ["val"] * 6)
+    hashed: list[tuple[MaskPath, ...]] = []
+
+    def counted(*paths: MaskPath) -> str:
+        hashed.append(paths)
+        return image_hash(*paths)
+
+    monkeypatch.setattr("unetseg.evaluation.evaluate.image_hash", counted)
+    compare(runs, data, device="cpu")
+    assert len(hashed) == 6
+    columns = (tmp_path / "image/compare/compare.csv").read_text().splitlines()[0]
+    assert columns == "image,group,./image,./group"
 
 
 def test_eval_knows_the_groups_of_the_training(data: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from unetseg.evaluation.evaluate import (
     in_order,
     restricted,
     run_folder,
+    trained_digests,
 )
 from unetseg.evaluation.paired import Difference, difference, image_scores
 from unetseg.prediction.predictor import Predictor
@@ -97,7 +98,9 @@ def compare(
     pair_set, source = find_described(Path(data), config.data, predictors[0].info.class_map)
     progress.say(f"pairs: {pair_set.rule}")
     homes = [run_folder(run) for run in folders]
-    split, pairs = _held_out([choose_pairs(pair_set, h, config.scoring.split) for h in homes])
+    digests = trained_digests(pair_set, homes)
+    chosen = [choose_pairs(pair_set, home, config.scoring.split, digests) for home in homes]
+    split, pairs = _held_out(chosen)
     pairs = restricted(pairs, config.scoring.region, progress)
     progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictors[0].machine}")
 
@@ -146,7 +149,8 @@ def _written(
         both: Floats = image_scores(counts[0], own, class_map.foreground)
         gap = difference(both, groups) if own is not counts[0] else None
         rows.append(Compared(run, score(own, class_map.names, class_map.foreground, groups), gap))
-        columns[str(run)] = image_scores(own, own, class_map.foreground)[0]
+        name = f"./{run}" if str(run) in {"image", "group"} else str(run)  # other columns' names
+        columns[name] = image_scores(own, own, class_map.foreground)[0]
     result = Comparison(empty.split, tuple(rows), empty.folder)
     write_json(result.folder / "compare.json", result.to_json())
     table = []

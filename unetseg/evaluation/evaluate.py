@@ -1,7 +1,7 @@
 """Bundle + pairs → scores per class and per image, predicted masks and error pictures."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -216,11 +216,14 @@ def _scores_folder(run: Path) -> Path:
     return run.with_name(f"{run.stem}-eval") if run.is_file() else run_folder(run) / "eval"
 
 
-def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[Pair, ...]]:
+def choose_pairs(
+    pair_set: PairSet, run: Path, split: str, digests: Mapping[str, str] | None = None
+) -> tuple[str, tuple[Pair, ...]]:
     """The split to score and its pairs, in the groups of the training unless they have their own.
 
     The splits of the training count, for images that were there (recognised by content); else the
-    folder's own; without any, every pair is scored as "all".
+    folder's own; without any, every pair is scored as "all". `digests` are those of
+    `trained_digests`, where they are known.
 
     Raises:
         DataError: no pair is in that split, or files cannot be read; all of them.
@@ -228,7 +231,7 @@ def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[P
     file = run / "splits.json"
     trained = read_splits(file) if file.is_file() else {}  # by content
     groups = read_groups(file) if trained else {}
-    digests = _digests(pair_set.pairs) if trained else {}
+    digests = trained_digests(pair_set, [run]) if digests is None else digests
     splits, pairs = {}, []
     for pair in pair_set.pairs:
         digest = digests.get(pair.name, "")
@@ -245,6 +248,12 @@ def choose_pairs(pair_set: PairSet, run: Path, split: str) -> tuple[str, tuple[P
             fix="Choose --split all, or one of those.",
         )
     return split, chosen
+
+
+def trained_digests(pair_set: PairSet, runs: Iterable[Path]) -> dict[str, str]:
+    """The hash of the content of each pair, by its name; none where no run tells its splits."""
+    are_told = any((run / "splits.json").is_file() for run in runs)
+    return _digests(pair_set.pairs) if are_told else {}
 
 
 def _digests(pairs: Sequence[Pair]) -> dict[str, str]:
