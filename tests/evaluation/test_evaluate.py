@@ -22,7 +22,7 @@ from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.data.pairs.splits import write_splits
 from unetseg.data.sample import draw_sample
-from unetseg.errors import BundleError, DataError
+from unetseg.errors import BundleError, ConfigError, DataError
 from unetseg.evaluation.evaluate import choose_pairs, evaluate, evaluate_pairs
 from unetseg.export.export import export
 from unetseg.prediction.predictor import Predictor
@@ -172,6 +172,34 @@ def test_scores_are_written_where_asked(data: Path, run: Path, tmp_path: Path) -
         "images.csv",
         "scores.json",
     ]
+
+
+def test_nothing_is_left_of_images_that_are_gone(data: Path, tmp_path: Path) -> None:
+    folder, out = shutil.copytree(data, tmp_path / "data"), tmp_path / "out"
+    trained = save_run(tmp_path / "run")
+    remember(trained, folder, ["val"] * 6)
+    evaluate(trained, folder, device="cpu", output=out)
+    assert (out / "suspects.csv").is_file()
+    for kind in ("images", "masks"):
+        (folder / kind / "cells_000.png").unlink()
+    evaluate(trained, folder, device="cpu", output=out, calibration=False)
+    left = {path.name for path in (folder / "masks").iterdir()}
+    for kind in ("masks", "overlays"):
+        assert {path.name for path in (out / kind).iterdir()} == left
+    assert not (out / "suspects.csv").exists()
+
+
+@pytest.mark.parametrize("part", ["masks", "gallery"])
+def test_scores_are_not_written_among_the_pairs(
+    data: Path, run: Path, tmp_path: Path, part: str
+) -> None:
+    folder = shutil.copytree(data, tmp_path / "data")
+    (folder / "masks").rename(folder / part)
+    before = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    with pytest.raises(ConfigError, match="would be written among the pairs") as caught:
+        evaluate(run, folder, device="cpu", output=folder, images="images", masks=part)
+    assert caught.value.offenders == [str((folder / part).resolve())]
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.png")}
 
 
 def test_a_perfect_model_scores_one(data: Path, run: Path, tmp_path: Path) -> None:

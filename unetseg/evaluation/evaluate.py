@@ -1,7 +1,9 @@
 """Bundle + pairs → scores per class and per image, predicted masks and error pictures."""
 
+import csv
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +24,7 @@ from unetseg.data.masks.overlay import error_overlay
 from unetseg.data.pairs.dataset_yaml import find_described
 from unetseg.data.pairs.match import Pair, PairSet, within
 from unetseg.data.pairs.splits import read_groups, read_splits
-from unetseg.errors import DataError, UnetsegError
+from unetseg.errors import ConfigError, DataError, UnetsegError
 from unetseg.evaluation.anatomy import Anatomy, class_pairs
 from unetseg.evaluation.confusion import Counts, Scores, dice, iou, mean_over, score
 from unetseg.evaluation.counting import PairCount, count_classes
@@ -41,7 +43,7 @@ from unetseg.prediction.predictor import Predictor, build_engine, load
 from unetseg.prediction.stream import Stream
 from unetseg.prediction.values import SeenValues, tell_strange
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import json_value, write_csv, write_json
+from unetseg.storage import json_value, read_csv, write_csv, write_json, writing
 from unetseg.text import plural
 
 THE_IMAGE, THE_MASK = Path("the image"), Path("the mask")
@@ -106,6 +108,7 @@ def evaluate(
 
     Raises:
         DataError: pairs that cannot be read or do not fit the model, all of them.
+        ConfigError: `output` is where the pairs themselves are.
         BundleError: there is no usable model.
     """
     (config,), run = with_flags(flags, config or EvalConfig(), beside=["output"]), Path(run)
@@ -116,6 +119,7 @@ def evaluate(
     split, pairs = choose_pairs(pair_set, run_folder(run), config.scoring.split)
     pairs = restricted(pairs, config.scoring.region, progress)
     output = Path(output or _scores_folder(run) / split)
+    _clear(output, pair_set, info.class_map.suffix)
     progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictor.describe()}")
     keep = Artifacts(output, config.scoring, info.class_map, Probabilities.of(predictor.engine))
     counts = in_order(
@@ -286,6 +290,33 @@ def restricted(
     if views := sum(pair.region is not None for pair in pairs):
         progress.say(f"scores count inside the fields of view of {plural(views, 'image')}")
     return pairs
+
+
+def _clear(folder: Path, pair_set: PairSet, suffix: str) -> None:
+    """Take away what an earlier evaluation wrote of images that may be gone by now.
+
+    Args:
+        folder: Where scores are written.
+        pair_set: All pairs, whose own files must lie elsewhere.
+        suffix: Of masks that are no GeoTIFFs.
+
+    Raises:
+        ConfigError: masks or pictures would be written among them.
+    """
+    files = {file for pair in pair_set.pairs for file in (*pair.files, pair.region, pair.second)}
+    homes = {home.resolve() for home in {file.parent for file in files if file}}
+    parts = [(folder / name).resolve() for name in ("masks", "overlays", "gallery")]
+    among = [part for part in parts if any(home.is_relative_to(part) for home in homes)]
+    if among:
+        fix = "Choose another folder with -o."
+        raise ConfigError("masks and pictures would be written among the pairs, in", among, fix)
+    with writing(folder), suppress(FileNotFoundError, csv.Error):
+        (folder / "suspects.csv").unlink(missing_ok=True)
+        for row in read_csv(folder / "images.csv"):
+            if "foreground_dice" in row:  # else it is not of an evaluation
+                name = row["image"]
+                for file in (f"masks/{name}{suffix}", f"masks/{name}.tif", f"overlays/{name}.png"):
+                    (folder / file).unlink(missing_ok=True)
 
 
 def evaluate_pairs(
