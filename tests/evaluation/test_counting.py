@@ -17,7 +17,8 @@ from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import DataError
 from unetseg.evaluation.confusion import confusion
 from unetseg.evaluation.counting import count_classes
-from unetseg.evaluation.evaluate import evaluate, evaluate_pairs
+from unetseg.evaluation.evaluate import Artifacts, evaluate, evaluate_pairs
+from unetseg.evaluation.probabilities import Probabilities
 from unetseg.prediction import stream
 from unetseg.prediction.predictor import Predictor
 
@@ -169,3 +170,18 @@ def test_a_region_whose_numbers_jpeg_has_blurred_is_refused_for_large_pairs_too(
     with pytest.raises(DataError, match="1 of 1 pairs do not fit") as caught:
         evaluate_pairs(predictor.engine, predictor.info, [pair])
     assert "is a JPEG with values up to 60, expected 0 and 255" in caught.value.offenders[0]
+
+
+def test_a_second_observer_of_a_large_pair_is_told_to_be_left_out(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_bands(monkeypatch)
+    monkeypatch.setattr("unetseg.evaluation.counting.PICTURE", 40)
+    predictor = Predictor(run, SMALL, CPU)
+    info, wanted = predictor.info, ScoringConfig(save_masks=False, overlays=False)
+    kept = Artifacts(tmp_path, wanted, info.class_map, Probabilities.of(predictor.engine))
+    pair = replace(find_pairs(data).pairs[1], second=data / "masks" / "b.tif")
+    evaluate_pairs(predictor.engine, info, [pair], kept)
+    assert kept.observers.refused == [
+        f"{pair.image} is too large to be compared with a second observer"
+    ]

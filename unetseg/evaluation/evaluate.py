@@ -432,6 +432,9 @@ class Artifacts:
         self.disagreements[pair.name] = count.disagreement.share
         if count.is_whole or self.wanted.overlays:
             self._look_at(pair, count)
+        if pair.second and not count.is_whole:
+            told = f"{pair.image} is too large to be compared with a second observer"
+            self.observers.refused.append(told)
         return count.counts
 
     def _look_at(self, pair: Pair, count: PairCount) -> None:
