@@ -172,7 +172,7 @@ def test_names_of_files_that_are_no_text_survive(tmp_path: Path) -> None:
 
 
 def test_a_spreadsheet_computes_no_text_of_a_table(tmp_path: Path) -> None:
-    names = ["=1+1", "+a", "-2+3|b", "@c", "\td", "'=e", "''-f", "a=b", "'", "", "-5", "+1.5e-3"]
+    names = ["=1+1", "+a", "-2+3|b", "@c", "\td", "'=e", "''-f", "a=b", "'", "", "-5.1e-3", "-inf"]
     rows = [{"=image": name, "number": -0.5} for name in names]
     write_csv(tmp_path / "x.csv", rows)
     with (tmp_path / "x.csv").open(newline="") as file:

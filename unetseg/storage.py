@@ -30,7 +30,7 @@ UNBEGUN = re.compile(
 """What a training writes before it has learned something."""
 FORMULA = re.compile(r"'*[-+=@\t\r]")
 """How text begins that a spreadsheet computes, also where ' already stands before it."""
-NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
+NUMBER = re.compile(r"[-+]?([\d.]+(e[-+]?\d+)?|inf)")
 """A number begins so too, and may be computed."""
 
 _is_kept = ContextVar("_is_kept", default=True)
