@@ -13,7 +13,7 @@ import pytest
 from tests.builders import bundle_info
 from tests.test_locks import refuse_locks
 from unetseg.errors import ImageError, MachineError
-from unetseg.prediction.manifest import NAME, Manifest, identity_of
+from unetseg.prediction.manifest import NAME, Manifest, identity_of, is_predicted
 from unetseg.prediction.outputs import Job
 from unetseg.prediction.predict import _aside
 
@@ -136,6 +136,16 @@ def test_lines_of_no_meaning_are_passed_over(tmp_path: Path, line: str) -> None:
     (tmp_path / NAME).write_text(f"{line}\n")
     manifest = Manifest(tmp_path, SETTINGS)
     assert (manifest.done, manifest.begun, manifest.failed) == ({}, {}, {})
+
+
+def test_a_folder_that_may_not_be_entered_holds_no_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> os.stat_result:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert not is_predicted(tmp_path)
 
 
 def test_differences_name_what_was_otherwise(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from unetseg.errors import ImageError, MachineError, UnetsegError
 from unetseg.locks import lock
 from unetseg.prediction.outputs import Job
 from unetseg.prediction.review import Doubt
-from unetseg.storage import json_value, parse_json, writing
+from unetseg.storage import is_file, json_value, parse_json, writing
 
 NAME = "predictions.jsonl"
 BLOCKS = "predictions"
@@ -80,12 +80,14 @@ class Journal:
 
 def blocks_of(folder: Path) -> list[str]:
     """The names of the files of the blocks that a folder was predicted in."""
-    return [path.name for path in (folder / BLOCKS).glob("*.jsonl")]
+    with suppress(PermissionError):  # of a folder that may be listed and not entered
+        return [path.name for path in (folder / BLOCKS).glob("*.jsonl")]
+    return []
 
 
 def is_predicted(folder: Path) -> bool:
     """Whether masks were written to a folder before."""
-    return (folder / NAME).is_file() or bool(blocks_of(folder))
+    return is_file(folder / NAME) or bool(blocks_of(folder))
 
 
 class Manifest:
