@@ -115,12 +115,16 @@ def test_a_table_lists_pages(tmp_path: Path) -> None:
         find_pairs(tmp_path)
 
 
-def test_a_table_of_the_stacks_that_were_found_is_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "other"), [("", ""), ("#3", "#3"), ("#3", "#4")])
+def test_a_table_of_the_stacks_that_were_found_is_no_other(
+    tmp_path: Path, page: str, other: str
+) -> None:
     isbi(tmp_path)
-    (tmp_path / "about.csv").write_text("image,mask\ntrain-volume.tif,train-labels.tif\n")
+    row = f"train-volume.tif{page},train-labels.tif{other}"
+    (tmp_path / "about.csv").write_text(f"image,mask\n{row}\n")
     found = find_pairs(tmp_path)
     assert len(found.pairs) == 12
-    assert "other pair" not in found.rule
+    assert ("other pair" in found.rule) == (page != other)
 
 
 def test_stacks_of_other_lengths_are_refused_with_both(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TypedDict, Unpack
 
 from unetseg.config import Unpaired
 from unetseg.data.files.folders import below, output_names, scan, scan_names
-from unetseg.data.files.pages import ARRAY_SUFFIXES, MaskSet, files_of
+from unetseg.data.files.pages import ARRAY_SUFFIXES, MaskSet, files_of, split_page
 from unetseg.data.pairs.choose import (
     NO_IMAGE,
     NO_MASK,
@@ -38,7 +38,7 @@ from unetseg.data.pairs.naming import SPLITS, tokens
 from unetseg.data.pairs.pair import Pair, PairSet, grouped, paged
 from unetseg.data.pairs.questions import check_command, fits, is_pattern, no_images
 from unetseg.data.pairs.series import Entry, read_entries, split_series
-from unetseg.data.pairs.table import clear_tables, read_table
+from unetseg.data.pairs.table import ListedPair, clear_tables, read_table
 from unetseg.errors import ConfigError, DataError, PairingError
 from unetseg.text import plural, printable
 
@@ -271,11 +271,17 @@ def _beside_tables(found: PairSet) -> PairSet:
         for mask in (pair.mask.paths if isinstance(pair.mask, MaskSet) else [pair.mask or ""])
     }
     for table, rows in tables.items():
-        others = sum((str(row.image), str(row.mask)) not in couples for row in rows)
+        others = sum(_couple(row) not in couples for row in rows)
         name = printable(below(table, found.root).as_posix())
         if others:
             rule += f"; {name} lists {plural(others, 'other pair')} and is not used without --pairs"
     return replace(found, rule=rule)
+
+
+def _couple(row: ListedPair) -> tuple[str, str]:
+    """Image and mask of a row; of pages with one number, their stacks."""
+    (image, page), (mask, other) = split_page(row.image), split_page(row.mask)
+    return (str(image), str(mask)) if page == other else (str(row.image), str(row.mask))
 
 
 def _chosen(root: Path, paths: Sequence[Path]) -> Choice:
