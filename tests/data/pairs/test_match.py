@@ -535,6 +535,17 @@ def test_explicit_folders_are_those_of_the_data(
     assert couples(found) == {f"{images}/a.png": "right/a.png"}
 
 
+def test_a_table_by_hand_is_that_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(tmp_path / "data", ["a.png", "m.png"])
+    (data / "list.csv").write_text("image,mask\na.png,m.png\n")
+    (tmp_path / "list.csv").write_text("image,mask\n")
+    monkeypatch.chdir(tmp_path)
+    for table in (Path("list.csv"), Path("data/list.csv")):
+        assert couples(find_pairs(data, table=table)) == {"a.png": "m.png"}
+
+
 def test_explicit_folders_that_are_not_there_or_empty(tmp_path: Path) -> None:
     with pytest.raises(PairingError, match="no such folder") as error:
         find_pairs(tmp_path, images=Path("here"), masks=Path("there"))

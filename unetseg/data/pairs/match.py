@@ -120,7 +120,7 @@ def _locate(
         raise PairingError(f"{printable(root)} is a file", fix=fix)
     if not root.is_dir():
         raise PairingError(f"there is no folder {printable(root)}", fix="Check the path.")
-    if table is not None and not table.is_file() and (root / table).is_file():
+    if table is not None and (root / table).is_file():
         table = root / table
     if table is None and images is None and (root / "pairs.csv").is_file():
         table = root / "pairs.csv"
