@@ -162,6 +162,12 @@ def test_lists_in_a_folder_of_one_split_are_the_split(tmp_path: Path) -> None:
     assert [p.split for p in find_pairs(tmp_path).pairs] == ["train"] * 4 + ["val"] * 2
 
 
+def test_lists_in_utf_16_are_read(tmp_path: Path) -> None:
+    for split, text in SPLIT.items():
+        (tmp_path / f"{split}.txt").write_bytes(text.encode("utf-16"))
+    assert listed(tmp_path, {}).splits == ["train"] * 4 + ["val"] * 2
+
+
 def test_lists_that_may_not_be_looked_at_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

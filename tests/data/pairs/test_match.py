@@ -716,6 +716,14 @@ def test_a_table_of_any_name_tells_what_the_folder_does_not(
     assert all((name in found.rule) == (name[0] not in "rcb") for name in tables)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_table_in_utf_16_tells_what_the_folder_does_not(tmp_path: Path, encoding: str) -> None:
+    write(tmp_path, [*UNLIKE, *UNLIKE.values()])
+    text = "\ufeff" + rows("image,mask", "{},{}", 0, 1, 2, 3)
+    (tmp_path / "metadata.csv").write_bytes(text.encode(encoding))
+    assert couples(find_pairs(tmp_path)) == UNLIKE
+
+
 @pytest.mark.parametrize("row", ["scans/none.png,none.png", "scans/a.png,", "{},{}"])
 def test_faulty_rows_of_the_only_table_are_told(tmp_path: Path, row: str) -> None:
     write(tmp_path, [*UNLIKE, *UNLIKE.values()])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from unetseg.data.files.folders import without_image_suffix
 from unetseg.data.pairs.naming import SPLITS, read_name, tokens
-from unetseg.data.pairs.table import files_by_folder, rows_by_split, tables_below
+from unetseg.data.pairs.table import as_text, files_by_folder, rows_by_split, tables_below
 from unetseg.storage import is_file
 from unetseg.text import plural, printable
 
@@ -132,7 +132,7 @@ def _lists(root: Path) -> Iterator[tuple[Path, str, list[str]]]:
                 continue
             if is_file(path) and path.stat().st_size < _MOST:
                 with suppress(OSError, UnicodeDecodeError):  # no text
-                    lines = path.read_text(encoding="utf-8-sig").splitlines()
+                    lines = as_text(path.read_bytes()).splitlines()
                     yield path, "train" if is_both else split, lines
 
 

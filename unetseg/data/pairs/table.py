@@ -123,6 +123,12 @@ def files_by_folder(root: Path) -> Iterator[tuple[str, list[str]]]:
         yield folder, sorted(name for name in names if not is_hidden([name]))
 
 
+def as_text(content: bytes, errors: str = "strict") -> str:
+    """The text in a file of UTF-8, or of UTF-16 where its first bytes say so."""
+    is_utf16 = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    return content.decode("utf-16" if is_utf16 else "utf-8-sig", errors)
+
+
 def tables_below(root: Path, *columns: str) -> Iterator[Path]:
     """The CSV files below `root` whose first line has usual names of these columns."""
     for folder, names in files_by_folder(root):
@@ -131,7 +137,7 @@ def tables_below(root: Path, *columns: str) -> Iterator[Path]:
                 continue
             line = ""
             with suppress(OSError), path.open("rb") as file:
-                line = file.readline(_HEAD).decode("utf-8-sig", errors="replace")
+                line = as_text(file.readline(_HEAD), "ignore")
             header = {_plain(cell.strip('"\r\n')) for cell in re.split("[,;\t]", line)}
             is_meant = all(header.intersection(_COLUMNS[column]) for column in columns)
             if is_meant and path.stat().st_size < _MOST:
@@ -186,9 +192,7 @@ def _named(path: Path) -> Path:
 def _read_cells(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The column names, and line and cells of the rows that are not empty."""
     try:
-        content = table.read_bytes()
-        is_utf16 = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
-        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")  # names may hold \r
+        text = as_text(table.read_bytes())  # names may hold \r
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
         header = [name.strip() for name in next(reader, [])]
