@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from unetseg.data.pairs import foreign as module
 from unetseg.data.pairs.foreign import find_foreign
 from unetseg.data.pairs.match import find_pairs
 from unetseg.errors import PairingError
@@ -78,3 +79,22 @@ def test_pointers_of_git_lfs_are_named(tmp_path: Path) -> None:
     with pytest.raises(PairingError, match="2 pointers of Git LFS in place of files") as error:
         find_pairs(tmp_path)
     assert (error.value.fix, error.value.commands) == ("Fetch the files:", ("git lfs pull",))
+
+
+def test_of_many_json_files_in_a_folder_the_largest_are_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(300):
+        (tmp_path / f"{i}.json").write_text(LABELME)
+    (tmp_path / "train.json").write_text(COCO + " " * 99)
+    read: list[Path] = []
+    head = module._head
+
+    def spy(path: Path) -> str:
+        read.append(path)
+        return head(path)
+
+    monkeypatch.setattr(module, "_head", spy)
+    lines = [one.line() for one in find_foreign(tmp_path)]
+    assert lines == ["300 × JSON file of labelme", "1 × annotation file of COCO (train.json)"]
+    assert len(read) == 100

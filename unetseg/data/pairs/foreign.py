@@ -1,8 +1,9 @@
 """What a folder holds beside images: other programs' annotations, and formats not read here."""
 
+import os
 import re
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from unetseg.text import printable
 
 _HEAD = 1 << 16  # bytes of a file that tell what it is
 _SEEN = 5  # files of a suffix that are looked into
+_JSONS_SEEN = 100  # JSON files of a folder, the largest; more are as most of these are
 _FORMATS = {
     ".mat": "MATLAB file (.mat)",
     ".nii": "NIfTI volume (.nii)",
@@ -91,9 +93,16 @@ _JSONS = {  # what one is called, and whether `unetseg import` reads it as a fol
 
 
 def _jsons(root: Path, files: Mapping[str, Sequence[Path]]) -> Iterator[Foreign]:
-    kinds: dict[str, list[Path]] = defaultdict(list)
+    folders: dict[Path, list[Path]] = defaultdict(list)
     for path in files.get(".json", ()):
-        kinds[_json_kind(_head(path))].append(path)
+        folders[path.parent].append(path)
+    kinds: dict[str, list[Path]] = defaultdict(list)
+    for paths in folders.values():
+        largest = sorted(paths, key=os.path.getsize, reverse=True)[:_JSONS_SEEN]
+        seen = {path: _json_kind(_head(path)) for path in largest}
+        usual = Counter(seen.values()).most_common(1)[0][0]
+        for path in paths:
+            kinds[seen.get(path, usual)].append(path)
     for kind, (what, source) in _JSONS.items():
         same = tuple(kinds.get(kind, ()))
         if source == "file":
