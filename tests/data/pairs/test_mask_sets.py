@@ -280,6 +280,27 @@ def test_names_that_recur_in_every_folder_are_found_at_once(tmp_path: Path) -> N
     assert len(sets.masks) == 2400
 
 
+@pytest.mark.parametrize(
+    ("photo", "mask", "found"),
+    [
+        ("p{}/a.png", "p{}/masks/deep/a_1.png", 2500),
+        ("train/p{}/a.png", "train/masks/q{}/a_1.png", 0),  # all images are as near
+    ],
+)
+def test_masks_in_folders_of_their_own_are_found_at_once(
+    tmp_path: Path, photo: str, mask: str, found: int
+) -> None:
+    for i in range(2500):
+        for name in (photo.format(i), mask.format(i)):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+    began = time.process_time()
+    sets = find_masks(tmp_path)
+    assert time.process_time() - began < 2
+    assert all(mask.path.parts[-4] in key.folders for key, (mask,) in sets.masks.items())
+    assert (len(sets.masks), len(sets.strays)) == (found, 2500 - found)
+
+
 def test_folders_that_the_user_names(tmp_path: Path) -> None:
     draw(tmp_path, ("photos/im{i}.png", "things/im{i}/{k}.png"), objects())
     found = find_pairs(tmp_path, images=Path("photos"), masks=Path("things"))

@@ -187,12 +187,18 @@ class MaskSets:
         return any(said.aside or said.second for said in map(read_name, texts))
 
     @cached_property
-    def by_stem(self) -> dict[str, list[ImageKey]]:
-        """The images of each name."""
-        keys: dict[str, list[ImageKey]] = defaultdict(list)
+    def by_folder(self) -> dict[tuple[str, str], list[ImageKey]]:
+        """The images of each stem in all folders of one name; those of the stem alone have ""."""
+        keys: dict[tuple[str, str], list[ImageKey]] = defaultdict(list)
         for key in self.photos:
-            keys[key.stem].append(key)
+            for name in {"", *key.folders}:
+                keys[key.stem, name].append(key)
         return keys
+
+    @cached_property
+    def answers(self) -> dict[tuple[str, frozenset[str], str | None], ImageKey | None]:
+        """Those of `_nearest`, so that masks alike ask once."""
+        return {}
 
     @cached_property
     def homes(self) -> set[Folders]:
@@ -266,14 +272,35 @@ def _of_name(stem: str, folders: Folders, sets: MaskSets) -> ImageKey | None:
         return next((key for key in own if key in sets.photos), None)
     other = {"train": "val", "val": "train"}.get(split_of(*folders) or "")
     for beginning in beginnings:
-        keys = sets.by_stem.get(beginning, [])
-        keys = [key for key in keys if other is None or key.split != other]
-        shared = [len({*key.folders} & {*folders}) for key in keys]
-        most = max(shared, default=0)
-        best = [key for key, count in zip(keys, shared, strict=True) if count == most]
-        if len(best) == 1:
-            return best[0]
+        names = frozenset(name for name in ("", *folders) if (beginning, name) in sets.by_folder)
+        asked = beginning, names, other
+        if asked not in sets.answers:
+            sets.answers[asked] = _nearest(sets, *asked)
+        if owner := sets.answers[asked]:
+            return owner
     return None
+
+
+def _nearest(
+    sets: MaskSets, stem: str, names: frozenset[str], other: str | None
+) -> ImageKey | None:
+    """The image of a stem, not of the other split, whose folders alone have most of the names.
+
+    The rarest name comes first: images without the names so far have at most those that are left.
+    """
+    shared: dict[ImageKey, int] = {}
+    rarest = sorted((sets.by_folder[stem, name] for name in names), key=len)
+    for left, keys in zip(reversed(range(len(rarest))), rarest, strict=True):
+        shared |= {
+            key: len(names & {"", *key.folders})
+            for key in keys
+            if other is None or key.split != other
+        }
+        if max(shared.values(), default=0) > left:
+            break
+    most = max(shared.values(), default=0)
+    best = [key for key, count in shared.items() if count == most]
+    return best[0] if len(best) == 1 else None
 
 
 def _beginnings(stem: str) -> list[tuple[str, str]]:
