@@ -263,6 +263,29 @@ def test_a_description_is_written_and_applied(data: Path, capsys: Capture) -> No
     assert run(["check", str(data), *SMALL, "--describe", str(target)]) == 3  # not overwritten
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--images", "images", "--masks", "labels"],
+        ["--images", "images/*.png", "--masks", "labels/*.png"],
+        ["--pairs", "../list.csv"],
+    ],
+)
+def test_a_description_says_where_the_pairs_are(
+    data: Path, capsys: Capture, flags: list[str]
+) -> None:
+    shutil.copytree(data / "masks", data / "labels")
+    rows = [f"{data}/images/{path.name},{path}" for path in (data / "labels").iterdir()]
+    (data.parent / "list.csv").write_text("\n".join(["image,mask", *rows]), encoding="utf-8")
+    assert run(["check", str(data), *SMALL]) == 5
+    target = data / "dataset.yaml"
+    assert run(["check", str(data), *SMALL, *flags, "--describe", str(target)]) == 0
+    capsys.readouterr()
+    assert run(["check", str(data), "--json", *SMALL]) == 0
+    pairs = json.loads(capsys.readouterr().out)["pairs"]
+    assert [Path(pair["mask"]).parent.name for pair in pairs] == ["labels"] * 8
+
+
 def test_fix_never_touches_the_source_or_a_folder_in_use(data: Path, capsys: Capture) -> None:
     small = mask(data, 2)
     save(small, pixels(small)[::2, ::2])

@@ -130,11 +130,12 @@ def _write_report(report: "Report", path: Path, given: Sequence[str]) -> None:
 
 def _describe(report: "Report", path: Path) -> None:
     """Write a dataset.yaml that says what was concluded."""
-    from unetseg.data.pairs.dataset_yaml import write_description
+    from unetseg.data.pairs.dataset_yaml import located, write_description
 
-    if report.trainable is None:
+    known = report.trainable
+    if known is None:
         raise DataError("the folder is not understood yet", fix="Fix the errors above first.")
-    write_description(path, report.trainable.class_map, report.trainable.pairs)
+    write_description(path, known.class_map, known.pairs, located(known.data, known.config))
 
 
 def _fix(report: "Report", target: Path, *, quiet: bool) -> None:

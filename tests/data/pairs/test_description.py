@@ -96,6 +96,15 @@ def test_places_are_relative_to_the_folder(tmp_path: Path) -> None:
     assert [pair.name for pair in found.pairs] == ["a", "b"]
 
 
+def test_places_are_not_those_of_a_folder_of_the_same_name_within(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "data", ["a"], "images: images\nmasks: masks")
+    write(tmp_path / "data" / "data", ["b"])
+    monkeypatch.chdir(tmp_path)
+    assert [pair.name for pair in pairs_of(Path("data")).pairs] == ["a"]
+
+
 def test_places_that_are_not_there_are_listed(tmp_path: Path) -> None:
     write(tmp_path, ["a"], "images: pictures\nmasks: truths\n")
     with pytest.raises(ConfigError, match="names what is not there") as error:

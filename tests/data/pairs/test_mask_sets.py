@@ -280,6 +280,7 @@ def test_names_that_recur_in_every_folder_are_found_at_once(tmp_path: Path) -> N
     assert len(sets.masks) == 2400
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("photo", "mask", "found"),
     [

@@ -53,7 +53,7 @@ class Description:
         path: The file.
         keys: Its keys, in their order.
         settings: Those that are settings; the others have their default and are not in
-            `model_fields_set`. Paths begin with the folder.
+            `model_fields_set`. Paths are whole; patterns are of paths in the folder.
         classes: The class list, if there is one.
         splits: Split and name of pairs, or a pattern, in the order of the file.
     """
@@ -146,8 +146,10 @@ def _settings(folder: Path, said: Mapping[str, object]) -> tuple[DataConfig, lis
             f"{fault['msg'].removeprefix('Input should be ')}"
             for fault in error.errors()
         ]
-    places = {key: folder / getattr(settings, key) for key in PLACES if key in stated}
-    return settings.model_copy(update=places), []
+    named = {key: Path(getattr(settings, key)) for key in PLACES if key in stated}
+    places = {key: (folder / given).absolute() for key, given in named.items()}
+    patterns = {k: g for k, g in named.items() if is_pattern(g) and not places[k].exists()}
+    return settings.model_copy(update=places | patterns), []
 
 
 def _short(value: object) -> str:
@@ -194,7 +196,8 @@ def described(data: Path, config: _Config) -> tuple[_Config, Description]:
         if key in type(config).model_fields and key in stated.model_fields_set
     }
     places = {key: filled[key] for key in PLACES if filled.get(key) is not None}
-    lost = [f"{key}: {printable(place)}" for key, place in places.items() if not place.exists()]
+    whole = {key: place for key, place in places.items() if place.is_absolute()}  # no pattern
+    lost = [f"{key}: {printable(place)}" for key, place in whole.items() if not place.exists()]
     if lost:
         fix = "Correct it; paths are relative to the folder of dataset.yaml."
         raise ConfigError(f"{printable(description.path)} names what is not there", lost, fix)
@@ -213,7 +216,7 @@ def _in_force(description: Description, data: Path, config: PairsConfig) -> tupl
     over = {
         name
         for name, field in type(config).model_fields.items()
-        if getattr(config, name) not in (field.default, getattr(stated, name))
+        if _whole(getattr(config, name)) not in (field.default, getattr(stated, name))
     }
     table = description.path.parent / (stated.pairs or "pairs.csv")
     is_listed_elsewhere = data.is_file() and not (table.is_file() and table.samefile(data))
@@ -224,6 +227,11 @@ def _in_force(description: Description, data: Path, config: PairsConfig) -> tupl
     if not over.isdisjoint(GROUPS):
         over |= {*GROUPS}
     return tuple(key for key in description.keys if key not in over)
+
+
+def _whole(value: object) -> object:
+    """The whole path of what is there; anything else as it is."""
+    return value.absolute() if isinstance(value, Path) and value.exists() else value
 
 
 def find_described(
@@ -341,7 +349,8 @@ def write_description(
         path: The file; `dataset.yaml` in the folder of the pairs to have an effect.
         class_map: Classes, ignored codes, and whether to snap.
         pairs: Their splits, if they have any.
-        settings: Where the pairs are and how they are grouped and split, as far as it is set.
+        settings: Where the pairs are and how they are grouped and split, as far as it is set;
+            relative paths are written as they are.
 
     Raises:
         MaskError: two classes have one name.
@@ -361,14 +370,36 @@ def write_description(
     write_text(path, "\n".join([head, *blocks]))
 
 
+def located(data: Path, config: DataConfig) -> DataConfig:
+    """The settings of the pairs in `data`, with whole paths; patterns stay as they are."""
+    root = data if data.is_dir() else data.parent
+    named = {"pairs": data if data.is_file() else config.pairs}
+    named |= {"images": config.images, "masks": config.masks}
+    places = {
+        key: place.absolute()
+        for key, given in named.items()
+        if given
+        for place in (given, root / given)  # the last that is there counts
+        if place.exists()
+    }
+    return config.model_copy(update=places)
+
+
 def _stated(settings: DataConfig, folder: Path) -> dict[str, object]:
-    """The settings that are not the default, with paths relative to the folder of the file."""
+    """The settings that are not the default, as the file in `folder` has them."""
     own = {key: getattr(settings, key) for key in (*PLACES, "unpaired", *GROUPS, "val_fraction")}
     return {
-        key: os.path.relpath(value, folder) if isinstance(value, Path) else value
+        key: _written(value, folder)
         for key, value in own.items()
         if value != DataConfig.model_fields[key].default
     }
+
+
+def _written(value: object, folder: Path) -> object:
+    """A setting, of whole paths those from `folder` on."""
+    if not isinstance(value, Path):
+        return value
+    return os.path.relpath(value, folder) if value.is_absolute() else str(value)
 
 
 def _class_codes(class_map: ClassMap) -> tuple[object, list[int]]:
