@@ -399,7 +399,7 @@ def _written(value: object, folder: Path) -> object:
     """A setting, of whole paths those from `folder` on."""
     if not isinstance(value, Path):
         return value
-    return os.path.relpath(value, folder) if value.is_absolute() else str(value)
+    return os.path.relpath(value, folder) if value.is_absolute() else value.as_posix()
 
 
 def _class_codes(class_map: ClassMap) -> tuple[object, list[int]]:
