@@ -12,7 +12,7 @@ from tests.builders import Heard, save_run
 from tests.report.runs import HOSTILE, made_run
 from unetseg.errors import BundleError
 from unetseg.report.facts import Facts
-from unetseg.report.page import SECTIONS, run_page, save_page, write_report
+from unetseg.report.page import SECTIONS, picture, run_page, save_page, write_report
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,29 @@ def test_what_others_leave_in_the_folder_is_shown(own: Path) -> None:
     assert {"suspects", "growth", "skips"} <= {*sections(page)}
     assert "0.710" in page
     assert "<script>alert" not in page
+
+
+def test_each_picture_is_encoded_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = list[Path]()
+
+    def counted(path: Path) -> str:
+        encoded.append(path)
+        return picture(path)
+
+    monkeypatch.setattr("unetseg.report.page.picture", counted)
+    page = run_page(Facts(run))
+    assert 0 < len(encoded) == page.count('src="data:image/')
+    named = re.findall(r'<a href="#(\w+)">([^<]+)</a>', page)
+    assert named == [(name, SECTIONS[name]) for name in sections(page)]
+
+
+def test_the_last_validation_is_that_of_the_most_steps(tmp_path: Path) -> None:
+    (tmp_path / "previews").mkdir()
+    for step in (999_999, 1_000_000):
+        (tmp_path / "previews" / f"step_{step:06d}.png").touch()
+    last = Facts(tmp_path).preview
+    assert last
+    assert last.name == "step_1000000.png"
 
 
 def test_names_are_escaped_and_nothing_comes_from_elsewhere(run: Path) -> None:

@@ -193,7 +193,8 @@ class Facts:
     @cached_property
     def preview(self) -> Path | None:
         """The pictures of the last validation."""
-        return max((self.run / "previews").glob("step_*.png"), default=None)
+        found = (self.run / "previews").glob("step_*.png")
+        return max(found, key=lambda path: (len(path.name), path.name), default=None)
 
     @property
     def choices(self) -> dict[str, str]:

@@ -4,7 +4,6 @@ import base64
 import io
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -125,17 +124,14 @@ def home_of(run: Path) -> Path:
 def run_page(facts: Facts) -> str:
     """The page of one run."""
     template = environment(facts.scored).get_template("run.html")
-    page = partial(
-        template.render,
+    return template.render(
         facts=facts,
+        sections=SECTIONS,
         preview=picture(facts.preview) if facts.preview else None,
         figures=[(picture(path), caption) for path, caption in facts.figures],
         charts=training_charts(facts),
         probability_charts=probability_charts(facts.scores),
     )
-    whole = page(sections=[])
-    there = [(one, title) for one, title in SECTIONS.items() if f'<section id="{one}">' in whole]
-    return page(sections=there)
 
 
 def runs_page(runs: Sequence[Facts]) -> str:
