@@ -22,6 +22,7 @@ from unetseg.storage import (
     new_run_folder,
     parse_json,
     read_csv,
+    read_json,
     remove_leftovers,
     replace_folder,
     write_bytes,
@@ -342,3 +343,14 @@ def test_the_latest_run_is_the_one_saved_last(tmp_path: Path) -> None:
 def test_what_is_no_json_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"Expecting|nested too deeply"):
         parse_json(text)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"null", b"\xff"])
+def test_where_there_is_no_object_in_a_file_it_is_empty(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    assert read_json(tmp_path / "a.json") == {}
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json") == {"a": 1}

@@ -234,6 +234,15 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def json_object(content: Mapping[str, Any]) -> dict[str, Any]:
     """`content` with each entry as JSON can hold it, see `json_value`."""
     return {name: json_value(entry) for name, entry in content.items()}

@@ -16,7 +16,7 @@ import yaml
 
 from unetseg.bundle import Rule
 from unetseg.report.curves import Outlook, outlook
-from unetseg.storage import parse_json, read_csv
+from unetseg.storage import read_csv, read_json
 from unetseg.text import quoted
 
 SPLITS = ("test", "val", "all", "train")
@@ -244,15 +244,6 @@ def after_prediction(info: Mapping[str, Any]) -> list[str]:
     names = [one["name"] for one in info.get("class_map", {}).get("classes", [])]
     rules = [Rule.model_validate(rule) for rule in info.get("postprocess", [])]
     return [f"{names[rule.class_index]}: {rule.words}" for rule in rules]
-
-
-def read_json(path: Path) -> Json:
-    """The object in a JSON file; empty where there is none."""
-    try:
-        content = parse_json(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -30,7 +30,7 @@ from unetseg.data.pairs.match import NO_MASK
 from unetseg.errors import DataError, ImageError, MachineError
 from unetseg.locks import locked
 from unetseg.serving.classes import appended_classes, begun_classes
-from unetseg.storage import parse_json, write_bytes, write_json, write_text
+from unetseg.storage import read_json, write_bytes, write_json, write_text
 
 NOTES = ".unetseg"
 """The app's own folder in the folder: notes, and given masks before they were corrected."""
@@ -81,6 +81,7 @@ class Folder:
         known: The survey, as far as the folder is understood.
         classes: What mask values mean; None where the masks there make no sense.
         entries: The images by id, in order.
+        notes: Drawn or corrected, by the path of the mask in the folder.
         note: Why nothing can be written here; "" where it can.
 
     Raises:
@@ -109,7 +110,7 @@ class Folder:
     def read(self) -> None:
         """Look at the folder anew."""
         with self.lock:
-            self.notes = _notes(self.root / NOTES / "masks.json")
+            self.notes: dict[str, Origin] = read_json(self.root / NOTES / "masks.json")
             known = survey(self.root, UNPAIRED, strict=False)
             fault = known.faults.pairing
             self.is_bare = fault is not None and fault.code in BARE
@@ -315,15 +316,6 @@ class Folder:
         else:
             self.notes.setdefault(name, origin)
         write_json(self.root / NOTES / "masks.json", self.notes)
-
-
-def _notes(file: Path) -> dict[str, Origin]:
-    """Drawn or corrected, by the mask's path in the folder."""
-    try:
-        told = parse_json(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _without_mask(known: Survey) -> list[Path]:

@@ -25,9 +25,9 @@ from unetseg.serving.runs import (
     PREDICTIONS,
     Predicted,
     Trained,
+    json_of,
     predictions_of,
     preview_of,
-    read_json,
     told_row,
     trained_of,
     validations,
@@ -87,7 +87,7 @@ class Learning:
         found = []
         for file in self.out.glob("*/env.json"):
             with suppress(OSError):
-                if (read_json(file) or {}).get("data") == str(self.data):
+                if json_of(file).get("data") == str(self.data):
                     found.append((file.stat().st_mtime, file.parent))
         return [run for _, run in sorted(found)]
 
@@ -112,15 +112,15 @@ class Learning:
             "high": high,
             "images": [*splits.values()].count("train"),
             "version": model.version,
-            "before": read_json(run / BEFORE),
+            "before": json_of(run / BEFORE) or None,
         }
 
     @property
     def is_resumable(self) -> bool:
         """Whether the last training was stopped and may go on."""
         runs = [] if "training" in self._processes else self.runs()
-        asked = read_json(runs[-1] / APP) if runs else None
-        return asked is not None and asked["status"] != "done" and (runs[-1] / STATE).is_file()
+        status = json_of(runs[-1] / APP).get("status", "done") if runs else "done"
+        return status != "done" and (runs[-1] / STATE).is_file()
 
     # Training
 
@@ -148,7 +148,7 @@ class Learning:
         if not self.is_resumable:
             raise Refusal(409, "there is no training to go on with")
         run = self.runs()[-1]
-        config = TrainConfig.model_validate(read_json(run / APP)["config"])
+        config = TrainConfig.model_validate(json_of(run / APP)["config"])
         self._begin(run.name, config, resume=True)
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from unetseg.serving.pictures import state_of
-from unetseg.storage import parse_json, read_csv
+from unetseg.storage import parse_json, read_csv, read_json
 
 if TYPE_CHECKING:
     from unetseg.bundle import BundleInfo
@@ -143,11 +143,5 @@ def plan_words(plan: dict[str, Any]) -> list[str]:
     ]
 
 
-@of_file
-def read_json(file: Path) -> Any:
-    """The object in a JSON file; None where there is none."""
-    try:
-        content = parse_json(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+json_of = of_file(read_json)
+"""As `read_json`."""
