@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from multiprocessing import Pipe, get_context
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.builders import bundle_info, class_map, random_segmenter, save_run
 from tests.serving.test_folder import (
     STUDIOS,
     _closed,  # noqa: F401
+    bare,
     browser,
     get_mask,
     images,
@@ -28,6 +30,7 @@ from tests.serving.test_folder import (
 )
 from unetseg.bundle import Rule, keep_in_bundle, read_info
 from unetseg.data.files.image import read_image
+from unetseg.data.files.pages import MaskSet
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.sample import draw_sample
@@ -193,6 +196,23 @@ def test_old_masks_of_images_elsewhere_are_in_the_archive(tmp_path: Path) -> Non
     os.utime(root / "masks" / "0_mask.png", (0, 0))  # a ZIP knows no time before 1980
     archive = ZipFile(BytesIO(browser(root).get("/app/api/masks.zip").content))
     assert sorted(archive.namelist()) == [f"{n}.png" for n in range(4)]
+
+
+def test_all_files_of_a_mask_are_in_the_archive(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    client, folder = browser(root), STUDIOS[-1].opened
+    one = next(iter(folder.entries.values()))
+    files = tuple(root / "masks" / f"{number}_mask.png" for number in range(2))
+    folder.entries[one.id] = replace(one, mask=MaskSet(files, (1, 1)))
+    archive = ZipFile(BytesIO(client.get("/app/api/masks.zip").content))
+    of_one = ["images/0/0_mask.png", "images/0/1_mask.png"]
+    assert archive.namelist() == [*of_one, *(f"images/{number}.png" for number in (1, 2, 3))]
+
+
+def test_a_folder_without_images_has_an_empty_archive(tmp_path: Path) -> None:
+    answer = browser(bare(tmp_path / "new", 0)).get("/app/api/masks.zip")
+    assert answer.status_code == 200, answer.text
+    assert ZipFile(BytesIO(answer.content)).namelist() == []
 
 
 def test_images_to_look_at_are_uploaded_and_nothing_else(tmp_path: Path) -> None:

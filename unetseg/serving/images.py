@@ -19,7 +19,7 @@ from starlette.background import BackgroundTask
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES, output_names
 from unetseg.data.files.image import ImageFile
-from unetseg.data.files.pages import file_of
+from unetseg.data.files.pages import MaskPath, MaskSet, file_of
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.rasters import raster_driver
 from unetseg.data.files.vrts import first_bytes
@@ -188,12 +188,11 @@ def file_routes(router: APIRouter, studio: Studio) -> None:
         names = dict(output_names(couples))
         with ZipFile(file, "w", strict_timestamps=False) as archive:
             for entry in entries:
-                own = file_of(entry.mask) if isinstance(entry.mask, Path) else None
                 made = predicted[entry.id].mask if entry.id in predicted else None
-                path = own if of == "own" else made
                 name = names.get(entry.image, Path("uploads", entry.id, Path(entry.name).stem))
-                if path and path.is_file():
-                    archive.write(path, as_text(f"{name.as_posix()}{path.suffix}"))
+                for path, place in archived(entry.mask if of == "own" else made, name):
+                    if path.is_file():
+                        archive.write(path, as_text(f"{place.as_posix()}{path.suffix}"))
         called = as_text(f"{folder.root.name}-masks.zip")
         return FileResponse(file, filename=called, background=BackgroundTask(file.unlink))
 
@@ -218,6 +217,14 @@ def index_answer(index: NDArray[np.uint8], *, as_bytes: bool) -> Response:
         return Response(png_bytes(index), media_type="image/png")
     packed = {"content-encoding": "gzip"}
     return Response(gzip.compress(index.tobytes(), 1), media_type=BYTES, headers=packed)
+
+
+def archived(mask: MaskPath | None, name: Path) -> list[tuple[Path, Path]]:
+    """The files of a mask, each with its name in an archive; several are in a folder there."""
+    if isinstance(mask, MaskSet):
+        couples = output_names([(path, path.parent) for path in mask.paths])
+        return [(path, name / inner) for path, inner in couples]
+    return [(file_of(mask), name)] if mask else []
 
 
 def as_text(name: str) -> str:

@@ -207,6 +207,8 @@ def output_names(
 
     Where folders must tell names apart, they are those below `common`, if not below all they share.
     """
+    if not sources:
+        return []
     places = [Path(os.path.normpath(path.absolute())) for path, _ in sources]  # without ".."
     common = common or Path(os.path.commonpath([place.parent for place in places]))
     options = []  # names of increasing length
