@@ -28,7 +28,7 @@ from tests.serving.test_folder import (
     pairs,
     put_mask,
 )
-from unetseg.bundle import Rule, keep_in_bundle, read_info
+from unetseg.bundle import Rule, join_bundles, keep_in_bundle, read_info
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pages import MaskSet
 from unetseg.data.files.pngs import png_bytes
@@ -310,6 +310,17 @@ def test_folders_of_other_programs_among_the_runs_are_passed_over(tmp_path: Path
     (tmp_path / "runs" / "other" / "env.json").write_text("[]")
     client = browser(pairs(tmp_path / "pairs"), out=tmp_path / "runs")
     assert client.get("/app/api/state").json()["model"] is None
+
+
+def test_the_folds_of_an_ensemble_learn_from_all_but_the_test_images(tmp_path: Path) -> None:
+    root, home = pairs(tmp_path / "pairs"), tmp_path / "runs" / "folds"
+    join_bundles([save_run(home / f"fold_{number}") for number in range(2)], home / "model")
+    splits = {"a": "val", "b": "val", "c": "val", "d": "test"}
+    rows = [{"name": name, "hash": name, "split": split} for name, split in splits.items()]
+    write_json(home / "splits.json", {"pairs": rows})
+    write_json(home / "env.json", {"data": str(root.resolve())})
+    client = browser(root, out=home.parent)
+    assert client.get("/app/api/state").json()["model"]["images"] == 3
 
 
 def test_files_of_a_run_are_called_as_those_who_write_them_call_them() -> None:

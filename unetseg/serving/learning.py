@@ -105,12 +105,15 @@ class Learning:
         run, scores = model.run, model.info.scores
         low, high = scores.get("foreground_dice_interval") or (None, None)
         splits = read_splits(run / "splits.json", "name")
+        learned = (
+            {"train", "val"} if model.info.members else {"train"}
+        )  # what a fold holds out, too
         return {
             "run": run.name,
             "dice": scores.get("foreground_dice"),
             "low": low,
             "high": high,
-            "images": [*splits.values()].count("train"),
+            "images": sum(split in learned for split in splits.values()),
             "version": model.version,
             "before": json_of(run / BEFORE) or None,
         }
