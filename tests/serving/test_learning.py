@@ -162,6 +162,8 @@ def test_a_training_without_masks_is_refused(tmp_path: Path) -> None:
     answer = client.post("/app/api/train", json={"budget": 10})
     assert (answer.status_code, "2 masks" in answer.text) == (422, True)
     assert client.post("/app/api/predict", json={"ids": "all"}).status_code == 422
+    answer = client.post("/app/api/predict", json={"ids": []})
+    assert (answer.status_code, "no image" in answer.text) == (422, True)
 
 
 def test_classes_of_a_network_are_those_of_the_folder_by_their_codes() -> None:

@@ -105,9 +105,8 @@ class Learning:
         run, scores = model.run, model.info.scores
         low, high = scores.get("foreground_dice_interval") or (None, None)
         splits = read_splits(run / "splits.json", "name")
-        learned = (
-            {"train", "val"} if model.info.members else {"train"}
-        )  # what a fold holds out, too
+        # each fold of an ensemble learned from what the others hold out
+        learned = {"train", "val"} if model.info.members else {"train"}
         return {
             "run": run.name,
             "dice": scores.get("foreground_dice"),
@@ -181,8 +180,10 @@ class Learning:
         """Begin to predict images; how many.
 
         Raises:
-            Refusal: a prediction runs already, or there is no trained U-Net.
+            Refusal: a prediction runs already, or there is no trained U-Net, or no image.
         """
+        if not entries:
+            raise Refusal(422, "no image is to be predicted", "Name some.")
         if (model := self.model()) is None:
             raise Refusal(422, "there is no trained network yet", "Train one first.")
         images = [(entry.image, Path(entry.id)) for entry in entries]
