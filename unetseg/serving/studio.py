@@ -214,9 +214,9 @@ class Studio:
         Raises:
             UnetsegError: the folder cannot be checked; it is looked at anew the next time.
         """
-        folder, now = self.opened, self.version
-        if self._checked and self._checked[0] == now:
-            found = self._checked[1]
+        folder, now, checked = self.opened, self.version, self._checked
+        if checked and checked[0] == now:
+            found = checked[1]
             if isinstance(found, UnetsegError):
                 self._checked = None
                 raise found
