@@ -84,6 +84,12 @@ class ClassNames:
     guessed: bool = False
 
     @property
+    def codes(self) -> tuple[Code, ...]:
+        """The codes of all classes, further ones of a name too; none where they are bare."""
+        stated = (code for entry in self.entries for code in (entry.code, *entry.also))
+        return tuple(code for code in stated if code is not None)
+
+    @property
     def bare(self) -> bool:
         """Whether no class has a code."""
         return all(entry.code is None for entry in self.entries)
