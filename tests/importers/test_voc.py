@@ -145,6 +145,15 @@ def test_trainval_trains_where_there_is_nothing_else(tmp_path: Path) -> None:
     assert imported(root, tmp_path / "out").counts.splits == {"train": 2, "test": 1}
 
 
+@pytest.mark.parametrize("name", ["trainaug", "train_aug"])
+def test_lists_of_added_masks_train_where_these_are_there(tmp_path: Path, name: str) -> None:
+    root = devkit(tmp_path / "voc")
+    write_list(root, "train", "a")
+    write_list(root, "val", "c")
+    write_list(root, name, "a b c e")
+    assert imported(root, tmp_path / "out").counts.splits == {"train": 2, "val": 1}
+
+
 LABELMAP = "# label:color_rgb:parts:actions\ncat:250,50,83::\nbackground:0,0,0::\nsea:9,9,9::\n"
 CODES = {(0, 0, 0): 0, (250, 50, 83): 1, (9, 9, 9): 2, BORDER: 255}
 

@@ -97,6 +97,8 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     files = images_beside_masks(root, images)
     masks = masks_by_name(root)
     splits, problems = read_lists(root, _SPLITS.get)
+    own = splits.keys() & masks.keys() & _augmented(root)
+    splits |= {name: splits[name] or "train" for name in own}
     listed = {name: path for name, path in masks.items() if not splits or name in splits}
     if not listed:
         raise DataError(f"{CLASS_MASKS} holds none of the masks that are listed")
@@ -188,6 +190,11 @@ def read_lists(
         rest = _names_in(root / LISTS / "trainval.txt")
         splits |= {name: "train" for name in rest if splits.get(name) is None}
     return {n: split for n, split in splits.items() if n not in twice}, list(twice.values())
+
+
+def _augmented(root: Path) -> set[str]:
+    """The names in trainaug.txt and the like, whose masks are of SBD, and mostly elsewhere."""
+    return {name for path in (root / LISTS).glob("train*aug.txt") for name in _names_in(path)}
 
 
 def _root(source: Path) -> Path:
