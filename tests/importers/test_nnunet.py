@@ -141,6 +141,14 @@ def test_a_volume_is_loaded_once_for_all_threads(
     assert loads == {"img-1.nii": 2, "img-1_0000.nii": 2}  # their headers, their values
 
 
+def test_a_volume_that_has_changed_is_loaded_anew(tmp_path: Path) -> None:
+    export(tmp_path / "src", 1, ".nii.gz")
+    imported("nnunet", tmp_path)
+    save(tmp_path / "src/labelsTr/img-1.nii.gz", np.stack([0 * truth().T] * 2, -1))
+    import_dataset("nnunet", tmp_path / "src", tmp_path / "again")
+    assert not any(mask.any() for mask in masks_in(tmp_path / "again").values())
+
+
 def test_volumes_that_do_not_fit(tmp_path: Path) -> None:
     export(tmp_path / "src", 1, ".nii")
     save(tmp_path / "src/imagesTr/img-1_0000.nii", np.zeros((9, 8, 2), np.int16))

@@ -185,8 +185,10 @@ def _draw_slice(case: _Case, depth: int, _height: int, _width: int) -> NDArray[n
 
 def _slice(path: Path, depth: int) -> NDArray[Any]:
     """One slice of a volume, its first axis to the right and the second down: H×W×C."""
+    with _explained_volume(path):
+        state = path.stat()
     with _LOADING:
-        values = _volume(path)  # X, Y, Z, C
+        values = _volume(path, state.st_mtime_ns, state.st_size)  # X, Y, Z, C
     pixels = np.atleast_3d(values[:, :, depth] if values.ndim > 2 else values)  # X, Y, C
     if pixels.dtype not in (np.uint8, np.uint16, np.int16):
         pixels = pixels.astype(np.float32)
@@ -194,8 +196,8 @@ def _slice(path: Path, depth: int) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=8)  # label and channels of a case or two
-def _volume(path: Path) -> NDArray[Any]:
-    """All values of a volume, scaled as its header says."""
+def _volume(path: Path, _changed: int, _bytes: int) -> NDArray[Any]:
+    """All values of a volume in this state of its file, scaled as its header says."""
     header = _header(path)
     with _explained_volume(path):
         return np.asarray(header.dataobj)
