@@ -13,8 +13,8 @@ from unetseg.cli.app import run
 from unetseg.cli.import_ import Format, import_
 from unetseg.data.files import image
 from unetseg.data.files.pngs import write_png
+from unetseg.data.masks import mask_file
 from unetseg.errors import ConfigError, DataError
-from unetseg.importers import annotations
 from unetseg.importers.importing import FORMATS
 
 Capture = pytest.CaptureFixture[str]
@@ -77,7 +77,7 @@ def test_an_image_over_the_limit_is_allowed_by_the_flag_that_is_told(
     else:
         for name, pixels in LARGE[kind].items():
             write_png(source / name, pixels)
-    for module in (image, annotations):
+    for module in (image, mask_file):
         monkeypatch.setattr(module, "PIXEL_LIMIT", 4095)
     with pytest.raises(DataError) as caught:
         command(kind, source, tmp_path / "out")

@@ -235,6 +235,15 @@ def test_the_scores_of_one_image_are_those_of_the_evaluation(
         unetseg.score(model, image, np.full((48, 48), 7))
 
 
+def test_the_mask_of_an_image_in_memory_may_be_as_large(
+    data: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = find_pairs(data).pairs[0]
+    for module in ("files.image", "masks.mask_file"):
+        monkeypatch.setattr(f"unetseg.data.{module}.PIXEL_LIMIT", 48 * 48 - 1)
+    assert unetseg.score(Predictor(run, device=CPU), np.asarray(Image.open(pair.image)), pair.mask)
+
+
 def test_an_exported_file_is_scored_as_its_run_is(data: Path, tmp_path: Path) -> None:
     home = save_run(tmp_path / "run")
     remember(home, data, SPLITS)

@@ -290,6 +290,19 @@ def test_a_second_observer_may_have_drawn_at_half_the_size(tmp_path: Path) -> No
     assert observers.to_json()["human"]["foreground_dice"] == 1
 
 
+def test_a_second_observer_may_have_drawn_on_a_large_image_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("files.image", "masks.mask_file"):
+        monkeypatch.setattr(f"unetseg.data.{module}.PIXEL_LIMIT", 599)
+    truth = np.random.default_rng(0).integers(0, 2, (20, 30), np.uint8)
+    write_png(tmp_path / "second.png", truth)
+    observers = Observers(class_map(0, 1))
+    pair = Pair(tmp_path / "a.png", None, "a", second=tmp_path / "second.png")
+    observers.add(pair, truth, truth)
+    assert not observers.refused
+
+
 def test_a_second_observer_and_the_model_are_scored_on_the_same_pixels(tmp_path: Path) -> None:
     truth, drawn, model = np.random.default_rng(0).integers(0, 2, (3, 20, 30), np.uint8)
     truth[12:14], drawn[:5], model[:, :4] = 255, 255, 255

@@ -18,7 +18,7 @@ from unetseg.data.files.pages import image_hash
 from unetseg.data.files.photos import coloured, pillow_pixels
 from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import ClassMap
-from unetseg.data.masks.mask_file import RawMask, read_mask
+from unetseg.data.masks.mask_file import RawMask, mask_of_image
 from unetseg.data.masks.mask_forms import whole_numbers
 from unetseg.data.masks.overlay import error_overlay
 from unetseg.data.pairs.dataset_yaml import find_described
@@ -195,7 +195,7 @@ def score_image(
     name = THE_MASK
     if isinstance(mask, (str, os.PathLike)):
         name = Path(mask)
-        raw = read_mask(name)
+        raw = mask_of_image(name, *prediction.shape)
     elif isinstance(mask, Image.Image):
         values, colours, _ = coloured(mask, pillow_pixels(mask))
         values = values[..., 0] if values.shape[-1] == 1 else values

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.masks.class_map import IGNORED, ClassMap
-from unetseg.data.masks.mask_file import read_mask
+from unetseg.data.masks.mask_file import mask_of_image
 from unetseg.data.pairs.match import Pair
 from unetseg.errors import DataError
 from unetseg.evaluation.confusion import (
@@ -109,7 +109,8 @@ class Observers:
             return
         try:
             names = pair.image, pair.second
-            index = matched_truth(read_mask(pair.second), self.class_map, truth.shape, names)
+            second = mask_of_image(pair.second, *truth.shape)
+            index = matched_truth(second, self.class_map, truth.shape, names)
         except DataError as error:
             self.refused.append(error.summary)
             return

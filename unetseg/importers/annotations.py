@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetseg.data.files.limits import BOMB, PIXEL_LIMIT
-from unetseg.data.files.pages import MaskPath
+from unetseg.data.files.limits import BOMB
 from unetseg.data.masks.class_map import IGNORED, runs
-from unetseg.data.masks.mask_file import RawMask, read_mask
+from unetseg.data.masks.mask_file import mask_of_image
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.shapes import Patch, Size, paint_in_order
 from unetseg.text import plural, printable
@@ -270,15 +269,6 @@ def reasons(error: DataError) -> list[str]:
     if error.code == BOMB:
         reason = f"{error.came} pixels; if you trust it, allow it by --max-pixels {error.came}"
     return [f"{path.name} cannot be read: {reason}" for path in error.paths]
-
-
-def mask_of_image(path: MaskPath, height: int, width: int) -> RawMask:
-    """The mask file of an image of this size, which was allowed and allows a mask as large.
-
-    Raises:
-        MaskError: the file cannot be read or is no mask.
-    """
-    return read_mask(path, max(PIXEL_LIMIT, height * width))
 
 
 def mask_pixels(path: Path, height: int, width: int) -> NDArray[Any]:

@@ -23,9 +23,10 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from unetseg.data.masks.mask_file import mask_of_image
 from unetseg.data.pairs.naming import split_of
 from unetseg.errors import DataError, MaskError
-from unetseg.importers.annotations import Classes, Entry, Note, Shape, check_size, mask_of_image
+from unetseg.importers.annotations import Classes, Entry, Note, Shape, check_size
 from unetseg.importers.shapes import Patch, Size, ellipse, polygon, turned_rectangle
 from unetseg.importers.source_files import ImageFiles, holding, only_one, visible_files
 from unetseg.importers.voc import (

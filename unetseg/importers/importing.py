@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from unetseg.data.files.folders import IMAGE_SUFFIXES, SUFFIXES
 from unetseg.data.files.image import ImageFile
 from unetseg.data.files.limits import BOMB
+from unetseg.data.masks.mask_file import mask_of_image
 from unetseg.errors import ConfigError, DataError, ImageError, MaskError
 from unetseg.importers import (
     cityscapes,
@@ -42,7 +43,6 @@ from unetseg.importers.annotations import (
     Entry,
     Problem,
     collect,
-    mask_of_image,
     reasons,
 )
 from unetseg.importers.archives import unpacked

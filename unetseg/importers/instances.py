@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from unetseg.data.files.pages import MaskSet
+from unetseg.data.masks.mask_file import mask_of_image
 from unetseg.data.pairs.mask_sets import find_masks, show_background, tell_classes, tell_objects
 from unetseg.data.pairs.naming import says_mask
 from unetseg.errors import MaskError
@@ -26,7 +27,6 @@ from unetseg.importers.annotations import (
     Problem,
     Shape,
     check_size,
-    mask_of_image,
 )
 from unetseg.importers.shapes import Patch, Size, crop
 from unetseg.text import printable

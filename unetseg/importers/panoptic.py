@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from unetseg.data.masks.class_map import IGNORED
+from unetseg.data.masks.mask_file import mask_of_image
 from unetseg.data.pairs.naming import split_of
 from unetseg.errors import DataError, MaskError
 from unetseg.importers.annotations import (
@@ -24,7 +25,6 @@ from unetseg.importers.annotations import (
     Note,
     Problem,
     check_size,
-    mask_of_image,
     recode,
 )
 from unetseg.importers.coco import Category, Image

@@ -26,7 +26,7 @@ from PIL import Image
 from unetseg.data.files.folders import is_hidden, scan
 from unetseg.data.files.limits import explained
 from unetseg.data.masks.class_map import IGNORED, Colour, pack
-from unetseg.data.masks.mask_file import RawMask, read_mask
+from unetseg.data.masks.mask_file import RawMask, mask_of_image, read_mask
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import (
     BACKGROUND,
@@ -35,7 +35,6 @@ from unetseg.importers.annotations import (
     Note,
     Problem,
     class_codes,
-    mask_of_image,
     recode,
 )
 from unetseg.importers.source_files import ImageFiles, name_in, only_one

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.files.bands import effective_bands
 from unetseg.data.files.image import STRIP, ImageFile, Picture
+from unetseg.data.files.limits import PIXEL_LIMIT
 from unetseg.data.files.nodata import holds_nodata
 from unetseg.data.files.once import Once
 from unetseg.data.files.pages import MaskPath, MaskSet
@@ -353,6 +354,15 @@ def read_mask(path: MaskPath, max_pixels: int | None = None) -> RawMask:
     """
     with MaskFile(path, max_pixels) as mask:
         return mask.whole()
+
+
+def mask_of_image(path: MaskPath, height: int, width: int) -> RawMask:
+    """The mask file of an image of this size, which was allowed and allows a mask as large.
+
+    Raises:
+        MaskError: the file cannot be read or is no mask.
+    """
+    return read_mask(path, max(PIXEL_LIMIT, height * width))
 
 
 def whole_factor(image: tuple[int, int], mask: tuple[int, int]) -> float | None:
