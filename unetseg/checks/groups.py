@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from unetseg.checks.finding import Finding
 from unetseg.data.facts.survey import Survey
 from unetseg.data.pairs.match import Pair
+from unetseg.data.pairs.naming import SPLIT_NAMES
 from unetseg.text import plural
-
-SPLITS = ("train", "val", "test")
 
 # What names call a thing of which there are several images, the largest first.
 _THINGS = (
@@ -49,7 +48,7 @@ def torn_groups(survey: Survey) -> Iterator[Finding]:
             "resemble each other, scores on them are too good",
             [
                 f"{key}: "
-                + ", ".join(f"{parts[split]} {split}" for split in SPLITS if parts[split])
+                + ", ".join(f"{parts[split]} {split}" for split in SPLIT_NAMES if parts[split])
                 for key, parts in torn
             ],
             f"{'Move' if own else 'Let'} each group {'into' if own else 'stay in'} one split, if "

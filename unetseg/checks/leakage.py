@@ -12,10 +12,11 @@ from itertools import combinations
 import numpy as np
 
 from unetseg.checks.finding import Finding, Line, are, joined, note, warning
-from unetseg.checks.groups import SPLITS, torn_groups
+from unetseg.checks.groups import torn_groups
 from unetseg.data.facts.similarity import TURNS, Turn, distance, near_across, near_limit, turned
 from unetseg.data.facts.survey import Survey
 from unetseg.data.pairs.match import Pair
+from unetseg.data.pairs.naming import SPLIT_NAMES
 from unetseg.text import plural
 
 Places = list[int]
@@ -210,7 +211,7 @@ def _couples(survey: Survey, turn: Turn | None) -> dict[int, Places]:
     hashes = [image.perceptual_hash for image in images]
     limit = near_limit(hashes)
     couples: dict[int, Places] = defaultdict(list)
-    for earlier, later in combinations(SPLITS, 2):
+    for earlier, later in combinations(SPLIT_NAMES, 2):
         seen, asked = distinct(survey, earlier), distinct(survey, later)
         wanted = [hashes[place] for place in asked]
         wanted = wanted if turn is None else turned(wanted, turn)

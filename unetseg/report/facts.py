@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from unetseg.bundle import Rule
+from unetseg.data.pairs.naming import SPLIT_NAMES
 from unetseg.report.curves import Outlook, outlook
 from unetseg.storage import read_csv, read_json
 from unetseg.text import quoted
@@ -125,7 +126,7 @@ class Facts:
         """How many images each split has."""
         pairs = read_json(self.run / "splits.json").get("pairs", [])
         counts = Counter(str(pair.get("split")) for pair in pairs)
-        return {split: counts[split] for split in ("train", "val", "test") if counts[split]}
+        return {split: counts[split] for split in SPLIT_NAMES if counts[split]}
 
     @cached_property
     def metrics(self) -> list[dict[str, float]]:

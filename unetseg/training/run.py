@@ -17,6 +17,7 @@ from unetseg.checks.check import refuse_errors
 from unetseg.checks.finding import Finding
 from unetseg.config import TrainConfig
 from unetseg.data.facts.survey import Survey, survey, with_splits
+from unetseg.data.pairs.naming import SPLIT_NAMES
 from unetseg.data.pairs.splits import read_splits, write_splits
 from unetseg.errors import BundleError, ConfigError
 from unetseg.group import ALONE, Group
@@ -253,7 +254,7 @@ def described_data(known: Survey, findings: Sequence[Finding]) -> dict[str, Any]
     """The content of data.json: what the folder holds, and what was found wrong with it."""
     sizes = sorted({fact.image.shape for fact in known.facts.values()}, key=math.prod)
     low, high = (f"{width}×{height}" for height, width in (sizes[0], sizes[-1]))
-    splits = [split for split in ("train", "val", "test") if known.select(split)]
+    splits = [split for split in SPLIT_NAMES if known.select(split)]
     pixels = {split: known.class_pixels(split) for split in splits}
     shares = [
         {"class": name} | {s: counts[row] / max(1, sum(counts)) for s, counts in pixels.items()}

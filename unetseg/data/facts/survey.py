@@ -32,6 +32,7 @@ from unetseg.data.pairs.dataset_yaml import (
     where,
 )
 from unetseg.data.pairs.match import Pair, PairSet, find_pairs
+from unetseg.data.pairs.naming import SPLIT_NAMES
 from unetseg.data.pairs.splits import assign_splits, keep_share
 from unetseg.errors import ConfigError, DataError, MaskError, PairingError
 from unetseg.progress import SILENT, Progress
@@ -317,7 +318,7 @@ def with_splits(folder: Survey, splits: dict[str, str]) -> Survey:
 def split_sentence(pairs: PairSet) -> str:
     """How many pairs each split holds."""
     counts = Counter(pair.split for pair in pairs.pairs)
-    told = (f"{counts[split]} {split}" for split in ("train", "val", "test") if counts[split])
+    told = (f"{counts[split]} {split}" for split in SPLIT_NAMES if counts[split])
     return f"splits: {', '.join(told)}"
 
 

@@ -25,7 +25,7 @@ from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import distinct_colours
 from unetseg.data.masks.listed_classes import background_by_name
 from unetseg.data.pairs.match import Where, find_pairs
-from unetseg.data.pairs.naming import SPLITS
+from unetseg.data.pairs.naming import SPLIT_NAMES, SPLITS
 from unetseg.data.pairs.pair import PairSet, coded_as
 from unetseg.data.pairs.questions import is_pattern
 from unetseg.errors import ConfigError, MaskError
@@ -461,8 +461,7 @@ def _is_number(code: Code) -> bool:
 
 def _names_of_splits(pairs: PairSet) -> dict[str, list[str]]:
     splits = {
-        split: [pair.name for pair in pairs.pairs if pair.split == split]
-        for split in ("train", "val", "test")
+        split: [pair.name for pair in pairs.pairs if pair.split == split] for split in SPLIT_NAMES
     }
     return {split: names for split, names in splits.items() if names}
 

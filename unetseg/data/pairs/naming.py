@@ -18,6 +18,7 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
+SPLIT_NAMES = ("train", "val", "test")
 _TOKEN = re.compile(
     r"\d+(?:st|nd|rd|th)(?![a-z])|\d+|[A-ZÀ-ÖØ-Þ]+(?![a-zß-öø-ÿ])|[A-ZÀ-ÖØ-Þ]?[a-zß-öø-ÿ]+"
     r"|[^\W\d_A-Za-zÀ-ÖØ-öø-ÿ]+"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from unetseg.data.pairs.naming import SPLIT_NAMES
 from unetseg.data.pairs.pair import Pair, PairSet
 from unetseg.errors import BundleError, ConfigError, PairingError
 from unetseg.storage import parse_json, write_json
@@ -126,7 +127,7 @@ def read_splits(path: Path, key: Literal["hash", "name"] = "hash") -> dict[str, 
         found = [(str(row[key]), str(row["split"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path} is no list of splits", [error], "Train again.") from error
-    strangers = sorted({split for _, split in found} - {"train", "val", "test"})
+    strangers = sorted({split for _, split in found} - {*SPLIT_NAMES})
     if strangers:
         raise BundleError(f"{path} names unknown splits", strangers, "Train again.")
     order = ["test", "val", "train"]
