@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.masks.class_map import ClassMap
-from unetseg.data.masks.overlay import error_overlay, fitted, overlay
+from unetseg.data.masks.overlay import error_overlay, overlay, scaled
 from unetseg.storage import replace_folder, write_bytes
 
 PART = 12
@@ -56,7 +56,7 @@ class Gallery:
             for index in (truth, prediction)
         ]
         drawn.append(error_overlay(image, truth, prediction, background))
-        self._pictures[name] = tuple(_jpeg(fitted(one, min(SIDE, max(one.shape)))) for one in drawn)
+        self._pictures[name] = tuple(_jpeg(scaled(one, min(SIDE, max(one.shape)))) for one in drawn)
         self._dice[name] = dice
         if len(self._pictures) > KEPT:
             for thrown in self._in_order(self._pictures)[CHOICE:-CHOICE:2]:

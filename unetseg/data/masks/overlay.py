@@ -256,7 +256,7 @@ def contact_sheet(rows: Sequence[Sequence[NDArray[Any]]], cell: int = 256) -> Pi
     >>> contact_sheet([[np.zeros((300, 600, 3), np.uint8)] * 3], cell=64).shape
     (40, 208, 3)
     """
-    cells = [[fitted(picture(image), cell) for image in row] for row in rows]
+    cells = [[scaled(picture(image), cell) for image in row] for row in rows]
     if not any(cells):
         raise ValueError("a contact sheet needs a picture")
     columns = zip_longest(*cells)  # shorter rows end in None
@@ -273,7 +273,7 @@ def contact_sheet(rows: Sequence[Sequence[NDArray[Any]]], cell: int = 256) -> Pi
     return sheet
 
 
-def fitted(image: Picture, cell: int) -> Picture:
+def scaled(image: Picture, cell: int) -> Picture:
     """A picture scaled until its longer side is `cell` pixels."""
     scale = cell / max(image.shape[:2])
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
