@@ -27,7 +27,7 @@ from unetseg.data.pairs.naming import read_name, split_of
 from unetseg.errors import DataError, ImageError, MaskError
 from unetseg.importers.annotations import AnnotatedImage, Draw, Problem, Shape
 from unetseg.importers.shapes import Size
-from unetseg.text import printable
+from unetseg.text import printable, some_of
 
 Content = TypeVar("Content")
 _LOOKED_AT = 20  # files that tell a format
@@ -144,7 +144,6 @@ def embedded_png(content: str | bytes, size: Size | None, what: str) -> Image.Im
 # Images that annotations name
 
 _BESIDE = re.compile(r"annot\w*|labels?|json", re.IGNORECASE)
-_SHOWN = 3  # files that the problem of a name with several lists
 
 
 class ImageFiles:
@@ -207,9 +206,8 @@ class ImageFiles:
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
-            shown = ", ".join(str(path.relative_to(self.root)) for path in fitting[:_SHOWN])
-            more = f" and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
-            return Problem("several files fit", f"{name}: {shown}{more}")
+            shown = some_of([str(path.relative_to(self.root)) for path in fitting])
+            return Problem("several files fit", f"{name}: {shown}")
         return Problem("no such image", name)
 
     def annotated(

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.errors import MaskError
+from unetseg.text import some_of
 
 Colour = tuple[int, int, int]  # red, green, blue, 0–255
 Code = int | Colour
@@ -205,11 +206,10 @@ class ClassMap(BaseModel):
 
     def _unknown(self, codes: NDArray[Any], path: object) -> MaskError:
         strange = unpack(np.unique(codes), self.coding)
-        more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
-        shown = ", ".join(str(code) for code in strange[:_SHOWN])
+        shown = some_of([str(code) for code in strange], _SHOWN)
         known = ", ".join(str(code) for code in self._codes[:_SHOWN])
         return MaskError(
-            f"{path or 'a mask'} holds values that are no class: {shown}{more}; known are {known}",
+            f"{path or 'a mask'} holds values that are no class: {shown}; known are {known}",
             fix="Fix the mask, or give --snap to take the nearest class.",
         )
 
