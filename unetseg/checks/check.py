@@ -125,15 +125,20 @@ def check_folder(
     return Report(folder, tuple(in_order(findings)))
 
 
-def refuse_errors(folder: Survey, progress: Progress = SILENT) -> list[Finding]:
+def refuse_errors(
+    folder: Survey, progress: Progress = SILENT, given: Sequence[str] = ()
+) -> list[Finding]:
     """The fast part of the check, for a training: refuse errors, say warnings, return them all.
+
+    `given` is what the command that is told is given: the folder, if not flags beside it.
 
     Raises:
         DataError: there are errors; all are listed.
     """
     findings = in_order(finding for inspect in FACT_CHECKS for finding in inspect(folder))
     errors = [finding.summary for finding in findings if finding.severity == "error"]
-    tell = f"`unetseg check {shlex.quote(str(folder.data))}` lists the files and the fixes."
+    words = " ".join(given) or shlex.quote(str(folder.data))
+    tell = f"`unetseg check {words}` lists the files and the fixes."
     if errors:
         raise DataError(f"{printable(folder.data)} cannot be trained on", errors, tell)
     warnings = [finding.summary for finding in findings if finding.severity == "warning"]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from unetseg.config import PairsConfig
 from unetseg.data.facts.survey import Survey
 from unetseg.data.files.pages import MaskPath
 from unetseg.errors import UnetsegError
-from unetseg.text import plural, printable
+from unetseg.text import plural, printable, quoted
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -140,6 +141,18 @@ def error_lines(error: UnetsegError) -> list[Line]:
         return list(error.offenders)
     couples = zip(error.offenders, error.paths, strict=True)
     return [error_line(offender, [path]) for offender, path in couples]
+
+
+def given_words(data: Path, config: PairsConfig) -> list[str]:
+    """The folder and the flags about it that were given, each as a shell takes it."""
+    words = [quoted(data)]
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        if value != info.default:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            flag = f"--{name.replace('_', '-')}"
+            words.append(flag if value is True else f"{flag} {quoted(text)}")
+    return words
 
 
 class Kind(NamedTuple):

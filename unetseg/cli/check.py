@@ -11,7 +11,6 @@ from unetseg.cli.console import observed, out, say
 from unetseg.cli.findings import (
     count_findings,
     finding_lines,
-    given_words,
     shortened,
     show_data,
     show_findings,
@@ -58,6 +57,7 @@ def check(
         YAML file with settings.
     """
     from unetseg.checks.check import check_folder
+    from unetseg.checks.finding import given_words
     from unetseg.data.files.pngs import write_png
     from unetseg.runtime import start
     from unetseg.training.plan import make_plan

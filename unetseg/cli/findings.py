@@ -9,12 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from unetseg.cli.console import SHOWN, out, say
-from unetseg.text import plural, printable, quoted
+from unetseg.text import plural, printable
 
 if TYPE_CHECKING:
     from unetseg.checks.check import Report
     from unetseg.checks.finding import Finding
-    from unetseg.config import PairsConfig
     from unetseg.data.facts.survey import Survey
     from unetseg.training.plan import Plan
 
@@ -96,7 +95,7 @@ def finding_lines(
 ) -> Iterator[str]:
     """A finding as lines of text, its files relative to `data`; with `most`, only so many of them.
 
-    `given` is what a command must be given for this folder, see `given_words`.
+    `given` is what a command must be given for this folder, see `checks.finding.given_words`.
     """
     from unetseg.checks.finding import line_text
 
@@ -107,18 +106,6 @@ def finding_lines(
     if finding.fix:
         yield f"  fix: {finding.fix}"
     yield from (f"  {command}" for command in finding.commands_for(given))
-
-
-def given_words(data: Path, config: "PairsConfig") -> list[str]:
-    """The folder and the flags about it that were given, each as a shell takes it."""
-    words = [quoted(data)]
-    for name, info in type(config).model_fields.items():
-        value = getattr(config, name)
-        if value != info.default:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            flag = f"--{name.replace('_', '-')}"
-            words.append(flag if value is True else f"{flag} {quoted(text)}")
-    return words
 
 
 def shortened(

@@ -66,7 +66,7 @@ def train(  # noqa: PLR0913 (each is a flag)
     if (nproc > 1 or max_restarts) and "RANK" not in os.environ:  # where it is one of several
         _launch(name, folds, nproc, max_restarts)
         return
-    from unetseg.cli.findings import given_words
+    from unetseg.checks.finding import given_words
 
     places = out, name, resume
     with observed() as progress:

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from unetseg.checks.check import refuse_errors
-from unetseg.checks.finding import Finding
+from unetseg.checks.finding import Finding, given_words
 from unetseg.config import TrainConfig
 from unetseg.data.facts.survey import Survey, survey, with_splits
 from unetseg.data.pairs.naming import SPLIT_NAMES
@@ -140,7 +140,7 @@ def open_run(
             _warn_of_little_memory(progress)
             torch.manual_seed(config.runtime.seed)
             known = survey(data, config.data, progress)
-            findings = refuse_errors(known, progress)
+            findings = refuse_errors(known, progress, given_words(data, config.data))
             plan = make_plan(known, config, machine, progress)
             plan = tried_plan(plan, known, config, machine)
             run = TrainingRun(folder, data, config, machine, known, plan, data_hash(known))
