@@ -299,6 +299,14 @@ def test_fix_never_touches_the_source_or_a_folder_in_use(data: Path, capsys: Cap
     assert "holds something already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--fix", "--describe"])
+def test_a_target_that_may_not_be_looked_for_is_answered(
+    data: Path, capsys: Capture, flag: str
+) -> None:
+    assert run(["check", str(data), *SMALL, flag, "x" * 300]) == 3
+    assert "cannot write xxx" in capsys.readouterr().err
+
+
 def test_nothing_but_json_is_printed_with_json(data: Path, capsys: Capture) -> None:
     mask(data, 2).write_bytes(b"")
     image(data, 3).rename(data / "images" / "a:cat:[red]\x1b[31m.png")

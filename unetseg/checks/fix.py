@@ -37,7 +37,7 @@ from unetseg.data.pairs.naming import fold
 from unetseg.errors import DataError, ImageError, MachineError, MaskError
 from unetseg.progress import SILENT, Progress
 from unetseg.resources import usable_cores
-from unetseg.storage import is_file, replace_folder, write_csv, write_json
+from unetseg.storage import is_file, replace_folder, write_csv, write_json, writing
 from unetseg.text import plural, printable
 
 
@@ -60,17 +60,17 @@ def check_target(data: Path, out: Path) -> None:
     """Refuse a folder for the copy of `data` that is in use, or a part of `data`.
 
     Raises:
-        MachineError: `out` holds something, or lies in `data`.
+        MachineError: `out` holds something, lies in `data`, or may not be looked into.
     """
     if data.resolve() in out.resolve().parents:
         raise MachineError(
             f"{printable(out)} lies in {printable(data)}, which is never changed",
             fix="Name a folder outside of it.",
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MachineError(
-            f"{printable(out)} holds something already", fix="Name a folder that is not there."
-        )
+    with writing(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            fix = "Name a folder that is not there."
+            raise MachineError(f"{printable(out)} holds something already", fix=fix)
 
 
 def write_fixed(survey: Survey, out: Path, progress: Progress = SILENT) -> Fixed:

@@ -19,6 +19,7 @@ from unetseg.cli.findings import (
 from unetseg.config import CheckConfig, TrainConfig
 from unetseg.errors import DataError, MachineError
 from unetseg.progress import SILENT
+from unetseg.storage import write_json, write_text, writing
 from unetseg.text import plural, printable, quoted
 
 if TYPE_CHECKING:
@@ -92,9 +93,11 @@ def _check_targets(data: Path, wanted: CheckConfig) -> None:
 
     if wanted.fix:
         check_target(data, wanted.fix)
-    if wanted.describe and wanted.describe.exists():
-        fix = "Name another file, or remove it."
-        raise MachineError(f"{wanted.describe} is there already", fix=fix)
+    if wanted.describe:
+        with writing(wanted.describe):
+            if wanted.describe.exists():
+                fix = "Name another file, or remove it."
+                raise MachineError(f"{printable(wanted.describe)} is there already", fix=fix)
 
 
 def _show(report: "Report", plan: "Plan | None", given: Sequence[str]) -> None:
@@ -117,8 +120,6 @@ def _to_json(report: "Report", plan: "Plan | None", given: Sequence[str]) -> dic
 
 def _write_report(report: "Report", path: Path, given: Sequence[str]) -> None:
     """Every finding with all its files."""
-    from unetseg.storage import write_json, write_text
-
     if path.suffix == ".json":
         write_json(path, report.to_json(given))
         return
