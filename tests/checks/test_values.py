@@ -303,6 +303,14 @@ def test_stray_values_are_refused_with_their_pixels(stray: int) -> None:
     assert kinds(findings_of(masks, snap=True)) == [("warning", "mask-noise")]
 
 
+def test_a_class_beside_an_ignored_code_is_no_slip_of_it_where_codes_count_objects() -> None:
+    counts = (255, 60_000), (0, 60_000), (257, 1000), (258, 1000)
+    files = [counts, (*counts, (259, 1000))]
+    masks = [facts(*file, path=f"{i}.png", dtype="int32") for i, file in enumerate(files)]
+    found = findings_of(masks, ignore=(255,))
+    assert "stray-values" not in [one.check for one in found]
+
+
 def test_slips_of_a_grey_value_are_listed() -> None:
     odd = facts((0, 9000), (255, 950), (254, 50), path="x")
     masks = [*many(20, (0, 9000), (255, 1000)), odd]

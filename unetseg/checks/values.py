@@ -102,7 +102,7 @@ class Masks:
     @cached_property
     def slips(self) -> dict[Code, Code]:
         """Classes that no list names and that look like slips, each with the one that was meant."""
-        if self.listed or self.class_map.snap:
+        if self.listed or self.class_map.snap or self.class_map.numbers:
             return {}
         slips = separate(self.values, self.class_map.ignore).slips
         return {code: meant for code, meant in slips.items() if code in self.codes}
