@@ -709,12 +709,13 @@ def test_a_folder_of_masks_that_may_not_be_entered_shows_no_class_list(
     look = os.stat
 
     def guarded(path: Any, **how: Any) -> os.stat_result:
-        if str(path).startswith(f"{tmp_path}/masks_old/"):
+        if str(path).startswith(f"{tmp_path}/masks_old"):
             raise PermissionError(13, "Permission denied")
         return look(path, **how)
 
     monkeypatch.setattr(os, "stat", guarded)
     assert find_class_file(tmp_path) is None
+    assert guess_class_names(tmp_path) is None
 
 
 def test_a_likely_class_list_that_is_not_used_is_told_with_the_command(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Those of other programs are read too: tables with a header (Roboflow, CamVid, AD
 """
 
 import csv
+import os
 import re
 import shlex
 from collections import Counter
@@ -110,7 +111,7 @@ def guess_class_names(root: Path, progress: Progress = SILENT) -> ClassNames | N
     be listed, show none.
     """
     visible = (entry for entry in _entries(root) if not is_hidden([entry.name]))
-    for folder in [root, *sorted(filter(Path.is_dir, visible))]:
+    for folder in [root, *sorted(filter(os.path.isdir, visible))]:  # which never raises
         for file in _likely_lists(folder):
             try:
                 names = read_class_names(file)
