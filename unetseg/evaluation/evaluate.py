@@ -1,9 +1,7 @@
 """Bundle + pairs → scores per class and per image, predicted masks and error pictures."""
 
-import csv
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +41,7 @@ from unetseg.prediction.predictor import Predictor, build_engine, load
 from unetseg.prediction.stream import Stream
 from unetseg.prediction.values import SeenValues, tell_strange
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import json_value, read_csv, write_csv, write_json, writing
+from unetseg.storage import json_value, write_csv, write_json
 from unetseg.text import plural
 
 THE_IMAGE, THE_MASK = Path("the image"), Path("the mask")
@@ -119,7 +117,7 @@ def evaluate(
     split, pairs = choose_pairs(pair_set, run_folder(run), config.scoring.split)
     pairs = restricted(pairs, config.scoring.region, progress)
     output = Path(output or _scores_folder(run) / split)
-    _clear(output, pair_set, info.class_map.suffix)
+    _refuse_among(pair_set, output)
     progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictor.describe()}")
     keep = Artifacts(output, config.scoring, info.class_map, Probabilities.of(predictor.engine))
     counts = in_order(
@@ -135,6 +133,7 @@ def evaluate(
     keep.observers.tell_refused(progress)
     result = Evaluation(split, scores, keep, info, predictor.threshold)
     write_scores(result, pairs, counts)
+    (output / "suspects.csv").unlink(missing_ok=True)
     suspects = keep.write_suspects(pairs, counts) if split in {"val", "test"} else []
     keep.write_anatomy(pairs, counts, info.weights_sha256, suspects)
     return result
@@ -292,16 +291,11 @@ def restricted(
     return pairs
 
 
-def _clear(folder: Path, pair_set: PairSet, suffix: str) -> None:
-    """Take away what an earlier evaluation wrote of images that may be gone by now.
-
-    Args:
-        folder: Where scores are written.
-        pair_set: All pairs, whose own files must lie elsewhere.
-        suffix: Of masks that are no GeoTIFFs.
+def _refuse_among(pair_set: PairSet, folder: Path) -> None:
+    """Masks and pictures written into `folder` must not take the place of the pairs' own files.
 
     Raises:
-        ConfigError: masks or pictures would be written among them.
+        ConfigError: they would be written among them.
     """
     files = {file for pair in pair_set.pairs for file in (*pair.files, pair.region, pair.second)}
     homes = {home.resolve() for home in {file.parent for file in files if file}}
@@ -310,13 +304,6 @@ def _clear(folder: Path, pair_set: PairSet, suffix: str) -> None:
     if among:
         fix = "Choose another folder with -o."
         raise ConfigError("masks and pictures would be written among the pairs, in", among, fix)
-    with writing(folder), suppress(FileNotFoundError, csv.Error):
-        (folder / "suspects.csv").unlink(missing_ok=True)
-        for row in read_csv(folder / "images.csv"):
-            if "foreground_dice" in row:  # else it is not of an evaluation
-                name = row["image"]
-                for file in (f"masks/{name}{suffix}", f"masks/{name}.tif", f"overlays/{name}.png"):
-                    (folder / file).unlink(missing_ok=True)
 
 
 def evaluate_pairs(
