@@ -130,7 +130,7 @@ def _held_out(chosen: Sequence[tuple[str, tuple[Pair, ...]]]) -> tuple[str, tupl
     split, pairs = chosen[0]
     if len({split for split, _ in chosen}) > 1 or not shared:
         told = [f"{plural(len(pairs), 'pair')} of split {split}" for split, pairs in chosen]
-        fix = "Give a --test folder that none has seen, or --split all, which flatters some."
+        fix = "Give a folder with a test split none has seen, or --split all, which flatters some."
         raise DataError("the runs hold out no pairs in common", told, fix)
     return split, tuple(pair for pair in pairs if pair.name in shared)
 
