@@ -166,7 +166,13 @@ def test_an_index_of_a_palette_that_stands_for_no_data_is_transparent(
         np.testing.assert_array_equal(mask.read(0, 0, 90, 70), index)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def declare(path: Path, nodata: int) -> None:
+    """Write what QGIS writes beside an image without data of its own."""
+    told = f'<PAMRasterBand band="1"><NoDataValue>{nodata}</NoDataValue></PAMRasterBand>'
+    Path(f"{path}.aux.xml").write_text(f"<PAMDataset>{told}</PAMDataset>")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp"])
 def test_so_is_one_that_a_file_beside_a_photo_declares(suffix: str, tmp_path: Path) -> None:
     """All that is left is white, as is the number of the index."""
     index = np.where(HOLED, bands_of(90, 70, "uint8", 1)[0], 255).astype(np.uint8)
@@ -174,9 +180,8 @@ def test_so_is_one_that_a_file_beside_a_photo_declares(suffix: str, tmp_path: Pa
     colours[255] = 10, 20, 30
     image, path = Image.fromarray(index), tmp_path / f"a{suffix}"
     image.putpalette(colours.ravel().tolist())
-    image.save(path, optimize=False)  # of a GIF: the indexes stay
-    told = '<PAMRasterBand band="1"><NoDataValue>255</NoDataValue></PAMRasterBand>'
-    Path(f"{path}.aux.xml").write_text(f"<PAMDataset>{told}</PAMDataset>")
+    image.save(path)
+    declare(path, 255)
     with ImageFile(path) as file:
         assert (file.nodata, file.alpha, file.has_gaps) == (None, True, True)
         np.testing.assert_array_equal(missing_pixels(read_matched(file, 3), 3), ~HOLED)
@@ -187,6 +192,19 @@ def test_so_is_one_that_a_file_beside_a_photo_declares(suffix: str, tmp_path: Pa
     with MaskFile(path) as mask:
         assert (mask.nodata, mask.raw.coding) == (255, "palette")
         np.testing.assert_array_equal(mask.read(0, 0, 90, 70), index)
+
+
+@pytest.mark.parametrize("nodata", [0, 2])
+def test_a_grey_gif_stays_grey_whatever_is_declared_beside_it(nodata: int, tmp_path: Path) -> None:
+    """A GIF has always a palette, and masks are GIFs too, as those of DRIVE."""
+    image, path = Image.fromarray(np.array([[0, 1, 2, 1]], np.uint8)), tmp_path / "a.gif"
+    image.putpalette([0, 0, 0, 200, 200, 200, 100, 100, 100])
+    image.save(path)
+    declare(path, nodata)
+    with ImageFile(path) as file:
+        assert (file.bands, file.alpha, file.nodata) == (1, False, nodata)
+    with MaskFile(path) as mask:
+        assert (mask.raw.coding, mask.raw.pixels.tolist()) == ("integer", [[0, 200, 100, 200]])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32", "float64"])

@@ -207,7 +207,8 @@ class ImageFile:
         """The value that the file declares for pixels without data, as `read` gives it.
 
         None too where its geographic tags are damaged; its pixels may be read anyway. Of a palette,
-        where an index is declared, that entry is transparent.
+        where an index is declared, that entry is transparent; but each GIF has one, grey ones too,
+        and there the value is a grey.
         """
         return None if self._blank is not None else self.nodata_code
 
@@ -238,8 +239,11 @@ class ImageFile:
             return None
 
     def _blank_entry(self, file: Opened) -> int | None:
-        """The entry of the palette of a file that is declared to stand for no data."""
-        is_paletted = file.kind == "P" if isinstance(file, Photo) else file.palette is not None
+        """The entry of a palette, other than that of a GIF, that is declared to be no data."""
+        if isinstance(file, Photo):
+            is_paletted = file.kind == "P" and file.format != "GIF"
+        else:
+            is_paletted = file.palette is not None
         told = self._declared if is_paletted else None
         return int(told) if told is not None and told % 1 == 0 and 0 <= told < 256 else None
 
