@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from unetseg.data.files.limits import explained, unreadable
 from unetseg.data.files.pages import several, version_of
@@ -20,8 +22,6 @@ from unetseg.errors import ImageError
 
 _PLAIN = frozenset({"generic", "imagej", "ome", "shaped", "uniform"})
 """Kinds of series whose headers tell all; those of some microscopes are mended by tifffile."""
-_Header = tuple[int, int]
-"""Where the header of a page begins in its file, bytes, and which of all headers it is."""
 
 
 class _Stack(NamedTuple):
@@ -50,7 +50,7 @@ def image_series(
         version = version_of(os.fstat(file.filehandle.fileno()))
         headers = _headers(Path(file.filehandle.path), version)
         if page <= len(headers):
-            return _joined([_page_at(file, *header) for header in headers[page - 1]]), []
+            return _joined([_page_at(file, *header) for header in headers[page - 1].tolist()]), []
     _refuse_circles(file, path)
     others = _other_files(file, path)
     images = _images(file)
@@ -86,23 +86,29 @@ def _one_image(
 
 
 @lru_cache(maxsize=256)
-def _headers(path: Path, _version: tuple[int, ...]) -> list[list[_Header]]:
-    """The headers of each page of a plain stack; none of any other file, or a damaged one."""
+def _headers(path: Path, version: tuple[int, ...]) -> NDArray[np.int64]:
+    """The headers of each page of a plain stack; none of any other file, or a damaged one.
+
+    Of pages×headers×2 numbers one is where a header begins, bytes, and one which of all it is.
+    """
+    none = np.empty((0, 1, 2), np.int64)
     try:
         with explained(path), path.open("rb") as opened, tifffile.TiffFile(opened) as file:
+            if version_of(os.fstat(opened.fileno())) != version:  # another is there by now
+                return none
             _refuse_circles(file, path)
             _other_files(file, path)
             images = _images(file)
             stack = _stack(images[0]) if len(images) == 1 else None
             if stack is None or not stack.pages or images[0].kind not in _PLAIN:
-                return []
+                return none
             frames = [frame for frame in images[0] if frame is not None and frame.parent is file]
             headers = [(frame.offset, frame.index) for frame in frames if not frame.is_virtual]
     except ImageError:  # the reason is told where the page is read
-        return []
+        return none
     if len(headers) < stack.pages * stack.each:  # some are missing, or lie in other files
-        return []
-    return [headers[at : at + stack.each] for at in range(0, len(headers), stack.each)]
+        return none
+    return np.array(headers, np.int64).reshape(stack.pages, stack.each, 2)
 
 
 def _page_at(file: tifffile.TiffFile, offset: int, number: int) -> tifffile.TiffPage:
