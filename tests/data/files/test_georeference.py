@@ -1,5 +1,6 @@
 """Places: where GDAL says that an image lies, turned with the image, and no warnings."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -218,6 +219,23 @@ def test_a_place_that_is_lost_is_told(tmp_path: Path, beside: dict[str, str], to
     with ImageFile(tmp_path / "a.jpg") as image:
         assert image.lost_place == told
         assert (image.georeference is None) == (beside.get("a.jgw") != WORLD)
+
+
+def test_a_file_beside_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (6, 4)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jgw").write_text(WORLD)
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.suffix == ".jgw":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ImageError, match=r"a\.jgw cannot be read: Permission denied"):
+        georeference(tmp_path / "a.jpg")
 
 
 def test_a_crs_that_no_geotiff_holds_is_told(tmp_path: Path) -> None:

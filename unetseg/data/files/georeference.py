@@ -103,7 +103,7 @@ def georeference_of(file: Any, path: Path) -> tuple[Georeference, float | None]:
         path: Of the image; what lies beside it counts.
 
     Raises:
-        ImageError: the header is damaged; `path` is named.
+        ImageError: the header is damaged, or a file beside it cannot be read; that is named.
     """
     beside = companions(path)
     is_boxed = getattr(file, "may_be_placed", False)
@@ -233,7 +233,9 @@ def _of_pixel(
         options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
         writer.write(np.zeros((1, 1), dtype), extratags=tags, **options)
     contents = {"image.tif": pixel.getvalue()}
-    contents |= {name: found.read_bytes() for name, found, _ in beside}
+    for name, found, _ in beside:
+        with explained(found):
+            contents[name] = found.read_bytes()
     folder = uuid4().hex
     with quiet(), ExitStack() as stack:
         first, *_ = [
@@ -245,10 +247,11 @@ def _of_pixel(
 
 def _is_unread(name: str, found: Path, read: Container[str]) -> bool:
     """Whether a file beside an image that lies nowhere is too large, or GDAL could not read it."""
-    if found.stat().st_size > LARGEST_BESIDE:
-        return True
-    if name.endswith(".xml"):
-        return not found.read_bytes().rstrip().endswith(b"</PAMDataset>")
+    with explained(found):
+        if found.stat().st_size > LARGEST_BESIDE:
+            return True
+        if name.endswith(".xml"):
+            return not found.read_bytes().rstrip().endswith(b"</PAMDataset>")
     return name not in read and name != "image.prj"
 
 
@@ -257,7 +260,7 @@ def _with_crs(place: Georeference, path: Path) -> Georeference:
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
-    with path.open(errors="replace") as file:
+    with explained(path), path.open(errors="replace") as file:
         text = file.read(LARGEST_BESIDE).strip()
     try:
         if not _CRS.match(text):  # GDAL would open any other text as a file, or fetch it
