@@ -31,7 +31,7 @@ from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.mask_values import mask_facts
 from unetseg.data.pairs.match import Pair, find_pairs
 from unetseg.errors import DataError
-from unetseg.storage import content_hash
+from unetseg.storage import content_hash, parse_json
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +89,19 @@ def test_the_cache_is_by_content(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     Image.fromarray(np.zeros((12, 5, 3), np.uint8)).save(changed)
     assert take_fingerprint(pairs_of(folder))[1].image.mean == (0, 0, 0)
     assert reads == [changed]
+
+
+def test_facts_of_what_files_held_once_are_not_kept_for_ever(
+    folder: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "STALE", 0)
+    kept = []
+    for value in range(6):
+        Image.fromarray(np.full((12, 5, 3), value, np.uint8)).save(folder / "images" / "1.png")
+        take_fingerprint(pairs_of(folder))
+        (store,) = fresh_cache.iterdir()
+        kept.append(len(parse_json(store.read_text())))
+    assert kept == [3, 4, 5, 6, 3, 4]
 
 
 def test_names_that_are_as_long_as_a_file_may_have_are_read(tmp_path: Path) -> None:

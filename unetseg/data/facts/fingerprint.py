@@ -29,6 +29,8 @@ from unetseg.storage import write_bytes
 from unetseg.text import plural, printable
 
 CACHE_VERSION = "12"
+STALE = 1000
+"""Facts of other contents than those of the pairs that the cache of a folder keeps at least."""
 NO_NUMBERS = "NaN or infinite pixels"
 KIND_FIX = "Convert these images, or train on them apart."
 
@@ -75,7 +77,7 @@ def describe_pairs(
         progress: Hears of every pair.
         max_pixels: The most pixels that are decoded at once.
     """
-    # One file per image folder, so that no cache grows beyond its data.
+    # One file per image folder, so that none is read for the sake of others.
     folders = sorted({str(pair.image.resolve().parent) for pair in pairs})
     key = blake2b("\n".join(folders).encode(errors="surrogateescape"), digest_size=8).hexdigest()
     store = cache_folder() / f"fingerprint-{CACHE_VERSION}-{key}.json"
@@ -96,6 +98,9 @@ def describe_pairs(
             progress.advance("reading", file=printable(pair.name))
     progress.finish("reading")
     if len(cache) > cached:
+        if len(cache) > 2 * len(pairs) + STALE:
+            used = {fact.hash for fact in facts.values()}
+            cache = {digest: fact for digest, fact in cache.items() if fact.hash in used}
         with suppress(MachineError):  # a cache that cannot be written costs time, nothing else
             write_bytes(store, _CACHE.dump_json(cache))
     return facts, unreadable
