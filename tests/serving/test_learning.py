@@ -325,6 +325,13 @@ def test_the_folds_of_an_ensemble_learn_from_all_but_the_test_images(tmp_path: P
     assert client.get("/app/api/state").json()["model"]["images"] == 3
 
 
+def test_a_network_whose_splits_are_lost_is_there_all_the_same(tmp_path: Path) -> None:
+    root, home = pairs(tmp_path / "pairs"), save_run(tmp_path / "runs" / "one")
+    write_json(home / "env.json", {"data": str(root.resolve())})
+    client = browser(root, out=home.parent)
+    assert client.get("/app/api/state").json()["model"]["images"] == 0
+
+
 def test_files_of_a_run_are_called_as_those_who_write_them_call_them() -> None:
     assert (runs.LOG, learning.STATE) == (run_log.LOG, checkpoint.STATE)
     assert runs.MANIFEST == manifest.NAME

@@ -16,7 +16,7 @@ from typing import Any
 
 from unetseg.config import TrainConfig, TrainingConfig
 from unetseg.data.pairs.splits import read_splits
-from unetseg.errors import UnetsegError
+from unetseg.errors import BundleError, UnetsegError
 from unetseg.serving.door import Refusal
 from unetseg.serving.folder import UNPAIRED, Entry
 from unetseg.serving.processes import BEFORE, EVERY, predict_apart, train_apart, work_apart
@@ -104,7 +104,9 @@ class Learning:
             return None
         run, scores = model.run, model.info.scores
         low, high = scores.get("foreground_dice_interval") or (None, None)
-        splits = read_splits(run / "splits.json", "name")
+        splits: dict[str, str] = {}
+        with suppress(BundleError):  # it predicts all the same
+            splits = read_splits(run / "splits.json", "name")
         # each fold of an ensemble learned from what the others hold out
         learned = {"train", "val"} if model.info.members else {"train"}
         return {

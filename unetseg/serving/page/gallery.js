@@ -88,7 +88,7 @@ export function show() {
 function advice({ images, masks, classes, model }) {
   const drawn = count(masks, "mask");
   if (!masks) return ["No image has a mask yet. Draw on four or more of them, then train.", "draw", "Draw the first mask"];
-  if (model) return [`A model was trained on ${count(model.images, "image")}. Look at what it finds in the others.`, "look",
+  if (model) return [`A model was trained${model.images ? ` on ${count(model.images, "image")}` : ""}. Look at what it finds in the others.`, "look",
     "Look at its masks"];
   if (masks < 4) return [`${drawn} so far. Draw on ${4 - masks} more: a few to learn from, and some to be tested on.`, "draw",
     "Draw the next one"];
