@@ -141,6 +141,7 @@ def test_images_that_show_nothing_are_background_in_the_split_of_their_folder(
         "train/0": "train",
         "val/7": "val",
     }
+    assert {fact.mask.format for pair, fact in known.items() if pair.mask is None} == {""}
     assert known.class_pixels("train") == [5 * 1200 - 4 * 400, 4 * 400]
     assert not report.of("error")
     assert "ignored-masks" not in {one.check for one in report.findings}

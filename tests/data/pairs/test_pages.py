@@ -207,3 +207,4 @@ def test_the_headers_of_a_stack_are_walked_once_and_anew_when_it_has_changed(
             expected = np.moveaxis(image, 0, -1)
             np.testing.assert_array_equal(read_image(tmp_path / f"a.tif#{page}"), expected)
         assert walked == [path] * times
+    assert not len(stack_headers._headers(path, (0,)))  # another file is there by now

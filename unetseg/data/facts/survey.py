@@ -241,6 +241,7 @@ def _blank_as_background(folder: Survey, class_map: ClassMap) -> dict[str, PairF
                 "coding": class_map.coding,
                 "palette": class_map.palette,
                 "shape": fact.image.shape,
+                "format": "",
                 "inner": (),
                 "pixel_hash": "",
             }

@@ -40,7 +40,7 @@ class MaskFacts(BaseModel):
         alpha: Whether the file has an opaque alpha band, which does not count.
         form: What was made of another form, in words.
         suffix: ".tif" when the content is TIFF, else that of the name, in lower case.
-        format: What the content is, whatever the name says: PNG, JPEG, TIFF, …
+        format: What the content is, whatever the name says (PNG, JPEG, TIFF …); none of a set.
         inner: Of each code in `counts`, the 2×2 squares that hold nothing else: areas have about
             as many as pixels, soft edges nearly none. Empty where it is not known.
         nodata: The number other than 0 that the file declares for pixels without data.
