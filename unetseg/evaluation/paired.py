@@ -137,6 +137,6 @@ class Observers:
             scores = score(counts, classes.names, classes.foreground, groups).to_json()
             found.append({key: value for key, value in scores.items() if "foreground" in key})
         human, model = found
-        gap = difference(image_scores(*both, classes.foreground), groups)
+        gap = difference(image_scores(both[0], both[1], classes.foreground), groups)
         content = {"images": len(names), **human, "model": model, "difference": asdict(gap)}
         return json_object({"human": content})

@@ -106,7 +106,8 @@ def read_truth(
     with ImageFile(pair.image, max_pixels) as file:
         image = read_checked(file, info)
     if pair.mask is None:  # the user says that it shows no object
-        index = np.full(image.shape[:2], info.class_map.background or 0, np.uint8)
+        ground = info.class_map.background or 0
+        index: NDArray[np.uint8] = np.full(image.shape[:2], ground, np.uint8)
     else:
         mask = read_mask(pair.mask, max_pixels)
         index = matched_truth(mask, info.class_map, image.shape, (pair.image, pair.mask))

@@ -339,11 +339,7 @@ def test_windows_of_masks(tmp_path: Path, dtype: str, bands: int, expected: str)
     )
     raw = read_mask(path)
     with MaskFile(path) as raster:
-        assert (raster.raw.coding, raster.raw.lossy, raster.raw.tiff) == (
-            raw.coding,
-            raw.lossy,
-            raw.tiff,
-        )
+        assert (raster.raw.coding, raster.raw.lossy) == (raw.coding, raw.lossy)
         assert raster.size == (HEIGHT, WIDTH)
         for top, left, height, width in windows(HEIGHT, WIDTH):
             part = raster.read(top, left, height, width)
