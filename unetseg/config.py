@@ -417,7 +417,7 @@ def is_range(text: str, info: ValidationInfo) -> str:
     Raises:
         ValueError: it is not.
     """
-    if not info.data.get("cluster"):
+    if not (info.data or {}).get("cluster"):  # there are no data while a flag is looked at alone
         return text
     if text == "auto":
         return "1-"

@@ -144,6 +144,6 @@ def test_the_environment_of_other_commands_is_no_flag_of_a_cluster(
 def test_a_cluster_has_all_its_workers_by_auto_and_one_at_least() -> None:
     assert ScalingConfig(cluster="ray", workers="auto").bounds == (1, None)
     assert ScalingConfig(cluster="ray", workers="2-8").bounds == (2, 8)
-    for wrong in ("0", "8-2", "many"):
+    for wrong in ("0", "8-2", "2-0", "many"):
         with pytest.raises(ValidationError, match="is no number of workers"):
             ScalingConfig(cluster="ray", workers=wrong)
