@@ -227,4 +227,4 @@ def test_libraries_keep_quiet_about_odd_files(tmp_path: Path) -> None:
     assert done.returncode == 5
     assert done.stderr.startswith(f"error: {tmp_path}: ")
     assert len(done.stderr.splitlines()) <= 2
-    assert "images/4.tif cannot be read: its header promises 17694450000 bytes" in done.stdout
+    assert "images/4.tif cannot be read: it is truncated" in done.stdout
