@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +122,8 @@ def test_probabilities_are_calibrated_and_masks_stay(run: Path, tmp_path: Path) 
     expected = torch.from_numpy(p).log().div(2.5).softmax(-1).numpy()
     np.testing.assert_allclose(warm.probabilities(image), expected, atol=1e-6)
     data = draw_sample(tmp_path / "cells", count=1, size=48)
-    predict_folder(run, data / "images", tmp_path / "out", probabilities=True, device="cpu")
+    exact: dict[str, Any] = {"device": "cpu", "precision": "float32"}
+    predict_folder(run, data / "images", tmp_path / "out", probabilities=True, **exact)
     (written,) = (tmp_path / "out").rglob("*_probabilities.tif")
     (source,) = (data / "images").iterdir()
     np.testing.assert_allclose(read_image(written), warm.probabilities(source), atol=1e-6)

@@ -148,7 +148,8 @@ def test_colours_are_kept(tmp_path: Path) -> None:
     file, network = saved(tmp_path, values)
     import_weights(file, tmp_path / "bundle", scale=1.0)
     image = blotches(64, 64)
-    mask = unetseg.load(tmp_path / "bundle", device="cpu").predict(image)
+    model = unetseg.load(tmp_path / "bundle", device="cpu", precision="float32")
+    mask = model.predict(image)
     np.testing.assert_array_equal(mask, np.array(values)[indexes(network, image)])
 
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from tests.builders import bundle_info, class_map, save_run
 from tests.importers.exports import encode
-from tests.serving.models import asked, image_file
+from tests.serving.models import CPU, asked, image_file
 from unetseg.data.masks.class_map import ClassInfo, ClassMap
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.errors import ConfigError, MaskError
@@ -98,7 +98,7 @@ def test_labels_come_drawn_as_the_model_predicts(backend: TestClient, folder: Pa
     urls = ("/data/upload/1/0a1b2c3d-my_photo.png", "/data/local-files/?d=set%201/b.png")
     answer = backend.post("/label-studio/predict", json=request(*urls))
     assert answer.status_code == 200
-    predictor = Predictor(folder / "cells")
+    predictor = Predictor(folder / "cells", device=CPU)
     files = ("my photo.png", "set 1/b.png")
     for found, name in zip(answer.json()["results"], files, strict=True):
         mask = predictor.predict(folder / "photos" / name)

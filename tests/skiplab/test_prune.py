@@ -183,7 +183,7 @@ def test_other_logits_are_refused(change: float) -> None:
     info = info_of(**SMALL)
     before = segmenter_of(info, MIXED)
     after, _ = prune_segmenter(before, info)
-    assert check_agreement(before, after) < 1e-5
+    assert check_agreement(before, after) < 1e-4
     after.network.head.weight.data *= change
     with pytest.raises(BundleError, match=r"the logits differ by .*: nothing was written"):
         check_agreement(before, after)

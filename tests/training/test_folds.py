@@ -25,11 +25,12 @@ from unetseg.training import trainings
 from unetseg.training.folds import train_folds
 
 pytestmark = pytest.mark.long
+EXACT: Any = {"device": "cpu", "precision": "float32"}
 CONFIG = TrainConfig.model_validate(
     {
         "network": {"depth": 2, "width": 4},
         "training": {"epochs": 1, "patch": 32, "batch": 4},
-        "runtime": {"device": "cpu", "workers": 0, "precision": "float32"},
+        "runtime": {"workers": 0, **EXACT},
     }
 )
 
@@ -62,7 +63,7 @@ def test_each_image_is_held_out_once_and_scored_by_who_did_not_see_it(
     scores = parse_json((home / "eval" / "val" / "scores.json").read_bytes())
     assert scores["images"] == 8
     for fold, names in enumerate(held_out):
-        evaluate(home / f"fold_{fold}", data, device="cpu", split="val", postprocess="off")
+        evaluate(home / f"fold_{fold}", data, split="val", postprocess="off", **EXACT)
         own, joint = (
             {row["image"]: row for row in rows_of(run / "eval" / "val" / "images.csv")}
             for run in (home / f"fold_{fold}", home)
@@ -77,7 +78,7 @@ def test_each_image_is_held_out_once_and_scored_by_who_did_not_see_it(
     assert f"--config {home / 'config.yaml'} --folds 2 --name {home.name}-again" in page
     assert 'alt="Truth of' in page.partition('id="suspects"')[2].partition("</section>")[0]
     # Beside one of them it is held against what it held out too, by that very one
-    both = compare([home, home / "fold_0"], data, device="cpu", postprocess="off")
+    both = compare([home, home / "fold_0"], data, postprocess="off", **EXACT)
     assert both.runs[1].scores.images == 4
     assert both.runs[1].difference is not None
     assert both.runs[1].difference.mean == 0
