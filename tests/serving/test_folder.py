@@ -26,6 +26,7 @@ from unetseg.serving.app import app_router
 from unetseg.serving.door import Limits
 from unetseg.serving.server import build_app
 from unetseg.serving.studio import Studio
+from unetseg.storage import write_json
 
 RANDOM = np.random.default_rng(0)
 CELL, CROSS = np.zeros((48, 64), np.uint8), np.zeros((48, 64), np.uint8)
@@ -516,6 +517,13 @@ def test_a_folder_that_cannot_be_read_is_refused(
 def test_the_page_gives_nothing_but_its_own_files(tmp_path: Path, name: str) -> None:
     client = browser(pairs(tmp_path / "pairs"))
     assert client.get(f"/app/{name}").status_code == 404
+
+
+def test_of_a_name_that_no_file_can_have_there_is_none(tmp_path: Path) -> None:
+    client = browser(pairs(tmp_path / "pairs"), tmp_path / "runs")
+    write_json(tmp_path / "runs" / "a" / "env.json", {"data": str(tmp_path / "pairs")})
+    for name in ("a" * 5000, f"api/previews/{'a' * 5000}.png"):
+        assert client.get(f"/app/{name}").status_code == 404
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no text are those of Linux")

@@ -23,7 +23,15 @@ from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden
 from unetseg.serving.door import Refusal
 from unetseg.serving.images import file_routes, image_routes, mask_routes
 from unetseg.serving.runs import object_rows, told_row, validations
-from unetseg.serving.studio import COOKIE, OTHERS, Studio, is_folder, told_classes, told_plan
+from unetseg.serving.studio import (
+    COOKIE,
+    OTHERS,
+    Studio,
+    is_file,
+    is_folder,
+    told_classes,
+    told_plan,
+)
 from unetseg.storage import json_value
 
 PAGE = Path(__file__).with_name("page")
@@ -76,7 +84,7 @@ def _page(router: APIRouter, studio: Studio) -> None:
     @router.get("/{name}")
     def file(name: str) -> Response:
         path = PAGE / name
-        if not path.is_file() or path.parent != PAGE:
+        if path.parent != PAGE or not is_file(path):
             raise Refusal(404, f"there is no {name}")
         return FileResponse(path, headers={"cache-control": "no-cache"})
 
@@ -184,7 +192,7 @@ def _predicting(router: APIRouter, studio: Studio) -> None:
     def preview(name: str) -> Response:
         runs = studio.learner.runs()
         path = runs[-1] / "previews" / name if runs else PAGE
-        if not re.fullmatch(r"[a-z_]+\d*\.png", name) or not path.is_file():
+        if not re.fullmatch(r"[a-z_]+\d*\.png", name) or not is_file(path):
             raise Refusal(404, "there is no such preview")
         return FileResponse(path)
 
