@@ -10,6 +10,7 @@ import torch
 from unetseg.config import NetworkConfig, TrainConfig, TrainingConfig
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.sample import draw_sample
+from unetseg.errors import ConfigError
 from unetseg.runtime import Machine
 from unetseg.training.plan import Plan, make_plan
 from unetseg.unet.build import build_unet
@@ -124,6 +125,13 @@ def test_an_epoch_covers_every_image(cells: Survey) -> None:
 def test_every_network_can_be_built(cells: Survey, network: NetworkConfig) -> None:
     made = make_plan(cells, TrainConfig(network=network), CPU)
     assert build_unet(made.network, made.bands, 2).head.out_channels == 2
+
+
+def test_what_contradicts_the_classic_preset_is_refused(cells: Survey) -> None:
+    network = NetworkConfig(preset="classic", depth=2, norm="group")
+    made = make_plan(cells, TrainConfig(network=network), CPU)
+    with pytest.raises(ConfigError, match=r"(?s)depth is 2.*norm is 'group'"):
+        build_unet(made.network, made.bands, 2)
 
 
 @pytest.mark.long

@@ -240,7 +240,9 @@ def _network(
 ) -> NetworkConfig:
     if network.preset == "classic":
         reasons["network"] = "preset classic"
-        return network.model_copy(update=CLASSIC)
+        left_open = NetworkConfig()  # what was set otherwise stays, and is refused by `build_unet`
+        names = [name for name in CLASSIC if getattr(network, name) == getattr(left_open, name)]
+        return network.model_copy(update={name: CLASSIC[name] for name in names})
     numbers: dict[str, int] = {}
     if network.depth == "auto":
         numbers["depth"], reasons["depth"] = _depth(network, patch, machine)
