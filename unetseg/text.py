@@ -60,12 +60,15 @@ def printable(path: Path | str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    r"""What an error says, in one line; its kind if it says nothing.
+    r"""What an error says, in one line; its kind if it says nothing, or only what was looked up.
 
-    >>> first_line(RuntimeError("one\ntwo")), first_line(OSError())
-    ('one', 'OSError')
+    >>> first_line(RuntimeError("one\ntwo")), first_line(OSError()), first_line(KeyError(7))
+    ('one', 'OSError', 'KeyError: 7')
     """
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+    said, kind = str(error).strip().split("\n", 1)[0], type(error).__name__
+    if not said or " " in said or not isinstance(error, LookupError):
+        return said or kind
+    return f"{kind}: {said}"
 
 
 def address_of(given: str | Path) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -152,6 +154,35 @@ def test_a_training_is_stopped_and_goes_on(tmp_path: Path) -> None:
     assert client.post("/app/api/folder", json={"path": ""}).status_code == 409
     client.post("/app/api/train/stop")
     assert wait(client, trained)["training"]["status"] == "stopped"
+
+
+SERVER = """
+import sys, time
+from pathlib import Path
+from unetseg.serving.learning import Events, Learning
+
+if __name__ == "__main__":
+    learner = Learning(Path(sys.argv[1]), Path(sys.argv[2]), Events())
+    learner.train(300, from_present=False)
+    while learner.training["step"] < 2:
+        time.sleep(0.1)
+    print("trains", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_training_whose_server_was_killed_saves_its_state_and_can_go_on(tmp_path: Path) -> None:
+    data = draw_sample(tmp_path / "cells", count=6, size=96)
+    (tmp_path / "server.py").write_text(SERVER)
+    command = [sys.executable, str(tmp_path / "server.py"), str(data), str(tmp_path / "runs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"trains\n"
+        server.kill()
+        _, told = server.communicate(timeout=60)  # once the training lets go of both
+    assert b"Traceback" not in told
+    later = learning.Learning(data, tmp_path / "runs", learning.Events())
+    assert later.is_resumable
 
 
 def test_a_training_without_masks_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,16 @@ from unetseg.data.pairs.splits import read_splits
 from unetseg.errors import BundleError, UnetsegError
 from unetseg.serving.door import Refusal
 from unetseg.serving.folder import UNPAIRED, Entry
-from unetseg.serving.processes import BEFORE, EVERY, predict_apart, train_apart, work_apart
+from unetseg.serving.processes import (
+    APP,
+    BEFORE,
+    EVERY,
+    STATE,
+    note,
+    predict_apart,
+    train_apart,
+    work_apart,
+)
 from unetseg.serving.runs import (
     MANIFEST,
     PREDICTIONS,
@@ -32,12 +41,7 @@ from unetseg.serving.runs import (
     trained_of,
     validations,
 )
-from unetseg.storage import write_json
 
-STATE = "last.pt"
-"""A file of a run; torch is not loaded to name it."""
-APP = "app.json"
-"""In a run: what the app asked for, and how it ended."""
 KEPT = 2000
 """Events that are kept for browsers which are late."""
 ENDING = 30.0
@@ -269,7 +273,7 @@ class _Training:
     def follow(self, told: Mapping[str, Any] | None) -> None:
         """Tell the page what is new; None: the process has ended."""
         if not (self.run / APP).is_file():
-            self.note("running")
+            note(self.run, self.config, "running")
         for row in list(validations(self.run))[self.seen :]:
             if told is None or (self.run / "previews" / preview_of(row)).is_file():
                 self.seen += 1
@@ -281,7 +285,7 @@ class _Training:
         """Tell how it ended."""
         status = "stopped" if stopped else "failed" if fault else "done"
         self.tell(status=status, error=fault and fault["message"])
-        self.note(status)
+        note(self.run, self.config, status)
         model = self.home.told_model()
         if status == "done" and model:
             self.home.events.tell("trained", **model)
@@ -293,12 +297,6 @@ class _Training:
         told: dict[str, Any] = (self.home.training or {}) | facts
         self.home.training = told
         return told
-
-    def note(self, status: str) -> None:
-        """Keep in the run what a later server needs to go on with it, once there is a state."""
-        if (self.run / STATE).is_file():
-            settings = self.config.model_dump(mode="json")
-            write_json(self.run / APP, {"config": settings, "status": status})
 
 
 class _Predicting:

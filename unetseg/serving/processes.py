@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from unetseg.config import DataConfig, PredictConfig, TrainConfig
@@ -19,6 +21,10 @@ from unetseg.progress import Silent
 from unetseg.serving.runs import MANIFEST, PREDICTIONS, VERSION, version_of
 from unetseg.storage import write_json
 
+STATE = "last.pt"
+"""A file of a run; torch is not loaded to name it."""
+APP = "app.json"
+"""In a run: what the app asked for, and how it ended."""
 BEFORE = "before.json"
 """In a run that began from another: what that one scores on the same images."""
 EVERY = 0.25
@@ -26,7 +32,7 @@ EVERY = 0.25
 
 
 class Told(Silent):
-    """Sends how far a training is, a few times a second; ends it when nobody listens."""
+    """Sends how far a training is, a few times a second."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._share, self._sent = pipe, 0.0, 0.0
@@ -49,22 +55,38 @@ class Told(Silent):
             self._send(share=1.0)
 
     def _send(self, **figures: object) -> None:
-        try:
+        with suppress(OSError):  # see `_end_with_server`
             self._pipe.send(figures)
-        except OSError:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def work_apart(pipe: Connection, work: Callable[..., None], *args: Any) -> None:
-    """Do work, and tell the error that ends it."""
+    """Do work, and tell the error that ends it; a server that was killed ends it too."""
+    Thread(target=_end_with_server, daemon=True).start()
     try:
         work(pipe, *args)
+        return
     except UnetsegError as error:
         told = "\n".join([error.summary, *error.offenders[:5]])
         stopped = isinstance(error, StoppedError)
-        pipe.send({"message": told, "fix": error.fix, "stopped": stopped})
+        fault = {"message": told, "fix": error.fix, "stopped": stopped}
     except KeyboardInterrupt:
-        pipe.send({"message": "stopped", "fix": "Begin again.", "stopped": True})
+        fault = {"message": "stopped", "fix": "Begin again.", "stopped": True}
+    with suppress(OSError):  # nobody listens any more
+        pipe.send(fault)
+
+
+def _end_with_server() -> None:
+    """Wait for the end of the process that started this one, then end as if asked to."""
+    if server := parent_process():
+        server.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def note(run: Path, config: TrainConfig, status: str) -> None:
+    """Keep in a run what a later server needs to go on with it, once there is a state."""
+    if (run / STATE).is_file():
+        settings = config.model_dump(mode="json")
+        write_json(run / APP, {"config": settings, "status": status})
 
 
 def train_apart(
@@ -73,7 +95,11 @@ def train_apart(
     """Train, and score the U-Net that it began from on the same images."""
     from unetseg.training.fit import train
 
-    run = train(data, config, out=out, name=name, resume=resume, progress=Told(pipe))
+    try:
+        run = train(data, config, out=out, name=name, resume=resume, progress=Told(pipe))
+    except StoppedError:
+        note(out / name, config, "stopped")  # there may be no server that does
+        raise
     if before := config.training.from_:
         with suppress(UnetsegError):  # of other classes: there is nothing to compare
             write_json(run / BEFORE, score_of(before, run, data, config.data))

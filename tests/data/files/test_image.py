@@ -457,6 +457,13 @@ def test_decompression_bombs_are_refused(tmp_path: Path, action: Any) -> None:
     assert "--max-pixels 120000000" in caught.value.fix
 
 
+@pytest.mark.parametrize("header", [b"II*\0\0\0\0\0", b"MM\0*\0\0\0\0"])
+def test_a_header_alone_is_no_image(tmp_path: Path, header: bytes) -> None:
+    (tmp_path / "a.tif").write_bytes(header)
+    with pytest.raises(ImageError, match=r"a\.tif cannot be read: it ends before its first image"):
+        read_image(tmp_path / "a.tif")
+
+
 @pytest.mark.row(25)
 @pytest.mark.parametrize("pages", [1, 3, 150])
 @pytest.mark.parametrize("back", [0, 1])

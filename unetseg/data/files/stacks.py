@@ -149,10 +149,13 @@ def _refuse_circles(file: tifffile.TiffFile, path: Path) -> None:
     """Refuse a file whose pages lead back to earlier ones; tifffile would follow them for ever.
 
     Raises:
-        ImageError: so it is; `path` is named.
+        ImageError: so it is, or there is no page; `path` is named.
     """
     tiff, handle, seen = file.tiff, file.filehandle, set[int]()
-    at = file.pages.first.offset
+    try:
+        at = file.pages.first.offset
+    except IndexError:
+        raise unreadable(path, "it ends before its first image") from None
     while 0 < at < handle.size:
         if at in seen:
             raise unreadable(path, "its pages lead in a circle")
