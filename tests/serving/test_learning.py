@@ -38,7 +38,7 @@ from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.sample import draw_sample
 from unetseg.prediction import manifest
 from unetseg.prediction.predictor import Predictor
-from unetseg.serving import learning, runs
+from unetseg.serving import learning, processes, runs
 from unetseg.serving.processes import predict_apart
 from unetseg.serving.studio import meaning
 from unetseg.storage import write_json
@@ -364,5 +364,5 @@ def test_a_network_whose_splits_are_lost_is_there_all_the_same(tmp_path: Path) -
 
 
 def test_files_of_a_run_are_called_as_those_who_write_them_call_them() -> None:
-    assert (runs.LOG, learning.STATE) == (run_log.LOG, checkpoint.STATE)
+    assert (runs.LOG, processes.STATE) == (run_log.LOG, checkpoint.STATE)
     assert runs.MANIFEST == manifest.NAME
