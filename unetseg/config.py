@@ -766,12 +766,16 @@ def _allowed(problem: Any) -> str:
     if problem["type"] == "literal_error":
         options = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
         options = [option for option in options if option != PRUNED]
-        expected = " or ".join(
-            filter(None, [", ".join(map(repr, options[:-1])), repr(options[-1])])
-        )
+        choices = [", ".join(map(repr, options[:-1])), repr(options[-1])]
         near = difflib.get_close_matches(str(problem["input"]), options, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        return f"must be {expected}{hint}"
-    message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    message = message.partition(", unable to parse")[0]
+        return f"must be {' or '.join(filter(None, choices))}{hint}"
+    message = expected(problem).removeprefix("Value error, ").partition(", unable to parse")[0]
     return message if problem["type"] == "value_error" else f"must be {message}"
+
+
+def expected(problem: Any) -> str:
+    """What pydantic expected in the place of something else."""
+    if problem["type"] == "path_type":  # told by the name of a class
+        return "a path"
+    return str(problem["msg"]).removeprefix("Input should be ")

@@ -97,7 +97,15 @@ def test_a_question_has_an_answer_to_paste_for_each_reading(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "stems", [("a", "b"), ("cells (1)", "cells [2]"), ("Zoé", "ß"), ("a.b", "a.c"), ("x y", "x_y")]
+    "stems",
+    [
+        ("a", "b"),
+        ("cells (1)", "cells [2]"),
+        ("Zoé", "ß"),
+        ("a.b", "a.c"),
+        ("x y", "x_y"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f468\u200d\U0001f469"),
+    ],
 )
 def test_usual_names_are_no_finding(tmp_path: Path, stems: tuple[str, ...]) -> None:
     assert portability_of(tmp_path, *stems) == []
@@ -115,7 +123,9 @@ def test_names_that_become_one_elsewhere(tmp_path: Path, stems: tuple[str, ...])
 
 
 @pytest.mark.row(27, 45)
-@pytest.mark.parametrize("character", ["\n", "\r", "\t", "\x1b", "\u2028", "\u202e", "\x7f"])
+@pytest.mark.parametrize(
+    "character", ["\n", "\x1b", "\x7f", "\xad", "\u200b", "\u200e", "\u2028", "\u202e", "\ufeff"]
+)
 def test_what_is_not_seen_is_shown(tmp_path: Path, character: str) -> None:
     (finding,) = portability_of(tmp_path, "good", f"a{character}b")
     assert (finding.check, finding.severity) == ("unseen-characters", "warning")

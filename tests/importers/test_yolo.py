@@ -155,7 +155,8 @@ def test_a_file_of_another_format_is_not_taken_for_the_texts_beside_it(tmp_path:
 def test_another_yaml_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     pair(tmp_path / "src", "images/a.jpg", yolo_text(BOXES))
     write(tmp_path / "src/compose.yaml", "a: [")
-    with pytest.raises(DataError, match=r"compose\.yaml is no YAML"):
+    with pytest.raises(DataError, match=r"compose\.yaml is no YAML") as error:
         imported("yolo", tmp_path)
+    assert "\n" not in error.value.offenders[0]  # it would be shown as \n
     write(tmp_path / "src/data.yaml", NAMES)
     assert imported("yolo", tmp_path).classes == ("background", "cat", "dog")

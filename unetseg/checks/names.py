@@ -13,8 +13,11 @@ from unetseg.data.pairs.match import NO_IMAGE, NO_MASK, SEVERAL
 from unetseg.data.pairs.naming import fold
 from unetseg.text import plural
 
-# Line breaks and control characters, marks that turn text around, bytes that are no UTF-8.
-UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Line breaks and control characters, marks without width or that turn text around, bytes that are
+# no UTF-8. Joiners (\u200c, \u200d) are part of how words and emoji are written.
+UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
 _EMPTY = ("--unpaired empty",)
 _FORBIDDEN = re.compile(r'[<>:"|?*\\]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)

@@ -173,7 +173,8 @@ def _description(folder: Path) -> Mapping[str, Any]:
         try:
             content = load_yaml(path.read_text(encoding="utf-8-sig"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            faults.append(f"{name_in(folder, path)} is no YAML: {error}")
+            reason = " ".join(str(error).split())
+            faults.append(f"{name_in(folder, path)} is no YAML: {reason}")
             continue
         if isinstance(content, dict) and "names" in content:
             return content

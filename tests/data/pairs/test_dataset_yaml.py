@@ -109,6 +109,7 @@ def test_every_wrong_place_is_listed(tmp_path: Path) -> None:
     text = """
     clases: [a, b]
     path: /data
+    images: [day, night]
     val_fraction: 3
     ignore: [void]
     snap: perhaps
@@ -116,13 +117,14 @@ def test_every_wrong_place_is_listed(tmp_path: Path) -> None:
     classes: {a: 1, b: pink}
     splits: {train: [[a]], holdout: [b]}
     """
-    with pytest.raises(ConfigError, match="is wrong in 9 places") as error:
+    with pytest.raises(ConfigError, match="is wrong in 10 places") as error:
         read_description(describe(tmp_path, text))
     told = error.value.offenders
     assert told[0] == "unknown key 'clases' (did you mean classes?)"
     assert told[1] == "unknown key 'path'"
     assert told[2] == "unknown key 'max_pixels'"  # a folder cannot lift the limit on bombs
-    assert {line.partition(":")[0] for line in told[3:]} == {
+    assert told[3] == "images: ['day', 'night'] is wrong: expected a path"
+    assert {line.partition(":")[0] for line in told[4:]} == {
         *("val_fraction", "ignore", "snap", "classes", "splits")
     }
     assert "'pink' is no code" in str(error.value)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from unetseg.config import DataConfig, GroupsConfig, PairsConfig
+from unetseg.config import DataConfig, GroupsConfig, PairsConfig, expected
 from unetseg.data.masks.class_list import ClassNames, load_yaml, parse_class_names
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import distinct_colours
@@ -142,8 +142,7 @@ def _settings(folder: Path, said: Mapping[str, object]) -> tuple[DataConfig, lis
         settings = DataConfig.model_validate(stated)
     except ValidationError as error:
         return DataConfig(), [
-            f"{fault['loc'][0]}: {_short(fault['input'])} is wrong: expected "
-            f"{fault['msg'].removeprefix('Input should be ')}"
+            f"{fault['loc'][0]}: {_short(fault['input'])} is wrong: expected {expected(fault)}"
             for fault in error.errors()
         ]
     named = {key: Path(getattr(settings, key)) for key in PLACES if key in stated}

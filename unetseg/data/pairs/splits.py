@@ -13,6 +13,7 @@ from unetseg.data.pairs.naming import SPLIT_NAMES
 from unetseg.data.pairs.pair import Pair, PairSet
 from unetseg.errors import BundleError, ConfigError, PairingError
 from unetseg.storage import parse_json, write_json
+from unetseg.text import plural
 
 STRATIFIED = 500
 """Data sets with fewer pairs are split so that every class is on both sides."""
@@ -203,8 +204,8 @@ def _part(units: Sequence[_Unit], fold: str) -> set[int]:
     number, count = map(int, fold.split("/"))
     if len(units) < count:
         raise ConfigError(
-            f"there are no {count} parts to hold out: the pairs make {len(units)} groups, of "
-            "which copies, and those that --group ties, stay together",
+            f"there are no {count} parts to hold out: the pairs make "
+            f"{plural(len(units), 'group')}: copies, and those that --group ties, stay together",
             fix="Choose fewer folds.",
         )
     members = [len(unit.members) for unit in units]
