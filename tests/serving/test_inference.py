@@ -118,6 +118,7 @@ SMALL = np.zeros((1, 3, 8, 8), np.uint8)
         ({"data": [1, 2]}, "the data are no UINT8"),
         ({"data": ["x"] * 192}, "the data are no UINT8"),
         ({"data": [300] * 192}, "the data are no UINT8"),
+        ({"data": [1.5] * 192}, "the data are no UINT8 of [1, 3, 8, 8]: there are fractions"),
         ({"shape": [1, 3, 8, 9]}, "the data are no UINT8"),
         ({"shape": [2**40, 3, 8, 8]}, "inputs.0.shape.0"),
         ({"shape": [8, 8]}, "inputs.0.shape"),

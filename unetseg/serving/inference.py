@@ -193,7 +193,7 @@ def parsed(body: bytes, json_length: int | None) -> tuple[InferenceRequest, list
         told = f"{len(rest)} bytes follow the JSON and {size} are announced, expected "
         raise Refusal(422, f"{told}{count * dtype.itemsize} of {tensor.datatype} {tensor.shape}")
     try:
-        values = np.frombuffer(rest, dtype) if size is not None else np.array(tensor.data, dtype)
+        values = np.frombuffer(rest, dtype) if size is not None else _exact(tensor.data, dtype)
         images = values.reshape(-1, *tensor.shape[-3:]).transpose(0, 2, 3, 1)  # N, H, W, C
     except (TypeError, ValueError, OverflowError) as error:
         told = f"the data are no {tensor.datatype} of {tensor.shape}: {error}"
@@ -201,6 +201,18 @@ def parsed(body: bytes, json_length: int | None) -> tuple[InferenceRequest, list
     if len(images) != math.prod(tensor.shape[:-3]) or len(images) > MOST_IMAGES:
         raise Refusal(422, f"there are {len(images)} images, at most {MOST_IMAGES} are taken")
     return request.model_copy(update={"inputs": ()}), list(np.ascontiguousarray(images))
+
+
+def _exact(data: list[Any] | None, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Values of JSON as numbers of a type.
+
+    Raises:
+        ValueError: some are fractions, and the type has none; or they are no such numbers.
+    """
+    values = np.array(data, dtype)
+    if dtype.kind != "f" and (values != np.array(data)).any():
+        raise ValueError("there are fractions")
+    return values
 
 
 def answered(
