@@ -13,7 +13,7 @@ from unetseg.cli.app import run
 from unetseg.config import TrainConfig
 from unetseg.data.files.pngs import write_png
 from unetseg.data.sample import draw_sample
-from unetseg.errors import DataError
+from unetseg.errors import ConfigError, DataError
 from unetseg.storage import parse_json
 from unetseg.training.learning_curve import (
     LearningCurve,
@@ -74,6 +74,14 @@ def test_images_whose_scores_would_have_no_interval_are_refused_before_any_train
     (tmp_path / "curve").mkdir()
     with pytest.raises(DataError, match=told):
         learning_curve(tmp_path / "cells", tmp_path / "curve", TrainConfig(), doublings=1)
+    assert not (tmp_path / "curve").exists()
+
+
+def test_a_share_beside_those_of_the_curve_is_refused(tmp_path: Path) -> None:
+    config = TrainConfig.model_validate({"data": {"share": 0.5}})
+    (tmp_path / "curve").mkdir()
+    with pytest.raises(ConfigError, match="the curve takes its own shares"):
+        learning_curve(draw_sample(tmp_path / "cells", count=6), tmp_path / "curve", config)
     assert not (tmp_path / "curve").exists()
 
 

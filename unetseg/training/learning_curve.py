@@ -89,11 +89,13 @@ def learning_curve(
         progress: Hears what is done.
 
     Raises:
-        ConfigError: there are too few training images.
+        ConfigError: there are too few training images, or a share is asked for.
         DataError: one validation image or group, or none with foreground: scores have no interval.
         UnetsegError: as `train`.
     """
     with in_one_folder(home, WAY_ON):
+        if config.data.share != 1:
+            raise ConfigError("the curve takes its own shares", fix="Leave --share away.")
         config = as_begun(home, config)
         parts = [config.data.model_copy(update={"share": 0.5**n}) for n in range(doublings + 1)]
         known = survey(data, parts[0])
