@@ -71,6 +71,14 @@ def test_all_files_are_those_of_the_command(cells: Cells, tmp_path: Path) -> Non
                 assert (pixels == tifffile.imread(expected[name])).all(), name
 
 
+def test_all_images_at_fault_are_named(cells: Cells) -> None:
+    files = [("file", (f"{name}.png", b"text")) for name in ("a", "b c", "d")]
+    answer = cells.client.post("/predict", files=files)
+    told = answer.json()["error"]["message"]
+    assert answer.status_code == 415
+    assert all(f"{name}.png cannot be read" in told for name in ("a", "b c", "d"))
+
+
 @pytest.mark.parametrize("names", [("a.tif", "a.png"), ("2_a.png", "a.png", "a.png")])
 def test_each_file_of_a_zip_has_a_name_of_its_own(
     cells: Cells, tmp_path: Path, names: tuple[str, ...]

@@ -92,7 +92,7 @@ class Service:
 
         Raises:
             Refusal: the client went away, or it takes too long.
-            Exception: the first error of a work.
+            Exception: the first error of a work; a refusal tells all others too.
         """
         found, errors = dict[int, T](), dict[int, Exception]()
 
@@ -114,7 +114,11 @@ class Service:
             told = f"there is no answer after {self.seconds:g} seconds"
             raise Refusal(503, told, "Ask again later, or for less.", retry=5) from None
         if errors:
-            raise errors[min(errors)]
+            first, *others = (errors[number] for number in sorted(errors))
+            if isinstance(first, Refusal):
+                also = [one.detail for one in others if isinstance(one, Refusal)]
+                first.detail = "\n".join([first.detail, *also])
+            raise first
         if len(found) < len(works):
             raise Refusal(GONE, "the client went away")
         return [found[number] for number in range(len(works))]
