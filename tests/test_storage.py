@@ -303,6 +303,14 @@ def test_a_named_run_takes_an_empty_folder_and_no_other(tmp_path: Path) -> None:
     assert "--resume" in caught.value.fix
 
 
+def test_a_folder_with_nothing_but_files_of_the_user_is_not_taken(tmp_path: Path) -> None:
+    write_text(tmp_path / "cells" / "config.yaml", "epochs: 3  # mine\n")
+    with pytest.raises(MachineError, match="cells holds a run already"):
+        new_run_folder(tmp_path, "cells")
+    write_text(tmp_path / "cells" / ".lock", "1 on here")  # of a training that was killed
+    assert new_run_folder(tmp_path, "cells") == tmp_path / "cells"
+
+
 def test_a_folder_that_never_began_is_taken_again_and_no_other(tmp_path: Path) -> None:
     folder = new_run_folder(tmp_path, "cells")
     for name in ("config.yaml", "plan.json", "log.jsonl", ".lock", "previews/augmented.png"):

@@ -287,7 +287,7 @@ def new_run_folder(out: Path, name: str | None) -> Path:
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            if name and (not folder.is_dir() or has_begun(folder)):
+            if name and (not folder.is_dir() or has_begun(folder) or _is_of_others(folder)):
                 goes_on = any(is_file(folder / state) for state in ("last.pt", "started.json"))
                 fix = f"Give another --name{', or go on with it by --resume' if goes_on else ''}."
                 raise MachineError(f"{folder} holds a run already", fix=fix) from None
@@ -303,6 +303,12 @@ def new_run_folder(out: Path, name: str | None) -> Path:
 def has_begun(folder: Path) -> bool:
     """Whether `folder` holds more than a training leaves that has learned nothing."""
     return any(not UNBEGUN.fullmatch(path.name) for path in folder.iterdir())
+
+
+def _is_of_others(folder: Path) -> bool:
+    """Whether it holds something, and no training was ever there: each leaves its lock."""
+    names = {path.name for path in folder.iterdir()}
+    return bool(names) and ".lock" not in names
 
 
 def latest_run(out: Path, *, of_folds: bool = False) -> Path | None:

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import unetseg
-from tests.builders import save_run, write_geotiff
-from unetseg.bundle import load_bundle
+from tests.builders import Heard, bundle_info, random_segmenter, save_run, write_geotiff
+from unetseg.bundle import join_bundles, load_bundle, save_bundle
 from unetseg.config import DeviceConfig, EvalConfig, ExportConfig, PredictConfig, ScoringConfig
 from unetseg.data.files import image as image_file
 from unetseg.data.files.pages import image_hash
@@ -54,6 +54,19 @@ def remember(run: Path, data: Path, splits: Sequence[str]) -> None:
 def names(found: PairSet, run: Path, split: str) -> tuple[str, list[str]]:
     chosen, pairs = choose_pairs(found, run, split)
     return chosen, [pair.name for pair in pairs]
+
+
+def ensemble(home: Path, data: Path) -> Path:
+    """Two folds of random weights, of which each has held out its own part of `data`."""
+    folds = [
+        save_run(home / f"fold_{n}", segmenter=random_segmenter(bundle_info(), seed=n))
+        for n in range(2)
+    ]
+    join_bundles(folds, home / "model")
+    remember(folds[0], data, ["val", "val", "train", "train", "train", "test"])
+    remember(folds[1], data, ["train", "train", "val", "val", "val", "test"])
+    remember(home, data, ["val"] * 5 + ["test"])
+    return home
 
 
 # ------------------------------------------------------------------ which pairs
@@ -319,3 +332,58 @@ def test_evaluation_leaves_the_bundle_as_it_was(data: Path, run: Path, tmp_path:
     evaluate(run, data, PLAIN, output=tmp_path)
     after = load_bundle(run)[0].state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+# ------------------------------------------------------------------ more than one bundle
+
+
+def test_an_ensemble_without_its_folds_says_that_it_knows_the_images(
+    data: Path, tmp_path: Path
+) -> None:
+    home = ensemble(tmp_path / "home", data)
+
+    def warnings(split: str) -> list[str]:
+        heard = Heard()
+        evaluate(home, data, PLAIN, split=split, progress=heard)
+        return [line for line in heard.said if "which flatters" in line]
+
+    assert not warnings("val")
+    shutil.rmtree(home / "fold_1")
+    (line,) = warnings("val")
+    assert line.startswith("warning: 3 images")
+    assert not warnings("test")
+
+
+def test_pairs_that_do_not_fit_are_listed_whichever_fold_held_them_out(
+    data: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(data, tmp_path / "copy")
+    wrong = [copy / "masks" / f"cells_00{number}.png" for number in (0, 2)]  # of both folds
+    for path in wrong:
+        Image.new("L", (20, 30)).save(path)
+    home = ensemble(tmp_path / "home", copy)
+    with pytest.raises(DataError, match="2 of 5 pairs do not fit") as caught:
+        evaluate(home, copy, PLAIN, split="val")
+    for path in wrong:
+        assert str(path) in "\n".join(caught.value.offenders)
+
+
+def test_a_further_bundle_in_a_run_folder_has_scores_of_its_own(data: Path, tmp_path: Path) -> None:
+    run, info = save_run(tmp_path / "run"), bundle_info()
+    remember(run, data, SPLITS)
+    save_bundle(run / "pruned", random_segmenter(info, seed=5).state_dict(), info)
+    first = evaluate(run, data, PLAIN)
+    kept = (run / "eval" / "test" / "scores.json").read_bytes()
+    other = evaluate(run / "pruned", data, PLAIN)
+    assert (other.split, other.folder) == ("test", run / "pruned" / "eval" / "test")
+    assert (run / "eval" / "test" / "scores.json").read_bytes() == kept
+    assert evaluate(run / "model", data, PLAIN).folder == first.folder
+
+
+def test_only_pairs_that_the_training_knew_are_wanted(data: Path, tmp_path: Path) -> None:
+    remember(tmp_path / "run", data, SPLITS)
+    copy = shutil.copytree(data, tmp_path / "copy")
+    image = copy / "images" / "cells_005.png"
+    Image.fromarray(255 - np.array(Image.open(image))).save(image)
+    chosen, pairs = choose_pairs(find_pairs(copy), tmp_path / "run", "all", known=True)
+    assert (chosen, len(pairs)) == ("all", 5)

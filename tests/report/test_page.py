@@ -13,6 +13,7 @@ from tests.report.runs import HOSTILE, made_run
 from unetseg.errors import BundleError
 from unetseg.report.facts import Facts
 from unetseg.report.page import SECTIONS, picture, run_page, save_page, write_report
+from unetseg.storage import write_text
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +189,14 @@ def test_several_runs_stand_side_by_side(own: Path, tmp_path: Path) -> None:
 def test_a_page_of_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="does not exist"):
         save_page([tmp_path / "none"])
+
+
+def test_a_longer_training_has_more_epochs_where_these_were_set(own: Path) -> None:
+    def longer() -> str:
+        why, command = Facts(own).commands[0]
+        assert why.startswith("train longer")
+        return command
+
+    assert longer().endswith("--budget 900s")
+    write_text(own / "config.yaml", "epochs: 15\nseed: 0\n")
+    assert longer().endswith("--budget 900s --epochs 30")

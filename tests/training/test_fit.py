@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from tests.builders import Heard
@@ -228,8 +229,10 @@ def test_resume_with_more_epochs(data: Path, tmp_path: Path) -> None:
     plan = json.loads((tmp_path / "a" / "plan.json").read_text())
     earlier = json.dumps(plan | {"workers": 2})  # as earlier versions wrote it
     (tmp_path / "a" / "plan.json").write_text(earlier)
+    before = yaml.safe_load((run / "config.yaml").read_text())
     train(data, tiny(epochs=2), out=tmp_path, name="a", resume=True)
     assert [float(row["epoch"]) for row in metrics(run)] == [1, 2]
+    assert yaml.safe_load((run / "config.yaml").read_text()) == before | {"epochs": 2}
 
 
 @pytest.mark.row(12)

@@ -108,3 +108,20 @@ def test_a_curve_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
         (home / f"share_{share}" / "last.pt").stat().st_mtime_ns for share in (1, 2, 4)
     ]
     assert run(["curve", str(data), "-o", str(home / "x"), *WORDS[:-1], "3"]) == 2
+
+
+@pytest.mark.long
+def test_what_was_left_out_of_the_trainings_is_not_scored(tmp_path: Path) -> None:
+    drawn, cells = draw_sample(tmp_path / "drawn", count=20, size=64), tmp_path / "cells"
+    for kind in ("images", "masks"):
+        for number, path in enumerate(sorted((drawn / kind).iterdir())):
+            target = cells / ("val" if number < 5 else "train") / kind / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+    bad = cells / "val" / "images" / "cells_000.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    home = tmp_path / "curve"
+    assert run(["curve", str(cells), "-o", str(home), "--on-bad", "skip", *WORDS]) == 0
+    for share in (1, 2, 4):
+        scores = home / f"share_{share}" / "eval" / "val" / "scores.json"
+        assert parse_json(scores.read_bytes())["images"] == 4

@@ -12,6 +12,7 @@ from unetseg.progress import SILENT
 from unetseg.storage import write_json, write_text
 from unetseg.training import trainings
 from unetseg.training.plan import make_plan
+from unetseg.training.run import merged_settings
 from unetseg.training.trainings import of_shape, train_in
 
 
@@ -41,3 +42,15 @@ def test_what_was_killed_before_its_first_state_begins_anew(
     write_text(run / "last.pt", "state")
     train_in(run, tmp_path, TrainConfig(), SILENT)
     assert begun == [(False, False), (True, True)]
+
+
+def test_a_default_that_is_given_counts_when_a_run_is_gone_on_with() -> None:
+    saved = TrainConfig.model_validate({"runtime": {"device": "cuda", "save_every": "30s"}})
+    same = merged_settings(saved, TrainConfig()).runtime
+    assert (same.device, same.save_every) == ("cuda", 30)
+    given = TrainConfig.model_validate({"runtime": {"device": "auto", "save_every": "10m"}})
+    changed = merged_settings(saved, given).runtime
+    assert (changed.device, changed.save_every) == ("auto", 600)
+    written = TrainConfig.model_validate({"training": {"epochs": None}})
+    whole = TrainConfig.model_validate({"training": {"epochs": 5}})
+    assert merged_settings(whole, written).training.epochs == 5

@@ -14,6 +14,7 @@ from unetseg.errors import ConfigError, DataError
 from unetseg.evaluation.confusion import Counts, Floats, Scores, score
 from unetseg.evaluation.evaluate import (
     choose_pairs,
+    counted_by,
     evaluate_pairs,
     held_out_by,
     in_order,
@@ -106,8 +107,12 @@ def compare(
 
     def counted(one: Predictor, run: Path) -> Iterator[tuple[Sequence[Pair], Counts]]:
         info, most = one.info.snapping(source.snap), source.max_pixels
-        for engine, share in held_out_by(one, run, pairs, config):
-            yield share, evaluate_pairs(engine, info, share, progress=progress, max_pixels=most)
+        return counted_by(
+            held_out_by(one, run, pairs, config, progress),
+            lambda engine, share: evaluate_pairs(
+                engine, info, share, progress=progress, max_pixels=most
+            ),
+        )
 
     both = zip(predictors, folders, strict=True)
     counts = [in_order(pairs, counted(one, run)) for one, run in both]

@@ -1,7 +1,7 @@
 """Bundle + pairs → scores per class and per image, predicted masks and error pictures."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -87,6 +87,7 @@ def evaluate(
     *,
     output: str | Path | None = None,
     progress: Progress = SILENT,
+    known: bool = False,
     **flags: Any,
 ) -> Evaluation:
     """Score a trained U-Net on the pairs of a folder.
@@ -102,6 +103,7 @@ def evaluate(
         config: Which split, how it is predicted, and what is written beside the scores.
         output: Folder to write to.
         progress: Hears what is done.
+        known: Only pairs that the training knew: none that `--on-bad skip` left out of it.
         **flags: Settings by the names of the command's flags: split, tta, device ….
 
     Raises:
@@ -109,12 +111,13 @@ def evaluate(
         ConfigError: `output` is where the pairs themselves are.
         BundleError: there is no usable model.
     """
-    (config,), run = with_flags(flags, config or EvalConfig(), beside=["output"]), Path(run)
+    (config,) = with_flags(flags, config or EvalConfig(), beside=["output", "known"])
+    run = Path(run)
     predictor = Predictor(run, config.tiling, config.device)
     pair_set, source = find_described(Path(data), config.data, predictor.info.class_map)
     info = predictor.info.snapping(source.snap)
     progress.say(f"pairs: {pair_set.rule}")
-    split, pairs = choose_pairs(pair_set, run_folder(run), config.scoring.split)
+    split, pairs = choose_pairs(pair_set, run_folder(run), config.scoring.split, known=known)
     pairs = restricted(pairs, config.scoring.region, progress)
     output = Path(output or _scores_folder(run) / split)
     _refuse_among(pair_set, output)
@@ -122,9 +125,11 @@ def evaluate(
     keep = Artifacts(output, config.scoring, info.class_map, Probabilities.of(predictor.engine))
     counts = in_order(
         pairs,
-        (
-            (share, evaluate_pairs(one, info, share, keep, progress, max_pixels=source.max_pixels))
-            for one, share in held_out_by(predictor, run, pairs, config)
+        counted_by(
+            held_out_by(predictor, run, pairs, config, progress),
+            lambda one, share: evaluate_pairs(
+                one, info, share, keep, progress, max_pixels=source.max_pixels
+            ),
         ),
     )
     scores = score(
@@ -140,16 +145,23 @@ def evaluate(
 
 
 def held_out_by(
-    predictor: Predictor, run: Path, pairs: Sequence[Pair], config: EvalConfig | ComparisonConfig
+    predictor: Predictor,
+    run: Path,
+    pairs: Sequence[Pair],
+    config: EvalConfig | ComparisonConfig,
+    progress: Progress = SILENT,
 ) -> Iterator[tuple[Engine, list[Pair]]]:
     """Each U-Net of an ensemble with the pairs that it alone was not trained on; then the rest.
 
     Members predict as the ensemble does: without what was measured and chosen on those very pairs.
+    Where they are not there, it is told that all of them score what most have seen.
     """
-    is_known = predictor.info.members and run.is_dir()  # an exported file has all of them inside
-    folds = sorted(run_folder(run).glob("fold_*/splits.json")) if is_known else []
-    digests = _digests(pairs) if folds else {}
-    rest = list(pairs)
+    home, rest = run_folder(run), list(pairs)
+    is_known = predictor.info.members and (home / "splits.json").is_file()
+    held_out = read_splits(home / "splits.json") if is_known else {}
+    # an exported file has all of them inside
+    folds = sorted(home.glob("fold_*/splits.json")) if held_out and run.is_dir() else []
+    digests = _digests(pairs) if held_out else {}
     for file in folds:
         splits = read_splits(file)
         own = [pair for pair in rest if splits.get(digests[pair.name]) == "val"]
@@ -158,8 +170,37 @@ def held_out_by(
             member, _ = load_bundle(file.parent)
             given = predictor.info, predictor.machine, config.tiling, config.device.engine
             yield build_engine(member, *given), own
+    if seen := sum(held_out.get(digests.get(pair.name, "")) == "val" for pair in rest):
+        progress.say(
+            f"warning: {plural(seen, 'image')} scored by U-Nets that were trained on them, which "
+            f"flatters: only a run folder with fold_0, fold_1 … knows which were not"
+        )
     if rest:
         yield predictor.engine, rest
+
+
+def counted_by(
+    shares: Iterable[tuple[Engine, list[Pair]]], count: Callable[[Engine, list[Pair]], Counts]
+) -> Iterator[tuple[list[Pair], Counts]]:
+    """Each share with its counts.
+
+    Raises:
+        DataError: pairs do not fit, those of all shares together.
+    """
+    failures, pairs = list[str](), 0
+    for engine, share in shares:
+        pairs += len(share)
+        try:
+            yield share, count(engine, share)
+        except DataError as error:
+            failures += error.offenders or [error.summary]
+    if failures:
+        raise _unfit(failures, pairs)
+
+
+def _unfit(failures: Sequence[str], pairs: int) -> DataError:
+    fix = "Replace these files, or leave them out."
+    return DataError(f"{len(failures)} of {pairs} pairs do not fit", failures, fix)
 
 
 def in_order(pairs: Sequence[Pair], counted: Iterable[tuple[Sequence[Pair], Counts]]) -> Counts:
@@ -215,18 +256,27 @@ def run_folder(run: Path) -> Path:
 
 
 def _scores_folder(run: Path) -> Path:
-    """Where scores go unless it is said."""
-    return run.with_name(f"{run.stem}-eval") if run.is_file() else run_folder(run) / "eval"
+    """Where scores go unless it is said; a further bundle in a run folder has its own."""
+    if run.is_file():
+        return run.with_name(f"{run.stem}-eval")
+    home = run_folder(run)
+    return (home if run in {home, home / "model"} else run) / "eval"
 
 
 def choose_pairs(
-    pair_set: PairSet, run: Path, split: str, digests: Mapping[str, str] | None = None
+    pair_set: PairSet,
+    run: Path,
+    split: str,
+    digests: Mapping[str, str] | None = None,
+    *,
+    known: bool = False,
 ) -> tuple[str, tuple[Pair, ...]]:
     """The split to score and its pairs, in the groups of the training unless they have their own.
 
     The splits of the training count, for images that were there (recognised by content); else the
     folder's own; without any, every pair is scored as "all". `digests` are those of
-    `trained_digests`, where they are known.
+    `trained_digests`, where they are known; pairs that were not there are left out if only `known`
+    ones are wanted.
 
     Raises:
         DataError: no pair is in that split, or files cannot be read; all of them.
@@ -238,6 +288,8 @@ def choose_pairs(
     splits, pairs = {}, []
     for pair in pair_set.pairs:
         digest = digests.get(pair.name, "")
+        if known and digest not in trained:
+            continue
         splits[pair.name] = trained.get(digest, pair.split)
         pairs.append(replace(pair, group=pair.group or groups.get(digest)))
     if split == "auto":
@@ -362,8 +414,7 @@ def evaluate_pairs(
     tell_strange(strange, progress)
     failures = [one.summary for one in counted if isinstance(one, UnetsegError)]
     if failures:
-        fix = "Replace these files, or leave them out."
-        raise DataError(f"{len(failures)} of {len(pairs)} pairs do not fit", failures, fix)
+        raise _unfit(failures, len(pairs))
     return np.stack([one for one in counted if isinstance(one, np.ndarray)])
 
 

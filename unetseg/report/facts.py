@@ -217,6 +217,9 @@ class Facts:
         run, data = quoted(self.run), quoted(self.environment.get("data", "DATA"))
         look = self.outlook
         longer = f"{self._train_again('longer')} --budget {2 * look.seconds:.0f}s"
+        epochs = self.metrics[-1].get("epoch", math.nan) if self.metrics else math.nan
+        if "epochs" in self.settings and math.isfinite(epochs):  # they would end it as early again
+            longer += f" --epochs {math.ceil(2 * epochs)}"
         wanted = {
             "scores, errors and pictures of them": (
                 not self.scored,

@@ -134,7 +134,8 @@ class Trainings:
 
     def _pairs(self, folder: Path) -> tuple[str, tuple[Pair, ...]]:
         """The split that scores are taken on, and its pairs."""
-        return choose_pairs(find_described(self.data, self.base.data)[0], folder, "auto")
+        found, _ = find_described(self.data, self.base.data)
+        return choose_pairs(found, folder, "auto", known=True)
 
     def _train(self, folder: Path, skip: str, seed: int) -> None:
         """Train anew, or go on with what an interruption left."""

@@ -70,5 +70,5 @@ def train_folds(
     pairs = parse_json((home / "fold_0" / "splits.json").read_bytes())["pairs"]
     held_out = [row | {"split": "test" if row["split"] == "test" else "val"} for row in pairs]
     write_json(home / "splits.json", {"pairs": held_out})  # each by one of them
-    evaluate(home, data, evaluation_of(config), progress=progress, split="val")
+    evaluate(home, data, evaluation_of(config), progress=progress, known=True, split="val")
     write_report(home, progress)

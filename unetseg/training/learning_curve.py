@@ -166,7 +166,7 @@ def _trained(data: Path, run: Path, config: TrainConfig, progress: Progress) -> 
         train_in(run, data, config, progress)
         counted = ScoringConfig(split="val", save_masks=False, overlays=False, shapes=False)
         wanted = evaluation_of(config).model_copy(update={"scoring": counted})
-        evaluate(run, data, wanted, progress=progress)
+        evaluate(run, data, wanted, progress=progress, known=True)
     found: dict[str, Any] = parse_json(scores.read_bytes())
     low, high = found["foreground_dice_interval"]
     images = len(read_plan(run).repeats)

@@ -196,6 +196,7 @@ def resume_run(
             raise ConfigError(f"{data} has changed since {folder.name} was started", changed, fix)
         known = with_splits(known, read_splits(folder / "splits.json", "name"))
         plan = _continued(plan, config)
+        write_settings(folder, config)
         progress.say(f"going on with {folder} at step {state['step']}")
         yield TrainingRun(folder, data, config, machine, known, plan, data_hash(known), state)
 
@@ -275,7 +276,12 @@ def described_data(known: Survey, findings: Sequence[Finding]) -> dict[str, Any]
 def merged_settings(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
     """The saved settings with those of CHANGEABLE that were given; any other change is refused."""
     before, now, default = (flat_settings(c) for c in (saved, given, TrainConfig()))
-    changes = {n: v for n, v in now.items() if v not in (default[n], before[n])}
+    asked = {name for _, group in given for name in group.model_fields_set} & CHANGEABLE
+    changes = {
+        n: v
+        for n, v in now.items()
+        if v != before[n] and (v != default[n] or (n in asked and v is not None))
+    }
     refused = sorted(changes.keys() - CHANGEABLE)
     if refused:
         fix = "Leave these settings as they were, or train anew without --resume."
