@@ -217,6 +217,14 @@ def test_palettes_become_colours(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "b.png"), expected)
 
 
+def test_a_colour_map_of_8_bits_keeps_its_colours(tmp_path: Path) -> None:
+    table, indexes = noise(256, 3), noise(8, 8, seed=1)
+    for name, factor in (("old.tif", 1), ("usual.tif", 257)):
+        colours = table.T.astype(np.uint16) * factor
+        tifffile.imwrite(tmp_path / name, indexes, photometric="palette", colormap=colours)
+        np.testing.assert_array_equal(read_image(tmp_path / name), table[indexes])
+
+
 @pytest.mark.parametrize(
     ("pixels", "key"),
     [

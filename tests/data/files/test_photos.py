@@ -325,3 +325,16 @@ def test_a_pointer_of_git_lfs_is_called_so(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="is a pointer of Git LFS") as caught:
         read_image(tmp_path / "a.png")
     assert (caught.value.code, caught.value.fix) == ("lfs-pointer", "git lfs pull")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_transparent_grey_of_few_bits_becomes_alpha(tmp_path: Path, depth: int) -> None:
+    header = (8).to_bytes(4) + (2).to_bytes(4) + bytes([depth, 0, 0, 0, 0])
+    rows = b"\0" + b"\xff" * depth + b"\0" + bytes(depth)  # white, black: eight pixels each
+    for key, alpha in ((2**depth - 1, [0, 255]), (0, [255, 0])):
+        chunks = [(b"IHDR", header), (b"tRNS", key.to_bytes(2)), (b"IDAT", zlib.compress(rows))]
+        content = b"".join(chunk(*one) for one in [*chunks, (b"IEND", b"")])
+        (tmp_path / "a.png").write_bytes(PNG_START + content)
+        read = read_image(tmp_path / "a.png")
+        assert read[:, 0].tolist() == [[255, alpha[0]], [0, alpha[1]]]
+        assert (read == read[:, :1]).all()

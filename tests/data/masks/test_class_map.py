@@ -183,6 +183,19 @@ def test_pixels_of_another_coding_are_refused(coding: str, pixels: Array) -> Non
         known.encode(pixels)
 
 
+def test_indexes_with_the_colours_of_other_classes_are_refused() -> None:
+    palette = (0, 0, 0, 200, 0, 0, 0, 200, 0, *[7] * 759)
+    swapped = (0, 0, 0, 0, 200, 0, 200, 0, 0, *[7] * 759)
+    tinted = (0, 0, 0, 190, 0, 0, 0, 190, 0, *[7] * 759)
+    known = class_map(0, 1, 2, coding="palette", palette=palette)
+    pixels = np.array([[0, 1, 2]], np.uint8)
+    for other in (palette, tinted):
+        assert known.encode(pixels, palette=other).tolist() == [[0, 1, 2]]
+    assert known.encode(pixels[:, :1], palette=swapped).tolist() == [[0]]  # none of them used
+    with pytest.raises(MaskError, match=r"a\.png .*index 1 is \(0, 200, 0\).*index 2 is"):
+        known.encode(pixels, Path("a.png"), swapped)
+
+
 def test_wider_pixels_than_the_codes_are_fine() -> None:
     known = class_map([0, 1], (-1,), dtype="int16", suffix=".tif")
     for dtype in (np.int16, np.int32, np.int64):

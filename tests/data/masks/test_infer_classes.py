@@ -445,6 +445,21 @@ def test_palettes_without_colours_are_no_classes() -> None:
     assert caught.value.offenders[0] == "a.png: 3 indexes have 1 colour"
 
 
+def test_the_palette_has_the_colours_of_all_files() -> None:
+    """Some end with the last index that the file uses."""
+    short, long = (VOC[: 3 * n] + (0,) * (768 - 3 * n) for n in (4, 10))
+    known, _ = infer_class_map(
+        [
+            facts(0, 1, 2, 3, path="a.png", coding="palette", palette=short),
+            facts(0, 9, path="b.png", coding="palette", palette=long),
+        ]
+    )
+    assert known.palette is not None
+    assert known.palette[27:30] == VOC[27:30]
+    colours = [VOC[3 * code : 3 * code + 3] for code in (0, 1, 2, 3, 9)]
+    assert [item.colour for item in known.classes] == colours
+
+
 @pytest.mark.parametrize("with_rgb", [False, True])
 def test_masks_with_palettes_of_their_own_are_read_by_colour(
     tmp_path: Path, *, with_rgb: bool
@@ -577,6 +592,28 @@ def test_numbered_objects_are_one_class(snap: bool) -> None:
     assert "number objects, not classes" in told
     assert class_map.encode(np.array([[0, 1, 34, 999]])).tolist() == [[0, 1, 1, 1]]
     assert class_map.decode(np.array([[0, 1]], np.uint8)).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("blank", "dtype", "nodata", "ignore"),
+    [
+        (-1, "int16", None, ()),
+        (-9999, "int16", -9999, ()),
+        (65535, "uint16", 65535, ()),
+        (65535, "uint16", None, (65535,)),
+    ],
+)
+def test_what_is_ignored_beside_numbered_objects_is_none(
+    blank: int, dtype: str, nodata: int | None, ignore: tuple[int, ...]
+) -> None:
+    masks = [
+        facts(blank, *range(count), path=f"{count}.tif", dtype=dtype, nodata=nodata)
+        for count in (9, 21, 35)
+    ]
+    known, told = infer_class_map(masks, ignore=ignore)
+    assert (known.names, known.ignore) == (("background", "object"), (blank,))
+    assert [known.index_of(code) for code in (blank, 0, 1, 34)] == [IGNORED, 0, 1, 1]
+    assert f"{blank} is ignored" in told
 
 
 def test_numbered_objects_are_classes_when_a_list_says_so(tmp_path: Path) -> None:

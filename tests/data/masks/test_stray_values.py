@@ -337,3 +337,16 @@ def test_squares_of_one_value_are_counted(tmp_path: Path) -> None:
     found = dict(zip((code for code, _ in fact.counts), fact.inner, strict=True))
     squares = sum((mask[y : y + 2, x : x + 2] == 0).all() for y in range(4) for x in range(5))
     assert found == {0: squares, 7: 4, 9: 0}
+
+
+def test_smoothed_masks_number_no_objects(tmp_path: Path) -> None:
+    """Heat maps hold 1, 2, 3, … up to a peak of their own."""
+    rows, columns = np.mgrid[:160, :160] - 80
+    heat = np.exp(-(rows**2 + columns**2) / 1800)
+    masks = []
+    for peak in (150, 190, 230):
+        write_png(tmp_path / f"{peak}.png", np.rint(peak * heat).astype(np.uint8))
+        masks.append(mask_facts(tmp_path / f"{peak}.png"))
+        assert len(masks[-1].counts) > 0.9 * peak
+    with pytest.raises(MaskError, match="more classes than sense"):
+        infer_class_map(masks)

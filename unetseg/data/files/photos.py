@@ -69,6 +69,10 @@ class Photo:
             _refuse_large(path, webp_size(start), max_pixels)  # Pillow takes its memory at once
         self._image = image = _heic(file, path) if _HEIC.match(start) else _identified(file, start)
         _refuse_large(path, image.size, max_pixels)
+        key = image.info.get("transparency")
+        if image.format == "PNG" and image.mode == "L" and isinstance(key, int):
+            # Of 2 and 4 bits Pillow stretches the pixels alone
+            image.info["transparency"] = key * max(1, 255 // (2 ** start[24] - 1))
         self.format = "JPEG" if image.format == "MPO" else str(image.format)
         is_lossy_webp = start[12:16] in {b"VP8 ", b"VP8X"}
         self.lossy = self.format in {"JPEG", "HEIF"} or is_lossy_webp
@@ -213,7 +217,7 @@ def coloured(
     if image.mode != "P":
         key = image.info.get("transparency")
         if isinstance(key, (int, tuple)) and image.getbands()[-1] != "A":
-            clear = np.array(key) * (255 if image.mode == "1" else 1)
+            clear = np.array(255 * bool(key) if image.mode == "1" else key)
             is_opaque = (pixels != clear).any(axis=-1, keepdims=True)
             opaque = pixels.dtype.type(np.iinfo(pixels.dtype).max)
             pixels = np.concatenate([pixels, is_opaque * opaque], axis=-1)

@@ -324,7 +324,7 @@ def _shape(series: tifffile.TiffPageSeries) -> tuple[int, int, int]:
 
 
 def _palette(page: tifffile.TiffPage) -> NDArray[np.uint8] | None:
-    """The colour map (3×2ⁿ, 16 bit) of at most 256 entries as 256×4 RGBA.
+    """The colour map (3×2ⁿ, 16 bit or 8) of at most 256 entries as 256×4 RGBA.
 
     There is none where the values are said to be codes, which the colours are only shown for.
     """
@@ -337,7 +337,9 @@ def _palette(page: tifffile.TiffPage) -> NDArray[np.uint8] | None:
         return None
     table = np.zeros((256, 4), np.uint8)
     table[:, 3] = 255
-    table[: colormap.shape[-1], :3] = (np.asarray(colormap) >> 8).T
+    colours = np.asarray(colormap)
+    bits = 8 if colours.max() > 255 else 0  # old writers store 8 of them, as libtiff knows
+    table[: colours.shape[-1], :3] = (colours >> bits).T
     return table
 
 

@@ -147,6 +147,8 @@ class ClassMap(BaseModel):
         """
         if palette is not None and self.coding == "rgb":
             pixels = np.array(palette, np.uint8).reshape(256, 3)[pixels]
+        elif palette is not None and self.palette not in (None, palette):
+            self._refuse_moved(pixels, palette, path)
         codes = self._flat(pixels, path)
         index: NDArray[np.uint8]
         if codes.dtype.itemsize == 1:
@@ -191,6 +193,23 @@ class ClassMap(BaseModel):
         """
         wide = np.uint8 if isinstance(code, tuple) else np.int64
         return int(self.encode(np.array([[code]], wide))[0, 0])
+
+    def _refuse_moved(self, pixels: NDArray[Any], palette: tuple[int, ...], path: object) -> None:
+        """Refuse indexes that have the colour of another class in the file's own palette."""
+        own, other = (np.array(one).reshape(256, 3).tolist() for one in (self.palette, palette))
+        used = {*np.flatnonzero(np.bincount(pixels.ravel(), minlength=256)).tolist()}
+        codes = [item.code for item in self.classes if isinstance(item.code, int)]
+        moved = [
+            f"index {code} is {tuple(other[code])}, the colour of class {meant}"
+            for code in codes
+            for meant in codes
+            if code in used and other[code] == own[meant] != own[code]
+        ]
+        if moved:
+            raise MaskError(
+                f"{path or 'a mask'} has another palette than the classes: {'; '.join(moved)}",
+                fix="Save the mask with the palette of the training masks.",
+            )
 
     def _flat(self, pixels: NDArray[Any], path: object) -> NDArray[Any]:
         """The codes as integers H×W; RGB packed into one number."""

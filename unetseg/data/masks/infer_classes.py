@@ -104,9 +104,9 @@ def infer_class_map(
     folder = gather(facts)
     ignored = possible_codes(ignore, folder)
     objects = objects and begin_anew(folder)
-    if not names and (objects or max(object_numbers(folder), default=0) > OBJECTS):
-        return _one_class_of_objects(folder, ignored)
     ignored = (*ignored, *_declared(folder, names, ignored))
+    if not names and (objects or max(object_numbers(folder, ignored), default=0) > OBJECTS):
+        return _one_class_of_objects(folder, ignored)
     stated = {*names.codes} if names else set()
     numbers = None if stated.issuperset(folder.found) else numbers_per_class(folder, ignored)
     if numbers:
@@ -285,7 +285,10 @@ def _one_class_of_objects(folder: Folder, ignored: tuple[Code, ...]) -> tuple[Cl
     """The class map of masks that number objects: 0 is the background, all else is an object."""
     is_rgb = folder.coding == "rgb"
     black: Code = BLACK if is_rgb else 0
-    ground = black if black in folder.found else folder.counts.most_common(1)[0][0]
+    negative = (code for code in folder.found if is_negative(code))
+    ignored = tuple(dict.fromkeys((*ignored, *negative)))
+    shown = [code for code, _ in folder.counts.most_common() if code not in ignored]
+    ground = black if black in shown or not shown else shown[0]
     white: Code = (255, 255, 255) if is_rgb else 1
     code = white if white != ground else black
     classes = (ListedClass(ground, "background"), ListedClass(code, "object"))
@@ -295,9 +298,10 @@ def _one_class_of_objects(folder: Folder, ignored: tuple[Code, ...]) -> tuple[Cl
     numbers = sorted(set(folder.found) - {ground, *ignored}, key=as_point)
     class_map = _build(folder, Reading(folder.found), meaning, {}, None)
     values = f"{_span(tuple(numbers))} {coding_name(folder.coding)}"
+    blank = "".join(f", {code_text(code)} is ignored" for code in meaning.ignore)
     return class_map.model_copy(update={"objects": True}), (
         f"masks: {values} number objects, not classes: one class of all, object {code_text(code)}, "
-        f"and background {code_text(ground)}{', 255 is ignored' if 255 in meaning.ignore else ''}; "
+        f"and background {code_text(ground)}{blank}; "
         "name the values in classes.txt if they are classes"
     )
 

@@ -242,9 +242,22 @@ def gather(facts: Sequence[MaskFacts]) -> Folder:
         lines = [f"{f.path}: {coding_name(f.coding)}" for f in facts if f.coding != kinds[0][0]]
         fix = f"Save these as {coding_name(kinds[0][0])} like the others."
         raise MaskError(f"the masks have different codings: {listed}", lines, fix)
-    # Files with few codes may have a shortened palette.
+    return Folder(facts, facts[0].coding, _palette_of_all(facts))
+
+
+def _palette_of_all(facts: Sequence[MaskFacts]) -> tuple[int, ...] | None:
+    """The palette of the file with most codes, with the colours of those that others alone hold.
+
+    Files may have a palette that ends with the last code that they use.
+    """
     palette = max(facts, key=lambda fact: len(fact.counts)).palette
-    return Folder(facts, facts[0].coding, palette)
+    if palette is None:
+        return None
+    colours = list(palette)
+    for fact in facts:
+        for code in integers(dict(fact.counts)):
+            colours[3 * code : 3 * code + 3] = _entry(fact.palette, code)
+    return tuple(colours)
 
 
 def _refuse_bands_or_alpha(facts: Sequence[MaskFacts]) -> None:

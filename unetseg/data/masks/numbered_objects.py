@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unetseg.data.masks.class_map import MAX_CLASSES, Code
 from unetseg.data.masks.mask_values import Folder, integers
+from unetseg.data.masks.stray_values import SOLID
 
 OBJECTS = 16  # without a look at pixels, numbers of objects go beyond this …
 ENDS = 3  # … and end differently in so many masks
@@ -89,18 +90,25 @@ def numbers_per_class(folder: Folder, ignored: Sequence[Code]) -> Literal[256, 1
     return None
 
 
-def object_numbers(folder: Folder) -> list[int]:
+def object_numbers(folder: Folder, ignored: Collection[Code] = ()) -> list[int]:
     """The highest number of each mask, where all masks number their objects 1, 2, 3, … so far.
 
-    Empty where they do not: where numbers are missing, or too few masks end differently.
+    Empty where they do not: where numbers are missing, most cover no area, as in smoothed masks,
+    or too few masks end differently. Those `ignored` are no numbers.
     """
-    if folder.coding != "integer":
+    if folder.coding != "integer" or folder.lossy:
         return []
-    numbers = [{n for n in integers(dict(fact.counts)) if 0 < n != 255} for fact in folder.facts]
+    blank = {255, *ignored}
+    numbers = [
+        {n for n in integers(dict(fact.counts)) if n > 0 and n not in blank}
+        for fact in folder.facts
+    ]
     numbers = [found for found in numbers if found]
     gapless = all(len(found) >= GAPLESS * max(found) for found in numbers)
+    every = set[int]().union(*numbers)
+    solid = sum(folder.solidity[n] >= SOLID for n in every)
     ends = [max(found) for found in numbers]
-    return ends if gapless and len(set(ends)) >= ENDS else []
+    return ends if gapless and 2 * solid > len(every) and len(set(ends)) >= ENDS else []
 
 
 def begin_anew(folder: Folder) -> bool:
