@@ -187,7 +187,7 @@ def test_indexes_with_the_colours_of_other_classes_are_refused() -> None:
     palette = (0, 0, 0, 200, 0, 0, 0, 200, 0, *[7] * 759)
     swapped = (0, 0, 0, 0, 200, 0, 200, 0, 0, *[7] * 759)
     tinted = (0, 0, 0, 190, 0, 0, 0, 190, 0, *[7] * 759)
-    known = class_map(0, 1, 2, coding="palette", palette=palette)
+    known = class_map([0, 1, 2], coding="palette", palette=palette)
     pixels = np.array([[0, 1, 2]], np.uint8)
     for other in (palette, tinted):
         assert known.encode(pixels, palette=other).tolist() == [[0, 1, 2]]
