@@ -282,3 +282,17 @@ def test_masks_of_which_nothing_is_known_stay_and_are_told(trained: Path, tmp_pa
     assert (out / "a.png").read_bytes() == before
     assert heard.said[0].startswith("1 mask of which predictions.jsonl knows nothing")
     assert np.array(Image.open(out / "b.png")).shape == (20, 30)
+
+
+def test_a_mask_of_before_never_stands_for_an_image_that_failed(
+    trained: Path, tmp_path: Path
+) -> None:
+    folder, out = draw(tmp_path / "in" / "1.png", tmp_path / "in" / "2.png"), tmp_path / "out"
+    predict(trained, folder, out)
+    (folder / "1.png").write_bytes(b"no image")
+    for _ in range(2):
+        again = predict(trained, folder, out, existing="skip")
+        assert list(again.failures) == [folder / "1.png"]
+        assert again.skipped == [out / "2.png"]
+    draw(folder / "1.png", seed=77)
+    assert predict(trained, folder, out, existing="skip").written == [out / "1.png"]

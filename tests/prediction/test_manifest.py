@@ -249,3 +249,10 @@ def test_fields_that_are_new_and_empty_make_no_other_model() -> None:
     assert {"members", "postprocess"} <= _aside(bundle_info())
     member = bundle_info().normalisation
     assert "members" not in _aside(bundle_info(members=[member]))
+
+
+def test_differences_name_what_is_set_there_alone(tmp_path: Path) -> None:
+    with (before := Manifest(tmp_path, SETTINGS | {"threshold": 0.3})).held():
+        pass
+    now = Manifest(tmp_path, SETTINGS)
+    assert now.differences(before.key) == ["threshold: 0.3 there, the default here"]

@@ -347,3 +347,18 @@ def test_from_python_they_are_refused_too(trained: Path, tmp_path: Path) -> None
         unetseg.predict(*given, watershed=0.5)
     with pytest.raises(ConfigError, match="without polygons this does nothing"):
         unetseg.predict(*given, objects=True, simplify=1)
+
+
+def test_the_table_of_all_has_no_objects_of_an_image_that_failed(
+    trained: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(blotches(50, 60, seed=ord(name))).save(images / f"{name}.png")
+    out = predict(trained, images, tmp_path / "out", "--objects")
+    assert "a.png" in {row["image"] for row in rows_of(out / "objects.csv")}
+    (images / "a.png").write_bytes(b"no image")
+    words = ["predict", str(trained), str(images), "-o", str(out), "--objects", "--device", "cpu"]
+    assert run([*words, "--precision", "float32", "--existing", "overwrite"]) == 4
+    assert "a.png" not in {row["image"] for row in rows_of(out / "objects.csv")}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.builders import bundle_info, noise, random_segmenter, save_run
@@ -213,3 +214,23 @@ def test_the_extra_of_s3_is_named_where_it_is_missing(monkeypatch: pytest.Monkey
     with pytest.raises(MachineError, match="this needs s3fs") as caught:
         Place("s3://bucket/masks")
     assert caught.value.fix == "pip install 'unetseg[s3]'"
+
+
+def test_pages_of_a_stack_that_are_there_are_refused_or_skipped(
+    tmp_path: Path, bucket: Any, capsys: Capture
+) -> None:
+    trained = save_run(tmp_path / "run")
+    (tmp_path / "in").mkdir()
+    pages = noise(6, 40, 48)
+    stack = tmp_path / "in" / "stack.tif"
+    tifffile.imwrite(stack, pages, metadata=None, photometric="minisblack")
+    source, out = upload(bucket, tmp_path / "in", "scans"), f"s3://{bucket.name}/masks"
+    assert predict(trained, source, "-o", out) == 0
+    before = masks(stored(bucket, "masks"))
+    assert set(before) == {f"stack_{page}.png" for page in range(1, 7)}
+    assert predict(trained, source, "-o", out) == 2
+    capsys.readouterr()
+    assert predict(trained, source, "-o", out, "--existing", "skip") == 0
+    assert "there already: 6 masks" in capsys.readouterr().out
+    assert predict(trained, source, "-o", out, "--existing", "skip", "--tta") == 2
+    assert masks(stored(bucket, "masks")) == before

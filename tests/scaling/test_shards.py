@@ -147,3 +147,14 @@ def test_a_cluster_has_all_its_workers_by_auto_and_one_at_least() -> None:
     for wrong in ("0", "8-2", "2-0", "many"):
         with pytest.raises(ValidationError, match="is no number of workers"):
             ScalingConfig(cluster="ray", workers=wrong)
+
+
+def test_masks_in_subfolders_of_an_earlier_output_are_no_images_of_a_streamed_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, progress = draw(tmp_path / "in", 6), Heard()
+    assert predict(save_run(tmp_path / "run"), folder, folder / "first") == 0
+    monkeypatch.setattr(listing, "LOOKED_THROUGH", 3)
+    blocks = list_images([folder], folder / "second", Shard(), progress)
+    assert len([image for block in blocks.read() for image in block.images]) == 6
+    assert "left out 6 files: mosaics, and outputs of predictions" in progress.said

@@ -274,7 +274,8 @@ def _state(job: Job, config: PredictConfig, manifest: Manifest) -> State:
     if _other_image(job, config, manifest):
         return State.FOREIGN
     if record is None:
-        return State.UNKNOWN if mask in there and mask not in manifest.begun else State.UNFINISHED
+        is_unknown = mask in there and mask not in manifest.begun and mask not in manifest.stale
+        return State.UNKNOWN if is_unknown else State.UNFINISHED
     return State.OTHERWISE if is_current else State.CHANGED
 
 

@@ -123,6 +123,8 @@ class Manifest:
         self.begun: dict[str, list[bool]] = {}
         """Masks that were begun and never ended: of each time, whether it was alone."""
         self.failed: dict[str, dict[str, Any]] = {}
+        self.stale: set[str] = set()
+        """Masks that were done, then begun anew and not ended: what lies there is of before."""
         self.is_alone = True
         """Whether no other process was at work in the folder when this one began to hold it."""
         self._identities: dict[str, tuple[int, int]] = {}
@@ -169,6 +171,7 @@ class Manifest:
             ):
                 pass
             case {"begun": str(mask), "alone": bool(alone)}:
+                self.stale |= {mask} & self.done.keys()
                 self.done.pop(mask, None)
                 self.failed.pop(mask, None)
                 self.begun.setdefault(mask, []).append(alone)
@@ -181,6 +184,7 @@ class Manifest:
                 doubt = Doubt(*told) if isinstance(told, list) and len(told) == 2 else None
                 self.done[mask] = Record(by, image, identity, frozenset(map(str, files)), doubt)
                 self.begun.pop(mask, None)
+                self.stale.discard(mask)
             case {"failed": str(mask), "message": str()}:
                 self.begun.pop(mask, None)
                 self.failed[mask] = line
@@ -200,9 +204,10 @@ class Manifest:
     def differences(self, by: str) -> list[str]:
         """What masks of this key were made with, where that is something else than now."""
         there = self.headers.get(by, {"run": "?", "settings": {}})
+        here = self.header["settings"]
         pairs = {
-            name: (there["settings"].get(name, "unknown"), value)
-            for name, value in self.header["settings"].items()
+            name: (there["settings"].get(name, "unknown"), here.get(name, "the default"))
+            for name in {**here, **there["settings"]}
         }
         differ = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
         if "model" in differ:

@@ -196,7 +196,8 @@ def _write_of_all(
     """Write what is wanted of all images together."""
     assert result.manifest
     if config.objects:
-        _write_all_objects(result.manifest.folder, jobs, progress)
+        made = [job for job in jobs if job.image not in result.failures]
+        _write_all_objects(result.manifest.folder, made, progress)
     if config.review:
         _write_review(config.review, jobs, result, progress)
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 from unetseg.data.files.folders import output_names, stream_images
@@ -68,8 +68,10 @@ class _Streamed:
 
     def _is_output(self, folder: Path) -> bool:
         home = self.output.resolve()
+        inside = takewhile(lambda above: above != self.folder, (folder, *folder.parents))
         is_below = folder.resolve().is_relative_to(home)
-        return (is_below and not self.folder.resolve().is_relative_to(home)) or is_predicted(folder)
+        is_below &= not self.folder.resolve().is_relative_to(home)
+        return is_below or any(map(is_predicted, inside))
 
     def _shows_images(self, vrt: Path) -> bool:
         home = self.folder.resolve()

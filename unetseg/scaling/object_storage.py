@@ -301,7 +301,10 @@ class Stage:
             note_of(work.output, manifest.file.stem).touch()
         there = set()
         if work.config.existing != "overwrite":
-            there = {work.output / name for name in output.there(masks)}
+            names = {name.as_posix() for _, name in portion}
+            stems = {mask: mask.rpartition(".")[0] for mask in manifest.done}
+            pages = [mask for mask, stem in stems.items() if stem.rpartition("_")[0] in names]
+            there = {work.output / name for name in output.there([*masks, *pages])}
         for file in there:
             write_bytes(file, b"-")
         return there
