@@ -95,3 +95,12 @@ def test_other_tables(tmp_path: Path) -> None:
     write(tmp_path / "src/a.csv", "image,mask_path\na.jpg,b.png\n")
     assert not recognises(tmp_path / "src")
     assert "no CSV of run lengths found" in wrong("rle", tmp_path)
+
+
+def test_a_row_without_class_and_runs_adds_no_class(tmp_path: Path) -> None:
+    for name in "ab":
+        photo(tmp_path / f"src/{name}.jpg", SIZE)
+    table = f"ImageId,ClassId,EncodedPixels\na.jpg,1,{CAT}\nb.jpg,,\n"
+    write(tmp_path / "src/train.csv", table)
+    done = imported("rle", tmp_path)
+    assert (done.pairs, done.classes) == (2, ("background", "1"))

@@ -160,3 +160,20 @@ def test_another_yaml_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None
     assert "\n" not in error.value.offenders[0]  # it would be shown as \n
     write(tmp_path / "src/data.yaml", NAMES)
     assert imported("yolo", tmp_path).classes == ("background", "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        "path: ../src\ntrain: images/one\nval: images/two\n",
+        "path: /content/src\ntrain: images/one\nval: images/two\n",
+        "train: /content/src/images/one\nval: /content/src/images/two\n",
+    ],
+)
+def test_splits_by_paths_of_elsewhere(tmp_path: Path, described: str) -> None:
+    for name in ("one/a", "one/b", "two/c"):
+        pair(tmp_path / "src", f"images/{name}.jpg", yolo_text(BOXES))
+    write(tmp_path / "src/data.yaml", described + NAMES)
+    imported("yolo", tmp_path)
+    splits = splits_in(tmp_path / "out").values()
+    assert sorted(splits, key=str) == ["train", "train", "val"]

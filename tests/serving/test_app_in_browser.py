@@ -383,3 +383,50 @@ def test_the_page_is_part_of_the_package() -> None:
     for name in ("app.js", "style.css", "icon.svg"):
         assert name in index or (page / name).is_file()
         assert "http://" not in (page / name).read_text().replace("http://www.w3.org", "")
+
+
+@pytest.mark.long
+def test_what_is_drawn_is_saved_before_another_folder_is_chosen(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    for name in ("cells", "others"):
+        without_masks(tmp_path / name, 64)
+    with served(tmp_path, "--root") as address:
+        visitor = Visitor(browser, address, 64)
+        page = visitor.page
+        page.get_by_role("button", name="Choose a folder", exact=True).click()
+        page.get_by_role("dialog").get_by_role("button", name="cells").click()
+        page.get_by_text("No folders in here.").wait_for()
+        visitor.press("Open this folder")
+        page.get_by_text("12 images").first.wait_for()
+        visitor.step("Draw")
+        visitor.opened()
+        visitor.stroke(np.array([[20.0, 20.0], [40.0, 40.0]]))
+        page.locator("#where").click()
+        page.get_by_role("dialog").get_by_role("button", name="others").click()
+        page.get_by_text("No folders in here.").wait_for()
+        visitor.press("Open this folder")
+        page.locator("#where", has_text="others").wait_for()
+        assert (tmp_path / "cells" / "masks" / "cells_000.png").is_file()
+
+
+@pytest.mark.long
+def test_findings_are_of_the_masks_as_they_are(browser: "Browser", tmp_path: Path) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    (folder / "masks").mkdir()
+    for index in range(4):  # the first shows nothing
+        mask = draw_cells(64, 0, index)[1] * (index > 0)
+        Image.fromarray(mask).save(folder / "masks" / f"cells_{index:03d}.png")
+    with served(folder) as address:
+        visitor = Visitor(browser, address, 64)
+        page = visitor.page
+        told = page.get_by_text("background only")
+        told.wait_for()
+        page.locator("#folder .card").first.click()
+        page.locator(".saved:not(.dirty)", has_text="saved").wait_for()
+        visitor.stroke(np.array([[20.0, 20.0], [40.0, 40.0]]))
+        visitor.saved()
+        visitor.step("Folder")
+        told.wait_for(state="detached", timeout=10_000)
+        page.get_by_text("to know about this folder").wait_for()
+        assert told.count() == 0

@@ -24,6 +24,7 @@ from unetseg.data.masks.mask_file import MaskFile, read_mask
 from unetseg.locks import locked
 from unetseg.serving.app import app_router
 from unetseg.serving.door import Limits
+from unetseg.serving.folder import renamed
 from unetseg.serving.server import build_app
 from unetseg.serving.studio import Studio
 from unetseg.storage import write_json
@@ -550,3 +551,41 @@ def test_indexes_come_as_bytes_where_they_are_asked_for(tmp_path: Path) -> None:
     index = np.frombuffer(answer.content, np.uint8).reshape(20, 40)
     assert (index == get_mask(client, one["id"])[5:25, 3:43]).all()
     assert index.any()
+
+
+def test_a_folder_that_cannot_be_opened_leaves_the_open_one_as_it_is(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs")
+    (bare(tmp_path / "other") / "dataset.yaml").write_text("maks: masks\n")
+    client = browser(root)
+    answer = client.post("/app/api/folder", json={"path": "other"})
+    assert (answer.status_code, "dataset.yaml" in answer.text) == (422, True)
+    assert client.get("/app/api/state").json()["images"] == 5
+    assert put_mask(client, images(client)["9"], CELL).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "other", "expected"),
+    [
+        ("a", "mask_a", "c", "mask_c"),
+        ("0", "2024_0", "7", "2024_7"),
+        ("k", "k_mask", "b", "b_mask"),
+    ],
+)
+def test_the_name_of_an_image_is_a_word_in_that_of_its_mask(
+    image: str, mask: str, other: str, expected: str
+) -> None:
+    assert renamed(image, mask, other) == expected
+
+
+def test_a_first_mask_is_named_so_that_it_pairs(tmp_path: Path) -> None:
+    root = tmp_path / "letters"
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for number, name in enumerate("abc"):
+        write_png(root / "images" / f"{name}.png", drawn_image())
+        if name != "c":
+            write_png(root / "masks" / f"mask_{name}.png", np.roll(CELL, number) * 255)
+    client = browser(root)
+    assert put_mask(client, images(client)["c"], CROSS).status_code == 200
+    assert (root / "masks" / "mask_c.png").is_file()
+    assert len(survey(root).pairs.pairs) == 3

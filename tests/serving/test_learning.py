@@ -41,7 +41,7 @@ from unetseg.prediction.predictor import Predictor
 from unetseg.serving import learning, processes, runs
 from unetseg.serving.processes import predict_apart
 from unetseg.serving.studio import meaning
-from unetseg.storage import write_json
+from unetseg.storage import new_run_folder, write_json
 from unetseg.training import checkpoint, run_log
 
 
@@ -366,3 +366,14 @@ def test_a_network_whose_splits_are_lost_is_there_all_the_same(tmp_path: Path) -
 def test_files_of_a_run_are_called_as_those_who_write_them_call_them() -> None:
     assert (runs.LOG, processes.STATE) == (run_log.LOG, checkpoint.STATE)
     assert runs.MANIFEST == manifest.NAME
+
+
+@pytest.mark.parametrize("name", ["cells", "(new) cells", "[1] photos", "-x", "..."])
+def test_a_run_is_called_after_its_folder_whatever_that_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    learner = learning.Learning(tmp_path / name, tmp_path / "runs", learning.Events())
+    begun: list[str] = []
+    monkeypatch.setattr(learner, "_begin", lambda run, _config, *, resume: begun.append(run))
+    learner.train(5, from_present=False)
+    assert new_run_folder(tmp_path / "runs", begun[0]).name == begun[0]

@@ -93,8 +93,7 @@ def evaluate(
     """Score a trained U-Net on the pairs of a folder.
 
     Writes scores.json, anatomy.json, classes.csv and images.csv, and masks and pictures of errors
-    unless `config` says not to, below `output` (default: `run`/eval/`split`;
-    beside FILE.onnx FILE-eval/`split`).
+    unless `config` says not to, below `output` (`run`/eval/`split`; FILE-eval/`split` for a file).
 
     Args:
         run: Run folder, bundle folder, or file of `unetseg export`.
@@ -112,8 +111,7 @@ def evaluate(
         BundleError: there is no usable model.
     """
     (config,) = with_flags(flags, config or EvalConfig(), beside=["output", "known"])
-    run = Path(run)
-    predictor = Predictor(run, config.tiling, config.device)
+    predictor = Predictor(run := Path(run), config.tiling, config.device)
     pair_set, source = find_described(Path(data), config.data, predictor.info.class_map)
     info = predictor.info.snapping(source.snap)
     progress.say(f"pairs: {pair_set.rule}")
@@ -123,15 +121,13 @@ def evaluate(
     _refuse_among(pair_set, output)
     progress.say(f"{plural(len(pairs), 'image')} of split {split} on {predictor.describe()}")
     keep = Artifacts(output, config.scoring, info.class_map, Probabilities.of(predictor.engine))
-    counts = in_order(
-        pairs,
-        counted_by(
-            held_out_by(predictor, run, pairs, config, progress),
-            lambda one, share: evaluate_pairs(
-                one, info, share, keep, progress, max_pixels=source.max_pixels
-            ),
+    counted = counted_by(
+        held_out_by(predictor, run, pairs, config, progress),
+        lambda one, share: evaluate_pairs(
+            one, info, share, keep, progress, max_pixels=source.max_pixels
         ),
     )
+    counts = in_order(pairs, counted)
     scores = score(
         counts, info.class_map.names, info.class_map.foreground, [pair.group for pair in pairs]
     )

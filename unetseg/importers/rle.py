@@ -74,7 +74,7 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     by_rows = _go_by_rows(by_image, {n: p for n, p in paths.items() if isinstance(p, Path)})
     if by_rows:
         yield "runs follow one another by the width of the images: they go along the rows"
-    labels = {row.label for rows in by_image.values() for row in rows}
+    labels = {row.label for rows in by_image.values() for row in rows} - {""}
     yield Classes(sorted(labels, key=lambda label: label.zfill(9) if label.isdigit() else label))
     used = set()
     for name, rows in by_image.items():
@@ -136,7 +136,8 @@ def _rows(path: Path, columns: _Columns, name: str) -> Iterator[_Row]:
         file, word = row[image].strip(), row[label].strip() if label is not None else FOREGROUND
         if is_both and (parts := _NAMED.fullmatch(file)):
             file, word = [part for part in parts.groups() if part is not None]
-        yield _Row(file, word or FOREGROUND, "" if coded in {"-1", "nan"} else coded)
+        coded = "" if coded in {"-1", "nan"} else coded
+        yield _Row(file, word or (FOREGROUND if coded else ""), coded)
 
 
 # Runs

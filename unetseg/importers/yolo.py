@@ -205,11 +205,11 @@ def _splits(
     for split in ("test", "val", "train"):
         entries = described.get(split) or []
         for entry in map(str, entries if isinstance(entries, list) else [entries]):
-            parts = [part for part in split_path(entry) if part != ".."]
-            base = str(described.get("path") or "")
-            path = next(
-                filter(Path.exists, (folder.joinpath(base, *parts), folder.joinpath(*parts))), None
-            )
+            said = split_path(f"{described.get('path') or ''}/{entry}")
+            parts = [part for part in said if part != ".."]
+            # the longest end that is there: it may begin with folders of another machine
+            ends = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
+            path = next(filter(Path.exists, ends), None)
             if path is not None and path.is_file():
                 splits |= dict.fromkeys(_listed(path, split, photos, files), split)
             elif path is not None and path != folder:

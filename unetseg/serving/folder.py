@@ -6,6 +6,7 @@ app notes of itself lies in the hidden folder `.unetseg`.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -331,7 +332,9 @@ def renamed(image: str, mask: str, other: str) -> str | None:
     ('b_mask', 'b', '2_gt')
     """
     if image in mask:
-        return mask.replace(image, other, 1)
+        word = rf"(?<![^\W_]){re.escape(image)}(?![^\W_])"  # not the a of mask_a's first word
+        named = re.sub(word, lambda _: other, mask, count=1)
+        return named if re.search(word, mask) else mask.replace(image, other, 1)
     shared = 0
     while shared < min(len(image), len(mask)) and image[shared] == mask[shared]:
         shared += 1

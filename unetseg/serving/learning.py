@@ -142,7 +142,7 @@ class Learning:
         if from_present and model is None:
             raise Refusal(422, "there is no trained network yet", "Train one first.")
         training = TrainingConfig(budget=budget, from_=model.run if model else None)
-        stem = re.sub(r"[^\w.+-]", "-", self.data.name).lstrip(".") or "folder"
+        stem = re.sub(r"[^\w.+-]", "-", self.data.name).lstrip(".-") or "folder"
         taken = {run.name for run in self.out.glob("*")}
         name = next(n for n in (f"{stem}-{i}" for i in range(1, 10**6)) if n not in taken)
         self._begin(name, TrainConfig(data=UNPAIRED, training=training), resume=False)

@@ -84,10 +84,13 @@ class Studio:
         with self.lock:
             if self.learning is not None and self.learning.is_busy:
                 raise Refusal(409, "a training or prediction is under way", "Stop it first.")
-            if self.folder is not None:
-                self.folder.close()
-                self.folder = self.learning = None
+            before = self.folder
+            if before is not None and before.root == path.resolve():  # it is locked once
+                before.close()
+                self.folder = self.learning = before = None
             self.folder = Folder(path)
+            if before is not None:
+                before.close()
             self.learning = Learning(self.folder.root, self.out, self.events)
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 /** Folder: what was found, and all images with their masks. */
 import * as api from "./api.js";
 import { editClasses } from "./classes.js";
+import { leave } from "./drawing.js";
 import { ask, button, count, empty, h, select, short, swatch, words } from "./elements.js";
 import { refused, store, trying } from "./store.js";
 
@@ -74,6 +75,9 @@ export function card(one, of) {
 
 let parts, gallery, findingsOf = "";
 
+/** What changes with every mask. */
+const version = () => store.state.folder + store.images.map((one) => one.revision).join();
+
 export function build(section) {
   gallery = new Gallery((one) => card(one, one.mask === "none" && one.predicted ? "predicted" : "own"));
   parts = { head: h("div"), findings: h("div", { className: "findings" }), body: h("div", null, gallery.element) };
@@ -82,7 +86,7 @@ export function build(section) {
 
 export function show() {
   update();
-  if (store.state.folder && findingsOf !== store.state.folder + store.state.masks) showFindings().catch(refused);
+  if (store.state.folder && findingsOf !== version()) showFindings().catch(refused);
 }
 
 function advice({ images, masks, classes, model }) {
@@ -127,7 +131,7 @@ export function update() {
 }
 
 async function showFindings() {
-  findingsOf = store.state.folder + store.state.masks;
+  findingsOf = version();
   const findings = await api.get("findings").catch((refusal) => {
     parts.findings.replaceChildren(); // nothing is looked through any more
     throw refusal;
@@ -148,6 +152,7 @@ async function showFindings() {
 
 /** Folders below the one that the server was started with, to choose from. */
 export const chooseFolder = trying(async () => {
+  if (!(await leave())) return; // what is drawn is of the folder that is open by now
   const list = h("ul", { className: "folders" });
   const here = h("p", { className: "over" });
   let chosen = "";
