@@ -333,8 +333,8 @@ def renamed(image: str, mask: str, other: str) -> str | None:
     """
     if image in mask:
         word = rf"(?<![^\W_]){re.escape(image)}(?![^\W_])"  # not the a of mask_a's first word
-        named = re.sub(word, lambda _: other, mask, count=1)
-        return named if re.search(word, mask) else mask.replace(image, other, 1)
+        named, found = re.subn(word, lambda _: other, mask, count=1)
+        return named if found else mask.replace(image, other, 1)
     shared = 0
     while shared < min(len(image), len(mask)) and image[shared] == mask[shared]:
         shared += 1

@@ -256,11 +256,6 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 (which raises)
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is a file; of a name that no file can have there is none."""
-    return os.path.isfile(path)  # noqa: PTH113 (which raises)
-
-
 def told_classes(classes: ClassMap | None) -> list[dict[str, Any]]:
     """The classes as the page takes them."""
     infos = classes.classes if classes else ()
