@@ -5,7 +5,6 @@ No pickled object and no import path is stored; the network is rebuilt from the 
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +24,7 @@ from unetseg.errors import BundleError, ConfigError
 from unetseg.runtime import Machine, versions
 from unetseg.storage import (
     is_file,
+    is_folder,
     json_value,
     parse_json,
     replace_folder,
@@ -471,7 +471,7 @@ def find_bundle(run: Path) -> Path:
             f"{run} is a file, not a run folder",
             fix="Give the folder that `unetseg train` wrote; foreign checkpoints are not loaded.",
         )
-    there = [above for above in (run, run.parent) if os.path.isdir(above)]  # noqa: PTH112 (which raises)
+    there = [above for above in (run, run.parent) if is_folder(above)]
     what = "has no trained model" if run in there else "does not exist"
     near = (file for above in there for file in above.glob("*/model/model.json"))
     runs = [str(file.parents[1]) for file in sorted(near)]

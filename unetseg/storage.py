@@ -138,10 +138,15 @@ def is_file(path: Path | str) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 (which raises)
 
 
+def is_folder(path: Path | str) -> bool:
+    """Whether a folder is there; False too where its name is too long, or hidden."""
+    return os.path.isdir(path)  # noqa: PTH112 (which raises)
+
+
 def nearest_folder(path: Path) -> Path:
     """`path`, or the nearest above it that is a folder."""
     above = (path, *path.absolute().parents)
-    return next(one for one in above if os.path.isdir(one))  # noqa: PTH112 (no right to look: no)
+    return next(one for one in above if is_folder(one))
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from unetseg.data.files.pages import file_of
 from unetseg.data.files.rasters import UNTRAINED, is_raster
 from unetseg.data.masks.mask_file import whole_factor
 from unetseg.errors import DataError
-from unetseg.storage import is_file
+from unetseg.storage import is_file, is_folder
 from unetseg.text import plural
 
 SMALL = 32  # pixels: with a shorter side an image has little context
@@ -103,7 +103,7 @@ def _walk(
     for entry in entries:
         if is_hidden([entry.name]):
             continue
-        if os.path.isdir(entry):  # noqa: PTH112 (no right to look: no)
+        if is_folder(entry):
             yield from _walk(entry, above | {here}, seen)
         else:
             yield from _look_at_entry(entry)

@@ -23,8 +23,8 @@ from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden
 from unetseg.serving.door import Refusal
 from unetseg.serving.images import file_routes, image_routes, mask_routes
 from unetseg.serving.runs import object_rows, told_row, validations
-from unetseg.serving.studio import COOKIE, OTHERS, Studio, is_folder, told_classes, told_plan
-from unetseg.storage import is_file, json_value
+from unetseg.serving.studio import COOKIE, OTHERS, Studio, told_classes, told_plan
+from unetseg.storage import is_file, is_folder, json_value
 
 PAGE = Path(__file__).with_name("page")
 MOST_FOLDERS = 500

@@ -29,6 +29,7 @@ from unetseg.serving.folder import UNPAIRED, Entry, Folder
 from unetseg.serving.learning import Events, Learning
 from unetseg.serving.pictures import Pyramid, forget, kept, mask_pyramid, state_of
 from unetseg.serving.runs import Predicted, count_objects, plan_words
+from unetseg.storage import is_folder
 
 COOKIE = "unetseg_browser"
 PATIENCE = 60.0
@@ -249,11 +250,6 @@ class Studio:
             if self._surveyed is None or self._surveyed[0] != now:
                 self._surveyed = now, survey(self.opened.root, UNPAIRED)
             return self._surveyed[1]
-
-
-def is_folder(path: Path) -> bool:
-    """Whether there is a folder, as far as it may be looked at."""
-    return os.path.isdir(path)  # noqa: PTH112 (which raises)
 
 
 def told_classes(classes: ClassMap | None) -> list[dict[str, Any]]:
