@@ -15,7 +15,7 @@ what is written above it, never below.
     locks.py           a folder held by one process alone
     data/              files on disk → tensors
       files/             bytes ↔ arrays
-        once.py            a value made at its first use in each process
+        once.py            a value made at its first use in each process; the last of many
         windows.py         rectangles of images, cut out or found on the image as it is stored
         pages.py           pages of a stack, each an image of its own
         limits.py          what a file must be before it is read: no bomb; damage, answered
@@ -50,14 +50,14 @@ what is written above it, never below.
         content.py         what samples of files show: masks, numbered objects, fields of view
         series.py          files by series, which share a role
         keys.py            the keys by which an image and its mask belong together
+        mask_sets.py       which image each of several masks belongs to
+        pair.py            one pair, and the pairs of a folder
         table.py           pairs listed in a CSV file
         lists.py           splits that text files list
         foreign.py         other programs' annotations, and formats that are not read
         questions.py       what nobody could know, with answers to paste
         choose.py          which series are images, which masks, and which take no part
-        mask_sets.py       which image each of several masks belongs to
         beside.py          masks beside images, where only images are wanted
-        pair.py            one pair, and the pairs of a folder
         match.py           find the images of a folder and the mask of each
         splits.py          which pairs train, validate and test
         dataset_yaml.py    dataset.yaml: read, applied to pairs and settings, and written

@@ -393,3 +393,14 @@ def test_the_copy_may_take_an_empty_folder_that_has_no_name(
     monkeypatch.chdir(tmp_path / "here")
     assert write_fixed(survey(root, strict=False), Path()).pairs == 3
     assert len(find_pairs(tmp_path / "here").pairs) == 3
+
+
+def test_fields_of_view_that_are_not_copied_are_listed(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    view = np.zeros((48, 48), np.uint8)
+    view[4:44, 4:44] = 255
+    for image, _ in some_pairs(root):
+        write_png(root / "fov" / image.name, view)
+    done, _ = fixed(root)
+    assert done.pairs == 4
+    assert sum("a field of view" in line for line in done.left_out) == 4

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from unetseg.checks.finding import Finding
 from unetseg.checks.groups import propose_group
 from unetseg.checks.leakage import chains, inspect_duplicates, inspect_leakage
+from unetseg.config import GroupsConfig
 from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
@@ -143,7 +144,7 @@ def test_names_with_an_identity_and_a_counter_tell_groups(
         for folder in ("images", "masks"):
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / f"{name}{suffix}").touch()
-    groups = {pair.group for pair in find_pairs(tmp_path, group=expression).pairs}
+    groups = {pair.group for pair in find_pairs(tmp_path, GroupsConfig(group=expression)).pairs}
     assert first in groups
     assert 3 <= len(groups) <= len(names) / 2
 

@@ -10,7 +10,7 @@ cos²φ is a product of two tensors (J. Bigün and G. H. Granlund, Optimal Orien
 Linear Symmetry, ICCV 1987), all moves together are three correlations.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +25,7 @@ from unetseg.data.facts.similarity import TURNS
 from unetseg.data.facts.survey import Survey
 from unetseg.data.files.bands import effective_bands
 from unetseg.data.files.image import ImageFile
+from unetseg.data.files.windows import upright
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.data.pairs.match import Pair
@@ -213,12 +214,9 @@ def _tensor(layers: Sequence[Array]) -> tuple[Array, Array, Array]:
 
 
 def _compare(
-    survey: Survey,
-    pairs: Sequence[Pair],
-    progress: Progress,
-    turn: Callable[[Index], NDArray[Any]] = np.asarray,
+    survey: Survey, pairs: Sequence[Pair], progress: Progress, orientation: int = 1
 ) -> list[tuple[Pair, Agreement]]:
-    """The agreement of every pair that can be judged, with the mask turned."""
+    """The agreement of every pair that can be judged, with the mask turned, see `upright`."""
 
     def look(pair: Pair) -> Agreement | None:
         assert pair.mask is not None  # a survey holds whole pairs
@@ -232,7 +230,7 @@ def _compare(
                 index = survey.class_map.encode(pixels, pair.mask, palette)
         except DataError:
             return None  # other checks name the file
-        index = np.ascontiguousarray(turn(index))
+        index = np.ascontiguousarray(upright(index, orientation))
         return agreement(image, index) if index.shape == image.shape[:2] else None
 
     seen = []
@@ -267,7 +265,7 @@ def _all_turned(survey: Survey, pairs: Sequence[Pair], progress: Progress) -> It
     """Masks that fit their images only when they are mirrored or turned."""
     pairs = pairs[:: len(pairs) // _TURNED + 1]
     for turn in TURNS:
-        seen = _compare(survey, pairs, progress, turn.apply)
+        seen = _compare(survey, pairs, progress, turn.orientation)
         if len(seen) < max(_FEWEST, _SHARE * len(pairs)):
             continue
         whole = Agreement(np.mean([one.values for _, one in seen], axis=0))

@@ -95,7 +95,9 @@ def write_fixed(survey: Survey, out: Path, progress: Progress = SILENT) -> Fixed
         for path, why in survey.pairs.left_out
         if why in {NO_MASK, NO_IMAGE, SEVERAL}
     ]
-    fixed = Fixed(left_out=[*orphans, *(fault.summary for fault in survey.faults.unreadable)])
+    views = [f"{p.region}: a field of view; eval takes it by --region" for p in pairs if p.region]
+    unreadable = (fault.summary for fault in survey.faults.unreadable)
+    fixed = Fixed(left_out=[*orphans, *views, *unreadable])
     if not whole.facts:
         raise _nothing_fixed(fixed)
     try:

@@ -147,9 +147,10 @@ def masks_of(survey: Survey) -> Masks | None:
         return None
     values, known = gather([fact.mask for _, fact in survey.items()]), survey.classes
     if known.united or known.numbers or known.objects:
+        held = list(values.counts)
         code_of = {
-            code: code if (index := known.index_of(code)) == IGNORED else known.classes[index].code
-            for code in values.counts
+            code: code if index == IGNORED else known.classes[index].code
+            for code, index in zip(held, known.indexes_of(held), strict=True)
         }
         values = values.recoded(code_of.__getitem__)
     return Masks(values, survey.classes, survey.names is not None)

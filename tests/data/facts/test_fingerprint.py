@@ -421,3 +421,31 @@ def test_a_user_whom_the_system_does_not_know_has_a_folder_too(
 
     monkeypatch.setattr("pwd.getpwuid", fail)
     assert cache_folder() == Path("/.cache/unetseg")
+
+
+def test_what_one_limit_allows_another_refuses(folder: Path) -> None:
+    pairs = pairs_of(folder)
+    for limit, refused in ((72, []), (60, ["0"]), (72, []), (None, [])):
+        _, unreadable = describe_pairs(pairs, max_pixels=limit)
+        assert [pair.name for pair in unreadable] == refused
+
+
+def test_masks_that_were_not_turned_with_their_image_are_not_to_be_resized(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = np.random.default_rng(1).integers(0, 256, (8, 12, 3), np.uint8)
+    Image.fromarray(photo).save(folder / "images" / "0.png", exif=exif)
+    Image.fromarray(np.eye(8, 12, dtype=np.uint8) * 255).save(folder / "masks" / "0.png")
+    with pytest.raises(DataError, match="1 mask differs in size") as error:
+        take_fingerprint(pairs_of(folder))
+    assert "--fix" in error.value.fix
+    assert "Resize" not in error.value.fix
+
+
+def test_images_without_any_data_are_all_named(folder: Path) -> None:
+    for path in (folder / "images").iterdir():
+        rgb = read_image(path)
+        write_png(path, np.concatenate([rgb, np.zeros_like(rgb[..., :1])], axis=-1))
+    with pytest.raises(DataError, match="no pixel of any image has data") as error:
+        take_fingerprint(pairs_of(folder))
+    assert len(error.value.offenders) == 3

@@ -1,6 +1,7 @@
 """Every real folder is understood without a flag."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from unetseg.data.files import image as image_file
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
+from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.sample import draw_sample
 from unetseg.errors import DataError
@@ -184,3 +186,23 @@ def test_masks_of_half_the_size_are_read_at_that_of_the_image(tmp_path: Path) ->
     for (image, index), pair in zip(map(reader.decode, range(4)), reader.pairs, strict=True):
         assert image.shape[:2] == index.shape == (64, 64)
         assert np.array_equal(index, half[pair.image.name].repeat(2, 0).repeat(2, 1))
+
+
+def test_the_codes_of_a_mask_are_looked_up_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noisy and numbered masks hold hundreds each: one by one that took minutes."""
+    for number in (20, 25, 30):
+        rows = np.minimum(np.arange(64) // 2, number).astype(np.uint8)
+        write_png(tmp_path / "masks" / f"{number}.png", np.repeat(rows[:, None], 64, 1))
+        write_png(tmp_path / "images" / f"{number}.png", noise(64, 64, 3, seed=number))
+    known = survey(tmp_path)
+    calls, encode = [], ClassMap.encode
+
+    def counted(self: ClassMap, *given: Any) -> Any:
+        calls.append(given)
+        return encode(self, *given)
+
+    monkeypatch.setattr(ClassMap, "encode", counted)
+    assert sum(known.class_pixels("all")) == 3 * 64 * 64
+    assert len(calls) == 3

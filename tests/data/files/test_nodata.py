@@ -313,3 +313,19 @@ def test_other_values_beyond_float32_are_refused(tmp_path: Path) -> None:
     write_geotiff(tmp_path / "a.tif", np.array([[[1e300], [0]]]))
     with pytest.raises(ImageError, match="too large for float32"):
         read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "end"), [("int32", -(2**31)), ("int32", 2**31 - 1), ("uint32", 2**32 - 1)]
+)
+def test_the_end_of_32_bits_may_stand_for_no_data(tmp_path: Path, dtype: str, end: int) -> None:
+    """As in rasters of whole numbers from ArcGIS and QGIS."""
+    image = np.arange(12).reshape(3, 4, 1).astype(dtype)
+    image[0] = end
+    write_geotiff(tmp_path / "a.tif", image, nodata=end)
+    facts = image_facts(tmp_path / "a.tif")
+    assert (facts.nodata_share, facts.low, facts.high) == (1 / 3, (4.0,), (11.0,))
+    with ImageFile(tmp_path / "a.tif") as file:
+        missing = missing_pixels(read_matched(file, 1), 1)
+    assert missing is not None
+    assert missing[:, 0].tolist() == [True, False, False]

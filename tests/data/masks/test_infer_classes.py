@@ -772,6 +772,8 @@ def test_a_likely_class_list_that_is_not_used_is_told_with_the_command(tmp_path:
         ("classes.txt", "sky\nsky\n"),
         ("classes.txt", "0 sky\ntree\n"),
         ("classes.txt", "sky 1 2 300\n"),
+        ("classes.txt", "road,7\nsky,1\ncar,3\n"),
+        ("classes.txt", "road\t7\nsky\t1\n"),
         ("classes.json", "{"),
         ("classes.json", "3"),
         ("classes.json", '{"sky": true}'),

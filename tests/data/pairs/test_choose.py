@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.pairs.layouts import draw, read_table
+from unetseg.config import GroupsConfig
 from unetseg.data.pairs.match import NO_IMAGE, PairSet, find_pairs
 from unetseg.errors import PairingError
 from unetseg.importers.importing import import_dataset
@@ -157,3 +158,20 @@ def test_a_place_with_good_names_does_not_vouch_for_another(tmp_path: Path) -> N
     assert {pair.image.parent.name for pair in found.pairs} == {"a"}
     assert len(found.pairs) == 30
     assert reasons(found) == {"b": NO_IMAGE}  # of images and masks, the last to be told
+
+
+def test_answers_in_one_folder_pair_no_mask_with_itself(tmp_path: Path) -> None:
+    root = folder(
+        tmp_path,
+        "{1..8}.png  rgb",
+        "{1..8}_roads.png  class:1  of {}.png",
+        "{1..8}_houses.png  class:2  of {}.png",
+    )
+    with pytest.raises(PairingError, match="several masks") as error:
+        find_pairs(root)
+    answers = [words for words in map(shlex.split, error.value.commands) if "--images" in words]
+    assert len(answers) == 2
+    for words in answers:
+        images, masks = (Path(words[words.index(flag) + 1]) for flag in ("--images", "--masks"))
+        found = find_pairs(root, GroupsConfig(images=images, masks=masks))
+        assert {pair.image.name for pair in found.pairs} == {f"{n}.png" for n in range(1, 9)}

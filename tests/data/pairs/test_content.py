@@ -98,3 +98,21 @@ def test_real_photos_and_masks_are_told_apart(real_data: Path, name: str) -> Non
     assert look_at(images).masks < 0.4
     own, other = explains(images, masks), explains(images, masks[1:] + masks[:1])
     assert own is None or own > max(0.1, other or 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 400), (400, 1), (3, 1600)])
+def test_masks_explain_strips_whose_small_copy_is_a_line(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    images: list[Path] = []
+    masks: list[Path] = []
+    step = max(shape) // 8
+    for number in range(6):
+        along = np.zeros(max(shape), np.uint8)
+        along[number * step :][: step * 3 // 4] = 200
+        mask = np.broadcast_to(along if shape[1] > 1 else along[:, None], shape).copy()
+        texture = np.random.default_rng(number).integers(0, 5, shape).astype(np.uint8)
+        for paths, pixels in ((images, mask + texture), (masks, mask)):
+            paths.append(tmp_path / f"{len(images)}-{len(masks)}.png")
+            write_png(paths[-1], pixels)
+    assert (explains(images, masks) or 0) > 0.3

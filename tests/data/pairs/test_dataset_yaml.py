@@ -20,6 +20,7 @@ from unetseg.data.masks.mask_values import mask_facts
 from unetseg.data.pairs.dataset_yaml import (
     SIZE_LIMIT,
     Description,
+    located,
     read_description,
     write_description,
 )
@@ -344,3 +345,16 @@ def test_a_real_folder_reads_back_the_same(real_data: Path, tmp_path: Path, name
 
 def splits(known: Survey) -> dict[str, str | None]:
     return {pair.name: pair.split for pair in known.pairs.pairs}
+
+
+def test_patterns_from_here_are_written_from_the_folder_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = DataConfig(images=Path("data/*_rgb.png"), masks=Path("*_fg.png"))
+    settings = located(Path("data"), given)
+    known = class_map({"a": 0, "b": 1}, [(255, 0, 0), (0, 255, 0)])
+    write_description(tmp_path / "data" / "dataset.yaml", known, settings=settings)
+    read = read_description(tmp_path / "data").settings
+    assert (read.images, read.masks) == (Path("*_rgb.png"), Path("*_fg.png"))

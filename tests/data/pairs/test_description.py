@@ -274,3 +274,29 @@ def test_what_a_survey_found_is_kept_by_writing_it(tmp_path: Path) -> None:
     again = survey(root)
     assert again.class_map == known.class_map
     assert splits(again.pairs) == splits(known.pairs)
+
+
+def test_names_of_no_file_are_listed_whatever_else_is_left_out(tmp_path: Path) -> None:
+    root = write(tmp_path, ["a", "b"], "splits: {train: ['*'], test: [b.png]}")
+    (root / "logo.png").write_bytes(b"content is not looked at")
+    with pytest.raises(ConfigError, match="do not fit its 2 pairs") as error:
+        pairs_of(root)
+    assert error.value.offenders == ["test: b.png matches no pair"]
+
+
+def test_places_by_hand_that_are_those_of_the_file_leave_its_splits(tmp_path: Path) -> None:
+    text = "images: images\nmasks: masks\nsplits: {train: [a], test: [b]}"
+    root = write(tmp_path, ["a", "b"], text)
+    for base in (Path(), root):
+        by_hand = PairsConfig(images=base / "images", masks=base / "masks")
+        assert splits(pairs_of(root, by_hand)) == {"a": "train", "b": "test"}
+
+
+def test_a_name_in_another_case_of_a_file_that_is_left_out_is_forgiven(tmp_path: Path) -> None:
+    for n in (1, 2, 3):
+        for path in (tmp_path / f"images/IMG_{n}.png", tmp_path / f"masks/img_{n}.png"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"content is not looked at")
+    (tmp_path / "masks/img_3.png").unlink()
+    (tmp_path / "dataset.yaml").write_text("splits: {train: [img_1, img_3], val: [img_2]}")
+    assert splits(pairs_of(tmp_path, PairsConfig())) == {"img_1": "train", "img_2": "val"}

@@ -99,3 +99,11 @@ def test_a_folder_that_one_side_alone_has_is_no_hindrance() -> None:
     images = ["images/site/a/1.png", "images/site/b/1.png", "images/more/2.png"]
     masks = ["masks/a/1.png", "masks/b/1.png", "masks/2.png"]
     assert len(matched(images, masks).couples) == 3
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"), [("images/1.png", ["images/1.png"]), ("train/images/1.png", [])]
+)
+def test_a_mask_is_not_of_images_of_two_splits(other: str, expected: list[str]) -> None:
+    found = matched(["test/images/1.png", other], ["masks/1.png"])
+    assert [image.inner for image, _ in found.couples] == expected

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.pairs.layouts import PHOTOS, TABLE, Layout, draw, read_table
+from unetseg.config import GroupsConfig
 from unetseg.data.files.pages import file_of, files_of
 from unetseg.data.pairs.match import PairSet, find_pairs
 from unetseg.errors import PairingError
@@ -81,7 +82,7 @@ def check_answer(root: Path, layout: Layout, words: list[str]) -> None:
     """A reading that a question offers pairs photos with pictures of the same scene."""
     assert words[:3] == ["unetseg", "check", str(root)]
     given = {side: Path(words[words.index(f"--{side}") + 1]) for side in ("images", "masks")}
-    found = find_pairs(root, images=given["images"], masks=given["masks"])
+    found = find_pairs(root, GroupsConfig(images=given["images"], masks=given["masks"]))
     assert found.pairs
     for image, (mask,) in couples(found):
         assert layout.files[image][1] == layout.files[mask][1], (image, mask)

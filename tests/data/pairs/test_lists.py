@@ -76,6 +76,7 @@ OTHER = {"train": lines("{}", NAMES[2:]), "val": lines("{}", NAMES[:2])}
         ({"train.txt": SPLIT["train"] + "more\n" * 40, "val.txt": SPLIT["val"]}, "ttttvv"),
         ({"train.txt": SPLIT["train"], "val.txt": SPLIT["val"], "cat_train.txt": BOTH}, "ttttvv"),
         ({"train.txt": BOTH}, "------"),
+        ({"test.txt": "f\n"}, "ttttts"),  # few, but nothing is left out
     ],
 )
 def test_lists_that_are_the_split(tmp_path: Path, lists: dict[str, str], expected: str) -> None:
@@ -214,3 +215,42 @@ def test_a_hundred_thousand_lines_take_seconds(tmp_path: Path, form: str) -> Non
     splits = listed_splits(tmp_path, names).splits
     assert time.process_time() - began < 10
     assert (splits.count("train"), splits.count("val")) == (90_000, 10_000)
+
+
+def test_lists_in_linked_folders_are_read(tmp_path: Path) -> None:
+    root, store = tmp_path / "root", tmp_path / "store"
+    root.mkdir()
+    store.mkdir()
+    for split, text in SPLIT.items():
+        (store / f"{split}.txt").write_text(text)
+    (root / "ImageSets").symlink_to(store, target_is_directory=True)
+    (store / "loop").symlink_to(root, target_is_directory=True)
+    splits, told = listed(root, {})
+    assert splits == ["train"] * 4 + ["val"] * 2
+    assert told == "split by ImageSets/train.txt, ImageSets/val.txt"
+
+
+def test_lists_in_the_encoding_of_old_windows_are_read(tmp_path: Path) -> None:
+    names = (*NAMES[:5], "Größe")
+    for split, part in (("train", names[:4]), ("val", names[4:])):
+        (tmp_path / f"{split}.txt").write_bytes(lines("{}", part).encode("cp1252"))
+    assert listed(tmp_path, {}, names).splits == ["train"] * 4 + ["val"] * 2
+
+
+def test_a_split_column_in_the_encoding_of_old_windows_counts(tmp_path: Path) -> None:
+    names = (*NAMES[:5], "Größe")
+    rows = [f"{name}.jpg;{'train' if name in TRAIN else 'val'}" for name in names]
+    (tmp_path / "metadata.csv").write_bytes("\n".join(["Bild;split", *rows]).encode("cp1252"))
+    assert listed(tmp_path, {}, names).splits == ["train"] * 4 + ["val"] * 2
+
+
+def test_lists_tell_the_rest_where_folders_tell_no_training(tmp_path: Path) -> None:
+    for name in NAMES:
+        for side in ("images", "masks"):
+            folder = tmp_path / side / ("test" if name == "f" else "")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.png").write_bytes(b"not looked at")
+    for split, part in (("train", NAMES[:2]), ("val", NAMES[2:5])):
+        (tmp_path / f"{split}.txt").write_text(lines("{}", part))
+    splits = [pair.split for pair in find_pairs(tmp_path).pairs]
+    assert splits == ["train"] * 2 + ["val"] * 3 + ["test"]

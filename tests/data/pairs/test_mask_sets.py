@@ -13,7 +13,7 @@ from PIL import Image
 from tests.builders import class_map
 from unetseg.checks.check import check_folder
 from unetseg.checks.fix import write_fixed
-from unetseg.config import DataConfig, Unpaired
+from unetseg.config import DataConfig, GroupsConfig, Unpaired
 from unetseg.data.crops.reader import PairReader
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.pages import MaskSet
@@ -172,7 +172,7 @@ def test_left_and_right_of_different_things_are_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_class_that_few_images_have_is_not_lost_unsaid(tmp_path: Path, times: int) -> None:
     images = [[square(i), square(15 - i)][: 1 + (i < times)] for i in range(6)]
-    found = find_pairs(draw(tmp_path, CLASSES["folders"], images), unpaired="empty")
+    found = find_pairs(draw(tmp_path, CLASSES["folders"], images), GroupsConfig(unpaired="empty"))
     if times == 2:
         assert found.classes == ("cat", "dog")
     else:  # one mask alone says little: its image is no negative, and told
@@ -225,7 +225,7 @@ def test_each_answer_works_where_one_image_has_several_masks(tmp_path: Path) -> 
     assert unite_them == ["unetseg", "import", "instances", str(tmp_path), "OUT"]
     for command in checks:
         _, images, _, masks = command[3:]
-        found = find_pairs(tmp_path, images=Path(images), masks=Path(masks))
+        found = find_pairs(tmp_path, GroupsConfig(images=Path(images), masks=Path(masks)))
         assert [pair.mask for pair in found.pairs] == [tmp_path / masks]
 
 
@@ -304,7 +304,7 @@ def test_masks_in_folders_of_their_own_are_found_at_once(
 
 def test_folders_that_the_user_names(tmp_path: Path) -> None:
     draw(tmp_path, ("photos/im{i}.png", "things/im{i}/{k}.png"), objects())
-    found = find_pairs(tmp_path, images=Path("photos"), masks=Path("things"))
+    found = find_pairs(tmp_path, GroupsConfig(images=Path("photos"), masks=Path("things")))
     assert len(found.pairs) == len(COUNTS)
 
 
@@ -316,9 +316,8 @@ def test_folders_that_the_user_names_from_elsewhere(
     write_png(home / "images/bare.png", np.zeros((SIDE, SIDE), np.uint8))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PairingError) if unpaired == "error" else nullcontext():
-        found = find_pairs(
-            Path("home"), images=home / "images", masks=home / "masks", unpaired=unpaired
-        )
+        named = GroupsConfig(images=home / "images", masks=home / "masks", unpaired=unpaired)
+        found = find_pairs(Path("home"), named)
         assert len(found.pairs) == 7
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unetseg.config import GroupsConfig
 from unetseg.data.files.folders import find_images
 from unetseg.data.pairs.affixes import Affixes, find_affixes
 from unetseg.data.pairs.match import NO_IMAGE, NO_MASK, Pair, PairSet, find_pairs
@@ -39,6 +40,26 @@ def couples(found: PairSet) -> dict[str, str]:
 LAYOUTS = {
     "plain": ({"images/a.jpg": "masks/a.png", "images/b.jpg": "masks/b.png"}, "images/NAME.jpg"),
     "peers": ({"data/imgs/a.png": "data/masks/a_mask.gif"}, "data/imgs/NAME.png"),
+    "one folder per image": (
+        {"image_1/image.png": "image_1/mask.png", "image_2/image.png": "image_2/mask.png"},
+        "…/image.png ↔ …/mask.png, 2 pairs",
+    ),
+    "people beside others": (
+        {
+            "human/images/a.png": "human/masks/a.png",
+            "mouse/images/b.png": "mouse/masks/b.png",
+            "second_batch/images/c.png": "second_batch/masks/c.png",
+        },
+        "…/NAME.png, 3 pairs",
+    ),
+    "centres beside another place": (
+        {
+            "center_1/images/a.png": "center_1/masks/a.png",
+            "center_2/images/a.png": "center_2/masks/a.png",
+            "external/images/a.png": "external/masks/a.png",
+        },
+        "…/NAME.png, 3 pairs",
+    ),
     "upper case": ({"Images/a.JPG": "Labels/a.PNG"}, "Images/NAME.JPG ↔ Labels/NAME.PNG, 1 pair"),
     "split below": (
         {"images/train/a.png": "masks/train/a.png", "images/val/a.png": "masks/val/a.png"},
@@ -360,7 +381,7 @@ def test_orphans_are_left_out_and_told(tmp_path: Path, name: str) -> None:
     assert couples(found) == good
     assert dict(found.left_out) == {root / file: why for file, why in ODD[name].items()}
     with pytest.raises(PairingError) as error:
-        find_pairs(root, unpaired="error")
+        find_pairs(root, GroupsConfig(unpaired="error"))
     assert set(error.value.paths) == {root / file for file in ODD[name]}
     assert all(line.isprintable() for line in error.value.offenders)
 
@@ -372,7 +393,7 @@ def test_images_without_mask_may_show_nothing(tmp_path: Path) -> None:
         find_pairs(root)
     assert len(error.value.offenders) == 9
     assert [command.split()[-1] for command in error.value.commands] == ["skip", "empty"]
-    found = find_pairs(root, unpaired="empty")
+    found = find_pairs(root, GroupsConfig(unpaired="empty"))
     assert Counter(pair.mask is None for pair in found.pairs) == {True: 9, False: 2}
     assert not found.left_out
 
@@ -424,7 +445,7 @@ def test_rivals_are_a_question_whose_answers_work(tmp_path: Path, rival: str) ->
     assert masks == {f"train/{rival}", "train/manual"}
     for words in answers:
         images, masks_ = (Path(words[words.index(flag) + 1]) for flag in ("--images", "--masks"))
-        found = find_pairs(tmp_path, images=images, masks=masks_)
+        found = find_pairs(tmp_path, GroupsConfig(images=images, masks=masks_))
         assert len(found.pairs) == 3
 
 
@@ -435,7 +456,7 @@ def test_patterns_choose_files(tmp_path: Path, images: str, masks: str) -> None:
     folder = Path(images).parent
     kinds = ("rgb", "fg", "label", "centers")
     root = write(tmp_path, [str(folder / f"{i}_{kind}.png") for i in range(3) for kind in kinds])
-    found = find_pairs(root, images=Path(images), masks=Path(masks))
+    found = find_pairs(root, GroupsConfig(images=Path(images), masks=Path(masks)))
     expected = {str(folder / f"{i}_rgb.png"): str(folder / f"{i}_fg.png") for i in range(3)}
     assert couples(found) == expected
 
@@ -474,6 +495,11 @@ def every_file_is_told(found: PairSet, files: set[Path]) -> None:
         (["Train_Folder/{}/a.png", "Val_Folder/{}/b.png"], {"train": 1, "val": 1}),
         (["train/{}/a.png", "train/{}/b.png"], {None: 2}),  # one split splits nothing
         (["train/{}/a.png", "test/{}/b.png", "more/{}/c.png"], {"train": 1, "test": 1}),
+        (["random_train/{}/a.png", "random_test/{}/b.png"], {"train": 1, "test": 1}),
+        (["{}/a.png", "{}/b.png", "test/{}/c.png"], {"train": 2, "test": 1}),
+        (["my_test/train/{0}/1.png", "my_test/val/{0}/1.png"], {"train": 1, "val": 1}),
+        (["TrainVal_{0}/train_{0}/a.png", "TrainVal_{0}/val_{0}/b.png"], {"train": 1, "val": 1}),
+        ([*(f"{{}}/{x}.png" for x in "abcd"), "val/{}/e.png"], {"train": 4, "val": 1}),
     ],
 )
 def test_words_are_splits_where_they_split(
@@ -511,7 +537,7 @@ def test_explicit_folders_need_no_telling_names(tmp_path: Path) -> None:
     expected = {"left/train/a.tif": "right/train/a_x.png", "left/val/b.tif": "right/val/b_x.png"}
     write(tmp_path, [*expected, *expected.values()])
     for root in (tmp_path, Path()):
-        found = find_pairs(tmp_path, images=root / "left", masks=tmp_path / "right")
+        found = find_pairs(tmp_path, GroupsConfig(images=root / "left", masks=tmp_path / "right"))
         assert couples(found) == expected
         assert [pair.split for pair in found.pairs] == ["train", "val"]
     assert found.rule == "left/{split}/NAME.tif ↔ right/{split}/NAME_x.png, 2 pairs"
@@ -519,10 +545,10 @@ def test_explicit_folders_need_no_telling_names(tmp_path: Path) -> None:
 
 def test_explicit_folders_may_be_nested_or_one(tmp_path: Path) -> None:
     write(tmp_path, ["a.png", "b.png", "deep/a.png", "deep/b.png"])
-    found = find_pairs(tmp_path, images=tmp_path, masks=tmp_path / "deep")
+    found = find_pairs(tmp_path, GroupsConfig(images=tmp_path, masks=tmp_path / "deep"))
     assert couples(found) == {"a.png": "deep/a.png", "b.png": "deep/b.png"}
     one = write(tmp_path / "one", ["a.png", "a_mask.png"])
-    assert couples(find_pairs(one, images=one, masks=one)) == {"a.png": "a_mask.png"}
+    assert couples(find_pairs(one, GroupsConfig(images=one, masks=one))) == {"a.png": "a_mask.png"}
 
 
 @pytest.mark.parametrize("images", ["left", "left [1]"])
@@ -531,7 +557,7 @@ def test_explicit_folders_are_those_of_the_data(
 ) -> None:
     data = write(tmp_path / "data", [f"{images}/a.png", "right/a.png"])
     monkeypatch.chdir(write(tmp_path, ["left/x.png", "right/x.png"]))
-    found = find_pairs(data, images=Path(images), masks=Path("right"))
+    found = find_pairs(data, GroupsConfig(images=Path(images), masks=Path("right")))
     assert couples(found) == {f"{images}/a.png": "right/a.png"}
 
 
@@ -543,27 +569,27 @@ def test_a_table_by_hand_is_that_of_the_data(
     (tmp_path / "list.csv").write_text("image,mask\n")
     monkeypatch.chdir(tmp_path)
     for table in (Path("list.csv"), Path("data/list.csv")):
-        assert couples(find_pairs(data, table=table)) == {"a.png": "m.png"}
+        assert couples(find_pairs(data, GroupsConfig(pairs=table))) == {"a.png": "m.png"}
 
 
 def test_explicit_folders_that_are_not_there_or_empty(tmp_path: Path) -> None:
     with pytest.raises(PairingError, match="no such folder") as error:
-        find_pairs(tmp_path, images=Path("here"), masks=Path("there"))
+        find_pairs(tmp_path, GroupsConfig(images=Path("here"), masks=Path("there")))
     assert error.value.offenders == [str(tmp_path / "here"), str(tmp_path / "there")]
     (tmp_path / "here").mkdir()
     write(tmp_path, ["there/a.png"])
     with pytest.raises(PairingError, match="no images in") as error:
-        find_pairs(tmp_path, images=Path("here"), masks=Path("there"))
+        find_pairs(tmp_path, GroupsConfig(images=Path("here"), masks=Path("there")))
     assert error.value.offenders == [f"{tmp_path / 'here'} (images)"]
 
 
 def test_contradicting_arguments(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--images DIR --masks DIR"):
-        find_pairs(tmp_path, images=tmp_path)
+        find_pairs(tmp_path, GroupsConfig(images=tmp_path))
     with pytest.raises(ConfigError):
-        find_pairs(tmp_path, images=tmp_path, masks=tmp_path, table=tmp_path / "x.csv")
+        find_pairs(tmp_path, GroupsConfig(images=tmp_path, masks=tmp_path, pairs=Path("x.csv")))
     with pytest.raises(ConfigError, match="--group-column"):
-        find_pairs(tmp_path, group_column="patient")
+        find_pairs(tmp_path, GroupsConfig(group_column="patient"))
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -582,7 +608,7 @@ def test_table(tmp_path: Path, delimiter: str) -> None:
         Pair(tmp_path / "x/1.jpg", tmp_path / "y/cat, one.png", "1", "train", "g"),
         Pair(tmp_path / "x/2.jpg", tmp_path / "y/dog.png", "2", None, None),
     )
-    grouped = find_pairs(tmp_path, group_column="Patient")
+    grouped = find_pairs(tmp_path, GroupsConfig(group_column="Patient"))
     assert [pair.group for pair in grouped.pairs] == ["p1", "p2"]
     assert found.rule.endswith("pairs.csv, 2 pairs")
 
@@ -611,7 +637,7 @@ def test_usual_columns_of_a_table(
     (tmp_path / "lists").mkdir()
     for table in (tmp_path / "my.csv", tmp_path / "lists" / "my.csv"):
         table.write_bytes(text.encode(encoding))
-        found = find_pairs(tmp_path, table=table.relative_to(tmp_path))
+        found = find_pairs(tmp_path, GroupsConfig(pairs=table.relative_to(tmp_path)))
         assert couples(found) == {f"scans/ä {n}/x.tif": f"scans/ä {n}/y.tif" for n in (1, 2)}
         assert [(pair.split, pair.group) for pair in found.pairs] == expected
 
@@ -627,7 +653,7 @@ def test_table_names_are_unique(tmp_path: Path) -> None:
     write(tmp_path, [*images, "m.png"])
     table = tmp_path / "list.csv"
     table.write_text("image,mask\n" + "".join(f"{image},m.png\n" for image in images))
-    found = find_pairs(tmp_path, table=table)
+    found = find_pairs(tmp_path, GroupsConfig(pairs=table))
     assert [pair.name for pair in found.pairs] == ["p/a_jpg", "p/a_png", "q/a"]
 
 
@@ -665,7 +691,7 @@ def test_table_that_is_none(tmp_path: Path, text: bytes, message: str) -> None:
 
 def test_missing_table(tmp_path: Path) -> None:
     with pytest.raises(PairingError, match=r"gone\.csv: No such file or directory\nCheck"):
-        find_pairs(tmp_path, table=tmp_path / "gone.csv")
+        find_pairs(tmp_path, GroupsConfig(pairs=tmp_path / "gone.csv"))
 
 
 UNLIKE = {f"scans/{image}.png": f"scans/{mask}.png" for image, mask in ("ax", "by", "cz", "dw")}
@@ -740,7 +766,7 @@ def test_tables_that_differ_are_a_question_whose_answers_work(tmp_path: Path) ->
     with pytest.raises(PairingError, match="several tables of pairs") as error:
         find_pairs(tmp_path)
     answers = [Path(shlex.split(command)[-1]) for command in error.value.commands]
-    found = [couples(find_pairs(tmp_path, table=table)) for table in answers]
+    found = [couples(find_pairs(tmp_path, GroupsConfig(pairs=table))) for table in answers]
     assert found[0].items() < UNLIKE.items()
     assert found[1] == {image: image for image in found[0]}
 
@@ -766,19 +792,23 @@ def test_a_table_against_a_clear_folder_is_told(
 def test_groups_from_file_names_or_folders(tmp_path: Path) -> None:
     keys = ["p1/7_a", "p1/8_b", "p2/7_c"]
     root = write(tmp_path, [f"{side}/{key}.png" for side in ("images", "masks") for key in keys])
-    assert [pair.group for pair in find_pairs(root, group=r"^\d").pairs] == ["7", "8", "7"]
-    assert [pair.group for pair in find_pairs(root, group=r"_(.)").pairs] == ["a", "b", "c"]
-    assert [pair.group for pair in find_pairs(root, group="^p[0-9]+").pairs] == ["p1", "p1", "p2"]
+    for expression, groups in (
+        (r"^\d", ["7", "8", "7"]),
+        (r"_(.)", ["a", "b", "c"]),
+        ("^p[0-9]+", ["p1", "p1", "p2"]),
+    ):
+        found = find_pairs(root, GroupsConfig(group=expression))
+        assert [pair.group for pair in found.pairs] == groups
 
 
 def test_group_must_match_every_image(tmp_path: Path) -> None:
     keys = ["p1", "q", "r"]
     root = write(tmp_path, [f"{side}/{key}.png" for side in ("images", "masks") for key in keys])
     with pytest.raises(ConfigError, match="does not match 2 of 3 images") as error:
-        find_pairs(root, group=r"p\d")
+        find_pairs(root, GroupsConfig(group=r"p\d"))
     assert error.value.offenders == ["q", "r"]
     with pytest.raises(ConfigError, match="no regular expression"):
-        find_pairs(root, group="(")
+        find_pairs(root, GroupsConfig(group="("))
 
 
 def test_selection() -> None:
@@ -906,3 +936,113 @@ def test_a_table_with_a_name_beyond_all_limits_is_refused(tmp_path: Path) -> Non
     table.write_text("image,mask\n" + "a" * 5000 + ".png,b.png\n", encoding="utf-8")
     with pytest.raises(PairingError, match="faulty rows"):
         find_pairs(table)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "expected"),
+    [
+        ("*.png", "*_mask.png", {"a.png": "a_mask.png", "b.png": "b_mask.png"}),
+        ("*_rgb.png", "*.png", {"a_rgb.png": "a.png", "b_rgb.png": "b.png"}),
+    ],
+)
+def test_files_that_both_patterns_fit_are_of_the_narrower_one(
+    tmp_path: Path, images: str, masks: str, expected: dict[str, str]
+) -> None:
+    root = write(tmp_path, [*expected, *expected.values()])
+    assert (
+        couples(find_pairs(root, GroupsConfig(images=Path(images), masks=Path(masks)))) == expected
+    )
+
+
+def test_answers_work_where_images_have_plain_names_beside_their_masks(tmp_path: Path) -> None:
+    root = write(tmp_path, [f"{x}{end}.png" for x in "abc" for end in ("", "_seg", "_gt")])
+    with pytest.raises(PairingError, match="several masks for each image") as error:
+        find_pairs(root)
+    found = []
+    for words in map(shlex.split, error.value.commands):
+        images, masks = (Path(words[words.index(flag) + 1]) for flag in ("--images", "--masks"))
+        found.append(couples(find_pairs(root, GroupsConfig(images=images, masks=masks))))
+    for end in ("_seg", "_gt"):
+        assert {f"{x}.png": f"{x}{end}.png" for x in "abc"} in found
+
+
+def test_images_of_a_test_split_do_not_take_the_masks_of_others(tmp_path: Path) -> None:
+    expected = {f"images/{i}.png": f"masks/{i}.png" for i in range(6)}
+    bare = [f"test_images/{i}.png" for i in range(4)]
+    found = find_pairs(write(tmp_path, [*expected, *expected.values(), *bare]))
+    assert couples(found) == expected
+    assert {why for _, why in found.left_out} == {"test image without masks"}
+
+
+@pytest.mark.parametrize("images", ["*.png", "."])
+def test_what_both_sides_name_is_of_the_narrower_one(tmp_path: Path, images: str) -> None:
+    expected = {f"{i}.png": f"{i}_fg.png" for i in range(3)}
+    root = write(tmp_path, [*expected, *expected.values()])
+    assert (
+        couples(find_pairs(root, GroupsConfig(images=Path(images), masks=Path("*_fg.png"))))
+        == expected
+    )
+
+
+def test_images_in_two_formats_stay_together_where_some_are_in_both(tmp_path: Path) -> None:
+    images = [f"images/{i}.jpg" for i in range(7)] + [f"images/{i}.png" for i in range(5, 10)]
+    found = find_pairs(write(tmp_path, [*images, *(f"masks/{i}.png" for i in range(10))]))
+    assert sorted(couples(found).values()) == [f"masks/{i}.png" for i in range(10)]
+    assert {path.name for path, _ in found.left_out} == {"5.png", "6.png"}
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_patterns_count_from_here_as_folders_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool
+) -> None:
+    write(tmp_path / "data", [f"{i}_{kind}.png" for i in range(3) for kind in ("rgb", "fg")])
+    monkeypatch.chdir(tmp_path)
+    base = tmp_path / "data" if absolute else Path("data")
+    found = find_pairs(
+        Path("data"), GroupsConfig(images=base / "*_rgb.png", masks=base / "*_fg.png")
+    )
+    assert len(found.pairs) == 3
+
+
+def test_lists_of_other_folders_do_not_split_folders_named_by_hand(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", ["logo.png"])
+    places = ("here/images", "there/masks")
+    write(tmp_path, [f"{place}/{x}.png" for place in places for x in "abcd"])
+    (tmp_path / "other").mkdir()
+    for split, text in {"train": "a\nb\nc\n", "val": "d\n"}.items():
+        (tmp_path / "other" / f"{split}.txt").write_text(text)
+    images, masks = (tmp_path / place for place in places)
+    found = find_pairs(data, GroupsConfig(images=images, masks=masks))
+    assert [pair.split for pair in found.pairs] == [None] * 4
+
+
+@pytest.mark.parametrize("outer", ["training_data", "my_test"])
+def test_splits_of_images_alone_leave_no_mask_behind(tmp_path: Path, outer: str) -> None:
+    images = [f"{outer}/images/{'train' if i < 8 else 'val'}/{i}.png" for i in range(10)]
+    found = find_pairs(write(tmp_path, [*images, *(f"{outer}/masks/{i}.png" for i in range(10))]))
+    assert Counter(pair.split for pair in found.pairs) == {"train": 8, "val": 2}
+
+
+def test_pseudo_labels_beside_true_ones_take_no_part(tmp_path: Path) -> None:
+    expected = {f"images/{i}.png": f"masks/{i}.png" for i in range(4)}
+    more = [f"pseudo/{side}/p{i}.png" for side in ("images", "masks") for i in range(4)]
+    assert couples(find_pairs(write(tmp_path, [*expected, *expected.values(), *more]))) == expected
+
+
+def test_lists_beside_two_folders_named_by_hand_split_them(tmp_path: Path) -> None:
+    data = write(tmp_path / "project", ["logo.png"])
+    write(tmp_path / "voc", [f"{side}/{x}.png" for side in ("left", "right") for x in "abcd"])
+    for split, text in {"train": "a\nb\nc\n", "val": "d\n"}.items():
+        (tmp_path / "voc" / f"{split}.txt").write_text(text)
+    images, masks = (tmp_path / "voc" / side for side in ("left", "right"))
+    found = find_pairs(data, GroupsConfig(images=images, masks=masks))
+    assert [pair.split for pair in found.pairs] == ["train"] * 3 + ["val"]
+
+
+def test_hand_labelled_is_a_place_of_both_sides(tmp_path: Path) -> None:
+    expected = {
+        f"HandLabeled/S2Hand/Spain_{n}_S2Hand.tif": f"HandLabeled/LabelHand/Spain_{n}_LabelHand.tif"
+        for n in (11, 22)
+    }
+    root = write(tmp_path, [*expected, *expected.values(), "preview.png"])
+    assert couples(find_pairs(root)) == expected

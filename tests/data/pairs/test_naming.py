@@ -21,6 +21,7 @@ from unetseg.data.pairs.naming import read_name, tokens
             "マスク",
             "마스크",
         ),
+        *("gland_masks", "hand_labels", "Mandible masks"),  # "and" is no word of these
     ],
 )
 def test_words_of_masks(name: str) -> None:
@@ -32,6 +33,7 @@ def test_words_of_masks(name: str) -> None:
     [
         *("images", "JPEGImages", "leftImg8bit", "imgs", "src", "org", "Input", "sat", "x", "rgb"),
         *("RUGD_frames-with-annotations", "Bilder", "imagens", "снимки", "原图", "画像", "원본"),
+        *("island_images", "FramesWithAnnotations", "images_and_masks"),
     ],
 )
 def test_words_of_images(name: str) -> None:
@@ -48,6 +50,7 @@ def test_other_words_say_nothing(name: str) -> None:
     [
         *(("train", "train"), ("trainannot", "train"), ("Training_Images", "train")),
         *(("imagesTr", "train"), ("imagesTs", "test"), ("valid", "val"), ("test_data", "test")),
+        *(("random_train", "train"), ("island_val", "val"), ("standard_test", "test")),
         *(("trains", None), ("contest", None), ("evaluate", None), ("interval", None)),
     ],
 )

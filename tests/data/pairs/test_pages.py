@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from unetseg.checks.check import check_folder
 from unetseg.checks.fix import write_fixed
+from unetseg.config import GroupsConfig
 from unetseg.data.facts.survey import survey
 from unetseg.data.files import pages as module
 from unetseg.data.files import stacks as stack_headers
@@ -69,7 +70,7 @@ def test_pages_of_arrays_pair_with_pages(
         save(tmp_path / name / f"{name}{suffix}", stack)
     with pytest.raises(PairingError, match="taken when asked for"):
         find_pairs(tmp_path)
-    pairs = find_pairs(tmp_path, images=Path("images"), masks=Path("masks")).pairs
+    pairs = find_pairs(tmp_path, GroupsConfig(images=Path("images"), masks=Path("masks"))).pairs
     assert len(pairs) == 8
     for pair, image in zip(pairs, volume, strict=True):
         np.testing.assert_array_equal(read_image(pair.image), image.reshape(48, 64, -1))
@@ -208,3 +209,13 @@ def test_the_headers_of_a_stack_are_walked_once_and_anew_when_it_has_changed(
             np.testing.assert_array_equal(read_image(tmp_path / f"a.tif#{page}"), expected)
         assert walked == [path] * times
     assert not len(stack_headers._headers(path, (0,)))  # another file is there by now
+
+
+def test_pages_do_not_take_the_name_of_another_file(tmp_path: Path) -> None:
+    for side, stack in zip(("images", "masks"), stacks(2), strict=True):
+        (tmp_path / side).mkdir()
+        for name, pixels in (("a", stack), ("a_1", stack[0])):
+            path = tmp_path / side / f"{name}.tif"
+            tifffile.imwrite(path, pixels, photometric="minisblack")
+    pairs = find_pairs(tmp_path).pairs
+    assert [pair.name for pair in pairs] == ["a_1", "a_page_1", "a_page_2"]

@@ -118,7 +118,8 @@ def _describe(
         if all(file.is_file() for file in files):  # a pipe would keep us waiting
             beside = sorted(chain.from_iterable(map(_beside, files)))
             key = image_hash(pair.image, pair.mask)
-            digest = f"{key} {beside}" if beside else key
+            told = beside, max_pixels  # what one limit allows another refuses
+            digest = f"{key} {told}" if any(told) else key
     if digest not in cache:
         image = _attempt(image_facts, pair.image, max_pixels)
         mask = _attempt(mask_facts, pair.mask, max_pixels)
@@ -222,7 +223,7 @@ def refuse_unusable(
             f"{plural(len(wrong), 'mask')} {'differs' if is_one else 'differ'} in size "
             f"from {'its' if is_one else 'their'} image (width×height)",
             [*map(printable, wrong)],
-            "Resize these masks with nearest-neighbour interpolation, or remove the pairs.",
+            _size_fix([fact for fact in usable.values() if not fact.fits]),
         )
     most, strangers = find_strangers(usable)
     if strangers:
@@ -231,7 +232,27 @@ def refuse_unusable(
             [printable(f"{pair.image} is {kind}") for pair, kind in strangers.items()],
             KIND_FIX,
         )
+    if not any(fact.image.with_data for fact in usable.values()):
+        raise DataError(
+            "no pixel of any image has data: alpha is 0, or they hold the declared no-data value",
+            [printable(pair.image) for pair in usable],
+            "Save the images without alpha, or without declaring that value.",
+        )
     return usable
+
+
+def _size_fix(misfits: Sequence[PairFacts]) -> str:
+    """What is to be done about masks of another size, by what is behind it."""
+    swapped = [fact for fact in misfits if fact.mask.shape == fact.image.shape[::-1]]
+    unturned = sum(fact.image.orientation > 4 for fact in swapped)
+    fixes = {
+        "Let `unetseg check DATA --fix OUT` turn masks drawn before EXIF turned theirs.": unturned,
+        "Turn masks with swapped sides so that they lie on their image.": len(swapped) - unturned,
+        "Resize masks of other sizes with nearest-neighbour interpolation, or remove the pairs.": (
+            len(misfits) - len(swapped)
+        ),
+    }
+    return " ".join(text for text, count in fixes.items() if count)
 
 
 def _too_many(faults: Sequence[DataError], bad: int, count: int, *, skip: bool) -> DataError:

@@ -28,35 +28,25 @@ _SAMPLE = 1000  # images whose couples give the usual distance
 
 
 class Turn(NamedTuple):
-    """Another orientation of an image: swapped rows and columns, then flipped.
+    """Another orientation of an image.
 
     Attributes:
         words: What the image is after it, "turned by 180°".
-        swap: Whether rows and columns are swapped, first.
-        upside_down: Whether the order of the rows is reversed.
-        mirror: Whether the order of the columns is reversed.
+        orientation: That which `upright` is given to turn an image so, 2–8.
     """
 
     words: str
-    swap: bool = False
-    upside_down: bool = False
-    mirror: bool = False
-
-    def apply(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Pixels H×W or H×W×C in this orientation; a view."""
-        pixels = pixels.swapaxes(0, 1) if self.swap else pixels
-        pixels = pixels[::-1] if self.upside_down else pixels
-        return pixels[:, ::-1] if self.mirror else pixels
+    orientation: int
 
 
 TURNS = (
-    Turn("mirrored left to right", mirror=True),
-    Turn("upside down", upside_down=True),
-    Turn("turned by 180°", upside_down=True, mirror=True),
-    Turn("with rows and columns swapped", swap=True),
-    Turn("turned clockwise", swap=True, mirror=True),
-    Turn("turned counterclockwise", swap=True, upside_down=True),
-    Turn("mirrored at the rising diagonal", swap=True, upside_down=True, mirror=True),
+    Turn("mirrored left to right", 2),
+    Turn("upside down", 4),
+    Turn("turned by 180°", 3),
+    Turn("with rows and columns swapped", 5),
+    Turn("turned clockwise", 6),
+    Turn("turned counterclockwise", 8),
+    Turn("mirrored at the rising diagonal", 7),
 )
 """The seven orientations other than that of the file."""
 
@@ -148,10 +138,11 @@ def turned(hashes: Sequence[str], turn: Turn) -> list[str]:
     """
     packed = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8)
     signs = np.unpackbits(packed).reshape(-1, _ORDERS, _ORDERS).astype(bool)  # N, rows, columns
-    if turn.swap:
+    upside_down, mirror = (turn.orientation in some for some in ({3, 4, 7, 8}, {2, 3, 6, 7}))
+    if turn.orientation > 4:
         signs = signs.swapaxes(1, 2)
     odd = np.arange(_ORDERS) % 2 == 1
-    signs = signs ^ (odd[:, None] & turn.upside_down) ^ (odd & turn.mirror)
+    signs = signs ^ (odd[:, None] & upside_down) ^ (odd & mirror)
     signs[:, 0, 0] = False
     filled = iter(np.packbits(signs.reshape(len(signs), BITS), axis=1))
     return [next(filled).tobytes().hex() if text else "" for text in hashes]

@@ -25,12 +25,7 @@ from unetseg.data.masks.infer_classes import infer_class_map
 from unetseg.data.masks.mask_file import read_mask
 from unetseg.data.masks.mask_values import as_colours
 from unetseg.data.masks.numbered_objects import FEW
-from unetseg.data.pairs.dataset_yaml import (
-    Description,
-    described,
-    split_as_described,
-    where,
-)
+from unetseg.data.pairs.dataset_yaml import Description, described, split_as_described
 from unetseg.data.pairs.match import Pair, PairSet, find_pairs
 from unetseg.data.pairs.naming import SPLIT_NAMES
 from unetseg.data.pairs.splits import assign_splits, keep_share
@@ -168,7 +163,7 @@ def survey(
     config, description = described(data, config or DataConfig())
     rules = [f"dataset.yaml: {', '.join(description.keys)}"] if description.keys else []
     try:
-        matched = find_pairs(data, lenient=not strict, **where(config))
+        matched = find_pairs(data, config, lenient=not strict)
         found = split_as_described(matched, description)
     except PairingError as error:
         if strict or not data.exists():
@@ -326,7 +321,7 @@ def split_sentence(pairs: PairSet) -> str:
 def class_counts(fact: PairFacts, class_map: ClassMap) -> Iterator[tuple[int, int]]:
     """(class index, pixels) for the classes that one mask holds; ignored codes are left out."""
     mask = as_colours(fact.mask) if class_map.coding == "rgb" else fact.mask
-    for code, pixels in mask.counts:
-        index = class_map.index_of(code)
+    indexes = class_map.indexes_of([code for code, _ in mask.counts])
+    for index, (_, pixels) in zip(indexes, mask.counts, strict=True):
         if index != IGNORED:
             yield index, pixels

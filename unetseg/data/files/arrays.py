@@ -102,8 +102,7 @@ class ArrayFile:
         else:
             pixels = self._unpacked()
         pixels = np.moveaxis(pixels, 0, -1) if self._turned else pixels
-        top, left, height, width = window
-        part = pixels[top : top + height, left : left + width].reshape(height, width, -1)
+        part = pixels[window.slices].reshape(window.height, window.width, -1)
         part = np.array(part, self.dtype)
         return part * np.uint8(255) if self._stored == np.bool_ else part
 

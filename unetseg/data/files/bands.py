@@ -88,8 +88,10 @@ def pixel_type(stored: np.dtype[Any], path: Path) -> np.dtype[Any]:
     return np.dtype(np.int16 if own == np.int8 else np.float32)
 
 
-def without_loss(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
+def without_loss(pixels: NDArray[Any], path: Path, nodata: float | None = None) -> NDArray[Any]:
     """Bring any number type to that of `pixel_type` without loss; wide floats are rounded.
+
+    So are integers that are `nodata`: they are no measurement.
 
     Raises:
         ImageError: float32 does not hold the values of the file `path`.
@@ -99,7 +101,8 @@ def without_loss(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
         return pixels
     if pixels.dtype.kind == "f":
         return _as_float32(pixels, path)
-    low, high = int(pixels.min()), int(pixels.max())
+    held = pixels if nodata is None else pixels[pixels != nodata]
+    low, high = (int(held.min()), int(held.max())) if held.size else (0, 0)
     if max(-low, high) > _WHOLE:
         fix = "Divide the values so that they fit 16 bits, or save them as float32."
         raise ImageError(f"{path} holds integers from {low} to {high}, too large to keep", fix=fix)

@@ -84,13 +84,20 @@ def find_images(
     return sorted(output_names(list(found.values())), key=lambda couple: couple[1])
 
 
-def scan(folder: Path, error: type[DataError], *, rasters: bool = False) -> list[Path]:
+def scan(
+    folder: Path, error: type[DataError], *, rasters: bool = False, lenient: bool = False
+) -> list[Path]:
     """All image files in `folder` and below, hidden entries and link loops left out.
 
-    With `rasters` those that GDAL reads as well, see `is_raster`.
+    With `rasters` those that GDAL reads as well, see `is_raster`; if `lenient`, the broken links,
+    pipes and the like that have the name of an image are among them.
     """
-    files = _listed(folder, error, rasters=rasters)
-    if broken := [path for path, is_file in files if not is_file]:
+    try:
+        files = list(_walk(folder, rasters=rasters))
+    except OSError as problem:
+        raise error(f"cannot read the folder {printable(folder)}: {problem}") from problem
+    broken = [path for path, is_file in files if not is_file]
+    if broken and not lenient:
         raise error(
             f"{len(broken)} with the name of an image are broken links or no ordinary files",
             [printable(path) for path in broken],
@@ -125,20 +132,6 @@ def unread_images(inputs: Sequence[Path]) -> list[Path]:
         and not is_hidden(path.relative_to(folder).parts)
         and not is_raster(path)
     )
-
-
-def scan_names(folder: Path, error: type[DataError]) -> list[Path]:
-    """As `scan`, with the broken links, pipes and the like that have the name of an image."""
-    return [path for path, _ in _listed(folder, error)]
-
-
-def _listed(
-    folder: Path, error: type[DataError], *, rasters: bool = False
-) -> list[tuple[Path, bool]]:
-    try:
-        return list(_walk(folder, rasters=rasters))
-    except OSError as problem:
-        raise error(f"cannot read the folder {printable(folder)}: {problem}") from problem
 
 
 def _walk(

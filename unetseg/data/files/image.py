@@ -57,8 +57,8 @@ class Picture:
     transparent: bool = False
     white_is_zero: bool = False
 
-    def values(self, path: Path) -> NDArray[Any]:
-        """The pixels as `ImageFile.read` gives them.
+    def values(self, path: Path, nodata: float | None = None) -> NDArray[Any]:
+        """The pixels as `ImageFile.read` gives them; wide integers that are `nodata` are rounded.
 
         Raises:
             ImageError: the values fit none of the four types; `path` is named.
@@ -68,7 +68,7 @@ class Picture:
             return np.ascontiguousarray(colours[self.pixels[..., 0]])
         if self.white_is_zero:
             return np.ascontiguousarray(np.iinfo(self.pixels.dtype).max - self.pixels)
-        return np.ascontiguousarray(without_loss(self.pixels, path))
+        return np.ascontiguousarray(without_loss(self.pixels, path, nodata))
 
 
 class ImageFile:
@@ -107,7 +107,7 @@ class ImageFile:
         self.path = path
         self.max_pixels = PIXEL_LIMIT if max_pixels is None else max_pixels
         self._file = Once(partial(open_file, path, self.max_pixels))
-        self._values = Once(lambda: self.picture().values(path))
+        self._values = Once(lambda: self._read(self.picture()))
         with explained(path):
             file = self._file.get()
             if file.shape[2] > MOST_BANDS:
@@ -315,10 +315,16 @@ class ImageFile:
         """
         if not window:
             kept = self._values.drop()
-            return self.picture().values(self.path) if kept is None else kept
+            return self._read(self.picture()) if kept is None else kept
         if not self._windowed:
             return cut(self._values.get(), window)
-        return self.stored(*window).values(self.path)
+        return self._read(self.stored(*window))
+
+    def _read(self, picture: Picture) -> NDArray[Any]:
+        """What `read` makes of pixels; of wide integers, those without data may be rounded."""
+        stored = picture.pixels.dtype
+        is_wide = picture.palette is None and stored.kind in "iu" and stored.itemsize > 2
+        return picture.values(self.path, self.nodata if is_wide else None)
 
     def picture(self) -> Picture:
         """The whole, upright, as the file stores it.

@@ -7,8 +7,8 @@ that both give the same values.
 import math
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 from xml.sax.saxutils import escape
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
 from unetseg.data.files.limits import ORIENTATION_TAG, refuse_bomb, told_orientation, unreadable
+from unetseg.data.files.once import Recent
 from unetseg.data.files.stacks import image_series
 from unetseg.data.files.windows import Window, cut
 from unetseg.storage import atomic_path, is_file
@@ -99,8 +100,7 @@ class Tiff:
         self.kind = str(self.dtype)
         self._has_plain_pieces = _has_plain_pieces(series, self._file, self.shape)
         self._whole: NDArray[Any] | None = None
-        self._recent: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()  # decoded
-        self._held = 0  # bytes of these
+        self._recent = Recent[NDArray[Any]](CACHE_BYTES, lambda piece: piece.nbytes)  # decoded
         self._lock = threading.RLock()
 
     def _refuse_bomb(self, height: int, width: int) -> None:
@@ -125,6 +125,7 @@ class Tiff:
 
     def close(self) -> None:
         """Close the file."""
+        self._recent.clear()  # which leads back to this
         self._file.close()
         self._opened.close()
 
@@ -184,15 +185,12 @@ class Tiff:
         down, across = -(-full_height // height), -(-full_width // width)
         for row, y, in_y in _touched(window.top, window.height, height):
             for column, x, in_x in _touched(window.left, window.width, width):
-                piece = self._piece(number, (plane * down + row) * across + column)
+                at = number, (plane * down + row) * across + column
+                piece = self._recent.get(at, partial(self._decoded, *at))
                 out[y, x] = piece[in_y, in_x]
 
-    def _piece(self, number: int, index: int) -> NDArray[Any]:
-        """One strip or tile of a page, rows×columns×samples; the last `CACHE_BYTES` are kept."""
-        with self._lock:
-            if (number, index) in self._recent:
-                self._recent.move_to_end((number, index))
-                return self._recent[number, index]
+    def _decoded(self, number: int, index: int) -> NDArray[Any]:
+        """One strip or tile of a page, rows×columns×samples."""
         page: Any = self._series[number]
         keyframe = page.keyframe
         size = page.databytecounts[index]
@@ -204,11 +202,6 @@ class Tiff:
         if decoded is None:  # never written: sparse
             decoded = np.full(shape, keyframe.nodata, self._series.dtype)
         piece: NDArray[Any] = decoded[0]
-        with self._lock:
-            self._held += piece.nbytes if (number, index) not in self._recent else 0
-            self._recent[number, index] = piece
-            while self._held > CACHE_BYTES and len(self._recent) > 1:
-                self._held -= self._recent.popitem(last=False)[1].nbytes
         return piece
 
     def _bytes(self, offset: int, size: int) -> bytes:

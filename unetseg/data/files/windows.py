@@ -14,6 +14,16 @@ class Window(NamedTuple):
     height: int
     width: int
 
+    @property
+    def bottom(self) -> int:
+        """The first row below it."""
+        return self.top + self.height
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns: `image[window.slices]` for H×W×C, `logits[:, *window.slices]`."""
+        return slice(self.top, self.bottom), slice(self.left, self.left + self.width)
+
 
 def inside(window: Sequence[int], size: Sequence[int]) -> Window:
     """The window (top, left, height, width), which lies in an image of this height and width.
@@ -34,8 +44,7 @@ def cut(pixels: NDArray[Any], window: Sequence[int]) -> NDArray[Any]:
     Raises:
         ValueError: the window does not lie inside.
     """
-    top, left, height, width = inside(window, pixels.shape)
-    return pixels[top : top + height, left : left + width].copy()
+    return pixels[inside(window, pixels.shape).slices].copy()
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:

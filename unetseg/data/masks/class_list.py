@@ -286,6 +286,8 @@ def _line(line: str) -> NamedClass:
     """
     row = next(filter(None, (form.fullmatch(line) for form in _FORMS))).groupdict()
     colour = re.split(_GAP, row["colour"]) if row.get("colour") else None
+    if not colour and not row.get("code") and re.search(r"[,;\t]\s*-?\d+$", row["name"]):
+        raise ValueError(f"{row['name']!r} has a code behind the name")  # and would have another
     return _named(row["name"], row.get("code"), colour)
 
 

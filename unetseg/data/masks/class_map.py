@@ -5,6 +5,7 @@ makes it from the values of a file, `ClassMap.decode` turns it back; they are ex
 is written in the coding that the training masks had.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -191,8 +192,15 @@ class ClassMap(BaseModel):
         Raises:
             MaskError: the code is no class.
         """
-        wide = np.uint8 if isinstance(code, tuple) else np.int64
-        return int(self.encode(np.array([[code]], wide))[0, 0])
+        return self.indexes_of([code])[0]
+
+    def indexes_of(self, codes: Sequence[Code]) -> list[int]:
+        """The same of many codes, all of them numbers or all colours."""
+        if not codes:
+            return []
+        wide = np.uint8 if isinstance(codes[0], tuple) else np.int64
+        indexes: list[int] = self.encode(np.array([codes], wide))[0].tolist()
+        return indexes
 
     def _refuse_moved(self, pixels: NDArray[Any], palette: tuple[int, ...], path: object) -> None:
         """Refuse indexes that have the colour of another class in the file's own palette."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from unetseg.data.files.folders import without_image_suffix
 from unetseg.data.pairs.content import explains, is_recoloured, stored_bands
 from unetseg.data.pairs.keys import ENOUGH, LOOSE, UNLIKE, Matching, begun, is_worded, match
 from unetseg.data.pairs.naming import (
@@ -224,8 +225,10 @@ def _told_apart(masks: Series, series: Sequence[Series]) -> list[Series]:
     return parts if most < ENOUGH * len(masks) else [masks]
 
 
-def choose_between(root: Path, images: Sequence[Entry], masks: Sequence[Entry]) -> Choice:
-    """The reading of two sides that the user names.
+def choose_between(
+    root: Path, images: Sequence[Entry], masks: Sequence[Entry], home: Path | None = None
+) -> Choice:
+    """The reading of two sides that the user names; annotations are looked for in `home`.
 
     Raises:
         PairingError: they do not go together, or an image has several masks.
@@ -234,7 +237,7 @@ def choose_between(root: Path, images: Sequence[Entry], masks: Sequence[Entry]) 
     choice = Choice([Reading(sides[0], sides[1], match(images, masks))])
     _refuse_crowds(root, choice.readings)
     if not choice.readings[0].matching.couples:
-        raise nothing_pairs(root, sides)
+        raise nothing_pairs(root, sides, home)
     _tell_rest(choice, sides)
     return choice
 
@@ -317,10 +320,22 @@ def _united(ranked: Sequence[Reading]) -> Reading:
         if theirs and alike and not masks & theirs and other.images.kind == best.images.kind:
             parts.append(other.images)
             masks |= theirs
+        elif alike and theirs - masks and _differ_in_suffix(other.images, best.images):
+            new = {image.path for image, mask in other.matching.couples if mask.path not in masks}
+            own = tuple(entry for entry in other.images.entries if entry.path in new)
+            parts.append(replace(other.images, entries=own))
+            masks |= theirs
     if len(parts) == 1:
         return best
     images = replace(best.images, entries=tuple(e for part in parts for e in part.entries))
     return Reading(images, best.masks, match(images.entries, best.masks.entries))
+
+
+def _differ_in_suffix(one: Series, other: Series) -> bool:
+    """Whether they are images of one folder in two formats, of which some are in both."""
+    kinds = {one.kind, other.kind}
+    alike = len({*map(without_image_suffix, kinds)}) == 1 < len(kinds)
+    return alike and one.entries[0].folder == other.entries[0].folder and not _may_be_masks(one)
 
 
 def _worth(reading: Reading) -> tuple[object, ...]:

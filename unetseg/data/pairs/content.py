@@ -186,7 +186,10 @@ def _edges(path: Path) -> NDArray[np.float64] | None:
     if (sample := _small_copy(path)) is None:
         return None
     grey = np.nan_to_num(sample[0].astype(np.float64)).mean(-1)
-    down, across = np.gradient(grey)
+    down, across = (
+        np.gradient(grey, axis=axis) if length > 1 else np.zeros_like(grey)
+        for axis, length in enumerate(grey.shape)
+    )
     strength = np.hypot(down, across)
     return np.asarray(strength / (strength.mean() + 1e-12))
 

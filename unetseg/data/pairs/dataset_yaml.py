@@ -9,7 +9,7 @@ import difflib
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import chain, count, takewhile
@@ -19,13 +19,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from unetseg.config import DataConfig, GroupsConfig, PairsConfig, expected
+from unetseg.config import DataConfig, PairsConfig, expected
+from unetseg.data.files.folders import root_of
 from unetseg.data.masks.class_list import ClassNames, load_yaml, parse_class_names
 from unetseg.data.masks.class_map import ClassMap, Code
 from unetseg.data.masks.infer_classes import distinct_colours
 from unetseg.data.masks.listed_classes import background_by_name
-from unetseg.data.pairs.match import Where, find_pairs
-from unetseg.data.pairs.naming import SPLIT_NAMES, SPLITS
+from unetseg.data.pairs.match import find_pairs
+from unetseg.data.pairs.naming import SPLIT_NAMES, SPLITS, fold, tokens
 from unetseg.data.pairs.pair import PairSet, coded_as
 from unetseg.data.pairs.questions import is_pattern
 from unetseg.errors import ConfigError, MaskError
@@ -215,7 +216,8 @@ def _in_force(description: Description, data: Path, config: PairsConfig) -> tupl
     over = {
         name
         for name, field in type(config).model_fields.items()
-        if _whole(getattr(config, name)) not in (field.default, getattr(stated, name))
+        if _whole(getattr(config, name), description.path.parent)
+        not in (field.default, getattr(stated, name))
     }
     table = description.path.parent / (stated.pairs or "pairs.csv")
     is_listed_elsewhere = data.is_file() and not (table.is_file() and table.samefile(data))
@@ -228,9 +230,11 @@ def _in_force(description: Description, data: Path, config: PairsConfig) -> tupl
     return tuple(key for key in description.keys if key not in over)
 
 
-def _whole(value: object) -> object:
-    """The whole path of what is there; anything else as it is."""
-    return value.absolute() if isinstance(value, Path) and value.exists() else value
+def _whole(value: object, root: Path) -> object:
+    """The whole path of what is in `root`, or else there from here; anything else as it is."""
+    if not isinstance(value, Path):
+        return value
+    return next((path.absolute() for path in (root / value, value) if path.exists()), value)
 
 
 def find_described(
@@ -246,18 +250,9 @@ def find_described(
         MaskError: there is a class that `class_map` lacks.
     """
     config, description = described(data, config)
-    pairs = find_pairs(data, **where(config))
+    pairs = find_pairs(data, config)
     pairs = coded_as(pairs, class_map) if class_map else pairs
     return split_as_described(pairs, description), config
-
-
-def where(config: PairsConfig) -> Where:
-    """What `config` says about the pairs of a folder."""
-    asked: Where = {"images": config.images, "masks": config.masks, "table": config.pairs}
-    asked |= {"unpaired": config.unpaired}
-    if isinstance(config, GroupsConfig):
-        asked |= {"group": config.group, "group_column": config.group_column}
-    return asked
 
 
 def split_as_described(pairs: PairSet, description: Description) -> PairSet:
@@ -270,7 +265,8 @@ def split_as_described(pairs: PairSet, description: Description) -> PairSet:
         description: The lines.
 
     Raises:
-        ConfigError: a line names no pair though none is left out, or a pair is in several splits.
+        ConfigError: a line names neither a pair nor a file that is left out, or a pair is in
+            several splits.
     """
     if "splits" not in description.keys:
         return pairs
@@ -278,12 +274,13 @@ def split_as_described(pairs: PairSet, description: Description) -> PairSet:
     for pair in pairs.pairs:
         forms[_composed(pair.name)].append(pair.name)
     ranks: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    left_out = {fold(path.stem) for path, _ in pairs.left_out}
     faults = []
     for split, line in description.splits:
         rank, names = _matched(line, forms)
         for name in names:
             ranks[name][rank].add(split)
-        if not names and line != _REST and not pairs.left_out:
+        if not names and line != _REST and not _may_be_among(line, left_out):
             faults.append(f"{printable(f'{split}: {line}')} matches no pair")
     splits = {name: sorted(rank[min(rank)]) for name, rank in ranks.items()}
     faults += [f"{printable(n)} is in {' and '.join(s)}" for n, s in splits.items() if len(s) > 1]
@@ -298,6 +295,17 @@ def split_as_described(pairs: PairSet, description: Description) -> PairSet:
         )
     named = (replace(p, split=splits.get(p.name, [p.split])[0]) for p in pairs.pairs)
     return replace(pairs, pairs=tuple(named))
+
+
+def _may_be_among(line: str, stems: Collection[str]) -> bool:
+    """Whether a line may mean one of the files that are in no pair."""
+    last = fold(line).rpartition("/")[2]
+    if is_pattern(last):
+        return any(fnmatchcase(stem, f"*{last}*") for stem in stems)
+    return any(  # 21 of 21_training, um_1 of um_road_1
+        last in stem or last.startswith(stem) or {*tokens(last)} <= {*tokens(stem)}
+        for stem in stems
+    )
 
 
 def _matched(line: str, forms: Mapping[str, list[str]]) -> tuple[int, list[str]]:
@@ -370,7 +378,7 @@ def write_description(
 
 
 def located(data: Path, config: DataConfig) -> DataConfig:
-    """The settings of the pairs in `data`, with whole paths; patterns stay as they are."""
+    """The settings of the pairs in `data`, with whole paths; patterns of `data` stay."""
     root = data if data.is_dir() else data.parent
     named = {"pairs": data if data.is_file() else config.pairs}
     named |= {"images": config.images, "masks": config.masks}
@@ -380,6 +388,11 @@ def located(data: Path, config: DataConfig) -> DataConfig:
         if given
         for place in (given, root / given)  # the last that is there counts
         if place.exists()
+    }
+    places |= {  # patterns that count from here
+        key: given.absolute()
+        for key, given in named.items()
+        if given and key not in places and not root_of(root / given).is_dir()
     }
     return config.model_copy(update=places)
 

@@ -127,7 +127,7 @@ def _json_kind(head: str) -> str:
 
 
 def _texts(root: Path, files: Mapping[str, Sequence[Path]]) -> Iterator[Foreign]:
-    row = re.compile(r"\s*\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*", re.IGNORECASE)
+    row = re.compile(r"\s*\d+(\s+-?(\d*\.)?\d+(e-?\d+)?){4,}\s*", re.IGNORECASE)
     texts = files.get(".txt", ())
     samples = [path for path in texts if path.stat().st_size][: 4 * _SEEN]
     yolo = [p for p in samples if all(row.fullmatch(line) for line in _head(p).splitlines()[:20])]

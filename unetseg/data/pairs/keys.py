@@ -254,11 +254,8 @@ def _apply(
     images: Sequence[Entry], masks: Sequence[Entry], image_key: KeyOf, mask_key: KeyOf, rule: int
 ) -> Matching:
     couples, names, crowds = [], [], []
-    for key, (ours, theirs) in _by_key(images, masks, image_key, mask_key).items():
-        for split in dict.fromkeys(entry.split for entry in ours):
-            photos = [entry for entry in ours if entry.split == split]
-            truths = [entry for entry in theirs if entry.split == split]
-            truths = truths or [e for e in theirs if split is None or e.split is None]
+    for key, sides in _by_key(images, masks, image_key, mask_key).items():
+        for photos, truths in _by_split(*sides):
             truths = [] if _differ_in_split(photos, truths) else truths
             if len(photos) == len(truths) == 1:
                 couples.append((photos[0], truths[0]))
@@ -267,6 +264,20 @@ def _apply(
             elif photos and truths:
                 crowds.append((tuple(photos), tuple(truths)))
     return Matching(tuple(couples), tuple(names), rule, tuple(crowds))
+
+
+def _by_split(
+    photos: Sequence[Entry], truths: Sequence[Entry]
+) -> Iterator[tuple[list[Entry], list[Entry]]]:
+    """Images and masks of one split; then those without any, with what is left. None is twice."""
+    shared = {entry.split for entry in photos} & {entry.split for entry in truths}
+    for split in dict.fromkeys(entry.split for entry in photos if entry.split in shared):
+        yield [e for e in photos if e.split == split], [e for e in truths if e.split == split]
+    ours, theirs = ([e for e in side if e.split not in shared] for side in (photos, truths))
+    if bare := [entry for entry in theirs if entry.split is None]:
+        yield ours, bare
+    else:
+        yield [entry for entry in ours if entry.split is None], theirs
 
 
 def _differ_in_split(photos: Sequence[Entry], truths: Sequence[Entry]) -> bool:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from unetseg.data.files.folders import without_image_suffix
 from unetseg.data.pairs.naming import SPLITS, read_name, tokens
-from unetseg.data.pairs.table import as_text, files_by_folder, rows_by_split, tables_below
+from unetseg.data.pairs.table import any_text, files_by_folder, rows_by_split, tables_below
 from unetseg.storage import is_file
 from unetseg.text import plural, printable
 
@@ -79,15 +79,17 @@ def listed_splits(
         return Listed(splits)
     tails = _tails(names, others)
     read = [_read(file, split, lines, tails) for file, split, lines in lists]
-    if any(splits):
-        return Listed(splits, _against(root, splits, read))
+    against = _against(root, splits, read) if any(splits) else ""
+    if "train" in splits:
+        return Listed(splits, against)
     used, unused = _used(read, len(names))
     for one in used:
         for number in one.pairs:
-            splits[number] = one.split
+            splits[number] = splits[number] or one.split  # what folders tell counts
     if used and "train" not in {one.split for one in used}:
         splits = [split or "train" for split in splits]
-    told = [f"split by {_names(used, root)}"] if used else []
+    told = [against] if against else []
+    told += [f"split by {_names(used, root)}"] if used else []
     told += [f"{_names([one], root)} is not used, because {why}" for one, why in unused]
     return Listed(splits, "; ".join(told))
 
@@ -131,8 +133,8 @@ def _lists(root: Path) -> Iterator[tuple[Path, str, list[str]]]:
             if is_both and "train" in splits.values():
                 continue
             if is_file(path) and path.stat().st_size < _MOST:
-                with suppress(OSError, UnicodeDecodeError):  # no text
-                    lines = as_text(path.read_bytes()).splitlines()
+                with suppress(OSError):
+                    lines = any_text(path.read_bytes()).splitlines()
                     yield path, "train" if is_both else split, lines
 
 
@@ -204,7 +206,7 @@ def _used(lists: Sequence[_List], pairs: int) -> tuple[list[_List], list[tuple[_
         why = "some images are in several splits"
     elif {one.split for one in chosen} == {"train"}:
         why = "" if _named(chosen) == pairs else "no list of another split is with it"
-    elif _named(chosen) < _LEAST * pairs:
+    elif "train" in {one.split for one in chosen} and _named(chosen) < _LEAST * pairs:
         why = f"the lists name {_named(chosen):,} of {plural(pairs, 'pair')}"
     else:
         return chosen, [

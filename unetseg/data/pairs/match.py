@@ -8,16 +8,15 @@ of files. What takes no part is told with its reason; what nobody could know is 
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import TypedDict, Unpack
 
-from unetseg.config import Unpaired
-from unetseg.data.files.folders import below, output_names, scan, scan_names
+from unetseg.config import GroupsConfig, PairsConfig, Unpaired
+from unetseg.data.files.folders import below, output_names, scan
 from unetseg.data.files.pages import ARRAY_SUFFIXES, MaskSet, files_of, split_page
 from unetseg.data.pairs.choose import (
     NO_IMAGE,
@@ -38,11 +37,11 @@ from unetseg.data.pairs.naming import SPLITS, tokens
 from unetseg.data.pairs.pair import Pair, PairSet, grouped, paged
 from unetseg.data.pairs.questions import check_command, fits, is_pattern, no_images
 from unetseg.data.pairs.series import Entry, read_entries, split_series
-from unetseg.data.pairs.table import ListedPair, clear_tables, read_table
+from unetseg.data.pairs.table import clear_tables, read_table
 from unetseg.errors import ConfigError, DataError, PairingError
 from unetseg.text import plural, printable
 
-__all__ = ["NO_IMAGE", "NO_MASK", "SEVERAL", "Pair", "PairSet", "Where", "find_pairs"]
+__all__ = ["NO_IMAGE", "NO_MASK", "SEVERAL", "Pair", "PairSet", "find_pairs"]
 BY_HAND = "Say which is which: --images DIR --masks DIR, or --pairs FILE.csv (columns image, mask)."
 _OUTSIDE = "outside of the splits"
 _SPLIT_WORD = re.compile(
@@ -53,55 +52,33 @@ _SPLIT_SHARE = 0.3  # of the pairs: where fewer are in folders of splits, these 
 Find = Callable[[Path, type[DataError]], list[Path]]
 
 
-class Where(TypedDict, total=False):
-    """Where the pairs of a folder are, and how they are grouped, as far as the user says it.
-
-    Attributes:
-        images: Folder of the images, or a pattern of their paths; together with `masks`.
-        masks: Folder of the masks, or a pattern.
-        table: CSV file with the columns image, mask and optionally split and group; paths are
-            absolute or relative to it. A `pairs.csv` in the folder is taken without asking, and
-            tables of any other name where the folder itself tells no pairs.
-        group: Regular expression, searched in the file names of the images or, unless it is in
-            all of them, in the names of the pairs. Pairs with an equal match (of its first
-            parenthesis, if it has one) form a group.
-        group_column: Column of the CSV that holds the group, instead of "group".
-        unpaired: What images without mask are: left out, images that show nothing, or an error.
-    """
-
-    images: Path | None
-    masks: Path | None
-    table: Path | None
-    group: str | None
-    group_column: str | None
-    unpaired: Unpaired
-
-
-def find_pairs(root: Path, *, lenient: bool = False, **where: Unpack[Where]) -> PairSet:
+def find_pairs(root: Path, config: PairsConfig | None = None, *, lenient: bool = False) -> PairSet:
     """All pairs of image and mask in the folder `root` or in a CSV file, sorted by name.
 
-    With `lenient`, a broken link or a pipe with the name of an image counts as a file.
+    A `pairs.csv` in the folder is taken without asking, and tables of any other name where the
+    folder itself tells no pairs. With `lenient`, a broken link or a pipe with the name of an image
+    counts as a file.
 
     Raises:
         PairingError: there are none, several readings are as good, or most files do not pair;
             every offender is listed, with ready commands where a choice is to be made.
-        ConfigError: the arguments contradict each other, or `group` does not match every image.
+        ConfigError: the settings contradict each other, or `group` does not match every image.
     """
-    images, masks = where.get("images"), where.get("masks")
-    group, group_column = where.get("group"), where.get("group_column")
-    root, table = _locate(root, images, masks, where.get("table"))
+    config = config or PairsConfig()
+    groups = config if isinstance(config, GroupsConfig) else GroupsConfig()
+    group, group_column = groups.group, groups.group_column
+    root, table = _locate(root, config.images, config.masks, config.pairs)
     if group_column is not None and (table is None or group is not None):
         raise ConfigError(
             "--group-column names a column of a CSV file of pairs, and excludes --group",
             fix="Give --pairs FILE.csv with that column, or --group with a regular expression.",
         )
     if table is not None:
-        pairs = tuple(Pair(*row) for row in read_table(table, group_column, root))
+        pairs = tuple(read_table(table, group_column, root))
         found = PairSet(root, pairs, f"{printable(table)}, {plural(len(pairs), 'pair')}")
     else:
-        find = scan_names if lenient else scan
-        unpaired = where.get("unpaired", "auto")
-        found = _search_all(root, images, masks, unpaired, find)
+        find = partial(scan, lenient=lenient)
+        found = _search_all(root, config.images, config.masks, config.unpaired, find)
     found = paged(found)
     pairs = tuple(sorted(found.pairs, key=lambda pair: pair.name))
     return replace(found, pairs=pairs if group is None else grouped(pairs, group))
@@ -158,10 +135,16 @@ def _search(
     root: Path, images: Path | None, masks: Path | None, unpaired: Unpaired, find: Find
 ) -> PairSet:
     """The pairs of a folder, in no order."""
+    home = root
     if images is not None and masks is not None:
         base, sides = _asked_for(root, images, masks, find)
         one = [entry.path for entry in sides[0]] == [entry.path for entry in sides[1]]
-        choice = choose(base, split_series(sides[0])) if one else choose_between(base, *sides)
+        home = _home(root, base, images, masks)
+        choice = (
+            choose(base, split_series(sides[0]))
+            if one
+            else choose_between(base, sides[0], sides[1], home)
+        )
     else:
         base, choice = root, _chosen(root, find(root, PairingError))
     pairs = []
@@ -172,7 +155,7 @@ def _search(
             second = choice.seconds.get(image.path)
             pairs.append(Pair(image.path, mask.path, name, split, None, region, second))
     found = PairSet(root, tuple(pairs), _sentence(choice.readings))
-    return _complete(found, base, choice.left_out, unpaired)
+    return _complete(found, base, choice.left_out, unpaired, home)
 
 
 def _search_sets(
@@ -210,10 +193,12 @@ def _search_sets(
     several = sum(len(files_of(mask)) > 1 for mask in united.masks.values() if mask)
     rule = f"{plural(len(pairs), 'pair')}, {several} with several masks; {united.told}"
     found = PairSet(root, tuple(pairs), rule, classes=tuple(united.classes))
-    return _complete(found, base, left_out, unpaired)
+    return _complete(found, base, left_out, unpaired, _home(root, base, *named))
 
 
-def _complete(found: PairSet, base: Path, left_out: dict[Path, str], unpaired: Unpaired) -> PairSet:
+def _complete(
+    found: PairSet, base: Path, left_out: dict[Path, str], unpaired: Unpaired, home: Path
+) -> PairSet:
     """The pairs with their splits, unless most files do not pair."""
     pairs = list(found.pairs)
     _refuse_few(base, len(pairs), left_out, unpaired)
@@ -224,10 +209,17 @@ def _complete(found: PairSet, base: Path, left_out: dict[Path, str], unpaired: U
             for e in bare
         ]
         left_out = {path: why for path, why in left_out.items() if why != NO_MASK}
-    pairs, outside, told = _with_splits(base, _unique(pairs), left_out)
+    pairs, outside, told = _with_splits(home, _unique(pairs), left_out)
     left_out |= dict.fromkeys(outside, _OUTSIDE)
     rule = found.rule + _told(left_out.values()) + told
     return replace(found, pairs=tuple(pairs), rule=rule, left_out=tuple(left_out.items()))
+
+
+def _home(root: Path, base: Path, *sides: Path) -> Path:
+    """Where lists and the like may lie: not in all that two folders far apart have above them."""
+    above, folders = base.resolve(), [_folder(root, side).resolve() for side in sides]
+    is_near = bool(folders) and all(above in (folder, folder.parent) for folder in folders)
+    return base if is_near or above.is_relative_to(root.resolve()) else root
 
 
 def _from_tables(root: Path) -> PairSet | None:
@@ -242,7 +234,7 @@ def _from_tables(root: Path) -> PairSet | None:
         raise faults[0]
     pairs: dict[Path, Pair] = {}
     for row in chain.from_iterable(tables.values()):
-        first = pairs.get(row.image, Pair(*row))
+        first = pairs.get(row.image, row)
         pairs[row.image] = replace(first, split=first.split or row.split)
         if first.mask != row.mask or (row.split and pairs[row.image].split != row.split):
             names = [below(table, root).as_posix() for table in tables]
@@ -278,8 +270,9 @@ def _beside_tables(found: PairSet) -> PairSet:
     return replace(found, rule=rule)
 
 
-def _couple(row: ListedPair) -> tuple[str, str]:
+def _couple(row: Pair) -> tuple[str, str]:
     """Image and mask of a row; of pages with one number, their stacks."""
+    assert isinstance(row.mask, Path)  # as of every row
     (image, page), (mask, other) = split_page(row.image), split_page(row.mask)
     return (str(image), str(mask)) if page == other else (str(row.image), str(row.mask))
 
@@ -317,7 +310,7 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
     sides = {
         side: find(folders[side], PairingError)
         if side in folders
-        else [path for path, inner in inner_paths.items() if fits(inner, given.as_posix())]
+        else _fitting(root, given, inner_paths)
         for side, given in wanted.items()
     }
     for side, other in (("images", "masks"), ("masks", "images")):  # one may lie in the other
@@ -331,7 +324,7 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
         raise PairingError("there are no images in", empty, "Check --images and --masks.")
     bases = {side: folders.get(side, root).absolute() for side in wanted}
     above = Path(os.path.commonpath(list(bases.values())))
-    files = {side: [path.absolute() for path in sides[side]] for side in wanted}
+    files = _apart({side: [path.absolute() for path in sides[side]] for side in wanted})
     if len(folders) < 2:  # with patterns, the folders above tell places
         both = {e.path: e for e in read_entries(above, [*files["images"], *files["masks"]])}
         return above, [[both[path] for path in files[side]] for side in wanted]
@@ -342,6 +335,26 @@ def _asked_for(root: Path, images: Path, masks: Path, find: Find) -> tuple[Path,
             [e._replace(inner=o.inner, parent=o.parent) for e, o in zip(own, outer, strict=True)]
         )
     return above, entries
+
+
+def _apart(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """What both sides name is of the narrower one alone: *.png fits x_mask.png too."""
+    images, masks = map(set, files.values())
+    shared = images & masks
+    if images != masks:
+        wider = max(files, key=lambda side: len(files[side]))
+        files[wider] = [path for path in files[wider] if path not in shared]
+    return files
+
+
+def _fitting(root: Path, given: Path, inner_paths: Mapping[Path, str]) -> list[Path]:
+    """The files that a pattern names: in `root`, or else from here."""
+    outer = below(given.absolute(), root.absolute())
+    found = (
+        [path for path, inner in inner_paths.items() if fits(inner, pattern.as_posix())]
+        for pattern in (given, outer)
+    )
+    return next(filter(None, found), [])
 
 
 def _folder(root: Path, given: Path) -> Path:
@@ -406,6 +419,8 @@ def _with_splits(
     if not any(splits):  # such as train_1 and val_1, in all names
         begun = [SPLITS.get(next(iter(tokens(pair.image.stem)), "")) for pair in pairs]
         splits = plain if None in begun else begun
+    if any(splits) and "train" not in splits:  # what is in no other is for training, as in lists
+        splits = [split or "train" for split in splits]
     if splits != own:
         pairs = [replace(p, split=split) for p, split in zip(pairs, splits, strict=True)]
     named = [pair for pair in pairs if pair.split]

@@ -29,7 +29,10 @@ _GLUED = re.compile(
     re.IGNORECASE,
 )
 _NNUNET = re.compile(r"(?<=s)T([rs])(?![a-z])")  # imagesTr, labelsTr, imagesTs
-_WITH = re.compile(r"(?:with|and|without)[-_ ]?\w+", re.IGNORECASE)  # frames-with-annotations
+_WITH = re.compile(  # frames-with-annotations, images_and_masks; not random_train, gland_masks
+    r"(?i:with|without)[-_ ]?\w+|(?<![A-Za-z])(?i:and)[-_ ]\w+|(?<=[a-z])And(?=[A-Z])\w+"
+    r"|(?<=[Hh])(?i:and[-_ ]?labell?ed)"  # HandLabeled/{S2Hand,LabelHand} is a place
+)
 _FILLERS = frozenset({"set", "sets", "folder", "folders", "dir", "data", "dataset"})
 
 _MASK = re.compile(

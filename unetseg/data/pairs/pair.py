@@ -110,11 +110,14 @@ def paged(found: PairSet) -> PairSet:
     if not any(_pages_of(pair) for pair in may_be[:: max(1, len(may_be) // SAMPLES)]):
         return found
     pairs: list[Pair] = []
+    taken = {pair.name for pair in found.pairs}
     for pair in found.pairs:
         pages = _pages_of(pair)
         sides = [page_paths(path, pages) for path in pair.files] if pages else []
+        clashes = bool(sides) and not taken.isdisjoint(pair.name + end for _, end in sides[0])
+        name = f"{pair.name}_page" if clashes else pair.name  # beside a_1.tif
         singles = [
-            replace(pair, image=image, mask=mask, name=pair.name + end)
+            replace(pair, image=image, mask=mask, name=name + end)
             for (image, end), (mask, _) in zip(*sides, strict=True)
         ]
         pairs += singles or [pair]

@@ -42,10 +42,10 @@ def several_masks(root: Path, crowds: Mapping[Entry, Sequence[Entry]]) -> Pairin
     )
 
 
-def nothing_pairs(root: Path, series: Sequence[Series]) -> PairingError:
+def nothing_pairs(root: Path, series: Sequence[Series], home: Path | None = None) -> PairingError:
     """What there is, and that no masks are among it."""
     everything = [entry for one in series for entry in one.entries]
-    foreign = find_foreign(root)
+    foreign = find_foreign(home or root)
     lines = [one.line() for one in foreign]
     lines += [
         f"{printable(pattern(one, everything))}: {plural(len(one), 'image file')}"

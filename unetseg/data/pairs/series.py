@@ -10,7 +10,7 @@ by the suffix (`x.jpg`, `x.png`).
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, combinations
@@ -19,9 +19,18 @@ from typing import NamedTuple
 
 from unetseg.data.files.folders import without_image_suffix
 from unetseg.data.pairs.content import Look, look_at
-from unetseg.data.pairs.naming import Said, read_name, says_side, tokens
+from unetseg.data.pairs.naming import (
+    FIELD_OF_VIEW,
+    PART,
+    SECOND_OBSERVER,
+    Said,
+    read_name,
+    says_side,
+    tokens,
+)
 
 _NAMES = 8  # of folders that compete, at most; more are places
+_OBSERVERS = frozenset({"observer", "rater", "reader", "expert", "annotator", "grader"})
 _LETTER = re.compile(r"[^\W\d_]")
 _GLUED_SPLITS = (
     re.compile(r"(?P<split>train|test|valid|val)(?P<rest>[a-z]+)", re.IGNORECASE),
@@ -97,11 +106,13 @@ def read_entries(root: Path, paths: Iterable[Path]) -> list[Entry]:
     }
     every = (f for folder in nearest.values() for f in (folder, *folder.parents) if f.name)
     folders = [*dict.fromkeys(every)]
+    spelt = _spelt(folders)
     alike = _Alike(
-        _spelt(folders),
+        spelt,
         len(Path(os.path.commonpath([*nearest.values()])).parts) if files else 0,
         _numbered_siblings(folders),
         *_both_sides(folders),
+        _above_splits(folders, spelt),
     )
     said = {parent: _read_folders(folder, alike) for parent, folder in nearest.items()}
     entries = []
@@ -122,6 +133,8 @@ class _Alike(NamedTuple):
         numbered: Words of folders that stand beside others of the same words and another number.
         places: Folders of one name below images and below masks.
         tags: Words beside the role that folders of images and of masks have alike.
+        above: Folders that hold those of several splits, and whether they stand beside another
+            split; what these say of a split counts last, what the others say does not.
     """
 
     spelt: dict[str, str]
@@ -129,6 +142,7 @@ class _Alike(NamedTuple):
     numbered: frozenset[tuple[str, ...]]
     places: frozenset[str]
     tags: frozenset[tuple[str, ...]]
+    above: dict[str, bool]
 
 
 def _numbered_siblings(folders: Iterable[PurePosixPath]) -> frozenset[tuple[str, ...]]:
@@ -189,8 +203,34 @@ def _both_sides(
         if not (above and children[folder.parent] >= {"image", "mask"}):
             sides[folder.name].add(above)
     places = frozenset(name for name, roles in sides.items() if len(roles) > 1 and "mask" in roles)
+    places |= {  # center_1/images and center_1/masks
+        folder.name
+        for folder, roles in children.items()
+        if roles >= {"image", "mask"} and _is_place(read_name(folder.name))
+    }
     alike = tags["image"] == tags["mask"] and len(tags["image"]) > 1
     return places, frozenset(tags["image"]) if alike else frozenset()
+
+
+def _is_place(said: Said) -> bool:
+    """Whether a folder of images and masks is a place: `center_1`, `human`, `second_batch`."""
+    is_observer = not _OBSERVERS.isdisjoint(said.rest)
+    is_second = "human" in said.rest or (said.second == SECOND_OBSERVER and not is_observer)
+    return said.aside in {PART, FIELD_OF_VIEW} or (is_second and not said.says_side)
+
+
+def _above_splits(folders: Iterable[PurePosixPath], spelt: Mapping[str, str]) -> dict[str, bool]:
+    """Names of folders above those of several splits and no others: `my_test/{train,val}`."""
+    below: dict[PurePosixPath, set[str | None]] = defaultdict(set)
+    for folder in folders:
+        said = read_name(spelt.get(folder.name, folder.name))
+        if said.split or said.tells:
+            below[folder.parent].add(said.split)
+    parted = {folder for folder, splits in below.items() if len(splits - {None}) > 1}
+    above = [folder for folder in parted if None not in below[folder]]
+    names = [one for folder in above for one in (folder, *folder.parents)]
+    beside = {one.name for one in names if one.parent in parted}
+    return {one.name: one.name in beside for one in names}
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -202,6 +242,7 @@ def _read_folders(
 ) -> tuple[str | None, tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Split, place, name of the series and names of an `Entry` in a folder."""
     split: str | None = None
+    outer: str | None = None
     place: list[str] = []
     series: list[str] = []
     names: list[str] = []
@@ -209,7 +250,10 @@ def _read_folders(
     for level, name in enumerate(folder.parts):
         spelt = alike.spelt.get(name, name)
         said = read_name(spelt)
-        split = split or said.split
+        if name in alike.above:
+            outer = outer or (said.split if alike.above[name] else None)
+        else:
+            split = split or said.split
         own = tuple(token for token in said.rest if token not in above)
         numbers = tuple(number for number in said.numbers if number not in above)
         above = (*above, *tokens(spelt))
@@ -228,7 +272,7 @@ def _read_folders(
             place += numbers
         else:
             place.append(name)
-    return split, tuple(place), tuple(series), tuple(names)
+    return split or outer, tuple(place), tuple(series), tuple(names)
 
 
 def split_series(entries: Sequence[Entry]) -> list[Series]:
@@ -312,7 +356,8 @@ def _kinds(entries: Sequence[Entry]) -> dict[str, str]:
     often = Counter(added.values()), Counter(word for words in swapped.values() for word in words)
     kinds: dict[str, str] = {}
     for members in folders.values():
-        said = set() if _role(members[0].folder) else _said_masks(members)
+        asks = not _role(members[0].folder) or _are_sides(members)
+        said = _said_masks(members) if asks else set()
         for entry in members:
             part = added.get(entry.inner, "")
             if part and (often[0][part] > 1 or read_name(part).tells):
@@ -326,6 +371,11 @@ def _kinds(entries: Sequence[Entry]) -> dict[str, str]:
         kinds = {inner: kind for inner, kind in kinds.items() if kind not in things}
     _add_suffixes(folders.values(), kinds)
     return kinds
+
+
+def _are_sides(members: Sequence[Entry]) -> bool:
+    """Whether names say a side and nothing else: `img_1/image.png` and `img_1/mask.png`."""
+    return all(all(map(says_side, tokens(entry.stem))) for entry in members)
 
 
 def _said_masks(members: Sequence[Entry]) -> set[str]:

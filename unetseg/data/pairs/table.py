@@ -5,8 +5,9 @@ import os
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from unetseg.data.files.folders import IMAGE_SUFFIXES, is_hidden, output_names
 from unetseg.data.files.pages import file_of, split_page
 from unetseg.data.pairs.naming import SPLITS, read_name
+from unetseg.data.pairs.pair import Pair
 from unetseg.errors import PairingError
 from unetseg.storage import is_file
 from unetseg.text import printable
@@ -36,17 +38,6 @@ _HEAD = 1 << 16  # bytes of a header
 _MOST = 64 << 20  # bytes of a table that nobody named
 
 
-class ListedPair(NamedTuple):
-    """A row of the file, understood."""
-
-    image: Path
-    mask: Path
-    name: str
-    """Unique in the file, relative, without suffix."""
-    split: str | None
-    group: str | None
-
-
 class _Row(NamedTuple):
     """What a row of the file holds; files that are not there are None."""
 
@@ -60,7 +51,7 @@ class _Row(NamedTuple):
 
 def read_table(
     table: Path, group_column: str | None = None, root: Path | None = None
-) -> list[ListedPair]:
+) -> list[Pair]:
     """The pairs that the CSV file `table` lists, in its order.
 
     Columns are known by their usual names, such as image_path and label. A column fold groups; a
@@ -104,7 +95,7 @@ def read_table(
     called = {path: _named(path) for path in images}
     names = dict(output_names([(path, base) for path in called.values()]))
     return [
-        ListedPair(
+        Pair(
             row.image,
             row.mask,
             names[called[row.image]].as_posix(),
@@ -118,7 +109,13 @@ def read_table(
 
 def files_by_folder(root: Path) -> Iterator[tuple[str, list[str]]]:
     """Each folder from `root` on and the names of its files, in order, without hidden entries."""
-    for folder, folders, names in os.walk(root):
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):  # as images are found
+        status = Path(folder).stat()
+        if (place := (status.st_dev, status.st_ino)) in seen:  # links may lead in circles
+            folders.clear()
+            continue
+        seen.add(place)
         folders[:] = sorted(name for name in folders if not is_hidden([name]))
         yield folder, sorted(name for name in names if not is_hidden([name]))
 
@@ -127,6 +124,14 @@ def as_text(content: bytes, errors: str = "strict") -> str:
     """The text in a file of UTF-8, or of UTF-16 where its first bytes say so."""
     is_utf16 = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
     return content.decode("utf-16" if is_utf16 else "utf-8-sig", errors)
+
+
+def any_text(content: bytes) -> str:
+    """The text of a file, also in the encoding of old Windows; nothing of what is no text."""
+    try:
+        return as_text(content)
+    except UnicodeDecodeError:
+        return "" if b"\0" in content else content.decode("cp1252", "replace")
 
 
 def tables_below(root: Path, *columns: str) -> Iterator[Path]:
@@ -144,9 +149,7 @@ def tables_below(root: Path, *columns: str) -> Iterator[Path]:
                 yield path
 
 
-def clear_tables(
-    root: Path, faults: list[PairingError] | None = None
-) -> dict[Path, list[ListedPair]]:
+def clear_tables(root: Path, faults: list[PairingError] | None = None) -> dict[Path, list[Pair]]:
     """The pairs of each CSV file below `root` whose rows all name images that are there.
 
     Where no column tells the split, the file's name does: `train.csv`, `val.csv`. What is wrong
@@ -161,16 +164,16 @@ def clear_tables(
             if faults is not None and isinstance(error.came, int) and error.came:
                 faults.append(error)
             continue
-        files = {file_of(path) for row in rows for path in (row.image, row.mask)}
+        files = {file_of(path) for row in rows for path in row.files}
         if rows and {path.suffix.lower() for path in files} <= IMAGE_SUFFIXES:
-            tables[table] = [row._replace(split=row.split or said.split) for row in rows]
+            tables[table] = [replace(row, split=row.split or said.split) for row in rows]
     return tables
 
 
 def rows_by_split(table: Path) -> dict[str, list[str]]:
     """The other cells of the rows of each split, as lines; none where a row has no split."""
     try:
-        header, rows = _read_cells(table)
+        header, rows = _read_cells(table, any_text)
     except PairingError:
         return {}
     lines: dict[str, list[str]] = defaultdict(list)
@@ -189,10 +192,12 @@ def _named(path: Path) -> Path:
     return file.with_name(f"{file.stem}_{page}{file.suffix}") if page else path
 
 
-def _read_cells(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _read_cells(
+    table: Path, text_of: Callable[[bytes], str] = as_text
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The column names, and line and cells of the rows that are not empty."""
     try:
-        text = as_text(table.read_bytes())  # names may hold \r
+        text = text_of(table.read_bytes())  # names may hold \r
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
         header = [name.strip() for name in next(reader, [])]
