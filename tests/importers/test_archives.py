@@ -328,3 +328,10 @@ def test_names_without_end(tmp_path: Path, suffix: str) -> None:
     assert "has a name of 40005 characters" in refused(
         pack(tmp_path / f"set{suffix}", {name: b"", "a.png": b""})
     )
+
+
+def test_names_in_utf_8_without_a_flag_as_macos_packs_them(tmp_path: Path) -> None:
+    path = pack(tmp_path / "set.zip", {"QQ.png": b"x"})
+    flip(path, lambda data: data.replace(b"QQ", "\u00e4".encode()))
+    with unpacked(path, tmp_path / "out") as folder:
+        assert files_in(folder) == {"\u00e4.png": b"x"}

@@ -355,3 +355,29 @@ def test_a_turned_photo_whose_annotations_are_not_turned_says_so(tmp_path: Path)
     write(tmp_path / "src", dataset([SQUARE], ("a.jpg",)))
     with pytest.raises(DataError, match=r"the image has 80×60; .* EXIF orientation"):
         import_dataset("coco", tmp_path / "src", tmp_path / "out")
+
+
+def test_a_category_that_only_groups_others_is_no_class(tmp_path: Path) -> None:
+    """Roboflow puts one before all others."""
+    content = dataset([SQUARE])
+    content["categories"] = [
+        {"id": 0, "name": "animals", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "animals"},
+        {"id": 2, "name": "dog", "supercategory": "animals"},
+    ]
+    out = imported(tmp_path / "0", content)
+    assert (out / "classes.txt").read_text() == "0 background\n1 cat\n2 dog\n"
+    content["annotations"][0]["category_id"] = 0
+    out = imported(tmp_path / "1", content)
+    assert (out / "classes.txt").read_text() == "0 background\n1 animals\n2 cat\n3 dog\n"
+
+
+def test_a_missing_image_does_not_take_the_file_of_another(tmp_path: Path) -> None:
+    photo(tmp_path / "src/cam2/0001.png", SIZE)
+    names = ("cam1/0001.png", "cam2/0001.png")
+    write(tmp_path / "src", dataset([SQUARE | {"image_id": 2}], names))
+    with pytest.raises(DataError) as caught:
+        import_dataset("coco", tmp_path / "src", tmp_path / "out")
+    assert caught.value.offenders == ["no such image: cam1/0001"]
+    import_dataset("coco", tmp_path / "src", tmp_path / "out", on_bad="skip")
+    assert [*masks_in(tmp_path / "out")] == ["cam2/0001"]

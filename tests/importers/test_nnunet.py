@@ -169,7 +169,7 @@ def test_volumes_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "src/labelsTr/img-1.png").rename(tmp_path / "src/labelsTr/img-1.nii")
     (tmp_path / "src/dataset.json").write_text(json.dumps({"labels": LABELS}))
     monkeypatch.setitem(sys.modules, "nibabel", None)
-    with pytest.raises(MachineError, match="need the package nibabel"):
+    with pytest.raises(MachineError, match="needs nibabel"):
         imported("nnunet", tmp_path)
 
 
@@ -196,3 +196,13 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "src/dataset.json").unlink()
     assert not recognises(tmp_path / "src")
     assert "there is no dataset.json beside labelsTr" in wrong("nnunet", tmp_path)
+
+
+def test_cases_of_four_digits_without_a_channel(tmp_path: Path) -> None:
+    """As AMOS has them on both sides."""
+    for case in ("amos_0001", "amos_0004"):
+        export(tmp_path / "src", case=case)
+        path = tmp_path / f"src/imagesTr/{case}_0000.png"
+        path.rename(path.with_name(f"{case}.png"))
+    assert imported("nnunet", tmp_path).pairs == 2
+    assert sorted(masks_in(tmp_path / "out")) == ["amos_0001", "amos_0004"]

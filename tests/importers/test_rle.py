@@ -104,3 +104,14 @@ def test_a_row_without_class_and_runs_adds_no_class(tmp_path: Path) -> None:
     write(tmp_path / "src/train.csv", table)
     done = imported("rle", tmp_path)
     assert (done.pairs, done.classes) == (2, ("background", "1"))
+
+
+def test_a_sample_submission_is_no_truth(tmp_path: Path) -> None:
+    photo(tmp_path / "src/train_images/a.jpg", SIZE)
+    photo(tmp_path / "src/test_images/b.jpg", SIZE)
+    write(tmp_path / "src/train.csv", f"ImageId,EncodedPixels\na.jpg,{CAT}\n")
+    write(tmp_path / "src/sample_submission.csv", "ImageId,EncodedPixels\nb.jpg,1 2\n")
+    done = imported("rle", tmp_path)
+    assert (only_mask(tmp_path) == truth(BOXES[:1])).all()
+    assert "1 table left out: submissions are no truth" in done.notes
+    assert "1 image left out that no row names" in done.notes

@@ -1,9 +1,11 @@
 """Names in foreign files find the image they mean, and nothing outside of the folder."""
 
 import time
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -188,3 +190,13 @@ def test_threads_wait_for_the_tables(tmp_path: Path) -> None:
 )
 def test_splits_in_names(name: str, split: str | None) -> None:
     assert split_of(name) == split
+
+
+Form = Literal["NFC", "NFD"]
+
+
+@pytest.mark.parametrize(("stored", "said"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_both_unicode_forms_of_a_name_are_one(tmp_path: Path, stored: Form, said: Form) -> None:
+    there = unicodedata.normalize(stored, "photos/\u00e4.jpg")
+    files = ImageFiles(tree(tmp_path, there))
+    assert files.find(unicodedata.normalize(said, "photos/\u00e4.jpg")) == tmp_path / there

@@ -412,3 +412,16 @@ def test_all_faults_of_a_labelmap_are_listed(tmp_path: Path) -> None:
     for text in ("# nothing\n", f"f:{'1' * 5000},2,3::\n", f"g{' ' * 50_000}h\n"):
         with pytest.raises(DataError, match="is no list of labels"):
             labelmap_of(tmp_path, text)
+
+
+def test_labelme2voc_may_have_its_masks_beside_arrays(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "voc", ("a",))
+    numbers = np.where(codes() == 20, 2, codes())
+    (root / "SegmentationClass/a.png").unlink()
+    stored = np.where(numbers == 255, -1, numbers.astype(np.int32))
+    np.save(root / "SegmentationClass/a.npy", stored)
+    mask = save_mask(root / "SegmentationClassPNG/a.png", numbers)
+    (root / "class_names.txt").write_text("_background_\nsea\ncat")
+    done = imported(root, tmp_path / "out")
+    assert done.classes == ("background", "sea", "cat")
+    assert (tmp_path / "out/masks/a.png").read_bytes() == mask.read_bytes()

@@ -156,12 +156,28 @@ class Annotations:
     notes: tuple[str, ...] = ()
 
 
+def _without_strays(images: list[AnnotatedImage]) -> tuple[list[AnnotatedImage], list[Problem]]:
+    """The images but for those that took the file of another one, as their own is missing."""
+
+    def is_own(image: AnnotatedImage) -> bool:  # the path of the file ends as it is called
+        return f"/{image.path.with_suffix('').as_posix()}".endswith(f"/{image.name}")
+
+    own, others = list[AnnotatedImage](), list[AnnotatedImage]()
+    for image in images:
+        if not image.embedded:
+            (own if is_own(image) else others).append(image)
+    owned = Counter(image.path for image in own)
+    strays = {image.name: image.path for image in others if owned[image.path] == 1}
+    kept = [image for image in images if strays.get(image.name) != image.path]
+    return kept, [Problem("no such image", name) for name in strays]
+
+
 def collect(entries: Iterable[Entry]) -> Annotations:
     """All that a reader yields; an image that it yields several times becomes a problem."""
     by_type: dict[type, list[Any]] = defaultdict(list)
     for entry in entries:
         by_type[type(entry)].append(entry)
-    images: list[AnnotatedImage] = by_type[AnnotatedImage]
+    images, strays = _without_strays(by_type[AnnotatedImage])
     named = next(iter(by_type[Classes]), Classes(()))
     shapes = [shape for one in images if isinstance(one.mask, Sequence) for shape in one.mask]
     labels = [shape.label for shape in shapes if shape.label is not None]
@@ -169,7 +185,7 @@ def collect(entries: Iterable[Entry]) -> Annotations:
     classes, codes = (tuple(names), {}) if named.coded else class_codes([*names, *labels])
     count = Counter(image.path for image in images if not image.embedded)
     twins = {image.path: image.name for image in images if count[image.path] > 1}
-    repeated = [Problem("image listed several times", name) for name in twins.values()]
+    strays += [Problem("image listed several times", name) for name in twins.values()]
     drawable = []
     for image in (image for image in images if image.path not in twins):
         mask = image.mask
@@ -180,7 +196,7 @@ def collect(entries: Iterable[Entry]) -> Annotations:
     for note in by_type[Note]:
         counted[note.noun, note.text] += note.count
     notes = [str(Note(number, *words)) for words, number in counted.items() if number]
-    return Annotations(classes, drawable, (*by_type[Problem], *repeated), (*by_type[str], *notes))
+    return Annotations(classes, drawable, (*by_type[Problem], *strays), (*by_type[str], *notes))
 
 
 def class_codes(names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:

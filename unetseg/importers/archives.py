@@ -178,6 +178,16 @@ def _clashes(members: Iterable[_Member]) -> Iterator[str]:
 # What archives say they hold
 
 
+def _name(info: zipfile.ZipInfo) -> str:
+    """The name of a member; of UTF-8 also where, as macOS packs, nothing says so."""
+    if info.flag_bits & 0x800:
+        return info.orig_filename
+    try:
+        return info.orig_filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.orig_filename
+
+
 @contextmanager
 def _opened_zip(source: Path) -> Iterator[Iterable[_Member]]:
     with zipfile.ZipFile(source) as archive:
@@ -189,7 +199,7 @@ def _opened_zip(source: Path) -> Iterator[Iterable[_Member]]:
         ordinary = {0, stat.S_IFREG, stat.S_IFDIR}  # 0 where it was not made under Unix
         yield [
             _Member(
-                info.orig_filename,
+                _name(info),
                 info.file_size,
                 info.is_dir(),
                 stat.S_IFMT(info.external_attr >> 16) in ordinary,

@@ -68,6 +68,7 @@ class Category(BaseModel):
 
     id: int
     name: str
+    supercategory: Any = None
 
 
 class _Dataset(BaseModel):
@@ -91,8 +92,13 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     names = {path: name_in(source, path) for path in _json_files(source)}
     jsons = {path: read_json(path, _Dataset, source) for path in names}
     _check([*names.values()], [*jsons.values()])
-    categories = sorted({(c.id, c.name) for json in jsons.values() for c in json.categories})
+    every = [category for json in jsons.values() for category in json.categories]
+    used = {one.category_id for json in jsons.values() for one in json.annotations}
+    above = {str(one.supercategory) for one in every if one.supercategory != one.name}
+    groups = {(one.id, one.name) for one in every if one.name in above and one.id not in used}
+    categories = sorted({(one.id, one.name) for one in every} - groups)
     yield Classes([name for _, name in categories])
+    yield Note(len(groups), "group", "of categories left out: nothing is annotated by its name")
     files = ImageFiles(source, images)
     shaped = [one for json in jsons.values() for one in json.annotations if one.segmentation]
     crowds = [one for one in shaped if one.iscrowd]

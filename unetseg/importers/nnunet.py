@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -26,7 +25,7 @@ from pydantic import BaseModel
 
 from unetseg.data.files.image import read_image
 from unetseg.data.masks.class_map import IGNORED
-from unetseg.errors import DataError, MachineError, MaskError
+from unetseg.errors import DataError, MaskError, imported
 from unetseg.importers.annotations import (
     AnnotatedImage,
     Classes,
@@ -126,9 +125,11 @@ def _names(labels: Mapping[str, int | str | list[int]]) -> dict[int, str]:
 def _channels(folder: Path, ending: str) -> dict[str, list[Path]]:
     """The files of each case in a folder of images, in the order of their channels."""
     channels: dict[str, list[Path]] = defaultdict(list)
-    for path in visible_files(folder, f"*{ending}"):
+    paths = visible_files(folder, f"*{ending}")
+    for path in paths:
         channels[_CHANNEL.sub("", path.name.removesuffix(ending))].append(path)
-    return channels
+    alone = {path.name.removesuffix(ending): [path] for path in paths}  # amos_0001 is a case too
+    return alone | channels
 
 
 # Flat images
@@ -210,11 +211,7 @@ def _header(path: Path) -> Any:
         DataError: it is no volume.
         MachineError: nibabel is not installed.
     """
-    try:
-        nibabel = import_module("nibabel")
-    except ImportError as error:
-        fix = 'Install it: uv pip install nibabel, or "unetseg[medical]".'
-        raise MachineError("volumes (NIfTI) need the package nibabel", fix=fix) from error
+    nibabel = imported("nibabel", "medical")
     with _explained_volume(path):
         return nibabel.load(path)
 

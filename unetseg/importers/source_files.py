@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
+from unicodedata import normalize
 from urllib.parse import unquote
 
 from PIL import Image
@@ -271,7 +272,7 @@ class ImageFiles:
         """By tables of all ends of each length, so that a hundred thousand are searched quickly."""
         longest: list[Path] = []
         for length in range(1, len(parts) + 1):
-            fitting = self._ends(length, with_suffix=with_suffix).get(tuple(parts[-length:]))
+            fitting = self._ends(length, with_suffix=with_suffix).get(_composed(parts[-length:]))
             if not fitting:
                 break
             longest = fitting
@@ -284,9 +285,14 @@ class ImageFiles:
                 table: dict[tuple[str, ...], list[Path]] = defaultdict(list)
                 for path in self.paths:
                     own = (*path.parts[:-1], path.name if with_suffix else path.stem)
-                    table[own[-length:]].append(path)
+                    table[_composed(own[-length:])].append(path)
                 self._by_end[with_suffix, length] = table
             return self._by_end[with_suffix, length]
+
+
+def _composed(parts: Sequence[str]) -> tuple[str, ...]:
+    """The parts of a path in composed Unicode form: macOS decomposes names."""
+    return tuple(normalize("NFC", part) for part in parts)
 
 
 def by_key(

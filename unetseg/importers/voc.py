@@ -164,6 +164,9 @@ def masks_by_name(root: Path) -> dict[str, Path]:
     """The mask files by the names of their images."""
     folder = root / CLASS_MASKS
     paths = scan(folder, MaskError) if folder.is_dir() else []
+    pictures = root / f"{CLASS_MASKS}PNG"  # of labelme2voc, where the other folder holds arrays
+    if pictures.is_dir() and all(path.suffix == ".npy" for path in paths):
+        folder, paths = pictures, scan(pictures, MaskError)
     return {path.relative_to(folder).with_name(path.stem).as_posix(): path for path in paths}
 
 
