@@ -134,10 +134,13 @@ def test_names_that_are_one_file_elsewhere_clash_only_there(
     assert unicodedata.normalize("NFC", pair[0]).casefold()
 
 
+@pytest.mark.parametrize("is_there", [False, True])
 def test_names_that_no_file_system_holds_are_refused_together(
-    trained: Path, tmp_path: Path
+    trained: Path, tmp_path: Path, is_there: bool
 ) -> None:
     folder = draw(*(tmp_path / "in" / f"{letter * 240}.png" for letter in "ab"))
+    if is_there:
+        (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="too long names") as caught:
         predict(trained, folder, tmp_path / "out", probabilities=True)
     assert len(caught.value.offenders) == 2
@@ -296,3 +299,10 @@ def test_a_mask_of_before_never_stands_for_an_image_that_failed(
         assert again.skipped == [out / "2.png"]
     draw(folder / "1.png", seed=77)
     assert predict(trained, folder, out, existing="skip").written == [out / "1.png"]
+
+
+def test_inputs_that_nobody_can_look_for_are_told_together(trained: Path, tmp_path: Path) -> None:
+    given = [tmp_path / (letter * 300) for letter in "ab"]
+    with pytest.raises(ImageError, match="cannot be looked for") as caught:
+        predict(trained, given, tmp_path / "out")
+    assert caught.value.offenders == [f"{path}: File name too long" for path in given]

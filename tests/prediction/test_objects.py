@@ -362,3 +362,14 @@ def test_the_table_of_all_has_no_objects_of_an_image_that_failed(
     words = ["predict", str(trained), str(images), "-o", str(out), "--objects", "--device", "cpu"]
     assert run([*words, "--precision", "float32", "--existing", "overwrite"]) == 4
     assert "a.png" not in {row["image"] for row in rows_of(out / "objects.csv")}
+
+
+def test_the_table_of_all_keeps_the_objects_of_images_predicted_before(
+    trained: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        image = blotches(50, 60, seed=ord(name))
+        Image.fromarray(image).save(tmp_path / name / f"{name}.png")
+        out = predict(trained, tmp_path / name, tmp_path / "out", "--objects")
+    assert {row["image"] for row in rows_of(out / "objects.csv")} == {"a.png", "b.png"}

@@ -167,13 +167,14 @@ def test_however_a_file_tells_where_it_has_no_data_the_mask_is_the_same(
     written.mkdir()
     write_raster(written / "value.tif", bands, nodata=0)
     write_raster(written / "alpha.tif", alpha, photometric="RGB", alpha="yes")
+    write_raster(written / "fourth.tif", alpha, photometric="minisblack", alpha="unspecified")
     write_raster(written / "mask.tif", bands, valid=valid)
     write_raster(written / "beside.tif", bands, valid=valid, internal=False)
     outs = [predict(trained, written, tmp_path / "whole", *ALL)]
     as_large()
     outs.append(predict(trained, written, tmp_path / "bands", *ALL))
     for out in outs:
-        assert len(files(out)) == 4 * 3
+        assert len(files(out)) == 5 * 3
         for name in files(out):
             expected = out / f"value{name[name.index('_') if '_' in name else -4 :]}"
             assert (out / name).read_bytes() == expected.read_bytes()

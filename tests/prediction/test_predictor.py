@@ -157,3 +157,13 @@ def test_one_image_is_not_several(run: Path) -> None:
 def test_files_are_predicted_by_their_paths(run: Path, tmp_path: Path, inputs: Any) -> None:
     with pytest.raises(ConfigError, match=r"unetseg\.load\(run\)\.predict\(array\)"):
         predict_folder(run, inputs, tmp_path / "out")
+
+
+def test_an_image_that_cannot_be_read_is_told_when_it_is_its_turn(run: Path) -> None:
+    images = [blotches(40, 50, seed=seed) for seed in range(3)]
+    model = Predictor(run, device=DeviceConfig(device="cpu", precision="float32"))
+    answers = model.predict_many([*images, "nothing.png", images[0]])
+    for image in images:
+        np.testing.assert_array_equal(next(answers), model.predict(image))
+    with pytest.raises(ImageError, match=r"^nothing.png"):
+        next(answers)

@@ -1,5 +1,6 @@
 """Images and masks on an S3 server of this machine: the masks of local folders, each once."""
 
+import errno
 import json
 import signal
 import sys
@@ -17,7 +18,7 @@ from unetseg.cli.app import run
 from unetseg.errors import MachineError
 from unetseg.scaling.object_storage import Place, Stage
 
-pytest.importorskip("s3fs", reason="s3fs is an extra")
+s3fs = pytest.importorskip("s3fs", reason="s3fs is an extra")
 moto = pytest.importorskip("moto.server", reason="moto is for development")
 
 Capture = pytest.CaptureFixture[str]
@@ -234,3 +235,75 @@ def test_pages_of_a_stack_that_are_there_are_refused_or_skipped(
     assert "there already: 6 masks" in capsys.readouterr().out
     assert predict(trained, source, "-o", out, "--existing", "skip", "--tta") == 2
     assert masks(stored(bucket, "masks")) == before
+
+
+def test_overlays_are_told_by_their_address(tmp_path: Path, bucket: Any, capsys: Capture) -> None:
+    trained, folder = save_run(tmp_path / "run"), draw(tmp_path / "in", 2)
+    out = f"s3://{bucket.name}/masks"
+    capsys.readouterr()
+    assert predict(trained, folder, "-o", out, "--overlay") == 0
+    assert f"next: look at {out}/*_overlay.*" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("denied", ["scans", "scans/1"])
+def test_a_prefix_that_may_not_be_listed_is_told(
+    tmp_path: Path, bucket: Any, capsys: Capture, monkeypatch: pytest.MonkeyPatch, denied: str
+) -> None:
+    trained, source = save_run(tmp_path / "run"), upload(bucket, draw(tmp_path / "in", 4), "scans")
+    listed = s3fs.S3FileSystem._lsdir
+
+    async def guarded(files: Any, path: str, *more: Any, **named: Any) -> Any:
+        if path == f"{bucket.name}/{denied}":
+            raise PermissionError("Access Denied")
+        return await listed(files, path, *more, **named)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_lsdir", guarded)
+    assert predict(trained, source, "-o", f"s3://{bucket.name}/masks") == 3
+    assert "a place cannot be reached: Access Denied" in capsys.readouterr().err
+    assert not masks(stored(bucket, "masks"))
+
+
+def test_ready_commands_name_the_address_of_the_images(
+    tmp_path: Path, bucket: Any, capsys: Capture
+) -> None:
+    trained, out = save_run(tmp_path / "run"), f"s3://{bucket.name}/masks"
+    source = upload(bucket, draw(tmp_path / "in", 2), "scans")
+    assert predict(trained, source, "-o", out) == 0
+    capsys.readouterr()
+    assert predict(trained, source, "-o", out, "--existing", "skip", "--tta") == 2
+    assert capsys.readouterr().err.count(f"unetseg predict {trained} {source} -o {out} --") == 2
+
+
+def test_that_this_machine_has_no_room_for_images_is_told(
+    tmp_path: Path, bucket: Any, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, source = save_run(tmp_path / "run"), upload(bucket, draw(tmp_path / "in", 2), "scans")
+    fetch = Place.fetch
+
+    def full(place: Place, name: str | Path, to: Path) -> None:
+        if str(name).endswith(".png"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fetch(place, name, to)
+
+    monkeypatch.setattr(Place, "fetch", full)
+    assert predict(trained, source, "-o", f"s3://{bucket.name}/masks") == 3
+    told = capsys.readouterr().err
+    assert "by TMPDIR" in told
+    assert "credentials" not in told
+
+
+def test_a_hidden_prefix_is_not_listed(
+    tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, source = save_run(tmp_path / "run"), upload(bucket, draw(tmp_path / "in", 2), "scans")
+    bucket.put_object(Key="scans/.private/x.png", Body=b"x")
+    listed = s3fs.S3FileSystem._lsdir
+
+    async def guarded(files: Any, path: str, *more: Any, **named: Any) -> Any:
+        if path.endswith("/.private"):
+            raise PermissionError("Access Denied")
+        return await listed(files, path, *more, **named)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_lsdir", guarded)
+    assert predict(trained, source, "-o", f"s3://{bucket.name}/masks") == 0
+    assert len(masks(stored(bucket, "masks"))) == 2

@@ -158,3 +158,21 @@ def test_masks_in_subfolders_of_an_earlier_output_are_no_images_of_a_streamed_fo
     blocks = list_images([folder], folder / "second", Shard(), progress)
     assert len([image for block in blocks.read() for image in block.images]) == 6
     assert "left out 6 files: mosaics, and outputs of predictions" in progress.said
+
+
+@pytest.mark.parametrize("more", [[], ["--shard", "0/2"]])
+def test_no_input_is_answered_to_a_shard_too(
+    tmp_path: Path, capsys: Capture, more: list[str]
+) -> None:
+    words = ["predict", str(save_run(tmp_path / "run")), "-o", str(tmp_path / "out"), *more]
+    assert run([*words, "--device", "cpu"]) == 5
+    assert "no images found in the input" in capsys.readouterr().err
+
+
+def test_a_shard_names_all_broken_links(tmp_path: Path, capsys: Capture) -> None:
+    trained, folder = save_run(tmp_path / "run"), draw(tmp_path / "in", 2)
+    for name in ("x.png", "y.png"):
+        (folder / name).symlink_to("nothing")
+    assert predict(trained, folder, tmp_path / "out", "--shard", "0/2") == 5
+    told = capsys.readouterr().err
+    assert all(text in told for text in ("x.png", "y.png", "Restore the files"))

@@ -78,11 +78,13 @@ class Engine:
 
         Raises:
             MachineError: it cannot run in this process, which was forked.
+            OutOfMemoryError: it does not fit in memory.
         """
         is_forked = os.getpid() != self._process
         if is_forked and not self.machine.is_cpu:
             raise after_fork(f"a network on {self.machine.device}")
-        with COMPUTING:
+        fix = "End what else holds this memory, or choose --device cpu."
+        with COMPUTING, explained_memory(fix):
             if self._choice is None:
                 self._choice = choose_backend(
                     self.segmenter, self.machine, self._engine, self.pixels

@@ -2,10 +2,9 @@
 
 import os
 import shlex
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from unetseg.data.files.folders import find_images, root_of, unread_images
 from unetseg.data.files.rasters import sources_of
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.pairs.beside import files_beside
+from unetseg.data.pairs.naming import fold
 from unetseg.errors import ConfigError, ImageError
 from unetseg.locks import lock
 from unetseg.prediction.alone import each_alone
@@ -25,7 +25,7 @@ from unetseg.prediction.manifest import NAME, Manifest, identity_of, is_predicte
 from unetseg.prediction.outputs import Job, plan_jobs
 from unetseg.progress import Progress
 from unetseg.storage import nearest_folder, writing
-from unetseg.text import plural, printable, some_of
+from unetseg.text import address_of, plural, printable, some_of
 
 MOST_WORDS = 5
 """Inputs that a ready command repeats."""
@@ -54,6 +54,9 @@ def find_inputs(given: Sequence[Path], output: Path, progress: Progress) -> list
     Raises:
         ImageError: there is no image.
     """
+    if hidden := [f"{printable(path)}: {why}" for path in given if (why := _unseen(path))]:
+        fix = "Check the paths, and who may enter their folders."
+        raise ImageError("some of the input cannot be looked for", hidden, fix)
     if unread := unread_images(given):
         names = some_of([printable(path.name) for path in unread])
         progress.say(f"left out, because their formats are not read: {names}")
@@ -67,6 +70,15 @@ def find_inputs(given: Sequence[Path], output: Path, progress: Progress) -> list
         raise ImageError(f"there is no image to predict, only files left out: {counts}", fix=fix)
     progress.say(f"left out {plural(len(left_out), 'file')} beside the images: {counts}")
     return find_images(given, left_out)
+
+
+def _unseen(path: Path) -> str:
+    """Why nobody can tell whether a path is there; "" where one can."""
+    try:
+        path.exists()
+    except OSError as error:  # its name is too long, or a folder above it may not be entered
+        return error.strerror or str(error)
+    return ""
 
 
 def _left_out(images: Sequence[Path], given: Sequence[Path], output: Path) -> dict[Path, str]:
@@ -261,7 +273,7 @@ def _state(job: Job, config: PredictConfig, manifest: Manifest) -> State:
     """How far the files of a job are there."""
     files = job.files(config)
     mask, *_ = names = [manifest.name(file) for file in files]
-    sizes = [file.stat().st_size if file.exists() else 0 for file in files]
+    sizes = [_size_of(file) for file in files]
     there = [name for name, size in zip(names, sizes, strict=True) if size]  # not what was cut
     record = manifest.done.get(mask)
     if not there:
@@ -277,6 +289,12 @@ def _state(job: Job, config: PredictConfig, manifest: Manifest) -> State:
         is_unknown = mask in there and mask not in manifest.begun and mask not in manifest.stale
         return State.UNKNOWN if is_unknown else State.UNFINISHED
     return State.OTHERWISE if is_current else State.CHANGED
+
+
+def _size_of(file: Path) -> int:
+    with suppress(OSError):  # there is none, or no file system could hold its name
+        return file.stat().st_size
+    return 0
 
 
 def _other_image(job: Job, config: PredictConfig, manifest: Manifest) -> str:
@@ -326,12 +344,12 @@ def _mixtures(
 
 def _clashes(jobs: Sequence[Job], config: PredictConfig) -> Iterator[ConfigError]:
     """Files that several jobs would write."""
-    names = Counter(folded(file) for job in jobs for file in job.files(config))
+    names = Counter(fold(str(file)) for job in jobs for file in job.files(config))
     wanted: dict[str, dict[Path, list[Job]]] = defaultdict(lambda: defaultdict(list))
     for job in jobs:
         for file in job.files(config):
-            if names[folded(file)] > 1:
-                wanted[folded(file)][file].append(job)
+            if names[fold(str(file))] > 1:
+                wanted[fold(str(file))][file].append(job)
     similar = [files for files in wanted.values() if len(files) > 1]
     one = similar and takes_for_one(next(iter(similar[0])).parent)
     clashes = [
@@ -345,11 +363,6 @@ def _clashes(jobs: Sequence[Job], config: PredictConfig) -> Iterator[ConfigError
         without = f", or leave out {beside}" if beside else ""
         fix = f"Rename one of each, predict them to another folder{without}."
         yield ConfigError("outputs of several images would be the same file", clashes, fix)
-
-
-def folded(path: Path | str) -> str:
-    """What is alike for names that some file systems take for one."""
-    return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 def takes_for_one(folder: Path) -> bool:
@@ -401,7 +414,7 @@ def command(run: str, given: Sequence[Path], output: Path, flags: Mapping[str, A
         "unetseg",
         "predict",
         run,
-        *(map(str, given) if len(given) <= MOST_WORDS else ["IMAGES"]),
+        *([address_of(p) or str(p) for p in given] if len(given) <= MOST_WORDS else ["IMAGES"]),
         "-o",
         str(output),
     ]

@@ -183,8 +183,10 @@ def write_outputs(
         MachineError: a file cannot be written.
     """
     job, (height, width) = image.name, image.size
-    writer = Writer(job, height, width, config.overviews)
     spans = pieces(height, width) if job.is_large else [(0, height)]
+    if job.is_geotiff and not job.has_gaps:  # a band beyond those of the model is transparency
+        job = replace(job, has_gaps=any((bands.index(*span) == IGNORED).any() for span in spans))
+    writer = Writer(job, height, width, config.overviews)
     if config.probabilities:
         with bands.written(job.probabilities) as path:
             probabilities = (bands.probabilities(*span) for span in spans)

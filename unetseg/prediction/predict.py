@@ -1,6 +1,6 @@
 """Images → mask files: reading, inference and writing overlapped, and every failure listed."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -196,8 +196,9 @@ def _write_of_all(
     """Write what is wanted of all images together."""
     assert result.manifest
     if config.objects:
-        made = [job for job in jobs if job.image not in result.failures]
-        _write_all_objects(result.manifest.folder, made, progress)
+        made = {job.mask: job.objects for job in jobs if job.image not in result.failures}
+        tables = _earlier_tables(result.manifest, jobs) | made
+        _write_all_objects(result.manifest.folder, tables, progress)
     if config.review:
         _write_review(config.review, jobs, result, progress)
 
@@ -219,9 +220,21 @@ def _write_review(most: int, jobs: Sequence[Job], result: Prediction, progress: 
         progress.say(f"  {printable(line)}")
 
 
-def _write_all_objects(output: Path, jobs: Sequence[Job], progress: Progress) -> None:
-    """Write objects.csv: the rows of all tables of a prediction, with the image of each."""
-    tables = [(job.mask, job.objects) for job in jobs if job.objects.is_file()]
+def _earlier_tables(manifest: Manifest, jobs: Sequence[Job]) -> dict[Path, Path]:
+    """Mask → table of the images that were predicted alike into the folder before."""
+    now = {manifest.name(job.mask) for job in jobs}
+    masks = [m for m, one in manifest.done.items() if one.by == manifest.key and m not in now]
+    tables = {mask: Path(mask).with_name(f"{Path(mask).stem}_objects.csv") for mask in masks}
+    return {
+        manifest.folder / mask: manifest.folder / table
+        for mask, table in tables.items()
+        if table.as_posix() in manifest.done[mask].files
+    }
+
+
+def _write_all_objects(output: Path, of_masks: Mapping[Path, Path], progress: Progress) -> None:
+    """Write objects.csv: the rows of all tables of a folder, with the mask of each."""
+    tables = [(mask, table) for mask, table in of_masks.items() if table.is_file()]
     count = 0
 
     def rows() -> Iterator[dict[str, str]]:

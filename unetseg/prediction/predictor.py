@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from unetseg.bundle import BundleInfo, load_bundle
 from unetseg.config import DeviceConfig, TilingConfig, with_flags
 from unetseg.data.files.image import ImageFile
-from unetseg.errors import BundleError, ConfigError
+from unetseg.errors import BundleError, ConfigError, UnetsegError
 from unetseg.prediction.backends import Choice
 from unetseg.prediction.bands import OneBand
 from unetseg.prediction.engine import Engine, machine_for
@@ -153,9 +153,19 @@ class Predictor:
             pixels = self.pixels(image, nodata, f"image {number}")
             return Opened(number, pixels, self.info.bands)
 
-        for one in predict_each(self.engine, read_ahead(enumerate(images), opened)):
+        failed: list[UnetsegError] = []
+
+        def until_one_fails() -> Iterator[Opened[int]]:
+            try:
+                yield from read_ahead(enumerate(images), opened)
+            except UnetsegError as error:  # raised once those before it are answered
+                failed.append(error)
+
+        for one in predict_each(self.engine, until_one_fails()):
             (band,) = cleaned_bands(one.bands(), self.info)
             yield mask_pixels(band.index, self.info.class_map)
+        if failed:
+            raise failed[0]
 
     def probabilities(self, image: object, nodata: float | None = None) -> NDArray[np.float32]:
         """How likely each class is, H×W×K float32, 0–1, in the order of `info.class_map.names`.

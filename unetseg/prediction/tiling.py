@@ -9,38 +9,22 @@ an image hardly larger than its tile would take half of its border from tiles th
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unetseg.data.files.windows import Window
+
 SIGMAS_PER_TILE = 8
 """The window's σ is the side of the tile divided by this (nnU-Net)."""
 
+Tile = Window
+"""A rectangle that goes through the network."""
 Logits = NDArray[np.float32]
 """K×h×w."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A rectangle of an image, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def bottom(self) -> int:
-        """The first row below the tile."""
-        return self.top + self.height
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """Rows and columns: `image[tile.slices]` for H×W×C, `logits[:, *tile.slices]` for K×H×W."""
-        return slice(self.top, self.bottom), slice(self.left, self.left + self.width)
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -207,7 +191,7 @@ class Blend:
             raise ValueError(f"logits of shape {logits.shape} for a tile of {expected}")
         window = tile_window(tile, *self._whole)
         weighted = np.empty_like(window)  # one channel at a time stays in the cache
-        held = replace(tile, top=tile.top - self._top).slices
+        held = tile._replace(top=tile.top - self._top).slices
         for total, channel in zip(self._totals, logits, strict=True):
             total[held] += np.multiply(channel, window, out=weighted)
         self._weights[held] += window

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from unetseg.data.files.folders import IMAGE_SUFFIXES
-from unetseg.prediction.jobs import folded
+from unetseg.data.pairs.naming import fold
 from unetseg.prediction.manifest import BLOCKS, NAME, Journal
 
 PER_BLOCK = 256
@@ -39,7 +39,7 @@ def split_hash(name: Path) -> tuple[int, int]:
     >>> split_hash(Path("a/x")) == split_hash(Path("A/x_png")) != split_hash(Path("a/y"))
     True
     """
-    key = os.fsencode(_ENDS.sub("", folded(name.as_posix())))
+    key = os.fsencode(_ENDS.sub("", fold(name.as_posix())))
     digest = blake2b(key, digest_size=16).digest()
     return int.from_bytes(digest[:8]) >> 1, int.from_bytes(digest[8:]) >> 1
 

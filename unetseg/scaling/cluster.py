@@ -60,7 +60,8 @@ class Worker:
         source, self._target = places(inputs, output)
         try:
             if any(map(address_of, (*inputs, output))):
-                work = replace(work_of(run, (), Path(gettempdir()), *settings), times=times)
+                work = work_of(run, (), Path(gettempdir()), *settings)
+                work = replace(work, times=times, given=inputs)
                 self._predict = Stored(work, source, self._target).predict_block
             else:
                 work = replace(work_of(run, inputs, output, *settings), times=times)

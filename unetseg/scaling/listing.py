@@ -2,16 +2,19 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
 
 from unetseg.data.files.folders import output_names, stream_images
 from unetseg.data.files.rasters import sources_of
+from unetseg.errors import ImageError
 from unetseg.prediction.jobs import find_inputs
 from unetseg.prediction.manifest import is_predicted
 from unetseg.progress import Progress
 from unetseg.scaling.blocks import Blocks, Named, Shard
+from unetseg.storage import is_folder
 from unetseg.text import plural, printable
 
 LOOKED_THROUGH = 100_000
@@ -27,9 +30,9 @@ def list_images(given: Sequence[Path], output: Path, shard: Shard, progress: Pro
     Raises:
         ImageError: there is no image.
     """
-    folder, *others = given
-    if others or not folder.is_dir() or not _are_many(folder):
+    if len(given) != 1 or not is_folder(given[0]) or not _are_many(given[0]):
         return Blocks(find_inputs(given, output, progress), shard)
+    (folder,) = given
     images = _Streamed(folder, output)
     blocks = Blocks(images, shard, partial(unique_names, folder))
     images.tell(progress)
@@ -37,7 +40,9 @@ def list_images(given: Sequence[Path], output: Path, shard: Shard, progress: Pro
 
 
 def _are_many(folder: Path) -> bool:
-    return any(islice(stream_images(folder), LOOKED_THROUGH, None))
+    with suppress(ImageError):  # `find_inputs` tells all that is wrong, and the fix
+        return any(islice(stream_images(folder), LOOKED_THROUGH, None))
+    return False
 
 
 def unique_names(folder: Path, images: Sequence[Named]) -> list[Named]:

@@ -6,6 +6,7 @@ object, so the file of a block is put anew with every portion, and nothing can b
 predictions with different settings into one place are not kept apart.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, TypeVar
 
 from fsspec.core import url_to_fs
@@ -69,14 +70,21 @@ class Place:
 
     def images(self, masks: "Place") -> Iterator[Named]:
         """The images below it, but not those in `masks`, and their names without suffix."""
-        has_masks = Path(masks.path).is_relative_to(self.path)
-        for folder, _, names in self.files.walk(self.path):
+        has_masks, folders = Path(masks.path).is_relative_to(self.path), [self.path]
+        while folders:
+            folder, listing = folders.pop(), list[dict[str, Any]]()
             if has_masks and Path(folder).is_relative_to(masks.path):
                 continue
-            inside = Path(folder).relative_to(self.path)
-            for name in names:
-                path = inside / name
-                if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.parts):
+            with suppress(FileNotFoundError):  # `walk` would pass over refusals too
+                listing = self.files.ls(folder, detail=True)
+            for entry in listing:
+                name = entry["name"].rstrip("/")
+                path = Path(name).relative_to(self.path)
+                if is_hidden(path.parts):
+                    continue
+                if entry["type"] == "directory":
+                    folders += {name} - {folder}
+                elif path.suffix.lower() in IMAGE_SUFFIXES:
                     yield path, path.with_suffix("")
 
     def fetch(self, name: str | Path, to: Path) -> None:
@@ -385,7 +393,7 @@ def predict_stored(
         source, target = places(inputs, output)
         blocks = list_stored(source, target, inputs, mine, progress)
         times = max(1, blocks.total // PORTION)
-        stored = Stored(replace(work, times=times), source, target)
+        stored = Stored(replace(work, times=times, given=inputs), source, target)
         with target.totals(name) as totals:
             predict_blocks(blocks, target.earlier(), stored.predict_block, totals, progress)
     return totals
@@ -406,5 +414,8 @@ def reaching() -> Iterator[None]:
     try:
         yield
     except faults as error:
+        if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:  # of this machine
+            told = f"no room in {gettempdir()}, where about a hundred images lie at once: {error}"
+            raise MachineError(told, fix="Name a folder with more room by TMPDIR.") from error
         fix = "Check address, network and credentials, and go on with --existing skip."
         raise MachineError(f"a place cannot be reached: {error}", fix=fix) from error
