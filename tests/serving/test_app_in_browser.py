@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -430,3 +431,282 @@ def test_findings_are_of_the_masks_as_they_are(browser: "Browser", tmp_path: Pat
         told.wait_for(state="detached", timeout=10_000)
         page.get_by_text("to know about this folder").wait_for()
         assert told.count() == 0
+
+
+@pytest.mark.long
+def test_the_first_mask_of_an_image_reaches_whoever_has_it_open(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    line = np.array([[20.0, 16.0], [40.0, 16.0]])
+    with served(folder) as address, browser.new_context() as context:
+        one, same = (Visitor(context, address + "#draw", 64) for _ in range(2))
+        for visitor in (one, same):  # two tabs of one browser, at the same image
+            visitor.opened()
+        one.stroke(line)
+        one.saved()
+        same.page.locator(".saved", has_text="saved").wait_for()
+        same.page.wait_for_timeout(1000)
+        same.stroke(line + np.array([0.0, 32.0]))
+        same.saved()
+        written = np.asarray(Image.open(folder / "masks" / "cells_000.png"))
+        assert written[16, 30] == written[48, 30] != written[2, 2]
+
+
+@pytest.mark.long
+def test_images_that_were_dropped_are_looked_at_and_not_drawn_on(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    folder = without_masks(tmp_path / "cells", 64)
+    with served(folder) as address:
+        visitor = Visitor(browser, address, 64)
+        page = visitor.page
+        content = (folder / "cells_003.png").read_bytes()
+        file: Any = {"name": "mine.png", "mimeType": "image/png", "buffer": content}
+        (added,) = page.request.post(address + "api/uploads", multipart={"files": file}).json()
+        page.reload()
+        card = page.locator("#folder .card", has_text="mine.png")
+        expect(card).to_have_attribute("href", f"#look/{added['id']}")
+        page.goto(f"{address}#draw/{added['id']}")
+        visitor.opened()
+        expect(page.locator("#draw h1")).to_have_text("cells_000.png")
+
+
+@pytest.mark.long
+def test_what_cannot_be_saved_can_be_given_up(browser: "Browser", tmp_path: Path) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    refusal = {"error": {"message": "the mask lies in several files", "fix": "Unite them first."}}
+
+    def refuse(route: Any) -> None:
+        if route.request.method == "PUT":
+            route.fulfill(status=422, json=refusal)
+        else:
+            route.continue_()
+
+    with served(folder) as address:
+        visitor = Visitor(browser, address + "#draw", 64)
+        page = visitor.page
+        page.route(lambda url: "/mask.png" in url, refuse)
+        visitor.opened()
+        visitor.stroke(np.array([[20.0, 20.0], [40.0, 40.0]]))
+        page.keyboard.press("Control+s")
+        visitor.press("Give up what I drew")
+        visitor.opened()
+        visitor.step("Train")
+        page.locator("#train").wait_for()
+
+
+SLOW = """() => { const real = window.fetch; window.fetch = async (address, ...rest) => {
+  if (String(address).endsWith("/info")) await new Promise((done) => setTimeout(done, 2500));
+  return real(address, ...rest); }; }"""
+
+
+@pytest.mark.long
+def test_what_is_drawn_while_another_image_opens_is_saved(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    with served(folder) as address:
+        visitor = Visitor(browser, address + "#draw", 64)
+        visitor.opened()
+        visitor.page.evaluate(SLOW)
+        visitor.page.keyboard.press("n")
+        visitor.stroke(np.array([[20.0, 20.0], [40.0, 40.0]]))
+        visitor.page.locator("#draw .strip a.has").wait_for(timeout=20_000)
+        assert (folder / "masks" / "cells_000.png").is_file()
+        assert visitor.said == []
+
+
+@pytest.mark.long
+def test_a_line_of_the_keyboards_brush_is_saved_when_the_image_is_left(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    with served(folder) as address:
+        visitor = Visitor(browser, address + "#draw", 64)
+        page = visitor.page
+        visitor.opened()
+        page.locator("#draw canvas").focus()
+        for key in ("b", "ArrowRight", "Enter", "ArrowRight", "ArrowRight", "n"):
+            page.keyboard.press(key)
+        page.locator("#draw h1", has_text="cells_001.png").wait_for()
+        assert (folder / "masks" / "cells_000.png").is_file()
+
+
+@pytest.mark.long
+def test_two_fingers_zoom_and_fill_nothing(browser: "Browser", tmp_path: Path) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    with served(folder) as address, browser.new_context(has_touch=True) as context:
+        visitor = Visitor(context, address + "#draw", 64)
+        page = visitor.page
+        session = context.new_cdp_session(page)
+
+        def touch(kind: str, *points: tuple[float, float]) -> None:
+            places = [visitor.place(*point) for point in points]
+            told = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": told})
+
+        visitor.opened()
+        page.keyboard.press("f")
+        touch("touchStart", (20, 32))
+        touch("touchStart", (20, 32), (44, 32))
+        touch("touchMove", (10, 32), (54, 32))
+        touch("touchEnd")
+        page.wait_for_timeout(300)
+        assert page.locator("#draw .undo").is_disabled()
+        touch("touchStart", (20, 32))
+        touch("touchEnd")
+        page.locator(".saved.dirty").wait_for()
+
+
+@pytest.mark.long
+def test_tabs_out_of_sight_hold_no_connection(browser: "Browser", tmp_path: Path) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    hide = "() => { Object.defineProperty(document, 'hidden', { value: true });"
+    hide += " document.dispatchEvent(new Event('visibilitychange')); }"
+    with served(folder) as address, browser.new_context() as context:
+        for _ in range(7):  # one more than a browser has connections to a server
+            visitor = Visitor(context, address, 64)
+            visitor.page.get_by_text("12 images").first.wait_for()
+            visitor.page.wait_for_timeout(500)
+            visitor.page.evaluate(hide)
+
+
+@pytest.mark.long
+def test_the_curve_is_of_one_training(browser: "Browser", tmp_path: Path) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    tell = """async () => {
+      const { events } = await import("/app/training.js");
+      const { store } = await import("/app/store.js");
+      for (const run of ["cells-1", "cells-2"]) for (const step of [10, 20])
+        events.epoch({ run, step, seconds: step, train_loss: 1, val_dice: 0.5, preview: null });
+      return store.epochs.map((one) => one.run + " " + one.step);
+    }"""
+    with served(folder) as address:
+        visitor = Visitor(browser, address, 64)
+        visitor.page.get_by_text("12 images").first.wait_for()
+        assert visitor.page.evaluate(tell) == ["cells-2 10", "cells-2 20"]
+
+
+@pytest.mark.long
+def test_the_mask_is_shown_again_whatever_the_case_of_the_key(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    middle = "(canvas) => [...canvas.getContext('2d').getImageData(canvas.width / 2 | 0, "
+    middle += "canvas.height / 2 | 0, 1, 1).data]"
+    with served(folder) as address:
+        visitor = Visitor(browser, address + "#draw", 64)
+        page = visitor.page
+        visitor.opened()
+        visitor.stroke(np.array([[28.0, 32.0], [36.0, 32.0]]))
+        page.mouse.move(*visitor.place(2, 2))
+        page.wait_for_timeout(500)
+        shown = page.locator("#draw canvas").evaluate(middle)
+        page.keyboard.press("V")  # as with Caps Lock
+        page.wait_for_timeout(500)
+        assert page.locator("#draw canvas").evaluate(middle) == shown
+
+
+@pytest.mark.long
+def test_what_failed_while_nobody_looked_is_told(browser: "Browser", tmp_path: Path) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    fault = {"number": 3, "message": "the disk is full", "fix": "Free space."}
+
+    def fail(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"failed": fault})
+
+    with served(folder) as address:
+        visitor = Visitor(browser, address, 64)
+        visitor.page.route("**/api/state", fail)
+        visitor.page.reload()
+        visitor.page.get_by_text("the disk is full").wait_for()
+        visitor.page.unroute_all(behavior="ignoreErrors")
+
+
+@pytest.mark.long
+def test_a_training_that_goes_on_is_shown_at_once_with_the_time_that_is_left(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    tell = """async () => {
+      const { events, isRunning } = await import("/app/training.js");
+      events.training({ status: "running", budget: 300, share: 0.8, step: 9, epoch: 1 });
+      return [isRunning(), document.querySelector("#train .now").textContent];
+    }"""
+    with served(folder) as address:
+        visitor = Visitor(browser, address, 64)
+        visitor.page.get_by_text("12 images").first.wait_for()
+        visitor.page.wait_for_timeout(1000)
+        is_running, shown = visitor.page.evaluate(tell)
+        assert (is_running, "60 s" in shown) == (True, True)
+
+
+@pytest.mark.long
+def test_who_only_looks_by_now_can_give_up_and_leave(browser: "Browser", tmp_path: Path) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+
+    def looking(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"writer": False})
+
+    with served(folder) as address:
+        visitor = Visitor(browser, address + "#draw", 64)
+        page = visitor.page
+        visitor.opened()
+        page.wait_for_timeout(1000)
+        visitor.stroke(np.array([[20.0, 20.0], [40.0, 40.0]]))
+        page.route("**/api/state", looking)
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        page.locator(".saved", has_text="looking only").wait_for()
+        page.keyboard.press("Control+s")
+        visitor.press("Give up what I drew")
+        page.locator(".saved:not(.dirty)").wait_for()
+        visitor.step("Train")
+        page.locator("#train").wait_for()
+        page.unroute_all(behavior="ignoreErrors")
+
+
+@pytest.mark.long
+def test_who_only_looks_draws_nothing_by_the_keyboard(browser: "Browser", tmp_path: Path) -> None:
+    folder = without_masks(tmp_path / "cells", 64)
+    with served(folder) as address, browser.new_context() as context:
+        Visitor(context, address + "#draw", 64).opened()
+        other = Visitor(browser, address + "#draw", 64)
+        other.page.get_by_text("Somebody else is drawing here").wait_for()
+        other.page.locator("#draw canvas").focus()
+        aside, below = ("ArrowRight",) * 3, ("ArrowDown",) * 3
+        for key in ("p", "ArrowRight", "Enter", *aside, "Enter", *below, "Enter", "c"):
+            other.page.keyboard.press(key)
+        assert other.page.locator(".saved.dirty").count() == 0
+        other.step("Train")
+        other.page.locator("#train").wait_for()
+
+
+@pytest.mark.long
+def test_the_window_of_a_large_image_stays_where_it_is_when_another_tab_saves(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    Image.new("L", (4400, 4400), 90).save(folder / "a.png")
+    with served(folder) as address:
+        visitor = Visitor(browser, address + "#draw", 4400)
+        page, asked = visitor.page, list[str]()
+        visitor.opened()
+        page.wait_for_timeout(1000)
+        page.mouse.click(*visitor.place(300, 300))  # outside of the window: it moves there
+        page.wait_for_timeout(1500)
+        page.on("request", lambda one: asked.append(one.url))
+        (one,) = page.request.get(address + "api/images").json()
+        place = f"x=0&y=0&width=64&height=64&revision={one['revision']}"
+        saved = page.request.put(
+            f"{address}api/images/{one['id']}/mask.png?{place}", data=zlib.compress(bytes(64 * 64))
+        )
+        assert saved.ok, saved.text()
+        page.wait_for_timeout(3000)
+        (again, *_) = [url for url in asked if "mask.png?of=own" in url]
+        assert "x=0&y=0&" in again

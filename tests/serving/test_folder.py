@@ -1,8 +1,11 @@
 """Folders in the app: what is seen is what the commands see, and what is drawn is what is read."""
 
+import errno
 import os
+import shutil
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -18,13 +21,14 @@ from PIL import Image
 from unetseg.data.facts.survey import survey
 from unetseg.data.files.geotiff import RasterWriter
 from unetseg.data.files.image import read_image
-from unetseg.data.files.pngs import png_bytes, write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.mask_file import MaskFile, read_mask
+from unetseg.errors import MachineError
 from unetseg.locks import locked
 from unetseg.serving.app import app_router
 from unetseg.serving.door import Limits
-from unetseg.serving.folder import renamed
+from unetseg.serving.folder import Folder, renamed
 from unetseg.serving.server import build_app
 from unetseg.serving.studio import Studio
 from unetseg.storage import write_json
@@ -88,7 +92,7 @@ def get_mask(client: TestClient, key: str, query: str = "") -> NDArray[np.uint8]
 
 def put_mask(client: TestClient, image: dict[str, Any], mask: NDArray[Any], query: str = "") -> Any:
     address = f"/app/api/images/{image['id']}/mask.png?revision={image['revision']}{query}"
-    return client.put(address, content=png_bytes(mask))
+    return client.put(address, content=zlib.compress(mask.tobytes()))
 
 
 @pytest.mark.parametrize("place", ["", "images", "day 1"])
@@ -275,6 +279,7 @@ def test_a_new_class_takes_no_code_that_means_something(tmp_path: Path, codes: s
     else:
         lines += "splits:\n  val: ['001', '1']\n  test: ['2']\n  train: ['*']\n"
         (root / "dataset.yaml").write_text(lines)
+        shutil.copy(root / "images" / "1.png", root / "images" / "old_001.png")  # has no mask
     client = browser(root)
     there = [{"name": one["name"], "colour": one["colour"]} for one in state_classes(client)]
     more = [*there, {"name": "dust", "colour": [1, 2, 3]}]
@@ -589,3 +594,38 @@ def test_a_first_mask_is_named_so_that_it_pairs(tmp_path: Path) -> None:
     assert put_mask(client, images(client)["c"], CROSS).status_code == 200
     assert (root / "masks" / "mask_c.png").is_file()
     assert len(survey(root).pairs.pairs) == 3
+
+
+def test_a_disk_that_is_full_leaves_a_given_mask_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pairs(tmp_path / "pairs")
+    client, mask = browser(root), root / "masks" / "1_mask.png"
+    given = mask.read_bytes()
+
+    def fail(*_paths: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copy2", fail)
+    answer = put_mask(client, images(client)["1"], CROSS)
+    assert (answer.status_code, "Free space" in answer.text) == (500, True)
+    assert mask.read_bytes() == given
+    assert not [path for path in (root / ".unetseg").rglob("*") if path.is_file()]
+
+
+def test_a_given_mask_stays_kept_where_its_first_correction_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pairs(tmp_path / "pairs")
+    client, given = browser(root), (root / "masks" / "1_mask.png").read_bytes()
+
+    def end(*_: object) -> None:
+        raise MachineError("the disk is full", fix="Free space.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "saved", end)
+        assert put_mask(client, images(client)["1"], CROSS).status_code == 500
+    STUDIOS.pop().close()
+    client = browser(root)
+    assert put_mask(client, images(client)["1"], CELL).status_code == 200
+    assert (root / ".unetseg" / "given" / "masks" / "1_mask.png").read_bytes() == given

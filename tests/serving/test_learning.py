@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,11 +32,13 @@ from tests.serving.test_folder import (
     put_mask,
 )
 from unetseg.bundle import Rule, join_bundles, keep_in_bundle, read_info
+from unetseg.config import TrainConfig
 from unetseg.data.files.image import read_image
 from unetseg.data.files.pages import MaskSet
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.sample import draw_sample
+from unetseg.errors import MachineError
 from unetseg.prediction import manifest
 from unetseg.prediction.predictor import Predictor
 from unetseg.serving import learning, processes, runs
@@ -104,6 +107,7 @@ def train_once(client: TestClient) -> dict[str, Any]:
     assert (model["images"], model["before"], state["resumable"]) == (3, None, False)
     assert 0 <= model["dice"] <= 1
     assert told("training")[-1]["share"] == 1
+    assert told("epoch")[-1]["run"] == model["run"]
     preview = told("epoch")[-1]["preview"]
     assert client.get(f"/app/{preview}").headers["content-type"] == "image/png"
     assert told("trained")[-1]["run"] == model["run"]
@@ -377,3 +381,39 @@ def test_a_run_is_called_after_its_folder_whatever_that_is_called(
     monkeypatch.setattr(learner, "_begin", lambda run, _config, *, resume: begun.append(run))
     learner.train(5, from_present=False)
     assert new_run_folder(tmp_path / "runs", begun[0]).name == begun[0]
+
+
+def test_what_failed_is_told_to_a_page_that_did_not_hear_it(tmp_path: Path) -> None:
+    client = browser(pairs(tmp_path / "pairs"), out=tmp_path / "runs")
+    assert client.get("/app/api/state").json()["failed"] is None
+    work = learning._Training(STUDIOS[-1].learner, tmp_path / "runs" / "a", TrainConfig())
+    work.over({"message": "the disk is full", "fix": "Free space."}, stopped=False)
+    failed = client.get("/app/api/state").json()["failed"]
+    assert (failed["message"], failed["fix"]) == ("the disk is full", "Free space.")
+    assert failed["number"] == STUDIOS[-1].events.last
+
+
+def cannot_save(pipe: Any) -> None:
+    """A training that is stopped where the disk is full."""
+
+    def fail(*_: object) -> None:
+        raise MachineError("the disk is full", fix="Free space.")
+
+    signal.signal(signal.SIGTERM, fail)
+    pipe.send({"step": 1})
+    time.sleep(60)
+
+
+def test_a_training_that_cannot_be_saved_when_it_is_stopped_has_failed(tmp_path: Path) -> None:
+    learner = learning.Learning(tmp_path / "cells", tmp_path / "runs", learning.Events())
+    learner.training = {"status": "running", "step": 0}
+    work = learning._Training(learner, tmp_path / "runs" / "a", TrainConfig())
+    learner._start("training", work, (cannot_save,))
+    for wanted in ({"running"}, {"failed", "stopped"}):
+        for _ in range(600):
+            if learner.training["step"] and learner.training["status"] in wanted:
+                break
+            time.sleep(0.1)
+        if wanted == {"running"}:
+            learner.stop()
+    assert (learner.training["status"], learner.training["error"]) == ("failed", "the disk is full")

@@ -72,3 +72,16 @@ def test_what_does_not_fit_is_refused(
     assert run(["serve", *words, *flags]) == code
     assert told in capsys.readouterr().err
     assert not apps
+
+
+@pytest.mark.parametrize("flags", [["--host", "0.0.0.0"], ["--token", "a long token"]])
+def test_the_command_that_is_told_next_brings_the_token(
+    flags: list[str], tmp_path: Path, apps: list[FastAPI], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = str(save_run(tmp_path / "cells"))
+    assert run(["serve", cells, *WORDS]) == 0
+    assert "next: curl -F file=@IMAGE http" in capsys.readouterr().out
+    assert run(["serve", cells, *WORDS, *flags]) == 0
+    told = capsys.readouterr().out
+    assert 'next: curl -H "Authorization: Bearer TOKEN" -F file=@IMAGE http' in told
+    assert "a long token" not in told

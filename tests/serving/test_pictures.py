@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.serving.test_folder import _closed, bare, browser, images  # noqa: F401
+from unetseg.data.files.once import Recent
 from unetseg.data.files.pngs import write_png
 from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.overlay import levels_of, picture
 from unetseg.serving import pictures
-from unetseg.serving.pictures import Pyramid, Recent, image_pyramid, mean_of, one_of
+from unetseg.serving.pictures import Pyramid, image_pyramid, mean_of, one_of
 
 RANDOM = np.random.default_rng(0)
 

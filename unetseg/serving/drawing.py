@@ -4,11 +4,11 @@ A pixel whose class stays keeps its value in the file: what a class map unites, 
 objects, is lost only where somebody draws. Large masks go strip by strip.
 """
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +16,7 @@ from unetseg.data.files.georeference import Georeference
 from unetseg.data.files.geotiff import RasterWriter
 from unetseg.data.files.image import STRIP, ImageFile
 from unetseg.data.files.pages import ARRAY_SUFFIXES, split_page
-from unetseg.data.files.pngs import PNG_START, write_png
+from unetseg.data.files.pngs import write_png
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.errors import MaskError
@@ -27,22 +27,23 @@ Window = tuple[int, int, int, int]
 
 
 def read_index(content: bytes, classes: ClassMap, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The class indexes in an 8-bit grey PNG of this height and width, 255 ignored.
+    """The class indexes of this height and width, row by row and deflated; 255 ignored.
 
     Raises:
-        MaskError: it is no such picture, or shows no such class.
+        MaskError: they are not so many, or of no such class.
     """
-    if content[:8] != PNG_START or content[16:24] != b"".join(
-        side.to_bytes(4, "big") for side in size[::-1]
-    ):
-        raise MaskError(f"expected a PNG of {size[1]}×{size[0]} pixels")
-    index = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if index is None or index.dtype != np.uint8 or index.ndim != 2:
-        raise MaskError("expected a PNG of 8-bit grey class indexes")
+    height, width = size
+    try:
+        pixels = zlib.decompressobj().decompress(content, height * width + 1)
+    except zlib.error as error:
+        raise MaskError(f"the class indexes cannot be unpacked: {error}") from error
+    if len(pixels) != height * width:
+        raise MaskError(f"expected the class indexes of {width}×{height} pixels")
+    index = np.frombuffer(pixels, np.uint8).reshape(size)
     strange = sorted({*np.unique(index).tolist()} - {*range(len(classes.classes)), IGNORED})
     if strange:
         raise MaskError(f"the indexes {strange} are none of the {len(classes.classes)} classes")
-    return np.asarray(index, np.uint8)
+    return index
 
 
 def written_to(mask: Path) -> Path:

@@ -31,7 +31,7 @@ from unetseg.data.pairs.match import NO_MASK
 from unetseg.errors import DataError, ImageError, MachineError
 from unetseg.locks import locked
 from unetseg.serving.classes import appended_classes, begun_classes
-from unetseg.storage import read_json, write_bytes, write_json, write_text
+from unetseg.storage import atomic_path, read_json, write_bytes, write_json, write_text
 
 NOTES = ".unetseg"
 """The app's own folder in the folder: notes, and given masks before they were corrected."""
@@ -267,9 +267,9 @@ class Folder:
     def keep_given(self, entry: Entry) -> None:
         """Copy a given mask aside before it is corrected for the first time."""
         if isinstance(entry.mask, Path) and self.origin(entry) == "given":
-            copy = self._kept(entry.mask)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(entry.mask, copy)
+            with atomic_path(self._kept(entry.mask)) as copy:
+                shutil.copy2(entry.mask, copy)
+            self._note(entry.mask, "corrected")  # before it is, so that no copy is made again
 
     def _kept(self, mask: Path) -> Path:
         """Where a copy of a given mask is kept; those from elsewhere apart."""
@@ -299,6 +299,8 @@ class Folder:
             if given != mask:
                 mask.unlink(missing_ok=True)
             self._note(mask, None)
+            if given is not None:
+                self._note(given, None)
             self.entries[entry.id] = replace(entry, mask=given)
 
     def origin(self, entry: Entry) -> Origin:

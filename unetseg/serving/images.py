@@ -111,6 +111,7 @@ def image_routes(router: APIRouter, studio: Studio) -> None:
             "large": height * width > WHOLE,
             "window": WINDOW,
             "revision": entry.revision,
+            "mask": studio.opened.origin(entry),
         }
 
     @router.get("/api/images/{key}/tiles/{level}/{column}/{row}.jpg")

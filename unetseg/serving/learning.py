@@ -55,12 +55,16 @@ class Events:
         self._lock = Lock()
         self._kept: deque[tuple[int, str, Mapping[str, Any]]] = deque(maxlen=KEPT)
         self.last = 0
+        self.failed: dict[str, Any] | None = None
+        """The last work, if it failed, and its number: a page may not have heard it."""
 
     def tell(self, kind: str, **facts: Any) -> None:
         """Let every browser hear."""
         with self._lock:
             self.last += 1
             self._kept.append((self.last, kind, facts))
+            if kind == "failed":
+                self.failed = {"number": self.last, **facts}
 
     def after(self, number: int) -> list[tuple[int, str, Mapping[str, Any]]]:
         """Number, kind and facts of all after that one."""
@@ -217,6 +221,7 @@ class Learning:
         process = context.Process(target=work_apart, args=(theirs, *work))
         process.start()
         self._processes[what] = process
+        self.events.failed = None
         theirs.close()
 
         def watch() -> None:
@@ -240,10 +245,11 @@ class Learning:
             if process.exitcode and fault is None:
                 from unetseg.runtime import end_of
 
+                is_asked = what == "training" and (self.training or {}).get("status") == "stopping"
                 why = f"the process ended: {end_of(process.exitcode)}"
-                fault = {"message": why, "fix": "Free memory, or begin again."}
-            is_asked = what == "training" and (self.training or {}).get("status") == "stopping"
-            watched.over(fault, stopped=bool(fault and (fault.pop("stopped", False) or is_asked)))
+                fix = "Free memory, or begin again."
+                fault = {"message": why, "fix": fix, "stopped": is_asked}
+            watched.over(fault, stopped=bool(fault and fault.pop("stopped", False)))
 
         Thread(target=watch, name=what, daemon=True).start()
 

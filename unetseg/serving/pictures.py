@@ -4,18 +4,15 @@ Tiles are cut from windows of the file. From a level on that is small enough to 
 from an overview, made in one pass over the file. What was shown last is kept, up to a bound.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from threading import Lock
-from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from unetseg.data.files.image import STRIP, ImageFile
-from unetseg.data.files.once import Once
+from unetseg.data.files.once import Once, Recent
 from unetseg.data.files.pages import MaskPath, files_of
 from unetseg.data.masks.class_map import ClassMap
 from unetseg.data.masks.mask_file import MaskFile
@@ -32,54 +29,8 @@ BRIGHTNESS = 1024
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 88]
 DECODED, ENCODED = 2**29, 2**26
 """Bytes of images and of tiles that are kept."""
-V = TypeVar("V")
 Shrink = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 """Makes H×W… smaller by a factor that both sides are multiples of."""
-
-
-class Recent(Generic[V]):
-    """What was made last, by key, each once for all threads, up to `limit` bytes in all."""
-
-    def __init__(
-        self, limit: int, cost: Callable[[V], int], drop: Callable[[V], None] = lambda _: None
-    ) -> None:
-        self.limit, self._cost, self._drop = limit, cost, drop
-        self._made: OrderedDict[Hashable, Once[V]] = OrderedDict()
-        self._costs: dict[Hashable, int] = {}
-        self._held = 0  # their sum
-        self._lock = Lock()
-
-    def get(self, key: Hashable, make: Callable[[], V]) -> V:
-        """The value of `key`, made if it is not there."""
-        with self._lock:
-            once = self._made.setdefault(key, Once(make))
-            self._made.move_to_end(key)
-        try:
-            value = once.get()
-        except BaseException:
-            with self._lock:
-                if self._made.get(key) is once:
-                    self._forget(key)
-            raise
-        with self._lock:
-            if self._made.get(key) is once and key not in self._costs:  # not yet forgotten
-                self._costs[key] = self._cost(value)
-                self._held += self._costs[key]
-            while self._held > self.limit and len(self._made) > 1:
-                self._forget(next(iter(self._made)))
-        return value
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            for key in list(self._made):
-                self._forget(key)
-
-    def _forget(self, key: Hashable) -> None:
-        once = self._made.pop(key)
-        self._held -= self._costs.pop(key, 0)
-        if (value := once.drop()) is not None:
-            self._drop(value)
 
 
 class Pyramid:

@@ -56,7 +56,8 @@ def told_row(run: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     preview = preview_of(row)
     there = (run / "previews" / preview).is_file()
     figures = {name: row.get(name) for name in ("step", "seconds", "train_loss", "val_dice")}
-    return figures | {"preview": f"api/previews/{preview}" if there else None}
+    shown = f"api/previews/{preview}" if there else None
+    return figures | {"run": run.name, "preview": shown}
 
 
 def of_file(read: Callable[[Path], T]) -> Callable[[Path], T]:

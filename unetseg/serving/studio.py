@@ -49,6 +49,7 @@ NO_FOLDER: dict[str, Any] = {
     "training": None,
     "predicting": None,
     "resumable": False,
+    "failed": None,
 }
 """The state where no folder is open."""
 
@@ -93,6 +94,7 @@ class Studio:
             if before is not None:
                 before.close()
             self.learning = Learning(self.folder.root, self.out, self.events)
+            self.events.failed = None
 
     def close(self) -> None:
         """End all work, and let others write."""
@@ -204,6 +206,7 @@ class Studio:
             "training": learner.training,
             "predicting": learner.predicting,
             "resumable": learner.is_resumable,
+            "failed": self.events.failed,
         }
 
     @property

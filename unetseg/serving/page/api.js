@@ -47,8 +47,11 @@ export async function mask(id, of, { x, y, width, height }) {
   return new Uint8Array(await answer.arrayBuffer());
 }
 export const removeMask = (id, revision) => json("DELETE", path(id, `mask?${query({ revision })}`));
-export async function putMask(id, { x, y, width, height }, revision, png) {
-  return (await send("PUT", path(id, `mask.png?${query({ x, y, width, height, revision })}`), png, "image/png")).json();
+/** Class indexes as `mask` gives them, deflated. */
+export async function putMask(id, { x, y, width, height, pixels }, revision) {
+  const packed = new Blob([pixels]).stream().pipeThrough(new CompressionStream("deflate"));
+  const body = await new Response(packed).arrayBuffer();
+  return (await send("PUT", path(id, `mask.png?${query({ x, y, width, height, revision })}`), body, "application/octet-stream")).json();
 }
 export async function upload(files) {
   const form = new FormData();
@@ -56,20 +59,25 @@ export async function upload(files) {
   return (await send("POST", "uploads", form)).json();
 }
 
-/** Listens to the server's events for good: a stream that breaks is opened again, ever more slowly. */
+/** Listens to the server's events while the page is in sight: a browser has six connections to a server for all of its
+ * tabs. A stream that breaks is opened again, ever more slowly. */
 export function listen(handlers, onconnection) {
-  let wait = 1000;
+  let wait = 1000, again = 0, source = null;
   const open = () => {
-    const source = new EventSource(url("events"));
+    clearTimeout(again);
+    source?.close();
+    if (document.hidden) return;
+    source = new EventSource(url("events"));
     source.onopen = () => { wait = 1000; onconnection(true); };
     source.onerror = () => {
       source.close();
       onconnection(false);
-      setTimeout(open, wait);
+      again = setTimeout(open, wait);
       wait = Math.min(2 * wait, 15000);
     };
     for (const [name, handle] of Object.entries(handlers))
       source.addEventListener(name, (event) => handle(JSON.parse(event.data)));
   };
+  document.addEventListener("visibilitychange", open);
   open();
 }

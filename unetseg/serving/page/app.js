@@ -77,9 +77,17 @@ function key(event) {
   location.hash = step;
 }
 
+let failure = 0;
+
+function showFailure() {
+  const { number = 0, message, fix } = store.state?.failed ?? {};
+  if (number && number !== failure) notice("failed", message, fix);
+  failure = number;
+}
+
 const events = {
   ...training.events, ...viewer.events,
-  failed({ message, fix }) { notice("failed", message, fix); refreshSoon(); },
+  failed() { refreshSoon(); }, // the state tells what, also to a tab that was out of sight
   stopped() { say("Stopped; the model so far is kept."); refreshSoon(); },
   changed({ id }) { drawing.wasChanged(id); },
 };
@@ -100,12 +108,13 @@ async function start() {
   for (const [name, [, step]] of Object.entries(STEPS)) step.build(document.querySelector(`#${name}`));
   document.addEventListener("keydown", key);
   await refresh();
-  watch(() => { showSteps(); STEPS[now]?.[1].update(); });
+  watch(() => { showSteps(); showFailure(); STEPS[now]?.[1].update(); });
   addEventListener("hashchange", () => route().catch(refused));
   api.listen(handlers, (isOpen) => {
     if (!isOpen) return notice("lost", "The connection to the server is lost.", "Trying again by itself. Is `unetseg app` still running?",
       [], "calm");
     clearNotice("lost");
+    drawing.wasChanged(); // while nothing was heard
     return refreshSoon();
   });
   setInterval(() => document.hidden || refresh().catch(() => {}), 25000); // who is silent for a minute lets others draw

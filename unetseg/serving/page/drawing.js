@@ -2,7 +2,6 @@
 import * as api from "./api.js";
 import { ask, button, clearNotice, empty, h, iconButton, isTyping, notice, say, short, swatch, words } from "./elements.js";
 import { Mask } from "./mask.js";
-import { encode } from "./png.js";
 import { inColours, Pyramid } from "./pyramid.js";
 import { editClasses } from "./classes.js";
 import { blank, image, isDrawn, palette, refresh, refreshSoon, store, trying } from "./store.js";
@@ -22,7 +21,7 @@ const at = { id: null, info: null, mask: null, revision: null, saved: 0, tool: "
 let parts, view, pyramid, maskPyramid, loading = 0, saving = null, last = null, under = null;
 
 const isLooking = () => !store.state.writer;
-const isDirty = () => at.mask && at.mask.edits !== at.saved;
+const isDirty = () => at.mask && (at.mask.before || at.mask.edits !== at.saved);
 const value = () => (at.tool === "erase" ? blank() : at.index);
 
 export function build(section) {
@@ -65,7 +64,9 @@ export function build(section) {
   view = new View(canvas, draw, { takes, down, move, up, cancel, hover, step });
   canvas.addEventListener("dblclick", closePolygon);
   document.addEventListener("keydown", (event) => !section.hidden && key(event));
-  document.addEventListener("keyup", (event) => { if (event.key === "v") { at.hidden = false; view.request(); } });
+  const showMask = () => { at.hidden = false; view.request(); };
+  document.addEventListener("keyup", (event) => event.key?.toLowerCase() === "v" && showMask());
+  addEventListener("blur", showMask); // another window hears that the key is let go of
   document.addEventListener("visibilitychange", () => document.hidden && isDirty() && save());
   addEventListener("beforeunload", (event) => isDirty() && event.preventDefault());
   take("brush");
@@ -77,7 +78,8 @@ export async function show(id, isFromModel = false) {
   parts.empty.replaceChildren(images.length ? "" : empty("Nothing to draw on yet", "Choose a folder with images first.",
     h("a", { className: "button primary", href: "#folder" }, "Choose a folder")));
   parts.whole.hidden = !images.length;
-  const one = image(id) ?? image(at.id) ?? images.find((each) => each.mask === "none") ?? images[0];
+  const find = (key) => images.find((each) => each.id === key); // what was dropped is to look at only
+  const one = find(id) ?? find(at.id) ?? images.find((each) => each.mask === "none") ?? images[0];
   if (one && one.id !== at.id && (await save())) await open(one.id);
   update();
   const isBegun = isFromModel && one?.predicted && one.mask === "none"; // a mask that is there is replaced only when asked
@@ -88,12 +90,18 @@ export async function show(id, isFromModel = false) {
 export const leave = () => save();
 const drawable = () => store.images.filter((one) => !one.uploaded);
 
-const open = trying(async (id, spot = null) => {
+const open = trying(async (id, spot = null, isGivenUp = false) => {
   const ticket = ++loading;
   parts.title.textContent = short(image(id).name);
   showSaved("opening …");
   const info = await api.info(id);
   if (ticket !== loading) return;
+  if (isDirty() && !isGivenUp) { // it was drawn on meanwhile
+    if (await save()) await open(id, spot);
+    else update();
+    return;
+  }
+  Object.assign(image(id) ?? {}, { mask: info.mask, revision: info.revision }); // the list may be older
   const isOther = id !== at.id;
   Object.assign(at, { id, info, revision: info.revision, mask: null, points: [], cross: null });
   if (isOther) {
@@ -262,15 +270,13 @@ async function moveWindow(point) {
 function down(point) {
   if (at.tool === "polygon") return addPoint(point);
   at.mask.begin();
-  if (at.tool === "fill") {
-    at.mask.fill(point, value());
-    return up();
-  }
-  return move(point);
+  if (at.tool !== "fill") return move(point);
+  at.mask.fill(point, value()); // until `up` a second finger takes it back
+  return view.request();
 }
 
 function move(point) {
-  if (!at.mask.before) return;
+  if (!at.mask?.before || at.tool === "fill") return;
   at.mask.stroke(last ?? point, point, at.size, value());
   last = point;
   view.request();
@@ -278,7 +284,7 @@ function move(point) {
 
 function up() {
   last = null;
-  if (at.mask.before) at.mask.commit();
+  if (at.mask?.before) at.mask.commit();
   showSaved();
   view.request();
 }
@@ -286,7 +292,7 @@ function up() {
 function cancel() {
   last = null;
   at.points.pop();
-  at.mask.cancel();
+  at.mask?.cancel();
   view.request();
 }
 
@@ -318,7 +324,7 @@ function addPoint(point) {
 
 function closePolygon() {
   const points = at.points.splice(0);
-  if (points.length > 2) {
+  if (points.length > 2 && at.mask && !isLooking()) {
     at.mask.begin();
     at.mask.polygon(points, value());
     up();
@@ -327,10 +333,13 @@ function closePolygon() {
 }
 
 function enter() {
+  if (isLooking()) return undefined;
   if (!at.cross) return closePolygon();
   if (at.tool === "polygon") return addPoint(at.cross);
-  if (at.mask.before) return up();
-  if (!isLooking() && at.tool !== "hand" && at.mask.contains(at.cross)) down(at.cross);
+  if (at.mask?.before) return up();
+  if (at.tool === "hand" || !at.mask?.contains(at.cross)) return undefined;
+  down(at.cross);
+  if (at.tool === "fill") up(); // only a brush stays down
   return undefined;
 }
 
@@ -347,7 +356,7 @@ function showTool() {
 }
 
 function back(which) {
-  if (at.mask?.[which]()) say(which === "undo" ? "Undone" : "Done again");
+  if (!isLooking() && at.mask?.[which]()) say(which === "undo" ? "Undone" : "Done again");
   showSaved();
   view.request();
 }
@@ -419,16 +428,17 @@ async function remove() {
   await api.removeMask(at.id, at.revision);
   image(at.id).mask = "none";
   refreshSoon();
-  await open(at.id);
+  await open(at.id, null, true);
 }
 
 /** Saves what is not saved yet; resolves with whether all is safe. */
 export async function save() {
   while (saving) await saving;
+  if (at.mask?.before) up(); // on its way, such as a line of the keyboard's brush
   if (!isDirty()) return true;
   if (isLooking()) {
     notice("unsaved", "Not saved: somebody else is drawing here by now.", "What you drew stays on this page until you may draw again.",
-      [button("Try again", save)]);
+      [button("Try again", save), button("Give up what I drew", giveUp, "quiet")]);
     return false;
   }
   saving = put().finally(() => { saving = null; });
@@ -440,7 +450,7 @@ async function put() {
   const { edits } = mask;
   showSaved("saving …");
   try {
-    const saved = await api.putMask(id, mask, at.revision, await encode(mask.pixels, mask.width, mask.height));
+    const saved = await api.putMask(id, mask, at.revision);
     Object.assign(at, { revision: saved.revision, saved: edits });
     Object.assign(image(id) ?? {}, { mask: saved.mask, revision: saved.revision });
     clearNotice("unsaved");
@@ -452,10 +462,20 @@ async function put() {
     showSaved("not saved");
     if (refusal.status === 409) return conflict();
     if (refusal.status === 423) refreshSoon();
-    notice("unsaved", `Not saved: ${refusal.message}`, refusal.fix, [button("Try again", save)]);
+    notice("unsaved", `Not saved: ${refusal.message}`, refusal.fix,
+      [button("Try again", save), button("Give up what I drew", giveUp, "quiet")]);
     return false;
   }
 }
+
+/** Shows the mask as it is in the folder: what can never be saved would let nobody leave. */
+async function giveUp() {
+  clearNotice("unsaved");
+  at.saved = at.mask.edits; // also where the folder is gone
+  await open(at.id, middle(at.mask), true);
+}
+
+const middle = ({ x, y, width, height }) => ({ x: x + width / 2, y: y + height / 2 });
 
 /** Another saved this mask meanwhile: who wins is chosen, nothing is lost unasked. */
 async function conflict() {
@@ -466,14 +486,14 @@ async function conflict() {
     at.revision = (await api.info(at.id)).revision;
     return put();
   }
-  if (choice === "theirs") await open(at.id, at.mask);
+  if (choice === "theirs") await open(at.id, middle(at.mask), true);
   return choice === "theirs";
 }
 
 /** A mask was saved: it is shown, unless it was saved here or is being drawn on. */
-export const wasChanged = trying(async (id) => {
-  const isBusy = () => id !== at.id || isDirty() || saving || at.mask?.before;
+export const wasChanged = trying(async (id = at.id) => {
+  const isBusy = () => !image(id) || id !== at.id || isDirty() || saving || at.mask?.before;
   if (isBusy()) return;
   const { revision } = await api.info(id);
-  if (revision !== at.revision && !isBusy()) await open(id);
+  if (revision !== at.revision && !isBusy()) await open(id, at.mask && middle(at.mask));
 });

@@ -67,7 +67,7 @@ export function card(one, of) {
   const facts = [MARKS[one.mask], one.predicted && one.mask === "none" && "predicted", one.split === "test" && "test",
     one.dice != null && `Dice ${one.dice.toFixed(2)}`, one.objects != null && count(one.objects, "object")];
   const state = one.revision + (one.predicted ? store.state.model?.version : "");
-  return h("a", { className: `card ${one.mask}`, href: `#draw/${one.id}` },
+  return h("a", { className: `card ${one.mask}`, href: `#${one.uploaded ? "look" : "draw"}/${one.id}` },
     h("img", { src: api.imageUrl(one.id, `thumbnail.jpg?of=${of}&r=${state}`), alt: "",
       loading: "lazy", decoding: "async" }),
     h("b", { title: one.name }, short(one.name)), h("span", null, facts.filter(Boolean).join(" · ") || `${one.width} × ${one.height}`));

@@ -124,10 +124,10 @@ export function update() {
 
 function showRun(running) {
   const { training } = store.state;
-  const seconds = store.progress?.seconds ?? training?.seconds ?? 0;
   const total = training?.budget ?? 1;
-  parts.bar.value = Math.min(store.progress?.share ?? seconds / total, 1);
-  const left = Math.max(total - seconds, 0);
+  const share = Math.min(store.progress?.share ?? training?.share ?? 0, 1); // with what was before a stop
+  parts.bar.value = share;
+  const left = total * (1 - share);
   const text = training?.status === "stopping" ? "Stopping: the model is kept …" : !store.progress?.step && running
     ? "Getting ready: images are read, the batch is chosen …" : "";
   const epoch = store.progress?.epoch ?? training?.epoch;
@@ -153,11 +153,12 @@ function showRun(running) {
 export const events = {
   training(progress) {
     store.progress = progress;
-    if (store.state?.training) store.state.training.status = progress.status;
+    if (store.state) store.state.training = progress; // all that is known
     say(`Training: ${Math.round(100 * progress.share)} percent of the time is used.`, 15000);
     update();
   },
   epoch(epoch) {
+    if (store.epochs.at(-1)?.run !== epoch.run) store.epochs = []; // another training's
     if (store.epochs.some((one) => one.step === epoch.step)) return;
     if (store.epochs.at(-1)?.step > epoch.step) store.epochs = [];
     store.epochs.push(epoch);
