@@ -7,6 +7,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -337,3 +338,18 @@ def test_code_runs_on_its_generation(
     capability: tuple[int, int], built: list[str], runs: bool
 ) -> None:
     assert runs_on(capability, built) == runs
+
+
+def test_a_gpu_that_others_hold_wholly(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    def held(device: object) -> tuple[int, int]:
+        raise RuntimeError("CUDA error: out of memory\nCompile with …")
+
+    sized = SimpleNamespace(total_memory=80 * GIBIBYTE)
+    with fake_card(), monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "mem_get_info", held)
+        patch.setattr(torch.cuda, "get_device_properties", lambda number: sized)
+        code, told = look()
+    assert code == 3, told
+    assert "error: --device cuda: it is there, but takes no work [device]" in told
+    assert "CUDA error: out of memory" in told
+    assert re.search(r"GPU 0 +Card, 0\.0 GiB of 80\.0 GiB free", told)

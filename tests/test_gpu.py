@@ -28,7 +28,7 @@ from unetseg.cli import app
 from unetseg.config import BenchConfig, DeviceConfig, RuntimeConfig, TrainingConfig
 from unetseg.data.crops.dataset import CropRule, Order
 from unetseg.data.sample import draw_sample
-from unetseg.errors import MachineError
+from unetseg.errors import MachineError, OutOfMemoryError
 from unetseg.prediction import backends
 from unetseg.prediction.engine import PIXELS_ON_GPU, Engine
 from unetseg.prediction.pipeline import Opened, predict_each
@@ -336,3 +336,41 @@ def test_the_lab_breaks_skips_there_as_on_a_cpu(cells: Path, tmp_path: Path) -> 
             assert app.run([*words, "--device", device, "--output", str(out)]) == 0
         tables.append((out / "ablate.csv").read_text())
     assert tables[0] == tables[1]
+
+
+def test_weights_that_do_not_fit_are_answered() -> None:
+    with fake_card() as card:
+        machine = card_machine()
+        card.limit = 0
+        with pytest.raises(OutOfMemoryError, match="does not fit in memory") as caught:
+            engine_on(machine)
+    assert "--device cpu" in caught.value.fix
+
+
+@pytest.mark.long
+def test_a_resume_goes_on_with_the_random_numbers_of_the_gpu(cells: Path, tmp_path: Path) -> None:
+    """Encoders that drop branches, such as efficientnet-b0, draw them there."""
+    flags = FLAGS | {"device": "cuda", "batch": 4, "out": tmp_path, "name": "run"}
+    given: list[list[int]] = []
+    with fake_card(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([7, 7]))
+        unetseg.train(cells, epochs=1, **flags)
+        patch.setattr(
+            torch.cuda, "set_rng_state", lambda state, device: given.append(state.tolist())
+        )
+        unetseg.train(cells, epochs=2, resume=True, **flags)
+    assert given == [[7, 7]]
+
+
+def test_an_engine_for_which_there_is_no_memory_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("unetseg.prediction.engine.choose_backend", full)
+    with fake_card():
+        engine = engine_on(card_machine())
+        with pytest.raises(OutOfMemoryError, match="does not fit in memory") as caught:
+            engine.choice  # noqa: B018
+    assert "--device cpu" in caught.value.fix

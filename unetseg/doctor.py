@@ -157,11 +157,20 @@ def find_gpus() -> list[Gpu]:
     return [
         Gpu(
             str(torch.cuda.get_device_name(number)),
-            *torch.cuda.mem_get_info(number)[::-1],
+            *_memory(number),
             torch.cuda.get_device_capability(number),
         )
         for number in range(torch.cuda.device_count())
     ]
+
+
+def _memory(number: int) -> tuple[int, int]:
+    """Bytes of a GPU, and those that are free: none where others hold it."""
+    try:
+        free, memory = torch.cuda.mem_get_info(number)
+    except RuntimeError:
+        return torch.cuda.get_device_properties(number).total_memory, 0
+    return memory, free
 
 
 def shared_memory() -> int | None:

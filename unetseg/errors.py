@@ -165,17 +165,6 @@ class StoppedError(UnetsegError):
     exit_code = 130
     code = "stopped"
 
-    def __init__(
-        self,
-        summary: str,
-        offenders: Sequence[object] = (),
-        fix: str = "",
-        *,
-        exit_code: int = 130,
-    ) -> None:
-        super().__init__(summary, offenders, fix)
-        self.exit_code = exit_code
-
 
 def imported(name: str, extra: str) -> Any:
     """A package that is there only where the extra of `unetseg` was asked for.

@@ -21,12 +21,13 @@ from unetseg.config import MachineConfig
 from unetseg.errors import ConfigError, MachineError, OutOfMemoryError, StoppedError
 from unetseg.group import ALONE, Group
 from unetseg.resources import host_memory, processor, usable_cores
-from unetseg.text import plural
+from unetseg.text import first_line, plural
 
 NO_MEMORY = re.compile(
     r"out of memory|allocate memory|^could not create a (primitive|memory object)$"
+    r"|CU(BLAS|DNN)_STATUS_\w*ALLOC(ATION)?_FAILED"
 )
-"""What torch, the allocator of the CPU and oneDNN say when memory runs out."""
+"""What torch, the allocator of the CPU, oneDNN, cuBLAS and cuDNN say when memory runs out."""
 SIGNALS = tuple(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has two of them
@@ -88,14 +89,16 @@ def start(config: MachineConfig, group: Group = ALONE) -> Machine:
 
     Raises:
         ConfigError: the device name is not one.
-        MachineError: the device is not there, was left behind by a fork, or cannot do the
-            arithmetic asked for.
+        MachineError: the device is not there, is held by others, was left behind by a fork, or
+            cannot do the arithmetic asked for.
     """
     tune_allocator()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     survive_forks()
     device = choose_device(config.device, group)
+    if device.type == "cuda":
+        _hold(device)
     dtype = choose_dtype(config.precision, device)
     name = (
         "Apple MPS"
@@ -103,13 +106,23 @@ def start(config: MachineConfig, group: Group = ALONE) -> Machine:
         else f"CPU ({plural(torch.get_num_threads(), 'thread')})"
     )
     if device.type == "cuda":
-        if device.index is not None:
-            torch.cuda.set_device(device)  # which is where a group looks for it
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         name = str(torch.cuda.get_device_name(device))
     return Machine(device, dtype, name, group)
+
+
+def _hold(device: torch.device) -> None:
+    """Let this process work on a GPU, which it is the first to ask for anything."""
+    try:
+        if device.index is not None:
+            torch.cuda.set_device(device)  # which is where a group looks for it
+        torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        fix = "End what holds it (nvidia-smi lists that), or choose --device cuda:N or cpu."
+        told = f"--device {device}: it is there, but takes no work"
+        raise MachineError(told, [first_line(error)], fix) from error
 
 
 def tune_allocator() -> None:
@@ -279,9 +292,9 @@ class StopRequest:
             signal.signal(number, handler)
         if isinstance(error, KeyboardInterrupt) and not self.has_begun:
             told = "stopped before the first step: nothing was trained"
-            number = next(iter(error.args), signal.SIGINT)
-            fix = "The same command begins again."
-            raise StoppedError(told, fix=fix, exit_code=128 + number) from None
+            stopped = StoppedError(told, fix="The same command begins again.")
+            stopped.exit_code = 128 + next(iter(error.args), signal.SIGINT)
+            raise stopped from None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.has_begun or (self.signal is not None and number == signal.SIGINT):

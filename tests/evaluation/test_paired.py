@@ -18,7 +18,7 @@ from unetseg.data.files.pngs import write_png
 from unetseg.data.pairs.match import Pair, find_pairs
 from unetseg.data.pairs.splits import read_groups, write_splits
 from unetseg.data.sample import draw_sample
-from unetseg.errors import ConfigError, DataError, PairingError
+from unetseg.errors import ConfigError, DataError, MachineError, PairingError
 from unetseg.evaluation.compare import compare
 from unetseg.evaluation.confusion import dice, merged, score
 from unetseg.evaluation.evaluate import evaluate
@@ -316,3 +316,17 @@ def test_a_second_observer_and_the_model_are_scored_on_the_same_pixels(tmp_path:
         true, said = truth[counted] > 0, answer[counted] > 0
         expected = 2 * (true & said).sum() / (true.sum() + said.sum())
         assert side["foreground_dice"] == pytest.approx(expected)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_runs_are_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(*_: object, **__: object) -> None:
+        raise AssertionError("the work has begun")
+
+    runs = [save_run(tmp_path / name) for name in "ab"]
+    photos = draw_sample(tmp_path / "photos", count=2, size=64)
+    monkeypatch.setattr("unetseg.evaluation.compare.evaluate_pairs", begun)
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match="cannot write"):
+        compare(runs, photos, output=tmp_path / "file" / "x", split="all", device="cpu")

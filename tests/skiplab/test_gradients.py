@@ -111,8 +111,8 @@ def test_at_first_rezero_moves_its_factors_alone() -> None:
 
 @pytest.mark.long
 def test_stacks_are_compared_and_drawn(tmp_path: Path) -> None:
-    config = GradientsConfig(depths=(4, 10), steps=2)
-    result = gradients(config, base=BASE, output=tmp_path / "a", seed=3)
+    config = GradientsConfig(depths=(4, 10), steps=2, seed=3)
+    result = gradients(config, base=BASE, output=tmp_path / "a")
     check_files(result, "gradients", "first_layer", "training")
     assert len(result.summary) == 12  # 3 kinds of block × 2 norms × 2 inits
     assert {row["step"] for row in result.rows} == {0, 2}
@@ -121,9 +121,9 @@ def test_stacks_are_compared_and_drawn(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_seeds_decide(tmp_path: Path) -> None:
     config = GradientsConfig(depths=(4,), steps=1, blocks=("plain",), norms=("batch",))
+    configs = [config.model_copy(update={"seed": seed}) for seed in (1, 1, 2)]
     same, again, other = (
-        gradients(config, base=BASE, output=tmp_path / str(at), seed=seed).rows
-        for at, seed in enumerate((1, 1, 2))
+        gradients(one, base=BASE, output=tmp_path / str(at)).rows for at, one in enumerate(configs)
     )
     assert same == again != other
 

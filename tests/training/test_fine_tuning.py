@@ -240,3 +240,9 @@ def test_a_stopped_run_goes_on_bit_for_bit_without_the_weights(
     assert (info.network.encoder, info.network.weights) == (SMALL, "imagenet")
     assert segmenter(torch.zeros(1, 3, 64, 64)).isfinite().all()
     assert "encoder: auto" in (cut / "config.yaml").read_text()
+
+
+def test_a_normalisation_by_image_that_was_set_is_kept(known: Survey, local: Path) -> None:
+    network = NetworkConfig(encoder=SMALL, weights=str(local / "w.pth"))
+    plan = make_plan(known, settings(network, normalisation="image"), CPU)
+    assert (plan.normalisation.kind, plan.reasons["normalisation"]) == ("image", "as set")

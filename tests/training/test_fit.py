@@ -555,3 +555,28 @@ def test_an_empty_folder_for_validation_is_none(data: Path, tmp_path: Path) -> N
     heard = Heard()
     train(folder, tiny(epochs=1), out=tmp_path, name="a", progress=heard)
     assert any("5 train, 1 val" in line for line in heard.said)
+
+
+@pytest.mark.long
+def test_what_was_compiled_on_a_gpu_is_not_compiled_on_a_cpu(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(data, tiny(epochs=1), out=tmp_path, name="a")
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps(plan | {"compile": True}))
+    compiled: list[object] = []
+    monkeypatch.setattr("unetseg.training.fit.compile_step", lambda *of: compiled.append(of))
+    train(data, tiny(epochs=2), out=tmp_path, name="a", resume=True)
+    assert not compiled
+
+
+@pytest.mark.long
+def test_a_run_that_goes_on_tells_where_its_images_are_now(data: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(data, tmp_path / "here"))
+    run = train(moved, tiny(), out=tmp_path, name="a")
+    before = json.loads((run / "env.json").read_text())
+    there = Path(shutil.move(moved, tmp_path / "there"))
+    train(there, tiny(), out=tmp_path, name="a", resume=True)
+    after = json.loads((run / "env.json").read_text())
+    assert after == before | {"data": str(there.resolve())}
+    assert str(there) in (run / "report.html").read_text(encoding="utf-8")

@@ -174,3 +174,34 @@ def test_folds_go_on_only_as_they_were_begun(data: Path, tmp_path: Path) -> None
     assert run([*words[:4], "--folds", "2", "--resume"]) == 0
     assert other.read_text() == "state"
     assert (home / "model" / "model.json").is_file()
+
+
+def test_a_signal_while_a_fold_ends_begins_no_other(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told_to_stop(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    home = tmp_path / "f"
+    home.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("unetseg.training.fit.store_verdicts", told_to_stop)
+        with pytest.raises(StoppedError, match="The same command with --resume") as stopped:
+            train_folds(data, 2, home, CONFIG)
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    assert not (home / "fold_1").exists()
+    train_folds(data, 2, home, CONFIG)
+    assert (home / "model" / "model.json").is_file()
+
+
+def test_images_that_a_fold_leaves_out_are_scored_by_the_one_that_holds_them_out(
+    data: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "folds"
+    home.mkdir()
+    part = CONFIG.data.model_copy(update={"share": 0.5})
+    train_folds(data, 2, home, CONFIG.model_copy(update={"data": part}))
+    assert len(read_splits(home / "fold_0" / "splits.json", "name")) == 6
+    assert set(read_splits(home / "splits.json", "name").values()) == {"val"}
+    scores = parse_json((home / "eval" / "val" / "scores.json").read_bytes())
+    assert scores["images"] == 8

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.in_group import in_group
 from unetseg.data.crops.dataset import Sample
 from unetseg.data.sample import draw_sample
 from unetseg.errors import StoppedError, UnetsegError
+from unetseg.training import fit
 from unetseg.training.checkpoint import load_state
 from unetseg.training.fit import train
 from unetseg.training.learner import Learner
@@ -203,3 +205,17 @@ def test_a_run_that_begins_anew_has_a_name(data: Path) -> None:
     )
     assert process.returncode == 2
     assert "a run that begins anew by itself needs a name" in process.stderr
+
+
+def test_machines_that_were_started_at_other_times_save_together(
+    data: Path, both: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of each tells the seconds since that machine was started."""
+
+    def since_the_start() -> float:
+        return time.monotonic() - 1e6 * int(os.environ["RANK"])
+
+    monkeypatch.setattr(fit, "time", SimpleNamespace(monotonic=since_the_start))
+    runs = in_group(2, lambda: train(data, out=data.parent / "runs", name="apart", **FLAGS))
+    assert runs[0] == runs[1] == data.parent / "runs" / "apart"
+    assert curve(runs[0]) == curve(both)

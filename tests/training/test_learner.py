@@ -13,6 +13,7 @@ from tests.builders import CPU, bundle_info, class_map, random_segmenter
 from tests.in_group import in_group
 from unetseg.config import TrainingConfig
 from unetseg.data.crops.dataset import Sample
+from unetseg.errors import ConfigError
 from unetseg.group import ALONE, Group, joined_group
 from unetseg.training.learner import Learner
 from unetseg.training.losses import SegmentationLoss
@@ -237,3 +238,10 @@ def test_the_running_mean_weighs_late_steps_more() -> None:
     torch.testing.assert_close(mean.weight, torch.full((2,), expected))
     torch.testing.assert_close(mean.running_var, torch.full((2,), expected))
     assert mean.num_batches_tracked == 19
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:`timm-` encoders:DeprecationWarning")  # smp's own
+def test_an_encoder_that_needs_two_crops_says_so() -> None:
+    with pytest.raises(ConfigError, match="from one crop alone"):
+        learner(encoder="timm-skresnet18").step(crops(0, 1), 0, 1.0)

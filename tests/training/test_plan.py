@@ -120,6 +120,7 @@ def test_an_epoch_covers_every_image(cells: Survey) -> None:
         NetworkConfig(encoder="resnet18"),
         NetworkConfig(widths=(8, 16, 32)),
         NetworkConfig(scale=0.5),
+        NetworkConfig(skip=("concat", "concat", "none", "gated")),
     ],
 )
 def test_every_network_can_be_built(cells: Survey, network: NetworkConfig) -> None:
@@ -146,3 +147,37 @@ def test_rare_classes_weigh_more(real_data: Path) -> None:
     weights = dict(zip(known.class_map.names, plan(known).class_weights or (), strict=True))
     assert weights["bicyclist"] > weights["car"] > weights["building"]
     assert plan(survey(real_data / "dsb2018")).class_weights is None
+
+
+def test_images_without_data_have_no_say_in_the_normalisation(cells: Survey) -> None:
+    """Empty tiles of a mosaic: their mean of 0 is no brightness."""
+    facts = dict(cells.facts)
+    for number, pair in enumerate(cells.select("train")):
+        image, value = facts[pair.name].image, float(number % 2)
+        update = {
+            "mean": (1000 * value,) * image.bands,
+            "std": (200 * value,) * image.bands,
+            "nodata_share": 1 - value,
+        }
+        changed = {"image": image.model_copy(update=update)}
+        facts[pair.name] = facts[pair.name].model_copy(update=changed)
+    made = make_plan(replace(cells, facts=facts), TrainConfig(), CPU)
+    assert made.normalisation.kind == "dataset"
+    assert made.normalisation.mean == pytest.approx((1000.0,) * made.bands)
+
+
+def test_a_level_without_channels_is_refused_as_such(cells: Survey) -> None:
+    made = make_plan(cells, TrainConfig(network=NetworkConfig(widths=(0, 8))), CPU)
+    with pytest.raises(ConfigError, match=r"widths is \(0, 8\): every level has at least 1"):
+        build_unet(made.network, made.bands, 2)
+
+
+@pytest.mark.parametrize("side", [96, 5000])
+def test_the_reason_of_the_epochs_tells_the_steps_that_they_make(
+    cells: Survey, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    monkeypatch.setattr(Machine, "free_memory", lambda self: 10**10)
+    made = plan(of_side(cells, side))
+    assert made.epochs is not None
+    steps = made.epochs * -(-sum(made.repeats) // made.batch)
+    assert made.reasons["epochs"].startswith(f"{steps} steps")

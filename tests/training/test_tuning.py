@@ -20,6 +20,7 @@ from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.pages import MaskPath
 from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.data.sample import draw_sample
+from unetseg.errors import ConfigError
 from unetseg.resources import MEBIBYTE
 from unetseg.runtime import Machine
 from unetseg.training import tuning
@@ -315,3 +316,35 @@ def test_compiled_steps_move_the_weights_alike(
     assert list(ours) == list(theirs)
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-3)
+
+
+def test_what_an_earlier_training_has_left_in_memory_is_free(
+    cells: Survey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the second of several folds."""
+    left = [900 * MEBIBYTE]
+    monkeypatch.setattr(Card, "free_memory", lambda card: card.memory - sum(left))
+    monkeypatch.setattr(tuning, "free_memory", lambda device: left.clear())
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: torch.no_grad())
+    monkeypatch.setattr(tuning, "step_memory", lambda batch, *_: batch * 100 * MEBIBYTE)
+    card = Card(torch.device("cuda"), torch.bfloat16, "GPU", memory=1000 * MEBIBYTE)
+    assert tried_plan(make_plan(cells, SMALL, card), cells, SMALL, card).batch == 9
+
+
+def test_a_budget_leaves_a_level_for_each_kind_of_skip(
+    cells: Survey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "step_seconds", lambda *_: 1.0)
+    network = NetworkConfig(skip=("concat", "concat", "none", "gated"))
+    config = TrainConfig(network=network, training=TrainingConfig(budget=60.0))
+    plan = tried_plan(make_plan(cells, config, BF16), cells, config, BF16)
+    assert (plan.network.depth, plan.network.width) == (4, 8)
+
+
+def test_an_encoder_that_needs_two_crops_is_tried_with_more() -> None:
+    def needed(batch: int) -> int:
+        if batch == 1:
+            raise ConfigError("this encoder does not learn from one crop alone")
+        return batch * 1000
+
+    assert largest_batch(needed, free=10_000, most=16)[0] == 9

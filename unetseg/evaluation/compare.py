@@ -25,7 +25,7 @@ from unetseg.evaluation.evaluate import (
 from unetseg.evaluation.paired import Difference, difference, image_scores
 from unetseg.prediction.predictor import Predictor
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import json_object, write_csv, write_json
+from unetseg.storage import json_object, refuse_read_only, write_csv, write_json
 from unetseg.text import plural
 
 
@@ -99,6 +99,8 @@ def compare(
     pair_set, source = find_described(Path(data), config.data, predictors[0].info.class_map)
     progress.say(f"pairs: {pair_set.rule}")
     homes = [run_folder(run) for run in folders]
+    output = Path(output or homes[0] / "compare")
+    refuse_read_only(output)  # before the work
     digests = trained_digests(pair_set, homes)
     chosen = [choose_pairs(pair_set, home, config.scoring.split, digests) for home in homes]
     split, pairs = _held_out(chosen)
@@ -116,7 +118,6 @@ def compare(
 
     both = zip(predictors, folders, strict=True)
     counts = [in_order(pairs, counted(one, run)) for one, run in both]
-    output = Path(output or homes[0] / "compare")
     return _written(folders, pairs, counts, predictors[0], Comparison(split, (), output))
 
 

@@ -111,7 +111,6 @@ def ablate(
     config: AblateConfig,
     *,
     output: Path,
-    seed: int = 0,
     progress: Progress = SILENT,
 ) -> Result:
     """Break each skip of a trained U-Net in turn, and judge it by the change of Dice.
@@ -134,8 +133,8 @@ def ablate(
         raise ConfigError("no edit is left to break the skips with", fix=fix)
     with explained_memory("Choose a smaller --window."), torch.inference_mode():
         look = look_at_whole(subject, progress)
-        broken = break_skips(subject, look, edits, seed=seed, progress=progress)
-    rows = tabulate(subject, look, broken, samples=config.samples, seed=seed)
+        broken = break_skips(subject, look, edits, seed=config.seed, progress=progress)
+    rows = tabulate(subject, look, broken, samples=config.samples, seed=config.seed)
     overall = [row for row in rows if row["class"] == FOREGROUND]
     score = float(mean_over(dice(look.confusions.sum(0)), subject.info.class_map.foreground))
     amount = "no Dice" if np.isnan(score) else f"Dice {score:.3f}"
@@ -161,7 +160,7 @@ def ablate(
         dice=score,
         verdicts={row["level"]: row["verdict"] for row in overall},
         thresholds={"carries": CARRIES, "idle": IDLE},
-        seed=seed,
+        seed=config.seed,
         settings=config.model_dump(mode="json"),
     )
 

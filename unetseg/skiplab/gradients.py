@@ -61,7 +61,6 @@ def gradients(
     source: Path | None = None,
     base: TrainConfig | None = None,
     output: Path,
-    seed: int = 0,
     progress: Progress = SILENT,
 ) -> Result:
     """Measure the gradient of every layer, and the updates that a learning rate makes of it.
@@ -79,7 +78,6 @@ def gradients(
             is shown the images it was trained on, or those that `base.data` names; of the other
             settings of its data, those that are no defaults in `base.data` are changed.
         output: Folder for gradients.csv, gradients.json and the plots.
-        seed: Seed of weights, images and order.
         progress: Hears what is done.
 
     Raises:
@@ -89,7 +87,7 @@ def gradients(
         OutOfMemoryError: a network does not fit in memory.
     """
     base = base or TrainConfig()
-    runtime = base.runtime.model_copy(update={"seed": seed})
+    runtime = base.runtime.model_copy(update={"seed": config.seed})
     base = base.model_copy(update={"runtime": runtime})
     machine = start(runtime)
     if source is None:
@@ -100,7 +98,7 @@ def gradients(
         is_run = any((source / name).is_file() for name in ("plan.json", "model.json"))
         rows = (of_run if is_run else of_unets)(config, source, base, machine, progress)
         first_layer, figures = first_layer_table(rows, "step"), {"gradients": unet_figure(rows)}
-    settings = config.model_dump(mode="json") | {"seed": seed}
+    settings = config.model_dump(mode="json")
     result = Result(output, rows, first_layer, CAPTION)
     return publish(
         result, "gradients", figures, settings=settings, source=source, first_layer=first_layer

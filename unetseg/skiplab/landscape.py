@@ -68,7 +68,6 @@ def landscape(
     *,
     config: LandscapeConfig,
     output: Path,
-    seed: int = 0,
     progress: Progress = SILENT,
 ) -> Result:
     """Look at the loss around the weights of one trained U-Net, or of two side by side.
@@ -93,7 +92,7 @@ def landscape(
         names = [f"{subject.run} ({number})" for number, subject in enumerate(subjects, 1)]
     with explained_memory("Choose a smaller --window."):
         surfaces = [
-            measure_surface(each, name, config, seed=seed, progress=progress)
+            measure_surface(each, name, config, progress=progress)
             for each, name in zip(subjects, names, strict=True)
         ]
     networks: list[dict[str, Any]] = json_value([surface.facts() for surface in surfaces])
@@ -114,7 +113,7 @@ def landscape(
         "landscape",
         {"landscape": contour_figure(surfaces), "landscape_surface": relief_figure(surfaces)},
         networks=networks,
-        seed=seed,
+        seed=config.seed,
         settings=config.model_dump(mode="json"),
         versions=versions(),
     )
@@ -128,7 +127,6 @@ def measure_surface(
     name: str,
     config: LandscapeConfig,
     *,
-    seed: int = 0,
     progress: Progress = SILENT,
 ) -> Surface:
     """The surface and the sharpness of one trained U-Net, called `name`.
@@ -148,7 +146,7 @@ def measure_surface(
     centre, as_trained = at_point(deepcopy(network)), at_point(network, statistics="keep")
     if not math.isfinite(centre):
         raise DivergedError(f"the loss of {name} is {centre} at its trained weights")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(config.seed)
     directions = [random_direction(network, generator) for _ in range(2)]
     axis = np.linspace(-config.reach, config.reach, config.points)
     task = f"surface of {name}"
@@ -159,7 +157,7 @@ def measure_surface(
             network,
             loss.parts,
             iterations=config.iterations,
-            seed=seed,
+            seed=config.seed,
             task=f"sharpness of {name}",
             progress=progress,
         )

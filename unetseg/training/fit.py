@@ -143,7 +143,6 @@ class Trainer:
         self.step = 0
         self.best = -1.0
         self.without_better = 0
-        self.saved, self.saving = began, 0.0
         self.losses = LossMean()
         self.latest = math.nan
         self.rows: list[dict[str, float]] = []
@@ -151,6 +150,7 @@ class Trainer:
         began = group.largest(began if group.is_first else -math.inf)[0]
         self.clock = Clock(began, self.config.budget, steps)
         self._tick()
+        self.saved, self.saving = self.clock.now, 0.0  # by the clock that all go by
         self.clock.afterwards = CALIBRATION_SHARE
         self.clock.afterwards += PRECISION_SHARE * (run.machine.dtype != torch.float32)
         if run.state:
@@ -198,8 +198,7 @@ class Trainer:
                 self._tick()
                 self.clock.step_done(self.step)
                 self._report(loss)
-                if number := self.group.largest(stop.signal or 0)[0]:
-                    self._stop(int(number))
+                self._heed(stop)
                 if self._is_due:
                     self.validate()
                 elif self.clock.now - self.saved >= self.run.config.runtime.save_every:
@@ -208,6 +207,7 @@ class Trainer:
                     break
         if not self.rows or self.rows[-1]["step"] != self.step:
             self.validate()
+        self._heed(stop)
         trained = self.step * self.order.batch * self.plan.patch**2
         self.group.first(
             lambda: store_verdicts(self.run, self.val_reader, trained, self.log, self.progress)
@@ -222,6 +222,7 @@ class Trainer:
         for remark in self.clock.remarks():
             self.progress.say(remark)
         self.group.first(lambda: write_report(self.run.folder, self.progress))
+        self._heed(stop)  # else the next of several trainings would begin
 
     def _begin(self) -> None:
         """Get ready, and make up for a validation that was due when the training was stopped."""
@@ -336,6 +337,7 @@ class Trainer:
         self.saved, self.saving = self.clock.now, self.clock.now - began
 
     def _write_state(self) -> None:
+        device = self.machine.device
         state = {
             "step": self.step,
             **self.clock.state(),
@@ -345,6 +347,7 @@ class Trainer:
             "losses": self.losses.state(),
             **self.learner.state(),
             "random": torch.get_rng_state(),
+            "random_on_gpu": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "identity": self.run.identity,
         }
         save_state(self.run.folder, state)
@@ -356,6 +359,9 @@ class Trainer:
         self.losses.restore(*state["losses"])
         self.learner.restore(state)
         torch.set_rng_state(state["random"])
+        drawn = state.get("random_on_gpu")  # none on a CPU, and none that earlier versions wrote
+        if drawn is not None and self.machine.device.type == "cuda":
+            torch.cuda.set_rng_state(drawn, self.machine.device)
         self.order.first_step = self.step
         self.clock.resume(self.step, state)
         self.log.rewrite(self.rows)
@@ -431,12 +437,17 @@ class Trainer:
                 return [self.crops.reader.pairs[index].image for index in sorted(bad)]
         return []
 
+    def _heed(self, stop: StopRequest) -> None:
+        """Stop all processes, where one of them has had a signal."""
+        if number := self.group.largest(stop.signal or 0)[0]:
+            self._stop(int(number))
+
     def _stop(self, number: int) -> NoReturn:
         """Save, and end as the signal of that number wants it."""
         self.save()
         told = f"stopped at step {self.step}; the state is in {self.run.folder / 'last.pt'}"
-        error = StoppedError(told, fix=self._way_on, exit_code=128 + number)
-        error.told = not self.group.is_first
+        error = StoppedError(told, fix=self._way_on)
+        error.exit_code, error.told = 128 + number, not self.group.is_first
         raise error
 
     @property

@@ -67,8 +67,12 @@ def train_folds(
     write_settings(home, asked_for)
     for file in ("plan.json", "env.json", "data.json"):  # which its page tells of
         shutil.copy(home / "fold_0" / file, home / file)
-    pairs = parse_json((home / "fold_0" / "splits.json").read_bytes())["pairs"]
-    held_out = [row | {"split": "test" if row["split"] == "test" else "val"} for row in pairs]
+    files = [home / f"fold_{number}" / "splits.json" for number in range(folds)]
+    rows = (row for file in files for row in parse_json(file.read_bytes())["pairs"])
+    pairs = {row["name"]: row for row in rows}  # with --share each leaves out others
+    held_out = [
+        row | {"split": "test" if row["split"] == "test" else "val"} for row in pairs.values()
+    ]
     write_json(home / "splits.json", {"pairs": held_out})  # each by one of them
     evaluate(home, data, evaluation_of(config), progress=progress, known=True, split="val")
     write_report(home, progress)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from unetseg.bundle import BundleInfo, build_segmenter, take_weights
 from unetseg.config import TrainConfig, TrainingConfig
 from unetseg.data.crops.dataset import Sample
-from unetseg.errors import OutOfMemoryError
+from unetseg.errors import ConfigError, OutOfMemoryError
 from unetseg.group import ALONE
 from unetseg.runtime import Machine, explained_memory
 from unetseg.training.losses import SegmentationLoss, deep_supervision
@@ -149,10 +149,20 @@ class Learner:
         return torch.stack(losses).sum()
 
     def add_gradient(self, part: Sample, parts: float = 1.0) -> Tensor:
-        """Add the gradient of one of so many parts of a step; its share of the loss."""
+        """Add the gradient of one of so many parts of a step; its share of the loss.
+
+        Raises:
+            ConfigError: the network takes statistics of several crops, and this is one.
+        """
         device = self.machine.device
         part = Sample(*(each.to(device, non_blocking=True) for each in part))
-        loss = (self.shared or self.objective)(part) / parts
+        try:
+            loss = (self.shared or self.objective)(part) / parts
+        except ValueError as error:  # of a batch norm behind a mean over the whole crop
+            if "more than 1 value per channel" not in str(error):
+                raise
+            fix = "Choose a --batch of 2 or more (for each process), or another --encoder."
+            raise ConfigError("this encoder does not learn from one crop alone", fix=fix) from error
         torch.autograd.backward(self.scaler.scale(loss))
         return loss.detach()
 

@@ -195,7 +195,8 @@ def bundle_info(plan: Plan, known: Survey, data_hash: str) -> BundleInfo:
 
 def known_values(known: Survey) -> KnownValues:
     """Of the training images that show something."""
-    images = [fact.image for fact in known.facts_of("train") if fact.image.with_data]
+    every = [fact.image for fact in known.facts_of("train")]
+    images = [image for image in every if image.with_data] or every
     low, high = (per_band(images, name, known.bands) for name in ("low", "high"))
     shown = (low < high).any(axis=1) | bool((low == high).all())
     largest = np.maximum(np.abs(low), np.abs(high))[shown]
@@ -227,12 +228,17 @@ def _patch(train: list[PairFacts], network: NetworkConfig, machine: Machine) -> 
 
 
 def _halvings(network: NetworkConfig) -> int:
-    """How often a network that is set, or that of an encoder, halves the resolution; else 0."""
+    """How often a network that is set, or that of an encoder, halves the resolution; else 0.
+
+    Widths or kinds of skip set it too, where there is one for each level.
+    """
     if network.widths:
         return len(network.widths) - 1
-    if network.depth == "auto":
-        return max(DEPTHS) if network.encoder else 0
-    return network.depth
+    if network.depth != "auto":
+        return network.depth
+    if len(network.skip) > 1:
+        return len(network.skip)
+    return max(DEPTHS) if network.encoder else 0
 
 
 def _network(
@@ -254,14 +260,15 @@ def _network(
 
 def _depth(network: NetworkConfig, patch: int, machine: Machine) -> tuple[int, str]:
     if halvings := _halvings(network):
-        return halvings, "one less than the widths" if network.widths else "the whole encoder"
+        kinds = "one for each kind of skip" if len(network.skip) > 1 else "the whole encoder"
+        return halvings, "one less than the widths" if network.widths else kinds
     fits = int(math.log2(max(2, patch * network.scale / SMALLEST_BOTTOM)))
     reason = f"the bottom keeps at least {SMALLEST_BOTTOM} of {patch} pixels"
     return min(DEEPEST - machine.is_cpu, fits), reason
 
 
 def _batch(network: NetworkConfig, patch: int, machine: Machine) -> tuple[int, str]:
-    width = network.widths[0] if network.widths else WIDTH[machine.device.type]
+    width = max(1, network.widths[0]) if network.widths else WIDTH[machine.device.type]
     width = network.width if isinstance(network.width, int) else width
     crop = patch**2 * network.scale**2 * width * network.blocks_per_level * ACTIVATION_BYTES
     fits = int(machine.free_memory() * 0.6 / crop)
@@ -274,14 +281,16 @@ def _scaling(
     known: Survey, network: NetworkConfig, training: TrainingConfig
 ) -> tuple[Normalisation, str]:
     """The encoder's own; else per image where images differ more than the pixels within them."""
-    fixed = encoder_normalisation(known, network)
+    is_asked = training.normalisation == "image"  # "dataset" may be what a first fold has chosen
+    fixed = None if is_asked else encoder_normalisation(known, network)
     if fixed is not None:
         return fixed
-    train = known.facts_of("train")
-    over = pooled([fact.image for fact in train], known.bands)
+    images = [fact.image for fact in known.facts_of("train")]
+    over = pooled(images, known.bands)
     std = np.maximum(over["std"], 1e-6)
-    means = np.array([np.mean(fact.image.mean) for fact in train])
-    within = np.mean([np.mean(fact.image.std) for fact in train])
+    images = [image for image in images if image.with_data] or images
+    means = np.array([np.mean(image.mean) for image in images])
+    within = np.mean([np.mean(image.std) for image in images])
     ratio = float(means.std() / max(within, 1e-6))
     found: Literal["dataset", "image"] = "image" if ratio > 1 else "dataset"
     normalisation = Normalisation(
@@ -336,7 +345,7 @@ def _epochs(budget: float | None, steps: int, machine: Machine) -> tuple[int | N
         return None, "what fits in the budget"
     wanted = DEFAULT_STEPS[machine.device.type]
     epochs = max(10, min(MOST_EPOCHS, math.ceil(wanted / steps)))
-    return epochs, f"about {wanted} steps; use --epochs or --budget to choose"
+    return epochs, f"{epochs * steps} steps; use --epochs or --budget to choose"
 
 
 def _validate_every(

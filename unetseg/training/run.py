@@ -29,6 +29,7 @@ from unetseg.storage import (
     has_begun,
     latest_run,
     new_run_folder,
+    read_json,
     remove_leftovers,
     write_json,
     write_text,
@@ -195,8 +196,10 @@ def resume_run(
             fix = "Give the folder it was trained on, or train anew without --resume."
             raise ConfigError(f"{data} has changed since {folder.name} was started", changed, fix)
         known = with_splits(known, read_splits(folder / "splits.json", "name"))
-        plan = _continued(plan, config)
+        plan = _continued(plan, config, machine)
         write_settings(folder, config)
+        environment = read_json(folder / "env.json") | {"data": str(data.resolve())}
+        write_json(folder / "env.json", environment)
         progress.say(f"going on with {folder} at step {state['step']}")
         yield TrainingRun(folder, data, config, machine, known, plan, data_hash(known), state)
 
@@ -211,13 +214,14 @@ def _warn_of_little_memory(progress: Progress) -> None:
         )
 
 
-def _continued(plan: Plan, config: TrainConfig) -> Plan:
+def _continued(plan: Plan, config: TrainConfig, machine: Machine) -> Plan:
     """The plan of the run, with what may change on the way: its length and the machine's part."""
     epochs = config.training.epochs
     if epochs is None and config.training.budget is None:
         epochs = plan.epochs
     asked = config.runtime.compile
-    compiled = plan.compile if asked == "auto" else asked == "yes"
+    pays = machine.device.type == "cuda" and not config.runtime.checkpointing
+    compiled = plan.compile and pays if asked == "auto" else asked == "yes"
     return plan.model_copy(update={"epochs": epochs, "compile": compiled})
 
 

@@ -16,7 +16,7 @@ import torch
 from unetseg.config import NetworkConfig, TrainConfig
 from unetseg.data.crops.dataset import Sample
 from unetseg.data.facts.survey import Survey
-from unetseg.errors import OutOfMemoryError
+from unetseg.errors import ConfigError, OutOfMemoryError
 from unetseg.resources import MEBIBYTE
 from unetseg.runtime import Machine, explained_memory
 from unetseg.text import first_line
@@ -60,6 +60,7 @@ def _fitting_batch(plan: Plan, known: Survey, config: TrainConfig, machine: Mach
     """`plan` with the largest batch that training steps were seen to fit with."""
     most = BATCH[machine.device.type]
     with no_trace(machine.device):
+        free_memory(machine.device)  # of what an earlier training of this process has left
         free = machine.free_memory()
         batch, reason = largest_batch(
             lambda batch: step_memory(batch, plan, known, config, machine), free, most
@@ -95,7 +96,7 @@ def _fitting_budget(
 def _sizes(plan: Plan, asked: NetworkConfig) -> list[dict[str, int]]:
     """Those of `SIZES` that differ in what is not set and fits the crops, as settings."""
     unset: list[str] = [name for name in ("depth", "width") if name in plan.reasons]
-    if asked.encoder or asked.widths:
+    if asked.encoder or asked.widths or len(asked.skip) > 1:
         unset = [name for name in unset if name != "depth"]  # it follows from them
     sizes: list[dict[str, int]] = []
     for depth, width in SIZES:
@@ -130,6 +131,10 @@ def largest_batch(needed: Callable[[int], int], free: int, most: int) -> tuple[i
                 bytes_needed: float = needed(batch)
         except OutOfMemoryError:
             bytes_needed = math.inf
+        except ConfigError:  # an encoder that needs two crops, which are tried next
+            if batch > 1:
+                raise
+            bytes_needed = 0.0
         if bytes_needed <= FILLED * free:
             fits, taken = batch, bytes_needed
         else:

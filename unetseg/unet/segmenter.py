@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unetseg.runtime import Machine
+from unetseg.runtime import Machine, explained_memory
 from unetseg.unet.model import Edit, UNet, unchanged
 
 SMALLEST_DEVIATION = 0.05
@@ -116,8 +116,13 @@ def image_statistics(image: Tensor) -> Tensor:
     return torch.stack([flat.mean(2), flat.std(2, correction=0)], dim=1).float()
 
 
+@explained_memory("End what else holds this memory, or choose --device cpu.")
 def to_machine(segmenter: Segmenter, machine: Machine) -> Segmenter:
-    """`segmenter` on the device of `machine`, in the memory layout of fast convolutions."""
+    """`segmenter` on the device of `machine`, in the memory layout of fast convolutions.
+
+    Raises:
+        OutOfMemoryError: its weights do not fit there.
+    """
     segmenter.to(machine.device)
     for parameter in segmenter.parameters():
         if parameter.ndim == 4:
