@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 
@@ -362,3 +363,46 @@ def test_where_there_is_no_object_in_a_file_it_is_empty(
     assert read_json(tmp_path / "a.json") == {}
     write_json(tmp_path / "a.json", {"a": 1})
     assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def test_a_mount_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fixed").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "fixed")
+    with (
+        pytest.raises(MachineError, match="fixed is a mount") as caught,
+        replace_folder(tmp_path / "fixed"),
+    ):
+        pass
+    assert str(tmp_path / "fixed" / "new") in caught.value.fix
+    assert [path.name for path in tmp_path.iterdir()] == ["fixed"]
+
+
+def test_a_run_folder_that_may_not_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    (tmp_path / "cells").mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(MachineError, match=r"cannot write .*cells: Permission denied"):
+        new_run_folder(tmp_path, "cells")
+
+
+def test_a_run_without_a_name_passes_by_a_folder_that_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noon:
+        @staticmethod
+        def now() -> datetime:
+            return datetime(2026, 1, 1, 12)
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr("unetseg.storage.datetime", Noon)
+    theirs = new_run_folder(tmp_path, None)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert new_run_folder(tmp_path, None) == theirs.with_name(f"{theirs.name}-1")

@@ -139,7 +139,7 @@ def bench(
     config, runtime = config or BenchConfig(), runtime or RuntimeConfig()
     network = network or NetworkConfig()
     if run is not None and network.model_fields_set:
-        given = sorted(f"--{name}" for name in network.model_fields_set)
+        given = sorted(f"--{name.replace('_', '-')}" for name in network.model_fields_set)
         raise ConfigError(f"{run} brings its own network; these are for none", given)
     seconds = config.seconds * (1 - TRAINING if config.train else 1)
     asked = [*config.engines, *([runtime.engine] if runtime.engine != "auto" else [])]

@@ -151,7 +151,14 @@ def nearest_folder(path: Path) -> Path:
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`; on success it takes the place of `folder`."""
+    """Yield an empty folder beside `folder`; on success it takes the place of `folder`.
+
+    Raises:
+        MachineError: `folder` is a mount, or cannot be written.
+    """
+    if os.path.ismount(folder):
+        fix = f"Name a folder in it, such as {folder / 'new'}."
+        raise MachineError(f"{folder} is a mount, in whose place no folder can be put", fix=fix)
     fresh, old = (folder.with_name(f".{folder.name}-{state}") for state in ("new", "old"))
     _bring_back(old, folder)
     for leftover in (fresh, old):
@@ -292,12 +299,15 @@ def new_run_folder(out: Path, name: str | None) -> Path:
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            if name and (not folder.is_dir() or has_begun(folder) or _is_of_others(folder)):
+            if not name:
+                continue
+            with writing(folder):  # it may be another user's
+                is_taken = not folder.is_dir() or has_begun(folder) or _is_of_others(folder)
+            if is_taken:
                 goes_on = any(is_file(folder / state) for state in ("last.pt", "started.json"))
                 fix = f"Give another --name{', or go on with it by --resume' if goes_on else ''}."
                 raise MachineError(f"{folder} holds a run already", fix=fix) from None
-            if name:
-                return folder
+            return folder
         except OSError as error:
             raise _cannot_write(folder, error) from error
         else:

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import threading
 import time
+import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from unetseg.errors import (
     StoppedError,
     UnetsegError,
 )
+from unetseg.serving import server
 from unetseg.training import fit
 
 Capture = pytest.CaptureFixture[str]
@@ -275,6 +277,9 @@ def test_without_flags_the_defaults_hold(asked: list[TrainConfig]) -> None:
         ("epochs: [3\n", "is no YAML file"),
         ("just words\n", "holds no settings"),
         ("!!python/object/apply:os.system ['exit 9']\n", "is no YAML file"),
+        ("train:\n  epochs: 3\n", "[train][epochs]"),
+        ("no-ema: true\n", "no-ema"),
+        ("0: background\n1: cell\n", "[0]"),
     ],
 )
 def test_a_wrong_file_of_settings_is_named(
@@ -285,6 +290,15 @@ def test_a_wrong_file_of_settings_is_named(
     answer = refusal(capsys, "train", "photos", "--config", str(file))
     assert named in answer
     assert len(answer.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("name", ["UNETSEG_NO_EMA", "UNETSEG_CONFIG"])
+def test_what_the_environment_cannot_say_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, asked: list[TrainConfig], capsys: Capture
+) -> None:
+    monkeypatch.setenv(name, "1")
+    assert f"  - {name}\n" in refusal(capsys, "train", "photos")
+    assert not asked
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path, capsys: Capture) -> None:
@@ -324,7 +338,6 @@ def test_a_wrong_environment_is_named(monkeypatch: pytest.MonkeyPatch, capsys: C
         (BundleError("x"), 8),
         (KeyboardInterrupt(), 130),
         (StoppedError("x"), 130),
-        (StoppedError("x", exit_code=143), 143),
     ],
 )
 def test_every_error_has_its_exit_code(
@@ -420,3 +433,23 @@ def test_the_time_that_is_left_does_not_count_what_was_done_before(
         now[0] += 0.5
         progress.advance("training")
     assert "training 70%, 2 min 30 s left" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_app_answers_while_the_browser_is_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answers, is_answered = threading.Event(), threading.Event()
+
+    def look(_address: str) -> bool:
+        if answers.wait(5):
+            is_answered.set()
+        return True
+
+    def serve(_app: Any, listener: Any) -> None:
+        answers.set()
+        listener.close()
+
+    monkeypatch.setattr(webbrowser, "open", look)
+    monkeypatch.setattr(server, "run", serve)
+    assert run(["app", "--root", str(tmp_path), "--port", "0"]) == 0
+    assert is_answered.wait(5)

@@ -317,6 +317,13 @@ def test_nothing_but_json_is_printed_with_json(data: Path, capsys: Capture) -> N
     named(found, "warning", "without mask", "a:cat:[red]\\x1b[31m.png")
 
 
+def test_the_report_may_be_asked_for_in_a_file_of_settings(data: Path, tmp_path: Path) -> None:
+    settings, report = tmp_path / "settings.yaml", tmp_path / "findings.txt"
+    settings.write_text(f"report: {report}\n")  # which is a command too
+    assert run(["check", str(data), *SMALL, "--config", str(settings)]) == 0
+    assert report.is_file()
+
+
 @pytest.mark.row(27)
 def test_names_are_shown_as_they_are(
     data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch

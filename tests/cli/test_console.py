@@ -1,6 +1,7 @@
 """What is said: in any encoding, to readers that go away, to files on full disks, to nobody."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -95,3 +96,18 @@ def test_closed_files_are_none_of_the_files_that_are_opened(closed: str, tmp_pat
     done = in_shell(f'exec "$@" {closed}', "sample", tmp_path / "drawn", "-n", 4, "--size", 48)
     assert done.returncode == 0
     assert len(list((tmp_path / "drawn" / "images").iterdir())) == 4
+
+
+@pytest.mark.long
+def test_json_has_no_colours_where_these_are_forced(data: Path) -> None:
+    done = in_shell('"$@"', "check", data, "--json", FORCE_COLOR="1", TERM="xterm")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["findings"] == []
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_json_that_is_not_whole_is_no_success(data: Path) -> None:
+    done = in_shell('"$@" > /dev/full', "check", data, "--json")
+    assert done.returncode == 3
+    assert "the JSON is not whole" in done.stderr

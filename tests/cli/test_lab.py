@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from unetseg.cli.app import LAB, run
+from unetseg.skiplab.look import Result
 
 Capture = pytest.CaptureFixture[str]
 TINY = ["-e", "1", "--depth", "2", "--width", "4", "--patch", "32", "-b", "2", "--workers", "0"]
@@ -72,6 +74,19 @@ def test_a_look_at_a_run(verb: str, trained: Path, sample: Path, capsys: Capture
 
 
 @pytest.mark.long
+def test_a_look_at_a_further_bundle_of_a_run_is_its_own(
+    trained: Path, sample: Path, tmp_path: Path
+) -> None:
+    home = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("lab"))
+    shutil.copytree(home / "model", home / "pruned")
+    for bundle in (home / "pruned", home / "model"):
+        assert run(["lab", "gates", str(bundle), str(sample), "--split", "all", *SMALL]) == 0
+        owner = bundle if bundle.name == "pruned" else home
+        found(owner / "lab" / "gates", "gates")
+        assert (home / "lab").exists() == (bundle.name == "model")
+
+
+@pytest.mark.long
 def test_quick_leaves_what_was_asked_for(trained: Path, sample: Path, tmp_path: Path) -> None:
     flags = ["--quick", "--edits", "zero", "--images-used", "2", "--split", "all"]
     assert run(["lab", "ablate", str(trained), str(sample), *flags, "-o", str(tmp_path)]) == 0
@@ -113,3 +128,33 @@ def test_a_look_at_a_bundle_is_kept_in_its_run(trained: Path, sample: Path) -> N
     assert run(line) == 0
     assert not (trained / "model" / "lab").exists()
     found(trained / "lab" / "gates", "gates")
+
+
+@pytest.mark.parametrize("verb", ["ablate", "gates", "landscape"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def begun(*_: object, **__: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("unetseg.skiplab.look.open_subject", begun)
+    (tmp_path / "file").touch()
+    output = str(tmp_path / "file" / "look")
+    assert run(["lab", verb, str(tmp_path / "run"), str(tmp_path), "-o", output]) == 3
+    assert f"cannot write {output}" in capsys.readouterr().err
+
+
+def test_folders_that_differ_after_a_dot_have_looks_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes: list[str] = []
+
+    def note(*_: object, output: Path, **__: object) -> Result:
+        homes.append(output.name)
+        return Result(output, [], [], "")
+
+    monkeypatch.setattr("unetseg.skiplab.compare.compare", note)
+    (tmp_path / "pairs.csv").touch()
+    for name in ("photos.v1", "photos.v2", "pairs.csv"):
+        assert run(["lab", "compare", str(tmp_path / name)]) == 0
+    assert homes == ["compare-photos.v1", "compare-photos.v2", "compare-pairs"]

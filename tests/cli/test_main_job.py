@@ -491,3 +491,22 @@ def test_check_writes_a_sheet_of_augmented_pairs(
     assert command(capsys, *words)[0] == 0
     assert pixels(sheet).ndim == 3
     assert len(np.unique(pixels(sheet))) > 50
+
+
+def test_after_a_resume_the_command_that_is_told_next_pairs_as_the_training_did(
+    sample: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(COUNT):
+        image, mask = (sample / side / f"cells_{number:03d}.png" for side in ("images", "masks"))
+        shutil.copy(image, data / f"{number}_rgb.png")
+        shutil.copy(mask, data / f"{number}_fg.png")
+        shutil.copy(mask, data / f"{number}_other.png")
+    flags = ["--images", "*_rgb.png", "--masks", "*_fg.png"]
+    where = ["--out", tmp_path, "--name", "cells"]
+    assert command(capsys, "train", data, *TINY, *flags, *where)[0] == 0
+    code, out, err = command(capsys, "train", data, *where, "--resume", "-e", "3")
+    assert (code, err) == (0, "")
+    told = shlex.split(last_line(out).removeprefix("next: unetseg "))
+    assert told == ["eval", str(tmp_path / "cells"), str(data), *flags]

@@ -9,6 +9,7 @@ import pytest
 
 import unetseg
 from tests.builders import blotches, bundle_info, save_run
+from unetseg.cli.app import run as command
 from unetseg.config import ExportConfig
 from unetseg.errors import ConfigError
 from unetseg.export.export import export
@@ -40,3 +41,15 @@ def test_other_than_8_bit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match="pixels of 8 bit, this one was trained on uint16"):
         export(run, ExportConfig(to="deepness"), output=tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.parametrize("kind", ["dataset", "image"])
+def test_tiles_that_may_disagree_are_told(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("unetseg.export.export.ROUNDS", 1)
+    run = save_run(tmp_path / "run", bundle_info(kind=kind))
+    words = ["export", str(run), "--to", "deepness", "-o", str(tmp_path / "x.onnx")]
+    assert command(words) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert ("each tile is normalised by itself" in told) == (kind == "image")

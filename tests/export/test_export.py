@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import unetseg
 from tests.builders import bundle_info, class_map, noise, random_segmenter, save_run
-from unetseg.bundle import BundleInfo, join_bundles
+from unetseg.bundle import BundleInfo, join_bundles, save_bundle
 from unetseg.cli.app import run as unetseg_command
 from unetseg.config import ExportConfig
 from unetseg.data.files.image import read_image
@@ -444,3 +444,21 @@ def test_a_file_that_is_cut_off_is_answered(share: float, to: str, tmp_path: Pat
     file.write_bytes(content[: int(share * len(content))])
     with pytest.raises(BundleError):
         unetseg.load(file)
+
+
+def test_a_further_bundle_in_a_run_folder_has_a_file_of_its_own(tmp_path: Path) -> None:
+    info = bundle_info()
+    run, file = exported(tmp_path, info)
+    (run / "splits.json").write_text('{"pairs": []}')
+    save_bundle(run / "pruned", random_segmenter(info, seed=5).state_dict(), info)
+    kept = file.read_bytes()
+    assert export(run / "pruned").file == run / "pruned.onnx"
+    assert file.read_bytes() == kept
+    assert export(run / "model").file == file
+
+
+def test_an_export_for_another_use_has_a_file_of_its_own(tmp_path: Path) -> None:
+    run, file = exported(tmp_path, bundle_info())
+    kept = file.read_bytes()
+    assert export(run, ExportConfig(to="deepness")).file == run / "model-deepness.onnx"
+    assert file.read_bytes() == kept

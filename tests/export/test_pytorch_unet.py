@@ -225,3 +225,13 @@ def test_all_that_is_missing_unknown_or_of_another_shape_is_listed(tmp_path: Pat
         "up1.conv.double_conv.0.weight: missing",
         "extra: unknown",
     ]
+
+
+def test_a_level_that_is_missing_is_told_as_that(tmp_path: Path) -> None:
+    file, _ = saved(tmp_path)
+    state = torch.load(file, weights_only=True)
+    torch.save({name: value for name, value in state.items() if "down4." not in name}, file)
+    with pytest.raises(BundleError, match="another network than milesial") as caught:
+        import_weights(file, tmp_path / "bundle")
+    missing = "down4.maxpool_conv.1.double_conv.0.weight: missing"
+    assert missing in caught.value.offenders

@@ -10,6 +10,7 @@ import pytest
 
 from tests.builders import Heard, save_run
 from tests.report.runs import HOSTILE, made_run
+from unetseg.bundle import join_bundles
 from unetseg.errors import BundleError
 from unetseg.report.facts import Facts
 from unetseg.report.page import SECTIONS, picture, run_page, save_page, write_report
@@ -200,3 +201,61 @@ def test_a_longer_training_has_more_epochs_where_these_were_set(own: Path) -> No
     assert longer().endswith("--budget 900s")
     write_text(own / "config.yaml", "epochs: 15\nseed: 0\n")
     assert longer().endswith("--budget 900s --epochs 30")
+
+
+def test_a_bundle_called_model_is_no_part_of_the_folder_above(own: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(own / "model", tmp_path / "elsewhere" / "model"))
+    shutil.move(own / "eval", bundle / "eval")
+    assert save_page([bundle]) == bundle / "report.html"
+    assert "confusion" in sections((bundle / "report.html").read_text())
+    assert [path.name for path in bundle.parent.iterdir()] == ["model"]
+
+
+def test_commands_pair_as_the_training_did(own: Path) -> None:
+    write_text(own / "config.yaml", "budget: 450s\nimages: raw\nmasks: '*/gt/*.png'\nsnap: true\n")
+    told = dict(Facts(own).commands)["what is wrong with the data"]
+    assert told.endswith("--images raw --masks '*/gt/*.png' --snap")
+
+
+def test_a_page_elsewhere_leaves_the_run_as_it_is(own: Path, tmp_path: Path) -> None:
+    before = sorted(own.rglob("*"))
+    assert save_page([own], tmp_path / "page.html") == tmp_path / "page.html"
+    assert sorted(own.rglob("*")) == before
+    save_page([own])
+    assert (own / "model" / "README.md").exists()
+
+
+def test_an_ensemble_is_not_offered_what_takes_single_networks(tmp_path: Path) -> None:
+    folds = [save_run(tmp_path / f"fold_{number}") for number in range(2)]
+    join_bundles(folds, tmp_path / "run" / "model")
+    assert any("lab ablate" in command for _, command in Facts(folds[0]).commands)
+    assert not any("lab ablate" in command for _, command in Facts(tmp_path / "run").commands)
+
+
+def test_the_comparison_of_several_runs_pairs_as_the_training_did(
+    own: Path, tmp_path: Path
+) -> None:
+    write_text(own / "config.yaml", "budget: 450s\nimages: raw\nsnap: true\n")
+    other = Path(shutil.copytree(own, tmp_path / "other"))
+    page = Elements(save_page([own, other]).read_text(encoding="utf-8")).text
+    assert re.search(r"unetseg compare .*--images raw --snap", page)
+
+
+def test_scores_of_another_name_in_the_run_have_their_page_beside_them(own: Path) -> None:
+    folder = Path(shutil.move(own / "eval/all", own / "eval/tta"))
+    heard = Heard()
+    assert write_report(own, heard, folder) == folder / "report.html"
+    assert not heard.said
+    assert "confusion" in sections((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_all_that_are_no_runs_are_named_and_a_page_of_before_is_none(
+    own: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match="2 of 3 folders") as caught:
+        save_page([own, tmp_path / "none", tmp_path / "lab"])
+    for name in ("none", "lab"):
+        assert str(tmp_path / name) in "\n".join(caught.value.offenders)
+    other = Path(shutil.copytree(own, tmp_path / "other"))
+    page = save_page([own, other])
+    assert save_page([own, other, page]) == page

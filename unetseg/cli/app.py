@@ -2,18 +2,21 @@
 
 import gc
 import os
+import re
 import shlex
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from itertools import chain
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
+from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Dict, Env
 
 from unetseg.cli.console import SHOWN, err, patient
@@ -85,6 +88,9 @@ ANSWERED = (
     OSError,
     KeyboardInterrupt,
 )
+
+Source = Callable[[App, tuple[str, ...], ArgumentCollection], None]
+"""Gives a command settings beside its flags."""
 
 app = App(
     name="unetseg",
@@ -200,9 +206,13 @@ def _open_help(tokens: Sequence[str]) -> None:
         lab[tokens[1]].help = None
 
 
-def _sources(tokens: Sequence[str]) -> list[Env | Dict]:
+def _sources(tokens: Sequence[str]) -> list[Source]:
     """Where settings come from beside the flags: the environment, then the --config file."""
-    sources: list[Env | Dict] = [Env("UNETSEG_", command=False, show=False)]
+    unheard = sorted(name for name in os.environ if re.match("UNETSEG_(NO_|CONFIG$)", name))
+    if unheard:  # UNETSEG_NO_EMA=1 would be UNETSEG_EMA=1
+        fix = "Write false to the setting itself (UNETSEG_EMA=false), and --config FILE as a flag."
+        raise ConfigError("these variables of the environment are no settings", unheard, fix)
+    sources: list[Source] = [Env("UNETSEG_", command=False, show=False)]
     for at, token in enumerate(tokens):
         if token == "--config" or token.startswith("--config="):
             path = token.partition("=")[2] or next(iter(tokens[at + 1 :]), "")
@@ -210,7 +220,7 @@ def _sources(tokens: Sequence[str]) -> list[Env | Dict]:
     return sources
 
 
-def _file(path: str) -> Dict:
+def _file(path: str) -> Source:
     import yaml
 
     from unetseg.data.masks.class_list import load_yaml
@@ -225,8 +235,22 @@ def _file(path: str) -> Dict:
         raise ConfigError(f"--config {path!r} is no YAML file: {reason}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path!r} holds no settings, expected lines like epochs: 20")
-    said = {key: value for key, value in content.items() if value is not None}
-    return Dict(said, source=path, use_commands_as_keys=False)
+    said = {key: value for key, value in _named(content).items() if value is not None}
+    if negated := [key for key in said if re.match("no[-_]", key)]:
+        told = f"--config {path!r} has flags in the place of settings: {', '.join(negated)}"
+        raise ConfigError(told, fix="Write false to the setting itself, such as ema: false")
+
+    def give(verb: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        """As the verb's own: else settings that are called as a command is would be left out."""
+        own = reduce(lambda inner, name: {name: inner}, reversed(commands), said)
+        Dict(own, source=path)(verb, commands, arguments)
+
+    return give
+
+
+def _named(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """The same with text for keys, which may be numbers in YAML."""
+    return {str(k): _named(v) if isinstance(v, dict) else v for k, v in content.items()}
 
 
 def _usage(error: CycloptsError) -> str:

@@ -1,6 +1,5 @@
 """unetseg bench."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from unetseg.cli.console import observed, out, say, show_table
+from unetseg.cli.console import observed, say, say_json, show_table
 from unetseg.config import BenchConfig, NetworkConfig, RuntimeConfig
 from unetseg.progress import SILENT
 from unetseg.text import quoted
@@ -64,7 +63,7 @@ def bench(
         result = measure(run, wanted, network=network, runtime=runtime, progress=told)
     figures = asdict(result)
     if alone:
-        out.print_json(json.dumps(json_value(figures)), ensure_ascii=True)
+        say_json(json_value(figures))
         return
     _show(result)
     if wanted.json_file:

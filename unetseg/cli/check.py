@@ -1,13 +1,12 @@
 """unetseg check."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from unetseg.cli.console import observed, out, say
+from unetseg.cli.console import observed, say, say_json
 from unetseg.cli.findings import (
     count_findings,
     finding_lines,
@@ -71,7 +70,7 @@ def check(
     given = given_words(data, config.data)
     plan = make_plan(report.trainable, config, machine) if report.trainable else None
     if as_json:
-        out.print_json(json.dumps(_to_json(report, plan, given)), ensure_ascii=True)
+        say_json(_to_json(report, plan, given))
     else:
         _show(report, plan, given)
     if wanted.report:

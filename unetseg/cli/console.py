@@ -3,6 +3,7 @@
 import codecs
 import errno
 import io
+import json
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
+from unetseg.errors import MachineError
 from unetseg.text import duration, visible
 
 if TYPE_CHECKING:
@@ -57,6 +59,9 @@ class Output(io.TextIOWrapper):
     what is written is dropped: a training goes on without being watched.
     """
 
+    is_lost = False
+    """Whether something was dropped for which there was no room."""
+
     def __init__(self, stream: io.TextIOWrapper) -> None:
         buffered = stream.line_buffering, stream.write_through
         super().__init__(stream.buffer, stream.encoding, "plain", None, *buffered)
@@ -81,6 +86,7 @@ class Output(io.TextIOWrapper):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
+        self.is_lost |= why.errno not in GONE
         if why.errno not in GONE and self is not sys.stderr:
             err.print(f"what is said here is lost from now on: {why.strerror}", markup=False)
         return 0
@@ -132,6 +138,17 @@ def show_table(columns: Mapping[str, Sequence[str]], numbers: Collection[str] = 
 def say(message: str) -> None:
     """One line to the user; brackets in it are text."""
     out.print(visible(message), markup=False)
+
+
+def say_json(value: object) -> None:
+    """One JSON value for programs: without colours, also where the environment asks for these.
+
+    Raises:
+        MachineError: there is no room for all of it.
+    """
+    out.print(json.dumps(value, indent=2), markup=False)
+    if getattr(sys.stdout, "is_lost", False):
+        raise MachineError("the JSON is not whole", fix="Free space, or write it elsewhere.")
 
 
 class Lines:

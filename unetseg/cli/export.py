@@ -41,7 +41,7 @@ def export(
     data
         Folder of pairs to compare on.
     output
-        The file (default: model.onnx in the run folder).
+        The file (default: model.onnx, model-int8.onnx … in the run folder).
     config_file
         YAML file with settings.
     """

@@ -2,6 +2,7 @@
 
 import webbrowser
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -53,8 +54,8 @@ def in_browser(
     say(f"{folder or 'choose a folder'}: {address}")
     if token and not config.token:
         say(f"token, as the password of any user: {token}")
-    if config.browser:
-        webbrowser.open(address)
+    if config.browser:  # one of a terminal runs until it is left, and wants answers meanwhile
+        Thread(target=webbrowser.open, args=[address], daemon=True).start()
     try:
         run(app, listener)
     finally:

@@ -24,7 +24,7 @@ from unetseg.config import (
 )
 from unetseg.errors import ConfigError
 from unetseg.progress import Progress
-from unetseg.storage import is_file
+from unetseg.storage import is_file, refuse_read_only
 
 if TYPE_CHECKING:
     from unetseg.skiplab.look import Result
@@ -80,11 +80,12 @@ def gradients(
     base = TrainConfig(
         data=DataConfig(**look.data.model_dump()),
         network=NetworkConfig(width=width),
-        runtime=RuntimeConfig(**look.device.model_dump(), seed=config.seed),
+        runtime=RuntimeConfig(**look.device.model_dump()),
     )
     folder = look.output or _home("gradients", source)
+    refuse_read_only(folder)
     settings = _quickened(config, look.quick)
-    work = partial(room.gradients, settings, source=source, base=base, seed=config.seed)
+    work = partial(room.gradients, settings, source=source, base=base)
     _show(lambda progress: work(output=folder, progress=progress))
 
 
@@ -119,7 +120,7 @@ def ablate(
     from unetseg.skiplab.ablate import ablate as break_skips
 
     settings = _quickened(config, look.quick)
-    work = partial(break_skips, config=settings, seed=config.seed)
+    work = partial(break_skips, config=settings)
     _look_at("ablate", [run], data, settings, look, work)
 
 
@@ -198,7 +199,7 @@ def landscape(
     from unetseg.skiplab.landscape import landscape as draw
 
     settings = _quickened(config, look.quick)
-    work = partial(draw, config=settings, seed=config.seed)
+    work = partial(draw, config=settings)
     _look_at("landscape", [run, beside] if beside else [run], data, settings, look, work)
 
 
@@ -241,12 +242,15 @@ def _look_at(
     """Open the runs on the images that `config` chooses, and let `work` look at them."""
     from unetseg.skiplab.look import open_subject
 
+    output = look.output or _home(name, runs[0])
+    refuse_read_only(output)  # before the work
+
     def opened(progress: Progress) -> "Result":
         subjects = [
             open_subject(run, data, config, look.data, look.device, progress=progress)
             for run in runs
         ]
-        return work(*subjects, output=look.output or _home(name, runs[0]), progress=progress)
+        return work(*subjects, output=output, progress=progress)
 
     _show(opened)
 
@@ -276,8 +280,12 @@ def _quickened(config: C, quick: bool) -> C:
 
 def _home(name: str, source: Path | None) -> Path:
     """Where the files of a look go: into the run's folder, or beside the runs."""
-    for run in (source, source.parent) if source is not None else ():
+    if source is None:
+        return Path("checkpoints") / "lab" / name
+    for run in (source, source.parent):
         if is_file(run / "model" / "model.json"):
-            return run / "lab" / name  # `source` may also be a bundle in the run's folder
-    stem = f"{name}-{source.resolve().stem}" if source is not None else name
-    return Path("checkpoints") / "lab" / stem
+            is_further = source.name != "model" and is_file(source / "model.json")
+            return (source if is_further else run) / "lab" / name  # RUN/pruned has its own
+    whole = source.resolve()
+    stem = whole.stem if is_file(whole) else whole.name
+    return Path("checkpoints") / "lab" / f"{name}-{stem}"

@@ -73,7 +73,7 @@ def predict(
         return
     say(f"{plural(totals.written, 'mask')}: {address_of(output) or output}")
     if config.overlay:
-        say(f"next: look at {output / '*_overlay.*'}")
+        say(f"next: look at {address_of(output) or output}/*_overlay.*")
     else:
         say("next: add --overlay --existing overwrite to see them drawn over the images")
 

@@ -49,5 +49,6 @@ def serve(
         say(f"listening at {url}")
         if token and not config.token:
             say(f"token: {token}")
-        say(f"next: curl -F file=@IMAGE {url}/predict -o mask.png")
+        key = '-H "Authorization: Bearer TOKEN" ' if token else ""
+        say(f"next: curl {key}-F file=@IMAGE {url}/predict -o mask.png")
         server.run(app, listener)

@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 
 from unetseg.cli.console import observed, say
 from unetseg.cli.console import out as console
-from unetseg.config import PairsConfig, TrainConfig
+from unetseg.config import TrainConfig
 from unetseg.errors import BundleError, ConfigError
 from unetseg.storage import latest_run, new_run_folder, refuse_read_only
 from unetseg.text import quoted
@@ -66,14 +66,13 @@ def train(  # noqa: PLR0913 (each is a flag)
     if (nproc > 1 or max_restarts) and "RANK" not in os.environ:  # where it is one of several
         _launch(name, folds, nproc, max_restarts)
         return
-    from unetseg.checks.finding import given_words
+    from unetseg.report.facts import Facts
 
     places = out, name, resume
     with observed() as progress:
         folder = _trained(data, config, places, folds, progress)
     say(f"model, metrics and previews: {folder}; page: {folder / 'report.html'}")
-    said = PairsConfig.model_validate(config.data.model_dump(include={*PairsConfig.model_fields}))
-    say(f"next: unetseg eval {quoted(folder)} {' '.join(given_words(data, said))}")
+    say(f"next: unetseg eval {quoted(folder)} {Facts(folder).given(data)}")
 
 
 def _trained(

@@ -121,6 +121,12 @@ class Export:
     """With 8 bit: Dice of the images of DATA in the run and in the file."""
 
 
+TILES_DISAGREE = (
+    "in QGIS each tile is normalised by itself, in the run each whole image; tiles may disagree: "
+    "unetseg predict, or train with --normalisation dataset"
+)
+
+
 def export(
     run: Path,
     config: ExportConfig | None = None,
@@ -150,6 +156,8 @@ def export(
     remake = KINDS[config.to].remake
     output = _file(run, config, data, output)
     predictor = _opened(run, config)
+    if config.to == "deepness" and predictor.engine.segmenter.per_image:
+        progress.say(f"warning: {TILES_DISAGREE}")
     views: tuple[View, ...] = ()
     if data:
         split, views = read_views(run, data, predictor.info, config, pairs)
@@ -192,7 +200,10 @@ def _file(run: Path, config: ExportConfig, data: Path | None, output: Path | Non
     if kind.remake and config.threshold is not None:
         told = f"--to {config.to} writes probabilities alone, of which a threshold is no part"
         raise ConfigError(told, fix="Leave --threshold away; set it where the package is run.")
-    output = output or run_folder(run) / f"model{kind.suffix}"
+    home = run_folder(run)
+    stem = "model" if run in {home, home / "model"} else run.name  # RUN/pruned has its own
+    use = "-int8" if config.int8 else "-deepness" if config.to == "deepness" else ""
+    output = output or home / f"{stem}{use}{kind.suffix}"  # each .onnx is of another kind
     if output.suffix.lower() != kind.suffix or output.is_dir():
         raise ConfigError(f"{output}: the name of a file --to {config.to} ends with {kind.suffix}")
     return output

@@ -104,7 +104,7 @@ def _network(weights: Weights, scale: float) -> NetworkConfig:
     """The network whose weights these are; parts that are missing are told later."""
     names = ["inc", *(f"down{n}.maxpool_conv.1" for n in range(1, DEPTH + 1))]
     widths = [
-        weights.get(f"{name}.double_conv.0.weight", torch.empty(0)).shape[0] for name in names
+        weights.get(f"{name}.double_conv.0.weight", torch.empty(1)).shape[0] for name in names
     ]
     up = "transpose" if "up1.up.weight" in weights else "aligned"
     settings = {"depth": DEPTH, "widths": widths}

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from unetseg.bundle import Rule
+from unetseg.checks.finding import given_words
+from unetseg.config import PairsConfig
 from unetseg.data.pairs.naming import SPLIT_NAMES
 from unetseg.report.curves import Outlook, outlook
 from unetseg.storage import read_csv, read_json
@@ -211,10 +214,19 @@ class Facts:
         """How long the training took; nan where nobody knows."""
         return self.metrics[-1].get("seconds", math.nan) if self.metrics else math.nan
 
+    def given(self, data: Path | None = None) -> str:
+        """The folder of the training, or `data`, and the flags about it, as a shell takes them."""
+        said = {name: self.settings.get(name) for name in PairsConfig.model_fields}
+        try:
+            config = PairsConfig(**{name: value for name, value in said.items() if value})
+        except ValidationError:  # damaged
+            config = PairsConfig()
+        return " ".join(given_words(data or Path(self.environment.get("data", "DATA")), config))
+
     @property
     def commands(self) -> list[tuple[str, str]]:
         """What to do next: why, and the command."""
-        run, data = quoted(self.run), quoted(self.environment.get("data", "DATA"))
+        run, data = quoted(self.run), self.given()
         look = self.outlook
         longer = f"{self._train_again('longer')} --budget {2 * look.seconds:.0f}s"
         epochs = self.metrics[-1].get("epoch", math.nan) if self.metrics else math.nan
@@ -235,7 +247,7 @@ class Facts:
             ),
             "masks of new images": (True, f"unetseg predict {run} IMAGES -o masks"),
             "what each skip connection carries": (
-                not self.figures,
+                not (self.figures or self.info.get("members")),  # no look takes an ensemble
                 f"unetseg lab ablate {run} {data} --quick",
             ),
             "this training again": (bool(self.repeat), self.repeat),

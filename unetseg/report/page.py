@@ -13,10 +13,11 @@ from markupsafe import Markup
 
 from unetseg.bundle import find_bundle, read_info
 from unetseg.data.masks.overlay import ERROR_COLOURS
+from unetseg.errors import BundleError
 from unetseg.progress import Progress
 from unetseg.report.card import number, write_card
 from unetseg.report.charts import Line, line_chart
-from unetseg.report.facts import Facts, Json
+from unetseg.report.facts import SPLITS, Facts, Json
 from unetseg.runtime import versions
 from unetseg.storage import write_text
 from unetseg.text import duration, printable, quoted
@@ -73,14 +74,15 @@ def write_report(run: Path, progress: Progress, evaluation: Path | None = None) 
     Args:
         run: Run folder or bundle folder.
         progress: Hears what went wrong.
-        evaluation: Where its scores are; if that is not RUN/eval, the page is written there.
+        evaluation: Where its scores are; if that is not RUN/eval/SPLIT, the page is written there.
 
     Returns:
         The page; None if it could not be written.
     """
     try:
         home = home_of(run)
-        if evaluation is None or evaluation.absolute().parent == home.absolute() / "eval":
+        own = [home.absolute() / "eval" / split for split in SPLITS]
+        if evaluation is None or evaluation.absolute() in own:
             return save_page([home])
         write_text(evaluation / NAME, run_page(Facts(home, evaluation)))
     except Exception as error:  # noqa: BLE001 (a page is never worth a training)
@@ -90,7 +92,9 @@ def write_report(run: Path, progress: Progress, evaluation: Path | None = None) 
 
 
 def save_page(runs: Sequence[Path], output: Path | None = None) -> Path:
-    """Write the page of a run, with its model card; or the one that sets several side by side.
+    """Write the page of a run; or the one that sets several side by side.
+
+    In the run folder a page comes with the model card; elsewhere the run stays as it is.
 
     Args:
         runs: Run folders or bundle folders, at least one.
@@ -100,11 +104,22 @@ def save_page(runs: Sequence[Path], output: Path | None = None) -> Path:
         BundleError: there is no trained U-Net in one of them.
         MachineError: the page cannot be written.
     """
-    every = [Facts(home_of(run)) for run in runs]
+    every, wrong = list[Facts](), list[BundleError]()
+    for run in [run for run in runs if run.name != NAME] or runs:  # not what was written before
+        try:
+            every.append(Facts(home_of(run)))
+        except BundleError as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        told = f"{len(wrong)} of {len(runs)} folders hold no trained U-Net that can be read"
+        raise BundleError(told, [one.summary for one in wrong], "Leave these out.")
     home = every[0].run
     if len(every) == 1:
         write_text(path := output or home / NAME, run_page(every[0]))
-        write_card(every[0])
+        if output is None:
+            write_card(every[0])
     else:
         write_text(path := output or home.parent / NAME, runs_page(every))
     return path
@@ -118,7 +133,8 @@ def home_of(run: Path) -> Path:
     """
     bundle = find_bundle(run)
     read_info(bundle / "model.json")
-    return bundle.parent if bundle.name == "model" else bundle
+    is_of_run = bundle != run or (bundle.parent / "splits.json").is_file()
+    return bundle.parent if bundle.name == "model" and is_of_run else bundle
 
 
 def run_page(facts: Facts) -> str:
@@ -142,14 +158,14 @@ def runs_page(runs: Sequence[Facts]) -> str:
         if len(points := facts.curve("val_dice")) > 1
     ]
     title = "Validation Dice over minutes"
-    words, data = [quoted(one.run) for one in runs], quoted(runs[0].environment.get("data", "DATA"))
+    words = [quoted(one.run) for one in runs]
     chosen = [facts.settings | facts.choices for facts in runs]
     keys = dict.fromkeys(key for one in chosen for key in one)
     values = {key: [str(one.get(key, "–")) for one in chosen] for key in keys}
     template = environment().get_template("runs.html")
     return template.render(
         runs=runs,
-        compare=" ".join(["unetseg compare", *words, data]),
+        compare=" ".join(["unetseg compare", *words, runs[0].given()]),
         alike=len({(one.scores.get("split"), one.scores.get("images")) for one in runs}) == 1,
         classes=list(dict.fromkeys(name for one in runs for name in one.scores.get("classes", {}))),
         chart=line_chart(title, lines, "minutes", unit=60) if lines else None,
