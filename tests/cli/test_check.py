@@ -395,3 +395,14 @@ def test_commands_repeat_what_was_given_about_the_folder(data: Path, capsys: Cap
     command[command.index("OUT")] = str(data.parent / "fixed")
     assert run([*command[1:], *SMALL, "--strict"]) == 5
     assert findings(data.parent / "fixed", capsys, "--strict") == []
+
+
+@pytest.mark.row(27)
+def test_a_preview_that_cannot_be_drawn_is_told(
+    data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    save(mask(data, 0), pixels(mask(data, 0))[:-3])
+    sheet = tmp_path / "sheet.png"
+    assert run(["check", str(data), *SMALL, "--preview", str(sheet)]) == 5
+    assert not sheet.exists()
+    assert f"{sheet} is not written" in capsys.readouterr().out

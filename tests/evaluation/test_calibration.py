@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.builders import bundle_info, class_map, noise, save_run
+from tests.builders import bundle_info, class_map, noise, random_segmenter, save_run
 from unetseg.bundle import Calibration, Rule, keep_in_bundle, load_bundle
 from unetseg.config import DeviceConfig, EvalConfig, PredictConfig, ScoringConfig, TilingConfig
 from unetseg.data.files.image import read_image
@@ -21,11 +21,13 @@ from unetseg.evaluation.calibration import (
     fit_temperature,
 )
 from unetseg.evaluation.evaluate import evaluate
+from unetseg.evaluation.precision import Labelled
 from unetseg.evaluation.probabilities import Probabilities
 from unetseg.prediction.engine import Engine, most_probable
 from unetseg.prediction.predict import predict_folder
 from unetseg.prediction.predictor import Predictor
 from unetseg.runtime import Machine, start
+from unetseg.unet.segmenter import Normalisation, Segmenter
 
 CPU = DeviceConfig(device="cpu", precision="float32")
 
@@ -37,7 +39,7 @@ def run(tmp_path: Path) -> Path:
 
 def found_in(run: Path, machine: Machine) -> Calibration:
     image, truth = noise(64, 64, 3), noise(64, 64) % 2
-    found = check_calibration(run, machine, [(image, truth), (image[::-1], truth)])
+    found = check_calibration(run, machine, [Labelled(image, truth), Labelled(image[::-1], truth)])
     assert found is not None
     return found
 
@@ -205,5 +207,19 @@ def test_a_network_without_numbers_is_not_calibrated(run: Path) -> None:
     segmenter, info = load_bundle(run)
     torch.nn.init.constant_(segmenter.network.head.weight, torch.nan)
     engine = Engine(segmenter, start(CPU), tile=64, overlap=0.5, engine="eager")
-    windows = [(noise(32, 32, 3), np.ones((32, 32), np.uint8))]
+    windows = [Labelled(noise(32, 32, 3), np.ones((32, 32), np.uint8))]
     assert calibrate(engine, windows, info.class_map.foreground) is None
+
+
+def test_a_window_is_calibrated_with_the_normalisation_of_its_image() -> None:
+    info = bundle_info(kind="image")
+    built = random_segmenter(info)
+    fixed = Normalisation(kind="dataset", mean=(90.0,) * 3, std=(20.0,) * 3)
+    image, truth = noise(32, 32, 3), noise(32, 32) % 2
+    whole = torch.tensor([[[90.0] * 3, [20.0] * 3]])
+    foreground, settings = info.class_map.foreground, {"tile": 64, "overlap": 0.5}
+    own = Engine(built, start(CPU), engine="eager", **settings)
+    known = Engine(Segmenter(built.network, fixed), start(CPU), engine="eager", **settings)
+    found = calibrate(own, [Labelled(image, truth, whole)], foreground)
+    assert found == calibrate(known, [Labelled(image, truth)], foreground)
+    assert found != calibrate(own, [Labelled(image, truth)], foreground)

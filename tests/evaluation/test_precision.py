@@ -35,7 +35,7 @@ from unetseg.evaluation.precision import (
 )
 from unetseg.prediction.engine import Engine, machine_for
 from unetseg.runtime import Machine
-from unetseg.unet.segmenter import Segmenter
+from unetseg.unet.segmenter import Segmenter, image_statistics
 
 FAST = Machine(torch.device("cpu"), torch.bfloat16, "CPU")
 EXACT = replace(FAST, dtype=torch.float32)
@@ -63,7 +63,7 @@ def some_pairs(count: int = 3, seed: int = 0) -> list[Labelled]:
         truth[:5] = 255
         pixels, missing = image[: shape[0], : shape[1]].astype(np.uint8), np.zeros(shape, bool)
         missing[20:40, 30:50] = number == 0
-        pairs.append((with_gaps(pixels, 3, missing if number == 0 else None), truth))
+        pairs.append(Labelled(with_gaps(pixels, 3, missing if number == 0 else None), truth))
     return pairs
 
 
@@ -80,7 +80,7 @@ def test_a_network_agrees_with_itself() -> None:
 
 
 def flat_masks(predictor: Engine, pairs: Sequence[Labelled]) -> NDArray[np.uint8]:
-    return np.concatenate([predictor.classes(image).ravel() for image, _ in pairs])
+    return np.concatenate([predictor.classes(image).ravel() for image, *_ in pairs])
 
 
 def dice_of_sets(truth: NDArray[np.uint8], mask: NDArray[np.uint8], wanted: int) -> float:
@@ -93,7 +93,7 @@ def test_the_figures_are_those_of_all_pixels_with_data() -> None:
     pairs = some_pairs()
     fast, exact = engine(FAST), engine(EXACT)
     masks = flat_masks(fast, pairs), flat_masks(exact, pairs)
-    truth = np.concatenate([index.ravel() for _, index in pairs])
+    truth = np.concatenate([index.ravel() for _, index, _ in pairs])
     seen = masks[1] != 255
     assert np.count_nonzero(~seen) == 20 * 20
     verdict = compare_precision(fast, exact, iter(pairs), 3, [1, 2])
@@ -107,7 +107,7 @@ def test_the_figures_are_those_of_all_pixels_with_data() -> None:
 
 
 def test_ignored_truth_counts_for_equal_pixels_but_not_for_dice() -> None:
-    pairs = [(image, np.full_like(truth, 255)) for image, truth in some_pairs()]
+    pairs = [Labelled(image, np.full_like(truth, 255)) for image, truth, _ in some_pairs()]
     with_truth = compare_precision(engine(FAST), engine(EXACT), some_pairs(), 3, [1, 2])
     without = compare_precision(engine(FAST), engine(EXACT), pairs, 3, [1, 2])
     assert with_truth is not None
@@ -117,7 +117,7 @@ def test_ignored_truth_counts_for_equal_pixels_but_not_for_dice() -> None:
 
 
 def test_images_without_data_are_no_evidence() -> None:
-    blank = np.zeros((40, 40, 4), np.uint8), np.ones((40, 40), np.uint8)
+    blank = Labelled(np.zeros((40, 40, 4), np.uint8), np.ones((40, 40), np.uint8))
     assert compare_precision(engine(FAST), engine(EXACT), [blank], 3, [1]) is None
     assert compare_precision(engine(FAST), engine(EXACT), [], 3, [1]) is None
     with_blank = compare_precision(engine(FAST), engine(EXACT), [blank, *some_pairs()], 3, [1])
@@ -336,7 +336,7 @@ def numbered(folder: Path, shapes: Sequence[tuple[int, int]]) -> tuple[PairReade
 
 
 def images_of(windows: Sequence[Labelled]) -> list[int]:
-    return [int(image[0, 0, 0]) for image, _ in windows]
+    return [int(image[0, 0, 0]) for image, *_ in windows]
 
 
 def test_windows_are_parts_of_their_images_and_masks(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_windows_are_parts_of_their_images_and_masks(tmp_path: Path) -> None:
     reader, facts = numbered(tmp_path, shapes)
     windows = list(spread_windows(reader, facts, pixels=10**9))
     assert images_of(windows) == [0, 1, 1, 1, 2] + 10 * [3]  # each as often as 256² fit into it
-    for number, (image, mask) in zip(images_of(windows), windows, strict=True):
+    for number, (image, mask, _) in zip(images_of(windows), windows, strict=True):
         side = min(WINDOW, *shapes[number])
         assert image.shape == (side, side, 3)
         assert mask.shape == (side, side)
@@ -391,14 +391,21 @@ def test_real_windows_carry_what_their_files_declare(real_data: Path) -> None:
     reader = PairReader(pairs, CLASS_MAP.model_copy(update={"classes": BINARY}), 3)
     facts: list[ImageFacts] = [image_facts(pair.image) for pair in pairs]
     windows = list(spread_windows(reader, facts, pixels=10**9))
-    assert sum(image.shape[0] * image.shape[1] for image, _ in windows) <= sum(
+    assert sum(image.shape[0] * image.shape[1] for image, *_ in windows) <= sum(
         fact.pixels for fact in facts
     )
-    assert {image.shape[2] for image, _ in windows} == {3}
-    assert set(np.unique(np.concatenate([mask.ravel() for _, mask in windows]))) == {0, 1}
+    assert {image.shape[2] for image, *_ in windows} == {3}
+    assert set(np.unique(np.concatenate([mask.ravel() for _, mask, _ in windows]))) == {0, 1}
 
 
 BINARY = (
     ClassInfo(name="ground", code=0, colour=(0, 0, 0)),
     ClassInfo(name="cell", code=255, colour=(255, 0, 0)),
 )
+
+
+def test_windows_know_mean_and_deviation_of_their_whole_images(tmp_path: Path) -> None:
+    reader, facts = numbered(tmp_path, [(300, 700)])
+    whole = torch.from_numpy(reader[0][0]).permute(2, 0, 1)[None]
+    for window in spread_windows(reader, facts, pixels=10**9):
+        torch.testing.assert_close(window.statistics, image_statistics(whole), rtol=1e-4, atol=1e-2)

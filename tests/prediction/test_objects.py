@@ -373,3 +373,17 @@ def test_the_table_of_all_keeps_the_objects_of_images_predicted_before(
         Image.fromarray(image).save(tmp_path / name / f"{name}.png")
         out = predict(trained, tmp_path / name, tmp_path / "out", "--objects")
     assert {row["image"] for row in rows_of(out / "objects.csv")} == {"a.png", "b.png"}
+
+
+def test_the_table_of_all_forgets_a_failed_image_whose_mask_was_a_geotiff(
+    trained: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "in"
+    for name in ("a", "b"):
+        write_geotiff(images / f"{name}.tif", blotches(50, 60, seed=ord(name)))
+    out = predict(trained, images, tmp_path / "out", "--objects")
+    assert {row["image"] for row in rows_of(out / "objects.csv")} == {"a.tif", "b.tif"}
+    (images / "a.tif").write_bytes(b"no image")  # its mask would be a.png now
+    words = ["predict", str(trained), str(images), "-o", str(out), "--objects", "--device", "cpu"]
+    assert run([*words, "--precision", "float32", "--existing", "overwrite"]) == 4
+    assert {row["image"] for row in rows_of(out / "objects.csv")} == {"b.tif"}

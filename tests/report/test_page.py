@@ -259,3 +259,11 @@ def test_all_that_are_no_runs_are_named_and_a_page_of_before_is_none(
     other = Path(shutil.copytree(own, tmp_path / "other"))
     page = save_page([own, other])
     assert save_page([own, other, page]) == page
+
+
+def test_the_check_on_the_page_reads_the_masks_as_the_training_did(own: Path) -> None:
+    settings = "budget: 450s\nmasks: gt\nclasses: mine.txt\nignore: [255]\non_bad: error\n"
+    write_text(own / "config.yaml", settings)
+    told = dict(Facts(own).commands)["what is wrong with the data"]
+    assert told.endswith("--masks gt --classes mine.txt --ignore 255")
+    assert "--classes" not in Facts(own).given()  # eval has them from the model

@@ -54,3 +54,20 @@ def test_a_default_that_is_given_counts_when_a_run_is_gone_on_with() -> None:
     written = TrainConfig.model_validate({"training": {"epochs": None}})
     whole = TrainConfig.model_validate({"training": {"epochs": 5}})
     assert merged_settings(whole, written).training.epochs == 5
+
+
+def test_another_kind_of_end_takes_the_place_of_the_one_before() -> None:
+    timed, counted, both = (
+        TrainConfig.model_validate({"training": training})
+        for training in ({"budget": "10m"}, {"epochs": 200}, {"epochs": 50, "budget": "1h"})
+    )
+    ends = [
+        (merged.training.epochs, merged.training.budget)
+        for merged in (
+            merged_settings(timed, counted),
+            merged_settings(counted, timed),
+            merged_settings(both, counted),
+            merged_settings(timed, TrainConfig()),
+        )
+    ]
+    assert ends == [(200, None), (None, 600), (200, 3600), (None, 600)]

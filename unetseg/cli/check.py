@@ -77,6 +77,8 @@ def check(
         _write_report(report, wanted.report, given)
     if wanted.preview and report.trainable and plan:
         write_png(wanted.preview, planned_sheet(report.trainable, plan))
+    elif wanted.preview and not as_json:
+        say(f"{wanted.preview} is not written: the errors come first")
     if wanted.fix:
         _fix(report, wanted.fix, quiet=as_json)
     if wanted.describe:

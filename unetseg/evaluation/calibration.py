@@ -78,11 +78,11 @@ def _sample(
     engine: Engine, pairs: Sequence[Labelled]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Log-probabilities K×n of pixels with truth and data, evenly taken, and their classes n."""
-    pixels = sum(truth.size for _, truth in pairs)
+    pixels = sum(pair.truth.size for pair in pairs)
     step = -(-pixels * engine.segmenter.classes // MOST_NUMBERS)
     logs, truths = [], []
-    for image, truth in pairs:
-        logits = engine.logits(image).log_softmax(0).cpu().numpy()
+    for image, truth, statistics in pairs:
+        logits = engine.logits(image, statistics).log_softmax(0).cpu().numpy()
         missing = engine.missing(image)
         counted = truth != IGNORED if missing is None else (truth != IGNORED) & ~missing
         counted &= np.isfinite(logits).all(axis=0)

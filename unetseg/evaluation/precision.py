@@ -9,21 +9,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from unetseg.bundle import PrecisionVerdict, keep_in_bundle, load_bundle
 from unetseg.config import TilingConfig
 from unetseg.data.crops.reader import PairReader
+from unetseg.data.facts.fingerprint import per_band
 from unetseg.data.facts.image_values import ImageFacts
 from unetseg.data.masks.class_map import IGNORED
 from unetseg.evaluation.confusion import Counts, dice, mean_over
 from unetseg.evaluation.counting import count_classes
 from unetseg.prediction.engine import Engine
-from unetseg.prediction.pipeline import Opened, predict_each
 from unetseg.prediction.predictor import build_engine
 from unetseg.runtime import Machine
 
@@ -38,8 +39,16 @@ takes up to 10 times as long: (1 + 10) / (3 · 128) = 3% of the training, at mos
 FEWEST_PIXELS = 4 * WINDOW**2
 MOST_PIXELS = 64 * WINDOW**2
 
-Labelled = tuple[NDArray[Any], NDArray[np.uint8]]
-"""An image H×W×C of raw pixel values, its class indexes H×W (255 ignored)."""
+
+class Labelled(NamedTuple):
+    """An image or a part of one, and its truth."""
+
+    image: NDArray[Any]
+    """H×W×C raw pixel values."""
+    truth: NDArray[np.uint8]
+    """H×W class indexes, 255 ignored."""
+    statistics: Tensor | None = None
+    """1×2×C mean and deviation of the whole image; None: `image` is all of it."""
 
 
 def check_precision(
@@ -109,10 +118,10 @@ def compare_precision(
     pairs = list(pairs)
 
     def masks_of(engine: Engine) -> Iterator[NDArray[np.uint8]]:
-        opened = (Opened(None, image) for image, _ in pairs)
-        return (band.index for each in predict_each(engine, opened) for band in each.bands())
+        for image, _, statistics in pairs:
+            yield engine.index(engine.logits(image, statistics), engine.missing(image))
 
-    for (_, truth), *masks in zip(pairs, masks_of(fast), masks_of(exact), strict=True):
+    for (_, truth, _), *masks in zip(pairs, masks_of(fast), masks_of(exact), strict=True):
         counts += np.stack([count_classes(truth, mask, classes) for mask in masks])
         seen = masks[1] != IGNORED
         equal += int(((masks[0] == masks[1]) & seen).sum())
@@ -171,7 +180,9 @@ def spread_windows(
     chosen = slots[(np.arange(wanted) * 2 + 1) * len(slots) // (2 * wanted)]
     for index, number in zip(*np.unique(chosen, return_counts=True), strict=True):
         pair = reader.pair(int(index))
+        tables = [per_band([facts[index]], name, reader.bands) for name in ("mean", "std")]
+        statistics = torch.from_numpy(np.stack(tables, axis=1).astype(np.float32))
         side = min(WINDOW, *pair.size)
         for _ in range(number):
             centre = [side // 2 + int(rng.integers(length - side + 1)) for length in pair.size]
-            yield pair.crop((centre[0], centre[1]), side)
+            yield Labelled(*pair.crop((centre[0], centre[1]), side), statistics)

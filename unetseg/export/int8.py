@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 
 from unetseg.bundle import PrecisionVerdict
 from unetseg.errors import BundleError, DataError
-from unetseg.evaluation.precision import compare_precision
+from unetseg.evaluation.precision import Labelled, compare_precision
 from unetseg.prediction.predictor import Predictor
 from unetseg.skiplab.look import View
 
@@ -71,7 +71,7 @@ def measured_loss(run: Predictor, quantised: Predictor, views: Sequence[View]) -
         DataError: no pixel of them has data.
     """
     class_map = run.info.class_map
-    pairs = [(view.image, view.truth) for view in views]
+    pairs = [Labelled(view.image, view.truth) for view in views]
     shape = len(class_map.classes), class_map.foreground
     verdict = compare_precision(quantised.engine, run.engine, pairs, *shape)
     if verdict is None:

@@ -137,16 +137,22 @@ class Engine:
 
         return classes
 
-    def logits(self, image: NDArray[Any]) -> Tensor:
+    def logits(self, image: NDArray[Any], statistics: Tensor | None = None) -> Tensor:
         """Logits K×H×W float32 of an image H×W×C of raw pixel values.
 
         Where one band more is 0 there are no data, and the logits say nothing.
+
+        Args:
+            image: The pixels.
+            statistics: 1×2×C mean and deviation of the whole image that `image` is a part of.
         """
         height, width = image.shape[:2]
+        if statistics is None or not self.segmenter.per_image:
+            statistics = self.statistics(image)
         if self._is_whole(height, width):
-            return self._whole_logits([image])[0].float()
+            return self.forward([image], statistics)[0].float()
         layout = self.lay_out(height, width)
-        network = TileNetwork(self, self.statistics(image))
+        network = TileNetwork(self, statistics)
         continued = np.pad(image, ((0, layout.below), (0, layout.right), (0, 0)), "reflect")
         blend = Blend(self.segmenter.classes, layout.height, layout.width)
         for tile, logits in network.predict(layout.tiles, lambda tile: continued[tile.slices]):

@@ -223,7 +223,12 @@ def _write_review(most: int, jobs: Sequence[Job], result: Prediction, progress: 
 def _earlier_tables(manifest: Manifest, jobs: Sequence[Job]) -> dict[Path, Path]:
     """Mask → table of the images that were predicted alike into the folder before."""
     now = {manifest.name(job.mask) for job in jobs}
-    masks = [m for m, one in manifest.done.items() if one.by == manifest.key and m not in now]
+    images = {str(job.image.absolute()) for job in jobs}  # whose masks may have had other names
+    masks = [
+        mask
+        for mask, one in manifest.done.items()
+        if one.by == manifest.key and mask not in now and one.image not in images
+    ]
     tables = {mask: Path(mask).with_name(f"{Path(mask).stem}_objects.csv") for mask in masks}
     return {
         manifest.folder / mask: manifest.folder / table

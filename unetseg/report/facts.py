@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from unetseg.bundle import Rule
 from unetseg.checks.finding import given_words
-from unetseg.config import PairsConfig
+from unetseg.config import DataConfig, PairsConfig
 from unetseg.data.pairs.naming import SPLIT_NAMES
 from unetseg.report.curves import Outlook, outlook
 from unetseg.storage import read_csv, read_json
@@ -214,13 +214,13 @@ class Facts:
         """How long the training took; nan where nobody knows."""
         return self.metrics[-1].get("seconds", math.nan) if self.metrics else math.nan
 
-    def given(self, data: Path | None = None) -> str:
-        """The folder of the training, or `data`, and the flags about it, as a shell takes them."""
-        said = {name: self.settings.get(name) for name in PairsConfig.model_fields}
+    def given(self, data: Path | None = None, kind: type[PairsConfig] = PairsConfig) -> str:
+        """The folder of the training, or `data`, and its flags of a kind, as a shell takes them."""
+        said = {name: self.settings.get(name) for name in kind.model_fields}
         try:
-            config = PairsConfig(**{name: value for name, value in said.items() if value})
+            config = kind(**{name: value for name, value in said.items() if value})
         except ValidationError:  # damaged
-            config = PairsConfig()
+            config = kind()
         return " ".join(given_words(data or Path(self.environment.get("data", "DATA")), config))
 
     @property
@@ -243,7 +243,7 @@ class Facts:
             ),
             "what is wrong with the data": (
                 any(f.get("severity") == "warning" for f in self.data.get("findings", [])),
-                f"unetseg check {data}",
+                f"unetseg check {self.given(kind=DataConfig)}",
             ),
             "masks of new images": (True, f"unetseg predict {run} IMAGES -o masks"),
             "what each skip connection carries": (

@@ -278,7 +278,11 @@ def described_data(known: Survey, findings: Sequence[Finding]) -> dict[str, Any]
 
 
 def merged_settings(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
-    """The saved settings with those of CHANGEABLE that were given; any other change is refused."""
+    """The saved settings with those of CHANGEABLE that were given; any other change is refused.
+
+    Epochs that are given take the place of a budget that was saved alone, and a budget that of
+    epochs, which would end the training where it ended before.
+    """
     before, now, default = (flat_settings(c) for c in (saved, given, TrainConfig()))
     asked = {name for _, group in given for name in group.model_fields_set} & CHANGEABLE
     changes = {
@@ -286,6 +290,9 @@ def merged_settings(saved: TrainConfig, given: TrainConfig) -> TrainConfig:
         for n, v in now.items()
         if v != before[n] and (v != default[n] or (n in asked and v is not None))
     }
+    for end, other in (("epochs", "budget"), ("budget", "epochs")):
+        if now[end] is not None and now[other] is None and before[end] is None:
+            changes[other] = None
     refused = sorted(changes.keys() - CHANGEABLE)
     if refused:
         fix = "Leave these settings as they were, or train anew without --resume."
