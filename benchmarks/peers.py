@@ -237,8 +237,9 @@ def main() -> None:
     kind, folder, budget, seed, classes, bf16 = sys.argv[1:]
     torch.manual_seed(int(seed))
     fast = kind == "smp" and bf16 == "1"
-    script = {"smp": partial(smp, fast=fast), "milesial": milesial}[kind]
-    network, steps, pixels = script(Path(folder), began + float(budget), int(classes))
+    scripts: dict[str, Callable[..., tuple[nn.Module, int, int]]]
+    scripts = {"smp": partial(smp, fast=fast), "milesial": milesial}
+    network, steps, pixels = scripts[kind](Path(folder), began + float(budget), int(classes))
     seconds = time.monotonic() - began
     predict(network, Path(folder), fast=fast)
     told = {"steps": steps, "pixels": steps * pixels, "width": None, "seconds": seconds}

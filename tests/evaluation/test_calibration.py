@@ -217,9 +217,11 @@ def test_a_window_is_calibrated_with_the_normalisation_of_its_image() -> None:
     fixed = Normalisation(kind="dataset", mean=(90.0,) * 3, std=(20.0,) * 3)
     image, truth = noise(32, 32, 3), noise(32, 32) % 2
     whole = torch.tensor([[[90.0] * 3, [20.0] * 3]])
-    foreground, settings = info.class_map.foreground, {"tile": 64, "overlap": 0.5}
-    own = Engine(built, start(CPU), engine="eager", **settings)
-    known = Engine(Segmenter(built.network, fixed), start(CPU), engine="eager", **settings)
+    foreground = info.class_map.foreground
+    own, known = (
+        Engine(each, start(CPU), tile=64, overlap=0.5, engine="eager")
+        for each in (built, Segmenter(built.network, fixed))
+    )
     found = calibrate(own, [Labelled(image, truth, whole)], foreground)
     assert found == calibrate(known, [Labelled(image, truth)], foreground)
     assert found != calibrate(own, [Labelled(image, truth)], foreground)
