@@ -35,14 +35,17 @@ SMALL = "one image, base16"
 STARTED = f"first step, {PAIRS} pairs"
 FIRST_STEP = """
 import os, sys
-from unetseg.cli.app import run
+from unetseg.cli.app import main
 from unetseg.training.learner import Learner
 step = Learner.step
 def first(*arguments):
     step(*arguments)
     os._exit(0)
 Learner.step = first
-sys.exit(f"ended with {run(sys.argv[1:])} before its first step")
+try:
+    main()
+except SystemExit as end:
+    sys.exit(f"ended with {end.code} before its first step")
 """
 """A command of unetseg that trains, ended by its first step."""
 

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from unetseg.bundle import find_bundle, read_info
@@ -21,6 +20,9 @@ from unetseg.report.facts import SPLITS, Facts, Json
 from unetseg.runtime import versions
 from unetseg.storage import write_text
 from unetseg.text import duration, printable, quoted
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HERE = Path(__file__).parent
 NAME = "report.html"
@@ -213,12 +215,14 @@ def probability_charts(scores: Json) -> list[tuple[str, Markup]]:
 # ---------------------------------------------------------------------------------- templates
 
 
-def environment(pictures: Path | None = None) -> Environment:
+def environment(pictures: Path | None = None) -> "Environment":
     """The templates, with everything that is not theirs escaped.
 
     Args:
         pictures: The folder of an evaluation, whose `gallery/` is shown.
     """
+    from jinja2 import ChainableUndefined, Environment, FileSystemLoader  # no need of it to train
+
     found = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
