@@ -14,7 +14,7 @@ from unetseg.data.sample import draw_sample
 
 HEAVY = {"torch", "numpy", "PIL", "cv2", "scipy", "yaml", "matplotlib", "rasterio"}
 SELDOM = {
-    *("albumentations", "matplotlib", "openvino", "pycocotools", "rasterio", "scipy"),
+    *("albumentations", "jinja2", "matplotlib", "openvino", "pycocotools", "rasterio", "scipy"),
     *("segmentation_models_pytorch", "sympy", "tensorboard", "timm", "torchvision"),
     *("torch._dynamo", "torch._inductor"),
 }

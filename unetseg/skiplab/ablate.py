@@ -73,9 +73,9 @@ FOREGROUND = "foreground"
 WHOLE, BROKEN = "whole network", "broken skips"  # what progress hears of
 CAPTION = (
     "The change of Dice when a skip is broken, by the gentler of zero and mean. It carries if the "
-    f"network loses {CARRIES} or more, helps if more than {IDLE}, is idle if Dice stays within "
-    f"±{IDLE}, hurts if every removal gains, and is unclear if the images tell none of these for "
-    "certain."
+    f"network loses {CARRIES} or more and helps if more than {IDLE}, with the whole interval below "
+    f"0; it is idle if the interval stays within ±{IDLE}, hurts if every removal gains, and is "
+    "unclear if the images tell none of these for certain."
 )
 
 

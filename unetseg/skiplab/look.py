@@ -41,6 +41,7 @@ STYLE: dict[Any, Any] = {
     "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "figure.constrained_layout.w_pad": 0.12,
     "figure.dpi": 120,
     "font.size": 10,
     "grid.alpha": 0.3,

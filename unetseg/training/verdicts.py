@@ -5,6 +5,7 @@ from unetseg.evaluation.calibration import check_calibration
 from unetseg.evaluation.postprocessing import check_postprocessing
 from unetseg.evaluation.precision import check_precision, pixels_to_compare, spread_windows
 from unetseg.progress import Progress
+from unetseg.text import plural
 from unetseg.training.run import TrainingRun
 from unetseg.training.run_log import RunLog
 
@@ -24,12 +25,13 @@ def store_verdicts(
     facts = [fact.image for fact in run.known.facts_of("val")]
     pixels = pixels_to_compare(trained)
     windows = list(spread_windows(reader, facts, pixels))
+    samples = f"{plural(len(windows), 'window')} of validation images"
     if verdict := check_precision(run.folder, run.machine, windows):
         log.event("precision", **verdict.model_dump(), holds=verdict.holds)
-        progress.say(verdict.figures)
+        progress.say(f"{samples}: {verdict.figures}")
     if calibration := check_calibration(run.folder, run.machine, windows):
         log.event("calibration", **calibration.model_dump())
-        progress.say(calibration.figures)
+        progress.say(f"{samples}: {calibration.figures}")
     if told := check_postprocessing(run.folder, run.machine, reader, facts, pixels // 2):
         log.event("postprocess", told=told)
         progress.say(told)
