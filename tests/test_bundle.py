@@ -168,8 +168,9 @@ def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
     foreign.write_bytes(b"\x80\x04")
     with pytest.raises(BundleError, match="is a file, not a run folder"):
         load_bundle(foreign)
-    with pytest.raises(BundleError, match="does not exist"):
-        load_bundle(tmp_path / "nothing")
+    with pytest.raises(BundleError, match=r"nothing.onnx does not exist\n") as caught:
+        load_bundle(tmp_path / "nothing.onnx")
+    assert "a file that `unetseg export` wrote" in str(caught.value.fix)
     with pytest.raises(BundleError, match="has no trained model"):
         load_bundle(tmp_path)
 

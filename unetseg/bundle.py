@@ -472,11 +472,13 @@ def find_bundle(run: Path) -> Path:
             fix="Give the folder that `unetseg train` wrote; foreign checkpoints are not loaded.",
         )
     there = [above for above in (run, run.parent) if is_folder(above)]
-    what = "has no trained model" if run in there else "does not exist"
+    what = "has no trained model (model/model.json)" if run in there else "does not exist"
     near = (file for above in there for file in above.glob("*/model/model.json"))
     runs = [str(file.parents[1]) for file in sorted(near)]
-    fix = f"Runs that are there: {', '.join(runs)}" if runs else "Give a run folder of `train`."
-    raise BundleError(f"{run} {what} (model/model.json)", fix=fix)
+    fix = "Give a run folder of `train`, or a file that `unetseg export` wrote."
+    if runs:
+        fix = f"Runs that are there: {', '.join(runs)}"
+    raise BundleError(f"{run} {what}", fix=fix)
 
 
 def read_info(path: Path) -> BundleInfo:

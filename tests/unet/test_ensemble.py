@@ -16,8 +16,9 @@ from unetseg.bundle import (
     load_bundle,
     load_single,
 )
-from unetseg.errors import BundleError
+from unetseg.errors import BundleError, ConfigError
 from unetseg.prediction.engine import Engine
+from unetseg.prediction.predictor import threshold_of
 from unetseg.storage import parse_json, write_json
 from unetseg.training.fit import train
 
@@ -83,6 +84,8 @@ def test_what_was_measured_of_one_member_is_not_told_of_all(tmp_path: Path) -> N
     join_bundles(runs, tmp_path / "model")
     _, joined = load_bundle(tmp_path)
     assert joined.calibration is None
+    with pytest.raises(ConfigError, match="nobody measures an ensemble"):
+        threshold_of(joined, "auto")
     assert not joined.postprocess
 
 

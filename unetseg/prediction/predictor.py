@@ -272,6 +272,7 @@ def threshold_of(info: BundleInfo, asked: float | Literal["auto"] | None) -> flo
     if asked != "auto":
         return asked
     if info.calibration is None:
-        summary = "this model knows no best threshold: it was trained before they were measured"
+        why = "nobody measures an ensemble" if info.members else "nobody measured it in training"
+        summary = f"this model knows no best threshold: {why}"
         raise ConfigError(summary, fix="Give a number, such as --threshold 0.4.")
     return info.calibration.threshold

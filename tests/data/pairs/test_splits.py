@@ -231,6 +231,7 @@ def test_pairs_without_split_among_others_are_listed() -> None:
     with pytest.raises(PairingError, match="some have none") as error:
         split_of(make(["train", None, "val", None]))
     assert error.value.offenders == ["1", "3"]
+    assert "train: ['*']" in error.value.fix
 
 
 def test_nothing_to_train_on() -> None:

@@ -142,7 +142,8 @@ def _check_own_splits(pairs: PairSet) -> None:
         raise PairingError(
             f"some pairs in {pairs.root} have a split (train, val, test) and some have none",
             stray,
-            "Move these into the folders of a split, or give every row of the CSV one.",
+            "Move these into the folders of a split, or give every row of the CSV one; "
+            "train: ['*'] under splits in dataset.yaml takes all the others.",
         )
     if own and "train" not in own:
         raise PairingError(
