@@ -396,6 +396,7 @@ def test_images_without_mask_may_show_nothing(tmp_path: Path) -> None:
     found = find_pairs(root, GroupsConfig(unpaired="empty"))
     assert Counter(pair.mask is None for pair in found.pairs) == {True: 9, False: 2}
     assert not found.left_out
+    assert found.rule.endswith(", 2 pairs, and 9 images without mask, which show nothing")
 
 
 def test_case_and_unicode_form_do_not_matter(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def _complete(
     found: PairSet, base: Path, left_out: dict[Path, str], unpaired: Unpaired, home: Path
 ) -> PairSet:
     """The pairs with their splits, unless most files do not pair."""
-    pairs = list(found.pairs)
+    pairs, rule = list(found.pairs), found.rule
     _refuse_few(base, len(pairs), left_out, unpaired)
     if unpaired == "empty":
         bare = read_entries(base, [path for path, why in left_out.items() if why == NO_MASK])
@@ -208,10 +208,11 @@ def _complete(
             Pair(e.path, None, "/".join(filter(None, (e.split, *e.names, e.stem))), e.split)
             for e in bare
         ]
+        rule += f", and {plural(len(bare), 'image')} without mask, which show nothing" * bool(bare)
         left_out = {path: why for path, why in left_out.items() if why != NO_MASK}
     pairs, outside, told = _with_splits(home, _unique(pairs), left_out)
     left_out |= dict.fromkeys(outside, _OUTSIDE)
-    rule = found.rule + _told(left_out.values()) + told
+    rule += _told(left_out.values()) + told
     return replace(found, pairs=tuple(pairs), rule=rule, left_out=tuple(left_out.items()))
 
 
