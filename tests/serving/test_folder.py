@@ -164,6 +164,15 @@ def state_classes(client: TestClient) -> Any:
     return client.get("/app/api/state").json()["classes"]
 
 
+@pytest.mark.parametrize("name", ["", " ", "cell\n- wall", "a\x1b[31m"])
+def test_a_class_has_a_name_that_can_be_written(tmp_path: Path, name: str) -> None:
+    client = browser(bare(tmp_path / "new", count=2))
+    before = state_classes(client)
+    wanted = [{"name": each, "colour": [1, 9, 9]} for each in ("background", name)]
+    assert client.put("/app/api/classes", json=wanted).status_code == 422
+    assert state_classes(client) == before
+
+
 PALETTE = [c for n in range(256) for c in (n, 255 - n, 7 * n % 256)]
 
 

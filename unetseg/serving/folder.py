@@ -161,8 +161,10 @@ class Folder:
             DataError: masks exist that a change would contradict, or names are no names.
         """
         names = [name.strip() for name, _ in classes]
-        if not 0 < len(set(names)) == len(names) <= MAX_CLASSES or not all(names):
-            raise DataError("each class needs a name of its own", code="classes")
+        if not 0 < len(set(names)) == len(names) <= MAX_CLASSES or not all(
+            name and name.isprintable() for name in names
+        ):
+            raise DataError("each class needs a name of its own, of one line", code="classes")
         entries = [
             NamedClass(name, None, colour) for name, (_, colour) in zip(names, classes, strict=True)
         ]
