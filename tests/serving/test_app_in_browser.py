@@ -32,7 +32,19 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 __all__ = ["browser"]
-WIDTHS = {"wide": (1280, 800), "tablet": (768, 1024)}
+WIDTHS = {
+    "wide": (1280, 800),
+    "tablet": (768, 1024),
+    "phone": (360, 640),
+    "phone on its side": (740, 360),
+}
+COVERED = """() => {
+  const [tools, stage] = [".tools", ".stage"]
+    .map((name) => [...document.querySelectorAll(name)].find((each) => each.checkVisibility()))
+    .map((each) => each?.getBoundingClientRect());
+  return Boolean(tools && (tools.bottom > stage.bottom || tools.right > stage.right));
+}"""
+"""Whether the tools lie over more than the image."""
 MARGIN = 24  # CSS pixels around an image that fits the canvas
 TRAINED = 240_000  # milliseconds until a training must have ended
 
@@ -107,12 +119,13 @@ class Visitor:
         self.page.locator(".saved:not(.dirty)", has_text="saved").wait_for()
 
     def picture(self, name: str) -> None:
-        """Checks the page as it is, wide and on a tablet, and keeps a picture of it."""
+        """Checks the page as it is, wide, on a tablet and on phones, and keeps a picture of it."""
         for width, height in reversed(WIDTHS.values()):
             self.page.set_viewport_size({"width": width, "height": height})
             self.page.wait_for_timeout(200)
             assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
             assert self.page.evaluate(WIDER) == [], name
+            assert not self.page.evaluate(COVERED), name
         assert self.page.evaluate(WEAK) == [], f"{name}: contrast below 4.5"
         assert self.page.evaluate(NAMELESS) == [], f"{name}: without a name"
         assert (self.said, self.elsewhere) == ([], []), name

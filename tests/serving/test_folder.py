@@ -164,6 +164,13 @@ def state_classes(client: TestClient) -> Any:
     return client.get("/app/api/state").json()["classes"]
 
 
+@pytest.mark.parametrize("address", ["/", "/app"])
+def test_shorter_addresses_lead_to_the_page(tmp_path: Path, address: str) -> None:
+    answer = browser(bare(tmp_path / "new", count=1)).get(address)
+    assert answer.url.path == "/app/"
+    assert "<title>unetseg</title>" in answer.text
+
+
 @pytest.mark.parametrize("name", ["", " ", "cell\n- wall", "a\x1b[31m"])
 def test_a_class_has_a_name_that_can_be_written(tmp_path: Path, name: str) -> None:
     client = browser(bare(tmp_path / "new", count=2))

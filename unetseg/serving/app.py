@@ -57,15 +57,15 @@ def app_router(studio: Studio) -> APIRouter:
     pictures = image_routes, mask_routes, file_routes
     for part in (_folders, *pictures, _learning, _predicting, _events, _page):
         part(router, studio)
-    return router
+    whole = APIRouter(include_in_schema=False)
+    whole.include_router(router)
+    for address in ("/", "/app"):
+        whole.add_api_route(address, lambda: RedirectResponse("/app/"))
+    return whole
 
 
 def _page(router: APIRouter, studio: Studio) -> None:
     """The page's own files."""
-
-    @router.get("")
-    def bare() -> Response:
-        return RedirectResponse("/app/")
 
     @router.get("/")
     def index(request: Request) -> Response:
