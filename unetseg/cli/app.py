@@ -75,8 +75,6 @@ NAMES = {
 }
 """Functions that have not the name of their verb, which Python or the package uses otherwise."""
 STDERR = 2
-UNCOLLECTED = 50_000
-"""New objects after which Python looks for lost ones: by its own 700 it does while torch loads."""
 EXIT_USAGE, EXIT_MACHINE = 2, 3
 SAYING = 1.0
 """Seconds for another process to say what all end with: torchrun ends all when the first has."""
@@ -127,7 +125,6 @@ def main() -> None:
             signal.signal(number, _interrupt)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    gc.set_threshold(UNCOLLECTED)
     exit_code = run(sys.argv[1:])
     gc.freeze()  # else Python looks through all that torch has loaded before it ends, half a second
     sys.exit(exit_code)

@@ -31,11 +31,9 @@ FILLED = 0.9
 NOT_COMPILED = (RuntimeError, OSError, ImportError, subprocess.SubprocessError)
 TRIED = 3
 """Steps that tell how long a step takes; the first is slower."""
-SIZES = ((3, 8), (3, 16), (3, 24), (4, 24), (4, 32))
-"""Depths and widths that a budget on a CPU chooses from, the fastest first."""
-STEPS_PER_SQUARED_WIDTH = 1.25
-"""Steps that the budget must have for a network, by the square of its width, as its weights grow;
-with fewer a smaller one learns more. Measured: docs/accuracy.md."""
+SIZES = {(3, 8): 0, (3, 16): 320, (3, 24): 2500, (4, 24): 2500, (4, 32): 5000}
+"""Depths and widths that a budget on a CPU chooses from, the fastest first, and the steps that it
+must have for each; with fewer a smaller one learns more. Measured: docs/accuracy.md."""
 FEWEST_EPOCHS = 15
 """Passes over the images below which light augmentation learns more than full."""
 IN_STEPS = 0.8
@@ -75,16 +73,16 @@ def _fitting_budget(
 ) -> Plan:
     """`plan` with the largest network that learns enough steps, and augmentation for its epochs."""
     sizes, steps, smaller, before = _sizes(plan, config.network), 0.0, "", plan.reasons
-    for size in sizes:
+    for size, fewest in sizes:
         network = config.network.model_copy(update=size)
         config = config.model_copy(update={"network": network})
         larger = make_plan(known, config, machine)
         fits = IN_STEPS * budget / step_seconds(larger, known, config, machine)
-        if steps and fits < STEPS_PER_SQUARED_WIDTH * int(larger.network.width) ** 2:
+        if steps and fits < fewest:
             smaller = ", of a larger network too few"
             break
         plan, steps = larger, fits
-    reasons = dict.fromkeys(sizes[0], f"about {steps:.0f} steps fit in the budget{smaller}")
+    reasons = dict.fromkeys(sizes[0][0], f"about {steps:.0f} steps fit in the budget{smaller}")
     epochs = steps * plan.batch * config.training.accumulate / sum(plan.repeats)
     augment = plan.augment
     if config.training.augment == "auto" and epochs < FEWEST_EPOCHS:
@@ -93,17 +91,17 @@ def _fitting_budget(
     return plan.model_copy(update={"augment": augment, "reasons": reasons})
 
 
-def _sizes(plan: Plan, asked: NetworkConfig) -> list[dict[str, int]]:
-    """Those of `SIZES` that differ in what is not set and fits the crops, as settings."""
+def _sizes(plan: Plan, asked: NetworkConfig) -> list[tuple[dict[str, int], int]]:
+    """Those of `SIZES` that differ in what is not set and fit the crops, as settings, and steps."""
     unset: list[str] = [name for name in ("depth", "width") if name in plan.reasons]
     if asked.encoder or asked.widths or len(asked.skip) > 1:
         unset = [name for name in unset if name != "depth"]  # it follows from them
-    sizes: list[dict[str, int]] = []
-    for depth, width in SIZES:
+    sizes: list[tuple[dict[str, int], int]] = []
+    for (depth, width), fewest in SIZES.items():
         both = {"depth": min(depth, int(plan.network.depth)), "width": width}
         size = {name: both[name] for name in unset}
-        if size not in sizes:
-            sizes.append(size)
+        if size not in [other for other, _ in sizes]:
+            sizes.append((size, fewest))
     return sizes
 
 
