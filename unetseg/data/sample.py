@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from unetseg.errors import ConfigError, MachineError
 from unetseg.progress import SILENT, Progress
-from unetseg.storage import atomic_path, parse_json, write_json
+from unetseg.storage import atomic_path, read_json, write_json
 
 Array = NDArray[np.float32]
 
@@ -208,14 +208,6 @@ def _claim(folder: Path, recipe: dict[str, Any]) -> None:
     content = [path for path in folder.glob("*") if not path.name.startswith(".")]
     if not content:
         write_json(folder / MARKER, recipe)
-    elif _recipe(folder) != recipe:
+    elif read_json(folder / MARKER) != recipe:
         fix = "Choose another folder, or empty this one."
         raise MachineError(f"{folder} holds something else than this sample", sorted(content), fix)
-
-
-def _recipe(folder: Path) -> object:
-    """What the marker in `folder` says; None without a readable one."""
-    try:
-        return parse_json((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -55,7 +55,7 @@ LABEL_IDS = {
 }
 """The label id of each evaluated class, in the order of the train ids."""
 _NO_ID = {-1: IGNORED, 255: IGNORED}  # 255 is what −1 is in 8 bits
-_BY_LABEL_ID = (
+BY_LABEL_ID = (
     dict.fromkeys(range(34), IGNORED)
     | {label_id: train_id for train_id, label_id in enumerate(LABEL_IDS.values())}
     | _NO_ID
@@ -113,24 +113,12 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     yield from twins.values()
 
 
-def to_train_ids(label_ids: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """The classes 0–18 of label ids (integers of any shape), and 255 for what is not evaluated.
-
-    >>> to_train_ids(np.array([7, 26, 0, -1, 33])).tolist()
-    [0, 13, 255, 255, 18]
-
-    Raises:
-        MaskError: there are numbers that are no label ids.
-    """
-    return recode(label_ids, _BY_LABEL_ID, "there are no such label ids of Cityscapes (0–33, 255)")
-
-
 def _draw(labels: _Labels, height: int, width: int) -> NDArray[np.uint8]:
     codes = mask_pixels(labels.path, height, width)
     if labels.has_train_ids:
         complaint = "there are no such train ids of Cityscapes (0–18, 255)"
         return recode(codes, _BY_TRAIN_ID, complaint)
-    return to_train_ids(codes)
+    return recode(codes, BY_LABEL_ID, "there are no such label ids of Cityscapes (0–33, 255)")
 
 
 def _blank_tests(labels: Mapping[ImageKey, _Labels]) -> set[ImageKey]:

@@ -218,7 +218,9 @@ def _understand(folder: Survey, progress: Progress, *, strict: bool) -> Survey:
         if strict:
             raise
         return replace(folder, faults=replace(folder.faults, splits=error))
-    sentence = split_sentence(pairs)
+    counts = Counter(pair.split for pair in pairs.pairs)
+    told = (f"{counts[split]} {split}" for split in SPLIT_NAMES if counts[split])
+    sentence = f"splits: {', '.join(told)}"
     progress.say(sentence)
     return replace(folder, pairs=pairs, rules=(*folder.rules, sentence))
 
@@ -309,13 +311,6 @@ def with_splits(folder: Survey, splits: dict[str, str]) -> Survey:
     """`folder` with the split of each pair taken from `splits` (pair name → split)."""
     pairs = tuple(replace(pair, split=splits.get(pair.name)) for pair in folder.pairs.pairs)
     return replace(folder, pairs=replace(folder.pairs, pairs=pairs))
-
-
-def split_sentence(pairs: PairSet) -> str:
-    """How many pairs each split holds."""
-    counts = Counter(pair.split for pair in pairs.pairs)
-    told = (f"{counts[split]} {split}" for split in SPLIT_NAMES if counts[split])
-    return f"splits: {', '.join(told)}"
 
 
 def class_counts(fact: PairFacts, class_map: ClassMap) -> Iterator[tuple[int, int]]:
