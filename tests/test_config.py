@@ -1,5 +1,6 @@
 """Laws of the settings: durations, lists with commas, frozen models without unknown names."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -127,6 +128,12 @@ def test_an_unknown_keyword_is_answered_with_the_nearest(
 ) -> None:
     with pytest.raises(ConfigError, match=f"no setting '{wrong}'\nDid you mean {near}?"):
         call(**{wrong: 1})
+
+
+def test_every_unknown_keyword_is_named() -> None:
+    told = "there is no setting 'epoch' and no 'x_y'\nDid you mean epochs?"
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        with_flags({"epoch": 1, "depth": 3, "x_y": 1}, TrainConfig())
 
 
 def test_every_setting_has_one_name_and_one_sentence() -> None:

@@ -713,12 +713,12 @@ def with_flags(
     600.0
     """
     names = [name for config in configs for name in _flags(config)]
-    for flag in flags:
-        if flag not in names:
-            known = [*names, *beside]
-            near = difflib.get_close_matches(flag, known, 1)
-            fix = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(known))}"
-            raise ConfigError(f"there is no setting {flag!r}", fix=fix)
+    if unknown := [flag for flag in flags if flag not in names]:
+        known = [*names, *beside]
+        near = [one for flag in unknown for one in difflib.get_close_matches(flag, known, 1)]
+        listed = ", ".join(dict.fromkeys(near or sorted(known)))
+        fix = f"Did you mean {listed}?" if near else f"There are: {listed}"
+        raise ConfigError(f"there is no setting {' and no '.join(map(repr, unknown))}", fix=fix)
     try:
         return tuple(_changed(config, flags) for config in configs)
     except ValidationError as error:

@@ -289,7 +289,15 @@ def test_a_wrong_file_of_settings_is_named(
     file.write_text(content)
     answer = refusal(capsys, "train", "photos", "--config", str(file))
     assert named in answer
-    assert len(answer.splitlines()) <= 2
+    assert len(answer.splitlines()) <= 1 + content.count("\n")
+
+
+def test_every_unknown_setting_of_a_file_is_named(tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("epohs: 3\nepochs: 3\nwhatever:\n  inner: 1\n")
+    lines = refusal(capsys, "train", "photos", "--config", str(file)).splitlines()
+    assert [line.split('"')[1] for line in lines[:-1]] == ["[epohs]", "[whatever][inner]"]
+    assert lines[-1] == "See `unetseg train --help`."
 
 
 @pytest.mark.parametrize("name", ["UNETSEG_NO_EMA", "UNETSEG_CONFIG"])

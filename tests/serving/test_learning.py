@@ -1,7 +1,9 @@
 """The whole road through the API: draw, train, predict, correct, train again, take away."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from dataclasses import replace
 from io import BytesIO
 from multiprocessing import Pipe, get_context
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from threading import Thread
 from typing import Any
 from zipfile import ZipFile
@@ -276,6 +279,28 @@ def test_images_to_look_at_are_uploaded_and_nothing_else(tmp_path: Path) -> None
     assert client.post("/app/api/uploads", files=whole).status_code == 415
     kept = list(Path(STUDIOS[-1].uploads.name).iterdir())
     assert len(kept) == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "name"), [(shutil, "copyfileobj"), (SpooledTemporaryFile, "write")]
+)
+def test_where_the_disk_is_full_no_image_is_kept(
+    where: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+    content = png_bytes(np.zeros((20, 30, 3), np.uint8))
+    write, written = getattr(where, name), []
+
+    def second_fails(*args: Any) -> Any:
+        written.append(args)
+        if len(written) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(*args)
+
+    monkeypatch.setattr(where, name, second_fails)
+    answer = client.post("/app/api/uploads", files=[("files", ("a.png", content))] * 2)
+    assert (answer.status_code, "TMPDIR" in answer.text) == (507, True)
+    assert not list(Path(STUDIOS[-1].uploads.name).iterdir())
 
 
 def test_events_are_told_as_they_happen(tmp_path: Path) -> None:

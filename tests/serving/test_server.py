@@ -1,5 +1,7 @@
 """What every request passes, and how the server starts and ends."""
 
+import errno
+import os
 import signal
 import socket
 import subprocess
@@ -45,6 +47,7 @@ def router() -> APIRouter:
             "machine": MachineError("no disk"),
             "refusal": Refusal(409, "no", "Ask again.", retry=3),
             "bug": ZeroDivisionError("secret"),
+            "disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/secret"),
         }[how]
 
     return router
@@ -73,6 +76,7 @@ def test_every_answer_has_the_headers() -> None:
         ("machine", 500, "no disk"),
         ("refusal", 409, "no"),
         ("bug", 500, "this is a bug of the server"),
+        ("disk", 507, "the server has no room left on its disk"),
     ],
 )
 def test_an_error_has_its_status(how: str, status: int, message: str) -> None:

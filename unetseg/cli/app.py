@@ -9,13 +9,19 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Dict, Env
 
@@ -240,12 +246,27 @@ def _file(path: str) -> Source:
         told = f"--config {path!r} has flags in the place of settings: {', '.join(negated)}"
         raise ConfigError(told, fix="Write false to the setting itself, such as ema: false")
 
-    def give(verb: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-        """As the verb's own: else settings that are called as a command is would be left out."""
-        own = reduce(lambda inner, name: {name: inner}, reversed(commands), said)
-        Dict(own, source=path)(verb, commands, arguments)
+    return partial(_give, said, path)
 
-    return give
+
+def _give(
+    said: Mapping[str, Any],
+    path: str,
+    verb: App,
+    commands: tuple[str, ...],
+    arguments: ArgumentCollection,
+) -> None:
+    """As the verb's own: else settings that are called as a command is would be left out."""
+    unknown = []
+    for key, value in said.items():
+        own = reduce(lambda inner, name: {name: inner}, reversed(commands), {key: value})
+        try:
+            Dict(own, source=path)(verb, commands, arguments)
+        except UnknownOptionError as error:
+            error.verbose = False  # else with the name of its class
+            unknown.append(str(error))
+    if unknown:
+        raise CycloptsError("\n".join(unknown))
 
 
 def _named(content: Mapping[Any, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ What a router may rely on: bodies are no larger and no slower than `Limits`; a r
 import asyncio
 import base64
 import binascii
+import errno
 import json
 import logging
 import secrets
@@ -110,6 +111,12 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """An error as JSON; the Open Inference Protocol has a text."""
     headers: Mapping[str, str] | None = None
     match error:
+        case (
+            OSError(errno=errno.ENOSPC | errno.EDQUOT)
+            | AnyHTTPException(__cause__=OSError(errno=errno.ENOSPC | errno.EDQUOT))
+        ):  # the latter while a form is read
+            status, message = 507, "the server has no room left on its disk"
+            fix = "Free space there, or let TMPDIR name a folder that has some."
         case AnyHTTPException():
             status, message, fix = error.status_code, error.detail, getattr(error, "fix", "")
             headers = error.headers

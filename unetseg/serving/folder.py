@@ -21,11 +21,13 @@ import yaml
 from unetseg.config import DataConfig
 from unetseg.data.facts.survey import Survey, class_names, survey
 from unetseg.data.files.folders import below, find_images
-from unetseg.data.files.image import WHOLE_PIXELS, ImageFile
+from unetseg.data.files.image import WHOLE_PIXELS
 from unetseg.data.files.pages import MaskPath, file_of
 from unetseg.data.masks.class_list import ClassNames, NamedClass
 from unetseg.data.masks.class_map import MAX_CLASSES, ClassMap, Colour
 from unetseg.data.masks.listed_classes import background_by_name
+from unetseg.data.pairs.affixes import common_beginning
+from unetseg.data.pairs.content import size_of
 from unetseg.data.pairs.dataset_yaml import FILE, described, write_description
 from unetseg.data.pairs.match import NO_MASK
 from unetseg.errors import DataError, ImageError, MachineError
@@ -125,7 +127,7 @@ class Folder:
             for path in sorted(set(found)):
                 name = below(path, self.root).as_posix()
                 mask = paths[path].mask if path in paths else None
-                size = sizes.get(path) or size_of(path)
+                size = sizes.get(path) or size_of(path) or (0, 0)
                 key = blake2b(os.fsencode(path), digest_size=8).hexdigest()
                 self.entries[key] = Entry(key, path, name, mask, splits.get(path), size)
             self.known = known
@@ -339,19 +341,8 @@ def renamed(image: str, mask: str, other: str) -> str | None:
         word = rf"(?<![^\W_]){re.escape(image)}(?![^\W_])"  # not the a of mask_a's first word
         named, found = re.subn(word, lambda _: other, mask, count=1)
         return named if found else mask.replace(image, other, 1)
-    shared = 0
-    while shared < min(len(image), len(mask)) and image[shared] == mask[shared]:
-        shared += 1
+    shared = len(common_beginning([image, mask]))
     old, new = image[shared:], mask[shared:]
     if not shared or not other.endswith(old):
         return None
     return other[: len(other) - len(old)] + new
-
-
-def size_of(path: Path) -> tuple[int, int]:
-    """Height and width, pixels; zeros where the file cannot be read."""
-    try:
-        with ImageFile(path) as file:
-            return file.size
-    except ImageError:
-        return 0, 0

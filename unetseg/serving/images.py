@@ -23,9 +23,10 @@ from unetseg.data.files.pages import MaskPath, MaskSet, file_of
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.rasters import raster_driver
 from unetseg.data.files.vrts import first_bytes
+from unetseg.data.pairs.content import size_of
 from unetseg.serving.door import Refusal
 from unetseg.serving.drawing import read_index, save_mask
-from unetseg.serving.folder import Entry, size_of
+from unetseg.serving.folder import Entry
 from unetseg.serving.pictures import (
     TILE,
     Pyramid,
@@ -234,12 +235,12 @@ def as_text(name: str) -> str:
 
 
 def all_uploaded(files: Iterable[UploadFile], folder: Path) -> list[Entry]:
-    """As `uploaded`; where one of them is no image none is kept."""
+    """As `uploaded`; where one of them is no image, or the disk is full, none is kept."""
     entries = list[Entry]()
     try:
         for file in files:
             entries.append(uploaded(file, folder))
-    except Refusal:
+    except (Refusal, OSError):
         for entry in entries:
             entry.image.unlink()
         raise
@@ -257,9 +258,13 @@ def uploaded(file: UploadFile, folder: Path) -> Entry:
         raise Refusal(415, f"{name} is no image that is read")
     key = f"u{secrets.token_hex(8)}"
     path = folder / f"{key}{suffix}"
-    with path.open("wb") as copy:
-        shutil.copyfileobj(file.file, copy)
-    if raster_driver(path, first_bytes(path)) or (size := size_of(path)) == (0, 0):
+    try:
+        with path.open("wb") as copy:
+            shutil.copyfileobj(file.file, copy)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    if raster_driver(path, first_bytes(path)) or not (size := size_of(path)):
         path.unlink()  # a VRT names other files, which are not this browser's
         raise Refusal(415, f"{name} is no image that is read")
     return Entry(key, path, name, size=size, uploaded=True)
