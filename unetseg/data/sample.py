@@ -5,7 +5,6 @@ is blotched in the colour of the cells, some cells are faint, and fibres and spe
 stain are background.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,55 +89,34 @@ def draw_cells(size: int, seed: int, index: int) -> tuple[NDArray[np.uint8], NDA
     return image, np.where(mask, np.uint8(255), np.uint8(0))
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """A wobbly ellipse; lengths in pixels, angles in radians."""
-
-    centre: tuple[float, float]  # row, column
-    radii: tuple[float, float]
-    angle: float
-    wobble: float  # share of the radius
-    phase: float
-
-
 def _cells(rng: np.random.Generator, size: int) -> tuple[Array, NDArray[np.bool_]]:
     """Cells until they cover a drawn share: stain 0–1 H×W, and where they are H×W."""
     stain = np.zeros((size, size), np.float32)
     mask = np.zeros((size, size), bool)
     share = rng.uniform(0.12, 0.32)
     while mask.mean() < share:
-        cell = _random_cell(rng, size)
-        distance = _distance(cell, size)
+        distance, radius = _random_cell(rng, size)
         strength = rng.uniform(0.3, 0.85)
         rim = 1 - 0.35 * np.exp(-(((distance - 0.45) / 0.3) ** 2))  # paler inside than at the rim
-        edge = np.clip((1 - distance) * min(cell.radii) + 0.5, 0, 1)  # 1 pixel wide
+        edge = np.clip((1 - distance) * radius + 0.5, 0, 1)  # 1 pixel wide
         stain = stain * (1 - edge) + np.maximum(stain, strength * rim) * edge
         mask |= distance <= 1
     grain = 1 + 0.18 * _texture(rng, size, 1.2)
     return stain * grain, mask
 
 
-def _random_cell(rng: np.random.Generator, size: int) -> _Cell:
-    radius = size * rng.uniform(0.03, 0.09)
-    stretch = rng.uniform(1, 1.6)
-    return _Cell(
-        centre=(rng.uniform(0, size), rng.uniform(0, size)),
-        radii=(radius * stretch, radius / stretch),
-        angle=rng.uniform(0, np.pi),
-        wobble=rng.uniform(0, 0.12),
-        phase=rng.uniform(0, 2 * np.pi),
-    )
-
-
-def _distance(cell: _Cell, size: int) -> Array:
-    """Distance from the centre in units of the radius, H×W: 1 on the outline."""
+def _random_cell(rng: np.random.Generator, size: int) -> tuple[Array, float]:
+    """A wobbly ellipse: the distance from its centre, H×W, 1 on the outline; its smaller radius."""
+    radius, stretch = size * rng.uniform(0.03, 0.09), rng.uniform(1, 1.6)  # pixels
+    row, column = rng.uniform(0, size), rng.uniform(0, size)
+    angle, wobble, phase = rng.uniform(0, np.pi), rng.uniform(0, 0.12), rng.uniform(0, 2 * np.pi)
     rows, columns = np.mgrid[:size, :size].astype(np.float32)
-    rows, columns = rows - cell.centre[0], columns - cell.centre[1]
-    along = (columns * np.cos(cell.angle) + rows * np.sin(cell.angle)) / cell.radii[0]
-    across = (rows * np.cos(cell.angle) - columns * np.sin(cell.angle)) / cell.radii[1]
-    wave = np.cos(3 * np.arctan2(across, along) + cell.phase)
-    result: Array = np.hypot(along, across) / (1 + cell.wobble * wave)
-    return result
+    rows, columns = rows - row, columns - column
+    along = (columns * np.cos(angle) + rows * np.sin(angle)) / (radius * stretch)
+    across = (rows * np.cos(angle) - columns * np.sin(angle)) / (radius / stretch)
+    wave = np.cos(3 * np.arctan2(across, along) + phase)
+    distance: Array = np.hypot(along, across) / (1 + wobble * wave)
+    return distance, radius / stretch
 
 
 def _fibres(rng: np.random.Generator, size: int) -> Array:

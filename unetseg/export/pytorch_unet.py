@@ -155,9 +155,7 @@ def _classes(values: list[Any] | None, count: int, file: Path) -> ClassMap:
         if values is not None:
             codes = [tuple(map(int, v)) if isinstance(v, list) else int(v) for v in values]  # type: ignore[misc]
         black = next((index for index, code in enumerate(codes) if code in (0, BLACK)), None)
-        colours = distinct_colours(len(codes))
-        if black is not None:
-            colours.insert(black, BLACK)
+        colours = distinct_colours(len(codes), black)
         names = [f"class {code}" for code in codes]
         if black is not None:
             names[black] = "background"

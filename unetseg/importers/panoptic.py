@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from unetseg.data.masks.class_map import IGNORED
+from unetseg.data.masks.class_map import IGNORED, pack
 from unetseg.data.masks.mask_file import mask_of_image
 from unetseg.data.pairs.naming import split_of
 from unetseg.errors import DataError, MaskError
@@ -116,7 +116,6 @@ def _draw(path: Path, codes: Mapping[int, int], height: int, width: int) -> NDAr
     mask = mask_of_image(path, height, width)
     if mask.coding != "rgb":
         raise MaskError(f"{path.name} has no colours, expected segments as RGB")
-    red, green, blue = np.moveaxis(mask.pixels.astype(np.int32), -1, 0)  # H×W each
-    segments = red + 256 * green + 256**2 * blue
+    segments = pack(mask.pixels[..., ::-1])  # blue in the highest byte
     check_size(path, segments, height, width)
     return recode(segments, codes, f"{path.name} has segments that the JSON does not tell")

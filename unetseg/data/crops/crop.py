@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,15 +80,9 @@ class LargePair:
 
     def crop(self, centre: tuple[int, int], size: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Image size×size×C and mask size×size around `centre`, mirrored outside."""
-
-        def read_image(*box: int) -> NDArray[Any]:
-            return read_matched(self.image, self.bands, *box)
-
-        def read_mask(*box: int) -> NDArray[np.uint8]:
-            return self._encoded(self.mask.read(*box))
-
         where = (self.size, centre, size)
-        return _read_crop(read_image, *where), _read_crop(read_mask, *where)
+        image = _read_crop(partial(read_matched, self.image, self.bands), *where)
+        return image, _read_crop(lambda *box: self._encoded(self.mask.read(*box)), *where)
 
     def close(self) -> None:
         """Close both files; reading opens them again."""

@@ -77,14 +77,13 @@ class Raster:
 
     def window(self, window: Window) -> NDArray[Any]:
         """The pixels of `window`, which lies inside: H×W×C, the same as of `whole`."""
-        top, left, height, width = window
+        _, _, height, width = window
         size = height * width * self.shape[2] * self.dtype.itemsize
         if size > PIXEL_BYTES * self._max_pixels:
             told = f"{width}×{height} pixels of {self.shape[2]} bands"
             raise bomb(self._path, size // PIXEL_BYTES + 1, told, self._max_pixels)
-        part = (top, top + height), (left, left + width)
         with _answered(self._path), self._lock:  # GDAL's handles are for one thread at a time
-            pixels: NDArray[Any] = self._raster.read(window=part)
+            pixels: NDArray[Any] = self._raster.read(window=window.slices)
         return np.moveaxis(pixels, 0, -1)
 
     def close(self) -> None:
@@ -114,10 +113,8 @@ class ValidityMask:
 
     def window(self, window: Window) -> NDArray[np.bool_]:
         """Whether there are data, H×W, in a window of the image as it is stored."""
-        top, left, height, width = window
-        part = (top, top + height), (left, left + width)
         with _answered(self._path), self._lock:
-            mask: NDArray[np.uint8] = self._raster.dataset_mask(window=part)
+            mask: NDArray[np.uint8] = self._raster.dataset_mask(window=window.slices)
         return np.asarray(mask != 0)
 
     def close(self) -> None:

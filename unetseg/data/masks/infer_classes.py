@@ -153,14 +153,17 @@ def _declared(
     return tuple(blank) if len({*folder.found} - {*blank, *ignored}) > 1 else ()
 
 
-def distinct_colours(count: int) -> list[Colour]:
-    """`count` (at most 254) distinct colours, none of them black: a fixed list, then hues."""
+def distinct_colours(count: int, background: int | None = None) -> list[Colour]:
+    """`count` (at most 254) distinct colours, black the `background` alone: a list, then hues."""
     colours = list(_COLOURS)
     for turn in range(count):
         hue, tone, light = 0.381966 * turn % 1, 0.5 + 0.15 * (turn % 4), 0.95 - 0.1 * (turn % 5)
         red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, tone, light))
         colours.append((red, green, blue))
-    return list(dict.fromkeys(colours))[:count]
+    colours = list(dict.fromkeys(colours))
+    if background is not None:
+        colours.insert(background, BLACK)
+    return colours[:count]
 
 
 # What the codes are
@@ -389,10 +392,7 @@ def _class_colours(folder: Folder, meaning: _Meaning) -> list[Colour]:
     known = [colour for colour in own if colour is not None]
     if len(set(known)) == len(own):
         return known
-    colours = distinct_colours(len(own))
-    if meaning.background is not None:
-        colours.insert(meaning.background, BLACK)
-    return colours
+    return distinct_colours(len(own), meaning.background)
 
 
 def _own_colour(item: ListedClass, folder: Folder) -> Colour | None:

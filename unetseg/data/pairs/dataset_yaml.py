@@ -461,10 +461,8 @@ def _has_usual_colours(class_map: ClassMap) -> bool:
     """Whether the colours follow from the codes or are the fixed list, so that none is written."""
     if class_map.coding != "integer":
         return True
-    colours = distinct_colours(len(class_map.classes))
-    if class_map.background is not None:
-        colours.insert(class_map.background, (0, 0, 0))
-    return [item.colour for item in class_map.classes] == colours[: len(class_map.classes)]
+    colours = distinct_colours(len(class_map.classes), class_map.background)
+    return [item.colour for item in class_map.classes] == colours
 
 
 def _is_number(code: Code) -> bool:
