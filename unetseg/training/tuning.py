@@ -31,7 +31,7 @@ FILLED = 0.9
 NOT_COMPILED = (RuntimeError, OSError, ImportError, subprocess.SubprocessError)
 TRIED = 3
 """Steps that tell how long a step takes; the first is slower."""
-SIZES = {(3, 8): 0, (3, 16): 320, (3, 24): 2500, (4, 24): 2500, (4, 32): 5000}
+SIZES = {(3, 8): 0, (3, 16): 320, (3, 24): 3200, (4, 24): 5000, (4, 32): 6400}
 """Depths and widths that a budget on a CPU chooses from, the fastest first, and the steps that it
 must have for each; with fewer a smaller one learns more. Measured: docs/accuracy.md."""
 FEWEST_EPOCHS = 15
