@@ -79,11 +79,12 @@ def test_a_look_at_a_further_bundle_of_a_run_is_its_own(
 ) -> None:
     home = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("lab"))
     shutil.copytree(home / "model", home / "pruned")
-    for bundle in (home / "pruned", home / "model"):
+    alone = shutil.copytree(home / "model", tmp_path / "elsewhere" / "model")
+    for bundle in (home / "pruned", alone, home / "model"):
         assert run(["lab", "gates", str(bundle), str(sample), "--split", "all", *SMALL]) == 0
-        owner = bundle if bundle.name == "pruned" else home
+        owner = home if bundle == home / "model" else bundle
         found(owner / "lab" / "gates", "gates")
-        assert (home / "lab").exists() == (bundle.name == "model")
+        assert (home / "lab").exists() == (bundle == home / "model")
 
 
 @pytest.mark.long

@@ -370,6 +370,9 @@ def test_a_category_that_only_groups_others_is_no_class(tmp_path: Path) -> None:
     content["annotations"][0]["category_id"] = 0
     out = imported(tmp_path / "1", content)
     assert (out / "classes.txt").read_text() == "0 background\n1 animals\n2 cat\n3 dog\n"
+    content["categories"] = [{"id": 0, "name": "cat"}, {"id": 1, "name": "None"}]
+    out = imported(tmp_path / "2", content)
+    assert (out / "classes.txt").read_text() == "0 background\n1 cat\n2 None\n"
 
 
 def test_a_missing_image_does_not_take_the_file_of_another(tmp_path: Path) -> None:

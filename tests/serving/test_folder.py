@@ -26,6 +26,7 @@ from unetseg.data.files.tiffs import write_tiff
 from unetseg.data.masks.mask_file import MaskFile, read_mask
 from unetseg.errors import MachineError
 from unetseg.locks import locked
+from unetseg.serving import drawing
 from unetseg.serving.app import app_router
 from unetseg.serving.door import Limits
 from unetseg.serving.folder import Folder, renamed
@@ -624,9 +625,27 @@ def test_a_disk_that_is_full_leaves_a_given_mask_and_is_told(
 
     monkeypatch.setattr(shutil, "copy2", fail)
     answer = put_mask(client, images(client)["1"], CROSS)
-    assert (answer.status_code, "Free space" in answer.text) == (500, True)
+    assert (answer.status_code, "Free space" in answer.text) == (507, True)
     assert mask.read_bytes() == given
     assert not [path for path in (root / ".unetseg").rglob("*") if path.is_file()]
+
+
+def test_a_mask_whose_first_correction_failed_is_kept_as_it_is_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pairs(tmp_path / "pairs")
+    client, mask = browser(root), root / "masks" / "1_mask.png"
+
+    def fail(*_: object) -> None:
+        raise MachineError("the disk is full", fix="Free space.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drawing, "write_rows", fail)
+        assert put_mask(client, images(client)["1"], CROSS).status_code == 500
+    mended = (root / "masks" / "0_mask.png").read_bytes()  # by another program
+    mask.write_bytes(mended)
+    assert put_mask(client, images(client)["1"], CROSS).status_code == 200
+    assert (root / ".unetseg" / "given" / "masks" / "1_mask.png").read_bytes() == mended
 
 
 def test_a_given_mask_stays_kept_where_its_first_correction_was_cut_off(

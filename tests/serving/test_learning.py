@@ -45,6 +45,7 @@ from unetseg.errors import MachineError
 from unetseg.prediction import manifest
 from unetseg.prediction.predictor import Predictor
 from unetseg.serving import learning, processes, runs
+from unetseg.serving.app import told_before
 from unetseg.serving.processes import predict_apart
 from unetseg.serving.studio import meaning
 from unetseg.storage import new_run_folder, write_json
@@ -279,6 +280,35 @@ def test_images_to_look_at_are_uploaded_and_nothing_else(tmp_path: Path) -> None
     assert client.post("/app/api/uploads", files=whole).status_code == 415
     kept = list(Path(STUDIOS[-1].uploads.name).iterdir())
     assert len(kept) == 2
+
+
+def test_an_archive_for_which_there_is_no_room_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ZipFile, "write", fail)
+    assert client.get("/app/api/masks.zip").status_code == 507
+    assert not list(Path(STUDIOS[-1].uploads.name).iterdir())
+
+
+def test_a_training_that_begins_has_not_the_curve_of_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = browser(pairs(tmp_path / "pairs"))
+    learner = STUDIOS[-1].learner
+    ended = learner.out / "ended"
+    write_json(ended / "env.json", {"data": str(learner.data)})
+    (ended / "log.jsonl").write_text('{"event": "validation", "step": 10}\n')
+    assert [kind for kind, _ in told_before(STUDIOS[-1])] == ["epoch"]
+    with monkeypatch.context() as patched:
+        patched.setattr(learner, "_processes", {})
+        patched.setattr(learner, "_start", lambda what, *_: learner._processes.update({what: 0}))
+        assert client.post("/app/api/train", json={"budget": 60}).status_code == 202
+        assert [kind for kind, _ in told_before(STUDIOS[-1])] == ["training"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from unetseg.evaluation.evaluate import evaluate
 from unetseg.locks import locked
 from unetseg.prediction.predictor import load
 from unetseg.progress import Silent
-from unetseg.storage import parse_json, write_text
+from unetseg.storage import parse_json, read_json, write_text
 from unetseg.training import trainings
 from unetseg.training.folds import train_folds
 
@@ -171,7 +172,9 @@ def test_folds_go_on_only_as_they_were_begun(data: Path, tmp_path: Path) -> None
         assert (done.returncode, told in done.stderr) == (2, True), done.stderr
     other = home.with_name("later") / "last.pt"  # a run of one training, which is not meant
     write_text(other, "state")
-    assert run([*words[:4], "--folds", "2", "--resume"]) == 0
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert run(["train", str(moved), *words[2:4], "--folds", "2", "--resume"]) == 0
+    assert read_json(home / "env.json")["data"] == str(moved.resolve())
     assert other.read_text() == "state"
     assert (home / "model" / "model.json").is_file()
 

@@ -20,7 +20,7 @@ from unetseg.data.facts.survey import Survey, survey
 from unetseg.data.files.pages import MaskPath
 from unetseg.data.masks.mask_file import RawMask, read_mask
 from unetseg.data.sample import draw_sample
-from unetseg.errors import ConfigError
+from unetseg.errors import ConfigError, OutOfMemoryError
 from unetseg.resources import MEBIBYTE
 from unetseg.runtime import Machine
 from unetseg.training import tuning
@@ -36,6 +36,7 @@ from unetseg.training.tuning import (
     step_memory,
     tried_plan,
 )
+from unetseg.unet.segmenter import memory_fix
 
 BF16 = Machine(torch.device("cpu"), torch.bfloat16, "CPU")
 
@@ -349,3 +350,9 @@ def test_an_encoder_that_needs_two_crops_is_tried_with_more() -> None:
         return batch * 1000
 
     assert largest_batch(needed, free=10_000, most=16)[0] == 9
+    with pytest.raises(OutOfMemoryError, match="two crops, which this encoder needs"):
+        largest_batch(needed, free=2000, most=16)
+
+
+def test_the_cpu_is_no_way_out_of_its_own_memory() -> None:
+    assert "--device cpu" not in memory_fix(BF16)

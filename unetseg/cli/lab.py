@@ -284,7 +284,8 @@ def _home(name: str, source: Path | None) -> Path:
         return Path("checkpoints") / "lab" / name
     for run in (source, source.parent):
         if is_file(run / "model" / "model.json"):
-            is_further = source.name != "model" and is_file(source / "model.json")
+            is_of_run = source.name == "model" and is_file(run / "splits.json")
+            is_further = is_file(source / "model.json") and not is_of_run
             return (source if is_further else run) / "lab" / name  # RUN/pruned has its own
     whole = source.resolve()
     stem = whole.stem if is_file(whole) else whole.name

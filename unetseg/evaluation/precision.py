@@ -169,7 +169,8 @@ def spread_windows(
         pixels: About how many to give in all.
 
     Yields:
-        Image and class indexes of each window, at most WINDOW² pixels.
+        Image and class indexes of each window, at most WINDOW² pixels, and mean and deviation of
+        the whole image.
     """
     rng = np.random.default_rng(0)
     # those that `pixels` pays for, at even distances over all windows that there are

@@ -143,7 +143,8 @@ def export(
         config: What is written.
         data: Folder of pairs; their images are compared beside drawn ones.
         pairs: How they are found.
-        output: The file; default: "model" in the run folder.
+        output: The file; default: "model" in the run folder, "model-int8", "model-deepness" or, of
+            a further bundle there, such as RUN/pruned, its name.
         progress: Hears what is done.
 
     Raises:

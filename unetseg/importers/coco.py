@@ -94,7 +94,8 @@ def read(source: Path, images: Path | None = None) -> Iterator[Entry]:
     _check([*names.values()], [*jsons.values()])
     every = [category for json in jsons.values() for category in json.categories]
     used = {one.category_id for json in jsons.values() for one in json.annotations}
-    above = {str(one.supercategory) for one in every if one.supercategory != one.name}
+    every_above = [one.supercategory for one in every if one.supercategory != one.name]
+    above = {str(name) for name in every_above if name is not None}
     groups = {(one.id, one.name) for one in every if one.name in above and one.id not in used}
     categories = sorted({(one.id, one.name) for one in every} - groups)
     yield Classes([name for _, name in categories])

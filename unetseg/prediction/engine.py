@@ -17,7 +17,7 @@ from unetseg.errors import OutOfMemoryError
 from unetseg.prediction.backends import Choice, choose_backend
 from unetseg.prediction.tiling import Blend, Layout, Logits, Tile, lay_out
 from unetseg.runtime import COMPUTING, Machine, after_fork, explained_memory
-from unetseg.unet.segmenter import Segmenter, image_statistics, to_machine
+from unetseg.unet.segmenter import Segmenter, image_statistics, memory_fix, to_machine
 
 T = TypeVar("T")
 PIXELS_ON_CPU = 2**17
@@ -83,8 +83,7 @@ class Engine:
         is_forked = os.getpid() != self._process
         if is_forked and not self.machine.is_cpu:
             raise after_fork(f"a network on {self.machine.device}")
-        fix = "End what else holds this memory, or choose --device cpu."
-        with COMPUTING, explained_memory(fix):
+        with COMPUTING, explained_memory(memory_fix(self.machine)):
             if self._choice is None:
                 self._choice = choose_backend(
                     self.segmenter, self.machine, self._engine, self.pixels

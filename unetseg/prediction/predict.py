@@ -229,11 +229,11 @@ def _earlier_tables(manifest: Manifest, jobs: Sequence[Job]) -> dict[Path, Path]
         for mask, one in manifest.done.items()
         if one.by == manifest.key and mask not in now and one.image not in images
     ]
-    tables = {mask: Path(mask).with_name(f"{Path(mask).stem}_objects.csv") for mask in masks}
+    tables = {mask: Job(Path(), manifest.folder / mask).objects for mask in masks}
     return {
-        manifest.folder / mask: manifest.folder / table
+        manifest.folder / mask: table
         for mask, table in tables.items()
-        if table.as_posix() in manifest.done[mask].files
+        if manifest.name(table) in manifest.done[mask].files
     }
 
 

@@ -182,8 +182,8 @@ def _predicting(router: APIRouter, studio: Studio) -> None:
 
     @router.get("/api/previews/{name}")
     def preview(name: str) -> Response:
-        runs = studio.learner.runs()
-        path = runs[-1] / "previews" / name if runs else PAGE
+        run = studio.learner.latest_run()
+        path = run / "previews" / name if run else PAGE
         if not re.fullmatch(r"[a-z_]+\d*\.png", name) or not is_file(path):
             raise Refusal(404, "there is no such preview")
         return FileResponse(path)
@@ -224,10 +224,10 @@ def told_before(studio: Studio) -> list[tuple[str, Mapping[str, Any]]]:
     """The curve of the last training, for a page that comes later."""
     if studio.folder is None:
         return []
-    runs, training = studio.learner.runs(), studio.learner.training
+    run, training = studio.learner.latest_run(), studio.learner.training
     told: list[tuple[str, Mapping[str, Any]]] = []
-    if runs:
-        told = [("epoch", told_row(runs[-1], row)) for row in validations(runs[-1])]
+    if run:
+        told = [("epoch", told_row(run, row)) for row in validations(run)]
     return [*told, ("training", training)] if training else told
 
 

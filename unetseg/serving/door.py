@@ -98,6 +98,8 @@ class Refusal(HTTPException):
 def status_of(error: UnetsegError) -> int:
     """The status of HTTP that says what kind of error it is."""
     match error:
+        case UnetsegError(__cause__=OSError(errno=errno.ENOSPC | errno.EDQUOT)):
+            return 507
         case DataError(code=code):
             return {BOMB: 413, "no-image": 415}.get(code, 422)
         case ConfigError():

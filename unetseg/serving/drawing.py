@@ -79,8 +79,8 @@ def save_mask(folder: Folder, entry: Entry, index: NDArray[np.uint8], window: Wi
         raise MaskError(f"the mask of {entry.name} lies in several files", fix="Unite them first.")
     path = written_to(entry.mask) if entry.mask else folder.new_mask(entry)
     folder.begin_mask()
-    folder.keep_given(entry)
-    write_rows(path, entry, folder.classes, _patched(entry, folder.classes, index, window))
+    with folder.keeping_given(entry):
+        write_rows(path, entry, folder.classes, _patched(entry, folder.classes, index, window))
     if entry.mask and entry.mask != path:
         entry.mask.unlink()  # a copy of it is kept
     return folder.saved(entry, path)

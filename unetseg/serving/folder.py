@@ -8,8 +8,8 @@ app notes of itself lies in the hidden folder `.unetseg`.
 import os
 import re
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -30,7 +30,7 @@ from unetseg.data.pairs.affixes import common_beginning
 from unetseg.data.pairs.content import size_of
 from unetseg.data.pairs.dataset_yaml import FILE, described, write_description
 from unetseg.data.pairs.match import NO_MASK
-from unetseg.errors import DataError, ImageError, MachineError
+from unetseg.errors import DataError, ImageError, MachineError, UnetsegError
 from unetseg.locks import locked
 from unetseg.serving.classes import appended_classes, begun_classes
 from unetseg.storage import atomic_path, read_json, write_bytes, write_json, write_text
@@ -268,12 +268,20 @@ class Folder:
         self.entries[entry.id] = replace(entry, mask=path)
         return self.entries[entry.id]
 
-    def keep_given(self, entry: Entry) -> None:
-        """Copy a given mask aside before it is corrected for the first time."""
-        if isinstance(entry.mask, Path) and self.origin(entry) == "given":
-            with atomic_path(self._kept(entry.mask)) as copy:
-                shutil.copy2(entry.mask, copy)
-            self._note(entry.mask, "corrected")  # before it is, so that no copy is made again
+    @contextmanager
+    def keeping_given(self, entry: Entry) -> Iterator[None]:
+        """Copy a given mask aside before what corrects it for the first time."""
+        if not isinstance(entry.mask, Path) or self.origin(entry) != "given":
+            yield
+            return
+        with atomic_path(self._kept(entry.mask)) as copy:
+            shutil.copy2(entry.mask, copy)
+        self._note(entry.mask, "corrected")  # before it is, so that no copy is made again
+        try:
+            yield
+        except UnetsegError:  # the mask is as it was
+            self._note(entry.mask, None)
+            raise
 
     def _kept(self, mask: Path) -> Path:
         """Where a copy of a given mask is kept; those from elsewhere apart."""

@@ -188,13 +188,17 @@ def file_routes(router: APIRouter, studio: Studio) -> None:
         places = [one.image for one in entries if not one.uploaded]
         couples = [(p, folder.root if folder.root in p.parents else p.parent) for p in places]
         names = dict(output_names(couples))
-        with ZipFile(file, "w", strict_timestamps=False) as archive:
-            for entry in entries:
-                made = predicted[entry.id].mask if entry.id in predicted else None
-                name = names.get(entry.image, Path("uploads", entry.id, Path(entry.name).stem))
-                for path, place in archived(entry.mask if of == "own" else made, name):
-                    if path.is_file():
-                        archive.write(path, as_text(f"{place.as_posix()}{path.suffix}"))
+        try:
+            with ZipFile(file, "w", strict_timestamps=False) as archive:
+                for entry in entries:
+                    made = predicted[entry.id].mask if entry.id in predicted else None
+                    name = names.get(entry.image, Path("uploads", entry.id, Path(entry.name).stem))
+                    for path, place in archived(entry.mask if of == "own" else made, name):
+                        if path.is_file():
+                            archive.write(path, as_text(f"{place.as_posix()}{path.suffix}"))
+        except OSError:
+            file.unlink(missing_ok=True)
+            raise
         called = as_text(f"{folder.root.name}-masks.zip")
         return FileResponse(file, filename=called, background=BackgroundTask(file.unlink))
 

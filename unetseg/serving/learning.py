@@ -84,6 +84,7 @@ class Learning:
     def __init__(self, data: Path, out: Path, events: Events) -> None:
         self.data, self.out, self.events = data, out, events
         self.training: dict[str, Any] | None = None
+        self._run = out  # of the training that was begun here last
         self.predicting: dict[str, int] | None = None
         self._lock = RLock()
         self._processes: dict[str, Any] = {}
@@ -98,6 +99,10 @@ class Learning:
                 if json_of(file).get("data") == str(self.data):
                     found.append((file.stat().st_mtime, file.parent))
         return [run for _, run in sorted(found)]
+
+    def latest_run(self) -> Path | None:
+        """The run of the training under way, which tells no data when it begins, or the last."""
+        return self._run if "training" in self._processes else next(reversed(self.runs()), None)
 
     def model(self) -> Trained | None:
         """The last run with a trained U-Net."""
@@ -180,6 +185,7 @@ class Learning:
         work = _Training(self, self.out / name, config)
         with self._lock:
             self._start("training", work, (train_apart, self.data, self.out, name, config, resume))
+            self._run = self.out / name
             known = {"seconds": 0.0, "share": 0.0, "step": 0, "epoch": 0, "error": None}
             self.training = {"status": "running", "budget": config.training.budget, **known}
             self.events.tell("training", **self.training)

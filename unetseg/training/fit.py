@@ -18,7 +18,14 @@ from unetseg.data.crops.cache import choose_cache, read_split
 from unetseg.data.crops.dataset import Crops, Order, Sample, collate, known_gaps
 from unetseg.data.crops.loading import crop_batches
 from unetseg.data.files.pngs import write_png
-from unetseg.errors import DataError, DivergedError, MachineError, OutOfMemoryError, StoppedError
+from unetseg.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    MachineError,
+    OutOfMemoryError,
+    StoppedError,
+)
 from unetseg.evaluation.confusion import Scores
 from unetseg.evaluation.counting import score_split
 from unetseg.group import joined_group
@@ -38,7 +45,7 @@ from unetseg.training.previews import augmented_sheet, skip_openings, validation
 from unetseg.training.run import TrainingRun, begins_anew, joint_run, open_run, resume_run
 from unetseg.training.run_log import RunLog
 from unetseg.training.schedule import Clock, learning_rate_factor
-from unetseg.training.tuning import compile_step, free_memory, rehearse
+from unetseg.training.tuning import compile_step, free_memory, rehearse, two_crops
 from unetseg.training.verdicts import store_verdicts
 from unetseg.training.workers import training_batches
 from unetseg.unet.segmenter import Segmenter
@@ -254,15 +261,21 @@ class Trainer:
 
     def _fitting(self, work: Callable[[], T]) -> T:
         """What `work` gives, once batches are in so many parts that there is memory for it."""
+        is_halved = False
         while True:
             try:
                 return self.group.together(work)
+            except ConfigError as error:  # of an encoder, of parts of one crop
+                if not is_halved:
+                    raise
+                raise two_crops() from error
             except OutOfMemoryError:
                 crops = -(-self.order.batch // (self.learner.parts * self.group.size))
                 if self.config.batch != "auto" or crops == 1:
                     raise
             free_memory(self.machine.device)  # not before the error with all it holds is gone
             self._halve(crops)
+            is_halved = True
 
     def _halve(self, crops: int) -> None:
         """Let half of so many crops go through the network at once, also after a resume."""

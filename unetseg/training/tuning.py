@@ -137,10 +137,18 @@ def largest_batch(needed: Callable[[int], int], free: int, most: int) -> tuple[i
             fits, taken = batch, bytes_needed
         else:
             too_many = batch
+    if fits and not taken:
+        raise two_crops()
     if not fits:
         return 1, f"tried: not even a step on 1 crop fits in {free // MEBIBYTE} MiB"
     megabytes = f"{taken / MEBIBYTE:.0f} of {free // MEBIBYTE} MiB that are free"
     return fits, f"tried: a step on {fits} crops takes {megabytes}"
+
+
+def two_crops() -> OutOfMemoryError:
+    """An encoder learns from two crops or more, for which there is no memory."""
+    fix = "Choose a smaller --patch, or another --encoder."
+    return OutOfMemoryError("two crops, which this encoder needs, do not fit in memory", fix=fix)
 
 
 def step_memory(

@@ -116,15 +116,20 @@ def image_statistics(image: Tensor) -> Tensor:
     return torch.stack([flat.mean(2), flat.std(2, correction=0)], dim=1).float()
 
 
-@explained_memory("End what else holds this memory, or choose --device cpu.")
+def memory_fix(machine: Machine) -> str:
+    """What to do where a network does not fit in the memory of `machine`."""
+    return f"End what else holds this memory{'' if machine.is_cpu else ', or choose --device cpu'}."
+
+
 def to_machine(segmenter: Segmenter, machine: Machine) -> Segmenter:
     """`segmenter` on the device of `machine`, in the memory layout of fast convolutions.
 
     Raises:
         OutOfMemoryError: its weights do not fit there.
     """
-    segmenter.to(machine.device)
-    for parameter in segmenter.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    with explained_memory(memory_fix(machine)):
+        segmenter.to(machine.device)
+        for parameter in segmenter.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return segmenter

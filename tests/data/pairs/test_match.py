@@ -501,6 +501,10 @@ def every_file_is_told(found: PairSet, files: set[Path]) -> None:
         (["my_test/train/{0}/1.png", "my_test/val/{0}/1.png"], {"train": 1, "val": 1}),
         (["TrainVal_{0}/train_{0}/a.png", "TrainVal_{0}/val_{0}/b.png"], {"train": 1, "val": 1}),
         ([*(f"{{}}/{x}.png" for x in "abcd"), "val/{}/e.png"], {"train": 4, "val": 1}),
+        (
+            ["train/{}/a.png", "val/{}/b.png", "old/val/train/{}/c.png", "old/val/test/{}/d.png"],
+            {"train": 2, "val": 1, "test": 1},
+        ),
     ],
 )
 def test_words_are_splits_where_they_split(

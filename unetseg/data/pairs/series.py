@@ -142,7 +142,7 @@ class _Alike(NamedTuple):
     numbered: frozenset[tuple[str, ...]]
     places: frozenset[str]
     tags: frozenset[tuple[str, ...]]
-    above: dict[str, bool]
+    above: dict[PurePosixPath, bool]
 
 
 def _numbered_siblings(folders: Iterable[PurePosixPath]) -> frozenset[tuple[str, ...]]:
@@ -219,8 +219,10 @@ def _is_place(said: Said) -> bool:
     return said.aside in {PART, FIELD_OF_VIEW} or (is_second and not said.says_side)
 
 
-def _above_splits(folders: Iterable[PurePosixPath], spelt: Mapping[str, str]) -> dict[str, bool]:
-    """Names of folders above those of several splits and no others: `my_test/{train,val}`."""
+def _above_splits(
+    folders: Iterable[PurePosixPath], spelt: Mapping[str, str]
+) -> dict[PurePosixPath, bool]:
+    """Folders above those of several splits and no others: `my_test/{train,val}`."""
     below: dict[PurePosixPath, set[str | None]] = defaultdict(set)
     for folder in folders:
         said = read_name(spelt.get(folder.name, folder.name))
@@ -228,9 +230,7 @@ def _above_splits(folders: Iterable[PurePosixPath], spelt: Mapping[str, str]) ->
             below[folder.parent].add(said.split)
     parted = {folder for folder, splits in below.items() if len(splits - {None}) > 1}
     above = [folder for folder in parted if None not in below[folder]]
-    names = [one for folder in above for one in (folder, *folder.parents)]
-    beside = {one.name for one in names if one.parent in parted}
-    return {one.name: one.name in beside for one in names}
+    return {one: one.parent in parted for folder in above for one in (folder, *folder.parents)}
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -250,8 +250,9 @@ def _read_folders(
     for level, name in enumerate(folder.parts):
         spelt = alike.spelt.get(name, name)
         said = read_name(spelt)
-        if name in alike.above:
-            outer = outer or (said.split if alike.above[name] else None)
+        here = PurePosixPath(*folder.parts[: level + 1])
+        if here in alike.above:
+            outer = outer or (said.split if alike.above[here] else None)
         else:
             split = split or said.split
         own = tuple(token for token in said.rest if token not in above)

@@ -97,8 +97,8 @@ const open = trying(async (id, spot = null, isGivenUp = false) => {
   const info = await api.info(id);
   if (ticket !== loading) return;
   if (isDirty() && !isGivenUp) { // it was drawn on meanwhile
-    if (await save()) await open(id, spot);
-    else update();
+    if (!(await save())) update();
+    else if (ticket === loading) await open(id, spot); // else another one is opened by now
     return;
   }
   Object.assign(image(id) ?? {}, { mask: info.mask, revision: info.revision }); // the list may be older
