@@ -115,3 +115,18 @@ def test_other_errors_are_no_lack_of_memory(
     limit(monkeypatch, 4, RuntimeError("a bug"), after=0)
     with pytest.raises(RuntimeError, match="a bug"):
         train(data, settings(), out=tmp_path, name="run")
+
+
+@pytest.mark.row(17)
+@pytest.mark.long
+def test_an_encoder_for_whose_two_crops_there_is_no_memory(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss_of(_: Learner, part: Sample) -> Tensor:
+        if len(part.mask) == 1:
+            raise ValueError("Expected more than 1 value per channel when training")
+        raise MemoryError
+
+    monkeypatch.setattr(Learner, "loss_of", loss_of)
+    with pytest.raises(OutOfMemoryError, match="two crops, which this encoder needs"):
+        train(data, settings(), out=tmp_path, name="run")

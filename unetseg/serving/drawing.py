@@ -17,13 +17,11 @@ from unetseg.data.files.geotiff import RasterWriter
 from unetseg.data.files.image import STRIP, ImageFile
 from unetseg.data.files.pages import ARRAY_SUFFIXES, split_page
 from unetseg.data.files.pngs import write_png
+from unetseg.data.files.windows import Window
 from unetseg.data.masks.class_map import IGNORED, ClassMap
 from unetseg.data.masks.mask_file import MaskFile
 from unetseg.errors import MaskError
 from unetseg.serving.folder import WRITTEN, Entry, Folder
-
-Window = tuple[int, int, int, int]
-"""Top, left, height and width, pixels."""
 
 
 def read_index(content: bytes, classes: ClassMap, size: tuple[int, int]) -> NDArray[np.uint8]:

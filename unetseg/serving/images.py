@@ -23,6 +23,7 @@ from unetseg.data.files.pages import MaskPath, MaskSet, file_of
 from unetseg.data.files.pngs import png_bytes
 from unetseg.data.files.rasters import raster_driver
 from unetseg.data.files.vrts import first_bytes
+from unetseg.data.files.windows import Window
 from unetseg.data.pairs.content import size_of
 from unetseg.serving.door import Refusal
 from unetseg.serving.drawing import read_index, save_mask
@@ -57,8 +58,8 @@ class Asked(BaseModel):
     width: int | None = Field(None, ge=1)
     height: int | None = Field(None, ge=1)
 
-    def within(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Top, left, height and width of the window; of the whole where none is asked for.
+    def within(self, size: tuple[int, int]) -> Window:
+        """The window, or the whole where none is asked for.
 
         Raises:
             Refusal: it is too large, or does not lie inside.
@@ -69,7 +70,7 @@ class Asked(BaseModel):
         if rows * columns > WHOLE:
             told = f"{columns}×{rows} pixels are too many at once"
             raise Refusal(413, told, f"Ask for windows of at most {WINDOW}×{WINDOW}.")
-        return self.y, self.x, rows, columns
+        return Window(self.y, self.x, rows, columns)
 
 
 def image_routes(router: APIRouter, studio: Studio) -> None:
