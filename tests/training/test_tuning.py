@@ -118,7 +118,7 @@ def test_nothing_is_tried_where_the_batch_is_set_or_the_device_no_gpu(cells: Sur
         (750, 8, "full"),
         (850, 16, "full"),
         (9000, 16, "full"),
-        (10_000, 24, "full"),
+        (13_000, 24, "full"),
         (9e9, 32, "full"),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_budget_gets_the_widest_network_that_it_has_steps_for(
     assert (plan.network.width, plan.augment) == (20, "full")
 
 
-@pytest.mark.parametrize(("budget", "depth", "width"), [(60, 3, 8), (10_000, 3, 24), (9e9, 4, 32)])
+@pytest.mark.parametrize(("budget", "depth", "width"), [(60, 3, 8), (13_000, 3, 24), (9e9, 4, 32)])
 def test_a_budget_gets_the_largest_network_that_it_has_steps_for(
     cells: Survey, monkeypatch: pytest.MonkeyPatch, budget: float, depth: int, width: int
 ) -> None:
