@@ -4,8 +4,8 @@ import gzip
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zipfile import ZipFile
@@ -189,17 +189,13 @@ def file_routes(router: APIRouter, studio: Studio) -> None:
         places = [one.image for one in entries if not one.uploaded]
         couples = [(p, folder.root if folder.root in p.parents else p.parent) for p in places]
         names = dict(output_names(couples))
-        try:
-            with ZipFile(file, "w", strict_timestamps=False) as archive:
-                for entry in entries:
-                    made = predicted[entry.id].mask if entry.id in predicted else None
-                    name = names.get(entry.image, Path("uploads", entry.id, Path(entry.name).stem))
-                    for path, place in archived(entry.mask if of == "own" else made, name):
-                        if path.is_file():
-                            archive.write(path, as_text(f"{place.as_posix()}{path.suffix}"))
-        except OSError:
-            file.unlink(missing_ok=True)
-            raise
+        with whole_or_gone(file), ZipFile(file, "w", strict_timestamps=False) as archive:
+            for entry in entries:
+                made = predicted[entry.id].mask if entry.id in predicted else None
+                name = names.get(entry.image, Path("uploads", entry.id, Path(entry.name).stem))
+                for path, place in archived(entry.mask if of == "own" else made, name):
+                    if path.is_file():
+                        archive.write(path, as_text(f"{place.as_posix()}{path.suffix}"))
         called = as_text(f"{folder.root.name}-masks.zip")
         return FileResponse(file, filename=called, background=BackgroundTask(file.unlink))
 
@@ -216,6 +212,16 @@ def file_routes(router: APIRouter, studio: Studio) -> None:
             with suppress(Refusal):  # no U-Net yet, or one that is at work
                 studio.learner.predict(entries)
             return [told_image(folder, entry, 0) for entry in entries]
+
+
+@contextmanager
+def whole_or_gone(file: Path) -> Iterator[None]:
+    """Take a file away that cannot be written to its end: on a full disk it would stay there."""
+    try:
+        yield
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def index_answer(index: NDArray[np.uint8], *, as_bytes: bool) -> Response:
@@ -263,12 +269,8 @@ def uploaded(file: UploadFile, folder: Path) -> Entry:
         raise Refusal(415, f"{name} is no image that is read")
     key = f"u{secrets.token_hex(8)}"
     path = folder / f"{key}{suffix}"
-    try:
-        with path.open("wb") as copy:
-            shutil.copyfileobj(file.file, copy)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+    with whole_or_gone(path), path.open("wb") as copy:
+        shutil.copyfileobj(file.file, copy)
     if raster_driver(path, first_bytes(path)) or not (size := size_of(path)):
         path.unlink()  # a VRT names other files, which are not this browser's
         raise Refusal(415, f"{name} is no image that is read")

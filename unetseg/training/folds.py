@@ -10,8 +10,8 @@ from unetseg.errors import ConfigError
 from unetseg.evaluation.evaluate import evaluate
 from unetseg.progress import SILENT, Progress
 from unetseg.report.page import write_report
-from unetseg.storage import parse_json, read_json, write_json
-from unetseg.training.run import write_settings
+from unetseg.storage import parse_json, write_json
+from unetseg.training.run import tell_place, write_settings
 from unetseg.training.trainings import (
     as_begun,
     claim,
@@ -67,8 +67,7 @@ def train_folds(
     write_settings(home, asked_for)
     for file in ("plan.json", "env.json", "data.json"):  # which its page tells of
         shutil.copy(home / "fold_0" / file, home / file)
-    environment = read_json(home / "env.json") | {"data": str(data.resolve())}
-    write_json(home / "env.json", environment)  # of this training, if the data were moved meanwhile
+    tell_place(home, data)
     files = [home / f"fold_{number}" / "splits.json" for number in range(folds)]
     rows = (row for file in files for row in parse_json(file.read_bytes())["pairs"])
     pairs = {row["name"]: row for row in rows}  # with --share each leaves out others

@@ -198,10 +198,15 @@ def resume_run(
         known = with_splits(known, read_splits(folder / "splits.json", "name"))
         plan = _continued(plan, config, machine)
         write_settings(folder, config)
-        environment = read_json(folder / "env.json") | {"data": str(data.resolve())}
-        write_json(folder / "env.json", environment)
+        tell_place(folder, data)
         progress.say(f"going on with {folder} at step {state['step']}")
         yield TrainingRun(folder, data, config, machine, known, plan, data_hash(known), state)
+
+
+def tell_place(folder: Path, data: Path) -> None:
+    """Note in a run folder where the images are now: they may have been moved."""
+    environment = read_json(folder / "env.json") | {"data": str(data.resolve())}
+    write_json(folder / "env.json", environment)
 
 
 def _warn_of_little_memory(progress: Progress) -> None:
